@@ -1,0 +1,5 @@
+"""Manyhats: one frozen backbone, many tasks and methods, one batch."""
+
+from manyhats._version import __version__
+
+__all__ = ["__version__"]

@@ -1,0 +1,86 @@
+"""Everything that Manyhats raises on purpose.
+
+    ManyhatsError
+    ├── InvalidRequest          a value that is not allowed; says which would be
+    │   └── InputTooLong        more tokens than the task takes
+    ├── NotFound                no such task, version or alias
+    ├── Conflict                the request does not fit the present state
+    ├── TooLarge                over a limit on size or count
+    ├── UnsupportedFormat       files that are not safetensors, or not an adapter
+    ├── AdapterMismatch         a well-formed adapter that does not fit this backbone
+    ├── AuthenticationRequired  no key, or an unknown one
+    ├── PermissionDenied        a key that may not do this
+    ├── Overloaded              a queue is full; try again later
+    ├── NotReady                starting or draining
+    ├── DeadlineExceeded        no answer within the time allowed
+    └── ConfigurationError      the operator's settings cannot work
+
+The web layer maps each to a status code (`manyhats.api.errors`); nothing here knows HTTP.
+"""
+
+from __future__ import annotations
+
+
+class ManyhatsError(Exception):
+    """Base class. `param` names the field or file at fault, where there is one."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidRequest(ManyhatsError):
+    """A value that is not allowed."""
+
+
+class InputTooLong(InvalidRequest):
+    """An input has more tokens than the task takes."""
+
+
+class NotFound(ManyhatsError):
+    """No such task, version or alias."""
+
+
+class Conflict(ManyhatsError):
+    """The request does not fit the present state."""
+
+
+class TooLarge(ManyhatsError):
+    """Over a limit on size or count."""
+
+
+class UnsupportedFormat(ManyhatsError):
+    """Files that are not safetensors, or not an adapter."""
+
+
+class AdapterMismatch(ManyhatsError):
+    """A well-formed adapter that does not fit this backbone."""
+
+
+class AuthenticationRequired(ManyhatsError):
+    """No key, or an unknown one."""
+
+
+class PermissionDenied(ManyhatsError):
+    """A key that may not do this."""
+
+
+class Overloaded(ManyhatsError):
+    """A queue is full. `retry_after`: seconds until it is worth trying again."""
+
+    def __init__(self, message: str, *, retry_after: float = 1.0, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.retry_after = retry_after
+
+
+class NotReady(ManyhatsError):
+    """Starting or draining."""
+
+
+class DeadlineExceeded(ManyhatsError):
+    """No answer within the time allowed."""
+
+
+class ConfigurationError(ManyhatsError):
+    """The operator's settings cannot work."""
