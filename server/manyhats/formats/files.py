@@ -1,0 +1,119 @@
+"""Reads the files of an adapter folder: JSON and safetensors, nothing that could run code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from manyhats.errors import InvalidRequest, UnsupportedFormat
+
+_JSON_LIMIT = 4 << 20  # bytes
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises InvalidRequest for anything else."""
+    if path.stat().st_size > _JSON_LIMIT:
+        raise InvalidRequest(f"{path.name} is larger than {_JSON_LIMIT} bytes", param=path.name)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{path.name} is not valid JSON: {error}", param=path.name) from None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{path.name} must hold a JSON object, not {type(value).__name__}", param=path.name)
+    return value
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file.
+
+    Raises UnsupportedFormat for a pickle, InvalidRequest for a file that is damaged or holds a value that is not
+    finite.
+    """
+    if not path.exists():
+        refuse_pickles(path.parent)
+        raise InvalidRequest(f"the adapter has no {path.name}", param=path.name)
+    if looks_like_pickle(path):
+        raise UnsupportedFormat(pickle_message(path.name), param=path.name)
+    tensors: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (it is no dictionary)
+                tensors[name] = file.get_tensor(name)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InvalidRequest(f"{path.name} is damaged or not safetensors: {error}", param=path.name) from None
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            raise InvalidRequest(f"'{name}' in {path.name} has {count} values that are NaN or infinite", param=name)
+    return tensors
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Writes readable JSON."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Writes a safetensors file."""
+    save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def looks_like_pickle(path: Path) -> bool:
+    """Whether the content is a pickle or torch's zip of pickles, whatever the file is called."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start[:1] == b"\x80" or start == b"PK\x03\x04"
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raises UnsupportedFormat where the folder's weights are in a pickle file."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in _PICKLES:
+            raise UnsupportedFormat(pickle_message(path.name), param=path.name)
+
+
+def pickle_message(name: str) -> str:
+    """What a caller is told about a pickle file."""
+    return (
+        f"'{name}' is a pickle file, which can run code and is never read here; "
+        "turn it into safetensors on your own machine with `manyhats convert PATH OUT`"
+    )
+
+
+class Remaining:
+    """A file's tensors, each to be taken once; what is left at the end did not match anything."""
+
+    def __init__(self, tensors: dict[str, Tensor], file: str) -> None:
+        self._tensors = dict(tensors)
+        self._file = file
+        self.taken = 0
+
+    def take(self, name: str) -> Tensor | None:
+        """The tensor of that name, or None."""
+        tensor = self._tensors.pop(name, None)
+        self.taken += tensor is not None
+        return tensor
+
+    def names(self) -> list[str]:
+        """What has not been taken."""
+        return list(self._tensors)
+
+    def drop(self, name: str) -> None:
+        """Leaves out a tensor that is known to have no meaning."""
+        self._tensors.pop(name, None)
+
+    def done(self) -> None:
+        """Raises InvalidRequest where a tensor is left over."""
+        if self._tensors:
+            first = sorted(self._tensors)[0]
+            raise InvalidRequest(
+                f"{len(self._tensors)} tensors of {self._file} are not understood, the first is '{first}'",
+                param=first,
+            )

@@ -1,0 +1,38 @@
+"""A family's own head, as PEFT's `modules_to_save` and AdapterHub's static heads store it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from manyhats.errors import InvalidRequest
+from manyhats.formats.files import Remaining
+from manyhats.methods.heads import Head, Kind, Layer, Reads
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+
+def family_head(remaining: Remaining, prefix: str, kind: Kind, backbone: Backbone) -> Head | None:
+    """Takes the head's tensors, whose names start with `prefix`; None where there are none.
+
+    Raises InvalidRequest where the head is there in part.
+    """
+    layout = backbone.family.classification_head
+    tokens = kind == "tokens"
+    names = ("classifier",) if tokens else layout.linears
+    layers: list[Layer] = []
+    for i, name in enumerate(names):
+        weight = remaining.take(f"{prefix}{name}.weight")
+        if weight is None:
+            if layers or any(n.startswith(prefix) for n in remaining.names() if n.endswith("classifier.weight")):
+                raise InvalidRequest(f"the head has no '{prefix}{name}.weight'", param=name)
+            return None
+        bias = remaining.take(f"{prefix}{name}.bias")
+        layers.append(Layer(weight, bias, layout.activation if i + 1 < len(names) else None))
+    reads: Reads = "tokens" if tokens else "pooler" if layout.pooled else "first"
+    return Head(kind, reads, tuple(layers))
+
+
+def sequence_kind(num_labels: int) -> Kind:
+    """A sequence head with one output is a regression."""
+    return "regress" if num_labels == 1 else "classify"

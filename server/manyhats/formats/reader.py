@@ -1,0 +1,58 @@
+"""Finds out which format an adapter folder has, and reads it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from manyhats.errors import InvalidRequest
+from manyhats.formats import adapterhub, manyhats, peft
+from manyhats.formats.files import read_json, refuse_pickles
+from manyhats.methods.adapter import Adapter
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+
+def read_adapter(folder: Path, backbone: Backbone) -> Adapter:
+    """Reads and checks an adapter folder: every tensor finite, matched to a site and of the right shape.
+
+    Raises UnsupportedFormat for pickles, InvalidRequest for damaged or incomplete files, AdapterMismatch for an
+    adapter that this backbone cannot wear.
+    """
+    refuse_pickles(folder)
+    description = manyhats.describe(folder, backbone)
+    if description is not None and description.format != "manyhats-task/1":
+        adapter = manyhats.read(folder, description, backbone)
+    else:
+        adapter = _read_library(folder, backbone)
+        if description is not None:
+            adapter = replace(adapter, settings=dict(adapter.settings) | description.task)
+    adapter.check(backbone)
+    labels = adapter.settings.get("labels")
+    head = adapter.head
+    if head is not None and isinstance(labels, list) and len(labels) != head.num_labels:
+        raise InvalidRequest(
+            f"there are {len(labels)} labels, but the head has {head.num_labels} outputs",
+            param="labels",
+        )
+    return adapter
+
+
+def _read_library(folder: Path, backbone: Backbone) -> Adapter:
+    if not (folder / "adapter_config.json").exists():
+        present = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "no file"
+        raise InvalidRequest(
+            f"no adapter_config.json and no manyhats.json among the adapter's files ({present})",
+            param="files",
+        )
+    config = read_json(folder / "adapter_config.json")
+    if "peft_type" in config:
+        return peft.read(folder, config, backbone)
+    if "config" in config and ("model_type" in config or "model_class" in config):
+        return adapterhub.read(folder, config, backbone)
+    raise InvalidRequest(
+        "adapter_config.json has neither PEFT's 'peft_type' nor AdapterHub's 'config' and 'model_type'",
+        param="adapter_config.json",
+    )

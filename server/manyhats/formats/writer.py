@@ -1,0 +1,25 @@
+"""Writes an adapter in the format that most programs can read: PEFT's, AdapterHub's, or our own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from manyhats.formats import adapterhub, manyhats, peft
+from manyhats.methods.adapter import Adapter
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+
+def write_adapter(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
+    """Writes into an existing folder. An adapter of one part."""
+    match adapter.method:
+        case "lora" | "prefix":
+            peft.write(adapter, folder, backbone)
+            manyhats.write_task(adapter, folder, backbone)
+        case "bottleneck":
+            adapterhub.write(adapter, folder, backbone)
+            manyhats.write_task(adapter, folder, backbone)
+        case _:
+            manyhats.write(adapter, folder, backbone)

@@ -1,0 +1,11 @@
+"""The methods, by name. A new one is a module of its own and a line here."""
+
+from manyhats.methods.base import Method
+from manyhats.methods.bottleneck import Bottleneck
+from manyhats.methods.lora import Lora
+from manyhats.methods.mask import Mask
+from manyhats.methods.prefix import Prefix
+
+METHODS: dict[str, Method] = {method.name: method for method in (Lora(), Bottleneck(), Prefix(), Mask())}
+
+__all__ = ["METHODS", "Method"]

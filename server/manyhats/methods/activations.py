@@ -1,0 +1,24 @@
+"""Activation functions by the names that adapter files use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.activations import ACT2FN
+
+from manyhats.errors import AdapterMismatch
+
+
+@cache
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """transformers' function of that name, and AdapterHub's `leakyrelu`. Raises AdapterMismatch for others."""
+    if name.lower() == "leakyrelu":
+        return F.leaky_relu
+    try:
+        function: Callable[[Tensor], Tensor] = ACT2FN[name.lower()]
+    except KeyError:
+        raise AdapterMismatch(f"the activation '{name}' is not known", param="non_linearity") from None
+    return function

@@ -1,0 +1,229 @@
+"""Bottleneck adapters: a small feed-forward net after a sub-layer (Houlsby et al. 2019; Pfeiffer et al. 2020).
+
+    A(h) = (W_up act(W_down h + b_down) + b_up) * scaling
+
+With f the sub-layer's output and x its residual input, in blocks that normalise after the sum:
+
+    Houlsby     LN(f + A(f) + x)
+    Pfeiffer    LN(f + A(LN(f + x)) + x)
+    parallel    LN(f + A(x) + x)                                   (He et al. 2021)
+
+The flags are those of AdapterHub's `BnConfig`, and `join` is its general algorithm for one adapter at a site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from manyhats.errors import AdapterMismatch
+from manyhats.methods.activations import activation
+from manyhats.methods.base import (
+    Bound,
+    Method,
+    MethodConfig,
+    Norm,
+    Part,
+    Trainable,
+    expect_leaves,
+    expect_shape,
+)
+from manyhats.methods.options import Options
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+
+class BottleneckConfig(MethodConfig):
+    """The fields of `BnConfig` that change the answer. `scaling` is a number unless a site brings its own."""
+
+    non_linearity: str = "relu"
+    is_parallel: bool = False
+    original_ln_before: bool = False
+    original_ln_after: bool = True
+    residual_before_ln: bool | Literal["post_add"] = True
+    adapter_residual_before_ln: bool = False
+    ln_before: bool = False
+    ln_after: bool = False
+    scaling: float = 1.0
+    epsilon: float = Field(default=1e-5, gt=0)  # of the adapter's own layer norms
+
+
+@dataclass(slots=True)
+class _Weights:
+    down: Tensor  # (width, hidden)
+    down_bias: Tensor
+    up: Tensor  # (hidden, width)
+    up_bias: Tensor
+    scaling: Tensor | float  # a number, (1,) or (hidden,)
+    norm_before: tuple[Tensor, Tensor] | None
+    norm_after: tuple[Tensor, Tensor] | None
+    config: BottleneckConfig
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """The adapter without its residual: (rows, hidden) to (rows, hidden)."""
+        if self.norm_before is not None:
+            h = F.layer_norm(h, h.shape[-1:], *self.norm_before, self.config.epsilon)
+        z = activation(self.config.non_linearity)(F.linear(h, self.down, self.down_bias))
+        up = F.linear(z, self.up, self.up_bias)
+        return up if isinstance(self.scaling, float) and self.scaling == 1.0 else up * self.scaling
+
+
+class Bottleneck(Method):
+    """Leaves at a residual site: `down.weight`, `down.bias`, `up.weight`, `up.bias`; where the config asks for them
+    `norm_before.*`, `norm_after.*`, `scaling`."""
+
+    name: ClassVar[str] = "bottleneck"
+
+    def check(self, part: Part, backbone: Backbone) -> None:
+        config = part.config
+        assert isinstance(config, BottleneckConfig)
+        activation(config.non_linearity)
+        if config.residual_before_ln == "post_add" and not config.original_ln_before:
+            raise AdapterMismatch("residual_before_ln 'post_add' needs original_ln_before", param="residual_before_ln")
+        hidden = backbone.hidden
+        for site, leaves in part.tensors.items():
+            if site not in backbone.residual:
+                raise AdapterMismatch(f"the backbone {backbone.name} has no place called '{site}'", param=site)
+            required = ["down.weight", "down.bias", "up.weight", "up.bias"]
+            if config.ln_before:
+                required += ["norm_before.weight", "norm_before.bias"]
+            if config.ln_after:
+                required += ["norm_after.weight", "norm_after.bias"]
+            expect_leaves(leaves, required, site)
+            width = leaves["down.weight"].shape[0]
+            shapes: dict[str, tuple[int, ...]] = {
+                "down.weight": (width, hidden),
+                "down.bias": (width,),
+                "up.weight": (hidden, width),
+                "up.bias": (hidden,),
+            }
+            for name, tensor in leaves.items():
+                if name == "scaling":
+                    if tuple(tensor.shape) not in ((1,), (hidden,)):
+                        expect_shape(tensor, (hidden,), f"{site}.scaling", backbone)
+                    continue
+                expect_shape(tensor, shapes.get(name, (hidden,)), f"{site}.{name}", backbone)
+
+    def bind(self, part: Part, backbone: Backbone) -> Bound:
+        assert isinstance(part.config, BottleneckConfig)
+        ready = {
+            site: {name: t.to(backbone.device, backbone.dtype) for name, t in leaves.items()}
+            for site, leaves in part.tensors.items()
+        }
+        return Bound(
+            residual={site: _weights(leaves, part.config) for site, leaves in ready.items()},
+            nbytes=sum(t.nbytes for leaves in ready.values() for t in leaves.values()),
+        )
+
+    def rank(self, part: Part) -> int | None:
+        return max(leaves["down.weight"].shape[0] for leaves in part.tensors.values())
+
+    def join(self, f: Tensor, x: Tensor, joined: Tensor, norm: Norm, weights: Any) -> Tensor:
+        w: _Weights = weights
+        c = w.config
+        residual = f
+        if c.is_parallel:
+            h = x
+        elif c.original_ln_before:
+            h = joined  # norm(f + x)
+            if c.residual_before_ln == "post_add":
+                residual = f + x
+        else:
+            h = f
+        if c.residual_before_ln is False:
+            residual = h
+        out = w(h)
+        if not c.is_parallel and c.adapter_residual_before_ln:
+            out = out + residual
+        if w.norm_after is not None:
+            out = F.layer_norm(out, out.shape[-1:], *w.norm_after, c.epsilon)
+        if c.is_parallel:
+            out = out + f
+        elif not c.adapter_residual_before_ln:
+            out = out + residual
+        return norm(out + x) if c.original_ln_after else out
+
+    def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
+        chosen = Options(options, method=self.name)
+        placement = chosen.choice("placement", "houlsby", ("houlsby", "pfeiffer", "parallel"))
+        width = chosen.integer("width", max(backbone.hidden // 16, 1), least=1)
+        kind = chosen.choice(
+            "non_linearity", "gelu" if placement == "houlsby" else "relu", ("relu", "gelu", "tanh", "swish")
+        )
+        chosen.done()
+        config = BottleneckConfig(
+            non_linearity=kind,
+            is_parallel=placement == "parallel",
+            original_ln_before=placement == "pfeiffer",
+            scaling=4.0 if placement == "parallel" else 1.0,
+        )
+        sites = [s for s in backbone.residual if placement == "houlsby" or s.endswith(".ffn")]
+        return _TrainableBottleneck(backbone, sites, width, config, generator)
+
+
+def _weights(leaves: Mapping[str, Tensor], config: BottleneckConfig) -> _Weights:
+    def norm(name: str) -> tuple[Tensor, Tensor] | None:
+        return (leaves[f"{name}.weight"], leaves[f"{name}.bias"]) if f"{name}.weight" in leaves else None
+
+    return _Weights(
+        down=leaves["down.weight"],
+        down_bias=leaves["down.bias"],
+        up=leaves["up.weight"],
+        up_bias=leaves["up.bias"],
+        scaling=leaves.get("scaling", config.scaling),
+        norm_before=norm("norm_before"),
+        norm_after=norm("norm_after"),
+        config=config,
+    )
+
+
+class _TrainableBottleneck(Trainable):
+    def __init__(
+        self,
+        backbone: Backbone,
+        sites: list[str],
+        width: int,
+        config: BottleneckConfig,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.sites = sites
+        self.config = config
+        self.leaves = nn.ParameterDict()
+        hidden = backbone.hidden
+        for site in sites:
+            # Near the identity (Houlsby, section 3.1): small weights, zero biases.
+            for name, shape, spread in (
+                ("down.weight", (width, hidden), 1e-2),
+                ("down.bias", (width,), 0.0),
+                ("up.weight", (hidden, width), 1e-3),
+                ("up.bias", (hidden,), 0.0),
+            ):
+                value = torch.randn(shape, generator=generator) * spread
+                self.leaves[_key(site, name)] = nn.Parameter(value.to(backbone.device))
+
+    def _of(self, site: str) -> dict[str, Tensor]:
+        names = ("down.weight", "down.bias", "up.weight", "up.bias")
+        return {name: self.leaves[_key(site, name)] for name in names}
+
+    def bound(self) -> Bound:
+        return Bound(residual={site: _weights(self._of(site), self.config) for site in self.sites})
+
+    def part(self) -> Part:
+        return Part(
+            Bottleneck.name,
+            self.config,
+            {site: {n: t.detach().cpu() for n, t in self._of(site).items()} for site in self.sites},
+        )
+
+
+def _key(site: str, leaf: str) -> str:
+    """torch allows no dots in a parameter's name."""
+    return f"{site}:{leaf}".replace(".", "/")

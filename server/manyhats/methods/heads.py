@@ -1,0 +1,79 @@
+"""Heads: a task's output layer, on the backbone's last hidden states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from manyhats.errors import AdapterMismatch
+from manyhats.methods.activations import activation
+from manyhats.methods.base import expect_shape
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+Kind = Literal["classify", "tokens", "regress", "embed"]
+Reads = Literal["first", "pooler", "tokens"]
+
+
+class Layer(NamedTuple):
+    """A linear layer of a head, and the activation behind it. weight: (out, in), bias: (out,)."""
+
+    weight: Tensor
+    bias: Tensor | None
+    activation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """`reads`: the first token's last hidden state, the backbone's pooler over it, or every token's state."""
+
+    kind: Kind
+    reads: Reads
+    layers: tuple[Layer, ...]
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """(rows, hidden) to logits (rows, labels)."""
+        for weight, bias, name in self.layers:
+            states = F.linear(states, weight, bias)
+            if name is not None:
+                states = activation(name)(states)
+        return states
+
+    @property
+    def num_labels(self) -> int:
+        """Width of the last layer."""
+        return self.layers[-1].weight.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(t.nbytes for layer in self.layers for t in (layer.weight, layer.bias) if t is not None)
+
+    def check(self, backbone: Backbone) -> None:
+        """Raises AdapterMismatch where the head does not fit the backbone."""
+        if self.reads == "pooler" and not backbone.has_pooler:
+            raise AdapterMismatch(
+                f"the head reads the backbone's pooler, but the checkpoint of {backbone.name} has no pooler weights",
+                param="head",
+            )
+        width = backbone.hidden
+        for i, (weight, bias, name) in enumerate(self.layers):
+            expect_shape(weight, (weight.shape[0], width), f"head.{i}.weight", backbone)
+            width = weight.shape[0]
+            if bias is not None:
+                expect_shape(bias, (width,), f"head.{i}.bias", backbone)
+            if name is not None:
+                activation(name)
+
+    def to(self, backbone: Backbone) -> Head:
+        """The head on the backbone's device in its dtype."""
+
+        def move(t: Tensor) -> Tensor:
+            return t.to(backbone.device, backbone.dtype)
+
+        layers = tuple(Layer(move(w), None if b is None else move(b), a) for w, b, a in self.layers)
+        return Head(self.kind, self.reads, layers)

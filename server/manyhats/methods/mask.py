@@ -1,0 +1,141 @@
+"""Mask-tuning: a bit for every weight of the chosen linear layers (Zhao et al. 2020, section 3).
+
+    y = (W * M) x + b        M = 1[scores > threshold], one bit a weight in the file and in host memory
+
+In a slot the masked weights are kept dense, so that a hot task costs what the bare linear layer costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from manyhats.errors import AdapterMismatch
+from manyhats.methods.base import Bound, Method, MethodConfig, Part, Trainable, expect_leaves, expect_shape
+from manyhats.methods.lora import target_sites
+from manyhats.methods.options import Options
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+
+class MaskConfig(MethodConfig):
+    """`shapes`: (out, in) of every masked weight, by site."""
+
+    shapes: dict[str, tuple[int, int]]
+
+
+def pack_bits(keep: Tensor) -> Tensor:
+    """A boolean (out, in) as bytes: row-major, the first weight in the lowest bit, the last byte filled with zeros."""
+    return torch.from_numpy(np.packbits(keep.cpu().numpy().reshape(-1), bitorder="little"))
+
+
+def unpack_bits(bits: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The inverse of `pack_bits`: bool (out, in)."""
+    flat = np.unpackbits(bits.cpu().numpy(), count=shape[0] * shape[1], bitorder="little")
+    return torch.from_numpy(flat.view(np.bool_).reshape(shape))
+
+
+class Mask(Method):
+    """Leaf at a linear site: `mask`, uint8, ceil(out * in / 8) bytes."""
+
+    name: ClassVar[str] = "mask"
+    own_weight: ClassVar[bool] = True
+
+    def check(self, part: Part, backbone: Backbone) -> None:
+        assert isinstance(part.config, MaskConfig)
+        for site, leaves in part.tensors.items():
+            expect_leaves(leaves, ("mask",), site)
+            shape = backbone.site_of(site).shape
+            stated = part.config.shapes.get(site)
+            if stated is None or tuple(stated) != shape:
+                told = "none" if stated is None else list(stated)
+                raise AdapterMismatch(
+                    f"'{site}.mask' is for a weight of shape {told}, but the backbone {backbone.name} "
+                    f"has {list(shape)}",
+                    param=site,
+                )
+            if leaves["mask"].dtype != torch.uint8:
+                raise AdapterMismatch(f"'{site}.mask' must be uint8, not {leaves['mask'].dtype}", param=site)
+            expect_shape(leaves["mask"], ((shape[0] * shape[1] + 7) // 8,), f"{site}.mask", backbone)
+
+    def bind(self, part: Part, backbone: Backbone) -> Bound:
+        assert isinstance(part.config, MaskConfig)
+        dense = {}
+        for site, leaves in part.tensors.items():
+            weight = backbone.site_of(site).module.weight
+            keep = unpack_bits(leaves["mask"], part.config.shapes[site]).to(weight.device)
+            dense[site] = weight.detach() * keep
+        return Bound(linear=dense, nbytes=sum(t.nbytes for t in dense.values()))
+
+    def weight(self, weight: Tensor, own: Any) -> Tensor:
+        masked: Tensor = own
+        return masked
+
+    def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
+        chosen = Options(options, method=self.name)
+        targets = chosen.names("targets", ["all-linear"])
+        first_layer = chosen.integer("first_layer", 0)
+        sparsity = chosen.number("initial_sparsity", 0.05, most=1.0)
+        threshold = chosen.number("threshold", 1e-2, least=-1.0)
+        spread = chosen.number("init_scale", 2e-2)
+        chosen.done()
+        root = backbone.family.block.split("{i}")[0]
+        sites = [s for s in target_sites(backbone, targets) if int(s.removeprefix(root).split(".")[0]) >= first_layer]
+        return _TrainableMask(backbone, sites, sparsity, threshold, spread, generator)
+
+
+class _Threshold(torch.autograd.Function):
+    """1 where the score is over the threshold; gradients pass straight through (section 3, equation 3)."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, threshold: float) -> Tensor:
+        return (scores > threshold).to(scores.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+class _TrainableMask(Trainable):
+    def __init__(
+        self,
+        backbone: Backbone,
+        sites: list[str],
+        sparsity: float,
+        threshold: float,
+        spread: float,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.sites = sites
+        self.threshold = threshold
+        self.weights = [backbone.linear[site].module.weight for site in sites]
+        self.scores = nn.ParameterList()
+        # Uniform over [-s, u] such that the share `initial_sparsity` lies under the threshold.
+        low, high = -spread, (spread + threshold) / max(sparsity, 1e-4) - spread
+        for site in sites:
+            out, width = backbone.linear[site].shape
+            scores = torch.rand(out, width, generator=generator) * (high - low) + low
+            self.scores.append(nn.Parameter(scores.to(backbone.device)))
+
+    def bound(self) -> Bound:
+        masked = {
+            site: weight * _Threshold.apply(scores, self.threshold)  # type: ignore[no-untyped-call]
+            for site, weight, scores in zip(self.sites, self.weights, self.scores, strict=True)
+        }
+        return Bound(linear=masked)
+
+    def part(self) -> Part:
+        tensors = {
+            site: {"mask": pack_bits(scores.detach() > self.threshold)}
+            for site, scores in zip(self.sites, self.scores, strict=True)
+        }
+        shapes = {
+            site: (scores.shape[0], scores.shape[1]) for site, scores in zip(self.sites, self.scores, strict=True)
+        }
+        return Part(Mask.name, MaskConfig(shapes=shapes), tensors)

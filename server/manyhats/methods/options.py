@@ -1,0 +1,65 @@
+"""Reads a method's training options, and says which exist when one is not understood."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from manyhats.errors import InvalidRequest
+
+
+class Options:
+    """Options that a caller gave for one method. Call `done` after reading the known ones."""
+
+    def __init__(self, given: Mapping[str, Any], *, method: str) -> None:
+        self._left = dict(given)
+        self._known: list[str] = []
+        self._method = method
+
+    def _take(self, name: str, default: Any) -> Any:
+        self._known.append(name)
+        return self._left.pop(name, default)
+
+    def integer(self, name: str, default: int, *, least: int = 0) -> int:
+        """A whole number of at least `least`. Raises InvalidRequest."""
+        value = self._take(name, default)
+        try:
+            number = int(value)
+        except (TypeError, ValueError):
+            number = least - 1
+        if number < least or number != float(value):
+            raise InvalidRequest(f"{self._method}: {name} must be a whole number of at least {least}, not {value!r}")
+        return number
+
+    def number(self, name: str, default: float, *, least: float = 0.0, most: float = float("inf")) -> float:
+        """A number within [least, most]. Raises InvalidRequest."""
+        value = self._take(name, default)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = float("nan")
+        if not least <= number <= most:
+            raise InvalidRequest(f"{self._method}: {name} must lie between {least} and {most}, not {value!r}")
+        return number
+
+    def choice(self, name: str, default: str, allowed: Sequence[str]) -> str:
+        """One of a few words. Raises InvalidRequest."""
+        value = self._take(name, default)
+        if value not in allowed:
+            raise InvalidRequest(f"{self._method}: {name} must be one of {', '.join(allowed)}, not {value!r}")
+        return str(value)
+
+    def names(self, name: str, default: Sequence[str]) -> list[str]:
+        """A list of names, or one text with commas between them."""
+        value = self._take(name, default)
+        if isinstance(value, str):
+            value = value.split(",")
+        return [str(item).strip() for item in value]
+
+    def done(self) -> None:
+        """Raises InvalidRequest where an option was given that the method does not have."""
+        if self._left:
+            unknown = sorted(self._left)[0]
+            raise InvalidRequest(
+                f"{self._method} has no option '{unknown}'; it has {', '.join(self._known)}", param=unknown
+            )

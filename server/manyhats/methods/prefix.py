@@ -1,0 +1,134 @@
+"""Prefix-tuning: learned keys and values before every sequence's own, in each layer (Li & Liang 2021, section 4).
+
+Nothing is inserted into the residual stream: the prefix is seen by attention alone. The prefix is stored once for an
+adapter, however many sequences of a batch attend to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from manyhats.errors import AdapterMismatch
+from manyhats.methods.base import Bound, Method, MethodConfig, Part, Trainable, expect_leaves, expect_shape
+from manyhats.methods.options import Options
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+
+class PrefixConfig(MethodConfig):
+    """`shift_positions`: real tokens' positions start after the prefix (PEFT), or at the beginning (AdapterHub)."""
+
+    length: int
+    shift_positions: bool = True
+
+
+def layer_site(layer: int) -> str:
+    """The name that a layer's keys and values have in a part."""
+    return f"layers.{layer}.key_value"
+
+
+class Prefix(Method):
+    """Leaves at every layer's `key_value`: `keys` and `values`, (length, kv_heads, head_dim)."""
+
+    name: ClassVar[str] = "prefix"
+
+    def check(self, part: Part, backbone: Backbone) -> None:
+        assert isinstance(part.config, PrefixConfig)
+        length = part.config.length
+        if part.config.shift_positions and length + 3 > backbone.max_tokens:
+            raise AdapterMismatch(
+                f"the prefix has {length} rows, which leaves no room in the backbone's {backbone.max_tokens} positions",
+                param="num_virtual_tokens",
+            )
+        wanted = {layer_site(i) for i in range(backbone.layers)}
+        if set(part.tensors) != wanted:
+            raise AdapterMismatch(
+                f"the prefix is for {len(part.tensors)} layers, but the backbone {backbone.name} has {backbone.layers}",
+                param="num_layers",
+            )
+        for site, leaves in part.tensors.items():
+            expect_leaves(leaves, ("keys", "values"), site)
+            for name in ("keys", "values"):
+                expect_shape(leaves[name], (length, *backbone.kv_shape), f"{site}.{name}", backbone)
+
+    def bind(self, part: Part, backbone: Backbone) -> Bound:
+        assert isinstance(part.config, PrefixConfig)
+        rows = {
+            layer: tuple(
+                part.tensors[layer_site(layer)][name].to(backbone.device, backbone.dtype) for name in ("keys", "values")
+            )
+            for layer in range(backbone.layers)
+        }
+        return _bound(rows, part.config, sum(t.nbytes for pair in rows.values() for t in pair))
+
+    def rank(self, part: Part) -> int | None:
+        assert isinstance(part.config, PrefixConfig)
+        return part.config.length
+
+    def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
+        chosen = Options(options, method=self.name)
+        length = chosen.integer("length", 16, least=1)
+        inner = chosen.integer("reparametrisation", backbone.hidden, least=0)
+        chosen.done()
+        return _TrainablePrefix(backbone, length, inner, generator)
+
+
+def _bound(rows: Mapping[int, Any], config: PrefixConfig, nbytes: int = 0) -> Bound:
+    return Bound(
+        key_value=rows,
+        prefix_rows=config.length,
+        position_shift=config.length if config.shift_positions else 0,
+        nbytes=nbytes,
+    )
+
+
+class _TrainablePrefix(Trainable):
+    """Trained through an MLP, which is dropped at saving: the paper found the bare parameters unstable (section 4.3).
+
+    `inner` 0 trains the keys and values themselves.
+    """
+
+    def __init__(self, backbone: Backbone, length: int, inner: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.config = PrefixConfig(length=length)
+        self.layers = backbone.layers
+        self.kv_shape = backbone.kv_shape
+        out = 2 * self.layers * self.kv_shape[0] * self.kv_shape[1]
+
+        def fresh(*shape: int, spread: float) -> nn.Parameter:
+            return nn.Parameter((torch.randn(shape, generator=generator) * spread).to(backbone.device))
+
+        width = backbone.hidden if inner else out
+        self.table = fresh(length, width, spread=1.0 if inner else 0.02)
+        self.mlp = nn.ParameterList()
+        if inner:
+            self.mlp.append(fresh(inner, width, spread=width**-0.5))
+            self.mlp.append(fresh(out, inner, spread=0.3 * inner**-0.5))
+
+    def _rows(self) -> dict[int, tuple[Tensor, Tensor]]:
+        flat: Tensor = self.table
+        if len(self.mlp):
+            flat = torch.tanh(flat @ self.mlp[0].T) @ self.mlp[1].T
+        shaped = flat.view(self.config.length, 2 * self.layers, *self.kv_shape)
+        return {i: (shaped[:, 2 * i], shaped[:, 2 * i + 1]) for i in range(self.layers)}
+
+    def bound(self) -> Bound:
+        return _bound(self._rows(), self.config)
+
+    def part(self) -> Part:
+        return Part(
+            Prefix.name,
+            self.config,
+            {
+                layer_site(i): {
+                    "keys": k.detach().cpu().contiguous(),
+                    "values": v.detach().cpu().contiguous(),
+                }
+                for i, (k, v) in self._rows().items()
+            },
+        )
