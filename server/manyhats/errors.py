@@ -12,8 +12,11 @@
     ├── PermissionDenied        a key that may not do this
     ├── Overloaded              a queue is full; try again later
     ├── NotReady                starting or draining
+    ├── EngineFailure           the model failed on a request that was in order
     ├── DeadlineExceeded        no answer within the time allowed
+    ├── StorageFull             no room on the store's disk
     └── ConfigurationError      the operator's settings cannot work
+        └── WrongSetting        a setting that is unknown or has no such value
 
 The web layer maps each to a status code (`manyhats.api.errors`); nothing here knows HTTP.
 """
@@ -78,9 +81,21 @@ class NotReady(ManyhatsError):
     """Starting or draining."""
 
 
+class EngineFailure(ManyhatsError):
+    """The model failed on a request that was in order."""
+
+
 class DeadlineExceeded(ManyhatsError):
     """No answer within the time allowed."""
 
 
+class StorageFull(ManyhatsError):
+    """No room on the store's disk."""
+
+
 class ConfigurationError(ManyhatsError):
     """The operator's settings cannot work."""
+
+
+class WrongSetting(ConfigurationError):
+    """A setting that is unknown or has no such value."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel
@@ -94,6 +96,28 @@ def digest(model: PreTrainedModel, missing: frozenset[str]) -> str:
         total.update(f"{name}{tuple(tensor.shape)}".encode())
         total.update(tensor.detach().float().contiguous().numpy().data)
     return total.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceEmbedding:
+    """How the checkpoint makes one vector of a text. `pooling`: mean, cls or last."""
+
+    pooling: Literal["mean", "cls", "last"] = "mean"
+    normalize: bool = False
+
+
+def sentence_embedding(source: str) -> SentenceEmbedding:
+    """What a sentence-transformers folder says in `modules.json` and `1_Pooling`; the default for others."""
+    folder = Path(source)
+    try:
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        pooling = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return SentenceEmbedding()
+    normalize = any(str(module.get("type", "")).endswith(".Normalize") for module in modules)
+    if pooling.get("pooling_mode_cls_token"):
+        return SentenceEmbedding("cls", normalize)
+    return SentenceEmbedding("last" if pooling.get("pooling_mode_lasttoken") else "mean", normalize)
 
 
 def maximum_tokens(config: Any, first_position: int) -> int:

@@ -55,12 +55,14 @@ class Backbone:
         *,
         name: str,
         missing: frozenset[str] = frozenset(),
+        sentence_embedding: loading.SentenceEmbedding | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.name = name
         self.tokenizer = tokenizer
         self.config = model.config
+        self.sentence_embedding = sentence_embedding or loading.SentenceEmbedding()
         self.family = family_of(model.config.model_type)
         model.eval()
         model.requires_grad_(False)
@@ -99,7 +101,16 @@ class Backbone:
         model, missing = loading.load_model(source)
         place = loading.choose_device(device)
         precision = choose_dtype(dtype, model, place)
-        backbone = cls(model, Tokenizer(source), name=name, missing=missing, device=place, dtype=precision)
+        embedding = loading.sentence_embedding(source)
+        backbone = cls(
+            model,
+            Tokenizer(source),
+            name=name,
+            missing=missing,
+            sentence_embedding=embedding,
+            device=place,
+            dtype=precision,
+        )
         logger.info(
             "backbone %s: %s, %.1f M weights, %s on %s, loaded in %.1f s",
             name,

@@ -7,7 +7,8 @@ shared tokenizer are shared state. An input that is too long is cut here, one by
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 from transformers import AutoTokenizer
@@ -61,7 +62,7 @@ class Tokenizer:
         inputs = [t.text if t.pair is None else (t.text, t.pair) for t in texts]
         encodings = self._backend.encode_batch(inputs, add_special_tokens=True)
         return [
-            _encoded(e if len(e) <= max_tokens else self._cut(t, max_tokens), len(e))
+            _encoded(e, len(e)) if len(e) <= max_tokens else self._cut(t, max_tokens, len(e))
             for t, e in zip(texts, encodings, strict=True)
         ]
 
@@ -75,12 +76,12 @@ class Tokenizer:
             e = self._backend.post_process(e, None, True)
         return _encoded(e, full)
 
-    def _cut(self, text: Text, max_tokens: int) -> Any:
+    def _cut(self, text: Text, max_tokens: int, full_length: int) -> Encoded:
         room = max(max_tokens - self._backend.num_special_tokens_to_add(text.pair is not None), 0)
         first = self._backend.encode(text.text, add_special_tokens=False)
         if text.pair is None:
             first.truncate(room)
-            return self._backend.post_process(first, None, True)
+            return _encoded(self._backend.post_process(first, None, True), full_length)
         second = self._backend.encode(text.pair, add_special_tokens=False)
         keep_first, keep_second = len(first), len(second)
         shorter = min(keep_first, keep_second, room // 2)
@@ -92,7 +93,11 @@ class Tokenizer:
             keep_second = room - keep_first
         first.truncate(min(keep_first, len(first)))
         second.truncate(min(keep_second, len(second)))
-        return self._backend.post_process(first, second, True)
+        whole = _encoded(self._backend.post_process(first, second, True), full_length)
+        # tokenizers forgets the first text's sequence where it alone was cut
+        own = count()
+        sequence_ids = [None if special else int(next(own) >= len(first)) for special in whole.special]
+        return replace(whole, sequence_ids=sequence_ids)
 
 
 def _encoded(e: Any, full_length: int) -> Encoded:

@@ -48,6 +48,11 @@ class Adapter:
         """Bytes in host memory."""
         return sum(part.nbytes for part in self.parts) + (self.head.nbytes if self.head else 0)
 
+    def slot_size(self, backbone: Backbone) -> int:
+        """Bytes that the adapter will take on the device."""
+        sizes = (METHODS[part.method].slot_size(part, backbone) for part in self.parts)
+        return sum(sizes) + (self.head.nbytes if self.head else 0)
+
     def check(self, backbone: Backbone) -> None:
         """Raises AdapterMismatch with the first thing that does not fit the backbone."""
         if not any(part.tensors for part in self.parts):

@@ -98,6 +98,10 @@ class Method(ABC):
         """The size that the method is named by: LoRA's rank, an adapter's width, a prefix's length."""
         return None
 
+    def slot_size(self, part: Part, backbone: Backbone) -> int:
+        """Bytes that `bind` will take on the device."""
+        return part.nbytes
+
     def weight(self, weight: Tensor, own: Any) -> Tensor:
         """The weight (out, in) that a segment uses in place of the backbone's (for `own_weight` methods)."""
         raise NotImplementedError

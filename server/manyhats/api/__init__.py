@@ -1,0 +1,1 @@
+"""The REST interface: FastAPI, one module for each group of routes."""

@@ -1,0 +1,50 @@
+"""The application: routes, limits and the one shape of error, around a runtime."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+
+from manyhats._version import __version__
+from manyhats.api import errors, operations, predict, tasks, uploads
+from manyhats.api.body import BodyLimit
+from manyhats.api.hangup import ClientGone
+from manyhats.runtime import Runtime
+
+_MULTIPART_OVERHEAD = 1 << 20  # bytes: boundaries and headers of an upload's parts
+
+
+def create_app(runtime: Runtime) -> FastAPI:
+    """The ASGI application for an opened runtime; it starts and stops the runtime with itself."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await runtime.start()
+        try:
+            yield
+        finally:
+            await runtime.stop()
+
+    app = FastAPI(
+        title="Manyhats",
+        version=__version__,
+        description="One frozen backbone, many tasks and methods, one batch.",
+        lifespan=lifespan,
+    )
+    app.state.runtime = runtime
+    app.add_middleware(
+        BodyLimit,
+        json_limit=runtime.settings.max_body,
+        upload_limit=runtime.settings.max_upload + _MULTIPART_OVERHEAD,
+    )
+    errors.install(app)
+
+    @app.exception_handler(ClientGone)
+    async def gone(_: Request, __: ClientGone) -> Response:
+        return Response(status_code=499)  # nobody reads it
+
+    for router in (predict.router, uploads.ask, uploads.change, tasks.ask, tasks.change, operations.router):
+        app.include_router(router)
+    return app

@@ -1,0 +1,40 @@
+"""Keys: who may ask, and who may change tasks."""
+
+from __future__ import annotations
+
+import hmac
+
+from fastapi import Request
+
+from manyhats.api.state import runtime_of
+from manyhats.errors import AuthenticationRequired, PermissionDenied
+from manyhats.settings import Keys
+
+
+def may_ask(request: Request) -> None:
+    """Raises AuthenticationRequired where keys are set and the request has none of them."""
+    settings = runtime_of(request).settings
+    if settings.api_keys and not _has(request, (*settings.api_keys, *settings.admin_keys)):
+        raise AuthenticationRequired("a key is needed: send it as 'Authorization: Bearer KEY'")
+
+
+def may_change(request: Request) -> None:
+    """Raises PermissionDenied where admin keys are set and the request has none of them."""
+    may_ask(request)
+    settings = runtime_of(request).settings
+    if settings.admin_keys and not _has(request, settings.admin_keys):
+        if not _given(request):
+            raise AuthenticationRequired("an admin key is needed: send it as 'Authorization: Bearer KEY'")
+        raise PermissionDenied("this key may not change tasks; an admin key may")
+
+
+def _given(request: Request) -> str:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def _has(request: Request, keys: Keys) -> bool:
+    given = _given(request).encode()
+    # Every key is compared in full, so that the time taken tells nothing.
+    matches = [hmac.compare_digest(given, key.get_secret_value().encode()) for key in keys]
+    return any(matches)

@@ -1,0 +1,76 @@
+"""Reads request bodies: bounded, and parsed beside the event loop."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from anyio import to_thread
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from manyhats.api.errors import response
+from manyhats.errors import InvalidRequest, TooLarge
+
+M = TypeVar("M", bound=BaseModel)
+
+# Smaller bodies are parsed at once: handing them to a thread would take longer.
+_AT_ONCE = 16 << 10  # bytes
+
+
+class BodyLimit:
+    """Refuses a body over its limit as soon as that shows, whether or not it says its length."""
+
+    def __init__(self, app: ASGIApp, *, json_limit: int, upload_limit: int) -> None:
+        self._app = app
+        self._json_limit = json_limit
+        self._upload_limit = upload_limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        multipart = headers.get(b"content-type", b"").startswith(b"multipart/")
+        limit = self._upload_limit if multipart else self._json_limit
+        told = headers.get(b"content-length", b"0")
+        error = TooLarge(f"the body is larger than {limit} bytes", param="body")
+        if told.isdigit() and int(told) > limit:
+            await response(error)(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise error
+            return message
+
+        await self._app(scope, counted, send)
+
+
+async def parse(request: Request, model: type[M]) -> M:
+    """The JSON body as `model`. Raises InvalidRequest naming the first field that is wrong."""
+    body = await request.body()
+
+    def read() -> M:
+        try:
+            return model.model_validate_json(body or b"{}")
+        except ValidationError as error:
+            raise _invalid(error) from None
+
+    return read() if len(body) <= _AT_ONCE else await to_thread.run_sync(read)
+
+
+def _invalid(error: ValidationError) -> InvalidRequest:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "body"
+    return InvalidRequest(f"{where}: {first['msg']}", param=where)
+
+
+def documented(model: type[BaseModel]) -> dict[str, Any]:
+    """The body's schema for /openapi.json, for routes that use `parse`."""
+    schema = model.model_json_schema()
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

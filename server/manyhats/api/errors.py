@@ -1,0 +1,91 @@
+"""One shape of error on every route: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from manyhats import errors
+
+logger = logging.getLogger(__name__)
+
+# Exception, status, the `type` that the caller sees. The first that fits holds.
+KINDS: tuple[tuple[type[Exception], int, str], ...] = (
+    (errors.InvalidRequest, 400, "BadRequestError"),
+    (errors.AuthenticationRequired, 401, "AuthenticationError"),
+    (errors.PermissionDenied, 403, "PermissionDeniedError"),
+    (errors.NotFound, 404, "NotFoundError"),
+    (errors.Conflict, 409, "ConflictError"),
+    (errors.TooLarge, 413, "TooLargeError"),
+    (errors.UnsupportedFormat, 415, "UnsupportedFormatError"),
+    (errors.AdapterMismatch, 422, "AdapterMismatchError"),
+    (errors.Overloaded, 429, "OverloadedError"),
+    (errors.EngineFailure, 500, "InternalServerError"),
+    (errors.NotReady, 503, "ServiceUnavailableError"),
+    (errors.DeadlineExceeded, 504, "DeadlineExceededError"),
+    (errors.StorageFull, 507, "StorageFullError"),
+    (Exception, 500, "InternalServerError"),
+)
+
+_BY_STATUS = {status: kind for _, status, kind in KINDS} | {405: "MethodNotAllowedError"}
+
+
+def describe(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Status and body for an exception."""
+    status, kind = next((status, kind) for cls, status, kind in KINDS if isinstance(error, cls))
+    if isinstance(error, errors.ManyhatsError):
+        message, param = error.message, error.param
+    else:
+        message, param = "the server failed on this request; its log says why", None
+    return status, envelope(status, kind, message, param)
+
+
+def envelope(status: int, kind: str, message: str, param: str | None = None) -> dict[str, Any]:
+    """The body of every error."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+def response(error: Exception) -> JSONResponse:
+    """The answer to a request that failed with `error`."""
+    status, body = describe(error)
+    headers = {}
+    if isinstance(error, errors.Overloaded):
+        headers["Retry-After"] = str(max(math.ceil(error.retry_after), 1))
+    if isinstance(error, errors.AuthenticationRequired):
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(body, status, headers)
+
+
+def install(app: FastAPI) -> None:
+    """Gives every failure of `app` the one shape."""
+
+    @app.exception_handler(errors.ManyhatsError)
+    async def ours(_: Request, error: errors.ManyhatsError) -> JSONResponse:
+        return response(error)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        message = str(error.detail)
+        if error.status_code == 404:
+            message = f"there is no route {request.method} {request.url.path}; /docs lists them all"
+        elif error.status_code == 405:
+            message = f"{request.url.path} does not take {request.method}"
+        kind = _BY_STATUS.get(error.status_code, "BadRequestError")
+        return JSONResponse(envelope(error.status_code, kind, message), error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        return response(errors.InvalidRequest(f"{where}: {first['msg']}", param=where))
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return response(error)

@@ -1,0 +1,96 @@
+"""Asking: `/v1/tasks/{task}/predict` and `/v1/predict`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic_core import to_json
+
+from manyhats.api.auth import may_ask
+from manyhats.api.body import documented, parse
+from manyhats.api.errors import describe
+from manyhats.api.hangup import unless_gone
+from manyhats.api.schemas import PredictBody, PredictManyBody, texts
+from manyhats.api.state import runtime_of
+from manyhats.errors import InvalidRequest, ManyhatsError, TooLarge
+from manyhats.serving.service import Question, Reply
+
+router = APIRouter(prefix="/v1", tags=["predict"], dependencies=[Depends(may_ask)])
+
+
+@router.post("/tasks/{task}/predict", openapi_extra=documented(PredictBody))
+async def predict(task: str, request: Request) -> Response:
+    """Asks one task. `task` may name an alias or a version: `spam@canary`, `spam@3`."""
+    body = await parse(request, PredictBody)
+    service = runtime_of(request).service
+    reply = await unless_gone(request, service.ask(Question(task, texts(body.inputs), body.parameters)))
+    return await _json(reply_body(reply))
+
+
+@router.post("/predict", openapi_extra=documented(PredictManyBody))
+async def predict_many(request: Request) -> Response:
+    """Asks many tasks at once, or several tasks about the same input. One item's failure leaves the others alone."""
+    body = await parse(request, PredictManyBody)
+    runtime = runtime_of(request)
+    questions = _questions(body)
+    limit = runtime.settings.max_inputs
+    count = sum(len(question.texts) for question in questions)
+    if count > limit:
+        raise TooLarge(f"there are {count} inputs; at most {limit} in one call", param="requests")
+    answers = await unless_gone(request, runtime.service.ask_all(questions))
+
+    def bodies() -> dict[str, Any]:
+        return {"results": [_result(answer, q.task) for answer, q in zip(answers, questions, strict=True)]}
+
+    return await _json(await to_thread.run_sync(bodies))
+
+
+def _questions(body: PredictManyBody) -> list[Question]:
+    if (body.requests is None) == (body.tasks is None):
+        raise InvalidRequest("give either 'requests' or 'tasks' with 'inputs'", param="requests")
+    if body.requests is not None:
+        if body.inputs is not None or body.parameters:
+            raise InvalidRequest("'inputs' and 'parameters' belong inside each of 'requests'", param="inputs")
+        if not body.requests:
+            raise InvalidRequest("'requests' is empty", param="requests")
+        return [Question(item.task, texts(item.inputs), item.parameters) for item in body.requests]
+    if body.inputs is None:
+        raise InvalidRequest("'tasks' needs 'inputs'", param="inputs")
+    if not body.tasks:
+        raise InvalidRequest("'tasks' is empty", param="tasks")
+    return [Question(task, texts(body.inputs), body.parameters) for task in body.tasks]
+
+
+def _result(answer: Reply | ManyhatsError, task: str) -> dict[str, Any]:
+    if isinstance(answer, Reply):
+        return reply_body(answer)
+    return {"task": task} | describe(answer)[1]
+
+
+def reply_body(reply: Reply) -> dict[str, Any]:
+    """The answer to one question, as api.md has it."""
+    body: dict[str, Any] = {
+        "id": reply.id,
+        "task": reply.version.task,
+        "version": reply.version.number,
+        "sha256": reply.version.sha256,
+        "kind": reply.version.info.kind,
+        "outputs": reply.outputs,
+        "usage": {"input_tokens": reply.input_tokens, "output_tokens": 0},
+        "timing": {
+            "queue_ms": round(reply.queue_ms, 3),
+            "load_ms": round(reply.load_ms, 3),
+            "compute_ms": round(reply.compute_ms, 3),
+        },
+        "batch": reply.batch,
+    }
+    if reply.warnings:
+        body["warnings"] = [{"input": w.input, "code": w.code, "message": w.message} for w in reply.warnings]
+    return body
+
+
+async def _json(body: dict[str, Any]) -> Response:
+    """Serialised beside the event loop: embeddings of every token can be megabytes."""
+    return Response(await to_thread.run_sync(to_json, body), media_type="application/json")

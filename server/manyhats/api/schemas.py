@@ -1,0 +1,89 @@
+"""The bodies of requests and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+from manyhats.backbone import Text
+
+
+class Body(BaseModel):
+    """A field that is not understood is an error, never ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class TextInput(Body):
+    """A text, or a pair of them (question and context, premise and hypothesis)."""
+
+    text: StrictStr
+    text_pair: StrictStr | None = None
+
+
+OneInput = StrictStr | TextInput
+Inputs = OneInput | list[OneInput]
+
+
+class PredictBody(Body):
+    """`POST /v1/tasks/{task}/predict`."""
+
+    inputs: Inputs
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class PredictItem(PredictBody):
+    """One item of `requests`."""
+
+    task: StrictStr
+
+
+class PredictManyBody(Body):
+    """`POST /v1/predict`: either `requests`, or `tasks` with `inputs`."""
+
+    requests: list[PredictItem] | None = None
+    tasks: list[StrictStr] | None = None
+    inputs: Inputs | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class SplitTarget(Body):
+    """One version of an alias's split."""
+
+    version: StrictInt
+    weight: Annotated[StrictInt | StrictFloat, Field(gt=0)]
+
+
+class AliasBody(Body):
+    """`PUT /v1/tasks/{task}/aliases/{alias}`: either `version` or `split`."""
+
+    version: StrictInt | None = None
+    split: list[SplitTarget] | None = None
+
+
+class RollbackBody(Body):
+    """`POST /v1/tasks/{task}/rollback`: back to the version before, or to `version`."""
+
+    version: StrictInt | None = None
+
+
+class SettingsBody(Body):
+    """`PUT /v1/tasks/{task}`. What is given replaces what was; null goes back to the adapter's own."""
+
+    labels: list[StrictStr] | None = None
+    template: StrictStr | None = None
+    max_tokens: StrictInt | None = None
+    overflow: StrictStr | None = None
+    pooling: StrictStr | None = None
+    normalize: StrictBool | None = None
+    defaults: dict[str, Any] | None = None
+    priority: StrictInt | None = None
+    pinned: StrictBool | None = None
+
+
+def texts(inputs: Inputs) -> Sequence[Text]:
+    """The inputs of a body, one or many, as texts."""
+    many = inputs if isinstance(inputs, list) else [inputs]
+    return [Text(one) if isinstance(one, str) else Text(one.text, one.text_pair) for one in many]

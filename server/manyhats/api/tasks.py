@@ -1,0 +1,224 @@
+"""Tasks, their settings, versions, aliases and residency: `/v1/tasks`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from manyhats.api.auth import may_ask, may_change
+from manyhats.api.body import documented, parse
+from manyhats.api.schemas import AliasBody, RollbackBody, SettingsBody
+from manyhats.api.state import runtime_of
+from manyhats.errors import Conflict, InvalidRequest
+from manyhats.registry.names import BASE
+from manyhats.registry.records import Target, Task, Version
+from manyhats.runtime import Runtime
+
+ask = APIRouter(prefix="/v1/tasks", tags=["tasks"], dependencies=[Depends(may_ask)])
+change = APIRouter(prefix="/v1/tasks", tags=["tasks"], dependencies=[Depends(may_change)])
+
+
+@ask.get("")
+async def list_tasks(
+    request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 100, page_token: str | None = None
+) -> dict[str, Any]:
+    """All tasks by name, a page at a time."""
+    runtime = runtime_of(request)
+    tasks, following = runtime.registry.tasks(limit, page_token)
+    return {"data": [summary(runtime, task) for task in tasks], "next_page_token": following}
+
+
+@ask.get("/{task}")
+async def show_task(task: str, request: Request) -> dict[str, Any]:
+    """One task with its versions, aliases and settings."""
+    runtime = runtime_of(request)
+    if task == BASE:
+        version = runtime.service.base
+        return {
+            "name": BASE,
+            "kind": version.info.kind,
+            "method": version.info.method,
+            "version": version.number,
+            "sha256": version.sha256,
+            "residency": "slot",
+            "bytes": version.info.bytes,
+            "versions": [],
+            "aliases": {},
+            "labels": None,
+            "template": None,
+            "max_tokens": runtime.backbone.max_tokens,
+            "backbone": runtime.backbone.name,
+        }
+    return details(runtime, runtime.registry.task(task))
+
+
+@change.put("/{task}", openapi_extra=documented(SettingsBody))
+async def configure_task(task: str, request: Request) -> dict[str, Any]:
+    """Sets what is not weights."""
+    body = await parse(request, SettingsBody)
+    runtime = runtime_of(request)
+    _not_base(task)
+    changed = await to_thread.run_sync(runtime.configure, task, body.model_dump(exclude_unset=True))
+    return details(runtime, changed)
+
+
+@change.delete("/{task}", status_code=204)
+async def delete_task(task: str, request: Request) -> Response:
+    """Takes a task away; requests in flight finish."""
+    _not_base(task)
+    await to_thread.run_sync(runtime_of(request).registry.delete_task, task)
+    return Response(status_code=204)
+
+
+# ---- versions
+
+
+@ask.get("/{task}/versions/{number}")
+async def show_version(task: str, number: int, request: Request) -> dict[str, Any]:
+    """One version."""
+    return version_body(runtime_of(request).registry.task(task).version(number))
+
+
+@change.delete("/{task}/versions/{number}", status_code=204)
+async def delete_version(task: str, number: int, request: Request) -> Response:
+    """Removes a version that no alias points at."""
+    await to_thread.run_sync(runtime_of(request).registry.delete_version, task, number)
+    return Response(status_code=204)
+
+
+# ---- aliases
+
+
+@change.put("/{task}/aliases/{alias}", openapi_extra=documented(AliasBody))
+async def set_alias(task: str, alias: str, request: Request) -> dict[str, Any]:
+    """Points an alias at one version, or at several by weight."""
+    body = await parse(request, AliasBody)
+    if (body.version is None) == (body.split is None):
+        raise InvalidRequest("give either 'version' or 'split'", param="version")
+    targets = (
+        [Target(body.version, 1.0)]
+        if body.version is not None
+        else [Target(target.version, float(target.weight)) for target in body.split or []]
+    )
+    runtime = runtime_of(request)
+    return details(runtime, await to_thread.run_sync(runtime.registry.set_alias, task, alias, targets))
+
+
+@change.delete("/{task}/aliases/{alias}")
+async def delete_alias(task: str, alias: str, request: Request) -> dict[str, Any]:
+    """Removes an alias other than `stable`."""
+    runtime = runtime_of(request)
+    return details(runtime, await to_thread.run_sync(runtime.registry.delete_alias, task, alias))
+
+
+@change.post("/{task}/rollback", openapi_extra=documented(RollbackBody))
+async def rollback(task: str, request: Request) -> dict[str, Any]:
+    """Points `stable` back at what it pointed at before."""
+    body = await parse(request, RollbackBody)
+    runtime = runtime_of(request)
+    return details(runtime, await to_thread.run_sync(runtime.registry.rollback, task, body.version))
+
+
+# ---- residency
+
+
+@change.post("/{task}/load")
+async def load(task: str, request: Request) -> dict[str, Any]:
+    """Brings the task's adapter into a slot; answers when it is there."""
+    runtime = runtime_of(request)
+    await to_thread.run_sync(runtime.bring, task)
+    return summary(runtime, runtime.registry.task(task))
+
+
+@change.post("/{task}/unload")
+async def unload(task: str, request: Request) -> dict[str, Any]:
+    """Gives back the memory of the task's adapters, once no request uses them."""
+    runtime = runtime_of(request)
+    found = runtime.registry.task(task)
+    for version in found.versions:
+        runtime.residency.unload(version.sha256)
+    return summary(runtime, found)
+
+
+@change.post("/{task}/pin")
+async def pin(task: str, request: Request) -> dict[str, Any]:
+    """Keeps the task's adapter in a slot."""
+    runtime = runtime_of(request)
+    _not_base(task)
+    return details(runtime, await to_thread.run_sync(runtime.configure, task, {"pinned": True}))
+
+
+@change.post("/{task}/unpin")
+async def unpin(task: str, request: Request) -> dict[str, Any]:
+    """Lets the task's adapter be given up again."""
+    runtime = runtime_of(request)
+    _not_base(task)
+    return details(runtime, await to_thread.run_sync(runtime.configure, task, {"pinned": False}))
+
+
+# ---- bodies
+
+
+def summary(runtime: Runtime, task: Task) -> dict[str, Any]:
+    """A task as the list shows it: of the version that `stable` points at (the first of a split)."""
+    version = task.stable
+    if version is None:
+        return {"name": task.name, "kind": None, "method": None, "version": None, "residency": "disk", "bytes": 0}
+    return {
+        "name": task.name,
+        "kind": version.info.kind,
+        "method": version.info.method,
+        "version": version.number,
+        "residency": runtime.residency.level(version.sha256),
+        "bytes": version.info.bytes,
+    }
+
+
+def details(runtime: Runtime, task: Task) -> dict[str, Any]:
+    """A task with everything that is known about it."""
+    version = task.stable
+    settings = task.settings if version is None else task.settings_for(version)
+    longest = runtime.backbone.max_tokens
+    return summary(runtime, task) | {
+        "versions": [version_body(v) for v in task.versions],
+        "aliases": {alias: _alias_body(targets) for alias, targets in task.aliases.items()},
+        "labels": settings.labels,
+        "template": settings.template,
+        "max_tokens": settings.max_tokens or longest,
+        "overflow": settings.overflow or "error",
+        "pooling": settings.pooling,
+        "normalize": settings.normalize,
+        "defaults": settings.defaults,
+        "priority": settings.priority,
+        "pinned": settings.pinned,
+        "created": task.created,
+    }
+
+
+def version_body(version: Version) -> dict[str, Any]:
+    """One version."""
+    return {
+        "version": version.number,
+        "sha256": version.sha256,
+        "method": version.info.method,
+        "kind": version.info.kind,
+        "rank": version.info.rank,
+        "matched_tensors": version.info.matched_tensors,
+        "bytes": version.info.bytes,
+        "base": version.info.base,
+        "created": version.created,
+        "card": version.info.card,
+    }
+
+
+def _alias_body(targets: tuple[Target, ...]) -> int | list[dict[str, Any]]:
+    if len(targets) == 1:
+        return targets[0].version
+    return [{"version": target.version, "weight": target.weight} for target in targets]
+
+
+def _not_base(task: str) -> None:
+    if task == BASE:
+        raise Conflict("`base` is the bare backbone; it cannot be changed", param="task")

@@ -1,0 +1,110 @@
+"""The command line: `manyhats serve`, `push`, `tasks`, `predict`, `train`, ..."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic_core import PydanticUndefined
+
+from manyhats._version import __version__
+from manyhats.commands import convert, doctor, remote
+from manyhats.errors import ManyhatsError, WrongSetting
+from manyhats.settings import Settings, load_settings
+
+app = typer.Typer(
+    name="manyhats",
+    help="One frozen backbone, many tasks and methods, one batch.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command one option for every setting, so that --help lists them all and none is forgotten."""
+    parameters = [
+        inspect.Parameter(
+            "config",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[Path | None, typer.Option(help="TOML file of settings", envvar="MANYHATS_CONFIG")],
+        )
+    ]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is PydanticUndefined else field.default
+        shown = f"{field.description} (MANYHATS_{name.upper()}; default {_shown(default)})"
+        option = typer.Option(f"--{name.replace('_', '-')}", help=shown, show_default=False)
+        parameters.append(
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+            )
+        )
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def _shown(default: Any) -> str:
+    return str(default) if default not in ("", ()) else "none"
+
+
+@app.command()
+@_with_settings
+def serve(config: Path | None = None, **options: str | None) -> None:
+    """Starts the server. An option wins over its environment variable, and that over the settings file."""
+    import uvicorn
+
+    from manyhats.api.app import create_app
+    from manyhats.runtime import Runtime
+
+    settings = load_settings(config, **{name: value for name, value in options.items() if value is not None})
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s  %(message)s", stream=sys.stderr
+    )
+    for noisy in ("httpx", "httpcore", "urllib3"):
+        logging.getLogger(noisy).setLevel("WARNING")
+    runtime = Runtime(settings)
+    runtime.open()
+    uvicorn.run(
+        create_app(runtime),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=settings.log_level == "debug",
+        timeout_graceful_shutdown=int(settings.drain_timeout) + 1,
+        server_header=False,
+    )
+
+
+app.command("push")(remote.push)
+app.command("tasks")(remote.tasks)
+app.command("show")(remote.show)
+app.command("rollback")(remote.rollback)
+app.command("predict")(remote.predict)
+app.command("convert")(convert.convert)
+app.command("doctor")(doctor.doctor)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Runs a command. Exit codes: 0 well, 2 wrong usage, 1 anything else, with one line that says why."""
+    try:
+        app()
+    except ManyhatsError as error:
+        typer.echo(f"manyhats: {error.message}", err=True)
+        sys.exit(2 if isinstance(error, WrongSetting) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""`manyhats doctor`: what this machine offers and what would be used."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from manyhats._version import __version__
+from manyhats.backbone.loading import choose_device
+from manyhats.backbone.precision import native_bfloat16
+
+
+def doctor() -> None:
+    """Says what this machine offers and what would be used."""
+    device = choose_device("auto")
+    rows = {
+        "manyhats": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": metadata.version("transformers"),
+        "processor": f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.backends.cpu.get_cpu_capability()}",
+        "threads of the model": str(torch.get_num_threads()),
+        "cuda": _cuda(),
+        "mps": "yes" if torch.backends.mps.is_available() else "no",
+        "device that would be used": str(device),
+        "dtype that would be used": "bfloat16, if the answers agree" if native_bfloat16(device) else "float32",
+    }
+    table = Table(show_header=False, box=None)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def _cuda() -> str:
+    if not torch.cuda.is_available():
+        return "no"
+    properties = torch.cuda.get_device_properties(0)
+    return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"

@@ -1,0 +1,149 @@
+"""Commands that talk to a running server: push, tasks, show, rollback, predict."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from manyhats.errors import InvalidRequest, ManyhatsError, NotReady
+
+Url = Annotated[str, typer.Option("--url", envvar="MANYHATS_URL", help="address of the server")]
+Key = Annotated[str, typer.Option("--key", envvar="MANYHATS_KEY", help="API key", show_default=False)]
+Name = Annotated[str, typer.Argument(help="the task's name")]
+_URL = "http://127.0.0.1:8000"
+_ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
+
+
+def push(
+    task: Name,
+    path: Annotated[Path, typer.Argument(help="an adapter folder, or a zip or tar.gz of one")],
+    url: Url = _URL,
+    key: Key = "",
+    alias: Annotated[str, typer.Option(help="alias to point at the new version")] = "stable",
+    activate: Annotated[bool, typer.Option(help="point the alias at the new version")] = True,
+) -> None:
+    """Uploads an adapter as a new version of a task."""
+    form = {"alias": alias, "activate": str(activate).lower()}
+    with _parts(path) as files, _client(url, key) as client:
+        answer = _checked(client.post(f"/v1/tasks/{task}/versions", files=files, data=form))
+    rank = f", rank {answer['rank']}" if answer["rank"] else ""
+    typer.echo(
+        f"{answer['task']}@{answer['version']}: {answer['method']}, {answer['kind']}{rank}, "
+        f"{answer['matched_tensors']} tensors, {answer['bytes']} bytes, sha256 {answer['sha256'][:12]}"
+    )
+    for warning in answer.get("warnings", []):
+        typer.echo(f"warning: {warning}", err=True)
+
+
+def tasks(url: Url = _URL, key: Key = "") -> None:
+    """Lists the tasks of a server."""
+    table = Table("task", "kind", "method", "version", "residency", "bytes", box=None)
+    token = None
+    with _client(url, key) as client:
+        while True:
+            query = {"limit": 1000} | ({"page_token": token} if token else {})
+            answer = _checked(client.get("/v1/tasks", params=query))
+            for row in answer["data"]:
+                columns = ("name", "kind", "method", "version", "residency", "bytes")
+                table.add_row(*(str(row[column]) for column in columns))
+            token = answer["next_page_token"]
+            if token is None:
+                break
+    Console().print(table)
+
+
+def show(task: Name, url: Url = _URL, key: Key = "") -> None:
+    """Shows a task with its versions, aliases and settings."""
+    with _client(url, key) as client:
+        answer = _checked(client.get(f"/v1/tasks/{task}"))
+    for version in answer.get("versions", []):
+        version.pop("card", None)
+    Console().print_json(data=answer)
+
+
+def rollback(
+    task: Name,
+    version: Annotated[int | None, typer.Argument(help="the version to go back to; left out: the one before")] = None,
+    url: Url = _URL,
+    key: Key = "",
+) -> None:
+    """Points a task back at an earlier version."""
+    body = {} if version is None else {"version": version}
+    with _client(url, key) as client:
+        answer = _checked(client.post(f"/v1/tasks/{task}/rollback", json=body))
+    typer.echo(f"{task}: stable is version {answer['aliases']['stable']}")
+
+
+def predict(
+    task: Name,
+    texts: Annotated[list[str], typer.Argument(help="one or more texts")],
+    url: Url = _URL,
+    key: Key = "",
+) -> None:
+    """Asks a task, and prints the answers as JSON."""
+    with _client(url, key) as client:
+        answer = _checked(client.post(f"/v1/tasks/{task}/predict", json={"inputs": texts}))
+    Console().print_json(data=answer["outputs"])
+
+
+def upload_parts(path: Path) -> list[tuple[str, tuple[str, Any, str]]]:
+    """The multipart parts for an adapter: its files, or one archive where it has subfolders.
+
+    Raises InvalidRequest where there is nothing to send. The caller closes the opened files.
+    """
+    binary = "application/octet-stream"
+    if path.is_file() and path.name.endswith(_ARCHIVES):
+        return [("archive", (path.name, path.open("rb"), binary))]
+    if not path.is_dir():
+        raise InvalidRequest(f"'{path}' is no adapter folder and no zip or tar.gz")
+    files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+    if not files:
+        raise InvalidRequest(f"the folder '{path}' is empty")
+    if all(p.parent == path for p in files):
+        return [("files", (p.name, p.open("rb"), binary)) for p in files]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for p in files:
+            tar.add(p, str(p.relative_to(path)))
+    buffer.seek(0)
+    return [("archive", (f"{path.name}.tar.gz", buffer, binary))]
+
+
+@contextmanager
+def _parts(path: Path) -> Iterator[list[tuple[str, tuple[str, Any, str]]]]:
+    parts = upload_parts(path)
+    try:
+        yield parts
+    finally:
+        for _, (_, file, _) in parts:
+            file.close()
+
+
+@contextmanager
+def _client(url: str, key: str) -> Iterator[httpx.Client]:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        with httpx.Client(base_url=url, headers=headers, timeout=300) as client:
+            yield client
+    except httpx.HTTPError as error:
+        raise NotReady(f"no answer from {url}: {error}") from None
+
+
+def _checked(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        body = answer.json()
+    except ValueError:
+        raise ManyhatsError(f"{answer.url} answered {answer.status_code} without JSON") from None
+    if answer.is_error:
+        raise ManyhatsError(body["error"]["message"])
+    result: dict[str, Any] = body
+    return result

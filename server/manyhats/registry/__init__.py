@@ -1,0 +1,1 @@
+"""Names, versions, aliases and blobs of adapters, and where their weights are."""

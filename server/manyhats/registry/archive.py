@@ -1,0 +1,155 @@
+"""Unpacks an uploaded zip or tar into a folder, trusting nothing that it says about itself."""
+
+from __future__ import annotations
+
+import lzma
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
+
+_DEPTH = 4
+_CHUNK = 1 << 20
+_JUNK = ("__MACOSX", ".DS_Store")
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    NotImplementedError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveLimits:
+    """Most files, and most bytes of all of them unpacked."""
+
+    max_files: int
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    name: str
+    plain: bool  # a regular file: no link, no device
+    folder: bool
+    open: Callable[[], IO[bytes]]
+
+
+def unpack(path: Path, filename: str, into: Path, limits: ArchiveLimits) -> None:
+    """Unpacks the archive at `path` (called `filename` by its sender) into the empty folder `into`.
+
+    Where everything lies in one top folder, that folder is left out. Raises InvalidRequest for a damaged archive or a
+    name that leads outside, TooLarge over a limit, UnsupportedFormat for anything but zip and tar.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as packed:
+                _write(_zip_members(packed, limits), into, limits)
+        elif tarfile.is_tarfile(path):
+            with tarfile.open(path) as tar:
+                _write(_tar_members(tar), into, limits)
+        else:
+            raise UnsupportedFormat(f"'{filename}' is neither a zip nor a tar.gz", param="archive")
+    except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's trouble, not the archive's
+        raise InvalidRequest(f"the archive '{filename}' is damaged: {error}", param="archive") from None
+    _lift(into)
+
+
+def _zip_members(packed: zipfile.ZipFile, limits: ArchiveLimits) -> Iterator[_Member]:
+    infos = packed.infolist()
+    if len(infos) > 4 * limits.max_files:
+        raise TooLarge(f"the archive has {len(infos)} entries; at most {limits.max_files} files", param="archive")
+    for info in infos:
+        if info.flag_bits & 1:
+            raise UnsupportedFormat(f"'{info.filename}' in the archive is encrypted", param="archive")
+        kind = info.external_attr >> 16 & 0o170000  # the file type, where the zip was made on Unix
+        plain = kind in (0, 0o100000)
+        yield _Member(info.filename, plain, info.is_dir(), lambda info=info: packed.open(info))  # type: ignore[misc]
+
+
+def _tar_members(tar: tarfile.TarFile) -> Iterator[_Member]:
+    for info in tar:
+        if info.issparse():
+            raise InvalidRequest(f"'{info.name}' in the archive is a sparse file", param="archive")
+
+        def opened(info: tarfile.TarInfo = info) -> IO[bytes]:
+            file = tar.extractfile(info)
+            assert file is not None
+            return file
+
+        yield _Member(info.name, info.isreg(), info.isdir(), opened)
+
+
+def _write(members: Iterable[_Member], into: Path, limits: ArchiveLimits) -> None:
+    files = entries = written = 0
+    for member in members:
+        entries += 1
+        if entries > 4 * limits.max_files:
+            raise TooLarge(f"the archive has more than {limits.max_files} files", param="archive")
+        place = _place(member.name)
+        if place is None or member.folder:
+            continue
+        if not member.plain:
+            raise InvalidRequest(f"'{member.name}' in the archive is a link or a device", param="archive")
+        files += 1
+        if files > limits.max_files:
+            raise TooLarge(f"the archive has more than {limits.max_files} files", param="archive")
+        target = into / place
+        if target.exists():
+            raise InvalidRequest(f"'{member.name}' is in the archive twice", param="archive")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise InvalidRequest(f"'{member.name}' is both a file and a folder", param="archive") from None
+        with member.open() as source, target.open("xb") as out:
+            while chunk := source.read(_CHUNK):
+                written += len(chunk)
+                if written > limits.max_bytes:
+                    raise TooLarge(
+                        f"the archive holds more than {limits.max_bytes} bytes when unpacked", param="archive"
+                    )
+                out.write(chunk)
+    if not files:
+        raise InvalidRequest("the archive holds no files", param="archive")
+
+
+def _place(name: str) -> PurePosixPath | None:
+    """Where a member goes, relative to the folder; None for what is left out. Raises InvalidRequest."""
+    path = PurePosixPath(name)
+    parts = path.parts
+    if (
+        path.is_absolute()
+        or ".." in parts
+        or any(bad in name for bad in ("\\", "\0", ":"))
+        or any(len(part.encode()) > 255 for part in parts)
+    ):
+        raise InvalidRequest(f"the archive holds the name {name[:200]!r}, which is not allowed", param="archive")
+    if not parts or parts[0] in _JUNK or parts[-1] in _JUNK or parts[-1].startswith("._"):
+        return None
+    if len(parts) > _DEPTH:
+        raise InvalidRequest(f"'{name[:200]}' in the archive lies more than {_DEPTH} folders deep", param="archive")
+    return path
+
+
+def _lift(into: Path) -> None:
+    """Moves the content of a lone top folder up."""
+    while True:
+        entries = list(into.iterdir())
+        if len(entries) != 1 or not entries[0].is_dir():
+            return
+        top = entries[0].rename(into / ".lifted")
+        for child in top.iterdir():
+            child.rename(into / child.name)
+        top.rmdir()

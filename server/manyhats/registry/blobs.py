@@ -1,0 +1,128 @@
+"""The files of adapters: folders named by their content's sha256, put in place by one rename.
+
+<store>/.manyhats/blobs/<sha256>/      immutable
+<store>/.manyhats/staging/<id>/        uploads on their way; emptied at every start
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from manyhats.errors import InvalidRequest, StorageFull, UnsupportedFormat
+
+_ALLOWED = (".safetensors", ".json", ".md", ".txt")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Blobs:
+    """The blob store in a folder. Safe from many threads: names are content, and every step is one rename."""
+
+    def __init__(self, root: Path) -> None:
+        self._blobs = root / "blobs"
+        self._staging = root / "staging"
+
+    def open(self) -> None:
+        """Makes the folders."""
+        self._blobs.mkdir(parents=True, exist_ok=True)
+        self._staging.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def stage(self) -> Iterator[Path]:
+        """An empty folder for files on their way, removed at the end. Raises StorageFull where the disk is full."""
+        folder = self._staging / uuid.uuid4().hex
+        try:
+            folder.mkdir()
+            yield folder
+        except OSError as error:
+            if error.errno in _FULL:
+                raise StorageFull(f"the store has no room: {os.strerror(error.errno)}") from error
+            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def path(self, sha256: str) -> Path:
+        """The folder of a blob."""
+        return self._blobs / sha256
+
+    def keep(self, folder: Path) -> str:
+        """Moves a staged folder into place and returns its sha256; content that is there already stays.
+
+        When this returns, the files are on the disk.
+        """
+        name = digest(folder)
+        target = self.path(name)
+        if not target.exists():
+            for path in folder.rglob("*"):
+                _sync(path)
+            _sync(folder)
+            try:
+                folder.rename(target)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another upload of the same content was first
+                    raise
+            _sync(self._blobs)
+        return name
+
+    def remove(self, sha256: str) -> None:
+        """Takes a blob away: out of its place by one rename, then file by file."""
+        gone = self._staging / uuid.uuid4().hex
+        try:
+            self.path(sha256).rename(gone)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def clean(self, known: set[str]) -> None:
+        """Removes what a killed process left: staged files, and blobs that no version names."""
+        for folder in self._staging.iterdir():
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in self._blobs.iterdir():
+            if folder.name not in known:
+                self.remove(folder.name)
+
+
+def check_files(folder: Path) -> None:
+    """Raises UnsupportedFormat for pickles and for files that no adapter has, InvalidRequest where there are none."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    if not files:
+        raise InvalidRequest("the upload holds no files", param="files")
+    for path in files:
+        if path.suffix.lower() in _PICKLES:
+            raise UnsupportedFormat(
+                f"'{path.name}' is a pickle file, which can run code and is never read here; turn it into safetensors "
+                "on your own machine with `manyhats convert PATH OUT`",
+                param=path.name,
+            )
+    for path in files:
+        if path.suffix.lower() not in _ALLOWED:
+            raise UnsupportedFormat(
+                f"'{path.name}' is no file of an adapter; those end in {', '.join(_ALLOWED)}", param=path.name
+            )
+
+
+def digest(folder: Path) -> str:
+    """sha256 over the sorted (relative path, size, sha256 of the content) of a folder's files."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        name = path.relative_to(folder).as_posix()
+        total.update(f"{len(name.encode())}:{name}:{path.stat().st_size}:{content}\n".encode())
+    return total.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Has the operating system write a file or folder to the disk now."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

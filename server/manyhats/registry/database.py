@@ -1,0 +1,96 @@
+"""The tables of the registry. SQLite beside the adapters; nothing here is SQLite's alone but `connect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import JSON, Engine, ForeignKey, create_engine, event
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+
+from manyhats.errors import ConfigurationError
+
+SCHEMA = 1
+
+
+class Base(DeclarativeBase):
+    """All tables."""
+
+
+class SchemaRow(Base):
+    """One row: which layout the tables have."""
+
+    __tablename__ = "schema"
+    version: Mapped[int] = mapped_column(primary_key=True)
+
+
+class TaskRow(Base):
+    """A task. `next_version` only grows, so that a number never comes back."""
+
+    __tablename__ = "tasks"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    created: Mapped[float]
+    settings: Mapped[dict[str, Any]] = mapped_column(JSON)
+    next_version: Mapped[int] = mapped_column(default=1)
+
+
+class VersionRow(Base):
+    """One version of a task's adapter. `info`: the fields of AdapterInfo."""
+
+    __tablename__ = "versions"
+    task: Mapped[str] = mapped_column(ForeignKey("tasks.name", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(index=True)
+    created: Mapped[float]
+    info: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class AliasRow(Base):
+    """What an alias points at: a list of [version, weight]."""
+
+    __tablename__ = "aliases"
+    task: Mapped[str] = mapped_column(ForeignKey("tasks.name", ondelete="CASCADE"), primary_key=True)
+    alias: Mapped[str] = mapped_column(primary_key=True)
+    targets: Mapped[list[list[float]]] = mapped_column(JSON)
+
+
+class HistoryRow(Base):
+    """What `stable` pointed at before, newest last: the way back."""
+
+    __tablename__ = "alias_history"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    task: Mapped[str] = mapped_column(ForeignKey("tasks.name", ondelete="CASCADE"), index=True)
+    targets: Mapped[list[list[float]]] = mapped_column(JSON)
+
+
+class DropRow(Base):
+    """An adapter folder that somebody copied into the store, and what became of it."""
+
+    __tablename__ = "drops"
+    folder: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    outcome: Mapped[str]
+
+
+def connect(path: Path) -> sessionmaker[Session]:
+    """Opens (or makes) the database. Raises ConfigurationError for one that a newer Manyhats wrote."""
+    engine = create_engine(f"sqlite:///{path}")
+    _durable(engine)
+    Base.metadata.create_all(engine)
+    sessions = sessionmaker(engine)
+    with sessions.begin() as session:
+        row = session.query(SchemaRow).first()
+        if row is None:
+            session.add(SchemaRow(version=SCHEMA))
+        elif row.version > SCHEMA:
+            raise ConfigurationError(
+                f"the store was written by a newer Manyhats (schema {row.version}, this has {SCHEMA})"
+            )
+    return sessions
+
+
+def _durable(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def pragmas(connection: Any, _: Any) -> None:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")

@@ -1,0 +1,128 @@
+"""What the registry knows: tasks, their versions, aliases and settings. Immutable; shared between threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from manyhats.errors import InvalidRequest, NotFound
+
+Label = Annotated[str, Field(max_length=1000)]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterInfo:
+    """What inspecting an adapter folder found. `bytes`: of its weights. `settings`: TaskSettings the files bring."""
+
+    method: str
+    kind: str
+    rank: int | None
+    matched_tensors: int
+    bytes: int
+    base: str | None  # base_model_name_or_path
+    labels: tuple[str, ...] | None
+    card: str | None  # the text of README.md
+    settings: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+    num_labels: int | None = None  # width of the head; None without one
+
+
+class TaskSettings(BaseModel):
+    """What is not weights. None leaves it to the adapter's files, and then to the server."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    labels: list[Label] | None = Field(default=None, min_length=1, max_length=100_000)
+    template: str | None = Field(default=None, max_length=10_000)
+    max_tokens: int | None = Field(default=None, ge=1)
+    overflow: Literal["error", "truncate"] | None = None
+    pooling: Literal["mean", "cls", "last", "none"] | None = None
+    normalize: bool | None = None
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    priority: int = Field(default=0, ge=-10, le=10)
+    pinned: bool = False
+
+    @model_validator(mode="after")
+    def _coherent(self) -> TaskSettings:
+        if self.labels is not None and len(set(self.labels)) != len(self.labels):
+            raise ValueError("two labels are alike")
+        if self.template is not None and "{text}" not in self.template:
+            raise ValueError("the template must contain {text}")
+        return self
+
+
+def parse_settings(values: Mapping[str, Any]) -> TaskSettings:
+    """Settings from a mapping. Raises InvalidRequest that names the field."""
+    try:
+        return TaskSettings.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"])) or "settings"
+        raise InvalidRequest(f"{name}: {first['msg']}", param=name) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One upload of a task's adapter. `created`: unix seconds."""
+
+    task: str
+    number: int
+    sha256: str
+    info: AdapterInfo
+    created: float
+
+    @property
+    def ref(self) -> str:
+        """`task@3`."""
+        return f"{self.task}@{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One version that an alias points at, and its share of the requests."""
+
+    version: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task as it is now. `settings` holds only what was set for the task itself, not what its files bring."""
+
+    name: str
+    created: float
+    settings: TaskSettings
+    versions: tuple[Version, ...] = ()
+    aliases: Mapping[str, tuple[Target, ...]] = field(default_factory=dict)
+
+    def version(self, number: int) -> Version:
+        """One version. Raises NotFound naming those that exist."""
+        for version in self.versions:
+            if version.number == number:
+                return version
+        numbers = ", ".join(str(v.number) for v in self.versions[-20:]) or "none"
+        raise NotFound(f"The task `{self.name}` has no version {number}; it has {numbers}.", param="version")
+
+    @property
+    def stable(self) -> Version | None:
+        """The version that `stable` points at (of a split, the one with the largest share)."""
+        targets = self.aliases.get("stable")
+        if not targets:
+            return None
+        return self.version(max(targets, key=lambda target: target.weight).version)
+
+    def settings_for(self, version: Version) -> TaskSettings:
+        """What holds for a version: what was set for the task, over what the version's files bring.
+
+        Labels set for the task hold only where the version's head has as many outputs.
+        """
+        own = self.settings.model_dump(exclude_unset=True)
+        merged = {name: value for name, value in version.info.settings.items() if name in TaskSettings.model_fields}
+        merged |= {name: value for name, value in own.items() if value is not None}
+        labels = own.get("labels")
+        if labels is not None and version.info.num_labels is not None and len(labels) != version.info.num_labels:
+            merged["labels"] = version.info.settings.get("labels")
+        return TaskSettings.model_construct(**merged)

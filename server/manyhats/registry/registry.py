@@ -1,0 +1,480 @@
+"""The registry: which tasks there are, which version each name means, and how that changes.
+
+Reads come from memory and never wait for the disk. A write is one transaction; memory changes only after it.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import logging
+import random
+import threading
+import time
+from bisect import bisect_right, insort
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from sqlalchemy import delete, select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from manyhats.errors import ConfigurationError, Conflict, InvalidRequest, NotFound, StorageFull, TooLarge
+from manyhats.registry.blobs import Blobs, check_files, digest
+from manyhats.registry.database import AliasRow, DropRow, HistoryRow, TaskRow, VersionRow, connect
+from manyhats.registry.names import STABLE, check_alias, check_name, parse_ref
+from manyhats.registry.records import AdapterInfo, Target, Task, TaskSettings, Version, parse_settings
+
+logger = logging.getLogger(__name__)
+
+Listener = Callable[[str, Version | None, str], None]
+_SPLIT_LIMIT = 16
+
+
+class Registry:
+    """`inspect` reads and checks an adapter folder, and raises where it cannot be served."""
+
+    def __init__(
+        self,
+        store: Path,
+        inspect: Callable[[Path], AdapterInfo],
+        *,
+        max_tasks: int = 100_000,
+        max_versions: int = 1000,
+        chance: random.Random | None = None,
+    ) -> None:
+        self.store = store
+        self._root = store / ".manyhats"
+        self._inspect = inspect
+        self._max_tasks = max_tasks
+        self._max_versions = max_versions
+        self._chance = chance or random.Random()
+        self._blobs = Blobs(self._root)
+        self._file_lock = FileLock(self._root / "lock")
+        self._sessions: sessionmaker[Session]
+        self._writing = threading.RLock()  # one write at a time
+        self._lock = threading.Lock()  # guards what follows
+        self._tasks: dict[str, Task] = {}
+        self._names: list[str] = []  # sorted
+        self._uses: dict[str, int] = {}  # versions by sha256
+        self._pins: dict[str, int] = {}  # requests by sha256
+        self._listeners: list[Listener] = []
+
+    # ---- life
+
+    def open(self) -> None:
+        """Takes the store for this process, and cleans up after a killed one.
+
+        Raises ConfigurationError where another process has it or it cannot be written.
+        """
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._file_lock.acquire(timeout=0)
+        except Timeout:
+            raise ConfigurationError(f"another server uses the store '{self.store}'") from None
+        except OSError as error:
+            raise ConfigurationError(f"the store '{self.store}' cannot be used: {error}") from None
+        self._blobs.open()
+        self._sessions = connect(self._root / "registry.sqlite3")
+        with self._sessions() as session:
+            versions: dict[str, list[Version]] = {}
+            for row in session.scalars(select(VersionRow).order_by(VersionRow.number)):
+                versions.setdefault(row.task, []).append(
+                    Version(row.task, row.number, row.sha256, _info(row.info), row.created)
+                )
+                self._uses[row.sha256] = self._uses.get(row.sha256, 0) + 1
+            aliases: dict[str, dict[str, tuple[Target, ...]]] = {}
+            for alias in session.scalars(select(AliasRow)):
+                aliases.setdefault(alias.task, {})[alias.alias] = _targets(alias.targets)
+            for task in session.scalars(select(TaskRow)):
+                self._tasks[task.name] = Task(
+                    task.name,
+                    task.created,
+                    parse_settings(task.settings),
+                    tuple(versions.get(task.name, ())),
+                    aliases.get(task.name, {}),
+                )
+        self._names = sorted(self._tasks)
+        self._blobs.clean(set(self._uses))
+
+    def close(self) -> None:
+        """Gives the store back."""
+        self._sessions.kw["bind"].dispose()
+        self._file_lock.release()
+
+    def subscribe(self, listener: Listener) -> None:
+        """`listener(event, version, task)` is called after a commit; events: `activated`, `deleted`."""
+        self._listeners.append(listener)
+
+    # ---- reading
+
+    @property
+    def count(self) -> int:
+        """How many tasks there are."""
+        return len(self._tasks)
+
+    def all(self) -> list[Task]:
+        """All tasks."""
+        with self._lock:
+            return list(self._tasks.values())
+
+    def task(self, name: str) -> Task:
+        """Raises NotFound, naming the nearest names."""
+        with self._lock:
+            found = self._tasks.get(name)
+            if found is not None:
+                return found
+            near = difflib.get_close_matches(name[:128], self._names[:5000], n=3, cutoff=0.5)
+        nearest = f" Nearest: {', '.join(f'`{n}`' for n in near)}." if near else ""
+        raise NotFound(f"The task `{name[:200]}` does not exist.{nearest}", param="task")
+
+    def tasks(self, limit: int, page_token: str | None) -> tuple[list[Task], str | None]:
+        """A page of tasks by name, and the token of the next page. Raises InvalidRequest for another's token."""
+        after = _decode(page_token) if page_token else ""
+        with self._lock:
+            start = bisect_right(self._names, after) if after else 0
+            names = self._names[start : start + limit]
+            more = start + limit < len(self._names)
+            page = [self._tasks[name] for name in names]
+        return page, _encode(names[-1]) if more else None
+
+    def resolve(self, ref: str) -> Version:
+        """The version that `task`, `task@alias` or `task@3` means now; of a split, one by its weight."""
+        wanted = parse_ref(ref)
+        task = self.task(wanted.task)
+        if wanted.number is not None:
+            return task.version(wanted.number)
+        assert wanted.alias is not None
+        targets = task.aliases.get(wanted.alias)
+        if not targets:
+            known = ", ".join(sorted(task.aliases)) or "none"
+            raise NotFound(
+                f"The task `{task.name}` has no alias '{wanted.alias}'; it has {known}, and versions "
+                f"{', '.join(str(v.number) for v in task.versions[-20:]) or 'none'}.",
+                param="task",
+            )
+        if len(targets) == 1:
+            return task.version(targets[0].version)
+        (chosen,) = self._chance.choices(targets, weights=[target.weight for target in targets])
+        return task.version(chosen.version)
+
+    def files(self, version: Version) -> Path:
+        """The folder of a version's files."""
+        return self._blobs.path(version.sha256)
+
+    def uses(self, sha256: str) -> bool:
+        """Whether any version has this content."""
+        with self._lock:
+            return sha256 in self._uses
+
+    # ---- pins
+
+    def pin(self, ref: str) -> Version:
+        """`resolve`, and keeps the version's files until `unpin`, whatever is deleted meanwhile."""
+        while True:
+            version = self.resolve(ref)
+            with self._lock:
+                if version.sha256 in self._uses:  # not deleted between the two steps
+                    self._pins[version.sha256] = self._pins.get(version.sha256, 0) + 1
+                    return version
+
+    def unpin(self, version: Version) -> None:
+        """Gives back what `pin` gave."""
+        sha = version.sha256
+        with self._lock:
+            self._pins[sha] -= 1
+            last = not self._pins[sha]
+            if last:
+                del self._pins[sha]
+            orphan = last and sha not in self._uses
+        if orphan:
+            self._remove_blob(sha)
+
+    # ---- writing
+
+    @contextmanager
+    def stage(self) -> Iterator[Path]:
+        """An empty folder for an adapter's files. Raises StorageFull where the disk is full."""
+        with self._blobs.stage() as folder:
+            yield folder
+
+    def add_version(
+        self,
+        task: str,
+        staged: Path,
+        *,
+        alias: str = STABLE,
+        activate: bool = True,
+        settings: TaskSettings | None = None,
+    ) -> tuple[Version, bool]:
+        """Makes a version of the staged files, and points `alias` at it.
+
+        Returns it, and whether it is new: the same content again gives the version that already holds it. Raises what
+        `inspect` raises, and TooLarge over the limits of tasks or versions.
+        """
+        check_name(task, write=True)
+        check_alias(alias)
+        check_files(staged)
+        info = self._inspect(staged)
+        parse_settings(info.settings)
+        if settings is not None:
+            self._check_labels(settings, info)
+        sha = digest(staged)
+        with self._write() as session:
+            with self._lock:
+                found = self._tasks.get(task)
+            known = next((v for v in found.versions if v.sha256 == sha), None) if found else None
+            if found is None and len(self._tasks) >= self._max_tasks:
+                raise TooLarge(f"the store holds {len(self._tasks)} tasks, which is the most", param="task")
+            if found is not None and known is None and len(found.versions) >= self._max_versions:
+                raise TooLarge(
+                    f"the task `{task}` has {len(found.versions)} versions, which is the most; delete some",
+                    param="task",
+                )
+            row = session.get(TaskRow, task)
+            if row is None:
+                row = TaskRow(name=task, created=time.time(), settings={}, next_version=1)
+                session.add(row)
+                session.flush()
+            if settings is not None:
+                row.settings = row.settings | settings.model_dump(exclude_unset=True)
+            version = known or Version(task, row.next_version, sha, info, time.time())
+            if known is None:
+                row.next_version += 1
+                session.add(
+                    VersionRow(task=task, number=version.number, sha256=sha, created=version.created, info=asdict(info))
+                )
+            base = found or Task(task, row.created, TaskSettings())
+            after = replace(
+                base,
+                settings=parse_settings(row.settings),
+                versions=base.versions if known else (*base.versions, version),
+            )
+            if activate:
+                after = self._point(session, after, alias, (Target(version.number),))
+            # The blob first: a version without its files must never be, files without a version are cleaned up.
+            self._blobs.keep(staged)
+            session.commit()
+            self._publish(after)
+            if known is None:
+                with self._lock:
+                    self._uses[sha] = self._uses.get(sha, 0) + 1
+        if activate:
+            self._tell("activated", version, task)
+        return version, known is None
+
+    def put_settings(self, task: str, partial: Mapping[str, Any]) -> Task:
+        """Sets the given fields; None goes back to what the files bring. Raises InvalidRequest naming the field."""
+        check_name(task, write=True)
+        with self._write() as session:
+            found = self.task(task)
+            row = session.get_one(TaskRow, task)
+            values = row.settings | dict(partial)
+            values = {name: value for name, value in values.items() if value is not None}
+            settings = parse_settings(values)
+            row.settings = values
+            session.commit()
+            return self._publish(replace(found, settings=settings))
+
+    def delete_task(self, task: str) -> None:
+        """Takes a task away. Requests in flight keep their files until they are done."""
+        check_name(task, write=True)
+        with self._write() as session:
+            found = self.task(task)
+            session.execute(delete(TaskRow).where(TaskRow.name == task))
+            session.commit()
+            with self._lock:
+                del self._tasks[task]
+                self._names.remove(task)
+            self._forget(found.versions)
+        for version in found.versions:
+            self._tell("deleted", version, task)
+
+    def delete_version(self, task: str, number: int) -> Task:
+        """Removes a version. Raises Conflict naming the aliases that point at it."""
+        check_name(task, write=True)
+        with self._write() as session:
+            found = self.task(task)
+            version = found.version(number)
+            holding = [a for a, targets in found.aliases.items() if any(t.version == number for t in targets)]
+            if holding:
+                raise Conflict(
+                    f"version {number} of `{task}` cannot be deleted: {', '.join(sorted(holding))} points at it",
+                    param="version",
+                )
+            session.execute(delete(VersionRow).where(VersionRow.task == task, VersionRow.number == number))
+            for row in session.scalars(select(HistoryRow).where(HistoryRow.task == task)):
+                if any(target.version == number for target in _targets(row.targets)):
+                    session.delete(row)
+            session.commit()
+            after = self._publish(replace(found, versions=tuple(v for v in found.versions if v is not version)))
+            self._forget([version])
+        self._tell("deleted", version, task)
+        return after
+
+    def set_alias(self, task: str, alias: str, targets: Sequence[Target]) -> Task:
+        """Points an alias at one version or at several. Raises InvalidRequest or NotFound."""
+        check_name(task, write=True)
+        check_alias(alias)
+        _check_split(targets)
+        with self._write() as session:
+            found = self.task(task)
+            versions = [found.version(target.version) for target in targets]
+            after = self._point(session, found, alias, tuple(targets))
+            session.commit()
+            self._publish(after)
+        for version in versions:
+            self._tell("activated", version, task)
+        return after
+
+    def delete_alias(self, task: str, alias: str) -> Task:
+        """Removes an alias. Raises Conflict for `stable`."""
+        check_name(task, write=True)
+        if alias == STABLE:
+            raise Conflict(f"the alias '{STABLE}' is what the plain name means; it cannot be removed", param="alias")
+        with self._write() as session:
+            found = self.task(task)
+            if alias not in found.aliases:
+                raise NotFound(f"The task `{task}` has no alias '{alias[:200]}'.", param="alias")
+            session.execute(delete(AliasRow).where(AliasRow.task == task, AliasRow.alias == alias))
+            session.commit()
+            return self._publish(replace(found, aliases={a: t for a, t in found.aliases.items() if a != alias}))
+
+    def rollback(self, task: str, to: int | None = None) -> Task:
+        """`stable` back to what it pointed at before; again, further back. With `to`, to that version.
+
+        Raises Conflict where there is nothing before.
+        """
+        if to is not None:
+            return self.set_alias(task, STABLE, [Target(to)])
+        check_name(task, write=True)
+        with self._write() as session:
+            found = self.task(task)
+            row = session.scalars(
+                select(HistoryRow).where(HistoryRow.task == task).order_by(HistoryRow.id.desc()).limit(1)
+            ).first()
+            if row is None:
+                raise Conflict(f"`{task}` has pointed at nothing else before", param="task")
+            targets = _targets(row.targets)
+            session.delete(row)
+            session.merge(AliasRow(task=task, alias=STABLE, targets=row.targets))
+            session.commit()
+            after = self._publish(replace(found, aliases=dict(found.aliases) | {STABLE: targets}))
+        for target in targets:
+            self._tell("activated", after.version(target.version), task)
+        return after
+
+    # ---- folders copied by hand (see drops)
+
+    def drops(self) -> dict[str, str]:
+        """The fingerprints of the folders that were dealt with."""
+        with self._sessions() as session:
+            return {row.folder: row.fingerprint for row in session.scalars(select(DropRow))}
+
+    def remember_drop(self, folder: str, fingerprint: str, outcome: str) -> None:
+        """Remembers what became of a folder."""
+        with self._write() as session:
+            session.merge(DropRow(folder=folder, fingerprint=fingerprint, outcome=outcome))
+            session.commit()
+
+    # ---- parts of writing
+
+    @contextmanager
+    def _write(self) -> Iterator[Session]:
+        with self._writing:
+            try:
+                with self._sessions() as session:
+                    yield session
+            except OperationalError as error:
+                if "full" in str(error.orig):
+                    raise StorageFull("the store has no room: the disk is full") from error
+                raise
+
+    def _point(self, session: Session, task: Task, alias: str, targets: tuple[Target, ...]) -> Task:
+        """Moves an alias inside a transaction; remembers where `stable` pointed."""
+        before = task.aliases.get(alias)
+        if before == targets:
+            return task
+        if alias == STABLE and before:
+            session.add(HistoryRow(task=task.name, targets=[[t.version, t.weight] for t in before]))
+        session.merge(AliasRow(task=task.name, alias=alias, targets=[[t.version, t.weight] for t in targets]))
+        return replace(task, aliases=dict(task.aliases) | {alias: targets})
+
+    def _publish(self, task: Task) -> Task:
+        with self._lock:
+            if task.name not in self._tasks:
+                insort(self._names, task.name)
+            self._tasks[task.name] = task
+        return task
+
+    def _forget(self, versions: Iterable[Version]) -> None:
+        """Counts versions out, and removes the blobs that nobody names or uses any more."""
+        orphans = []
+        with self._lock:
+            for version in versions:
+                sha = version.sha256
+                self._uses[sha] -= 1
+                if not self._uses[sha]:
+                    del self._uses[sha]
+                    if sha not in self._pins:
+                        orphans.append(sha)
+        for sha in orphans:
+            self._remove_blob(sha)
+
+    def _remove_blob(self, sha: str) -> None:
+        with self._writing:  # not while an upload of the same content is being kept
+            if not self.uses(sha):
+                self._blobs.remove(sha)
+
+    def _tell(self, event: str, version: Version | None, task: str) -> None:
+        for listener in self._listeners:
+            try:
+                listener(event, version, task)
+            except Exception:
+                logger.exception("a listener failed at '%s' of %s", event, task)
+
+    @staticmethod
+    def _check_labels(settings: TaskSettings, info: AdapterInfo) -> None:
+        if settings.labels is not None and len(settings.labels) != info.num_labels:
+            raise InvalidRequest(
+                f"there are {len(settings.labels)} labels, but the head has {info.num_labels or 'no'} outputs",
+                param="labels",
+            )
+
+
+def _check_split(targets: Sequence[Target]) -> None:
+    if not 1 <= len(targets) <= _SPLIT_LIMIT:
+        raise InvalidRequest(f"a split has 1 to {_SPLIT_LIMIT} versions, not {len(targets)}", param="split")
+    if len({target.version for target in targets}) != len(targets):
+        raise InvalidRequest("a split names each version once", param="split")
+    for target in targets:
+        if not 0 < target.weight < float("inf"):
+            raise InvalidRequest(f"weights are positive numbers, not {target.weight}", param="split")
+
+
+def _targets(rows: Sequence[Sequence[float]]) -> tuple[Target, ...]:
+    return tuple(Target(int(version), weight) for version, weight in rows)
+
+
+def _info(row: Mapping[str, Any]) -> AdapterInfo:
+    values = dict(row)
+    for name in ("labels", "warnings"):
+        values[name] = tuple(values[name]) if values.get(name) is not None else None
+    return AdapterInfo(**values)
+
+
+def _encode(name: str) -> str:
+    return base64.urlsafe_b64encode(name.encode()).decode().rstrip("=")
+
+
+def _decode(token: str) -> str:
+    try:
+        name = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
+        check_name(name)
+    except (ValueError, InvalidRequest):
+        raise InvalidRequest("page_token is not one that this server gave", param="page_token") from None
+    return name

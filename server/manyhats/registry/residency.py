@@ -1,0 +1,331 @@
+"""Where an adapter's weights are: on disk, in host memory, or in a slot, ready to act.
+
+    disk --load--> memory --bind--> slot
+
+Whoever is about to run an adapter acquires it, which keeps it in its slot until it is released. Slots that nobody
+uses are given up in the order of their last use. Loading happens in threads of its own, so it never stands in front
+of running work, and a file that cannot be loaded fails only those who asked for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Literal
+
+from manyhats.errors import TooLarge
+from manyhats.methods.adapter import Adapter, BoundAdapter
+from manyhats.registry.records import Version
+
+logger = logging.getLogger(__name__)
+
+Level = Literal["disk", "memory", "slot"]
+
+
+@dataclass(slots=True)
+class _Slot:
+    bound: BoundAdapter
+    size: int
+    users: int = 0
+    pinned: bool = False
+    leaving: bool = False  # given up as soon as nobody uses it
+
+
+@dataclass(slots=True)
+class _Arrival:
+    """An adapter on its way into a slot, and who waits for it."""
+
+    version: Version
+    size: int = 0
+    adapter: Adapter | None = None
+    waiting: list[Future[BoundAdapter]] = field(default_factory=list)
+    pin: bool = False
+    held: _Slot | None = None  # was in a slot already when its turn came
+
+
+@dataclass(frozen=True, slots=True)
+class ResidencyStats:
+    """Counts and bytes by tier."""
+
+    slots: int
+    slot_bytes: int
+    memory: int
+    memory_bytes: int
+    loads: int
+    evictions: int
+
+
+class Residency:
+    """`load` reads a version from disk; `bind` puts it on the device; `slot_size` foretells its bytes there.
+
+    Limits: `slots` adapters and `slot_bytes` on the device, `memory_bytes` in host memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        load: Callable[[Version], Adapter],
+        bind: Callable[[Adapter], BoundAdapter],
+        slot_size: Callable[[Adapter], int],
+        slots: int,
+        slot_bytes: int,
+        memory_bytes: int,
+    ) -> None:
+        self._load = load
+        self._bind = bind
+        self._slot_size = slot_size
+        self._slot_limit = slots
+        self._slot_bytes = slot_bytes
+        self._memory_bytes = memory_bytes
+        self._lock = threading.Lock()
+        self._slots: OrderedDict[str, _Slot] = OrderedDict()  # least recently used first
+        self._memory: OrderedDict[str, tuple[Adapter, int]] = OrderedDict()  # with its bytes
+        self._memory_used = 0
+        self._arrivals: dict[str, _Arrival] = {}
+        self._queue: deque[_Arrival] = deque()  # loaded, waiting for room in the slots
+        self._reserved = 0  # bytes of adapters that are being bound
+        self._binding = 0
+        self._loads = 0
+        self._evictions = 0
+        self.on_load: Callable[[Version, float], None] = lambda version, seconds: None
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="load")
+
+    def close(self) -> None:
+        """Ends the loading threads."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    # ---- asking
+
+    def acquire(self, version: Version) -> Future[BoundAdapter]:
+        """The adapter in a slot, to be given back by `release`.
+
+        The future fails with what loading raises, or TooLarge where the adapter is larger than all slots together.
+        Cancelling the future before it is done gives up the wish.
+        """
+        future: Future[BoundAdapter] = Future()
+        self._want(version, future)
+        return future
+
+    def release(self, version: Version) -> None:
+        """Gives back what `acquire` gave."""
+        with self._lock:
+            slot = self._slots[version.sha256]
+            slot.users -= 1
+            if slot.leaving and not slot.users and not slot.pinned:
+                self._drop(version.sha256)
+            todo = self._admit()
+        self._start(todo)
+
+    def pin(self, version: Version) -> Future[BoundAdapter]:
+        """Brings the adapter into a slot that is never given up, until `unpin`."""
+        with self._lock:
+            if (slot := self._slots.get(version.sha256)) is not None:
+                slot.pinned, slot.leaving = True, False
+        future: Future[BoundAdapter] = Future()
+        self._want(version, future, pin=True)
+        future.add_done_callback(lambda done: self.release(version) if _succeeded(done) else None)
+        return future
+
+    def unpin(self, sha256: str) -> None:
+        """Lets a pinned adapter be given up again."""
+        with self._lock:
+            if (slot := self._slots.get(sha256)) is not None:
+                slot.pinned = False
+            todo = self._admit()
+        self._start(todo)
+
+    def unload(self, sha256: str) -> None:
+        """Gives up the slot (as soon as nobody uses it) and the copy in host memory."""
+        with self._lock:
+            self._forget(sha256)
+            if (slot := self._slots.get(sha256)) is not None:
+                slot.pinned = False
+                slot.leaving = True
+                if not slot.users:
+                    self._drop(sha256)
+            todo = self._admit()
+        self._start(todo)
+
+    def level(self, sha256: str) -> Level:
+        """Where the adapter is."""
+        with self._lock:
+            if sha256 in self._slots:
+                return "slot"
+            return "memory" if sha256 in self._memory else "disk"
+
+    def is_pinned(self, sha256: str) -> bool:
+        """Whether the adapter is held in its slot."""
+        with self._lock:
+            slot = self._slots.get(sha256)
+            return slot is not None and slot.pinned
+
+    def stats(self) -> ResidencyStats:
+        """How full the tiers are."""
+        with self._lock:
+            return ResidencyStats(
+                slots=len(self._slots),
+                slot_bytes=self._used(),
+                memory=len(self._memory),
+                memory_bytes=self._memory_used,
+                loads=self._loads,
+                evictions=self._evictions,
+            )
+
+    # ---- disk -> memory
+
+    def _want(self, version: Version, future: Future[BoundAdapter], *, pin: bool = False) -> None:
+        sha = version.sha256
+        with self._lock:
+            slot = self._slots.get(sha)
+            # While others wait for room, nobody passes them by: else a slot that is never idle would starve them.
+            if slot is not None and (not self._queue or pin):
+                slot.users += 1
+                slot.leaving = False
+                slot.pinned = slot.pinned or pin
+                self._slots.move_to_end(sha)
+                ready: BoundAdapter | None = slot.bound
+            else:
+                ready = None
+                arrival = self._arrivals.get(sha)
+                if arrival is None:
+                    arrival = self._arrivals[sha] = _Arrival(version)
+                    self._threads.submit(self._bring, arrival)
+                arrival.waiting.append(future)
+                arrival.pin = arrival.pin or pin
+        if ready is not None and not _give(future, ready):
+            self.release(version)
+
+    def _bring(self, arrival: _Arrival) -> None:
+        sha = arrival.version.sha256
+        try:
+            with self._lock:
+                kept = self._memory.get(sha)
+            if kept is not None:
+                adapter = kept[0]
+            else:
+                begin = time.monotonic()
+                adapter = self._load(arrival.version)
+                self.on_load(arrival.version, time.monotonic() - begin)
+            size = self._slot_size(adapter)
+            if size > self._slot_bytes:
+                raise TooLarge(
+                    f"the adapter {arrival.version.ref} takes {size} bytes in a slot; all slots together have "
+                    f"{self._slot_bytes}"
+                )
+        except Exception as error:
+            self._failed(arrival, error)
+            return
+        with self._lock:
+            self._loads += kept is None
+            self._remember(sha, adapter)
+            arrival.adapter, arrival.size = adapter, size
+            self._queue.append(arrival)
+            todo = self._admit()
+        self._start(todo)
+
+    def _remember(self, sha: str, adapter: Adapter) -> None:
+        self._forget(sha)
+        size = adapter.nbytes
+        self._memory[sha] = adapter, size
+        self._memory_used += size
+        while self._memory_used > self._memory_bytes and len(self._memory) > 1:
+            self._forget(next(iter(self._memory)))
+
+    def _forget(self, sha: str) -> None:
+        _, size = self._memory.pop(sha, (None, 0))
+        self._memory_used -= size
+
+    # ---- memory -> slot
+
+    def _used(self) -> int:
+        return sum(slot.size for slot in self._slots.values()) + self._reserved
+
+    def _admit(self) -> list[_Arrival]:
+        """Takes from the queue, in order, whatever there is room for. The lock is held; the caller starts them."""
+        started: list[_Arrival] = []
+        while self._queue:
+            arrival = self._queue[0]
+            sha = arrival.version.sha256
+            if (resident := self._slots.get(sha)) is not None:
+                resident.users += 1
+                arrival.held = resident
+            else:
+                idle = [s for s, slot in self._slots.items() if not slot.users and not slot.pinned]
+                while idle and self._crowded(arrival.size):
+                    self._drop(idle.pop(0))
+                    self._evictions += 1
+                if self._crowded(arrival.size):
+                    break
+                self._reserved += arrival.size
+                self._binding += 1
+            self._queue.popleft()
+            started.append(arrival)
+        return started
+
+    def _crowded(self, size: int) -> bool:
+        return len(self._slots) + self._binding >= self._slot_limit or self._used() + size > self._slot_bytes
+
+    def _start(self, arrivals: list[_Arrival]) -> None:
+        for arrival in arrivals:
+            self._threads.submit(self._settle, arrival)
+
+    def _settle(self, arrival: _Arrival) -> None:
+        version = arrival.version
+        sha = version.sha256
+        assert arrival.adapter is not None
+        slot = arrival.held
+        if slot is None:
+            try:
+                bound = self._bind(arrival.adapter)
+            except Exception as error:
+                with self._lock:
+                    self._reserved -= arrival.size
+                    self._binding -= 1
+                self._failed(arrival, error)
+                with self._lock:
+                    todo = self._admit()
+                self._start(todo)
+                return
+            slot = _Slot(bound, arrival.size, users=1)
+        with self._lock:
+            if arrival.held is None:
+                self._reserved -= arrival.size
+                self._binding -= 1
+                self._slots[sha] = slot
+            self._slots.move_to_end(sha)
+            self._arrivals.pop(sha, None)
+            slot.leaving = False
+            slot.pinned = slot.pinned or arrival.pin
+            slot.users += len(arrival.waiting)
+        for future in arrival.waiting:
+            if not _give(future, slot.bound):
+                self.release(version)
+        self.release(version)  # our own hold on it
+
+    def _failed(self, arrival: _Arrival, error: Exception) -> None:
+        logger.warning("the adapter %s cannot be loaded: %s", arrival.version.ref, error)
+        with self._lock:
+            self._arrivals.pop(arrival.version.sha256, None)
+        for future in arrival.waiting:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+
+    def _drop(self, sha: str) -> None:
+        del self._slots[sha]
+
+
+def _give(future: Future[BoundAdapter], bound: BoundAdapter) -> bool:
+    """False where nobody waits for the future any more."""
+    if not future.set_running_or_notify_cancel():
+        return False
+    future.set_result(bound)
+    return True
+
+
+def _succeeded(future: Future[BoundAdapter]) -> bool:
+    return not future.cancelled() and future.exception() is None

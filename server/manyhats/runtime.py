@@ -1,0 +1,228 @@
+"""Everything that runs in one process, put together from the settings: backbone, registry, residency, engine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from anyio import to_thread
+
+from manyhats.backbone import Backbone
+from manyhats.engine.engine import Engine
+from manyhats.engine.scheduler import Scheduler
+from manyhats.errors import AdapterMismatch, ConfigurationError, InvalidRequest, ManyhatsError
+from manyhats.formats import read_adapter
+from manyhats.methods.adapter import Adapter, BoundAdapter
+from manyhats.registry import drops
+from manyhats.registry.records import AdapterInfo, Task, Version
+from manyhats.registry.registry import Registry
+from manyhats.registry.residency import Residency
+from manyhats.serving.metrics import Metrics, RuntimeGauges
+from manyhats.serving.service import Limits, Service
+from manyhats.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_CARD = "README.md"
+_CARD_LIMIT = 64 << 10  # characters
+_BATCH_TOKENS = {"cpu": 2048}
+_BATCH_TOKENS_ELSEWHERE = 16384
+
+
+class Runtime:
+    """One server: what the routes work with. `ready` turns true when it can answer."""
+
+    def __init__(self, settings: Settings, backbone: Backbone | None = None) -> None:
+        if backbone is None and not settings.backbone:
+            raise ConfigurationError("no backbone: give --backbone a folder, a hub id or package:NAME")
+        self.settings = settings
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        self.backbone = backbone or Backbone.load(settings.backbone, device=settings.device, dtype=settings.dtype)
+        self.metrics = Metrics(settings.metrics_tasks)
+        self.registry = Registry(
+            settings.store, self.inspect, max_tasks=settings.max_tasks, max_versions=settings.max_versions
+        )
+        self.residency = Residency(
+            load=self._load,
+            bind=self._bind,
+            slot_size=lambda adapter: adapter.slot_size(self.backbone),
+            slots=settings.slots,
+            slot_bytes=settings.slot_memory,
+            memory_bytes=settings.host_memory,
+        )
+        batch_tokens = settings.batch_tokens or _BATCH_TOKENS.get(self.backbone.device.type, _BATCH_TOKENS_ELSEWHERE)
+        self.engine = Engine(
+            self.backbone,
+            Scheduler(batch_tokens=batch_tokens, task_limit=settings.queue_per_task, total_limit=settings.queue_total),
+        )
+        limits = Limits(
+            max_inputs=settings.max_inputs, max_characters=settings.max_characters, timeout=settings.request_timeout
+        )
+        self.service = Service(self.backbone, self.registry, self.residency, self.engine, limits)
+        self.state: Literal["starting", "ready", "draining"] = "starting"
+        self._watching: asyncio.Task[None] | None = None
+        self.engine.on_batch = self.metrics.batch
+        self.residency.on_load = lambda version, seconds: self.metrics.loaded(seconds)
+        self.service.on_answer = self.metrics.answered
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can answer now."""
+        return self.state == "ready"
+
+    # ---- life
+
+    def open(self) -> None:
+        """Opens the store. Raises ConfigurationError where another server has it."""
+        self.registry.open()
+        self.registry.subscribe(self._on_change)
+        self.metrics.registry.register(RuntimeGauges(self))
+
+    async def start(self) -> None:
+        """Starts the model's thread, takes in adapters copied by hand, preloads, and becomes ready."""
+        self.engine.start()
+        self._watching = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Lets work under way finish, within the drain timeout, and closes everything."""
+        self.state = "draining"
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
+        await to_thread.run_sync(self.engine.stop, self.settings.drain_timeout)
+        await to_thread.run_sync(self.close)
+
+    def close(self) -> None:
+        """Gives back threads and the store."""
+        self.residency.close()
+        self.registry.close()
+
+    async def _watch(self) -> None:
+        while await to_thread.run_sync(self._scan):  # a folder that is being copied belongs to the start
+            await asyncio.sleep(0.2)
+        await to_thread.run_sync(self._preload)
+        self.state = "ready"
+        logger.info("ready: %d tasks in %s", self.registry.count, self.settings.store)
+        while True:
+            await asyncio.sleep(self.settings.scan_interval)
+            await to_thread.run_sync(self._scan)
+
+    def _scan(self) -> bool:
+        """Takes in adapter folders that somebody copied into the store; whether one is still being copied."""
+        try:
+            outcomes, waiting = drops.scan(self.registry)
+        except Exception:
+            logger.exception("looking for copied adapters failed")
+            return False
+        for outcome in outcomes:
+            logger.info("%s", outcome)
+        return waiting
+
+    def _preload(self) -> None:
+        """Pinned tasks first, then others by name, as far as there is room."""
+        tasks = sorted(self.registry.all(), key=lambda task: (not task.settings.pinned, task.name))
+        wishes: list[tuple[Version, Future[BoundAdapter]]] = []
+        used = 0
+        for task in tasks[: max(self.settings.preload, sum(task.settings.pinned for task in tasks))]:
+            version = task.stable
+            if version is None:
+                continue
+            used += version.info.bytes
+            if task.settings.pinned:
+                wishes.append((version, self.residency.pin(version)))
+            elif len(wishes) < self.settings.slots and used < self.settings.slot_memory // 2:
+                wishes.append((version, self.residency.acquire(version)))
+        for version, wish in wishes:
+            try:
+                wish.result()
+            except ManyhatsError as error:
+                logger.warning("%s cannot be preloaded: %s", version.ref, error)
+                continue
+            if not self.residency.is_pinned(version.sha256):
+                self.residency.release(version)
+
+    # ---- adapters
+
+    def inspect(self, folder: Path) -> AdapterInfo:
+        """Reads and checks an adapter folder. Raises what `read_adapter` raises."""
+        adapter = read_adapter(folder, self.backbone)
+        if adapter.rank is not None and adapter.rank > self.settings.max_rank:
+            raise AdapterMismatch(
+                f"the adapter's rank is {adapter.rank}; at most {self.settings.max_rank} is served", param="rank"
+            )
+        card = folder / _CARD
+        labels = adapter.settings.get("labels")
+        return AdapterInfo(
+            method=adapter.method,
+            kind=adapter.kind,
+            rank=adapter.rank,
+            matched_tensors=adapter.matched_tensors,
+            bytes=sum(path.stat().st_size for path in folder.rglob("*.safetensors")),
+            base=adapter.base,
+            labels=tuple(labels) if labels else None,
+            num_labels=adapter.head.num_labels if adapter.head else None,
+            card=card.read_text(encoding="utf-8", errors="replace")[:_CARD_LIMIT] if card.exists() else None,
+            settings=dict(adapter.settings),
+            warnings=adapter.warnings,
+        )
+
+    def configure(self, task: str, partial: Mapping[str, Any]) -> Task:
+        """Sets what is not weights. Raises InvalidRequest where labels do not fit the head."""
+        labels = partial.get("labels")
+        version = self.registry.task(task).stable
+        outputs = version.info.num_labels if version else None
+        if labels is not None and len(labels) != outputs:
+            raise InvalidRequest(
+                f"there are {len(labels)} labels, but the head of `{task}` has {outputs or 'no'} outputs",
+                param="labels",
+            )
+        longest = partial.get("max_tokens")
+        if longest is not None and longest > self.backbone.max_tokens:
+            raise InvalidRequest(
+                f"max_tokens is {longest}, but the backbone takes {self.backbone.max_tokens}", param="max_tokens"
+            )
+        changed = self.registry.put_settings(task, dict(partial))
+        if partial.get("pinned") and changed.stable is not None:
+            self.residency.pin(changed.stable).result()
+        elif partial.get("pinned") is False:
+            for version in changed.versions:
+                self.residency.unpin(version.sha256)
+        return changed
+
+    def bring(self, task: str) -> None:
+        """Brings a task's adapter into a slot and waits for it."""
+        version = self.registry.pin(task)
+        try:
+            self.residency.acquire(version).result()
+            self.residency.release(version)
+        finally:
+            self.registry.unpin(version)
+
+    def _load(self, version: Version) -> Adapter:
+        return read_adapter(self.registry.files(version), self.backbone)
+
+    def _bind(self, adapter: Adapter) -> BoundAdapter:
+        return adapter.bind(self.backbone)
+
+    def _on_change(self, event: str, version: Version | None, task: str) -> None:
+        """Keeps the tiers in step with the registry."""
+        if version is None:
+            return
+        if event == "deleted":
+            if not self.registry.uses(version.sha256):
+                self.residency.unload(version.sha256)
+        elif event == "activated":
+            found = self.registry.task(task)
+            if found.settings.pinned:
+                self.residency.pin(version)
+                for other in found.versions:
+                    if other.sha256 != version.sha256:
+                        self.residency.unpin(other.sha256)

@@ -1,0 +1,110 @@
+"""What Prometheus scrapes, counted by task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from manyhats.engine.work import BatchReport
+
+if TYPE_CHECKING:
+    from manyhats.runtime import Runtime
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class Metrics:
+    """Counters of one server. `most_tasks`: how many tasks get a label of their own; the rest share `other`."""
+
+    def __init__(self, most_tasks: int) -> None:
+        self.registry = CollectorRegistry()
+        self._most_tasks = most_tasks
+        self._labelled: set[str] = set()
+        self._requests = Counter(
+            "manyhats_requests", "Questions answered or refused", ["task", "outcome"], registry=self.registry
+        )
+        self._inputs = Counter("manyhats_inputs", "Inputs that ran through the model", ["task"], registry=self.registry)
+        self._seconds = Histogram(
+            "manyhats_request_seconds",
+            "Time from asking to answering",
+            ["task"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._batch_sequences = Histogram(
+            "manyhats_batch_sequences", "Sequences of a batch", buckets=_SIZES, registry=self.registry
+        )
+        self._batch_tasks = Histogram(
+            "manyhats_batch_tasks", "Tasks of a batch", buckets=_SIZES, registry=self.registry
+        )
+        self._batch_tokens = Counter(
+            "manyhats_batch_tokens", "Tokens that ran through the model", registry=self.registry
+        )
+        self._batch_seconds = Histogram(
+            "manyhats_batch_seconds", "Time of a batch in the model", buckets=_SECONDS, registry=self.registry
+        )
+        self._load_seconds = Histogram(
+            "manyhats_adapter_load_seconds",
+            "Time to read an adapter from disk",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+
+    def _label(self, task: str) -> str:
+        if task in self._labelled:
+            return task
+        if len(self._labelled) >= self._most_tasks:
+            return "other"
+        self._labelled.add(task)
+        return task
+
+    def answered(self, task: str, error: Exception | None, seconds: float) -> None:
+        """Counts one question. `task` is one that exists, or empty where the question named none."""
+        label = self._label(task) if task else "unknown"
+        self._requests.labels(label, "ok" if error is None else type(error).__name__).inc()
+        if error is None:
+            self._seconds.labels(label).observe(seconds)
+
+    def batch(self, report: BatchReport) -> None:
+        """Counts one forward pass."""
+        self._batch_sequences.observe(report.sequences)
+        self._batch_tasks.observe(len(report.tasks))
+        self._batch_tokens.inc(report.tokens)
+        self._batch_seconds.observe(report.seconds)
+        for task, count in report.tasks.items():
+            self._inputs.labels(self._label(task)).inc(count)
+
+    def loaded(self, seconds: float) -> None:
+        """Counts one adapter read from disk."""
+        self._load_seconds.observe(seconds)
+
+
+class RuntimeGauges(Collector):  # type: ignore[misc]
+    """What is read off the runtime at each scrape."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def collect(self) -> Iterable[Metric]:
+        """One family for each figure."""
+        stats = self._runtime.residency.stats()
+        waiting = self._runtime.engine.waiting()
+        figures = {
+            "manyhats_inputs_waiting": ("Inputs in the queues", sum(waiting.values())),
+            "manyhats_tasks_waiting": ("Tasks with inputs in the queues", len(waiting)),
+            "manyhats_slots_used": ("Adapters on the device", stats.slots),
+            "manyhats_slot_bytes": ("Bytes of adapters on the device", stats.slot_bytes),
+            "manyhats_memory_adapters": ("Adapters in host memory", stats.memory),
+            "manyhats_memory_bytes": ("Bytes of adapters in host memory", stats.memory_bytes),
+            "manyhats_adapter_loads_total": ("Adapters read from disk", stats.loads),
+            "manyhats_adapter_evictions_total": ("Adapters that gave up their slot", stats.evictions),
+            "manyhats_tasks": ("Tasks in the registry", self._runtime.registry.count),
+            "manyhats_ready": ("Whether the server answers", int(self._runtime.ready)),
+        }
+        for name, (text, value) in figures.items():
+            yield GaugeMetricFamily(name, text, value)

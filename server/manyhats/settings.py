@@ -1,0 +1,103 @@
+"""Every setting of the server: a command-line option, an environment variable and a line of a TOML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from manyhats.errors import WrongSetting
+
+
+def _split(value: Any) -> Any:
+    """Keys from one text with commas between them."""
+    return tuple(k.strip() for k in value.split(",") if k.strip()) if isinstance(value, str) else value
+
+
+Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
+
+
+class Settings(BaseSettings):
+    """The server's settings. What is given on the command line wins over the environment, and that over the file."""
+
+    model_config = SettingsConfigDict(env_prefix="MANYHATS_", extra="forbid", frozen=True)
+
+    backbone: str = Field("", description="the frozen model: a folder, a hub id, or package:NAME")
+    store: Path = Field(Path("adapters_store"), description="folder of the registry and the adapters")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    dtype: str = Field("auto", description="auto, float32, bfloat16, float16")
+    threads: int = Field(0, ge=0, description="CPU threads of the model; 0 leaves torch's choice")
+
+    batch_tokens: int = Field(0, ge=0, description="most tokens of one batch; 0: 2048 on a CPU, else 16384")
+    queue_per_task: int = Field(4096, ge=1, description="most inputs of one task that may wait")
+    queue_total: int = Field(16384, ge=1, description="most inputs of all tasks that may wait")
+    request_timeout: float = Field(60.0, gt=0, description="seconds until an unanswered request gets 504")
+    drain_timeout: float = Field(20.0, ge=0, description="seconds that a stopping server waits for work under way")
+
+    slots: int = Field(256, ge=1, description="most adapters that are ready on the device")
+    slot_memory: ByteSize = Field(ByteSize(2 << 30), description="most bytes of adapters on the device")
+    host_memory: ByteSize = Field(ByteSize(4 << 30), description="most bytes of adapters in host memory")
+    preload: int = Field(16, ge=0, description="most tasks brought into slots before the server says it is ready")
+    scan_interval: float = Field(1.0, gt=0, description="seconds between looks for adapters copied into the store")
+
+    max_inputs: int = Field(2048, ge=1, description="most inputs of one call")
+    max_characters: int = Field(1_000_000, ge=1, description="most characters of one input")
+    max_body: ByteSize = Field(ByteSize(16 << 20), description="most bytes of a JSON request")
+    max_upload: ByteSize = Field(ByteSize(512 << 20), description="most bytes of an uploaded adapter")
+    max_unpacked: ByteSize = Field(ByteSize(1 << 30), description="most bytes of an unpacked archive")
+    max_files: int = Field(64, ge=1, description="most files of an adapter")
+    max_rank: int = Field(1024, ge=1, description="largest rank, width or prefix of an adapter")
+    max_versions: int = Field(100, ge=1, description="most versions that one task keeps")
+    max_tasks: int = Field(100_000, ge=1, description="most tasks of a store")
+
+    api_keys: Keys = Field((), description="keys that may ask, with commas between; none: everybody may")
+    admin_keys: Keys = Field((), description="keys that may also change tasks; none: whoever may ask")
+    metrics_tasks: int = Field(200, ge=0, description="most tasks with a label of their own in /metrics")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings
+
+
+def load_settings(config: Path | None = None, **given: Any) -> Settings:
+    """The settings from the command line (`given`), the environment and the TOML file `config`, in this order.
+
+    Raises WrongSetting in one line that names the setting.
+    """
+    if config is not None and not config.is_file():
+        raise WrongSetting(f"the settings file '{config}' does not exist")
+
+    class FromFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource, **named: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            ordered = Settings.settings_customise_sources(settings_cls, *sources, **named)
+            return (*ordered, TomlConfigSettingsSource(settings_cls, config)) if config else ordered
+
+    try:
+        return FromFile(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise WrongSetting(f"setting '{name}': {first['msg']} (got {first['input']!r})") from None
+    except ValueError as error:
+        raise WrongSetting(f"settings file '{config}': {error}") from None
