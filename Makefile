@@ -44,6 +44,7 @@ lint: install  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd clients/python && $(abspath $(BIN))/mypy
 
 format: install  ## Put the code into its style
 	$(BIN)/ruff check --fix .
@@ -53,7 +54,7 @@ bench: install  ## Compare with PEFT: 64 sentences over 1 to 32 LoRA tasks
 	$(BIN)/python benchmarks/mixed_batch.py --json benchmarks/results/mixed_batch.json
 
 examples: install  ## Make the example adapters again from their data (about an hour on 2 cores)
-	$(BIN)/python examples/datasets.py
+	$(BIN)/python examples/prepare_data.py
 	$(BIN)/python examples/train.py
 
 image-check:  ## Build the container image without an engine, run it, and ask it the demo's questions

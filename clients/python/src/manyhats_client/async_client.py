@@ -1,0 +1,222 @@
+"""The asyncio client."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import ExitStack, aclosing
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from manyhats_client import operations as ops
+from manyhats_client.connection import DEFAULT_TIMEOUT, Seconds, options, saved, translated
+from manyhats_client.errors import ManyhatsError, ServerNotReady, from_response
+from manyhats_client.models import Health, Prediction, Result, Task, TaskDetails, Upload, Version
+from manyhats_client.operations import Inputs, Operation, Question, Split
+from manyhats_client.packing import open_parts
+from manyhats_client.retries import NOT_YET, Patience, Retries
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Talks to a Manyhats server from asyncio; its methods are those of `Client`.
+
+    Wherever a task is asked it may be written `task`, `task@alias` or `task@3`. Close the client when
+    done, or use it in an `async with` statement. Packing a folder and writing a download happen in threads.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout: Seconds = DEFAULT_TIMEOUT,
+        max_retries: int = 2,
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`base_url`: left out, the environment variable MANYHATS_URL, or http://127.0.0.1:8000.
+
+        `timeout`: seconds to connect, and to wait for the next piece of an answer; None waits for ever.
+        `max_retries`: how often a refusal (429, 503) or a connection that was never made is tried again.
+        `transport`: httpx's, for a Unix socket, a proxy or tests. `sleep`: waits between tries.
+        """
+        self._http = httpx.AsyncClient(**options(base_url, api_key, timeout), transport=transport)
+        self._retries = Retries(max_retries)
+        self._sleep = sleep
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self._http.base_url)!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    # ---- asking
+
+    async def predict(self, task: str, inputs: Inputs, **parameters: Any) -> Prediction:
+        """Asks one task; the answer has one output for each input, in order."""
+        return await self._call(ops.predict(task, inputs, parameters))
+
+    async def predict_many(self, questions: Iterable[Question]) -> list[Result]:
+        """Asks many questions at once: `[{"task": ..., "inputs": ..., "parameters": {...}}, ...]`.
+
+        The results are in the order asked. One that failed is a Failure in its place, and leaves the
+        others alone; a Failure is not tried again.
+        """
+        return await self._call(ops.predict_many(questions))
+
+    async def predict_tasks(self, tasks: Iterable[str], inputs: Inputs, **parameters: Any) -> list[Result]:
+        """Asks several tasks about the same inputs; one result for each task, as from `predict_many`."""
+        return await self._call(ops.predict_tasks(tasks, inputs, parameters))
+
+    # ---- tasks
+
+    async def tasks(self, limit: int = 100) -> AsyncIterator[Task]:
+        """All tasks by name, fetched `limit` at a time."""
+        token = None
+        while True:
+            page = await self._call(ops.tasks(limit, token))
+            for task in page.data:
+                yield task
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def task(self, task: str) -> TaskDetails:
+        """One task with its versions, aliases and settings."""
+        return await self._call(ops.task(task))
+
+    async def configure(self, task: str, **settings: Any) -> TaskDetails:
+        """Sets what is not weights, such as `labels`, `template`, `max_tokens`, `pooling`, `priority`."""
+        return await self._call(ops.configure(task, settings))
+
+    async def delete(self, task: str) -> None:
+        """Takes a task away; requests in flight finish."""
+        await self._call(ops.delete(task))
+
+    async def set_alias(self, task: str, alias: str, target: int | Split) -> TaskDetails:
+        """Points an alias at a version, or at several with weights: `{2: 90, 3: 10}`."""
+        return await self._call(ops.set_alias(task, alias, target))
+
+    async def rollback(self, task: str, version: int | None = None) -> TaskDetails:
+        """Points `stable` back at what it pointed at before, or at `version`."""
+        return await self._call(ops.rollback(task, version))
+
+    # ---- versions
+
+    async def upload(
+        self,
+        task: str,
+        path: str | os.PathLike[str],
+        *,
+        alias: str = "stable",
+        activate: bool = True,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Upload:
+        """Uploads an adapter as a new version: a folder, or an archive (zip, tar.gz).
+
+        `alias` points at the new version if `activate` is true. `settings`: as for `configure`, set
+        together with the version. The files are read while they are sent.
+        """
+        with ExitStack() as stack:
+            parts = await asyncio.to_thread(open_parts, path, stack)
+            return await self._call(ops.upload(task, parts, alias, activate, settings))
+
+    async def version(self, task: str, number: int) -> Version:
+        """One version."""
+        return await self._call(ops.version(task, number))
+
+    async def delete_version(self, task: str, number: int) -> None:
+        """Removes a version that no alias points at."""
+        await self._call(ops.delete_version(task, number))
+
+    async def download(self, task: str, number: int, out: str | os.PathLike[str]) -> Path:
+        """Writes a version's files as a tar.gz to `out`, a file or an existing folder; returns its path."""
+        with saved(out, task, number) as (file, path), translated():
+            response = await self._send(ops.download(task, number), stream=True)
+            async with aclosing(response):
+                async for piece in response.aiter_bytes():
+                    await asyncio.to_thread(file.write, piece)
+        return path
+
+    # ---- residency
+
+    async def load(self, task: str) -> TaskDetails:
+        """Brings the task's adapter into a slot; returns when it is there."""
+        return await self._call(ops.residency(task, "load"))
+
+    async def unload(self, task: str) -> TaskDetails:
+        """Gives back the memory of the task's adapters."""
+        return await self._call(ops.residency(task, "unload"))
+
+    async def pin(self, task: str) -> TaskDetails:
+        """Keeps the task's adapter in a slot."""
+        return await self._call(ops.residency(task, "pin"))
+
+    async def unpin(self, task: str) -> TaskDetails:
+        """Lets the task's adapter be given up again."""
+        return await self._call(ops.residency(task, "unpin"))
+
+    # ---- the server
+
+    async def health(self) -> Health:
+        """Says that the process lives."""
+        return await self._call(ops.health())
+
+    async def ready(self) -> bool:
+        """Whether the server can answer now; false while it starts or drains."""
+        try:
+            await self._call(ops.ready())
+        except ServerNotReady:
+            return False
+        return True
+
+    async def wait_ready(self, timeout: float = 60.0) -> None:
+        """Returns once the server is ready. Raises Timeout after `timeout` seconds."""
+        patience = Patience(timeout)
+        while True:
+            try:
+                return await self._call(ops.ready(patience.for_one))
+            except NOT_YET as error:
+                pause = patience.pause(error)
+            await self._sleep(pause)
+
+    # ---- sending
+
+    async def _call(self, operation: Operation[T]) -> T:
+        return operation.read(await self._send(operation))
+
+    async def _send(self, operation: Operation[Any], *, stream: bool = False) -> httpx.Response:
+        """The answer, if it is in order; with `stream` its body is still to be read."""
+        tried = 0
+        while True:
+            tried += 1
+            try:
+                return await self._send_once(operation, stream)
+            except ManyhatsError as failure:
+                pause = self._retries.pause(failure, tried) if operation.retry else None
+                if pause is None:
+                    raise
+            await self._sleep(pause)
+
+    async def _send_once(self, operation: Operation[Any], stream: bool) -> httpx.Response:
+        with translated():
+            response = await self._http.send(operation.request(self._http), stream=stream)
+            if response.is_success:
+                return response
+            await response.aread()
+        raise from_response(response)

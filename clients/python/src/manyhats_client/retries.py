@@ -1,0 +1,74 @@
+"""When a request is tried again, and how long to wait before."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+
+from manyhats_client.errors import (
+    ConnectionFailed,
+    ManyhatsError,
+    Overloaded,
+    ServerNotReady,
+    Timeout,
+)
+
+_FIRST = 0.5  # seconds
+_LONGEST = 8.0  # seconds, of the client's own choice
+
+NOT_YET = (ServerNotReady, ConnectionFailed, Timeout)
+"""What `wait_ready` takes for a server that is still starting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """Tries again only what the server cannot have acted on.
+
+    That is a refusal (429, 503) and a connection that was never made. `max_wait`: where the server
+    asks for a longer pause than this many seconds, its refusal is raised at once.
+    """
+
+    max_retries: int = 2
+    max_wait: float = 30.0
+
+    def pause(self, failure: ManyhatsError, tried: int) -> float | None:
+        """Seconds to wait after `tried` tries, or None to give up."""
+        if tried > self.max_retries:
+            return None
+        told: float | None = None
+        match failure:
+            case Overloaded(retry_after=told) | ServerNotReady(retry_after=told):
+                pass
+            case ConnectionFailed(sent=False):
+                pass
+            case _:
+                return None
+        if told is None:
+            return min(_FIRST * 2.0 ** (tried - 1), _LONGEST, self.max_wait) * random.uniform(0.5, 1.0)
+        if told > self.max_wait:
+            return None
+        # A little later than told, so that not all who were told the same return together.
+        return min(told + random.uniform(0.0, 0.25) * max(told, _FIRST), self.max_wait)
+
+
+class Patience:
+    """Paces `wait_ready`."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._deadline = time.monotonic() + timeout
+        self._pause = 0.05
+
+    @property
+    def for_one(self) -> float:
+        """Seconds that one look may take."""
+        return min(max(self._deadline - time.monotonic(), 0.1), 5.0)
+
+    def pause(self, failure: ManyhatsError) -> float:
+        """Seconds until the next look. Raises Timeout when the time is up."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise Timeout(f"not ready within {self._timeout:g} seconds: {failure}") from failure
+        self._pause = min(self._pause * 2, 1.0)
+        return min(self._pause, left)
