@@ -16,14 +16,15 @@ from anyio import to_thread
 from manyhats.backbone import Backbone
 from manyhats.engine.engine import Engine
 from manyhats.engine.scheduler import Scheduler
-from manyhats.errors import AdapterMismatch, ConfigurationError, InvalidRequest, ManyhatsError
+from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded, InvalidRequest, ManyhatsError
 from manyhats.formats import read_adapter
 from manyhats.methods.adapter import Adapter, BoundAdapter
 from manyhats.registry import drops
-from manyhats.registry.records import AdapterInfo, Task, Version
+from manyhats.registry.records import AdapterInfo, Task, Version, parse_settings
 from manyhats.registry.registry import Registry
 from manyhats.registry.residency import Residency
 from manyhats.serving.metrics import Metrics, RuntimeGauges
+from manyhats.serving.parameters import parse_parameters
 from manyhats.serving.service import Limits, Service
 from manyhats.settings import Settings
 
@@ -139,15 +140,12 @@ class Runtime:
             if task.settings.pinned:
                 wishes.append((version, self.residency.pin(version)))
             elif len(wishes) < self.settings.slots and used < self.settings.slot_memory // 2:
-                wishes.append((version, self.residency.acquire(version)))
+                wishes.append((version, self.residency.bring(version)))
         for version, wish in wishes:
             try:
                 wish.result()
-            except ManyhatsError as error:
+            except Exception as error:
                 logger.warning("%s cannot be preloaded: %s", version.ref, error)
-                continue
-            if not self.residency.is_pinned(version.sha256):
-                self.residency.release(version)
 
     # ---- adapters
 
@@ -158,6 +156,7 @@ class Runtime:
             raise AdapterMismatch(
                 f"the adapter's rank is {adapter.rank}; at most {self.settings.max_rank} is served", param="rank"
             )
+        parse_parameters(adapter.kind, adapter.method, {}, parse_settings(adapter.settings).defaults)
         card = folder / _CARD
         labels = adapter.settings.get("labels")
         return AdapterInfo(
@@ -174,8 +173,20 @@ class Runtime:
             warnings=adapter.warnings,
         )
 
-    def configure(self, task: str, partial: Mapping[str, Any]) -> Task:
+    async def configure(self, task: str, partial: Mapping[str, Any]) -> Task:
         """Sets what is not weights. Raises InvalidRequest where labels do not fit the head."""
+        version = self._check_settings(task, partial)
+        if partial.get("pinned") and version is not None:
+            await self._arrival(self.residency.pin(version))
+        changed = await to_thread.run_sync(self.registry.put_settings, task, dict(partial))
+        if "pinned" in partial and not partial["pinned"]:
+            for version in changed.versions:
+                self.residency.unpin(version.sha256)
+        return changed
+
+    def _check_settings(self, task: str, partial: Mapping[str, Any]) -> Version | None:
+        """What `stable` points at, which the settings must fit."""
+        parse_settings({name: value for name, value in partial.items() if value is not None})
         labels = partial.get("labels")
         version = self.registry.task(task).stable
         outputs = version.info.num_labels if version else None
@@ -189,20 +200,23 @@ class Runtime:
             raise InvalidRequest(
                 f"max_tokens is {longest}, but the backbone takes {self.backbone.max_tokens}", param="max_tokens"
             )
-        changed = self.registry.put_settings(task, dict(partial))
-        if partial.get("pinned") and changed.stable is not None:
-            self.residency.pin(changed.stable).result()
-        elif partial.get("pinned") is False:
-            for version in changed.versions:
-                self.residency.unpin(version.sha256)
-        return changed
+        if version is not None and partial.get("defaults"):
+            parse_parameters(version.info.kind, task, {}, partial["defaults"])
+        return version
 
-    def bring(self, task: str) -> None:
+    async def _arrival(self, wish: Future[BoundAdapter]) -> None:
+        """Waits for an adapter to reach its slot. Raises what loading raises, or DeadlineExceeded."""
+        try:
+            async with asyncio.timeout(self.settings.request_timeout):
+                await asyncio.wrap_future(wish)
+        except TimeoutError:
+            raise DeadlineExceeded("the adapter did not get a slot in time; all slots are in use") from None
+
+    async def bring(self, task: str) -> None:
         """Brings a task's adapter into a slot and waits for it."""
         version = self.registry.pin(task)
         try:
-            self.residency.acquire(version).result()
-            self.residency.release(version)
+            await self._arrival(self.residency.bring(version))
         finally:
             self.registry.unpin(version)
 
@@ -220,6 +234,7 @@ class Runtime:
             if not self.registry.uses(version.sha256):
                 self.residency.unload(version.sha256)
         elif event == "activated":
+            self.residency.prefetch(version)
             found = self.registry.task(task)
             if found.settings.pinned:
                 self.residency.pin(version)

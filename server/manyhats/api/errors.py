@@ -57,6 +57,8 @@ def response(error: Exception) -> JSONResponse:
     headers = {}
     if isinstance(error, errors.Overloaded):
         headers["Retry-After"] = str(max(math.ceil(error.retry_after), 1))
+    if isinstance(error, errors.NotReady):
+        headers["Retry-After"] = "1"
     if isinstance(error, errors.AuthenticationRequired):
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(body, status, headers)

@@ -53,7 +53,7 @@ class SplitTarget(Body):
     """One version of an alias's split."""
 
     version: StrictInt
-    weight: Annotated[StrictInt | StrictFloat, Field(gt=0)]
+    weight: Annotated[StrictInt | StrictFloat, Field(gt=0, le=1e9)]
 
 
 class AliasBody(Body):

@@ -60,7 +60,7 @@ async def configure_task(task: str, request: Request) -> dict[str, Any]:
     body = await parse(request, SettingsBody)
     runtime = runtime_of(request)
     _not_base(task)
-    changed = await to_thread.run_sync(runtime.configure, task, body.model_dump(exclude_unset=True))
+    changed = await runtime.configure(task, body.model_dump(exclude_unset=True))
     return details(runtime, changed)
 
 
@@ -128,7 +128,7 @@ async def rollback(task: str, request: Request) -> dict[str, Any]:
 async def load(task: str, request: Request) -> dict[str, Any]:
     """Brings the task's adapter into a slot; answers when it is there."""
     runtime = runtime_of(request)
-    await to_thread.run_sync(runtime.bring, task)
+    await runtime.bring(task)
     return summary(runtime, runtime.registry.task(task))
 
 
@@ -147,7 +147,7 @@ async def pin(task: str, request: Request) -> dict[str, Any]:
     """Keeps the task's adapter in a slot."""
     runtime = runtime_of(request)
     _not_base(task)
-    return details(runtime, await to_thread.run_sync(runtime.configure, task, {"pinned": True}))
+    return details(runtime, await runtime.configure(task, {"pinned": True}))
 
 
 @change.post("/{task}/unpin")
@@ -155,7 +155,7 @@ async def unpin(task: str, request: Request) -> dict[str, Any]:
     """Lets the task's adapter be given up again."""
     runtime = runtime_of(request)
     _not_base(task)
-    return details(runtime, await to_thread.run_sync(runtime.configure, task, {"pinned": False}))
+    return details(runtime, await runtime.configure(task, {"pinned": False}))
 
 
 # ---- bodies
@@ -183,7 +183,7 @@ def details(runtime: Runtime, task: Task) -> dict[str, Any]:
     longest = runtime.backbone.max_tokens
     return summary(runtime, task) | {
         "versions": [version_body(v) for v in task.versions],
-        "aliases": {alias: _alias_body(targets) for alias, targets in task.aliases.items()},
+        "aliases": aliases_body(task),
         "labels": settings.labels,
         "template": settings.template,
         "max_tokens": settings.max_tokens or longest,
@@ -213,10 +213,14 @@ def version_body(version: Version) -> dict[str, Any]:
     }
 
 
-def _alias_body(targets: tuple[Target, ...]) -> int | list[dict[str, Any]]:
-    if len(targets) == 1:
-        return targets[0].version
-    return [{"version": target.version, "weight": target.weight} for target in targets]
+def aliases_body(task: Task) -> dict[str, Any]:
+    """Each alias with its version, or its split."""
+    return {
+        alias: targets[0].version
+        if len(targets) == 1
+        else [{"version": target.version, "weight": target.weight} for target in targets]
+        for alias, targets in task.aliases.items()
+    }
 
 
 def _not_base(task: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import re
@@ -19,6 +20,7 @@ from starlette.formparsers import MultiPartException
 
 from manyhats.api.auth import may_ask, may_change
 from manyhats.api.state import runtime_of
+from manyhats.api.tasks import aliases_body
 from manyhats.errors import InvalidRequest
 from manyhats.registry.archive import ArchiveLimits, unpack
 from manyhats.registry.names import check_alias, check_name
@@ -86,11 +88,7 @@ async def upload(task: str, request: Request) -> JSONResponse:
         "rank": version.info.rank,
         "matched_tensors": version.info.matched_tensors,
         "bytes": version.info.bytes,
-        "aliases": sorted(
-            alias
-            for alias, targets in runtime.registry.task(task).aliases.items()
-            if any(target.version == version.number for target in targets)
-        ),
+        "aliases": aliases_body(runtime.registry.task(task)),
     }
     if warnings:
         body["warnings"] = list(warnings)
@@ -179,7 +177,8 @@ def _packed(runtime: Runtime, version: Version) -> Iterator[bytes]:
     try:
         buffer = _Drain()
         folder = runtime.registry.files(version)
-        with tarfile.open(fileobj=buffer, mode="w|gz", compresslevel=1) as tar:
+        packed = gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=1, mtime=0)
+        with packed, tarfile.open(fileobj=packed, mode="w|") as tar:
             for path in sorted(folder.rglob("*")):
                 tar.add(path, str(path.relative_to(folder)), recursive=False)
                 yield buffer.taken()

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from manyhats.backbone.attention import PACKED_ATTENTION, register
 from manyhats.backbone.families import family_of
@@ -62,6 +63,7 @@ def load_model(source: str) -> tuple[PreTrainedModel, frozenset[str]]:
     Raises ConfigurationError where the model cannot be loaded or its family is not supported.
     """
     register()
+    transformers_logging.disable_progress_bar()  # a server's log is no terminal
     try:
         config = AutoConfig.from_pretrained(source)
         family_of(config.model_type)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pickle
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from safetensors.torch import save_file
-from torch import Tensor
 
 from manyhats.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # What the libraries call their weights, as a pickle and as safetensors.
 NAMES = {
@@ -40,6 +40,8 @@ def convert_folder(path: Path, out: Path) -> int:
     Raises InvalidRequest for a folder without pickles, a target that is not empty, or a pickle that holds more than
     tensors.
     """
+    from safetensors.torch import save_file  # here, so that commands that only talk to a server start quickly
+
     if not path.is_dir():
         raise InvalidRequest(f"'{path}' is no folder")
     if out.exists() and any(out.iterdir()):
@@ -61,12 +63,14 @@ def convert_folder(path: Path, out: Path) -> int:
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
+    import torch
+
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InvalidRequest(f"'{file.name}' holds more than tensors, or is damaged: {reason}") from None
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
         raise InvalidRequest(f"'{file.name}' is not a plain mapping of names to tensors")
     # Each by itself: safetensors stores no shared memory, pickles may.
     return {str(name): tensor.detach().clone().contiguous() for name, tensor in state.items()}

@@ -6,17 +6,19 @@ import os
 import platform
 from importlib import metadata
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from manyhats._version import __version__
-from manyhats.backbone.loading import choose_device
-from manyhats.backbone.precision import native_bfloat16
 
 
 def doctor() -> None:
     """Says what this machine offers and what would be used."""
+    import torch  # here, so that commands that only talk to a server start quickly
+
+    from manyhats.backbone.loading import choose_device
+    from manyhats.backbone.precision import native_bfloat16
+
     device = choose_device("auto")
     rows = {
         "manyhats": __version__,
@@ -25,7 +27,7 @@ def doctor() -> None:
         "transformers": metadata.version("transformers"),
         "processor": f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.backends.cpu.get_cpu_capability()}",
         "threads of the model": str(torch.get_num_threads()),
-        "cuda": _cuda(),
+        "cuda": _cuda() if torch.cuda.is_available() else "no",
         "mps": "yes" if torch.backends.mps.is_available() else "no",
         "device that would be used": str(device),
         "dtype that would be used": "bfloat16, if the answers agree" if native_bfloat16(device) else "float32",
@@ -37,7 +39,7 @@ def doctor() -> None:
 
 
 def _cuda() -> str:
-    if not torch.cuda.is_available():
-        return "no"
+    import torch
+
     properties = torch.cuda.get_device_properties(0)
     return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"

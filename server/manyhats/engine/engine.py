@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 
 import torch
+from torch import Tensor
 
 from manyhats.backbone import Backbone
 from manyhats.engine.forward import forward
@@ -96,9 +97,7 @@ class Engine:
             item.work.started = item.work.started or begin
         try:
             with torch.inference_mode():
-                outputs = [
-                    output.float().cpu().numpy() for output in forward(self.backbone, [item.row for item in batch])
-                ]
+                outputs = _to_host(forward(self.backbone, [item.row for item in batch]))
         except Exception as error:
             self._step_apart(batch, error)
             return
@@ -131,6 +130,15 @@ class Engine:
             return
         for adapter in adapters:
             self._step([item for item in batch if item.row.adapter is adapter])
+
+
+def _to_host(outputs: Sequence[Tensor]) -> list[Output]:
+    """All outputs in float32, in one copy from the device."""
+    flat: Output = torch.cat([output.reshape(-1) for output in outputs]).float().cpu().numpy()
+    ends = itertools.accumulate(output.numel() for output in outputs)
+    return [
+        flat[end - output.numel() : end].reshape(tuple(output.shape)) for output, end in zip(outputs, ends, strict=True)
+    ]
 
 
 def _finish(work: Work) -> None:

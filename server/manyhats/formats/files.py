@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,36 @@ from torch import Tensor
 from manyhats.errors import InvalidRequest, UnsupportedFormat
 
 _JSON_LIMIT = 4 << 20  # bytes
+_JSON_DEPTH = 32
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises InvalidRequest for anything else."""
+    if not path.is_file():
+        raise InvalidRequest(f"the adapter has no file {path.name}", param=path.name)
     if path.stat().st_size > _JSON_LIMIT:
         raise InvalidRequest(f"{path.name} is larger than {_JSON_LIMIT} bytes", param=path.name)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+        # Python's parser lets through what no answer of ours could repeat: NaN, infinity, half a surrogate pair.
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{path.name} is not valid JSON: {error}", param=path.name) from None
     if not isinstance(value, dict):
         raise InvalidRequest(f"{path.name} must hold a JSON object, not {type(value).__name__}", param=path.name)
+    if _deeper_than(value, _JSON_DEPTH):
+        raise InvalidRequest(f"{path.name} is nested deeper than {_JSON_DEPTH} levels", param=path.name)
     return value
+
+
+def _deeper_than(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit + 1):
+        nested = [item for item in level if isinstance(item, (dict, list))]
+        level = [child for item in nested for child in (item.values() if isinstance(item, dict) else item)]
+    return bool(level)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -36,7 +53,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises UnsupportedFormat for a pickle, InvalidRequest for a file that is damaged or holds a value that is not
     finite.
     """
-    if not path.exists():
+    if not path.is_file():
         refuse_pickles(path.parent)
         raise InvalidRequest(f"the adapter has no {path.name}", param=path.name)
     if looks_like_pickle(path):
@@ -45,12 +62,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (it is no dictionary)
-                tensors[name] = file.get_tensor(name)
-    except (SafetensorError, OSError, ValueError) as error:
+                # a copy, because these are views of the mapped file, and a file that shrinks would end the process
+                tensors[name] = file.get_tensor(name).clone()
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise InvalidRequest(f"{path.name} is damaged or not safetensors: {error}", param=path.name) from None
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            count = int((~torch.isfinite(tensor)).sum())
+        if tensor.dtype not in _DTYPES:
+            told = str(tensor.dtype).removeprefix("torch.")
+            raise InvalidRequest(f"'{name}' in {path.name} has the type {told}, which is not served", param=name)
+        count = int((~torch.isfinite(tensor.float())).sum())  # a float64 may be too large for the backbone
+        if count:
             raise InvalidRequest(f"'{name}' in {path.name} has {count} values that are NaN or infinite", param=name)
     return tensors
 
@@ -63,13 +84,25 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Writes a safetensors file."""
     save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors makes it readable for its owner alone
 
 
 def looks_like_pickle(path: Path) -> bool:
     """Whether the content is a pickle or torch's zip of pickles, whatever the file is called."""
     with path.open("rb") as file:
-        start = file.read(4)
-    return start[:1] == b"\x80" or start == b"PK\x03\x04"
+        start = file.read(9)
+    # safetensors begins with its header's length, whose bytes may look like either, and then the header's brace
+    return (start[:1] == b"\x80" or start[:4] == b"PK\x03\x04") and start[8:] != b"{"
+
+
+def shown(value: Any) -> str:
+    """A value of a file for a message, cut short."""
+    return reprlib.repr(value)
+
+
+def text_or_none(value: Any) -> str | None:
+    """A field that is only passed on: a text, or None for anything else."""
+    return value if isinstance(value, str) else None
 
 
 def refuse_pickles(folder: Path) -> None:

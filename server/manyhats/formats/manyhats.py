@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
@@ -35,7 +35,13 @@ class HeadDescription(BaseModel):
 
     kind: Kind
     reads: Reads
-    activations: list[str | None]  # one for each layer
+    activations: list[str | None] = Field(min_length=1)  # one for each layer
+
+    @model_validator(mode="after")
+    def _fits(self) -> HeadDescription:
+        if self.kind == "embed" or (self.kind == "tokens") != (self.reads == "tokens"):
+            raise ValueError(f"a head of kind '{self.kind}' cannot read '{self.reads}'")
+        return self
 
 
 class Description(BaseModel):
@@ -72,6 +78,11 @@ def describe(folder: Path, backbone: Backbone) -> Description | None:
             f"({description.base_model_name_or_path}), but {backbone.name} has {backbone.sha256}",
             param="base_sha256",
         )
+    if description.format == _TASK and (description.head or description.shapes):
+        raise InvalidRequest(
+            f"{FILE} of the format {_TASK} stands beside another library's files and has no 'head' and no 'shapes'",
+            param="head" if description.head else "shapes",
+        )
     return description
 
 
@@ -84,6 +95,9 @@ def read(folder: Path, description: Description, backbone: Backbone) -> Adapter:
             tensor = remaining.take(name)
             assert tensor is not None
             sites[name.removesuffix(".mask")] = {"mask": tensor}
+    if sites.keys() != description.shapes.keys():
+        odd = sorted(sites.keys() ^ description.shapes.keys())[0]
+        raise InvalidRequest(f"{FILE} and {_WEIGHTS} do not mask the same weights: {odd}", param=odd)
     head = None
     if description.head is not None:
         layers = []

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Remaining, read_tensors, write_json, write_tensors
+from manyhats.formats.files import Remaining, read_tensors, shown, text_or_none, write_json, write_tensors
 from manyhats.formats.heads import family_head, sequence_kind
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.base import Part
@@ -50,6 +50,10 @@ _UNDERSTOOD: dict[str, set[str]] = {
 # These start LoRA from a changed backbone: the file is relative to weights that nobody has.
 _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
 
+_MOST_ALPHA = 1e6
+_PATTERN_LENGTH = 200  # characters
+_REPETITIONS = 4  # of `*`, `+` and `{` in one pattern
+
 _TASK_KINDS: dict[str, Kind] = {"SEQ_CLS": "classify", "TOKEN_CLS": "tokens", "FEATURE_EXTRACTION": "embed"}
 
 
@@ -58,7 +62,7 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone) -> Adapter:
     kind_of_file = str(config.get("peft_type"))
     if kind_of_file not in _UNDERSTOOD:
         raise AdapterMismatch(
-            f"PEFT's {kind_of_file} is not served; these are: {', '.join(sorted(_UNDERSTOOD))}",
+            f"PEFT's {shown(kind_of_file)} is not served; these are: {', '.join(sorted(_UNDERSTOOD))}",
             param="peft_type",
         )
     _check_fields(config, kind_of_file)
@@ -78,7 +82,7 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone) -> Adapter:
         head=head,
         kind=kind,
         matched_tensors=remaining.taken,
-        base=config.get("base_model_name_or_path"),
+        base=text_or_none(config.get("base_model_name_or_path")),
         warnings=tuple(warnings),
     )
 
@@ -89,17 +93,17 @@ def _check_fields(config: dict[str, Any], kind_of_file: str) -> None:
             continue
         if value not in (None, False, 0, [], {}, ""):
             raise AdapterMismatch(
-                f"the field '{name}' of adapter_config.json is set to {value!r}, which is not served",
+                f"the field '{name}' of adapter_config.json is set to {shown(value)}, which is not served",
                 param=name,
             )
     if kind_of_file == "LORA":
         bias = config.get("bias", "none")
         if bias != "none":
-            raise AdapterMismatch(f"LoRA with bias '{bias}' is not served; only 'none' is", param="bias")
+            raise AdapterMismatch(f"LoRA with bias {shown(bias)} is not served; only 'none' is", param="bias")
         start = str(config.get("init_lora_weights", True)).lower()
         if start.startswith(_CHANGED_BASE):
             raise AdapterMismatch(
-                f"init_lora_weights '{start}' is relative to a changed backbone; save the adapter with PEFT's "
+                f"init_lora_weights {shown(start)} is relative to a changed backbone; save the adapter with PEFT's "
                 "`path_initial_model_for_weight_conversion`, which makes a plain LoRA of it",
                 param="init_lora_weights",
             )
@@ -110,7 +114,7 @@ def _check_fields(config: dict[str, Any], kind_of_file: str) -> None:
 
 def _lora(remaining: Remaining, config: dict[str, Any], backbone: Backbone) -> Part:
     sites: dict[str, dict[str, Tensor]] = {}
-    scales: dict[str, float] = {}
+    modules: dict[str, str] = {}
     for name in remaining.names():
         match = re.fullmatch(r"(.+)\.lora_(A|B)\.weight", name)
         if match is None:
@@ -119,29 +123,50 @@ def _lora(remaining: Remaining, config: dict[str, Any], backbone: Backbone) -> P
         site = backbone.site_of(module).name
         tensor = remaining.take(name)
         assert tensor is not None
-        sites.setdefault(site, {})[match[2]] = tensor
-        scales[site] = _lora_scale(module, config)
+        leaves = sites.setdefault(site, {})
+        if match[2] in leaves:
+            raise InvalidRequest(f"two tensors are called lora_{match[2]} of '{site}'", param=name)
+        leaves[match[2]] = tensor
+        modules[site] = module
     if not sites:
         raise AdapterMismatch("the file has no lora_A or lora_B weights")
+    scales = {site: _lora_scale(module, sites[site], config) for site, module in modules.items()}
     return Part("lora", LoraConfig(scales=scales), sites)
 
 
-def _lora_scale(module: str, config: dict[str, Any]) -> float:
-    rank = _by_pattern(module, config.get("rank_pattern"), config.get("r", 8))
-    alpha = _by_pattern(module, config.get("alpha_pattern"), config.get("lora_alpha", 8))
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
-        raise InvalidRequest(f"r {rank!r} and lora_alpha {alpha!r} of '{module}' are no numbers", param="r")
-    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+def _lora_scale(module: str, leaves: dict[str, Tensor], config: dict[str, Any]) -> float:
+    rank = _by_pattern(module, config, "rank_pattern", config.get("r", 8))
+    alpha = _by_pattern(module, config, "alpha_pattern", config.get("lora_alpha", 8))
+    if type(rank) is not int or rank < 1:
+        raise InvalidRequest(f"the rank of '{module}' must be a positive whole number, not {shown(rank)}", param="r")
+    if type(alpha) not in (int, float) or not abs(alpha) <= _MOST_ALPHA:
+        raise InvalidRequest(
+            f"lora_alpha of '{module}' must be a number of at most {_MOST_ALPHA}, not {shown(alpha)}",
+            param="lora_alpha",
+        )
+    stored = leaves["A"].shape[0] if "A" in leaves and leaves["A"].dim() else rank
+    if stored != rank:
+        raise AdapterMismatch(
+            f"lora_A of '{module}' has shape {list(leaves['A'].shape)}, but by adapter_config.json its rank is {rank}",
+            param="r",
+        )
+    return float(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank)
 
 
-def _by_pattern(module: str, pattern: dict[str, Any] | None, default: Any) -> Any:
+def _by_pattern(module: str, config: dict[str, Any], field: str, default: Any) -> Any:
     """PEFT's rule: the first pattern in the file's (alphabetical) order that ends the module's name."""
-    for key, value in (pattern or {}).items():
+    patterns = config.get(field) or {}
+    if not isinstance(patterns, dict):
+        raise InvalidRequest(f"{field} must be an object, not {shown(patterns)}", param=field)
+    for key, value in patterns.items():
+        # Python's regular expressions can take years: no repeated group, and few repetitions.
+        if len(key) > _PATTERN_LENGTH or re.search(r"\)[*+{]", key) or len(re.findall(r"[*+{]", key)) > _REPETITIONS:
+            raise InvalidRequest(f"the pattern {shown(key)} of {field} is too complex", param=field)
         try:
             if re.match(rf"(.*\.)?({key})$", module):
                 return value
-        except re.error as error:
-            raise InvalidRequest(f"the pattern '{key}' is no regular expression: {error}") from None
+        except (re.error, OverflowError, RecursionError) as error:
+            raise InvalidRequest(f"the pattern {shown(key)} is no regular expression: {error}", param=field) from None
     return default
 
 
@@ -161,6 +186,18 @@ def _prefix(remaining: Remaining, config: dict[str, Any], backbone: Backbone) ->
             param="prompt_embeddings",
         )
     length = table.shape[0]
+    for field, right in (
+        ("num_virtual_tokens", length),
+        ("num_layers", backbone.layers),
+        ("token_dim", heads * dim),
+    ):
+        told = config.get(field)
+        if told is not None and told != right:
+            raise AdapterMismatch(
+                f"{field} is {shown(told)}, but 'prompt_embeddings' {list(table.shape)} and the backbone "
+                f"{backbone.name} make it {right}",
+                param=field,
+            )
     rows = table.view(length, 2 * backbone.layers, heads, dim)
     return Part(
         "prefix",
@@ -178,14 +215,15 @@ def _head(
     task_type = config.get("task_type")
     kind: Kind
     if task_type is not None:
-        if task_type not in _TASK_KINDS:
+        if not isinstance(task_type, str) or task_type not in _TASK_KINDS:
             raise AdapterMismatch(
-                f"task_type {task_type} is not served here; these are: {', '.join(_TASK_KINDS)}",
+                f"task_type {shown(task_type)} is not served here; these are: {', '.join(_TASK_KINDS)}",
                 param="task_type",
             )
         kind = _TASK_KINDS[task_type]
     else:
-        model_class = str((config.get("auto_mapping") or {}).get("base_model_class", ""))
+        mapping = config.get("auto_mapping")
+        model_class = str(mapping.get("base_model_class", "")) if isinstance(mapping, dict) else ""
         has_head = any("classifier" in name for name in remaining.names())
         kind = "tokens" if "TokenClassification" in model_class else "classify" if has_head else "embed"
         if has_head and not model_class:
@@ -198,6 +236,7 @@ def _head(
             f"task_type is {task_type}, but the file has no classifier (train with modules_to_save)",
             param="task_type",
         )
+    head.check(backbone)
     if kind == "classify" and sequence_kind(head.num_labels) == "regress":
         kind = "regress"
         head = Head(kind, head.reads, head.layers)
@@ -226,6 +265,11 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     if adapter.head is not None:
         config["modules_to_save"] = ["classifier", "score"]
         names = ("classifier",) if adapter.kind == "tokens" else backbone.family.classification_head.linears
+        if len(names) != len(adapter.head.layers):
+            raise InvalidRequest(
+                f"PEFT's files hold the family's own head, which has {len(names)} layers and not "
+                f"{len(adapter.head.layers)}"
+            )
         wrapper = _WRAPPER if part.method == "lora" else "base_model."
         for name, layer in zip(names, adapter.head.layers, strict=True):
             tensors[f"{wrapper}{name}.weight"] = layer.weight
@@ -236,10 +280,13 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     if isinstance(part.config, LoraConfig):
         ranks = {site: leaves["A"].shape[0] for site, leaves in part.tensors.items()}
         rank = next(iter(ranks.values()))
+        alphas = {prefix + site: part.config.scales[site] * r for site, r in ranks.items()}
         config |= {
             "peft_type": "LORA",
             "r": rank,
-            "lora_alpha": part.config.scales[next(iter(ranks))] * rank,
+            "lora_alpha": alphas[prefix + next(iter(ranks))],
+            "rank_pattern": {prefix + site: r for site, r in ranks.items() if r != rank},
+            "alpha_pattern": alphas if len(set(alphas.values())) > 1 else {},
             "target_modules": sorted(prefix + site for site in ranks),
             "bias": "none",
             "use_rslora": False,

@@ -32,7 +32,9 @@ def read_adapter(folder: Path, backbone: Backbone) -> Adapter:
     adapter.check(backbone)
     labels = adapter.settings.get("labels")
     head = adapter.head
-    if head is not None and isinstance(labels, list) and len(labels) != head.num_labels:
+    if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
+        raise InvalidRequest("labels must be a list of texts", param="labels")
+    if head is not None and labels is not None and len(labels) != head.num_labels:
         raise InvalidRequest(
             f"there are {len(labels)} labels, but the head has {head.num_labels} outputs",
             param="labels",
@@ -41,7 +43,7 @@ def read_adapter(folder: Path, backbone: Backbone) -> Adapter:
 
 
 def _read_library(folder: Path, backbone: Backbone) -> Adapter:
-    if not (folder / "adapter_config.json").exists():
+    if not (folder / "adapter_config.json").is_file():
         present = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "no file"
         raise InvalidRequest(
             f"no adapter_config.json and no manyhats.json among the adapter's files ({present})",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
@@ -14,11 +14,16 @@ from manyhats.errors import AdapterMismatch
 
 @cache
 def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """transformers' function of that name, and AdapterHub's `leakyrelu`. Raises AdapterMismatch for others."""
+    """transformers' function of that name, and AdapterHub's `leakyrelu`. Raises AdapterMismatch for others.
+
+    Those with weights of their own (`prelu`, `xielu`) are not among them: adapter files do not hold these weights.
+    """
     if name.lower() == "leakyrelu":
         return F.leaky_relu
     try:
         function: Callable[[Tensor], Tensor] = ACT2FN[name.lower()]
     except KeyError:
         raise AdapterMismatch(f"the activation '{name}' is not known", param="non_linearity") from None
+    if isinstance(function, nn.Module) and next(function.parameters(), None) is not None:
+        raise AdapterMismatch(f"the activation '{name}' has weights of its own", param="non_linearity")
     return function

@@ -124,6 +124,13 @@ def expect_shape(tensor: Tensor, shape: tuple[int, ...], name: str, backbone: Ba
         )
 
 
+def expect_matrix(tensor: Tensor, name: str) -> int:
+    """The number of a matrix' rows. Raises AdapterMismatch for any other tensor, and for an empty one."""
+    if tensor.dim() != 2 or tensor.numel() == 0:
+        raise AdapterMismatch(f"'{name}' has shape {list(tensor.shape)}, but must be a matrix", param=name)
+    return tensor.shape[0]
+
+
 def expect_leaves(leaves: Leaves, required: Sequence[str], site: str) -> None:
     """Raises AdapterMismatch where tensors that belong together are not all there."""
     absent = [name for name in required if name not in leaves]

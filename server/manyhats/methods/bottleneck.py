@@ -32,6 +32,7 @@ from manyhats.methods.base import (
     Part,
     Trainable,
     expect_leaves,
+    expect_matrix,
     expect_shape,
 )
 from manyhats.methods.options import Options
@@ -51,7 +52,7 @@ class BottleneckConfig(MethodConfig):
     adapter_residual_before_ln: bool = False
     ln_before: bool = False
     ln_after: bool = False
-    scaling: float = 1.0
+    scaling: float = Field(default=1.0, allow_inf_nan=False)
     epsilon: float = Field(default=1e-5, gt=0)  # of the adapter's own layer norms
 
 
@@ -97,7 +98,7 @@ class Bottleneck(Method):
             if config.ln_after:
                 required += ["norm_after.weight", "norm_after.bias"]
             expect_leaves(leaves, required, site)
-            width = leaves["down.weight"].shape[0]
+            width = expect_matrix(leaves["down.weight"], f"{site}.down.weight")
             shapes: dict[str, tuple[int, ...]] = {
                 "down.weight": (width, hidden),
                 "down.bias": (width,),
@@ -105,6 +106,8 @@ class Bottleneck(Method):
                 "up.bias": (hidden,),
             }
             for name, tensor in leaves.items():
+                if name not in required and name != "scaling":
+                    raise AdapterMismatch(f"the adapter's config has no place for '{site}.{name}'", param=name)
                 if name == "scaling":
                     if tuple(tensor.shape) not in ((1,), (hidden,)):
                         expect_shape(tensor, (hidden,), f"{site}.scaling", backbone)

@@ -60,10 +60,15 @@ class Head:
                 f"the head reads the backbone's pooler, but the checkpoint of {backbone.name} has no pooler weights",
                 param="head",
             )
+        if not self.layers:
+            raise AdapterMismatch("the head has no layers", param="head")
         width = backbone.hidden
         for i, (weight, bias, name) in enumerate(self.layers):
-            expect_shape(weight, (weight.shape[0], width), f"head.{i}.weight", backbone)
-            width = weight.shape[0]
+            rows = weight.shape[0] if weight.dim() else 0
+            expect_shape(weight, (rows, width), f"head.{i}.weight", backbone)
+            if not rows:
+                raise AdapterMismatch(f"'head.{i}.weight' has no outputs", param="head")
+            width = rows
             if bias is not None:
                 expect_shape(bias, (width,), f"head.{i}.bias", backbone)
             if name is not None:

@@ -21,6 +21,7 @@ from manyhats.methods.base import (
     Part,
     Trainable,
     expect_leaves,
+    expect_matrix,
     expect_shape,
 )
 from manyhats.methods.options import Options
@@ -49,7 +50,7 @@ class Lora(Method):
         for site, leaves in part.tensors.items():
             expect_leaves(leaves, ("A", "B"), site)
             out, width = backbone.site_of(site).shape
-            rank = leaves["A"].shape[0]
+            rank = expect_matrix(leaves["A"], f"{site}.lora_A")
             expect_shape(leaves["A"], (rank, width), f"{site}.lora_A", backbone)
             expect_shape(leaves["B"], (out, rank), f"{site}.lora_B", backbone)
 

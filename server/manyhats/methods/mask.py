@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from manyhats.errors import AdapterMismatch
+from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.methods.base import Bound, Method, MethodConfig, Part, Trainable, expect_leaves, expect_shape
 from manyhats.methods.lora import target_sites
 from manyhats.methods.options import Options
@@ -89,6 +89,8 @@ class Mask(Method):
         chosen.done()
         root = backbone.family.block.split("{i}")[0]
         sites = [s for s in target_sites(backbone, targets) if int(s.removeprefix(root).split(".")[0]) >= first_layer]
+        if not sites:
+            raise InvalidRequest(f"mask: the backbone has no layer {first_layer}", param="first_layer")
         return _TrainableMask(backbone, sites, sparsity, threshold, spread, generator)
 
 

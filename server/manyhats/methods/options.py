@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ class Options:
         value = self._take(name, default)
         try:
             number = int(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = least - 1
         if number < least or number != float(value):
             raise InvalidRequest(f"{self._method}: {name} must be a whole number of at least {least}, not {value!r}")
@@ -36,9 +37,9 @@ class Options:
         value = self._take(name, default)
         try:
             number = float(value)
-        except (TypeError, ValueError):
-            number = float("nan")
-        if not least <= number <= most:
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not (math.isfinite(number) and least <= number <= most):
             raise InvalidRequest(f"{self._method}: {name} must lie between {least} and {most}, not {value!r}")
         return number
 
@@ -50,10 +51,12 @@ class Options:
         return str(value)
 
     def names(self, name: str, default: Sequence[str]) -> list[str]:
-        """A list of names, or one text with commas between them."""
+        """A list of names, or one text with commas between them. Raises InvalidRequest."""
         value = self._take(name, default)
         if isinstance(value, str):
             value = value.split(",")
+        if not isinstance(value, Sequence) or not value:
+            raise InvalidRequest(f"{self._method}: {name} must be a list of names, not {value!r}")
         return [str(item).strip() for item in value]
 
     def done(self) -> None:

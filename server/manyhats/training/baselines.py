@@ -1,0 +1,115 @@
+"""What an adapter must beat: always the commonest answer, and a linear probe on the bare backbone.
+
+The probe is a logistic regression (for numbers a ridge regression) on the frozen model's states: the mean over a
+text's tokens, or for words the state of each word's first token. Needs scikit-learn.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from manyhats.errors import ConfigurationError
+from manyhats.methods.adapter import BARE
+from manyhats.training.batches import IGNORED, Item, Items
+from manyhats.training.data import TaskKind
+from manyhats.training.metrics import Score
+from manyhats.training.trainer import predict
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+# Inverse strengths of the penalty that are tried; the one that is best on the validation data is taken.
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
+
+_MOST_ROWS = 40_000  # of the probe's training data; more would take longer than the adapter
+_ITERATIONS = 200
+
+
+def require_sklearn() -> None:
+    """Raises ConfigurationError where scikit-learn is not installed."""
+    try:
+        import sklearn  # noqa: F401
+    except ImportError:
+        raise ConfigurationError(
+            "the linear probe needs scikit-learn, which is not installed: pip install 'manyhats[train]'"
+        ) from None
+
+
+def majority(kind: TaskKind, items: Items) -> Score:
+    """Every test input gets the training data's commonest answer, or their mean."""
+    train, test = _targets(items.train), _targets(items.test)
+    if kind == "regress":
+        mean = math.fsum(train) / len(train)
+        return Score(kind, math.fsum((t - mean) ** 2 for t in test) / len(test), len(test))
+    answer = Counter(train).most_common(1)[0][0]
+    return Score(kind, sum(t == answer for t in test) / len(test), len(test))
+
+
+def probe(backbone: Backbone, kind: TaskKind, items: Items, seed: int) -> Score:
+    """The test score of a linear model on frozen states. Raises ConfigurationError without scikit-learn."""
+    require_sklearn()
+    from sklearn.preprocessing import StandardScaler
+
+    states = {name: _states(backbone, kind, getattr(items, name)) for name in ("train", "validation", "test")}
+    targets = {name: np.array(_targets(getattr(items, name))) for name in states}
+    if len(states["train"]) > _MOST_ROWS:
+        chosen = np.random.default_rng(seed).choice(len(states["train"]), _MOST_ROWS, replace=False)
+        states["train"], targets["train"] = states["train"][chosen], targets["train"][chosen]
+    scaler = StandardScaler().fit(states["train"])
+    scaled = {name: scaler.transform(rows) for name, rows in states.items()}
+    best: tuple[Score, Any] | None = None
+    for model in _models(kind):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the iterations ran out shows in the score
+            model.fit(scaled["train"], targets["train"])
+        found = _score(kind, model, scaled["validation"], targets["validation"])
+        if best is None or found.better_than(best[0]):
+            best = found, model
+    assert best is not None
+    return _score(kind, best[1], scaled["test"], targets["test"])
+
+
+def _models(kind: TaskKind) -> list[Any]:
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    if kind == "regress":
+        return [Ridge(alpha=1 / strength) for strength in STRENGTHS]
+    return [LogisticRegression(C=strength, max_iter=_ITERATIONS) for strength in STRENGTHS]
+
+
+def _score(kind: TaskKind, model: Any, rows: Array, targets: Array) -> Score:
+    answers = model.predict(rows)
+    right = (answers - targets) ** 2 if kind == "regress" else answers == targets
+    return Score(kind, float(np.mean(right)), len(targets))
+
+
+def _targets(items: Sequence[Item]) -> list[Any]:
+    """One for each judged place: input or word."""
+    return [
+        target
+        for item in items
+        for target in (item.target if isinstance(item.target, list) else [item.target])
+        if target != IGNORED or not isinstance(item.target, list)
+    ]
+
+
+def _states(backbone: Backbone, kind: TaskKind, items: Sequence[Item]) -> Array:
+    """(places, hidden), in the order of `_targets`."""
+    tokens = kind == "tokens"
+    outputs = predict(backbone, BARE, items, "none" if tokens else "mean")
+    if not tokens:
+        return np.stack([output.float().cpu().numpy() for output in outputs])
+    rows = []
+    for output, item in zip(outputs, items, strict=True):
+        assert isinstance(item.target, list)
+        judged = [i for i, target in enumerate(item.target) if target != IGNORED]
+        rows.append(output[judged].float().cpu().numpy())
+    return np.concatenate(rows)

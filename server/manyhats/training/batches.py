@@ -1,0 +1,112 @@
+"""Examples as tokens and targets, and packed batches of them within a token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from manyhats.backbone import Text
+from manyhats.errors import InvalidRequest
+from manyhats.training.data import Dataset, Example, TaskKind
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+# Target of a token that is not judged: special tokens, and all but the first token of a word.
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One example as tokens. `target`: the class's index, the number, or an index (or IGNORED) for every token."""
+
+    ids: list[int]
+    type_ids: list[int]
+    target: int | float | list[int]
+    cut: bool  # whether it had more tokens than were kept
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """A dataset as tokens."""
+
+    train: list[Item]
+    validation: list[Item]
+    test: list[Item]
+
+    @property
+    def cut(self) -> int:
+        """How many inputs were longer than the limit."""
+        return sum(item.cut for part in (self.train, self.validation, self.test) for item in part)
+
+
+def encode_dataset(dataset: Dataset, backbone: Backbone, max_tokens: int) -> Items:
+    """All three parts as tokens; an input is cut after `max_tokens`."""
+
+    def encode(examples: list[Example]) -> list[Item]:
+        return encode_examples(examples, dataset.kind, dataset.labels, backbone, max_tokens)
+
+    return Items(encode(dataset.train), encode(dataset.validation), encode(dataset.test))
+
+
+def encode_examples(
+    examples: Sequence[Example], kind: TaskKind, labels: Sequence[str], backbone: Backbone, max_tokens: int
+) -> list[Item]:
+    """Tokens and targets. Raises InvalidRequest where not a single word of an input is left."""
+    index = {label: i for i, label in enumerate(labels)}
+    if kind == "tokens":
+        return [_tagged(example, index, backbone, max_tokens) for example in examples]
+    encoded = backbone.tokenizer.encode([Text(e.text, e.pair) for e in examples], max_tokens)
+    return [
+        Item(
+            ids=e.ids,
+            type_ids=e.type_ids,
+            target=float(example.target) if kind == "regress" else index[str(example.target)],  # type: ignore[arg-type]
+            cut=e.full_length > len(e.ids),
+        )
+        for e, example in zip(encoded, examples, strict=True)
+    ]
+
+
+def _tagged(example: Example, index: dict[str, int], backbone: Backbone, max_tokens: int) -> Item:
+    e = backbone.tokenizer.encode_words(example.words, max_tokens)
+    assert isinstance(example.target, tuple)
+    target: list[int] = []
+    last: int | None = None
+    for word in e.words:
+        target.append(IGNORED if word is None or word == last else index[example.target[word]])
+        last = word
+    if all(t == IGNORED for t in target):
+        raise InvalidRequest(f"no word of the row '{' '.join(example.words)[:60]}' has a token", param="tokens")
+    return Item(e.ids, e.type_ids, target, e.full_length > len(e.ids))
+
+
+def shuffled_batches(items: Sequence[Item], budget: int, generator: torch.Generator) -> list[list[Item]]:
+    """Batches of at most `budget` tokens in a random order.
+
+    A packed batch has no pads, so inputs of all lengths may stand in one: the order is random throughout, and no
+    batch holds short inputs only.
+    """
+    order = torch.randperm(len(items), generator=generator).tolist()
+    return [[items[i] for i in batch] for batch in _cut(items, order, budget)]
+
+
+def ordered_batches(items: Sequence[Item], budget: int) -> list[list[int]]:
+    """Indices in batches of similar length, which makes the fewest attention buckets."""
+    return _cut(items, sorted(range(len(items)), key=lambda i: len(items[i].ids)), budget)
+
+
+def _cut(items: Sequence[Item], order: Sequence[int], budget: int) -> list[list[int]]:
+    batches: list[list[int]] = []
+    room = 0
+    for i in order:
+        size = len(items[i].ids)
+        if size > room or not batches:
+            batches.append([])
+            room = max(budget, size)
+        batches[-1].append(i)
+        room -= size
+    return batches

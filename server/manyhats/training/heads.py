@@ -1,0 +1,114 @@
+"""A head while it is being trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from manyhats.errors import InvalidRequest
+from manyhats.methods.heads import Head, Layer, Reads
+from manyhats.training.data import TaskKind
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+# These are written in PEFT's format, whose heads are built as the family's own.
+_FAMILY_HEADS = ("lora", "prefix")
+
+
+@dataclass(frozen=True, slots=True)
+class _DroppingHead(Head):
+    """A head that leaves out some of its input's values, as training does."""
+
+    dropout: float
+    generator: torch.Generator
+
+    def __call__(self, states: Tensor) -> Tensor:
+        keep = torch.empty_like(states).bernoulli_(1 - self.dropout, generator=self.generator)
+        return Head.__call__(self, states * keep / (1 - self.dropout))
+
+
+class TrainableHead(nn.Module):
+    """The parameters of a head, and the way to the `Head` that serves.
+
+    For `regress` the parameters work on numbers of mean 0 and spread 1; `head` folds the data's own into the last
+    layer, so that the served head answers in the data's units.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        kind: TaskKind,
+        reads: Reads,
+        widths: Sequence[int],
+        activation: str | None,
+        generator: torch.Generator,
+    ) -> None:
+        """`widths`: outputs of each layer, the number of labels last."""
+        super().__init__()
+        self.kind = kind
+        self.reads: Reads = reads
+        self.activation = activation
+        self.mean, self.spread = 0.0, 1.0
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        inputs = backbone.hidden
+        for width in widths:
+            weight = torch.empty(width, inputs)
+            nn.init.normal_(weight, std=0.02, generator=generator)  # as BERT's own heads start
+            self.weights.append(nn.Parameter(weight.to(backbone.device)))
+            self.biases.append(nn.Parameter(torch.zeros(width, device=backbone.device)))
+            inputs = width
+
+    def scale_to(self, targets: Sequence[float]) -> None:
+        """For `regress`: takes mean and spread from the training data."""
+        self.mean = math.fsum(targets) / len(targets)
+        self.spread = math.sqrt(math.fsum((t - self.mean) ** 2 for t in targets) / len(targets))
+
+    def head(self, dropout: float = 0.0, generator: torch.Generator | None = None) -> Head:
+        """The head with gradients; `dropout`: share of its input's values that is left out."""
+        last = len(self.weights) - 1
+        layers = []
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            w, b = weight, bias
+            if i == last and self.kind == "regress":
+                w, b = weight * self.spread, bias * self.spread + self.mean
+            layers.append(Layer(w, b, None if i == last else self.activation))
+        if dropout and generator is not None:
+            return _DroppingHead(self.kind, self.reads, tuple(layers), dropout, generator)
+        return Head(self.kind, self.reads, tuple(layers))
+
+    def saved(self) -> Head:
+        """The head to be saved, in host memory."""
+        head = self.head()
+        layers = tuple(
+            Layer(w.detach().cpu().clone(), None if b is None else b.detach().cpu().clone(), a)
+            for w, b, a in head.layers
+        )
+        return Head(head.kind, head.reads, layers)
+
+
+def head_for(
+    backbone: Backbone, method: str, kind: TaskKind, num_labels: int, generator: torch.Generator
+) -> TrainableHead:
+    """A fresh head in the layout that the method's file format has. Raises InvalidRequest where it cannot be had."""
+    outputs = 1 if kind == "regress" else num_labels
+    if kind == "tokens":
+        return TrainableHead(backbone, kind, "tokens", [outputs], None, generator)
+    layout = backbone.family.classification_head
+    if method not in _FAMILY_HEADS:
+        return TrainableHead(backbone, kind, "first", [outputs], None, generator)
+    if layout.pooled and not backbone.has_pooler:
+        raise InvalidRequest(
+            f"a {method} head reads the pooler, but the checkpoint of {backbone.name} has no weights for it; "
+            "use bottleneck or mask",
+            param="method",
+        )
+    widths = [backbone.hidden] * (len(layout.linears) - 1) + [outputs]
+    reads: Reads = "pooler" if layout.pooled else "first"
+    return TrainableHead(backbone, kind, reads, widths, layout.activation, generator)

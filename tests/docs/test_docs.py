@@ -1,0 +1,52 @@
+"""What the documentation promises is there, and what is there is documented."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from manyhats.api.errors import KINDS
+from manyhats.methods import METHODS
+from manyhats.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_every_setting_is_documented(name):
+    assert f"| `{name}` |" in text("docs/settings.md")
+
+
+def test_no_setting_is_documented_that_is_not_there():
+    documented = set(re.findall(r"^\| `([a-z_]+)` \|", text("docs/settings.md"), re.MULTILINE))
+    assert documented == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize(("status", "kind"), sorted({(status, kind) for _, status, kind in KINDS}))
+def test_every_error_is_documented(status, kind):
+    assert f"| {status} | `{kind}` |" in text("docs/errors.md")
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_is_documented(name):
+    assert f"| `{name}` |" in text("docs/methods.md")
+
+
+@pytest.mark.parametrize("path", sorted(p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]))
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text(path)):
+        assert ((ROOT / path).parent / target).exists(), f"{path} links to {target}"
+
+
+def test_architecture_is_short():
+    assert len(text("docs/architecture.md").splitlines()) < 80
+
+
+def test_make_targets_of_the_readme_exist():
+    targets = set(re.findall(r"^([a-z-]+):", text("Makefile"), re.MULTILINE))
+    for target in re.findall(r"make ([a-z-]+)", text("README.md")):
+        assert target in targets
