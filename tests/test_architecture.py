@@ -3,9 +3,8 @@
 import ast
 from pathlib import Path
 
-import pytest
-
 import manyhats
+import pytest
 
 ROOT = Path(manyhats.__file__).parent
 

@@ -63,7 +63,7 @@ def serve(config: Path | None = None, **options: str | None) -> None:
     from manyhats.api.app import create_app
     from manyhats.runtime import Runtime
 
-    # uvicorn raises a signal again when it has ended cleanly; and a container's first process has no handler of its own.
+    # uvicorn raises a signal again when it has ended; and a container's first process has no handler of its own.
     for ending in (signal.SIGTERM, signal.SIGINT):
         signal.signal(ending, lambda *_: sys.exit(0))
     settings = load_settings(config, **{name: value for name, value in options.items() if value is not None})

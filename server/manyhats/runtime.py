@@ -16,7 +16,7 @@ from anyio import to_thread
 from manyhats.backbone import Backbone
 from manyhats.engine.engine import Engine
 from manyhats.engine.scheduler import Scheduler
-from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded, InvalidRequest, ManyhatsError
+from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded, InvalidRequest
 from manyhats.formats import read_adapter
 from manyhats.methods.adapter import Adapter, BoundAdapter
 from manyhats.registry import drops

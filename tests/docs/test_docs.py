@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from manyhats.api.errors import KINDS
 from manyhats.methods import METHODS
 from manyhats.settings import Settings
@@ -36,7 +35,9 @@ def test_every_method_is_documented(name):
     assert f"| `{name}` |" in text("docs/methods.md")
 
 
-@pytest.mark.parametrize("path", sorted(p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]))
+@pytest.mark.parametrize(
+    "path", sorted(p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+)
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text(path)):
         assert ((ROOT / path).parent / target).exists(), f"{path} links to {target}"

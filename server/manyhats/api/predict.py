@@ -60,7 +60,8 @@ def _questions(body: PredictManyBody) -> list[Question]:
         raise InvalidRequest("'tasks' needs 'inputs'", param="inputs")
     if not body.tasks:
         raise InvalidRequest("'tasks' is empty", param="tasks")
-    return [Question(task, texts(body.inputs), body.parameters) for task in body.tasks]
+    shared = texts(body.inputs)
+    return [Question(task, shared, body.parameters) for task in body.tasks]
 
 
 def _result(answer: Reply | ManyhatsError, task: str) -> dict[str, Any]:

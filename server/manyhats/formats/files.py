@@ -50,14 +50,11 @@ def _deeper_than(value: Any, limit: int) -> bool:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file.
 
-    Raises UnsupportedFormat for a pickle, InvalidRequest for a file that is damaged or holds a value that is not
+    Raises InvalidRequest for a file that is damaged or holds a value that is not
     finite.
     """
     if not path.is_file():
-        refuse_pickles(path.parent)
         raise InvalidRequest(f"the adapter has no {path.name}", param=path.name)
-    if looks_like_pickle(path):
-        raise UnsupportedFormat(pickle_message(path.name), param=path.name)
     tensors: dict[str, Tensor] = {}
     try:
         with safe_open(path, framework="pt") as file:
@@ -106,9 +103,10 @@ def text_or_none(value: Any) -> str | None:
 
 
 def refuse_pickles(folder: Path) -> None:
-    """Raises UnsupportedFormat where the folder's weights are in a pickle file."""
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in _PICKLES:
+    """Raises UnsupportedFormat where a file of the folder is a pickle, by its name or by its content."""
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        suffix = path.suffix.lower()
+        if suffix in _PICKLES or (suffix == ".safetensors" and looks_like_pickle(path)):
             raise UnsupportedFormat(pickle_message(path.name), param=path.name)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import lzma
+import errno
+import gzip
+import io
 import tarfile
+import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -14,14 +17,14 @@ from typing import IO
 from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
 
 _DEPTH = 4
-_CHUNK = 1 << 20
+_CHUNK = 1 << 20  # bytes
+_TAR_SLACK = 4096  # bytes of headers and padding that each member of a tar may add
 _JUNK = ("__MACOSX", ".DS_Store")
 _DAMAGED = (
     zipfile.BadZipFile,
     tarfile.TarError,
     EOFError,
     zlib.error,
-    lzma.LZMAError,
     OSError,
     ValueError,
     RuntimeError,
@@ -55,16 +58,62 @@ def unpack(path: Path, filename: str, into: Path, limits: ArchiveLimits) -> None
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as packed:
                 _write(_zip_members(packed, limits), into, limits)
-        elif tarfile.is_tarfile(path):
-            with tarfile.open(path) as tar:
-                _write(_tar_members(tar), into, limits)
         else:
-            raise UnsupportedFormat(f"'{filename}' is neither a zip nor a tar.gz", param="archive")
+            _unpack_tar(path, filename, into, limits)
     except _DAMAGED as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        # EINVAL: a zip whose offsets lead before its beginning
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # the disk's trouble, not the archive's
         raise InvalidRequest(f"the archive '{filename}' is damaged: {error}", param="archive") from None
     _lift(into)
+
+
+def _unpack_tar(path: Path, filename: str, into: Path, limits: ArchiveLimits) -> None:
+    with path.open("rb") as start:
+        packed = start.read(2) == b"\x1f\x8b"
+    source: IO[bytes]
+    with gzip.open(path) if packed else path.open("rb") as source:  # type: ignore[assignment]
+        metered = _Metered(source, limits)
+        try:
+            tar = tarfile.open(fileobj=metered, mode="r:")  # noqa: SIM115 (closed below; opening may fail)
+        except tarfile.ReadError:
+            raise UnsupportedFormat(f"'{filename}' is neither a zip nor a tar.gz", param="archive") from None
+        with tar:
+            _write(_tar_members(tar), into, limits)
+        while metered.read(_CHUNK):  # gzip's checksum stands at the very end
+            pass
+
+
+class _Metered(io.RawIOBase):
+    """A tar's bytes, unpacked, up to a limit.
+
+    tarfile unpacks what it skips as well, and reads long names and extended headers into memory whole.
+    """
+
+    def __init__(self, source: IO[bytes], limits: ArchiveLimits) -> None:
+        self._source = source
+        self._max_bytes = limits.max_bytes
+        self._end = limits.max_bytes + 4 * limits.max_files * _TAR_SLACK
+
+    def read(self, size: int = -1) -> bytes:
+        """Raises InvalidRequest for a header of more than 1 MiB, TooLarge past the limit."""
+        if not 0 <= size <= _CHUNK:
+            raise InvalidRequest("the archive has a header of more than 1 MiB", param="archive")
+        data = self._source.read(size)
+        self._check(self._source.tell())
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Raises TooLarge past the limit, before anything is unpacked."""
+        self._check(offset)
+        return self._source.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._source.tell()
+
+    def _check(self, position: int) -> None:
+        if position > self._end:
+            raise TooLarge(f"the archive holds more than {self._max_bytes} bytes when unpacked", param="archive")
 
 
 def _zip_members(packed: zipfile.ZipFile, limits: ArchiveLimits) -> Iterator[_Member]:
@@ -76,7 +125,9 @@ def _zip_members(packed: zipfile.ZipFile, limits: ArchiveLimits) -> Iterator[_Me
             raise UnsupportedFormat(f"'{info.filename}' in the archive is encrypted", param="archive")
         kind = info.external_attr >> 16 & 0o170000  # the file type, where the zip was made on Unix
         plain = kind in (0, 0o100000)
-        yield _Member(info.filename, plain, info.is_dir(), lambda info=info: packed.open(info))  # type: ignore[misc]
+        # `filename` ends at a NUL; the name as it was sent does not.
+        name = info.orig_filename
+        yield _Member(name, plain, name.endswith("/"), lambda info=info: packed.open(info))  # type: ignore[misc]
 
 
 def _tar_members(tar: tarfile.TarFile) -> Iterator[_Member]:
@@ -149,7 +200,7 @@ def _lift(into: Path) -> None:
         entries = list(into.iterdir())
         if len(entries) != 1 or not entries[0].is_dir():
             return
-        top = entries[0].rename(into / ".lifted")
+        top = entries[0].rename(into / uuid.uuid4().hex)  # a name that nothing inside it has
         for child in top.iterdir():
             child.rename(into / child.name)
         top.rmdir()

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from manyhats.errors import InvalidRequest, StorageFull, UnsupportedFormat
+from manyhats.formats.files import refuse_pickles
 
 _ALLOWED = (".safetensors", ".json", ".md", ".txt")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -52,13 +52,12 @@ class Blobs:
         """The folder of a blob."""
         return self._blobs / sha256
 
-    def keep(self, folder: Path) -> str:
-        """Moves a staged folder into place and returns its sha256; content that is there already stays.
+    def keep(self, folder: Path, sha256: str) -> None:
+        """Moves a staged folder, whose digest is `sha256`, into place; content that is there already stays.
 
         When this returns, the files are on the disk.
         """
-        name = digest(folder)
-        target = self.path(name)
+        target = self.path(sha256)
         if not target.exists():
             for path in folder.rglob("*"):
                 _sync(path)
@@ -69,7 +68,6 @@ class Blobs:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another upload of the same content was first
                     raise
             _sync(self._blobs)
-        return name
 
     def remove(self, sha256: str) -> None:
         """Takes a blob away: out of its place by one rename, then file by file."""
@@ -94,13 +92,7 @@ def check_files(folder: Path) -> None:
     files = [path for path in folder.rglob("*") if path.is_file()]
     if not files:
         raise InvalidRequest("the upload holds no files", param="files")
-    for path in files:
-        if path.suffix.lower() in _PICKLES:
-            raise UnsupportedFormat(
-                f"'{path.name}' is a pickle file, which can run code and is never read here; turn it into safetensors "
-                "on your own machine with `manyhats convert PATH OUT`",
-                param=path.name,
-            )
+    refuse_pickles(folder)
     for path in files:
         if path.suffix.lower() not in _ALLOWED:
             raise UnsupportedFormat(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, Engine, ForeignKey, create_engine, event
+from sqlalchemy import JSON, URL, Engine, ForeignKey, create_engine, event, inspect, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from manyhats.errors import ConfigurationError
@@ -73,19 +73,27 @@ class DropRow(Base):
 
 
 def connect(path: Path) -> sessionmaker[Session]:
-    """Opens (or makes) the database. Raises ConfigurationError for one that a newer Manyhats wrote."""
-    engine = create_engine(f"sqlite:///{path}")
+    """Opens (or makes) the database.
+
+    Raises ConfigurationError for one that a newer Manyhats wrote, which is left as it is.
+    """
+    engine = create_engine(URL.create("sqlite", database=str(path)))
     _durable(engine)
-    Base.metadata.create_all(engine)
     sessions = sessionmaker(engine)
-    with sessions.begin() as session:
-        row = session.query(SchemaRow).first()
-        if row is None:
-            session.add(SchemaRow(version=SCHEMA))
-        elif row.version > SCHEMA:
-            raise ConfigurationError(
-                f"the store was written by a newer Manyhats (schema {row.version}, this has {SCHEMA})"
-            )
+    try:
+        known = 0
+        if inspect(engine).has_table(SchemaRow.__tablename__):
+            with sessions() as session:
+                known = session.scalar(select(SchemaRow.version)) or 0
+        if known > SCHEMA:
+            raise ConfigurationError(f"the store was written by a newer Manyhats (schema {known}, this has {SCHEMA})")
+        Base.metadata.create_all(engine)
+        if not known:
+            with sessions.begin() as session:
+                session.add(SchemaRow(version=SCHEMA))
+    except BaseException:
+        engine.dispose()
+        raise
     return sessions
 
 

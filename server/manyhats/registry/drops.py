@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from manyhats.errors import ManyhatsError
+from manyhats.errors import ManyhatsError, StorageFull
 from manyhats.registry.names import BASE, is_name
 from manyhats.registry.registry import Registry
 
@@ -53,12 +53,18 @@ def scan(registry: Registry, *, settled: float = SETTLED) -> tuple[list[DropOutc
             continue
         try:
             outcome = _take_in(registry, folder)
+        except StorageFull as error:  # not the folder's fault: tried again
+            logger.warning("the adapter folder %s waits: %s", folder.name, error.message)
+            continue
         except ManyhatsError as error:
             outcome = f"refused: {error.message}"
             logger.warning("the adapter folder %s is refused: %s", folder.name, error.message)
         except OSError as error:
             logger.warning("the adapter folder %s cannot be read: %s", folder.name, error)
             continue
+        except Exception as error:  # one folder must not hold up the others
+            outcome = f"refused: {error}"
+            logger.exception("the adapter folder %s is refused", folder.name)
         registry.remember_drop(folder.name, fingerprint, outcome)
         outcomes.append(DropOutcome(folder.name, outcome))
     return outcomes, waiting
@@ -84,7 +90,9 @@ def _files(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.is_file() and not path.is_symlink() and not path.relative_to(folder).as_posix().startswith(".")
+        if path.is_file()
+        and not path.is_symlink()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
 
 

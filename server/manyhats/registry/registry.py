@@ -5,13 +5,10 @@ Reads come from memory and never wait for the disk. A write is one transaction; 
 
 from __future__ import annotations
 
-import base64
-import difflib
 import logging
 import random
 import threading
 import time
-from bisect import bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -25,8 +22,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from manyhats.errors import ConfigurationError, Conflict, InvalidRequest, NotFound, StorageFull, TooLarge
 from manyhats.registry.blobs import Blobs, check_files, digest
+from manyhats.registry.catalogue import Catalogue
 from manyhats.registry.database import AliasRow, DropRow, HistoryRow, TaskRow, VersionRow, connect
-from manyhats.registry.names import STABLE, check_alias, check_name, parse_ref
+from manyhats.registry.names import STABLE, check_alias, check_name
 from manyhats.registry.records import AdapterInfo, Target, Task, TaskSettings, Version, parse_settings
 
 logger = logging.getLogger(__name__)
@@ -35,7 +33,7 @@ Listener = Callable[[str, Version | None, str], None]
 _SPLIT_LIMIT = 16
 
 
-class Registry:
+class Registry(Catalogue):
     """`inspect` reads and checks an adapter folder, and raises where it cannot be served."""
 
     def __init__(
@@ -47,21 +45,17 @@ class Registry:
         max_versions: int = 1000,
         chance: random.Random | None = None,
     ) -> None:
+        super().__init__(chance or random.Random())
         self.store = store
         self._root = store / ".manyhats"
         self._inspect = inspect
         self._max_tasks = max_tasks
         self._max_versions = max_versions
-        self._chance = chance or random.Random()
         self._blobs = Blobs(self._root)
-        self._file_lock = FileLock(self._root / "lock", thread_local=False)  # taken in one thread, given back in another
+        # Taken in one thread, given back in another.
+        self._file_lock = FileLock(self._root / "lock", thread_local=False)
         self._sessions: sessionmaker[Session]
         self._writing = threading.RLock()  # one write at a time
-        self._lock = threading.Lock()  # guards what follows
-        self._tasks: dict[str, Task] = {}
-        self._names: list[str] = []  # sorted
-        self._uses: dict[str, int] = {}  # versions by sha256
-        self._pins: dict[str, int] = {}  # requests by sha256
         self._listeners: list[Listener] = []
 
     # ---- life
@@ -81,7 +75,11 @@ class Registry:
         self._blobs.open()
         try:
             self._sessions = connect(self._root / "registry.sqlite3")
+        except ConfigurationError:
+            self._file_lock.release()
+            raise
         except DatabaseError as error:
+            self._file_lock.release()
             raise ConfigurationError(f"the store's database cannot be read: {error.orig}") from None
         with self._sessions() as session:
             versions: dict[str, list[Version]] = {}
@@ -89,20 +87,20 @@ class Registry:
                 versions.setdefault(row.task, []).append(
                     Version(row.task, row.number, row.sha256, _info(row.info), row.created)
                 )
-                self._uses[row.sha256] = self._uses.get(row.sha256, 0) + 1
             aliases: dict[str, dict[str, tuple[Target, ...]]] = {}
             for alias in session.scalars(select(AliasRow)):
                 aliases.setdefault(alias.task, {})[alias.alias] = _targets(alias.targets)
-            for task in session.scalars(select(TaskRow)):
-                self._tasks[task.name] = Task(
+            self.fill(
+                Task(
                     task.name,
                     task.created,
                     parse_settings(task.settings),
                     tuple(versions.get(task.name, ())),
                     aliases.get(task.name, {}),
                 )
-        self._names = sorted(self._tasks)
-        self._blobs.clean(set(self._uses))
+                for task in session.scalars(select(TaskRow))
+            )
+        self._blobs.clean(self.contents())
 
     def close(self) -> None:
         """Gives the store back."""
@@ -113,89 +111,16 @@ class Registry:
         """`listener(event, version, task)` is called after a commit; events: `activated`, `deleted`."""
         self._listeners.append(listener)
 
-    # ---- reading
-
-    @property
-    def count(self) -> int:
-        """How many tasks there are."""
-        return len(self._tasks)
-
-    def all(self) -> list[Task]:
-        """All tasks."""
-        with self._lock:
-            return list(self._tasks.values())
-
-    def task(self, name: str) -> Task:
-        """Raises NotFound, naming the nearest names."""
-        with self._lock:
-            found = self._tasks.get(name)
-            if found is not None:
-                return found
-            near = difflib.get_close_matches(name[:128], self._names[:5000], n=3, cutoff=0.5)
-        nearest = f" Nearest: {', '.join(f'`{n}`' for n in near)}." if near else ""
-        raise NotFound(f"The task `{name[:200]}` does not exist.{nearest}", param="task")
-
-    def tasks(self, limit: int, page_token: str | None) -> tuple[list[Task], str | None]:
-        """A page of tasks by name, and the token of the next page. Raises InvalidRequest for another's token."""
-        after = _decode(page_token) if page_token else ""
-        with self._lock:
-            start = bisect_right(self._names, after) if after else 0
-            names = self._names[start : start + limit]
-            more = start + limit < len(self._names)
-            page = [self._tasks[name] for name in names]
-        return page, _encode(names[-1]) if more else None
-
-    def resolve(self, ref: str) -> Version:
-        """The version that `task`, `task@alias` or `task@3` means now; of a split, one by its weight."""
-        wanted = parse_ref(ref)
-        task = self.task(wanted.task)
-        if wanted.number is not None:
-            return task.version(wanted.number)
-        assert wanted.alias is not None
-        targets = task.aliases.get(wanted.alias)
-        if not targets:
-            known = ", ".join(sorted(task.aliases)) or "none"
-            raise NotFound(
-                f"The task `{task.name}` has no alias '{wanted.alias}'; it has {known}, and versions "
-                f"{', '.join(str(v.number) for v in task.versions[-20:]) or 'none'}.",
-                param="task",
-            )
-        if len(targets) == 1:
-            return task.version(targets[0].version)
-        (chosen,) = self._chance.choices(targets, weights=[target.weight for target in targets])
-        return task.version(chosen.version)
+    # ---- files
 
     def files(self, version: Version) -> Path:
         """The folder of a version's files."""
         return self._blobs.path(version.sha256)
 
-    def uses(self, sha256: str) -> bool:
-        """Whether any version has this content."""
-        with self._lock:
-            return sha256 in self._uses
-
-    # ---- pins
-
-    def pin(self, ref: str) -> Version:
-        """`resolve`, and keeps the version's files until `unpin`, whatever is deleted meanwhile."""
-        while True:
-            version = self.resolve(ref)
-            with self._lock:
-                if version.sha256 in self._uses:  # not deleted between the two steps
-                    self._pins[version.sha256] = self._pins.get(version.sha256, 0) + 1
-                    return version
-
     def unpin(self, version: Version) -> None:
         """Gives back what `pin` gave."""
-        sha = version.sha256
-        with self._lock:
-            self._pins[sha] -= 1
-            last = not self._pins[sha]
-            if last:
-                del self._pins[sha]
-            orphan = last and sha not in self._uses
-        if orphan:
-            self._remove_blob(sha)
+        if self.drop_pin(version):
+            self._remove_blob(version.sha256)
 
     # ---- writing
 
@@ -228,11 +153,10 @@ class Registry:
             self._check_labels(settings, info)
         sha = digest(staged)
         with self._write() as session:
-            with self._lock:
-                found = self._tasks.get(task)
+            found = self.find(task)
             known = next((v for v in found.versions if v.sha256 == sha), None) if found else None
-            if found is None and len(self._tasks) >= self._max_tasks:
-                raise TooLarge(f"the store holds {len(self._tasks)} tasks, which is the most", param="task")
+            if found is None and self.count >= self._max_tasks:
+                raise TooLarge(f"the store holds {self.count} tasks, which is the most", param="task")
             if found is not None and known is None and len(found.versions) >= self._max_versions:
                 raise TooLarge(
                     f"the task `{task}` has {len(found.versions)} versions, which is the most; delete some",
@@ -260,12 +184,14 @@ class Registry:
             if activate:
                 after = self._point(session, after, alias, (Target(version.number),))
             # The blob first: a version without its files must never be, files without a version are cleaned up.
-            self._blobs.keep(staged)
-            session.commit()
-            self._publish(after)
-            if known is None:
-                with self._lock:
-                    self._uses[sha] = self._uses.get(sha, 0) + 1
+            self._blobs.keep(staged, sha)
+            try:
+                session.commit()
+            except OperationalError as error:
+                if "full" in str(error.orig):  # surely not committed; the room is wanted back at once
+                    self._remove_blob(sha)
+                raise
+            self.publish(after)
         if activate:
             self._tell("activated", version, task)
         return version, known is None
@@ -276,12 +202,14 @@ class Registry:
         with self._write() as session:
             found = self.task(task)
             row = session.get_one(TaskRow, task)
+            if unknown := sorted(set(partial) - set(TaskSettings.model_fields)):
+                raise InvalidRequest(f"there is no setting '{unknown[0][:200]}'", param=unknown[0][:200])
             values = row.settings | dict(partial)
             values = {name: value for name, value in values.items() if value is not None}
             settings = parse_settings(values)
             row.settings = values
             session.commit()
-            return self._publish(replace(found, settings=settings))
+            return self.publish(replace(found, settings=settings))
 
     def delete_task(self, task: str) -> None:
         """Takes a task away. Requests in flight keep their files until they are done."""
@@ -290,9 +218,7 @@ class Registry:
             found = self.task(task)
             session.execute(delete(TaskRow).where(TaskRow.name == task))
             session.commit()
-            with self._lock:
-                del self._tasks[task]
-                self._names.remove(task)
+            self.withdraw(task)
             self._forget(found.versions)
         for version in found.versions:
             self._tell("deleted", version, task)
@@ -314,7 +240,7 @@ class Registry:
                 if any(target.version == number for target in _targets(row.targets)):
                     session.delete(row)
             session.commit()
-            after = self._publish(replace(found, versions=tuple(v for v in found.versions if v is not version)))
+            after = self.publish(replace(found, versions=tuple(v for v in found.versions if v is not version)))
             self._forget([version])
         self._tell("deleted", version, task)
         return after
@@ -329,7 +255,7 @@ class Registry:
             versions = [found.version(target.version) for target in targets]
             after = self._point(session, found, alias, tuple(targets))
             session.commit()
-            self._publish(after)
+            self.publish(after)
         for version in versions:
             self._tell("activated", version, task)
         return after
@@ -345,7 +271,7 @@ class Registry:
                 raise NotFound(f"The task `{task}` has no alias '{alias[:200]}'.", param="alias")
             session.execute(delete(AliasRow).where(AliasRow.task == task, AliasRow.alias == alias))
             session.commit()
-            return self._publish(replace(found, aliases={a: t for a, t in found.aliases.items() if a != alias}))
+            return self.publish(replace(found, aliases={a: t for a, t in found.aliases.items() if a != alias}))
 
     def rollback(self, task: str, to: int | None = None) -> Task:
         """`stable` back to what it pointed at before; again, further back. With `to`, to that version.
@@ -357,16 +283,20 @@ class Registry:
         check_name(task, write=True)
         with self._write() as session:
             found = self.task(task)
-            row = session.scalars(
-                select(HistoryRow).where(HistoryRow.task == task).order_by(HistoryRow.id.desc()).limit(1)
-            ).first()
-            if row is None:
+            now = found.aliases.get(STABLE)
+            targets = now
+            for row in session.scalars(
+                select(HistoryRow).where(HistoryRow.task == task).order_by(HistoryRow.id.desc())
+            ):
+                targets = _targets(row.targets)
+                session.delete(row)
+                if targets != now:  # alike where what lay between was deleted
+                    break
+            if targets is None or targets == now:
                 raise Conflict(f"`{task}` has pointed at nothing else before", param="task")
-            targets = _targets(row.targets)
-            session.delete(row)
-            session.merge(AliasRow(task=task, alias=STABLE, targets=row.targets))
+            session.merge(AliasRow(task=task, alias=STABLE, targets=[[t.version, t.weight] for t in targets]))
             session.commit()
-            after = self._publish(replace(found, aliases=dict(found.aliases) | {STABLE: targets}))
+            after = self.publish(replace(found, aliases=dict(found.aliases) | {STABLE: targets}))
         for target in targets:
             self._tell("activated", after.version(target.version), task)
         return after
@@ -407,30 +337,14 @@ class Registry:
         session.merge(AliasRow(task=task.name, alias=alias, targets=[[t.version, t.weight] for t in targets]))
         return replace(task, aliases=dict(task.aliases) | {alias: targets})
 
-    def _publish(self, task: Task) -> Task:
-        with self._lock:
-            if task.name not in self._tasks:
-                insort(self._names, task.name)
-            self._tasks[task.name] = task
-        return task
-
     def _forget(self, versions: Iterable[Version]) -> None:
-        """Counts versions out, and removes the blobs that nobody names or uses any more."""
-        orphans = []
-        with self._lock:
-            for version in versions:
-                sha = version.sha256
-                self._uses[sha] -= 1
-                if not self._uses[sha]:
-                    del self._uses[sha]
-                    if sha not in self._pins:
-                        orphans.append(sha)
-        for sha in orphans:
+        """Counts versions out, and removes the blobs that nobody needs any more."""
+        for sha in self.count_out(versions):
             self._remove_blob(sha)
 
     def _remove_blob(self, sha: str) -> None:
         with self._writing:  # not while an upload of the same content is being kept
-            if not self.uses(sha):
+            if not self.wanted(sha):
                 self._blobs.remove(sha)
 
     def _tell(self, event: str, version: Version | None, task: str) -> None:
@@ -457,6 +371,8 @@ def _check_split(targets: Sequence[Target]) -> None:
     for target in targets:
         if not 0 < target.weight < float("inf"):
             raise InvalidRequest(f"weights are positive numbers, not {target.weight}", param="split")
+    if not sum(target.weight for target in targets) < float("inf"):
+        raise InvalidRequest("the weights are too large to be added up", param="split")
 
 
 def _targets(rows: Sequence[Sequence[float]]) -> tuple[Target, ...]:
@@ -468,16 +384,3 @@ def _info(row: Mapping[str, Any]) -> AdapterInfo:
     for name in ("labels", "warnings"):
         values[name] = tuple(values[name]) if values.get(name) is not None else None
     return AdapterInfo(**values)
-
-
-def _encode(name: str) -> str:
-    return base64.urlsafe_b64encode(name.encode()).decode().rstrip("=")
-
-
-def _decode(token: str) -> str:
-    try:
-        name = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
-        check_name(name)
-    except (ValueError, InvalidRequest):
-        raise InvalidRequest("page_token is not one that this server gave", param="page_token") from None
-    return name

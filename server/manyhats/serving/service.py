@@ -165,7 +165,13 @@ class Service:
             # It came true while nobody waited for it any more.
             one.wish.add_done_callback(lambda wish: _release_if_given(self.residency, one.version, wish))
         if one.version is not self.base:
-            self.registry.unpin(one.version)
+            self._unpin(one.version)
+
+    def _unpin(self, version: Version) -> None:
+        if self.registry.uses(version.sha256):
+            self.registry.unpin(version)
+        else:  # deleted meanwhile: its files may go now, which is no work for the event loop
+            asyncio.get_running_loop().run_in_executor(None, self.registry.unpin, version)
 
     async def _answer(self, pending: dict[int, _Pending], answers: list[Reply | ManyhatsError | None]) -> None:
         """Those whose adapters are in their slots go together at once; each other one follows when it is there."""

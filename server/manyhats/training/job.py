@@ -50,7 +50,7 @@ class Job:
 
     def chosen_schedule(self) -> Schedule:
         """Raises InvalidRequest for a method that cannot be trained."""
-        return replace(schedule_for(self.method), **self.schedule)
+        return replace(schedule_for(self.method, self.options), **self.schedule)
 
 
 def run(job: Job, backbone: Backbone, console: Console) -> Report:

@@ -1,12 +1,14 @@
 """Defaults that work, by method.
 
-The learning rates were found by training each method on sentiment, spam and parts of speech with a 6-layer encoder of
-22.7 M weights; the first values tried were those of the papers that the methods' modules name.
+The learning rates were found by trying each method on the sentiment of 1500 short texts, with a 6-layer encoder of
+22.7 M weights.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from manyhats.errors import InvalidRequest
 from manyhats.methods import METHODS
@@ -29,16 +31,22 @@ class Schedule:
 
 
 _DEFAULTS: dict[str, Schedule] = {
-    "lora": Schedule(learning_rate=1e-3, head_learning_rate=1e-3),
-    "bottleneck": Schedule(learning_rate=1e-3, head_learning_rate=1e-3),
-    "prefix": Schedule(learning_rate=5e-3, head_learning_rate=2e-3),
-    # Decay would pull every score under the threshold.
-    "mask": Schedule(learning_rate=2e-2, head_learning_rate=1e-3, weight_decay=0.0),
+    "lora": Schedule(learning_rate=1e-3, head_learning_rate=1e-3, batch_tokens=512),
+    "bottleneck": Schedule(learning_rate=1e-3, head_learning_rate=1e-3, batch_tokens=512),
+    # A prefix needs many steps, so they are small. Ten times this rate does not learn: the MLP saturates.
+    "prefix": Schedule(learning_rate=5e-4, head_learning_rate=2e-3, batch_tokens=256),
+    # A step costs much beside its tokens: every score is moved. Decay would pull all scores under the threshold.
+    "mask": Schedule(learning_rate=1e-2, head_learning_rate=1e-3, weight_decay=0.0),
 }
 
+# A prefix that is trained without the MLP takes, and needs, a far higher rate.
+_BARE_PREFIX = replace(_DEFAULTS["prefix"], learning_rate=3e-2, head_learning_rate=5e-3)
 
-def schedule_for(method: str) -> Schedule:
-    """The method's defaults. Raises InvalidRequest for a method that cannot be trained here."""
+
+def schedule_for(method: str, options: Mapping[str, Any] | None = None) -> Schedule:
+    """The defaults of a method with these options. Raises InvalidRequest for a method that cannot be trained here."""
+    if method == "prefix" and str((options or {}).get("reparametrisation")) == "0":
+        return _BARE_PREFIX
     try:
         return _DEFAULTS[method]
     except KeyError:

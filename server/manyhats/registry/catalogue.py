@@ -1,0 +1,180 @@
+"""What the registry keeps in memory: every read is answered from here, and never waits for the disk."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import random
+import threading
+from bisect import bisect_right, insort
+from collections.abc import Iterable
+
+from manyhats.errors import InvalidRequest, NotFound
+from manyhats.registry.names import check_name, parse_ref
+from manyhats.registry.records import Task, Version
+
+
+class Catalogue:
+    """All tasks, how many versions name each content, and how many requests need it. Safe from any thread."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance  # chooses among the versions of a split
+        self._lock = threading.Lock()  # guards what follows
+        self._tasks: dict[str, Task] = {}
+        self._names: list[str] = []  # sorted
+        self._uses: dict[str, int] = {}  # versions by sha256
+        self._pins: dict[str, int] = {}  # requests by sha256
+
+    # ---- reading
+
+    @property
+    def count(self) -> int:
+        """How many tasks there are."""
+        return len(self._tasks)
+
+    def all(self) -> list[Task]:
+        """All tasks."""
+        with self._lock:
+            return list(self._tasks.values())
+
+    def find(self, name: str) -> Task | None:
+        """The task of that name, or None."""
+        with self._lock:
+            return self._tasks.get(name)
+
+    def task(self, name: str) -> Task:
+        """Raises NotFound, naming the nearest names."""
+        found = self.find(name)
+        if found is not None:
+            return found
+        with self._lock:
+            names = self._names[:5000]
+        near = difflib.get_close_matches(name[:128], names, n=3, cutoff=0.5)
+        nearest = f" Nearest: {', '.join(f'`{n}`' for n in near)}." if near else ""
+        raise NotFound(f"The task `{name[:200]}` does not exist.{nearest}", param="task")
+
+    def tasks(self, limit: int, page_token: str | None) -> tuple[list[Task], str | None]:
+        """A page of tasks by name, and the token of the next page. Raises InvalidRequest for another's token."""
+        after = _decode(page_token) if page_token else ""
+        with self._lock:
+            start = bisect_right(self._names, after) if after else 0
+            names = self._names[start : start + limit]
+            more = start + limit < len(self._names)
+            page = [self._tasks[name] for name in names]
+        return page, _encode(names[-1]) if more else None
+
+    def resolve(self, ref: str) -> Version:
+        """The version that `task`, `task@alias` or `task@3` means now; of a split, one by its weight."""
+        wanted = parse_ref(ref)
+        task = self.task(wanted.task)
+        if wanted.number is not None:
+            return task.version(wanted.number)
+        assert wanted.alias is not None
+        targets = task.aliases.get(wanted.alias)
+        if not targets:
+            known = ", ".join(sorted(task.aliases)) or "none"
+            raise NotFound(
+                f"The task `{task.name}` has no alias '{wanted.alias}'; it has {known}, and versions "
+                f"{', '.join(str(v.number) for v in task.versions[-20:]) or 'none'}.",
+                param="task",
+            )
+        if len(targets) == 1:
+            return task.version(targets[0].version)
+        (chosen,) = self._chance.choices(targets, weights=[target.weight for target in targets])
+        return task.version(chosen.version)
+
+    def uses(self, sha256: str) -> bool:
+        """Whether any version has this content."""
+        with self._lock:
+            return sha256 in self._uses
+
+    # ---- pins
+
+    def pin(self, ref: str) -> Version:
+        """`resolve`, and keeps the version's files until `unpin`, whatever is deleted meanwhile."""
+        while True:
+            version = self.resolve(ref)
+            with self._lock:
+                if version.sha256 in self._uses:  # not deleted between the two steps
+                    self._pins[version.sha256] = self._pins.get(version.sha256, 0) + 1
+                    return version
+
+    def drop_pin(self, version: Version) -> bool:
+        """Takes a pin back; whether nobody needs the content any more."""
+        sha = version.sha256
+        with self._lock:
+            self._pins[sha] -= 1
+            if self._pins[sha]:
+                return False
+            del self._pins[sha]
+            return sha not in self._uses
+
+    def wanted(self, sha256: str) -> bool:
+        """Whether any version or request needs this content."""
+        with self._lock:
+            return sha256 in self._uses or sha256 in self._pins
+
+    # ---- changing (the registry's writes call these after their commit)
+
+    def fill(self, tasks: Iterable[Task]) -> None:
+        """Takes in all tasks at once."""
+        with self._lock:
+            self._tasks = {task.name: task for task in tasks}
+            self._names = sorted(self._tasks)
+            self._uses = {}
+            for task in self._tasks.values():
+                for version in task.versions:
+                    self._count_in(version)
+
+    def publish(self, task: Task) -> Task:
+        """Puts a task in the place of the one of its name; its new versions count as uses of their content."""
+        with self._lock:
+            before = self._tasks.get(task.name)
+            if before is None:
+                insort(self._names, task.name)
+            known = {version.number for version in before.versions} if before else set()
+            for version in task.versions:
+                if version.number not in known:
+                    self._count_in(version)
+            self._tasks[task.name] = task
+        return task
+
+    def withdraw(self, task: str) -> None:
+        """Takes a task out. Its versions are to be counted out with `count_out`."""
+        with self._lock:
+            del self._tasks[task]
+            self._names.remove(task)
+
+    def count_out(self, versions: Iterable[Version]) -> list[str]:
+        """Counts versions out; the contents that nobody needs any more."""
+        orphans = []
+        with self._lock:
+            for version in versions:
+                sha = version.sha256
+                self._uses[sha] -= 1
+                if not self._uses[sha]:
+                    del self._uses[sha]
+                    if sha not in self._pins:
+                        orphans.append(sha)
+        return orphans
+
+    def contents(self) -> set[str]:
+        """The sha256 of every version."""
+        with self._lock:
+            return set(self._uses)
+
+    def _count_in(self, version: Version) -> None:
+        self._uses[version.sha256] = self._uses.get(version.sha256, 0) + 1
+
+
+def _encode(name: str) -> str:
+    return base64.urlsafe_b64encode(name.encode()).decode().rstrip("=")
+
+
+def _decode(token: str) -> str:
+    try:
+        name = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
+        check_name(name)
+    except (ValueError, InvalidRequest):
+        raise InvalidRequest("page_token is not one that this server gave", param="page_token") from None
+    return name
