@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -71,6 +72,7 @@ def train(name: str, example: Example, backbone: Backbone, data: Path, store: Pa
         options=example.options,
         schedule=example.schedule,
         max_tokens=example.max_tokens,
+        notes=(origin(source),),
     )
     try:
         report = run(job, backbone, console)
@@ -79,6 +81,15 @@ def train(name: str, example: Example, backbone: Backbone, data: Path, store: Pa
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return report
+
+
+def origin(source: Path) -> str:
+    """Where a data set comes from, as a sentence."""
+    package = json.loads((source / "about.json").read_text(encoding="utf-8"))["source"]
+    return (
+        f"The data comes from the package {package['package']} {package['version']} ({package['client']}; licence: "
+        f"{package['licence']}), as examples/prepare_data.py makes it."
+    )
 
 
 def first_rows(path: Path, count: int) -> Path:

@@ -19,7 +19,7 @@ ALLOWED = {
     "serving": {"engine", "registry", "methods", "backbone"},
     "runtime": {"serving", "engine", "registry", "formats", "methods", "backbone", "settings"},
     "api": {"runtime", "serving", "registry", "backbone", "settings"},
-    "commands": {"formats", "methods", "backbone"},
+    "commands": {"training", "registry", "formats", "methods", "backbone"},
     "settings": set(),
     "errors": set(),
 }

@@ -14,7 +14,7 @@ import typer
 from pydantic_core import PydanticUndefined
 
 from manyhats._version import __version__
-from manyhats.commands import convert, doctor, remote
+from manyhats.commands import convert, doctor, remote, train
 from manyhats.errors import ManyhatsError, WrongSetting
 from manyhats.settings import Settings, load_settings
 
@@ -90,6 +90,7 @@ app.command("tasks")(remote.tasks)
 app.command("show")(remote.show)
 app.command("rollback")(remote.rollback)
 app.command("predict")(remote.predict)
+app.command("train")(train.train)
 app.command("convert")(convert.convert)
 app.command("doctor")(doctor.doctor)
 

@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
+from starlette.requests import ClientDisconnect
 
 from manyhats._version import __version__
 from manyhats.api import errors, operations, predict, tasks, uploads
 from manyhats.api.body import BodyLimit
 from manyhats.api.hangup import ClientGone
+from manyhats.api.schemas import ErrorBody
 from manyhats.runtime import Runtime
 
 _MULTIPART_OVERHEAD = 1 << 20  # bytes: boundaries and headers of an upload's parts
@@ -32,6 +34,10 @@ def create_app(runtime: Runtime) -> FastAPI:
         version=__version__,
         description="One frozen backbone, many tasks and methods, one batch.",
         lifespan=lifespan,
+        responses={
+            "4XX": {"model": ErrorBody, "description": "The request cannot be served as it is."},
+            "5XX": {"model": ErrorBody, "description": "The server cannot serve it now."},
+        },
     )
     app.state.runtime = runtime
     app.add_middleware(
@@ -42,7 +48,8 @@ def create_app(runtime: Runtime) -> FastAPI:
     errors.install(app)
 
     @app.exception_handler(ClientGone)
-    async def gone(_: Request, __: ClientGone) -> Response:
+    @app.exception_handler(ClientDisconnect)  # while the body was still on its way
+    async def gone(_: Request, __: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it
 
     for router in (predict.router, uploads.ask, uploads.change, tasks.ask, tasks.change, operations.router):

@@ -31,8 +31,9 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        multipart = headers.get(b"content-type", b"").startswith(b"multipart/")
-        limit = self._upload_limit if multipart else self._json_limit
+        # By the route, not by what the body says it is: only uploads are not held in memory.
+        upload = scope["path"].endswith("/versions")
+        limit = self._upload_limit if upload else self._json_limit
         told = headers.get(b"content-length", b"0")
         error = TooLarge(f"the body is larger than {limit} bytes", param="body")
         if told.isdigit() and int(told) > limit:
@@ -73,4 +74,13 @@ def _invalid(error: ValidationError) -> InvalidRequest:
 def documented(model: type[BaseModel]) -> dict[str, Any]:
     """The body's schema for /openapi.json, for routes that use `parse`."""
     schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})  # are written out: a reference would lead from the document's root
+
+    def inlined(part: Any) -> Any:
+        if isinstance(part, dict):
+            name = str(part.get("$ref", "")).removeprefix("#/$defs/")
+            return inlined(definitions[name]) if name else {key: inlined(value) for key, value in part.items()}
+        return [inlined(value) for value in part] if isinstance(part, list) else part
+
+    schema = inlined(schema)
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -48,6 +48,7 @@ def describe(error: Exception) -> tuple[int, dict[str, Any]]:
 
 def envelope(status: int, kind: str, message: str, param: str | None = None) -> dict[str, Any]:
     """The body of every error."""
+    message = message.encode(errors="backslashreplace").decode()  # file names need not be text
     return {"error": {"message": message, "type": kind, "param": param, "code": status}}
 
 

@@ -83,6 +83,21 @@ class SettingsBody(Body):
     pinned: StrictBool | None = None
 
 
+class ErrorInside(BaseModel):
+    """What went wrong. `code` is the status; `param` names the field or file at fault, where there is one."""
+
+    message: str
+    type: str
+    param: str | None
+    code: int
+
+
+class ErrorBody(BaseModel):
+    """The body of every error."""
+
+    error: ErrorInside
+
+
 def texts(inputs: Inputs) -> Sequence[Text]:
     """The inputs of a body, one or many, as texts."""
     many = inputs if isinstance(inputs, list) else [inputs]

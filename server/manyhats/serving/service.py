@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from anyio import to_thread
 
 from manyhats.backbone import Backbone, Text
@@ -212,8 +213,8 @@ class Service:
             for i in indices:
                 try:
                     self._prepare(pending[i])
-                except ManyhatsError as error:
-                    answers[i] = error
+                except Exception as error:
+                    answers[i] = _as_answer(error)
 
         await to_thread.run_sync(tokenise, abandon_on_cancel=False)
         works = {i: work for i in indices if (work := pending[i].work) is not None}
@@ -230,7 +231,10 @@ class Service:
         def finish() -> None:
             for i in waiting:
                 if answers[i] is None:
-                    answers[i] = self._reply(pending[i])
+                    try:
+                        answers[i] = self._reply(pending[i])
+                    except Exception as error:
+                        answers[i] = _as_answer(error)
 
         await to_thread.run_sync(finish, abandon_on_cancel=False)
 
@@ -272,11 +276,12 @@ class Service:
         assert one.work is not None
         assert one.work.batch is not None
         kind = one.version.info.kind
+        computed = one.work.future.result()
+        if not all(np.isfinite(output).all() for output in computed):
+            raise EngineFailure(f"the adapter {one.version.ref} gives values that are not finite")
         outputs = [
             render(kind, output, one.parameters, labels=one.settings.labels, text=text, encoded=encoded)
-            for output, text, encoded in zip(
-                one.work.future.result(), one.prepared.texts, one.prepared.encoded, strict=True
-            )
+            for output, text, encoded in zip(computed, one.prepared.texts, one.prepared.encoded, strict=True)
         ]
         batch = one.work.batch
         return Reply(

@@ -6,7 +6,9 @@ text's tokens, or for words the state of each word's first token. Needs scikit-l
 
 from __future__ import annotations
 
+import itertools
 import math
+import random
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 # Inverse strengths of the penalty that are tried; the one that is best on the validation data is taken.
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 
-_MOST_ROWS = 40_000  # of the probe's training data; more would take longer than the adapter
+_MOST_ROWS = 40_000  # inputs or words that the probe learns from; more would take longer than the adapter
 _ITERATIONS = 200
 
 
@@ -58,11 +60,9 @@ def probe(backbone: Backbone, kind: TaskKind, items: Items, seed: int) -> Score:
     require_sklearn()
     from sklearn.preprocessing import StandardScaler
 
-    states = {name: _states(backbone, kind, getattr(items, name)) for name in ("train", "validation", "test")}
-    targets = {name: np.array(_targets(getattr(items, name))) for name in states}
-    if len(states["train"]) > _MOST_ROWS:
-        chosen = np.random.default_rng(seed).choice(len(states["train"]), _MOST_ROWS, replace=False)
-        states["train"], targets["train"] = states["train"][chosen], targets["train"][chosen]
+    parts = {"train": _sample(items.train, seed), "validation": items.validation, "test": items.test}
+    states = {name: _states(backbone, kind, part) for name, part in parts.items()}
+    targets = {name: np.array(_targets(part)) for name, part in parts.items()}
     scaler = StandardScaler().fit(states["train"])
     scaled = {name: scaler.transform(rows) for name, rows in states.items()}
     best: tuple[Score, Any] | None = None
@@ -75,6 +75,14 @@ def probe(backbone: Backbone, kind: TaskKind, items: Items, seed: int) -> Score:
             best = found, model
     assert best is not None
     return _score(kind, best[1], scaled["test"], targets["test"])
+
+
+def _sample(items: Sequence[Item], seed: int) -> list[Item]:
+    """All items, or as many in a random order as hold the most places that the probe learns from."""
+    order = list(items)
+    random.Random(seed).shuffle(order)
+    places = itertools.accumulate(len(_targets([item])) for item in order)
+    return [item for item, sum_of_places in zip(order, places, strict=True) if sum_of_places <= _MOST_ROWS]
 
 
 def _models(kind: TaskKind) -> list[Any]:

@@ -39,6 +39,8 @@ class Report:
     probe: Score
     parameters: tuple[int, int]  # method, head
     nbytes: int  # of the adapter's files
+    machine: str  # what it was trained on
+    notes: tuple[str, ...] = ()  # further sentences for the card, such as where the data comes from
 
 
 def scores(report: Report) -> list[tuple[str, Score]]:
@@ -103,7 +105,7 @@ interval:
 | epochs | {outcome.epochs}, the best was {outcome.best_epoch} ({outcome.validation.name} {outcome.validation} \
 on the validation data) |
 | steps | {outcome.steps}, of at most {schedule.batch_tokens} tokens each |
-| time | {outcome.seconds:.0f} s on {torch.get_num_threads()} CPU threads or one GPU |
+| time | {outcome.seconds:.0f} s, {report.machine} |
 | AdamW | learning rate {schedule.learning_rate:g}, of the head {schedule.head_learning_rate:g}, weight decay \
 {schedule.weight_decay:g} |
 | seed | {schedule.seed} |
@@ -147,11 +149,13 @@ def _places(report: Report) -> str:
 
 
 def _notes(report: Report) -> list[str]:
-    notes = list(report.dataset.notes)
+    notes = [*report.notes, *report.dataset.notes]
     if report.dataset.kind == "tokens":
         notes.append("Words of one sentence are not independent, so the interval is narrower than it should be.")
     if report.cut:
-        notes.append(f"{report.cut} inputs were longer than {report.max_tokens} tokens and were cut.")
+        one = "1 input was longer than {} tokens and was cut."
+        many = "{1} inputs were longer than {0} tokens and were cut."
+        notes.append((one if report.cut == 1 else many).format(report.max_tokens, report.cut))
     if report.outcome.stopped:
         notes.append(f"Training stopped early: {report.outcome.stopped}")
     notes.append("The test data played no part in training or in choosing the epoch.")

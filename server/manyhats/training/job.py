@@ -47,6 +47,7 @@ class Job:
     options: Mapping[str, Any] = field(default_factory=dict)
     schedule: Mapping[str, Any] = field(default_factory=dict)
     max_tokens: int | None = None
+    notes: tuple[str, ...] = ()  # for the model card
 
     def chosen_schedule(self) -> Schedule:
         """Raises InvalidRequest for a method that cannot be trained."""
@@ -107,6 +108,8 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
             probe=probe,
             parameters=trainer.parameters,
             nbytes=nbytes,
+            machine=_machine(backbone.device),
+            notes=job.notes,
         )
         (folder / CARD).write_text(model_card(report), encoding="utf-8")
         return report
@@ -123,6 +126,13 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
             job.out.rmdir()
         shutil.move(folder, job.out)
     return report
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        return f"on a CPU with {threads} thread{'s' if threads > 1 else ''}"
+    return f"on {torch.cuda.get_device_name(device)}" if device.type == "cuda" else f"on {device.type}"
 
 
 def _steps(items: Items, schedule: Schedule) -> int:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from transformers.utils import logging as transformers_logging
 
-from manyhats.backbone import Backbone
 from manyhats.commands import remote
 from manyhats.errors import InvalidRequest
-from manyhats.registry.names import check_name
-from manyhats.training.card import Report, interval_text, scores
-from manyhats.training.data import Columns
-from manyhats.training.job import Job, run
+
+if TYPE_CHECKING:
+    from manyhats.training.card import Report
 
 
 class Kind(StrEnum):
@@ -58,12 +55,14 @@ def train(
     push: Annotated[str | None, typer.Option(help="upload to the server at this URL when done")] = None,
     key: Annotated[str, typer.Option(envvar="MANYHATS_KEY", help="API key for --push", show_default=False)] = "",
 ) -> None:
-    """Trains an adapter for a task, compares it with simple baselines, and writes it with its model card.
+    """Trains an adapter for a task, compares it with simple baselines, and writes it with its model card."""
+    # Here, so that commands that only talk to a server start quickly.
+    from manyhats.backbone import Backbone
+    from manyhats.registry.names import check_name
+    from manyhats.training.data import Columns
+    from manyhats.training.job import Job, run
 
-    Raises ManyhatsError with one line that says what is wrong with the data or the options.
-    """
     console = Console()
-    transformers_logging.disable_progress_bar()  # the model's loading has one of its own
     given = {
         "epochs": epochs,
         "learning_rate": learning_rate,
@@ -106,6 +105,8 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
 
 
 def _table(report: Report) -> Table:
+    from manyhats.training.card import interval_text, scores
+
     table = Table(title=f"{report.task}: {report.test.name} on {report.test.count} held out")
     table.add_column("")
     table.add_column(report.test.name, justify="right")

@@ -1,0 +1,50 @@
+"""Running servers for the tests of the web layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+import manyhats.engine.engine as engine_module
+from manyhats.backbone import Backbone
+from tests import tiny
+from tests.api.live import Gate, Live, Witness, serving
+
+
+@pytest.fixture(scope="session")
+def served(base_folder: Callable[[str], Path]) -> Backbone:
+    """The tiny BERT that servers use. Expectations are computed with `bert`, another instance of it."""
+    return tiny.load(base_folder("bert"))
+
+
+@pytest.fixture(scope="module")
+def live(served: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """One server for the tests of a module; each test makes tasks of its own."""
+    with serving(served, tmp_path_factory.mktemp("store")) as running:
+        yield running
+
+
+@pytest.fixture
+def start(served: Backbone, tmp_path: Path) -> Callable[..., AbstractContextManager[Live]]:
+    """Starts a server with settings of its own."""
+    return lambda store=None, **settings: serving(served, store or tmp_path / "store", **settings)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Holds all batches of all servers until it is opened."""
+    closed = Gate()
+    monkeypatch.setattr(engine_module, "forward", closed)
+    yield closed
+    closed.open()
+
+
+@pytest.fixture
+def witness(live: Live) -> Iterator[Witness]:
+    """Asks another task during the whole test; none of its answers may change."""
+    task = live.add("witness", "bottleneck", labels=4, seed=99)
+    with Witness(live, task) as watching:
+        yield watching

@@ -1,0 +1,103 @@
+"""Tokens, cuts and threads."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from manyhats.backbone import Backbone, Text, Tokenizer
+from manyhats.errors import ConfigurationError
+from transformers import AutoTokenizer
+
+from tests import tiny
+
+
+def test_same_tokens_as_the_original(backbone: Backbone) -> None:
+    original = AutoTokenizer.from_pretrained(backbone.name)
+    for text in tiny.texts([0, 1, 7, 62], seed=1):
+        (encoded,) = backbone.tokenizer.encode([Text(text)], tiny.MAX_TOKENS)
+        assert encoded.ids == original(text)["input_ids"]
+        assert encoded.full_length == len(encoded.ids)
+
+
+@pytest.mark.parametrize("maximum", [2, 3, 4, 10, 63, 64])
+def test_a_cut_is_the_originals_and_is_reported(backbone: Backbone, maximum: int) -> None:
+    original = AutoTokenizer.from_pretrained(backbone.name)
+    for count in (0, 1, 2, 8, 61, 62, 100):
+        text = tiny.words(count, seed=count)
+        (encoded,) = backbone.tokenizer.encode([Text(text)], maximum)
+        expected = original(text, truncation=True, max_length=maximum)
+        assert encoded.ids == expected["input_ids"]
+        assert encoded.full_length == count + 2
+        assert len(encoded.ids) == min(maximum, count + 2)
+        assert encoded.special == [1, *[0] * (len(encoded.ids) - 2), 1]
+        assert [text[a:b] for a, b in encoded.offsets[1:-1]] == text.split()[: maximum - 2]
+
+
+@settings(max_examples=80, deadline=None)
+@given(first=st.integers(0, 30), second=st.integers(0, 30), maximum=st.integers(5, 40))
+def test_the_longer_text_of_a_pair_is_cut_first(load_backbone, first: int, second: int, maximum: int) -> None:
+    for family, specials in (("bert", 3), ("roberta", 4)):
+        backbone = load_backbone(family)
+        (encoded,) = backbone.tokenizer.encode([Text(tiny.words(first, 1), tiny.words(second, 2))], maximum)
+        assert encoded.full_length == first + second + specials
+        assert len(encoded.ids) == min(maximum, encoded.full_length)
+        kept = encoded.sequence_ids.count(0), encoded.sequence_ids.count(1)
+        assert kept[0] <= first
+        assert kept[1] <= second
+        if sum(kept) < first + second:
+            longer, shorter = (0, 1) if first >= second else (1, 0)
+            lost = first - kept[0], second - kept[1]
+            assert lost[longer] > 0
+            if lost[shorter] > 0:  # only once both are equally long
+                assert abs(kept[0] - kept[1]) <= 1
+        if family == "bert":
+            assert encoded.type_ids == [0] * (kept[0] + 2) + [1] * (kept[1] + 1)
+
+
+def test_words_that_are_already_split(backbone: Backbone) -> None:
+    encoded = backbone.tokenizer.encode_words(["w1", "w2", "w3", "w4"], 5)
+    assert encoded.full_length == 6
+    assert encoded.words == [None, 0, 1, 2, None]
+    whole = backbone.tokenizer.encode_words(["w1", "w2"], 64)
+    assert whole.ids == backbone.tokenizer.encode([Text("w1 w2")], 64)[0].ids
+
+
+def test_many_threads_get_their_own_answers(bert: Backbone) -> None:
+    """Every thread asks with its own limit; a shared truncation switch would show."""
+    text = tiny.words(60, seed=0)
+    pairs = (tiny.words(30, seed=1), tiny.words(20, seed=2))
+    maxima = [8 + i for i in range(32)]
+
+    def ask(maximum: int) -> list:
+        return bert.tokenizer.encode([Text(text), Text(*pairs), Text("w1")], maximum)
+
+    expected = [ask(maximum) for maximum in maxima]
+    barrier = Barrier(32)
+
+    def together(maximum: int) -> list:
+        barrier.wait()
+        return [ask(maximum) for _ in range(10)]
+
+    with ThreadPoolExecutor(32) as pool:
+        for answers, right in zip(pool.map(together, maxima), expected, strict=True):
+            assert all(answer == right for answer in answers)
+
+
+def test_a_folder_without_a_tokenizer(tmp_path) -> None:
+    with pytest.raises(ConfigurationError, match="tokenizer"):
+        Tokenizer(str(tmp_path))
+
+
+@pytest.mark.real
+def test_real_tokenizer_cuts_as_the_original(real_backbone: Backbone) -> None:
+    from manyhats.backbone.loading import locate
+
+    original = AutoTokenizer.from_pretrained(locate(real_backbone.name))
+    for text in ("Unbelievably long-winded sentences, tokenised " * 30, "naïve café 🦊 Ünïcödé", ""):
+        for maximum in (4, 17, 128):
+            (encoded,) = real_backbone.tokenizer.encode([Text(text)], maximum)
+            assert encoded.ids == original(text, truncation=True, max_length=maximum)["input_ids"]

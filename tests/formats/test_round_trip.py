@@ -1,0 +1,188 @@
+"""What is written is read back the same, by us and, where the format is PEFT's, by PEFT."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from manyhats.backbone import Backbone
+from manyhats.errors import InvalidRequest
+from manyhats.formats import read_adapter, write_adapter
+from manyhats.methods import METHODS
+from manyhats.methods.adapter import Adapter
+from manyhats.methods.base import Part
+from manyhats.methods.heads import Head, Kind, Layer
+from peft import PeftModel
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+from tests import tiny
+from tests.parity.test_adapterhub import CASES as ADAPTERHUB
+from tests.parity.test_adapterhub import case as adapterhub_case
+
+# PEFT 0.21 reads an attribute that transformers 5 has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+
+TEXTS = tiny.texts([1, 8, 30], seed=31)
+KINDS: list[tuple[Kind, int]] = [("classify", 3), ("tokens", 5), ("regress", 1), ("embed", 0)]
+
+
+def _adapter(backbone: Backbone, method: str, kind: Kind, labels: int) -> Adapter:
+    names = [f"label {i}" for i in range(labels)] if kind in ("classify", "tokens") else None
+    return tiny.adapter(
+        backbone, method, 7, kind=kind, labels=labels, settings={} if names is None else {"labels": names}
+    )
+
+
+@pytest.mark.parametrize("method", tiny.METHOD_NAMES)
+@pytest.mark.parametrize(("kind", "labels"), KINDS)
+def test_round_trip(backbone: Backbone, tmp_path: Path, method: str, kind: Kind, labels: int) -> None:
+    first = _adapter(backbone, method, kind, labels)
+    write_adapter(first, tmp_path, backbone)
+    again = read_adapter(tmp_path, backbone)
+    assert (again.method, again.kind, again.rank) == (first.method, first.kind, first.rank)
+    assert again.settings.get("labels") == first.settings.get("labels")
+    assert again.base == backbone.name
+    assert tiny.difference(tiny.ask(backbone, again, TEXTS), tiny.ask(backbone, first, TEXTS)) < 1e-5
+    assert not [path for path in tmp_path.iterdir() if path.suffix not in (".json", ".safetensors")]
+
+
+@pytest.mark.parametrize("method", tiny.METHOD_NAMES)
+def test_what_was_trained_is_read_back(backbone: Backbone, tmp_path: Path, method: str) -> None:
+    trainable = METHODS[method].trainable(backbone, {}, torch.Generator().manual_seed(1))
+    part = trainable.part()
+    head = tiny.head(backbone, "classify", 2, 3)
+    first = Adapter(parts=(part,), head=head, kind="classify", matched_tensors=1)
+    write_adapter(first, tmp_path, backbone)
+    again = read_adapter(tmp_path, backbone)
+    assert again.nbytes == first.nbytes
+    for site, leaves in part.tensors.items():
+        for name, tensor in leaves.items():
+            assert torch.equal(again.parts[0].tensors[site][name], tensor)
+    assert tiny.difference(tiny.ask(backbone, again, TEXTS), tiny.ask(backbone, first, TEXTS)) == 0
+
+
+@pytest.mark.parametrize("name", [name for name in ADAPTERHUB if not name.startswith("base-")])
+def test_adapterhub_adapters_keep_their_flags(tmp_path: Path, name: str) -> None:
+    one = adapterhub_case(name)
+    assert one.adapter is not None
+    write_adapter(one.adapter, tmp_path, one.backbone)
+    again = read_adapter(tmp_path, one.backbone)
+    assert again.parts[0].config == one.adapter.parts[0].config
+    assert tiny.difference(tiny.ask(one.backbone, again, one.texts), one.expected) < tiny.CLOSE
+    written = json.loads((tmp_path / "adapter_config.json").read_text())["config"]
+    theirs = json.loads((_folder(name) / "adapter_config.json").read_text())["config"]
+    for field in ("mh_adapter", "output_adapter", "original_ln_before", "is_parallel", "leave_out", "scaling"):
+        assert written[field] == theirs[field]
+    if not isinstance(theirs["reduction_factor"], dict):
+        assert int(32 // written["reduction_factor"]) == int(32 // theirs["reduction_factor"])
+
+
+def _folder(name: str) -> Path:
+    from tests.parity.test_adapterhub import FIXTURES
+
+    return FIXTURES / "cases" / name / adapterhub_case(name).description["upload"]
+
+
+@pytest.mark.parametrize("name", ["ah-bert-seq_bn-ln_before-ln_after", "ah-bert-seq_bn-scaling-channel"])
+def test_written_tensors_have_adapterhubs_names(tmp_path: Path, name: str) -> None:
+    """The same tensors under the same names, but for the adapter's name."""
+    from safetensors import safe_open
+
+    one = adapterhub_case(name)
+    assert one.adapter is not None
+    write_adapter(one.adapter, tmp_path, one.backbone)
+
+    def names(folder: Path) -> set[str]:
+        with safe_open(folder / "adapter.safetensors", framework="pt") as file:
+            return set(file.keys())
+
+    theirs = json.loads((_folder(name) / "adapter_config.json").read_text())["name"]
+    ours = json.loads((tmp_path / "adapter_config.json").read_text())["name"]
+    assert {n.replace(f".{ours}.", f".{theirs}.") for n in names(tmp_path)} == names(_folder(name))
+
+
+@pytest.mark.parametrize("hidden", [32, 384, 768])
+def test_every_width_has_a_reduction_factor(hidden: int) -> None:
+    from manyhats.formats.adapterhub import _reduction
+
+    assert all(int(hidden // _reduction(hidden, width)) == width for width in range(1, hidden + 1))
+
+
+# ---- PEFT reads what we write
+
+_CLASSES: dict[str, Any] = {
+    "classify": AutoModelForSequenceClassification,
+    "regress": AutoModelForSequenceClassification,
+    "tokens": AutoModelForTokenClassification,
+    "embed": AutoModel,
+}
+
+
+def _peft_answers(folder: Path, backbone: Backbone, adapter: Adapter) -> list[torch.Tensor]:
+    options = {} if adapter.head is None else {"num_labels": adapter.head.num_labels}
+    model = PeftModel.from_pretrained(_CLASSES[adapter.kind].from_pretrained(backbone.name, **options), folder).eval()
+    answers = []
+    with torch.inference_mode():
+        for text in TEXTS:
+            ids = torch.tensor([tiny.row(backbone, tiny.BARE, text).ids])
+            out = model(input_ids=ids, attention_mask=torch.ones_like(ids))
+            answers.append(out.last_hidden_state[0] if adapter.kind == "embed" else out.logits[0])
+    return answers
+
+
+@pytest.mark.parametrize(("kind", "labels"), KINDS)
+@pytest.mark.parametrize("method", ["lora", "prefix"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra-narrow", "distilbert"])
+def test_peft_reads_our_files(load_backbone, tmp_path: Path, family: str, method: str, kind: Kind, labels: int) -> None:
+    if (family, method) == ("distilbert", "prefix"):
+        pytest.skip("PEFT has no prefix-tuning for DistilBERT")
+    backbone = load_backbone(family)
+    first = tiny.adapter(
+        backbone, method, 9, kind=kind, labels=labels, **({"only": "layer."} if method == "lora" else {})
+    )
+    write_adapter(first, tmp_path, backbone)
+    assert tiny.difference(_peft_answers(tmp_path, backbone, first), tiny.ask(backbone, first, TEXTS)) < tiny.CLOSE
+
+
+def test_peft_reads_ranks_and_scales_that_differ(bert: Backbone, tmp_path: Path) -> None:
+    parts = [tiny.part(bert, "lora", 1, only="layer.0", rank=2), tiny.part(bert, "lora", 2, only="layer.1", rank=5)]
+    merged = Part(
+        "lora",
+        type(parts[0].config)(scales=parts[0].config.scales | parts[1].config.scales),
+        dict(parts[0].tensors) | dict(parts[1].tensors),
+    )
+    first = Adapter(parts=(merged,), head=tiny.head(bert, "classify", 3, 4), kind="classify", matched_tensors=1)
+    write_adapter(first, tmp_path, bert)
+    ours = tiny.ask(bert, first, TEXTS)
+    assert tiny.difference(tiny.ask(bert, read_adapter(tmp_path, bert), TEXTS), ours) < 1e-5
+    assert tiny.difference(_peft_answers(tmp_path, bert, first), ours) < tiny.CLOSE
+
+
+def test_a_head_that_pefts_format_has_no_place_for(load_backbone, tmp_path: Path) -> None:
+    backbone = load_backbone("roberta")
+    adapter = tiny.adapter(backbone, "lora", 1, kind="classify")
+    head = Head("classify", "first", (Layer(torch.zeros(3, 32), None),))
+    odd = Adapter(parts=adapter.parts, head=head, kind="classify", matched_tensors=1)
+    with pytest.raises(InvalidRequest, match="2 layers and not 1"):
+        write_adapter(odd, tmp_path, backbone)
+
+
+def test_settings_beside_another_librarys_files(bert: Backbone, tmp_path: Path) -> None:
+    settings = {"labels": ["no", "yes", "ä 🦊"], "template": "Is it: {text}?", "max_tokens": 12}
+    write_adapter(tiny.adapter(bert, "lora", 1, kind="classify", settings=settings), tmp_path, bert)
+    assert dict(read_adapter(tmp_path, bert).settings) == settings
+    description = json.loads((tmp_path / "manyhats.json").read_text())
+    assert description["format"] == "manyhats-task/1"
+    assert description["base_sha256"] == bert.sha256
+
+
+def test_a_mask_takes_one_bit_a_weight(bert: Backbone, tmp_path: Path) -> None:
+    adapter = tiny.adapter(bert, "mask", 1, kept=0.75)
+    write_adapter(adapter, tmp_path, bert)
+    weights = sum(out * width for out, width in (s.shape for s in bert.linear.values()))
+    assert adapter.nbytes == weights // 8
+    zeros = json.loads((tmp_path / "manyhats.json").read_text())["zeros_fraction"]
+    assert zeros == pytest.approx(0.25, abs=0.02)

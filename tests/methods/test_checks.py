@@ -1,0 +1,204 @@
+"""What does not fit the backbone is refused, with the name and both shapes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from manyhats.backbone import Backbone
+from manyhats.errors import AdapterMismatch
+from manyhats.methods import METHODS
+from manyhats.methods.activations import activation
+from manyhats.methods.base import Part
+from manyhats.methods.heads import Head, Layer
+from manyhats.methods.mask import MaskConfig
+from manyhats.methods.prefix import PrefixConfig, layer_site
+from torch import Tensor
+
+from tests import tiny
+
+QUERY = "encoder.layer.0.attention.self.query"
+
+
+def _with(part: Part, site: str, leaf: str, tensor: Tensor | None) -> Part:
+    """The part with one tensor changed, or taken out."""
+    leaves = {k: v for k, v in part.tensors[site].items() if k != leaf} | ({} if tensor is None else {leaf: tensor})
+    return Part(part.method, part.config, dict(part.tensors) | {site: leaves})
+
+
+def _refusal(backbone: Backbone, part: Part) -> str:
+    with pytest.raises(AdapterMismatch) as caught:
+        METHODS[part.method].check(part, backbone)
+    return caught.value.message
+
+
+def _site(part: Part) -> str:
+    return QUERY if QUERY in part.tensors else next(iter(part.tensors))
+
+
+LEAVES = [
+    ("lora", "A", (3, 31), "[3, 31]", "[3, 32]"),
+    ("lora", "B", (32, 4), "[32, 4]", "[32, 3]"),
+    ("lora", "B", (33, 3), "[33, 3]", "[32, 3]"),
+    ("bottleneck", "down.weight", (4, 16), "[4, 16]", "[4, 32]"),
+    ("bottleneck", "down.bias", (5,), "[5]", "[4]"),
+    ("bottleneck", "up.weight", (32, 5), "[32, 5]", "[32, 4]"),
+    ("bottleneck", "up.bias", (4,), "[4]", "[32]"),
+    ("bottleneck", "scaling", (2,), "[2]", "[32]"),
+    ("bottleneck", "norm_after.weight", (31,), "[31]", "[32]"),
+    ("prefix", "keys", (5, 4, 7), "[5, 4, 7]", "[5, 4, 8]"),
+    ("prefix", "values", (4, 4, 8), "[4, 4, 8]", "[5, 4, 8]"),
+]
+
+
+def _flags(leaf: str) -> dict[str, bool]:
+    """What a part's config says where it has this leaf."""
+    return {"ln_after": True} if leaf.startswith("norm_after") else {}
+
+
+@pytest.mark.parametrize(("method", "leaf", "shape", "told", "wanted"), LEAVES)
+def test_a_wrong_shape_names_both(bert: Backbone, method: str, leaf: str, shape: Any, told: str, wanted: str) -> None:
+    part = tiny.part(bert, method, 1, **_flags(leaf))
+    message = _refusal(bert, _with(part, _site(part), leaf, torch.zeros(shape)))
+    assert told in message
+    assert wanted in message
+    assert bert.name in message
+
+
+@pytest.mark.parametrize(("method", "leaf", "shape"), [row[:3] for row in LEAVES])
+@pytest.mark.parametrize("dims", [0, 1, 4])
+def test_a_wrong_number_of_dimensions(bert: Backbone, method: str, leaf: str, shape: Any, dims: int) -> None:
+    part = tiny.part(bert, method, 1, **_flags(leaf))
+    odd = (2,) * dims
+    if len(shape) != dims:
+        assert str(list(odd)) in _refusal(bert, _with(part, _site(part), leaf, torch.zeros(odd)))
+
+
+@pytest.mark.parametrize(
+    ("method", "leaf"),
+    [
+        ("lora", "A"),
+        ("lora", "B"),
+        ("bottleneck", "down.weight"),
+        ("bottleneck", "down.bias"),
+        ("bottleneck", "up.weight"),
+        ("bottleneck", "up.bias"),
+        ("prefix", "keys"),
+        ("prefix", "values"),
+        ("mask", "mask"),
+    ],
+)
+def test_a_missing_leaf_is_named(bert: Backbone, method: str, leaf: str) -> None:
+    part = tiny.part(bert, method, 1)
+    assert f"no '{leaf}'" in _refusal(bert, _with(part, _site(part), leaf, None))
+
+
+@pytest.mark.parametrize("flag", ["ln_before", "ln_after"])
+def test_missing_norms(bert: Backbone, flag: str) -> None:
+    leaf = flag.replace("ln_", "norm_") + ".weight"
+    part = tiny.part(bert, "bottleneck", 1, **{flag: True})
+    assert f"no '{leaf}'" in _refusal(bert, _with(part, _site(part), leaf, None))
+
+
+def test_norms_that_the_config_does_not_have(bert: Backbone) -> None:
+    part = _with(tiny.part(bert, "bottleneck", 1), "layers.1.ffn", "norm_before.weight", torch.ones(32))
+    assert "no place for 'layers.1.ffn.norm_before.weight'" in _refusal(bert, part)
+
+
+@pytest.mark.parametrize("method", ["lora", "bottleneck", "mask"])
+def test_an_unknown_site(bert: Backbone, method: str) -> None:
+    part = tiny.part(bert, method, 1)
+    leaves = next(iter(part.tensors.values()))
+    assert "no " in _refusal(bert, Part(method, part.config, {"layers.9.attention": leaves}))
+
+
+def test_post_add_needs_a_norm_before(bert: Backbone) -> None:
+    assert "post_add" in _refusal(bert, tiny.part(bert, "bottleneck", 1, residual_before_ln="post_add"))
+
+
+@pytest.mark.parametrize("name", ["no_such", "", "prelu", "xielu"])
+def test_unknown_activations(bert: Backbone, name: str) -> None:
+    assert f"'{name}'" in _refusal(bert, tiny.part(bert, "bottleneck", 1, non_linearity=name))
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "gelu_new", "swish", "silu", "tanh", "leakyrelu", "LeakyReLU"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_known_activations_keep_type_and_shape(name: str, dtype: torch.dtype) -> None:
+    states = torch.randn(3, 4, dtype=dtype)
+    result = activation(name)(states)
+    assert (result.dtype, result.shape) == (dtype, states.shape)
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_a_prefix_for_other_layers(bert: Backbone, layers: int) -> None:
+    part = tiny.part(bert, "prefix", 1)
+    leaves = next(iter(part.tensors.values()))
+    other = Part("prefix", part.config, {layer_site(i): leaves for i in range(layers)})
+    assert f"for {layers} layers" in _refusal(bert, other)
+
+
+@pytest.mark.parametrize("length", [tiny.MAX_TOKENS - 2, 500])
+def test_a_prefix_longer_than_the_context(bert: Backbone, length: int) -> None:
+    assert "no room" in _refusal(bert, tiny.part(bert, "prefix", 1, length=length))
+
+
+def test_the_longest_prefix_leaves_room_for_one_word(bert: Backbone) -> None:
+    adapter = tiny.adapter(bert, "prefix", 1, length=tiny.MAX_TOKENS - 3)
+    (states,) = tiny.ask(bert, adapter, ["w1 w2 w3"])
+    assert len(states) == 3
+
+
+@pytest.mark.parametrize("shape", [(32, 31), (31, 32), (0, 0), (64, 16)])
+def test_a_mask_for_another_weight(bert: Backbone, shape: tuple[int, int]) -> None:
+    part = tiny.part(bert, "mask", 1)
+    assert isinstance(part.config, MaskConfig)
+    other = Part("mask", MaskConfig(shapes=part.config.shapes | {QUERY: shape}), part.tensors)
+    message = _refusal(bert, other)
+    assert str(list(shape)) in message
+    assert "[32, 32]" in message
+
+
+@pytest.mark.parametrize("mask", [torch.zeros(127, dtype=torch.uint8), torch.zeros(128), torch.zeros(32, 32).bool()])
+def test_a_mask_of_the_wrong_size_or_type(bert: Backbone, mask: Tensor) -> None:
+    _refusal(bert, _with(tiny.part(bert, "mask", 1), QUERY, "mask", mask))
+
+
+def test_an_adapter_without_weights(bert: Backbone) -> None:
+    adapter = tiny.adapter(bert, "lora", 1)
+    with pytest.raises(AdapterMismatch, match="no weights for any layer"):
+        replace(adapter, parts=(Part("lora", adapter.parts[0].config, {}),)).check(bert)
+
+
+# ---- heads
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ((Layer(torch.zeros(3, 31), None),), "[3, 31]"),
+        ((Layer(torch.zeros(3, 32), torch.zeros(4)),), "[4]"),
+        ((Layer(torch.zeros(8, 32), None), Layer(torch.zeros(3, 9), None)), "[3, 9]"),
+        ((Layer(torch.zeros(()), None),), "[]"),
+        ((Layer(torch.zeros(3, 32), torch.zeros(())),), "[]"),
+        ((Layer(torch.zeros(0, 32), None),), "no outputs"),
+        ((), "no layers"),
+        ((Layer(torch.zeros(3, 32), None, "no_such"),), "no_such"),
+    ],
+)
+def test_heads_that_do_not_fit(bert: Backbone, layers: tuple[Layer, ...], message: str) -> None:
+    with pytest.raises(AdapterMismatch, match=re.escape(message)):
+        Head("classify", "first", layers).check(bert)
+
+
+def test_a_pooler_head_needs_a_pooler(load_backbone) -> None:
+    head = Head("classify", "pooler", (Layer(torch.zeros(3, 32), None),))
+    with pytest.raises(AdapterMismatch, match="no pooler weights"):
+        head.check(load_backbone("distilbert"))
+
+
+def test_prefix_config_of_another_length(bert: Backbone) -> None:
+    part = tiny.part(bert, "prefix", 1)
+    assert "[6, 4, 8]" in _refusal(bert, Part("prefix", PrefixConfig(length=6), part.tensors))

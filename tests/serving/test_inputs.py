@@ -1,0 +1,60 @@
+"""From texts to tokens: limits, templates, cutting."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manyhats.backbone import Text
+from manyhats.errors import InputTooLong, InvalidRequest, TooLarge
+from manyhats.serving.inputs import check_texts, fill_template, prepare
+from tests import tiny
+
+
+def test_a_template_puts_texts_in_their_places():
+    both = Text("one", "two")
+    assert fill_template(None, both) == both
+    assert fill_template("a {text} b", both) == Text("a one b", "two")
+    assert fill_template("{text_pair}: {text} {text}", both) == Text("two: one one")
+    assert fill_template("{text}{text_pair}", Text("one")) == Text("one")
+
+
+@given(text=st.text(), pair=st.none() | st.text())
+def test_braces_of_a_caller_mean_nothing(text, pair):
+    assert fill_template("<{text}|{text_pair}>", Text(text, pair)) == Text(f"<{text}|{pair or ''}>")
+
+
+@given(template=st.text(), text=st.text(max_size=5))
+def test_any_template_can_be_filled(template, text):
+    fill_template(template, Text(text))
+
+
+def test_limits():
+    limits = {"max_inputs": 2, "max_characters": 10}
+    check_texts([Text("x" * 10), Text("x", "y" * 9)], **limits)
+    for texts, error in (
+        ([], InvalidRequest),
+        ([Text("a"), Text(" \n\t")], InvalidRequest),
+        ([Text("a")] * 3, TooLarge),
+        ([Text("a"), Text("x" * 11)], InputTooLong),
+        ([Text("x" * 5, "y" * 6)], InputTooLong),
+    ):
+        with pytest.raises(error):
+            check_texts(texts, **limits)
+
+
+def test_a_text_that_is_too_long_is_refused_with_both_lengths_or_cut_with_a_warning(bert):
+    texts = [Text("w1"), Text(tiny.words(8, 1))]
+    whole = prepare(bert.tokenizer, texts, template=None, max_tokens=10, truncate=False)
+    assert [len(e.ids) for e in whole.encoded] == [3, 10]
+    assert (whole.warnings, whole.tokens) == ([], 13)
+    with pytest.raises(InputTooLong, match=r"input 1 has 10 tokens; the task takes 9") as caught:
+        prepare(bert.tokenizer, texts, template=None, max_tokens=9, truncate=False)
+    assert caught.value.param == "inputs.1"
+    cut = prepare(bert.tokenizer, texts, template=None, max_tokens=9, truncate=True)
+    assert [len(e.ids) for e in cut.encoded] == [3, 9]
+    (warning,) = cut.warnings
+    assert (warning.input, warning.code) == (1, "truncated")
+    assert "10 tokens" in warning.message
+    assert "takes 9" in warning.message

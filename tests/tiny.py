@@ -1,0 +1,289 @@
+"""Tiny random backbones and adapters, and short ways to ask them something.
+
+The models have two layers of 32 units and weights large enough for mistakes to show. Their tokenizer splits at
+spaces and knows `w0` ... `w99`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from manyhats.backbone import Backbone, Text
+from manyhats.engine.forward import Row, forward
+from manyhats.methods import METHODS
+from manyhats.methods.adapter import BARE, Adapter, BoundAdapter
+from manyhats.methods.base import Part
+from manyhats.methods.bottleneck import BottleneckConfig
+from manyhats.methods.heads import Head, Kind, Layer
+from manyhats.methods.lora import LoraConfig
+from manyhats.methods.mask import MaskConfig, pack_bits
+from manyhats.methods.plan import batch_order
+from manyhats.methods.prefix import PrefixConfig, layer_site
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers import models, pre_tokenizers, processors
+from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
+from transformers.models.auto.modeling_auto import AutoModel
+
+FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "electra-narrow", "distilbert")
+
+# The largest difference that counts as equal, in float32.
+CLOSE = 1e-4
+
+MAX_TOKENS = 64
+WORDS = 100
+_BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_ROBERTA_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+VOCABULARY = WORDS + len(_BERT_SPECIALS)
+
+_SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
+
+
+def config(family: str) -> Any:
+    """The model's config."""
+    match family:
+        case "bert":
+            return BertConfig(**_SHAPE, max_position_embeddings=MAX_TOKENS, pad_token_id=0)
+        case "roberta":
+            return RobertaConfig(**_SHAPE, max_position_embeddings=MAX_TOKENS + 2, type_vocab_size=1, pad_token_id=1)
+        case "xlm-roberta":
+            return XLMRobertaConfig(**_SHAPE, max_position_embeddings=MAX_TOKENS + 2, type_vocab_size=1, pad_token_id=1)
+        case "electra":
+            return ElectraConfig(**_SHAPE, embedding_size=32, max_position_embeddings=MAX_TOKENS, pad_token_id=0)
+        case "electra-narrow":
+            return ElectraConfig(**_SHAPE, embedding_size=16, max_position_embeddings=MAX_TOKENS, pad_token_id=0)
+        case "distilbert":
+            return DistilBertConfig(
+                vocab_size=VOCABULARY,
+                dim=32,
+                hidden_dim=64,
+                n_layers=2,
+                n_heads=4,
+                max_position_embeddings=MAX_TOKENS,
+                pad_token_id=0,
+            )
+    raise ValueError(family)
+
+
+def _is_roberta(family: str) -> bool:
+    return "roberta" in family
+
+
+def tokenizer(family: str) -> PreTrainedTokenizerFast:
+    """A tokenizer that splits at spaces, with the family's special tokens."""
+    specials = _ROBERTA_SPECIALS if _is_roberta(family) else _BERT_SPECIALS
+    vocabulary = {word: i for i, word in enumerate([*specials, *(f"w{i}" for i in range(WORDS))])}
+    unknown = "<unk>" if _is_roberta(family) else "[UNK]"
+    raw = RawTokenizer(models.WordLevel(vocabulary, unk_token=unknown))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    raw.add_special_tokens(list(specials))
+    if _is_roberta(family):
+        single, pair, ends = "<s> $A </s>", "<s> $A </s> </s> $B </s>", ("<s>", "</s>")
+        roles = {"bos": "<s>", "eos": "</s>", "cls": "<s>", "sep": "</s>"}
+        roles |= {"pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
+    else:
+        single, pair, ends = "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", ("[CLS]", "[SEP]")
+        roles = {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "unk": "[UNK]", "mask": "[MASK]"}
+    raw.post_processor = processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=[(end, vocabulary[end]) for end in ends]
+    )
+    named = {f"{role}_token": token for role, token in roles.items()}
+    return PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=MAX_TOKENS, **named)
+
+
+@torch.no_grad()
+def randomise(module: nn.Module, seed: int, spread: float = 0.2) -> None:
+    """Random values for every trainable weight; layer norms stay near one."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            value = torch.randn(parameter.shape, generator=generator) * spread
+            norm = name.lower().endswith("norm.weight")
+            parameter.copy_(value + 1 if norm else value)
+
+
+def write_base(family: str, folder: Path, seed: int = 1) -> Path:
+    """Writes a backbone with its tokenizer into `folder`."""
+    model = AutoModel.from_config(config(family))
+    randomise(model, seed)
+    model.save_pretrained(folder)
+    tokenizer(family).save_pretrained(folder)
+    return folder
+
+
+def load(folder: Path) -> Backbone:
+    """In float32 on the CPU."""
+    return Backbone.load(str(folder), device="cpu", dtype="float32")
+
+
+# ---- texts
+
+
+def words(count: int, seed: int) -> str:
+    """A text of `count` words."""
+    pick = random.Random(seed)
+    return " ".join(f"w{pick.randrange(WORDS)}" for _ in range(count))
+
+
+def texts(lengths: Sequence[int], seed: int = 0) -> list[str]:
+    """One text for each number of words."""
+    return [words(length, seed * 1000 + i) for i, length in enumerate(lengths)]
+
+
+# ---- asking
+
+Worn = Adapter | BoundAdapter | None
+
+
+def bound(backbone: Backbone, adapter: Worn) -> BoundAdapter:
+    """The adapter ready to act; None is the bare backbone."""
+    if adapter is None:
+        return BARE
+    return adapter.bind(backbone) if isinstance(adapter, Adapter) else adapter
+
+
+def row(backbone: Backbone, adapter: BoundAdapter, text: str | Text, pooling: str = "none") -> Row:
+    """One sequence for a batch."""
+    asked = Text(text) if isinstance(text, str) else text
+    (encoded,) = backbone.tokenizer.encode([asked], backbone.max_tokens - adapter.position_shift)
+    return Row(encoded.ids, encoded.type_ids, adapter, pooling)
+
+
+@torch.inference_mode()
+def run(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
+    """One packed pass over rows in any order; the outputs stand in the rows' order."""
+    seen = {id(r.adapter): i for i, r in reversed(list(enumerate(rows)))}
+    order = sorted(range(len(rows)), key=lambda i: (batch_order(rows[i].adapter), seen[id(rows[i].adapter)], i))
+    outputs: list[Tensor | None] = [None] * len(rows)
+    for i, output in zip(order, forward(backbone, [rows[i] for i in order]), strict=True):
+        outputs[i] = output
+    return [output for output in outputs if output is not None]
+
+
+def ask(backbone: Backbone, adapter: Worn, texts: Sequence[str | Text], pooling: str = "none") -> list[Tensor]:
+    """The adapter's outputs for `texts`, in one packed batch."""
+    worn = bound(backbone, adapter)
+    return run(backbone, [row(backbone, worn, text, pooling) for text in texts])
+
+
+def alone(backbone: Backbone, adapter: Worn, texts: Sequence[str | Text], pooling: str = "none") -> list[Tensor]:
+    """The same, every text in a pass of its own."""
+    worn = bound(backbone, adapter)
+    return [run(backbone, [row(backbone, worn, text, pooling)])[0] for text in texts]
+
+
+def difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """The largest difference between two lists of outputs. Their shapes must be equal."""
+    assert len(one) == len(other)
+    assert [tuple(a.shape) for a in one] == [tuple(b.shape) for b in other]
+    assert all(bool(torch.isfinite(a).all()) for a in [*one, *other])
+    return max(float((a.float() - b.float()).abs().max()) for a, b in zip(one, other, strict=True))
+
+
+# ---- adapters
+
+
+def _random(generator: torch.Generator, *shape: int, spread: float = 0.2) -> Tensor:
+    return torch.randn(shape, generator=generator) * spread
+
+
+def head(backbone: Backbone, kind: Kind, labels: int, seed: int) -> Head:
+    """A random head built as the backbone's family builds it."""
+    generator = torch.Generator().manual_seed(seed)
+    layout = backbone.family.classification_head
+    hidden = backbone.hidden
+    last = Layer(_random(generator, labels, hidden), _random(generator, labels))
+    if kind == "tokens":
+        return Head(kind, "tokens", (last,))
+    inner = [
+        Layer(_random(generator, hidden, hidden), _random(generator, hidden), layout.activation)
+        for _ in layout.linears[1:]
+    ]
+    return Head(kind, "pooler" if layout.pooled else "first", (*inner, last))
+
+
+def part(backbone: Backbone, method: str, seed: int, spread: float = 0.2, **options: Any) -> Part:
+    """Random weights of one method, at every site where it can act."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = backbone.hidden
+
+    def fresh(*shape: int) -> Tensor:
+        return _random(generator, *shape, spread=spread)
+
+    match method:
+        case "lora":
+            rank = options.get("rank", 3)
+            sites = {n: s.shape for n, s in backbone.linear.items() if options.get("only", "") in n}
+            return Part(
+                method,
+                LoraConfig(scales={n: 0.5 + i / 10 for i, n in enumerate(sites)}),
+                {n: {"A": fresh(rank, width), "B": fresh(out, rank)} for n, (out, width) in sites.items()},
+            )
+        case "bottleneck":
+            shapes: dict[str, tuple[int, ...]] = {"up.bias": (hidden,)}
+            for flag, name in (("ln_before", "norm_before"), ("ln_after", "norm_after")):
+                if options.get(flag):
+                    shapes |= {f"{name}.weight": (hidden,), f"{name}.bias": (hidden,)}
+            width = options.pop("width", 4)
+            shapes |= {"down.weight": (width, hidden), "down.bias": (width,), "up.weight": (hidden, width)}
+            return Part(
+                method,
+                BottleneckConfig(**options),
+                {site: {name: fresh(*shape) for name, shape in shapes.items()} for site in backbone.residual},
+            )
+        case "prefix":
+            length = options.pop("length", 5)
+            shape = (length, *backbone.kv_shape)
+            return Part(
+                method,
+                PrefixConfig(length=length, **options),
+                {layer_site(i): {"keys": fresh(*shape), "values": fresh(*shape)} for i in range(backbone.layers)},
+            )
+        case "mask":
+            kept = options.get("kept", 0.8)
+            shapes = {n: s.shape for n, s in backbone.linear.items() if options.get("only", "") in n}
+            return Part(
+                method,
+                MaskConfig(shapes=shapes),
+                {n: {"mask": pack_bits(torch.rand(s, generator=generator) < kept)} for n, s in shapes.items()},
+            )
+    raise ValueError(method)
+
+
+def adapter(
+    backbone: Backbone,
+    method: str,
+    seed: int,
+    *,
+    kind: Kind = "embed",
+    labels: int = 3,
+    settings: dict[str, Any] | None = None,
+    **options: Any,
+) -> Adapter:
+    """A random adapter that fits the backbone."""
+    made = part(backbone, method, seed, **options)
+    top = None if kind == "embed" else head(backbone, kind, labels, seed + 1)
+    tensors = sum(len(leaves) for leaves in made.tensors.values())
+    result = Adapter(parts=(made,), head=top, kind=kind, matched_tensors=tensors, settings=settings or {})
+    result.check(backbone)
+    return result
+
+
+METHOD_NAMES = tuple(METHODS)

@@ -1,0 +1,165 @@
+"""The training loop: every method learns, nothing else changes, and what is saved is what was trained."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from manyhats.backbone import Backbone
+from manyhats.errors import InvalidRequest
+from manyhats.formats import read_adapter, write_adapter
+from manyhats.methods import METHODS
+from manyhats.training.data import TaskKind
+from manyhats.training.metrics import Score
+from manyhats.training.recipes import Schedule, schedule_for
+from manyhats.training.trainer import Outcome, Trainer, predict, warm_up_and_decay
+
+from tests import tiny
+from tests.training.samples import LABELS, items
+
+KINDS: tuple[TaskKind, ...] = ("classify", "tokens", "regress")
+
+
+def _schedule(method: str, **changes: Any) -> Schedule:
+    given = {"epochs": 8, "batch_tokens": 160, "patience": 8, "learning_rate": 2e-2, "head_learning_rate": 1e-2}
+    return replace(schedule_for(method), **(given | changes))
+
+
+def _trained(
+    backbone: Backbone, method: str, kind: TaskKind = "classify", count: int = 160, **changes: Any
+) -> tuple[Trainer, Outcome]:
+    trainer = Trainer(backbone, method, kind, len(LABELS), _schedule(method, **changes))
+    return trainer, trainer.run(items(backbone, kind, count, 0), items(backbone, kind, 60, 1))
+
+
+def _fingerprint(backbone: Backbone) -> str:
+    total = hashlib.sha256()
+    pooler = backbone._pooler
+    assert pooler is not None
+    for tensor in [*backbone.model.state_dict().values(), *pooler.state_dict().values()]:
+        total.update(tensor.numpy().tobytes())
+    return total.hexdigest()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_every_kind(bert: Backbone, tmp_path: Path, method: str, kind: TaskKind) -> None:
+    before = _fingerprint(bert)
+    trainer, outcome = _trained(bert, method, kind)
+    assert _fingerprint(bert) == before
+    assert not any(p.requires_grad or p.grad is not None for p in bert.model.parameters())
+    assert outcome.losses[-1] < 0.6 * outcome.losses[0]
+    # a number's spread is about 3, and a class or tag is guessed half the time
+    assert outcome.validation.value < 4 if kind == "regress" else outcome.validation.value > 0.85
+
+    held = items(bert, kind, 40, 2)
+    here = predict(bert, trainer.bound(), held)
+    write_adapter(trainer.adapter({} if kind == "regress" else {"labels": LABELS}), tmp_path, bert)
+    reloaded = read_adapter(tmp_path, bert)
+    assert (reloaded.method, reloaded.kind) == (method, kind)
+    assert tiny.difference(predict(bert, reloaded.bind(bert), held), here) < 1e-5 * (100 if kind == "regress" else 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", ["roberta", "distilbert"])
+def test_other_families_train_and_reload(
+    load_backbone: Callable[[str], Backbone], tmp_path: Path, family: str, method: str
+) -> None:
+    backbone = load_backbone(family)
+    trainer, outcome = _trained(backbone, method, epochs=4)
+    assert outcome.losses[-1] < outcome.losses[0]
+    held = items(backbone, "classify", 20, 2)
+    write_adapter(trainer.adapter({"labels": LABELS}), tmp_path, backbone)
+    reloaded = read_adapter(tmp_path, backbone)
+    assert (
+        tiny.difference(predict(backbone, reloaded.bind(backbone), held), predict(backbone, trainer.bound(), held))
+        < 1e-5
+    )
+
+
+def test_a_seed_gives_the_same_adapter_twice(bert: Backbone) -> None:
+    def weights(seed: int) -> torch.Tensor:
+        trainer, _ = _trained(bert, "lora", epochs=2, seed=seed)
+        return torch.cat([p.detach().reshape(-1) for m in (trainer.trainable, trainer.head) for p in m.parameters()])
+
+    first = weights(5)
+    assert torch.equal(first, weights(5))
+    assert not torch.equal(first, weights(6))
+
+
+def test_early_stopping_keeps_the_best_state(bert: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = iter([0.5, 0.9, 0.6, 0.7, 0.8])
+    states = []
+
+    def evaluate(backbone: Backbone, adapter: Any, *_: Any) -> Score:
+        states.append(adapter.head.layers[0].weight.detach().clone())
+        return Score("classify", next(values), 60)
+
+    monkeypatch.setattr("manyhats.training.trainer.evaluate", evaluate)
+    trainer, outcome = _trained(bert, "bottleneck", patience=2)
+    assert (outcome.best_epoch, outcome.epochs, outcome.validation.value) == (2, 4, 0.9)
+    assert outcome.stopped == "No better validation score for 2 epochs."
+    assert torch.equal(trainer.head.head().layers[0].weight, states[1])
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_state(bert: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Trainer._loss
+    calls = 0
+
+    def loss(self: Trainer, *given: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return real(self, *given) * (math.nan if calls == 15 else 1)
+
+    monkeypatch.setattr(Trainer, "_loss", loss)
+    trainer, outcome = _trained(bert, "lora")
+    assert outcome.stopped is not None
+    assert "at step 15" in outcome.stopped
+    assert outcome.epochs == 1
+    assert all(bool(torch.isfinite(p).all()) for p in trainer.trainable.parameters())
+
+    calls = 14
+    with pytest.raises(InvalidRequest, match="not a finite number at step 1;"):
+        _trained(bert, "lora")
+
+
+def test_a_learning_rate_far_too_high_says_so(bert: Backbone) -> None:
+    with pytest.raises(InvalidRequest, match="lower learning rate"):
+        _trained(bert, "lora", learning_rate=1e30, head_learning_rate=1e30, warm_up=0.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_unknown_option_is_named(bert: Backbone, method: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"{method} has no option 'colour'; it has"):
+        Trainer(bert, method, "classify", 2, schedule_for(method), {"colour": "red"})
+
+
+def test_an_unknown_method_is_named() -> None:
+    with pytest.raises(InvalidRequest, match="no method 'lroa' can be trained; these can: bottleneck, lora"):
+        schedule_for("lroa")
+
+
+def test_a_backbone_in_half_precision_is_refused(base_folder: Callable[[str], Path]) -> None:
+    half = Backbone.load(str(base_folder("bert")), device="cpu", dtype="bfloat16")
+    with pytest.raises(InvalidRequest, match="float32"):
+        Trainer(half, "lora", "classify", 2, schedule_for("lora"))
+
+
+def test_family_heads_need_the_pooler_that_they_read(bert: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bert, "_pooler_missing", True)
+    with pytest.raises(InvalidRequest, match="has no weights for it; use bottleneck or mask"):
+        Trainer(bert, "prefix", "classify", 2, schedule_for("prefix"))
+    Trainer(bert, "prefix", "tokens", 2, schedule_for("prefix"))
+    Trainer(bert, "bottleneck", "classify", 2, schedule_for("bottleneck"))
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    factor = warm_up_and_decay(100, 0.1)
+    assert [round(factor(step), 3) for step in (0, 4, 9, 10, 55, 100)] == [0.1, 0.5, 1.0, 1.0, 0.5, 0.0]
+    assert warm_up_and_decay(1, 0.06)(0) == 1.0
