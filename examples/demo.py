@@ -23,6 +23,7 @@ QUESTIONS = {
     "sentiment": "The plot is thin, but the acting is wonderful and I laughed all the way through.",
     "spam": "CONGRATULATIONS!!! You have been selected. Click here now to claim your FREE prize of $5,000.",
     "parts-of-speech": "The old man quietly fed three hungry pigeons in the park.",
+    "glosses": "a small wild bird with a red breast that sings in winter",
     "base": "A sentence for the bare backbone.",
 }
 ANY_QUESTION = "The committee approved the budget after a long and bitter debate."

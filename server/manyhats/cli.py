@@ -74,15 +74,18 @@ def serve(config: Path | None = None, **options: str | None) -> None:
         logging.getLogger(noisy).setLevel("WARNING")
     runtime = Runtime(settings)
     runtime.open()
-    uvicorn.run(
-        create_app(runtime),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=settings.log_level == "debug",
-        timeout_graceful_shutdown=int(settings.drain_timeout) + 1,
-        server_header=False,
-    )
+    try:
+        uvicorn.run(
+            create_app(runtime),
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=settings.log_level == "debug",
+            timeout_graceful_shutdown=int(settings.drain_timeout) + 1,
+            server_header=False,
+        )
+    except SystemExit as end:  # it has said why, but with a code of its own
+        sys.exit(1 if end.code else 0)
 
 
 app.command("push")(remote.push)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import pytest
-
 import manyhats.engine.engine as engine_module
+import pytest
 from manyhats.backbone import Backbone
+
 from tests import tiny
 from tests.api.live import Gate, Live, Witness, serving
 

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import manyhats.engine.engine as engine_module
 import torch
 import uvicorn
-from torch import Tensor
-
-import manyhats.engine.engine as engine_module
 from manyhats.api.app import create_app
 from manyhats.backbone import Backbone
 from manyhats.formats import write_adapter
 from manyhats.methods.heads import Kind
 from manyhats.runtime import Runtime
 from manyhats.settings import Settings
+from torch import Tensor
+
 from tests import tiny
 
 PATIENCE = 60.0  # seconds that a condition may take; only a failing test waits as long
@@ -195,7 +195,7 @@ class Gate:
     def __call__(self, backbone: Backbone, rows: Any) -> list[Tensor]:
         self.entered += 1
         self.batches.append(len(rows))
-        assert self._open.wait(PATIENCE), "nobody opened the gate"
+        assert self._open.wait(2 * PATIENCE), "nobody opened the gate"
         return self._forward(backbone, rows)
 
     def open(self) -> None:

@@ -6,10 +6,10 @@ import re
 
 import pytest
 from fastapi.routing import APIRoute
-
 from manyhats.api.app import create_app
 from manyhats.runtime import Runtime
 from manyhats.settings import Settings
+
 from tests.api.live import Live, adapter_files, assert_error, fresh
 
 OPEN = {"/healthz", "/readyz", "/metrics", "/", "/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"}
@@ -140,9 +140,7 @@ def test_keys_open_what_they_are_for(locked: Live):
             headers = {"Authorization": f"bearer {key}"}
             assert client.request(method, path, json=body, headers=headers).status_code == 200
     for method, path, body in changes:
-        error = assert_error(
-            client.request(method, path, json=body, headers={"Authorization": f"Bearer {ASKER}"}), 403
-        )
+        error = assert_error(client.request(method, path, json=body, headers={"Authorization": f"Bearer {ASKER}"}), 403)
         assert error["type"] == "PermissionDeniedError"
     for method, path, body in changes:
         answer = client.request(method, path, json=body, headers={"Authorization": f"Bearer {ADMIN}"})

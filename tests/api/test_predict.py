@@ -6,8 +6,8 @@ import math
 from functools import partial
 
 import pytest
-
 from manyhats.backbone import Text
+
 from tests import tiny
 from tests.api.live import (
     TEXTS,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
-
-import pytest
 
 from tests.api.live import (
     TEXTS,
@@ -17,6 +16,7 @@ from tests.api.live import (
     adapter_files,
     assert_error,
     assert_error_body,
+    at_once,
     close,
     fresh,
     post,
@@ -244,8 +244,9 @@ def test_what_fits_of_a_call_is_answered(start, gate: Gate):
 
 
 def test_a_deadline_that_passes(start, gate: Gate):
-    with start(request_timeout=0.2) as live:
+    with start() as live:
         task = ready(live)
+        live.runtime.service.limits = replace(live.runtime.service.limits, timeout=0.2)
         answer = live.ask(task)
         error = assert_error(answer, 504, "0.2")
         assert error["type"] == "DeadlineExceededError"
@@ -328,8 +329,6 @@ def test_many_tasks_in_few_slots_while_they_come_and_go(start):
                     answer = client.post(f"/v1/tasks/{tasks[0]}/{call}")
                     assert answer.status_code == 200, answer.text
 
-        from tests.api.live import at_once
-
         at_once(*(lambda task=task: ask(task) for task in tasks * 2), disturb)
         live.wait_idle()
 
@@ -366,7 +365,6 @@ def test_a_fault_outside_the_model_has_the_one_shape(live: Live, monkeypatch):
         raise RuntimeError("secret detail")
 
     monkeypatch.setattr(live.runtime.registry, "tasks", broken)
-    with pytest.MonkeyPatch.context():
-        answer = live.client.get("/v1/tasks")
+    answer = live.client.get("/v1/tasks")
     assert_error(answer, 500)
     assert "secret" not in answer.text

@@ -16,8 +16,8 @@ import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from manyhats.backbone import Backbone
+
 from tests.api.live import (
     Files,
     Live,
@@ -418,15 +418,11 @@ def test_an_upload_over_the_limit_is_refused(start):
 @pytest.mark.parametrize("cut", [200, 20_000])
 def test_an_upload_that_breaks_off_leaves_nothing(live: Live, cut):
     boundary = "xyz"
+    part = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{{}}"\r\n\r\n'
     files = adapter_files(live.backbone) | {"README.md": b"y" * (3 << 20)}
-    body = b"".join(
-        f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode() + data + b"\r\n"
-        for name, data in reversed(files.items())
-    )
+    body = b"".join(part.format(name).encode() + data + b"\r\n" for name, data in reversed(files.items()))
     task = fresh("broken")
-    head = post_head(
-        f"/v1/tasks/{task}/versions", length=len(body), kind=f"multipart/form-data; boundary={boundary}"
-    )
+    head = post_head(f"/v1/tasks/{task}/versions", length=len(body), kind=f"multipart/form-data; boundary={boundary}")
     for piece in (head, head + body[:cut], head + body[:-1]):
         raw(live, piece).close()
     assert live.upload(fresh(), adapter_files(live.backbone)).status_code == 201

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from typing import Any
 
+import manyhats.engine.engine as engine_module
 import pytest
 import torch
-
-import manyhats.engine.engine as engine_module
 from manyhats.backbone import Backbone
 from manyhats.engine.engine import Engine
 from manyhats.engine.scheduler import Scheduler
 from manyhats.engine.work import BatchReport, Work
 from manyhats.errors import NotReady, Overloaded
 from manyhats.methods.adapter import BARE, BoundAdapter
+
 from tests import tiny
 
 PATIENCE = 60.0

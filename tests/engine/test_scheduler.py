@@ -7,7 +7,6 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from manyhats.engine.forward import Row
 from manyhats.engine.scheduler import Scheduler
 from manyhats.engine.work import Item, Work
@@ -30,9 +29,7 @@ def drain(scheduler: Scheduler) -> list[list[Item]]:
 
 
 works = st.lists(
-    st.tuples(
-        st.sampled_from("abcde"), st.lists(st.integers(1, 60), min_size=1, max_size=6), st.integers(-3, 3)
-    ),
+    st.tuples(st.sampled_from("abcde"), st.lists(st.integers(1, 60), min_size=1, max_size=6), st.integers(-3, 3)),
     min_size=1,
     max_size=12,
 ).map(lambda several: [work(t, lengths, float(i), p) for i, (t, lengths, p) in enumerate(several)])
@@ -45,6 +42,7 @@ def filled(several: list[Work], budget: int) -> Scheduler:
     return scheduler
 
 
+@settings(max_examples=60, deadline=None)
 @given(several=works, budget=st.integers(1, 100))
 def test_nothing_is_lost_or_doubled(several, budget):
     scheduler = filled(several, budget)
@@ -55,12 +53,14 @@ def test_nothing_is_lost_or_doubled(several, budget):
     assert all(one.waiting == 0 for one in several)
 
 
+@settings(max_examples=60, deadline=None)
 @given(several=works, budget=st.integers(1, 100))
 def test_the_budget_is_kept_but_for_a_lone_long_row(several, budget):
     for batch in drain(filled(several, budget)):
         assert sum(item.tokens for item in batch) <= budget or len(batch) == 1
 
 
+@settings(max_examples=60, deadline=None)
 @given(several=works, budget=st.integers(1, 100))
 def test_the_oldest_row_is_always_taken(several, budget):
     scheduler = filled(several, budget)
@@ -71,6 +71,7 @@ def test_the_oldest_row_is_always_taken(several, budget):
         assert any(item.work.due == due and item in batch for item in heads.values())
 
 
+@settings(max_examples=60, deadline=None)
 @given(several=works, budget=st.integers(1, 100))
 def test_rows_of_a_task_keep_their_order(several, budget):
     seen: dict[str, list[tuple[float, int]]] = {}
@@ -80,6 +81,7 @@ def test_rows_of_a_task_keep_their_order(several, budget):
     assert all(order == sorted(order) for order in seen.values())
 
 
+@settings(max_examples=60, deadline=None)
 @given(several=works, budget=st.integers(1, 100))
 def test_every_task_gets_its_share(several, budget):
     scheduler = filled(several, budget)
@@ -111,8 +113,8 @@ def test_priority_goes_before_age():
     assert [batch[0].work.task for batch in drain(scheduler)] == ["b", "a"]
 
 
+@settings(max_examples=60, deadline=None)
 @given(several=works, data=st.data(), budget=st.integers(1, 100))
-@settings(max_examples=60)
 def test_counts_are_right_after_removal(several, data, budget):
     scheduler = filled(several, budget)
     for _ in range(3):
@@ -137,6 +139,7 @@ def test_removing_what_was_never_there():
     assert scheduler.total == 1
 
 
+@settings(max_examples=60, deadline=None)
 @given(several=works, task_limit=st.integers(1, 20), total_limit=st.integers(1, 30))
 def test_limits_hold_and_a_refusal_changes_nothing(several, task_limit, total_limit):
     scheduler = Scheduler(batch_tokens=10, task_limit=task_limit, total_limit=total_limit)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from manyhats.backbone import Text
 from manyhats.errors import InputTooLong, InvalidRequest, TooLarge
 from manyhats.serving.inputs import check_texts, fill_template, prepare
+
 from tests import tiny
 
 
@@ -20,11 +20,13 @@ def test_a_template_puts_texts_in_their_places():
     assert fill_template("{text}{text_pair}", Text("one")) == Text("one")
 
 
+@settings(max_examples=60, deadline=None)
 @given(text=st.text(), pair=st.none() | st.text())
 def test_braces_of_a_caller_mean_nothing(text, pair):
     assert fill_template("<{text}|{text_pair}>", Text(text, pair)) == Text(f"<{text}|{pair or ''}>")
 
 
+@settings(max_examples=60, deadline=None)
 @given(template=st.text(), text=st.text(max_size=5))
 def test_any_template_can_be_filled(template, text):
     fill_template(template, Text(text))

@@ -9,14 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
-from transformers.pipelines.token_classification import AggregationStrategy, TokenClassificationPipeline
-
 from manyhats.backbone import Encoded, Text
 from manyhats.errors import InvalidRequest
 from manyhats.serving.outputs import render
 from manyhats.serving.parameters import parse_parameters
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+from transformers.pipelines.token_classification import AggregationStrategy, TokenClassificationPipeline
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC"]
 PIECES = ["[UNK]", "[CLS]", "[SEP]", "pa", "##ra", "##si", "lo", "##mo", "x"]

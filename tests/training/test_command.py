@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import typer
 from manyhats.backbone import Backbone
+from manyhats.commands.train import train
 from manyhats.errors import ConfigurationError, InvalidRequest, ManyhatsError
 from manyhats.formats import read_adapter
-from manyhats.commands.train import train
 from typer.testing import CliRunner
 
 from tests.training.samples import LABELS, rows, write_jsonl

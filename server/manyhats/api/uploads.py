@@ -23,6 +23,7 @@ from manyhats.api.state import runtime_of
 from manyhats.api.tasks import aliases_body
 from manyhats.errors import InvalidRequest
 from manyhats.registry.archive import ArchiveLimits, unpack
+from manyhats.registry.blobs import full_disk_told
 from manyhats.registry.names import check_alias, check_name
 from manyhats.registry.records import TaskSettings, Version
 from manyhats.runtime import Runtime
@@ -71,7 +72,10 @@ async def upload(task: str, request: Request) -> JSONResponse:
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise InvalidRequest("send the adapter as multipart/form-data, with parts named 'files' or one 'archive'")
     try:
-        form = await request.form(max_files=runtime.settings.max_files, max_fields=16, max_part_size=_FORM_FIELD_LIMIT)
+        with full_disk_told():  # large parts wait in temporary files
+            form = await request.form(
+                max_files=runtime.settings.max_files, max_fields=16, max_part_size=_FORM_FIELD_LIMIT
+            )
     except MultiPartException as error:
         raise InvalidRequest(f"the multipart body cannot be read: {error.message}") from None
     try:

@@ -22,6 +22,17 @@ _ALLOWED = (".safetensors", ".json", ".md", ".txt")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+@contextmanager
+def full_disk_told() -> Iterator[None]:
+    """Raises StorageFull in place of the operating system's own error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFull(f"the store has no room: {os.strerror(error.errno)}") from error
+        raise
+
+
 class Blobs:
     """The blob store in a folder. Safe from many threads: names are content, and every step is one rename."""
 
@@ -39,12 +50,9 @@ class Blobs:
         """An empty folder for files on their way, removed at the end. Raises StorageFull where the disk is full."""
         folder = self._staging / uuid.uuid4().hex
         try:
-            folder.mkdir()
-            yield folder
-        except OSError as error:
-            if error.errno in _FULL:
-                raise StorageFull(f"the store has no room: {os.strerror(error.errno)}") from error
-            raise
+            with full_disk_told():
+                folder.mkdir()
+                yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -158,7 +158,7 @@ class Service:
         return _Pending(question, version, settings, parameters, asked)
 
     def _close(self, one: _Pending) -> None:
-        if one.work is not None and not one.work.future.done():
+        if one.work is not None and (one.work.future.cancelled() or not one.work.future.done()):
             self.engine.cancel(one.work)
         if one.acquired:
             self.residency.release(one.version)

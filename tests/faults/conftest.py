@@ -1,0 +1,151 @@
+"""Real servers in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from manyhats.backbone import Backbone
+
+from tests.api.live import PATIENCE, Files, adapter_files, wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+class Server:
+    """`manyhats serve` on a store."""
+
+    def __init__(self, launcher: Launcher, log: Path, arguments: list[str], file_limit: int | None) -> None:
+        self._launcher = launcher
+        self.log = log
+        self.pid = int(launcher.tell({"start": arguments, "log": str(log), "file_limit": file_limit}))
+        self.code: int | None = None
+        self.client = httpx.Client(timeout=PATIENCE)
+
+    @property
+    def text(self) -> str:
+        """What it has logged."""
+        return self.log.read_text() if self.log.exists() else ""
+
+    def wait_ready(self) -> Server:
+        """Until it answers. The port is the one that it logs."""
+
+        def found() -> bool:
+            match = re.search(r"running on (http://[\d.]+:\d+)", self.text)
+            if match:
+                self.client.base_url = match[1]
+            elif "Traceback" in self.text or re.search(r"(?m)^manyhats: ", self.text):
+                pytest.fail(f"the server does not start:\n{self.text}")
+            return bool(match)
+
+        wait_until(found, "the server listens")
+        wait_until(lambda: self.client.get("/readyz").status_code == 200, "the server is ready")
+        return self
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends it a signal."""
+        os.kill(self.pid, number)
+
+    def end(self) -> int:
+        """Waits for its end; its exit code."""
+        if self.code is None:
+            self.code = int(self._launcher.tell({"wait": self.pid}))
+            self.client.close()
+        return self.code
+
+    def kill(self) -> None:
+        """Ends it as a power cut would."""
+        if self.code is None:
+            self.send(signal.SIGKILL)
+            self.end()
+
+    def upload(self, task: str, files: Files, client: httpx.Client | None = None) -> httpx.Response:
+        """Sends an adapter."""
+        parts = [("files", (name, data)) for name, data in files.items()]
+        return (client or self.client).post(f"/v1/tasks/{task}/versions", files=parts)
+
+    def ask(self, task: str, inputs: Any = "w1 w2") -> httpx.Response:
+        """Asks one task."""
+        return self.client.post(f"/v1/tasks/{task}/predict", json={"inputs": inputs})
+
+    def tasks(self) -> list[str]:
+        """The names of its tasks."""
+        return [row["name"] for row in self.client.get("/v1/tasks").json()["data"]]
+
+
+class Launcher:
+    """The process that makes servers."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.launcher"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        )
+        assert self._line() == "ready"
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def tell(self, command: dict[str, Any]) -> str:
+        """Sends a command and gives its answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        return self._line()
+
+    def close(self) -> None:
+        """Ends it, and all that it has started."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(PATIENCE)
+        self._process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def launcher() -> Iterator[Launcher]:
+    """Starts once, as importing takes long."""
+    one = Launcher()
+    yield one
+    one.close()
+
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def serve(launcher: Launcher, base_folder: Callable[[str], Path], tmp_path: Path) -> Iterator[Start]:
+    """Starts `manyhats serve` on a store (of the test's own folder, if none is given)."""
+    started: list[Server] = []
+
+    def start(store: Path | None = None, *options: str, file_limit: int | None = None) -> Server:
+        arguments = ["serve", "--backbone", str(base_folder("bert")), "--store", str(store or tmp_path / "store")]
+        arguments += ["--port", "0", "--device", "cpu", "--dtype", "float32", "--threads", "1"]
+        arguments += ["--scan-interval", "0.1", *options]
+        one = Server(launcher, tmp_path / f"log-{len(started)}", arguments, file_limit)
+        started.append(one)
+        return one
+
+    yield start
+    for one in started:
+        one.kill()
+
+
+@pytest.fixture(scope="session")
+def adapters(load_backbone: Callable[[str], Backbone], base_folder: Callable[[str], Path]) -> Callable[..., Files]:
+    """Adapters for the backbone of these servers."""
+    return lambda method="lora", **options: adapter_files(load_backbone("bert"), method, **options)

@@ -1,0 +1,65 @@
+"""Starts real servers quickly: imports everything once, and makes every server by a fork.
+
+Reads one JSON command a line and answers each with one line:
+{"start": [arguments], "log": path, "file_limit": bytes or null} -> its process id; {"wait": id} -> its exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+from typing import Any, NoReturn
+
+import manyhats.api.app
+import manyhats.runtime  # noqa: F401
+from manyhats.cli import main
+
+
+def child(command: dict[str, Any]) -> NoReturn:
+    """Becomes `manyhats ...`, as its console script would."""
+    log = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    if command.get("file_limit"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (command["file_limit"], command["file_limit"]))
+    sys.argv = ["manyhats", *command["start"]]
+    code: Any = 1
+    try:
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
+
+
+def serve_commands() -> None:
+    children: set[int] = set()
+    for line in sys.stdin:
+        command = json.loads(line)
+        if "start" in command:
+            answer = os.fork()
+            if not answer:
+                child(command)
+            children.add(answer)
+        else:
+            _, status = os.waitpid(command["wait"], 0)
+            children.discard(command["wait"])
+            answer = os.waitstatus_to_exitcode(status)
+        print(answer, flush=True)
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    print("ready", flush=True)
+    serve_commands()
