@@ -28,9 +28,11 @@ def live(served: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture
-def start(served: Backbone, tmp_path: Path) -> Callable[..., AbstractContextManager[Live]]:
-    """Starts a server with settings of its own."""
-    return lambda store=None, **settings: serving(served, store or tmp_path / "store", **settings)
+def start(base_folder: Callable[[str], Path], tmp_path: Path) -> Callable[..., AbstractContextManager[Live]]:
+    """Starts a server with settings of its own, and with a backbone of its own: another one may be at work."""
+    return lambda store=None, **settings: serving(
+        tiny.load(base_folder("bert")), store or tmp_path / "store", **settings
+    )
 
 
 @pytest.fixture

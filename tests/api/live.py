@@ -162,7 +162,7 @@ def serving(backbone: Backbone, store: Path, **settings: Any) -> Iterator[Live]:
     """A server on a free port of this machine, ready, and stopped at the end."""
     runtime = Runtime(Settings(store=store, **settings), backbone=backbone)
     runtime.open()
-    listening = socket.socket()
+    listening = socket.socket(proto=socket.IPPROTO_TCP)  # named, or asyncio leaves Nagle's delay on
     listening.bind(("127.0.0.1", 0))
     config = uvicorn.Config(create_app(runtime), log_config=None, server_header=False)
     server = uvicorn.Server(config)

@@ -1,7 +1,8 @@
 """Defaults that work, by method.
 
-The learning rates were found by trying each method on the sentiment of 1500 short texts, with a 6-layer encoder of
-22.7 M weights.
+Tried with a 6-layer encoder of 22.7 M weights, by validation accuracy on the sentiment of 1500 short texts: two
+rates for masks, two for prefixes with the MLP and two without. Those of
+LoRA and bottleneck were the first tried, and learned well.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Schedule:
 _DEFAULTS: dict[str, Schedule] = {
     "lora": Schedule(learning_rate=1e-3, head_learning_rate=1e-3, batch_tokens=512),
     "bottleneck": Schedule(learning_rate=1e-3, head_learning_rate=1e-3, batch_tokens=512),
-    # A prefix needs many steps, so they are small. Ten times this rate does not learn: the MLP saturates.
+    # A prefix needs many steps, so they are small. At ten times this rate it learned nothing.
     "prefix": Schedule(learning_rate=5e-4, head_learning_rate=2e-3, batch_tokens=256),
     # A step costs much beside its tokens: every score is moved. Decay would pull all scores under the threshold.
     "mask": Schedule(learning_rate=1e-2, head_learning_rate=1e-3, weight_decay=0.0),
