@@ -126,11 +126,16 @@ class Live:
         return (client or self.client).post(f"/v1/tasks/{task}/versions", files=parts, data=form)
 
     def add(self, stem: str = "task", method: str = "lora", **options: Any) -> str:
-        """Uploads a random adapter as a new task, and gives its name."""
+        """Uploads a random adapter as a new task, and gives its name once it has come to rest."""
         task = fresh(stem)
         answer = self.upload(task, adapter_files(self.backbone, method, **options))
         assert answer.status_code == 201, answer.text
+        self.wait_arrived()
         return task
+
+    def wait_arrived(self) -> None:
+        """Until no adapter is on its way into a slot."""
+        wait_until(lambda: not self.runtime.residency._arrivals, "all adapters have arrived")
 
     def ask(self, task: str, inputs: Any = TEXTS, **parameters: Any) -> httpx.Response:
         """Asks one task."""

@@ -658,3 +658,10 @@ def test_reading_changes_no_file(wrote, bert: Backbone, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     read_adapter(folder, bert)
     assert all((folder / p.name).read_bytes() == p.read_bytes() for p in Path(copy).iterdir())
+
+
+def test_weights_that_no_config_speaks_of(bert: Backbone, tmp_path: Path) -> None:
+    write_adapter(tiny.adapter(bert, "bottleneck", 1, kind="classify"), tmp_path, bert)
+    (tmp_path / "head_config.json").unlink()
+    with pytest.raises(InvalidRequest, match=r"'model_head\.safetensors' belongs to no config"):
+        read_adapter(tmp_path, bert)

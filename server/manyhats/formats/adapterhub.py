@@ -33,6 +33,10 @@ from manyhats.methods.heads import Head, Kind, Layer, Reads
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
+WEIGHTS = "adapter.safetensors"
+HEAD_CONFIG = "head_config.json"
+HEAD_WEIGHTS = "model_head.safetensors"
+
 # The version whose format is written; `adapters` reads it, and so do we.
 _FORMAT_VERSION = "adapters.1.3.0"
 
@@ -65,7 +69,7 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone) -> Adapter:
             f"'{backbone.config.model_type}'",
             param="model_type",
         )
-    remaining = Remaining(read_tensors(folder / "adapter.safetensors"), "adapter.safetensors")
+    remaining = Remaining(read_tensors(folder / WEIGHTS), WEIGHTS)
     sites = _bottleneck(remaining, str(config.get("name")), backbone)
     remaining.done()
     part = Part("bottleneck", _bottleneck_config(inner, sites), sites)
@@ -74,7 +78,7 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone) -> Adapter:
     kind: Kind = "embed"
     settings: dict[str, Any] = {}
     head_tensors = 0
-    if (folder / "head_config.json").exists():
+    if (folder / HEAD_CONFIG).exists():
         head, settings, head_tensors = _head(folder, backbone)
         kind = head.kind
     return Adapter(
@@ -186,7 +190,7 @@ _HEAD_KINDS: dict[str, tuple[Kind, Reads]] = {
 
 
 def _head(folder: Path, backbone: Backbone) -> tuple[Head, dict[str, Any], int]:
-    outer = read_json(folder / "head_config.json")
+    outer = read_json(folder / HEAD_CONFIG)
     config = outer.get("config")
     told = config.get("head_type") if isinstance(config, dict) else config
     if not isinstance(config, dict) or not isinstance(told, str) or told not in _HEAD_KINDS:
@@ -196,7 +200,7 @@ def _head(folder: Path, backbone: Backbone) -> tuple[Head, dict[str, Any], int]:
     kind, reads = _HEAD_KINDS[told]
     if config.get("use_pooler") and kind == "classify":
         reads = "pooler"
-    remaining = Remaining(read_tensors(folder / "model_head.safetensors"), "model_head.safetensors")
+    remaining = Remaining(read_tensors(folder / HEAD_WEIGHTS), HEAD_WEIGHTS)
     # nn.Sequential of dropout, linear, activation, ...: the linear layers by rising index
     prefix = f"heads.{outer.get('name')}."
     pattern = re.compile(re.escape(prefix) + r"(0|[1-9][0-9]{0,3})\.weight")
@@ -299,7 +303,7 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     if learned:
         body["scaling"] = learned
     write_json(folder / "adapter_config.json", {"config": body} | common)
-    write_tensors(folder / "adapter.safetensors", tensors)
+    write_tensors(folder / WEIGHTS, tensors)
     if adapter.head is None:
         return
     head = adapter.head
@@ -313,11 +317,11 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
         "bias": head.layers[-1].bias is not None,
         "use_pooler": head.reads == "pooler",
     }
-    write_json(folder / "head_config.json", {"config": head_config} | common)
+    write_json(folder / HEAD_CONFIG, {"config": head_config} | common)
     head_tensors: dict[str, Tensor] = {}
     for i, (weight, bias, _) in enumerate(head.layers):
         index = 1 + 3 * i  # dropout, linear, activation
         head_tensors[f"heads.{_NAME}.{index}.weight"] = weight
         if bias is not None:
             head_tensors[f"heads.{_NAME}.{index}.bias"] = bias
-    write_tensors(folder / "model_head.safetensors", head_tensors)
+    write_tensors(folder / HEAD_WEIGHTS, head_tensors)

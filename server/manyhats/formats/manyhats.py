@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 FILE = "manyhats.json"
-_WEIGHTS = "weights.safetensors"
+WEIGHTS = "weights.safetensors"
 _TASK: Literal["manyhats-task/1"] = "manyhats-task/1"
 _MASK: Literal["manyhats-mask/1"] = "manyhats-mask/1"
 
@@ -88,7 +88,7 @@ def describe(folder: Path, backbone: Backbone) -> Description | None:
 
 def read(folder: Path, description: Description, backbone: Backbone) -> Adapter:
     """Reads an adapter in our own format. Raises InvalidRequest or AdapterMismatch with the reason."""
-    remaining = Remaining(read_tensors(folder / _WEIGHTS), _WEIGHTS)
+    remaining = Remaining(read_tensors(folder / WEIGHTS), WEIGHTS)
     sites: dict[str, dict[str, Tensor]] = {}
     for name in remaining.names():
         if name.endswith(".mask"):
@@ -97,14 +97,14 @@ def read(folder: Path, description: Description, backbone: Backbone) -> Adapter:
             sites[name.removesuffix(".mask")] = {"mask": tensor}
     if sites.keys() != description.shapes.keys():
         odd = sorted(sites.keys() ^ description.shapes.keys())[0]
-        raise InvalidRequest(f"{FILE} and {_WEIGHTS} do not mask the same weights: {odd}", param=odd)
+        raise InvalidRequest(f"{FILE} and {WEIGHTS} do not mask the same weights: {odd}", param=odd)
     head = None
     if description.head is not None:
         layers = []
         for i, activation in enumerate(description.head.activations):
             weight = remaining.take(f"head.{i}.weight")
             if weight is None:
-                raise InvalidRequest(f"{_WEIGHTS} has no 'head.{i}.weight'", param=f"head.{i}.weight")
+                raise InvalidRequest(f"{WEIGHTS} has no 'head.{i}.weight'", param=f"head.{i}.weight")
             layers.append(Layer(weight, remaining.take(f"head.{i}.bias"), activation))
         head = Head(description.head.kind, description.head.reads, tuple(layers))
     remaining.done()
@@ -146,7 +146,7 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
         zeros_fraction=round(1 - kept / weights, 6),
     )
     write_json(folder / FILE, description.model_dump(exclude_none=True))
-    write_tensors(folder / _WEIGHTS, tensors)
+    write_tensors(folder / WEIGHTS, tensors)
 
 
 def write_task(adapter: Adapter, folder: Path, backbone: Backbone) -> None:

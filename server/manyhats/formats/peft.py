@@ -26,6 +26,7 @@ from manyhats.methods.prefix import PrefixConfig, layer_site
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
+WEIGHTS = "adapter_model.safetensors"
 _WRAPPER = "base_model.model."
 
 # Fields of every config that say nothing about the answer: bookkeeping, matching (the tensors say what is adapted)
@@ -66,8 +67,8 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone) -> Adapter:
             param="peft_type",
         )
     _check_fields(config, kind_of_file)
-    tensors = read_tensors(folder / "adapter_model.safetensors")
-    remaining = Remaining(tensors, "adapter_model.safetensors")
+    tensors = read_tensors(folder / WEIGHTS)
+    remaining = Remaining(tensors, WEIGHTS)
     warnings: list[str] = []
     if kind_of_file == "LORA":
         part = _lora(remaining, config, backbone)
@@ -311,7 +312,7 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     else:
         raise InvalidRequest(f"PEFT has no format for the method {part.method}")
     write_json(folder / "adapter_config.json", config)
-    write_tensors(folder / "adapter_model.safetensors", tensors)
+    write_tensors(folder / WEIGHTS, tensors)
 
 
 def _stack(rows: list[Tensor]) -> Tensor:

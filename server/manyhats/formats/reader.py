@@ -24,6 +24,7 @@ def read_adapter(folder: Path, backbone: Backbone) -> Adapter:
     refuse_pickles(folder)
     description = manyhats.describe(folder, backbone)
     if description is not None and description.format != "manyhats-task/1":
+        _refuse_strangers(folder, {manyhats.WEIGHTS})
         adapter = manyhats.read(folder, description, backbone)
     else:
         adapter = _read_library(folder, backbone)
@@ -51,10 +52,24 @@ def _read_library(folder: Path, backbone: Backbone) -> Adapter:
         )
     config = read_json(folder / "adapter_config.json")
     if "peft_type" in config:
+        _refuse_strangers(folder, {peft.WEIGHTS})
         return peft.read(folder, config, backbone)
     if "config" in config and ("model_type" in config or "model_class" in config):
+        with_head = (folder / adapterhub.HEAD_CONFIG).exists()
+        _refuse_strangers(folder, {adapterhub.WEIGHTS, adapterhub.HEAD_WEIGHTS} if with_head else {adapterhub.WEIGHTS})
         return adapterhub.read(folder, config, backbone)
     raise InvalidRequest(
         "adapter_config.json has neither PEFT's 'peft_type' nor AdapterHub's 'config' and 'model_type'",
         param="adapter_config.json",
     )
+
+
+def _refuse_strangers(folder: Path, read: set[str]) -> None:
+    """Raises InvalidRequest for weights that nothing among the configs speaks of: they would be left out silently."""
+    for path in sorted(folder.rglob("*.safetensors")):
+        name = path.relative_to(folder).as_posix()
+        if name not in read:
+            raise InvalidRequest(
+                f"'{name}' belongs to no config among the adapter's files; read would be {', '.join(sorted(read))}",
+                param=name,
+            )
