@@ -31,6 +31,7 @@ from manyhats.settings import Settings
 logger = logging.getLogger(__name__)
 
 _CARD = "README.md"
+_SETTLING = 50  # looks at a folder that is still being copied, before the start goes on without it
 _CARD_LIMIT = 64 << 10  # characters
 _BATCH_TOKENS = {"cpu": 2048}
 _BATCH_TOKENS_ELSEWHERE = 16384
@@ -107,7 +108,9 @@ class Runtime:
         self.registry.close()
 
     async def _watch(self) -> None:
-        while await to_thread.run_sync(self._scan):  # a folder that is being copied belongs to the start
+        for _ in range(_SETTLING):  # a folder that is being copied belongs to the start, within reason
+            if not await to_thread.run_sync(self._scan):
+                break
             await asyncio.sleep(0.2)
         await to_thread.run_sync(self._preload)
         self.state = "ready"

@@ -35,15 +35,15 @@ async def show_task(task: str, request: Request) -> dict[str, Any]:
     """One task with its versions, aliases and settings."""
     runtime = runtime_of(request)
     if task == BASE:
-        version = runtime.service.base
+        base = runtime.service.base
         return {
             "name": BASE,
-            "kind": version.info.kind,
-            "method": version.info.method,
-            "version": version.number,
-            "sha256": version.sha256,
+            "kind": base.info.kind,
+            "method": base.info.method,
+            "version": base.number,
+            "sha256": base.sha256,
             "residency": "slot",
-            "bytes": version.info.bytes,
+            "bytes": base.info.bytes,
             "versions": [],
             "aliases": {},
             "labels": None,
@@ -51,7 +51,8 @@ async def show_task(task: str, request: Request) -> dict[str, Any]:
             "max_tokens": runtime.backbone.max_tokens,
             "backbone": runtime.backbone.name,
         }
-    return details(runtime, runtime.registry.task(task))
+    found, version = runtime.registry.lookup(task)
+    return details(runtime, found, version)
 
 
 @change.put("/{task}", openapi_extra=documented(SettingsBody))
@@ -129,7 +130,7 @@ async def load(task: str, request: Request) -> dict[str, Any]:
     """Brings the task's adapter into a slot; answers when it is there."""
     runtime = runtime_of(request)
     await runtime.bring(task)
-    return summary(runtime, runtime.registry.task(task))
+    return summary(runtime, *runtime.registry.lookup(task))
 
 
 @change.post("/{task}/unload")
@@ -161,9 +162,9 @@ async def unpin(task: str, request: Request) -> dict[str, Any]:
 # ---- bodies
 
 
-def summary(runtime: Runtime, task: Task) -> dict[str, Any]:
-    """A task as the list shows it: of the version that `stable` points at (the first of a split)."""
-    version = task.stable
+def summary(runtime: Runtime, task: Task, version: Version | None = None) -> dict[str, Any]:
+    """A task as the list shows it: of `version`, or of the one that `stable` points at (the largest of a split)."""
+    version = version or task.stable
     if version is None:
         return {"name": task.name, "kind": None, "method": None, "version": None, "residency": "disk", "bytes": 0}
     return {
@@ -176,12 +177,12 @@ def summary(runtime: Runtime, task: Task) -> dict[str, Any]:
     }
 
 
-def details(runtime: Runtime, task: Task) -> dict[str, Any]:
-    """A task with everything that is known about it."""
-    version = task.stable
+def details(runtime: Runtime, task: Task, version: Version | None = None) -> dict[str, Any]:
+    """A task with everything that is known about it; `kind`, `method`, `labels` and so on are those of `version`."""
+    version = version or task.stable
     settings = task.settings if version is None else task.settings_for(version)
     longest = runtime.backbone.max_tokens
-    return summary(runtime, task) | {
+    return summary(runtime, task, version) | {
         "versions": [version_body(v) for v in task.versions],
         "aliases": aliases_body(task),
         "labels": settings.labels,

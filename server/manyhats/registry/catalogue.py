@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
-import difflib
 import random
 import threading
 from bisect import bisect_right, insort
 from collections.abc import Iterable
 
+from rapidfuzz import fuzz, process
+
 from manyhats.errors import InvalidRequest, NotFound
 from manyhats.registry.names import check_name, parse_ref
 from manyhats.registry.records import Task, Version
+
+_SEARCHED = 10_000  # names that are searched for the nearest ones: about a millisecond
 
 
 class Catalogue:
@@ -48,9 +51,9 @@ class Catalogue:
         if found is not None:
             return found
         with self._lock:
-            names = self._names[:5000]
-        near = difflib.get_close_matches(name[:128], names, n=3, cutoff=0.5)
-        nearest = f" Nearest: {', '.join(f'`{n}`' for n in near)}." if near else ""
+            names = self._names[:_SEARCHED]
+        near = process.extract(name[:128], names, scorer=fuzz.ratio, limit=3, score_cutoff=50)
+        nearest = f" Nearest: {', '.join(f'`{found}`' for found, _, _ in near)}." if near else ""
         raise NotFound(f"The task `{name[:200]}` does not exist.{nearest}", param="task")
 
     def tasks(self, limit: int, page_token: str | None) -> tuple[list[Task], str | None]:
@@ -62,6 +65,11 @@ class Catalogue:
             more = start + limit < len(self._names)
             page = [self._tasks[name] for name in names]
         return page, _encode(names[-1]) if more else None
+
+    def lookup(self, ref: str) -> tuple[Task, Version | None]:
+        """The task that `task`, `task@alias` or `task@3` names, and the version; None for a plain name."""
+        task = self.task(parse_ref(ref).task)
+        return task, self.resolve(ref) if "@" in ref else None
 
     def resolve(self, ref: str) -> Version:
         """The version that `task`, `task@alias` or `task@3` means now; of a split, one by its weight."""

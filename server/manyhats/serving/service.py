@@ -34,6 +34,8 @@ from manyhats.serving.parameters import EmbedParameters, Parameters, parse_param
 
 logger = logging.getLogger(__name__)
 
+_AT_ONCE = 8  # questions that are looked up on the event loop itself
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -111,13 +113,21 @@ class Service:
         begin = time.monotonic()
         answers: list[Reply | ManyhatsError | None] = [None] * len(questions)
         pending: dict[int, _Pending] = {}
-        for i, question in enumerate(questions):
-            try:
-                pending[i] = self._open(question)
-            except ManyhatsError as error:
-                answers[i] = error
+
+        def open_all() -> None:
+            for i, question in enumerate(questions):
+                try:
+                    pending[i] = self._open(question)
+                except ManyhatsError as error:
+                    answers[i] = error
+
         try:
             async with asyncio.timeout(self.limits.timeout):
+                # Many questions, each perhaps with a search for the nearest name, are no work for the event loop.
+                if len(questions) <= _AT_ONCE:
+                    open_all()
+                else:
+                    await to_thread.run_sync(open_all, abandon_on_cancel=False)
                 await self._answer(pending, answers)
         except TimeoutError:
             late = DeadlineExceeded(f"no answer within {self.limits.timeout:g} s")
