@@ -165,3 +165,11 @@ def test_a_full_disk_is_not_the_folders_fault(registry: Registry, store: Path, m
         taken(registry)
     assert taken(registry) == {"spam": "taken in as version 1"}
     assert len(blobs(store)) == 1
+
+
+def test_a_folder_of_too_many_files_is_refused_not_cut(registry: Registry, store: Path) -> None:
+    folder = write_adapter(store / "crowded")
+    for i in range(1001):
+        (folder / f"{i}.txt").write_text("")
+    assert "at most 1000" in taken(registry)["crowded"]
+    assert registry.count == 0

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from manyhats.errors import ManyhatsError, StorageFull
+from manyhats.errors import ManyhatsError, StorageFull, TooLarge
 from manyhats.registry.names import BASE, is_name
 from manyhats.registry.registry import Registry
 
@@ -111,8 +111,11 @@ def _fingerprint(folder: Path) -> tuple[str, float]:
 
 
 def _take_in(registry: Registry, folder: Path) -> str:
+    files = _files(folder)
+    if len(files) > _FILE_LIMIT:
+        raise TooLarge(f"the folder holds {len(files)} files; at most {_FILE_LIMIT} are taken in")
     with registry.stage() as staged:
-        for path in _files(folder)[:_FILE_LIMIT]:
+        for path in files:
             target = staged / path.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
