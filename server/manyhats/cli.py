@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -64,8 +65,9 @@ def serve(config: Path | None = None, **options: str | None) -> None:
     from manyhats.runtime import Runtime
 
     # uvicorn raises a signal again when it has ended; and a container's first process has no handler of its own.
+    # Not sys.exit: an exception raised at any point of the start may be swallowed there.
     for ending in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(ending, lambda *_: sys.exit(0))
+        signal.signal(ending, lambda *_: os._exit(0))
     settings = load_settings(config, **{name: value for name, value in options.items() if value is not None})
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s  %(message)s", stream=sys.stderr
