@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from manyhats import cli
+from manyhats._version import __version__
 from manyhats.settings import Settings
 from typer.testing import CliRunner
+
+COMMANDS = ("serve", "push", "tasks", "show", "rollback", "predict", "train", "convert", "doctor")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:
@@ -17,11 +22,27 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:
     return ended.value.code
 
 
-def test_every_setting_is_an_option_of_serve() -> None:
-    result = CliRunner().invoke(cli.app, ["serve", "--help"], env={"COLUMNS": "200"})
+def test_every_setting_is_an_option_of_serve_with_its_variable_and_default() -> None:
+    result = CliRunner().invoke(cli.app, ["serve", "--help"], env={"COLUMNS": "500"})
     assert result.exit_code == 0
-    for name in Settings.model_fields:
-        assert f"--{name.replace('_', '-')}" in result.output
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')} " in result.output
+        assert f"{field.description} (MANYHATS_{name.upper()}; default" in result.output
+    assert "default 8000)" in result.output
+    assert "MANYHATS_CONFIG" in result.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    result = CliRunner().invoke(cli.app, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+    assert command in CliRunner().invoke(cli.app, ["--help"]).output
+
+
+def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -29,12 +50,54 @@ def test_every_setting_is_an_option_of_serve() -> None:
     [
         (["tasks", "--url", "http://127.0.0.1:9"], 1, "no answer from http://127.0.0.1:9"),
         (["convert", "/nowhere/at/all", "out"], 1, "is no folder"),
-        (["nonsense"], 2, "No such command"),
-        (["push"], 2, "Missing argument"),
+        (["push", "spam", "/nowhere/at/all"], 1, "is no adapter folder"),
+        (["serve"], 1, "no backbone: give --backbone"),
+        (["serve", "--backbone", "/nowhere/at/all"], 1, "/nowhere/at/all"),
+        (["serve", "--port", "http"], 2, "setting 'port'"),
+        (["serve", "--config", "/nowhere/at/all.toml"], 2, "does not exist"),
     ],
 )
-def test_exit_codes(
+def test_what_goes_wrong_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], code: int, message: str
 ) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # `serve` takes the signals of the whole process
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    monkeypatch.delenv("MANYHATS_BACKBONE", raising=False)
     assert run(monkeypatch, *words) == code
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("manyhats: ")
+    assert said.err.count("\n") == 1
+    assert message in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nonsense"], "No such command"),
+        (["push"], "Missing argument"),
+        (["serve", "--prot", "1"], "No such option"),
+        (["rollback", "spam", "three"], "Invalid value"),
+    ],
+)
+def test_wrong_usage_is_code_two(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert run(monkeypatch, *words) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert "Traceback" not in said.err
+
+
+def test_it_starts_without_loading_torch(tmp_path: Path) -> None:
+    """A command that only talks to a server does not wait for torch; and the codes hold for a real process."""
+    script = (
+        "import sys\nsys.argv = ['manyhats', 'push', 'spam', sys.argv[1]]\n"
+        "from manyhats.cli import main\n"
+        "try:\n    main()\nfinally:\n    assert 'torch' not in sys.modules, 'torch is loaded'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "none")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [f"manyhats: '{tmp_path / 'none'}' is no adapter folder and no zip or tar.gz"]

@@ -2,45 +2,137 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from manyhats.errors import WrongSetting
-from manyhats.settings import load_settings
+from manyhats.settings import Settings, load_settings
 
 
-def test_the_option_wins_over_the_variable_and_that_over_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "manyhats.toml"
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"MANYHATS_{name.upper()}", raising=False)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Where a settings file may lie."""
+    return tmp_path / "manyhats.toml"
+
+
+def wrong(config: Path | None = None, **given: Any) -> str:
+    """The one line that is said of wrong settings."""
+    with pytest.raises(WrongSetting) as raised:
+        load_settings(config, **given)
+    assert "\n" not in raised.value.message
+    return raised.value.message
+
+
+def test_the_option_wins_over_the_variable_and_that_over_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text('port = 1\nhost = "file"\nstore = "file"\n')
     monkeypatch.setenv("MANYHATS_PORT", "2")
     monkeypatch.setenv("MANYHATS_HOST", "variable")
     settings = load_settings(file, port="3")
     assert (settings.port, settings.host, str(settings.store)) == (3, "variable", "file")
+    assert load_settings().slots == Settings.model_fields["slots"].default
 
 
-def test_sizes_and_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MANYHATS_SLOT_MEMORY", "3GiB")
-    monkeypatch.setenv("MANYHATS_API_KEYS", "first, second")
-    settings = load_settings()
-    assert settings.slot_memory == 3 << 30
+def test_every_setting_can_come_from_every_source(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = dict.fromkeys(Settings.model_fields, "8") | {"log_level": "debug"}
+    file.write_text("".join(f'{name} = "{text}"\n' for name, text in texts.items()))
+    from_file = load_settings(file)
+    from_options = load_settings(**texts)
+    for name, text in texts.items():
+        monkeypatch.setenv(f"MANYHATS_{name.upper()}", text)
+    assert from_file.model_dump() == from_options.model_dump() == load_settings().model_dump()
+    assert all(getattr(from_file, name) != field.default for name, field in Settings.model_fields.items())
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("3GiB", 3 << 30), ("2 MB", 2_000_000), ("1.5kib", 1536), ("77", 77), (4096, 4096)],
+)
+def test_sizes(text: str | int, size: int) -> None:
+    assert load_settings(slot_memory=text).slot_memory == size
+
+
+@pytest.mark.parametrize("text", ["-5", "nan", "1 potato", "", "GiB"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    assert wrong(max_body=text).startswith("setting 'max_body'")
+
+
+def test_keys_come_as_text_or_as_a_list(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MANYHATS_API_KEYS", "first, second,,")
+    file.write_text('admin_keys = ["third, with a comma"]\n')
+    settings = load_settings(file)
     assert [key.get_secret_value() for key in settings.api_keys] == ["first", "second"]
-    assert "second" not in repr(settings)
+    assert [key.get_secret_value() for key in settings.admin_keys] == ["third, with a comma"]
+    for told in (repr(settings), str(settings), settings.model_dump_json()):
+        assert not re.search("first|second|third", told)
+    assert load_settings(api_keys="").api_keys == ()
+
+
+@pytest.mark.parametrize(
+    "content", ['api_key = "sesame"', 'api_keys = {a = "sesame"}', 'admin_keys = ["b", ["sesame"]]']
+)
+def test_a_key_in_a_wrong_setting_is_not_repeated(file: Path, content: str) -> None:
+    file.write_text(content)
+    assert "sesame" not in wrong(file)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("port = 99999\n", "setting 'port'"), ("prot = 1\n", "setting 'prot'"), ("port = \n", "settings file")],
+    [
+        (b"port = 99999", "setting 'port': Input should be less than or equal to 65535 (got 99999)"),
+        (b"prot = 1", "there is no setting 'prot'"),
+        (b"[server]\nport = 1", "there is no setting 'server'"),
+        (b"port = 1.5", "setting 'port'"),
+        (b"host = 3", "setting 'host'"),
+        (b"port = ", "settings file '"),
+        (b"port = 1\nport = 2", "settings file '"),
+        (b"\xff\xfe", "settings file '"),
+    ],
 )
-def test_a_wrong_file_is_told_in_one_line(tmp_path: Path, content: str, message: str) -> None:
-    file = tmp_path / "manyhats.toml"
-    file.write_text(content)
-    with pytest.raises(WrongSetting, match=message) as raised:
-        load_settings(file)
-    assert "\n" not in raised.value.message
+def test_a_wrong_file_is_told_in_one_line(file: Path, content: bytes, message: str) -> None:
+    file.write_bytes(content)
+    assert wrong(file).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "http"),
+        ("port", "-1"),
+        ("threads", "-1"),
+        ("slots", "0"),
+        ("queue_total", "0"),
+        ("request_timeout", "0"),
+        ("request_timeout", "nan"),
+        ("request_timeout", "inf"),
+        ("drain_timeout", "inf"),
+        ("scan_interval", "inf"),
+        ("log_level", "loud"),
+    ],
+)
+def test_values_out_of_their_range_are_refused(name: str, value: str) -> None:
+    told = wrong(**{name: value})
+    assert told.startswith(f"setting '{name}': ")
+    assert f"(got '{value}')" in told
+
+
+def test_a_wrong_variable_is_told_like_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MANYHATS_SLOTS", "many")
+    assert wrong().startswith("setting 'slots'")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(WrongSetting, match="does not exist"):
-        load_settings(tmp_path / "none.toml")
+    assert "does not exist" in wrong(tmp_path / "none.toml")
+    assert "does not exist" in wrong(tmp_path)
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().port = 1  # type: ignore[misc]

@@ -22,6 +22,8 @@ def _split(value: Any) -> Any:
     return tuple(k.strip() for k in value.split(",") if k.strip()) if isinstance(value, str) else value
 
 
+_DAY = 86_400.0  # seconds; infinity is no time that anything can wait for
+
 Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 
 
@@ -41,14 +43,18 @@ class Settings(BaseSettings):
     batch_tokens: int = Field(0, ge=0, description="most tokens of one batch; 0: 2048 on a CPU, else 16384")
     queue_per_task: int = Field(4096, ge=1, description="most inputs of one task that may wait")
     queue_total: int = Field(16384, ge=1, description="most inputs of all tasks that may wait")
-    request_timeout: float = Field(60.0, gt=0, description="seconds until an unanswered request gets 504")
-    drain_timeout: float = Field(20.0, ge=0, description="seconds that a stopping server waits for work under way")
+    request_timeout: float = Field(60.0, gt=0, le=_DAY, description="seconds until an unanswered request gets 504")
+    drain_timeout: float = Field(
+        20.0, ge=0, le=_DAY, description="seconds that a stopping server waits for work under way"
+    )
 
     slots: int = Field(256, ge=1, description="most adapters that are ready on the device")
     slot_memory: ByteSize = Field(ByteSize(2 << 30), description="most bytes of adapters on the device")
     host_memory: ByteSize = Field(ByteSize(4 << 30), description="most bytes of adapters in host memory")
     preload: int = Field(16, ge=0, description="most tasks brought into slots before the server says it is ready")
-    scan_interval: float = Field(1.0, gt=0, description="seconds between looks for adapters copied into the store")
+    scan_interval: float = Field(
+        1.0, gt=0, le=_DAY, description="seconds between looks for adapters copied into the store"
+    )
 
     max_inputs: int = Field(2048, ge=1, description="most inputs of one call")
     max_characters: int = Field(1_000_000, ge=1, description="most characters of one input")
@@ -98,6 +104,9 @@ def load_settings(config: Path | None = None, **given: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        raise WrongSetting(f"setting '{name}': {first['msg']} (got {first['input']!r})") from None
+        if first["type"] == "extra_forbidden":
+            raise WrongSetting(f"there is no setting '{name}'") from None
+        got = "" if "key" in name else f" (got {first['input']!r})"  # a key must not end up in a log
+        raise WrongSetting(f"setting '{name}': {first['msg']}{got}") from None
     except ValueError as error:
         raise WrongSetting(f"settings file '{config}': {error}") from None

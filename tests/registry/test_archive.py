@@ -271,3 +271,90 @@ def test_no_name_leads_outside(tmp_path_factory: pytest.TempPathFactory, pack: P
     assert [p.name for p in above.iterdir()] == ["deep"]
     assert [p.name for p in folder.parent.iterdir()] == ["er"]
     assert {p.name for p in folder.iterdir()} == {"archive", "into"}
+
+
+@PACKERS
+def test_what_is_accepted_of_a_truncated_archive_is_whole(tmp_path: Path, pack: Packer) -> None:
+    """A tar ends with more zeros than it needs; those may be missing."""
+    members = {"a.json": bytes(range(256)) * 3, "sub/b.json": b"2" * 600}
+    data = pack(members)
+    accepted = 0
+    for number, end in enumerate(range(0, len(data), max(1, len(data) // 120))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        try:
+            assert unpacked(folder, data[:end]) == members
+        except (InvalidRequest, UnsupportedFormat):
+            continue
+        accepted += 1
+    assert accepted == 0 or pack is pack_tar
+
+
+@PACKERS
+def test_too_many_folders_are_refused(tmp_path: Path, pack: Packer) -> None:
+    with pytest.raises(TooLarge):
+        unpacked(tmp_path, pack({f"{i}/" if pack is pack_zip else f"__MACOSX/{i}": b"" for i in range(81)}))
+
+
+@PACKERS
+def test_two_top_folders_stay(tmp_path: Path, pack: Packer) -> None:
+    members = {"one/a.json": b"1", "two/b.json": b"2"}
+    assert unpacked(tmp_path, pack(members)) == members
+
+
+@pytest.mark.parametrize("size", [5, 2 << 20, 1 << 40])
+def test_a_tar_whose_header_lies_about_a_size_is_refused(tmp_path: Path, size: int) -> None:
+    info = tarfile.TarInfo("a.json")
+    info.size = size
+    header = info.tobuf(tarfile.GNU_FORMAT)
+    with pytest.raises((InvalidRequest, TooLarge)):
+        unpacked(tmp_path, gzip.compress(header + b"1234"))
+    assert sum(p.stat().st_size for p in (tmp_path / "into").rglob("*")) <= 1 << 20
+
+
+def test_a_small_tar_that_is_huge_unpacked_is_stopped(tmp_path: Path) -> None:
+    data = pack_tgz({f"{i}.json": bytes(1 << 19) for i in range(10)})
+    assert len(data) < 10_000
+    with pytest.raises(TooLarge):
+        unpacked(tmp_path, data)
+    assert sum(p.stat().st_size for p in (tmp_path / "into").rglob("*")) <= 1 << 20
+
+
+def test_a_zip_of_overlapping_members_is_stopped(tmp_path: Path) -> None:
+    """Many entries of the directory that name one and the same compressed block."""
+    data = pack_zip({"a.json": bytes(1 << 18)})
+    start = data.index(b"PK\x01\x02")
+    end = data.index(b"PK\x05\x06")
+    entry, tail = data[start:end], bytearray(data[end:])
+    count = 15
+    entries = b"".join(entry.replace(b"a.json", f"{chr(98 + i)}.json".encode()) for i in range(count))
+    tail[8:12] = count.to_bytes(2, "little") * 2
+    tail[12:16] = len(entries).to_bytes(4, "little")
+    with pytest.raises((InvalidRequest, TooLarge)):
+        unpacked(tmp_path, data[:start] + entries + bytes(tail))
+    assert sum(p.stat().st_size for p in (tmp_path / "into").rglob("*")) <= 1 << 20
+
+
+@pytest.mark.parametrize("pack", [pack_tar, pack_tgz])
+def test_a_damaged_header_between_two_members_loses_none_of_them(tmp_path: Path, pack: Packer) -> None:
+    data = bytearray(pack_tar({"a.json": b"1", "b.json": b"2"}))
+    data[1024 + 148] ^= 1  # in the checksum of the second header
+    with pytest.raises(InvalidRequest, match="ends too early"):
+        unpacked(tmp_path, gzip.compress(bytes(data)) if pack is pack_tgz else bytes(data))
+
+
+@PACKERS
+@given(
+    members=st.dictionaries(
+        st.from_regex(r"[a-z]{1,3}(/[a-z]{1,3}){0,2}\.(json|md)", fullmatch=True),
+        st.binary(max_size=2000),
+        min_size=1,
+        max_size=8,
+    )
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_was_packed_comes_out(tmp_path_factory: pytest.TempPathFactory, pack: Packer, members: Members) -> None:
+    """But for the top folders that hold everything."""
+    while len({name.partition("/")[0] for name in members}) == 1 and all("/" in name for name in members):
+        members = {name.partition("/")[2]: content for name, content in members.items()}
+    assert unpacked(tmp_path_factory.mktemp("whole"), pack({f"top/{n}": c for n, c in members.items()})) == members

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from manyhats.errors import InvalidRequest, StorageFull, UnsupportedFormat
 from manyhats.registry.blobs import Blobs, check_files, digest
 
@@ -143,3 +146,80 @@ def test_a_full_device_is_said_so(store: Blobs, tmp_path: Path) -> None:
     with pytest.raises(StorageFull, match="no room"), store.stage(), open("/dev/full", "wb", buffering=0) as out:
         out.write(source.read_bytes())
     assert left(tmp_path, "staging") == []
+
+
+@pytest.mark.parametrize("target", ["adapter_config.json", "/etc/hostname", "/", "nowhere"])
+def test_links_are_refused_wherever_they_lead(tmp_path: Path, target: str) -> None:
+    folder = write_adapter(tmp_path / "a")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "notes.txt").symlink_to(target)
+    with pytest.raises(UnsupportedFormat, match=r"notes\.txt.*link"):
+        check_files(folder)
+
+
+def test_the_digest_does_not_depend_on_the_order_of_writing(tmp_path: Path) -> None:
+    names = ["b.json", "a.json", "sub/c.json", "a/b.json", "a.b.json"]
+    digests = set()
+    for number, order in enumerate((names, names[::-1], sorted(names))):
+        for name in order:
+            path = tmp_path / str(number) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name)
+        digests.add(digest(tmp_path / str(number)))
+    assert len(digests) == 1
+    assert len(digests.pop()) == 64
+
+
+FILES = st.dictionaries(st.sampled_from(["a", "b", "ab", "sub/a", "sub/b"]), st.binary(max_size=3), min_size=1)
+
+
+@given(FILES, FILES)
+@settings(max_examples=60, deadline=None)
+def test_two_folders_have_one_digest_only_if_they_are_alike(one: dict[str, bytes], two: dict[str, bytes]) -> None:
+    digests = []
+    for files in (one, two):
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                path = Path(folder) / name
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(content)
+            digests.append(digest(Path(folder)))
+    assert (digests[0] == digests[1]) == (one == two)
+
+
+def test_content_of_another_upload_that_was_first_stays(store: Blobs, tmp_path: Path) -> None:
+    """The same content is put in place by another thread after this one has looked for it."""
+    with store.stage() as first, store.stage() as second:
+        name = digest(write_adapter(first))
+        write_adapter(second)
+        raced = False
+
+        def race(path: Path) -> None:
+            nonlocal raced
+            if not raced:
+                raced = True
+                store.keep(second, name)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("manyhats.registry.blobs._sync", race)
+            store.keep(first, name)
+    assert left(tmp_path, "blobs") == [name]
+    assert digest(store.path(name)) == name
+    assert left(tmp_path, "staging") == []
+
+
+def test_a_blob_is_never_seen_half(store: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the last file is on the disk, there is no blob."""
+    synced: list[Path] = []
+    with store.stage() as folder:
+        name = digest(write_adapter(folder))
+
+        def note(path: Path) -> None:
+            if path.is_relative_to(folder):
+                assert not store.path(name).exists()
+            synced.append(path)
+
+        monkeypatch.setattr("manyhats.registry.blobs._sync", note)
+        store.keep(folder, name)
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {path.name for path in synced}
+    assert synced[-1] == store.path(name).parent  # the rename itself

@@ -13,8 +13,8 @@ from sqlalchemy.schema import CreateTable
 
 
 def test_a_database_survives_being_opened_twice(tmp_path: Path) -> None:
-    for _ in range(2):
-        sessions = connect(tmp_path / "registry.sqlite3")
+    for make in (True, False):
+        sessions = connect(tmp_path / "registry.sqlite3", make=make)
         with sessions() as session:
             assert session.execute(text("SELECT version FROM schema")).scalars().all() == [SCHEMA]
         sessions.kw["bind"].dispose()

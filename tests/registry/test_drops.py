@@ -173,3 +173,68 @@ def test_a_folder_of_too_many_files_is_refused_not_cut(registry: Registry, store
         (folder / f"{i}.txt").write_text("")
     assert "at most 1000" in taken(registry)["crowded"]
     assert registry.count == 0
+
+
+def test_a_folder_that_goes_away_meanwhile_does_not_hold_up_others(
+    registry: Registry, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a-gone", "z-good"):
+        write_adapter(store / name)
+    look = drops._fingerprint
+
+    def gone(folder: Path) -> tuple[str, float]:
+        if folder.name == "a-gone":
+            shutil.rmtree(folder)
+        return look(folder)
+
+    monkeypatch.setattr(drops, "_fingerprint", gone)
+    outcomes, waiting = drops.scan(registry, settled=AT_ONCE)
+    assert [str(outcome) for outcome in outcomes] == ["z-good: taken in as version 1"]
+    assert waiting
+    monkeypatch.undo()
+    assert taken(registry) == {}
+
+
+def test_a_folder_that_cannot_be_looked_into_does_not_hold_up_others(
+    registry: Registry, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a-closed", "z-good"):
+        write_adapter(store / name)
+    look = drops._holds_adapter
+
+    def closed(folder: Path) -> bool:
+        if folder.name == "a-closed":
+            raise PermissionError(13, "Permission denied")
+        return look(folder)
+
+    monkeypatch.setattr(drops, "_holds_adapter", closed)
+    assert taken(registry) == {"z-good": "taken in as version 1"}
+
+
+def test_a_nested_setup_keeps_its_folders(registry: Registry, store: Path) -> None:
+    for part in ("one", "two"):
+        write_adapter(store / "setup" / part, part)
+    (store / "setup" / "adapter_setup.json").write_text("{}")
+    assert taken(registry) == {"setup": "taken in as version 1"}
+    kept = registry.files(registry.resolve("setup"))
+    assert {path.relative_to(kept).as_posix() for path in kept.rglob("*.safetensors")} == {
+        "one/adapter_model.safetensors",
+        "two/adapter_model.safetensors",
+    }
+    write_adapter(store / "setup" / "two", "changed")
+    assert taken(registry) == {"setup": "taken in as version 2"}
+
+
+def test_the_source_is_never_changed(registry: Registry, store: Path) -> None:
+    source = write_adapter(store / "spam")
+
+    def state() -> list[tuple[str, int, int, bytes]]:
+        return [
+            (path.name, path.stat().st_mtime_ns, path.stat().st_ctime_ns, path.read_bytes())
+            for path in sorted(source.iterdir())
+        ]
+
+    before = state()
+    taken(registry)
+    registry.delete_task("spam")
+    assert state() == before

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from manyhats.errors import InvalidRequest, NotFound
 from manyhats.registry.records import AdapterInfo, Target, Task, TaskSettings, Version, parse_settings
 from pydantic import ValidationError
@@ -75,3 +78,52 @@ def test_settings_of_the_task_win_over_those_of_the_files_for_given_keys_only() 
     version = Version("spam", 1, "0", INFO, 0.0)
     settings = Task("spam", 0.0, TaskSettings(max_tokens=5), (version,)).settings_for(version)
     assert (settings.max_tokens, settings.template) == (5, "files: {text}")
+
+
+@pytest.mark.parametrize(
+    ("own", "brought", "outputs", "expected"),
+    [
+        (["x", "y"], ["a", "b"], 2, ["x", "y"]),
+        (["x", "y"], ["a", "b", "c"], 3, ["a", "b", "c"]),
+        (["x", "y"], None, 3, None),
+        (["x", "y"], None, None, ["x", "y"]),
+        (None, ["a", "b"], 2, ["a", "b"]),
+    ],
+)
+def test_labels_of_the_task_hold_only_where_they_fit_the_head(
+    own: list[str] | None, brought: list[str] | None, outputs: int | None, expected: list[str] | None
+) -> None:
+    info = replace(INFO, settings={"labels": brought} if brought else {}, num_labels=outputs)
+    version = Version("spam", 1, "0", info, 0.0)
+    settings = Task("spam", 0.0, TaskSettings(labels=own), (version,)).settings_for(version)
+    assert settings.labels == expected
+
+
+def test_what_is_set_to_none_is_left_to_the_files_and_what_files_bring_beside_settings_is_left_out() -> None:
+    info = replace(INFO, settings={"max_tokens": 9, "pooling": "cls", "normalize": True, "unknown": 1})
+    version = Version("spam", 1, "0", info, 0.0)
+    own = TaskSettings(max_tokens=None, normalize=False, defaults={"top_k": 2})
+    settings = Task("spam", 0.0, own, (version,)).settings_for(version)
+    assert (settings.max_tokens, settings.pooling, settings.normalize) == (9, "cls", False)
+    assert (settings.defaults, settings.priority, settings.pinned) == ({"top_k": 2}, 0, False)
+
+
+def test_settings_and_records_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        TaskSettings().priority = 3  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        Target(1).version = 2  # type: ignore[misc]
+
+
+@given(
+    st.dictionaries(st.sampled_from([*TaskSettings.model_fields, "x"]), st.one_of(st.none(), st.text(), st.integers()))
+)
+def test_any_mapping_gives_settings_or_an_error_that_names_a_field(values: dict[str, Any]) -> None:
+    try:
+        settings = parse_settings(values)
+    except InvalidRequest as error:
+        param = error.param or ""
+    else:
+        assert parse_settings(settings.model_dump()) == settings
+        return
+    assert param.split(".")[0] in {*values, "settings"}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,7 +21,7 @@ NAMES = {
     "pytorch_model_adapter_fusion.bin": "model_adapter_fusion.safetensors",
     "pytorch_model_embeddings.bin": "model_embeddings.safetensors",
 }
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def convert(
@@ -37,29 +36,49 @@ def convert(
 def convert_folder(path: Path, out: Path) -> int:
     """Copies an adapter folder, its pickles as safetensors; returns how many there were.
 
-    Raises InvalidRequest for a folder without pickles, a target that is not empty, or a pickle that holds more than
-    tensors.
+    Raises InvalidRequest for a folder without pickles, a target that is not empty, a pickle that holds more than
+    tensors, or two files that would get one name; nothing is written then.
     """
     from safetensors.torch import save_file  # here, so that commands that only talk to a server start quickly
 
     if not path.is_dir():
         raise InvalidRequest(f"'{path}' is no folder")
-    if out.exists() and any(out.iterdir()):
-        raise InvalidRequest(f"'{out}' is not empty")
-    files = sorted(p for p in path.rglob("*") if p.is_file())
-    if not any(p.suffix in _PICKLES for p in files):
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InvalidRequest(f"'{out}' is {'not empty' if out.is_dir() else 'no folder'}")
+    places = _places(path)
+    converted = {file: _tensors(file) for file in places.values() if _is_pickle(file)}
+    if not converted:
         raise InvalidRequest(f"'{path}' holds no pickle file ({', '.join('*' + s for s in _PICKLES)})")
-    count = 0
-    for file in files:
-        target = out / file.relative_to(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if file.suffix not in _PICKLES:
-            shutil.copyfile(file, target)
-            continue
-        target = target.with_name(NAMES.get(file.name, file.stem + ".safetensors"))
-        save_file(_tensors(file), target, metadata={"format": "pt"})
-        count += 1
-    return count
+    try:
+        for place, file in places.items():
+            target = out / place
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if file in converted:
+                save_file(converted[file], target, metadata={"format": "pt"})
+            else:
+                shutil.copyfile(file, target)
+    except OSError as error:
+        raise InvalidRequest(f"'{out}' cannot be written: {error.strerror or error}") from None
+    return len(converted)
+
+
+def _is_pickle(file: Path) -> bool:
+    return file.suffix.lower() in _PICKLES
+
+
+def _places(path: Path) -> dict[Path, Path]:
+    """What goes where: the files of a folder by the place, relative to the target, that each gets."""
+    places: dict[Path, Path] = {}
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        place = file.relative_to(path)
+        if _is_pickle(file):
+            place = place.with_name(NAMES.get(file.name, file.stem + ".safetensors"))
+        if place in places:
+            raise InvalidRequest(
+                f"'{places[place].name}' and '{file.name}' would both become '{place}'; take one of them away"
+            )
+        places[place] = file
+    return places
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
@@ -67,10 +86,22 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # what damaged bytes make of the unpickler is anything
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InvalidRequest(f"'{file.name}' holds more than tensors, or is damaged: {reason}") from None
-    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(n, str) and _is_plain(t) for n, t in state.items()):
         raise InvalidRequest(f"'{file.name}' is not a plain mapping of names to tensors")
     # Each by itself: safetensors stores no shared memory, pickles may.
-    return {str(name): tensor.detach().clone().contiguous() for name, tensor in state.items()}
+    return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor whose numbers lie in memory one after the other: not sparse, quantized or without any."""
+    import torch
+
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and not value.is_quantized
+        and not value.is_meta
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from manyhats.errors import InvalidRequest, ManyhatsError, NotReady
+from manyhats.registry.names import check_name, parse_ref
 
 Url = Annotated[str, typer.Option("--url", envvar="MANYHATS_URL", help="address of the server")]
 Key = Annotated[str, typer.Option("--key", envvar="MANYHATS_KEY", help="API key", show_default=False)]
 Name = Annotated[str, typer.Argument(help="the task's name")]
 _URL = "http://127.0.0.1:8000"
+_WIDE = 1000  # characters
 _ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
 
 
@@ -32,6 +35,7 @@ def push(
     activate: Annotated[bool, typer.Option(help="point the alias at the new version")] = True,
 ) -> None:
     """Uploads an adapter as a new version of a task."""
+    check_name(task, write=True)
     form = {"alias": alias, "activate": str(activate).lower()}
     with _parts(path) as files, _client(url, key) as client:
         answer = _checked(client.post(f"/v1/tasks/{task}/versions", files=files, data=form))
@@ -46,23 +50,29 @@ def push(
 
 def tasks(url: Url = _URL, key: Key = "") -> None:
     """Lists the tasks of a server."""
-    table = Table("task", "kind", "method", "version", "residency", "bytes", box=None)
+    columns = ("name", "kind", "method", "version", "residency", "bytes")
+    table = Table(box=None)
+    for column in columns:
+        table.add_column("task" if column == "name" else column, overflow="fold")
     token = None
     with _client(url, key) as client:
         while True:
             query = {"limit": 1000} | ({"page_token": token} if token else {})
             answer = _checked(client.get("/v1/tasks", params=query))
             for row in answer["data"]:
-                columns = ("name", "kind", "method", "version", "residency", "bytes")
                 table.add_row(*(str(row[column]) for column in columns))
             token = answer["next_page_token"]
             if token is None:
                 break
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = _WIDE  # another program reads it: a row is a line
+    console.print(table)
 
 
 def show(task: Name, url: Url = _URL, key: Key = "") -> None:
     """Shows a task with its versions, aliases and settings."""
+    parse_ref(task)
     with _client(url, key) as client:
         answer = _checked(client.get(f"/v1/tasks/{task}"))
     for version in answer.get("versions", []):
@@ -77,6 +87,7 @@ def rollback(
     key: Key = "",
 ) -> None:
     """Points a task back at an earlier version."""
+    check_name(task, write=True)
     body = {} if version is None else {"version": version}
     with _client(url, key) as client:
         answer = _checked(client.post(f"/v1/tasks/{task}/rollback", json=body))
@@ -90,6 +101,7 @@ def predict(
     key: Key = "",
 ) -> None:
     """Asks a task, and prints the answers as JSON."""
+    parse_ref(task)
     with _client(url, key) as client:
         answer = _checked(client.post(f"/v1/tasks/{task}/predict", json={"inputs": texts}))
     Console().print_json(data=answer["outputs"])
@@ -105,13 +117,14 @@ def upload_parts(path: Path) -> list[tuple[str, tuple[str, Any, str]]]:
         return [("archive", (path.name, path.open("rb"), binary))]
     if not path.is_dir():
         raise InvalidRequest(f"'{path}' is no adapter folder and no zip or tar.gz")
-    files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+    hidden = re.compile(r"(^|/)\.")
+    files = sorted(p for p in path.rglob("*") if p.is_file() and not hidden.search(p.relative_to(path).as_posix()))
     if not files:
         raise InvalidRequest(f"the folder '{path}' is empty")
     if all(p.parent == path for p in files):
         return [("files", (p.name, p.open("rb"), binary)) for p in files]
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+    with tarfile.open(fileobj=buffer, mode="w:gz", dereference=True) as tar:  # a link's content, as for plain files
         for p in files:
             tar.add(p, str(p.relative_to(path)))
     buffer.seek(0)
@@ -120,7 +133,10 @@ def upload_parts(path: Path) -> list[tuple[str, tuple[str, Any, str]]]:
 
 @contextmanager
 def _parts(path: Path) -> Iterator[list[tuple[str, tuple[str, Any, str]]]]:
-    parts = upload_parts(path)
+    try:
+        parts = upload_parts(path)
+    except OSError as error:
+        raise InvalidRequest(f"'{path}' cannot be read: {error.strerror or error}") from None
     try:
         yield parts
     finally:
@@ -130,11 +146,11 @@ def _parts(path: Path) -> Iterator[list[tuple[str, tuple[str, Any, str]]]]:
 
 @contextmanager
 def _client(url: str, key: str) -> Iterator[httpx.Client]:
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    headers = {b"Authorization": f"Bearer {key}".encode()} if key else {}
     try:
         with httpx.Client(base_url=url, headers=headers, timeout=300) as client:
             yield client
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise NotReady(f"no answer from {url}: {error}") from None
 
 
@@ -143,7 +159,10 @@ def _checked(answer: httpx.Response) -> dict[str, Any]:
         body = answer.json()
     except ValueError:
         raise ManyhatsError(f"{answer.url} answered {answer.status_code} without JSON") from None
-    if answer.is_error:
-        raise ManyhatsError(body["error"]["message"])
-    result: dict[str, Any] = body
-    return result
+    if answer.is_success and isinstance(body, dict):
+        return body
+    try:
+        told = body["error"]["message"]
+    except (LookupError, TypeError):
+        told = f"{answer.url} answered {answer.status_code}, but not as this server does"
+    raise ManyhatsError(str(told))

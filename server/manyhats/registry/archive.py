@@ -80,6 +80,8 @@ def _unpack_tar(path: Path, filename: str, into: Path, limits: ArchiveLimits) ->
             raise UnsupportedFormat(f"'{filename}' is neither a zip nor a tar.gz", param="archive") from None
         with tar:
             _write(_tar_members(tar), into, limits)
+        if not metered.ended:  # tarfile stops without a word where a header is damaged, or at the end of the file
+            raise InvalidRequest(f"the archive '{filename}' is damaged: it ends too early", param="archive")
         while metered.read(_CHUNK):  # gzip's checksum stands at the very end
             pass
 
@@ -91,6 +93,7 @@ class _Metered(io.RawIOBase):
     """
 
     def __init__(self, source: IO[bytes], limits: ArchiveLimits) -> None:
+        self.ended = False  # whether the last that was read is what stands behind a tar's last member
         self._source = source
         self._max_bytes = limits.max_bytes
         self._end = limits.max_bytes + 4 * limits.max_files * _TAR_SLACK
@@ -100,6 +103,7 @@ class _Metered(io.RawIOBase):
         if not 0 <= size <= _CHUNK:
             raise InvalidRequest("the archive has a header of more than 1 MiB", param="archive")
         data = self._source.read(size)
+        self.ended = data == bytes(tarfile.BLOCKSIZE)
         self._check(self._source.tell())
         return data
 

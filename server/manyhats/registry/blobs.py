@@ -56,6 +56,10 @@ class Blobs:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def empty(self) -> bool:
+        """Whether there is no blob."""
+        return not any(self._blobs.iterdir())
+
     def path(self, sha256: str) -> Path:
         """The folder of a blob."""
         return self._blobs / sha256
@@ -84,19 +88,22 @@ class Blobs:
             self.path(sha256).rename(gone)
         except FileNotFoundError:
             return
-        shutil.rmtree(gone, ignore_errors=True)
+        _delete(gone)
 
     def clean(self, known: set[str]) -> None:
         """Removes what a killed process left: staged files, and blobs that no version names."""
-        for folder in self._staging.iterdir():
-            shutil.rmtree(folder, ignore_errors=True)
+        for path in self._staging.iterdir():
+            _delete(path)
         for folder in self._blobs.iterdir():
             if folder.name not in known:
                 self.remove(folder.name)
 
 
 def check_files(folder: Path) -> None:
-    """Raises UnsupportedFormat for pickles and for files that no adapter has, InvalidRequest where there are none."""
+    """Raises UnsupportedFormat for pickles, links and other files than an adapter's, InvalidRequest for none at all."""
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            raise UnsupportedFormat(f"'{path.name}' is a link, not a file", param=path.name)
     files = [path for path in folder.rglob("*") if path.is_file()]
     if not files:
         raise InvalidRequest("the upload holds no files", param="files")
@@ -117,6 +124,13 @@ def digest(folder: Path) -> str:
         name = path.relative_to(folder).as_posix()
         total.update(f"{len(name.encode())}:{name}:{path.stat().st_size}:{content}\n".encode())
     return total.hexdigest()
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -72,21 +72,30 @@ class DropRow(Base):
     outcome: Mapped[str]
 
 
-def connect(path: Path) -> sessionmaker[Session]:
-    """Opens (or makes) the database.
+def connect(path: Path, *, make: bool = True) -> sessionmaker[Session]:
+    """Opens the database, or makes one where there is none and `make` allows it.
 
-    Raises ConfigurationError for one that a newer Manyhats wrote, which is left as it is.
+    Raises ConfigurationError for one that is lost, damaged or written by a newer Manyhats; it is left as it is.
     """
     engine = create_engine(URL.create("sqlite", database=str(path)))
     _durable(engine)
     sessions = sessionmaker(engine)
     try:
+        with engine.connect() as connection:
+            found = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar())
+        if found != "ok":
+            raise ConfigurationError(f"the store's database is damaged: {' '.join(found.split())}")
         known = 0
         if inspect(engine).has_table(SchemaRow.__tablename__):
             with sessions() as session:
                 known = session.scalar(select(SchemaRow.version)) or 0
         if known > SCHEMA:
             raise ConfigurationError(f"the store was written by a newer Manyhats (schema {known}, this has {SCHEMA})")
+        if not known and not make:
+            raise ConfigurationError(
+                f"the store has adapters, but its database is lost: bring back '{path}', or remove '{path.parent}' "
+                "to begin anew"
+            )
         Base.metadata.create_all(engine)
         if not known:
             with sessions.begin() as session:

@@ -45,7 +45,11 @@ def scan(registry: Registry, *, settled: float = SETTLED) -> tuple[list[DropOutc
     waiting = False
     known = registry.drops()
     for folder in _folders(registry.store):
-        fingerprint, newest = _fingerprint(folder)
+        try:
+            fingerprint, newest = _fingerprint(folder)
+        except OSError:  # it is being moved or taken away at this moment
+            waiting = True
+            continue
         if known.get(folder.name) == fingerprint:
             continue
         if time.time() - newest < settled:
@@ -78,11 +82,18 @@ def _folders(store: Path) -> list[Path]:
             if not entry.is_dir(follow_symlinks=False) or not is_name(entry.name) or entry.name == BASE:
                 continue
             folder = Path(entry.path)
-            if any((folder / mark).is_file() for mark in _MARKS) or any(
-                (child / mark).is_file() for child in folder.iterdir() if child.is_dir() for mark in _MARKS
-            ):
-                found.append(folder)
+            try:
+                if _holds_adapter(folder):
+                    found.append(folder)
+            except OSError as error:  # one folder must not hold up the others
+                logger.debug("the folder %s cannot be looked into: %s", folder.name, error)
     return sorted(found)
+
+
+def _holds_adapter(folder: Path) -> bool:
+    """Whether an adapter lies in a folder, or in a folder inside it."""
+    places = [folder, *(child for child in folder.iterdir() if child.is_dir())]
+    return any((place / mark).is_file() for place in places for mark in _MARKS)
 
 
 def _files(folder: Path) -> list[Path]:

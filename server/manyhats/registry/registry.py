@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,15 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from manyhats.errors import ConfigurationError, Conflict, InvalidRequest, NotFound, StorageFull, TooLarge
+from manyhats.errors import (
+    ConfigurationError,
+    Conflict,
+    InvalidRequest,
+    ManyhatsError,
+    NotFound,
+    StorageFull,
+    TooLarge,
+)
 from manyhats.registry.blobs import Blobs, check_files, digest
 from manyhats.registry.catalogue import Catalogue
 from manyhats.registry.database import AliasRow, DropRow, HistoryRow, TaskRow, VersionRow, connect
@@ -63,7 +71,7 @@ class Registry(Catalogue):
     def open(self) -> None:
         """Takes the store for this process, and cleans up after a killed one.
 
-        Raises ConfigurationError where another process has it or it cannot be written.
+        Raises ConfigurationError where another process has it, it cannot be written or its database is damaged.
         """
         try:
             self._root.mkdir(parents=True, exist_ok=True)
@@ -72,15 +80,27 @@ class Registry(Catalogue):
             raise ConfigurationError(f"another server uses the store '{self.store}'") from None
         except OSError as error:
             raise ConfigurationError(f"the store '{self.store}' cannot be used: {error}") from None
-        self._blobs.open()
-        try:
-            self._sessions = connect(self._root / "registry.sqlite3")
-        except ConfigurationError:
-            self._file_lock.release()
-            raise
-        except DatabaseError as error:
-            self._file_lock.release()
-            raise ConfigurationError(f"the store's database cannot be read: {error.orig}") from None
+        with ExitStack() as undo:
+            undo.callback(self._file_lock.release)
+            try:
+                self._blobs.open()
+                # Beside adapters, a new database would have them all cleaned up.
+                self._sessions = connect(self._root / "registry.sqlite3", make=self._blobs.empty())
+                undo.callback(self._sessions.kw["bind"].dispose)
+                self._load()
+                self._blobs.clean(self.contents())
+            except ConfigurationError:
+                raise
+            except OSError as error:
+                raise ConfigurationError(f"the store '{self.store}' cannot be used: {error}") from None
+            except DatabaseError as error:
+                raise ConfigurationError(f"the store's database cannot be read: {error.orig}") from None
+            except (ManyhatsError, TypeError, ValueError, KeyError) as error:  # rows that this never wrote
+                raise ConfigurationError(f"the store's database holds what cannot be read: {error}") from None
+            undo.pop_all()
+
+    def _load(self) -> None:
+        """Takes everything into memory."""
         with self._sessions() as session:
             versions: dict[str, list[Version]] = {}
             for row in session.scalars(select(VersionRow).order_by(VersionRow.number)):
@@ -100,7 +120,6 @@ class Registry(Catalogue):
                 )
                 for task in session.scalars(select(TaskRow))
             )
-        self._blobs.clean(self.contents())
 
     def close(self) -> None:
         """Gives the store back."""

@@ -1,0 +1,162 @@
+"""Opening a store: damaged, of a newer server, in use, or not a store at all. One line each, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from manyhats.errors import ConfigurationError
+from manyhats.registry.registry import Registry
+
+from tests.registry.helpers import blobs, inspect, staged, upload
+
+REPOSITORY = Path(__file__).parents[2]
+Open = Callable[..., Registry]
+
+
+@pytest.fixture
+def database(store: Path, opened: Open) -> Path:
+    """The database of a closed store with 30 versions of one task."""
+    registry = opened(store)
+    for number in range(30):
+        upload(registry, "spam", str(number), labels=["a", "b"])
+    registry.close()
+    return store / ".manyhats" / "registry.sqlite3"
+
+
+def refused(store: Path) -> str:
+    """What is said of a store that cannot be opened. Its files stay, and it is free again."""
+    before = blobs(store)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError) as caught:
+            Registry(store, inspect).open()
+    assert blobs(store) == before
+    assert "\n" not in caught.value.message
+    assert "another server" not in caught.value.message
+    return caught.value.message
+
+
+def change(database: Path, statement: str) -> None:
+    connection = sqlite3.connect(database)
+    with connection:
+        connection.execute(statement)
+    connection.close()
+
+
+@pytest.mark.parametrize("page", range(16))
+def test_a_damaged_page_is_found_whichever_it_is(store: Path, database: Path, page: int) -> None:
+    size = 4096
+    with database.open("r+b") as file:
+        file.seek(page * size)
+        assert file.read(1), "the database has fewer pages"
+        file.seek(page * size)
+        file.write(b"\xff" * size)
+    assert "database" in refused(store)
+
+
+@pytest.mark.parametrize("left", [1, 100, 4096, 20_000])
+def test_a_database_that_was_cut_off_is_found(store: Path, database: Path, left: int) -> None:
+    os.truncate(database, left)
+    assert "database" in refused(store)
+
+
+@pytest.mark.parametrize("how", ["removed", "emptied", "without a schema"])
+def test_a_lost_database_does_not_take_the_files_with_it(store: Path, database: Path, how: str) -> None:
+    """To the clean-up, a blob that no version names is what a killed process left."""
+    if how == "removed":
+        database.unlink()
+    elif how == "emptied":
+        os.truncate(database, 0)
+    else:
+        change(database, "DROP TABLE schema")
+    assert "its database is lost" in refused(store)
+    assert len(blobs(store)) == 30
+
+
+def test_a_database_that_was_brought_back_is_used(store: Path, database: Path, opened: Open) -> None:
+    saved = database.read_bytes()
+    database.unlink()
+    refused(store)
+    database.write_bytes(saved)
+    assert len(opened(store).task("spam").versions) == 30
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE versions SET info = '{' WHERE number = 3",
+        "UPDATE versions SET info = '{}' WHERE number = 3",
+        "UPDATE versions SET info = '[1]' WHERE number = 3",
+        """UPDATE tasks SET settings = '{"priority": 99}'""",
+        "UPDATE aliases SET targets = '[[1]]'",
+        "UPDATE aliases SET targets = '7'",
+        "ALTER TABLE versions DROP COLUMN info",
+    ],
+)
+def test_rows_that_were_never_written_are_found(store: Path, database: Path, statement: str) -> None:
+    change(database, statement)
+    assert "the store's database" in refused(store)
+
+
+def test_a_newer_schema_is_left_as_it_is(store: Path, database: Path) -> None:
+    change(database, "UPDATE schema SET version = 99")
+    before = database.read_bytes()
+    assert "newer Manyhats (schema 99" in refused(store)
+    assert database.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["blobs", "staging"])
+def test_a_file_in_the_place_of_a_folder_is_found(store: Path, database: Path, name: str) -> None:
+    place = database.parent / name
+    shutil.rmtree(place)
+    place.write_text("")
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="cannot be used"):
+            Registry(store, inspect).open()
+
+
+def test_stray_files_are_cleared_away(store: Path, database: Path, opened: Open, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "precious").write_text("x")
+    for name in ("blobs", "staging"):
+        (database.parent / name / "file").write_text("")
+        (database.parent / name / "link").symlink_to(tmp_path / "outside", target_is_directory=True)
+        (database.parent / name / "folder").mkdir()
+    registry = opened(store)
+    assert blobs(store) == {version.sha256 for version in registry.task("spam").versions}
+    assert staged(store) == []
+    assert (tmp_path / "outside" / "precious").exists()
+
+
+def test_a_second_process_is_refused(store: Path, opened: Open) -> None:
+    registry = opened(store)
+    upload(registry, "spam", "one")
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom manyhats.errors import ConfigurationError\n"
+        "from manyhats.registry.registry import Registry\nregistry = Registry(Path(sys.argv[1]), None)\n"
+        "for line in sys.stdin:\n"
+        "    try:\n        registry.open()\n"
+        "    except ConfigurationError as error:\n        print(error, flush=True)\n"
+        "    else:\n        print(registry.count, flush=True)\n        registry.close()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(store)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY / "server")},
+    ) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        print("open", file=other.stdin, flush=True)
+        assert other.stdout.readline() == f"another server uses the store '{store}'\n"
+        assert upload(registry, "spam", "two").number == 2
+        registry.close()
+        print("open", file=other.stdin, flush=True)
+        assert other.stdout.readline() == "1\n"
