@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from manyhats.backbone import Backbone, Text
 from manyhats.engine.forward import Row, forward
-from manyhats.methods import METHODS
 from manyhats.methods.adapter import BARE, Adapter, BoundAdapter
 from manyhats.methods.base import Part
 from manyhats.methods.bottleneck import BottleneckConfig
@@ -216,7 +215,7 @@ def head(backbone: Backbone, kind: Kind, labels: int, seed: int) -> Head:
         Layer(_random(generator, hidden, hidden), _random(generator, hidden), layout.activation)
         for _ in layout.linears[1:]
     ]
-    return Head(kind, "pooler" if layout.pooled else "first", (*inner, last))
+    return Head(kind, layout.reads, (*inner, last))
 
 
 def part(backbone: Backbone, method: str, seed: int, spread: float = 0.2, **options: Any) -> Part:
@@ -286,4 +285,5 @@ def adapter(
     return result
 
 
-METHOD_NAMES = tuple(METHODS)
+# Those with a file format of one part, and a training recipe.
+METHOD_NAMES = ("lora", "bottleneck", "prefix", "mask")

@@ -56,8 +56,8 @@ def test_package_without_a_model() -> None:
 
 
 def test_unsupported_model_type(copy: Path) -> None:
-    _edit_config(copy, model_type="gpt2", architectures=["GPT2Model"])
-    with pytest.raises(ConfigurationError, match="'gpt2' are not supported; these are: bert, distilbert"):
+    _edit_config(copy, model_type="bloom", architectures=["BloomModel"])
+    with pytest.raises(ConfigurationError, match=r"'bloom' are not supported; these are: .*bert, distilbert"):
         Backbone.load(str(copy))
 
 
@@ -137,7 +137,7 @@ def test_digest_names_the_checkpoint(copy: Path, bert: Backbone, tmp_path: Path)
 
 
 def test_digest_reads_names_and_shapes(copy: Path) -> None:
-    model, missing = load_model(str(copy))
+    model, _, missing = load_model(str(copy))
     assert not missing
     assert digest(model, frozenset()) != digest(model, frozenset({"pooler.dense.bias"}))
 
@@ -171,7 +171,7 @@ def test_auto_takes_bfloat16_where_the_answers_agree(
 
 
 def test_agreement_is_a_similarity_and_leaves_the_model_alone(base_folder) -> None:
-    loaded, _ = load_model(str(base_folder("bert")))
+    loaded, _, _ = load_model(str(base_folder("bert")))
     before = digest(loaded, frozenset())
     assert 0.9 < bfloat16_agreement(loaded, CPU) <= 1.0001
     assert digest(loaded, frozenset()) == before
@@ -202,7 +202,6 @@ def test_site_names_with_and_without_the_task_models_prefix(backbone: Backbone) 
 
 def test_every_block_has_its_sites(backbone: Backbone) -> None:
     assert list(backbone.residual) == [f"layers.{i}.{place}" for i in range(2) for place in ("attention", "ffn")]
-    assert len(backbone.attention) == 2
     inside = [name for name in backbone.linear if "layer." in name]
     assert len(inside) == 12
     assert backbone.kv_shape == (4, 8)

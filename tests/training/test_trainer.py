@@ -14,7 +14,6 @@ import torch
 from manyhats.backbone import Backbone
 from manyhats.errors import InvalidRequest
 from manyhats.formats import read_adapter, write_adapter
-from manyhats.methods import METHODS
 from manyhats.training.data import TaskKind
 from manyhats.training.metrics import Score
 from manyhats.training.recipes import Schedule, schedule_for
@@ -48,7 +47,7 @@ def _fingerprint(backbone: Backbone) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", tiny.METHOD_NAMES)
 def test_every_method_learns_every_kind(bert: Backbone, tmp_path: Path, method: str, kind: TaskKind) -> None:
     before = _fingerprint(bert)
     trainer, outcome = _trained(bert, method, kind)
@@ -66,7 +65,7 @@ def test_every_method_learns_every_kind(bert: Backbone, tmp_path: Path, method: 
     assert tiny.difference(predict(bert, reloaded.bind(bert), held), here) < 1e-5 * (100 if kind == "regress" else 1)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", tiny.METHOD_NAMES)
 @pytest.mark.parametrize("family", ["roberta", "distilbert"])
 def test_other_families_train_and_reload(
     load_backbone: Callable[[str], Backbone], tmp_path: Path, family: str, method: str
@@ -134,7 +133,7 @@ def test_a_learning_rate_far_too_high_says_so(bert: Backbone) -> None:
         _trained(bert, "lora", learning_rate=1e30, head_learning_rate=1e30, warm_up=0.0)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", tiny.METHOD_NAMES)
 def test_an_unknown_option_is_named(bert: Backbone, method: str) -> None:
     with pytest.raises(InvalidRequest, match=f"{method} has no option 'colour'; it has"):
         Trainer(bert, method, "classify", 2, schedule_for(method), {"colour": "red"})

@@ -10,7 +10,7 @@ Pads exist only inside this function: sequences of similar length are gathered i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,7 +37,23 @@ class _Bucket:
     queries: Tensor  # (B*Q,) rows of the packed tokens; pads repeat the sequence's first token
     keys: Tensor  # (B*K,) rows of tokens and prefixes; pads repeat the sequence's first token
     shape: tuple[int, int, int]  # B, Q, K
+    dtype: torch.dtype
     mask: Tensor | None  # (B, 1, 1 or Q, K), 0 or -inf; None where nothing is padded and nothing is causal
+    prefixes: Tensor  # (B,) prefix rows of each sequence
+    windowed: dict[int, Tensor | None] = field(default_factory=dict)  # the mask for layers that see a window alone
+
+    def mask_for(self, window: int | None) -> Tensor | None:
+        """The mask of a layer whose queries see keys less than `window` places away (all, where it is None)."""
+        _, q_len, k_len = self.shape
+        if window is None or k_len <= window:
+            return self.mask
+        if window not in self.windowed:
+            places = torch.arange(q_len)[None, :, None] + self.prefixes[:, None, None]
+            far = (places - torch.arange(k_len)[None, None, :]).abs() >= window
+            mask = torch.zeros(far.shape, dtype=self.dtype).masked_fill_(far, float("-inf")).unsqueeze(1)
+            mask = mask.to(self.queries.device)
+            self.windowed[window] = mask if self.mask is None else mask + self.mask
+        return self.windowed[window]
 
 
 class AttentionLayout:
@@ -107,12 +123,24 @@ class AttentionLayout:
             back[queries[q_real]] = places[q_real]
             offset += count * q_max
             self.buckets.append(
-                _Bucket(queries.reshape(-1).to(device), keys.reshape(-1).to(device), (count, q_max, k_max), mask)
+                _Bucket(
+                    queries.reshape(-1).to(device),
+                    keys.reshape(-1).to(device),
+                    (count, q_max, k_max),
+                    dtype,
+                    mask,
+                    pre,
+                )
             )
         self._back = back.to(device)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> Tensor:
-        """q: (tokens, heads, dim); k, v: (tokens + prefix rows, kv_heads, dim). Returns (tokens, heads, dim)."""
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, scaling: float | None = None, window: int | None = None
+    ) -> Tensor:
+        """q: (tokens, heads, dim); k, v: (tokens + prefix rows, kv_heads, dim). Returns (tokens, heads, dim).
+
+        `window`: a query sees the keys that are less than so many places away; None for all.
+        """
         heads, dim = q.shape[1], q.shape[2]
         kv_heads = k.shape[1]
         outs = []
@@ -122,7 +150,7 @@ class AttentionLayout:
             kb = k.index_select(0, bucket.keys).view(count, k_len, kv_heads, dim).transpose(1, 2)
             vb = v.index_select(0, bucket.keys).view(count, k_len, kv_heads, dim).transpose(1, 2)
             out = F.scaled_dot_product_attention(
-                qb, kb, vb, attn_mask=bucket.mask, scale=scaling, enable_gqa=heads != kv_heads
+                qb, kb, vb, attn_mask=bucket.mask_for(window), scale=scaling, enable_gqa=heads != kv_heads
             )
             outs.append(out.transpose(1, 2).reshape(count * q_len, heads, dim))
         flat = outs[0] if len(outs) == 1 else torch.cat(outs)
@@ -130,21 +158,40 @@ class AttentionLayout:
 
 
 class AttentionSite:
-    """Stands at one attention layer; found by the registered function through the module it is called with."""
+    """Stands at one attention layer; found by the registered function through the module it is called with.
 
-    def __init__(self, layer: int, switch: SiteSwitch) -> None:
-        self.layer = layer
+    A module that several layers share (ALBERT) has one site, which takes their numbers in turn.
+    """
+
+    def __init__(self, module: nn.Module, switch: SiteSwitch) -> None:
+        self.layers: list[int] = []
+        self._turn = 0
         self._switch = switch
-        self.layout: AttentionLayout | None = None  # set by the backbone for the pass under way
+        self._layout: AttentionLayout | None = None
+        self._hidden: Tensor | None = None
+        module.manyhats_site = self  # type: ignore[assignment]
+        module.register_forward_pre_hook(self._remember, with_kwargs=True)
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    def begin(self, layout: AttentionLayout | None) -> None:
+        """A new pass starts over a batch laid out so; None where it has ended."""
+        self._layout = layout
+        self._hidden = None
+        self._turn = 0
+
+    def _remember(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._hidden = args[0] if args else kwargs["hidden_states"]
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:
         """query, key, value: (1, heads, tokens, dim). Returns (1, tokens, heads, dim)."""
-        assert self.layout is not None, "packed attention outside a packed pass"
+        assert self._layout is not None, "packed attention outside a packed pass"
+        assert self._hidden is not None
         q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
-        actor = self._switch.actors.key_value.get(self.layer)
+        layer = self.layers[self._turn % len(self.layers)]
+        self._turn += 1
+        actor = self._switch.actors.key_value.get(layer)
         if actor is not None:
-            k, v = actor(k, v)
-        return self.layout.attend(q, k, v, scaling).unsqueeze(0)
+            k, v = actor(k, v, self._hidden[0])
+        return self._layout.attend(q, k, v, scaling, window).unsqueeze(0)
 
 
 def _packed_attention(
@@ -155,10 +202,11 @@ def _packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     site: AttentionSite = module.manyhats_site  # type: ignore[assignment]
-    return site(query, key, value, scaling), None
+    return site(query, key, value, scaling, sliding_window), None
 
 
 def register() -> None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from manyhats.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from manyhats.backbone.sites import ResidualSite
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 class HeadLayout:
     """How a family's own classification head is built, as PEFT saves it under `modules_to_save`.
 
-    `linears`: the names of its linear layers in order, an activation between each two. `pooled`: whether the
-    first one reads the backbone's pooler rather than the first token's last hidden state.
+    `linears`: the names of its linear layers in order, an activation between each two. `reads`: the first token's
+    last hidden state, the last token's, or the backbone's pooler.
     """
 
     linears: tuple[str, ...]
     activation: str = "tanh"
-    pooled: bool = False
+    reads: Literal["first", "last", "pooler"] = "first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,21 @@ class Family:
     block: str  # one transformer block
     attention: str  # the module that calls the attention function, relative to the block
     sublayers: tuple[str, str]  # where AdapterHub's keys put an adapter: after attention, after feed-forward
-    attach: Callable[[nn.Module, ResidualSite, ResidualSite], None]  # puts the residual sites into a block
+    attach: Callable[[Any, ResidualSite, ResidualSite], None]  # puts the residual sites into a block
     classification_head: HeadLayout
+    word_embeddings: str  # the table of the tokens' vectors
+    token_head: str = "classifier"  # the linear layer of a token classification head
     first_position: Callable[[Any], int] = lambda config: 0
     token_types: bool = False  # takes token_type_ids
+    causal: bool = False  # a decoder: each token sees those before it
+    language_model: bool = False  # checkpoints bring a causal language-model head
+    post_norm: bool = True  # blocks normalise after the sum, and hand that norm to the residual sites
+    rotary: bool = False  # positions are turned into the keys, not added to the embeddings
+
+
+def _attach_bert(block: Any, attention: ResidualSite, ffn: ResidualSite) -> None:
+    for module, site in ((block.attention.output, attention), (block.output, ffn)):
+        _post_norm_output(module, site)
 
 
 def _post_norm_output(module: Any, site: ResidualSite) -> None:
@@ -53,16 +64,29 @@ def _post_norm_output(module: Any, site: ResidualSite) -> None:
     module.forward = forward
 
 
-def _attach_bert(block: Any, attention: ResidualSite, ffn: ResidualSite) -> None:
-    _post_norm_output(block.attention.output, attention)
-    _post_norm_output(block.output, ffn)
-
-
 def _attach_distilbert(block: Any, attention: ResidualSite, ffn: ResidualSite) -> None:
     def forward(hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         f, _ = block.attention(hidden_states, attention_mask=attention_mask, **kwargs)
         x = attention.join(f, hidden_states, block.sa_layer_norm)
         return ffn.join(block.ffn(x), x, block.output_layer_norm)
+
+    block.forward = forward
+
+
+def _attach_gpt2(block: Any, attention: ResidualSite, ffn: ResidualSite) -> None:
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        f, _ = block.attn(block.ln_1(hidden_states), use_cache=False)
+        x = attention.join(f, hidden_states)
+        return ffn.join(block.mlp(block.ln_2(x)), x)
+
+    block.forward = forward
+
+
+def _attach_llama(block: Any, attention: ResidualSite, ffn: ResidualSite) -> None:
+    def forward(hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        f, _ = block.self_attn(hidden_states=block.input_layernorm(hidden_states), **kwargs)
+        x = attention.join(f, hidden_states)
+        return ffn.join(block.mlp(block.post_attention_layernorm(x)), x)
 
     block.forward = forward
 
@@ -79,15 +103,32 @@ def _bert_like(head: HeadLayout, *, first_position: Callable[[Any], int] = lambd
         sublayers=("encoder.layer.{i}.attention.output", "encoder.layer.{i}.output"),
         attach=_attach_bert,
         classification_head=head,
+        word_embeddings="embeddings.word_embeddings",
         first_position=first_position,
         token_types=True,
+    )
+
+
+def _llama_like(token_head: str = "score") -> Family:
+    return Family(
+        block="layers.{i}",
+        attention="self_attn",
+        sublayers=("layers.{i}.attention_adapters", "layers.{i}.output_adapters"),
+        attach=_attach_llama,
+        classification_head=HeadLayout(linears=("score",), reads="last"),
+        word_embeddings="embed_tokens",
+        token_head=token_head,
+        causal=True,
+        language_model=True,
+        post_norm=False,
+        rotary=True,
     )
 
 
 _DENSE_HEAD = HeadLayout(linears=("classifier.dense", "classifier.out_proj"))
 
 FAMILIES: dict[str, Family] = {
-    "bert": _bert_like(HeadLayout(linears=("classifier",), pooled=True)),
+    "bert": _bert_like(HeadLayout(linears=("classifier",), reads="pooler")),
     "roberta": _bert_like(_DENSE_HEAD, first_position=_after_padding),
     "xlm-roberta": _bert_like(_DENSE_HEAD, first_position=_after_padding),
     "electra": _bert_like(HeadLayout(linears=_DENSE_HEAD.linears, activation="gelu")),
@@ -97,7 +138,23 @@ FAMILIES: dict[str, Family] = {
         sublayers=("transformer.layer.{i}.attention_adapters", "transformer.layer.{i}.output_adapters"),
         attach=_attach_distilbert,
         classification_head=HeadLayout(linears=("pre_classifier", "classifier"), activation="relu"),
+        word_embeddings="embeddings.word_embeddings",
     ),
+    "gpt2": Family(
+        block="h.{i}",
+        attention="attn",
+        sublayers=("h.{i}.attention_adapters", "h.{i}.output_adapters"),
+        attach=_attach_gpt2,
+        classification_head=HeadLayout(linears=("score",), reads="last"),
+        word_embeddings="wte",
+        causal=True,
+        language_model=True,
+        post_norm=False,
+    ),
+    "llama": _llama_like(),
+    "mistral": _llama_like(),
+    "qwen2": _llama_like(),
+    "qwen3": _llama_like(),
 }
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from manyhats.backbone.attention import PACKED_ATTENTION, register
@@ -57,8 +58,8 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-def load_model(source: str) -> tuple[PreTrainedModel, frozenset[str]]:
-    """The bare encoder in its checkpoint's own precision, and the names of weights that the checkpoint lacks.
+def load_model(source: str) -> tuple[PreTrainedModel, nn.Linear | None, frozenset[str]]:
+    """The bare model in its checkpoint's own precision, its language-model head, and what the checkpoint lacks.
 
     Raises ConfigurationError where the model cannot be loaded or its family is not supported.
     """
@@ -66,9 +67,10 @@ def load_model(source: str) -> tuple[PreTrainedModel, frozenset[str]]:
     transformers_logging.disable_progress_bar()  # a server's log is no terminal
     try:
         config = AutoConfig.from_pretrained(source)
-        family_of(config.model_type)
+        family = family_of(config.model_type)
         config.chunk_size_feed_forward = 0  # pieces of a batch would not line up with its segments
-        model, info = AutoModel.from_pretrained(
+        speaks = family.language_model and _brings_language_model(config)
+        model, info = (AutoModelForCausalLM if speaks else AutoModel).from_pretrained(
             source, config=config, dtype="auto", output_loading_info=True, use_safetensors=None
         )
     except ConfigurationError:
@@ -77,22 +79,36 @@ def load_model(source: str) -> tuple[PreTrainedModel, frozenset[str]]:
         reason = str(error).strip().splitlines()[0]
         raise ConfigurationError(f"the backbone '{source}' cannot be loaded: {reason}") from error
     missing = frozenset(info["missing_keys"])
+    lm_head: nn.Linear | None = None
+    if speaks:
+        lm_head = model.get_output_embeddings()
+        model = model.base_model
     strangers = sorted(key for key in missing if not key.startswith("pooler."))
     if strangers:
         raise ConfigurationError(
             f"the checkpoint of '{source}' lacks {len(strangers)} weights, the first is {strangers[0]}"
         )
     model.set_attn_implementation(PACKED_ATTENTION)
-    return model, missing
+    return model, lm_head, missing
 
 
-def digest(model: PreTrainedModel, missing: frozenset[str]) -> str:
+def _brings_language_model(config: Any) -> bool:
+    """Whether the checkpoint was saved from a model that continues texts."""
+    names = getattr(config, "architectures", None) or []
+    return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
+
+
+def digest(model: PreTrainedModel, missing: frozenset[str], lm_head: nn.Module | None = None) -> str:
     """sha256 over the sorted (name, shape, float32 values) of every weight that the checkpoint holds.
 
-    Taken before any cast, so that it names the checkpoint and not the precision that it is served in.
+    Taken before any cast, so that it names the checkpoint and not the precision that it is served in. `lm_head`: the
+    language-model head, where it has weights of its own.
     """
     total = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    weights = dict(model.state_dict())
+    if lm_head is not None:
+        weights |= {f"lm_head.{name}": tensor for name, tensor in lm_head.state_dict().items()}
+    for name, tensor in sorted(weights.items()):
         if name in missing:
             continue
         total.update(f"{name}{tuple(tensor.shape)}".encode())

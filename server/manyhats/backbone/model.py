@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,35 +18,54 @@ from manyhats.backbone import loading
 from manyhats.backbone.attention import AttentionLayout, AttentionSite
 from manyhats.backbone.families import family_of
 from manyhats.backbone.precision import choose_dtype
-from manyhats.backbone.sites import Actors, LinearSite, ResidualSite, SiteSwitch, linear_sites
+from manyhats.backbone.sites import (
+    EMBEDDED,
+    LAST,
+    Actors,
+    EmbeddingSite,
+    LinearSite,
+    NormSite,
+    ResidualSite,
+    SiteSwitch,
+    StatesSite,
+    module_sites,
+)
 from manyhats.backbone.tokenizer import Tokenizer
 from manyhats.errors import AdapterMismatch, ConfigurationError
 
 logger = logging.getLogger(__name__)
 
 NO_ACTORS = Actors()
+LM_HEAD = "lm_head"
 
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """All tokens of some sequences side by side, with no padding. T tokens, S sequences."""
+    """All tokens of some sequences side by side, with no padding. T tokens, S sequences.
 
-    input_ids: Tensor  # (T,)
+    A sequence's virtual tokens, whose vectors an adapter brings, stand before its own.
+    """
+
+    input_ids: Tensor  # (T,); any index at virtual tokens
     type_ids: Tensor | None  # (T,)
     position_ids: Tensor  # (T,)
-    starts: tuple[int, ...]  # (S + 1,) first token of each sequence, and T
+    starts: tuple[int, ...]  # (S + 1,) first row of each sequence, and T
     layout: AttentionLayout
 
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of each sequence."""
-        return [b - a for a, b in zip(self.starts, self.starts[1:], strict=False)]
+    def rows(self, sequences: slice) -> slice:
+        """The rows of consecutive sequences."""
+        return slice(self.starts[sequences.start], self.starts[sequences.stop])
+
+    def spans(self, sequences: slice) -> tuple[slice, ...]:
+        """The rows of each of some consecutive sequences."""
+        return tuple(slice(self.starts[i], self.starts[i + 1]) for i in range(sequences.start, sequences.stop))
 
 
 class Backbone:
-    """One frozen transformers encoder. Its weights are never written to.
+    """One frozen transformers model. Its weights are never written to.
 
-    `name` is what the operator called it; `sha256` names the checkpoint (see `loading.digest`).
+    `model` is the bare model; `lm_head` the layer from its states to the vocabulary, for those that have one. `name`
+    is what the operator called it; `sha256` names the checkpoint (see `loading.digest`).
     """
 
     def __init__(
@@ -54,6 +74,7 @@ class Backbone:
         tokenizer: Tokenizer,
         *,
         name: str,
+        lm_head: nn.Linear | None = None,
         missing: frozenset[str] = frozenset(),
         sentence_embedding: loading.SentenceEmbedding | None = None,
         device: torch.device | None = None,
@@ -64,41 +85,69 @@ class Backbone:
         self.config = model.config
         self.sentence_embedding = sentence_embedding or loading.SentenceEmbedding()
         self.family = family_of(model.config.model_type)
-        model.eval()
-        model.requires_grad_(False)
-        self.sha256 = loading.digest(model, missing)
+        self.tied = lm_head is not None and lm_head.weight is model.get_input_embeddings().weight
+        self.sha256 = loading.digest(model, missing, None if self.tied else lm_head)
         self.device = device or torch.device("cpu")
         self.dtype = dtype or torch.float32
-        self.model = model.to(device=self.device, dtype=self.dtype)
+        for part in (model, lm_head):
+            if part is not None:
+                part.eval().requires_grad_(False).to(device=self.device, dtype=self.dtype)
+        self.model = model
         self.prefix: str = model.base_model_prefix
         self._switch = SiteSwitch()
         self._busy = False
+        self._entered = False
 
         # The pooler reads one row of every sequence; the packed pass keeps all rows, so it is called by itself.
         self._pooler: nn.Module | None = getattr(model, "pooler", None)
         self._pooler_missing = any(name.startswith("pooler.") for name in missing)
-        self.linear: dict[str, LinearSite] = linear_sites(model, self._switch)
+        self._lm_head = lm_head
+        modules = dict(model.named_modules()) | ({} if lm_head is None else {LM_HEAD: lm_head})
+        sites = module_sites(modules, self._switch)
+        self.linear, self.embedding, self.norm = sites.linear, sites.embedding, sites.norm
         if self._pooler is not None:
             model.pooler = None
+        self._attach()
+
+    def _attach(self) -> None:
+        """Puts the sites into the blocks; a block that several layers share gets them once."""
         self.residual: dict[str, ResidualSite] = {}
-        self.attention: list[AttentionSite] = []
+        self._residual_sites: list[ResidualSite] = []
+        self._attention_sites: list[AttentionSite] = []
+        known: dict[int, tuple[ResidualSite, ResidualSite, AttentionSite]] = {}
         for layer in range(self.layers):
-            block = model.get_submodule(self.family.block.format(i=layer))
-            after_attention = ResidualSite(f"layers.{layer}.attention", self._switch)
-            after_ffn = ResidualSite(f"layers.{layer}.ffn", self._switch)
-            self.family.attach(block, after_attention, after_ffn)
-            self.residual[after_attention.name] = after_attention
-            self.residual[after_ffn.name] = after_ffn
-            site = AttentionSite(layer, self._switch)
-            block.get_submodule(self.family.attention).manyhats_site = site
-            self.attention.append(site)
+            block = self.model.get_submodule(self.family.block.format(i=layer))
+            if id(block) not in known:
+                after_attention, after_ffn = ResidualSite(self._switch), ResidualSite(self._switch)
+                self.family.attach(block, after_attention, after_ffn)
+                attention = AttentionSite(block.get_submodule(self.family.attention), self._switch)
+                known[id(block)] = after_attention, after_ffn, attention
+                self._residual_sites += [after_attention, after_ffn]
+                self._attention_sites.append(attention)
+            after_attention, after_ffn, attention = known[id(block)]
+            after_attention.names.append(f"layers.{layer}.attention")
+            after_ffn.names.append(f"layers.{layer}.ffn")
+            attention.layers.append(layer)
+            self.residual |= {after_attention.names[-1]: after_attention, after_ffn.names[-1]: after_ffn}
+        self._embedded = StatesSite(EMBEDDED, self._switch)
+        self._last = StatesSite(LAST, self._switch)
+        self.model.get_submodule(self.family.block.format(i=0)).register_forward_pre_hook(self._enter, with_kwargs=True)
+
+    def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What enters the first block; a shared block comes by more than once."""
+        if self._entered:
+            return None
+        self._entered = True
+        if args:
+            return (self._embedded(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": self._embedded(kwargs["hidden_states"])}
 
     @classmethod
     def load(cls, name: str, *, device: str = "auto", dtype: str = "auto") -> Backbone:
         """Loads what `--backbone NAME` means. Raises ConfigurationError with the reason where it cannot."""
         start = time.perf_counter()
         source = loading.locate(name)
-        model, missing = loading.load_model(source)
+        model, lm_head, missing = loading.load_model(source)
         place = loading.choose_device(device)
         precision = choose_dtype(dtype, model, place)
         embedding = loading.sentence_embedding(source)
@@ -106,6 +155,7 @@ class Backbone:
             model,
             Tokenizer(source),
             name=name,
+            lm_head=lm_head,
             missing=missing,
             sentence_embedding=embedding,
             device=place,
@@ -135,6 +185,11 @@ class Backbone:
         return int(self.config.hidden_size)
 
     @cached_property
+    def output_width(self) -> int:
+        """Width of the last hidden states."""
+        return self.hidden
+
+    @cached_property
     def kv_shape(self) -> tuple[int, int]:
         """(key/value heads, head dimension)."""
         heads = int(self.config.num_attention_heads)
@@ -151,20 +206,39 @@ class Backbone:
         """Whether the checkpoint carries weights for the pooler."""
         return self._pooler is not None and not self._pooler_missing
 
+    @property
+    def has_language_model(self) -> bool:
+        """Whether it can continue a text."""
+        return self._lm_head is not None and self.family.causal
+
+    def bare_name(self, module: str) -> str:
+        """A module's name in the bare model, for one with or without the task model's prefix."""
+        return module.removeprefix(self.prefix + ".")
+
     def site_of(self, module: str) -> LinearSite:
         """The linear site that an adapter's key names, with or without the task model's prefix.
 
         Raises AdapterMismatch where there is none.
         """
-        bare = module.removeprefix(self.prefix + ".")
         try:
-            return self.linear[bare]
+            return self.linear[self.bare_name(module)]
         except KeyError:
-            raise AdapterMismatch(
-                f"the adapter has weights for '{module}', but the backbone {self.name} "
-                f"({self.config.model_type}) has no linear layer of that name",
-                param=module,
-            ) from None
+            raise self._no_place(module, "linear layer") from None
+
+    def parameter_site(self, module: str) -> LinearSite | EmbeddingSite | NormSite:
+        """The site of a module that holds parameters. Raises AdapterMismatch where there is none."""
+        bare = self.bare_name(module)
+        site = self.linear.get(bare) or self.embedding.get(bare) or self.norm.get(bare)
+        if site is None:
+            raise self._no_place(module, "linear layer, embedding or norm")
+        return site
+
+    def _no_place(self, module: str, what: str) -> AdapterMismatch:
+        return AdapterMismatch(
+            f"the adapter has weights for '{module}', but the backbone {self.name} "
+            f"({self.config.model_type}) has no {what} of that name",
+            param=module,
+        )
 
     # ---- forward
 
@@ -175,66 +249,84 @@ class Backbone:
         *,
         prefixes: Sequence[tuple[int, int]] | None = None,
         shifts: Sequence[int] | None = None,
+        virtual: Sequence[int] | None = None,
     ) -> PackedBatch:
         """Lays sequences side by side.
 
-        `prefixes`: for each sequence the rows among the batch's prefix rows that it attends to besides its own
-        (see `AttentionLayout`). `shifts`: how far each sequence's positions are moved on.
+        By sequence: `prefixes`, the rows among the batch's prefix rows that it attends to besides its own (see
+        `AttentionLayout`); `shifts`, how far its tokens' positions are moved on; `virtual`, the number of virtual
+        tokens before its own, whose positions start where an unmoved sequence's do.
         """
-        lengths = [len(s) for s in sequences]
+        none = [0] * len(sequences)
+        shifts, virtual = shifts or none, virtual or none
+        lengths = [len(s) + v for s, v in zip(sequences, virtual, strict=True)]
         starts = [0]
         for length in lengths:
             starts.append(starts[-1] + length)
         first = self.family.first_position(self.config)
-        positions = torch.cat(
-            [
-                torch.arange(first + shift, first + shift + length)
-                for length, shift in zip(lengths, shifts or [0] * len(lengths), strict=True)
-            ]
-        )
-        ids = torch.tensor([i for s in sequences for i in s], dtype=torch.long)
+        positions: list[int] = []
+        ids: list[int] = []
+        for sequence, shift, v in zip(sequences, shifts, virtual, strict=True):
+            positions += range(first, first + v)
+            positions += range(first + shift, first + shift + len(sequence))
+            ids += [sequence[0]] * v
+            ids += sequence
         types = None
         if self.family.token_types:
             highest = self.config.type_vocab_size - 1  # RoBERTa has one type, and its tokenizer may name two
-            types = torch.tensor([min(t, highest) for s in type_ids for t in s], dtype=torch.long)
+            flat = [t for own, v in zip(type_ids, virtual, strict=True) for t in (*(0 for _ in range(v)), *own)]
+            types = torch.tensor([min(t, highest) for t in flat], dtype=torch.long, device=self.device)
         return PackedBatch(
-            input_ids=ids.to(self.device),
-            type_ids=None if types is None else types.to(self.device),
-            position_ids=positions.to(self.device),
+            input_ids=torch.tensor(ids, dtype=torch.long, device=self.device),
+            type_ids=types,
+            position_ids=torch.tensor(positions, dtype=torch.long, device=self.device),
             starts=tuple(starts),
             layout=AttentionLayout(
                 lengths,
                 prefixes or [(0, 0)] * len(lengths),
-                causal=False,
+                causal=self.family.causal,
                 device=self.device,
                 dtype=self.dtype,
             ),
         )
 
     def encode(self, batch: PackedBatch, actors: Actors = NO_ACTORS) -> Tensor:
-        """The last hidden states of all tokens, (T, hidden). One pass at a time."""
-        inputs = {"input_ids": batch.input_ids[None], "position_ids": batch.position_ids[None]}
+        """The last hidden states of all rows, (T, width). One pass at a time."""
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids[None], "position_ids": batch.position_ids[None]}
         if batch.type_ids is not None:
             inputs["token_type_ids"] = batch.type_ids[None]
-        with self._acting(actors):
-            for site in self.attention:
-                site.layout = batch.layout
-            hidden: Tensor = self.model(**inputs).last_hidden_state[0]
+        if self.family.causal:
+            inputs["use_cache"] = False
+        with self._acting(actors, batch.layout):
+            hidden: Tensor = self._last(self.model(**inputs).last_hidden_state)[0]
         return hidden
 
     def pool(self, first: Tensor, actors: Actors = NO_ACTORS) -> Tensor:
-        """The pooler on the first token's state of every sequence: (S, hidden) to (S, hidden)."""
+        """The pooler on the first row's state of every sequence: (S, hidden) to (S, hidden)."""
         if self._pooler is None:
             raise ConfigurationError(f"the backbone {self.name} has no pooler")
         with self._acting(actors):
             pooled: Tensor = self._pooler(first[:, None])
         return pooled
 
+    def vocabulary_logits(self, states: Tensor, actors: Actors = NO_ACTORS) -> Tensor:
+        """The language-model head: (S, hidden) to (S, vocabulary)."""
+        if self._lm_head is None:
+            raise ConfigurationError(f"the backbone {self.name} has no language-model head")
+        with self._acting(actors):
+            logits: Tensor = self._lm_head(states)
+        return logits
+
     @contextmanager
-    def _acting(self, actors: Actors) -> Iterator[None]:
+    def _acting(self, actors: Actors, layout: AttentionLayout | None = None) -> Iterator[None]:
         assert not self._busy, "two forward passes at once on one backbone"
         self._busy = True
         self._switch.actors = actors
+        self._entered = False
+        for residual in self._residual_sites:
+            residual.begin()
+        for attention in self._attention_sites:
+            attention.begin(layout)
         try:
             yield
         finally:

@@ -4,18 +4,24 @@ A site stands in front of one module of the unmodified transformers model by rep
 While nothing acts there, the site computes what the module always computed. The backbone knows no more about
 adapters than this: "something acts at this site" (`Actors`).
 
-Names are module paths of the bare model (`encoder.layer.0.attention.self.query`) for linear layers, and
-`layers.<i>.attention` / `layers.<i>.ffn` for the places after a sub-layer.
+Names are module paths of the bare model (`encoder.layer.0.attention.self.query`, `embeddings.word_embeddings`) for
+linear layers, embeddings and norms; `layers.<i>.attention` / `layers.<i>.ffn` for the places after a sub-layer;
+`embedded` for what enters the first block and `last` for what leaves the last one.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
+
+EMBEDDED = "embedded"
+LAST = "last"
 
 
 class LinearActor(Protocol):
@@ -24,23 +30,41 @@ class LinearActor(Protocol):
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor: ...
 
 
+class EmbeddingActor(Protocol):
+    """Changes an embedding's output. `ids`: (rows,); `y`: (rows, dim), what the backbone's table gives."""
+
+    def __call__(self, ids: Tensor, y: Tensor) -> Tensor: ...
+
+
+class NormActor(Protocol):
+    """Changes a norm's output. `x`, `y`: (rows, ..., dim), before and after the backbone's own norm."""
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor: ...
+
+
 class ResidualActor(Protocol):
     """Joins a sub-layer's output `f` with its residual input `x`, both (rows, hidden); returns (rows, hidden).
 
-    `norm` is the block's own layer norm where it follows the sum (post-norm blocks), else the identity.
+    `norm` is the block's own layer norm where it follows the sum (post-norm blocks), else None.
     """
 
-    def __call__(self, f: Tensor, x: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor: ...
+    def __call__(self, f: Tensor, x: Tensor, norm: NormSite | None) -> Tensor: ...
 
 
 class KeyValueActor(Protocol):
     """Adds rows that sequences may attend to besides their own tokens.
 
-    `keys`, `values`: (tokens, kv_heads, head_dim). Returns both with the further rows behind; the batch's
-    attention layout says which sequence sees which of them.
+    `keys`, `values`: (tokens, kv_heads, head_dim); `hidden`: (tokens, width), what the attention layer read. Returns
+    both with the further rows behind; the batch's attention layout says which sequence sees which of them.
     """
 
-    def __call__(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, keys: Tensor, values: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class StatesActor(Protocol):
+    """Changes the residual stream as a whole. `states`: (rows, hidden); returns (rows, hidden)."""
+
+    def __call__(self, states: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +72,11 @@ class Actors:
     """What acts during one forward pass, by site name."""
 
     linear: Mapping[str, LinearActor] = field(default_factory=dict)
+    embedding: Mapping[str, EmbeddingActor] = field(default_factory=dict)
+    norm: Mapping[str, NormActor] = field(default_factory=dict)
     residual: Mapping[str, ResidualActor] = field(default_factory=dict)
     key_value: Mapping[int, KeyValueActor] = field(default_factory=dict)  # by layer
+    states: Mapping[str, StatesActor] = field(default_factory=dict)  # `embedded`, `last`
 
 
 class SiteSwitch:
@@ -60,48 +87,162 @@ class SiteSwitch:
 
 
 class LinearSite:
-    """A linear layer. Weight: (out, in)."""
+    """A linear layer, or GPT-2's Conv1D, which is one with its weight the other way round."""
 
-    def __init__(self, name: str, module: nn.Linear, switch: SiteSwitch) -> None:
+    def __init__(self, name: str, module: nn.Module, switch: SiteSwitch) -> None:
         self.name = name
-        self.module = module
+        self.module: Any = module
+        self._conv = isinstance(module, Conv1D)
         self._switch = switch
-        module.forward = self._forward  # type: ignore[method-assign, assignment]
+        module.forward = self._forward
+
+    @property
+    def weight(self) -> Tensor:
+        """(out, in), a view of the backbone's own."""
+        weight: Tensor = self.module.weight
+        return weight.T if self._conv else weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(out,)."""
+        bias: Tensor | None = self.module.bias
+        return bias
 
     @property
     def shape(self) -> tuple[int, int]:
         """(out, in)."""
-        return self.module.out_features, self.module.in_features
+        out, width = self.weight.shape
+        return out, width
 
     def _forward(self, x: Tensor) -> Tensor:
-        module = self.module
         actor = self._switch.actors.linear.get(self.name)
         if actor is None:
-            return F.linear(x, module.weight, module.bias)
-        y = actor(x.reshape(-1, x.shape[-1]), module.weight, module.bias)
+            return F.linear(x, self.weight, self.bias)
+        y = actor(x.reshape(-1, x.shape[-1]), self.weight, self.bias)
         return y.view(*x.shape[:-1], y.shape[-1])
 
 
+class EmbeddingSite:
+    """A table of vectors. Acts only while the batch's own tokens are looked up, one index for each row."""
+
+    def __init__(self, name: str, module: nn.Embedding, switch: SiteSwitch) -> None:
+        self.name = name
+        self.module = module
+        self._switch = switch
+        self._plain = module.forward
+        module.forward = self._forward  # type: ignore[method-assign, assignment]
+
+    def _forward(self, ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        y: Tensor = self._plain(ids, *args, **kwargs)
+        actor = self._switch.actors.embedding.get(self.name)
+        if actor is None:
+            return y
+        return actor(ids.reshape(-1), y.reshape(-1, y.shape[-1])).view(y.shape)
+
+
+class NormSite:
+    """A layer norm or RMS norm. `plain` is the backbone's own, whatever acts."""
+
+    def __init__(self, name: str, module: nn.Module, switch: SiteSwitch) -> None:
+        self.name = name
+        self.module: Any = module
+        self.plain: Callable[..., Tensor] = module.forward
+        self._switch = switch
+        module.forward = self._forward
+
+    def _forward(self, x: Tensor) -> Tensor:
+        y = self.plain(x)
+        actor = self._switch.actors.norm.get(self.name)
+        if actor is None:
+            return y
+        if x.dim() == 2:
+            return actor(x, y)
+        return actor(x.flatten(0, 1), y.flatten(0, 1)).view(y.shape)  # (batch, tokens, ..., dim)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The norm with whatever acts there; all rows of the batch."""
+        return self._forward(x)
+
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+        """The same norm with other parameters, which may need gradients. Those not given stay."""
+        twin: nn.Module = copy.copy(self.module)
+        twin.__dict__ = {k: v for k, v in self.module.__dict__.items() if k != "forward"}
+        twin.__dict__["_parameters"] = {k: v for k, v in self.module._parameters.items() if k not in parameters}
+        twin.__dict__.update(parameters)
+        return twin
+
+
 class ResidualSite:
-    """The place where a sub-layer's output joins the residual stream: after attention, or after feed-forward."""
+    """The place where a sub-layer's output joins the residual stream: after attention, or after feed-forward.
+
+    A block that several layers share (ALBERT) has one site, which takes their names in turn.
+    """
+
+    def __init__(self, switch: SiteSwitch) -> None:
+        self.names: list[str] = []
+        self._turn = 0
+        self._switch = switch
+
+    def begin(self) -> None:
+        """A new pass starts."""
+        self._turn = 0
+
+    def join(self, f: Tensor, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """`norm(f + x)`, or what the acting methods make of it. `f`, `x`: (..., hidden)."""
+        name = self.names[self._turn % len(self.names)]
+        self._turn += 1
+        actor = self._switch.actors.residual.get(name)
+        if actor is None:
+            return f + x if norm is None else norm(f + x)
+        hidden = f.shape[-1]
+        site = None if norm is None else _site_of_norm(norm)
+        return actor(f.reshape(-1, hidden), x.reshape(-1, hidden), site).view(f.shape)
+
+
+def _site_of_norm(norm: nn.Module) -> NormSite:
+    forward: Any = norm.forward
+    site: NormSite = forward.__self__
+    return site
+
+
+class StatesSite:
+    """The residual stream where it enters the first block, or leaves the last one."""
 
     def __init__(self, name: str, switch: SiteSwitch) -> None:
         self.name = name
         self._switch = switch
 
-    def join(self, f: Tensor, x: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
-        """`norm(f + x)`, or what the acting methods make of it. `f`, `x`: (..., hidden)."""
-        actor = self._switch.actors.residual.get(self.name)
+    def __call__(self, states: Tensor) -> Tensor:
+        """`states`, or what the acting methods make of them. (..., hidden)."""
+        actor = self._switch.actors.states.get(self.name)
         if actor is None:
-            return norm(f + x)
-        hidden = f.shape[-1]
-        return actor(f.reshape(-1, hidden), x.reshape(-1, hidden), norm).view(f.shape)
+            return states
+        return actor(states.reshape(-1, states.shape[-1])).view(states.shape)
 
 
-def linear_sites(model: nn.Module, switch: SiteSwitch) -> dict[str, LinearSite]:
-    """A site for every linear layer of `model`."""
-    return {
-        name: LinearSite(name, module, switch)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-    }
+@dataclass(frozen=True, slots=True)
+class ModuleSites:
+    """The sites that stand in front of single modules, by name."""
+
+    linear: dict[str, LinearSite]
+    embedding: dict[str, EmbeddingSite]
+    norm: dict[str, NormSite]
+
+
+def module_sites(modules: Mapping[str, nn.Module], switch: SiteSwitch) -> ModuleSites:
+    """A site for every linear layer, embedding and norm among `modules`."""
+    sites = ModuleSites({}, {}, {})
+    for name, module in modules.items():
+        if isinstance(module, (nn.Linear, Conv1D)):
+            sites.linear[name] = LinearSite(name, module, switch)
+        elif isinstance(module, nn.Embedding):
+            sites.embedding[name] = EmbeddingSite(name, module, switch)
+        elif _is_norm(module):
+            sites.norm[name] = NormSite(name, module, switch)
+    return sites
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """LayerNorm, and the RMS norms that every family has its own class for."""
+    weight = getattr(module, "weight", None)
+    return type(module).__name__.endswith("Norm") and isinstance(weight, Tensor) and weight.dim() == 1

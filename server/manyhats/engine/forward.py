@@ -10,7 +10,7 @@ from torch import Tensor
 
 from manyhats.backbone import Backbone
 from manyhats.methods.adapter import BoundAdapter
-from manyhats.methods.plan import Plan, segments_of
+from manyhats.methods.plan import Plan, Segment, segments_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,19 +18,22 @@ class Row:
     """One sequence of a batch: its tokens and the adapter that it belongs to.
 
     `pooling` (for adapters without a head): `mean` or `cls` or `last` over the last hidden states, or `none`.
+    `continues`: asks for the language-model head on the last token instead.
     """
 
     ids: Sequence[int]
     type_ids: Sequence[int]
     adapter: BoundAdapter
     pooling: str = "mean"
+    continues: bool = False
 
 
 def forward(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
     """Runs `rows`, which stand in batch order (rows of one adapter side by side, see `batch_order`).
 
-    For each row: logits (labels,) of a sequence head, (tokens, labels) of a token head, or without a head the pooled
-    state (hidden,) or, pooling `none`, all states (tokens, hidden).
+    For each row: logits (labels,) of a sequence head, (tokens, labels) of a token head, (vocabulary,) for the next
+    token where it `continues`, or without a head the pooled state (width,) or, pooling `none`, all states
+    (tokens, width). Virtual tokens are left out, but that a head which reads the first state reads theirs.
     """
     plan = Plan(segments_of([row.adapter for row in rows]))
     batch = backbone.pack(
@@ -38,32 +41,72 @@ def forward(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
         [row.type_ids for row in rows],
         prefixes=plan.prefixes,
         shifts=plan.shifts,
+        virtual=plan.virtual,
     )
-    states = backbone.encode(batch, plan.token_actors(batch.starts))
-    starts = batch.starts
-    first = states[torch.tensor(starts[:-1], device=states.device)]
+    states = backbone.encode(batch, plan.token_actors(batch))
+    spans = batch.spans(slice(0, len(rows)))
+    outputs: list[Tensor | None] = [None] * len(rows)
+    _continue(backbone, plan, rows, states, spans, outputs)
+    first = states[torch.tensor([span.start for span in spans], device=states.device)]
     pooled: Tensor | None = None
     if any(s.adapter.head is not None and s.adapter.head.reads == "pooler" for s in plan.segments):
         pooled = backbone.pool(first, plan.sequence_actors())
 
-    outputs: list[Tensor] = []
     for segment in plan.segments:
         head = segment.adapter.head
-        span = range(segment.sequences.start, segment.sequences.stop)
+        virtual = segment.adapter.virtual_tokens
+        own = [i for i in range(segment.sequences.start, segment.sequences.stop) if outputs[i] is None]
+        real = {i: slice(spans[i].start + virtual, spans[i].stop) for i in own}
+        if not own:
+            continue
         if head is None:
-            outputs += [_pool(states[starts[i] : starts[i + 1]], rows[i].pooling) for i in span]
+            for i in own:
+                outputs[i] = _pool(states[real[i]], rows[i].pooling)
         elif head.reads == "tokens":
-            logits = head(states[starts[span.start] : starts[span.stop]])
-            outputs += torch.split(logits, [starts[i + 1] - starts[i] for i in span])
+            logits = head(torch.cat([states[real[i]] for i in own]))
+            lengths = [real[i].stop - real[i].start for i in own]
+            for i, one in zip(own, torch.split(logits, lengths), strict=True):
+                outputs[i] = one
         else:
-            source = first if head.reads == "first" else pooled
-            assert source is not None
-            outputs += head(source[segment.sequences]).unbind(0)
-    return outputs
+            match head.reads:
+                case "first":
+                    source = first[own]
+                case "last":
+                    source = states[[real[i].stop - 1 for i in own]]
+                case _:
+                    assert pooled is not None
+                    source = pooled[own]
+            for i, one in zip(own, head(source).unbind(0), strict=True):
+                outputs[i] = one
+    return [output for output in outputs if output is not None]
+
+
+def _continue(
+    backbone: Backbone,
+    plan: Plan,
+    rows: Sequence[Row],
+    states: Tensor,
+    spans: Sequence[slice],
+    outputs: list[Tensor | None],
+) -> None:
+    """The language-model head on the last state of each row that continues."""
+    chosen: list[int] = []
+    segments: list[Segment] = []
+    for segment in plan.segments:
+        own = [i for i in range(segment.sequences.start, segment.sequences.stop) if rows[i].continues]
+        if own:
+            segments.append(Segment(segment.adapter, slice(len(chosen), len(chosen) + len(own))))
+            chosen += own
+    if not chosen:
+        return
+    last = states[[spans[i].stop - 1 for i in chosen]]
+    logits = backbone.vocabulary_logits(last, plan.sequence_actors(segments))
+    for i, one in zip(chosen, logits.unbind(0), strict=True):
+        outputs[i] = one
 
 
 def _pool(states: Tensor, pooling: str) -> Tensor:
-    """(tokens, hidden) to (hidden,), or unchanged for `none`."""
+    """(tokens, width) to (width,), or unchanged for `none`."""
     match pooling:
         case "mean":
             return states.mean(0)

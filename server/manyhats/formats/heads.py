@@ -17,9 +17,14 @@ def family_head(remaining: Remaining, prefix: str, kind: Kind, backbone: Backbon
 
     Raises InvalidRequest where the head is there in part.
     """
-    layout = backbone.family.classification_head
-    tokens = kind == "tokens"
-    names = ("classifier",) if tokens else layout.linears
+    family = backbone.family
+    layout = family.classification_head
+    names = layout.linears
+    reads: Reads = layout.reads
+    if kind == "tokens":
+        names, reads = (family.token_head,), "tokens"
+    elif kind == "span":
+        names, reads = ("qa_outputs",), "tokens"
     layers: list[Layer] = []
     for i, name in enumerate(names):
         weight = remaining.take(f"{prefix}{name}.weight")
@@ -29,7 +34,6 @@ def family_head(remaining: Remaining, prefix: str, kind: Kind, backbone: Backbon
             return None
         bias = remaining.take(f"{prefix}{name}.bias")
         layers.append(Layer(weight, bias, layout.activation if i + 1 < len(names) else None))
-    reads: Reads = "tokens" if tokens else "pooler" if layout.pooled else "first"
     return Head(kind, reads, tuple(layers))
 
 

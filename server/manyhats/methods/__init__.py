@@ -2,10 +2,22 @@
 
 from manyhats.methods.base import Method
 from manyhats.methods.bottleneck import Bottleneck
+from manyhats.methods.fusion import Fusion
+from manyhats.methods.invertible import Invertible
 from manyhats.methods.lora import Lora
 from manyhats.methods.mask import Mask
 from manyhats.methods.prefix import Prefix
 
-METHODS: dict[str, Method] = {method.name: method for method in (Lora(), Bottleneck(), Prefix(), Mask())}
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Lora(),
+        Bottleneck(),
+        Fusion(),
+        Invertible(),
+        Prefix(),
+        Mask(),
+    )
+}
 
 __all__ = ["METHODS", "Method"]

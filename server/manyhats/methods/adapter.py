@@ -35,13 +35,14 @@ class Adapter:
 
     @property
     def method(self) -> str:
-        """The methods' names, joined by `+`."""
-        return "+".join(part.method for part in self.parts)
+        """What the parts are called, joined by `+`."""
+        return "+".join(dict.fromkeys(part.label or part.method for part in self.parts))
 
     @property
     def rank(self) -> int | None:
-        """The first part's rank."""
-        return METHODS[self.parts[0].method].rank(self.parts[0])
+        """The rank of the first part that has one."""
+        ranks = (METHODS[part.method].rank(part) for part in self.parts)
+        return next((rank for rank in ranks if rank is not None), None)
 
     @property
     def nbytes(self) -> int:
@@ -57,8 +58,19 @@ class Adapter:
         """Raises AdapterMismatch with the first thing that does not fit the backbone."""
         if not any(part.tensors for part in self.parts):
             raise AdapterMismatch("the adapter has no weights for any layer of the backbone")
+        replaced: set[str] = set()
         for part in self.parts:
-            METHODS[part.method].check(part, backbone)
+            method = METHODS[part.method]
+            method.check(part, backbone)
+            twice = replaced & method.replaced_weights(part)
+            if twice:
+                raise AdapterMismatch(f"two parts of the adapter bring a weight for '{min(twice)}'", param=min(twice))
+            replaced |= method.replaced_weights(part)
+        if self.kind == "generate" and not backbone.has_language_model:
+            raise AdapterMismatch(
+                f"the adapter is for generating text, but the backbone {backbone.name} has no language-model head",
+                param="kind",
+            )
         if self.head is not None:
             self.head.check(backbone)
 
@@ -91,12 +103,22 @@ class BoundAdapter:
     @property
     def own_weight(self) -> bool:
         """Whether any part brings its own weights for linear layers."""
-        return any(method.own_weight for method, _ in self.parts)
+        return any(bound.weight for _, bound in self.parts)
 
     @property
     def prefix_rows(self) -> int:
         """Rows that attention sees before every sequence."""
         return sum(bound.prefix_rows for _, bound in self.parts)
+
+    @property
+    def prefix_each(self) -> bool:
+        """Whether every sequence has prefix rows of its own."""
+        return any(bound.prefix_each for _, bound in self.parts)
+
+    @property
+    def virtual_tokens(self) -> int:
+        """Rows before every sequence's own tokens."""
+        return sum(bound.virtual_tokens for _, bound in self.parts)
 
     @property
     def position_shift(self) -> int:

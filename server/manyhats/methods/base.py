@@ -9,20 +9,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from manyhats.errors import AdapterMismatch
+from manyhats.errors import AdapterMismatch, InvalidRequest
 
 if TYPE_CHECKING:
     import torch
 
-    from manyhats.backbone import Backbone
+    from manyhats.backbone import Backbone, PackedBatch
 
 Norm = Callable[[Tensor], Tensor]
 Leaves = Mapping[str, Tensor]
+Spans = Sequence[slice]  # by sequence: its rows
 
 
 class MethodConfig(BaseModel):
@@ -33,11 +34,15 @@ class MethodConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The weights of one method, in host memory. `tensors`: by site, then by the method's own leaf names."""
+    """The weights of one method, in host memory. `tensors`: by site, then by the method's own leaf names.
+
+    `label`: what the user is shown where it is not the method's own name.
+    """
 
     method: str
     config: MethodConfig
     tensors: Mapping[str, Leaves]
+    label: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -45,23 +50,76 @@ class Part:
         return sum(t.nbytes for leaves in self.tensors.values() for t in leaves.values())
 
 
+class EmbeddingStep(Protocol):
+    """Makes a segment's rows of an embedding's output. `ids`: (rows,), `y`: (rows, dim); `spans` within these rows."""
+
+    def __call__(self, ids: Tensor, y: Tensor, spans: Spans) -> Tensor: ...
+
+
+class ResidualStep(Protocol):
+    """One of the things that stand one behind the other where a sub-layer joins the residual stream.
+
+    `f`: the sub-layer's output, `x`: its residual input, `hidden`: what the step before made of `f` (first: `f`
+    itself), all (rows, hidden). `norm`: the norm behind the sum, None in blocks that normalise elsewhere. `joined`:
+    norm(f + x), which is there already. `spans`: each sequence's rows.
+    """
+
+    def step(self, hidden: Tensor, f: Tensor, x: Tensor, norm: Norm | None, joined: Tensor, spans: Spans) -> Tensor:
+        """The next `hidden`."""
+        ...
+
+    def finish(self, hidden: Tensor, f: Tensor, x: Tensor, norm: Norm | None) -> Tensor:
+        """Asked of the last step alone: what goes on in the residual stream."""
+        ...
+
+
+class StatesStep(Protocol):
+    """Changes a segment's rows of the residual stream as a whole.
+
+    `states`: (rows, hidden), `spans` within them; `batch`: the pass under way, `sequences`: which of it these are.
+    """
+
+    def __call__(self, states: Tensor, spans: Spans, batch: PackedBatch, sequences: slice) -> Tensor: ...
+
+
+class KeyValueStep(Protocol):
+    """The rows that a segment's sequences attend to before their own.
+
+    `hidden`: (tokens, width), what the attention layer reads. Returns keys and values: (rows, kv_heads, head_dim)
+    for all sequences of the segment together, or as many for each of them after another (`Bound.prefix_each`).
+    """
+
+    def __call__(self, hidden: Tensor, spans: Spans) -> tuple[Tensor, Tensor]: ...
+
+
 @dataclass(slots=True)
 class Bound:
-    """One part on the device. Each mapping goes from a site to whatever the method needs there."""
+    """One part on the device. Each mapping goes from a site to what acts there.
 
-    linear: Mapping[str, Any] = field(default_factory=dict)  # by linear site
-    residual: Mapping[str, Any] = field(default_factory=dict)  # by residual site
-    key_value: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # by layer: (rows, heads, dim)
-    prefix_rows: int = 0  # rows that key_value puts before every sequence
+    `linear`: whatever the method's own hooks need; `weight`: (out, in), used in place of the backbone's; `norm`: the
+    norm in place of the backbone's.
+    """
+
+    linear: Mapping[str, Any] = field(default_factory=dict)
+    weight: Mapping[str, Tensor] = field(default_factory=dict)
+    embedding: Mapping[str, EmbeddingStep] = field(default_factory=dict)
+    norm: Mapping[str, Norm] = field(default_factory=dict)
+    residual: Mapping[str, ResidualStep] = field(default_factory=dict)
+    states: Mapping[str, StatesStep] = field(default_factory=dict)  # `embedded`, `last`
+    key_value: Mapping[int, KeyValueStep] = field(default_factory=dict)  # by layer
+    prefix_rows: int = 0  # rows that key_value puts before a sequence
+    prefix_each: bool = False  # every sequence has its own
+    virtual_tokens: int = 0  # rows before every sequence that are no tokens of its own
     position_shift: int = 0  # how far real tokens' positions move on
     nbytes: int = 0
 
 
 class Act(NamedTuple):
-    """A method's weights at one site, and the rows [start, stop) of the batch that they act on."""
+    """A method's weights at one site, and the rows of the batch that they act on. `spans`: each sequence's rows."""
 
     rows: slice
     weights: Any
+    spans: Spans
 
 
 class Trainable(nn.Module, ABC):
@@ -80,7 +138,6 @@ class Method(ABC):
     """One way of adapting a backbone. Stateless: one instance serves all tasks."""
 
     name: ClassVar[str]
-    own_weight: ClassVar[bool] = False  # brings its own weights for linear layers: see `weight`
 
     @abstractmethod
     def check(self, part: Part, backbone: Backbone) -> None:
@@ -90,9 +147,9 @@ class Method(ABC):
     def bind(self, part: Part, backbone: Backbone) -> Bound:
         """The part on the backbone's device in its dtype. The part has been checked."""
 
-    @abstractmethod
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         """Fresh weights to train. Raises InvalidRequest for an option that the method does not have."""
+        raise InvalidRequest(f"the method '{self.name}' cannot be trained yet", param="method")
 
     def rank(self, part: Part) -> int | None:
         """The size that the method is named by: LoRA's rank, an adapter's width, a prefix's length."""
@@ -102,17 +159,16 @@ class Method(ABC):
         """Bytes that `bind` will take on the device."""
         return part.nbytes
 
-    def weight(self, weight: Tensor, own: Any) -> Tensor:
-        """The weight (out, in) that a segment uses in place of the backbone's (for `own_weight` methods)."""
-        raise NotImplementedError
+    def replaced_weights(self, part: Part) -> set[str]:
+        """The linear sites where the part brings its own weight; no two parts of an adapter may share one."""
+        return set()
 
-    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act]) -> None:
+    def before_linear(self, x: Tensor, acts: Sequence[Act]) -> Tensor:
+        """What a linear layer reads: `x` (rows, in), or another tensor where the acts' rows are changed."""
+        return x
+
+    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act]) -> None:  # noqa: B027 (most need not)
         """Changes rows of a linear layer's output in place. x: (rows, in), y: (rows, out)."""
-        raise NotImplementedError
-
-    def join(self, f: Tensor, x: Tensor, joined: Tensor, norm: Norm, weights: Any) -> Tensor:
-        """A segment's rows of a residual site: f, x and joined = norm(f + x), all (rows, hidden)."""
-        raise NotImplementedError
 
 
 def expect_shape(tensor: Tensor, shape: tuple[int, ...], name: str, backbone: Backbone) -> None:

@@ -8,14 +8,14 @@ With f the sub-layer's output and x its residual input, in blocks that normalise
     Pfeiffer    LN(f + A(LN(f + x)) + x)
     parallel    LN(f + A(x) + x)                                   (He et al. 2021)
 
-The flags are those of AdapterHub's `BnConfig`, and `join` is its general algorithm for one adapter at a site.
+The flags are those of AdapterHub's `BnConfig`; several adapters at one site act one after the other (its `Stack`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -30,6 +30,7 @@ from manyhats.methods.base import (
     MethodConfig,
     Norm,
     Part,
+    Spans,
     Trainable,
     expect_leaves,
     expect_matrix,
@@ -52,22 +53,49 @@ class BottleneckConfig(MethodConfig):
     adapter_residual_before_ln: bool = False
     ln_before: bool = False
     ln_after: bool = False
+    use_gating: bool = False
     scaling: float = Field(default=1.0, allow_inf_nan=False)
     epsilon: float = Field(default=1e-5, gt=0)  # of the adapter's own layer norms
 
 
+class Read(NamedTuple):
+    """What an adapter makes of its surroundings before its own weights come in. All (rows, hidden)."""
+
+    hidden: Tensor  # read by the down-projection
+    query: Tensor  # read by a fusion's query, where that asks for it before the norm
+    residual: Tensor | None  # added to the adapter's output; None for a parallel one
+
+
 @dataclass(slots=True)
-class _Weights:
-    down: Tensor  # (width, hidden)
+class BottleneckStep:
+    """One adapter at one residual site. down: (width, hidden), up: (hidden, width), gate: (1, hidden) and (1,)."""
+
+    down: Tensor
     down_bias: Tensor
-    up: Tensor  # (hidden, width)
+    up: Tensor
     up_bias: Tensor
     scaling: Tensor | float  # a number, (1,) or (hidden,)
     norm_before: tuple[Tensor, Tensor] | None
     norm_after: tuple[Tensor, Tensor] | None
+    gate: tuple[Tensor, Tensor] | None
     config: BottleneckConfig
 
-    def __call__(self, h: Tensor) -> Tensor:
+    def read(self, hidden: Tensor, f: Tensor, x: Tensor, norm: Norm | None, joined: Tensor) -> Read:
+        """Where the adapter's input and residual come from (`adapters`: `Adapter.pre_forward`)."""
+        c = self.config
+        if c.is_parallel:
+            return Read(x, x, None)
+        h = residual = query = hidden
+        if c.original_ln_before:
+            summed = hidden + x
+            h = joined if hidden is f else summed if norm is None else norm(summed)
+            if c.residual_before_ln == "post_add":
+                residual = summed
+        if c.residual_before_ln is False:
+            residual = h
+        return Read(h, query, residual)
+
+    def project(self, h: Tensor) -> Tensor:
         """The adapter without its residual: (rows, hidden) to (rows, hidden)."""
         if self.norm_before is not None:
             h = F.layer_norm(h, h.shape[-1:], *self.norm_before, self.config.epsilon)
@@ -75,10 +103,40 @@ class _Weights:
         up = F.linear(z, self.up, self.up_bias)
         return up if isinstance(self.scaling, float) and self.scaling == 1.0 else up * self.scaling
 
+    def step(self, hidden: Tensor, f: Tensor, x: Tensor, norm: Norm | None, joined: Tensor, spans: Spans) -> Tensor:
+        c = self.config
+        h, _, residual = self.read(hidden, f, x, norm, joined)
+        out = self.project(h)
+        if self.gate is not None:
+            out = out * sequence_gate(h, self.gate, spans)
+        if residual is not None and c.adapter_residual_before_ln:
+            out = out + residual
+        if self.norm_after is not None:
+            out = F.layer_norm(out, out.shape[-1:], *self.norm_after, c.epsilon)
+        if residual is not None and not c.adapter_residual_before_ln:
+            out = out + residual
+        return out
+
+    def finish(self, hidden: Tensor, f: Tensor, x: Tensor, norm: Norm | None) -> Tensor:
+        if self.config.is_parallel:
+            hidden = hidden + f
+        if not self.config.original_ln_after:
+            return hidden
+        return hidden + x if norm is None else norm(hidden + x)
+
+
+def sequence_gate(h: Tensor, gate: tuple[Tensor, Tensor], spans: Spans) -> Tensor:
+    """mean over each sequence's rows of sigmoid(gate(h)): (rows, hidden) to (rows, 1) (Mao et al. 2022, 3.1).
+
+    `gate`: weight (1, hidden) and bias (1,).
+    """
+    opened = torch.sigmoid(F.linear(h, *gate))
+    return torch.cat([opened[span].mean().expand(span.stop - span.start) for span in spans])[:, None]
+
 
 class Bottleneck(Method):
     """Leaves at a residual site: `down.weight`, `down.bias`, `up.weight`, `up.bias`; where the config asks for them
-    `norm_before.*`, `norm_after.*`, `scaling`."""
+    `norm_before.*`, `norm_after.*`, `gate.*`, `scaling`."""
 
     name: ClassVar[str] = "bottleneck"
 
@@ -86,8 +144,11 @@ class Bottleneck(Method):
         config = part.config
         assert isinstance(config, BottleneckConfig)
         activation(config.non_linearity)
-        if config.residual_before_ln == "post_add" and not config.original_ln_before:
-            raise AdapterMismatch("residual_before_ln 'post_add' needs original_ln_before", param="residual_before_ln")
+        if config.residual_before_ln == "post_add" and not (config.original_ln_before and backbone.family.post_norm):
+            raise AdapterMismatch(
+                "residual_before_ln 'post_add' needs original_ln_before, and a backbone that norms after the sum",
+                param="residual_before_ln",
+            )
         hidden = backbone.hidden
         for site, leaves in part.tensors.items():
             if site not in backbone.residual:
@@ -97,6 +158,8 @@ class Bottleneck(Method):
                 required += ["norm_before.weight", "norm_before.bias"]
             if config.ln_after:
                 required += ["norm_after.weight", "norm_after.bias"]
+            if config.use_gating:
+                required += ["gate.weight", "gate.bias"]
             expect_leaves(leaves, required, site)
             width = expect_matrix(leaves["down.weight"], f"{site}.down.weight")
             shapes: dict[str, tuple[int, ...]] = {
@@ -104,9 +167,11 @@ class Bottleneck(Method):
                 "down.bias": (width,),
                 "up.weight": (hidden, width),
                 "up.bias": (hidden,),
+                "gate.weight": (1, hidden),
+                "gate.bias": (1,),
             }
             for name, tensor in leaves.items():
-                if name not in required and name != "scaling":
+                if name not in (*required, "scaling"):
                     raise AdapterMismatch(f"the adapter's config has no place for '{site}.{name}'", param=name)
                 if name == "scaling":
                     if tuple(tensor.shape) not in ((1,), (hidden,)):
@@ -121,37 +186,12 @@ class Bottleneck(Method):
             for site, leaves in part.tensors.items()
         }
         return Bound(
-            residual={site: _weights(leaves, part.config) for site, leaves in ready.items()},
+            residual={site: bottleneck_step(leaves, part.config) for site, leaves in ready.items()},
             nbytes=sum(t.nbytes for leaves in ready.values() for t in leaves.values()),
         )
 
     def rank(self, part: Part) -> int | None:
         return max(leaves["down.weight"].shape[0] for leaves in part.tensors.values())
-
-    def join(self, f: Tensor, x: Tensor, joined: Tensor, norm: Norm, weights: Any) -> Tensor:
-        w: _Weights = weights
-        c = w.config
-        residual = f
-        if c.is_parallel:
-            h = x
-        elif c.original_ln_before:
-            h = joined  # norm(f + x)
-            if c.residual_before_ln == "post_add":
-                residual = f + x
-        else:
-            h = f
-        if c.residual_before_ln is False:
-            residual = h
-        out = w(h)
-        if not c.is_parallel and c.adapter_residual_before_ln:
-            out = out + residual
-        if w.norm_after is not None:
-            out = F.layer_norm(out, out.shape[-1:], *w.norm_after, c.epsilon)
-        if c.is_parallel:
-            out = out + f
-        elif not c.adapter_residual_before_ln:
-            out = out + residual
-        return norm(out + x) if c.original_ln_after else out
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
@@ -171,18 +211,21 @@ class Bottleneck(Method):
         return _TrainableBottleneck(backbone, sites, width, config, generator)
 
 
-def _weights(leaves: Mapping[str, Tensor], config: BottleneckConfig) -> _Weights:
-    def norm(name: str) -> tuple[Tensor, Tensor] | None:
+def bottleneck_step(leaves: Mapping[str, Tensor], config: BottleneckConfig) -> BottleneckStep:
+    """An adapter's leaves at one site, ready to act."""
+
+    def pair(name: str) -> tuple[Tensor, Tensor] | None:
         return (leaves[f"{name}.weight"], leaves[f"{name}.bias"]) if f"{name}.weight" in leaves else None
 
-    return _Weights(
+    return BottleneckStep(
         down=leaves["down.weight"],
         down_bias=leaves["down.bias"],
         up=leaves["up.weight"],
         up_bias=leaves["up.bias"],
         scaling=leaves.get("scaling", config.scaling),
-        norm_before=norm("norm_before"),
-        norm_after=norm("norm_after"),
+        norm_before=pair("norm_before"),
+        norm_after=pair("norm_after"),
+        gate=pair("gate"),
         config=config,
     )
 
@@ -217,7 +260,7 @@ class _TrainableBottleneck(Trainable):
         return {name: self.leaves[_key(site, name)] for name in names}
 
     def bound(self) -> Bound:
-        return Bound(residual={site: _weights(self._of(site), self.config) for site in self.sites})
+        return Bound(residual={site: bottleneck_step(self._of(site), self.config) for site in self.sites})
 
     def part(self) -> Part:
         return Part(

@@ -15,8 +15,16 @@ from manyhats.methods.base import expect_shape
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-Kind = Literal["classify", "tokens", "regress", "embed"]
-Reads = Literal["first", "pooler", "tokens"]
+Kind = Literal["classify", "tokens", "regress", "span", "embed", "generate"]
+Reads = Literal["first", "last", "pooler", "tokens"]
+
+# What each kind's head reads; a kind that is not here has no head.
+READS: dict[Kind, tuple[Reads, ...]] = {
+    "classify": ("first", "last", "pooler"),
+    "regress": ("first", "last", "pooler"),
+    "tokens": ("tokens",),
+    "span": ("tokens",),
+}
 
 
 class Layer(NamedTuple):
@@ -29,7 +37,8 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """`reads`: the first token's last hidden state, the backbone's pooler over it, or every token's state."""
+    """`reads`: the last hidden state of the first or the last token, the backbone's pooler over the first one's, or
+    every token's state."""
 
     kind: Kind
     reads: Reads
@@ -62,7 +71,7 @@ class Head:
             )
         if not self.layers:
             raise AdapterMismatch("the head has no layers", param="head")
-        width = backbone.hidden
+        width = backbone.output_width
         for i, (weight, bias, name) in enumerate(self.layers):
             rows = weight.shape[0] if weight.dim() else 0
             expect_shape(weight, (rows, width), f"head.{i}.weight", backbone)
@@ -73,6 +82,10 @@ class Head:
                 expect_shape(bias, (width,), f"head.{i}.bias", backbone)
             if name is not None:
                 activation(name)
+        if self.kind == "span" and self.num_labels != 2:
+            raise AdapterMismatch(
+                f"a head of kind 'span' has 2 outputs, start and end, not {self.num_labels}", param="head"
+            )
 
     def to(self, backbone: Backbone) -> Head:
         """The head on the backbone's device in its dtype."""

@@ -70,7 +70,7 @@ class Lora(Method):
         return max(leaves["A"].shape[0] for leaves in part.tensors.values())
 
     def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act]) -> None:
-        for rows, (down, up) in acts:
+        for rows, (down, up), _ in acts:
             # A x^T: on a CPU a product with r rows is faster than the same one with r columns (docs/performance.md)
             y[rows].addmm_((down @ x[rows].T).T, up)
 

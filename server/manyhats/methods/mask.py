@@ -44,7 +44,6 @@ class Mask(Method):
     """Leaf at a linear site: `mask`, uint8, ceil(out * in / 8) bytes."""
 
     name: ClassVar[str] = "mask"
-    own_weight: ClassVar[bool] = True
 
     def check(self, part: Part, backbone: Backbone) -> None:
         assert isinstance(part.config, MaskConfig)
@@ -67,17 +66,16 @@ class Mask(Method):
         assert isinstance(part.config, MaskConfig)
         dense = {}
         for site, leaves in part.tensors.items():
-            weight = backbone.site_of(site).module.weight
+            weight = backbone.site_of(site).weight
             keep = unpack_bits(leaves["mask"], part.config.shapes[site]).to(weight.device)
             dense[site] = weight.detach() * keep
-        return Bound(linear=dense, nbytes=sum(t.nbytes for t in dense.values()))
+        return Bound(weight=dense, nbytes=sum(t.nbytes for t in dense.values()))
 
     def slot_size(self, part: Part, backbone: Backbone) -> int:
-        return sum(backbone.site_of(site).module.weight.nbytes for site in part.tensors)
+        return sum(backbone.site_of(site).weight.nbytes for site in part.tensors)
 
-    def weight(self, weight: Tensor, own: Any) -> Tensor:
-        masked: Tensor = own
-        return masked
+    def replaced_weights(self, part: Part) -> set[str]:
+        return set(part.tensors)
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
@@ -119,7 +117,7 @@ class _TrainableMask(Trainable):
         super().__init__()
         self.sites = sites
         self.threshold = threshold
-        self.weights = [backbone.linear[site].module.weight for site in sites]
+        self.weights = [backbone.linear[site].weight for site in sites]
         self.scores = nn.ParameterList()
         # Uniform over [-s, u] such that the share `initial_sparsity` lies under the threshold.
         low, high = -spread, (spread + threshold) / max(sparsity, 1e-4) - spread
@@ -133,7 +131,7 @@ class _TrainableMask(Trainable):
             site: weight * _Threshold.apply(scores, self.threshold)  # type: ignore[no-untyped-call]
             for site, weight, scores in zip(self.sites, self.weights, self.scores, strict=True)
         }
-        return Bound(linear=masked)
+        return Bound(weight=masked)
 
     def part(self) -> Part:
         tensors = {

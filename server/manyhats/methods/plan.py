@@ -1,21 +1,25 @@
 """Lets the adapters of a packed batch act, each on its own segment's rows.
 
 A plan turns "segment i belongs to adapter a" into the backbone's actors: for every site one callable that runs the
-shared layer once and gives each method all of its segments together.
+shared module once and gives each method all of its segments together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from manyhats.backbone.sites import Actors
+from manyhats.backbone.sites import Actors, NormSite
 from manyhats.methods.adapter import BoundAdapter
-from manyhats.methods.base import Act, Method, Norm
+from manyhats.methods.base import Act, EmbeddingStep, KeyValueStep, Method, Norm, ResidualStep, Spans, StatesStep
+
+if TYPE_CHECKING:
+    from manyhats.backbone import PackedBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,19 @@ class Segment:
 
     adapter: BoundAdapter
     sequences: slice
+
+
+class Place(NamedTuple):
+    """Where a segment's rows are. `spans`: each sequence's rows; `local`: the same, counted from the first row."""
+
+    rows: slice
+    spans: Spans
+    local: Spans
+
+
+def place(rows: slice, spans: Spans) -> Place:
+    """A segment's rows, and each of its sequences'."""
+    return Place(rows, spans, [slice(s.start - rows.start, s.stop - rows.start) for s in spans])
 
 
 def batch_order(adapter: BoundAdapter) -> int:
@@ -38,66 +55,125 @@ class Plan:
         self.segments = segments
         self.prefixes: list[tuple[int, int]] = []  # by sequence: rows among the batch's prefix rows
         self.shifts: list[int] = []  # by sequence: how far its positions move on
+        self.virtual: list[int] = []  # by sequence: virtual tokens before its own
         row = 0
         for segment in segments:
             count = segment.sequences.stop - segment.sequences.start
-            rows = segment.adapter.prefix_rows
-            self.prefixes += [(row, row + rows)] * count
-            self.shifts += [segment.adapter.position_shift] * count
-            row += rows
+            adapter = segment.adapter
+            if adapter.prefix_each:
+                self.prefixes += [
+                    (row + i * adapter.prefix_rows, row + (i + 1) * adapter.prefix_rows) for i in range(count)
+                ]
+                row += count * adapter.prefix_rows
+            else:
+                self.prefixes += [(row, row + adapter.prefix_rows)] * count
+                row += adapter.prefix_rows
+            self.shifts += [adapter.position_shift] * count
+            self.virtual += [adapter.virtual_tokens] * count
 
-    def token_actors(self, starts: Sequence[int]) -> Actors:
-        """For a pass over all tokens. `starts`: first token of each sequence, and the number of tokens."""
-        return self._actors([slice(starts[s.sequences.start], starts[s.sequences.stop]) for s in self.segments])
+    def token_actors(self, batch: PackedBatch) -> Actors:
+        """For a pass over all tokens."""
+        places = [place(batch.rows(s.sequences), batch.spans(s.sequences)) for s in self.segments]
+        actors = _Actors(self.segments, places)
+        states: dict[str, _StatesActor] = {}
+        for segment, where in zip(self.segments, places, strict=True):
+            for _, bound in segment.adapter.parts:
+                for site, step in bound.states.items():
+                    states.setdefault(site, _StatesActor(batch)).add(where, step, segment.sequences)
+        return actors.made(states)
 
-    def sequence_actors(self) -> Actors:
-        """For a pass over one row per sequence (the pooler)."""
-        return self._actors([s.sequences for s in self.segments])
+    def sequence_actors(self, segments: Sequence[Segment] | None = None) -> Actors:
+        """For a pass over one row per sequence (pooler, language-model head); of all segments, or of some alone."""
+        chosen = self.segments if segments is None else segments
+        places: list[Place] = []
+        row = 0
+        for segment in chosen:
+            stop = row + segment.sequences.stop - segment.sequences.start
+            places.append(place(slice(row, stop), [slice(i, i + 1) for i in range(row, stop)]))
+            row = stop
+        return _Actors(chosen, places).made({})
 
-    def _actors(self, rows_of: Sequence[slice]) -> Actors:
-        linear: dict[str, _LinearActor] = {}
-        residual: dict[str, _ResidualActor] = {}
-        key_value: dict[int, _KeyValueActor] = {}
-        for segment, rows in zip(self.segments, rows_of, strict=True):
-            for method, bound in segment.adapter.parts:
+
+class _Actors:
+    """What acts at every site, of all segments."""
+
+    def __init__(self, segments: Sequence[Segment], places: Sequence[Place]) -> None:
+        self.linear: dict[str, _LinearActor] = {}
+        self.embedding: dict[str, _EmbeddingActor] = {}
+        self.norm: dict[str, _NormActor] = {}
+        self.residual: dict[str, _ResidualActor] = {}
+        self.key_value: dict[int, _KeyValueActor] = {}
+        for segment, where in zip(segments, places, strict=True):
+            for index, (method, bound) in enumerate(segment.adapter.parts):
+                for site, own in bound.weight.items():
+                    self.linear.setdefault(site, _LinearActor()).add_weight(where.rows, own)
                 for site, weights in bound.linear.items():
-                    linear.setdefault(site, _LinearActor()).add(method, Act(rows, weights))
-                for site, weights in bound.residual.items():
-                    residual.setdefault(site, _ResidualActor()).add(method, Act(rows, weights))
-                for layer, pair in bound.key_value.items():
-                    key_value.setdefault(layer, _KeyValueActor()).add(pair)
-        return Actors(linear=linear, residual=residual, key_value=key_value)
+                    self.linear.setdefault(site, _LinearActor()).add(
+                        index, method, Act(where.rows, weights, where.spans)
+                    )
+                for site, look_up in bound.embedding.items():
+                    self.embedding.setdefault(site, _EmbeddingActor()).add(where, look_up)
+                for site, norm in bound.norm.items():
+                    self.norm.setdefault(site, _NormActor()).add(where.rows, norm)
+                for site, step in bound.residual.items():
+                    self.residual.setdefault(site, _ResidualActor(self.norm)).add(where, step)
+                for layer, rows in bound.key_value.items():
+                    self.key_value.setdefault(layer, _KeyValueActor()).add(where, rows)
+
+    def made(self, states: dict[str, _StatesActor]) -> Actors:
+        return Actors(
+            linear=self.linear,
+            embedding=self.embedding,
+            norm=self.norm,
+            residual=self.residual,
+            key_value=self.key_value,
+            states=states,
+        )
+
+
+def _put(y: Tensor, pieces: Sequence[tuple[slice, Tensor]]) -> Tensor:
+    """`y` with some runs of rows, in rising order, put in their places."""
+    if not torch.is_grad_enabled():
+        for rows, new in pieces:
+            y[rows] = new
+        return y
+    whole: list[Tensor] = []  # the old rows may be needed for the gradient
+    done = 0
+    for rows, new in pieces:
+        whole += [y[done : rows.start], new]
+        done = rows.stop
+    return torch.cat([*whole, y[done:]])
 
 
 class _LinearActor:
     """Runs the shared layer on the rows that use it, then lets the methods act on theirs."""
 
     def __init__(self) -> None:
-        self._own: list[tuple[Method, Act]] = []  # in batch order
-        self._after: dict[Method, list[Act]] = {}
+        self._own: list[tuple[slice, Tensor]] = []  # in batch order
+        self._acts: dict[tuple[int, Method], list[Act]] = {}  # by the part's place in its adapter
 
-    def add(self, method: Method, act: Act) -> None:
-        if method.own_weight:
-            self._own.append((method, act))
-        else:
-            self._after.setdefault(method, []).append(act)
+    def add_weight(self, rows: slice, weight: Tensor) -> None:
+        self._own.append((rows, weight))
+
+    def add(self, index: int, method: Method, act: Act) -> None:
+        self._acts.setdefault((index, method), []).append(act)
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        y = self._with_own_weights(x, weight, bias) if self._own else F.linear(x, weight, bias)
-        for method, acts in self._after.items():
+        read = x
+        for (_, method), acts in self._acts.items():
+            read = method.before_linear(read, acts)
+        y = self._with_own_weights(read, weight, bias) if self._own else F.linear(read, weight, bias)
+        for (_, method), acts in self._acts.items():
             method.after_linear(x, y, acts)
         return y
 
     def _with_own_weights(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         pieces: list[tuple[slice, Tensor]] = []
         done = 0
-        for method, (rows, own) in self._own:
+        for rows, own in self._own:
             if done < rows.start:
                 pieces.append((slice(done, rows.start), weight))
-            if pieces and pieces[-1][0] == rows:  # a second method with its own weights on the same rows
-                pieces[-1] = (rows, method.weight(pieces[-1][1], own))
-            else:
-                pieces.append((rows, method.weight(weight, own)))
+            pieces.append((rows, own))
             done = rows.stop
         if done < len(x):
             pieces.append((slice(done, len(x)), weight))
@@ -109,44 +185,100 @@ class _LinearActor:
         return y
 
 
+class _EmbeddingActor:
+    """Looks all rows up in the backbone's table, then lets each segment make its own."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[Place, EmbeddingStep]] = []  # in batch order
+
+    def add(self, where: Place, step: EmbeddingStep) -> None:
+        self._steps.append((where, step))
+
+    def __call__(self, ids: Tensor, y: Tensor) -> Tensor:
+        for where, step in self._steps:  # two parts of one adapter act one after the other
+            y = _put(y, [(where.rows, step(ids[where.rows], y[where.rows], where.local))])
+        return y
+
+
+class _NormActor:
+    """Norms all rows as the backbone does, then those of segments that bring a norm of their own."""
+
+    def __init__(self) -> None:
+        self._norms: list[tuple[slice, Norm]] = []  # in batch order
+
+    def add(self, rows: slice, norm: Norm) -> None:
+        self._norms.append((rows, norm))
+
+    def of(self, rows: slice) -> Norm | None:
+        """A segment's own norm."""
+        return next((norm for own, norm in self._norms if own == rows), None)
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        return _put(y, [(rows, norm(x[rows])) for rows, norm in self._norms])
+
+
 class _ResidualActor:
     """Joins all rows as the backbone does, then replaces the rows of the segments where a method acts."""
 
-    def __init__(self) -> None:
-        self._acts: list[tuple[Method, Act]] = []  # in batch order
+    def __init__(self, norms: dict[str, _NormActor]) -> None:
+        self._steps: list[tuple[Place, list[ResidualStep]]] = []  # in batch order
+        self._norms = norms
 
-    def add(self, method: Method, act: Act) -> None:
-        self._acts.append((method, act))
+    def add(self, where: Place, step: ResidualStep) -> None:
+        if self._steps and self._steps[-1][0].rows == where.rows:
+            self._steps[-1][1].append(step)
+        else:
+            self._steps.append((where, [step]))
 
-    def __call__(self, f: Tensor, x: Tensor, norm: Norm) -> Tensor:
-        out = norm(f + x)
-        pieces: list[Tensor] = []
-        done = 0
-        in_place = not torch.is_grad_enabled()
-        for method, (rows, weights) in self._acts:
-            new = method.join(f[rows], x[rows], out[rows], norm, weights)
-            if in_place:
-                out[rows] = new
-            else:  # the old rows are needed for the gradient
-                pieces += [out[done : rows.start], new]
-                done = rows.stop
-        return out if in_place else torch.cat([*pieces, out[done:]])
+    def __call__(self, f: Tensor, x: Tensor, norm: NormSite | None) -> Tensor:
+        joined = f + x if norm is None else norm(f + x)
+        pieces: list[tuple[slice, Tensor]] = []
+        for (rows, _, local), steps in self._steps:
+            own = self._norm_for(norm, rows)
+            hidden = segment_f = f[rows]
+            for step in steps:
+                hidden = step.step(hidden, segment_f, x[rows], own, joined[rows], local)
+            pieces.append((rows, steps[-1].finish(hidden, segment_f, x[rows], own)))
+        return _put(joined, pieces)
+
+    def _norm_for(self, norm: NormSite | None, rows: slice) -> Norm | None:
+        """The norm that a segment's rows go through: its own, or the backbone's."""
+        if norm is None:
+            return None
+        actor = self._norms.get(norm.name)
+        own = actor.of(rows) if actor else None
+        return own or norm.plain
+
+
+class _StatesActor:
+    """Lets each segment change its rows of the residual stream."""
+
+    def __init__(self, batch: PackedBatch) -> None:
+        self._batch = batch
+        self._steps: list[tuple[Place, StatesStep, slice]] = []
+
+    def add(self, where: Place, step: StatesStep, sequences: slice) -> None:
+        self._steps.append((where, step, sequences))
+
+    def __call__(self, states: Tensor) -> Tensor:
+        for where, step, sequences in self._steps:
+            new = step(states[where.rows], where.local, self._batch, sequences)
+            states = _put(states, [(where.rows, new)])
+        return states
 
 
 class _KeyValueActor:
     """Puts the prefixes of all segments behind the tokens' keys and values."""
 
     def __init__(self) -> None:
-        self._rows: list[tuple[Tensor, Tensor]] = []
+        self._steps: list[tuple[Place, KeyValueStep]] = []
 
-    def add(self, pair: tuple[Tensor, Tensor]) -> None:
-        self._rows.append(pair)
+    def add(self, where: Place, step: KeyValueStep) -> None:
+        self._steps.append((where, step))
 
-    def __call__(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        return (
-            torch.cat([keys, *(k for k, _ in self._rows)]),
-            torch.cat([values, *(v for _, v in self._rows)]),
-        )
+    def __call__(self, keys: Tensor, values: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        rows = [step(hidden[where.rows], where.local) for where, step in self._steps]
+        return torch.cat([keys, *(k for k, _ in rows)]), torch.cat([values, *(v for _, v in rows)])
 
 
 def segments_of(adapters: Sequence[BoundAdapter]) -> list[Segment]:

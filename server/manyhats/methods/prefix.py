@@ -7,13 +7,15 @@ adapter, however many sequences of a batch attend to it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch
-from manyhats.methods.base import Bound, Method, MethodConfig, Part, Trainable, expect_leaves, expect_shape
+from manyhats.methods.base import Bound, Method, MethodConfig, Part, Spans, Trainable, expect_leaves, expect_shape
 from manyhats.methods.options import Options
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ def layer_site(layer: int) -> str:
 
 
 class Prefix(Method):
-    """Leaves at every layer's `key_value`: `keys` and `values`, (length, kv_heads, head_dim)."""
+    """Leaves at every layer's `key_value`: `keys` and `values`, (length, kv_heads, head_dim); where the prefix is gated
+    `gate.weight` (1, width) and `gate.bias` (1,)."""
 
     name: ClassVar[str] = "prefix"
 
@@ -53,20 +56,30 @@ class Prefix(Method):
                 f"the prefix is for {len(part.tensors)} layers, but the backbone {backbone.name} has {backbone.layers}",
                 param="num_layers",
             )
+        gated = any("gate.weight" in leaves for leaves in part.tensors.values())
         for site, leaves in part.tensors.items():
             expect_leaves(leaves, ("keys", "values"), site)
             for name in ("keys", "values"):
                 expect_shape(leaves[name], (length, *backbone.kv_shape), f"{site}.{name}", backbone)
+            if gated != ("gate.weight" in leaves):
+                raise AdapterMismatch("a prefix is gated in all layers or in none", param=site)
+            if gated:
+                expect_leaves(leaves, ("gate.weight", "gate.bias"), site)
+                expect_shape(leaves["gate.weight"], (1, backbone.hidden), f"{site}.gate.weight", backbone)
+                expect_shape(leaves["gate.bias"], (1,), f"{site}.gate.bias", backbone)
 
     def bind(self, part: Part, backbone: Backbone) -> Bound:
         assert isinstance(part.config, PrefixConfig)
-        rows = {
-            layer: tuple(
-                part.tensors[layer_site(layer)][name].to(backbone.device, backbone.dtype) for name in ("keys", "values")
-            )
-            for layer in range(backbone.layers)
-        }
-        return _bound(rows, part.config, sum(t.nbytes for pair in rows.values() for t in pair))
+        rows: dict[int, _Rows | _GatedRows] = {}
+        for layer in range(backbone.layers):
+            leaves = {n: t.to(backbone.device, backbone.dtype) for n, t in part.tensors[layer_site(layer)].items()}
+            if "gate.weight" in leaves:
+                gate = leaves["gate.weight"], leaves["gate.bias"]
+                rows[layer] = _GatedRows(leaves["keys"], leaves["values"], gate)
+            else:
+                rows[layer] = _Rows(leaves["keys"], leaves["values"])
+        gated = any(isinstance(one, _GatedRows) for one in rows.values())
+        return _bound(rows, part.config, self.slot_size(part, backbone), gated=gated)
 
     def rank(self, part: Part) -> int | None:
         assert isinstance(part.config, PrefixConfig)
@@ -80,10 +93,40 @@ class Prefix(Method):
         return _TrainablePrefix(backbone, length, inner, generator)
 
 
-def _bound(rows: Mapping[int, Any], config: PrefixConfig, nbytes: int = 0) -> Bound:
+@dataclass(slots=True)
+class _Rows:
+    """One layer's prefix. `keys`, `values`: (length, kv_heads, head_dim)."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __call__(self, hidden: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
+        return self.keys, self.values
+
+
+@dataclass(slots=True)
+class _GatedRows:
+    """A prefix that each sequence weighs for itself: rows * mean over its tokens of sigmoid(gate(hidden)).
+
+    UniPELT (Mao et al. 2022, section 3.1), as AdapterHub computes it. `gate`: (1, width) and (1,).
+    """
+
+    keys: Tensor
+    values: Tensor
+    gate: tuple[Tensor, Tensor]
+
+    def __call__(self, hidden: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
+        opened = torch.sigmoid(F.linear(hidden, *self.gate))
+        gates = torch.stack([opened[span].mean() for span in spans])[:, None, None, None]
+        return (self.keys * gates).flatten(0, 1), (self.values * gates).flatten(0, 1)
+
+
+def _bound(rows: Mapping[int, Any], config: PrefixConfig, nbytes: int = 0, *, gated: bool = False) -> Bound:
+    """`rows`: by layer `_Rows`, or `_GatedRows` for all."""
     return Bound(
         key_value=rows,
         prefix_rows=config.length,
+        prefix_each=gated,
         position_shift=config.length if config.shift_positions else 0,
         nbytes=nbytes,
     )
@@ -120,7 +163,7 @@ class _TrainablePrefix(Trainable):
         return {i: (shaped[:, 2 * i], shaped[:, 2 * i + 1]) for i in range(self.layers)}
 
     def bound(self) -> Bound:
-        return _bound(self._rows(), self.config)
+        return _bound({layer: _Rows(k, v) for layer, (k, v) in self._rows().items()}, self.config)
 
     def part(self) -> Part:
         return Part(

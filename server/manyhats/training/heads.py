@@ -102,13 +102,13 @@ def head_for(
         return TrainableHead(backbone, kind, "tokens", [outputs], None, generator)
     layout = backbone.family.classification_head
     if method not in _FAMILY_HEADS:
-        return TrainableHead(backbone, kind, "first", [outputs], None, generator)
-    if layout.pooled and not backbone.has_pooler:
+        reads: Reads = "last" if backbone.family.causal else "first"
+        return TrainableHead(backbone, kind, reads, [outputs], None, generator)
+    if layout.reads == "pooler" and not backbone.has_pooler:
         raise InvalidRequest(
             f"a {method} head reads the pooler, but the checkpoint of {backbone.name} has no weights for it; "
             "use bottleneck or mask",
             param="method",
         )
     widths = [backbone.hidden] * (len(layout.linears) - 1) + [outputs]
-    reads: Reads = "pooler" if layout.pooled else "first"
-    return TrainableHead(backbone, kind, reads, widths, layout.activation, generator)
+    return TrainableHead(backbone, kind, layout.reads, widths, layout.activation, generator)

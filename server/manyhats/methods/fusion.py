@@ -1,0 +1,146 @@
+"""AdapterFusion: attention over the outputs of several bottleneck adapters (Pfeiffer et al. 2021, section 3).
+
+With h and the query what the last adapter reads (after its norm, or before it), r its residual, and
+u_i = A_i(h) without residual:
+
+    p = softmax_i( (W_q query + b_q) . (W_k k_i + b_k) )        k_i = v_i = u_i, or u_i + r with `residual_before`
+    c = sum_i p_i W_v v_i  [+ r]        out = norm(c + x)
+
+as AdapterHub's `BertFusion` computes it; its temperature is 1 here (there it falls to 1 while it is used).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from manyhats.errors import AdapterMismatch
+from manyhats.methods.base import Bound, Leaves, Method, MethodConfig, Norm, Part, Spans, expect_leaves, expect_shape
+from manyhats.methods.bottleneck import Bottleneck, BottleneckConfig, BottleneckStep, bottleneck_step
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+
+class FusionConfig(MethodConfig):
+    """`members`: the adapters' configs, in the order of the fusion. The flags are AdapterHub's."""
+
+    members: tuple[BottleneckConfig, ...]
+    key: bool = True
+    query: bool = True
+    value: bool = True
+    query_before_ln: bool = False
+    residual_before: bool = False
+    value_before_softmax: bool = True
+
+
+def member_leaf(index: int, leaf: str) -> str:
+    """The name that a member's leaf has in a fusion's part."""
+    return f"member.{index}.{leaf}"
+
+
+def member_leaves(leaves: Leaves, index: int) -> dict[str, Tensor]:
+    """A member's own leaves at a site; empty where it has no adapter there."""
+    start = member_leaf(index, "")
+    return {name.removeprefix(start): tensor for name, tensor in leaves.items() if name.startswith(start)}
+
+
+@dataclass(slots=True)
+class _FusionStep:
+    """`query`, `key`: weight (hidden, hidden) and bias (hidden,); `value`: weight alone. None: the identity."""
+
+    members: list[BottleneckStep]
+    query: tuple[Tensor, Tensor] | None
+    key: tuple[Tensor, Tensor] | None
+    value: Tensor | None
+    config: FusionConfig
+
+    def step(self, hidden: Tensor, f: Tensor, x: Tensor, norm: Norm | None, joined: Tensor, spans: Spans) -> Tensor:
+        h, before, residual = self.members[-1].read(hidden, f, x, norm, joined)
+        residual = x if residual is None else residual
+        ups = torch.stack([member.project(h) for member in self.members], dim=1)  # (rows, members, hidden)
+        if self.config.residual_before:
+            ups = ups + residual[:, None]
+        query = before if self.config.query_before_ln else h
+        if self.query is not None:
+            query = F.linear(query, *self.query)
+        keys = ups if self.key is None else F.linear(ups, *self.key)
+        values = ups
+        if self.value is not None and self.config.value_before_softmax:
+            values = F.linear(values, self.value)
+        weights = torch.softmax(torch.einsum("rh,rmh->rm", query, keys), dim=1)
+        out = torch.einsum("rm,rmh->rh", weights, values)
+        if self.value is not None and not self.config.value_before_softmax:
+            out = F.linear(out, self.value)
+        return out if self.config.residual_before else out + residual
+
+    def finish(self, hidden: Tensor, f: Tensor, x: Tensor, norm: Norm | None) -> Tensor:
+        return self.members[-1].finish(hidden, f, x, norm)
+
+
+class Fusion(Method):
+    """Leaves at a residual site: `member.<i>.<leaf of bottleneck>`, and where the config asks for them
+    `query.weight`, `query.bias`, `key.weight`, `key.bias`, `value.weight`."""
+
+    name: ClassVar[str] = "fusion"
+
+    def check(self, part: Part, backbone: Backbone) -> None:
+        config = part.config
+        assert isinstance(config, FusionConfig)
+        if len(config.members) < 2:
+            raise AdapterMismatch(f"a fusion needs two members or more, not {len(config.members)}", param="members")
+        if any(member.use_gating for member in config.members):
+            raise AdapterMismatch("adapters with gating cannot be members of a fusion", param="use_gating")
+        for index, member in enumerate(config.members):
+            sites = {site: member_leaves(leaves, index) for site, leaves in part.tensors.items()}
+            own = {site: leaves for site, leaves in sites.items() if leaves}
+            Bottleneck().check(Part(Bottleneck.name, member, own), backbone)
+        hidden = backbone.hidden
+        for site, leaves in part.tensors.items():
+            if not any(member_leaves(leaves, index) for index in range(len(config.members))):
+                raise AdapterMismatch(f"none of the fusion's members has an adapter at {site}", param=site)
+            wanted: dict[str, tuple[int, ...]] = {}
+            if config.query:
+                wanted |= {"query.weight": (hidden, hidden), "query.bias": (hidden,)}
+            if config.key:
+                wanted |= {"key.weight": (hidden, hidden), "key.bias": (hidden,)}
+            if config.value:
+                wanted |= {"value.weight": (hidden, hidden)}
+            expect_leaves(leaves, list(wanted), site)
+            for name, tensor in leaves.items():
+                if name in wanted:
+                    expect_shape(tensor, wanted[name], f"{site}.{name}", backbone)
+                elif not name.startswith("member."):
+                    raise AdapterMismatch(f"the fusion's config has no place for '{site}.{name}'", param=name)
+
+    def bind(self, part: Part, backbone: Backbone) -> Bound:
+        assert isinstance(part.config, FusionConfig)
+        steps = {}
+        nbytes = 0
+        for site, leaves in part.tensors.items():
+            ready = {name: t.to(backbone.device, backbone.dtype) for name, t in leaves.items()}
+            nbytes += sum(t.nbytes for t in ready.values())
+            steps[site] = _step(ready, part.config)
+        return Bound(residual=steps, nbytes=nbytes)
+
+    def rank(self, part: Part) -> int | None:
+        downs = [t for leaves in part.tensors.values() for name, t in leaves.items() if name.endswith("down.weight")]
+        return max(down.shape[0] for down in downs)
+
+
+def _step(leaves: Mapping[str, Tensor], config: FusionConfig) -> _FusionStep:
+    members = [
+        bottleneck_step(own, member)
+        for index, member in enumerate(config.members)
+        if (own := member_leaves(leaves, index))
+    ]
+
+    def pair(name: str) -> tuple[Tensor, Tensor] | None:
+        return (leaves[f"{name}.weight"], leaves[f"{name}.bias"]) if f"{name}.weight" in leaves else None
+
+    return _FusionStep(members, pair("query"), pair("key"), leaves.get("value.weight"), config)

@@ -1,0 +1,75 @@
+"""Invertible adapters: a coupling layer over the embeddings (Pfeiffer et al. 2020, MAD-X, section 3.3).
+
+    x = [x1, x2]        o1 = x1 + F(x2)        o2 = x2 + G(o1)        (NICE, Dinh et al. 2015)
+
+The inverse belongs before a language-model head that is tied to the embeddings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from manyhats.backbone.sites import EMBEDDED
+from manyhats.errors import AdapterMismatch
+from manyhats.methods.activations import activation
+from manyhats.methods.base import Bound, Leaves, Method, MethodConfig, Part, Spans, expect_leaves, expect_shape
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone, PackedBatch
+
+_LEAVES = [f"{net}.{layer}.{kind}" for net in "FG" for layer in ("down", "up") for kind in ("weight", "bias")]
+
+
+class InvertibleConfig(MethodConfig):
+    """`non_linearity` of both nets."""
+
+    non_linearity: str = "relu"
+
+
+@dataclass(slots=True)
+class _Coupling:
+    leaves: Leaves
+    config: InvertibleConfig
+
+    def _net(self, name: str, x: Tensor) -> Tensor:
+        down, up = ((self.leaves[f"{name}.{i}.weight"], self.leaves[f"{name}.{i}.bias"]) for i in ("down", "up"))
+        return F.linear(activation(self.config.non_linearity)(F.linear(x, *down)), *up)
+
+    def __call__(self, states: Tensor, spans: Spans, batch: PackedBatch, sequences: slice) -> Tensor:
+        first, second = states.chunk(2, dim=-1)
+        first = first + self._net("F", second)
+        return torch.cat([first, second + self._net("G", first)], dim=-1)
+
+
+class Invertible(Method):
+    """Leaves at the site `embedded`: `F.down`, `F.up`, `G.down`, `G.up`, each with `.weight` and `.bias`."""
+
+    name: ClassVar[str] = "invertible"
+
+    def check(self, part: Part, backbone: Backbone) -> None:
+        assert isinstance(part.config, InvertibleConfig)
+        activation(part.config.non_linearity)
+        if set(part.tensors) != {EMBEDDED}:
+            raise AdapterMismatch("an invertible adapter acts on the embeddings alone", param="inv_adapter")
+        leaves = part.tensors[EMBEDDED]
+        expect_leaves(leaves, _LEAVES, EMBEDDED)
+        half = backbone.hidden // 2
+        for net in "FG":
+            width = leaves[f"{net}.down.weight"].shape[0]
+            for name, shape in (
+                ("down.weight", (width, half)),
+                ("down.bias", (width,)),
+                ("up.weight", (half, width)),
+                ("up.bias", (half,)),
+            ):
+                expect_shape(leaves[f"{net}.{name}"], shape, f"{net}.{name}", backbone)
+
+    def bind(self, part: Part, backbone: Backbone) -> Bound:
+        assert isinstance(part.config, InvertibleConfig)
+        ready = {name: t.to(backbone.device, backbone.dtype) for name, t in part.tensors[EMBEDDED].items()}
+        return Bound(states={EMBEDDED: _Coupling(ready, part.config)}, nbytes=sum(t.nbytes for t in ready.values()))
