@@ -79,7 +79,7 @@ def reply_body(reply: Reply) -> dict[str, Any]:
         "sha256": reply.version.sha256,
         "kind": reply.version.info.kind,
         "outputs": reply.outputs,
-        "usage": {"input_tokens": reply.input_tokens, "output_tokens": 0},
+        "usage": {"input_tokens": reply.input_tokens, "output_tokens": reply.output_tokens},
         "timing": {
             "queue_ms": round(reply.queue_ms, 3),
             "load_ms": round(reply.load_ms, 3),

@@ -211,6 +211,14 @@ class Backbone:
         """Whether it can continue a text."""
         return self._lm_head is not None and self.family.causal
 
+    @cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """The tokens that end a text."""
+        ends = getattr(self.config, "eos_token_id", None)
+        if ends is None:
+            return frozenset()
+        return frozenset(ends) if isinstance(ends, (list, tuple)) else frozenset([int(ends)])
+
     def bare_name(self, module: str) -> str:
         """A module's name in the bare model, for one with or without the task model's prefix."""
         return module.removeprefix(self.prefix + ".")

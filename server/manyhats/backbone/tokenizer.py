@@ -76,6 +76,11 @@ class Tokenizer:
             e = self._backend.post_process(e, None, True)
         return _encoded(e, full)
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some tokens, special ones left out."""
+        text: str = self._backend.decode(list(ids), skip_special_tokens=True)
+        return text
+
     def _cut(self, text: Text, max_tokens: int, full_length: int) -> Encoded:
         room = max(max_tokens - self._backend.num_special_tokens_to_add(text.pair is not None), 0)
         first = self._backend.encode(text.text, add_special_tokens=False)

@@ -114,11 +114,20 @@ class Engine:
         for work in {item.work for item in batch}:
             work.compute += seconds
             work.batch = report
+        again: list[Item] = []
         for item, output in zip(batch, outputs, strict=True):
-            item.work.outputs[item.index] = output
-            item.work.left -= 1
-            if not item.work.left:
-                _finish(item.work)
+            work = item.work
+            if work.follow is not None and (following := work.follow(item.index, output)) is not None:
+                work.rows[item.index] = following
+                again.append(item)
+                continue
+            work.outputs[item.index] = output
+            work.left -= 1
+            if not work.left:
+                _finish(work)
+        if again:
+            with self._changed:
+                self._scheduler.again(item for item in reversed(again) if not item.work.future.cancelled())
 
     def _step_apart(self, batch: list[Item], error: Exception) -> None:
         """After a failure: each adapter's rows by themselves, so that one adapter's fault stays its own."""

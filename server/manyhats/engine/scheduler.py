@@ -51,6 +51,13 @@ class Scheduler:
         self._queues.setdefault(work.task, deque()).extend(Item(work, i) for i in range(len(work.rows)))
         self._count(work.task, len(work.rows))
 
+    def again(self, items: Iterable[Item]) -> None:
+        """Puts rows that run once more before what waits in their tasks' queues."""
+        for item in items:
+            self._queues.setdefault(item.work.task, deque()).appendleft(item)
+            item.work.waiting += 1
+            self._count(item.work.task, 1)
+
     def remove(self, work: Work) -> None:
         """Takes out the rows of a work that nobody waits for any more."""
         queue = self._queues.get(work.task)

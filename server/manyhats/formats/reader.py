@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from manyhats.errors import InvalidRequest
 from manyhats.formats import adapterhub, manyhats, peft
+from manyhats.formats.adapterhub.names import HEAD_CONFIG, HEAD_WEIGHTS, WEIGHTS
 from manyhats.formats.files import read_json, refuse_pickles
 from manyhats.methods.adapter import Adapter
 
@@ -44,6 +45,8 @@ def read_adapter(folder: Path, backbone: Backbone) -> Adapter:
 
 
 def _read_library(folder: Path, backbone: Backbone) -> Adapter:
+    if adapterhub.is_setup(folder):
+        return adapterhub.read_setup(folder, backbone)
     if not (folder / "adapter_config.json").is_file():
         present = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "no file"
         raise InvalidRequest(
@@ -54,9 +57,9 @@ def _read_library(folder: Path, backbone: Backbone) -> Adapter:
     if "peft_type" in config:
         _refuse_strangers(folder, {peft.WEIGHTS})
         return peft.read(folder, config, backbone)
-    if "config" in config and ("model_type" in config or "model_class" in config):
-        with_head = (folder / adapterhub.HEAD_CONFIG).exists()
-        _refuse_strangers(folder, {adapterhub.WEIGHTS, adapterhub.HEAD_WEIGHTS} if with_head else {adapterhub.WEIGHTS})
+    if adapterhub.is_adapter(config):
+        with_head = (folder / HEAD_CONFIG).exists()
+        _refuse_strangers(folder, {WEIGHTS, HEAD_WEIGHTS} if with_head else {WEIGHTS})
         return adapterhub.read(folder, config, backbone)
     raise InvalidRequest(
         "adapter_config.json has neither PEFT's 'peft_type' nor AdapterHub's 'config' and 'model_type'",

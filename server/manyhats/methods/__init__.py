@@ -3,10 +3,12 @@
 from manyhats.methods.base import Method
 from manyhats.methods.bottleneck import Bottleneck
 from manyhats.methods.fusion import Fusion
+from manyhats.methods.ia3 import Ia3
 from manyhats.methods.invertible import Invertible
 from manyhats.methods.lora import Lora
 from manyhats.methods.mask import Mask
 from manyhats.methods.prefix import Prefix
+from manyhats.methods.prompt import Prompt
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -16,6 +18,8 @@ METHODS: dict[str, Method] = {
         Fusion(),
         Invertible(),
         Prefix(),
+        Prompt(),
+        Ia3(),
         Mask(),
     )
 }

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from manyhats.errors import InvalidRequest
+from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.methods.base import (
     Act,
     Bound,
+    EmbeddingStep,
+    Leaves,
     Method,
     MethodConfig,
     Part,
+    Spans,
     Trainable,
     expect_leaves,
     expect_matrix,
@@ -31,48 +36,119 @@ if TYPE_CHECKING:
 
 
 class LoraConfig(MethodConfig):
-    """`scales`: s for every site."""
+    """`scales`: s for every site. `dora`: whose definition of DoRA the sites with a `magnitude` follow."""
 
     scales: dict[str, float]
+    dora: Literal["peft", "adapterhub"] | None = None
 
 
-class _Pair(NamedTuple):
+class _Act(NamedTuple):
+    """y = gain * y + offset + gate(x) * (down x) up, each only where it is there."""
+
     down: Tensor  # (r, in): A, as in the file
-    up: Tensor  # (r, out): s B transposed
+    up: Tensor  # (r, out): s B transposed, times the gain
+    gain: Tensor | None = None  # (out,)
+    offset: Tensor | None = None  # (out,)
+    gate: tuple[Tensor, Tensor] | None = None  # weight (1, in), bias (1,)
+
+
+@dataclass(slots=True)
+class _Lookup:
+    """On an embedding: gain * (E[ids] + s A[:, ids]^T B^T)."""
+
+    down: Tensor  # (vocabulary, r)
+    up: Tensor  # (r, dim)
+    gain: Tensor | None  # (dim,)
+
+    def __call__(self, ids: Tensor, y: Tensor, spans: Spans) -> Tensor:
+        out = y + F.embedding(ids, self.down) @ self.up
+        return out if self.gain is None else out * self.gain
 
 
 class Lora(Method):
-    """Leaves at a linear site: `A` (r, in), `B` (out, r)."""
+    """Leaves at a linear site: `A` (r, in), `B` (out, r); `magnitude` (out,) of DoRA, `bias` (out,) in place of the
+    backbone's, `bias_B` (out,) of B itself, `gate.weight` (1, in) and `gate.bias` (1,). At an embedding: `A`
+    (r, vocabulary), `B` (dim, r), `magnitude` (dim,)."""
 
     name: ClassVar[str] = "lora"
 
     def check(self, part: Part, backbone: Backbone) -> None:
+        assert isinstance(part.config, LoraConfig)
         for site, leaves in part.tensors.items():
             expect_leaves(leaves, ("A", "B"), site)
-            out, width = backbone.site_of(site).shape
+            table = backbone.embedding.get(backbone.bare_name(site))
+            if table is not None:
+                out, width = table.module.embedding_dim, table.module.num_embeddings
+                shapes = {"magnitude": (out,)}
+            else:
+                out, width = backbone.site_of(site).shape
+                shapes = {"magnitude": (out,), "bias": (out,), "bias_B": (out,)}
+                shapes |= {"gate.weight": (1, width), "gate.bias": (1,)}  # type: ignore[dict-item]
             rank = expect_matrix(leaves["A"], f"{site}.lora_A")
             expect_shape(leaves["A"], (rank, width), f"{site}.lora_A", backbone)
             expect_shape(leaves["B"], (out, rank), f"{site}.lora_B", backbone)
+            for leaf, tensor in leaves.items():
+                if leaf in ("A", "B"):
+                    continue
+                if leaf not in shapes:
+                    raise AdapterMismatch(f"a LoRA has no place for '{leaf}' at {site}", param=leaf)
+                expect_shape(tensor, shapes[leaf], f"{site}.{leaf}", backbone)
+            if ("gate.weight" in leaves) != ("gate.bias" in leaves):
+                raise AdapterMismatch(f"the gate at {site} needs a weight and a bias", param=site)
+            if ("magnitude" in leaves) != (part.config.dora is not None):
+                raise AdapterMismatch(f"DoRA's magnitudes and the config do not agree at {site}", param=site)
 
     def bind(self, part: Part, backbone: Backbone) -> Bound:
         assert isinstance(part.config, LoraConfig)
-        scales = part.config.scales
-        pairs = {
-            site: _Pair(
-                leaves["A"].to(backbone.device, backbone.dtype).contiguous(),
-                (leaves["B"].to(backbone.device, torch.float32).T * scales[site]).to(backbone.dtype).contiguous(),
+        linear: dict[str, _Act] = {}
+        embedding: dict[str, EmbeddingStep] = {}
+        nbytes = 0
+        for site, given in part.tensors.items():
+            leaves = {leaf: tensor.to(backbone.device, torch.float32) for leaf, tensor in given.items()}
+            scale = part.config.scales[site]
+            table = backbone.embedding.get(backbone.bare_name(site))
+
+            def ready(tensor: Tensor) -> Tensor:
+                return tensor.to(backbone.dtype).contiguous()
+
+            if table is not None:
+                gain = _embedding_gain(leaves, table.module.weight.float(), scale)
+                look_up = _Lookup(
+                    ready(leaves["A"].T), ready(leaves["B"].T * scale), None if gain is None else ready(gain)
+                )
+                embedding[table.name] = look_up
+                nbytes += look_up.down.nbytes + look_up.up.nbytes
+                continue
+            place = backbone.site_of(site)
+            gain = _gain(leaves, place.weight, scale, part.config.dora)
+            offset = _offset(leaves, place.bias, scale, gain, part.config.dora)
+            up = leaves["B"].T * scale
+            act = _Act(
+                ready(leaves["A"]),
+                ready(up if gain is None else up * gain),
+                None if gain is None else ready(gain),
+                None if offset is None else ready(offset),
+                (ready(leaves["gate.weight"]), ready(leaves["gate.bias"])) if "gate.weight" in leaves else None,
             )
-            for site, leaves in part.tensors.items()
-        }
-        return Bound(linear=pairs, nbytes=sum(t.nbytes for pair in pairs.values() for t in pair))
+            linear[place.name] = act
+            nbytes += act.down.nbytes + act.up.nbytes
+        return Bound(linear=linear, embedding=embedding, nbytes=nbytes)
 
     def rank(self, part: Part) -> int | None:
         return max(leaves["A"].shape[0] for leaves in part.tensors.values())
 
     def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act]) -> None:
-        for rows, (down, up), _ in acts:
+        for rows, (down, up, gain, offset, gate), spans in acts:
+            if gain is not None:
+                y[rows] *= gain
+            if offset is not None:
+                y[rows] += offset
             # A x^T: on a CPU a product with r rows is faster than the same one with r columns (docs/performance.md)
-            y[rows].addmm_((down @ x[rows].T).T, up)
+            low = (down @ x[rows].T).T
+            if gate is not None:
+                opened = torch.sigmoid(F.linear(x, *gate))
+                low = low * torch.cat([opened[s].mean().expand(s.stop - s.start) for s in spans])[:, None]
+            y[rows].addmm_(low, up)
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
@@ -81,6 +157,44 @@ class Lora(Method):
         targets = chosen.names("targets", ["all-linear"])
         chosen.done()
         return _TrainableLora(backbone, target_sites(backbone, targets), rank, alpha / rank, generator)
+
+
+def _gain(leaves: Leaves, weight: Tensor, scale: float, dora: str | None) -> Tensor | None:
+    """DoRA's m / n (Liu et al. 2024, equation 5): n the norm of each output's row of the adapted weight (out, in).
+
+    AdapterHub leaves the scale out of n.
+    """
+    if "magnitude" not in leaves:
+        return None
+    factor = scale if dora == "peft" else 1.0
+    adapted = weight.float() + factor * (leaves["B"] @ leaves["A"])
+    gain: Tensor = leaves["magnitude"] / torch.linalg.vector_norm(adapted, dim=1)
+    return gain
+
+
+def _offset(leaves: Leaves, bias: Tensor | None, scale: float, gain: Tensor | None, dora: str | None) -> Tensor | None:
+    """What is added once the gain has taken hold: PEFT's DoRA leaves the bias as it is, AdapterHub's scales it."""
+    own = leaves.get("bias")
+    offset: Tensor | None = None
+    if gain is not None and dora == "peft" and bias is not None:
+        offset = (1 - gain) * bias.float()
+    if own is not None:
+        change = own if bias is None else own - bias.float()
+        offset = change if offset is None else offset + change
+    if "bias_B" in leaves:
+        more = scale * leaves["bias_B"]
+        more = more if gain is None else more * gain
+        offset = more if offset is None else offset + more
+    return offset
+
+
+def _embedding_gain(leaves: Leaves, table: Tensor, scale: float) -> Tensor | None:
+    """DoRA's m / n for a table (vocabulary, dim): the norm over the vocabulary of each dimension."""
+    if "magnitude" not in leaves:
+        return None
+    adapted = table + scale * (leaves["B"] @ leaves["A"]).T
+    gain: Tensor = leaves["magnitude"] / torch.linalg.vector_norm(adapted, dim=0)
+    return gain
 
 
 def target_sites(backbone: Backbone, targets: Sequence[str]) -> list[str]:
@@ -118,7 +232,7 @@ class _TrainableLora(Trainable):
 
     def bound(self) -> Bound:
         pairs = zip(self.sites, self.down, self.up, strict=True)
-        return Bound(linear={site: _Pair(a, b.T * self.scale) for site, a, b in pairs})
+        return Bound(linear={site: _Act(a, b.T * self.scale) for site, a, b in pairs})
 
     def part(self) -> Part:
         pairs = zip(self.sites, self.down, self.up, strict=True)

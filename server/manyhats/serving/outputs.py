@@ -13,8 +13,10 @@ from manyhats.serving.parameters import (
     ClassifyParameters,
     EmbedParameters,
     Parameters,
+    SpanParameters,
     TokensParameters,
 )
+from manyhats.serving.spans import span_answer
 
 Array = NDArray[np.float32]
 Answer = dict[str, Any]
@@ -39,6 +41,8 @@ def render(
         return _classify(output, parameters, label_names(labels, len(output)))
     if isinstance(parameters, TokensParameters):
         return _tokens(output, parameters, label_names(labels, output.shape[-1]), text, encoded)
+    if isinstance(parameters, SpanParameters):
+        return span_answer(output, parameters, text, encoded)
     if isinstance(parameters, EmbedParameters):
         return {"embedding": (_unit(output) if parameters.normalize else output).tolist()}
     return {"value": float(output[0])}

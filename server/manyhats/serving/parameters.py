@@ -47,11 +47,28 @@ class EmbedParameters(Parameters):
     normalize: bool | None = None
 
 
+class SpanParameters(Parameters):
+    """`top_k`: that many answers, the best first. `max_answer_tokens`: longer ones are not considered."""
+
+    top_k: Annotated[int, Field(ge=1, le=100)] | None = None
+    max_answer_tokens: Annotated[int, Field(ge=1, le=1000)] = 30
+    logits: bool = False
+
+
+class GenerateParameters(Parameters):
+    """The likeliest token at every step; `temperature` may be given as 0, which says so."""
+
+    max_new_tokens: Annotated[int, Field(ge=1, le=100_000)] = 64
+    temperature: Annotated[float, Field(ge=0, le=0)] = 0.0
+
+
 OF_KIND: dict[str, type[Parameters]] = {
     "classify": ClassifyParameters,
     "tokens": TokensParameters,
     "regress": RegressParameters,
+    "span": SpanParameters,
     "embed": EmbedParameters,
+    "generate": GenerateParameters,
 }
 
 

@@ -22,15 +22,16 @@ from manyhats.backbone import Backbone, Text
 from manyhats.engine.engine import Engine
 from manyhats.engine.forward import Row
 from manyhats.engine.work import Work
-from manyhats.errors import DeadlineExceeded, EngineFailure, ManyhatsError, NotFound, Overloaded
+from manyhats.errors import DeadlineExceeded, EngineFailure, InvalidRequest, ManyhatsError, NotFound, Overloaded
 from manyhats.methods.adapter import BARE, BoundAdapter
 from manyhats.registry.names import BASE
 from manyhats.registry.records import AdapterInfo, TaskSettings, Version
 from manyhats.registry.registry import Registry
 from manyhats.registry.residency import Residency
+from manyhats.serving.generation import Generation
 from manyhats.serving.inputs import Notice, Prepared, check_texts, prepare
 from manyhats.serving.outputs import Answer, render
-from manyhats.serving.parameters import EmbedParameters, Parameters, parse_parameters
+from manyhats.serving.parameters import EmbedParameters, GenerateParameters, Parameters, parse_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Reply:
     version: Version
     outputs: list[Answer]
     input_tokens: int
+    output_tokens: int
     queue_ms: float
     load_ms: float
     compute_ms: float
@@ -76,6 +78,7 @@ class _Pending:
     load_ms: float = 0.0
     prepared: Prepared | None = None
     work: Work | None = None
+    generation: Generation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ class Service:
         self.residency = residency
         self.engine = engine
         self.limits = limits
-        self.base = base_version(backbone)
+        self._bases = {kind: base_version(backbone, kind) for kind in ("embed", "generate")}
         self.on_answer: Callable[[str, Exception | None, float], None] = lambda task, error, seconds: None
 
     async def ask(self, question: Question) -> Reply:
@@ -149,7 +152,7 @@ class Service:
         asked = time.monotonic()
         check_texts(question.texts, max_inputs=self.limits.max_inputs, max_characters=self.limits.max_characters)
         if question.task == BASE:
-            version, settings = self.base, TaskSettings()
+            version, settings = self._base(question), TaskSettings()
         else:
             version = self.registry.pin(question.task)
             try:
@@ -162,10 +165,19 @@ class Service:
             if isinstance(parameters, EmbedParameters):
                 parameters = _with_pooling(parameters, settings, self.backbone)
         except ManyhatsError:
-            if version is not self.base:
+            if version.task != BASE:
                 self.registry.unpin(version)
             raise
         return _Pending(question, version, settings, parameters, asked)
+
+    @property
+    def base(self) -> Version:
+        """The bare backbone, as what it does where a question does not say otherwise."""
+        return self._bases["generate" if self.backbone.has_language_model else "embed"]
+
+    def _base(self, question: Question) -> Version:
+        """The bare backbone, which embeds where the question asks for that."""
+        return self._bases["embed"] if {"pooling", "normalize"} & question.parameters.keys() else self.base
 
     def _close(self, one: _Pending) -> None:
         if one.work is not None and (one.work.future.cancelled() or not one.work.future.done()):
@@ -175,7 +187,7 @@ class Service:
         elif one.wish is not None and not one.wish.cancel():
             # It came true while nobody waited for it any more.
             one.wish.add_done_callback(lambda wish: _release_if_given(self.residency, one.version, wish))
-        if one.version is not self.base:
+        if one.version.task != BASE:
             self._unpin(one.version)
 
     def _unpin(self, version: Version) -> None:
@@ -189,7 +201,7 @@ class Service:
         waits: dict[int, asyncio.Future[BoundAdapter]] = {}
         ready: list[int] = []
         for i, one in pending.items():
-            if one.version is self.base:
+            if one.version.task == BASE:
                 ready.append(i)
                 continue
             wish = one.wish = self.residency.acquire(one.version)
@@ -265,7 +277,15 @@ class Service:
         return {}
 
     def _prepare(self, one: _Pending) -> None:
+        kind = one.version.info.kind
         longest = self.backbone.max_tokens - one.adapter.position_shift
+        places = longest
+        if kind == "generate":
+            longest -= 1  # at least one token is added
+        if kind == "span" and any(text.pair is None for text in one.question.texts):
+            raise InvalidRequest(
+                "a task of kind 'span' needs the question in 'text' and the context in 'text_pair'", param="inputs"
+            )
         truncate = one.parameters.truncate
         one.prepared = prepare(
             self.backbone.tokenizer,
@@ -275,11 +295,27 @@ class Service:
             truncate=one.settings.overflow == "truncate" if truncate is None else truncate,
         )
         pooling = one.parameters.pooling if isinstance(one.parameters, EmbedParameters) else None
+        rows = [
+            Row(e.ids, e.type_ids, one.adapter, pooling or "mean", continues=kind == "generate")
+            for e in one.prepared.encoded
+        ]
+        if isinstance(one.parameters, GenerateParameters):
+            one.generation = self._generation(one.prepared, rows, one.parameters.max_new_tokens, places)
         one.work = Work(
             task=one.version.task,
-            rows=[Row(e.ids, e.type_ids, one.adapter, pooling or "mean") for e in one.prepared.encoded],
+            rows=rows,
             priority=one.settings.priority,
+            follow=one.generation.follow if one.generation else None,
         )
+
+    def _generation(self, prepared: Prepared, rows: Sequence[Row], wanted: int, places: int) -> Generation:
+        """`places`: the most tokens of a text, new ones included; what does not fit is cut, and said."""
+        rooms = [min(wanted, places - len(row.ids)) for row in rows]
+        for i, room in enumerate(rooms):
+            if room < wanted:
+                told = f"max_new_tokens is {wanted}, but after input {i} there is room for {room} tokens"
+                prepared.warnings.append(Notice(i, "max_new_tokens", told))
+        return Generation(rows, rooms, self.backbone.end_tokens)
 
     def _reply(self, one: _Pending) -> Reply:
         assert one.prepared is not None
@@ -289,16 +325,23 @@ class Service:
         computed = one.work.future.result()
         if not all(np.isfinite(output).all() for output in computed):
             raise EngineFailure(f"the adapter {one.version.ref} gives values that are not finite")
-        outputs = [
-            render(kind, output, one.parameters, labels=one.settings.labels, text=text, encoded=encoded)
-            for output, text, encoded in zip(computed, one.prepared.texts, one.prepared.encoded, strict=True)
-        ]
+        if one.generation is not None:
+            outputs = [
+                {"text": self.backbone.tokenizer.decode(t.tokens), "finish_reason": t.finished, "tokens": t.tokens}
+                for t in one.generation.texts
+            ]
+        else:
+            outputs = [
+                render(kind, output, one.parameters, labels=one.settings.labels, text=text, encoded=encoded)
+                for output, text, encoded in zip(computed, one.prepared.texts, one.prepared.encoded, strict=True)
+            ]
         batch = one.work.batch
         return Reply(
             id=f"pred-{uuid.uuid4().hex}",
             version=one.version,
             outputs=outputs,
             input_tokens=one.prepared.tokens,
+            output_tokens=one.generation.output_tokens if one.generation else 0,
             queue_ms=(one.work.started - one.work.queued) * 1000,
             load_ms=one.load_ms,
             compute_ms=one.work.compute * 1000,
@@ -325,11 +368,11 @@ def _release_if_given(residency: Residency, version: Version, wish: Future[Bound
         residency.release(version)
 
 
-def base_version(backbone: Backbone) -> Version:
+def base_version(backbone: Backbone, kind: str) -> Version:
     """The bare backbone, as a version of the task `base`."""
     info = AdapterInfo(
         method="base",
-        kind="embed",
+        kind=kind,
         rank=None,
         matched_tensors=0,
         bytes=0,

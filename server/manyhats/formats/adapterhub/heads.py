@@ -1,0 +1,166 @@
+"""AdapterHub's heads: flexible ones by `head_config.json`, and the model's own ("static") heads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from manyhats.errors import AdapterMismatch, InvalidRequest
+from manyhats.formats.adapterhub.names import HEAD_CONFIG, HEAD_WEIGHTS
+from manyhats.formats.files import Remaining, read_json, read_tensors, shown
+from manyhats.formats.heads import family_head, sequence_kind
+from manyhats.methods.heads import Head, Kind, Layer, Reads
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+_KINDS: dict[str, Kind] = {
+    "classification": "classify",
+    "multilabel_classification": "classify",
+    "tagging": "tokens",
+    "question_answering": "span",
+}
+_CLASSES: dict[str, Kind] = {
+    "ForSequenceClassification": "classify",
+    "ForTokenClassification": "tokens",
+    "ForQuestionAnswering": "span",
+    "LMHeadModel": "generate",
+    "ForCausalLM": "generate",
+}
+# What a head's config may hold besides; none of it changes the answer.
+_SILENT = {
+    "head_type", "num_labels", "layers", "activation_function", "use_pooler", "label2id", "bias", "dropout_prob",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class HeadFile:
+    """What a head's files hold. `matched`: tensors that found their place."""
+
+    head: Head | None
+    kind: Kind
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    matched: int = 0
+
+
+def kind_of_class(model_class: str) -> Kind:
+    """What a model class of transformers is for; without a head of its own, embedding."""
+    return next((kind for ending, kind in _CLASSES.items() if model_class.endswith(ending)), "embed")
+
+
+def read_head(folder: Path, backbone: Backbone) -> HeadFile:
+    """Reads `head_config.json` and `model_head.safetensors`. Raises AdapterMismatch or InvalidRequest."""
+    outer = read_json(folder / HEAD_CONFIG)
+    remaining = Remaining(read_tensors(folder / HEAD_WEIGHTS), HEAD_WEIGHTS)
+    config = outer.get("config")
+    if config is None:
+        return _static(remaining, outer, backbone)
+    told = config.get("head_type") if isinstance(config, dict) else config
+    if not isinstance(config, dict) or not isinstance(told, str) or told not in _KINDS:
+        raise AdapterMismatch(
+            f"the head type {shown(told)} is not served; these are: {', '.join(_KINDS)}", param="head_type"
+        )
+    for name, value in config.items():
+        if name not in _SILENT and value not in (None, False, 0, [], {}, ""):
+            raise AdapterMismatch(f"the field '{name}' of the head is {shown(value)}, which is not served", param=name)
+    kind = _KINDS[told]
+    head = Head(kind, _reads(kind, config, backbone), _layers(remaining, outer, config))
+    remaining.done()
+    head.check(backbone)
+    if told == "classification":
+        head = Head(sequence_kind(head.num_labels), head.reads, head.layers)
+    settings: dict[str, Any] = {}
+    if head.kind in ("classify", "tokens"):
+        settings = _labels(config.get("label2id"))
+    if told == "multilabel_classification":
+        settings["defaults"] = {"multi_label": True}
+    return HeadFile(head, head.kind, settings, remaining.taken)
+
+
+def _reads(kind: Kind, config: Mapping[str, Any], backbone: Backbone) -> Reads:
+    if kind in ("tokens", "span"):
+        return "tokens"
+    if config.get("use_pooler"):
+        return "pooler"
+    return "last" if backbone.family.causal else "first"
+
+
+def _layers(remaining: Remaining, outer: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[Layer, ...]:
+    """nn.Sequential of dropout, linear, activation, ...: the linear layers by rising index."""
+    prefix = f"heads.{outer.get('name')}."
+    pattern = re.compile(re.escape(prefix) + r"(0|[1-9][0-9]{0,3})\.weight")
+    indices = sorted(int(m[1]) for name in remaining.names() if (m := pattern.fullmatch(name)))
+    between = config.get("activation_function")
+    if len(indices) > 1 and not isinstance(between, str):
+        raise InvalidRequest(
+            f"activation_function of {HEAD_CONFIG} must be a name, not {shown(between)}", param="activation_function"
+        )
+    layers: list[Layer] = []
+    for position, index in enumerate(indices):
+        weight = remaining.take(f"{prefix}{index}.weight")
+        assert weight is not None
+        last = position + 1 == len(indices)
+        layers.append(Layer(weight, remaining.take(f"{prefix}{index}.bias"), None if last else between))
+    if not layers:
+        raise InvalidRequest(f"{HEAD_WEIGHTS} has no tensor '{prefix}<n>.weight'", param="model_head")
+    if len(layers) != config.get("layers"):
+        raise InvalidRequest(
+            f"{HEAD_CONFIG} says {shown(config.get('layers'))} layers, {HEAD_WEIGHTS} holds {len(layers)}",
+            param="layers",
+        )
+    return tuple(layers)
+
+
+def _static(remaining: Remaining, outer: Mapping[str, Any], backbone: Backbone) -> HeadFile:
+    """The head that the model class itself has."""
+    model_class = str(outer.get("model_class"))
+    kind = kind_of_class(model_class)
+    if kind == "embed":
+        raise AdapterMismatch(f"the head of a {shown(model_class)} is not served", param="model_class")
+    if kind == "generate":
+        _check_language_model(remaining, backbone)
+        remaining.done()
+        return HeadFile(None, kind, matched=remaining.taken)
+    head = family_head(remaining, "", kind, backbone)
+    remaining.done()
+    if head is None:
+        raise AdapterMismatch(f"{HEAD_WEIGHTS} has no head of a {model_class}", param="model_head")
+    head.check(backbone)
+    if kind == "classify":
+        head = Head(sequence_kind(head.num_labels), head.reads, head.layers)
+    settings = _labels(outer.get("label2id")) if head.kind in ("classify", "tokens") else {}
+    return HeadFile(head, head.kind, settings, remaining.taken)
+
+
+def _check_language_model(remaining: Remaining, backbone: Backbone) -> None:
+    """The library saves the model's own language-model head with every adapter; one that was trained is refused."""
+    site = backbone.linear.get("lm_head")
+    if site is None or not backbone.has_language_model:
+        raise AdapterMismatch(
+            f"the adapter is for generating text, but the backbone {backbone.name} has no language-model head",
+            param="model_class",
+        )
+    for leaf, own in (("weight", site.weight), ("bias", site.bias)):
+        told = remaining.take(f"lm_head.{leaf}")
+        if told is None:
+            continue
+        if own is None or told.shape != own.shape or not torch.equal(told.to(own), own.cpu().to(own)):
+            raise AdapterMismatch(
+                f"lm_head.{leaf} is not the backbone's own; a trained language-model head is not served in this format",
+                param=f"lm_head.{leaf}",
+            )
+
+
+def _labels(label2id: Any) -> dict[str, Any]:
+    """The labels in the order of their numbers."""
+    if not isinstance(label2id, dict) or not label2id:
+        return {}
+    labels = {place: label for label, place in label2id.items() if type(place) is int}
+    if sorted(labels) != list(range(len(label2id))):
+        raise InvalidRequest(f"label2id of {HEAD_CONFIG} does not number the labels from 0 on", param="label2id")
+    return {"labels": [labels[i] for i in range(len(labels))]}

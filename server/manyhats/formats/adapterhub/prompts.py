@@ -1,0 +1,127 @@
+"""AdapterHub's prefix-tuning and prompt tuning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from manyhats.errors import AdapterMismatch
+from manyhats.formats.files import Remaining, shown
+from manyhats.methods.activations import activation
+from manyhats.methods.base import Part
+from manyhats.methods.prefix import PrefixConfig, layer_site
+from manyhats.methods.prompt import PROMPT_SITE, PromptConfig
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+_PREFIX_SILENT = {
+    "architecture", "bottleneck_size", "cross_prefix", "encoder_prefix", "dropout", "flat", "init_weights_seed",
+    "non_linearity", "prefix_length", "shared_gating", "use_gating",
+}  # fmt: skip
+_PROMPT_SILENT = {
+    "architecture", "combine", "init_weights_seed", "prompt_init", "prompt_init_text", "prompt_length",
+}  # fmt: skip
+
+
+def _refuse_fields(inner: Mapping[str, Any], known: set[str]) -> None:
+    for field, value in inner.items():
+        if field not in known and value not in (None, False, 0, [], {}, ""):
+            raise AdapterMismatch(f"the field '{field}' is set to {shown(value)}, which is not served", param=field)
+
+
+def prefix_parts(remaining: Remaining, inner: Mapping[str, Any], name: str, backbone: Backbone) -> list[Part]:
+    """Takes the tensors of a prefix: flat, or with the reparametrisation that made it, which is computed here once."""
+    _refuse_fields(inner, _PREFIX_SILENT)
+    # Every layer's module holds the same tensors once more.
+    copies = re.compile(rf"\.prefix_tuning\.pool\.prefix_tunings\.{re.escape(name)}\.")
+    for key in remaining.names():
+        if copies.search(key):
+            remaining.drop(key)
+    own = re.compile(rf"(?:.+\.)?prefix_tuning\.prefix_tunings\.{re.escape(name)}\.self(?:_prefix)?\.(.+)")
+    leaves: dict[str, Tensor] = {}
+    for key in remaining.names():
+        found = own.fullmatch(key)
+        if found:
+            tensor = remaining.take(key)
+            assert tensor is not None
+            leaves[found[1]] = tensor
+    flat = _flat(leaves, inner)
+    heads, dim = backbone.kv_shape
+    row = 2 * backbone.layers * heads * dim
+    if flat.numel() == 0 or flat.numel() % row:
+        raise AdapterMismatch(
+            f"the prefix has {flat.numel()} values, which are no rows of {row} "
+            f"(2 x {backbone.layers} layers x {heads} heads x {dim})",
+            param="prefix_length",
+        )
+    rows = flat.view(-1, 2 * backbone.layers, heads, dim)
+    told = inner.get("prefix_length")
+    if told is not None and told != rows.shape[0]:
+        raise AdapterMismatch(
+            f"prefix_length is {shown(told)}, but the tensors make {rows.shape[0]} rows", param="prefix_length"
+        )
+    tensors = {layer_site(i): {"keys": rows[:, 2 * i], "values": rows[:, 2 * i + 1]} for i in range(backbone.layers)}
+    _gates(remaining, inner, name, backbone, tensors)
+    return [Part("prefix", PrefixConfig(length=rows.shape[0], shift_positions=False), tensors)]
+
+
+def _flat(leaves: Mapping[str, Tensor], inner: Mapping[str, Any]) -> Tensor:
+    """All values in the order (length, 2 x layers, heads, dim). The tensors decide, not the config's `flat`."""
+    if "control_trans" in leaves and len(leaves) == 1:
+        return leaves["control_trans"].flatten()
+    needed = ["wte.weight", *(f"control_trans.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias"))]
+    if sorted(leaves) != sorted(needed):
+        found = ", ".join(sorted(leaves)) or "none"
+        raise AdapterMismatch(f"the prefix' tensors are {found}; needed are {', '.join(needed)}", param="prefix_tuning")
+    table, w0, b0, w2, b2 = (leaves[leaf].float() for leaf in needed)
+    act = activation(str(inner.get("non_linearity", "tanh")))
+    try:
+        return F.linear(act(F.linear(table, w0, b0)), w2, b2).flatten()
+    except RuntimeError as error:
+        raise AdapterMismatch(f"the prefix' tensors do not fit each other: {error}", param="prefix_tuning") from None
+
+
+def _gates(
+    remaining: Remaining,
+    inner: Mapping[str, Any],
+    name: str,
+    backbone: Backbone,
+    tensors: dict[str, dict[str, Tensor]],
+) -> None:
+    attention = re.escape(backbone.family.block).replace(r"\{i\}", r"(\d+)")
+    gate = re.compile(
+        rf"{attention}\.{re.escape(backbone.family.attention)}\.prefix_tuning\.prefix_gates\.{re.escape(name)}\.(weight|bias)"
+    )
+    found = False
+    for key in remaining.names():
+        match = gate.fullmatch(backbone.bare_name(key))
+        if match and layer_site(int(match[1])) in tensors:
+            tensor = remaining.take(key)
+            assert tensor is not None
+            tensors[layer_site(int(match[1]))][f"gate.{match[2]}"] = tensor
+            found = True
+    if found != bool(inner.get("use_gating")):
+        raise AdapterMismatch("use_gating and the tensors 'prefix_gates' do not agree", param="use_gating")
+
+
+def prompt_parts(remaining: Remaining, inner: Mapping[str, Any], name: str, backbone: Backbone) -> list[Part]:
+    """Takes the tensor of a soft prompt, which stands behind the whole embedding block."""
+    _refuse_fields(inner, _PROMPT_SILENT)
+    if inner.get("combine", "prefix") != "prefix":
+        raise AdapterMismatch(f"combine {shown(inner.get('combine'))} is not served; 'prefix' is", param="combine")
+    suffix = f"prompt_tuning.prompt_tunings.{name}.prompt_embedding.weight"
+    key = next((key for key in remaining.names() if backbone.bare_name(key) == suffix), None)
+    prompt = remaining.take(key) if key else None
+    if prompt is None:
+        raise AdapterMismatch(f"the file has no '{suffix}'", param="prompt_tuning")
+    told = inner.get("prompt_length")
+    if told is not None and (prompt.dim() != 2 or told != prompt.shape[0]):
+        raise AdapterMismatch(
+            f"prompt_length is {shown(told)}, but the prompt has shape {list(prompt.shape)}", param="prompt_length"
+        )
+    return [Part("prompt", PromptConfig(after_embeddings=True), {PROMPT_SITE: {"prompt": prompt}})]

@@ -1,0 +1,143 @@
+"""Reads one adapter of AdapterHub, and the head beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manyhats.errors import AdapterMismatch
+from manyhats.formats.adapterhub.bottleneck import bottleneck_parts
+from manyhats.formats.adapterhub.heads import HeadFile, kind_of_class, read_head
+from manyhats.formats.adapterhub.lowrank import lora_parts
+from manyhats.formats.adapterhub.names import HEAD_CONFIG, WEIGHTS
+from manyhats.formats.adapterhub.prompts import prefix_parts, prompt_parts
+from manyhats.formats.files import Remaining, read_tensors, shown, text_or_none
+from manyhats.methods.adapter import Adapter
+from manyhats.methods.base import Part
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+# What the library's short names stand for, in files that hold no more than the name.
+_BOTTLENECK = {"mh_adapter": False, "output_adapter": True, "non_linearity": "relu", "original_ln_before": True}
+_PRESETS: dict[str, dict[str, Any]] = {
+    "pfeiffer": _BOTTLENECK,
+    "houlsby": {
+        "mh_adapter": True,
+        "output_adapter": True,
+        "non_linearity": "swish",
+        "original_ln_before": False,
+    },
+    "parallel": {
+        "mh_adapter": False,
+        "output_adapter": True,
+        "non_linearity": "relu",
+        "original_ln_before": False,
+        "is_parallel": True,
+        "scaling": 4.0,
+    },
+}
+_PRESETS |= {
+    "seq_bn": _PRESETS["pfeiffer"],
+    "double_seq_bn": _PRESETS["houlsby"],
+    "par_bn": _PRESETS["parallel"],
+    "pfeiffer+inv": _BOTTLENECK | {"inv_adapter": "nice"},
+    "seq_bn_inv": _BOTTLENECK | {"inv_adapter": "nice"},
+    "houlsby+inv": _PRESETS["houlsby"] | {"inv_adapter": "nice"},
+    "double_seq_bn_inv": _PRESETS["houlsby"] | {"inv_adapter": "nice"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """One adapter's parts, without a head."""
+
+    name: str
+    parts: tuple[Part, ...]
+    matched: int
+    model_class: str
+    base: str | None
+
+
+def is_adapter(config: Mapping[str, Any]) -> bool:
+    """Whether an `adapter_config.json` is AdapterHub's."""
+    return "config" in config and ("model_type" in config or "model_class" in config)
+
+
+def read(folder: Path, config: dict[str, Any], backbone: Backbone) -> Adapter:
+    """Reads an adapter and its head. Raises InvalidRequest, AdapterMismatch or UnsupportedFormat with the reason."""
+    weights = read_weights(folder, config, backbone)
+    head = HeadFile(None, kind_of_class(weights.model_class))
+    if (folder / HEAD_CONFIG).exists():
+        head = read_head(folder, backbone)
+    return Adapter(
+        parts=weights.parts,
+        head=head.head,
+        kind=head.kind,
+        matched_tensors=weights.matched + head.matched,
+        base=weights.base,
+        settings=head.settings,
+    )
+
+
+def read_weights(folder: Path, config: dict[str, Any], backbone: Backbone) -> Weights:
+    """Reads `adapter.safetensors` by its config."""
+    check_model_type(config, backbone)
+    name = str(config.get("name"))
+    version = config.get("version")
+    remaining = Remaining(read_tensors(folder / WEIGHTS), WEIGHTS)
+    parts = _parts(remaining, config.get("config"), name, text_or_none(version), backbone)
+    remaining.done()
+    return Weights(
+        name=name,
+        parts=tuple(parts),
+        matched=remaining.taken,
+        model_class=str(config.get("model_class", "")),
+        base=text_or_none(config.get("model_name")),
+    )
+
+
+def check_model_type(config: Mapping[str, Any], backbone: Backbone) -> None:
+    """Raises AdapterMismatch for a file that was made with another architecture."""
+    model_type = config.get("model_type")
+    if model_type != backbone.config.model_type:
+        raise AdapterMismatch(
+            f"the adapter is for a model of type {shown(model_type)}, but the backbone {backbone.name} is a "
+            f"'{backbone.config.model_type}'",
+            param="model_type",
+        )
+
+
+def _parts(remaining: Remaining, inner: Any, name: str, version: str | None, backbone: Backbone) -> list[Part]:
+    if isinstance(inner, str):
+        preset = _PRESETS.get(inner)
+        if preset is None:
+            raise AdapterMismatch(
+                f"AdapterHub's {shown(inner)} is not served by its name alone; these are: {', '.join(_PRESETS)}",
+                param="config",
+            )
+        inner = preset
+    if not isinstance(inner, dict):
+        raise AdapterMismatch(f"config must be an object, not {shown(inner)}", param="config")
+    architecture = inner.get("architecture")
+    match architecture:
+        case "union":
+            members = inner.get("configs")
+            if not isinstance(members, list) or not members or len(members) > 8:
+                raise AdapterMismatch(f"configs must be a list of at most 8, not {shown(members)}", param="configs")
+            return [part for member in members for part in _parts(remaining, member, name, version, backbone)]
+        case "lora":
+            return lora_parts(remaining, inner, name, version or "", backbone)
+        case "prefix_tuning":
+            return prefix_parts(remaining, inner, name, backbone)
+        case "prompt_tuning":
+            return prompt_parts(remaining, inner, name, backbone)
+    if "mh_adapter" not in inner:
+        raise AdapterMismatch(
+            f"AdapterHub's {shown(architecture)} is not served; these are: bottleneck adapters, lora, prefix_tuning, "
+            "prompt_tuning and unions of them",
+            param="architecture",
+        )
+    return bottleneck_parts(remaining, inner, name, backbone, legacy=version is None)

@@ -1,0 +1,241 @@
+"""Several adapters of AdapterHub that act together: stacks and fusions, each adapter in a folder of its own.
+
+`adapter_setup.json` says how (`save_adapter_setup`); without it a single fusion's folder does
+(`save_all_adapters` and `save_all_adapter_fusions`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from manyhats.errors import AdapterMismatch, InvalidRequest
+from manyhats.formats.adapterhub.bottleneck import place_of, places
+from manyhats.formats.adapterhub.heads import HeadFile, kind_of_class, read_head
+from manyhats.formats.adapterhub.names import (
+    CONFIG,
+    FUSION_CONFIG,
+    FUSION_WEIGHTS,
+    HEAD_CONFIG,
+    SETUP,
+)
+from manyhats.formats.adapterhub.reader import Weights, check_model_type, read_weights
+from manyhats.formats.files import Remaining, read_json, read_tensors, shown
+from manyhats.methods.adapter import Adapter
+from manyhats.methods.base import Part
+from manyhats.methods.bottleneck import BottleneckConfig
+from manyhats.methods.fusion import FusionConfig, member_leaf
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+_DEPTH = 4  # of compositions within compositions
+_FUSION_FIELDS = ("key", "query", "value", "query_before_ln", "residual_before", "value_before_softmax")
+_FUSION_SILENT = {"dropout_prob", "regularization", "value_initialized", "temperature"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Folders:
+    """Where the named adapters, fusions and heads of an upload are."""
+
+    adapters: Mapping[str, tuple[Path, dict[str, Any]]]
+    fusions: Mapping[str, tuple[Path, dict[str, Any]]]
+    heads: Mapping[str, Path]
+
+
+def is_setup(folder: Path) -> bool:
+    """Whether a folder holds adapters in folders of their own."""
+    if (folder / SETUP).exists():
+        return True
+    return not (folder / CONFIG).exists() and any(folder.glob(f"*/{FUSION_CONFIG}"))
+
+
+def read_setup(folder: Path, backbone: Backbone) -> Adapter:
+    """Reads a stack or a fusion with its members. Raises InvalidRequest or AdapterMismatch with the reason."""
+    found = _find(folder)
+    warnings: list[str] = []
+    head_setup: Any = None
+    if (folder / SETUP).exists():
+        outer = read_json(folder / SETUP)
+        setup, head_setup = outer.get("adapter_setup"), outer.get("head_setup")
+    else:
+        if len(found.fusions) != 1:
+            raise InvalidRequest(
+                f"there are {len(found.fusions)} fusions and no {SETUP} that says which acts", param="files"
+            )
+        (name,) = found.fusions
+        setup = {"type": "Fuse", "children": [{"type": "single", "children": [n]} for n in _members(found, name)]}
+    composed = _Composer(found, backbone)
+    parts = composed.parts(setup, 0)
+    head = _head(found, head_setup, composed, backbone, warnings)
+    unused = sorted(set(found.adapters) - set(composed.used))
+    if unused:
+        raise InvalidRequest(f"the setup does not use the adapter '{unused[0]}' that is among the files", param=SETUP)
+    return Adapter(
+        parts=tuple(parts),
+        head=head.head,
+        kind=head.kind,
+        matched_tensors=composed.matched + head.matched,
+        base=next((w.base for w in composed.used.values()), None),
+        settings=head.settings,
+        warnings=tuple(warnings),
+    )
+
+
+def _find(folder: Path) -> _Folders:
+    adapters: dict[str, tuple[Path, dict[str, Any]]] = {}
+    fusions: dict[str, tuple[Path, dict[str, Any]]] = {}
+    heads: dict[str, Path] = {}
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
+        known = False
+        for file, into in ((CONFIG, adapters), (FUSION_CONFIG, fusions)):
+            if (inner / file).exists():
+                known = True
+                config = read_json(inner / file)
+                name = str(config.get("name"))
+                if name in into:
+                    raise InvalidRequest(f"two folders hold '{name}'", param=inner.name)
+                into[name] = inner, config
+        if (inner / HEAD_CONFIG).exists():
+            known = True
+            heads[inner.name] = inner
+        if not known:
+            raise InvalidRequest(f"the folder '{inner.name}' holds no adapter, fusion or head", param=inner.name)
+    return _Folders(adapters, fusions, heads)
+
+
+def _members(found: _Folders, fusion: str) -> list[str]:
+    names = found.fusions[fusion][1].get("adapter_names")
+    if not isinstance(names, list):
+        names = fusion.split(",")
+    return [str(name) for name in names]
+
+
+class _Composer:
+    """Makes parts of a composition, reading each adapter once."""
+
+    def __init__(self, found: _Folders, backbone: Backbone) -> None:
+        self._found = found
+        self._backbone = backbone
+        self.used: dict[str, Weights] = {}
+        self.matched = 0
+
+    def parts(self, setup: Any, depth: int) -> list[Part]:
+        """The parts of one block, in the order in which they act."""
+        if depth > _DEPTH:
+            raise InvalidRequest(f"{SETUP} is nested deeper than {_DEPTH} compositions", param=SETUP)
+        if not isinstance(setup, dict) or not isinstance(setup.get("children"), list) or not setup["children"]:
+            raise InvalidRequest(f"{SETUP} holds {shown(setup)} where a composition should be", param=SETUP)
+        children = setup["children"]
+        match setup.get("type"):
+            case "single":
+                return list(self._adapter(str(children[0])).parts)
+            case "Stack":
+                return [part for child in children for part in self.parts(child, depth + 1)]
+            case "Fuse":
+                return [self._fusion([self._name(child) for child in children])]
+        raise AdapterMismatch(
+            f"the composition {shown(setup.get('type'))} is not served; these are: Stack, Fuse", param="adapter_setup"
+        )
+
+    def _name(self, child: Any) -> str:
+        if not isinstance(child, dict) or child.get("type") != "single" or len(child.get("children", ())) != 1:
+            raise AdapterMismatch(f"a fusion's members must be single adapters, not {shown(child)}", param=SETUP)
+        return str(child["children"][0])
+
+    def _adapter(self, name: str) -> Weights:
+        if name not in self.used:
+            if name not in self._found.adapters:
+                raise InvalidRequest(f"{SETUP} names the adapter '{name}', which is not among the files", param=name)
+            folder, config = self._found.adapters[name]
+            self.used[name] = read_weights(folder, config, self._backbone)
+            self.matched += self.used[name].matched
+        return self.used[name]
+
+    def _fusion(self, names: list[str]) -> Part:
+        fusion = ",".join(names)
+        if fusion not in self._found.fusions:
+            raise InvalidRequest(f"the fusion '{fusion}' is not among the files", param=fusion)
+        folder, config = self._found.fusions[fusion]
+        check_model_type(config, self._backbone)
+        members = []
+        for name in names:
+            parts = self._adapter(name).parts
+            if len(parts) != 1 or not isinstance(parts[0].config, BottleneckConfig):
+                raise AdapterMismatch(f"'{name}' is no plain bottleneck adapter, and cannot be fused", param=name)
+            members.append(parts[0])
+        flags = _flags(config.get("config"))
+        sites = self._fusion_layers(folder, fusion)
+        for index, member in enumerate(members):
+            for site, leaves in member.tensors.items():
+                if site not in sites:
+                    raise AdapterMismatch(f"'{names[index]}' acts at {site}, where the fusion does not", param=site)
+                sites[site] |= {member_leaf(index, leaf): tensor for leaf, tensor in leaves.items()}
+        configs = tuple(member.config for member in members if isinstance(member.config, BottleneckConfig))
+        return Part("fusion", FusionConfig(members=configs, **flags), sites)
+
+    def _fusion_layers(self, folder: Path, fusion: str) -> dict[str, dict[str, Tensor]]:
+        remaining = Remaining(read_tensors(folder / FUSION_WEIGHTS), FUSION_WEIGHTS)
+        known = places(self._backbone)
+        separator = re.compile(rf"\.adapter_fusion_layer\.{re.escape(fusion)}\.")
+        sites: dict[str, dict[str, Tensor]] = {}
+        for name in remaining.names():
+            found = separator.search(name)
+            if found is None:
+                continue
+            tensor = remaining.take(name)
+            assert tensor is not None
+            site = place_of(name[: found.start()], name, self._backbone, known)
+            sites.setdefault(site, {})[name[found.end() :]] = tensor
+        remaining.done()
+        self.matched += remaining.taken
+        return sites
+
+
+def _flags(config: Any) -> dict[str, bool]:
+    """The fields of AdapterHub's fusion config that change the answer."""
+    if config in ("static", "dynamic"):
+        return {"value": config == "dynamic"}
+    if not isinstance(config, dict):
+        raise InvalidRequest(f"{FUSION_CONFIG}: config must be an object, not {shown(config)}", param="config")
+    if config.get("temperature"):
+        # There it starts at 50 and falls by 0.05 with every call: the answer would depend on the calls before.
+        raise AdapterMismatch(
+            "a fusion with 'temperature' gives other answers at each call, and is not served; set it to false to be "
+            "served at the temperature 1 that it falls to",
+            param="temperature",
+        )
+    flags: dict[str, bool] = {}
+    for name, value in config.items():
+        if name in _FUSION_FIELDS:
+            if not isinstance(value, bool):
+                raise InvalidRequest(f"{FUSION_CONFIG}: {name} must be true or false, not {shown(value)}", param=name)
+            flags[name] = value
+        elif name not in _FUSION_SILENT and value not in (None, False, 0, [], {}, ""):
+            raise AdapterMismatch(f"the field '{name}' is set to {shown(value)}, which is not served", param=name)
+    return flags
+
+
+def _head(found: _Folders, head_setup: Any, composed: _Composer, backbone: Backbone, warnings: list[str]) -> HeadFile:
+    """The head that the setup names; else the language-model head that the members' own files carry."""
+    kinds = {kind_of_class(weights.model_class) for weights in composed.used.values()}
+    if head_setup is not None:
+        names = head_setup.get("children") if isinstance(head_setup, dict) else [head_setup]
+        if not isinstance(names, list) or len(names) != 1 or str(names[0]) not in found.heads:
+            raise InvalidRequest(f"head_setup {shown(head_setup)} names no single head among the files", param=SETUP)
+        chosen = str(names[0])
+        others = sorted(set(found.heads) - {chosen})
+        if others:
+            warnings.append(f"the heads of {', '.join(others)} are not used; the setup names '{chosen}'")
+        return read_head(found.heads[chosen], backbone)
+    if kinds == {"generate"}:
+        heads = [read_head(path, backbone) for path in found.heads.values()]
+        return HeadFile(None, "generate", matched=sum(head.matched for head in heads))
+    if found.heads:
+        warnings.append(f"the heads of {', '.join(sorted(found.heads))} are not used; the setup names none")
+    return HeadFile(None, "embed")

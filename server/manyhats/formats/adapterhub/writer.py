@@ -1,0 +1,99 @@
+"""Writes a bottleneck adapter and its head as `adapters` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from manyhats._version import __version__
+from manyhats.formats.adapterhub.names import CONFIG, HEAD_CONFIG, HEAD_WEIGHTS, WEIGHTS
+from manyhats.formats.files import write_json, write_tensors
+from manyhats.methods.adapter import Adapter
+from manyhats.methods.bottleneck import BottleneckConfig
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+# The version whose format is written; `adapters` reads it, and so do we.
+_FORMAT_VERSION = "adapters.1.3.0"
+_NAME = "task"
+
+
+def _written(leaf: str, config: BottleneckConfig) -> str:
+    """AdapterHub's name for one of our leaves."""
+    if leaf == "scaling" or leaf.startswith("gate."):
+        return leaf
+    module, _, kind = leaf.partition(".")
+    return f"adapter_{module}.{int(config.ln_before)}.{kind}" if module == "down" else f"adapter_{module}.{kind}"
+
+
+def _reduction(hidden: int, width: int) -> float:
+    """The factor from which `adapters` computes this width, by `int(hidden // factor)`."""
+    exact = hidden / width
+    return exact if hidden // exact == width else hidden / (width + 0.5)
+
+
+def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
+    """Writes a bottleneck adapter and its head as `adapters` does."""
+    (part,) = adapter.parts
+    config = part.config
+    assert isinstance(config, BottleneckConfig)
+    places = backbone.family.sublayers
+    tensors: dict[str, Tensor] = {}
+    widths: dict[str, int] = {}  # by layer
+    learned = ""
+    for site, leaves in part.tensors.items():
+        _, layer, place = site.split(".")
+        module = places[("attention", "ffn").index(place)].format(i=layer)
+        widths[layer] = leaves["down.weight"].shape[0]
+        named = {_written(leaf, config): tensor for leaf, tensor in leaves.items()}
+        if config.ln_before:  # stored twice, as the library's own module tree has it
+            named |= {f"adapter_down.0.{kind}": leaves[f"norm_before.{kind}"].clone() for kind in ("weight", "bias")}
+        if "scaling" in leaves:
+            learned = "learned" if leaves["scaling"].numel() == 1 else "channel"
+        for theirs, tensor in named.items():
+            tensors[f"{backbone.prefix}.{module}.adapters.{_NAME}.{theirs}"] = tensor
+    factors = {layer: _reduction(backbone.hidden, width) for layer, width in widths.items()}
+    same = len(set(factors.values())) == 1
+    common = {
+        "hidden_size": backbone.hidden,
+        "model_class": "",
+        "model_name": backbone.name,
+        "model_type": backbone.config.model_type,
+        "name": _NAME,
+        "version": _FORMAT_VERSION,
+        "written_by": f"manyhats {__version__}",
+    }
+    body = config.model_dump(exclude={"epsilon"}) | {
+        "mh_adapter": any(site.endswith(".attention") for site in part.tensors),
+        "output_adapter": any(site.endswith(".ffn") for site in part.tensors),
+        "reduction_factor": next(iter(factors.values())) if same else factors | {"default": 1},
+        "leave_out": [i for i in range(backbone.layers) if str(i) not in widths],
+    }
+    if learned:
+        body["scaling"] = learned
+    write_json(folder / CONFIG, {"config": body} | common)
+    write_tensors(folder / WEIGHTS, tensors)
+    if adapter.head is None:
+        return
+    head = adapter.head
+    labels = adapter.settings.get("labels") or [f"LABEL_{i}" for i in range(head.num_labels)]
+    head_config = {
+        "head_type": "tagging" if head.kind == "tokens" else "classification",
+        "num_labels": head.num_labels,
+        "layers": len(head.layers),
+        "activation_function": next((layer.activation for layer in head.layers if layer.activation), "tanh"),
+        "label2id": {label: i for i, label in enumerate(labels)},
+        "bias": head.layers[-1].bias is not None,
+        "use_pooler": head.reads == "pooler",
+    }
+    write_json(folder / HEAD_CONFIG, {"config": head_config} | common)
+    head_tensors: dict[str, Tensor] = {}
+    for i, (weight, bias, _) in enumerate(head.layers):
+        index = 1 + 3 * i  # dropout, linear, activation
+        head_tensors[f"heads.{_NAME}.{index}.weight"] = weight
+        if bias is not None:
+            head_tensors[f"heads.{_NAME}.{index}.bias"] = bias
+    write_tensors(folder / HEAD_WEIGHTS, head_tensors)

@@ -1,0 +1,94 @@
+"""IA3: learned vectors that rescale activations (Liu et al. 2022, section 3.3).
+
+y = l * (W x + b)        at keys, values, and AdapterHub's feed-forward
+y = W (l * x) + b        at the feed-forward layers of PEFT's files
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from manyhats.errors import AdapterMismatch
+from manyhats.methods.base import Act, Bound, Leaves, Method, MethodConfig, Part, Trainable, expect_shape
+from manyhats.methods.lora import target_sites
+from manyhats.methods.options import Options
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+
+class Ia3Config(MethodConfig):
+    """Nothing: the leaves say which side of the layer is rescaled."""
+
+
+class _Vectors(NamedTuple):
+    input: Tensor | None  # (in,)
+    output: Tensor | None  # (out,)
+
+
+class Ia3(Method):
+    """Leaves at a linear site: `output` (out,), `input` (in,), or both."""
+
+    name: ClassVar[str] = "ia3"
+
+    def check(self, part: Part, backbone: Backbone) -> None:
+        for site, leaves in part.tensors.items():
+            out, width = backbone.site_of(site).shape
+            shapes = {"output": (out,), "input": (width,)}
+            for leaf, tensor in leaves.items():
+                if leaf not in shapes:
+                    raise AdapterMismatch(f"IA3 has no place for '{site}.{leaf}'", param=leaf)
+                expect_shape(tensor, shapes[leaf], f"{site}.ia3_l", backbone)
+
+    def bind(self, part: Part, backbone: Backbone) -> Bound:
+        ready = {
+            site: {leaf: tensor.to(backbone.device, backbone.dtype) for leaf, tensor in leaves.items()}
+            for site, leaves in part.tensors.items()
+        }
+        nbytes = sum(t.nbytes for leaves in ready.values() for t in leaves.values())
+        return Bound(linear=_vectors(ready), nbytes=nbytes)
+
+    def before_linear(self, x: Tensor, acts: Sequence[Act]) -> Tensor:
+        scaled = [act for act in acts if act.weights.input is not None]
+        if not scaled:
+            return x
+        read = x.clone()
+        for rows, vectors, _ in scaled:
+            read[rows] = x[rows] * vectors.input
+        return read
+
+    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act]) -> None:
+        for rows, vectors, _ in acts:
+            if vectors.output is not None:
+                y[rows] *= vectors.output
+
+    def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
+        chosen = Options(options, method=self.name)
+        targets = chosen.names("targets", ["all-linear"])
+        chosen.done()
+        return _TrainableIa3(backbone, target_sites(backbone, targets))
+
+
+def _vectors(sites: Mapping[str, Leaves]) -> dict[str, _Vectors]:
+    return {site: _Vectors(leaves.get("input"), leaves.get("output")) for site, leaves in sites.items()}
+
+
+class _TrainableIa3(Trainable):
+    def __init__(self, backbone: Backbone, sites: Sequence[str]) -> None:
+        super().__init__()
+        self.sites = list(sites)
+        self.scales = nn.ParameterList(  # ones: training starts from the backbone
+            nn.Parameter(torch.ones(backbone.linear[site].shape[0], device=backbone.device)) for site in self.sites
+        )
+
+    def bound(self) -> Bound:
+        pairs = zip(self.sites, self.scales, strict=True)
+        return Bound(linear={site: _Vectors(None, scale) for site, scale in pairs})
+
+    def part(self) -> Part:
+        pairs = zip(self.sites, self.scales, strict=True)
+        return Part(Ia3.name, Ia3Config(), {site: {"output": scale.detach().cpu()} for site, scale in pairs})

@@ -1,0 +1,129 @@
+"""Prompt tuning: learned vectors before every sequence's own (Lester et al. 2021, 2; P-tuning, Liu et al. 2021).
+
+PEFT puts them in place of word embeddings, so that they get positions and the embeddings' norm, and real tokens move
+on; AdapterHub puts them behind the whole embedding block, and real tokens keep their positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from manyhats.backbone.sites import EMBEDDED
+from manyhats.errors import AdapterMismatch
+from manyhats.methods.base import (
+    Bound,
+    Method,
+    MethodConfig,
+    Part,
+    Spans,
+    Trainable,
+    expect_leaves,
+    expect_matrix,
+    expect_shape,
+)
+from manyhats.methods.options import Options
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone, PackedBatch
+
+PROMPT_SITE = "embeddings"
+
+
+class PromptConfig(MethodConfig):
+    """`after_embeddings`: the vectors stand behind the embedding block (AdapterHub), not in the table's place."""
+
+    after_embeddings: bool = False
+
+
+@dataclass(slots=True)
+class _Prompt:
+    """The first rows of every sequence of a segment become the prompt (length, width)."""
+
+    prompt: Tensor
+
+    def _put(self, y: Tensor, spans: Spans) -> Tensor:
+        length = len(self.prompt)
+        pieces = [piece for span in spans for piece in (self.prompt, y[span.start + length : span.stop])]
+        return torch.cat(pieces)
+
+    def __call__(self, ids: Tensor, y: Tensor, spans: Spans) -> Tensor:
+        return self._put(y, spans)
+
+
+@dataclass(slots=True)
+class _LatePrompt(_Prompt):
+    def __call__(  # type: ignore[override]
+        self, states: Tensor, spans: Spans, batch: PackedBatch, sequences: slice
+    ) -> Tensor:
+        return self._put(states, spans)
+
+
+class Prompt(Method):
+    """Leaf at `embeddings`: `prompt` (length, width of the word embeddings)."""
+
+    name: ClassVar[str] = "prompt"
+
+    def check(self, part: Part, backbone: Backbone) -> None:
+        assert isinstance(part.config, PromptConfig)
+        if set(part.tensors) != {PROMPT_SITE}:
+            raise AdapterMismatch("a prompt acts on the embeddings alone", param="prompt")
+        leaves = part.tensors[PROMPT_SITE]
+        expect_leaves(leaves, ("prompt",), PROMPT_SITE)
+        length = expect_matrix(leaves["prompt"], "prompt_embeddings")
+        table = backbone.embedding[backbone.family.word_embeddings].module
+        width = backbone.hidden if part.config.after_embeddings else table.embedding_dim
+        expect_shape(leaves["prompt"], (length, width), "prompt_embeddings", backbone)
+        if part.config.after_embeddings and backbone.family.rotary:
+            raise AdapterMismatch(
+                f"a prompt behind the embeddings has no positions of its own, which the backbone {backbone.name} "
+                f"({backbone.config.model_type}) turns into its keys",
+                param="prompt",
+            )
+        if length + 3 > backbone.max_tokens:
+            raise AdapterMismatch(
+                f"the prompt has {length} rows, which leaves no room in the backbone's {backbone.max_tokens} positions",
+                param="num_virtual_tokens",
+            )
+
+    def bind(self, part: Part, backbone: Backbone) -> Bound:
+        assert isinstance(part.config, PromptConfig)
+        prompt = part.tensors[PROMPT_SITE]["prompt"].to(backbone.device, backbone.dtype)
+        return _bound(prompt, part.config, backbone, prompt.nbytes)
+
+    def rank(self, part: Part) -> int | None:
+        return part.tensors[PROMPT_SITE]["prompt"].shape[0]
+
+    def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
+        chosen = Options(options, method=self.name)
+        length = chosen.integer("length", 16, least=1)
+        chosen.done()
+        return _TrainablePrompt(backbone, length, generator)
+
+
+def _bound(prompt: Tensor, config: PromptConfig, backbone: Backbone, nbytes: int = 0) -> Bound:
+    length = len(prompt)
+    if config.after_embeddings:
+        return Bound(states={EMBEDDED: _LatePrompt(prompt)}, virtual_tokens=length, nbytes=nbytes)
+    step = {backbone.family.word_embeddings: _Prompt(prompt)}
+    return Bound(embedding=step, virtual_tokens=length, position_shift=length, nbytes=nbytes)
+
+
+class _TrainablePrompt(Trainable):
+    def __init__(self, backbone: Backbone, length: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.backbone = backbone
+        # Rows of the vocabulary, which the paper found better than random ones (section 3.2).
+        table = backbone.embedding[backbone.family.word_embeddings].module.weight
+        rows = torch.randint(len(table), (length,), generator=generator)
+        self.prompt = nn.Parameter(table[rows.to(table.device)].detach().float().clone())
+
+    def bound(self) -> Bound:
+        return _bound(self.prompt, PromptConfig(), self.backbone)
+
+    def part(self) -> Part:
+        return Part(Prompt.name, PromptConfig(), {PROMPT_SITE: {"prompt": self.prompt.detach().cpu()}})
