@@ -26,16 +26,32 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import models, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import (
+    AlbertConfig,
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    OPTConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+    ReformerConfig,
     RobertaConfig,
     XLMRobertaConfig,
 )
-from transformers.models.auto.modeling_auto import AutoModel
+from transformers.models.auto.modeling_auto import AutoModel, AutoModelForCausalLM
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "electra-narrow", "distilbert")
+
+SHARED_OR_LOCAL = ("albert", "modernbert")
+DECODERS = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "opt", "opt-after", "gpt_neox", "gpt_neox-sequential")
+PADDED = ("mpnet", "reformer")
+ALL_FAMILIES = (*FAMILIES, *SHARED_OR_LOCAL, *DECODERS, *PADDED)
 
 # The largest difference that counts as equal, in float32.
 CLOSE = 1e-4
@@ -53,6 +69,9 @@ _SHAPE: dict[str, Any] = {
     "num_attention_heads": 4,
     "intermediate_size": 64,
 }
+
+
+_SPEAKS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
 
 
 def config(family: str) -> Any:
@@ -78,11 +97,89 @@ def config(family: str) -> Any:
                 max_position_embeddings=MAX_TOKENS,
                 pad_token_id=0,
             )
+        case "albert":
+            return AlbertConfig(**_SHAPE, embedding_size=16, max_position_embeddings=MAX_TOKENS, pad_token_id=0)
+        case "modernbert":
+            return ModernBertConfig(
+                **_SHAPE,
+                max_position_embeddings=MAX_TOKENS,
+                pad_token_id=0,
+                local_attention=8,
+                global_attn_every_n_layers=2,
+                cls_token_id=2,
+                sep_token_id=3,
+                bos_token_id=2,
+                eos_token_id=3,
+            )
+        case "gpt2":
+            return GPT2Config(
+                vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_inner=64, n_positions=MAX_TOKENS, **_SPEAKS
+            )
+        case "llama":
+            return LlamaConfig(
+                **_SHAPE,
+                num_key_value_heads=2,
+                max_position_embeddings=MAX_TOKENS,
+                tie_word_embeddings=False,
+                **_SPEAKS,
+            )
+        case "mistral":
+            return MistralConfig(
+                **_SHAPE, num_key_value_heads=2, max_position_embeddings=MAX_TOKENS, sliding_window=8, **_SPEAKS
+            )
+        case "qwen2":
+            return Qwen2Config(
+                **_SHAPE, num_key_value_heads=2, max_position_embeddings=MAX_TOKENS, tie_word_embeddings=True, **_SPEAKS
+            )
+        case "qwen3":
+            return Qwen3Config(
+                **_SHAPE, num_key_value_heads=2, head_dim=8, max_position_embeddings=MAX_TOKENS, **_SPEAKS
+            )
+        case "opt" | "opt-after":
+            return OPTConfig(
+                vocab_size=VOCABULARY,
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                ffn_dim=64,
+                word_embed_proj_dim=32 if family == "opt" else 16,
+                do_layer_norm_before=family == "opt",
+                max_position_embeddings=MAX_TOKENS,
+                **_SPEAKS,
+            )
+        case "gpt_neox" | "gpt_neox-sequential":
+            return GPTNeoXConfig(
+                **_SHAPE,
+                max_position_embeddings=MAX_TOKENS,
+                use_parallel_residual=family == "gpt_neox",
+                **_SPEAKS,
+            )
+        case "mpnet":
+            return MPNetConfig(**_SHAPE, max_position_embeddings=MAX_TOKENS + 2, pad_token_id=1)
+        case "reformer":
+            return ReformerConfig(
+                vocab_size=VOCABULARY,
+                hidden_size=32,
+                num_attention_heads=4,
+                attention_head_size=8,
+                feed_forward_size=64,
+                attn_layers=["local", "lsh"],
+                num_buckets=4,
+                num_hashes=2,
+                lsh_attn_chunk_length=8,
+                local_attn_chunk_length=8,
+                axial_pos_shape=[8, 8],
+                axial_pos_embds_dim=[16, 16],
+                max_position_embeddings=MAX_TOKENS,
+                is_decoder=False,
+                pad_token_id=0,
+                hash_seed=0,
+            )
     raise ValueError(family)
 
 
 def _is_roberta(family: str) -> bool:
-    return "roberta" in family
+    return "roberta" in family or family == "mpnet"
 
 
 def tokenizer(family: str) -> PreTrainedTokenizerFast:
@@ -120,7 +217,7 @@ def randomise(module: nn.Module, seed: int, spread: float = 0.2) -> None:
 
 def write_base(family: str, folder: Path, seed: int = 1) -> Path:
     """Writes a backbone with its tokenizer into `folder`."""
-    model = AutoModel.from_config(config(family))
+    model = (AutoModelForCausalLM if family in DECODERS else AutoModel).from_config(config(family))
     randomise(model, seed)
     model.save_pretrained(folder)
     tokenizer(family).save_pretrained(folder)

@@ -194,7 +194,7 @@ class AttentionSite:
         return self._layout.attend(q, k, v, scaling, window).unsqueeze(0)
 
 
-def _packed_attention(
+def packed_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -205,12 +205,13 @@ def _packed_attention(
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
+    """What transformers' models call: query (1, heads, tokens, dim) to (1, tokens, heads, dim)."""
     site: AttentionSite = module.manyhats_site  # type: ignore[assignment]
     return site(query, key, value, scaling, sliding_window), None
 
 
 def register() -> None:
     """Makes the packed attention known to transformers under `PACKED_ATTENTION`."""
-    AttentionInterface.register(PACKED_ATTENTION, _packed_attention)
+    AttentionInterface.register(PACKED_ATTENTION, packed_attention)
     # No mask is made for us: the layout holds who attends to whom.
     AttentionMaskInterface.register(PACKED_ATTENTION, lambda *_, **__: None)

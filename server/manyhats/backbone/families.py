@@ -5,10 +5,14 @@ Everything that differs between architectures stands here and nowhere else. A ne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from transformers.models.reformer.modeling_reformer import ReformerOutput
+
+from manyhats.backbone.attention import packed_attention
 from manyhats.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -36,22 +40,27 @@ class Family:
 
     block: str  # one transformer block
     attention: str  # the module that calls the attention function, relative to the block
-    sublayers: tuple[str, str]  # where AdapterHub's keys put an adapter: after attention, after feed-forward
-    attach: Callable[[Any, ResidualSite, ResidualSite], None]  # puts the residual sites into a block
-    classification_head: HeadLayout
+    attach: Callable[[Any, ResidualSite, ResidualSite], bool]  # puts the residual sites into a block, where it has them
+    classification_head: HeadLayout | None  # None: one that PEFT's files do not hold as a whole
     word_embeddings: str  # the table of the tokens' vectors
-    token_head: str = "classifier"  # the linear layer of a token classification head
+    sublayers: tuple[str, str] | None = None  # where AdapterHub's keys put an adapter: after attention, feed-forward
+    token_head: str | None = "classifier"  # the linear layer of a token classification head
+    block_of: Callable[[Any, int], int] = lambda config, layer: layer  # layers may share a block
     first_position: Callable[[Any], int] = lambda config: 0
     token_types: bool = False  # takes token_type_ids
     causal: bool = False  # a decoder: each token sees those before it
     language_model: bool = False  # checkpoints bring a causal language-model head
     post_norm: bool = True  # blocks normalise after the sum, and hand that norm to the residual sites
     rotary: bool = False  # positions are turned into the keys, not added to the embeddings
+    packed: bool = True  # its attention is dispatched by name; else it runs padded
+    multiple_of: Callable[[Any, int], int] | None = None  # padded: the length that a sequence is brought to
+    output_width: Callable[[Any], int] = lambda config: int(config.hidden_size)
 
 
-def _attach_bert(block: Any, attention: ResidualSite, ffn: ResidualSite) -> None:
+def _attach_bert(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
     for module, site in ((block.attention.output, attention), (block.output, ffn)):
         _post_norm_output(module, site)
+    return True
 
 
 def _post_norm_output(module: Any, site: ResidualSite) -> None:
@@ -64,31 +73,143 @@ def _post_norm_output(module: Any, site: ResidualSite) -> None:
     module.forward = forward
 
 
-def _attach_distilbert(block: Any, attention: ResidualSite, ffn: ResidualSite) -> None:
+def _attach_distilbert(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
     def forward(hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         f, _ = block.attention(hidden_states, attention_mask=attention_mask, **kwargs)
         x = attention.join(f, hidden_states, block.sa_layer_norm)
         return ffn.join(block.ffn(x), x, block.output_layer_norm)
 
     block.forward = forward
+    return True
 
 
-def _attach_gpt2(block: Any, attention: ResidualSite, ffn: ResidualSite) -> None:
+def _attach_gpt2(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         f, _ = block.attn(block.ln_1(hidden_states), use_cache=False)
         x = attention.join(f, hidden_states)
         return ffn.join(block.mlp(block.ln_2(x)), x)
 
     block.forward = forward
+    return True
 
 
-def _attach_llama(block: Any, attention: ResidualSite, ffn: ResidualSite) -> None:
+def _attach_llama(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
     def forward(hidden_states: Tensor, **kwargs: Any) -> Tensor:
         f, _ = block.self_attn(hidden_states=block.input_layernorm(hidden_states), **kwargs)
         x = attention.join(f, hidden_states)
         return ffn.join(block.mlp(block.post_attention_layernorm(x)), x)
 
     block.forward = forward
+    return True
+
+
+def _attach_albert(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
+    inner = block.attention
+
+    def attend(hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        shape = hidden_states.shape[:-1]
+        q, k, v = (
+            linear(hidden_states).view(*shape, -1, inner.attention_head_size).transpose(1, 2)
+            for linear in (inner.query, inner.key, inner.value)
+        )
+        mixed, _ = packed_attention(inner, q, k, v, None, scaling=inner.scaling)
+        f = inner.output_dropout(inner.dense(mixed.reshape(*shape, -1)))
+        return attention.join(f, hidden_states, inner.LayerNorm), None
+
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        x, _ = inner(hidden_states)
+        return ffn.join(block.ff_chunk(x), x, block.full_layer_layer_norm)
+
+    inner.forward = attend
+    block.forward = forward
+    return True
+
+
+def _attach_modernbert(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
+    def forward(hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        f, _ = block.attn(block.attn_norm(hidden_states), **kwargs)
+        x = attention.join(f, hidden_states)
+        return ffn.join(block.mlp(block.mlp_norm(x)), x)
+
+    block.forward = forward
+    return True
+
+
+def _attach_opt(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
+    before = block.do_layer_norm_before
+    norms = (block.self_attn_layer_norm, block.final_layer_norm)
+
+    def forward(hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        read = norms[0](hidden_states) if before else hidden_states
+        f, _ = block.self_attn(hidden_states=read, **kwargs)
+        x = attention.join(f, hidden_states, None if before else norms[0])
+        read = norms[1](x) if before else x
+        f = block.fc2(block.activation_fn(block.fc1(read)))
+        return ffn.join(f, x, None if before else norms[1])
+
+    block.forward = forward
+    return True
+
+
+def _attach_gpt_neox(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
+    if block.use_parallel_residual:  # both sub-layers join at once: there is no place between them
+        return False
+
+    def forward(hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        f, _ = block.attention(block.input_layernorm(hidden_states), **kwargs)
+        x = attention.join(f, hidden_states)
+        return ffn.join(block.mlp(block.post_attention_layernorm(x)), x)
+
+    block.forward = forward
+    return True
+
+
+def _attach_mpnet(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
+    inner = block.attention
+
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        outputs = inner.attn(hidden_states, *args, **kwargs)
+        joined = attention.join(inner.dropout(outputs[0]), hidden_states, inner.LayerNorm)
+        return (joined, *outputs[1:])
+
+    inner.forward = forward
+    _post_norm_output(block.output, ffn)
+    return True
+
+
+def _attach_reformer(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
+    """Reversible blocks keep two streams: Y1 = X1 + attention(X2), Y2 = X2 + feed-forward(Y1)."""
+
+    def forward(prev_attn_output: Tensor, hidden_states: Tensor, **kwargs: Any) -> Any:
+        attended = block.attention(hidden_states=hidden_states, **kwargs)
+        first = attention.join(attended.hidden_states, prev_attn_output)
+        second = ffn.join(block.feed_forward(first), hidden_states)
+        return ReformerOutput(
+            attn_output=first,
+            hidden_states=second,
+            attention_probs=attended.attention_probs,
+            buckets=attended.buckets,
+        )
+
+    block.forward = forward
+    return True
+
+
+def _reformer_length(config: Any, length: int) -> int:
+    """Its attention works on chunks; one that is shorter than all of them stays as it is."""
+    chunks = [
+        size
+        for kind, size in (("lsh", config.lsh_attn_chunk_length), ("local", config.local_attn_chunk_length))
+        if kind in config.attn_layers
+    ]
+    if length <= min(chunks):
+        return length
+    multiple = math.lcm(*chunks)
+    return -(-length // multiple) * multiple
+
+
+def _albert_group(config: Any, layer: int) -> int:
+    return int(layer / (config.num_hidden_layers / config.num_hidden_groups))
 
 
 def _after_padding(config: Any) -> int:
@@ -150,6 +271,67 @@ FAMILIES: dict[str, Family] = {
         causal=True,
         language_model=True,
         post_norm=False,
+    ),
+    "albert": Family(
+        block="encoder.albert_layer_groups.{i}.albert_layers.0",
+        attention="attention",
+        attach=_attach_albert,
+        classification_head=HeadLayout(linears=("classifier",), reads="pooler"),
+        word_embeddings="embeddings.word_embeddings",
+        block_of=_albert_group,
+        token_types=True,
+    ),
+    "modernbert": Family(
+        block="layers.{i}",
+        attention="attn",
+        attach=_attach_modernbert,
+        classification_head=None,
+        token_head=None,
+        word_embeddings="embeddings.tok_embeddings",
+        post_norm=False,
+        rotary=True,
+    ),
+    "opt": Family(
+        block="decoder.layers.{i}",
+        attention="self_attn",
+        attach=_attach_opt,
+        classification_head=HeadLayout(linears=("score",), reads="last"),
+        word_embeddings="decoder.embed_tokens",
+        causal=True,
+        language_model=True,
+        post_norm=False,
+        output_width=lambda config: int(config.word_embed_proj_dim),
+    ),
+    "gpt_neox": Family(
+        block="layers.{i}",
+        attention="attention",
+        attach=_attach_gpt_neox,
+        classification_head=HeadLayout(linears=("score",), reads="last"),
+        word_embeddings="embed_in",
+        causal=True,
+        language_model=True,
+        post_norm=False,
+        rotary=True,
+    ),
+    "mpnet": Family(
+        block="encoder.layer.{i}",
+        attention="attention.attn",
+        attach=_attach_mpnet,
+        classification_head=_DENSE_HEAD,
+        word_embeddings="embeddings.word_embeddings",
+        first_position=_after_padding,
+        packed=False,
+    ),
+    "reformer": Family(
+        block="encoder.layers.{i}",
+        attention="attention.self_attention",
+        attach=_attach_reformer,
+        classification_head=_DENSE_HEAD,
+        word_embeddings="embeddings.word_embeddings",
+        post_norm=False,
+        packed=False,
+        multiple_of=_reformer_length,
+        output_width=lambda config: 2 * int(config.hidden_size),
     ),
     "llama": _llama_like(),
     "mistral": _llama_like(),

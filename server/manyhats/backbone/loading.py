@@ -69,6 +69,12 @@ def load_model(source: str) -> tuple[PreTrainedModel, nn.Linear | None, frozense
         config = AutoConfig.from_pretrained(source)
         family = family_of(config.model_type)
         config.chunk_size_feed_forward = 0  # pieces of a batch would not line up with its segments
+        if config.model_type == "reformer" and config.hash_seed is None:
+            config.hash_seed = 0  # its hashes are random; the same question shall have the same answer
+        if config.model_type == "albert" and config.inner_group_num != 1:
+            raise ConfigurationError(
+                f"'{source}' has groups of {config.inner_group_num} ALBERT layers; groups of 1 are served"
+            )
         speaks = family.language_model and _brings_language_model(config)
         model, info = (AutoModelForCausalLM if speaks else AutoModel).from_pretrained(
             source, config=config, dtype="auto", output_loading_info=True, use_safetensors=None
@@ -88,7 +94,10 @@ def load_model(source: str) -> tuple[PreTrainedModel, nn.Linear | None, frozense
         raise ConfigurationError(
             f"the checkpoint of '{source}' lacks {len(strangers)} weights, the first is {strangers[0]}"
         )
-    model.set_attn_implementation(PACKED_ATTENTION)
+    if family.packed:
+        model.set_attn_implementation(PACKED_ATTENTION)
+    else:
+        logger.info("%s models have an attention of their own; this one runs padded", config.model_type)
     return model, lm_head, missing
 
 

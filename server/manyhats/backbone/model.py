@@ -50,15 +50,23 @@ class PackedBatch:
     type_ids: Tensor | None  # (T,)
     position_ids: Tensor  # (T,)
     starts: tuple[int, ...]  # (S + 1,) first row of each sequence, and T
-    layout: AttentionLayout
+    lengths: tuple[int, ...]  # (S,) rows of each sequence; pads may follow
+    layout: AttentionLayout | None  # None where the model runs padded
+
+    @property
+    def padded(self) -> int | None:
+        """Rows of each sequence, pads included, where the model runs padded."""
+        return None if self.layout is not None else self.starts[1]
 
     def rows(self, sequences: slice) -> slice:
         """The rows of consecutive sequences."""
         return slice(self.starts[sequences.start], self.starts[sequences.stop])
 
     def spans(self, sequences: slice) -> tuple[slice, ...]:
-        """The rows of each of some consecutive sequences."""
-        return tuple(slice(self.starts[i], self.starts[i + 1]) for i in range(sequences.start, sequences.stop))
+        """The rows of each of some consecutive sequences, without pads."""
+        return tuple(
+            slice(self.starts[i], self.starts[i] + self.lengths[i]) for i in range(sequences.start, sequences.stop)
+        )
 
 
 class Backbone:
@@ -116,22 +124,26 @@ class Backbone:
         self._attention_sites: list[AttentionSite] = []
         known: dict[int, tuple[ResidualSite, ResidualSite, AttentionSite]] = {}
         for layer in range(self.layers):
-            block = self.model.get_submodule(self.family.block.format(i=layer))
+            block = self.model.get_submodule(self._block_name(layer))
             if id(block) not in known:
                 after_attention, after_ffn = ResidualSite(self._switch), ResidualSite(self._switch)
-                self.family.attach(block, after_attention, after_ffn)
+                if self.family.attach(block, after_attention, after_ffn):
+                    self._residual_sites += [after_attention, after_ffn]
                 attention = AttentionSite(block.get_submodule(self.family.attention), self._switch)
                 known[id(block)] = after_attention, after_ffn, attention
-                self._residual_sites += [after_attention, after_ffn]
                 self._attention_sites.append(attention)
             after_attention, after_ffn, attention = known[id(block)]
-            after_attention.names.append(f"layers.{layer}.attention")
-            after_ffn.names.append(f"layers.{layer}.ffn")
             attention.layers.append(layer)
-            self.residual |= {after_attention.names[-1]: after_attention, after_ffn.names[-1]: after_ffn}
+            for site, place in ((after_attention, "attention"), (after_ffn, "ffn")):
+                if site in self._residual_sites:
+                    site.names.append(f"layers.{layer}.{place}")
+                    self.residual[site.names[-1]] = site
         self._embedded = StatesSite(EMBEDDED, self._switch)
         self._last = StatesSite(LAST, self._switch)
-        self.model.get_submodule(self.family.block.format(i=0)).register_forward_pre_hook(self._enter, with_kwargs=True)
+        self.model.get_submodule(self._block_name(0)).register_forward_pre_hook(self._enter, with_kwargs=True)
+
+    def _block_name(self, layer: int) -> str:
+        return self.family.block.format(i=self.family.block_of(self.config, layer))
 
     def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What enters the first block; a shared block comes by more than once."""
@@ -187,7 +199,7 @@ class Backbone:
     @cached_property
     def output_width(self) -> int:
         """Width of the last hidden states."""
-        return self.hidden
+        return self.family.output_width(self.config)
 
     @cached_property
     def kv_shape(self) -> tuple[int, int]:
@@ -268,52 +280,81 @@ class Backbone:
         none = [0] * len(sequences)
         shifts, virtual = shifts or none, virtual or none
         lengths = [len(s) + v for s, v in zip(sequences, virtual, strict=True)]
+        width = None if self.family.packed else self._padded_length(lengths)
         starts = [0]
         for length in lengths:
-            starts.append(starts[-1] + length)
+            starts.append(starts[-1] + (width or length))
         first = self.family.first_position(self.config)
         positions: list[int] = []
         ids: list[int] = []
-        for sequence, shift, v in zip(sequences, shifts, virtual, strict=True):
+        types: list[int] = []
+        highest = self.config.type_vocab_size - 1 if self.family.token_types else 0  # RoBERTa has one type
+        for i, (sequence, shift, v) in enumerate(zip(sequences, shifts, virtual, strict=True)):
+            pads = (width or lengths[i]) - lengths[i]
             positions += range(first, first + v)
             positions += range(first + shift, first + shift + len(sequence))
+            positions += [first] * pads
             ids += [sequence[0]] * v
             ids += sequence
-        types = None
-        if self.family.token_types:
-            highest = self.config.type_vocab_size - 1  # RoBERTa has one type, and its tokenizer may name two
-            flat = [t for own, v in zip(type_ids, virtual, strict=True) for t in (*(0 for _ in range(v)), *own)]
-            types = torch.tensor([min(t, highest) for t in flat], dtype=torch.long, device=self.device)
+            ids += [self.config.pad_token_id or 0] * pads
+            if self.family.token_types:
+                types += [0] * v
+                types += [min(t, highest) for t in type_ids[i]]
         return PackedBatch(
             input_ids=torch.tensor(ids, dtype=torch.long, device=self.device),
-            type_ids=types,
+            type_ids=torch.tensor(types, dtype=torch.long, device=self.device) if self.family.token_types else None,
             position_ids=torch.tensor(positions, dtype=torch.long, device=self.device),
             starts=tuple(starts),
+            lengths=tuple(lengths),
             layout=AttentionLayout(
                 lengths,
                 prefixes or [(0, 0)] * len(lengths),
                 causal=self.family.causal,
                 device=self.device,
                 dtype=self.dtype,
-            ),
+            )
+            if self.family.packed
+            else None,
         )
+
+    def _padded_length(self, lengths: Sequence[int]) -> int:
+        return max(self.run_length(length) for length in lengths)
+
+    def run_length(self, length: int) -> int:
+        """The length that a sequence is brought to where the model runs padded."""
+        grow = self.family.multiple_of
+        return length if grow is None else grow(self.config, length)
+
+    @property
+    def runs_lengths_apart(self) -> bool:
+        """Whether an answer may depend on the pads, so that sequences of other lengths cannot share a pass."""
+        return self.family.multiple_of is not None
 
     def encode(self, batch: PackedBatch, actors: Actors = NO_ACTORS) -> Tensor:
         """The last hidden states of all rows, (T, width). One pass at a time."""
-        inputs: dict[str, Any] = {"input_ids": batch.input_ids[None], "position_ids": batch.position_ids[None]}
+        shape = (1, -1) if batch.padded is None else (-1, batch.padded)
+        inputs: dict[str, Any] = {
+            "input_ids": batch.input_ids.view(shape),
+            "position_ids": batch.position_ids.view(shape),
+        }
+        if batch.padded is not None:
+            places = torch.arange(batch.padded, device=self.device)
+            inputs["attention_mask"] = (places < torch.tensor(batch.lengths, device=self.device)[:, None]).long()
         if batch.type_ids is not None:
-            inputs["token_type_ids"] = batch.type_ids[None]
+            inputs["token_type_ids"] = batch.type_ids.view(shape)
         if self.family.causal:
             inputs["use_cache"] = False
         with self._acting(actors, batch.layout):
-            hidden: Tensor = self._last(self.model(**inputs).last_hidden_state)[0]
-        return hidden
+            hidden: Tensor = self._last(self.model(**inputs).last_hidden_state)
+        return hidden.flatten(0, 1)
 
     def pool(self, first: Tensor, actors: Actors = NO_ACTORS) -> Tensor:
         """The pooler on the first row's state of every sequence: (S, hidden) to (S, hidden)."""
         if self._pooler is None:
             raise ConfigurationError(f"the backbone {self.name} has no pooler")
         with self._acting(actors):
+            if isinstance(self._pooler, nn.Linear):  # ALBERT's activation stands beside it
+                return self.model.pooler_activation(self._pooler(first))  # type: ignore[no-any-return]
             pooled: Tensor = self._pooler(first[:, None])
         return pooled
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from manyhats.backbone.families import family_of
 from manyhats.backbone.loading import DTYPES
 from manyhats.errors import ConfigurationError
 
@@ -29,7 +30,7 @@ def choose_dtype(wanted: str, model: PreTrainedModel, device: torch.device) -> t
         except KeyError:
             names = ", ".join(["auto", *DTYPES])
             raise ConfigurationError(f"dtype '{wanted}' is not known; these are: {names}") from None
-    if not native_bfloat16(device):
+    if not native_bfloat16(device) or not family_of(model.config.model_type).packed:
         return torch.float32
     similarity = bfloat16_agreement(model, device)
     logger.info("bfloat16 against float32: cosine similarity %.5f", similarity)

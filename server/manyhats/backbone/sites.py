@@ -92,7 +92,7 @@ class LinearSite:
     def __init__(self, name: str, module: nn.Module, switch: SiteSwitch) -> None:
         self.name = name
         self.module: Any = module
-        self._conv = isinstance(module, Conv1D)
+        self.transposed = isinstance(module, Conv1D)  # its own weight is (in, out)
         self._switch = switch
         module.forward = self._forward
 
@@ -100,7 +100,7 @@ class LinearSite:
     def weight(self) -> Tensor:
         """(out, in), a view of the backbone's own."""
         weight: Tensor = self.module.weight
-        return weight.T if self._conv else weight
+        return weight.T if self.transposed else weight
 
     @property
     def bias(self) -> Tensor | None:

@@ -35,6 +35,23 @@ def forward(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
     token where it `continues`, or without a head the pooled state (width,) or, pooling `none`, all states
     (tokens, width). Virtual tokens are left out, but that a head which reads the first state reads theirs.
     """
+    if backbone.runs_lengths_apart:
+        return _by_length(backbone, rows)
+    return _one_pass(backbone, rows)
+
+
+def _by_length(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
+    """A pass for each length; the rows' order stays."""
+    groups: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(backbone.run_length(len(row.ids) + row.adapter.virtual_tokens), []).append(i)
+    outputs: dict[int, Tensor] = {}
+    for group in groups.values():
+        outputs |= zip(group, _one_pass(backbone, [rows[i] for i in group]), strict=True)
+    return [outputs[i] for i in range(len(rows))]
+
+
+def _one_pass(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
     plan = Plan(segments_of([row.adapter for row in rows]))
     batch = backbone.pack(
         [row.ids for row in rows],

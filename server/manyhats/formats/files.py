@@ -16,7 +16,7 @@ from manyhats.errors import InvalidRequest, UnsupportedFormat
 
 _JSON_LIMIT = 4 << 20  # bytes
 _JSON_DEPTH = 32
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8)
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int32, torch.int64)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 

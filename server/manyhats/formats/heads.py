@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from manyhats.errors import InvalidRequest
+from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.files import Remaining
 from manyhats.methods.heads import Head, Kind, Layer, Reads
 
@@ -19,7 +19,13 @@ def family_head(remaining: Remaining, prefix: str, kind: Kind, backbone: Backbon
     """
     family = backbone.family
     layout = family.classification_head
-    names = layout.linears
+    if layout is None or family.token_head is None:
+        raise AdapterMismatch(
+            f"the head of {backbone.config.model_type} models has a dense layer and a norm that the file does not "
+            "hold; an adapter without a head (FEATURE_EXTRACTION) is served",
+            param="task_type",
+        )
+    names: tuple[str, ...] = layout.linears
     reads: Reads = layout.reads
     if kind == "tokens":
         names, reads = (family.token_head,), "tokens"

@@ -7,8 +7,11 @@ from manyhats.methods.ia3 import Ia3
 from manyhats.methods.invertible import Invertible
 from manyhats.methods.lora import Lora
 from manyhats.methods.mask import Mask
+from manyhats.methods.parameters import Parameters
 from manyhats.methods.prefix import Prefix
 from manyhats.methods.prompt import Prompt
+from manyhats.methods.sparse import Sparse
+from manyhats.methods.token_rows import TokenRows
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -20,6 +23,9 @@ METHODS: dict[str, Method] = {
         Prefix(),
         Prompt(),
         Ia3(),
+        Parameters(),
+        Sparse(),
+        TokenRows(),
         Mask(),
     )
 }

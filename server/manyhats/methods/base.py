@@ -192,3 +192,13 @@ def expect_leaves(leaves: Leaves, required: Sequence[str], site: str) -> None:
     absent = [name for name in required if name not in leaves]
     if absent:
         raise AdapterMismatch(f"the adapter has no '{absent[0]}' for {site}", param=site)
+
+
+def refuse_padded(backbone: Backbone, what: str) -> None:
+    """Raises AdapterMismatch on a backbone that runs padded, for what needs the packed batch."""
+    if not backbone.family.packed:
+        raise AdapterMismatch(
+            f"{what} is not served on {backbone.config.model_type} models, whose attention is their own; "
+            "LoRA, bottleneck adapters, IA3, masks and replaced parameters are",
+            param="base_model_name_or_path",
+        )

@@ -152,7 +152,8 @@ class Bottleneck(Method):
         hidden = backbone.hidden
         for site, leaves in part.tensors.items():
             if site not in backbone.residual:
-                raise AdapterMismatch(f"the backbone {backbone.name} has no place called '{site}'", param=site)
+                reason = "" if backbone.residual else ": its blocks add attention and feed-forward at once"
+                raise AdapterMismatch(f"the backbone {backbone.name} has no place called '{site}'{reason}", param=site)
             required = ["down.weight", "down.bias", "up.weight", "up.bias"]
             if config.ln_before:
                 required += ["norm_before.weight", "norm_before.bias"]

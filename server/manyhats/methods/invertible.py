@@ -17,7 +17,17 @@ from torch.nn import functional as F
 from manyhats.backbone.sites import EMBEDDED
 from manyhats.errors import AdapterMismatch
 from manyhats.methods.activations import activation
-from manyhats.methods.base import Bound, Leaves, Method, MethodConfig, Part, Spans, expect_leaves, expect_shape
+from manyhats.methods.base import (
+    Bound,
+    Leaves,
+    Method,
+    MethodConfig,
+    Part,
+    Spans,
+    expect_leaves,
+    expect_shape,
+    refuse_padded,
+)
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone, PackedBatch
@@ -54,6 +64,7 @@ class Invertible(Method):
     def check(self, part: Part, backbone: Backbone) -> None:
         assert isinstance(part.config, InvertibleConfig)
         activation(part.config.non_linearity)
+        refuse_padded(backbone, "an invertible adapter")
         if set(part.tensors) != {EMBEDDED}:
             raise AdapterMismatch("an invertible adapter acts on the embeddings alone", param="inv_adapter")
         leaves = part.tensors[EMBEDDED]

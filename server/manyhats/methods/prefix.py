@@ -15,7 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch
-from manyhats.methods.base import Bound, Method, MethodConfig, Part, Spans, Trainable, expect_leaves, expect_shape
+from manyhats.methods.base import (
+    Bound,
+    Method,
+    MethodConfig,
+    Part,
+    Spans,
+    Trainable,
+    expect_leaves,
+    expect_shape,
+    refuse_padded,
+)
 from manyhats.methods.options import Options
 
 if TYPE_CHECKING:
@@ -43,6 +53,7 @@ class Prefix(Method):
     def check(self, part: Part, backbone: Backbone) -> None:
         assert isinstance(part.config, PrefixConfig)
         length = part.config.length
+        refuse_padded(backbone, "a prefix")
         if length < 1:
             raise AdapterMismatch("the prefix has no rows", param="num_virtual_tokens")
         if part.config.shift_positions and length + 3 > backbone.max_tokens:

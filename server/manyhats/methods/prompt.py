@@ -25,6 +25,7 @@ from manyhats.methods.base import (
     expect_leaves,
     expect_matrix,
     expect_shape,
+    refuse_padded,
 )
 from manyhats.methods.options import Options
 
@@ -70,6 +71,7 @@ class Prompt(Method):
 
     def check(self, part: Part, backbone: Backbone) -> None:
         assert isinstance(part.config, PromptConfig)
+        refuse_padded(backbone, "a prompt")
         if set(part.tensors) != {PROMPT_SITE}:
             raise AdapterMismatch("a prompt acts on the embeddings alone", param="prompt")
         leaves = part.tensors[PROMPT_SITE]

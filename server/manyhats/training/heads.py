@@ -104,6 +104,11 @@ def head_for(
     if method not in _FAMILY_HEADS:
         reads: Reads = "last" if backbone.family.causal else "first"
         return TrainableHead(backbone, kind, reads, [outputs], None, generator)
+    if layout is None:
+        raise InvalidRequest(
+            f"PEFT's files do not hold the whole head of {backbone.config.model_type} models; use bottleneck or mask",
+            param="method",
+        )
     if layout.reads == "pooler" and not backbone.has_pooler:
         raise InvalidRequest(
             f"a {method} head reads the pooler, but the checkpoint of {backbone.name} has no weights for it; "

@@ -89,10 +89,15 @@ def _config(inner: Mapping[str, Any], sites: Mapping[str, Mapping[str, Tensor]],
 
 def places(backbone: Backbone) -> dict[str, str]:
     """Our residual sites by the modules that AdapterHub's keys put an adapter into."""
+    sublayers = backbone.family.sublayers
+    if sublayers is None:
+        raise AdapterMismatch(
+            f"AdapterHub's adapters for {backbone.config.model_type} models are not served", param="model_type"
+        )
     return {
         path.format(i=layer): f"layers.{layer}.{name}"
         for layer in range(backbone.layers)
-        for path, name in zip(backbone.family.sublayers, ("attention", "ffn"), strict=True)
+        for path, name in zip(sublayers, ("attention", "ffn"), strict=True)
     }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from manyhats._version import __version__
+from manyhats.errors import InvalidRequest
 from manyhats.formats.adapterhub.names import CONFIG, HEAD_CONFIG, HEAD_WEIGHTS, WEIGHTS
 from manyhats.formats.files import write_json, write_tensors
 from manyhats.methods.adapter import Adapter
@@ -41,6 +42,8 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     config = part.config
     assert isinstance(config, BottleneckConfig)
     places = backbone.family.sublayers
+    if places is None:
+        raise InvalidRequest(f"AdapterHub has no names for adapters of {backbone.config.model_type} models")
     tensors: dict[str, Tensor] = {}
     widths: dict[str, int] = {}  # by layer
     learned = ""

@@ -1,0 +1,11 @@
+"""PEFT's adapter folders: `adapter_config.json` and `adapter_model.safetensors` (PEFT 0.21).
+
+Reading is driven by the tensors: every one must find its site. From the config come only scales and flags, and a
+field that changes the answer and is not served is refused, never ignored.
+"""
+
+from manyhats.formats.peft.names import WEIGHTS
+from manyhats.formats.peft.reader import read
+from manyhats.formats.peft.writer import write
+
+__all__ = ["WEIGHTS", "read", "write"]

@@ -1,0 +1,205 @@
+"""PEFT's LoRA and its kin: DoRA, AdaLoRA and VeRA, all of which become low-rank pairs here."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from manyhats.errors import AdapterMismatch, InvalidRequest
+from manyhats.formats.files import Remaining, shown
+from manyhats.formats.peft.keys import Sites, merge, take
+from manyhats.formats.peft.names import PROMPT_WRAPPER
+from manyhats.methods.base import Part
+from manyhats.methods.lora import LoraConfig
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+_MOST_ALPHA = 1e6
+_PATTERN_LENGTH = 200  # characters
+_REPETITIONS = 4  # of `*`, `+` and `{` in one pattern
+_MOST_PROJECTION = 1 << 26  # values of VeRA's shared matrices, where they must be made anew
+
+
+def lora_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) -> Part:
+    """Takes the tensors of a LoRA, on linear layers and embeddings."""
+
+    def site_of(module: str) -> str:
+        return backbone.site_of(module).name
+
+    def table_of(module: str) -> str:
+        site = backbone.bare_name(module)
+        if site not in backbone.embedding:
+            raise AdapterMismatch(
+                f"the adapter has weights for '{module}', but the backbone {backbone.name} has no such embedding",
+                param=module,
+            )
+        return site
+
+    sites, modules = take(remaining, r"(.+)\.lora_(A|B)\.weight", site_of, lambda m: m[2])
+    tables, table_modules = take(remaining, r"(.+)\.lora_embedding_(A|B)", table_of, lambda m: m[2])
+    if not sites and not tables:
+        raise AdapterMismatch("the file has no lora_A or lora_B weights")
+    biases, _ = take(remaining, r"(.+)\.lora_B\.bias", site_of, lambda m: "bias_B")
+    magnitudes, _ = take(
+        remaining,
+        r"(.+)\.lora_magnitude_vector(?:\.weight)?",
+        lambda module: table_of(module) if backbone.bare_name(module) in backbone.embedding else site_of(module),
+        lambda m: "magnitude",
+    )
+    merge(sites, tables)
+    merge(sites, biases)
+    merge(sites, magnitudes)
+    _flag(config, "use_dora", any("magnitude" in leaves for leaves in sites.values()), "lora_magnitude_vector")
+    _flag(config, "lora_bias", bool(biases), "lora_B.bias")
+    take_own_biases(remaining, sites, backbone)
+    modules |= table_modules
+    scales = {site: _lora_scale(module, sites[site], config) for site, module in modules.items()}
+    _complete(sites, scales)
+    return Part("lora", LoraConfig(scales=scales, dora="peft" if config.get("use_dora") else None), sites)
+
+
+def _complete(sites: Sites, scales: Mapping[str, float]) -> None:
+    for site in sites:
+        if site not in scales:
+            raise AdapterMismatch(f"the adapter has no lora_A and lora_B for '{site}'", param=site)
+
+
+def _flag(config: Mapping[str, Any], field: str, found: bool, tensors: str) -> None:
+    if bool(config.get(field)) != found:
+        raise AdapterMismatch(
+            f"{field} is {shown(config.get(field))}, but the file has {'some' if found else 'no'} '{tensors}'",
+            param=field,
+        )
+
+
+def take_own_biases(remaining: Remaining, sites: Sites, backbone: Backbone) -> None:
+    """`bias` other than none: an adapted layer's bias stands in its wrapper, and replaces the backbone's."""
+    own, _ = take(remaining, r"(.+)\.base_layer\.(bias)", lambda module: backbone.site_of(module).name, lambda m: m[2])
+    for site in list(sites):
+        if site in own:
+            sites[site] |= own.pop(site)
+    for site in own:
+        raise AdapterMismatch(f"'{site}' has a bias for an adapted layer, but is not adapted", param=site)
+
+
+def _lora_scale(module: str, leaves: dict[str, Tensor], config: dict[str, Any]) -> float:
+    rank = _by_pattern(module, config, "rank_pattern", config.get("r", 8))
+    alpha = _by_pattern(module, config, "alpha_pattern", config.get("lora_alpha", 8))
+    if type(rank) is not int or rank < 1:
+        raise InvalidRequest(f"the rank of '{module}' must be a positive whole number, not {shown(rank)}", param="r")
+    if type(alpha) not in (int, float) or not abs(alpha) <= _MOST_ALPHA:
+        raise InvalidRequest(
+            f"lora_alpha of '{module}' must be a number of at most {_MOST_ALPHA}, not {shown(alpha)}",
+            param="lora_alpha",
+        )
+    stored = leaves["A"].shape[0] if "A" in leaves and leaves["A"].dim() else rank
+    if stored != rank:
+        raise AdapterMismatch(
+            f"lora_A of '{module}' has shape {list(leaves['A'].shape)}, but by adapter_config.json its rank is {rank}",
+            param="r",
+        )
+    return float(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank)
+
+
+def _by_pattern(module: str, config: dict[str, Any], field: str, default: Any) -> Any:
+    """PEFT's rule: the first pattern in the file's (alphabetical) order that ends the module's name."""
+    patterns = config.get(field) or {}
+    if not isinstance(patterns, dict):
+        raise InvalidRequest(f"{field} must be an object, not {shown(patterns)}", param=field)
+    for key, value in patterns.items():
+        # Python's regular expressions can take years: no repeated group, and few repetitions.
+        if len(key) > _PATTERN_LENGTH or re.search(r"\)[*+{]", key) or len(re.findall(r"[*+{]", key)) > _REPETITIONS:
+            raise InvalidRequest(f"the pattern {shown(key)} of {field} is too complex", param=field)
+        try:
+            if re.match(rf"(.*\.)?({key})$", module):
+                return value
+        except (re.error, OverflowError, RecursionError) as error:
+            raise InvalidRequest(f"the pattern {shown(key)} is no regular expression: {error}", param=field) from None
+    return default
+
+
+# ---- AdaLoRA
+
+
+def adalora_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) -> Part:
+    """B E A with a diagonal E (Zhang et al. 2023, equation 3), E folded into A; scaled by alpha over the first rank."""
+    sites, _ = take(remaining, r"(.+)\.lora_(A|B|E)", lambda module: backbone.site_of(module).name, lambda m: m[2])
+    if not sites:
+        raise AdapterMismatch("the file has no lora_A, lora_B and lora_E")
+    alpha, rank = config.get("lora_alpha", 8), config.get("init_r", 12)
+    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not abs(alpha) <= _MOST_ALPHA:
+        raise InvalidRequest(
+            f"init_r and lora_alpha must be numbers, not {shown(rank)} and {shown(alpha)}", param="init_r"
+        )
+    for site, leaves in sites.items():
+        if set(leaves) != {"A", "B", "E"}:
+            raise AdapterMismatch(f"'{site}' needs lora_A, lora_B and lora_E", param=site)
+        diagonal = leaves.pop("E")
+        if leaves["A"].dim() != 2 or tuple(diagonal.shape) != (leaves["A"].shape[0], 1):
+            raise AdapterMismatch(
+                f"lora_E of '{site}' has shape {list(diagonal.shape)}, lora_A {list(leaves['A'].shape)}", param=site
+            )
+        leaves["A"] = leaves["A"].float() * diagonal.float()
+        if not len(leaves["A"]):  # all of its rank was pruned away
+            leaves["A"] = torch.zeros(1, leaves["A"].shape[1])
+            leaves["B"] = torch.zeros(leaves["B"].shape[0], 1)
+    take_own_biases(remaining, sites, backbone)
+    return Part("lora", LoraConfig(scales=dict.fromkeys(sites, float(alpha / (rank + 1e-5)))), sites, label="adalora")
+
+
+# ---- VeRA
+
+
+def vera_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) -> Part:
+    """diag(b) B diag(d) A with A and B shared by all layers (Kopiczko et al. 2024, equation 2)."""
+    sites, _ = take(remaining, r"(.+)\.vera_lambda_(b|d)", lambda module: backbone.site_of(module).name, lambda m: m[2])
+    if not sites:
+        raise AdapterMismatch("the file has no vera_lambda_b and vera_lambda_d")
+    shapes = [backbone.linear[site].shape for site in sites]
+    out_most, in_most = max(s[0] for s in shapes), max(s[1] for s in shapes)
+    down, up = remaining.take(PROMPT_WRAPPER + "vera_A"), remaining.take(PROMPT_WRAPPER + "vera_B")
+    if down is None or up is None:
+        down, up = _projections(config, out_most, in_most)
+    rank = down.shape[0] if down.dim() == 2 else 0
+    if not rank or down.shape[1] < in_most or up.dim() != 2 or up.shape[1] != rank or up.shape[0] < out_most:
+        raise AdapterMismatch(
+            f"vera_A {list(down.shape)} and vera_B {list(up.shape)} do not fit layers of up to {in_most} inputs and "
+            f"{out_most} outputs",
+            param="vera_A",
+        )
+    for site, leaves in sites.items():
+        out, width = backbone.linear[site].shape
+        for leaf, length in (("b", out), ("d", rank)):
+            if leaf not in leaves or tuple(leaves[leaf].shape) != (length,):
+                found = list(leaves[leaf].shape) if leaf in leaves else "missing"
+                raise AdapterMismatch(f"vera_lambda_{leaf} of '{site}' is {found}, but must be [{length}]", param=site)
+        b, d = leaves.pop("b").float(), leaves.pop("d").float()
+        leaves["A"] = d[:, None] * down[:, :width].float()
+        leaves["B"] = b[:, None] * up[:out].float()
+    take_own_biases(remaining, sites, backbone)
+    return Part("lora", LoraConfig(scales=dict.fromkeys(sites, 1.0)), sites, label="vera")
+
+
+def _projections(config: Mapping[str, Any], out: int, width: int) -> tuple[Tensor, Tensor]:
+    """The shared matrices as PEFT makes them from the key, where the file leaves them out."""
+    rank, key = config.get("r", 256), config.get("projection_prng_key", 0)
+    if type(rank) is not int or type(key) is not int or not 0 < rank * max(out, width) <= _MOST_PROJECTION:
+        raise InvalidRequest(f"r {shown(rank)} and projection_prng_key {shown(key)} make no VeRA", param="r")
+    try:
+        generator = torch.Generator().manual_seed(key)
+    except (RuntimeError, OverflowError, ValueError) as error:
+        raise InvalidRequest(
+            f"projection_prng_key {shown(key)} is no seed: {error}", param="projection_prng_key"
+        ) from None
+
+    def fresh(rows: int, columns: int) -> Tensor:
+        bound = math.sqrt(3.0) * math.sqrt(2) / math.sqrt(columns)  # Kaiming's, uniform
+        return torch.empty(rows, columns).uniform_(-bound, bound, generator=generator)
+
+    return fresh(rank, width), fresh(out, rank)

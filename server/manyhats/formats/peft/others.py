@@ -1,0 +1,140 @@
+"""PEFT's further methods, and what may be saved beside any of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from manyhats.errors import AdapterMismatch, InvalidRequest
+from manyhats.formats.files import Remaining, shown
+from manyhats.formats.peft.keys import Sites, take
+from manyhats.formats.peft.names import PROMPT_WRAPPER, WRAPPER
+from manyhats.methods.base import Part
+from manyhats.methods.ia3 import Ia3Config
+from manyhats.methods.parameters import ParametersConfig, parameter_of
+from manyhats.methods.sparse import SparseConfig
+from manyhats.methods.token_rows import TokenRowsConfig
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+
+def ia3_part(remaining: Remaining, backbone: Backbone) -> Part:
+    """The vector's own shape says which side of the layer it rescales: (out, 1) or (1, in)."""
+    sites, _ = take(remaining, r"(.+)\.ia3_l", lambda module: backbone.site_of(module).name, lambda m: "l")
+    if not sites:
+        raise AdapterMismatch("the file has no ia3_l weights")
+    for site, leaves in sites.items():
+        vector = leaves.pop("l")
+        if vector.dim() != 2 or 1 not in vector.shape:
+            raise AdapterMismatch(
+                f"ia3_l of '{site}' has shape {list(vector.shape)}, but must be a row or a column", param=site
+            )
+        leaves["input" if vector.shape[0] == 1 and vector.shape[1] > 1 else "output"] = vector.flatten()
+    return Part("ia3", Ia3Config(), sites)
+
+
+def ln_part(remaining: Remaining, backbone: Backbone) -> Part:
+    """Norms of their own in place of the backbone's."""
+    sites, _ = take(
+        remaining,
+        r"(.+)\.ln_tuning_layers\.(weight|bias)",
+        lambda module: backbone.parameter_site(module).name,
+        lambda m: m[2],
+    )
+    if not sites:
+        raise AdapterMismatch("the file has no ln_tuning_layers")
+    return Part("parameters", ParametersConfig(), sites, label="ln")
+
+
+def beft_part(remaining: Remaining, backbone: Backbone) -> Part:
+    """A bias that is added to the backbone's."""
+    sites, _ = take(remaining, r"(.+)\.beft_bias", lambda module: backbone.site_of(module).name, lambda m: "bias")
+    if not sites:
+        raise AdapterMismatch("the file has no beft_bias")
+    for site, leaves in sites.items():
+        own = backbone.linear[site].bias
+        change = leaves["bias"].flatten().float()
+        if own is not None and own.shape == change.shape:
+            change = change + own.detach().float().cpu()
+        leaves["bias"] = change
+    return Part("parameters", ParametersConfig(), sites, label="bias")
+
+
+def shira_part(remaining: Remaining, backbone: Backbone) -> Part:
+    """Sparse differences of linear weights: `shira_indices` (2, n) rows and columns, `shira_weight` (n,)."""
+    pairs, _ = take(
+        remaining, r"(.+)\.shira_(weight|indices)", lambda module: backbone.site_of(module).name, lambda m: m[2]
+    )
+    if not pairs:
+        raise AdapterMismatch("the file has no shira_weight and shira_indices")
+    sites: Sites = {}
+    for site, leaves in pairs.items():
+        indices, values = leaves.get("indices"), leaves.get("weight")
+        if indices is None or values is None or tuple(indices.shape) != (2, values.numel()):
+            raise AdapterMismatch(f"shira_indices and shira_weight of '{site}' do not belong together", param=site)
+        out, width = backbone.linear[site].shape
+        rows, columns = indices.long()
+        if bool((rows < 0).any() | (rows >= out).any() | (columns < 0).any() | (columns >= width).any()):
+            raise AdapterMismatch(f"shira_indices of '{site}' lie outside of [{out}, {width}]", param=site)
+        flat, where = torch.unique(rows * width + columns, return_inverse=True)
+        summed = torch.zeros(len(flat)).index_add_(0, where, values.flatten().float())
+        sites[site] = {"weight.indices": flat, "weight.values": summed}
+    return Part("sparse", SparseConfig(mode="add"), sites, label="shira")
+
+
+def token_rows_part(remaining: Remaining, indices: Any, backbone: Backbone) -> Part | None:
+    """Trained tokens, alone (TRAINABLE_TOKENS) or beside a LoRA. `indices`: a list, or one for each module's name."""
+    found, modules = take(
+        remaining,
+        r"(.+?)(?:\.token_adapter)?\.trainable_tokens_delta",
+        lambda module: module if module == "lm_head" else backbone.parameter_site(module).name,
+        lambda m: "rows",
+    )
+    for site, leaves in found.items():
+        leaves["ids"] = _ids(indices, modules[site], len(leaves["rows"]))
+    return Part("token_rows", TokenRowsConfig(), found) if found else None
+
+
+def _ids(indices: Any, module: str, count: int) -> Tensor:
+    if isinstance(indices, dict):
+        indices = next((v for name, v in indices.items() if module == name or module.endswith(f".{name}")), None)
+    if not isinstance(indices, list) or any(type(i) is not int for i in indices) or len(indices) != count:
+        raise AdapterMismatch(
+            f"the file has {count} trained tokens of '{module}', but the config names {shown(indices)}",
+            param="trainable_token_indices",
+        )
+    try:
+        return torch.tensor(indices, dtype=torch.long)
+    except (RuntimeError, OverflowError) as error:
+        raise InvalidRequest(f"a trained token's number is out of range: {error}", param="token_indices") from None
+
+
+def whole_parameters(remaining: Remaining, config: Mapping[str, Any], backbone: Backbone) -> Part | None:
+    """What is left of the backbone's own parameters: `bias: all`, and modules that were trained whole."""
+    if config.get("bias") == "all":
+        # PEFT saves a wrapped head's biases twice more, under the wrapper's own names.
+        for name in remaining.names():
+            if re.fullmatch(r".+\.(?:modules_to_save|original_module)\.(?:.+\.)?bias", name):
+                remaining.drop(name)
+    sites: Sites = {}
+    for name in remaining.names():
+        bare = name.removeprefix(WRAPPER) if name.startswith(WRAPPER) else name.removeprefix(PROMPT_WRAPPER)
+        module, _, leaf = bare.rpartition(".")
+        site = backbone.bare_name(module)
+        places = (backbone.linear, backbone.embedding, backbone.norm)
+        if not any(site in known for known in places) or parameter_of(backbone, site, leaf) is None:
+            continue
+        tensor = remaining.take(name)
+        assert tensor is not None
+        if site in backbone.linear and leaf == "weight" and backbone.linear[site].transposed:
+            tensor = tensor.T
+        sites.setdefault(site, {})[leaf] = tensor
+    if not sites:
+        return None
+    only = {leaf for leaves in sites.values() for leaf in leaves}
+    return Part("parameters", ParametersConfig(), sites, label="bias" if only == {"bias"} else None)

@@ -1,0 +1,148 @@
+"""Whole parameters in place of the backbone's: biases (BitFit, Ben Zaken et al. 2022), norms (LN-tuning), and any
+module that was trained beside an adapter (PEFT's `modules_to_save`, `bias`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from manyhats.backbone.sites import EmbeddingSite, LinearSite
+from manyhats.errors import AdapterMismatch
+from manyhats.methods.base import (
+    Act,
+    Bound,
+    EmbeddingStep,
+    Leaves,
+    Method,
+    MethodConfig,
+    Norm,
+    Part,
+    Spans,
+    Trainable,
+    expect_shape,
+)
+from manyhats.methods.options import Options
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+
+class ParametersConfig(MethodConfig):
+    """Nothing: the leaves are the parameters."""
+
+
+@dataclass(slots=True)
+class _Table:
+    """An embedding's own table, (vocabulary, dim)."""
+
+    weight: Tensor
+
+    def __call__(self, ids: Tensor, y: Tensor, spans: Spans) -> Tensor:
+        return F.embedding(ids, self.weight)
+
+
+class Parameters(Method):
+    """Leaves at a linear, embedding or norm site: the module's own parameters by their names (`weight`, `bias`)."""
+
+    name: ClassVar[str] = "parameters"
+
+    def check(self, part: Part, backbone: Backbone) -> None:
+        for site, leaves in part.tensors.items():
+            place = backbone.parameter_site(site)
+            for leaf, tensor in leaves.items():
+                own = parameter_of(backbone, site, leaf)
+                if own is None:
+                    raise AdapterMismatch(
+                        f"'{site}' of the backbone {backbone.name} has no parameter '{leaf}'", param=f"{site}.{leaf}"
+                    )
+                shape = place.shape if leaf == "weight" and isinstance(place, LinearSite) else tuple(own.shape)
+                expect_shape(tensor, shape, f"{site}.{leaf}", backbone)
+
+    def bind(self, part: Part, backbone: Backbone) -> Bound:
+        ready = {
+            site: {leaf: tensor.to(backbone.device, backbone.dtype) for leaf, tensor in leaves.items()}
+            for site, leaves in part.tensors.items()
+        }
+        bound = bound_parameters(backbone, ready)
+        bound.nbytes = sum(tensor.nbytes for leaves in ready.values() for tensor in leaves.values())
+        return bound
+
+    def replaced_weights(self, part: Part) -> set[str]:
+        return {site for site, leaves in part.tensors.items() if "weight" in leaves}
+
+    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act]) -> None:
+        for rows, change, _ in acts:
+            y[rows] += change
+
+    def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
+        chosen = Options(options, method=self.name)
+        which = chosen.choice("which", "biases", ("biases", "norms"))
+        chosen.done()
+        if which == "norms":
+            names = [(name, leaf) for name, site in backbone.norm.items() for leaf in site.module._parameters]
+            return _TrainableParameters(backbone, names, "ln")
+        names = [(name, "bias") for name, place in backbone.linear.items() if place.bias is not None]
+        names += [
+            (name, "bias") for name, norm in backbone.norm.items() if norm.module._parameters.get("bias") is not None
+        ]
+        return _TrainableParameters(backbone, names, "bias")
+
+
+def parameter_of(backbone: Backbone, site: str, leaf: str) -> Tensor | None:
+    """The backbone's own parameter, a linear layer's weight as (out, in); None where there is none."""
+    place = backbone.parameter_site(site)
+    if isinstance(place, LinearSite):
+        return {"weight": place.weight, "bias": place.bias}.get(leaf)
+    own: Tensor | None = place.module._parameters.get(leaf)
+    return own
+
+
+def bound_parameters(backbone: Backbone, sites: Mapping[str, Leaves]) -> Bound:
+    """What acts where parameters on the device stand in place of the backbone's."""
+    weight: dict[str, Tensor] = {}
+    change: dict[str, Tensor] = {}
+    embedding: dict[str, EmbeddingStep] = {}
+    norm: dict[str, Norm] = {}
+    for site, leaves in sites.items():
+        place = backbone.parameter_site(site)
+        if isinstance(place, LinearSite):
+            if "weight" in leaves:
+                weight[place.name] = leaves["weight"]
+            if "bias" in leaves:
+                change[place.name] = leaves["bias"] if place.bias is None else leaves["bias"] - place.bias
+        elif isinstance(place, EmbeddingSite):
+            embedding[place.name] = _Table(leaves["weight"])
+        else:
+            norm[place.name] = place.with_parameters(leaves)
+    return Bound(linear=change, weight=weight, embedding=embedding, norm=norm)
+
+
+class _TrainableParameters(Trainable):
+    def __init__(self, backbone: Backbone, names: Sequence[tuple[str, str]], label: str) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.names = list(names)
+        self.label = label
+        self.values = nn.ParameterList()
+        for site, leaf in self.names:
+            own = parameter_of(backbone, site, leaf)
+            assert own is not None
+            self.values.append(nn.Parameter(own.detach().float().clone()))
+
+    def _sites(self) -> dict[str, dict[str, Tensor]]:
+        sites: dict[str, dict[str, Tensor]] = {}
+        for (site, leaf), value in zip(self.names, self.values, strict=True):
+            sites.setdefault(site, {})[leaf] = value
+        return sites
+
+    def bound(self) -> Bound:
+        return bound_parameters(self.backbone, self._sites())
+
+    def part(self) -> Part:
+        tensors = {site: {n: t.detach().cpu() for n, t in leaves.items()} for site, leaves in self._sites().items()}
+        return Part(Parameters.name, ParametersConfig(), tensors, label=self.label)

@@ -1,0 +1,96 @@
+"""Trained tokens: some rows of an embedding in place of the backbone's (PEFT's `trainable_token_indices`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from manyhats.errors import AdapterMismatch
+from manyhats.methods.base import (
+    Act,
+    Bound,
+    EmbeddingStep,
+    Method,
+    MethodConfig,
+    Part,
+    Spans,
+    expect_leaves,
+    expect_shape,
+)
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+_LM_HEAD = "lm_head"
+
+
+class TokenRowsConfig(MethodConfig):
+    """Nothing: the leaves say all."""
+
+
+@dataclass(slots=True)
+class Rows:
+    """`ids`: (n,), rising; `rows`: (n, dim), looked up in place of the table's."""
+
+    ids: Tensor
+    rows: Tensor
+
+    def __call__(self, ids: Tensor, y: Tensor, spans: Spans) -> Tensor:
+        where = torch.searchsorted(self.ids, ids).clamp_(max=len(self.ids) - 1)
+        mine = (self.ids[where] == ids)[:, None]
+        return torch.where(mine, self.rows[where], y)
+
+
+class _Outputs(NamedTuple):
+    ids: Tensor  # (n,)
+    rows: Tensor  # (n, in): these outputs' rows of the weight
+
+
+class TokenRows(Method):
+    """Leaves at an embedding or at the language-model head: `ids` (n,), `rows` (n, dim). The rows of an embedding that
+    the language-model head shares are that head's too."""
+
+    name: ClassVar[str] = "token_rows"
+
+    def check(self, part: Part, backbone: Backbone) -> None:
+        for site, leaves in part.tensors.items():
+            expect_leaves(leaves, ("ids", "rows"), site)
+            place = backbone.embedding.get(backbone.bare_name(site))
+            if place is None and site != _LM_HEAD:
+                raise AdapterMismatch(f"the backbone {backbone.name} has no embedding called '{site}'", param=site)
+            if place is None:
+                count, dim = backbone.site_of(site).shape
+            else:
+                count, dim = place.module.num_embeddings, place.module.embedding_dim
+            ids = leaves["ids"]
+            expect_shape(leaves["rows"], (len(ids), dim), f"{site}.rows", backbone)
+            if not len(ids) or len(torch.unique(ids)) != len(ids):
+                raise AdapterMismatch(f"the tokens of '{site}' are none, or one stands twice", param="token_indices")
+            if int(ids.min()) < 0 or int(ids.max()) >= count:
+                raise AdapterMismatch(
+                    f"the tokens of '{site}' run from {int(ids.min())} to {int(ids.max())}; the backbone has {count}",
+                    param="token_indices",
+                )
+
+    def bind(self, part: Part, backbone: Backbone) -> Bound:
+        embedding: dict[str, EmbeddingStep] = {}
+        linear: dict[str, _Outputs] = {}
+        nbytes = 0
+        for site, leaves in part.tensors.items():
+            ids, order = leaves["ids"].to(backbone.device, torch.long).sort()
+            rows = leaves["rows"].to(backbone.device, backbone.dtype)[order]
+            nbytes += rows.nbytes
+            name = backbone.bare_name(site)
+            if name in backbone.embedding:
+                embedding[name] = Rows(ids, rows)
+            if site == _LM_HEAD or (backbone.tied and name == backbone.family.word_embeddings):
+                linear[_LM_HEAD] = _Outputs(ids, rows)
+        return Bound(embedding=embedding, linear=linear, nbytes=nbytes)
+
+    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act]) -> None:
+        for rows, (ids, weights), _ in acts:
+            y[rows, ids] = x[rows] @ weights.T
