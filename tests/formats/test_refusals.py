@@ -276,7 +276,7 @@ def test_a_tensor_stored_twice(wrote, bert: Backbone) -> None:
     path = wrote("lora") / "adapter_model.safetensors"
     bare = QUERY.replace("bert.", "")
     edit_tensors(path, lambda t: t.update({f"{bare}.lora_A.weight": t[f"{QUERY}.lora_A.weight"].clone()}))
-    refused(path.parent, bert, InvalidRequest, "two tensors are called lora_A")
+    refused(path.parent, bert, InvalidRequest, "two tensors are the A of")
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (3, 16), (0, 32), (3, 32, 1)])
@@ -306,20 +306,17 @@ def test_no_weights_at_all(wrote, bert: Backbone) -> None:
 # ---- PEFT's fields
 
 
-@pytest.mark.parametrize("name", ["IA3", "OFT", "PROMPT_TUNING", "lora", "", None, 3, ["LORA"], {"a": 1}])
+@pytest.mark.parametrize("name", ["OFT", "LOHA", "MULTITASK_PROMPT_TUNING", "lora", "", None, 3, ["LORA"], {"a": 1}])
 def test_other_peft_types(wrote, bert: Backbone, name: Any) -> None:
     folder = wrote("lora")
     edit_json(folder / "adapter_config.json", peft_type=name)
-    assert refused(folder, bert, AdapterMismatch, "is not served").param == "peft_type"
+    assert refused(folder, bert, AdapterMismatch, "not served").param == "peft_type"
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("use_dora", True),
-        ("lora_bias", True),
-        ("bias", "all"),
-        ("bias", "lora_only"),
+        ("bias", "some"),
         ("bias", None),
         ("layer_replication", [[0, 1]]),
         ("target_parameters", ["x"]),
@@ -330,14 +327,22 @@ def test_other_peft_types(wrote, bert: Backbone, name: Any) -> None:
         ("use_bdlora", {"a": 1}),
         ("monteclora_config", {"a": 1}),
         ("kasa_config", {"a": 1}),
-        ("trainable_token_indices", [3]),
         ("some_future_field", 0.5),
     ],
 )
 def test_fields_that_change_the_answer(wrote, bert: Backbone, field: str, value: Any) -> None:
     folder = wrote("lora")
     edit_json(folder / "adapter_config.json", **{field: value})
-    assert refused(folder, bert, AdapterMismatch, "served").param == field
+    assert refused(folder, bert, AdapterMismatch, "served|not known").param == field
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("use_dora", True), ("lora_bias", True), ("trainable_token_indices", [3])]
+)
+def test_fields_whose_tensors_are_missing(wrote, bert: Backbone, field: str, value: Any) -> None:
+    folder = wrote("lora")
+    edit_json(folder / "adapter_config.json", **{field: value})
+    assert refused(folder, bert, AdapterMismatch, "the file has no").param == field
 
 
 def test_fields_that_are_off(wrote, bert: Backbone) -> None:
@@ -409,7 +414,7 @@ def test_a_prefix_of_another_shape(wrote, bert: Backbone, shape: tuple[int, ...]
     refused(path.parent, bert, AdapterMismatch)
 
 
-@pytest.mark.parametrize("task", ["CAUSAL_LM", "QUESTION_ANS", "SEQ_2_SEQ_LM", "", 1, ["SEQ_CLS"], {"a": 1}])
+@pytest.mark.parametrize("task", ["SEQ_2_SEQ_LM", "", 1, ["SEQ_CLS"], {"a": 1}])
 def test_other_task_types(wrote, bert: Backbone, task: Any) -> None:
     folder = wrote("lora")
     edit_json(folder / "adapter_config.json", task_type=task)

@@ -232,8 +232,16 @@ class Backbone:
         return frozenset(ends) if isinstance(ends, (list, tuple)) else frozenset([int(ends)])
 
     def bare_name(self, module: str) -> str:
-        """A module's name in the bare model, for one with or without the task model's prefix."""
-        return module.removeprefix(self.prefix + ".")
+        """A module's name in the bare model, for one with or without the task model's prefix.
+
+        Some task models call the bare one otherwise (`transformer` for question answering).
+        """
+        bare = module.removeprefix(self.prefix + ".")
+        inner = bare.partition(".")[2]
+        known = bare in self.linear or bare in self.embedding or bare in self.norm
+        if not known and (inner in self.linear or inner in self.embedding or inner in self.norm):
+            return inner
+        return bare
 
     def site_of(self, module: str) -> LinearSite:
         """The linear site that an adapter's key names, with or without the task model's prefix.

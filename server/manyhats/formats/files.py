@@ -16,7 +16,8 @@ from manyhats.errors import InvalidRequest, UnsupportedFormat
 
 _JSON_LIMIT = 4 << 20  # bytes
 _JSON_DEPTH = 32
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int32, torch.int64)
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8)
+_WHOLE = (torch.int32, torch.int64)  # of tensors that say where others belong
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -64,7 +65,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise InvalidRequest(f"{path.name} is damaged or not safetensors: {error}", param=path.name) from None
     for name, tensor in tensors.items():
-        if tensor.dtype not in _DTYPES:
+        if tensor.dtype not in _DTYPES and not (tensor.dtype in _WHOLE and name.endswith("indices")):
             told = str(tensor.dtype).removeprefix("torch.")
             raise InvalidRequest(f"'{name}' in {path.name} has the type {told}, which is not served", param=name)
         count = int((~torch.isfinite(tensor.float())).sum())  # a float64 may be too large for the backbone

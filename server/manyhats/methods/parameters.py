@@ -56,11 +56,14 @@ class Parameters(Method):
             place = backbone.parameter_site(site)
             for leaf, tensor in leaves.items():
                 own = parameter_of(backbone, site, leaf)
-                if own is None:
+                if isinstance(place, LinearSite) and leaf == "bias":  # added where the backbone has none
+                    shape: tuple[int, ...] = place.shape[:1]
+                elif own is None:
                     raise AdapterMismatch(
                         f"'{site}' of the backbone {backbone.name} has no parameter '{leaf}'", param=f"{site}.{leaf}"
                     )
-                shape = place.shape if leaf == "weight" and isinstance(place, LinearSite) else tuple(own.shape)
+                else:
+                    shape = tuple(own.shape)
                 expect_shape(tensor, shape, f"{site}.{leaf}", backbone)
 
     def bind(self, part: Part, backbone: Backbone) -> Bound:

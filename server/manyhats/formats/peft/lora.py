@@ -13,7 +13,7 @@ from torch import Tensor
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.files import Remaining, shown
 from manyhats.formats.peft.keys import Sites, merge, take
-from manyhats.formats.peft.names import PROMPT_WRAPPER
+from manyhats.formats.peft.names import PROMPT_WRAPPER, WRAPPER
 from manyhats.methods.base import Part
 from manyhats.methods.lora import LoraConfig
 
@@ -52,6 +52,7 @@ def lora_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) 
         lambda module: table_of(module) if backbone.bare_name(module) in backbone.embedding else site_of(module),
         lambda m: "magnitude",
     )
+    _check_tables(remaining, backbone)
     merge(sites, tables)
     merge(sites, biases)
     merge(sites, magnitudes)
@@ -62,6 +63,24 @@ def lora_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) 
     scales = {site: _lora_scale(module, sites[site], config) for site, module in modules.items()}
     _complete(sites, scales)
     return Part("lora", LoraConfig(scales=scales, dora="peft" if config.get("use_dora") else None), sites)
+
+
+def _check_tables(remaining: Remaining, backbone: Backbone) -> None:
+    """PEFT saves the whole table beside a LoRA on it; one that is not the backbone's own is refused."""
+    for name in remaining.names():
+        module, found, _ = name.removeprefix(WRAPPER).partition(".base_layer.weight")
+        own = backbone.embedding.get(backbone.bare_name(module)) if found else None
+        if own is None:
+            continue
+        tensor = remaining.take(name)
+        assert tensor is not None
+        table = own.module.weight.detach().cpu()
+        if tensor.shape != table.shape or not torch.equal(tensor.to(table), table):
+            raise AdapterMismatch(
+                f"the file brings a table {list(tensor.shape)} for '{module}' that is not the backbone's own "
+                f"{list(table.shape)}; save the adapter with save_embedding_layers=False",
+                param=name,
+            )
 
 
 def _complete(sites: Sites, scales: Mapping[str, float]) -> None:
