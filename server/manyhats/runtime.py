@@ -154,7 +154,7 @@ class Runtime:
 
     def inspect(self, folder: Path) -> AdapterInfo:
         """Reads and checks an adapter folder. Raises what `read_adapter` raises."""
-        adapter = read_adapter(folder, self.backbone)
+        adapter = read_adapter(folder, self.backbone, self.registry.content)
         if adapter.rank is not None and adapter.rank > self.settings.max_rank:
             raise AdapterMismatch(
                 f"the adapter's rank is {adapter.rank}; at most {self.settings.max_rank} is served", param="rank"
@@ -174,6 +174,7 @@ class Runtime:
             card=card.read_text(encoding="utf-8", errors="replace")[:_CARD_LIMIT] if card.exists() else None,
             settings=dict(adapter.settings),
             warnings=adapter.warnings,
+            references=adapter.references,
         )
 
     async def configure(self, task: str, partial: Mapping[str, Any]) -> Task:
@@ -224,7 +225,7 @@ class Runtime:
             self.registry.unpin(version)
 
     def _load(self, version: Version) -> Adapter:
-        return read_adapter(self.registry.files(version), self.backbone)
+        return read_adapter(self.registry.files(version), self.backbone, self.registry.content)
 
     def _bind(self, adapter: Adapter) -> BoundAdapter:
         return adapter.bind(self.backbone)

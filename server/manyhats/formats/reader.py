@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,19 +15,32 @@ from manyhats.methods.adapter import Adapter
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
+    from manyhats.formats.manyhats.description import Description
+
+Resolve = Callable[[str], Path]
+_DEPTH = 4  # of compositions made of compositions
 
 
-def read_adapter(folder: Path, backbone: Backbone) -> Adapter:
+def read_adapter(folder: Path, backbone: Backbone, resolve: Resolve | None = None) -> Adapter:
     """Reads and checks an adapter folder: every tensor finite, matched to a site and of the right shape.
+
+    `resolve` finds the folder of a stored adapter by its sha256, for one that is made of others.
 
     Raises UnsupportedFormat for pickles, InvalidRequest for damaged or incomplete files, AdapterMismatch for an
     adapter that this backbone cannot wear.
     """
+    return _read(folder, backbone, resolve, 0)
+
+
+def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, depth: int) -> Adapter:
     refuse_pickles(folder)
     description = manyhats.describe(folder, backbone)
     if description is not None and description.format != "manyhats-task/1":
         _refuse_strangers(folder, {manyhats.WEIGHTS})
-        adapter = manyhats.read(folder, description, backbone)
+        if description.members:
+            adapter = manyhats.compose(folder, description, backbone, _members(description, backbone, resolve, depth))
+        else:
+            adapter = manyhats.read(folder, description, backbone)
     else:
         adapter = _read_library(folder, backbone)
         if description is not None:
@@ -42,6 +56,15 @@ def read_adapter(folder: Path, backbone: Backbone) -> Adapter:
             param="labels",
         )
     return adapter
+
+
+def _members(description: Description, backbone: Backbone, resolve: Resolve | None, depth: int) -> list[Adapter]:
+    """The stored adapters that one is made of. A content cannot name itself, so there are no circles."""
+    if resolve is None:
+        raise InvalidRequest("the adapter is made of stored ones, and there is no store here", param="members")
+    if depth >= _DEPTH:
+        raise InvalidRequest(f"compositions are nested deeper than {_DEPTH}", param="members")
+    return [_read(resolve(sha), backbone, resolve, depth + 1) for sha in description.members]
 
 
 def _read_library(folder: Path, backbone: Backbone) -> Adapter:

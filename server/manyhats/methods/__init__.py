@@ -1,5 +1,6 @@
 """The methods, by name. A new one is a module of its own and a line here."""
 
+from manyhats.methods.average import Average
 from manyhats.methods.base import Method
 from manyhats.methods.bottleneck import Bottleneck
 from manyhats.methods.fusion import Fusion
@@ -10,6 +11,7 @@ from manyhats.methods.mask import Mask
 from manyhats.methods.parameters import Parameters
 from manyhats.methods.prefix import Prefix
 from manyhats.methods.prompt import Prompt
+from manyhats.methods.side import Side
 from manyhats.methods.sparse import Sparse
 from manyhats.methods.token_rows import TokenRows
 
@@ -19,12 +21,14 @@ METHODS: dict[str, Method] = {
         Lora(),
         Bottleneck(),
         Fusion(),
+        Average(),
         Invertible(),
         Prefix(),
         Prompt(),
         Ia3(),
         Parameters(),
         Sparse(),
+        Side(),
         TokenRows(),
         Mask(),
     )

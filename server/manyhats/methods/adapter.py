@@ -32,6 +32,7 @@ class Adapter:
     base: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()  # sha256 of the stored contents that it is made of
 
     @property
     def method(self) -> str:
@@ -66,6 +67,8 @@ class Adapter:
             if twice:
                 raise AdapterMismatch(f"two parts of the adapter bring a weight for '{min(twice)}'", param=min(twice))
             replaced |= method.replaced_weights(part)
+        if {"side", "prompt"} <= {part.method for part in self.parts}:
+            raise AdapterMismatch("a prompt's virtual tokens mean nothing to a side network", param="parts")
         if self.kind == "generate" and not backbone.has_language_model:
             raise AdapterMismatch(
                 f"the adapter is for generating text, but the backbone {backbone.name} has no language-model head",

@@ -138,6 +138,7 @@ class Method(ABC):
     """One way of adapting a backbone. Stateless: one instance serves all tasks."""
 
     name: ClassVar[str]
+    config: ClassVar[type[MethodConfig]]
 
     @abstractmethod
     def check(self, part: Part, backbone: Backbone) -> None:

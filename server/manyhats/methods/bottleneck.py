@@ -139,6 +139,7 @@ class Bottleneck(Method):
     `norm_before.*`, `norm_after.*`, `gate.*`, `scaling`."""
 
     name: ClassVar[str] = "bottleneck"
+    config: ClassVar[type[MethodConfig]] = BottleneckConfig
 
     def check(self, part: Part, backbone: Backbone) -> None:
         config = part.config

@@ -88,6 +88,7 @@ class Fusion(Method):
     `query.weight`, `query.bias`, `key.weight`, `key.bias`, `value.weight`."""
 
     name: ClassVar[str] = "fusion"
+    config: ClassVar[type[MethodConfig]] = FusionConfig
 
     def check(self, part: Part, backbone: Backbone) -> None:
         config = part.config

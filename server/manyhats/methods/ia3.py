@@ -34,6 +34,7 @@ class Ia3(Method):
     """Leaves at a linear site: `output` (out,), `input` (in,), or both."""
 
     name: ClassVar[str] = "ia3"
+    config: ClassVar[type[MethodConfig]] = Ia3Config
 
     def check(self, part: Part, backbone: Backbone) -> None:
         for site, leaves in part.tensors.items():

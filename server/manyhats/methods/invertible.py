@@ -60,6 +60,7 @@ class Invertible(Method):
     """Leaves at the site `embedded`: `F.down`, `F.up`, `G.down`, `G.up`, each with `.weight` and `.bias`."""
 
     name: ClassVar[str] = "invertible"
+    config: ClassVar[type[MethodConfig]] = InvertibleConfig
 
     def check(self, part: Part, backbone: Backbone) -> None:
         assert isinstance(part.config, InvertibleConfig)

@@ -71,6 +71,7 @@ class Lora(Method):
     (r, vocabulary), `B` (dim, r), `magnitude` (dim,)."""
 
     name: ClassVar[str] = "lora"
+    config: ClassVar[type[MethodConfig]] = LoraConfig
 
     def check(self, part: Part, backbone: Backbone) -> None:
         assert isinstance(part.config, LoraConfig)

@@ -44,6 +44,7 @@ class Mask(Method):
     """Leaf at a linear site: `mask`, uint8, ceil(out * in / 8) bytes."""
 
     name: ClassVar[str] = "mask"
+    config: ClassVar[type[MethodConfig]] = MaskConfig
 
     def check(self, part: Part, backbone: Backbone) -> None:
         assert isinstance(part.config, MaskConfig)

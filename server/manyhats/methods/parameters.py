@@ -50,6 +50,7 @@ class Parameters(Method):
     """Leaves at a linear, embedding or norm site: the module's own parameters by their names (`weight`, `bias`)."""
 
     name: ClassVar[str] = "parameters"
+    config: ClassVar[type[MethodConfig]] = ParametersConfig
 
     def check(self, part: Part, backbone: Backbone) -> None:
         for site, leaves in part.tensors.items():

@@ -49,6 +49,7 @@ class Prefix(Method):
     `gate.weight` (1, width) and `gate.bias` (1,)."""
 
     name: ClassVar[str] = "prefix"
+    config: ClassVar[type[MethodConfig]] = PrefixConfig
 
     def check(self, part: Part, backbone: Backbone) -> None:
         assert isinstance(part.config, PrefixConfig)

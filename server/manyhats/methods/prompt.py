@@ -68,6 +68,7 @@ class Prompt(Method):
     """Leaf at `embeddings`: `prompt` (length, width of the word embeddings)."""
 
     name: ClassVar[str] = "prompt"
+    config: ClassVar[type[MethodConfig]] = PromptConfig
 
     def check(self, part: Part, backbone: Backbone) -> None:
         assert isinstance(part.config, PromptConfig)

@@ -33,6 +33,7 @@ class Sparse(Parameters):
     flattened parameter (a linear weight as (out, in)), rising, and `<parameter>.values` (n,)."""
 
     name: ClassVar[str] = "sparse"
+    config: ClassVar[type[MethodConfig]] = SparseConfig
 
     def check(self, part: Part, backbone: Backbone) -> None:
         for site, leaves in part.tensors.items():

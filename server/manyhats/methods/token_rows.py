@@ -55,6 +55,7 @@ class TokenRows(Method):
     the language-model head shares are that head's too."""
 
     name: ClassVar[str] = "token_rows"
+    config: ClassVar[type[MethodConfig]] = TokenRowsConfig
 
     def check(self, part: Part, backbone: Backbone) -> None:
         for site, leaves in part.tensors.items():

@@ -92,7 +92,7 @@ class Catalogue:
         return task.version(chosen.version)
 
     def uses(self, sha256: str) -> bool:
-        """Whether any version has this content."""
+        """Whether any version needs this content."""
         with self._lock:
             return sha256 in self._uses
 
@@ -157,8 +157,7 @@ class Catalogue:
         """Counts versions out; the contents that nobody needs any more."""
         orphans = []
         with self._lock:
-            for version in versions:
-                sha = version.sha256
+            for sha in (sha for version in versions for sha in _needed(version)):
                 self._uses[sha] -= 1
                 if not self._uses[sha]:
                     del self._uses[sha]
@@ -167,12 +166,18 @@ class Catalogue:
         return orphans
 
     def contents(self) -> set[str]:
-        """The sha256 of every version."""
+        """The sha256 of everything that a version needs."""
         with self._lock:
             return set(self._uses)
 
     def _count_in(self, version: Version) -> None:
-        self._uses[version.sha256] = self._uses.get(version.sha256, 0) + 1
+        for sha in _needed(version):
+            self._uses[sha] = self._uses.get(sha, 0) + 1
+
+
+def _needed(version: Version) -> set[str]:
+    """The contents that a version needs: its own, and those that it is made of."""
+    return {version.sha256, *version.info.references}
 
 
 def _encode(name: str) -> str:

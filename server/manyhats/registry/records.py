@@ -28,6 +28,7 @@ class AdapterInfo:
     settings: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
     num_labels: int | None = None  # width of the head; None without one
+    references: tuple[str, ...] = ()  # sha256 of the stored contents that this one is made of
 
 
 class TaskSettings(BaseModel):

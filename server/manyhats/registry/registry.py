@@ -136,6 +136,14 @@ class Registry(Catalogue):
         """The folder of a version's files."""
         return self._blobs.path(version.sha256)
 
+    def content(self, sha256: str) -> Path:
+        """The files of a stored content. Raises InvalidRequest where no version has it."""
+        if not self.wanted(sha256):
+            raise InvalidRequest(
+                f"no stored version has the sha256 '{sha256[:80]}'; upload the member first", param="members"
+            )
+        return self._blobs.path(sha256)
+
     def unpin(self, version: Version) -> None:
         """Gives back what `pin` gave."""
         if self.drop_pin(version):
@@ -172,6 +180,8 @@ class Registry(Catalogue):
             self._check_labels(settings, info)
         sha = digest(staged)
         with self._write() as session:
+            for member in info.references:  # deleted since it was inspected
+                self.content(member)
             found = self.find(task)
             known = next((v for v in found.versions if v.sha256 == sha), None) if found else None
             if found is None and self.count >= self._max_tasks:
@@ -400,6 +410,7 @@ def _targets(rows: Sequence[Sequence[float]]) -> tuple[Target, ...]:
 
 def _info(row: Mapping[str, Any]) -> AdapterInfo:
     values = dict(row)
-    for name in ("labels", "warnings"):
-        values[name] = tuple(values[name]) if values.get(name) is not None else None
+    for name in ("labels", "warnings", "references"):
+        if values.get(name) is not None:
+            values[name] = tuple(values[name])
     return AdapterInfo(**values)

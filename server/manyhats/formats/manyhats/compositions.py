@@ -1,0 +1,135 @@
+"""Adapters that are made of stored ones, which they name by their sha256 and do not copy.
+
+fusion   attention over the members' outputs (Pfeiffer et al. 2021)
+stack    one member after another (MAD-X, Pfeiffer et al. 2020)
+average  the members' outputs, weighted
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from manyhats.errors import AdapterMismatch, InvalidRequest
+from manyhats.formats.files import Remaining, read_tensors
+from manyhats.formats.manyhats.description import WEIGHTS, Description
+from manyhats.formats.manyhats.reader import read_head
+from manyhats.methods.adapter import Adapter
+from manyhats.methods.average import AverageConfig
+from manyhats.methods.base import Part
+from manyhats.methods.bottleneck import BottleneckConfig
+from manyhats.methods.fusion import FusionConfig, member_leaf
+from manyhats.methods.lora import LoraConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from manyhats.backbone import Backbone
+
+
+def compose(folder: Path, description: Description, backbone: Backbone, members: Sequence[Adapter]) -> Adapter:
+    """One adapter of its members. The head is the file's own, else the last member's that has one.
+
+    Raises AdapterMismatch where the members cannot be put together so.
+    """
+    has_weights = (folder / WEIGHTS).exists()
+    if not has_weights and (description.head is not None or description.format == "manyhats-fusion/1"):
+        raise InvalidRequest(f"the adapter has no {WEIGHTS}", param=WEIGHTS)
+    remaining = Remaining(read_tensors(folder / WEIGHTS) if has_weights else {}, WEIGHTS)
+    head = read_head(remaining, description)
+    match description.format:
+        case "manyhats-fusion/1":
+            parts = [_fusion(remaining, description, backbone, members)]
+        case "manyhats-stack/1":
+            parts = [part for member in members for part in member.parts]
+        case _:
+            weights = description.weights or [1 / len(members)] * len(members)
+            parts = [_average(members, weights)]
+    remaining.done()
+    kind = members[-1].kind if head is None else head.kind
+    if head is None:
+        with_head = [member for member in members if member.head is not None]
+        if with_head:
+            head, kind = with_head[-1].head, with_head[-1].kind
+    inherited = next((dict(m.settings) for m in reversed(members) if m.head is head and head is not None), {})
+    references = {*description.members, *(sha for member in members for sha in member.references)}
+    return Adapter(
+        parts=tuple(parts),
+        head=head,
+        kind=kind,
+        matched_tensors=remaining.taken + sum(member.matched_tensors for member in members),
+        base=description.base_model_name_or_path or members[0].base,
+        settings=inherited | description.task,
+        warnings=tuple(warning for member in members for warning in member.warnings),
+        references=tuple(sorted(references)),
+    )
+
+
+def _single(member: Adapter, sha: str, what: str) -> Part:
+    if len(member.parts) != 1:
+        raise AdapterMismatch(f"the member {sha[:12]} has {len(member.parts)} parts, and cannot be {what}", param=sha)
+    return member.parts[0]
+
+
+def _fusion(remaining: Remaining, description: Description, backbone: Backbone, members: Sequence[Adapter]) -> Part:
+    sites: dict[str, dict[str, Tensor]] = {}
+    for name in remaining.names():
+        site = next((site for site in backbone.residual if name.startswith(f"{site}.")), None)
+        if site is None:
+            continue
+        tensor = remaining.take(name)
+        assert tensor is not None
+        sites.setdefault(site, {})[name.removeprefix(f"{site}.")] = tensor
+    configs: list[BottleneckConfig] = []
+    for index, (member, sha) in enumerate(zip(members, description.members, strict=True)):
+        part = _single(member, sha, "fused")
+        if not isinstance(part.config, BottleneckConfig):
+            raise AdapterMismatch(
+                f"the member {sha[:12]} is a {part.method}; bottleneck adapters can be fused", param=sha
+            )
+        configs.append(part.config)
+        for site, leaves in part.tensors.items():
+            if site not in sites:
+                raise AdapterMismatch(f"the member {sha[:12]} acts at {site}, where the fusion does not", param=sha)
+            sites[site] |= {member_leaf(index, leaf): tensor for leaf, tensor in leaves.items()}
+    return Part("fusion", FusionConfig(members=tuple(configs), **description.fusion.model_dump()), sites)
+
+
+def _average(members: Sequence[Adapter], weights: Sequence[float]) -> Part:
+    parts = [_single(member, "", "averaged") for member in members]
+    methods = {part.method for part in parts}
+    if methods == {"lora"}:
+        return weighted_loras(parts, weights)
+    if methods != {"bottleneck"}:
+        raise AdapterMismatch(
+            f"adapters of the methods {', '.join(sorted(methods))} cannot be averaged; LoRAs can, and bottleneck "
+            "adapters",
+            param="members",
+        )
+    sites: dict[str, dict[str, Tensor]] = {}
+    for index, part in enumerate(parts):
+        for site, leaves in part.tensors.items():
+            sites.setdefault(site, {}).update({member_leaf(index, leaf): t for leaf, t in leaves.items()})
+    configs = tuple(part.config for part in parts if isinstance(part.config, BottleneckConfig))
+    return Part("average", AverageConfig(members=configs, weights=tuple(weights)), sites)
+
+
+def weighted_loras(parts: Sequence[Part], weights: Sequence[float]) -> Part:
+    """sum_i w_i s_i B_i A_i as one LoRA: the A stand one below the other, the B beside each other."""
+    downs: dict[str, list[Tensor]] = {}
+    ups: dict[str, list[Tensor]] = {}
+    for part, weight in zip(parts, weights, strict=True):
+        assert isinstance(part.config, LoraConfig)
+        for site, leaves in part.tensors.items():
+            if set(leaves) != {"A", "B"}:
+                raise AdapterMismatch(
+                    f"a LoRA with {', '.join(sorted(leaves))} at {site} cannot be averaged", param=site
+                )
+            downs.setdefault(site, []).append(leaves["A"].float())
+            ups.setdefault(site, []).append(leaves["B"].float() * (weight * part.config.scales[site]))
+    tensors = {site: {"A": torch.cat(downs[site]), "B": torch.cat(ups[site], dim=1)} for site in downs}
+    return replace(parts[0], config=LoraConfig(scales=dict.fromkeys(tensors, 1.0)), tensors=tensors)

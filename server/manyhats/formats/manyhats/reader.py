@@ -1,0 +1,170 @@
+"""Reads an adapter in one of our own formats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from manyhats.errors import AdapterMismatch, InvalidRequest
+from manyhats.formats.files import Remaining, read_tensors
+from manyhats.formats.manyhats.description import FILE, WEIGHTS, Description
+from manyhats.methods import METHODS
+from manyhats.methods.adapter import Adapter
+from manyhats.methods.base import Part
+from manyhats.methods.heads import Head, Layer
+from manyhats.methods.mask import MaskConfig, pack_bits
+from manyhats.methods.parameters import ParametersConfig
+from manyhats.methods.side import SIDE_SITE, SideConfig
+from manyhats.methods.sparse import SparseConfig
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+Sites = dict[str, dict[str, Tensor]]
+
+
+def read(folder: Path, description: Description, backbone: Backbone) -> Adapter:
+    """Reads an adapter in our own format. Raises InvalidRequest or AdapterMismatch with the reason."""
+    remaining = Remaining(read_tensors(folder / WEIGHTS), WEIGHTS)
+    head = read_head(remaining, description)
+    match description.format:
+        case "manyhats-mask/1":
+            parts = [_mask(remaining, description)]
+        case "manyhats-sparse/1":
+            parts = [_sparse(remaining, description, backbone)]
+        case "manyhats-side/1":
+            parts = [_side(remaining, description)]
+        case _:
+            parts = _parts(remaining, description)
+    remaining.done()
+    return Adapter(
+        parts=tuple(parts),
+        head=head,
+        kind="embed" if head is None else head.kind,
+        matched_tensors=remaining.taken,
+        base=description.base_model_name_or_path,
+        settings=description.task,
+    )
+
+
+def read_head(remaining: Remaining, description: Description) -> Head | None:
+    """The head whose tensors are `head.<n>.weight` and `head.<n>.bias`."""
+    if description.head is None:
+        return None
+    layers = []
+    for i, activation in enumerate(description.head.activations):
+        weight = remaining.take(f"head.{i}.weight")
+        if weight is None:
+            raise InvalidRequest(f"{WEIGHTS} has no 'head.{i}.weight'", param=f"head.{i}.weight")
+        layers.append(Layer(weight, remaining.take(f"head.{i}.bias"), activation))
+    return Head(description.head.kind, description.head.reads, tuple(layers))
+
+
+def _same(found: Iterable[str], stated: Iterable[str]) -> None:
+    odd = set(found) ^ set(stated)
+    if odd:
+        raise InvalidRequest(f"{FILE} and {WEIGHTS} do not mask the same weights: {min(odd)}", param=min(odd))
+
+
+def _mask(remaining: Remaining, description: Description) -> Part:
+    """`<site>.mask`: bits; or with the encoding `zeros_idx32` `<site>.zeros_indices`, where the zeros stand."""
+    sites: Sites = {}
+    if description.encoding == "zeros_idx32":
+        for name in remaining.names():
+            site, found, _ = name.partition(".zeros_indices")
+            shape = description.shapes.get(site)
+            if not found or shape is None:
+                continue
+            tensor = remaining.take(name)
+            assert tensor is not None
+            sites[site] = {"mask": _bits(tensor, shape, name)}
+    else:
+        for name in remaining.names():
+            if name.endswith(".mask"):
+                tensor = remaining.take(name)
+                assert tensor is not None
+                sites[name.removesuffix(".mask")] = {"mask": tensor}
+    _same(sites, description.shapes)
+    return Part("mask", MaskConfig(shapes=description.shapes), sites)
+
+
+def _bits(zeros: Tensor, shape: tuple[int, int], name: str) -> Tensor:
+    count = shape[0] * shape[1]
+    if shape[0] < 1 or shape[1] < 1 or count > 1 << 31 or zeros.dim() != 1 or zeros.is_floating_point():
+        raise InvalidRequest(f"'{name}' must be whole numbers below {count}", param=name)
+    if len(zeros) and (int(zeros.min()) < 0 or int(zeros.max()) >= count):
+        raise InvalidRequest(f"'{name}' has an index outside of 0 to {count - 1}", param=name)
+    keep = np.ones(count, dtype=np.bool_)
+    keep[zeros.numpy()] = False
+    return pack_bits(torch.from_numpy(keep))
+
+
+def _sparse(remaining: Remaining, description: Description, backbone: Backbone) -> Part:
+    """`<parameter>.indices` and `<parameter>.values`; or with the mode `replace_dense` `<parameter>` as a whole."""
+    dense = description.mode == "replace_dense"
+    sites: Sites = {}
+    for name in remaining.names():
+        parameter, _, which = (name, "", "") if dense else name.rpartition(".")
+        module, _, leaf = parameter.rpartition(".")
+        if not dense and which not in ("indices", "values"):
+            continue
+        site = backbone.parameter_site(module).name
+        tensor = remaining.take(name)
+        assert tensor is not None
+        sites.setdefault(site, {})[leaf if dense else f"{leaf}.{which}"] = tensor
+    if description.mode == "replace_dense":
+        return Part("parameters", ParametersConfig(), sites, label="sparse")
+    return Part("sparse", SparseConfig(mode=description.mode), sites)
+
+
+def _side(remaining: Remaining, description: Description) -> Part:
+    """`alpha`, `side.<parameter>`, and with a projection `projection.weight` and maybe `projection.bias`."""
+    leaves: dict[str, Tensor] = {}
+    for name in remaining.names():
+        known = name.startswith("side.") or name == "alpha"
+        if known or (description.projection and name in ("projection.weight", "projection.bias")):
+            tensor = remaining.take(name)
+            assert tensor is not None
+            leaves[f"network.{name.removeprefix('side.')}" if name.startswith("side.") else name] = tensor
+    if description.projection and "projection.weight" not in leaves:
+        raise InvalidRequest(f"{WEIGHTS} has no 'projection.weight'", param="projection")
+    try:
+        config = SideConfig(kind=description.kind, model=description.side_model_config, layers=description.layers)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidRequest(f"{FILE}: {first['loc'][0]}: {first['msg']}", param=str(first["loc"][0])) from None
+    return Part("side", config, {SIDE_SITE: leaves})
+
+
+def _parts(remaining: Remaining, description: Description) -> list[Part]:
+    """`<index>:<site>:<leaf>`, in the order in which the parts act."""
+    sites: list[Sites] = [{} for _ in description.parts]
+    for name in remaining.names():
+        index, _, rest = name.partition(":")
+        site, _, leaf = rest.partition(":")
+        if not index.isdecimal() or not 0 <= int(index) < len(sites) or not leaf:
+            continue
+        tensor = remaining.take(name)
+        assert tensor is not None
+        sites[int(index)].setdefault(site, {})[leaf] = tensor
+    parts = []
+    for told, own in zip(description.parts, sites, strict=True):
+        method = METHODS.get(told.method)
+        if method is None:
+            raise AdapterMismatch(
+                f"the method '{told.method[:80]}' is not known; these are: {', '.join(METHODS)}", param="parts"
+            )
+        try:
+            config = method.config.model_validate(told.config)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or told.method
+            raise InvalidRequest(f"{FILE}: parts: {field}: {first['msg']}", param=field) from None
+        parts.append(Part(told.method, config, own, label=told.label))
+    return parts

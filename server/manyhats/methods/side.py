@@ -1,0 +1,209 @@
+"""Side-tuning: a small network beside the frozen backbone, blended with it (Zhang et al. 2020, section 3).
+
+    R(x) = sigmoid(alpha) B(x) + (1 - sigmoid(alpha)) S(x)        at the last hidden states
+
+The side network S is a smaller pretrained model on the same tokens, or blocks of the backbone's own architecture on the
+backbone's embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from manyhats.backbone.attention import PACKED_ATTENTION
+from manyhats.backbone.families import FAMILIES
+from manyhats.backbone.model import Backbone
+from manyhats.backbone.sites import EMBEDDED, LAST, Actors
+from manyhats.errors import AdapterMismatch
+from manyhats.methods.base import (
+    Bound,
+    Leaves,
+    Method,
+    MethodConfig,
+    Part,
+    Spans,
+    expect_leaves,
+    expect_shape,
+    refuse_padded,
+)
+
+if TYPE_CHECKING:
+    from manyhats.backbone import PackedBatch
+
+SIDE_SITE = "side"
+_NETWORK = "network."
+_MOST_LAYERS = 64
+_MOST_WIDTH = 16384
+_SIZES = {  # what a side network's config may ask for, before anything is built
+    "num_hidden_layers": _MOST_LAYERS,
+    "hidden_size": _MOST_WIDTH,
+    "intermediate_size": 4 * _MOST_WIDTH,
+    "num_attention_heads": 256,
+    "vocab_size": 1 << 20,
+    "max_position_embeddings": 1 << 17,
+}
+
+
+class SideConfig(MethodConfig):
+    """`kind`: a model of its own (`model`: its transformers config), or `layers` blocks of the backbone's kind."""
+
+    kind: Literal["model", "layers"]
+    model: dict[str, Any] = Field(default_factory=dict)
+    layers: int = Field(default=0, ge=0, le=_MOST_LAYERS)
+
+
+@dataclass(slots=True)
+class _Side:
+    """The network, and what it reads of the pass under way."""
+
+    network: Backbone
+    blend: Tensor  # sigmoid(alpha): () or (width,)
+    projection: tuple[Tensor, Tensor | None] | None
+    on_embeddings: bool
+    caught: Tensor | None = None
+
+    def catch(self, states: Tensor, spans: Spans, batch: PackedBatch, sequences: slice) -> Tensor:
+        self.caught = states
+        return states
+
+    def mix(self, states: Tensor, spans: Spans, batch: PackedBatch, sequences: slice) -> Tensor:
+        places = batch.spans(sequences)
+        ids = [batch.input_ids[span].tolist() for span in places]
+        types = [[0] * len(one) for one in ids]
+        if batch.type_ids is not None:
+            types = [batch.type_ids[span].tolist() for span in places]
+        actors = Actors()
+        if self.on_embeddings:
+            caught, self.caught = self.caught, None
+            assert caught is not None
+            ids = [[0] * len(one) for one in ids]  # its own table is not used
+            actors = Actors(states={EMBEDDED: lambda own: caught})
+        side = self.network.encode(self.network.pack(ids, types), actors)
+        if self.projection is not None:
+            side = F.linear(side, *self.projection)
+        return self.blend * states + (1 - self.blend) * side
+
+
+class Side(Method):
+    """Leaves at `side`: `alpha` () or (1,) or (width,), before the sigmoid; `network.<parameter>`; where the widths
+    differ `projection.weight` (width, side width) and maybe `projection.bias`."""
+
+    name: ClassVar[str] = "side"
+    config: ClassVar[type[MethodConfig]] = SideConfig
+
+    def check(self, part: Part, backbone: Backbone) -> None:
+        refuse_padded(backbone, "a side network")
+        assert isinstance(part.config, SideConfig)
+        if set(part.tensors) != {SIDE_SITE}:
+            raise AdapterMismatch("a side network stands beside the whole backbone", param=SIDE_SITE)
+        leaves = part.tensors[SIDE_SITE]
+        expect_leaves(leaves, ("alpha",), SIDE_SITE)
+        width = backbone.output_width
+        if tuple(leaves["alpha"].shape) not in ((), (1,)):
+            expect_shape(leaves["alpha"], (width,), "alpha", backbone)
+        with torch.device("meta"):
+            network = _build(part.config, backbone)
+        needed = _needed(network, part.config)
+        given = _network_leaves(leaves)
+        odd = [name for name in given if name not in needed and not name.startswith("pooler.")]
+        missing = [name for name in needed if name not in given]
+        if odd or missing:
+            told = f"has no '{missing[0]}'" if missing else f"has '{odd[0]}', which the config's network has not"
+            raise AdapterMismatch(f"the side network {told}", param=(missing or odd)[0])
+        for name, shape in needed.items():
+            expect_shape(given[name], shape, f"side.{name}", backbone)
+        side_width = FAMILIES[network.config.model_type].output_width(network.config)
+        if "projection.weight" in leaves:
+            expect_shape(leaves["projection.weight"], (width, side_width), "projection.weight", backbone)
+            if "projection.bias" in leaves:
+                expect_shape(leaves["projection.bias"], (width,), "projection.bias", backbone)
+        elif side_width != width:
+            raise AdapterMismatch(
+                f"the side network is {side_width} wide, the backbone {backbone.name} {width}; a projection is needed",
+                param="projection",
+            )
+        strange = [n for n in leaves if n not in ("alpha", "projection.weight", "projection.bias")]
+        strange = [n for n in strange if not n.startswith(_NETWORK)]
+        if strange:
+            raise AdapterMismatch(f"a side network has no place for '{strange[0]}'", param=strange[0])
+
+    def bind(self, part: Part, backbone: Backbone) -> Bound:
+        assert isinstance(part.config, SideConfig)
+        leaves = part.tensors[SIDE_SITE]
+        network = _build(part.config, backbone)
+        given = {name: t for name, t in _network_leaves(leaves).items() if not name.startswith("pooler.")}
+        network.load_state_dict({name: t.float() for name, t in given.items()}, strict=False)
+        if getattr(network, "pooler", None) is not None:
+            network.pooler = None
+        network.set_attn_implementation(PACKED_ATTENTION)
+        beside = Backbone(network, backbone.tokenizer, name="side", device=backbone.device, dtype=backbone.dtype)
+        ready = {n: t.to(backbone.device, backbone.dtype) for n, t in leaves.items() if not n.startswith(_NETWORK)}
+        projection = None
+        if "projection.weight" in ready:
+            projection = ready["projection.weight"], ready.get("projection.bias")
+        side = _Side(beside, torch.sigmoid(ready["alpha"]), projection, part.config.kind == "layers")
+        steps = {LAST: side.mix} | ({EMBEDDED: side.catch} if side.on_embeddings else {})
+        return Bound(states=steps, nbytes=sum(p.nbytes for p in network.parameters()))
+
+
+def _network_leaves(leaves: Leaves) -> dict[str, Tensor]:
+    return {name.removeprefix(_NETWORK): tensor for name, tensor in leaves.items() if name.startswith(_NETWORK)}
+
+
+def _build(config: SideConfig, backbone: Backbone) -> PreTrainedModel:
+    """The network, with whatever weights. Raises AdapterMismatch for a config that makes none."""
+    given = dict(config.model)
+    if config.kind == "layers":
+        if not config.layers:
+            raise AdapterMismatch("a side network of the kind 'layers' needs one or more", param="layers")
+        given = backbone.config.to_dict()
+        given |= {"num_hidden_layers": config.layers, "vocab_size": max(int(given.get("pad_token_id") or 0) + 1, 2)}
+        given.pop("layer_types", None)
+    model_type = given.pop("model_type", None)
+    if model_type not in FAMILIES or not FAMILIES[model_type].packed:
+        known = ", ".join(sorted(name for name, family in FAMILIES.items() if family.packed))
+        raise AdapterMismatch(f"a side network of type {model_type!r} is not served; these are: {known}", param="model")
+    for name, most in _SIZES.items():
+        value = given.get(name, 1)
+        if type(value) is not int or not 1 <= value <= most:
+            raise AdapterMismatch(
+                f"{name} of the side network must lie between 1 and {most}, not {value!r}", param=name
+            )
+    for name in ("dtype", "torch_dtype", "architectures", "transformers_version", "quantization_config", "auto_map"):
+        given.pop(name, None)
+    try:
+        made = AutoConfig.for_model(model_type, **given)
+        made.chunk_size_feed_forward = 0
+        network: PreTrainedModel = AutoModel.from_config(made)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise AdapterMismatch(f"the side network's config makes no model: {reason}", param="model") from None
+    if config.kind == "model" and made.vocab_size < backbone.config.vocab_size:
+        raise AdapterMismatch(
+            f"the side network knows {made.vocab_size} tokens, the backbone {backbone.config.vocab_size}",
+            param="vocab_size",
+        )
+    return network
+
+
+def _needed(network: PreTrainedModel, config: SideConfig) -> Mapping[str, tuple[int, ...]]:
+    """The parameters that a file must bring, with their shapes. The pooler is not used, nor, on the backbone's
+    embeddings, what makes embeddings."""
+    family = FAMILIES[network.config.model_type]
+    first = family.block.split("{i}")[0]
+    names = list(network.state_dict())
+    begin = next(i for i, name in enumerate(names) if name.startswith(first))
+    skipped = {"pooler"} | ({name.partition(".")[0] for name in names[:begin]} if config.kind == "layers" else set())
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in network.state_dict().items()
+        if name.partition(".")[0] not in skipped
+    }
