@@ -23,6 +23,8 @@ from manyhats.registry import drops
 from manyhats.registry.records import AdapterInfo, Task, Version, parse_settings
 from manyhats.registry.registry import Registry
 from manyhats.registry.residency import Residency
+from manyhats.serving.merged import MergedVersion
+from manyhats.serving.merged import build as build_merged
 from manyhats.serving.metrics import Metrics, RuntimeGauges
 from manyhats.serving.parameters import parse_parameters
 from manyhats.serving.service import Limits, Service
@@ -225,7 +227,14 @@ class Runtime:
             self.registry.unpin(version)
 
     def _load(self, version: Version) -> Adapter:
-        return read_adapter(self.registry.files(version), self.backbone, self.registry.content)
+        def read(folder: Path) -> Adapter:
+            return read_adapter(folder, self.backbone, self.registry.content)
+
+        if not isinstance(version, MergedVersion):
+            return read(self.registry.files(version))
+        adapter = build_merged(version, self.registry.files, read)
+        adapter.check(self.backbone)
+        return adapter
 
     def _bind(self, adapter: Adapter) -> BoundAdapter:
         return adapter.bind(self.backbone)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
@@ -197,13 +197,14 @@ def _build(config: SideConfig, backbone: Backbone) -> PreTrainedModel:
 def _needed(network: PreTrainedModel, config: SideConfig) -> Mapping[str, tuple[int, ...]]:
     """The parameters that a file must bring, with their shapes. The pooler is not used, nor, on the backbone's
     embeddings, what makes embeddings."""
-    family = FAMILIES[network.config.model_type]
-    first = family.block.split("{i}")[0]
-    names = list(network.state_dict())
-    begin = next(i for i, name in enumerate(names) if name.startswith(first))
-    skipped = {"pooler"} | ({name.partition(".")[0] for name in names[:begin]} if config.kind == "layers" else set())
-    return {
-        name: tuple(tensor.shape)
-        for name, tensor in network.state_dict().items()
-        if name.partition(".")[0] not in skipped
-    }
+    tables = {name for name, module in network.named_modules() if isinstance(module, nn.Embedding)}
+
+    def unused(name: str) -> bool:
+        if name.startswith("pooler."):
+            return True
+        module = name.rpartition(".")[0]
+        return config.kind == "layers" and (
+            module in tables or any(step.startswith("embed") for step in module.split("."))
+        )
+
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if not unused(name)}

@@ -30,6 +30,7 @@ from manyhats.registry.registry import Registry
 from manyhats.registry.residency import Residency
 from manyhats.serving.generation import Generation
 from manyhats.serving.inputs import Notice, Prepared, check_texts, prepare
+from manyhats.serving.merged import FIELD, MergeBody, MergedVersion, open_merged, parse
 from manyhats.serving.outputs import Answer, render
 from manyhats.serving.parameters import EmbedParameters, GenerateParameters, Parameters, parse_parameters
 
@@ -79,6 +80,12 @@ class _Pending:
     prepared: Prepared | None = None
     work: Work | None = None
     generation: Generation | None = None
+    merged: MergedVersion | None = None  # what acts in the version's place
+
+    @property
+    def wearing(self) -> Version | None:
+        """The version whose adapter acts; None for the bare backbone."""
+        return self.merged or (None if self.version.task == BASE else self.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,15 +167,22 @@ class Service:
             except NotFound:  # deleted between the two steps
                 self.registry.unpin(version)
                 raise
+        merged: MergedVersion | None = None
         try:
-            parameters = parse_parameters(version.info.kind, version.task, settings.defaults, question.parameters)
+            given = question.parameters
+            body: MergeBody | None = None
+            if FIELD in given:
+                body, given = parse(given)
+            parameters = parse_parameters(version.info.kind, version.task, settings.defaults, given)
             if isinstance(parameters, EmbedParameters):
                 parameters = _with_pooling(parameters, settings, self.backbone)
+            if body is not None:
+                merged = open_merged(self.registry, body, version, version.task == BASE)
         except ManyhatsError:
             if version.task != BASE:
                 self.registry.unpin(version)
             raise
-        return _Pending(question, version, settings, parameters, asked)
+        return _Pending(question, version, settings, parameters, asked, merged=merged)
 
     @property
     def base(self) -> Version:
@@ -182,11 +196,16 @@ class Service:
     def _close(self, one: _Pending) -> None:
         if one.work is not None and (one.work.future.cancelled() or not one.work.future.done()):
             self.engine.cancel(one.work)
-        if one.acquired:
-            self.residency.release(one.version)
+        wearing = one.wearing
+        if one.acquired and wearing is not None:
+            self.residency.release(wearing)
         elif one.wish is not None and not one.wish.cancel():
             # It came true while nobody waited for it any more.
-            one.wish.add_done_callback(lambda wish: _release_if_given(self.residency, one.version, wish))
+            given = wearing or one.version
+            one.wish.add_done_callback(lambda wish: _release_if_given(self.residency, given, wish))
+        if one.merged is not None:
+            for member in one.merged.members:
+                self._unpin(member)
         if one.version.task != BASE:
             self._unpin(one.version)
 
@@ -201,10 +220,11 @@ class Service:
         waits: dict[int, asyncio.Future[BoundAdapter]] = {}
         ready: list[int] = []
         for i, one in pending.items():
-            if one.version.task == BASE:
+            wearing = one.wearing
+            if wearing is None:
                 ready.append(i)
                 continue
-            wish = one.wish = self.residency.acquire(one.version)
+            wish = one.wish = self.residency.acquire(wearing)
             if wish.done() and wish.exception() is None:
                 one.adapter, one.acquired = wish.result(), True
                 ready.append(i)

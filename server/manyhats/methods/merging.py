@@ -1,0 +1,94 @@
+"""Merging LoRA adapters into one: linear, TIES (Yadav et al. 2023, section 3) and DARE (Yu et al. 2024, section 3.2).
+
+As in LoRAX, the A and the B of the adapters are merged each by themselves, and the first adapter's scale holds. Unlike
+there, DARE divides what is left by the density, as the paper does, and its chance is fixed by a seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from manyhats.errors import InvalidRequest
+from manyhats.methods.base import Part
+from manyhats.methods.lora import LoraConfig
+
+Strategy = Literal["linear", "ties", "dare_linear", "dare_ties"]
+SignMethod = Literal["total", "frequency"]
+
+
+def merge(
+    tensors: Sequence[Tensor],
+    weights: Sequence[float],
+    strategy: Strategy,
+    density: float,
+    sign: SignMethod,
+    generator: torch.Generator,
+) -> Tensor:
+    """Tensors of one shape to one of it. `density`: the share of the values that TIES and DARE keep."""
+    kept = [t.float() for t in tensors]
+    if strategy == "ties":
+        kept = [_largest(t, density) for t in kept]
+    elif strategy != "linear":
+        kept = [_chosen(t, density, generator) for t in kept]
+    stacked = torch.stack(kept)
+    weighted = stacked * torch.tensor(weights).view(-1, *[1] * (stacked.dim() - 1))
+    if strategy in ("linear", "dare_linear"):
+        return weighted.sum(0)
+    signs = stacked.sign()
+    elected = torch.where((stacked if sign == "total" else signs).sum(0) >= 0, 1.0, -1.0)
+    agree = signs == elected
+    return (weighted * agree).sum(0) / agree.sum(0).clamp(min=1)
+
+
+def _largest(tensor: Tensor, density: float) -> Tensor:
+    """The share of values that are largest, the others zero."""
+    if density >= 1:
+        return tensor
+    flat = tensor.abs().flatten()
+    mask = torch.zeros_like(flat)
+    mask[flat.topk(int(density * len(flat))).indices] = 1
+    return tensor * mask.view(tensor.shape)
+
+
+def _chosen(tensor: Tensor, density: float, generator: torch.Generator) -> Tensor:
+    """Values that chance keeps, made larger for those that are gone."""
+    if density >= 1:
+        return tensor
+    keep = torch.rand(tensor.shape, generator=generator) < density
+    return tensor * keep / max(density, 1e-12)
+
+
+def merge_loras(
+    parts: Sequence[Part], weights: Sequence[float], strategy: Strategy, density: float, sign: SignMethod, seed: int
+) -> Part:
+    """One LoRA of several. A layer that only some of them adapt is merged of these.
+
+    Raises InvalidRequest for other methods, LoRAs with more than A and B, and different ranks.
+    """
+    found: dict[str, dict[str, list[tuple[Tensor, float]]]] = {}
+    scales: dict[str, float] = {}
+    for part, weight in zip(parts, weights, strict=True):
+        if not isinstance(part.config, LoraConfig):
+            raise InvalidRequest(f"adapters of the method '{part.method}' cannot be merged; LoRAs can", param="ids")
+        for site, leaves in part.tensors.items():
+            if set(leaves) != {"A", "B"}:
+                raise InvalidRequest(
+                    f"a LoRA with {', '.join(sorted(set(leaves) - {'A', 'B'}))} cannot be merged", param="ids"
+                )
+            scales.setdefault(site, part.config.scales[site])
+            for leaf, tensor in leaves.items():
+                found.setdefault(site, {}).setdefault(leaf, []).append((tensor, weight))
+    generator = torch.Generator().manual_seed(seed)
+    merged: dict[str, dict[str, Tensor]] = {}
+    for site, by_leaf in sorted(found.items()):
+        for leaf, pairs in sorted(by_leaf.items()):
+            ranks = {tensor.shape[0 if leaf == "A" else 1] for tensor, _ in pairs}
+            if len(ranks) > 1:
+                raise InvalidRequest(f"LoRAs of different ranks ({sorted(ranks)}) cannot be merged", param="ids")
+            tensors, own = [t for t, _ in pairs], [w for _, w in pairs]
+            merged.setdefault(site, {})[leaf] = merge(tensors, own, strategy, density, sign, generator)
+    return Part("lora", LoraConfig(scales=scales), merged)

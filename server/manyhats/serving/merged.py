@@ -1,0 +1,105 @@
+"""`parameters.merged_adapters`: several LoRA tasks merged for one question."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from manyhats.errors import InvalidRequest
+from manyhats.methods.adapter import Adapter
+from manyhats.methods.merging import SignMethod, Strategy, merge_loras
+from manyhats.registry.records import Version
+
+if TYPE_CHECKING:
+    from manyhats.registry.registry import Registry
+
+FIELD = "merged_adapters"
+
+
+class MergeBody(BaseModel):
+    """What LoRAX calls `merged_adapters`. `ids`: tasks; `weights`: one for each, else all 1."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: list[str] = Field(min_length=2, max_length=16)
+    weights: list[Annotated[float, Field(allow_inf_nan=False)]] = Field(default_factory=list)
+    merge_strategy: Strategy = "linear"
+    density: float = Field(default=1.0, ge=0, le=1)
+    majority_sign_method: SignMethod = "total"
+
+    @model_validator(mode="after")
+    def _fits(self) -> MergeBody:
+        if self.weights and len(self.weights) != len(self.ids):
+            raise ValueError(f"there are {len(self.weights)} weights for {len(self.ids)} ids")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class MergedVersion(Version):
+    """A version that is nowhere stored: its content is made of its members. `head`: whose head it wears."""
+
+    members: tuple[Version, ...] = ()
+    head: Version | None = None
+    body: MergeBody | None = None
+
+
+def parse(parameters: Mapping[str, Any]) -> tuple[MergeBody, dict[str, Any]]:
+    """The field, and the parameters without it. Raises InvalidRequest that names what is wrong."""
+    rest = dict(parameters)
+    try:
+        return MergeBody.model_validate(rest.pop(FIELD)), rest
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join([FIELD, *map(str, first["loc"])])
+        raise InvalidRequest(f"parameters.{name}: {first['msg']}", param=f"parameters.{name}") from None
+
+
+def open_merged(registry: Registry, body: MergeBody, asked: Version, base: bool) -> MergedVersion:
+    """Pins every member, and names what they make together. Raises NotFound for an unknown one.
+
+    `asked`: the version of the task that was asked, whose kind and head hold; `base`: it is the bare backbone.
+    """
+    pinned: list[Version] = []
+    try:
+        for ref in body.ids:
+            pinned.append(registry.pin(ref))
+    except Exception:
+        for version in pinned:
+            registry.unpin(version)
+        raise
+    head = None if base else asked
+    told = body.model_dump() | {"ids": [v.sha256 for v in pinned], "head": head and head.sha256}
+    sha = hashlib.sha256(b"merged:" + json.dumps(told, sort_keys=True).encode()).hexdigest()
+    info = replace(asked.info, method="lora", bytes=sum(version.info.bytes for version in pinned))
+    return MergedVersion(asked.task, asked.number, sha, info, asked.created, tuple(pinned), head, body)
+
+
+def build(version: MergedVersion, files: Callable[[Version], Path], read: Callable[[Path], Adapter]) -> Adapter:
+    """The adapter. Raises InvalidRequest where the members cannot be merged."""
+    assert version.body is not None
+    body = version.body
+    parts = []
+    for member in version.members:
+        adapter = read(files(member))
+        if len(adapter.parts) != 1:
+            raise InvalidRequest(
+                f"{member.ref} has {len(adapter.parts)} parts ({adapter.method}); LoRAs of one part can be merged",
+                param=f"parameters.{FIELD}.ids",
+            )
+        parts.append(adapter.parts[0])
+    weights = body.weights or [1.0] * len(parts)
+    seed = int(version.sha256[:15], 16)
+    part = merge_loras(parts, weights, body.merge_strategy, body.density, body.majority_sign_method, seed)
+    wearer = None if version.head is None else read(files(version.head))
+    return Adapter(
+        parts=(part,),
+        head=None if wearer is None else wearer.head,
+        kind=wearer.kind if wearer is not None else version.info.kind,  # type: ignore[arg-type]
+        matched_tensors=sum(len(leaves) for leaves in part.tensors.values()),
+    )
