@@ -1,4 +1,4 @@
-"""`manyhats convert`: pickle files to safetensors, on the user's own machine."""
+"""`manyhats convert`: pickle files to safetensors, and PEFT's differences to plain weights, on the user's machine."""
 
 from __future__ import annotations
 
@@ -27,8 +27,17 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 def convert(
     path: Annotated[Path, typer.Argument(help="an adapter folder with pickle files")],
     out: Annotated[Path, typer.Argument(help="the folder to write; must be empty or not exist")],
+    backbone: Annotated[
+        str, typer.Option(help="make plain weights of a PEFT method that is not served as it is (LoHa, LoKr, OFT, ...)")
+    ] = "",
 ) -> None:
     """Turns an adapter's pickle files into safetensors. Only tensors are read (torch.load with weights_only)."""
+    if backbone:
+        from manyhats.commands.differences import materialise
+
+        changed = materialise(path, out, backbone)
+        typer.echo(f"{out}: {changed} changed parameters as safetensors")
+        return
     written = convert_folder(path, out)
     typer.echo(f"{out}: {written} weight files as safetensors")
 

@@ -56,7 +56,7 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone) -> Adapter:
             raise AdapterMismatch("the file has no 'trainable_tokens_delta'", param="trainable_token_indices")
         parts.append(rows)
     prefix = PROMPT_WRAPPER if peft_type in _PROMPTS else WRAPPER
-    kind, head = _head(remaining, config, prefix, backbone, warnings)
+    kind, head = kind_and_head(remaining, config, prefix, backbone, warnings)
     others = whole_parameters(remaining, config, backbone)
     if others is not None:
         parts.append(others)
@@ -98,9 +98,10 @@ def _part(remaining: Remaining, peft_type: str, config: dict[str, Any], backbone
             return prompt_part(remaining, config, backbone)
 
 
-def _head(
+def kind_and_head(
     remaining: Remaining, config: dict[str, Any], prefix: str, backbone: Backbone, warnings: list[str]
 ) -> tuple[Kind, Head | None]:
+    """What the adapter is for, by `task_type` or else by its head. Raises AdapterMismatch where neither tells."""
     task_type = config.get("task_type")
     kind: Kind
     if task_type is not None:

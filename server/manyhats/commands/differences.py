@@ -1,0 +1,102 @@
+"""Makes plain weights of a PEFT adapter whose method has no form of its own here, once and on the user's machine.
+
+PEFT itself adds the difference to the backbone's weights; what came out changed is written as parameters that stand in
+the backbone's place.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manyhats.errors import ConfigurationError, InvalidRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from manyhats.backbone import Backbone
+    from manyhats.methods.base import Part
+
+
+def materialise(path: Path, out: Path, backbone_name: str) -> int:
+    """Writes the adapter in `path` into the empty folder `out`; returns how many parameters it changes.
+
+    Raises ConfigurationError without PEFT, and InvalidRequest for what PEFT cannot load or merge.
+    """
+    from manyhats.backbone import Backbone
+    from manyhats.formats import write_adapter
+    from manyhats.formats.files import Remaining, read_json, read_tensors, text_or_none
+    from manyhats.formats.peft.names import WEIGHTS, WRAPPER
+    from manyhats.formats.peft.reader import kind_and_head
+    from manyhats.methods.adapter import Adapter
+
+    if not path.is_dir():
+        raise InvalidRequest(f"'{path}' is no folder")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InvalidRequest(f"'{out}' is {'not empty' if out.is_dir() else 'no folder'}")
+    config = read_json(path / "adapter_config.json")
+    if "peft_type" not in config:
+        raise InvalidRequest("adapter_config.json has no 'peft_type'; only PEFT's adapters have differences to be made")
+    backbone = Backbone.load(backbone_name, device="cpu", dtype="float32")
+    warnings: list[str] = []
+    kind, head = kind_and_head(Remaining(read_tensors(path / WEIGHTS), WEIGHTS), config, WRAPPER, backbone, warnings)
+    part = _changed(path, config, backbone, backbone_name, head.num_labels if head else None)
+    adapter = Adapter(
+        parts=(part,),
+        head=head,
+        kind=kind,
+        matched_tensors=0,
+        base=text_or_none(config.get("base_model_name_or_path")),
+    )
+    adapter.check(backbone)
+    out.mkdir(parents=True, exist_ok=True)
+    write_adapter(adapter, out, backbone)
+    return sum(len(leaves) for leaves in part.tensors.values())
+
+
+def _changed(path: Path, config: dict[str, Any], backbone: Backbone, name: str, labels: int | None) -> Part:
+    """The parameters that differ from the backbone's once PEFT has merged its difference into its wrapped layers."""
+    import torch
+    import transformers
+
+    from manyhats.backbone.loading import locate
+    from manyhats.methods.base import Part
+    from manyhats.methods.parameters import ParametersConfig, parameter_of
+
+    try:
+        import peft
+    except ImportError:
+        raise ConfigurationError("this needs PEFT: pip install peft") from None
+    classes = {
+        "SEQ_CLS": transformers.AutoModelForSequenceClassification,
+        "TOKEN_CLS": transformers.AutoModelForTokenClassification,
+        "QUESTION_ANS": transformers.AutoModelForQuestionAnswering,
+        "CAUSAL_LM": transformers.AutoModelForCausalLM,
+    }
+    kind = classes.get(str(config.get("task_type")), transformers.AutoModel)
+    options = {} if labels is None else {"num_labels": labels}
+    source = locate(name)
+    try:
+        model = kind.from_pretrained(source, dtype=torch.float32, **options)
+        wrapped: Any = peft.PeftModel.from_pretrained(model, str(path))
+        wrapped.merge_adapter()
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InvalidRequest(f"PEFT cannot merge '{path}' into the backbone: {reason}") from None
+    task_model = wrapped.get_base_model()
+    bare = task_model if kind is transformers.AutoModel else task_model.base_model
+    sites: dict[str, dict[str, Tensor]] = {}
+    for full, tensor in bare.state_dict().items():
+        module, _, leaf = full.replace(".base_layer.", ".").rpartition(".")
+        known = module in backbone.linear or module in backbone.embedding or module in backbone.norm
+        own = parameter_of(backbone, module, leaf) if known else None
+        if own is None:
+            continue
+        value = tensor.detach()
+        if module in backbone.linear and leaf == "weight" and backbone.linear[module].transposed:
+            value = value.T
+        if not torch.equal(value, own):
+            sites.setdefault(module, {})[leaf] = value.contiguous().clone()
+    if not sites:
+        raise InvalidRequest(f"'{path}' changes nothing of the backbone")
+    return Part("parameters", ParametersConfig(), sites, label=str(config["peft_type"]).lower()[:40])
