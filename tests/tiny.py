@@ -225,8 +225,11 @@ def write_base(family: str, folder: Path, seed: int = 1) -> Path:
 
 
 def load(folder: Path) -> Backbone:
-    """In float32 on the CPU."""
-    return Backbone.load(str(folder), device="cpu", dtype="float32")
+    """In float32 on the CPU, with the tokenizer that lies in the folder (for Qwen2 transformers makes another)."""
+    backbone = Backbone.load(str(folder), device="cpu", dtype="float32")
+    if backbone.config.model_type == "qwen2":
+        backbone.tokenizer._backend = RawTokenizer.from_file(str(folder / "tokenizer.json"))
+    return backbone
 
 
 # ---- texts

@@ -51,3 +51,16 @@ def test_make_targets_of_the_readme_exist():
     targets = set(re.findall(r"^([a-z-]+):", text("Makefile"), re.MULTILINE))
     for target in re.findall(r"make ([a-z-]+)", text("README.md")):
         assert target in targets
+
+
+def test_the_tables_of_methods_are_as_generated() -> None:
+    """`python -m tests.parity.matrix` writes them; `test_peft_matrix` tries every cell of the first."""
+    import json
+
+    from tests.parity import matrix
+
+    text = (ROOT / "docs" / "methods.md").read_text()
+    table = json.loads((matrix.HERE / "matrix.json").read_text())
+    assert matrix.section(text, "matrix") == matrix.markdown(table)
+    assert matrix.section(text, "own matrix") == matrix.own()
+    assert matrix.section(text, "adapterhub matrix") == matrix.adapterhub()

@@ -14,8 +14,9 @@ from manyhats.methods.adapter import BARE, BoundAdapter
 from torch import Tensor
 
 from tests import every, tiny
+from tests.parity.peft_cases import NAMES
 
-FAMILIES = ("bert", "distilbert", "albert", "modernbert", "gpt2", "llama", "gpt_neox", "mpnet", "reformer")
+FAMILIES = tuple(NAMES)
 TEXTS = tiny.texts([1, 4, 13, 26, 9], seed=12)
 CLOSE = 5e-5
 _quick = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)

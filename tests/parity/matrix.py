@@ -16,12 +16,16 @@ from pathlib import Path
 from manyhats.errors import AdapterMismatch
 from manyhats.formats import read_adapter
 
-from tests import tiny
+from tests import every, tiny
 from tests.parity.peft_cases import METHODS, NAMES, make
+from tests.parity.test_adapterhub import CASES, FIXTURES
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs" / "methods.md"
-BEGIN, END = "<!-- matrix -->", "<!-- end of matrix -->"
+MARKS = {
+    name: (f"<!-- {name} -->", f"<!-- end of {name} -->") for name in ("matrix", "own matrix", "adapterhub matrix")
+}
+METHODS_OF_OURS = sorted(every.ALL)
 _MARKS = {"passed": "=", "refused": "refused", "n/a": "-"}
 
 
@@ -59,29 +63,54 @@ def tiny_ids():
     return torch.tensor([[2, 9, 11, 3]])
 
 
-def markdown(table: dict[str, dict[str, str]]) -> str:
+def markdown(table: dict[str, dict[str, str]], title: str = "PEFT", families: list[str] | None = None) -> str:
     """The table, families across."""
-    families = list(NAMES)
-    lines = ["| PEFT | " + " | ".join(families) + " |", "|---" * (len(families) + 1) + "|"]
+    families = families or list(NAMES)
+    lines = [f"| {title} | " + " | ".join(families) + " |", "|---" * (len(families) + 1) + "|"]
     for name, row in table.items():
         lines.append(f"| {name} | " + " | ".join(_MARKS[row.get(family, "n/a")] for family in families) + " |")
     return "\n".join(lines)
 
 
-def section(text: str) -> str:
+def own() -> str:
+    """The methods themselves, as `methods/test_properties` and the tests of each family try them."""
+    rows: dict[str, dict[str, str]] = {method: {} for method in METHODS_OF_OURS}
+    with tempfile.TemporaryDirectory() as temporary:
+        for family in NAMES:
+            made = every.parts(tiny.load(tiny.write_base(family, Path(temporary) / family)))
+            for method in rows:
+                rows[method][family] = "passed" if method in made else "refused"
+    return markdown(rows, "method")
+
+
+def adapterhub() -> str:
+    """What the library's fixtures hold."""
+    rows: dict[str, dict[str, str]] = {}
+    for name in CASES:
+        told = json.loads((FIXTURES / "cases" / name / "case.json").read_text())
+        if "upload" in told:
+            rows.setdefault(told["method"], {})[told["base"]] = "passed"
+    return markdown(dict(sorted(rows.items())), "AdapterHub", ["bert", "roberta", "distilbert", "gpt2", "llama"])
+
+
+def section(text: str, name: str) -> str:
     """What stands between the marks."""
-    found = re.search(rf"{BEGIN}\n(.*?)\n{END}", text, re.DOTALL)
+    begin, end = MARKS[name]
+    found = re.search(rf"{begin}\n(.*?)\n{end}", text, re.DOTALL)
     assert found is not None
     return found[1]
 
 
 def main() -> None:
-    """Writes both."""
+    """Writes all."""
     warnings.simplefilter("ignore")
     table = statuses()
     (HERE / "matrix.json").write_text(json.dumps(table, indent=1) + "\n")
     text = DOCS.read_text()
-    DOCS.write_text(text.replace(section(text), markdown(table)))
+    for name, made in (("matrix", markdown(table)), ("own matrix", own()), ("adapterhub matrix", adapterhub())):
+        begin, end = MARKS[name]
+        text = text.replace(f"{begin}\n{section(text, name)}\n{end}", f"{begin}\n{made}\n{end}")
+    DOCS.write_text(text)
 
 
 if __name__ == "__main__":

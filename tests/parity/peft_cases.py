@@ -200,6 +200,12 @@ METHODS: dict[str, Method] = {
     "shira": Method(peft.ShiraConfig, lambda n: {"r": 2, "target_modules": n.query_value}, numbers=(25,)),
     "beft": Method(peft.BeftConfig, lambda n: {"target_modules": n.query_value}, numbers=(25,)),
     "lora-generate": Method(peft.LoraConfig, _lora(), "CAUSAL_LM", only=tiny.DECODERS),
+    "lora-output-layer": Method(
+        peft.LoraConfig,
+        lambda n: {"r": 4, "target_modules": ["lm_head", *n.query_value]},
+        "CAUSAL_LM",
+        only=("llama", "mistral", "qwen3"),
+    ),
     "lora-generate-head": Method(
         peft.LoraConfig,
         lambda n: {"r": 4, "target_modules": n.query_value, "modules_to_save": ["lm_head", n.words]},

@@ -16,6 +16,7 @@ from manyhats.formats.peft.keys import Sites, merge, take
 from manyhats.formats.peft.names import PROMPT_WRAPPER, WRAPPER
 from manyhats.methods.base import Part
 from manyhats.methods.lora import LoraConfig
+from manyhats.methods.parameters import parameter_of
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -66,19 +67,20 @@ def lora_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) 
 
 
 def _check_tables(remaining: Remaining, backbone: Backbone) -> None:
-    """PEFT saves the whole table beside a LoRA on it; one that is not the backbone's own is refused."""
+    """PEFT saves a whole embedding or output layer beside a LoRA on it; only the backbone's own is served."""
     for name in remaining.names():
         module, found, _ = name.removeprefix(WRAPPER).partition(".base_layer.weight")
-        own = backbone.embedding.get(backbone.bare_name(module)) if found else None
+        bare = backbone.bare_name(module)
+        known = found and (bare in backbone.embedding or bare in backbone.linear)
+        own = parameter_of(backbone, bare, "weight") if known else None
         if own is None:
             continue
         tensor = remaining.take(name)
         assert tensor is not None
-        table = own.module.weight.detach().cpu()
-        if tensor.shape != table.shape or not torch.equal(tensor.to(table), table):
+        if tensor.shape != own.shape or not torch.equal(tensor.to(own.dtype), own.detach().cpu()):
             raise AdapterMismatch(
-                f"the file brings a table {list(tensor.shape)} for '{module}' that is not the backbone's own "
-                f"{list(table.shape)}; save the adapter with save_embedding_layers=False",
+                f"the file brings weights {list(tensor.shape)} for '{module}' that are not the backbone's own "
+                f"{list(own.shape)}; save the adapter with save_embedding_layers=False",
                 param=name,
             )
 
