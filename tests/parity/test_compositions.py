@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,3 +141,28 @@ def test_what_cannot_be_put_together(stored: Stored, bert: Backbone) -> None:
         nested = stored.keep(folder)
     with pytest.raises(InvalidRequest, match="nested deeper"):
         read_adapter(stored.folders[nested], bert, stored.resolve)
+
+
+def test_adapterhubs_stack_is_a_stack(tmp_path: Path) -> None:
+    """`save_adapter_setup` of Stack("a", "b"): the second adapter reads what the first one made."""
+    one = case("ah-bert-fusion-dynamic-setup")
+    folder = FIXTURES / "cases" / "ah-bert-fusion-dynamic-setup" / "adapter"
+    upload = tmp_path / "setup"
+    upload.mkdir()
+    for name in ("a", "b"):
+        shutil.copytree(folder / name, upload / name)
+    children = [{"type": "single", "children": [name]} for name in ("a", "b")]
+    setup = {"adapter_setup": {"type": "Stack", "children": children}, "head_setup": None, "version": "adapters.1.3.0"}
+    (upload / "adapter_setup.json").write_text(json.dumps(setup))
+    stack = read_adapter(upload, one.backbone)
+    stored = Stored(tmp_path, one.backbone)
+    members = [stored.keep(folder / name) for name in ("a", "b")]
+    ours = stored.compose(format="manyhats-stack/1", members=members)
+    answers = tiny.ask(one.backbone, stack, one.texts)
+    assert tiny.difference(answers, tiny.ask(one.backbone, ours, one.texts)) == 0
+    alone = read_adapter(folder / "b", one.backbone)
+    assert tiny.difference(answers, tiny.ask(one.backbone, alone, one.texts)) > 1e-3
+    setup["adapter_setup"]["type"] = "Parallel"  # type: ignore[index]
+    (upload / "adapter_setup.json").write_text(json.dumps(setup))
+    with pytest.raises(AdapterMismatch, match="'Parallel' is not served"):
+        read_adapter(upload, one.backbone)
