@@ -42,14 +42,20 @@ SIDE_SITE = "side"
 _NETWORK = "network."
 _MOST_LAYERS = 64
 _MOST_WIDTH = 16384
-_SIZES = {  # what a side network's config may ask for, before anything is built
-    "num_hidden_layers": _MOST_LAYERS,
-    "hidden_size": _MOST_WIDTH,
-    "intermediate_size": 4 * _MOST_WIDTH,
-    "num_attention_heads": 256,
-    "vocab_size": 1 << 20,
-    "max_position_embeddings": 1 << 17,
-}
+# What a side network's config may ask for, before anything is built; families call these otherwise.
+_SIZES = (
+    dict.fromkeys(("num_hidden_layers", "n_layers", "n_layer", "num_hidden_groups"), _MOST_LAYERS)
+    | dict.fromkeys(("hidden_size", "dim", "n_embd", "embedding_size", "word_embed_proj_dim"), _MOST_WIDTH)
+    | dict.fromkeys(("intermediate_size", "hidden_dim", "n_inner", "ffn_dim"), 4 * _MOST_WIDTH)
+    | dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_heads", "n_head"), 256)
+    | dict.fromkeys(("head_dim", "type_vocab_size"), 4096)
+    | {"vocab_size": 1 << 20, "max_position_embeddings": 1 << 17, "n_positions": 1 << 17, "inner_group_num": 1}
+)
+# What a config may hold that a network without a head does not need.
+_LEFT_OUT = (
+    "dtype", "torch_dtype", "architectures", "transformers_version", "quantization_config", "auto_map", "num_labels",
+    "id2label", "label2id",
+)  # fmt: skip
 
 
 class SideConfig(MethodConfig):
@@ -172,12 +178,12 @@ def _build(config: SideConfig, backbone: Backbone) -> PreTrainedModel:
         known = ", ".join(sorted(name for name, family in FAMILIES.items() if family.packed))
         raise AdapterMismatch(f"a side network of type {model_type!r} is not served; these are: {known}", param="model")
     for name, most in _SIZES.items():
-        value = given.get(name, 1)
+        value = 1 if given.get(name) is None else given[name]
         if type(value) is not int or not 1 <= value <= most:
             raise AdapterMismatch(
                 f"{name} of the side network must lie between 1 and {most}, not {value!r}", param=name
             )
-    for name in ("dtype", "torch_dtype", "architectures", "transformers_version", "quantization_config", "auto_map"):
+    for name in _LEFT_OUT:
         given.pop(name, None)
     try:
         made = AutoConfig.for_model(model_type, **given)
