@@ -673,3 +673,27 @@ def test_weights_that_no_config_speaks_of(bert: Backbone, tmp_path: Path) -> Non
     (tmp_path / "head_config.json").unlink()
     with pytest.raises(InvalidRequest, match=r"'model_head\.safetensors' belongs to no config"):
         read_adapter(tmp_path, bert)
+
+
+# ---- small files that stand for much
+
+
+def test_a_compacter_of_a_huge_matrix(bert: Backbone, tmp_path: Path) -> None:
+    """Factors of rank one make any size of a few kilobytes."""
+    source = Path(__file__).parents[1] / "fixtures" / "cases" / "ah-bert-compacter-phm4" / "adapter"
+    folder = tmp_path / "huge"
+    shutil.copytree(source, folder)
+    tensors = load_file(folder / "adapter.safetensors")
+    name = "bert.encoder.layer.0.output.adapters.task.adapter_down.0"
+    tensors[f"{name}.W_left"] = torch.ones(4, 100_000, 1)
+    tensors[f"{name}.W_right"] = torch.ones(4, 1, 100_000)
+    save_file(tensors, folder / "adapter.safetensors")
+    refused(folder, bert, AdapterMismatch, "would have 160000000000 values")
+
+
+def test_zeros_of_a_huge_mask(bert: Backbone, tmp_path: Path) -> None:
+    site = "encoder.layer.0.output.dense"
+    description = {"format": "manyhats-mask/1", "encoding": "zeros_idx32", "shapes": {site: [40_000, 50_000]}}
+    (tmp_path / "manyhats.json").write_text(json.dumps(description))
+    save_file({f"{site}.zeros_indices": torch.tensor([1])}, tmp_path / "weights.safetensors")
+    refused(tmp_path, bert, AdapterMismatch, "40000, 50000")

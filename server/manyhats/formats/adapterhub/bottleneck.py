@@ -42,6 +42,8 @@ _LEAVES = {
     for kind in ("weight", "bias", "W", "W_left", "W_right", "b")
 } | {"scaling": "scaling"}
 
+_MOST_VALUES = 1 << 26  # of one matrix of a compacter
+
 # Of the activations' names before `adapters` 1.0, two meant something else.
 _LEGACY_ACTIVATIONS = {"gelu": "gelu_new", "gelu_orig": "gelu"}
 
@@ -209,10 +211,22 @@ def _phm_matrix(
             raise AdapterMismatch(
                 f"the factors of {place} have shapes {list(left.shape)} and {list(right.shape)}", param=place
             )
+        _check_size(rule.shape[0], left.shape[1], right.shape[2], place)
         whole = torch.bmm(left.float(), right.float())
     if rule.dim() != 3 or whole.dim() != 3 or rule.shape[0] != whole.shape[0]:
         raise AdapterMismatch(f"phm_rule {list(rule.shape)} does not fit the weights of {place}", param="phm_rule")
-    return torch.stack([torch.kron(a, w) for a, w in zip(rule.float(), whole.float(), strict=True)]).sum(0)
+    _check_size(rule.shape[0], whole.shape[1], whole.shape[2], place)
+    matrix = torch.kron(rule[0].float(), whole[0].float())
+    for a, w in zip(rule[1:].float(), whole[1:].float(), strict=True):
+        matrix += torch.kron(a, w)
+    return matrix
+
+
+def _check_size(pieces: int, rows: int, columns: int, place: str) -> None:
+    """A small file can stand for a very large matrix."""
+    values = pieces * rows * pieces * columns
+    if values > _MOST_VALUES:
+        raise AdapterMismatch(f"the weights of {place} would have {values} values; at most {_MOST_VALUES}", param=place)
 
 
 # ---- invertible

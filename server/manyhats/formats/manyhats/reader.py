@@ -35,7 +35,7 @@ def read(folder: Path, description: Description, backbone: Backbone) -> Adapter:
     head = read_head(remaining, description)
     match description.format:
         case "manyhats-mask/1":
-            parts = [_mask(remaining, description)]
+            parts = [_mask(remaining, description, backbone)]
         case "manyhats-sparse/1":
             parts = [_sparse(remaining, description, backbone)]
         case "manyhats-side/1":
@@ -72,7 +72,7 @@ def _same(found: Iterable[str], stated: Iterable[str]) -> None:
         raise InvalidRequest(f"{FILE} and {WEIGHTS} do not mask the same weights: {min(odd)}", param=min(odd))
 
 
-def _mask(remaining: Remaining, description: Description) -> Part:
+def _mask(remaining: Remaining, description: Description, backbone: Backbone) -> Part:
     """`<site>.mask`: bits; or with the encoding `zeros_idx32` `<site>.zeros_indices`, where the zeros stand."""
     sites: Sites = {}
     if description.encoding == "zeros_idx32":
@@ -81,6 +81,12 @@ def _mask(remaining: Remaining, description: Description) -> Part:
             shape = description.shapes.get(site)
             if not found or shape is None:
                 continue
+            if shape != backbone.site_of(site).shape:  # before so many bits are made
+                raise AdapterMismatch(
+                    f"'{name}' is for a weight of shape {list(shape)}, but the backbone {backbone.name} has "
+                    f"{list(backbone.site_of(site).shape)}",
+                    param=site,
+                )
             tensor = remaining.take(name)
             assert tensor is not None
             sites[site] = {"mask": _bits(tensor, shape, name)}
