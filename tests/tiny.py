@@ -307,15 +307,15 @@ def head(backbone: Backbone, kind: Kind, labels: int, seed: int) -> Head:
     """A random head built as the backbone's family builds it."""
     generator = torch.Generator().manual_seed(seed)
     layout = backbone.family.classification_head
-    hidden = backbone.hidden
-    last = Layer(_random(generator, labels, hidden), _random(generator, labels))
-    if kind == "tokens":
-        return Head(kind, "tokens", (last,))
-    inner = [
-        Layer(_random(generator, hidden, hidden), _random(generator, hidden), layout.activation)
-        for _ in layout.linears[1:]
-    ]
-    return Head(kind, layout.reads, (*inner, last))
+    hidden, width = backbone.hidden, backbone.output_width
+    if kind == "tokens" or layout is None:
+        reads = "tokens" if kind == "tokens" else "first"
+        return Head(kind, reads, (Layer(_random(generator, labels, width), _random(generator, labels)),))
+    inner = []
+    for _ in layout.linears[1:]:
+        inner.append(Layer(_random(generator, hidden, width), _random(generator, hidden), layout.activation))
+        width = hidden
+    return Head(kind, layout.reads, (*inner, Layer(_random(generator, labels, width), _random(generator, labels))))
 
 
 def part(backbone: Backbone, method: str, seed: int, spread: float = 0.2, **options: Any) -> Part:

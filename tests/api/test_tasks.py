@@ -470,7 +470,9 @@ def test_more_pinned_tasks_than_slots_do_not_keep_a_server_from_starting(start):
         for task in tasks:
             live.client.post(f"/v1/tasks/{task}/pin")
     with start(slots=2) as live:
-        assert live.outputs(tasks[0])
+        # Which two have the slots is for the loading threads to settle.
+        answers = [live.ask(task).status_code for task in tasks]
+        assert sorted(answers) == [200, 200, 429]
         live.wait_idle()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,20 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
+from manyhats.errors import AdapterMismatch, InvalidRequest
+from manyhats.methods import METHODS
+from manyhats.methods.adapter import Adapter
 from manyhats.methods.base import Part
 from manyhats.methods.bottleneck import BottleneckConfig
+from manyhats.methods.lora import LoraConfig
+from manyhats.methods.parameters import ParametersConfig
 from torch import Tensor
 from transformers import AutoModel
 
 from tests import tiny
 
 TEXTS = tiny.texts([1, 7, 30, 12, 45, 8], seed=3)
-CLOSE = 2e-5
+CLOSE = 1e-5
 
 
 @torch.inference_mode()
@@ -67,6 +73,55 @@ def _no_places(family: str) -> bool:
     return family == "gpt_neox"  # attention and feed-forward join at once
 
 
+# The modules whose outputs are what attention and feed-forward add to the residual stream, within a block.
+SUBLAYERS = {
+    "albert": ("attention.output_dropout", "ffn_output"),
+    "distilbert": ("attention", "ffn"),
+    "gpt2": ("attn", "mlp"),
+    "gpt_neox": ("attention", "mlp"),
+    "modernbert": ("attn", "mlp"),
+    "mpnet": ("attention.dropout", "output.dropout"),
+    "opt": ("self_attn", "fc2"),
+    "reformer": ("attention.output", "feed_forward"),
+} | dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), ("self_attn", "mlp"))
+
+
+@pytest.mark.parametrize("family", [f for f in tiny.ALL_FAMILIES if not _no_places(f)])
+def test_bottleneck_at_every_place_equals_the_formula(family: str, base_folder: Any, load_backbone: Any) -> None:
+    """f + s * (U tanh(D f + d) + u) in place of each sub-layer's output f."""
+    backbone = load_backbone(family)
+    adapter = tiny.adapter(backbone, "bottleneck", 8, non_linearity="tanh", scaling=0.7)
+    tensors = adapter.parts[0].tensors
+    assert list(tensors) == [f"layers.{i}.{place}" for i in range(2) for place in ("attention", "ffn")]
+
+    def adapted(f: Tensor, leaves: Any) -> Tensor:
+        inner = torch.tanh(f @ leaves["down.weight"].T + leaves["down.bias"])
+        return f + 0.7 * (inner @ leaves["up.weight"].T + leaves["up.bias"])
+
+    def hook(names: list[str]) -> Callable[..., Any]:
+        turns = itertools.cycle(names)  # a block that layers share comes by once for each
+
+        def replace_output(module: Any, inputs: Any, output: Any) -> Any:
+            leaves = tensors[next(turns)]
+            return (adapted(output[0], leaves), *output[1:]) if isinstance(output, tuple) else adapted(output, leaves)
+
+        return replace_output
+
+    def insert(model: Any) -> None:
+        places = SUBLAYERS.get(model.config.model_type, ("attention.output.dropout", "output.dropout"))
+        names: dict[Any, list[str]] = {}
+        for site in tensors:
+            _, layer, place = site.split(".")
+            path = backbone.family.block.format(i=backbone.family.block_of(model.config, int(layer)))
+            module = model.get_submodule(f"{path}.{places[place == 'ffn']}")
+            names.setdefault(module, []).append(site)
+        for module, sites in names.items():
+            module.register_forward_hook(hook(sites))
+
+    expected = reference(base_folder(family), backbone, insert)
+    assert tiny.difference(tiny.ask(backbone, adapter, TEXTS), expected) < CLOSE
+
+
 @pytest.mark.parametrize("family", [f for f in tiny.ALL_FAMILIES if not _no_places(f)])
 @pytest.mark.parametrize("flags", [{}, {"is_parallel": True}, {"original_ln_before": True}])
 def test_bottleneck_alone_and_mixed(family: str, flags: dict[str, Any], load_backbone: Any) -> None:
@@ -98,26 +153,57 @@ def _replace(adapter: Any, part: Part) -> Any:
 
 
 def test_parallel_residuals_have_no_place_for_bottlenecks(load_backbone: Any) -> None:
-    assert not load_backbone("gpt_neox").residual
+    backbone = load_backbone("gpt_neox")
+    assert not backbone.residual
+    with pytest.raises(AdapterMismatch, match="at once"):
+        tiny.adapter(load_backbone("gpt_neox-sequential"), "bottleneck", 1).check(backbone)
+    with pytest.raises(InvalidRequest, match="at once"):
+        METHODS["bottleneck"].trainable(backbone, {}, torch.Generator())
 
 
-def test_reformer_reads_long_inputs(tmp_path: Path) -> None:
-    """An input of 4,096 tokens, with LoRA and a bottleneck adapter, in one batch with short ones."""
-    config = tiny.config("reformer")
-    config.max_position_embeddings = 4096
-    config.axial_pos_shape = [64, 64]
-    config.lsh_attn_chunk_length = config.local_attn_chunk_length = 64
-    model = AutoModel.from_config(config)
-    tiny.randomise(model, 1)
-    model.save_pretrained(tmp_path)
-    tiny.tokenizer("reformer").save_pretrained(tmp_path)
-    backbone = tiny.load(tmp_path)
-    assert backbone.max_tokens == 4096
-    long, short = tiny.words(4094, 1), tiny.words(20, 2)
-    for method in ("lora", "bottleneck"):
-        worn = tiny.bound(backbone, tiny.adapter(backbone, method, 3))
-        rows = [tiny.row(backbone, worn, text) for text in (long, short)]
-        assert len(rows[0].ids) == 4096
-        together = tiny.run(backbone, rows)
-        assert together[0].shape == (4096, 64)
-        assert tiny.difference(together, [tiny.run(backbone, [row])[0] for row in rows]) < CLOSE
+# Tables of vectors that are looked up by position or by type, besides the words'.
+TABLES = {
+    "bert": ("embeddings.position_embeddings", "embeddings.token_type_embeddings"),
+    "roberta": ("embeddings.position_embeddings",),
+    "distilbert": ("embeddings.position_embeddings",),
+    "albert": ("embeddings.position_embeddings",),
+    "gpt2": ("wpe",),
+    "opt": ("decoder.embed_positions",),
+    "opt-after": ("decoder.embed_positions",),
+    "mpnet": ("embeddings.position_embeddings",),
+}
+
+
+@pytest.mark.parametrize("family", tiny.ALL_FAMILIES)
+def test_lora_on_embeddings_equals_merged_tables(family: str, base_folder: Any, load_backbone: Any) -> None:
+    backbone = load_backbone(family)
+    generator = torch.Generator().manual_seed(9)
+    tensors = {}
+    for site in (backbone.family.word_embeddings, *TABLES.get(family, ())):
+        rows, width = backbone.embedding[site].module.weight.shape
+        tensors[site] = {
+            "A": torch.randn(3, rows, generator=generator) * 0.2,
+            "B": torch.randn(width, 3, generator=generator) * 0.2,
+        }
+    part = Part("lora", LoraConfig(scales=dict.fromkeys(tensors, 0.5)), tensors)
+    adapter = Adapter(parts=(part,), head=None, kind="embed", matched_tensors=2 * len(tensors), settings={})
+    adapter.check(backbone)
+
+    def merge(model: Any) -> None:
+        for site, leaves in tensors.items():
+            model.get_submodule(site).weight.data += 0.5 * (leaves["B"] @ leaves["A"]).T
+
+    expected = reference(base_folder(family), backbone, merge)
+    assert tiny.difference(tiny.ask(backbone, adapter, TEXTS), expected) < CLOSE
+
+
+def test_a_table_that_all_texts_read_as_one_is_refused(load_backbone: Any) -> None:
+    backbone = load_backbone("mpnet")
+    site = "encoder.relative_attention_bias"
+    leaves = {"A": torch.zeros(2, 32), "B": torch.zeros(4, 2)}
+    for method, config, tensors in (
+        ("lora", LoraConfig(scales={site: 1.0}), leaves),
+        ("parameters", ParametersConfig(), {"weight": torch.zeros(32, 4)}),
+    ):
+        with pytest.raises(AdapterMismatch, match="once for all texts"):
+            METHODS[method].check(Part(method, config, {site: tensors}), backbone)

@@ -1,18 +1,17 @@
 """The table of model families: where each keeps its blocks, sub-layers, positions and heads.
 
-Everything that differs between architectures stands here and nowhere else. A new family is one entry.
+Everything that differs between architectures stands here; Reformer, which differs most, has a module of its own. A new
+family is one entry.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from transformers.models.reformer.modeling_reformer import ReformerOutput
-
 from manyhats.backbone.attention import packed_attention
+from manyhats.backbone.reformer import attach_reformer, prepare_reformer, reformer_length
 from manyhats.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -55,6 +54,8 @@ class Family:
     packed: bool = True  # its attention is dispatched by name; else it runs padded
     multiple_of: Callable[[Any, int], int] | None = None  # padded: the length that a sequence is brought to
     output_width: Callable[[Any], int] = lambda config: int(config.hidden_size)
+    prepare: Callable[[Any], None] = lambda model: None  # what the model needs before its sites
+    shared_tables: tuple[str, ...] = ()  # embeddings that are read once for all sequences: nothing can act there
 
 
 def _attach_bert(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
@@ -177,37 +178,6 @@ def _attach_mpnet(block: Any, attention: ResidualSite, ffn: ResidualSite) -> boo
     return True
 
 
-def _attach_reformer(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
-    """Reversible blocks keep two streams: Y1 = X1 + attention(X2), Y2 = X2 + feed-forward(Y1)."""
-
-    def forward(prev_attn_output: Tensor, hidden_states: Tensor, **kwargs: Any) -> Any:
-        attended = block.attention(hidden_states=hidden_states, **kwargs)
-        first = attention.join(attended.hidden_states, prev_attn_output)
-        second = ffn.join(block.feed_forward(first), hidden_states)
-        return ReformerOutput(
-            attn_output=first,
-            hidden_states=second,
-            attention_probs=attended.attention_probs,
-            buckets=attended.buckets,
-        )
-
-    block.forward = forward
-    return True
-
-
-def _reformer_length(config: Any, length: int) -> int:
-    """Its attention works on chunks; one that is shorter than all of them stays as it is."""
-    chunks = [
-        size
-        for kind, size in (("lsh", config.lsh_attn_chunk_length), ("local", config.local_attn_chunk_length))
-        if kind in config.attn_layers
-    ]
-    if length <= min(chunks):
-        return length
-    multiple = math.lcm(*chunks)
-    return -(-length // multiple) * multiple
-
-
 def _albert_group(config: Any, layer: int) -> int:
     return int(layer / (config.num_hidden_layers / config.num_hidden_groups))
 
@@ -321,16 +291,18 @@ FAMILIES: dict[str, Family] = {
         word_embeddings="embeddings.word_embeddings",
         first_position=_after_padding,
         packed=False,
+        shared_tables=("encoder.relative_attention_bias",),
     ),
     "reformer": Family(
         block="encoder.layers.{i}",
         attention="attention.self_attention",
-        attach=_attach_reformer,
+        attach=attach_reformer,
         classification_head=_DENSE_HEAD,
         word_embeddings="embeddings.word_embeddings",
         post_norm=False,
         packed=False,
-        multiple_of=_reformer_length,
+        multiple_of=reformer_length,
+        prepare=prepare_reformer,
         output_width=lambda config: 2 * int(config.hidden_size),
     ),
     "llama": _llama_like(),

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 from transformers.utils import logging as transformers_logging
 
 from manyhats.backbone.attention import PACKED_ATTENTION, register
-from manyhats.backbone.families import family_of
+from manyhats.backbone.families import Family, family_of
 from manyhats.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -71,10 +71,7 @@ def load_model(source: str) -> tuple[PreTrainedModel, nn.Linear | None, frozense
         config.chunk_size_feed_forward = 0  # pieces of a batch would not line up with its segments
         if config.model_type == "reformer" and config.hash_seed is None:
             config.hash_seed = 0  # its hashes are random; the same question shall have the same answer
-        if config.model_type == "albert" and config.inner_group_num != 1:
-            raise ConfigurationError(
-                f"'{source}' has groups of {config.inner_group_num} ALBERT layers; groups of 1 are served"
-            )
+        _refuse_unserved(source, config, family)
         speaks = family.language_model and _brings_language_model(config)
         model, info = (AutoModelForCausalLM if speaks else AutoModel).from_pretrained(
             source, config=config, dtype="auto", output_loading_info=True, use_safetensors=None
@@ -99,6 +96,26 @@ def load_model(source: str) -> tuple[PreTrainedModel, nn.Linear | None, frozense
     else:
         logger.info("%s models have an attention of their own; this one runs padded", config.model_type)
     return model, lm_head, missing
+
+
+def _refuse_unserved(source: str, config: Any, family: Family) -> None:
+    """Raises ConfigurationError for settings with which a packed pass would not be the model's own."""
+    if config.model_type == "albert" and config.inner_group_num != 1:
+        raise ConfigurationError(
+            f"'{source}' has groups of {config.inner_group_num} ALBERT layers; groups of 1 are served"
+        )
+    if family.packed and not family.causal and getattr(config, "is_decoder", False):
+        raise ConfigurationError(
+            f"'{source}' is a {config.model_type} model set up as a decoder (is_decoder is true in its config.json); "
+            "models of this type are served as encoders, with is_decoder false"
+        )
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope.get("rope_type"), *(own.get("rope_type") for own in rope.values() if isinstance(own, dict))]
+    if "longrope" in kinds:  # its frequencies depend on the longest text of a batch
+        raise ConfigurationError(
+            f"'{source}' has rotary positions of type 'longrope', which change with the longest text of a batch; "
+            "default, linear, dynamic, yarn and llama3 are served"
+        )
 
 
 def _brings_language_model(config: Any) -> bool:

@@ -110,8 +110,10 @@ class Backbone:
         self._pooler: nn.Module | None = getattr(model, "pooler", None)
         self._pooler_missing = any(name.startswith("pooler.") for name in missing)
         self._lm_head = lm_head
+        self.family.prepare(model)
         modules = dict(model.named_modules()) | ({} if lm_head is None else {LM_HEAD: lm_head})
-        sites = module_sites(modules, self._switch)
+        own = {name: module for name, module in modules.items() if name not in self.family.shared_tables}
+        sites = module_sites(own, self._switch)
         self.linear, self.embedding, self.norm = sites.linear, sites.embedding, sites.norm
         if self._pooler is not None:
             model.pooler = None
@@ -262,6 +264,12 @@ class Backbone:
         return site
 
     def _no_place(self, module: str, what: str) -> AdapterMismatch:
+        if module.removeprefix(self.prefix + ".") in self.family.shared_tables:
+            return AdapterMismatch(
+                f"the adapter changes '{module}', which {self.config.model_type} models read once for all texts of a "
+                "batch; one task cannot have its own",
+                param=module,
+            )
         return AdapterMismatch(
             f"the adapter has weights for '{module}', but the backbone {self.name} "
             f"({self.config.model_type}) has no {what} of that name",
@@ -332,11 +340,6 @@ class Backbone:
         """The length that a sequence is brought to where the model runs padded."""
         grow = self.family.multiple_of
         return length if grow is None else grow(self.config, length)
-
-    @property
-    def runs_lengths_apart(self) -> bool:
-        """Whether an answer may depend on the pads, so that sequences of other lengths cannot share a pass."""
-        return self.family.multiple_of is not None
 
     def encode(self, batch: PackedBatch, actors: Actors = NO_ACTORS) -> Tensor:
         """The last hidden states of all rows, (T, width). One pass at a time."""

@@ -130,6 +130,7 @@ class EmbeddingSite:
         self.module = module
         self._switch = switch
         self._plain = module.forward
+        self._offset: int | None = getattr(module, "offset", None)  # OPT's positions start at a later row
         module.forward = self._forward  # type: ignore[method-assign, assignment]
 
     def _forward(self, ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -137,6 +138,8 @@ class EmbeddingSite:
         actor = self._switch.actors.embedding.get(self.name)
         if actor is None:
             return y
+        if self._offset is not None:  # OPT hands over the mask first, and the positions by name
+            ids = kwargs["position_ids"] + self._offset
         return actor(ids.reshape(-1), y.reshape(-1, y.shape[-1])).view(y.shape)
 
 
@@ -195,14 +198,14 @@ class ResidualSite:
         if actor is None:
             return f + x if norm is None else norm(f + x)
         hidden = f.shape[-1]
-        site = None if norm is None else _site_of_norm(norm)
+        site = None if norm is None else _site_of_norm(norm, self._switch)
         return actor(f.reshape(-1, hidden), x.reshape(-1, hidden), site).view(f.shape)
 
 
-def _site_of_norm(norm: nn.Module) -> NormSite:
+def _site_of_norm(norm: nn.Module, switch: SiteSwitch) -> NormSite:
     forward: Any = norm.forward
-    site: NormSite = forward.__self__
-    return site
+    owner = forward.__self__
+    return owner if isinstance(owner, NormSite) else NormSite("", norm, switch)  # it has no parameters, hence no name
 
 
 class StatesSite:

@@ -91,6 +91,9 @@ def _changed(path: Path, config: dict[str, Any], backbone: Backbone, name: str, 
         known = module in backbone.linear or module in backbone.embedding or module in backbone.norm
         own = parameter_of(backbone, module, leaf) if known else None
         if own is None:
+            unserved = backbone.model.state_dict().get(full.replace(".base_layer.", "."))
+            if unserved is not None and not torch.equal(tensor.detach(), unserved):
+                raise InvalidRequest(f"'{path}' changes '{module}.{leaf}', where nothing can act on this backbone")
             continue
         value = tensor.detach()
         if module in backbone.linear and leaf == "weight" and backbone.linear[module].transposed:

@@ -12,6 +12,10 @@ from manyhats.backbone import Backbone
 from manyhats.methods.adapter import BoundAdapter
 from manyhats.methods.plan import Plan, Segment, segments_of
 
+# A padded pass takes rows up to this much longer than its shortest: a trade between pads and the number of passes.
+_PAD_GROWTH = 1.5
+_PAD_SLACK = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -35,20 +39,30 @@ def forward(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
     token where it `continues`, or without a head the pooled state (width,) or, pooling `none`, all states
     (tokens, width). Virtual tokens are left out, but that a head which reads the first state reads theirs.
     """
-    if backbone.runs_lengths_apart:
-        return _by_length(backbone, rows)
-    return _one_pass(backbone, rows)
-
-
-def _by_length(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
-    """A pass for each length; the rows' order stays."""
-    groups: dict[int, list[int]] = {}
-    for i, row in enumerate(rows):
-        groups.setdefault(backbone.run_length(len(row.ids) + row.adapter.virtual_tokens), []).append(i)
+    if backbone.family.packed:
+        return _one_pass(backbone, rows)
     outputs: dict[int, Tensor] = {}
-    for group in groups.values():
+    for group in _passes(backbone, rows):
         outputs |= zip(group, _one_pass(backbone, [rows[i] for i in group]), strict=True)
     return [outputs[i] for i in range(len(rows))]
+
+
+def _passes(backbone: Backbone, rows: Sequence[Row]) -> list[list[int]]:
+    """Which rows share a pass where the model runs padded; in each the rows' order stays.
+
+    Of equal length alone where pads may change the answer; else of similar length, so that one long row among many
+    short ones does not make all of them long.
+    """
+    lengths = [backbone.run_length(len(row.ids) + row.adapter.virtual_tokens) for row in rows]
+    apart = backbone.family.multiple_of is not None
+    groups: list[list[int]] = []
+    most = -1
+    for i in sorted(range(len(rows)), key=lengths.__getitem__):
+        if lengths[i] > most:
+            groups.append([])
+            most = lengths[i] if apart else int(lengths[i] * _PAD_GROWTH) + _PAD_SLACK
+        groups[-1].append(i)
+    return [sorted(group) for group in groups]
 
 
 def _one_pass(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:

@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from manyhats.errors import AdapterMismatch
+from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.methods.activations import activation
 from manyhats.methods.base import (
     Bound,
@@ -203,6 +203,12 @@ class Bottleneck(Method):
             "non_linearity", "gelu" if placement == "houlsby" else "relu", ("relu", "gelu", "tanh", "swish")
         )
         chosen.done()
+        if not backbone.residual:
+            raise InvalidRequest(
+                f"the blocks of {backbone.name} add attention and feed-forward at once, so a bottleneck adapter has no "
+                "place there; lora, prefix and mask do",
+                param="method",
+            )
         config = BottleneckConfig(
             non_linearity=kind,
             is_parallel=placement == "parallel",

@@ -57,7 +57,7 @@ class TrainableHead(nn.Module):
         self.mean, self.spread = 0.0, 1.0
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        inputs = backbone.hidden
+        inputs = backbone.output_width
         for width in widths:
             weight = torch.empty(width, inputs)
             nn.init.normal_(weight, std=0.02, generator=generator)  # as BERT's own heads start

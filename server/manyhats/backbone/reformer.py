@@ -1,0 +1,102 @@
+"""What Reformer does otherwise: two residual streams, attention on chunks, and hashes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.models.reformer.modeling_reformer import ReformerEncoderOutput, ReformerOutput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from manyhats.backbone.sites import ResidualSite
+
+
+def prepare_reformer(model: Any) -> None:
+    """Runs the blocks plainly, one after the other.
+
+    transformers' own encoder hides them in an autograd function that can be trained in training mode alone, with
+    every weight of the model; the numbers are the same.
+    """
+    encoder = model.encoder
+
+    def forward(
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        num_hashes: int | None = None,
+        orig_sequence_length: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        first = second = hidden_states
+        for layer in encoder.layers:
+            out = layer(
+                prev_attn_output=first,
+                hidden_states=second,
+                attention_mask=attention_mask,
+                num_hashes=num_hashes,
+                orig_sequence_length=orig_sequence_length,
+            )
+            first, second = out.attn_output, out.hidden_states
+        return ReformerEncoderOutput(
+            hidden_states=encoder.layer_norm(torch.cat([first, second], dim=-1)),
+            all_hidden_states=[],
+            all_attentions=[],
+            past_buckets_states=None,
+        )
+
+    encoder.forward = forward
+
+
+def attach_reformer(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
+    """Reversible blocks keep two streams: Y1 = X1 + attention(X2), Y2 = X2 + feed-forward(Y1)."""
+    inner = block.attention.self_attention
+    if getattr(inner, "num_buckets", 0) is None:
+        _choose_buckets_by_length(inner)
+
+    def forward(prev_attn_output: Tensor, hidden_states: Tensor, **kwargs: Any) -> Any:
+        attended = block.attention(hidden_states=hidden_states, **kwargs)
+        first = attention.join(attended.hidden_states, prev_attn_output)
+        second = ffn.join(block.feed_forward(first), hidden_states)
+        return ReformerOutput(
+            attn_output=first,
+            hidden_states=second,
+            attention_probs=attended.attention_probs,
+            buckets=attended.buckets,
+        )
+
+    block.forward = forward
+    return True
+
+
+def _choose_buckets_by_length(attention: Any) -> None:
+    """A checkpoint may leave the number of buckets to the first text that comes by, and keep it for all others.
+
+    Here every length gets its own, so that an answer does not depend on what was asked before.
+    """
+    plain = attention.forward
+    chosen_by_length: dict[int, Any] = {}
+
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        length = hidden_states.shape[1]
+        attention.num_buckets = chosen_by_length.get(length)
+        out = plain(hidden_states, *args, **kwargs)
+        chosen_by_length[length] = attention.num_buckets
+        attention.config.num_buckets = None
+        return out
+
+    attention.forward = forward
+
+
+def reformer_length(config: Any, length: int) -> int:
+    """Its attention works on chunks; one that is shorter than all of them stays as it is."""
+    chunks = [
+        size
+        for kind, size in (("lsh", config.lsh_attn_chunk_length), ("local", config.local_attn_chunk_length))
+        if kind in config.attn_layers
+    ]
+    if length <= min(chunks):
+        return length
+    multiple = math.lcm(*chunks)
+    return -(-length // multiple) * multiple

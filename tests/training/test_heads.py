@@ -1,0 +1,27 @@
+"""A fresh head fits every family, whatever the width of its states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from manyhats.errors import InvalidRequest
+from manyhats.training.heads import head_for
+
+from tests import tiny
+
+
+@pytest.mark.parametrize("family", tiny.ALL_FAMILIES)
+@pytest.mark.parametrize("method", ["lora", "bottleneck"])
+def test_fits_the_backbone(family: str, method: str, load_backbone: Any) -> None:
+    backbone = load_backbone(family)
+    if family == "modernbert" and method == "lora":
+        with pytest.raises(InvalidRequest, match="the whole head of modernbert"):
+            head_for(backbone, method, "classify", 3, torch.Generator())
+        return
+    for kind in ("classify", "tokens", "regress"):
+        head = head_for(backbone, method, kind, 3, torch.Generator().manual_seed(0)).saved()
+        head.check(backbone)
+        width = backbone.hidden if head.reads == "pooler" else backbone.output_width
+        assert head(torch.zeros(2, width)).shape == (2, 1 if kind == "regress" else 3)
