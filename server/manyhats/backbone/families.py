@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from manyhats.backbone.sites import ResidualSite
 
 
+Attach = Callable[[Any, "ResidualSite", "ResidualSite"], bool]
+
+
 @dataclass(frozen=True, slots=True)
 class HeadLayout:
     """How a family's own classification head is built, as PEFT saves it under `modules_to_save`.
@@ -39,7 +42,7 @@ class Family:
 
     block: str  # one transformer block
     attention: str  # the module that calls the attention function, relative to the block
-    attach: Callable[[Any, ResidualSite, ResidualSite], bool]  # puts the residual sites into a block, where it has them
+    attach: Attach  # puts the residual sites into a block, where it has them
     classification_head: HeadLayout | None  # None: one that PEFT's files do not hold as a whole
     word_embeddings: str  # the table of the tokens' vectors
     sublayers: tuple[str, str] | None = None  # where AdapterHub's keys put an adapter: after attention, feed-forward
@@ -84,24 +87,22 @@ def _attach_distilbert(block: Any, attention: ResidualSite, ffn: ResidualSite) -
     return True
 
 
-def _attach_gpt2(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
-    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        f, _ = block.attn(block.ln_1(hidden_states), use_cache=False)
-        x = attention.join(f, hidden_states)
-        return ffn.join(block.mlp(block.ln_2(x)), x)
+def _pre_norm(attention: str, attention_norm: str, feed_forward: str, feed_forward_norm: str) -> Attach:
+    """Blocks that norm before each sub-layer and add its output as it is; the names of their four modules."""
 
-    block.forward = forward
-    return True
+    def attach(block: Any, after_attention: ResidualSite, after_ffn: ResidualSite) -> bool:
+        attend, norm_1 = getattr(block, attention), getattr(block, attention_norm)
+        feed, norm_2 = getattr(block, feed_forward), getattr(block, feed_forward_norm)
 
+        def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            f, _ = attend(hidden_states=norm_1(hidden_states), **kwargs)
+            x = after_attention.join(f, hidden_states)
+            return after_ffn.join(feed(norm_2(x)), x)
 
-def _attach_llama(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
-    def forward(hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        f, _ = block.self_attn(hidden_states=block.input_layernorm(hidden_states), **kwargs)
-        x = attention.join(f, hidden_states)
-        return ffn.join(block.mlp(block.post_attention_layernorm(x)), x)
+        block.forward = forward
+        return True
 
-    block.forward = forward
-    return True
+    return attach
 
 
 def _attach_albert(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
@@ -126,16 +127,6 @@ def _attach_albert(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bo
     return True
 
 
-def _attach_modernbert(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
-    def forward(hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        f, _ = block.attn(block.attn_norm(hidden_states), **kwargs)
-        x = attention.join(f, hidden_states)
-        return ffn.join(block.mlp(block.mlp_norm(x)), x)
-
-    block.forward = forward
-    return True
-
-
 def _attach_opt(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
     before = block.do_layer_norm_before
     norms = (block.self_attn_layer_norm, block.final_layer_norm)
@@ -155,14 +146,7 @@ def _attach_opt(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
 def _attach_gpt_neox(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
     if block.use_parallel_residual:  # both sub-layers join at once: there is no place between them
         return False
-
-    def forward(hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        f, _ = block.attention(block.input_layernorm(hidden_states), **kwargs)
-        x = attention.join(f, hidden_states)
-        return ffn.join(block.mlp(block.post_attention_layernorm(x)), x)
-
-    block.forward = forward
-    return True
+    return _pre_norm("attention", "input_layernorm", "mlp", "post_attention_layernorm")(block, attention, ffn)
 
 
 def _attach_mpnet(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
@@ -200,22 +184,29 @@ def _bert_like(head: HeadLayout, *, first_position: Callable[[Any], int] = lambd
     )
 
 
-def _llama_like(token_head: str = "score") -> Family:
+def _decoder(*, block: str, attention: str, attach: Attach, word_embeddings: str, **others: Any) -> Family:
     return Family(
-        block="layers.{i}",
-        attention="self_attn",
-        sublayers=("layers.{i}.attention_adapters", "layers.{i}.output_adapters"),
-        attach=_attach_llama,
+        block=block,
+        attention=attention,
+        attach=attach,
         classification_head=HeadLayout(linears=("score",), reads="last"),
-        word_embeddings="embed_tokens",
-        token_head=token_head,
+        word_embeddings=word_embeddings,
         causal=True,
         language_model=True,
         post_norm=False,
-        rotary=True,
+        **others,
     )
 
 
+_LLAMA = _decoder(
+    block="layers.{i}",
+    attention="self_attn",
+    attach=_pre_norm("self_attn", "input_layernorm", "mlp", "post_attention_layernorm"),
+    word_embeddings="embed_tokens",
+    sublayers=("layers.{i}.attention_adapters", "layers.{i}.output_adapters"),
+    token_head="score",
+    rotary=True,
+)
 _DENSE_HEAD = HeadLayout(linears=("classifier.dense", "classifier.out_proj"))
 
 FAMILIES: dict[str, Family] = {
@@ -231,16 +222,12 @@ FAMILIES: dict[str, Family] = {
         classification_head=HeadLayout(linears=("pre_classifier", "classifier"), activation="relu"),
         word_embeddings="embeddings.word_embeddings",
     ),
-    "gpt2": Family(
+    "gpt2": _decoder(
         block="h.{i}",
         attention="attn",
         sublayers=("h.{i}.attention_adapters", "h.{i}.output_adapters"),
-        attach=_attach_gpt2,
-        classification_head=HeadLayout(linears=("score",), reads="last"),
+        attach=_pre_norm("attn", "ln_1", "mlp", "ln_2"),
         word_embeddings="wte",
-        causal=True,
-        language_model=True,
-        post_norm=False,
     ),
     "albert": Family(
         block="encoder.albert_layer_groups.{i}.albert_layers.0",
@@ -254,33 +241,25 @@ FAMILIES: dict[str, Family] = {
     "modernbert": Family(
         block="layers.{i}",
         attention="attn",
-        attach=_attach_modernbert,
+        attach=_pre_norm("attn", "attn_norm", "mlp", "mlp_norm"),
         classification_head=None,
         token_head=None,
         word_embeddings="embeddings.tok_embeddings",
         post_norm=False,
         rotary=True,
     ),
-    "opt": Family(
+    "opt": _decoder(
         block="decoder.layers.{i}",
         attention="self_attn",
         attach=_attach_opt,
-        classification_head=HeadLayout(linears=("score",), reads="last"),
         word_embeddings="decoder.embed_tokens",
-        causal=True,
-        language_model=True,
-        post_norm=False,
         output_width=lambda config: int(config.word_embed_proj_dim),
     ),
-    "gpt_neox": Family(
+    "gpt_neox": _decoder(
         block="layers.{i}",
         attention="attention",
         attach=_attach_gpt_neox,
-        classification_head=HeadLayout(linears=("score",), reads="last"),
         word_embeddings="embed_in",
-        causal=True,
-        language_model=True,
-        post_norm=False,
         rotary=True,
     ),
     "mpnet": Family(
@@ -305,10 +284,10 @@ FAMILIES: dict[str, Family] = {
         prepare=prepare_reformer,
         output_width=lambda config: 2 * int(config.hidden_size),
     ),
-    "llama": _llama_like(),
-    "mistral": _llama_like(),
-    "qwen2": _llama_like(),
-    "qwen3": _llama_like(),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
 }
 
 

@@ -124,15 +124,20 @@ def _brings_language_model(config: Any) -> bool:
     return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
 
 
-def digest(model: PreTrainedModel, missing: frozenset[str], lm_head: nn.Module | None = None) -> str:
+def is_tied(model: PreTrainedModel, lm_head: nn.Linear | None) -> bool:
+    """Whether the language-model head's weight is the word embeddings'."""
+    return lm_head is not None and lm_head.weight is model.get_input_embeddings().weight
+
+
+def digest(model: PreTrainedModel, missing: frozenset[str], lm_head: nn.Linear | None = None) -> str:
     """sha256 over the sorted (name, shape, float32 values) of every weight that the checkpoint holds.
 
-    Taken before any cast, so that it names the checkpoint and not the precision that it is served in. `lm_head`: the
-    language-model head, where it has weights of its own.
+    Taken before any cast, so that it names the checkpoint and not the precision that it is served in. `lm_head`
+    counts where it has weights of its own.
     """
     total = hashlib.sha256()
     weights = dict(model.state_dict())
-    if lm_head is not None:
+    if lm_head is not None and not is_tied(model, lm_head):
         weights |= {f"lm_head.{name}": tensor for name, tensor in lm_head.state_dict().items()}
     for name, tensor in sorted(weights.items()):
         if name in missing:

@@ -21,10 +21,10 @@ from manyhats.backbone.precision import choose_dtype
 from manyhats.backbone.sites import (
     EMBEDDED,
     LAST,
+    LM_HEAD,
     Actors,
-    EmbeddingSite,
     LinearSite,
-    NormSite,
+    ModuleSite,
     ResidualSite,
     SiteSwitch,
     StatesSite,
@@ -36,7 +36,6 @@ from manyhats.errors import AdapterMismatch, ConfigurationError
 logger = logging.getLogger(__name__)
 
 NO_ACTORS = Actors()
-LM_HEAD = "lm_head"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ class Backbone:
     """One frozen transformers model. Its weights are never written to.
 
     `model` is the bare model; `lm_head` the layer from its states to the vocabulary, for those that have one. `name`
-    is what the operator called it; `sha256` names the checkpoint (see `loading.digest`).
+    is what the operator called it; `sha256` names the checkpoint (see `loading.digest`), where it was loaded from one.
     """
 
     def __init__(
@@ -82,6 +81,7 @@ class Backbone:
         tokenizer: Tokenizer,
         *,
         name: str,
+        sha256: str = "",
         lm_head: nn.Linear | None = None,
         missing: frozenset[str] = frozenset(),
         sentence_embedding: loading.SentenceEmbedding | None = None,
@@ -93,8 +93,8 @@ class Backbone:
         self.config = model.config
         self.sentence_embedding = sentence_embedding or loading.SentenceEmbedding()
         self.family = family_of(model.config.model_type)
-        self.tied = lm_head is not None and lm_head.weight is model.get_input_embeddings().weight
-        self.sha256 = loading.digest(model, missing, None if self.tied else lm_head)
+        self.tied = loading.is_tied(model, lm_head)
+        self.sha256 = sha256
         self.device = device or torch.device("cpu")
         self.dtype = dtype or torch.float32
         for part in (model, lm_head):
@@ -169,6 +169,7 @@ class Backbone:
             model,
             Tokenizer(source),
             name=name,
+            sha256=loading.digest(model, missing, lm_head),
             lm_head=lm_head,
             missing=missing,
             sentence_embedding=embedding,
@@ -240,10 +241,11 @@ class Backbone:
         """
         bare = module.removeprefix(self.prefix + ".")
         inner = bare.partition(".")[2]
-        known = bare in self.linear or bare in self.embedding or bare in self.norm
-        if not known and (inner in self.linear or inner in self.embedding or inner in self.norm):
-            return inner
-        return bare
+        return inner if self.find(bare) is None and self.find(inner) is not None else bare
+
+    def find(self, name: str) -> ModuleSite | None:
+        """The site of a module of the bare model that holds parameters."""
+        return self.linear.get(name) or self.embedding.get(name) or self.norm.get(name)
 
     def site_of(self, module: str) -> LinearSite:
         """The linear site that an adapter's key names, with or without the task model's prefix.
@@ -255,10 +257,9 @@ class Backbone:
         except KeyError:
             raise self._no_place(module, "linear layer") from None
 
-    def parameter_site(self, module: str) -> LinearSite | EmbeddingSite | NormSite:
+    def parameter_site(self, module: str) -> ModuleSite:
         """The site of a module that holds parameters. Raises AdapterMismatch where there is none."""
-        bare = self.bare_name(module)
-        site = self.linear.get(bare) or self.embedding.get(bare) or self.norm.get(bare)
+        site = self.find(self.bare_name(module))
         if site is None:
             raise self._no_place(module, "linear layer, embedding or norm")
         return site

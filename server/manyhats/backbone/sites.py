@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 EMBEDDED = "embedded"
 LAST = "last"
+LM_HEAD = "lm_head"  # the name of the language-model head's linear site
 
 
 class LinearActor(Protocol):
@@ -86,21 +87,43 @@ class SiteSwitch:
         self.actors = Actors()
 
 
-class LinearSite:
-    """A linear layer, or GPT-2's Conv1D, which is one with its weight the other way round."""
+class ModuleSite:
+    """Stands in front of one module with parameters."""
 
     def __init__(self, name: str, module: nn.Module, switch: SiteSwitch) -> None:
         self.name = name
         self.module: Any = module
-        self.transposed = isinstance(module, Conv1D)  # its own weight is (in, out)
         self._switch = switch
+
+    def parameter(self, leaf: str) -> Tensor | None:
+        """The backbone's own parameter of that name, as methods see it; None where there is none."""
+        own: Tensor | None = self.module._parameters.get(leaf)
+        return own
+
+    def turned(self, leaf: str, tensor: Tensor) -> Tensor:
+        """A parameter in the module's own layout, as methods see it."""
+        return tensor
+
+
+class LinearSite(ModuleSite):
+    """A linear layer, or GPT-2's Conv1D, which is one with its weight the other way round."""
+
+    def __init__(self, name: str, module: nn.Module, switch: SiteSwitch) -> None:
+        super().__init__(name, module, switch)
+        self.transposed = isinstance(module, Conv1D)  # its own weight is (in, out)
         module.forward = self._forward
+
+    def parameter(self, leaf: str) -> Tensor | None:
+        own = super().parameter(leaf)
+        return None if own is None else self.turned(leaf, own)
+
+    def turned(self, leaf: str, tensor: Tensor) -> Tensor:
+        return tensor.T if self.transposed and leaf == "weight" else tensor
 
     @property
     def weight(self) -> Tensor:
         """(out, in), a view of the backbone's own."""
-        weight: Tensor = self.module.weight
-        return weight.T if self.transposed else weight
+        return self.turned("weight", self.module.weight)
 
     @property
     def bias(self) -> Tensor | None:
@@ -122,13 +145,11 @@ class LinearSite:
         return y.view(*x.shape[:-1], y.shape[-1])
 
 
-class EmbeddingSite:
+class EmbeddingSite(ModuleSite):
     """A table of vectors. Acts only while the batch's own tokens are looked up, one index for each row."""
 
     def __init__(self, name: str, module: nn.Embedding, switch: SiteSwitch) -> None:
-        self.name = name
-        self.module = module
-        self._switch = switch
+        super().__init__(name, module, switch)
         self._plain = module.forward
         self._offset: int | None = getattr(module, "offset", None)  # OPT's positions start at a later row
         module.forward = self._forward  # type: ignore[method-assign, assignment]
@@ -143,14 +164,12 @@ class EmbeddingSite:
         return actor(ids.reshape(-1), y.reshape(-1, y.shape[-1])).view(y.shape)
 
 
-class NormSite:
+class NormSite(ModuleSite):
     """A layer norm or RMS norm. `plain` is the backbone's own, whatever acts."""
 
     def __init__(self, name: str, module: nn.Module, switch: SiteSwitch) -> None:
-        self.name = name
-        self.module: Any = module
+        super().__init__(name, module, switch)
         self.plain: Callable[..., Tensor] = module.forward
-        self._switch = switch
         module.forward = self._forward
 
     def _forward(self, x: Tensor) -> Tensor:

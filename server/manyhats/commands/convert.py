@@ -50,10 +50,7 @@ def convert_folder(path: Path, out: Path) -> int:
     """
     from safetensors.torch import save_file  # here, so that commands that only talk to a server start quickly
 
-    if not path.is_dir():
-        raise InvalidRequest(f"'{path}' is no folder")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InvalidRequest(f"'{out}' is {'not empty' if out.is_dir() else 'no folder'}")
+    check_folders(path, out)
     places = _places(path)
     converted = {file: _tensors(file) for file in places.values() if _is_pickle(file)}
     if not converted:
@@ -69,6 +66,14 @@ def convert_folder(path: Path, out: Path) -> int:
     except OSError as error:
         raise InvalidRequest(f"'{out}' cannot be written: {error.strerror or error}") from None
     return len(converted)
+
+
+def check_folders(path: Path, out: Path) -> None:
+    """Raises InvalidRequest where there is no folder to read, or none to write that is empty or does not exist."""
+    if not path.is_dir():
+        raise InvalidRequest(f"'{path}' is no folder")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InvalidRequest(f"'{out}' is {'not empty' if out.is_dir() else 'no folder'}")
 
 
 def _is_pickle(file: Path) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manyhats.commands.convert import check_folders
 from manyhats.errors import ConfigurationError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -30,10 +31,7 @@ def materialise(path: Path, out: Path, backbone_name: str) -> int:
     from manyhats.formats.peft.reader import kind_and_head
     from manyhats.methods.adapter import Adapter
 
-    if not path.is_dir():
-        raise InvalidRequest(f"'{path}' is no folder")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InvalidRequest(f"'{out}' is {'not empty' if out.is_dir() else 'no folder'}")
+    check_folders(path, out)
     config = read_json(path / "adapter_config.json")
     if "peft_type" not in config:
         raise InvalidRequest("adapter_config.json has no 'peft_type'; only PEFT's adapters have differences to be made")
@@ -61,7 +59,7 @@ def _changed(path: Path, config: dict[str, Any], backbone: Backbone, name: str, 
 
     from manyhats.backbone.loading import locate
     from manyhats.methods.base import Part
-    from manyhats.methods.parameters import ParametersConfig, parameter_of
+    from manyhats.methods.parameters import ParametersConfig
 
     try:
         import peft
@@ -85,19 +83,19 @@ def _changed(path: Path, config: dict[str, Any], backbone: Backbone, name: str, 
         raise InvalidRequest(f"PEFT cannot merge '{path}' into the backbone: {reason}") from None
     task_model = wrapped.get_base_model()
     bare = task_model if kind is transformers.AutoModel else task_model.base_model
+    backbones = backbone.model.state_dict()
     sites: dict[str, dict[str, Tensor]] = {}
     for full, tensor in bare.state_dict().items():
-        module, _, leaf = full.replace(".base_layer.", ".").rpartition(".")
-        known = module in backbone.linear or module in backbone.embedding or module in backbone.norm
-        own = parameter_of(backbone, module, leaf) if known else None
-        if own is None:
-            unserved = backbone.model.state_dict().get(full.replace(".base_layer.", "."))
+        plain = full.replace(".base_layer.", ".")
+        module, _, leaf = plain.rpartition(".")
+        site = backbone.find(module)
+        own = site.parameter(leaf) if site is not None else None
+        if site is None or own is None:
+            unserved = backbones.get(plain)
             if unserved is not None and not torch.equal(tensor.detach(), unserved):
                 raise InvalidRequest(f"'{path}' changes '{module}.{leaf}', where nothing can act on this backbone")
             continue
-        value = tensor.detach()
-        if module in backbone.linear and leaf == "weight" and backbone.linear[module].transposed:
-            value = value.T
+        value = site.turned(leaf, tensor.detach())
         if not torch.equal(value, own):
             sites.setdefault(module, {})[leaf] = value.contiguous().clone()
     if not sites:

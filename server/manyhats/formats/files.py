@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import reprlib
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from manyhats.errors import InvalidRequest, UnsupportedFormat
+from manyhats.errors import AdapterMismatch, InvalidRequest, UnsupportedFormat
+
+Model = TypeVar("Model", bound=BaseModel)
+Sites = dict[str, dict[str, Tensor]]  # leaves, by site
 
 _JSON_LIMIT = 4 << 20  # bytes
 _JSON_DEPTH = 32
@@ -133,6 +138,11 @@ class Remaining:
         self.taken += tensor is not None
         return tensor
 
+    def pop(self, name: str) -> Tensor:
+        """The tensor of a name that is among `names`."""
+        self.taken += 1
+        return self._tensors.pop(name)
+
     def names(self) -> list[str]:
         """What has not been taken."""
         return list(self._tensors)
@@ -149,3 +159,46 @@ class Remaining:
                 f"{len(self._tensors)} tensors of {self._file} are not understood, the first is '{first}'",
                 param=first,
             )
+
+
+def take_leaves(remaining: Remaining, place: Callable[[str], tuple[str, str] | None]) -> Sites:
+    """Takes every tensor that `place` knows by its name: the leaves by site, and by the leaf's name.
+
+    Raises what `place` raises, and InvalidRequest where two tensors have one place.
+    """
+    sites: Sites = {}
+    for name in remaining.names():
+        found = place(name)
+        if found is None:
+            continue
+        site, leaf = found
+        leaves = sites.setdefault(site, {})
+        if leaf in leaves:
+            raise InvalidRequest(f"two tensors are the {leaf} of '{site}'", param=name)
+        leaves[leaf] = remaining.pop(name)
+    return sites
+
+
+def refuse_fields(config: Mapping[str, Any], known: Container[str], of: str = "") -> None:
+    """Raises AdapterMismatch for a field that is set and not understood; empty, false and zero are not set."""
+    for name, value in config.items():
+        if name not in known and value not in (None, False, 0, [], {}, ""):
+            raise AdapterMismatch(f"the field '{name}'{of} is set to {shown(value)}, which is not served", param=name)
+
+
+def validate(model: type[Model], fields: Mapping[str, Any], where: str, unnamed: str) -> Model:
+    """A pydantic model of a file's fields. Raises InvalidRequest for the first that is wrong.
+
+    `where` stands before its name in the message; `unnamed` is told where the fault lies in no single one.
+    """
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or unnamed
+        raise InvalidRequest(f"{where}: {field}: {first['msg']}", param=field) from None
+
+
+def equal_weights(told: Tensor, own: Tensor) -> bool:
+    """Whether a file's weights are the backbone's own, in the backbone's precision."""
+    return told.shape == own.shape and torch.equal(told.to(own.dtype), own.detach().cpu())

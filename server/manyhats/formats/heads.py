@@ -43,6 +43,8 @@ def family_head(remaining: Remaining, prefix: str, kind: Kind, backbone: Backbon
     return Head(kind, reads, tuple(layers))
 
 
-def sequence_kind(num_labels: int) -> Kind:
-    """A sequence head with one output is a regression."""
-    return "regress" if num_labels == 1 else "classify"
+def with_own_kind(head: Head) -> Head:
+    """A classification with one output is a regression."""
+    if head.kind == "classify" and head.num_labels == 1:
+        return Head("regress", head.reads, head.layers)
+    return head

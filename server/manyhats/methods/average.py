@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch
-from manyhats.methods.base import Bound, Method, MethodConfig, Norm, Part, Spans
+from manyhats.methods.base import Bound, Method, MethodConfig, Norm, Part, Spans, on_device, size_of
 from manyhats.methods.bottleneck import Bottleneck, BottleneckConfig, BottleneckStep, bottleneck_step
 from manyhats.methods.fusion import member_leaves
 
@@ -61,14 +61,15 @@ class Average(Method):
 
     def bind(self, part: Part, backbone: Backbone) -> Bound:
         assert isinstance(part.config, AverageConfig)
-        steps = {}
-        nbytes = 0
-        for site, leaves in part.tensors.items():
-            ready = {name: t.to(backbone.device, backbone.dtype) for name, t in leaves.items()}
-            nbytes += sum(t.nbytes for t in ready.values())
-            members = [
-                (weight, bottleneck_step(member_leaves(ready, index), config))
-                for index, (weight, config) in enumerate(zip(part.config.weights, part.config.members, strict=True))
-            ]
-            steps[site] = _AverageStep(members)
-        return Bound(residual=steps, nbytes=nbytes)
+        ready = {site: on_device(leaves, backbone) for site, leaves in part.tensors.items()}
+        pairs = list(zip(part.config.weights, part.config.members, strict=True))
+        steps = {
+            site: _AverageStep(
+                [
+                    (weight, bottleneck_step(member_leaves(leaves, i), config))
+                    for i, (weight, config) in enumerate(pairs)
+                ]
+            )
+            for site, leaves in ready.items()
+        }
+        return Bound(residual=steps, nbytes=size_of(ready.values()))

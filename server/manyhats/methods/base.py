@@ -7,23 +7,24 @@ Life of an adapter's weights: a format reader makes `Part`s (host memory, as in 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 
 if TYPE_CHECKING:
-    import torch
-
     from manyhats.backbone import Backbone, PackedBatch
 
 Norm = Callable[[Tensor], Tensor]
 Leaves = Mapping[str, Tensor]
-Spans = Sequence[slice]  # by sequence: its rows
+Spans = Sequence[slice]  # by sequence: its rows, counted from the segment's first
+Pair = tuple[Tensor, Tensor]  # weight and bias
 
 
 class MethodConfig(BaseModel):
@@ -47,7 +48,7 @@ class Part:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(t.nbytes for leaves in self.tensors.values() for t in leaves.values())
+        return size_of(self.tensors.values())
 
 
 class EmbeddingStep(Protocol):
@@ -115,7 +116,7 @@ class Bound:
 
 
 class Act(NamedTuple):
-    """A method's weights at one site, and the rows of the batch that they act on. `spans`: each sequence's rows."""
+    """A method's weights at one site, and the rows of the batch that they act on. `spans`: each sequence's of these."""
 
     rows: slice
     weights: Any
@@ -193,6 +194,36 @@ def expect_leaves(leaves: Leaves, required: Sequence[str], site: str) -> None:
     absent = [name for name in required if name not in leaves]
     if absent:
         raise AdapterMismatch(f"the adapter has no '{absent[0]}' for {site}", param=site)
+
+
+def on_device(leaves: Leaves, backbone: Backbone) -> dict[str, Tensor]:
+    """The leaves on the backbone's device in its dtype."""
+    return {name: tensor.to(backbone.device, backbone.dtype) for name, tensor in leaves.items()}
+
+
+def size_of(sites: Iterable[Leaves]) -> int:
+    """Bytes of all leaves."""
+    return sum(tensor.nbytes for leaves in sites for tensor in leaves.values())
+
+
+def pair_of(leaves: Leaves, name: str) -> Pair | None:
+    """`name.weight` and `name.bias`, where they are there."""
+    return (leaves[f"{name}.weight"], leaves[f"{name}.bias"]) if f"{name}.weight" in leaves else None
+
+
+def gate_means(h: Tensor, gate: Pair, spans: Spans) -> Tensor:
+    """mean over each sequence's rows of sigmoid(gate(h)): (rows, width) to (sequences,) (Mao et al. 2022, 3.1).
+
+    `gate`: weight (1, width) and bias (1,).
+    """
+    opened = torch.sigmoid(F.linear(h, *gate))
+    return torch.stack([opened[span].mean() for span in spans])
+
+
+def sequence_gate(h: Tensor, gate: Pair, spans: Spans) -> Tensor:
+    """`gate_means` for every row: (rows, width) to (rows, 1)."""
+    lengths = torch.tensor([span.stop - span.start for span in spans], device=h.device)
+    return gate_means(h, gate, spans).repeat_interleave(lengths)[:, None]
 
 
 def refuse_padded(backbone: Backbone, what: str) -> None:

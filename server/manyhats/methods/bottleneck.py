@@ -29,12 +29,17 @@ from manyhats.methods.base import (
     Method,
     MethodConfig,
     Norm,
+    Pair,
     Part,
     Spans,
     Trainable,
     expect_leaves,
     expect_matrix,
     expect_shape,
+    on_device,
+    pair_of,
+    sequence_gate,
+    size_of,
 )
 from manyhats.methods.options import Options
 
@@ -75,9 +80,9 @@ class BottleneckStep:
     up: Tensor
     up_bias: Tensor
     scaling: Tensor | float  # a number, (1,) or (hidden,)
-    norm_before: tuple[Tensor, Tensor] | None
-    norm_after: tuple[Tensor, Tensor] | None
-    gate: tuple[Tensor, Tensor] | None
+    norm_before: Pair | None
+    norm_after: Pair | None
+    gate: Pair | None
     config: BottleneckConfig
 
     def read(self, hidden: Tensor, f: Tensor, x: Tensor, norm: Norm | None, joined: Tensor) -> Read:
@@ -87,10 +92,9 @@ class BottleneckStep:
             return Read(x, x, None)
         h = residual = query = hidden
         if c.original_ln_before:
-            summed = hidden + x
-            h = joined if hidden is f else summed if norm is None else norm(summed)
+            h = joined if hidden is f else _join(hidden, x, norm)
             if c.residual_before_ln == "post_add":
-                residual = summed
+                residual = hidden + x
         if c.residual_before_ln is False:
             residual = h
         return Read(h, query, residual)
@@ -122,16 +126,11 @@ class BottleneckStep:
             hidden = hidden + f
         if not self.config.original_ln_after:
             return hidden
-        return hidden + x if norm is None else norm(hidden + x)
+        return _join(hidden, x, norm)
 
 
-def sequence_gate(h: Tensor, gate: tuple[Tensor, Tensor], spans: Spans) -> Tensor:
-    """mean over each sequence's rows of sigmoid(gate(h)): (rows, hidden) to (rows, 1) (Mao et al. 2022, 3.1).
-
-    `gate`: weight (1, hidden) and bias (1,).
-    """
-    opened = torch.sigmoid(F.linear(h, *gate))
-    return torch.cat([opened[span].mean().expand(span.stop - span.start) for span in spans])[:, None]
+def _join(hidden: Tensor, x: Tensor, norm: Norm | None) -> Tensor:
+    return hidden + x if norm is None else norm(hidden + x)
 
 
 class Bottleneck(Method):
@@ -183,13 +182,10 @@ class Bottleneck(Method):
 
     def bind(self, part: Part, backbone: Backbone) -> Bound:
         assert isinstance(part.config, BottleneckConfig)
-        ready = {
-            site: {name: t.to(backbone.device, backbone.dtype) for name, t in leaves.items()}
-            for site, leaves in part.tensors.items()
-        }
+        ready = {site: on_device(leaves, backbone) for site, leaves in part.tensors.items()}
         return Bound(
             residual={site: bottleneck_step(leaves, part.config) for site, leaves in ready.items()},
-            nbytes=sum(t.nbytes for leaves in ready.values() for t in leaves.values()),
+            nbytes=size_of(ready.values()),
         )
 
     def rank(self, part: Part) -> int | None:
@@ -221,19 +217,15 @@ class Bottleneck(Method):
 
 def bottleneck_step(leaves: Mapping[str, Tensor], config: BottleneckConfig) -> BottleneckStep:
     """An adapter's leaves at one site, ready to act."""
-
-    def pair(name: str) -> tuple[Tensor, Tensor] | None:
-        return (leaves[f"{name}.weight"], leaves[f"{name}.bias"]) if f"{name}.weight" in leaves else None
-
     return BottleneckStep(
         down=leaves["down.weight"],
         down_bias=leaves["down.bias"],
         up=leaves["up.weight"],
         up_bias=leaves["up.bias"],
         scaling=leaves.get("scaling", config.scaling),
-        norm_before=pair("norm_before"),
-        norm_after=pair("norm_after"),
-        gate=pair("gate"),
+        norm_before=pair_of(leaves, "norm_before"),
+        norm_after=pair_of(leaves, "norm_after"),
+        gate=pair_of(leaves, "gate"),
         config=config,
     )
 

@@ -11,7 +11,7 @@ as AdapterHub's `BertFusion` computes it; its temperature is 1 here (there it fa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -20,23 +20,59 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch
-from manyhats.methods.base import Bound, Leaves, Method, MethodConfig, Norm, Part, Spans, expect_leaves, expect_shape
+from manyhats.methods.base import (
+    Bound,
+    Leaves,
+    Method,
+    MethodConfig,
+    Norm,
+    Pair,
+    Part,
+    Spans,
+    expect_leaves,
+    expect_shape,
+    on_device,
+    pair_of,
+    size_of,
+)
 from manyhats.methods.bottleneck import Bottleneck, BottleneckConfig, BottleneckStep, bottleneck_step
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 
-class FusionConfig(MethodConfig):
-    """`members`: the adapters' configs, in the order of the fusion. The flags are AdapterHub's."""
+class FusionFlags(MethodConfig):
+    """What AdapterHub's fusion config says that changes the answer."""
 
-    members: tuple[BottleneckConfig, ...]
     key: bool = True
     query: bool = True
     value: bool = True
     query_before_ln: bool = False
     residual_before: bool = False
     value_before_softmax: bool = True
+
+
+class FusionConfig(FusionFlags):
+    """`members`: the adapters' configs, in the order of the fusion."""
+
+    members: tuple[BottleneckConfig, ...]
+
+
+def fuse(members: Sequence[Part], layers: Mapping[str, Leaves], flags: FusionFlags) -> Part:
+    """One part of bottleneck adapters, which act nowhere else than `layers`, and of these, the fusion's own leaves."""
+    configs = tuple(part.config for part in members if isinstance(part.config, BottleneckConfig))
+    joined = join_members(members)
+    sites = {site: {**leaves, **joined.get(site, {})} for site, leaves in layers.items()}
+    return Part(Fusion.name, FusionConfig(members=configs, **flags.model_dump()), sites)
+
+
+def join_members(parts: Sequence[Part]) -> dict[str, dict[str, Tensor]]:
+    """The leaves of several parts by site, each under its member's name."""
+    sites: dict[str, dict[str, Tensor]] = {}
+    for index, part in enumerate(parts):
+        for site, leaves in part.tensors.items():
+            sites.setdefault(site, {}).update({member_leaf(index, leaf): t for leaf, t in leaves.items()})
+    return sites
 
 
 def member_leaf(index: int, leaf: str) -> str:
@@ -55,8 +91,8 @@ class _FusionStep:
     """`query`, `key`: weight (hidden, hidden) and bias (hidden,); `value`: weight alone. None: the identity."""
 
     members: list[BottleneckStep]
-    query: tuple[Tensor, Tensor] | None
-    key: tuple[Tensor, Tensor] | None
+    query: Pair | None
+    key: Pair | None
     value: Tensor | None
     config: FusionConfig
 
@@ -121,13 +157,9 @@ class Fusion(Method):
 
     def bind(self, part: Part, backbone: Backbone) -> Bound:
         assert isinstance(part.config, FusionConfig)
-        steps = {}
-        nbytes = 0
-        for site, leaves in part.tensors.items():
-            ready = {name: t.to(backbone.device, backbone.dtype) for name, t in leaves.items()}
-            nbytes += sum(t.nbytes for t in ready.values())
-            steps[site] = _step(ready, part.config)
-        return Bound(residual=steps, nbytes=nbytes)
+        ready = {site: on_device(leaves, backbone) for site, leaves in part.tensors.items()}
+        steps = {site: _step(leaves, part.config) for site, leaves in ready.items()}
+        return Bound(residual=steps, nbytes=size_of(ready.values()))
 
     def rank(self, part: Part) -> int | None:
         downs = [t for leaves in part.tensors.values() for name, t in leaves.items() if name.endswith("down.weight")]
@@ -140,8 +172,4 @@ def _step(leaves: Mapping[str, Tensor], config: FusionConfig) -> _FusionStep:
         for index, member in enumerate(config.members)
         if (own := member_leaves(leaves, index))
     ]
-
-    def pair(name: str) -> tuple[Tensor, Tensor] | None:
-        return (leaves[f"{name}.weight"], leaves[f"{name}.bias"]) if f"{name}.weight" in leaves else None
-
-    return _FusionStep(members, pair("query"), pair("key"), leaves.get("value.weight"), config)
+    return _FusionStep(members, pair_of(leaves, "query"), pair_of(leaves, "key"), leaves.get("value.weight"), config)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from manyhats.errors import AdapterMismatch
-from manyhats.methods.base import Act, Bound, Leaves, Method, MethodConfig, Part, Trainable, expect_shape
+from manyhats.methods.base import Act, Bound, Method, MethodConfig, Part, Trainable, expect_shape, on_device, size_of
 from manyhats.methods.lora import target_sites
 from manyhats.methods.options import Options
 
@@ -46,12 +46,9 @@ class Ia3(Method):
                 expect_shape(tensor, shapes[leaf], f"{site}.ia3_l", backbone)
 
     def bind(self, part: Part, backbone: Backbone) -> Bound:
-        ready = {
-            site: {leaf: tensor.to(backbone.device, backbone.dtype) for leaf, tensor in leaves.items()}
-            for site, leaves in part.tensors.items()
-        }
-        nbytes = sum(t.nbytes for leaves in ready.values() for t in leaves.values())
-        return Bound(linear=_vectors(ready), nbytes=nbytes)
+        ready = {site: on_device(leaves, backbone) for site, leaves in part.tensors.items()}
+        vectors = {site: _Vectors(leaves.get("input"), leaves.get("output")) for site, leaves in ready.items()}
+        return Bound(linear=vectors, nbytes=size_of(ready.values()))
 
     def before_linear(self, x: Tensor, acts: Sequence[Act]) -> Tensor:
         scaled = [act for act in acts if act.weights.input is not None]
@@ -72,10 +69,6 @@ class Ia3(Method):
         targets = chosen.names("targets", ["all-linear"])
         chosen.done()
         return _TrainableIa3(backbone, target_sites(backbone, targets))
-
-
-def _vectors(sites: Mapping[str, Leaves]) -> dict[str, _Vectors]:
-    return {site: _Vectors(leaves.get("input"), leaves.get("output")) for site, leaves in sites.items()}
 
 
 class _TrainableIa3(Trainable):

@@ -26,7 +26,9 @@ from manyhats.methods.base import (
     Spans,
     expect_leaves,
     expect_shape,
+    on_device,
     refuse_padded,
+    size_of,
 )
 
 if TYPE_CHECKING:
@@ -47,8 +49,9 @@ class _Coupling:
     config: InvertibleConfig
 
     def _net(self, name: str, x: Tensor) -> Tensor:
-        down, up = ((self.leaves[f"{name}.{i}.weight"], self.leaves[f"{name}.{i}.bias"]) for i in ("down", "up"))
-        return F.linear(activation(self.config.non_linearity)(F.linear(x, *down)), *up)
+        inner = F.linear(x, self.leaves[f"{name}.down.weight"], self.leaves[f"{name}.down.bias"])
+        outer = activation(self.config.non_linearity)(inner)
+        return F.linear(outer, self.leaves[f"{name}.up.weight"], self.leaves[f"{name}.up.bias"])
 
     def __call__(self, states: Tensor, spans: Spans, batch: PackedBatch, sequences: slice) -> Tensor:
         first, second = states.chunk(2, dim=-1)
@@ -83,5 +86,5 @@ class Invertible(Method):
 
     def bind(self, part: Part, backbone: Backbone) -> Bound:
         assert isinstance(part.config, InvertibleConfig)
-        ready = {name: t.to(backbone.device, backbone.dtype) for name, t in part.tensors[EMBEDDED].items()}
-        return Bound(states={EMBEDDED: _Coupling(ready, part.config)}, nbytes=sum(t.nbytes for t in ready.values()))
+        ready = on_device(part.tensors[EMBEDDED], backbone)
+        return Bound(states={EMBEDDED: _Coupling(ready, part.config)}, nbytes=size_of([ready]))

@@ -22,12 +22,14 @@ from manyhats.methods.base import (
     Leaves,
     Method,
     MethodConfig,
+    Pair,
     Part,
     Spans,
     Trainable,
     expect_leaves,
     expect_matrix,
     expect_shape,
+    sequence_gate,
 )
 from manyhats.methods.options import Options
 
@@ -49,7 +51,7 @@ class _Act(NamedTuple):
     up: Tensor  # (r, out): s B transposed, times the gain
     gain: Tensor | None = None  # (out,)
     offset: Tensor | None = None  # (out,)
-    gate: tuple[Tensor, Tensor] | None = None  # weight (1, in), bias (1,)
+    gate: Pair | None = None  # weight (1, in), bias (1,)
 
 
 @dataclass(slots=True)
@@ -78,13 +80,13 @@ class Lora(Method):
         for site, leaves in part.tensors.items():
             expect_leaves(leaves, ("A", "B"), site)
             table = backbone.embedding.get(backbone.bare_name(site))
+            shapes: dict[str, tuple[int, ...]] = {}
             if table is not None:
                 out, width = table.module.embedding_dim, table.module.num_embeddings
-                shapes = {"magnitude": (out,)}
             else:
                 out, width = backbone.site_of(site).shape
-                shapes = {"magnitude": (out,), "bias": (out,), "bias_B": (out,)}
-                shapes |= {"gate.weight": (1, width), "gate.bias": (1,)}  # type: ignore[dict-item]
+                shapes |= {"bias": (out,), "bias_B": (out,), "gate.weight": (1, width), "gate.bias": (1,)}
+            shapes["magnitude"] = (out,)
             rank = expect_matrix(leaves["A"], f"{site}.lora_A")
             expect_shape(leaves["A"], (rank, width), f"{site}.lora_A", backbone)
             expect_shape(leaves["B"], (out, rank), f"{site}.lora_B", backbone)
@@ -147,8 +149,7 @@ class Lora(Method):
             # A x^T: on a CPU a product with r rows is faster than the same one with r columns (docs/performance.md)
             low = (down @ x[rows].T).T
             if gate is not None:
-                opened = torch.sigmoid(F.linear(x, *gate))
-                low = low * torch.cat([opened[s].mean().expand(s.stop - s.start) for s in spans])[:, None]
+                low = low * sequence_gate(x[rows], gate, spans)
             y[rows].addmm_(low, up)
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from manyhats.backbone.sites import EmbeddingSite, LinearSite
+from manyhats.backbone.sites import EmbeddingSite, LinearSite, NormSite
 from manyhats.errors import AdapterMismatch
 from manyhats.methods.base import (
     Act,
@@ -25,6 +25,8 @@ from manyhats.methods.base import (
     Spans,
     Trainable,
     expect_shape,
+    on_device,
+    size_of,
 )
 from manyhats.methods.options import Options
 
@@ -56,32 +58,23 @@ class Parameters(Method):
         for site, leaves in part.tensors.items():
             place = backbone.parameter_site(site)
             for leaf, tensor in leaves.items():
-                own = parameter_of(backbone, site, leaf)
                 if isinstance(place, LinearSite) and leaf == "bias":  # added where the backbone has none
                     shape: tuple[int, ...] = place.shape[:1]
-                elif own is None:
-                    raise AdapterMismatch(
-                        f"'{site}' of the backbone {backbone.name} has no parameter '{leaf}'", param=f"{site}.{leaf}"
-                    )
                 else:
-                    shape = tuple(own.shape)
+                    shape = tuple(own_parameter(backbone, site, leaf).shape)
                 expect_shape(tensor, shape, f"{site}.{leaf}", backbone)
 
     def bind(self, part: Part, backbone: Backbone) -> Bound:
-        ready = {
-            site: {leaf: tensor.to(backbone.device, backbone.dtype) for leaf, tensor in leaves.items()}
-            for site, leaves in part.tensors.items()
-        }
+        ready = {site: on_device(leaves, backbone) for site, leaves in part.tensors.items()}
         bound = bound_parameters(backbone, ready)
-        bound.nbytes = sum(tensor.nbytes for leaves in ready.values() for tensor in leaves.values())
+        bound.nbytes = size_of(ready.values())
         return bound
 
     def replaced_weights(self, part: Part) -> set[str]:
         return {site for site, leaves in part.tensors.items() if "weight" in leaves}
 
     def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act]) -> None:
-        for rows, change, _ in acts:
-            y[rows] += change
+        add_changes(y, acts)
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
@@ -90,20 +83,25 @@ class Parameters(Method):
         if which == "norms":
             names = [(name, leaf) for name, site in backbone.norm.items() for leaf in site.module._parameters]
             return _TrainableParameters(backbone, names, "ln")
-        names = [(name, "bias") for name, place in backbone.linear.items() if place.bias is not None]
-        names += [
-            (name, "bias") for name, norm in backbone.norm.items() if norm.module._parameters.get("bias") is not None
-        ]
+        places = [*backbone.linear.values(), *backbone.norm.values()]
+        names = [(place.name, "bias") for place in places if place.parameter("bias") is not None]
         return _TrainableParameters(backbone, names, "bias")
 
 
-def parameter_of(backbone: Backbone, site: str, leaf: str) -> Tensor | None:
-    """The backbone's own parameter, a linear layer's weight as (out, in); None where there is none."""
-    place = backbone.parameter_site(site)
-    if isinstance(place, LinearSite):
-        return {"weight": place.weight, "bias": place.bias}.get(leaf)
-    own: Tensor | None = place.module._parameters.get(leaf)
+def own_parameter(backbone: Backbone, site: str, leaf: str) -> Tensor:
+    """The backbone's own, a linear layer's weight as (out, in). Raises AdapterMismatch where there is none."""
+    own = backbone.parameter_site(site).parameter(leaf)
+    if own is None:
+        raise AdapterMismatch(
+            f"'{site}' of the backbone {backbone.name} has no parameter '{leaf}'", param=f"{site}.{leaf}"
+        )
     return own
+
+
+def add_changes(y: Tensor, acts: Sequence[Act]) -> None:
+    """Adds each act's change of the bias to its rows. y: (rows, out)."""
+    for rows, change, _ in acts:
+        y[rows] += change
 
 
 def bound_parameters(backbone: Backbone, sites: Mapping[str, Leaves]) -> Bound:
@@ -121,7 +119,7 @@ def bound_parameters(backbone: Backbone, sites: Mapping[str, Leaves]) -> Bound:
                 change[place.name] = leaves["bias"] if place.bias is None else leaves["bias"] - place.bias
         elif isinstance(place, EmbeddingSite):
             embedding[place.name] = _Table(leaves["weight"])
-        else:
+        elif isinstance(place, NormSite):
             norm[place.name] = place.with_parameters(leaves)
     return Bound(linear=change, weight=weight, embedding=embedding, norm=norm)
 
@@ -134,8 +132,7 @@ class _TrainableParameters(Trainable):
         self.label = label
         self.values = nn.ParameterList()
         for site, leaf in self.names:
-            own = parameter_of(backbone, site, leaf)
-            assert own is not None
+            own = own_parameter(backbone, site, leaf)
             self.values.append(nn.Parameter(own.detach().float().clone()))
 
     def _sites(self) -> dict[str, dict[str, Tensor]]:

@@ -31,16 +31,10 @@ class Segment:
 
 
 class Place(NamedTuple):
-    """Where a segment's rows are. `spans`: each sequence's rows; `local`: the same, counted from the first row."""
+    """Where a segment's rows are. `spans`: each sequence's, counted from the segment's first."""
 
     rows: slice
     spans: Spans
-    local: Spans
-
-
-def place(rows: slice, spans: Spans) -> Place:
-    """A segment's rows, and each of its sequences'."""
-    return Place(rows, spans, [slice(s.start - rows.start, s.stop - rows.start) for s in spans])
 
 
 def batch_order(adapter: BoundAdapter) -> int:
@@ -60,27 +54,21 @@ class Plan:
         for segment in segments:
             count = segment.sequences.stop - segment.sequences.start
             adapter = segment.adapter
-            if adapter.prefix_each:
-                self.prefixes += [
-                    (row + i * adapter.prefix_rows, row + (i + 1) * adapter.prefix_rows) for i in range(count)
-                ]
-                row += count * adapter.prefix_rows
-            else:
-                self.prefixes += [(row, row + adapter.prefix_rows)] * count
-                row += adapter.prefix_rows
+            length = adapter.prefix_rows
+            step = length if adapter.prefix_each else 0
+            self.prefixes += [(row + i * step, row + i * step + length) for i in range(count)]
+            row += count * step if adapter.prefix_each else length
             self.shifts += [adapter.position_shift] * count
             self.virtual += [adapter.virtual_tokens] * count
 
     def token_actors(self, batch: PackedBatch) -> Actors:
         """For a pass over all tokens."""
-        places = [place(batch.rows(s.sequences), batch.spans(s.sequences)) for s in self.segments]
-        actors = _Actors(self.segments, places)
-        states: dict[str, _StatesActor] = {}
-        for segment, where in zip(self.segments, places, strict=True):
-            for _, bound in segment.adapter.parts:
-                for site, step in bound.states.items():
-                    states.setdefault(site, _StatesActor(batch)).add(where, step, segment.sequences)
-        return actors.made(states)
+        places = []
+        for segment in self.segments:
+            rows = batch.rows(segment.sequences)
+            spans = batch.spans(segment.sequences)
+            places.append(Place(rows, [slice(s.start - rows.start, s.stop - rows.start) for s in spans]))
+        return _actors(self.segments, places, batch)
 
     def sequence_actors(self, segments: Sequence[Segment] | None = None) -> Actors:
         """For a pass over one row per sequence (pooler, language-model head); of all segments, or of some alone."""
@@ -88,47 +76,38 @@ class Plan:
         places: list[Place] = []
         row = 0
         for segment in chosen:
-            stop = row + segment.sequences.stop - segment.sequences.start
-            places.append(place(slice(row, stop), [slice(i, i + 1) for i in range(row, stop)]))
-            row = stop
-        return _Actors(chosen, places).made({})
+            count = segment.sequences.stop - segment.sequences.start
+            places.append(Place(slice(row, row + count), [slice(i, i + 1) for i in range(count)]))
+            row += count
+        return _actors(chosen, places, None)
 
 
-class _Actors:
-    """What acts at every site, of all segments."""
-
-    def __init__(self, segments: Sequence[Segment], places: Sequence[Place]) -> None:
-        self.linear: dict[str, _LinearActor] = {}
-        self.embedding: dict[str, _EmbeddingActor] = {}
-        self.norm: dict[str, _NormActor] = {}
-        self.residual: dict[str, _ResidualActor] = {}
-        self.key_value: dict[int, _KeyValueActor] = {}
-        for segment, where in zip(segments, places, strict=True):
-            for index, (method, bound) in enumerate(segment.adapter.parts):
-                for site, own in bound.weight.items():
-                    self.linear.setdefault(site, _LinearActor()).add_weight(where.rows, own)
-                for site, weights in bound.linear.items():
-                    self.linear.setdefault(site, _LinearActor()).add(
-                        index, method, Act(where.rows, weights, where.spans)
-                    )
-                for site, look_up in bound.embedding.items():
-                    self.embedding.setdefault(site, _EmbeddingActor()).add(where, look_up)
-                for site, norm in bound.norm.items():
-                    self.norm.setdefault(site, _NormActor()).add(where.rows, norm)
-                for site, step in bound.residual.items():
-                    self.residual.setdefault(site, _ResidualActor(self.norm)).add(where, step)
-                for layer, rows in bound.key_value.items():
-                    self.key_value.setdefault(layer, _KeyValueActor()).add(where, rows)
-
-    def made(self, states: dict[str, _StatesActor]) -> Actors:
-        return Actors(
-            linear=self.linear,
-            embedding=self.embedding,
-            norm=self.norm,
-            residual=self.residual,
-            key_value=self.key_value,
-            states=states,
-        )
+def _actors(segments: Sequence[Segment], places: Sequence[Place], batch: PackedBatch | None) -> Actors:
+    """What acts at every site, of all segments. `batch`: in a pass over all tokens."""
+    linear: dict[str, _LinearActor] = {}
+    embedding: dict[str, _EmbeddingActor] = {}
+    norms: dict[str, _NormActor] = {}
+    residual: dict[str, _ResidualActor] = {}
+    key_value: dict[int, _KeyValueActor] = {}
+    states: dict[str, _StatesActor] = {}
+    for segment, where in zip(segments, places, strict=True):
+        for index, (method, bound) in enumerate(segment.adapter.parts):
+            for site, own in bound.weight.items():
+                linear.setdefault(site, _LinearActor()).add_weight(where.rows, own)
+            for site, weights in bound.linear.items():
+                linear.setdefault(site, _LinearActor()).add(index, method, Act(where.rows, weights, where.spans))
+            for site, look_up in bound.embedding.items():
+                embedding.setdefault(site, _EmbeddingActor()).add(where, look_up)
+            for site, norm in bound.norm.items():
+                norms.setdefault(site, _NormActor()).add(where.rows, norm)
+            for site, step in bound.residual.items():
+                residual.setdefault(site, _ResidualActor(norms)).add(where, step)
+            for layer, rows in bound.key_value.items():
+                key_value.setdefault(layer, _KeyValueActor()).add(where, rows)
+            if batch is not None:
+                for site, change in bound.states.items():
+                    states.setdefault(site, _StatesActor(batch)).add(where, change, segment.sequences)
+    return Actors(linear=linear, embedding=embedding, norm=norms, residual=residual, key_value=key_value, states=states)
 
 
 def _put(y: Tensor, pieces: Sequence[tuple[slice, Tensor]]) -> Tensor:
@@ -196,7 +175,7 @@ class _EmbeddingActor:
 
     def __call__(self, ids: Tensor, y: Tensor) -> Tensor:
         for where, step in self._steps:  # two parts of one adapter act one after the other
-            y = _put(y, [(where.rows, step(ids[where.rows], y[where.rows], where.local))])
+            y = _put(y, [(where.rows, step(ids[where.rows], y[where.rows], where.spans))])
         return y
 
 
@@ -233,11 +212,11 @@ class _ResidualActor:
     def __call__(self, f: Tensor, x: Tensor, norm: NormSite | None) -> Tensor:
         joined = f + x if norm is None else norm(f + x)
         pieces: list[tuple[slice, Tensor]] = []
-        for (rows, _, local), steps in self._steps:
+        for (rows, spans), steps in self._steps:
             own = self._norm_for(norm, rows)
             hidden = segment_f = f[rows]
             for step in steps:
-                hidden = step.step(hidden, segment_f, x[rows], own, joined[rows], local)
+                hidden = step.step(hidden, segment_f, x[rows], own, joined[rows], spans)
             pieces.append((rows, steps[-1].finish(hidden, segment_f, x[rows], own)))
         return _put(joined, pieces)
 
@@ -262,7 +241,7 @@ class _StatesActor:
 
     def __call__(self, states: Tensor) -> Tensor:
         for where, step, sequences in self._steps:
-            new = step(states[where.rows], where.local, self._batch, sequences)
+            new = step(states[where.rows], where.spans, self._batch, sequences)
             states = _put(states, [(where.rows, new)])
         return states
 
@@ -277,7 +256,7 @@ class _KeyValueActor:
         self._steps.append((where, step))
 
     def __call__(self, keys: Tensor, values: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        rows = [step(hidden[where.rows], where.local) for where, step in self._steps]
+        rows = [step(hidden[where.rows], where.spans) for where, step in self._steps]
         return torch.cat([keys, *(k for k, _ in rows)]), torch.cat([values, *(v for _, v in rows)])
 
 

@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch
 from manyhats.methods.base import (
     Bound,
     Method,
     MethodConfig,
+    Pair,
     Part,
     Spans,
     Trainable,
     expect_leaves,
     expect_shape,
+    gate_means,
+    on_device,
+    pair_of,
     refuse_padded,
 )
 from manyhats.methods.options import Options
@@ -84,12 +87,10 @@ class Prefix(Method):
         assert isinstance(part.config, PrefixConfig)
         rows: dict[int, _Rows | _GatedRows] = {}
         for layer in range(backbone.layers):
-            leaves = {n: t.to(backbone.device, backbone.dtype) for n, t in part.tensors[layer_site(layer)].items()}
-            if "gate.weight" in leaves:
-                gate = leaves["gate.weight"], leaves["gate.bias"]
-                rows[layer] = _GatedRows(leaves["keys"], leaves["values"], gate)
-            else:
-                rows[layer] = _Rows(leaves["keys"], leaves["values"])
+            leaves = on_device(part.tensors[layer_site(layer)], backbone)
+            gate = pair_of(leaves, "gate")
+            own = leaves["keys"], leaves["values"]
+            rows[layer] = _Rows(*own) if gate is None else _GatedRows(*own, gate)
         gated = any(isinstance(one, _GatedRows) for one in rows.values())
         return _bound(rows, part.config, self.slot_size(part, backbone), gated=gated)
 
@@ -125,11 +126,10 @@ class _GatedRows:
 
     keys: Tensor
     values: Tensor
-    gate: tuple[Tensor, Tensor]
+    gate: Pair
 
     def __call__(self, hidden: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
-        opened = torch.sigmoid(F.linear(hidden, *self.gate))
-        gates = torch.stack([opened[span].mean() for span in spans])[:, None, None, None]
+        gates = gate_means(hidden, self.gate, spans)[:, None, None, None]
         return (self.keys * gates).flatten(0, 1), (self.values * gates).flatten(0, 1)
 
 

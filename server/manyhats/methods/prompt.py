@@ -52,15 +52,10 @@ class _Prompt:
         pieces = [piece for span in spans for piece in (self.prompt, y[span.start + length : span.stop])]
         return torch.cat(pieces)
 
-    def __call__(self, ids: Tensor, y: Tensor, spans: Spans) -> Tensor:
+    def look_up(self, ids: Tensor, y: Tensor, spans: Spans) -> Tensor:
         return self._put(y, spans)
 
-
-@dataclass(slots=True)
-class _LatePrompt(_Prompt):
-    def __call__(  # type: ignore[override]
-        self, states: Tensor, spans: Spans, batch: PackedBatch, sequences: slice
-    ) -> Tensor:
+    def enter(self, states: Tensor, spans: Spans, batch: PackedBatch, sequences: slice) -> Tensor:
         return self._put(states, spans)
 
 
@@ -110,10 +105,11 @@ class Prompt(Method):
 
 def _bound(prompt: Tensor, config: PromptConfig, backbone: Backbone, nbytes: int = 0) -> Bound:
     length = len(prompt)
+    step = _Prompt(prompt)
     if config.after_embeddings:
-        return Bound(states={EMBEDDED: _LatePrompt(prompt)}, virtual_tokens=length, nbytes=nbytes)
-    step = {backbone.family.word_embeddings: _Prompt(prompt)}
-    return Bound(embedding=step, virtual_tokens=length, position_shift=length, nbytes=nbytes)
+        return Bound(states={EMBEDDED: step.enter}, virtual_tokens=length, nbytes=nbytes)
+    words = backbone.family.word_embeddings
+    return Bound(embedding={words: step.look_up}, virtual_tokens=length, position_shift=length, nbytes=nbytes)
 
 
 class _TrainablePrompt(Trainable):

@@ -32,6 +32,7 @@ from manyhats.methods.base import (
     Spans,
     expect_leaves,
     expect_shape,
+    on_device,
     refuse_padded,
 )
 
@@ -151,7 +152,7 @@ class Side(Method):
             network.pooler = None
         network.set_attn_implementation(PACKED_ATTENTION)
         beside = Backbone(network, backbone.tokenizer, name="side", device=backbone.device, dtype=backbone.dtype)
-        ready = {n: t.to(backbone.device, backbone.dtype) for n, t in leaves.items() if not n.startswith(_NETWORK)}
+        ready = on_device({n: t for n, t in leaves.items() if not n.startswith(_NETWORK)}, backbone)
         projection = None
         if "projection.weight" in ready:
             projection = ready["projection.weight"], ready.get("projection.bias")

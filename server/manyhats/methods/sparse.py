@@ -6,16 +6,16 @@ In a slot the changed parameters are dense, but for embeddings, of which the cha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from manyhats.backbone.sites import EmbeddingSite
 from manyhats.errors import AdapterMismatch
-from manyhats.methods.base import Bound, EmbeddingStep, Leaves, Method, MethodConfig, Part, Trainable
-from manyhats.methods.parameters import Parameters, bound_parameters, parameter_of
+from manyhats.methods.base import Act, Bound, EmbeddingStep, Leaves, Method, MethodConfig, Part
+from manyhats.methods.parameters import add_changes, bound_parameters, own_parameter
 from manyhats.methods.token_rows import Rows
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class SparseConfig(MethodConfig):
     mode: Literal["add", "replace"] = "add"
 
 
-class Sparse(Parameters):
+class Sparse(Method):
     """Leaves at a linear, embedding or norm site, for each parameter that changes: `<parameter>.indices` (n,) into the
     flattened parameter (a linear weight as (out, in)), rising, and `<parameter>.values` (n,)."""
 
@@ -38,11 +38,7 @@ class Sparse(Parameters):
     def check(self, part: Part, backbone: Backbone) -> None:
         for site, leaves in part.tensors.items():
             for leaf in _changed(leaves):
-                own = parameter_of(backbone, site, leaf)
-                if own is None:
-                    raise AdapterMismatch(
-                        f"'{site}' of the backbone {backbone.name} has no parameter '{leaf}'", param=f"{site}.{leaf}"
-                    )
+                own = own_parameter(backbone, site, leaf)
                 _check_pair(leaves, leaf, own.numel(), f"{site}.{leaf}")
 
     def bind(self, part: Part, backbone: Backbone) -> Bound:
@@ -53,8 +49,7 @@ class Sparse(Parameters):
         for site, leaves in part.tensors.items():
             place = backbone.parameter_site(site)
             for leaf in _changed(leaves):
-                own = parameter_of(backbone, site, leaf)
-                assert own is not None
+                own = own_parameter(backbone, site, leaf)
                 indices = leaves[f"{leaf}.indices"].to(backbone.device, torch.long)
                 values = leaves[f"{leaf}.values"].to(backbone.device, torch.float32)
                 if isinstance(place, EmbeddingSite):
@@ -81,8 +76,7 @@ class Sparse(Parameters):
         for site, leaves in part.tensors.items():
             place = backbone.parameter_site(site)
             for leaf in _changed(leaves):
-                own = parameter_of(backbone, site, leaf)
-                assert own is not None
+                own = own_parameter(backbone, site, leaf)
                 most = leaves[f"{leaf}.indices"].numel() * own.shape[-1] * own.element_size()
                 size += min(own.nbytes, most) if isinstance(place, EmbeddingSite) else own.nbytes
         return size
@@ -90,8 +84,8 @@ class Sparse(Parameters):
     def replaced_weights(self, part: Part) -> set[str]:
         return {site for site, leaves in part.tensors.items() if "weight.indices" in leaves}
 
-    def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
-        return Method.trainable(self, backbone, options, generator)
+    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act]) -> None:
+        add_changes(y, acts)
 
 
 def _changed(leaves: Leaves) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from manyhats.backbone.sites import LM_HEAD
 from manyhats.errors import AdapterMismatch
 from manyhats.methods.base import (
     Act,
@@ -24,8 +25,6 @@ from manyhats.methods.base import (
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
-
-_LM_HEAD = "lm_head"
 
 
 class TokenRowsConfig(MethodConfig):
@@ -61,7 +60,7 @@ class TokenRows(Method):
         for site, leaves in part.tensors.items():
             expect_leaves(leaves, ("ids", "rows"), site)
             place = backbone.embedding.get(backbone.bare_name(site))
-            if place is None and site != _LM_HEAD:
+            if place is None and site != LM_HEAD:
                 raise AdapterMismatch(f"the backbone {backbone.name} has no embedding called '{site}'", param=site)
             if place is None:
                 count, dim = backbone.site_of(site).shape
@@ -88,8 +87,8 @@ class TokenRows(Method):
             name = backbone.bare_name(site)
             if name in backbone.embedding:
                 embedding[name] = Rows(ids, rows)
-            if site == _LM_HEAD or (backbone.tied and name == backbone.family.word_embeddings):
-                linear[_LM_HEAD] = _Outputs(ids, rows)
+            if site == LM_HEAD or (backbone.tied and name == backbone.family.word_embeddings):
+                linear[LM_HEAD] = _Outputs(ids, rows)
         return Bound(embedding=embedding, linear=linear, nbytes=nbytes)
 
     def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act]) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from manyhats.backbone.sites import EMBEDDED
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Remaining, shown
+from manyhats.formats.adapterhub.names import CONFIG
+from manyhats.formats.files import Remaining, Sites, refuse_fields, shown, take_leaves, validate
 from manyhats.methods.base import Part
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.invertible import InvertibleConfig
@@ -65,9 +65,7 @@ def bottleneck_parts(
 def _config(inner: Mapping[str, Any], sites: Mapping[str, Mapping[str, Tensor]], *, legacy: bool) -> BottleneckConfig:
     fields = {name: value for name, value in inner.items() if name in BottleneckConfig.model_fields}
     fields.pop("epsilon", None)  # always torch's default there
-    for name, value in inner.items():
-        if name not in fields and name not in _SILENT and value not in (None, False, 0, [], {}, ""):
-            raise AdapterMismatch(f"the field '{name}' is set to {shown(value)}, which is not served", param=name)
+    refuse_fields(inner, _SILENT | fields.keys())
     learned = inner.get("scaling") in ("learned", "channel")  # then it is a tensor at every site
     for site, leaves in sites.items():
         if ("scaling" in leaves) != learned:
@@ -81,12 +79,7 @@ def _config(inner: Mapping[str, Any], sites: Mapping[str, Mapping[str, Tensor]],
     if legacy and isinstance(fields.get("non_linearity"), str):
         given = fields["non_linearity"].lower()
         fields["non_linearity"] = _LEGACY_ACTIVATIONS.get(given, given)
-    try:
-        return BottleneckConfig.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise InvalidRequest(f"adapter_config.json: {field}: {first['msg']}", param=field) from None
+    return validate(BottleneckConfig, fields, CONFIG, "config")
 
 
 def places(backbone: Backbone) -> dict[str, str]:
@@ -113,24 +106,20 @@ def place_of(module: str, name: str, backbone: Backbone, known: Mapping[str, str
     return site
 
 
-def _sites(remaining: Remaining, adapter_name: str, backbone: Backbone) -> dict[str, dict[str, Tensor]]:
+def _sites(remaining: Remaining, adapter_name: str, backbone: Backbone) -> Sites:
     known = places(backbone)
-    sites: dict[str, dict[str, Tensor]] = {}
     separator = re.compile(
         rf"\.(?:adapters|(?:attention|layer)_text_(?:task|lang)_adapters)\.{re.escape(adapter_name)}\."
     )
-    for name in remaining.names():
+
+    def place(name: str) -> tuple[str, str] | None:
         found = separator.search(name)
-        ours = _LEAVES.get(name[found.end() :]) if found else None
-        if found is None or ours is None:
-            continue
-        site = place_of(name[: found.start()], name, backbone, known)
-        tensor = remaining.take(name)
-        assert tensor is not None
-        leaves = sites.setdefault(site, {})
-        if ours in leaves:
-            raise InvalidRequest(f"two tensors are the '{ours}' of {site}", param=name)
-        leaves[ours] = tensor
+        leaf = _LEAVES.get(name[found.end() :]) if found else None
+        if found is None or leaf is None:
+            return None
+        return place_of(name[: found.start()], name, backbone, known), leaf
+
+    sites = take_leaves(remaining, place)
     for site, leaves in sites.items():
         _name_down(leaves, site)
     return sites
@@ -185,9 +174,7 @@ def _shared(remaining: Remaining, name: str) -> dict[str, Tensor]:
     for key in remaining.names():
         _, separator, leaf = key.partition(f"shared_parameters.{name}.")
         if separator:
-            tensor = remaining.take(key)
-            assert tensor is not None
-            found[leaf] = tensor
+            found[leaf] = remaining.pop(key)
     return found
 
 
@@ -247,7 +234,5 @@ def _invertible(
         parts = key[found.end() :].split(".") if found else []
         if len(parts) != 3 or parts[0] not in "FG" or parts[1] not in ("0", "2"):
             continue
-        tensor = remaining.take(key)
-        assert tensor is not None
-        leaves[f"{parts[0]}.{'down' if parts[1] == '0' else 'up'}.{parts[2]}"] = tensor
+        leaves[f"{parts[0]}.{'down' if parts[1] == '0' else 'up'}.{parts[2]}"] = remaining.pop(key)
     return Part("invertible", InvertibleConfig(non_linearity=non_linearity), {EMBEDDED: leaves})

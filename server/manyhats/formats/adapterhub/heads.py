@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from manyhats.backbone.sites import LM_HEAD
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, HEAD_WEIGHTS
-from manyhats.formats.files import Remaining, read_json, read_tensors, shown
-from manyhats.formats.heads import family_head, sequence_kind
+from manyhats.formats.files import Remaining, equal_weights, read_json, read_tensors, refuse_fields, shown
+from manyhats.formats.heads import family_head, with_own_kind
 from manyhats.methods.heads import Head, Kind, Layer, Reads
 
 if TYPE_CHECKING:
@@ -65,15 +64,13 @@ def read_head(folder: Path, backbone: Backbone) -> HeadFile:
         raise AdapterMismatch(
             f"the head type {shown(told)} is not served; these are: {', '.join(_KINDS)}", param="head_type"
         )
-    for name, value in config.items():
-        if name not in _SILENT and value not in (None, False, 0, [], {}, ""):
-            raise AdapterMismatch(f"the field '{name}' of the head is {shown(value)}, which is not served", param=name)
+    refuse_fields(config, _SILENT, " of the head")
     kind = _KINDS[told]
     head = Head(kind, _reads(kind, config, backbone), _layers(remaining, outer, config))
     remaining.done()
     head.check(backbone)
     if told == "classification":
-        head = Head(sequence_kind(head.num_labels), head.reads, head.layers)
+        head = with_own_kind(head)
     settings: dict[str, Any] = {}
     if head.kind in ("classify", "tokens"):
         settings = _labels(config.get("label2id"))
@@ -102,8 +99,7 @@ def _layers(remaining: Remaining, outer: Mapping[str, Any], config: Mapping[str,
         )
     layers: list[Layer] = []
     for position, index in enumerate(indices):
-        weight = remaining.take(f"{prefix}{index}.weight")
-        assert weight is not None
+        weight = remaining.pop(f"{prefix}{index}.weight")
         last = position + 1 == len(indices)
         layers.append(Layer(weight, remaining.take(f"{prefix}{index}.bias"), None if last else between))
     if not layers:
@@ -131,15 +127,14 @@ def _static(remaining: Remaining, outer: Mapping[str, Any], backbone: Backbone) 
     if head is None:
         raise AdapterMismatch(f"{HEAD_WEIGHTS} has no head of a {model_class}", param="model_head")
     head.check(backbone)
-    if kind == "classify":
-        head = Head(sequence_kind(head.num_labels), head.reads, head.layers)
+    head = with_own_kind(head)
     settings = _labels(outer.get("label2id")) if head.kind in ("classify", "tokens") else {}
     return HeadFile(head, head.kind, settings, remaining.taken)
 
 
 def _check_language_model(remaining: Remaining, backbone: Backbone) -> None:
     """The library saves the model's own language-model head with every adapter; one that was trained is refused."""
-    site = backbone.linear.get("lm_head")
+    site = backbone.linear.get(LM_HEAD)
     if site is None or not backbone.has_language_model:
         raise AdapterMismatch(
             f"the adapter is for generating text, but the backbone {backbone.name} has no language-model head",
@@ -149,7 +144,7 @@ def _check_language_model(remaining: Remaining, backbone: Backbone) -> None:
         told = remaining.take(f"lm_head.{leaf}")
         if told is None:
             continue
-        if own is None or told.shape != own.shape or not torch.equal(told.to(own), own.cpu().to(own)):
+        if own is None or not equal_weights(told, own):
             raise AdapterMismatch(
                 f"lm_head.{leaf} is not the backbone's own; a trained language-model head is not served in this format",
                 param=f"lm_head.{leaf}",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Remaining, shown
+from manyhats.formats.files import Remaining, Sites, refuse_fields, shown, take_leaves
 from manyhats.methods.base import Part
 from manyhats.methods.ia3 import Ia3Config
 from manyhats.methods.lora import LoraConfig
@@ -36,9 +36,7 @@ def lora_parts(
     remaining: Remaining, inner: Mapping[str, Any], name: str, version: str, backbone: Backbone
 ) -> list[Part]:
     """Takes the tensors of a LoRA, DoRA or IA3."""
-    for field, value in inner.items():
-        if field not in _SILENT and value not in (None, False, 0, [], {}, ""):
-            raise AdapterMismatch(f"the field '{field}' is set to {shown(value)}, which is not served", param=field)
+    refuse_fields(inner, _SILENT)
     sites = _sites(remaining, name, backbone)
     if not sites:
         raise AdapterMismatch(f"the file has no weights of a LoRA called '{name}'", param="name")
@@ -83,24 +81,15 @@ def _before_alpha(version: str) -> bool:
     return found is None or (int(found[1]), int(found[2])) < (1, 1)
 
 
-def _sites(remaining: Remaining, adapter_name: str, backbone: Backbone) -> dict[str, dict[str, Tensor]]:
-    sites: dict[str, dict[str, Tensor]] = {}
-    separator = f".loras.{adapter_name}."
-    for name in remaining.names():
-        module, found, leaf = name.partition(separator)
-        if not found or leaf not in _LEAVES:
-            continue
-        site = backbone.site_of(module).name
-        tensor = remaining.take(name)
-        assert tensor is not None
-        leaves = sites.setdefault(site, {})
-        if _LEAVES[leaf] in leaves:
-            raise InvalidRequest(f"two tensors are the '{leaf}' of {site}", param=name)
-        leaves[_LEAVES[leaf]] = tensor
-    return sites
+def _sites(remaining: Remaining, adapter_name: str, backbone: Backbone) -> Sites:
+    def place(name: str) -> tuple[str, str] | None:
+        module, found, leaf = name.partition(f".loras.{adapter_name}.")
+        return (backbone.site_of(module).name, _LEAVES[leaf]) if found and leaf in _LEAVES else None
+
+    return take_leaves(remaining, place)
 
 
-def _chosen(fused: Any, site: str) -> list[int]:
+def _chosen(fused: Any) -> list[int]:
     """Which thirds of a fused layer's output are adapted."""
     if not isinstance(fused, list) or not fused or any(matrix not in _MATRICES for matrix in fused):
         raise InvalidRequest(f"attn_matrices must be a list of q, k and v, not {shown(fused)}", param="attn_matrices")
@@ -117,7 +106,7 @@ def _spread_vector(vector: Tensor, out: int, fused: Any, site: str) -> Tensor:
     if not _is_fused(len(vector), out, site):
         return vector
     width = out // 3
-    chosen = _chosen(fused, site)
+    chosen = _chosen(fused)
     if len(vector) != width * len(chosen):
         raise AdapterMismatch(f"lora_B of {site} has {len(vector)} rows, not {width * len(chosen)}", param=site)
     whole = torch.ones(out)
@@ -131,9 +120,9 @@ def _spread(leaves: dict[str, Tensor], out: int, rank: int, fused: Any, site: st
     a, b = leaves.get("A"), leaves.get("B")
     if a is None or b is None or a.dim() != 2 or b.dim() != 2 or not _is_fused(b.shape[0], out, site):
         return
-    chosen = _chosen(fused, site)
+    chosen = _chosen(fused)
     width = out // 3
-    if {"magnitude", "gate.weight"} & leaves.keys() and len(chosen) > 0:
+    if {"magnitude", "gate.weight"} & leaves.keys():
         raise AdapterMismatch(f"DoRA and gates are not served at the fused layer {site}", param=site)
     if a.shape[0] != rank * len(chosen) or tuple(b.shape) != (width * len(chosen), rank):
         raise AdapterMismatch(

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.files import Remaining, shown
+from manyhats.formats.files import Remaining, refuse_fields, shown
 from manyhats.methods.activations import activation
 from manyhats.methods.base import Part
 from manyhats.methods.prefix import PrefixConfig, layer_site
@@ -28,15 +28,9 @@ _PROMPT_SILENT = {
 }  # fmt: skip
 
 
-def _refuse_fields(inner: Mapping[str, Any], known: set[str]) -> None:
-    for field, value in inner.items():
-        if field not in known and value not in (None, False, 0, [], {}, ""):
-            raise AdapterMismatch(f"the field '{field}' is set to {shown(value)}, which is not served", param=field)
-
-
 def prefix_parts(remaining: Remaining, inner: Mapping[str, Any], name: str, backbone: Backbone) -> list[Part]:
     """Takes the tensors of a prefix: flat, or with the reparametrisation that made it, which is computed here once."""
-    _refuse_fields(inner, _PREFIX_SILENT)
+    refuse_fields(inner, _PREFIX_SILENT)
     # Every layer's module holds the same tensors once more.
     copies = re.compile(rf"\.prefix_tuning\.pool\.prefix_tunings\.{re.escape(name)}\.")
     for key in remaining.names():
@@ -47,9 +41,7 @@ def prefix_parts(remaining: Remaining, inner: Mapping[str, Any], name: str, back
     for key in remaining.names():
         found = own.fullmatch(key)
         if found:
-            tensor = remaining.take(key)
-            assert tensor is not None
-            leaves[found[1]] = tensor
+            leaves[found[1]] = remaining.pop(key)
     flat = _flat(leaves, inner)
     heads, dim = backbone.kv_shape
     row = 2 * backbone.layers * heads * dim
@@ -101,9 +93,7 @@ def _gates(
     for key in remaining.names():
         match = gate.fullmatch(backbone.bare_name(key))
         if match and layer_site(int(match[1])) in tensors:
-            tensor = remaining.take(key)
-            assert tensor is not None
-            tensors[layer_site(int(match[1]))][f"gate.{match[2]}"] = tensor
+            tensors[layer_site(int(match[1]))][f"gate.{match[2]}"] = remaining.pop(key)
             found = True
     if found != bool(inner.get("use_gating")):
         raise AdapterMismatch("use_gating and the tensors 'prefix_gates' do not agree", param="use_gating")
@@ -111,14 +101,14 @@ def _gates(
 
 def prompt_parts(remaining: Remaining, inner: Mapping[str, Any], name: str, backbone: Backbone) -> list[Part]:
     """Takes the tensor of a soft prompt, which stands behind the whole embedding block."""
-    _refuse_fields(inner, _PROMPT_SILENT)
+    refuse_fields(inner, _PROMPT_SILENT)
     if inner.get("combine", "prefix") != "prefix":
         raise AdapterMismatch(f"combine {shown(inner.get('combine'))} is not served; 'prefix' is", param="combine")
     suffix = f"prompt_tuning.prompt_tunings.{name}.prompt_embedding.weight"
     key = next((key for key in remaining.names() if backbone.bare_name(key) == suffix), None)
-    prompt = remaining.take(key) if key else None
-    if prompt is None:
+    if key is None:
         raise AdapterMismatch(f"the file has no '{suffix}'", param="prompt_tuning")
+    prompt = remaining.pop(key)
     told = inner.get("prompt_length")
     if told is not None and (prompt.dim() != 2 or told != prompt.shape[0]):
         raise AdapterMismatch(

@@ -6,13 +6,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.adapterhub.bottleneck import place_of, places
@@ -25,17 +22,16 @@ from manyhats.formats.adapterhub.names import (
     SETUP,
 )
 from manyhats.formats.adapterhub.reader import Weights, check_model_type, read_weights
-from manyhats.formats.files import Remaining, read_json, read_tensors, shown
+from manyhats.formats.files import Remaining, Sites, read_json, read_tensors, refuse_fields, shown, take_leaves
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.base import Part
 from manyhats.methods.bottleneck import BottleneckConfig
-from manyhats.methods.fusion import FusionConfig, member_leaf
+from manyhats.methods.fusion import FusionFlags, fuse
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 _DEPTH = 4  # of compositions within compositions
-_FUSION_FIELDS = ("key", "query", "value", "query_before_ln", "residual_before", "value_before_softmax")
 _FUSION_SILENT = {"dropout_prob", "regularization", "value_initialized", "temperature"}
 
 
@@ -170,37 +166,30 @@ class _Composer:
                 raise AdapterMismatch(f"'{name}' is no plain bottleneck adapter, and cannot be fused", param=name)
             members.append(parts[0])
         flags = _flags(config.get("config"))
-        sites = self._fusion_layers(folder, fusion)
-        for index, member in enumerate(members):
-            for site, leaves in member.tensors.items():
-                if site not in sites:
-                    raise AdapterMismatch(f"'{names[index]}' acts at {site}, where the fusion does not", param=site)
-                sites[site] |= {member_leaf(index, leaf): tensor for leaf, tensor in leaves.items()}
-        configs = tuple(member.config for member in members if isinstance(member.config, BottleneckConfig))
-        return Part("fusion", FusionConfig(members=configs, **flags), sites)
+        layers = self._fusion_layers(folder, fusion)
+        for name, member in zip(names, members, strict=True):
+            if strange := [site for site in member.tensors if site not in layers]:
+                raise AdapterMismatch(f"'{name}' acts at {strange[0]}, where the fusion does not", param=strange[0])
+        return fuse(members, layers, flags)
 
-    def _fusion_layers(self, folder: Path, fusion: str) -> dict[str, dict[str, Tensor]]:
+    def _fusion_layers(self, folder: Path, fusion: str) -> Sites:
         remaining = Remaining(read_tensors(folder / FUSION_WEIGHTS), FUSION_WEIGHTS)
         known = places(self._backbone)
-        separator = re.compile(rf"\.adapter_fusion_layer\.{re.escape(fusion)}\.")
-        sites: dict[str, dict[str, Tensor]] = {}
-        for name in remaining.names():
-            found = separator.search(name)
-            if found is None:
-                continue
-            tensor = remaining.take(name)
-            assert tensor is not None
-            site = place_of(name[: found.start()], name, self._backbone, known)
-            sites.setdefault(site, {})[name[found.end() :]] = tensor
+
+        def place(name: str) -> tuple[str, str] | None:
+            module, found, leaf = name.partition(f".adapter_fusion_layer.{fusion}.")
+            return (place_of(module, name, self._backbone, known), leaf) if found else None
+
+        layers = take_leaves(remaining, place)
         remaining.done()
         self.matched += remaining.taken
-        return sites
+        return layers
 
 
-def _flags(config: Any) -> dict[str, bool]:
+def _flags(config: Any) -> FusionFlags:
     """The fields of AdapterHub's fusion config that change the answer."""
     if config in ("static", "dynamic"):
-        return {"value": config == "dynamic"}
+        return FusionFlags(value=config == "dynamic")
     if not isinstance(config, dict):
         raise InvalidRequest(f"{FUSION_CONFIG}: config must be an object, not {shown(config)}", param="config")
     if config.get("temperature"):
@@ -210,15 +199,13 @@ def _flags(config: Any) -> dict[str, bool]:
             "served at the temperature 1 that it falls to",
             param="temperature",
         )
-    flags: dict[str, bool] = {}
-    for name, value in config.items():
-        if name in _FUSION_FIELDS:
-            if not isinstance(value, bool):
-                raise InvalidRequest(f"{FUSION_CONFIG}: {name} must be true or false, not {shown(value)}", param=name)
-            flags[name] = value
-        elif name not in _FUSION_SILENT and value not in (None, False, 0, [], {}, ""):
-            raise AdapterMismatch(f"the field '{name}' is set to {shown(value)}, which is not served", param=name)
-    return flags
+    fields = FusionFlags.model_fields
+    refuse_fields(config, _FUSION_SILENT | fields.keys())
+    flags = {name: value for name, value in config.items() if name in fields}
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise InvalidRequest(f"{FUSION_CONFIG}: {name} must be true or false, not {shown(value)}", param=name)
+    return FusionFlags(**flags)
 
 
 def _head(found: _Folders, head_setup: Any, composed: _Composer, backbone: Backbone, warnings: list[str]) -> HeadFile:

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Remaining, read_tensors
+from manyhats.formats.files import Remaining, read_tensors, take_leaves
 from manyhats.formats.manyhats.description import WEIGHTS, Description
 from manyhats.formats.manyhats.reader import read_head
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.average import AverageConfig
 from manyhats.methods.base import Part
 from manyhats.methods.bottleneck import BottleneckConfig
-from manyhats.methods.fusion import FusionConfig, member_leaf
+from manyhats.methods.fusion import fuse, join_members
 from manyhats.methods.lora import LoraConfig
 
 if TYPE_CHECKING:
@@ -50,17 +50,15 @@ def compose(folder: Path, description: Description, backbone: Backbone, members:
             weights = description.weights or [1 / len(members)] * len(members)
             parts = [_average(members, weights)]
     remaining.done()
-    kind = members[-1].kind if head is None else head.kind
-    if head is None:
-        with_head = [member for member in members if member.head is not None]
-        if with_head:
-            head, kind = with_head[-1].head, with_head[-1].kind
-    inherited = next((dict(m.settings) for m in reversed(members) if m.head is head and head is not None), {})
+    wearer = None if head is not None else next((m for m in reversed(members) if m.head is not None), None)
+    if wearer is not None:
+        head = wearer.head
+    inherited = {} if wearer is None else dict(wearer.settings)
     references = {*description.members, *(sha for member in members for sha in member.references)}
     return Adapter(
         parts=tuple(parts),
         head=head,
-        kind=kind,
+        kind=members[-1].kind if head is None else head.kind,
         matched_tensors=remaining.taken + sum(member.matched_tensors for member in members),
         base=description.base_model_name_or_path or members[0].base,
         settings=inherited | description.task,
@@ -76,27 +74,22 @@ def _single(member: Adapter, sha: str, what: str) -> Part:
 
 
 def _fusion(remaining: Remaining, description: Description, backbone: Backbone, members: Sequence[Adapter]) -> Part:
-    sites: dict[str, dict[str, Tensor]] = {}
-    for name in remaining.names():
+    def place(name: str) -> tuple[str, str] | None:
         site = next((site for site in backbone.residual if name.startswith(f"{site}.")), None)
-        if site is None:
-            continue
-        tensor = remaining.take(name)
-        assert tensor is not None
-        sites.setdefault(site, {})[name.removeprefix(f"{site}.")] = tensor
-    configs: list[BottleneckConfig] = []
-    for index, (member, sha) in enumerate(zip(members, description.members, strict=True)):
+        return None if site is None else (site, name.removeprefix(f"{site}."))
+
+    layers = take_leaves(remaining, place)
+    parts: list[Part] = []
+    for member, sha in zip(members, description.members, strict=True):
         part = _single(member, sha, "fused")
         if not isinstance(part.config, BottleneckConfig):
             raise AdapterMismatch(
                 f"the member {sha[:12]} is a {part.method}; bottleneck adapters can be fused", param=sha
             )
-        configs.append(part.config)
-        for site, leaves in part.tensors.items():
-            if site not in sites:
-                raise AdapterMismatch(f"the member {sha[:12]} acts at {site}, where the fusion does not", param=sha)
-            sites[site] |= {member_leaf(index, leaf): tensor for leaf, tensor in leaves.items()}
-    return Part("fusion", FusionConfig(members=tuple(configs), **description.fusion.model_dump()), sites)
+        if strange := [site for site in part.tensors if site not in layers]:
+            raise AdapterMismatch(f"the member {sha[:12]} acts at {strange[0]}, where the fusion does not", param=sha)
+        parts.append(part)
+    return fuse(parts, layers, description.fusion)
 
 
 def _average(members: Sequence[Adapter], weights: Sequence[float]) -> Part:
@@ -110,12 +103,8 @@ def _average(members: Sequence[Adapter], weights: Sequence[float]) -> Part:
             "adapters",
             param="members",
         )
-    sites: dict[str, dict[str, Tensor]] = {}
-    for index, part in enumerate(parts):
-        for site, leaves in part.tensors.items():
-            sites.setdefault(site, {}).update({member_leaf(index, leaf): t for leaf, t in leaves.items()})
     configs = tuple(part.config for part in parts if isinstance(part.config, BottleneckConfig))
-    return Part("average", AverageConfig(members=configs, weights=tuple(weights)), sites)
+    return Part("average", AverageConfig(members=configs, weights=tuple(weights)), join_members(parts))
 
 
 def weighted_loras(parts: Sequence[Part], weights: Sequence[float]) -> Part:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.files import read_json
+from manyhats.methods.fusion import FusionFlags
 from manyhats.methods.heads import READS, Kind, Reads
 
 if TYPE_CHECKING:
@@ -59,19 +60,6 @@ class PartDescription(BaseModel):
     label: str | None = None
 
 
-class FusionDescription(BaseModel):
-    """The flags of a fusion (see methods.fusion)."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    key: bool = True
-    query: bool = True
-    value: bool = True
-    query_before_ln: bool = False
-    residual_before: bool = False
-    value_before_softmax: bool = True
-
-
 class Description(BaseModel):
     """`manyhats.json`."""
 
@@ -115,7 +103,7 @@ class Description(BaseModel):
 
     # manyhats-fusion/1, manyhats-stack/1, manyhats-average/1: the sha256 of stored versions
     members: list[Sha] = Field(default_factory=list, max_length=64)
-    fusion: FusionDescription = Field(default_factory=FusionDescription)
+    fusion: FusionFlags = Field(default_factory=FusionFlags)
     weights: list[Annotated[float, Field(allow_inf_nan=False)]] | None = None  # of an average; None: all alike
 
     @model_validator(mode="after")

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Remaining, read_tensors
+from manyhats.formats.files import Remaining, Sites, read_tensors, take_leaves, validate
 from manyhats.formats.manyhats.description import FILE, WEIGHTS, Description
 from manyhats.methods import METHODS
 from manyhats.methods.adapter import Adapter
@@ -25,8 +24,6 @@ from manyhats.methods.sparse import SparseConfig
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
-
-Sites = dict[str, dict[str, Tensor]]
 
 
 def read(folder: Path, description: Description, backbone: Backbone) -> Adapter:
@@ -87,15 +84,11 @@ def _mask(remaining: Remaining, description: Description, backbone: Backbone) ->
                     f"{list(backbone.site_of(site).shape)}",
                     param=site,
                 )
-            tensor = remaining.take(name)
-            assert tensor is not None
-            sites[site] = {"mask": _bits(tensor, shape, name)}
+            sites[site] = {"mask": _bits(remaining.pop(name), shape, name)}
     else:
         for name in remaining.names():
             if name.endswith(".mask"):
-                tensor = remaining.take(name)
-                assert tensor is not None
-                sites[name.removesuffix(".mask")] = {"mask": tensor}
+                sites[name.removesuffix(".mask")] = {"mask": remaining.pop(name)}
     _same(sites, description.shapes)
     return Part("mask", MaskConfig(shapes=description.shapes), sites)
 
@@ -114,16 +107,15 @@ def _bits(zeros: Tensor, shape: tuple[int, int], name: str) -> Tensor:
 def _sparse(remaining: Remaining, description: Description, backbone: Backbone) -> Part:
     """`<parameter>.indices` and `<parameter>.values`; or with the mode `replace_dense` `<parameter>` as a whole."""
     dense = description.mode == "replace_dense"
-    sites: Sites = {}
-    for name in remaining.names():
+
+    def place(name: str) -> tuple[str, str] | None:
         parameter, _, which = (name, "", "") if dense else name.rpartition(".")
-        module, _, leaf = parameter.rpartition(".")
         if not dense and which not in ("indices", "values"):
-            continue
-        site = backbone.parameter_site(module).name
-        tensor = remaining.take(name)
-        assert tensor is not None
-        sites.setdefault(site, {})[leaf if dense else f"{leaf}.{which}"] = tensor
+            return None
+        module, _, leaf = parameter.rpartition(".")
+        return backbone.parameter_site(module).name, leaf if dense else f"{leaf}.{which}"
+
+    sites = take_leaves(remaining, place)
     if description.mode == "replace_dense":
         return Part("parameters", ParametersConfig(), sites, label="sparse")
     return Part("sparse", SparseConfig(mode=description.mode), sites)
@@ -135,16 +127,11 @@ def _side(remaining: Remaining, description: Description) -> Part:
     for name in remaining.names():
         known = name.startswith("side.") or name == "alpha"
         if known or (description.projection and name in ("projection.weight", "projection.bias")):
-            tensor = remaining.take(name)
-            assert tensor is not None
-            leaves[f"network.{name.removeprefix('side.')}" if name.startswith("side.") else name] = tensor
+            leaves[f"network.{name.removeprefix('side.')}" if name.startswith("side.") else name] = remaining.pop(name)
     if description.projection and "projection.weight" not in leaves:
         raise InvalidRequest(f"{WEIGHTS} has no 'projection.weight'", param="projection")
-    try:
-        config = SideConfig(kind=description.kind, model=description.side_model_config, layers=description.layers)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidRequest(f"{FILE}: {first['loc'][0]}: {first['msg']}", param=str(first["loc"][0])) from None
+    fields = {"kind": description.kind, "model": description.side_model_config, "layers": description.layers}
+    config = validate(SideConfig, fields, FILE, "side")
     return Part("side", config, {SIDE_SITE: leaves})
 
 
@@ -156,9 +143,7 @@ def _parts(remaining: Remaining, description: Description) -> list[Part]:
         site, _, leaf = rest.partition(":")
         if not index.isdecimal() or not 0 <= int(index) < len(sites) or not leaf:
             continue
-        tensor = remaining.take(name)
-        assert tensor is not None
-        sites[int(index)].setdefault(site, {})[leaf] = tensor
+        sites[int(index)].setdefault(site, {})[leaf] = remaining.pop(name)
     parts = []
     for told, own in zip(description.parts, sites, strict=True):
         method = METHODS.get(told.method)
@@ -166,11 +151,6 @@ def _parts(remaining: Remaining, description: Description) -> list[Part]:
             raise AdapterMismatch(
                 f"the method '{told.method[:80]}' is not known; these are: {', '.join(METHODS)}", param="parts"
             )
-        try:
-            config = method.config.model_validate(told.config)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"])) or told.method
-            raise InvalidRequest(f"{FILE}: parts: {field}: {first['msg']}", param=field) from None
+        config = validate(method.config, told.config, f"{FILE}: parts", told.method)
         parts.append(Part(told.method, config, own, label=told.label))
     return parts

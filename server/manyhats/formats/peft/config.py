@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.files import shown
+from manyhats.formats.files import refuse_fields, shown
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -74,13 +74,7 @@ def check_type(config: Mapping[str, Any]) -> str:
 
 def check_fields(config: Mapping[str, Any], kind: str, backbone: Backbone) -> None:
     """Raises AdapterMismatch for a field that changes the answer and is not served."""
-    for name, value in config.items():
-        if name in _BOOKKEEPING or name in UNDERSTOOD[kind]:
-            continue
-        if value not in (None, False, 0, [], {}, ""):
-            raise AdapterMismatch(
-                f"the field '{name}' of adapter_config.json is set to {shown(value)}, which is not served", param=name
-            )
+    refuse_fields(config, _BOOKKEEPING | UNDERSTOOD[kind], " of adapter_config.json")
     bias = config.get("bias", "none")
     if bias not in ("none", "all", "lora_only", "vera_only"):
         raise AdapterMismatch(f"bias {shown(bias)} is not known; none, all and lora_only are", param="bias")

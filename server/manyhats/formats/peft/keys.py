@@ -4,39 +4,40 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from manyhats.errors import InvalidRequest
-from manyhats.formats.files import Remaining
+from manyhats.formats.files import Remaining, Sites, take_leaves
 from manyhats.formats.peft.names import WRAPPER
 
-Sites = dict[str, dict[str, Tensor]]
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
 
 
 def take(
-    remaining: Remaining, pattern: str, site_of: Callable[[str], str], leaf_of: Callable[[re.Match[str]], str]
+    remaining: Remaining, pattern: str, site_of: Callable[[str], str], leaf: str | None = None
 ) -> tuple[Sites, dict[str, str]]:
-    """All tensors whose name without the wrapper matches `pattern`; its first group is the module.
+    """All tensors whose name without the wrapper matches `pattern`: its first group is the module, its second the
+    leaf, where `leaf` does not name that.
 
     Returns the leaves by site, and each site's module as the file has it. Raises what `site_of` raises, and
     InvalidRequest where two tensors have one place.
     """
-    sites: Sites = {}
     modules: dict[str, str] = {}
-    for name in remaining.names():
+
+    def place(name: str) -> tuple[str, str] | None:
         match = re.fullmatch(pattern, name.removeprefix(WRAPPER))
         if match is None:
-            continue
-        site, leaf = site_of(match[1]), leaf_of(match)
-        tensor = remaining.take(name)
-        assert tensor is not None
-        leaves = sites.setdefault(site, {})
-        if leaf in leaves:
-            raise InvalidRequest(f"two tensors are the {leaf} of '{site}'", param=name)
-        leaves[leaf] = tensor
+            return None
+        site = site_of(match[1])
         modules[site] = match[1]
-    return sites, modules
+        return site, match[2] if leaf is None else leaf
+
+    return take_leaves(remaining, place), modules
+
+
+def linear_in(backbone: Backbone) -> Callable[[str], str]:
+    """For `take`: the linear site of a module. Raises AdapterMismatch where there is none."""
+    return lambda module: backbone.site_of(module).name
 
 
 def merge(into: Sites, more: Sites) -> None:

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Remaining, shown
-from manyhats.formats.peft.keys import Sites, merge, take
+from manyhats.formats.files import Remaining, Sites, equal_weights, shown
+from manyhats.formats.peft.keys import linear_in, merge, take
 from manyhats.formats.peft.names import PROMPT_WRAPPER, WRAPPER
 from manyhats.methods.base import Part
 from manyhats.methods.lora import LoraConfig
-from manyhats.methods.parameters import parameter_of
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -30,8 +29,7 @@ _MOST_PROJECTION = 1 << 26  # values of VeRA's shared matrices, where they must 
 def lora_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) -> Part:
     """Takes the tensors of a LoRA, on linear layers and embeddings."""
 
-    def site_of(module: str) -> str:
-        return backbone.site_of(module).name
+    site_of = linear_in(backbone)
 
     def table_of(module: str) -> str:
         site = backbone.bare_name(module)
@@ -42,16 +40,16 @@ def lora_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) 
             )
         return site
 
-    sites, modules = take(remaining, r"(.+)\.lora_(A|B)\.weight", site_of, lambda m: m[2])
-    tables, table_modules = take(remaining, r"(.+)\.lora_embedding_(A|B)", table_of, lambda m: m[2])
+    sites, modules = take(remaining, r"(.+)\.lora_(A|B)\.weight", site_of)
+    tables, table_modules = take(remaining, r"(.+)\.lora_embedding_(A|B)", table_of)
     if not sites and not tables:
         raise AdapterMismatch("the file has no lora_A or lora_B weights")
-    biases, _ = take(remaining, r"(.+)\.lora_B\.bias", site_of, lambda m: "bias_B")
+    biases, _ = take(remaining, r"(.+)\.lora_B\.bias", site_of, "bias_B")
     magnitudes, _ = take(
         remaining,
         r"(.+)\.lora_magnitude_vector(?:\.weight)?",
         lambda module: table_of(module) if backbone.bare_name(module) in backbone.embedding else site_of(module),
-        lambda m: "magnitude",
+        "magnitude",
     )
     _check_tables(remaining, backbone)
     merge(sites, tables)
@@ -71,13 +69,12 @@ def _check_tables(remaining: Remaining, backbone: Backbone) -> None:
     for name in remaining.names():
         module, found, _ = name.removeprefix(WRAPPER).partition(".base_layer.weight")
         bare = backbone.bare_name(module)
-        known = found and (bare in backbone.embedding or bare in backbone.linear)
-        own = parameter_of(backbone, bare, "weight") if known else None
+        site = backbone.embedding.get(bare) or backbone.linear.get(bare)
+        own = site.parameter("weight") if found and site is not None else None
         if own is None:
             continue
-        tensor = remaining.take(name)
-        assert tensor is not None
-        if tensor.shape != own.shape or not torch.equal(tensor.to(own.dtype), own.detach().cpu()):
+        tensor = remaining.pop(name)
+        if not equal_weights(tensor, own):
             raise AdapterMismatch(
                 f"the file brings weights {list(tensor.shape)} for '{module}' that are not the backbone's own "
                 f"{list(own.shape)}; save the adapter with save_embedding_layers=False",
@@ -101,7 +98,7 @@ def _flag(config: Mapping[str, Any], field: str, found: bool, tensors: str) -> N
 
 def take_own_biases(remaining: Remaining, sites: Sites, backbone: Backbone) -> None:
     """`bias` other than none: an adapted layer's bias stands in its wrapper, and replaces the backbone's."""
-    own, _ = take(remaining, r"(.+)\.base_layer\.(bias)", lambda module: backbone.site_of(module).name, lambda m: m[2])
+    own, _ = take(remaining, r"(.+)\.base_layer\.(bias)", linear_in(backbone))
     for site in list(sites):
         if site in own:
             sites[site] |= own.pop(site)
@@ -150,7 +147,7 @@ def _by_pattern(module: str, config: dict[str, Any], field: str, default: Any) -
 
 def adalora_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) -> Part:
     """B E A with a diagonal E (Zhang et al. 2023, equation 3), E folded into A; scaled by alpha over the first rank."""
-    sites, _ = take(remaining, r"(.+)\.lora_(A|B|E)", lambda module: backbone.site_of(module).name, lambda m: m[2])
+    sites, _ = take(remaining, r"(.+)\.lora_(A|B|E)", linear_in(backbone))
     if not sites:
         raise AdapterMismatch("the file has no lora_A, lora_B and lora_E")
     alpha, rank = config.get("lora_alpha", 8), config.get("init_r", 12)
@@ -179,7 +176,7 @@ def adalora_part(remaining: Remaining, config: dict[str, Any], backbone: Backbon
 
 def vera_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) -> Part:
     """diag(b) B diag(d) A with A and B shared by all layers (Kopiczko et al. 2024, equation 2)."""
-    sites, _ = take(remaining, r"(.+)\.vera_lambda_(b|d)", lambda module: backbone.site_of(module).name, lambda m: m[2])
+    sites, _ = take(remaining, r"(.+)\.vera_lambda_(b|d)", linear_in(backbone))
     if not sites:
         raise AdapterMismatch("the file has no vera_lambda_b and vera_lambda_d")
     shapes = [backbone.linear[site].shape for site in sites]

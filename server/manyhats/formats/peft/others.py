@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from manyhats.backbone.sites import LM_HEAD
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Remaining, shown
-from manyhats.formats.peft.keys import Sites, take
+from manyhats.formats.files import Remaining, Sites, shown
+from manyhats.formats.peft.keys import linear_in, take
 from manyhats.formats.peft.names import PROMPT_WRAPPER, WRAPPER
 from manyhats.methods.base import Part
 from manyhats.methods.ia3 import Ia3Config
-from manyhats.methods.parameters import ParametersConfig, parameter_of
+from manyhats.methods.parameters import ParametersConfig
 from manyhats.methods.sparse import SparseConfig
 from manyhats.methods.token_rows import TokenRowsConfig
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def ia3_part(remaining: Remaining, backbone: Backbone) -> Part:
     """The vector's own shape says which side of the layer it rescales: (out, 1) or (1, in)."""
-    sites, _ = take(remaining, r"(.+)\.ia3_l", lambda module: backbone.site_of(module).name, lambda m: "l")
+    sites, _ = take(remaining, r"(.+)\.ia3_l", linear_in(backbone), "l")
     if not sites:
         raise AdapterMismatch("the file has no ia3_l weights")
     for site, leaves in sites.items():
@@ -44,7 +45,6 @@ def ln_part(remaining: Remaining, backbone: Backbone) -> Part:
         remaining,
         r"(.+)\.ln_tuning_layers\.(weight|bias)",
         lambda module: backbone.parameter_site(module).name,
-        lambda m: m[2],
     )
     if not sites:
         raise AdapterMismatch("the file has no ln_tuning_layers")
@@ -53,7 +53,7 @@ def ln_part(remaining: Remaining, backbone: Backbone) -> Part:
 
 def beft_part(remaining: Remaining, backbone: Backbone) -> Part:
     """A bias that is added to the backbone's."""
-    sites, _ = take(remaining, r"(.+)\.beft_bias", lambda module: backbone.site_of(module).name, lambda m: "bias")
+    sites, _ = take(remaining, r"(.+)\.beft_bias", linear_in(backbone), "bias")
     if not sites:
         raise AdapterMismatch("the file has no beft_bias")
     for site, leaves in sites.items():
@@ -67,9 +67,7 @@ def beft_part(remaining: Remaining, backbone: Backbone) -> Part:
 
 def shira_part(remaining: Remaining, backbone: Backbone) -> Part:
     """Sparse differences of linear weights: `shira_indices` (2, n) rows and columns, `shira_weight` (n,)."""
-    pairs, _ = take(
-        remaining, r"(.+)\.shira_(weight|indices)", lambda module: backbone.site_of(module).name, lambda m: m[2]
-    )
+    pairs, _ = take(remaining, r"(.+)\.shira_(weight|indices)", linear_in(backbone))
     if not pairs:
         raise AdapterMismatch("the file has no shira_weight and shira_indices")
     sites: Sites = {}
@@ -92,8 +90,8 @@ def token_rows_part(remaining: Remaining, indices: Any, backbone: Backbone) -> P
     found, modules = take(
         remaining,
         r"(.+?)(?:\.token_adapter)?\.trainable_tokens_delta",
-        lambda module: module if module == "lm_head" else backbone.parameter_site(module).name,
-        lambda m: "rows",
+        lambda module: module if module == LM_HEAD else backbone.parameter_site(module).name,
+        "rows",
     )
     for site, leaves in found.items():
         leaves["ids"] = _ids(indices, modules[site], len(leaves["rows"]))
@@ -125,15 +123,10 @@ def whole_parameters(remaining: Remaining, config: Mapping[str, Any], backbone: 
     for name in remaining.names():
         bare = name.removeprefix(WRAPPER) if name.startswith(WRAPPER) else name.removeprefix(PROMPT_WRAPPER)
         module, _, leaf = bare.rpartition(".")
-        site = backbone.bare_name(module)
-        places = (backbone.linear, backbone.embedding, backbone.norm)
-        if not any(site in known for known in places) or parameter_of(backbone, site, leaf) is None:
+        site = backbone.find(backbone.bare_name(module))
+        if site is None or site.parameter(leaf) is None:
             continue
-        tensor = remaining.take(name)
-        assert tensor is not None
-        if site in backbone.linear and leaf == "weight" and backbone.linear[site].transposed:
-            tensor = tensor.T
-        sites.setdefault(site, {})[leaf] = tensor
+        sites.setdefault(site.name, {})[leaf] = site.turned(leaf, remaining.pop(name))
     if not sites:
         return None
     only = {leaf for leaves in sites.values() for leaf in leaves}

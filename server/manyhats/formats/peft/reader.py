@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch
 from manyhats.formats.files import Remaining, read_tensors, shown, text_or_none
-from manyhats.formats.heads import family_head, sequence_kind
+from manyhats.formats.heads import family_head, with_own_kind
 from manyhats.formats.peft.config import check_fields, check_type
 from manyhats.formats.peft.lora import adalora_part, lora_part, vera_part
 from manyhats.formats.peft.names import PROMPT_WRAPPER, WEIGHTS, WRAPPER
@@ -122,10 +122,8 @@ def kind_and_head(
             param="task_type",
         )
     head.check(backbone)
-    if kind == "classify" and sequence_kind(head.num_labels) == "regress":
-        kind = "regress"
-        head = Head(kind, head.reads, head.layers)
-    return kind, head
+    head = with_own_kind(head)
+    return head.kind, head
 
 
 def _guessed(remaining: Remaining, config: dict[str, Any], warnings: list[str]) -> Kind:
