@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from manyhats.backbone import Tokenizer
 from manyhats.engine.forward import Row
 from manyhats.engine.work import Output
+from manyhats.serving.inputs import Notice
+from manyhats.serving.outputs import Answer
 
 FinishReason = Literal["stop", "length"]
 
@@ -36,14 +39,28 @@ class Continuation:
 
 
 class Generation:
-    """All texts of one question."""
+    """All texts of one question. `wanted`: new tokens of each; `places`: the most tokens of a text, the new included."""
 
-    def __init__(self, rows: Sequence[Row], rooms: Sequence[int], ends: frozenset[int]) -> None:
-        self.texts = [Continuation(row, room, ends) for row, room in zip(rows, rooms, strict=True)]
+    def __init__(self, rows: Sequence[Row], wanted: int, places: int, ends: frozenset[int]) -> None:
+        self.texts: list[Continuation] = []
+        self.warnings: list[Notice] = []  # what did not fit, and was cut
+        for i, row in enumerate(rows):
+            room = min(wanted, places - len(row.ids))
+            self.texts.append(Continuation(row, room, ends))
+            if room < wanted:
+                told = f"max_new_tokens is {wanted}, but after input {i} there is room for {room} tokens"
+                self.warnings.append(Notice(i, "max_new_tokens", told))
 
     def follow(self, index: int, logits: Output) -> Row | None:
         """For `engine.work.Work.follow`."""
         return self.texts[index].follow(logits)
+
+    def outputs(self, tokenizer: Tokenizer) -> list[Answer]:
+        """One answer for each text, once all are finished."""
+        return [
+            {"text": tokenizer.decode(text.tokens), "finish_reason": text.finished, "tokens": text.tokens}
+            for text in self.texts
+        ]
 
     @property
     def output_tokens(self) -> int:

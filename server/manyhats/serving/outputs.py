@@ -16,6 +16,7 @@ from manyhats.serving.parameters import (
     SpanParameters,
     TokensParameters,
 )
+from manyhats.serving.scores import softmax
 from manyhats.serving.spans import span_answer
 
 Array = NDArray[np.float32]
@@ -48,12 +49,6 @@ def render(
     return {"value": float(output[0])}
 
 
-def _softmax(logits: Array) -> Array:
-    shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    scores: Array = (shifted / shifted.sum(-1, keepdims=True)).astype(np.float32)
-    return scores
-
-
 def _sigmoid(logits: Array) -> Array:
     return (0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64)))).astype(np.float32)
 
@@ -66,7 +61,7 @@ def _unit(vectors: Array) -> Array:
 
 
 def _classify(logits: Array, parameters: ClassifyParameters, names: list[str]) -> Answer:
-    scores = _sigmoid(logits) if parameters.multi_label else _softmax(logits)
+    scores = _sigmoid(logits) if parameters.multi_label else softmax(logits).astype(np.float32)
     best = int(scores.argmax())
     shown = range(len(names)) if parameters.top_k is None else np.argsort(-scores, kind="stable")[: parameters.top_k]
     answer: Answer = {
@@ -85,7 +80,7 @@ def _classify(logits: Array, parameters: ClassifyParameters, names: list[str]) -
 
 
 def _tokens(logits: Array, parameters: TokensParameters, names: list[str], text: Text, encoded: Encoded) -> Answer:
-    scores = _softmax(logits)
+    scores = softmax(logits).astype(np.float32)
     real = [i for i, special in enumerate(encoded.special) if not special]
     sources = (text.text, text.pair or "")
 

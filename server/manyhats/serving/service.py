@@ -320,22 +320,14 @@ class Service:
             for e in one.prepared.encoded
         ]
         if isinstance(one.parameters, GenerateParameters):
-            one.generation = self._generation(one.prepared, rows, one.parameters.max_new_tokens, places)
+            one.generation = Generation(rows, one.parameters.max_new_tokens, places, self.backbone.end_tokens)
+            one.prepared.warnings.extend(one.generation.warnings)
         one.work = Work(
             task=one.version.task,
             rows=rows,
             priority=one.settings.priority,
             follow=one.generation.follow if one.generation else None,
         )
-
-    def _generation(self, prepared: Prepared, rows: Sequence[Row], wanted: int, places: int) -> Generation:
-        """`places`: the most tokens of a text, new ones included; what does not fit is cut, and said."""
-        rooms = [min(wanted, places - len(row.ids)) for row in rows]
-        for i, room in enumerate(rooms):
-            if room < wanted:
-                told = f"max_new_tokens is {wanted}, but after input {i} there is room for {room} tokens"
-                prepared.warnings.append(Notice(i, "max_new_tokens", told))
-        return Generation(rows, rooms, self.backbone.end_tokens)
 
     def _reply(self, one: _Pending) -> Reply:
         assert one.prepared is not None
@@ -346,10 +338,7 @@ class Service:
         if not all(np.isfinite(output).all() for output in computed):
             raise EngineFailure(f"the adapter {one.version.ref} gives values that are not finite")
         if one.generation is not None:
-            outputs = [
-                {"text": self.backbone.tokenizer.decode(t.tokens), "finish_reason": t.finished, "tokens": t.tokens}
-                for t in one.generation.texts
-            ]
+            outputs = one.generation.outputs(self.backbone.tokenizer)
         else:
             outputs = [
                 render(kind, output, one.parameters, labels=one.settings.labels, text=text, encoded=encoded)

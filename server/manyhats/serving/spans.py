@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from manyhats.backbone import Encoded, Text
 from manyhats.serving.parameters import SpanParameters
+from manyhats.serving.scores import softmax
 
 _CONTEXT = 1  # the question is the text, the context its pair
 
@@ -24,7 +25,7 @@ def span_answer(
     source = text.pair or ""
     found: list[dict[str, Any]] = []
     if context:
-        start, end = (_softmax(logits[context, column]) for column in (0, 1))
+        start, end = (softmax(logits[context, column]) for column in (0, 1))
         scores = np.triu(np.outer(start, end))
         scores = np.tril(scores, parameters.max_answer_tokens - 1)
         count = min(parameters.top_k or 1, len(context))
@@ -43,9 +44,3 @@ def span_answer(
     if parameters.logits:
         answer["logits"] = logits.tolist()
     return answer
-
-
-def _softmax(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    shifted = np.exp(values.astype(np.float64) - values.max())
-    scores: NDArray[np.float64] = shifted / shifted.sum()
-    return scores
