@@ -39,7 +39,7 @@ class Continuation:
 
 
 class Generation:
-    """All texts of one question. `wanted`: new tokens of each; `places`: the most tokens of a text, the new included."""
+    """All texts of one question. `wanted`: new tokens of each; `places`: the most tokens of a text, new ones too."""
 
     def __init__(self, rows: Sequence[Row], wanted: int, places: int, ends: frozenset[int]) -> None:
         self.texts: list[Continuation] = []
