@@ -44,7 +44,7 @@ from transformers import (
     RobertaConfig,
     XLMRobertaConfig,
 )
-from transformers.models.auto.modeling_auto import AutoModel, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "electra-narrow", "distilbert")
 
@@ -215,9 +215,10 @@ def randomise(module: nn.Module, seed: int, spread: float = 0.2) -> None:
             parameter.copy_(value + 1 if norm else value)
 
 
-def write_base(family: str, folder: Path, seed: int = 1) -> Path:
-    """Writes a backbone with its tokenizer into `folder`."""
-    model = (AutoModelForCausalLM if family in DECODERS else AutoModel).from_config(config(family))
+def write_base(family: str, folder: Path, seed: int = 1, *, masked: bool = False) -> Path:
+    """Writes a backbone with its tokenizer into `folder`. `masked`: an encoder with its masked language-model head."""
+    kind = AutoModelForCausalLM if family in DECODERS else AutoModelForMaskedLM if masked else AutoModel
+    model = kind.from_config(config(family))
     randomise(model, seed)
     model.save_pretrained(folder)
     tokenizer(family).save_pretrained(folder)

@@ -19,6 +19,10 @@ OUTPUTS = {
     "span": {"answer": "Lyon", "start": 3, "end": 7, "score": 0.7},
     "embed": {"embedding": [0.5, -0.5]},
     "generate": {"text": " hat", "finish_reason": "length", "tokens": [5, 9]},
+    "fill": {
+        "text": "a red hat",
+        "masks": [{"start": 2, "end": 8, "fills": [{"text": "red", "token": 7, "score": 0.5}]}],
+    },
 }
 MODELS = {
     "classify": (mc.ClassifyAnswer, mc.ClassifyOutput),
@@ -27,6 +31,7 @@ MODELS = {
     "span": (mc.SpanAnswer, mc.SpanOutput),
     "embed": (mc.EmbedAnswer, mc.EmbedOutput),
     "generate": (mc.GenerateAnswer, mc.GenerateOutput),
+    "fill": (mc.FillAnswer, mc.FillOutput),
 }
 
 

@@ -697,3 +697,13 @@ def test_zeros_of_a_huge_mask(bert: Backbone, tmp_path: Path) -> None:
     (tmp_path / "manyhats.json").write_text(json.dumps(description))
     save_file({f"{site}.zeros_indices": torch.tensor([1])}, tmp_path / "weights.safetensors")
     refused(tmp_path, bert, AdapterMismatch, "40000, 50000")
+
+
+def test_a_shared_tensor_of_a_compacter_that_nothing_uses(bert: Backbone, tmp_path: Path) -> None:
+    source = Path(__file__).parents[1] / "fixtures" / "cases" / "ah-bert-compacter-phm4" / "adapter"
+    folder = tmp_path / "more"
+    shutil.copytree(source, folder)
+    tensors = load_file(folder / "adapter.safetensors")
+    tensors["bert.shared_parameters.task.W_sideways"] = torch.ones(4)
+    save_file(tensors, folder / "adapter.safetensors")
+    refused(folder, bert, InvalidRequest, "'W_sideways' among the compacter's shared parameters is not used")

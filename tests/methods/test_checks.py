@@ -12,13 +12,14 @@ from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch
 from manyhats.methods import METHODS
 from manyhats.methods.activations import activation
+from manyhats.methods.adapter import Adapter
 from manyhats.methods.base import Part
 from manyhats.methods.heads import Head, Layer
 from manyhats.methods.mask import MaskConfig
 from manyhats.methods.prefix import PrefixConfig, layer_site
 from torch import Tensor
 
-from tests import tiny
+from tests import every, tiny
 
 QUERY = "encoder.layer.0.attention.self.query"
 
@@ -202,3 +203,25 @@ def test_a_pooler_head_needs_a_pooler(load_backbone) -> None:
 def test_prefix_config_of_another_length(bert: Backbone) -> None:
     part = tiny.part(bert, "prefix", 1)
     assert "[6, 4, 8]" in _refusal(bert, Part("prefix", PrefixConfig(length=6), part.tensors))
+
+
+def _both(backbone: Backbone, *parts: Part, kind: Any = "embed") -> None:
+    Adapter(parts=parts, head=None, kind=kind, matched_tensors=1).check(backbone)
+
+
+def test_an_invertible_adapter_before_a_language_model_head(load_backbone: Any) -> None:
+    llama = load_backbone("llama")
+    part = every.parts(llama)["invertible"]
+    _both(llama, part)
+    with pytest.raises(AdapterMismatch, match="undone before the language-model head"):
+        _both(llama, part, kind="generate")
+
+
+def test_prefixes_gated_and_not(bert: Backbone) -> None:
+    plain, other = (tiny.part(bert, "prefix", seed) for seed in (1, 2))
+    _both(bert, plain, other)
+    gate = {"gate.weight": torch.ones(1, bert.hidden), "gate.bias": torch.ones(1)}
+    gated = Part("prefix", other.config, {site: dict(leaves) | gate for site, leaves in other.tensors.items()})
+    _both(bert, gated)
+    with pytest.raises(AdapterMismatch, match="all are gated or none"):
+        _both(bert, plain, gated)

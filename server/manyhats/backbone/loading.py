@@ -8,15 +8,16 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from manyhats.backbone.attention import PACKED_ATTENTION, register
 from manyhats.backbone.families import Family, family_of
+from manyhats.backbone.sites import LM_HEAD
+from manyhats.backbone.vocabulary import VocabularyHead, causal_head, masked_head
 from manyhats.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -58,8 +59,16 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-def load_model(source: str) -> tuple[PreTrainedModel, nn.Linear | None, frozenset[str]]:
-    """The bare model in its checkpoint's own precision, its language-model head, and what the checkpoint lacks.
+class Loaded(NamedTuple):
+    """The bare model in its checkpoint's own precision. `missing`: names of weights that the checkpoint lacks."""
+
+    model: PreTrainedModel
+    vocabulary: VocabularyHead | None
+    missing: frozenset[str]
+
+
+def load_model(source: str) -> Loaded:
+    """Loads the model and its language-model head.
 
     Raises ConfigurationError where the model cannot be loaded or its family is not supported.
     """
@@ -76,15 +85,14 @@ def load_model(source: str) -> tuple[PreTrainedModel, nn.Linear | None, frozense
         model, info = (AutoModelForCausalLM if speaks else AutoModel).from_pretrained(
             source, config=config, dtype="auto", output_loading_info=True, use_safetensors=None
         )
+        vocabulary = causal_head(model) if speaks else masked_head(source, config, model)
     except ConfigurationError:
         raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigurationError(f"the backbone '{source}' cannot be loaded: {reason}") from error
     missing = frozenset(info["missing_keys"])
-    lm_head: nn.Linear | None = None
     if speaks:
-        lm_head = model.get_output_embeddings()
         model = model.base_model
     strangers = sorted(key for key in missing if not key.startswith("pooler."))
     if strangers:
@@ -95,7 +103,7 @@ def load_model(source: str) -> tuple[PreTrainedModel, nn.Linear | None, frozense
         model.set_attn_implementation(PACKED_ATTENTION)
     else:
         logger.info("%s models have an attention of their own; this one runs padded", config.model_type)
-    return model, lm_head, missing
+    return Loaded(model, vocabulary, missing)
 
 
 def _refuse_unserved(source: str, config: Any, family: Family) -> None:
@@ -124,23 +132,20 @@ def _brings_language_model(config: Any) -> bool:
     return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
 
 
-def is_tied(model: PreTrainedModel, lm_head: nn.Linear | None) -> bool:
-    """Whether the language-model head's weight is the word embeddings'."""
-    return lm_head is not None and lm_head.weight is model.get_input_embeddings().weight
-
-
-def digest(model: PreTrainedModel, missing: frozenset[str], lm_head: nn.Linear | None = None) -> str:
+def digest(loaded: Loaded) -> str:
     """sha256 over the sorted (name, shape, float32 values) of every weight that the checkpoint holds.
 
-    Taken before any cast, so that it names the checkpoint and not the precision that it is served in. `lm_head`
-    counts where it has weights of its own.
+    Taken before any cast, so that it names the checkpoint and not the precision that it is served in. A decoder's
+    head counts where it has weights of its own; a masked language model's does not: what hangs on the states alone
+    fits every checkpoint with the same encoder.
     """
     total = hashlib.sha256()
-    weights = dict(model.state_dict())
-    if lm_head is not None and not is_tied(model, lm_head):
-        weights |= {f"lm_head.{name}": tensor for name, tensor in lm_head.state_dict().items()}
+    weights = dict(loaded.model.state_dict())
+    head = loaded.vocabulary
+    if head is not None and not head.tied and not head.masked:
+        weights |= {f"{LM_HEAD}.{name}": tensor for name, tensor in head.module.state_dict().items()}
     for name, tensor in sorted(weights.items()):
-        if name in missing:
+        if name in loaded.missing:
             continue
         total.update(f"{name}{tuple(tensor.shape)}".encode())
         total.update(tensor.detach().float().contiguous().numpy().data)

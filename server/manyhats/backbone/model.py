@@ -21,7 +21,6 @@ from manyhats.backbone.precision import choose_dtype
 from manyhats.backbone.sites import (
     EMBEDDED,
     LAST,
-    LM_HEAD,
     Actors,
     LinearSite,
     ModuleSite,
@@ -31,6 +30,7 @@ from manyhats.backbone.sites import (
     module_sites,
 )
 from manyhats.backbone.tokenizer import Tokenizer
+from manyhats.backbone.vocabulary import VocabularyHead
 from manyhats.errors import AdapterMismatch, ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -71,8 +71,8 @@ class PackedBatch:
 class Backbone:
     """One frozen transformers model. Its weights are never written to.
 
-    `model` is the bare model; `lm_head` the layer from its states to the vocabulary, for those that have one. `name`
-    is what the operator called it; `sha256` names the checkpoint (see `loading.digest`), where it was loaded from one.
+    `model` is the bare model; `vocabulary` its language-model head, for those that have one. `name` is what the
+    operator called it; `sha256` names the checkpoint (see `loading.digest`), where it was loaded from one.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Backbone:
         *,
         name: str,
         sha256: str = "",
-        lm_head: nn.Linear | None = None,
+        vocabulary: VocabularyHead | None = None,
         missing: frozenset[str] = frozenset(),
         sentence_embedding: loading.SentenceEmbedding | None = None,
         device: torch.device | None = None,
@@ -93,11 +93,11 @@ class Backbone:
         self.config = model.config
         self.sentence_embedding = sentence_embedding or loading.SentenceEmbedding()
         self.family = family_of(model.config.model_type)
-        self.tied = loading.is_tied(model, lm_head)
+        self.vocabulary = vocabulary
         self.sha256 = sha256
         self.device = device or torch.device("cpu")
         self.dtype = dtype or torch.float32
-        for part in (model, lm_head):
+        for part in (model, None if vocabulary is None else vocabulary.module):
             if part is not None:
                 part.eval().requires_grad_(False).to(device=self.device, dtype=self.dtype)
         self.model = model
@@ -109,9 +109,8 @@ class Backbone:
         # The pooler reads one row of every sequence; the packed pass keeps all rows, so it is called by itself.
         self._pooler: nn.Module | None = getattr(model, "pooler", None)
         self._pooler_missing = any(name.startswith("pooler.") for name in missing)
-        self._lm_head = lm_head
         self.family.prepare(model)
-        modules = dict(model.named_modules()) | ({} if lm_head is None else {LM_HEAD: lm_head})
+        modules = dict(model.named_modules()) | ({} if vocabulary is None else dict(vocabulary.parts))
         own = {name: module for name, module in modules.items() if name not in self.family.shared_tables}
         sites = module_sites(own, self._switch)
         self.linear, self.embedding, self.norm = sites.linear, sites.embedding, sites.norm
@@ -161,7 +160,8 @@ class Backbone:
         """Loads what `--backbone NAME` means. Raises ConfigurationError with the reason where it cannot."""
         start = time.perf_counter()
         source = loading.locate(name)
-        model, lm_head, missing = loading.load_model(source)
+        loaded = loading.load_model(source)
+        model = loaded.model
         place = loading.choose_device(device)
         precision = choose_dtype(dtype, model, place)
         embedding = loading.sentence_embedding(source)
@@ -169,9 +169,9 @@ class Backbone:
             model,
             Tokenizer(source),
             name=name,
-            sha256=loading.digest(model, missing, lm_head),
-            lm_head=lm_head,
-            missing=missing,
+            sha256=loading.digest(loaded),
+            vocabulary=loaded.vocabulary,
+            missing=loaded.missing,
             sentence_embedding=embedding,
             device=place,
             dtype=precision,
@@ -224,7 +224,16 @@ class Backbone:
     @property
     def has_language_model(self) -> bool:
         """Whether it can continue a text."""
-        return self._lm_head is not None and self.family.causal
+        return self.vocabulary is not None and not self.vocabulary.masked
+
+    @property
+    def fills_masks(self) -> bool:
+        """Whether it can say what stands behind a mask token."""
+        return self.vocabulary is not None and self.vocabulary.masked and self.tokenizer.mask_id is not None
+
+    def in_vocabulary_head(self, site: str) -> bool:
+        """Whether a site stands in the language-model head."""
+        return self.vocabulary is not None and site in self.vocabulary.parts
 
     @cached_property
     def end_tokens(self) -> frozenset[int]:
@@ -372,10 +381,10 @@ class Backbone:
 
     def vocabulary_logits(self, states: Tensor, actors: Actors = NO_ACTORS) -> Tensor:
         """The language-model head: (S, hidden) to (S, vocabulary)."""
-        if self._lm_head is None:
+        if self.vocabulary is None:
             raise ConfigurationError(f"the backbone {self.name} has no language-model head")
         with self._acting(actors):
-            logits: Tensor = self._lm_head(states)
+            logits: Tensor = self.vocabulary.module(states)
         return logits
 
     @contextmanager

@@ -52,6 +52,8 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend: Any = backend
+        self.mask_token: str | None = loaded.mask_token
+        self.mask_id: int | None = loaded.mask_token_id
         self.maximum: int = int(min(loaded.model_max_length, 1 << 30))
 
     def encode(self, texts: Sequence[Text], max_tokens: int) -> list[Encoded]:
@@ -79,6 +81,11 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some tokens, special ones left out."""
         text: str = self._backend.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def piece(self, token: int) -> str:
+        """The text of one token, special or not."""
+        text: str = self._backend.decode([token], skip_special_tokens=False)
         return text
 
     def _cut(self, text: Text, max_tokens: int, full_length: int) -> Encoded:

@@ -22,7 +22,7 @@ class Row:
     """One sequence of a batch: its tokens and the adapter that it belongs to.
 
     `pooling` (for adapters without a head): `mean` or `cls` or `last` over the last hidden states, or `none`.
-    `continues`: asks for the language-model head on the last token instead.
+    `continues`: asks for the language-model head on the last token instead. `masks`: asks for it on these tokens.
     """
 
     ids: Sequence[int]
@@ -30,14 +30,16 @@ class Row:
     adapter: BoundAdapter
     pooling: str = "mean"
     continues: bool = False
+    masks: tuple[int, ...] = ()
 
 
 def forward(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
     """Runs `rows`, which stand in batch order (rows of one adapter side by side, see `batch_order`).
 
     For each row: logits (labels,) of a sequence head, (tokens, labels) of a token head, (vocabulary,) for the next
-    token where it `continues`, or without a head the pooled state (width,) or, pooling `none`, all states
-    (tokens, width). Virtual tokens are left out, but that a head which reads the first state reads theirs.
+    token where it `continues`, (masks, vocabulary) where it has `masks`, or without a head the pooled state (width,)
+    or, pooling `none`, all states (tokens, width). Virtual tokens are left out, but that a head which reads the first
+    state reads theirs.
     """
     if backbone.family.packed:
         return _one_pass(backbone, rows)
@@ -77,7 +79,7 @@ def _one_pass(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
     states = backbone.encode(batch, plan.token_actors(batch))
     spans = batch.spans(slice(0, len(rows)))
     outputs: list[Tensor | None] = [None] * len(rows)
-    _continue(backbone, plan, rows, states, spans, outputs)
+    _speak(backbone, plan, rows, states, spans, outputs)
     first = states[torch.tensor([span.start for span in spans], device=states.device)]
     pooled: Tensor | None = None
     if any(s.adapter.head is not None and s.adapter.head.reads == "pooler" for s in plan.segments):
@@ -112,7 +114,7 @@ def _one_pass(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
     return [output for output in outputs if output is not None]
 
 
-def _continue(
+def _speak(
     backbone: Backbone,
     plan: Plan,
     rows: Sequence[Row],
@@ -120,20 +122,28 @@ def _continue(
     spans: Sequence[slice],
     outputs: list[Tensor | None],
 ) -> None:
-    """The language-model head on the last state of each row that continues."""
-    chosen: list[int] = []
+    """The language-model head on the last state of each row that continues, and on the masks of the others."""
+    places: list[int] = []
+    owners: list[tuple[int, int]] = []  # row, number of its places
     segments: list[Segment] = []
     for segment in plan.segments:
-        own = [i for i in range(segment.sequences.start, segment.sequences.stop) if rows[i].continues]
-        if own:
-            segments.append(Segment(segment.adapter, slice(len(chosen), len(chosen) + len(own))))
-            chosen += own
-    if not chosen:
+        begin = len(places)
+        for i in range(segment.sequences.start, segment.sequences.stop):
+            virtual = segment.adapter.virtual_tokens
+            own = [spans[i].start + virtual + m for m in rows[i].masks]
+            if rows[i].continues:
+                own = [spans[i].stop - 1]
+            if own:
+                owners.append((i, len(own)))
+                places += own
+        if len(places) > begin:
+            segments.append(Segment(segment.adapter, slice(begin, len(places))))
+    if not places:
         return
-    last = states[[spans[i].stop - 1 for i in chosen]]
-    logits = backbone.vocabulary_logits(last, plan.sequence_actors(segments))
-    for i, one in zip(chosen, logits.unbind(0), strict=True):
-        outputs[i] = one
+    logits = backbone.vocabulary_logits(states[places], plan.sequence_actors(segments))
+    counts = [count for _, count in owners]
+    for (i, _), one in zip(owners, torch.split(logits, counts), strict=True):
+        outputs[i] = one[0] if rows[i].continues else one
 
 
 def _pool(states: Tensor, pooling: str) -> Tensor:

@@ -67,12 +67,26 @@ class Adapter:
             if twice:
                 raise AdapterMismatch(f"two parts of the adapter bring a weight for '{min(twice)}'", param=min(twice))
             replaced |= method.replaced_weights(part)
+        prefixes = [part for part in self.parts if part.method == "prefix"]
+        if len({any("gate.weight" in leaves for leaves in part.tensors.values()) for part in prefixes}) > 1:
+            raise AdapterMismatch("of several prefixes in one adapter all are gated or none", param="parts")
         if {"side", "prompt"} <= {part.method for part in self.parts}:
             raise AdapterMismatch("a prompt's virtual tokens mean nothing to a side network", param="parts")
         if self.kind == "generate" and not backbone.has_language_model:
             raise AdapterMismatch(
                 f"the adapter is for generating text, but the backbone {backbone.name} has no language-model head",
                 param="kind",
+            )
+        if self.kind == "fill" and not backbone.fills_masks:
+            raise AdapterMismatch(
+                f"the adapter is for filling masks, but the backbone {backbone.name} has no masked language-model head",
+                param="kind",
+            )
+        if self.kind in ("generate", "fill") and any(part.method == "invertible" for part in self.parts):
+            raise AdapterMismatch(
+                "an invertible adapter is undone before the language-model head, which is not served; it is for tasks "
+                "without that head",
+                param="inv_adapter",
             )
         if self.head is not None:
             self.head.check(backbone)

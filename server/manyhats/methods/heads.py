@@ -15,9 +15,11 @@ from manyhats.methods.base import expect_shape
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-Kind = Literal["classify", "tokens", "regress", "span", "embed", "generate"]
+Kind = Literal["classify", "tokens", "regress", "span", "embed", "generate", "fill"]
 Reads = Literal["first", "last", "pooler", "tokens"]
 
+# These end in the backbone's own language-model head, or in its states.
+HEADLESS: frozenset[Kind] = frozenset({"embed", "generate", "fill"})
 # What each kind's head reads; a kind that is not here has no head.
 READS: dict[Kind, tuple[Reads, ...]] = {
     "classify": ("first", "last", "pooler"),

@@ -81,9 +81,11 @@ class Parameters(Method):
         which = chosen.choice("which", "biases", ("biases", "norms"))
         chosen.done()
         if which == "norms":
-            names = [(name, leaf) for name, site in backbone.norm.items() for leaf in site.module._parameters]
+            norms = [site for name, site in backbone.norm.items() if not backbone.in_vocabulary_head(name)]
+            names = [(site.name, leaf) for site in norms for leaf in site.module._parameters]
             return _TrainableParameters(backbone, names, "ln")
-        places = [*backbone.linear.values(), *backbone.norm.values()]
+        every = [*backbone.linear.values(), *backbone.norm.values()]
+        places = [place for place in every if not backbone.in_vocabulary_head(place.name)]
         names = [(place.name, "bias") for place in places if place.parameter("bias") is not None]
         return _TrainableParameters(backbone, names, "bias")
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from manyhats.backbone.sites import LM_HEAD
 from manyhats.errors import AdapterMismatch
 from manyhats.methods.base import (
     Act,
@@ -60,7 +59,7 @@ class TokenRows(Method):
         for site, leaves in part.tensors.items():
             expect_leaves(leaves, ("ids", "rows"), site)
             place = backbone.embedding.get(backbone.bare_name(site))
-            if place is None and site != LM_HEAD:
+            if place is None and (backbone.vocabulary is None or site != backbone.vocabulary.output_layer):
                 raise AdapterMismatch(f"the backbone {backbone.name} has no embedding called '{site}'", param=site)
             if place is None:
                 count, dim = backbone.site_of(site).shape
@@ -87,8 +86,11 @@ class TokenRows(Method):
             name = backbone.bare_name(site)
             if name in backbone.embedding:
                 embedding[name] = Rows(ids, rows)
-            if site == LM_HEAD or (backbone.tied and name == backbone.family.word_embeddings):
-                linear[LM_HEAD] = _Outputs(ids, rows)
+            head = backbone.vocabulary
+            if head is None:
+                continue
+            if name == head.output_layer or (head.tied and name == backbone.family.word_embeddings):
+                linear[head.output_layer] = _Outputs(ids, rows)
         return Bound(embedding=embedding, linear=linear, nbytes=nbytes)
 
     def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act]) -> None:

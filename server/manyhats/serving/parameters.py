@@ -55,6 +55,12 @@ class SpanParameters(Parameters):
     logits: bool = False
 
 
+class FillParameters(Parameters):
+    """`top_k`: that many tokens for each mask."""
+
+    top_k: Annotated[int, Field(ge=1, le=100)] = 5
+
+
 class GenerateParameters(Parameters):
     """The likeliest token at every step; `temperature` may be given as 0, which says so."""
 
@@ -69,6 +75,7 @@ OF_KIND: dict[str, type[Parameters]] = {
     "span": SpanParameters,
     "embed": EmbedParameters,
     "generate": GenerateParameters,
+    "fill": FillParameters,
 }
 
 

@@ -25,14 +25,22 @@ from manyhats.engine.work import Work
 from manyhats.errors import DeadlineExceeded, EngineFailure, InvalidRequest, ManyhatsError, NotFound, Overloaded
 from manyhats.methods.adapter import BARE, BoundAdapter
 from manyhats.registry.names import BASE
-from manyhats.registry.records import AdapterInfo, TaskSettings, Version
+from manyhats.registry.records import TaskSettings, Version
 from manyhats.registry.registry import Registry
 from manyhats.registry.residency import Residency
+from manyhats.serving.base import BaseTask
+from manyhats.serving.fills import fill_answer, mask_places
 from manyhats.serving.generation import Generation
 from manyhats.serving.inputs import Notice, Prepared, check_texts, prepare
 from manyhats.serving.merged import FIELD, MergeBody, MergedVersion, open_merged, parse
 from manyhats.serving.outputs import Answer, render
-from manyhats.serving.parameters import EmbedParameters, GenerateParameters, Parameters, parse_parameters
+from manyhats.serving.parameters import (
+    EmbedParameters,
+    FillParameters,
+    GenerateParameters,
+    Parameters,
+    parse_parameters,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +116,7 @@ class Service:
         self.residency = residency
         self.engine = engine
         self.limits = limits
-        self._bases = {kind: base_version(backbone, kind) for kind in ("embed", "generate")}
+        self._base = BaseTask(backbone)
         self.on_answer: Callable[[str, Exception | None, float], None] = lambda task, error, seconds: None
 
     async def ask(self, question: Question) -> Reply:
@@ -158,8 +166,10 @@ class Service:
         """Finds and pins the version. Raises NotFound or InvalidRequest."""
         asked = time.monotonic()
         check_texts(question.texts, max_inputs=self.limits.max_inputs, max_characters=self.limits.max_characters)
+        given = question.parameters
         if question.task == BASE:
-            version, settings = self._base(question), TaskSettings()
+            version, given = self._base.open(given)
+            settings = TaskSettings()
         else:
             version = self.registry.pin(question.task)
             try:
@@ -169,7 +179,6 @@ class Service:
                 raise
         merged: MergedVersion | None = None
         try:
-            given = question.parameters
             body: MergeBody | None = None
             if FIELD in given:
                 body, given = parse(given)
@@ -187,11 +196,7 @@ class Service:
     @property
     def base(self) -> Version:
         """The bare backbone, as what it does where a question does not say otherwise."""
-        return self._bases["generate" if self.backbone.has_language_model else "embed"]
-
-    def _base(self, question: Question) -> Version:
-        """The bare backbone, which embeds where the question asks for that."""
-        return self._bases["embed"] if {"pooling", "normalize"} & question.parameters.keys() else self.base
+        return self._base.version
 
     def _close(self, one: _Pending) -> None:
         if one.work is not None and (one.work.future.cancelled() or not one.work.future.done()):
@@ -316,8 +321,15 @@ class Service:
         )
         pooling = one.parameters.pooling if isinstance(one.parameters, EmbedParameters) else None
         rows = [
-            Row(e.ids, e.type_ids, one.adapter, pooling or "mean", continues=kind == "generate")
-            for e in one.prepared.encoded
+            Row(
+                e.ids,
+                e.type_ids,
+                one.adapter,
+                pooling or "mean",
+                continues=kind == "generate",
+                masks=mask_places(self.backbone.tokenizer, e, i) if kind == "fill" else (),
+            )
+            for i, e in enumerate(one.prepared.encoded)
         ]
         if isinstance(one.parameters, GenerateParameters):
             one.generation = Generation(rows, one.parameters.max_new_tokens, places, self.backbone.end_tokens)
@@ -339,6 +351,11 @@ class Service:
             raise EngineFailure(f"the adapter {one.version.ref} gives values that are not finite")
         if one.generation is not None:
             outputs = one.generation.outputs(self.backbone.tokenizer)
+        elif isinstance(one.parameters, FillParameters):
+            outputs = [
+                fill_answer(output, one.parameters, self.backbone.tokenizer, encoded)
+                for output, encoded in zip(computed, one.prepared.encoded, strict=True)
+            ]
         else:
             outputs = [
                 render(kind, output, one.parameters, labels=one.settings.labels, text=text, encoded=encoded)
@@ -375,22 +392,6 @@ def _as_answer(error: Exception) -> ManyhatsError:
 def _release_if_given(residency: Residency, version: Version, wish: Future[BoundAdapter]) -> None:
     if not wish.cancelled() and wish.exception() is None:
         residency.release(version)
-
-
-def base_version(backbone: Backbone, kind: str) -> Version:
-    """The bare backbone, as a version of the task `base`."""
-    info = AdapterInfo(
-        method="base",
-        kind=kind,
-        rank=None,
-        matched_tensors=0,
-        bytes=0,
-        base=backbone.name,
-        labels=None,
-        card=None,
-        settings={},
-    )
-    return Version(task=BASE, number=0, sha256=backbone.sha256, info=info, created=0.0)
 
 
 def _with_pooling(parameters: EmbedParameters, settings: TaskSettings, backbone: Backbone) -> EmbedParameters:

@@ -113,6 +113,29 @@ class GenerateOutput(Model):
     tokens: list[int]
 
 
+class Fill(Model):
+    """One token for a mask, with its probability."""
+
+    text: str
+    token: int
+    score: float
+
+
+class FilledMask(Model):
+    """A mask token's place in the text, and what may stand there, the likeliest first."""
+
+    start: int
+    end: int
+    fills: list[Fill]
+
+
+class FillOutput(Model):
+    """The text with the likeliest token in each mask's place, and each mask by itself."""
+
+    text: str
+    masks: list[FilledMask]
+
+
 # ---- answers
 
 
@@ -203,6 +226,13 @@ class GenerateAnswer(Answer):
     outputs: list[GenerateOutput]
 
 
+class FillAnswer(Answer):
+    """Of a task that fills masks."""
+
+    kind: Literal["fill"]
+    outputs: list[FillOutput]
+
+
 class OtherAnswer(Answer):
     """Of a kind that this client does not know."""
 
@@ -210,7 +240,7 @@ class OtherAnswer(Answer):
     outputs: list[Any]
 
 
-_KINDS = ("classify", "tokens", "regress", "span", "embed", "generate")
+_KINDS = ("classify", "tokens", "regress", "span", "embed", "generate", "fill")
 
 
 def _tag(value: Any) -> str:
@@ -230,6 +260,7 @@ Prediction = Annotated[
     | Annotated[SpanAnswer, Tag("span")]
     | Annotated[EmbedAnswer, Tag("embed")]
     | Annotated[GenerateAnswer, Tag("generate")]
+    | Annotated[FillAnswer, Tag("fill")]
     | Annotated[OtherAnswer, Tag("other")],
     Discriminator(_tag),
 ]

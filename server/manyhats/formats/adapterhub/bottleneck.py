@@ -155,7 +155,8 @@ def _expand_phm(
     for site, leaves in sites.items():
         for layer in ("down", "up"):
             pieces = {
-                leaf: leaves.pop(f"{layer}.{leaf}", shared.get(leaf)) for leaf in ("W", "W_left", "W_right", "phm_rule")
+                leaf: leaves.pop(f"{layer}.{leaf}") if f"{layer}.{leaf}" in leaves else shared.own(leaf)
+                for leaf in ("W", "W_left", "W_right", "phm_rule")
             }
             rule = pieces["phm_rule"]
             if rule is None:
@@ -166,11 +167,27 @@ def _expand_phm(
             leaves[f"{layer}.weight"] = matrix.T.contiguous()
             bias = leaves.pop(f"{layer}.b", None)
             leaves[f"{layer}.bias"] = torch.zeros(matrix.shape[1]) if bias is None else bias
+    unused = sorted(shared.keys() - shared.used)
+    if unused:
+        raise InvalidRequest(f"'{unused[0]}' among the compacter's shared parameters is not used", param=unused[0])
 
 
-def _shared(remaining: Remaining, name: str) -> dict[str, Tensor]:
-    """What all layers of a compacter have in common: `shared_parameters.NAME.*`."""
-    found: dict[str, Tensor] = {}
+class _Shared(dict[str, Tensor]):
+    """What all layers of a compacter have in common, and what of it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used: set[str] = set()
+
+    def own(self, leaf: str) -> Tensor | None:
+        """The tensor of that name, where there is one."""
+        self.used.add(leaf)
+        return self.get(leaf)
+
+
+def _shared(remaining: Remaining, name: str) -> _Shared:
+    """Takes `shared_parameters.NAME.*`."""
+    found = _Shared()
     for key in remaining.names():
         _, separator, leaf = key.partition(f"shared_parameters.{name}.")
         if separator:
@@ -185,12 +202,12 @@ def _phm_matrix(
     right: Tensor | None,
     place: str,
     layer: str,
-    shared: Mapping[str, Tensor],
+    shared: _Shared,
 ) -> Tensor:
     """(in, out), from `rule` (n, n, n) and `whole` (n, in/n, out/n), or its factors `left` and `right`."""
     if whole is None and left is None:
-        left, right = shared.get(f"W_{layer}_left"), shared.get(f"W_{layer}_right")
-        whole = shared.get(f"W_{layer}")
+        left, right = shared.own(f"W_{layer}_left"), shared.own(f"W_{layer}_right")
+        whole = shared.own(f"W_{layer}")
     if whole is None:
         if left is None or right is None:
             raise AdapterMismatch(f"the compacter has no weights for {place}", param=place)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manyhats.backbone.sites import LM_HEAD
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, HEAD_WEIGHTS
 from manyhats.formats.files import Remaining, equal_weights, read_json, read_tensors, refuse_fields, shown
@@ -30,6 +29,7 @@ _CLASSES: dict[str, Kind] = {
     "ForQuestionAnswering": "span",
     "LMHeadModel": "generate",
     "ForCausalLM": "generate",
+    "ForMaskedLM": "fill",
 }
 # What a head's config may hold besides; none of it changes the answer.
 _SILENT = {
@@ -118,7 +118,7 @@ def _static(remaining: Remaining, outer: Mapping[str, Any], backbone: Backbone) 
     kind = kind_of_class(model_class)
     if kind == "embed":
         raise AdapterMismatch(f"the head of a {shown(model_class)} is not served", param="model_class")
-    if kind == "generate":
+    if kind in ("generate", "fill"):
         _check_language_model(remaining, backbone)
         remaining.done()
         return HeadFile(None, kind, matched=remaining.taken)
@@ -134,20 +134,20 @@ def _static(remaining: Remaining, outer: Mapping[str, Any], backbone: Backbone) 
 
 def _check_language_model(remaining: Remaining, backbone: Backbone) -> None:
     """The library saves the model's own language-model head with every adapter; one that was trained is refused."""
-    site = backbone.linear.get(LM_HEAD)
-    if site is None or not backbone.has_language_model:
+    if backbone.vocabulary is None:
         raise AdapterMismatch(
-            f"the adapter is for generating text, but the backbone {backbone.name} has no language-model head",
-            param="model_class",
+            f"the adapter is for a language-model head, but the backbone {backbone.name} has none", param="model_class"
         )
-    for leaf, own in (("weight", site.weight), ("bias", site.bias)):
-        told = remaining.take(f"lm_head.{leaf}")
-        if told is None:
-            continue
-        if own is None or not equal_weights(told, own):
+    own = {
+        f"{name}.{leaf}": parameter
+        for name, module in backbone.vocabulary.parts.items()
+        for leaf, parameter in module.named_parameters(recurse=False)
+    }
+    for name in remaining.names():
+        if name in own and not equal_weights(remaining.pop(name), own[name]):
             raise AdapterMismatch(
-                f"lm_head.{leaf} is not the backbone's own; a trained language-model head is not served in this format",
-                param=f"lm_head.{leaf}",
+                f"{name} is not the backbone's own; a trained language-model head is not served in this format",
+                param=name,
             )
 
 

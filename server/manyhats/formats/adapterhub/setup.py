@@ -220,9 +220,9 @@ def _head(found: _Folders, head_setup: Any, composed: _Composer, backbone: Backb
         if others:
             warnings.append(f"the heads of {', '.join(others)} are not used; the setup names '{chosen}'")
         return read_head(found.heads[chosen], backbone)
-    if kinds == {"generate"}:
+    if len(kinds) == 1 and kinds <= {"generate", "fill"}:
         heads = [read_head(path, backbone) for path in found.heads.values()]
-        return HeadFile(None, "generate", matched=sum(head.matched for head in heads))
+        return HeadFile(None, kinds.pop(), matched=sum(head.matched for head in heads))
     if found.heads:
         warnings.append(f"the heads of {', '.join(sorted(found.heads))} are not used; the setup names none")
     return HeadFile(None, "embed")

@@ -122,11 +122,16 @@ def whole_parameters(remaining: Remaining, config: Mapping[str, Any], backbone: 
     sites: Sites = {}
     for name in remaining.names():
         bare = name.removeprefix(WRAPPER) if name.startswith(WRAPPER) else name.removeprefix(PROMPT_WRAPPER)
+        if backbone.vocabulary is not None and bare in backbone.vocabulary.bias_names:
+            bare = f"{backbone.vocabulary.output_layer}.bias"
         module, _, leaf = bare.rpartition(".")
         site = backbone.find(backbone.bare_name(module))
         if site is None or site.parameter(leaf) is None:
             continue
-        sites.setdefault(site.name, {})[leaf] = site.turned(leaf, remaining.pop(name))
+        leaves, tensor = sites.setdefault(site.name, {}), site.turned(leaf, remaining.pop(name))
+        if leaf in leaves and not torch.equal(leaves[leaf], tensor):
+            raise InvalidRequest(f"the file has two values for '{bare}', the other is '{name}'", param=name)
+        leaves[leaf] = tensor
     if not sites:
         return None
     only = {leaf for leaves in sites.values() for leaf in leaves}

@@ -22,7 +22,7 @@ from manyhats.formats.peft.others import (
 from manyhats.formats.peft.prompts import prefix_part, prompt_part
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.base import Part
-from manyhats.methods.heads import Head, Kind
+from manyhats.methods.heads import HEADLESS, Head, Kind
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -39,6 +39,7 @@ _CLASS_KINDS: dict[str, Kind] = {
     "QuestionAnswering": "span",
     "ForCausalLM": "generate",
     "LMHeadModel": "generate",
+    "ForMaskedLM": "fill",
 }
 _PROMPTS = {"PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING"}
 
@@ -113,7 +114,7 @@ def kind_and_head(
         kind = _TASK_KINDS[task_type]
     else:
         kind = _guessed(remaining, config, warnings)
-    if kind in ("embed", "generate"):
+    if kind in HEADLESS:
         return kind, None
     head = family_head(remaining, prefix, kind, backbone)
     if head is None:

@@ -1,0 +1,91 @@
+"""The language-model head: what a checkpoint has between its last states and the vocabulary."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AutoModelForMaskedLM, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from manyhats.backbone.sites import LM_HEAD
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class VocabularyHead:
+    """`module` takes (S, width) to (S, vocabulary). `parts`: the modules that it is made of, by name.
+
+    `output_layer`: the name of the last of them. `tied`: whether its weight is the word embeddings'. `masked`: whether
+    it tells a masked token and not the next one. `bias_names`: what else its last layer's bias is called.
+    """
+
+    module: nn.Module
+    parts: Mapping[str, nn.Module]
+    output_layer: str
+    tied: bool
+    masked: bool = False
+    bias_names: tuple[str, ...] = ()
+
+
+def causal_head(model: PreTrainedModel) -> VocabularyHead:
+    """The head of a causal language model."""
+    head = model.get_output_embeddings()
+    return VocabularyHead(head, {LM_HEAD: head}, LM_HEAD, head.weight is model.get_input_embeddings().weight)
+
+
+class _Given(nn.Module):
+    """Stands in the encoder's place, and gives the states that it is handed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: Tensor | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutput:
+        return BaseModelOutput(last_hidden_state=self.states)
+
+
+class _MaskedHead(nn.Module):
+    """transformers' own class around the encoder, without the encoder: each family's head has another form."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.given = _Given()
+        setattr(model, model.base_model_prefix, self.given)
+        self.model = model
+
+    def forward(self, states: Tensor) -> Tensor:
+        self.given.states = states[None]
+        try:
+            logits: Tensor = self.model(input_ids=None).logits
+        finally:
+            self.given.states = None
+        return logits[0]
+
+
+def masked_head(source: str, config: Any, bare: PreTrainedModel) -> VocabularyHead | None:
+    """The head of a checkpoint that was saved from a masked language model; None for others.
+
+    `bare`: the encoder, whose word embeddings a tied head shares.
+    """
+    if not any(name.endswith("ForMaskedLM") for name in getattr(config, "architectures", None) or []):
+        return None
+    model, info = AutoModelForMaskedLM.from_pretrained(source, config=config, dtype="auto", output_loading_info=True)
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"])[:3])
+        logger.warning("the checkpoint of '%s' lacks weights of its masked language-model head: %s", source, missing)
+        return None
+    last = model.get_output_embeddings()
+    tied = last.weight is model.get_input_embeddings().weight
+    if tied:
+        last.weight = bare.get_input_embeddings().weight
+    module = _MaskedHead(model)
+    inside = {name: part for name, part in model.named_modules() if name and part is not module.given}
+    output_layer = next(name for name, part in inside.items() if part is last)
+    names = [name for name, p in model.named_parameters(remove_duplicate=False) if p is last.bias]
+    others = tuple(name for name in names if name != f"{output_layer}.bias")
+    return VocabularyHead(module, inside, output_layer, tied, masked=True, bias_names=others)

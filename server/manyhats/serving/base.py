@@ -1,0 +1,60 @@
+"""The bare backbone as a task: what it can do without any adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from manyhats.backbone import Backbone
+from manyhats.errors import InvalidRequest
+from manyhats.methods.heads import Kind
+from manyhats.registry.names import BASE
+from manyhats.registry.records import AdapterInfo, Version
+
+KIND = "kind"  # the parameter that chooses
+
+
+class BaseTask:
+    """The versions of the task `base`, one for each kind of answer that the backbone gives."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._own: Kind = "embed"
+        kinds: list[Kind] = ["embed"]
+        if backbone.fills_masks:
+            kinds.append("fill")
+        if backbone.has_language_model:
+            kinds.append("generate")
+            self._own = "generate"
+        self._versions = {kind: _version(backbone, kind) for kind in kinds}
+
+    @property
+    def version(self) -> Version:
+        """What it does where a question does not say otherwise: generate where it can, else embed."""
+        return self._versions[self._own]
+
+    def open(self, given: Mapping[str, Any]) -> tuple[Version, Mapping[str, Any]]:
+        """The version for some parameters, and those without `kind`. Raises InvalidRequest for a kind it has not."""
+        wanted = given.get(KIND)
+        if wanted is None:
+            return self._versions["embed"] if {"pooling", "normalize"} & given.keys() else self.version, given
+        if wanted not in self._versions:
+            raise InvalidRequest(
+                f"the bare backbone has no kind {wanted!r}; it has {', '.join(self._versions)}",
+                param=f"parameters.{KIND}",
+            )
+        return self._versions[wanted], {name: value for name, value in given.items() if name != KIND}
+
+
+def _version(backbone: Backbone, kind: Kind) -> Version:
+    info = AdapterInfo(
+        method="base",
+        kind=kind,
+        rank=None,
+        matched_tensors=0,
+        bytes=0,
+        base=backbone.name,
+        labels=None,
+        card=None,
+        settings={},
+    )
+    return Version(task=BASE, number=0, sha256=backbone.sha256, info=info, created=0.0)
