@@ -132,7 +132,7 @@ def _brings_language_model(config: Any) -> bool:
     return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
 
 
-def digest(loaded: Loaded) -> str:
+def digest(model: PreTrainedModel, missing: frozenset[str], head: VocabularyHead | None = None) -> str:
     """sha256 over the sorted (name, shape, float32 values) of every weight that the checkpoint holds.
 
     Taken before any cast, so that it names the checkpoint and not the precision that it is served in. A decoder's
@@ -140,12 +140,11 @@ def digest(loaded: Loaded) -> str:
     fits every checkpoint with the same encoder.
     """
     total = hashlib.sha256()
-    weights = dict(loaded.model.state_dict())
-    head = loaded.vocabulary
+    weights = dict(model.state_dict())
     if head is not None and not head.tied and not head.masked:
         weights |= {f"{LM_HEAD}.{name}": tensor for name, tensor in head.module.state_dict().items()}
     for name, tensor in sorted(weights.items()):
-        if name in loaded.missing:
+        if name in missing:
             continue
         total.update(f"{name}{tuple(tensor.shape)}".encode())
         total.update(tensor.detach().float().contiguous().numpy().data)
