@@ -66,7 +66,7 @@ def test_equals_plain_attention(batch, causal: bool, heads: tuple[int, int], sca
     scale = 0.3 if scaled else None
     layout = AttentionLayout(lengths, prefixes, causal=causal, device=CPU, dtype=torch.float32)
     expected = plain(q, k, v, lengths, prefixes, causal, scale or 1 / math.sqrt(dim))
-    torch.testing.assert_close(layout.attend(q, k, v, scale), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(layout.attend(0, q, k, v, scale, None), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_equal_lengths_need_one_call_without_a_mask() -> None:
@@ -87,7 +87,7 @@ def test_mask_has_the_type_of_the_states(dtype: torch.dtype) -> None:
     layout = AttentionLayout([3, 5], [(0, 0), (0, 2)], causal=True, device=CPU, dtype=dtype)
     q = torch.randn(8, 2, 4, dtype=dtype)
     kv = torch.randn(10, 2, 4, dtype=dtype)
-    out = layout.attend(q, kv, kv, None)
+    out = layout.attend(0, q, kv, kv, None, None)
     assert out.dtype == dtype
     assert out.shape == q.shape
     assert bool(torch.isfinite(out).all())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from manyhats.backbone import Backbone, Text
+from manyhats.backbone import Backbone, Text, pack
 from manyhats.backbone.loading import digest
 from transformers import AutoModel, PreTrainedModel
 
@@ -104,7 +104,7 @@ def test_one_pass_at_a_time(bert: Backbone) -> None:
         def join(self, f, x, norm):
             return tiny.ask(bert, None, ["w1"])
 
-    plan = bert.pack([[2, 7, 3]], [[0, 0, 0]])
+    plan = pack(bert, [[2, 7, 3]], [[0, 0, 0]])
     from manyhats.backbone import Actors
 
     with pytest.raises(AssertionError, match="two forward passes"):

@@ -1,7 +1,19 @@
 """The frozen model: loading, sites, packed attention."""
 
-from manyhats.backbone.model import Backbone, PackedBatch
+from manyhats.backbone.model import Backbone
+from manyhats.backbone.packing import PackedBatch, Piece, pack, pack_pieces, run_length
 from manyhats.backbone.sites import Actors
 from manyhats.backbone.tokenizer import Encoded, Text, Tokenizer
 
-__all__ = ["Actors", "Backbone", "Encoded", "PackedBatch", "Text", "Tokenizer"]
+__all__ = [
+    "Actors",
+    "Backbone",
+    "Encoded",
+    "PackedBatch",
+    "Piece",
+    "Text",
+    "Tokenizer",
+    "pack",
+    "pack_pieces",
+    "run_length",
+]

@@ -11,7 +11,7 @@ Pads exist only inside this function: sequences of similar length are gathered i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -134,9 +134,7 @@ class AttentionLayout:
             )
         self._back = back.to(device)
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, scaling: float | None = None, window: int | None = None
-    ) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: float | None, window: int | None) -> Tensor:
         """q: (tokens, heads, dim); k, v: (tokens + prefix rows, kv_heads, dim). Returns (tokens, heads, dim).
 
         `window`: a query sees the keys that are less than so many places away; None for all.
@@ -157,6 +155,14 @@ class AttentionLayout:
         return flat.index_select(0, self._back)
 
 
+class Layout(Protocol):
+    """Who attends to whom in the pass under way; see `AttentionLayout` and `CachedLayout`."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: float | None, window: int | None) -> Tensor:
+        """q, k, v: (tokens, ...). Returns (tokens, heads, dim)."""
+        ...
+
+
 class AttentionSite:
     """Stands at one attention layer; found by the registered function through the module it is called with.
 
@@ -167,12 +173,12 @@ class AttentionSite:
         self.layers: list[int] = []
         self._turn = 0
         self._switch = switch
-        self._layout: AttentionLayout | None = None
+        self._layout: Layout | None = None
         self._hidden: Tensor | None = None
         module.manyhats_site = self  # type: ignore[assignment]
         module.register_forward_pre_hook(self._remember, with_kwargs=True)
 
-    def begin(self, layout: AttentionLayout | None) -> None:
+    def begin(self, layout: Layout | None) -> None:
         """A new pass starts over a batch laid out so; None where it has ended."""
         self._layout = layout
         self._hidden = None
@@ -191,7 +197,7 @@ class AttentionSite:
         actor = self._switch.actors.key_value.get(layer)
         if actor is not None:
             k, v = actor(k, v, self._hidden[0])
-        return self._layout.attend(q, k, v, scaling, window).unsqueeze(0)
+        return self._layout.attend(layer, q, k, v, scaling, window).unsqueeze(0)
 
 
 def packed_attention(

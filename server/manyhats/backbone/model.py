@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,8 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from manyhats.backbone import loading
-from manyhats.backbone.attention import AttentionLayout, AttentionSite
+from manyhats.backbone.attention import AttentionSite, Layout
 from manyhats.backbone.families import family_of
+from manyhats.backbone.packing import PackedBatch
 from manyhats.backbone.precision import choose_dtype
 from manyhats.backbone.sites import (
     EMBEDDED,
@@ -36,36 +36,6 @@ from manyhats.errors import AdapterMismatch, ConfigurationError
 logger = logging.getLogger(__name__)
 
 NO_ACTORS = Actors()
-
-
-@dataclass(frozen=True, slots=True)
-class PackedBatch:
-    """All tokens of some sequences side by side, with no padding. T tokens, S sequences.
-
-    A sequence's virtual tokens, whose vectors an adapter brings, stand before its own.
-    """
-
-    input_ids: Tensor  # (T,); any index at virtual tokens
-    type_ids: Tensor | None  # (T,)
-    position_ids: Tensor  # (T,)
-    starts: tuple[int, ...]  # (S + 1,) first row of each sequence, and T
-    lengths: tuple[int, ...]  # (S,) rows of each sequence; pads may follow
-    layout: AttentionLayout | None  # None where the model runs padded
-
-    @property
-    def padded(self) -> int | None:
-        """Rows of each sequence, pads included, where the model runs padded."""
-        return None if self.layout is not None else self.starts[1]
-
-    def rows(self, sequences: slice) -> slice:
-        """The rows of consecutive sequences."""
-        return slice(self.starts[sequences.start], self.starts[sequences.stop])
-
-    def spans(self, sequences: slice) -> tuple[slice, ...]:
-        """The rows of each of some consecutive sequences, without pads."""
-        return tuple(
-            slice(self.starts[i], self.starts[i] + self.lengths[i]) for i in range(sequences.start, sequences.stop)
-        )
 
 
 class Backbone:
@@ -169,7 +139,7 @@ class Backbone:
             model,
             Tokenizer(source),
             name=name,
-            sha256=loading.digest(loaded),
+            sha256=loading.digest(model, loaded.missing, loaded.vocabulary),
             vocabulary=loaded.vocabulary,
             missing=loaded.missing,
             sentence_embedding=embedding,
@@ -288,69 +258,6 @@ class Backbone:
 
     # ---- forward
 
-    def pack(
-        self,
-        sequences: Sequence[Sequence[int]],
-        type_ids: Sequence[Sequence[int]],
-        *,
-        prefixes: Sequence[tuple[int, int]] | None = None,
-        shifts: Sequence[int] | None = None,
-        virtual: Sequence[int] | None = None,
-    ) -> PackedBatch:
-        """Lays sequences side by side.
-
-        By sequence: `prefixes`, the rows among the batch's prefix rows that it attends to besides its own (see
-        `AttentionLayout`); `shifts`, how far its tokens' positions are moved on; `virtual`, the number of virtual
-        tokens before its own, whose positions start where an unmoved sequence's do.
-        """
-        none = [0] * len(sequences)
-        shifts, virtual = shifts or none, virtual or none
-        lengths = [len(s) + v for s, v in zip(sequences, virtual, strict=True)]
-        width = None if self.family.packed else self._padded_length(lengths)
-        starts = [0]
-        for length in lengths:
-            starts.append(starts[-1] + (width or length))
-        first = self.family.first_position(self.config)
-        positions: list[int] = []
-        ids: list[int] = []
-        types: list[int] = []
-        highest = self.config.type_vocab_size - 1 if self.family.token_types else 0  # RoBERTa has one type
-        for i, (sequence, shift, v) in enumerate(zip(sequences, shifts, virtual, strict=True)):
-            pads = (width or lengths[i]) - lengths[i]
-            positions += range(first, first + v)
-            positions += range(first + shift, first + shift + len(sequence))
-            positions += [first] * pads
-            ids += [sequence[0]] * v
-            ids += sequence
-            ids += [self.config.pad_token_id or 0] * pads
-            if self.family.token_types:
-                types += [0] * v
-                types += [min(t, highest) for t in type_ids[i]]
-        return PackedBatch(
-            input_ids=torch.tensor(ids, dtype=torch.long, device=self.device),
-            type_ids=torch.tensor(types, dtype=torch.long, device=self.device) if self.family.token_types else None,
-            position_ids=torch.tensor(positions, dtype=torch.long, device=self.device),
-            starts=tuple(starts),
-            lengths=tuple(lengths),
-            layout=AttentionLayout(
-                lengths,
-                prefixes or [(0, 0)] * len(lengths),
-                causal=self.family.causal,
-                device=self.device,
-                dtype=self.dtype,
-            )
-            if self.family.packed
-            else None,
-        )
-
-    def _padded_length(self, lengths: Sequence[int]) -> int:
-        return max(self.run_length(length) for length in lengths)
-
-    def run_length(self, length: int) -> int:
-        """The length that a sequence is brought to where the model runs padded."""
-        grow = self.family.multiple_of
-        return length if grow is None else grow(self.config, length)
-
     def encode(self, batch: PackedBatch, actors: Actors = NO_ACTORS) -> Tensor:
         """The last hidden states of all rows, (T, width). One pass at a time."""
         shape = (1, -1) if batch.padded is None else (-1, batch.padded)
@@ -388,7 +295,7 @@ class Backbone:
         return logits
 
     @contextmanager
-    def _acting(self, actors: Actors, layout: AttentionLayout | None = None) -> Iterator[None]:
+    def _acting(self, actors: Actors, layout: Layout | None = None) -> Iterator[None]:
         assert not self._busy, "two forward passes at once on one backbone"
         self._busy = True
         self._switch.actors = actors

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manyhats.backbone import Backbone
+from manyhats.backbone import Backbone, pack, run_length
 from manyhats.methods.adapter import BoundAdapter
 from manyhats.methods.plan import Plan, Segment, segments_of
 
@@ -55,7 +55,7 @@ def _passes(backbone: Backbone, rows: Sequence[Row]) -> list[list[int]]:
     Of equal length alone where pads may change the answer; else of similar length, so that one long row among many
     short ones does not make all of them long.
     """
-    lengths = [backbone.run_length(len(row.ids) + row.adapter.virtual_tokens) for row in rows]
+    lengths = [run_length(backbone, len(row.ids) + row.adapter.virtual_tokens) for row in rows]
     apart = backbone.family.multiple_of is not None
     groups: list[list[int]] = []
     most = -1
@@ -69,7 +69,8 @@ def _passes(backbone: Backbone, rows: Sequence[Row]) -> list[list[int]]:
 
 def _one_pass(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
     plan = Plan(segments_of([row.adapter for row in rows]))
-    batch = backbone.pack(
+    batch = pack(
+        backbone,
         [row.ids for row in rows],
         [row.type_ids for row in rows],
         prefixes=plan.prefixes,

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from manyhats.backbone.attention import PACKED_ATTENTION
 from manyhats.backbone.families import FAMILIES
 from manyhats.backbone.model import Backbone
+from manyhats.backbone.packing import pack
 from manyhats.backbone.sites import EMBEDDED, LAST, Actors
 from manyhats.errors import AdapterMismatch
 from manyhats.methods.base import (
@@ -93,7 +94,7 @@ class _Side:
             assert caught is not None
             ids = [[0] * len(one) for one in ids]  # its own table is not used
             actors = Actors(states={EMBEDDED: lambda own: caught})
-        side = self.network.encode(self.network.pack(ids, types), actors)
+        side = self.network.encode(pack(self.network, ids, types), actors)
         if self.projection is not None:
             side = F.linear(side, *self.projection)
         return self.blend * states + (1 - self.blend) * side
