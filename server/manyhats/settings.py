@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0 leaves torch's choice")
 
     batch_tokens: int = Field(0, ge=0, description="most tokens of one batch; 0: 2048 on a CPU, else 16384")
+    step_tokens: int = Field(512, ge=16, description="most tokens of one pass of texts that are being written")
+    max_texts: int = Field(64, ge=1, description="most texts that are written at once")
+    cache_memory: ByteSize = Field(ByteSize(2 << 30), description="most bytes of keys and values of texts")
     queue_per_task: int = Field(4096, ge=1, description="most inputs of one task that may wait")
     queue_total: int = Field(16384, ge=1, description="most inputs of all tasks that may wait")
     request_timeout: float = Field(60.0, gt=0, le=_DAY, description="seconds until an unanswered request gets 504")

@@ -21,6 +21,10 @@ def work(task: str, lengths: list[int], queued: float = 0.0, priority: int = 0) 
     return Work(task=task, rows=rows, queued=queued, priority=priority)
 
 
+def counts(*works: Work) -> list[tuple[str, int]]:
+    return [(one.task, len(one.rows)) for one in works]
+
+
 def drain(scheduler: Scheduler) -> list[list[Item]]:
     batches = []
     while batch := scheduler.next_batch():
@@ -148,11 +152,11 @@ def test_limits_hold_and_a_refusal_changes_nothing(several, task_limit, total_li
         after = before.get(one.task, 0) + len(one.rows)
         fits = after <= task_limit and scheduler.total + len(one.rows) <= total_limit
         if fits:
-            scheduler.admit([one])
+            scheduler.admit(counts(one))
             scheduler.add(one)
         else:
             with pytest.raises(Overloaded) as caught:
-                scheduler.admit([one])
+                scheduler.admit(counts(one))
             assert caught.value.retry_after > 0
             assert scheduler.waiting() == before
     assert scheduler.total <= total_limit
@@ -162,10 +166,10 @@ def test_limits_hold_and_a_refusal_changes_nothing(several, task_limit, total_li
 def test_works_that_are_admitted_together_are_counted_together():
     scheduler = Scheduler(batch_tokens=10, task_limit=3, total_limit=4)
     with pytest.raises(Overloaded, match="`a`"):
-        scheduler.admit([work("a", [1, 1]), work("a", [1, 1])])
+        scheduler.admit(counts(work("a", [1, 1]), work("a", [1, 1])))
     with pytest.raises(Overloaded, match="at most 4"):
-        scheduler.admit([work("a", [1, 1, 1]), work("b", [1, 1])])
-    scheduler.admit([work("a", [1, 1]), work("b", [1, 1])])
+        scheduler.admit(counts(work("a", [1, 1, 1]), work("b", [1, 1])))
+    scheduler.admit(counts(work("a", [1, 1]), work("b", [1, 1])))
 
 
 def test_an_empty_scheduler_has_no_batch():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Request, Response
@@ -13,9 +14,15 @@ from manyhats.api.body import documented, parse
 from manyhats.api.errors import describe
 from manyhats.api.hangup import unless_gone
 from manyhats.api.schemas import PredictBody, PredictManyBody, texts
+from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
 from manyhats.errors import InvalidRequest, ManyhatsError, TooLarge
-from manyhats.serving.service import Question, Reply
+from manyhats.serving.generation import told_tokens
+from manyhats.serving.question import Question, Reply
+from manyhats.serving.service import Service
+
+if TYPE_CHECKING:
+    from manyhats.engine.stream import Delta
 
 router = APIRouter(prefix="/v1", tags=["predict"], dependencies=[Depends(may_ask)])
 
@@ -25,8 +32,35 @@ async def predict(task: str, request: Request) -> Response:
     """Asks one task. `task` may name an alias or a version: `spam@canary`, `spam@3`."""
     body = await parse(request, PredictBody)
     service = runtime_of(request).service
-    reply = await unless_gone(request, service.ask(Question(task, texts(body.inputs), body.parameters)))
+    question = Question(task, texts(body.inputs), body.parameters)
+    if body.parameters.get("stream") is True:
+        return await _stream(request, service, question)
+    reply = await unless_gone(request, service.ask(question))
     return await _json(reply_body(reply))
+
+
+async def _stream(request: Request, service: Service, question: Question) -> Response:
+    """One event for each token, then the whole answer, then `[DONE]`."""
+    count = question.parameters.get("n", 1)
+
+    def pieces(delta: Delta) -> list[dict[str, Any]]:
+        event: dict[str, Any] = {"input": delta.number // count, "text": delta.text}
+        if count != 1:
+            event["choice"] = delta.number % count
+        event["tokens"] = [] if delta.chosen is None else [delta.chosen.token]
+        if delta.chosen is not None and delta.chosen.logprob is not None:
+            event["logprobs"] = told_tokens([delta.chosen], service.backbone.tokenizer)
+        event["finish_reason"] = delta.finished
+        return [event]
+
+    return await stream(
+        request,
+        service,
+        replace(question, generates=True),
+        pieces=pieces,
+        end=lambda reply: [reply_body(reply)],
+        failure=lambda error: describe(error)[1],
+    )
 
 
 @router.post("/predict", openapi_extra=documented(PredictManyBody))

@@ -78,6 +78,8 @@ class SettingsBody(Body):
     overflow: StrictStr | None = None
     pooling: StrictStr | None = None
     normalize: StrictBool | None = None
+    system_prompt: StrictStr | None = None
+    chat_template: StrictStr | None = None
     defaults: dict[str, Any] | None = None
     priority: StrictInt | None = None
     pinned: StrictBool | None = None

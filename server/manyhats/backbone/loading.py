@@ -65,6 +65,7 @@ class Loaded(NamedTuple):
     model: PreTrainedModel
     vocabulary: VocabularyHead | None
     missing: frozenset[str]
+    ends: frozenset[int] = frozenset()  # tokens that end a text
 
 
 def load_model(source: str) -> Loaded:
@@ -92,6 +93,7 @@ def load_model(source: str) -> Loaded:
         reason = str(error).strip().splitlines()[0]
         raise ConfigurationError(f"the backbone '{source}' cannot be loaded: {reason}") from error
     missing = frozenset(info["missing_keys"])
+    ends = _end_tokens(model.generation_config if speaks else config) or _end_tokens(config)
     if speaks:
         model = model.base_model
     strangers = sorted(key for key in missing if not key.startswith("pooler."))
@@ -103,7 +105,7 @@ def load_model(source: str) -> Loaded:
         model.set_attn_implementation(PACKED_ATTENTION)
     else:
         logger.info("%s models have an attention of their own; this one runs padded", config.model_type)
-    return Loaded(model, vocabulary, missing)
+    return Loaded(model, vocabulary, missing, ends)
 
 
 def _refuse_unserved(source: str, config: Any, family: Family) -> None:
@@ -124,6 +126,12 @@ def _refuse_unserved(source: str, config: Any, family: Family) -> None:
             f"'{source}' has rotary positions of type 'longrope', which change with the longest text of a batch; "
             "default, linear, dynamic, yarn and llama3 are served"
         )
+
+
+def _end_tokens(config: Any) -> frozenset[int]:
+    """What a config says of the end of texts: no token, one or several."""
+    ends = getattr(config, "eos_token_id", None)
+    return frozenset(ends if isinstance(ends, (list, tuple)) else [] if ends is None else [ends])
 
 
 def _brings_language_model(config: Any) -> bool:

@@ -41,8 +41,8 @@ NO_ACTORS = Actors()
 class Backbone:
     """One frozen transformers model. Its weights are never written to.
 
-    `model` is the bare model; `vocabulary` its language-model head, for those that have one. `name` is what the
-    operator called it; `sha256` names the checkpoint (see `loading.digest`), where it was loaded from one.
+    `model` is the bare model; `vocabulary` its language-model head, for those that have one; `end_tokens` end a text.
+    `name` is what the operator called it; `sha256` names its checkpoint, where it has one (see `loading.digest`).
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Backbone:
         name: str,
         sha256: str = "",
         vocabulary: VocabularyHead | None = None,
+        end_tokens: frozenset[int] = frozenset(),
         missing: frozenset[str] = frozenset(),
         sentence_embedding: loading.SentenceEmbedding | None = None,
         device: torch.device | None = None,
@@ -64,6 +65,7 @@ class Backbone:
         self.sentence_embedding = sentence_embedding or loading.SentenceEmbedding()
         self.family = family_of(model.config.model_type)
         self.vocabulary = vocabulary
+        self.end_tokens = end_tokens
         self.sha256 = sha256
         self.device = device or torch.device("cpu")
         self.dtype = dtype or torch.float32
@@ -141,6 +143,7 @@ class Backbone:
             name=name,
             sha256=loading.digest(model, loaded.missing, loaded.vocabulary),
             vocabulary=loaded.vocabulary,
+            end_tokens=loaded.ends,
             missing=loaded.missing,
             sentence_embedding=embedding,
             device=place,
@@ -204,14 +207,6 @@ class Backbone:
     def in_vocabulary_head(self, site: str) -> bool:
         """Whether a site stands in the language-model head."""
         return self.vocabulary is not None and site in self.vocabulary.parts
-
-    @cached_property
-    def end_tokens(self) -> frozenset[int]:
-        """The tokens that end a text."""
-        ends = getattr(self.config, "eos_token_id", None)
-        if ends is None:
-            return frozenset()
-        return frozenset(ends) if isinstance(ends, (list, tuple)) else frozenset([int(ends)])
 
     def bare_name(self, module: str) -> str:
         """A module's name in the bare model, for one with or without the task model's prefix.

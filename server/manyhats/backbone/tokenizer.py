@@ -6,11 +6,12 @@ shared tokenizer are shared state. An input that is too long is cut here, one by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
+from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer
 
 from manyhats.errors import ConfigurationError
@@ -52,9 +53,18 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend: Any = backend
+        self.loaded = loaded
         self.mask_token: str | None = loaded.mask_token
         self.mask_id: int | None = loaded.mask_token_id
         self.maximum: int = int(min(loaded.model_max_length, 1 << 30))
+
+    def encode_bare(self, text: str, max_tokens: int) -> Encoded:
+        """Tokens of a text that has all its special tokens written out."""
+        e = self._backend.encode(text, add_special_tokens=False)
+        full = len(e)
+        if full > max_tokens:
+            e.truncate(max_tokens)
+        return _encoded(e, full)
 
     def encode(self, texts: Sequence[Text], max_tokens: int) -> list[Encoded]:
         """Tokens with the special ones around them; at most `max_tokens` of them each.
@@ -87,6 +97,11 @@ class Tokenizer:
         """The text of one token, special or not."""
         text: str = self._backend.decode([token], skip_special_tokens=False)
         return text
+
+    def decode_stream(self) -> Callable[[int], str]:
+        """Takes tokens one by one, and gives the text that is sure after each."""
+        stream = DecodeStream(skip_special_tokens=True)
+        return lambda token: stream.step(self._backend, token) or ""
 
     def _cut(self, text: Text, max_tokens: int, full_length: int) -> Encoded:
         room = max(max_tokens - self._backend.num_special_tokens_to_add(text.pair is not None), 0)

@@ -1,4 +1,4 @@
-"""The model's one thread: takes batches from the scheduler, runs them, and gives the answers back."""
+"""The model's one thread: runs the scheduler's batches and the generator's passes in turn, and gives answers back."""
 
 from __future__ import annotations
 
@@ -8,27 +8,34 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
 
 import torch
 from torch import Tensor
 
 from manyhats.backbone import Backbone
 from manyhats.engine.forward import forward
+from manyhats.engine.generator import Generator, Turn
 from manyhats.engine.scheduler import Scheduler
+from manyhats.engine.settle import settle
+from manyhats.engine.stream import Writing
 from manyhats.engine.work import BatchReport, Item, Output, Work
 from manyhats.errors import NotReady
 from manyhats.methods.plan import batch_order
 
 logger = logging.getLogger(__name__)
 
+_LOOK_AGAIN = 0.05  # seconds, where texts wait and none can run
+
 
 class Engine:
-    """Runs work on the backbone. `submit` and `cancel` may be called from any thread."""
+    """Runs work on the backbone. `submit` and `cancel` may be called from any thread.
 
-    def __init__(self, backbone: Backbone, scheduler: Scheduler) -> None:
+    `generator`: for backbones that continue texts.
+    """
+
+    def __init__(self, backbone: Backbone, scheduler: Scheduler, generator: Generator | None = None) -> None:
         self.backbone = backbone
+        self.generator = generator
         self._scheduler = scheduler
         self._changed = threading.Condition()
         self._stopping = False
@@ -46,48 +53,111 @@ class Engine:
             self._stopping = True
             self._changed.notify_all()
         self._thread.join(timeout)
+        late = NotReady("the server is shutting down")
         with self._changed:
             while batch := self._scheduler.next_batch():
                 for work in {item.work for item in batch}:
-                    _fail(work, NotReady("the server is shutting down"))
+                    settle(work.future, late)
+            if self.generator is not None:
+                self.generator.abandon(late)
 
-    def submit(self, works: Sequence[Work]) -> None:
+    def submit(self, works: Sequence[Work | Writing]) -> None:
         """Queues works together, so that they can share a batch. Raises Overloaded or NotReady."""
+        passes = [work for work in works if isinstance(work, Work)]
+        texts = [work for work in works if isinstance(work, Writing)]
         with self._changed:
             if self._stopping:
                 raise NotReady("the server is shutting down")
-            self._scheduler.admit(works)
-            for work in works:
+            self._scheduler.admit([(work.task, len(work.rows)) for work in passes] + self._texts_waiting(texts))
+            for work in passes:
                 self._scheduler.add(work)
+            for writing in texts:
+                assert self.generator is not None
+                self.generator.add(writing)
             self._changed.notify_all()
 
-    def cancel(self, work: Work) -> None:
-        """Takes a work out of the queue; rows that are in a batch already are computed and dropped."""
+    def _texts_waiting(self, more: Sequence[Writing]) -> list[tuple[str, int]]:
+        """Texts that wait, and those that would join them."""
+        if not more or self.generator is None:
+            return []
+        return [*self.generator.waiting().items(), *((writing.task, len(writing.streams)) for writing in more)]
+
+    def cancel(self, work: Work | Writing) -> None:
+        """Takes a work out; rows that are in a pass already are computed and dropped, texts leave at its end."""
         with self._changed:
             work.future.cancel()
-            self._scheduler.remove(work)
+            if isinstance(work, Work):
+                self._scheduler.remove(work)
+            self._changed.notify_all()
 
     def waiting(self) -> dict[str, int]:
-        """Rows that wait, by task."""
+        """Rows and texts that wait, by task."""
         with self._changed:
-            return self._scheduler.waiting()
+            counts = Counter(self._scheduler.waiting())
+            if self.generator is not None:
+                counts.update(self.generator.waiting())
+            return dict(counts)
 
     # ---- the model's thread
 
     def _loop(self) -> None:
-        while batch := self._next_batch():
+        while (following := self._next()) is not None:
+            batch, turn = following
             try:
-                self._step(batch)
+                if batch:
+                    self._step(batch)
+                if turn:
+                    self._write(turn)
             except Exception as error:  # must not end the thread
                 logger.exception("a batch failed outside the model")
                 for item in batch:
-                    _fail(item.work, error)
+                    settle(item.work.future, error)
+                for stream, _ in turn:
+                    settle(stream.writing.future, error)
 
-    def _next_batch(self) -> list[Item]:
+    def _next(self) -> tuple[list[Item], Turn] | None:
+        """What runs next; None at the end."""
         with self._changed:
-            while not self._scheduler.total and not self._stopping:
-                self._changed.wait()
-            return self._scheduler.next_batch()
+            while True:
+                writes = self.generator is not None and not self.generator.idle
+                if self._scheduler.total or writes:
+                    batch = self._scheduler.next_batch()
+                    turn = self._arrange() if writes else []
+                    if batch or turn:
+                        return batch, turn
+                elif self._stopping:
+                    return None
+                self._changed.wait(_LOOK_AGAIN if writes else None)
+
+    def _arrange(self) -> Turn:
+        assert self.generator is not None
+        try:
+            return self.generator.arrange()
+        except Exception as error:  # must not end the thread
+            logger.exception("the texts under way cannot be arranged")
+            self.generator.abandon(error)
+            return []
+
+    def _write(self, turn: Turn) -> None:
+        """One pass of the texts under way."""
+        assert self.generator is not None
+        begin = time.monotonic()
+        works = {stream.writing for stream, _ in turn}
+        for writing in works:
+            writing.started = writing.started or begin
+        self.generator.advance(turn)
+        report = BatchReport(
+            id=next(self._ids),
+            tasks=dict(Counter(stream.writing.task for stream, _ in turn)),
+            methods=tuple(sorted({stream.adapter.method for stream, _ in turn})),
+            sequences=len(turn),
+            tokens=sum(count for _, count in turn),
+            seconds=time.monotonic() - begin,
+        )
+        for writing in works:
+            writing.compute += report.seconds
+            writing.batch = report
+        self.on_batch(report)
 
     def _step(self, batch: list[Item]) -> None:
         order = {id(item.row.adapter): i for i, item in enumerate(batch)}
@@ -114,20 +184,12 @@ class Engine:
         for work in {item.work for item in batch}:
             work.compute += seconds
             work.batch = report
-        again: list[Item] = []
         for item, output in zip(batch, outputs, strict=True):
             work = item.work
-            if work.follow is not None and (following := work.follow(item.index, output)) is not None:
-                work.rows[item.index] = following
-                again.append(item)
-                continue
             work.outputs[item.index] = output
             work.left -= 1
             if not work.left:
                 _finish(work)
-        if again:
-            with self._changed:
-                self._scheduler.again(item for item in reversed(again) if not item.work.future.cancelled())
 
     def _step_apart(self, batch: list[Item], error: Exception) -> None:
         """After a failure: each adapter's rows by themselves, so that one adapter's fault stays its own."""
@@ -135,7 +197,7 @@ class Engine:
         if len(adapters) == 1:
             logger.error("a batch of the task %s failed", batch[0].work.task, exc_info=error)
             for item in batch:
-                _fail(item.work, error)
+                settle(item.work.future, error)
             return
         for adapter in adapters:
             self._step([item for item in batch if item.row.adapter is adapter])
@@ -152,15 +214,4 @@ def _to_host(outputs: Sequence[Tensor]) -> list[Output]:
 
 def _finish(work: Work) -> None:
     outputs = [output for output in work.outputs if output is not None]
-    _settle(work.future, lambda: work.future.set_result(outputs))
-
-
-def _fail(work: Work, error: Exception) -> None:
-    _settle(work.future, lambda: work.future.set_exception(error))
-
-
-def _settle(future: Future[list[Output]], settle: Callable[[], None]) -> None:
-    if future.done():
-        return
-    with suppress(Exception):  # cancelled between the two lines
-        settle()
+    settle(work.future, outputs)

@@ -80,7 +80,15 @@ def _one_pass(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
     states = backbone.encode(batch, plan.token_actors(batch))
     spans = batch.spans(slice(0, len(rows)))
     outputs: list[Tensor | None] = [None] * len(rows)
-    _speak(backbone, plan, rows, states, spans, outputs)
+    asked: list[list[int]] = []
+    for row, span in zip(rows, spans, strict=True):
+        own = [span.start + row.adapter.virtual_tokens + place for place in row.masks]
+        asked.append([span.stop - 1] if row.continues else own)
+    logits = vocabulary_logits(backbone, plan, states, asked)
+    if logits is not None:
+        asking = [i for i, places in enumerate(asked) if places]
+        for i, one in zip(asking, torch.split(logits, [len(asked[i]) for i in asking]), strict=True):
+            outputs[i] = one[0] if rows[i].continues else one
     first = states[torch.tensor([span.start for span in spans], device=states.device)]
     pooled: Tensor | None = None
     if any(s.adapter.head is not None and s.adapter.head.reads == "pooler" for s in plan.segments):
@@ -115,36 +123,21 @@ def _one_pass(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
     return [output for output in outputs if output is not None]
 
 
-def _speak(
-    backbone: Backbone,
-    plan: Plan,
-    rows: Sequence[Row],
-    states: Tensor,
-    spans: Sequence[slice],
-    outputs: list[Tensor | None],
-) -> None:
-    """The language-model head on the last state of each row that continues, and on the masks of the others."""
-    places: list[int] = []
-    owners: list[tuple[int, int]] = []  # row, number of its places
+def vocabulary_logits(backbone: Backbone, plan: Plan, states: Tensor, places: Sequence[Sequence[int]]) -> Tensor | None:
+    """The language-model head on some rows of `states`; None where there are none.
+
+    `places`: for each sequence of the plan its rows that are asked. Returns (all places, vocabulary), in order.
+    """
+    chosen: list[int] = []
     segments: list[Segment] = []
     for segment in plan.segments:
-        begin = len(places)
-        for i in range(segment.sequences.start, segment.sequences.stop):
-            virtual = segment.adapter.virtual_tokens
-            own = [spans[i].start + virtual + m for m in rows[i].masks]
-            if rows[i].continues:
-                own = [spans[i].stop - 1]
-            if own:
-                owners.append((i, len(own)))
-                places += own
-        if len(places) > begin:
-            segments.append(Segment(segment.adapter, slice(begin, len(places))))
-    if not places:
-        return
-    logits = backbone.vocabulary_logits(states[places], plan.sequence_actors(segments))
-    counts = [count for _, count in owners]
-    for (i, _), one in zip(owners, torch.split(logits, counts), strict=True):
-        outputs[i] = one[0] if rows[i].continues else one
+        own = [place for i in range(segment.sequences.start, segment.sequences.stop) for place in places[i]]
+        if own:
+            segments.append(Segment(segment.adapter, slice(len(chosen), len(chosen) + len(own))))
+            chosen += own
+    if not chosen:
+        return None
+    return backbone.vocabulary_logits(states[chosen], plan.sequence_actors(segments))
 
 
 def _pool(states: Tensor, pooling: str) -> Tensor:

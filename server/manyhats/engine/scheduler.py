@@ -28,11 +28,11 @@ class Scheduler:
         """Rows that wait, by task."""
         return dict(self._waiting)
 
-    def admit(self, works: Iterable[Work]) -> None:
-        """Raises Overloaded where the rows of `works` do not all fit in their queues."""
+    def admit(self, counts: Iterable[tuple[str, int]]) -> None:
+        """Raises Overloaded where more rows of some tasks do not all fit in their queues."""
         more: dict[str, int] = {}
-        for work in works:
-            more[work.task] = more.get(work.task, 0) + len(work.rows)
+        for task, count in counts:
+            more[task] = more.get(task, 0) + count
         if self.total + sum(more.values()) > self.total_limit:
             raise Overloaded(
                 f"{self.total} inputs are waiting and {sum(more.values())} would join; "
@@ -50,13 +50,6 @@ class Scheduler:
         """Puts all rows of a work in its task's queue."""
         self._queues.setdefault(work.task, deque()).extend(Item(work, i) for i in range(len(work.rows)))
         self._count(work.task, len(work.rows))
-
-    def again(self, items: Iterable[Item]) -> None:
-        """Puts rows that run once more before what waits in their tasks' queues."""
-        for item in items:
-            self._queues.setdefault(item.work.task, deque()).appendleft(item)
-            item.work.waiting += 1
-            self._count(item.work.task, 1)
 
     def remove(self, work: Work) -> None:
         """Takes out the rows of a work that nobody waits for any more."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -29,10 +28,7 @@ class BatchReport:
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """Set by who asks: `task`, `rows`, `priority`, `follow`. The rest is the engine's.
-
-    `follow` is called with a row's index and its output, and gives the row to run next in its place (a text that goes
-    on), or None where it is done.
+    """Set by who asks: `task`, `rows`, `priority`. The rest is the engine's.
 
     `future` gives one array per row (see `forward`). Times are `time.monotonic()` seconds.
     """
@@ -40,7 +36,6 @@ class Work:
     task: str
     rows: list[Row]
     priority: int = 0
-    follow: Callable[[int, Output], Row | None] | None = None
     future: Future[list[Output]] = field(default_factory=Future)
     queued: float = field(default_factory=time.monotonic)
     started: float = 0.0  # set by the engine: the first batch with a row of this work

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from manyhats.errors import AdapterMismatch
 from manyhats.methods import METHODS
@@ -100,17 +102,45 @@ class Adapter:
             kind=self.kind,
             parts=parts,
             head=None if self.head is None else self.head.to(backbone),
+            whole=any(METHODS[part.method].whole(part) for part in self.parts),
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class BoundAdapter:
-    """An adapter ready to act. Compared by identity."""
+    """An adapter ready to act. Compared by identity. `whole`: see `Method.whole`."""
 
     method: str
     kind: Kind
     parts: tuple[tuple[Method, Bound], ...]
     head: Head | None
+    whole: bool = False
+
+    @cached_property
+    def starting(self) -> BoundAdapter:
+        """How it acts on the beginning of a text whose prefix is in the cache already."""
+        return self._without(lambda bound: {"key_value": {}, "prefix_rows": 0})
+
+    @cached_property
+    def resumed(self) -> BoundAdapter:
+        """How it acts on a text's further tokens, all before them being in the cache already."""
+        nothing: dict[str, Any] = {"embedding": {}, "states": {}, "virtual_tokens": 0}
+        return self.starting._without(lambda bound: nothing if bound.virtual_tokens else {})
+
+    def _without(self, changes: Callable[[Bound], dict[str, Any]]) -> BoundAdapter:
+        """Itself, where nothing changes."""
+        parts = []
+        for method, bound in self.parts:
+            real = {name: value for name, value in changes(bound).items() if getattr(bound, name)}
+            parts.append((method, replace(bound, **real) if real else bound))
+        changed = any(new is not old for (_, new), (_, old) in zip(parts, self.parts, strict=True))
+        return replace(self, parts=tuple(parts)) if changed else self
+
+    def prefix(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values that stand before every text: (prefix_rows, kv_heads, head_dim)."""
+        steps = [bound.key_value[layer] for _, bound in self.parts if bound.key_value]
+        rows = [step(torch.empty(0), ()) for step in steps]
+        return torch.cat([keys for keys, _ in rows]), torch.cat([values for _, values in rows])
 
     @property
     def nbytes(self) -> int:

@@ -165,6 +165,10 @@ class Method(ABC):
         """The linear sites where the part brings its own weight; no two parts of an adapter may share one."""
         return set()
 
+    def whole(self, part: Part) -> bool:
+        """Whether what the part does to a token depends on tokens behind it, so that no pass can build on another."""
+        return any(leaf.endswith("gate.weight") for leaves in part.tensors.values() for leaf in leaves)
+
     def before_linear(self, x: Tensor, acts: Sequence[Act]) -> Tensor:
         """What a linear layer reads: `x` (rows, in), or another tensor where the acts' rows are changed."""
         return x

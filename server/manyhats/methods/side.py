@@ -107,6 +107,9 @@ class Side(Method):
     name: ClassVar[str] = "side"
     config: ClassVar[type[MethodConfig]] = SideConfig
 
+    def whole(self, part: Part) -> bool:
+        return True  # its network reads the text by itself
+
     def check(self, part: Part, backbone: Backbone) -> None:
         refuse_padded(backbone, "a side network")
         assert isinstance(part.config, SideConfig)

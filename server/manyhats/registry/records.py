@@ -42,6 +42,8 @@ class TaskSettings(BaseModel):
     overflow: Literal["error", "truncate"] | None = None
     pooling: Literal["mean", "cls", "last", "none"] | None = None
     normalize: bool | None = None
+    system_prompt: str | None = Field(default=None, max_length=20_000)
+    chat_template: str | None = Field(default=None, max_length=20_000)
     defaults: dict[str, Any] = Field(default_factory=dict)
     priority: int = Field(default=0, ge=-10, le=10)
     pinned: bool = False

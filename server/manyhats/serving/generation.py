@@ -1,68 +1,170 @@
-"""Continues texts: after each pass the likeliest next token joins the sequence, which then runs again."""
+"""From a question to the texts that the engine writes for it, and back to answers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from manyhats.backbone import Tokenizer
-from manyhats.engine.forward import Row
-from manyhats.engine.work import Output
+from manyhats.backbone import Backbone, Tokenizer
+from manyhats.engine.generator import Generator
+from manyhats.engine.grammar import Grammar, Grammars
+from manyhats.engine.sampling import Chosen, Sampling
+from manyhats.engine.stream import Delta, Stream, Writing
+from manyhats.engine.text import TextWriter
+from manyhats.errors import InputTooLong, InvalidRequest
+from manyhats.methods.adapter import BoundAdapter
 from manyhats.serving.inputs import Notice
 from manyhats.serving.outputs import Answer
+from manyhats.serving.parameters import GenerateParameters
 
-FinishReason = Literal["stop", "length"]
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who asks: the task, what names its adapter's weights, and how it wants to be told of each token."""
 
-@dataclass(slots=True)
-class Continuation:
-    """One text on its way. `room`: how many tokens may be added; `ends`: tokens that end a text."""
-
-    row: Row
-    room: int
-    ends: frozenset[int]
-    tokens: list[int] = field(default_factory=list)
-    finished: FinishReason = "length"
-
-    def follow(self, logits: Output) -> Row | None:
-        """Takes the next token from the logits (vocabulary,); the longer row to run next, or None at the end."""
-        token = int(logits.argmax())
-        if token in self.ends:
-            self.finished = "stop"
-            return None
-        self.tokens.append(token)
-        if len(self.tokens) >= self.room:
-            return None
-        self.row = replace(self.row, ids=[*self.row.ids, token], type_ids=[*self.row.type_ids, 0])
-        return self.row
+    task: str
+    digest: str
+    adapter: BoundAdapter
+    priority: int = 0
+    listener: Callable[[Delta], None] | None = None
 
 
 class Generation:
-    """All texts of one question. `wanted`: new tokens of each; `places`: the most tokens of a text, new ones too."""
+    """Makes the texts of questions for one backbone. May be used from any thread."""
 
-    def __init__(self, rows: Sequence[Row], wanted: int, places: int, ends: frozenset[int]) -> None:
-        self.texts: list[Continuation] = []
-        self.warnings: list[Notice] = []  # what did not fit, and was cut
-        for i, row in enumerate(rows):
-            room = min(wanted, places - len(row.ids))
-            self.texts.append(Continuation(row, room, ends))
-            if room < wanted:
+    def __init__(self, backbone: Backbone, generator: Generator) -> None:
+        self.backbone = backbone
+        self.generator = generator
+        self.vocabulary = int(backbone.config.vocab_size)
+        self._grammars: Grammars | None = None
+
+    def open(
+        self, asked: Asked, prompts: Sequence[Sequence[int]], parameters: GenerateParameters, places: int
+    ) -> tuple[Writing, list[Notice]]:
+        """The texts for some prompts, `parameters.n` for each, and what the caller should know about them.
+
+        `places`: the most tokens of a text, new ones too. Raises InvalidRequest, or InputTooLong where a prompt leaves
+        no room for an answer.
+        """
+        self._check(parameters)
+        notices: list[Notice] = []
+        streams: list[Stream] = []
+        for i, prompt in enumerate(prompts):
+            room = min(parameters.max_new_tokens, self._room(asked.adapter, len(prompt), places, i))
+            if room < parameters.max_new_tokens:
+                wanted = parameters.max_new_tokens
                 told = f"max_new_tokens is {wanted}, but after input {i} there is room for {room} tokens"
-                self.warnings.append(Notice(i, "max_new_tokens", told))
+                notices.append(Notice(i, "max_new_tokens", told))
+            for _ in range(parameters.n):
+                streams.append(self._stream(asked, prompt, room, parameters, len(streams)))
+        writing = Writing(asked.task, asked.digest, streams, asked.priority, asked.listener)
+        return writing, notices
 
-    def follow(self, index: int, logits: Output) -> Row | None:
-        """For `engine.work.Work.follow`."""
-        return self.texts[index].follow(logits)
+    def answers(self, writing: Writing, parameters: GenerateParameters) -> list[Answer]:
+        """One for each prompt, the further texts of it under `choices`."""
+        tokenizer = self.backbone.tokenizer
+        texts = [_answer(stream, parameters, tokenizer) for stream in writing.streams]
+        if parameters.n == 1:
+            return texts
+        groups = [texts[i : i + parameters.n] for i in range(0, len(texts), parameters.n)]
+        return [group[0] | {"choices": group} for group in groups]
 
-    def outputs(self, tokenizer: Tokenizer) -> list[Answer]:
-        """One answer for each text, once all are finished."""
-        return [
-            {"text": tokenizer.decode(text.tokens), "finish_reason": text.finished, "tokens": text.tokens}
-            for text in self.texts
-        ]
+    # ---- parts of one text
 
-    @property
-    def output_tokens(self) -> int:
-        """Tokens added to all texts together."""
-        return sum(len(text.tokens) for text in self.texts)
+    def _stream(
+        self, asked: Asked, prompt: Sequence[int], room: int, parameters: GenerateParameters, index: int
+    ) -> Stream:
+        seed = None if parameters.seed is None else parameters.seed + index % parameters.n
+        return Stream(
+            index=index,
+            adapter=asked.adapter,
+            prompt=prompt,
+            room=room,
+            sampling=Sampling(
+                temperature=parameters.temperature,
+                top_k=parameters.top_k,
+                top_p=parameters.top_p,
+                min_p=parameters.min_p,
+                repetition=parameters.repetition_penalty,
+                presence=parameters.presence_penalty,
+                frequency=parameters.frequency_penalty,
+                bias=parameters.biases,
+                seed=seed,
+                logprobs=parameters.logprobs,
+            ),
+            ends=frozenset() if parameters.ignore_eos else self.backbone.end_tokens,
+            text=TextWriter(self.backbone.tokenizer, parameters.stops, keep_stop=parameters.include_stop),
+            grammar=self._grammar(parameters),
+        )
+
+    def _room(self, adapter: BoundAdapter, prompt: int, places: int, index: int) -> int:
+        """How many tokens may follow a prompt. Raises InputTooLong for none."""
+        rows = self.generator.capacity(adapter)
+        room = min(places - prompt, rows - prompt)
+        if room < 1:
+            why = f"the backbone takes {places}" if places <= rows else f"the cache for generation holds {rows}"
+            raise InputTooLong(
+                f"input {index} has {prompt} tokens; {why}, and at least one is written", param=f"inputs.{index}"
+            )
+        return room
+
+    def _grammar(self, parameters: GenerateParameters) -> Grammar | None:
+        wanted = parameters.response_format
+        if parameters.regex is None and (wanted is None or wanted.get("type") == "text"):
+            return None
+        if self._grammars is None:
+            end = min(self.backbone.end_tokens, default=None)
+            self._grammars = Grammars(self.backbone.tokenizer, self.vocabulary, end)
+        if parameters.regex is not None:
+            return self._grammars.regex(parameters.regex)
+        assert wanted is not None
+        match wanted.get("type"):
+            case "json_object":
+                return self._grammars.json_object()
+            case "json_schema":
+                inner = wanted.get("json_schema", wanted)
+                schema = inner.get("schema") if isinstance(inner, dict) else None
+                if schema is None:
+                    raise InvalidRequest(
+                        "response_format of type json_schema needs {'json_schema': {'schema': ...}}",
+                        param="response_format",
+                    )
+                return self._grammars.json_schema(schema)
+            case other:
+                raise InvalidRequest(
+                    f"response_format has the type {other!r}; these are: text, json_object, json_schema",
+                    param="response_format",
+                )
+
+    def _check(self, parameters: GenerateParameters) -> None:
+        for token in parameters.biases:
+            if not 0 <= token < self.vocabulary:
+                raise InvalidRequest(
+                    f"logit_bias names the token {token}; the backbone has 0 to {self.vocabulary - 1}",
+                    param="logit_bias",
+                )
+
+
+def told_tokens(chosen: Sequence[Chosen], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Each token with its logarithm of probability, and the likeliest in its place."""
+    return [
+        {
+            "token": one.token,
+            "text": tokenizer.piece(one.token),
+            "logprob": one.logprob,
+            "top": [{"token": t, "text": tokenizer.piece(t), "logprob": value} for t, value in one.top],
+        }
+        for one in chosen
+    ]
+
+
+def _answer(stream: Stream, parameters: GenerateParameters, tokenizer: Tokenizer) -> Answer:
+    answer: Answer = {
+        "text": stream.text.text,
+        "finish_reason": stream.finished,
+        "tokens": [chosen.token for chosen in stream.tokens],
+    }
+    if parameters.logprobs is not None:
+        answer["logprobs"] = told_tokens(stream.tokens, tokenizer)
+    return answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from manyhats.backbone import Encoded, Text, Tokenizer
 from manyhats.errors import InputTooLong, InvalidRequest, TooLarge
@@ -63,7 +64,31 @@ def prepare(
 ) -> Prepared:
     """Tokens of all texts. Raises InputTooLong, with both lengths, where one does not fit and may not be cut."""
     filled = [fill_template(template, text) for text in texts]
-    encoded = tokenizer.encode(filled, max_tokens)
+    return _checked(filled, tokenizer.encode(filled, max_tokens), max_tokens=max_tokens, truncate=truncate)
+
+
+def prepare_prompt(tokenizer: Tokenizer, prompt: str, *, max_tokens: int, truncate: bool) -> Prepared:
+    """Tokens of a prompt that is whole: no template, no special tokens but its own. Raises as `prepare`."""
+    encoded = tokenizer.encode_bare(prompt, max_tokens)
+    return _checked([Text(prompt)], [encoded], max_tokens=max_tokens, truncate=truncate)
+
+
+def prepare_tokens(prompts: Sequence[Sequence[int]], *, vocabulary: int, max_tokens: int, truncate: bool) -> Prepared:
+    """Prompts that are tokens already. Raises as `prepare`, and InvalidRequest for tokens that do not exist."""
+    encoded = []
+    for i, ids in enumerate(prompts):
+        strange = next((token for token in ids if not 0 <= token < vocabulary), None)
+        if strange is not None or not ids:
+            told = "is empty" if strange is None else f"has the token {strange}; the backbone has {vocabulary}"
+            raise InvalidRequest(f"prompt {i} {told}", param=f"prompt.{i}")
+        kept = list(ids[:max_tokens])
+        none: list[Any] = [None] * len(kept)
+        zeros = [0] * len(kept)
+        encoded.append(Encoded(kept, zeros, [(0, 0)] * len(kept), zeros, none, none, len(ids)))
+    return _checked([Text("")] * len(encoded), encoded, max_tokens=max_tokens, truncate=truncate)
+
+
+def _checked(filled: list[Text], encoded: list[Encoded], *, max_tokens: int, truncate: bool) -> Prepared:
     warnings: list[Notice] = []
     for i, one in enumerate(encoded):
         if one.full_length <= max_tokens:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from manyhats.errors import InvalidRequest
 
 Pooling = Literal["mean", "cls", "last", "none"]
+Stop = Annotated[str, Field(min_length=1, max_length=1000)]
+_MOST_STOPS = 16
 Aggregation = Literal["none", "simple", "first", "average", "max", "word"]
 
 
@@ -62,10 +64,53 @@ class FillParameters(Parameters):
 
 
 class GenerateParameters(Parameters):
-    """The likeliest token at every step; `temperature` may be given as 0, which says so."""
+    """See docs/generation.md. `temperature` 0 takes the likeliest token each time; `top_k` 0 leaves all.
 
-    max_new_tokens: Annotated[int, Field(ge=1, le=100_000)] = 64
-    temperature: Annotated[float, Field(ge=0, le=0)] = 0.0
+    `stream`: the answer comes piece by piece (the web layer's business). `include_stop`: the stop string stays in the
+    text.
+    """
+
+    max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field(default_factory=dict, max_length=1000)
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
+    stop: Stop | list[Stop] = Field(default_factory=list, max_length=1000)
+    include_stop: bool = False
+    ignore_eos: bool = False
+    n: Annotated[int, Field(ge=1, le=128)] = 1
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: dict[str, Any] | None = None
+    regex: str | None = None
+    stream: bool = False
+
+    @model_validator(mode="after")
+    def _coherent(self) -> GenerateParameters:
+        if len(self.stops) > _MOST_STOPS:
+            raise ValueError(f"at most {_MOST_STOPS} stop strings")
+        if self.n > 1 and self.temperature == 0:
+            raise ValueError("n texts are the same at temperature 0; set temperature")
+        if self.regex is not None and self.response_format is not None:
+            raise ValueError("either regex or response_format")
+        for token in self.logit_bias:
+            if not token.isdecimal():
+                raise ValueError(f"logit_bias goes from token numbers to numbers, not from {token!r}")
+        return self
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop strings, one or many."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+    @property
+    def biases(self) -> dict[int, float]:
+        """`logit_bias` by token."""
+        return {int(token): value for token, value in self.logit_bias.items()}
 
 
 OF_KIND: dict[str, type[Parameters]] = {
@@ -96,7 +141,7 @@ def parse_parameters(kind: str, task: str, defaults: Mapping[str, Any], given: M
         return model.model_validate({k: v for k, v in defaults.items() if k in model.model_fields} | dict(given))
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        raise InvalidRequest(
-            f"parameters.{name}: {first['msg']} (got {first['input']!r})", param=f"parameters.{name}"
-        ) from None
+        name = str(first["loc"][0]) if first["loc"] else ""
+        where = f"parameters.{name}" if name else "parameters"
+        got = f" (got {first['input']!r})" if name else ""
+        raise InvalidRequest(f"{where}: {first['msg']}{got}", param=where) from None

@@ -10,99 +10,41 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from anyio import to_thread
 
-from manyhats.backbone import Backbone, Text
+from manyhats.backbone import Backbone
 from manyhats.engine.engine import Engine
 from manyhats.engine.forward import Row
+from manyhats.engine.stream import Writing
 from manyhats.engine.work import Work
 from manyhats.errors import DeadlineExceeded, EngineFailure, InvalidRequest, ManyhatsError, NotFound, Overloaded
-from manyhats.methods.adapter import BARE, BoundAdapter
+from manyhats.methods.adapter import BoundAdapter
 from manyhats.registry.names import BASE
 from manyhats.registry.records import TaskSettings, Version
 from manyhats.registry.registry import Registry
 from manyhats.registry.residency import Residency
 from manyhats.serving.base import BaseTask
 from manyhats.serving.fills import fill_answer, mask_places
-from manyhats.serving.generation import Generation
-from manyhats.serving.inputs import Notice, Prepared, check_texts, prepare
+from manyhats.serving.generation import Asked, Generation
+from manyhats.serving.inputs import Prepared, prepare
 from manyhats.serving.merged import FIELD, MergeBody, MergedVersion, open_merged, parse
 from manyhats.serving.outputs import Answer, render
 from manyhats.serving.parameters import (
     EmbedParameters,
     FillParameters,
     GenerateParameters,
-    Parameters,
     parse_parameters,
 )
+from manyhats.serving.question import Limits, Pending, Question, Reply, check_question, prompts_of
 
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 8  # questions that are looked up on the event loop itself
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One item of a call: texts for one task. `task` may name an alias or a version (`spam@canary`, `spam@3`)."""
-
-    task: str
-    texts: Sequence[Text]
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """The answers to one question. Times in milliseconds."""
-
-    id: str
-    version: Version
-    outputs: list[Answer]
-    input_tokens: int
-    output_tokens: int
-    queue_ms: float
-    load_ms: float
-    compute_ms: float
-    batch: dict[str, Any]
-    warnings: list[Notice]
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A question on its way."""
-
-    question: Question
-    version: Version
-    settings: TaskSettings
-    parameters: Parameters
-    asked: float
-    adapter: BoundAdapter = BARE
-    acquired: bool = False
-    wish: Future[BoundAdapter] | None = None  # for the adapter's slot
-    load_ms: float = 0.0
-    prepared: Prepared | None = None
-    work: Work | None = None
-    generation: Generation | None = None
-    merged: MergedVersion | None = None  # what acts in the version's place
-
-    @property
-    def wearing(self) -> Version | None:
-        """The version whose adapter acts; None for the bare backbone."""
-        return self.merged or (None if self.version.task == BASE else self.version)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a caller may ask for at once."""
-
-    max_inputs: int
-    max_characters: int
-    timeout: float  # seconds until an unanswered question fails
 
 
 class Service:
@@ -117,6 +59,7 @@ class Service:
         self.engine = engine
         self.limits = limits
         self._base = BaseTask(backbone)
+        self._generation = Generation(backbone, engine.generator) if engine.generator is not None else None
         self.on_answer: Callable[[str, Exception | None, float], None] = lambda task, error, seconds: None
 
     async def ask(self, question: Question) -> Reply:
@@ -130,7 +73,7 @@ class Service:
         """Questions of any tasks, batched together. A question's failure stands in its own place."""
         begin = time.monotonic()
         answers: list[Reply | ManyhatsError | None] = [None] * len(questions)
-        pending: dict[int, _Pending] = {}
+        pending: dict[int, Pending] = {}
 
         def open_all() -> None:
             for i, question in enumerate(questions):
@@ -140,13 +83,13 @@ class Service:
                     answers[i] = error
 
         try:
-            async with asyncio.timeout(self.limits.timeout):
+            async with asyncio.timeout(self.limits.timeout) as deadline:
                 # Many questions, each perhaps with a search for the nearest name, are no work for the event loop.
                 if len(questions) <= _AT_ONCE:
                     open_all()
                 else:
                     await to_thread.run_sync(open_all, abandon_on_cancel=False)
-                await self._answer(pending, answers)
+                await self._answer(pending, answers, deadline)
         except TimeoutError:
             late = DeadlineExceeded(f"no answer within {self.limits.timeout:g} s")
             answers = [late if answer is None else answer for answer in answers]
@@ -162,10 +105,10 @@ class Service:
 
     # ---- steps
 
-    def _open(self, question: Question) -> _Pending:
+    def _open(self, question: Question) -> Pending:
         """Finds and pins the version. Raises NotFound or InvalidRequest."""
         asked = time.monotonic()
-        check_texts(question.texts, max_inputs=self.limits.max_inputs, max_characters=self.limits.max_characters)
+        check_question(question, self.limits)
         given = question.parameters
         if question.task == BASE:
             version, given = self._base.open(given)
@@ -182,7 +125,14 @@ class Service:
             body: MergeBody | None = None
             if FIELD in given:
                 body, given = parse(given)
-            parameters = parse_parameters(version.info.kind, version.task, settings.defaults, given)
+            if question.generates and version.info.kind != "generate":
+                raise InvalidRequest(
+                    f"the task `{version.task}` is of kind '{version.info.kind}' and cannot generate text; ask it with "
+                    f"POST /v1/tasks/{version.task}/predict",
+                    param="model",
+                )
+            defaults = {**question.defaults, **settings.defaults}
+            parameters = parse_parameters(version.info.kind, version.task, defaults, given)
             if isinstance(parameters, EmbedParameters):
                 parameters = _with_pooling(parameters, settings, self.backbone)
             if body is not None:
@@ -191,14 +141,14 @@ class Service:
             if version.task != BASE:
                 self.registry.unpin(version)
             raise
-        return _Pending(question, version, settings, parameters, asked, merged=merged)
+        return Pending(question, version, settings, parameters, asked, merged=merged)
 
     @property
     def base(self) -> Version:
         """The bare backbone, as what it does where a question does not say otherwise."""
         return self._base.version
 
-    def _close(self, one: _Pending) -> None:
+    def _close(self, one: Pending) -> None:
         if one.work is not None and (one.work.future.cancelled() or not one.work.future.done()):
             self.engine.cancel(one.work)
         wearing = one.wearing
@@ -220,7 +170,9 @@ class Service:
         else:  # deleted meanwhile: its files may go now, which is no work for the event loop
             asyncio.get_running_loop().run_in_executor(None, self.registry.unpin, version)
 
-    async def _answer(self, pending: dict[int, _Pending], answers: list[Reply | ManyhatsError | None]) -> None:
+    async def _answer(
+        self, pending: dict[int, Pending], answers: list[Reply | ManyhatsError | None], deadline: asyncio.Timeout
+    ) -> None:
         """Those whose adapters are in their slots go together at once; each other one follows when it is there."""
         waits: dict[int, asyncio.Future[BoundAdapter]] = {}
         ready: list[int] = []
@@ -245,16 +197,20 @@ class Service:
                 return
             one.acquired = True
             one.load_ms = (time.monotonic() - one.asked) * 1000
-            await self._run([i], pending, answers)
+            await self._run([i], pending, answers, deadline)
 
         async with asyncio.TaskGroup() as group:
             if ready:
-                group.create_task(self._run(ready, pending, answers))
+                group.create_task(self._run(ready, pending, answers, deadline))
             for i in waits:
                 group.create_task(later(i))
 
     async def _run(
-        self, indices: list[int], pending: dict[int, _Pending], answers: list[Reply | ManyhatsError | None]
+        self,
+        indices: list[int],
+        pending: dict[int, Pending],
+        answers: list[Reply | ManyhatsError | None],
+        deadline: asyncio.Timeout,
     ) -> None:
         def tokenise() -> None:
             for i in indices:
@@ -268,10 +224,10 @@ class Service:
         for i, error in self._submit(works).items():
             answers[i] = error
             pending[i].work = None
-        waiting = {i: asyncio.wrap_future(work.future) for i, work in works.items() if pending[i].work is not None}
-        for i, result in waiting.items():
+        waiting = [i for i in works if pending[i].work is not None]
+        for i in waiting:
             try:
-                await result
+                await _patiently(works[i], deadline, self.limits.timeout)
             except Exception as error:
                 answers[i] = _as_answer(error)
 
@@ -285,7 +241,7 @@ class Service:
 
         await to_thread.run_sync(finish, abandon_on_cancel=False)
 
-    def _submit(self, works: dict[int, Work]) -> dict[int, ManyhatsError]:
+    def _submit(self, works: dict[int, Work | Writing]) -> dict[int, ManyhatsError]:
         """All together, or where they do not all fit in the queues, as many as do."""
         try:
             self.engine.submit(list(works.values()))
@@ -301,23 +257,22 @@ class Service:
             return dict.fromkeys(works, error)
         return {}
 
-    def _prepare(self, one: _Pending) -> None:
+    def _prepare(self, one: Pending) -> None:
         kind = one.version.info.kind
         longest = self.backbone.max_tokens - one.adapter.position_shift
-        places = longest
-        if kind == "generate":
-            longest -= 1  # at least one token is added
         if kind == "span" and any(text.pair is None for text in one.question.texts):
             raise InvalidRequest(
                 "a task of kind 'span' needs the question in 'text' and the context in 'text_pair'", param="inputs"
             )
-        truncate = one.parameters.truncate
+        if isinstance(one.parameters, GenerateParameters):
+            self._prepare_texts(one, one.parameters, longest)
+            return
         one.prepared = prepare(
             self.backbone.tokenizer,
             one.question.texts,
             template=one.settings.template,
             max_tokens=min(one.settings.max_tokens or longest, longest),
-            truncate=one.settings.overflow == "truncate" if truncate is None else truncate,
+            truncate=one.truncates,
         )
         pooling = one.parameters.pooling if isinstance(one.parameters, EmbedParameters) else None
         rows = [
@@ -326,59 +281,90 @@ class Service:
                 e.type_ids,
                 one.adapter,
                 pooling or "mean",
-                continues=kind == "generate",
                 masks=mask_places(self.backbone.tokenizer, e, i) if kind == "fill" else (),
             )
             for i, e in enumerate(one.prepared.encoded)
         ]
-        if isinstance(one.parameters, GenerateParameters):
-            one.generation = Generation(rows, one.parameters.max_new_tokens, places, self.backbone.end_tokens)
-            one.prepared.warnings.extend(one.generation.warnings)
-        one.work = Work(
-            task=one.version.task,
-            rows=rows,
-            priority=one.settings.priority,
-            follow=one.generation.follow if one.generation else None,
-        )
+        one.work = Work(task=one.version.task, rows=rows, priority=one.settings.priority)
 
-    def _reply(self, one: _Pending) -> Reply:
+    def _prepare_texts(self, one: Pending, parameters: GenerateParameters, places: int) -> None:
+        """Prompts and the texts that are to follow them. `places`: the most tokens of a text."""
+        assert self._generation is not None, "a task that generates on a backbone that cannot"
+        longest = min(one.settings.max_tokens or places, places - 1)  # at least one token is added
+        one.prepared = prompts_of(one, self.backbone.tokenizer, self._generation.vocabulary, longest)
+        asked = Asked(
+            one.version.task,
+            (one.wearing or one.version).sha256,
+            one.adapter,
+            one.settings.priority,
+            one.question.listener,
+        )
+        prompts = [encoded.ids for encoded in one.prepared.encoded]
+        one.work, notices = self._generation.open(asked, prompts, parameters, places)
+        one.prepared.warnings.extend(notices)
+
+    def _reply(self, one: Pending) -> Reply:
         assert one.prepared is not None
-        assert one.work is not None
-        assert one.work.batch is not None
-        kind = one.version.info.kind
-        computed = one.work.future.result()
-        if not all(np.isfinite(output).all() for output in computed):
-            raise EngineFailure(f"the adapter {one.version.ref} gives values that are not finite")
-        if one.generation is not None:
-            outputs = one.generation.outputs(self.backbone.tokenizer)
-        elif isinstance(one.parameters, FillParameters):
-            outputs = [
-                fill_answer(output, one.parameters, self.backbone.tokenizer, encoded)
-                for output, encoded in zip(computed, one.prepared.encoded, strict=True)
-            ]
-        else:
-            outputs = [
-                render(kind, output, one.parameters, labels=one.settings.labels, text=text, encoded=encoded)
-                for output, text, encoded in zip(computed, one.prepared.texts, one.prepared.encoded, strict=True)
-            ]
-        batch = one.work.batch
+        work = one.work
+        assert work is not None
+        assert work.batch is not None
+        writing = work if isinstance(work, Writing) else None
         return Reply(
             id=f"pred-{uuid.uuid4().hex}",
             version=one.version,
-            outputs=outputs,
+            outputs=self._outputs(one, one.prepared, work),
             input_tokens=one.prepared.tokens,
-            output_tokens=one.generation.output_tokens if one.generation else 0,
-            queue_ms=(one.work.started - one.work.queued) * 1000,
+            output_tokens=writing.output_tokens if writing else 0,
+            queue_ms=(work.started - work.queued) * 1000,
             load_ms=one.load_ms,
-            compute_ms=one.work.compute * 1000,
+            compute_ms=work.compute * 1000,
             batch={
-                "id": batch.id,
-                "sequences": batch.sequences,
-                "tasks": len(batch.tasks),
-                "methods": list(batch.methods),
+                "id": work.batch.id,
+                "sequences": work.batch.sequences,
+                "tasks": len(work.batch.tasks),
+                "methods": list(work.batch.methods),
             },
             warnings=one.prepared.warnings,
+            writing=writing,
         )
+
+    def _outputs(self, one: Pending, prepared: Prepared, work: Work | Writing) -> list[Answer]:
+        parameters = one.parameters
+        if isinstance(work, Writing):
+            assert isinstance(parameters, GenerateParameters)
+            assert self._generation is not None
+            return self._generation.answers(work, parameters)
+        computed = work.future.result()
+        if not all(np.isfinite(output).all() for output in computed):
+            raise EngineFailure(f"the adapter {one.version.ref} gives values that are not finite")
+        if isinstance(parameters, FillParameters):
+            return [
+                fill_answer(output, parameters, self.backbone.tokenizer, encoded)
+                for output, encoded in zip(computed, prepared.encoded, strict=True)
+            ]
+        return [
+            render(one.version.info.kind, output, parameters, labels=one.settings.labels, text=text, encoded=encoded)
+            for output, text, encoded in zip(computed, prepared.texts, prepared.encoded, strict=True)
+        ]
+
+
+async def _patiently(work: Work | Writing, deadline: asyncio.Timeout, seconds: float) -> None:
+    """Waits for the work. The deadline moves on as long as texts grow: they may take any time, but not stand still."""
+    result: asyncio.Future[Any] = asyncio.wrap_future(work.future)
+    if isinstance(work, Work):
+        await result
+        return
+    loop = asyncio.get_running_loop()
+    grown = -1
+    while True:
+        if work.output_tokens > grown:
+            grown = work.output_tokens
+            deadline.reschedule(loop.time() + seconds)
+        done, _ = await asyncio.wait({result}, timeout=seconds / 4)
+        if done:
+            break
+    deadline.reschedule(loop.time() + seconds)
+    result.result()
 
 
 def _as_answer(error: Exception) -> ManyhatsError:

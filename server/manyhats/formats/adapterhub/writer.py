@@ -62,7 +62,7 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     same = len(set(factors.values())) == 1
     common = {
         "hidden_size": backbone.hidden,
-        "model_class": "",
+        "model_class": (backbone.config.architectures or [""])[0] if adapter.kind == "generate" else "",
         "model_name": backbone.name,
         "model_type": backbone.config.model_type,
         "name": _NAME,

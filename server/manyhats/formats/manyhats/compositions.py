@@ -23,6 +23,7 @@ from manyhats.methods.average import AverageConfig
 from manyhats.methods.base import Part
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.fusion import fuse, join_members
+from manyhats.methods.heads import Kind
 from manyhats.methods.lora import LoraConfig
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def compose(folder: Path, description: Description, backbone: Backbone, members:
     return Adapter(
         parts=tuple(parts),
         head=head,
-        kind=members[-1].kind if head is None else head.kind,
+        kind=_kind(description, members) if head is None else head.kind,
         matched_tensors=remaining.taken + sum(member.matched_tensors for member in members),
         base=description.base_model_name_or_path or members[0].base,
         settings=inherited | description.task,
@@ -122,3 +123,8 @@ def weighted_loras(parts: Sequence[Part], weights: Sequence[float]) -> Part:
             ups.setdefault(site, []).append(leaves["B"].float() * (weight * part.config.scales[site]))
     tensors = {site: {"A": torch.cat(downs[site]), "B": torch.cat(ups[site], dim=1)} for site in downs}
     return replace(parts[0], config=LoraConfig(scales=dict.fromkeys(tensors, 1.0)), tensors=tensors)
+
+
+def _kind(description: Description, members: Sequence[Adapter]) -> Kind:
+    """What it says that it is for, or else what its last member is for."""
+    return description.answers if "answers" in description.model_fields_set else members[-1].kind

@@ -23,13 +23,13 @@ Sha = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 # Which of a description's fields belong to which format, besides those of all.
 _FIELDS: dict[str, set[str]] = {
     TASK: set(),
-    "manyhats-mask/1": {"head", "shapes", "bit_order", "keep_is_one", "zeros_fraction", "encoding"},
-    "manyhats-sparse/1": {"head", "mode"},
-    "manyhats-parts/1": {"head", "parts"},
-    "manyhats-side/1": {"head", "kind", "side_model_config", "layers", "merge", "blend_at", "projection"},
-    "manyhats-fusion/1": {"head", "members", "fusion"},
-    "manyhats-stack/1": {"head", "members"},
-    "manyhats-average/1": {"head", "members", "weights"},
+    "manyhats-mask/1": {"head", "answers", "shapes", "bit_order", "keep_is_one", "zeros_fraction", "encoding"},
+    "manyhats-sparse/1": {"head", "answers", "mode"},
+    "manyhats-parts/1": {"head", "answers", "parts"},
+    "manyhats-side/1": {"head", "answers", "kind", "side_model_config", "layers", "merge", "blend_at", "projection"},
+    "manyhats-fusion/1": {"head", "answers", "members", "fusion"},
+    "manyhats-stack/1": {"head", "answers", "members"},
+    "manyhats-average/1": {"head", "answers", "members", "weights"},
 }
 _COMMON = {"format", "base_model_name_or_path", "base_sha256", "task"}
 
@@ -78,6 +78,7 @@ class Description(BaseModel):
     base_model_name_or_path: str | None = None
     base_sha256: str | None = None  # see backbone.loading.digest
     head: HeadDescription | None = None
+    answers: Literal["embed", "generate", "fill"] = "embed"  # what an adapter without a head is for
     task: dict[str, Any] = Field(default_factory=dict)  # settings: labels, template, max_tokens, ...
 
     # manyhats-mask/1
@@ -112,6 +113,8 @@ class Description(BaseModel):
         if strange:
             beside = ", which stands beside another library's files," if self.format == TASK else ""
             raise ValueError(f"the format {self.format}{beside} has no '{min(strange)}'")
+        if self.head is not None and self.answers != "embed":
+            raise ValueError(f"with a head an adapter is of the head's kind, and does not '{self.answers}'")
         if "members" in _FIELDS[self.format] and len(self.members) < 2:
             raise ValueError(f"the format {self.format} needs two members or more")
         if self.weights is not None and len(self.weights) != len(self.members):

@@ -43,7 +43,7 @@ def read(folder: Path, description: Description, backbone: Backbone) -> Adapter:
     return Adapter(
         parts=tuple(parts),
         head=head,
-        kind="embed" if head is None else head.kind,
+        kind=description.answers if head is None else head.kind,
         matched_tensors=remaining.taken,
         base=description.base_model_name_or_path,
         settings=description.task,

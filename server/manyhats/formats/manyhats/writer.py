@@ -30,7 +30,7 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
         "base_model_name_or_path": backbone.name,
         "base_sha256": backbone.sha256,
         "task": dict(adapter.settings),
-    } | ({} if head is None else {"head": head})
+    } | ({"answers": adapter.kind} if head is None else {"head": head})
     masks = [part for part in adapter.parts if isinstance(part.config, MaskConfig)]
     if len(adapter.parts) == 1 and masks:
         (part,) = masks

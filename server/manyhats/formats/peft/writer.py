@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from manyhats.backbone.sites import LM_HEAD
 from manyhats.errors import InvalidRequest
 from manyhats.formats.files import write_json, write_tensors
 from manyhats.formats.peft.names import WEIGHTS, WRAPPER
@@ -28,6 +29,7 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
         "regress": "SEQ_CLS",
         "tokens": "TOKEN_CLS",
         "embed": "FEATURE_EXTRACTION",
+        "generate": "CAUSAL_LM",
     }
     config: dict[str, Any] = {
         "base_model_name_or_path": backbone.name,
@@ -51,25 +53,29 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
             tensors[f"{wrapper}{name}.weight"] = layer.weight
             if layer.bias is not None:
                 tensors[f"{wrapper}{name}.bias"] = layer.bias
-    if adapter.head is None:
+    elif adapter.kind == "embed":
         prefix = ""  # trained on the bare model
+
+    def full(site: str) -> str:
+        return site if site == LM_HEAD else prefix + site
+
     if isinstance(part.config, LoraConfig):
         ranks = {site: leaves["A"].shape[0] for site, leaves in part.tensors.items()}
         rank = next(iter(ranks.values()))
-        alphas = {prefix + site: part.config.scales[site] * r for site, r in ranks.items()}
+        alphas = {full(site): part.config.scales[site] * r for site, r in ranks.items()}
         config |= {
             "peft_type": "LORA",
             "r": rank,
-            "lora_alpha": alphas[prefix + next(iter(ranks))],
-            "rank_pattern": {prefix + site: r for site, r in ranks.items() if r != rank},
+            "lora_alpha": alphas[full(next(iter(ranks)))],
+            "rank_pattern": {full(site): r for site, r in ranks.items() if r != rank},
             "alpha_pattern": alphas if len(set(alphas.values())) > 1 else {},
-            "target_modules": sorted(prefix + site for site in ranks),
+            "target_modules": sorted(full(site) for site in ranks),
             "bias": "none",
             "use_rslora": False,
         }
         for site, leaves in part.tensors.items():
             for leaf in ("A", "B"):
-                tensors[f"{WRAPPER}{prefix}{site}.lora_{leaf}.weight"] = leaves[leaf]
+                tensors[f"{WRAPPER}{full(site)}.lora_{leaf}.weight"] = leaves[leaf]
     elif isinstance(part.config, PrefixConfig):
         heads, dim = backbone.kv_shape
         config |= {

@@ -1,0 +1,81 @@
+"""Answers that come piece by piece, as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from pydantic_core import to_json
+
+from manyhats.api.hangup import unless_gone
+from manyhats.serving.question import Question, Reply
+from manyhats.serving.service import Service
+
+if TYPE_CHECKING:
+    from manyhats.engine.stream import Delta
+
+DONE = b"data: [DONE]\n\n"
+
+Events = Iterable[dict[str, Any]]
+
+
+async def stream(
+    request: Request,
+    service: Service,
+    question: Question,
+    *,
+    pieces: Callable[[Delta], Events],
+    end: Callable[[Reply], Events],
+    failure: Callable[[Exception], dict[str, Any]],
+    done: bool = True,
+) -> StreamingResponse:
+    """Asks, and sends what `pieces` makes of each token and `end` of the whole; then `[DONE]`, where `done` says so.
+
+    A failure before the first token is raised, so that it gets its status; a later one is an event made by `failure`.
+    Who hangs up frees the place within one pass.
+    """
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[Delta | None] = asyncio.Queue()
+
+    def tell(delta: Delta) -> None:
+        loop.call_soon_threadsafe(queue.put_nowait, delta)
+
+    answer = asyncio.create_task(service.ask(replace(question, listener=tell)))
+    answer.add_done_callback(lambda _: queue.put_nowait(None))
+    try:
+        first = await unless_gone(request, queue.get())
+    except BaseException:
+        answer.cancel()
+        raise
+    if first is None:
+        await answer  # raises what went wrong
+
+    async def events() -> AsyncIterator[bytes]:
+        try:
+            delta = first
+            while delta is not None:
+                for event in pieces(delta):
+                    yield _event(event)
+                delta = await queue.get()
+            try:
+                reply = await answer
+            except Exception as error:
+                yield _event(failure(error))
+                return
+            for event in end(reply):
+                yield _event(event)
+            if done:
+                yield DONE
+        finally:
+            answer.cancel()
+
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingResponse(events(), media_type="text/event-stream", headers=headers)
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    return b"data: " + to_json(body) + b"\n\n"

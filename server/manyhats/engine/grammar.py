@@ -1,0 +1,93 @@
+"""Texts that must have a form: JSON, JSON of a schema, or what a regular expression matches (by llguidance)."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import llguidance
+import llguidance.hf
+import llguidance.numpy
+import numpy as np
+import torch
+from torch import Tensor
+
+from manyhats.backbone import Tokenizer
+from manyhats.errors import EngineFailure, InvalidRequest
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+# Small models otherwise write white space for ever; what they are asked for reads the same without.
+_JSON_STYLE: JsonCompileOptions = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
+_LONGEST = 100_000  # characters of a schema or an expression
+
+
+class Grammar:
+    """Where one text stands in its form."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, vocabulary: int) -> None:
+        self._matcher = matcher
+        self._bits = llguidance.numpy.allocate_token_bitmask(1, vocabulary)
+        self._vocabulary = vocabulary
+
+    def allowed(self) -> Tensor:
+        """(vocabulary,) bool: the tokens that may come next."""
+        llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bits)
+        if self._matcher.is_error():
+            raise EngineFailure(f"the form of the answer cannot be followed further: {self._matcher.get_error()}")
+        flags = np.unpackbits(self._bits.view(np.uint8)[0], bitorder="little")[: self._vocabulary]
+        return torch.from_numpy(flags.astype(bool))
+
+    def accept(self, token: int) -> bool:
+        """Takes the token that was chosen; whether nothing may follow."""
+        self._matcher.consume_token(token)
+        return bool(self._matcher.is_stopped())
+
+
+class Grammars:
+    """Makes grammars for a tokenizer, from any thread. Raises InvalidRequest for a tokenizer that cannot be used."""
+
+    def __init__(self, tokenizer: Tokenizer, vocabulary: int, end: int | None) -> None:
+        self._vocabulary = vocabulary
+        try:
+            self._tokenizer = llguidance.hf.from_tokenizer(tokenizer.loaded, n_vocab=vocabulary, eos_token=end)
+        except (ValueError, TypeError, AssertionError) as error:
+            raise InvalidRequest(
+                f"answers of a form need a tokenizer of bytes or characters, which the backbone's is not ({error})",
+                param="response_format",
+            ) from None
+
+    def json_schema(self, schema: Any) -> Grammar:
+        """JSON of a schema. Raises InvalidRequest with what is wrong with the schema."""
+        if not isinstance(schema, (dict, bool)):
+            raise InvalidRequest(f"a JSON schema is an object, not {type(schema).__name__}", param="response_format")
+        text = json.dumps(schema)
+        return self._make(lambda: llguidance.LLMatcher.grammar_from_json_schema(text, overrides=_JSON_STYLE), text)
+
+    def json_object(self) -> Grammar:
+        """Any JSON object."""
+        return self.json_schema({"type": "object"})
+
+    def regex(self, pattern: str) -> Grammar:
+        """What an expression matches as a whole. Raises InvalidRequest with what is wrong with it."""
+        return self._make(lambda: llguidance.LLMatcher.grammar_from_regex(pattern), pattern)
+
+    def _make(self, grammar: Any, source: str) -> Grammar:
+        if len(source) > _LONGEST:
+            raise InvalidRequest(
+                f"the form of the answer has {len(source)} characters; at most {_LONGEST} are read",
+                param="response_format",
+            )
+        try:
+            matcher = llguidance.LLMatcher(self._tokenizer, grammar(), log_level=0)
+            error = matcher.get_error()
+        except (ValueError, TypeError) as failure:
+            error = str(failure)
+        if error:
+            raise InvalidRequest(f"the form of the answer is not valid: {error.strip().splitlines()[0]}")
+        return Grammar(matcher, self._vocabulary)

@@ -1,0 +1,120 @@
+"""What is asked, what is answered, and what is on its way between the two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from manyhats.backbone import Text, Tokenizer
+from manyhats.engine.stream import Delta, Writing
+from manyhats.engine.work import Work
+from manyhats.errors import InvalidRequest, TooLarge
+from manyhats.methods.adapter import BARE, BoundAdapter
+from manyhats.registry.names import BASE
+from manyhats.registry.records import TaskSettings, Version
+from manyhats.serving.chat import Message, chat_prompt
+from manyhats.serving.inputs import Notice, Prepared, check_texts, prepare, prepare_prompt, prepare_tokens
+from manyhats.serving.merged import MergedVersion
+from manyhats.serving.outputs import Answer
+from manyhats.serving.parameters import Parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One item of a call: texts for one task. `task` may name an alias or a version (`spam@canary`, `spam@3`).
+
+    In place of `texts`, for a task that generates: `chat`, a conversation that its template makes a prompt of, or
+    `prompts`, tokens as they are. `defaults`: parameters that hold where neither the task nor the question says
+    otherwise. `generates`: the caller can read texts alone. `listener` is told of every token, in
+    the model's thread.
+    """
+
+    task: str
+    texts: Sequence[Text] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    chat: Sequence[Message] | None = None
+    prompts: Sequence[Sequence[int]] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    generates: bool = False
+    listener: Callable[[Delta], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answers to one question. Times in milliseconds."""
+
+    id: str
+    version: Version
+    outputs: list[Answer]
+    input_tokens: int
+    output_tokens: int
+    queue_ms: float
+    load_ms: float
+    compute_ms: float
+    batch: dict[str, Any]
+    warnings: list[Notice]
+    writing: Writing | None = None  # of a task that generates: the texts, token by token
+
+
+@dataclass(slots=True)
+class Pending:
+    """A question on its way."""
+
+    question: Question
+    version: Version
+    settings: TaskSettings
+    parameters: Parameters
+    asked: float
+    adapter: BoundAdapter = BARE
+    acquired: bool = False
+    wish: Future[BoundAdapter] | None = None  # for the adapter's slot
+    load_ms: float = 0.0
+    prepared: Prepared | None = None
+    work: Work | Writing | None = None
+    merged: MergedVersion | None = None  # what acts in the version's place
+
+    @property
+    def truncates(self) -> bool:
+        """Whether an input that is too long is cut, which the answer says."""
+        truncate = self.parameters.truncate
+        return self.settings.overflow == "truncate" if truncate is None else truncate
+
+    @property
+    def wearing(self) -> Version | None:
+        """The version whose adapter acts; None for the bare backbone."""
+        return self.merged or (None if self.version.task == BASE else self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a caller may ask for at once."""
+
+    max_inputs: int
+    max_characters: int
+    timeout: float  # seconds until an unanswered question fails
+
+
+def check_question(question: Question, limits: Limits) -> None:
+    """Raises InvalidRequest or TooLarge where there is nothing to answer, or too much."""
+    if question.chat is None and question.prompts is None:
+        check_texts(question.texts, max_inputs=limits.max_inputs, max_characters=limits.max_characters)
+    elif question.prompts is not None:
+        if not question.prompts:
+            raise InvalidRequest("there is no prompt", param="prompt")
+        if len(question.prompts) > limits.max_inputs:
+            raise TooLarge(f"there are {len(question.prompts)} prompts; at most {limits.max_inputs}", param="prompt")
+
+
+def prompts_of(one: Pending, tokenizer: Tokenizer, vocabulary: int, longest: int) -> Prepared:
+    """The tokens of what a task that generates is asked. Raises InputTooLong or InvalidRequest."""
+    question, settings = one.question, one.settings
+    if question.chat is not None:
+        prompt = chat_prompt(
+            tokenizer, question.chat, template=settings.chat_template, system_prompt=settings.system_prompt
+        )
+        return prepare_prompt(tokenizer, prompt, max_tokens=longest, truncate=one.truncates)
+    if question.prompts is not None:
+        return prepare_tokens(question.prompts, vocabulary=vocabulary, max_tokens=longest, truncate=one.truncates)
+    return prepare(tokenizer, question.texts, template=settings.template, max_tokens=longest, truncate=one.truncates)
