@@ -51,7 +51,12 @@ class Runtime:
         self.settings = settings
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        self.backbone = backbone or Backbone.load(settings.backbone, device=settings.device, dtype=settings.dtype)
+        self.backbone = backbone or Backbone.load(
+            settings.backbone,
+            device=settings.device,
+            dtype=settings.dtype,
+            laid_out=settings.weight_layout == "auto",
+        )
         self.metrics = Metrics(settings.metrics_tasks)
         self.registry = Registry(
             settings.store, self.inspect, max_tasks=settings.max_tasks, max_versions=settings.max_versions

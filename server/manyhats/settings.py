@@ -40,6 +40,10 @@ class Settings(BaseSettings):
     dtype: str = Field("auto", description="auto, float32, bfloat16, float16")
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0 leaves torch's choice")
 
+    weight_layout: Literal["auto", "plain"] = Field(
+        "auto", description="auto: a second copy of the weights as the CPU reads them fastest, where memory allows"
+    )
+
     batch_tokens: int = Field(0, ge=0, description="most tokens of one batch; 0: 2048 on a CPU, else 16384")
     step_tokens: int = Field(512, ge=16, description="most tokens of one pass of texts that are being written")
     max_texts: int = Field(64, ge=1, description="most texts that are written at once")

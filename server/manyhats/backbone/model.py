@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from manyhats.backbone import loading
 from manyhats.backbone.attention import AttentionSite, Layout
 from manyhats.backbone.families import family_of
+from manyhats.backbone.layout import lay_out
 from manyhats.backbone.packing import PackedBatch
 from manyhats.backbone.precision import choose_dtype
 from manyhats.backbone.sites import (
@@ -128,8 +129,11 @@ class Backbone:
         return args, kwargs | {"hidden_states": self._embedded(kwargs["hidden_states"])}
 
     @classmethod
-    def load(cls, name: str, *, device: str = "auto", dtype: str = "auto") -> Backbone:
-        """Loads what `--backbone NAME` means. Raises ConfigurationError with the reason where it cannot."""
+    def load(cls, name: str, *, device: str = "auto", dtype: str = "auto", laid_out: bool = False) -> Backbone:
+        """Loads what `--backbone NAME` means. `laid_out`: for serving, see `layout`.
+
+        Raises ConfigurationError with the reason where it cannot.
+        """
         start = time.perf_counter()
         source = loading.locate(name)
         loaded = loading.load_model(source)
@@ -149,6 +153,8 @@ class Backbone:
             device=place,
             dtype=precision,
         )
+        if laid_out:
+            lay_out(backbone.linear.values())
         logger.info(
             "backbone %s: %s, %.1f M weights, %s on %s, loaded in %.1f s",
             name,

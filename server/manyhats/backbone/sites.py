@@ -14,11 +14,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
+
+if TYPE_CHECKING:
+    from manyhats.backbone.layout import LaidOut
 
 EMBEDDED = "embedded"
 LAST = "last"
@@ -28,7 +32,7 @@ LM_HEAD = "lm_head"  # the name of the language-model head's linear site
 class LinearActor(Protocol):
     """Computes a linear layer's output for every row of the batch. `x`: (rows, in); returns (rows, out)."""
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor: ...
+    def __call__(self, x: Tensor, site: LinearSite) -> Tensor: ...
 
 
 class EmbeddingActor(Protocol):
@@ -111,6 +115,8 @@ class LinearSite(ModuleSite):
     def __init__(self, name: str, module: nn.Module, switch: SiteSwitch) -> None:
         super().__init__(name, module, switch)
         self.transposed = isinstance(module, Conv1D)  # its own weight is (in, out)
+        self.kept: dict[Any, Any] = {}  # what methods keep here between passes
+        self.laid_out: LaidOut | None = None  # its weight once more, as the CPU reads it
         module.forward = self._forward
 
     def parameter(self, leaf: str) -> Tensor | None:
@@ -139,10 +145,15 @@ class LinearSite(ModuleSite):
 
     def _forward(self, x: Tensor) -> Tensor:
         actor = self._switch.actors.linear.get(self.name)
-        if actor is None:
-            return F.linear(x, self.weight, self.bias)
-        y = actor(x.reshape(-1, x.shape[-1]), self.weight, self.bias)
+        rows = x.reshape(-1, x.shape[-1])
+        y = self.product(rows) if actor is None else actor(rows, self)
         return y.view(*x.shape[:-1], y.shape[-1])
+
+    def product(self, x: Tensor) -> Tensor:
+        """The layer as it is in the checkpoint: (rows, in) to (rows, out)."""
+        if self.laid_out is not None and len(x) >= self.laid_out.least and not torch.is_grad_enabled():
+            return self.laid_out(x, self.bias)
+        return F.linear(x, self.weight, self.bias)
 
 
 class EmbeddingSite(ModuleSite):

@@ -137,7 +137,9 @@ def vocabulary_logits(backbone: Backbone, plan: Plan, states: Tensor, places: Se
             chosen += own
     if not chosen:
         return None
-    return backbone.vocabulary_logits(states[chosen], plan.sequence_actors(segments))
+    head = backbone.vocabulary
+    actors = plan.sequence_actors(segments, frozenset() if head is None else head.parts)
+    return backbone.vocabulary_logits(states[chosen], actors)
 
 
 def _pool(states: Tensor, pooling: str) -> Tensor:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from manyhats.backbone import Backbone, Piece, pack_pieces
+from manyhats.backbone import Actors, Backbone, PackedBatch, Piece, pack_pieces
 from manyhats.backbone.cache import KeyValueCache
 from manyhats.engine.blocks import BLOCK, BlockPool, first_key, next_key, rows_of
 from manyhats.engine.forward import Row, forward, vocabulary_logits
@@ -47,6 +47,7 @@ class Generator:
         self._cache: KeyValueCache | None = None
         self._waiting: dict[str, deque[Stream]] = {}
         self._running: list[Stream] = []  # oldest first
+        self._planned: tuple[list[BoundAdapter], tuple[int, ...], Plan, Actors] | None = None
         self.preempted = 0  # times that a text gave its blocks up
         self.reused = 0  # tokens of prompts that were found in the cache
 
@@ -85,6 +86,7 @@ class Generator:
         for stream in [*self._running, *(s for queue in self._waiting.values() for s in queue)]:
             self._fail(stream, error)
         self._waiting.clear()
+        self._planned = None
 
     # ---- who takes part
 
@@ -299,9 +301,9 @@ class Generator:
         seen = {id(adapter): i for i, (adapter, _, _) in reversed(list(enumerate(dressed)))}
         dressed.sort(key=lambda one: (batch_order(one[0]), seen[id(one[0])]))
         pieces = [self._piece(stream, count) for _, stream, count in dressed]
-        plan = Plan(segments_of([adapter for adapter, _, _ in dressed]))
         batch = pack_pieces(self.backbone, self.cache, pieces)
-        states = self.backbone.encode(batch, plan.token_actors(batch))
+        plan, actors = self._plan([adapter for adapter, _, _ in dressed], batch)
+        states = self.backbone.encode(batch, actors)
         places: list[list[int]] = []
         ended: list[Stream] = []
         for i, (_, stream, count) in enumerate(dressed):
@@ -317,6 +319,16 @@ class Generator:
                 self.pool.remember(stream.blocks[i], keys[i])
             stream.remembered = len(keys)
         return list(zip(ended, logits, strict=True)) if logits is not None else []
+
+    def _plan(self, adapters: list[BoundAdapter], batch: PackedBatch) -> tuple[Plan, Actors]:
+        """Who acts where; the last one again where the same adapters have as many tokens each, as in most steps."""
+        same = self._planned
+        if same is not None and same[0] == adapters and same[1] == batch.lengths:
+            return same[2], same[3]
+        plan = Plan(segments_of(adapters))
+        actors = plan.token_actors(batch)
+        self._planned = None if actors.states else (adapters, batch.lengths, plan, actors)
+        return plan, actors
 
     def _piece(self, stream: Stream, count: int) -> Piece:
         start, stop = stream.computed, stream.computed + count

@@ -20,6 +20,7 @@ from manyhats.errors import AdapterMismatch, InvalidRequest
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone, PackedBatch
+    from manyhats.backbone.sites import LinearSite
 
 Norm = Callable[[Tensor], Tensor]
 Leaves = Mapping[str, Tensor]
@@ -123,6 +124,12 @@ class Act(NamedTuple):
     spans: Spans
 
 
+class Acts(list[Act]):
+    """All of a method's acts at one site, in batch order. `memo`: what the method keeps for passes of the same plan."""
+
+    memo: Any = None
+
+
 class Trainable(nn.Module, ABC):
     """A part while it is being trained: parameters, the same forward as when it is served, and the way back."""
 
@@ -173,8 +180,8 @@ class Method(ABC):
         """What a linear layer reads: `x` (rows, in), or another tensor where the acts' rows are changed."""
         return x
 
-    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act]) -> None:  # noqa: B027 (most need not)
-        """Changes rows of a linear layer's output in place. x: (rows, in), y: (rows, out)."""
+    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act], site: LinearSite) -> None:  # noqa: B027 (most need not)
+        """Changes rows of the output of the linear layer `site` in place. x: (rows, in), y: (rows, out)."""
 
 
 def expect_shape(tensor: Tensor, shape: tuple[int, ...], name: str, backbone: Backbone) -> None:

@@ -19,6 +19,7 @@ from manyhats.methods.options import Options
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
+    from manyhats.backbone.sites import LinearSite
 
 
 class Ia3Config(MethodConfig):
@@ -59,7 +60,7 @@ class Ia3(Method):
             read[rows] = x[rows] * vectors.input
         return read
 
-    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act]) -> None:
+    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act], site: LinearSite) -> None:
         for rows, vectors, _ in acts:
             if vectors.output is not None:
                 y[rows] *= vectors.output

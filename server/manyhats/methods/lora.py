@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.methods.base import (
     Act,
+    Acts,
     Bound,
     EmbeddingStep,
     Leaves,
@@ -32,9 +33,15 @@ from manyhats.methods.base import (
     sequence_gate,
 )
 from manyhats.methods.options import Options
+from manyhats.methods.stacks import Stack, StackedRows
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
+    from manyhats.backbone.sites import LinearSite
+
+
+_SEVERAL = 3  # adapters from which on a stack is faster than a loop
+_FEW_ROWS = 8  # of one adapter, up to which it is
 
 
 class LoraConfig(MethodConfig):
@@ -140,8 +147,8 @@ class Lora(Method):
     def rank(self, part: Part) -> int | None:
         return max(leaves["A"].shape[0] for leaves in part.tensors.values())
 
-    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act]) -> None:
-        for rows, (down, up, gain, offset, gate), spans in acts:
+    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act], site: LinearSite) -> None:
+        for rows, (down, up, gain, offset, gate), spans in _stacked(x, y, acts, site):
             if gain is not None:
                 y[rows] *= gain
             if offset is not None:
@@ -159,6 +166,43 @@ class Lora(Method):
         targets = chosen.names("targets", ["all-linear"])
         chosen.done()
         return _TrainableLora(backbone, target_sites(backbone, targets), rank, alpha / rank, generator)
+
+
+def _stacked(x: Tensor, y: Tensor, acts: Sequence[Act], site: LinearSite) -> Sequence[Act]:
+    """Lets plain pairs with a row or a few act together where there are several; what is left to do one by one."""
+    if len(acts) < _SEVERAL or torch.is_grad_enabled():
+        return acts
+    memo: tuple[list[StackedRows], Sequence[Act]] | None = acts.memo if isinstance(acts, Acts) else None
+    if memo is None or any(rows.stale for rows in memo[0]):
+        memo = _place(acts, site)
+        if isinstance(acts, Acts):
+            acts.memo = memo
+    for rows in memo[0]:
+        rows.add(x, y)
+    return memo[1]
+
+
+def _place(acts: Sequence[Act], site: LinearSite) -> tuple[list[StackedRows], Sequence[Act]]:
+    """Brings pairs into the site's stacks, one for each rank; the acts that are left."""
+    groups: dict[int, list[Act]] = {}
+    for act in acts:
+        weights: _Act = act.weights
+        if weights[2:] == (None, None, None) and act.rows.stop - act.rows.start <= _FEW_ROWS:
+            groups.setdefault(len(weights.down), []).append(act)
+    found: list[StackedRows] = []
+    done: set[int] = set()
+    for rank, members in groups.items():
+        if len(members) < _SEVERAL:
+            continue
+        stack = site.kept.get(("lora", rank))
+        if stack is None:
+            first: _Act = members[0].weights
+            stack = site.kept["lora", rank] = Stack(first.down, first.up)
+        rows = stack.place([(act.rows, act.weights.down, act.weights.up) for act in members])
+        if rows is not None:
+            found.append(rows)
+            done |= {act.rows.start for act in members}
+    return found, [act for act in acts if act.rows.start not in done]
 
 
 def _gain(leaves: Leaves, weight: Tensor, scale: float, dora: str | None) -> Tensor | None:

@@ -6,7 +6,7 @@ shared module once and gives each method all of its segments together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from manyhats.backbone.sites import Actors, NormSite
+from manyhats.backbone.sites import Actors, LinearSite, NormSite
 from manyhats.methods.adapter import BoundAdapter
-from manyhats.methods.base import Act, EmbeddingStep, KeyValueStep, Method, Norm, ResidualStep, Spans, StatesStep
+from manyhats.methods.base import Act, Acts, EmbeddingStep, KeyValueStep, Method, Norm, ResidualStep, Spans, StatesStep
 
 if TYPE_CHECKING:
     from manyhats.backbone import PackedBatch
@@ -70,8 +70,13 @@ class Plan:
             places.append(Place(rows, [slice(s.start - rows.start, s.stop - rows.start) for s in spans]))
         return _actors(self.segments, places, batch)
 
-    def sequence_actors(self, segments: Sequence[Segment] | None = None) -> Actors:
-        """For a pass over one row per sequence (pooler, language-model head); of all segments, or of some alone."""
+    def sequence_actors(
+        self, segments: Sequence[Segment] | None = None, within: Container[str] | None = None
+    ) -> Actors:
+        """For a pass over one row per sequence (pooler, language-model head); of all segments, or of some alone.
+
+        `within`: the sites that the pass meets; None for all.
+        """
         chosen = self.segments if segments is None else segments
         places: list[Place] = []
         row = 0
@@ -79,10 +84,15 @@ class Plan:
             count = segment.sequences.stop - segment.sequences.start
             places.append(Place(slice(row, row + count), [slice(i, i + 1) for i in range(count)]))
             row += count
-        return _actors(chosen, places, None)
+        return _actors(chosen, places, None, within)
 
 
-def _actors(segments: Sequence[Segment], places: Sequence[Place], batch: PackedBatch | None) -> Actors:
+def _actors(
+    segments: Sequence[Segment],
+    places: Sequence[Place],
+    batch: PackedBatch | None,
+    within: Container[str] | None = None,
+) -> Actors:
     """What acts at every site, of all segments. `batch`: in a pass over all tokens."""
     linear: dict[str, _LinearActor] = {}
     embedding: dict[str, _EmbeddingActor] = {}
@@ -92,6 +102,8 @@ def _actors(segments: Sequence[Segment], places: Sequence[Place], batch: PackedB
     states: dict[str, _StatesActor] = {}
     for segment, where in zip(segments, places, strict=True):
         for index, (method, bound) in enumerate(segment.adapter.parts):
+            if within is not None and not any(site in within for site in (*bound.weight, *bound.linear, *bound.norm)):
+                continue
             for site, own in bound.weight.items():
                 linear.setdefault(site, _LinearActor()).add_weight(where.rows, own)
             for site, weights in bound.linear.items():
@@ -129,38 +141,42 @@ class _LinearActor:
 
     def __init__(self) -> None:
         self._own: list[tuple[slice, Tensor]] = []  # in batch order
-        self._acts: dict[tuple[int, Method], list[Act]] = {}  # by the part's place in its adapter
+        self._acts: dict[tuple[int, Method], Acts] = {}  # by the part's place in its adapter
 
     def add_weight(self, rows: slice, weight: Tensor) -> None:
         self._own.append((rows, weight))
 
     def add(self, index: int, method: Method, act: Act) -> None:
-        self._acts.setdefault((index, method), []).append(act)
+        self._acts.setdefault((index, method), Acts()).append(act)
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, site: LinearSite) -> Tensor:
         read = x
         for (_, method), acts in self._acts.items():
             read = method.before_linear(read, acts)
-        y = self._with_own_weights(read, weight, bias) if self._own else F.linear(read, weight, bias)
+        y = self._with_own_weights(read, site) if self._own else site.product(read)
         for (_, method), acts in self._acts.items():
-            method.after_linear(x, y, acts)
+            method.after_linear(x, y, acts, site)
         return y
 
-    def _with_own_weights(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        pieces: list[tuple[slice, Tensor]] = []
+    def _with_own_weights(self, x: Tensor, site: LinearSite) -> Tensor:
+        pieces: list[tuple[slice, Tensor | None]] = []  # None: the shared weight
         done = 0
         for rows, own in self._own:
             if done < rows.start:
-                pieces.append((slice(done, rows.start), weight))
+                pieces.append((slice(done, rows.start), None))
             pieces.append((rows, own))
             done = rows.stop
         if done < len(x):
-            pieces.append((slice(done, len(x)), weight))
+            pieces.append((slice(done, len(x)), None))
+        bias = site.bias
         if torch.is_grad_enabled() or bias is None:
-            return torch.cat([F.linear(x[rows], w, bias) for rows, w in pieces])
-        y = x.new_empty(len(x), weight.shape[0])
+            return torch.cat([site.product(x[rows]) if w is None else F.linear(x[rows], w, bias) for rows, w in pieces])
+        y = x.new_empty(len(x), site.weight.shape[0])
         for rows, w in pieces:
-            torch.addmm(bias, x[rows], w.T, out=y[rows])
+            if w is None:
+                y[rows] = site.product(x[rows])
+            else:
+                torch.addmm(bias, x[rows], w.T, out=y[rows])
         return y
 
 

@@ -20,6 +20,7 @@ from manyhats.methods.token_rows import Rows
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
+    from manyhats.backbone.sites import LinearSite
 
 
 class SparseConfig(MethodConfig):
@@ -84,7 +85,7 @@ class Sparse(Method):
     def replaced_weights(self, part: Part) -> set[str]:
         return {site for site, leaves in part.tensors.items() if "weight.indices" in leaves}
 
-    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act]) -> None:
+    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act], site: LinearSite) -> None:
         add_changes(y, acts)
 
 

@@ -24,6 +24,7 @@ from manyhats.methods.base import (
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
+    from manyhats.backbone.sites import LinearSite
 
 
 class TokenRowsConfig(MethodConfig):
@@ -93,6 +94,6 @@ class TokenRows(Method):
                 linear[head.output_layer] = _Outputs(ids, rows)
         return Bound(embedding=embedding, linear=linear, nbytes=nbytes)
 
-    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act]) -> None:
+    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act], site: LinearSite) -> None:
         for rows, (ids, weights), _ in acts:
             y[rows, ids] = x[rows] @ weights.T

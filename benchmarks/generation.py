@@ -1,0 +1,252 @@
+"""Tokens a second of texts that are written together: this engine, beside PEFT's `generate` and vLLM's CPU build.
+
+    python benchmarks/generation.py --backbone build/smollm2 [--vllm PYTHON] [--json FILE]
+
+The sides run in turn in one process and on the same threads (vLLM in its own environment, `--vllm` names its Python).
+Texts: prompts of 16 to 96 tokens, 64 new tokens, greedy, no end token; adapters: LoRA of rank 8 on all linear layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import peft
+import torch
+from manyhats.backbone import Backbone
+from manyhats.engine.generator import Generator
+from manyhats.engine.sampling import Sampling
+from manyhats.engine.stream import Stream, Writing
+from manyhats.engine.text import TextWriter
+from manyhats.formats import read_adapter
+from manyhats.methods.adapter import BARE, BoundAdapter
+from transformers import AutoModelForCausalLM
+
+NEW = 64
+RANK = 8
+TASKS = 16
+
+
+@dataclass(frozen=True)
+class Result:
+    """Seconds of all texts together, and where there are texts apart, to the first token and between two."""
+
+    seconds: float
+    tokens: int
+    first: list[float]
+    between: list[float]
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second."""
+        return self.tokens / self.seconds
+
+
+def prompts(count: int, vocabulary: int) -> list[list[int]]:
+    """Random tokens; lengths spread evenly over 16 to 96."""
+    pick = random.Random(0)
+    lengths = [16 + (80 * i) // max(count - 1, 1) for i in range(count)]
+    pick.shuffle(lengths)
+    return [[pick.randrange(100, vocabulary) for _ in range(length)] for length in lengths]
+
+
+def make_adapters(backbone: str, folder: Path) -> list[Path]:
+    """LoRA adapters as PEFT saves them, with random weights that change what is written."""
+    model = AutoModelForCausalLM.from_pretrained(backbone)
+    made = []
+    for i in range(TASKS):
+        config = peft.LoraConfig(r=RANK, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+        wrapped = peft.get_peft_model(model, config)
+        generator = torch.Generator().manual_seed(i)
+        with torch.no_grad():
+            for name, parameter in wrapped.named_parameters():
+                if "lora_B" in name:
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.01)
+        wrapped.save_pretrained(folder / str(i))
+        made.append(folder / str(i))
+        model = wrapped.unload()
+    return made
+
+
+def ours(backbone: Backbone, adapters: list[BoundAdapter], texts: list[list[int]]) -> Result:
+    """Text i belongs to adapter i modulo their number."""
+    generator = Generator(backbone, cache_bytes=1 << 30, step_tokens=512, most=64)
+    writings = []
+    for i, prompt in enumerate(texts):
+        adapter = adapters[i % len(adapters)]
+        stream = Stream(0, adapter, prompt, NEW, Sampling(), frozenset(), TextWriter(backbone.tokenizer))
+        writings.append(Writing(str(i % len(adapters)), str(i % len(adapters)), [stream]))
+    begin = time.perf_counter()
+    origin = time.monotonic()
+    for writing in writings:
+        generator.add(writing)
+    while not generator.idle:
+        generator.advance(generator.arrange())
+    seconds = time.perf_counter() - begin
+    times = [writing.streams[0].ready_at for writing in writings]
+    return Result(
+        seconds,
+        sum(len(t) for t in times),
+        [t[0] - origin for t in times],
+        [b - a for t in times for a, b in itertools.pairwise(t)],
+    )
+
+
+def padded(texts: list[list[int]]) -> dict[str, torch.Tensor]:
+    """Left-padded, as a decoder needs it."""
+    longest = max(map(len, texts))
+    ids = torch.zeros(len(texts), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, text in enumerate(texts):
+        ids[i, longest - len(text) :] = torch.tensor(text)
+        mask[i, longest - len(text) :] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+_OPTIONS: dict[str, Any] = {
+    "max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "eos_token_id": None, "pad_token_id": 0,
+}  # fmt: skip
+
+
+@torch.inference_mode()
+def peft_in_turn(model: Any, names: list[str], texts: list[list[int]]) -> Result:
+    """Each task's texts as one batch, one task after another."""
+    begin = time.perf_counter()
+    for t, name in enumerate(names):
+        own = texts[t :: len(names)]
+        if own:
+            model.set_adapter(name)
+            model.generate(**padded(own), **_OPTIONS)
+    return Result(time.perf_counter() - begin, NEW * len(texts), [], [])
+
+
+@torch.inference_mode()
+def peft_mixed(model: Any, names: list[str], texts: list[list[int]]) -> Result:
+    """All texts in one batch, PEFT's `adapter_names` saying whose each is."""
+    begin = time.perf_counter()
+    whose = [names[i % len(names)] for i in range(len(texts))]
+    model.generate(**padded(texts), **_OPTIONS, adapter_names=whose)
+    return Result(time.perf_counter() - begin, NEW * len(texts), [], [])
+
+
+VLLM = """
+import json, sys, time
+from vllm import LLM, SamplingParams, TokensPrompt
+from vllm.lora.request import LoRARequest
+told = json.load(open(sys.argv[1]))
+llm = LLM(told["backbone"], dtype=told["dtype"], enable_lora=True, max_loras=told["tasks"], max_lora_rank=8,
+          max_model_len=512, enable_prefix_caching=False)
+params = SamplingParams(temperature=0, max_tokens=told["new"], min_tokens=told["new"], ignore_eos=True)
+prompts = [TokensPrompt(prompt_token_ids=p) for p in told["prompts"]]
+requests = [LoRARequest(str(i), i + 1, path) for i, path in enumerate(told["adapters"])]
+whose = [requests[i % len(requests)] for i in range(len(prompts))]
+times = {"lora": [], "bare": []}
+for turn in range(told["turns"] + 1):
+    for name, lora in (("lora", whose), ("bare", None)):
+        begin = time.perf_counter()
+        llm.generate(prompts, params, lora_request=lora, use_tqdm=False)
+        if turn:
+            times[name].append(time.perf_counter() - begin)
+print("RESULT " + json.dumps(times))
+"""
+
+
+def vllm(python: str, backbone: str, adapters: list[Path], texts: list[list[int]], turns: int) -> dict[str, float]:
+    """Median seconds with and without adapters, in vLLM's own environment."""
+    with tempfile.TemporaryDirectory() as folder:
+        told = {
+            "backbone": backbone, "dtype": "float32", "tasks": len(adapters), "new": NEW, "turns": turns,
+            "prompts": texts, "adapters": [str(path) for path in adapters],
+        }  # fmt: skip
+        (Path(folder) / "told.json").write_text(json.dumps(told))
+        (Path(folder) / "run.py").write_text(VLLM)
+        run = subprocess.run(
+            [python, str(Path(folder) / "run.py"), str(Path(folder) / "told.json")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    line = next((line for line in run.stdout.splitlines() if line.startswith("RESULT ")), None)
+    if line is None:
+        raise SystemExit(f"vLLM failed:\n{run.stderr[-2000:]}")
+    return {name: median(times) for name, times in json.loads(line.removeprefix("RESULT ")).items()}
+
+
+def row(name: str, results: list[Result], base: float) -> str:
+    """One line of the table: medians over the turns."""
+    rate = median(result.rate for result in results)
+    firsts = [t for result in results for t in result.first]
+    between = sorted(t for result in results for t in result.between)
+    times = ["-", "-", "-"]
+    if firsts:
+        p99 = between[int(0.99 * (len(between) - 1))]
+        times = [f"{1000 * value:.0f}" for value in (median(firsts), median(between), p99)]
+    return f"| {name} | {rate:.1f} | {rate / base:.2f} | {' | '.join(times)} |"
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="build/smollm2")
+    parser.add_argument("--vllm", help="the Python of an environment with vLLM")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--skip-peft", action="store_true")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = make_adapters(given.backbone, Path(folder))
+        backbone = Backbone.load(given.backbone, device="cpu", dtype="float32", laid_out=True)
+        worn = [read_adapter(path, backbone).bind(backbone) for path in paths]
+        texts = prompts(32, backbone.config.vocab_size)
+        results: dict[str, list[Result]] = {}
+
+        def add(name: str, result: Result) -> None:
+            results.setdefault(name, []).append(result)
+            print(f"{name}: {result.rate:.1f} tokens/s", flush=True)
+
+        names = [f"a{i}" for i in range(TASKS)]
+        model: Any = None
+        if not given.skip_peft:
+            model = AutoModelForCausalLM.from_pretrained(given.backbone)
+            model = peft.PeftModel.from_pretrained(model, paths[0], adapter_name=names[0])
+            for name, path in zip(names[1:], paths[1:], strict=True):
+                model.load_adapter(path, adapter_name=name)
+            model.eval()
+        ours(backbone, worn, texts[:4])
+        for turn in range(given.turns):
+            add("32 texts, 16 tasks", ours(backbone, worn, texts))
+            add("32 texts, bare", ours(backbone, [BARE], texts))
+            for tasks in (1, 4):
+                add(f"32 texts, {tasks} tasks", ours(backbone, worn[:tasks], texts))
+            for count in (1, 8):
+                add(f"{count} texts, {count} tasks", ours(backbone, worn[:count], texts[:count]))
+                add(f"{count} texts, bare", ours(backbone, [BARE], texts[:count]))
+            if model is not None and turn < 2:
+                add("PEFT, task after task", peft_in_turn(model, names, texts))
+                add("PEFT, adapter_names", peft_mixed(model, names, texts))
+        if given.vllm:
+            for name, seconds in vllm(given.vllm, given.backbone, paths, texts, given.turns).items():
+                add(f"vLLM, {name}", Result(seconds, NEW * len(texts), [], []))
+    base = median(result.rate for result in results["32 texts, bare"])
+    print("\n| | tokens/s | of the bare 32 | first token, ms | between two, p50 | p99 |\n|---|---|---|---|---|---|")
+    for name, found in results.items():
+        print(row(name, found, base))
+    if given.json:
+        figures = {name: [result.rate for result in found] for name, found in results.items()}
+        given.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Frozen weights laid out once more, as the CPU's matrix kernels read them.
+
+oneDNN otherwise rearranges a weight at every call, which costs most where few rows meet a large weight: when texts are
+written token by token. The operators are private to torch; where they are missing, slower or fail, the plain product
+is taken. Which is faster depends on the machine, the shape and the number of rows, so it is measured once a shape.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from manyhats.backbone.sites import LinearSite
+
+logger = logging.getLogger(__name__)
+
+_ROWS = (1, 4, 16, 64)  # numbers of rows that are tried
+_TRIES = 7
+_GAIN = 0.97  # of the plain product's time, at most
+_SHARE = 0.25  # of the memory that is free, at most
+
+
+class LaidOut:
+    """One weight (out, in) as oneDNN reads it. `least`: from so many rows on it is the faster one."""
+
+    def __init__(self, weight: Tensor, least: int) -> None:
+        self.least = least
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS[-1])
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """(rows, in) to (rows, out), without gradients."""
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, bias, "none", [], "")
+        return y
+
+
+@torch.inference_mode()
+def lay_out(sites: Iterable[LinearSite]) -> int:
+    """Gives sites a second layout of their weights where that is faster; the bytes that these take.
+
+    Does nothing on other devices than the CPU, or where the memory is short.
+    """
+    chosen = [site for site in sites if site.weight.device.type == "cpu"]
+    needed = sum(site.weight.nbytes for site in chosen)
+    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not chosen or not there or needed > _SHARE * _free_memory():
+        return 0
+    least: dict[Any, int | None] = {}
+    taken = 0
+    for site in chosen:
+        key = (tuple(site.weight.shape), site.weight.dtype, site.bias is None)
+        if key not in least:
+            least[key] = _least(site)
+        rows = least[key]
+        if rows is not None:
+            site.laid_out = LaidOut(site.weight, rows)
+            taken += site.weight.nbytes
+    if taken:
+        logger.info("weights laid out for the CPU: %d MB more", taken >> 20)
+    return taken
+
+
+def _least(site: LinearSite) -> int | None:
+    """From how many rows on the layout is faster at every number that is tried; None where it never is."""
+    least: int | None = None
+    try:
+        laid = LaidOut(site.weight, 1)
+        for rows in reversed(_ROWS):
+            if not _faster(laid, site, torch.randn(rows, site.weight.shape[1]).to(site.weight.dtype)):
+                break
+            least = rows
+    except (RuntimeError, AttributeError) as error:
+        logger.info("weights stay as they are: %s", str(error).splitlines()[0])
+    return least
+
+
+def _faster(laid: LaidOut, site: LinearSite, x: Tensor) -> bool:
+    """Whether the layout gives the same sooner; both take turns, so that they meet the same noise."""
+
+    def plain() -> Tensor:
+        return F.linear(x, site.weight, site.bias)
+
+    def other() -> Tensor:
+        return laid(x, site.bias)
+
+    alike = F.cosine_similarity(plain().flatten().float(), other().flatten().float(), dim=0)
+    times: tuple[list[float], list[float]] = ([], [])
+    for i in range(_TRIES + 1):
+        for run, spent in zip((plain, other), times, strict=True):
+            begin = time.perf_counter()
+            run()
+            if i:  # the first warms up
+                spent.append(time.perf_counter() - begin)
+    return bool(alike > 0.999) and median(times[1]) <= _GAIN * median(times[0])
+
+
+def _free_memory() -> int:
+    """Bytes; 0 where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemAvailable"].split()[0]) << 10
+    except (OSError, KeyError, ValueError):
+        return 0
