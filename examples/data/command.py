@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .brown import BROWN
+from .definitions import make_definitions
 from .files import DataSet, prepare
 from .genre import make_genre
 from .glosses import WORDNET, make_glosses
+from .interface import DJANGO, make_interface
 from .packages import Unavailable
 from .parts_of_speech import make_parts_of_speech
 from .sentiment import VADER, make_sentiment
@@ -24,6 +26,8 @@ DATASETS = {
     "parts-of-speech": DataSet(BROWN, make_parts_of_speech, "tokens"),
     "genre": DataSet(BROWN, make_genre),
     "glosses": DataSet(WORDNET, make_glosses),
+    "definitions": DataSet(WORDNET, make_definitions, "text"),
+    "interface": DataSet(DJANGO, make_interface, "text"),
 }
 
 

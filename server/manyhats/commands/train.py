@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 
 class Kind(StrEnum):
-    """What the task answers: a class for a text, a tag for every word, or a number."""
+    """What the task answers: a class for a text, a tag for every word, a number, or a text."""
 
     classify = "classify"
     tokens = "tokens"
     regress = "regress"
+    generate = "generate"
 
 
 def train(
@@ -37,7 +38,10 @@ def train(
     test: Annotated[Path | None, typer.Option(help="held-out data; without it a tenth of --data")] = None,
     kind: Annotated[Kind, typer.Option(help="what the task answers")] = Kind.classify,
     text: Annotated[str, typer.Option(help="column of the text")] = "text",
-    label: Annotated[str, typer.Option(help="column of the label or number")] = "label",
+    label: Annotated[str, typer.Option(help="column of the label, number or answer")] = "label",
+    template: Annotated[
+        str | None, typer.Option(help="of prompts with {text} in it, for --kind generate; is served with the task")
+    ] = None,
     text_pair: Annotated[str | None, typer.Option(help="column of a second text")] = None,
     tokens: Annotated[str, typer.Option(help="column of the words, for --kind tokens")] = "tokens",
     tags: Annotated[str, typer.Option(help="column of the words' tags, for --kind tokens")] = "tags",
@@ -83,6 +87,7 @@ def train(
         options=parse_options(option or []),
         schedule={name: value for name, value in given.items() if value is not None},
         max_tokens=max_tokens,
+        template=template,
         out=out,
     )
     job.chosen_schedule()  # a misspelt method is said before the model is loaded

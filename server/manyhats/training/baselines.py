@@ -21,7 +21,7 @@ from manyhats.methods.adapter import BARE
 from manyhats.training.batches import IGNORED, Item, Items
 from manyhats.training.data import TaskKind
 from manyhats.training.metrics import Score
-from manyhats.training.trainer import predict
+from manyhats.training.trainer import evaluate, predict
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -43,6 +43,17 @@ def require_sklearn() -> None:
         raise ConfigurationError(
             "the linear probe needs scikit-learn, which is not installed: pip install 'manyhats[train]'"
         ) from None
+
+
+def of(backbone: Backbone, kind: TaskKind, items: Items, seed: int) -> list[tuple[str, Score]]:
+    """What an adapter of this kind must beat, by name."""
+    if kind == "generate":
+        return [("the bare backbone", evaluate(backbone, BARE, kind, items.test))]
+    always = "always the mean" if kind == "regress" else "always the commonest answer"
+    return [
+        (always, majority(kind, items)),
+        ("linear probe on the frozen backbone", probe(backbone, kind, items, seed)),
+    ]
 
 
 def majority(kind: TaskKind, items: Items) -> Score:

@@ -21,12 +21,17 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One example as tokens. `target`: the class's index, the number, or an index (or IGNORED) for every token."""
+    """One example as tokens. `target`: the class's index, the number, or an index (or IGNORED) for every token.
+
+    For `generate` the ids are prompt and answer, and `target` the answer's tokens, which `asked` names the places of:
+    each stands behind the tokens that it is to be told from.
+    """
 
     ids: list[int]
     type_ids: list[int]
     target: int | float | list[int]
     cut: bool  # whether it had more tokens than were kept
+    asked: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +48,12 @@ class Items:
         return sum(item.cut for part in (self.train, self.validation, self.test) for item in part)
 
 
-def encode_dataset(dataset: Dataset, backbone: Backbone, max_tokens: int) -> Items:
-    """All three parts as tokens; an input is cut after `max_tokens`."""
+def encode_dataset(dataset: Dataset, backbone: Backbone, max_tokens: int, template: str | None = None) -> Items:
+    """All three parts as tokens; an input is cut after `max_tokens`. `template`: for `{text}` of `generate`."""
 
     def encode(examples: list[Example]) -> list[Item]:
+        if dataset.kind == "generate":
+            return _answered(examples, backbone, max_tokens, template or "{text}")
         return encode_examples(examples, dataset.kind, dataset.labels, backbone, max_tokens)
 
     return Items(encode(dataset.train), encode(dataset.validation), encode(dataset.test))
@@ -69,6 +76,26 @@ def encode_examples(
         )
         for e, example in zip(encoded, examples, strict=True)
     ]
+
+
+def _answered(examples: Sequence[Example], backbone: Backbone, max_tokens: int, template: str) -> list[Item]:
+    """Prompt, answer and, where the backbone has one, the token that ends a text."""
+    prompts = backbone.tokenizer.encode([Text(template.replace("{text}", e.text), e.pair) for e in examples], 1 << 30)
+    end = sorted(backbone.end_tokens)[:1]
+    items = []
+    for prompt, example in zip(prompts, examples, strict=True):
+        answer = [*backbone.tokenizer.encode_bare(str(example.target), 1 << 30).ids, *end]
+        ids = [*prompt.ids, *answer]
+        kept = ids[:max_tokens]
+        if len(kept) <= len(prompt.ids):
+            raise InvalidRequest(
+                f"the prompt '{example.text[:60]}' has {len(prompt.ids)} tokens; max-tokens is {max_tokens}, which "
+                "leaves no room for its answer",
+                param="max_tokens",
+            )
+        asked = tuple(range(len(prompt.ids) - 1, len(kept) - 1))
+        items.append(Item(kept, [0] * len(kept), kept[len(prompt.ids) :], len(ids) > len(kept), asked))
+    return items
 
 
 def _tagged(example: Example, index: dict[str, int], backbone: Backbone, max_tokens: int) -> Item:

@@ -16,7 +16,13 @@ from manyhats.training.metrics import Score
 from manyhats.training.recipes import Schedule
 from manyhats.training.trainer import Outcome
 
-_PIPELINES = {"classify": "text-classification", "tokens": "token-classification", "regress": "text-classification"}
+_PIPELINES = {
+    "classify": "text-classification",
+    "tokens": "token-classification",
+    "regress": "text-classification",
+    "generate": "text-generation",
+}
+_METRICS = {"classify": "accuracy", "tokens": "accuracy", "regress": "mse", "generate": "loss"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +41,7 @@ class Report:
     schedule: Schedule
     outcome: Outcome
     test: Score
-    majority: Score
-    probe: Score
+    baselines: tuple[tuple[str, Score], ...]  # what it must beat
     parameters: tuple[int, int]  # method, head
     nbytes: int  # of the adapter's files
     machine: str  # what it was trained on
@@ -45,11 +50,7 @@ class Report:
 
 def scores(report: Report) -> list[tuple[str, Score]]:
     """The rows of the table of results."""
-    return [
-        (f"always the {'mean' if report.dataset.kind == 'regress' else 'commonest answer'}", report.majority),
-        ("linear probe on the frozen backbone", report.probe),
-        (f"this adapter ({report.method})", report.test),
-    ]
+    return [*report.baselines, (f"this adapter ({report.method})", report.test)]
 
 
 def interval_text(score: Score) -> str:
@@ -132,7 +133,7 @@ def _head(report: Report) -> str:
                         "dataset": {"name": report.dataset.sources[0].name, "type": "file"},
                         "metrics": [
                             {
-                                "type": "mse" if report.dataset.kind == "regress" else "accuracy",
+                                "type": _METRICS[report.dataset.kind],
                                 "value": round(report.test.value, 6),
                             }
                         ],
@@ -145,7 +146,7 @@ def _head(report: Report) -> str:
 
 
 def _places(report: Report) -> str:
-    return "words" if report.dataset.kind == "tokens" else "inputs"
+    return {"tokens": "words", "generate": "tokens"}.get(report.dataset.kind, "inputs")
 
 
 def _notes(report: Report) -> list[str]:

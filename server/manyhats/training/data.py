@@ -21,7 +21,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from manyhats.errors import InvalidRequest
 
-TaskKind = Literal["classify", "tokens", "regress"]
+TaskKind = Literal["classify", "tokens", "regress", "generate"]
+
+# Of these every row has one of a set of labels, or of tags.
+_LABELLED: tuple[TaskKind, ...] = ("classify", "tokens")
 
 # The share of the data that is held out where no file for it is given.
 HELD_OUT = 0.1
@@ -74,7 +77,7 @@ class Source:
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """Training, validation and test data of one task. `labels`: the classes or tags in their order; empty for
-    `regress`."""
+    `regress` and `generate`."""
 
     kind: TaskKind
     train: list[Example]
@@ -131,7 +134,19 @@ class _TaggedRow(BaseModel):
         return self
 
 
-_MODELS: dict[TaskKind, type[BaseModel]] = {"classify": _ClassRow, "regress": _NumberRow, "tokens": _TaggedRow}
+class _AnswerRow(BaseModel):
+    model_config = _ROW
+    text: _Text
+    pair: _Text | None = None
+    target: _Text
+
+
+_MODELS: dict[TaskKind, type[BaseModel]] = {
+    "classify": _ClassRow,
+    "regress": _NumberRow,
+    "tokens": _TaggedRow,
+    "generate": _AnswerRow,
+}
 
 
 def _example(row: Any) -> Example:
@@ -263,11 +278,11 @@ def load(
             notes.append(f"The {part} data is a seeded {HELD_OUT:.0%} of {data.name}.")
             if not train or not held[part]:
                 raise InvalidRequest(f"{data.name} has too few rows to split off {part} data", param="data")
-    labels = _labels(train, data.name) if kind != "regress" else []
+    labels = _labels(train, data.name) if kind in _LABELLED else []
     if kind == "regress" and len({example.target for example in train}) < 2:
         raise InvalidRequest(f"every row of {data.name} has the same number; there is nothing to learn", param="data")
     for part, path in (("validation", validation), ("test", test)):
-        if kind != "regress":
+        if kind in _LABELLED:
             _check_known(held[part], set(labels), path.name if path else f"the {part} part of {data.name}")
         notes += _duplicates(train, held[part], part)
     return Dataset(kind, train, held["validation"], held["test"], labels, sources, notes)
@@ -326,7 +341,7 @@ def split(
     still: list[Example] = []
     known = {label for example in kept for label in _targets(example)}
     for group in held:
-        strange = kind != "regress" and any(label not in known for example in group for label in _targets(example))
+        strange = kind in _LABELLED and any(label not in known for example in group for label in _targets(example))
         (kept if strange else still).extend(group)
     rng.shuffle(kept)
     return kept, still

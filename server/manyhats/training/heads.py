@@ -33,6 +33,16 @@ class _DroppingHead(Head):
         return Head.__call__(self, states * keep / (1 - self.dropout))
 
 
+class NoHead(nn.Module):
+    """For adapters that end in the backbone's own language-model head."""
+
+    def head(self, dropout: float = 0.0, generator: torch.Generator | None = None) -> None:
+        """None."""
+
+    def saved(self) -> None:
+        """None."""
+
+
 class TrainableHead(nn.Module):
     """The parameters of a head, and the way to the `Head` that serves.
 

@@ -47,6 +47,7 @@ class Job:
     options: Mapping[str, Any] = field(default_factory=dict)
     schedule: Mapping[str, Any] = field(default_factory=dict)
     max_tokens: int | None = None
+    template: str | None = None  # of prompts, for `generate`
     notes: tuple[str, ...] = ()  # for the model card
 
     def chosen_schedule(self) -> Schedule:
@@ -61,19 +62,20 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
     """
     if job.out.exists() and (not job.out.is_dir() or any(job.out.iterdir())):
         raise InvalidRequest(f"'{job.out}' exists and is not an empty folder", param="out")
-    baselines.require_sklearn()
+    _check_template(job)
+    if job.kind != "generate":
+        baselines.require_sklearn()
     schedule = job.chosen_schedule()
     dataset = data.load(job.kind, job.columns, job.data, job.validation, job.test, seed=schedule.seed)
     trainer = Trainer(backbone, job.method, job.kind, len(dataset.labels), schedule, job.options)
     max_tokens = _max_tokens(job, backbone, trainer.position_shift)
-    items = encode_dataset(dataset, backbone, max_tokens)
+    items = encode_dataset(dataset, backbone, max_tokens, job.template)
     for note in dataset.notes:
         console.print(note, highlight=False, soft_wrap=True)
-    majority = baselines.majority(job.kind, items)
-    probe = baselines.probe(backbone, job.kind, items, schedule.seed)
+    found = baselines.of(backbone, job.kind, items, schedule.seed)
     console.print(
         f"{len(items.train)} rows to train, {len(items.validation)} to validate, {len(items.test)} to test; "
-        f"majority {majority}, linear probe {probe}",
+        + ", ".join(f"{name} {value}" for name, value in found),
         highlight=False,
         soft_wrap=True,
     )
@@ -85,7 +87,9 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
     settings: dict[str, Any] = {}
     if dataset.labels:
         settings["labels"] = dataset.labels
-    if job.max_tokens is not None:
+    if job.template is not None:
+        settings["template"] = job.template
+    if job.max_tokens is not None and job.kind != "generate":
         settings |= {"max_tokens": max_tokens, "overflow": "truncate"}
     adapter = trainer.adapter(settings)
     test = evaluate(backbone, trainer.bound(), job.kind, items.test)
@@ -104,8 +108,7 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
             schedule=schedule,
             outcome=outcome,
             test=test,
-            majority=majority,
-            probe=probe,
+            baselines=tuple(found),
             parameters=trainer.parameters,
             nbytes=nbytes,
             machine=_machine(backbone.device),
@@ -126,6 +129,13 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
             job.out.rmdir()
         shutil.move(folder, job.out)
     return report
+
+
+def _check_template(job: Job) -> None:
+    if job.template is None:
+        return
+    if job.kind != "generate" or "{text}" not in job.template:
+        raise InvalidRequest("a template is for the kind generate, and contains {text}", param="template")
 
 
 def _machine(device: torch.device) -> str:

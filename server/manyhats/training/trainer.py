@@ -21,10 +21,9 @@ from manyhats.engine.forward import Row, forward
 from manyhats.errors import InvalidRequest
 from manyhats.methods import METHODS
 from manyhats.methods.adapter import Adapter, BoundAdapter
-from manyhats.methods.heads import Head
 from manyhats.training.batches import IGNORED, Item, ordered_batches, shuffled_batches
 from manyhats.training.data import TaskKind
-from manyhats.training.heads import head_for
+from manyhats.training.heads import NoHead, TrainableHead, head_for
 from manyhats.training.metrics import Score, score
 from manyhats.training.progress import Silent, Watcher
 from manyhats.training.recipes import Schedule
@@ -32,6 +31,7 @@ from manyhats.training.recipes import Schedule
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
+_ANSWERS = 16  # that are judged at once
 _EVALUATION_TOKENS = 4096  # of one batch; without gradients there is room for more
 
 
@@ -69,7 +69,9 @@ class Trainer:
         self._method = METHODS[method]
         fresh = torch.Generator().manual_seed(schedule.seed)
         self.trainable = self._method.trainable(backbone, options or {}, fresh)
-        self.head = head_for(backbone, method, kind, num_labels, fresh)
+        if kind == "generate" and not backbone.has_language_model:
+            raise InvalidRequest(f"the backbone {backbone.name} cannot generate text", param="kind")
+        self.head = NoHead() if kind == "generate" else head_for(backbone, method, kind, num_labels, fresh)
         self._order = torch.Generator().manual_seed(schedule.seed + 1)
         self._dropping = torch.Generator(backbone.device).manual_seed(schedule.seed + 2)
 
@@ -85,7 +87,7 @@ class Trainer:
 
     def bound(self, *, training: bool = False) -> BoundAdapter:
         """The adapter as it is now, with gradients where they are switched on."""
-        head: Head = self.head.head(self.schedule.dropout, self._dropping) if training else self.head.head()
+        head = self.head.head(self.schedule.dropout, self._dropping) if training else self.head.head()
         return BoundAdapter(self._method.name, self.kind, ((self._method, self.trainable.bound()),), head)
 
     def adapter(self, settings: Mapping[str, Any]) -> Adapter:
@@ -107,6 +109,7 @@ class Trainer:
         watcher = watcher or Silent()
         schedule = self.schedule
         if self.kind == "regress":
+            assert isinstance(self.head, TrainableHead)
             self.head.scale_to([item.target for item in train])  # type: ignore[misc]
         epochs = [
             shuffled_batches(train, schedule.batch_tokens, self._order) for _ in range(schedule.epochs)
@@ -176,7 +179,7 @@ class Trainer:
         """One step; its loss, or None where that or a gradient is not finite (the weights stay as they were)."""
         optimizer.zero_grad(set_to_none=True)
         adapter = self.bound(training=True)
-        outputs = forward(self.backbone, [Row(item.ids, item.type_ids, adapter) for item in batch])
+        outputs = forward(self.backbone, [row_of(item, adapter) for item in batch])
         loss = self._loss(outputs, batch)
         value = loss.item()
         if not math.isfinite(value):
@@ -189,8 +192,11 @@ class Trainer:
         return value
 
     def _loss(self, outputs: Sequence[Tensor], batch: Sequence[Item]) -> Tensor:
-        """Mean over the batch's inputs, or over its words."""
+        """Mean over the batch's inputs, its words, or its answers' tokens."""
         device = outputs[0].device
+        if self.kind == "generate":
+            tokens = torch.tensor([t for item in batch for t in item.target], device=device)  # type: ignore[union-attr]
+            return F.cross_entropy(torch.cat(list(outputs)), tokens)
         if self.kind == "tokens":
             tags = torch.tensor([t for item in batch for t in item.target], device=device)  # type: ignore[union-attr]
             return F.cross_entropy(torch.cat(list(outputs)), tags, ignore_index=IGNORED)
@@ -198,6 +204,7 @@ class Trainer:
         logits = torch.stack(list(outputs))
         if self.kind == "classify":
             return F.cross_entropy(logits, targets)
+        assert isinstance(self.head, TrainableHead)
         return F.mse_loss(logits[:, 0] / self.head.spread, targets / self.head.spread)
 
 
@@ -218,12 +225,24 @@ def predict(backbone: Backbone, adapter: BoundAdapter, items: Sequence[Item], po
     """What the forward pass gives for every item, in the items' order."""
     outputs: dict[int, Tensor] = {}
     for batch in ordered_batches(items, _EVALUATION_TOKENS):
-        rows = [Row(items[i].ids, items[i].type_ids, adapter, pooling) for i in batch]
+        rows = [row_of(items[i], adapter, pooling) for i in batch]
         outputs.update(zip(batch, forward(backbone, rows), strict=True))
     return [outputs[i] for i in range(len(items))]
+
+
+def row_of(item: Item, adapter: BoundAdapter, pooling: str = "mean") -> Row:
+    """An item as a row of a batch."""
+    return Row(item.ids, item.type_ids, adapter, pooling, masks=item.asked)
 
 
 @torch.inference_mode()
 def evaluate(backbone: Backbone, adapter: BoundAdapter, kind: TaskKind, items: Sequence[Item]) -> Score:
     """The score of an adapter on labelled items."""
-    return score(kind, predict(backbone, adapter, items), items)
+    if kind != "generate":
+        return score(kind, predict(backbone, adapter, items), items)
+    parts: list[Score] = []  # the logits of all answers over the whole vocabulary would not fit
+    for start in range(0, len(items), _ANSWERS):
+        some = items[start : start + _ANSWERS]
+        parts.append(score(kind, predict(backbone, adapter, some), some))
+    count = sum(part.count for part in parts)
+    return Score(kind, math.fsum(part.value * part.count for part in parts) / count, count)
