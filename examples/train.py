@@ -57,7 +57,7 @@ EXAMPLES = {
     "definitions": Example(
         "definitions",
         "prefix",
-        rows=6000,
+        rows=2500,
         max_tokens=64,
         kind="generate",
         template="Define the word: {text}\nDefinition:",
