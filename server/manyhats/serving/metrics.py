@@ -106,5 +106,14 @@ class RuntimeGauges(Collector):  # type: ignore[misc]
             "manyhats_tasks": ("Tasks in the registry", self._runtime.registry.count),
             "manyhats_ready": ("Whether the server answers", int(self._runtime.ready)),
         }
+        generator = self._runtime.engine.generator
+        if generator is not None:
+            figures |= {
+                "manyhats_texts_under_way": ("Texts that are being written", generator.running),
+                "manyhats_cache_blocks": ("Blocks of keys and values that there are", generator.pool.count),
+                "manyhats_cache_blocks_used": ("Blocks that texts use", generator.pool.used),
+                "manyhats_texts_preempted_total": ("Times that a text gave its blocks up", generator.preempted),
+                "manyhats_prompt_tokens_reused_total": ("Tokens of prompts found in the cache", generator.reused),
+            }
         for name, (text, value) in figures.items():
             yield GaugeMetricFamily(name, text, value)
