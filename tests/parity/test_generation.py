@@ -130,7 +130,7 @@ def write(generator: Generator, writings: list[Writing]) -> list[list[int]]:
         if generator.idle:
             break
         turn = generator.arrange()
-        assert sum(count for _, count in turn) <= generator.step_tokens
+        assert sum(count for stream, count in turn if not stream.adapter.whole) <= generator.step_tokens
         generator.advance(turn)
     for one in writings:
         one.future.result(0)
@@ -212,3 +212,58 @@ def test_a_cached_pass_equals_a_whole_one(load_backbone: Any) -> None:
             assert float(logits.max() - logits[token]) < GAP, name
             ids = [*row.ids, token]
             row = replace(row, ids=ids, type_ids=[0] * len(ids))
+
+
+def test_an_adapters_fault_fails_its_own_texts_alone(load_backbone: Any) -> None:
+    """Whether it shows in the pass, in the values, or before the first token."""
+    backbone = load_backbone("llama")
+    good = tiny.adapter(backbone, "lora", 1, kind="generate").bind(backbone)
+    (expected,) = write(_generator(backbone), [writing(backbone, "good", good, PROMPTS[1])])
+
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError("broken")
+
+    infinite = tiny.adapter(backbone, "lora", 2, kind="generate").bind(backbone)
+    for _, bound in infinite.parts:
+        for act in bound.linear.values():
+            with torch.inference_mode():
+                act.up.fill_(float("inf"))
+    method, bound = good.parts[0]
+    failing = BoundAdapter(
+        "lora", "generate", ((method, type(bound)(linear=dict.fromkeys(bound.linear, Broken()))),), None
+    )
+    unready = BoundAdapter("prefix", "generate", ((method, type(bound)(prefix_rows=3, key_value={0: Broken()})),), None)
+    for bad in (infinite, failing, unready):
+        generator = _generator(backbone)
+        fine = [writing(backbone, "good", good, PROMPTS[1]) for _ in range(2)]
+        faulty = writing(backbone, "bad", bad, PROMPTS[1])
+        for one in (fine[0], faulty, fine[1]):
+            generator.add(one)
+        while not generator.idle:
+            generator.advance(generator.arrange())
+        assert isinstance(faulty.future.exception(0), Exception)
+        for one in fine:
+            one.future.result(0)
+            assert [chosen.token for chosen in one.streams[0].tokens] == expected
+        assert generator.pool.used == 0
+
+
+def test_texts_that_begin_alike_are_read_once(load_backbone: Any) -> None:
+    """Under one adapter; never under another."""
+    backbone = load_backbone("llama")
+    first, second = (tiny.adapter(backbone, "lora", seed, kind="generate").bind(backbone) for seed in (1, 2))
+    shared = PROMPTS[3]
+    prompts = [[*shared, 9 + i] for i in range(4)]
+    alone = [write(_generator(backbone), [writing(backbone, "a", first, prompt)])[0] for prompt in prompts]
+    generator = _generator(backbone)
+    assert write(generator, [writing(backbone, "a", first, prompt) for prompt in prompts]) == alone
+    assert generator.reused == 3 * 32  # two full blocks, by all but the first
+    before = generator.reused
+    other = write(generator, [writing(backbone, "b", second, prompts[0])])
+    assert generator.reused == before
+    assert other == write(_generator(backbone), [writing(backbone, "b", second, prompts[0])])
+
+
+def _generator(backbone: Backbone) -> Generator:
+    return Generator(backbone, cache_bytes=1 << 22, step_tokens=256, most=8)

@@ -217,15 +217,17 @@ class Generator:
         """Those that write first, then those that read, as far as the token budget goes."""
         left = self.step_tokens
         turn: Turn = []
+        wholes = 0
         order = sorted(self._running, key=lambda s: s.adapter.whole or s.length - s.computed > 1)
         for stream in order:
             if stream not in self._running:  # gave its blocks up for one before
                 continue
             wanted = stream.length if stream.adapter.whole else stream.length - stream.computed
             if stream.adapter.whole:
-                if turn and wanted > left:
+                if wholes and wanted > left:
                     continue
-                count = wanted
+                count = wanted  # the first goes whatever its length, or it might wait for ever
+                wholes += 1
             else:
                 least = stream.virtual + 1 if stream.computed < stream.virtual else 1
                 count = min(wanted, max(left, least if not turn else 0))
@@ -263,7 +265,8 @@ class Generator:
 
     def _leave(self, stream: Stream) -> None:
         """Gives up its place, its blocks and its part of the prefix."""
-        self._running.remove(stream)
+        if stream in self._running:
+            self._running.remove(stream)
         self.pool.give_back(stream.shared)
         self.pool.give_back(stream.blocks)
         stream.shared, stream.blocks, stream.computed, stream.remembered = [], [], 0, 0
@@ -396,6 +399,5 @@ class Generator:
                 settle(stream.writing.future, None)
 
     def _fail(self, stream: Stream, error: Exception) -> None:
-        if stream in self._running:
-            self._leave(stream)
+        self._leave(stream)
         settle(stream.writing.future, error)
