@@ -59,7 +59,7 @@ EXAMPLES = {
     "definitions": Example(
         "definitions",
         "prefix",
-        rows=2500,
+        rows=1500,
         max_tokens=64,
         kind="generate",
         template="Define the word: {text}\nDefinition:",
