@@ -80,8 +80,8 @@ An adapter for Manyhats: the method `{report.method}` ({options}{size}) on the f
 Kind: `{dataset.kind}`. {labels if dataset.labels else ""}
 ## Result on held-out data
 
-{report.test.name[0].upper() + report.test.name[1:]} over {report.test.count} {_places(report)}, with the 95 % Wilson \
-interval:
+{report.test.name[0].upper() + report.test.name[1:]} over {report.test.count} {_places(report)}\
+{", with the 95 % Wilson interval" if report.test.is_share else ""}:
 
 | | {report.test.name} | 95 % interval |
 |---|---|---|
