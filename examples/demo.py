@@ -75,12 +75,13 @@ def ask(client: httpx.Client) -> bool:
     tasks = client.get("/v1/tasks", params={"limit": 1000}).raise_for_status().json()["data"]
     methods = {task["name"]: task["method"] for task in tasks} | {"base": "none"}
     kinds = {task["name"]: task["kind"] for task in tasks}
+    kinds["base"] = client.get("/v1/tasks/base").raise_for_status().json()["kind"]
     few = {"max_new_tokens": 24}
     requests = [
         {
             "task": name,
             "inputs": QUESTIONS.get(name, ANY_QUESTION),
-            "parameters": few if kinds.get(name) == "generate" else {},
+            "parameters": few if kinds[name] == "generate" else {},
         }
         for name in methods
     ]
