@@ -209,11 +209,11 @@ def test_who_hangs_up_frees_the_place(live: Live, tasks: list[str], monkeypatch:
     passes: list[int] = []
     step = Generator.advance
 
-    def slowly(generator: Generator, turn: Any) -> None:
+    def slowly(generator: Generator, turn: Any, *others: Any) -> None:
         passes.append(len(turn))
         if len(passes) > 3:
             gone.wait(20)
-        step(generator, turn)
+        step(generator, turn, *others)
 
     import threading
 

@@ -66,6 +66,11 @@ def test_what_was_placed_knows_that_it_is_stale() -> None:
     assert first.stale
 
 
+def test_one_pair_may_stand_in_a_batch_twice() -> None:
+    pairs = [pair(seed) for seed in range(2)]
+    check(Stack(*pairs[0]), members([(0, 2), (1, 1), (0, 3)], pairs, 1))
+
+
 def test_slots_of_the_gone_are_taken_again() -> None:
     stack = Stack(*pair(0))
     for seed in range(200):

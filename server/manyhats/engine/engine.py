@@ -145,19 +145,22 @@ class Engine:
         works = {stream.writing for stream, _ in turn}
         for writing in works:
             writing.started = writing.started or begin
-        self.generator.advance(turn)
-        report = BatchReport(
-            id=next(self._ids),
-            tasks=dict(Counter(stream.writing.task for stream, _ in turn)),
-            methods=tuple(sorted({stream.adapter.method for stream, _ in turn})),
-            sequences=len(turn),
-            tokens=sum(count for _, count in turn),
-            seconds=time.monotonic() - begin,
-        )
-        for writing in works:
-            writing.compute += report.seconds
-            writing.batch = report
-        self.on_batch(report)
+
+        def report() -> None:
+            made = BatchReport(
+                id=next(self._ids),
+                tasks=dict(Counter(stream.writing.task for stream, _ in turn)),
+                methods=tuple(sorted({stream.adapter.method for stream, _ in turn})),
+                sequences=len(turn),
+                tokens=sum(count for _, count in turn),
+                seconds=time.monotonic() - begin,
+            )
+            for writing in works:
+                writing.compute += made.seconds
+                writing.batch = made
+            self.on_batch(made)
+
+        self.generator.advance(turn, report)
 
     def _step(self, batch: list[Item]) -> None:
         order = {id(item.row.adapter): i for i, item in enumerate(batch)}

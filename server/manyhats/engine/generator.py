@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -48,6 +48,7 @@ class Generator:
         self._waiting: dict[str, deque[Stream]] = {}
         self._running: list[Stream] = []  # oldest first
         self._planned: tuple[list[BoundAdapter], tuple[int, ...], Plan, Actors] | None = None
+        self._finished: list[Writing] = []  # in this pass
         self.preempted = 0  # times that a text gave its blocks up
         self.reused = 0  # tokens of prompts that were found in the cache
 
@@ -273,8 +274,18 @@ class Generator:
 
     # ---- the pass
 
-    def advance(self, turn: Turn) -> None:
-        """Takes each text further by its tokens. An adapter's fault fails its own texts alone."""
+    def advance(self, turn: Turn, before_done: Callable[[], None] = lambda: None) -> None:
+        """Takes each text further by its tokens. An adapter's fault fails its own texts alone.
+
+        `before_done` is called before those who wait for finished texts are told.
+        """
+        self._advance(turn)
+        before_done()
+        finished, self._finished = self._finished, []
+        for writing in finished:
+            settle(writing.future, None)
+
+    def _advance(self, turn: Turn) -> None:
         whole = [stream for stream, _ in turn if stream.adapter.whole]
         pieces = [(stream, count) for stream, count in turn if not stream.adapter.whole]
         try:
@@ -288,7 +299,7 @@ class Generator:
                     self._fail(stream, error)
                 return
             for adapter in adapters:
-                self.advance([(stream, count) for stream, count in turn if stream.adapter is adapter])
+                self._advance([(stream, count) for stream, count in turn if stream.adapter is adapter])
             return
         with torch.inference_mode():
             self._choose(done)
@@ -396,7 +407,7 @@ class Generator:
         if stream.finished:
             stream.writing.left -= 1
             if not stream.writing.left:
-                settle(stream.writing.future, None)
+                self._finished.append(stream.writing)
 
     def _fail(self, stream: Stream, error: Exception) -> None:
         self._leave(stream)

@@ -105,15 +105,17 @@ def _places(spans: tuple[tuple[int, int, int], ...], slots: int, device: torch.d
 
     `spans`: slot, first row, row behind the last.
     """
-    most = max(stop - start for _, start, stop in spans)
+    own: dict[int, list[int]] = {}  # an adapter may stand in a batch more than once
+    for slot, start, stop in spans:
+        own.setdefault(slot, []).extend(range(start, stop))
+    most = max(map(len, own.values()))
     read = [[0] * most for _ in range(slots)]
     back: list[int] = []
     rows: list[int] = []
-    for slot, start, stop in spans:
-        own = list(range(start, stop))
-        read[slot] = own + [start] * (most - len(own))
-        back += range(slot * most, slot * most + len(own))
-        rows += own
+    for slot, members in own.items():
+        read[slot] = members + members[:1] * (most - len(members))
+        back += range(slot * most, slot * most + len(members))
+        rows += members
     flat = [row for one in read for row in one]
     tensors = [torch.tensor(values, dtype=torch.long, device=device) for values in (flat, back, rows)]
     return tensors[0], tensors[1], tensors[2]
