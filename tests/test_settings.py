@@ -41,7 +41,11 @@ def test_the_option_wins_over_the_variable_and_that_over_the_file(file: Path, mo
 
 
 def test_every_setting_can_come_from_every_source(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = dict.fromkeys(Settings.model_fields, "8") | {"log_level": "debug", "weight_layout": "plain"}
+    texts = dict.fromkeys(Settings.model_fields, "8") | {
+        "log_level": "debug",
+        "weight_layout": "plain",
+        "step_tokens": "32",
+    }
     file.write_text("".join(f'{name} = "{text}"\n' for name, text in texts.items()))
     from_file = load_settings(file)
     from_options = load_settings(**texts)
