@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .glosses import clean_gloss
-from .packages import members
+from .glosses import clean_gloss, meanings
 from .rows import Row, text_key
 from .splits import SEED, Made, rank, split_rows
 
@@ -18,26 +17,20 @@ def make_definitions(archive: Path) -> Made:
     rows: list[Row] = []
     left_out = {"several words": 0, "empty": 0, "long": 0, "further meanings": 0}
     seen: set[str] = set()
-    for name, content in sorted(members(archive)):
-        if "/wordnet/data." not in name or not name.endswith((".noun", ".verb", ".adj", ".adv")):
-            continue
-        for line in content.decode().split("\n"):
-            if line.startswith("  ") or " | " not in line:
-                continue  # the licence, at the top
-            fields, _, gloss = line.partition(" | ")
-            word = fields.split()[4].partition("(")[0]
-            text = clean_gloss(gloss).partition(";")[0].strip()
-            if "_" in word or not word.isalpha():
-                left_out["several words"] += 1
-            elif not text:
-                left_out["empty"] += 1
-            elif len(text) > LONGEST:
-                left_out["long"] += 1
-            elif word.casefold() in seen:
-                left_out["further meanings"] += 1
-            else:
-                seen.add(word.casefold())
-                rows.append({"text": word, "label": text})
+    for fields, gloss in meanings(archive):
+        word = fields[4].partition("(")[0]
+        text = clean_gloss(gloss).partition(";")[0].strip()
+        if "_" in word or not word.isalpha():
+            left_out["several words"] += 1
+        elif not text:
+            left_out["empty"] += 1
+        elif len(text) > LONGEST:
+            left_out["long"] += 1
+        elif word.casefold() in seen:
+            left_out["further meanings"] += 1
+        else:
+            seen.add(word.casefold())
+            rows.append({"text": word, "label": text})
     kept = sorted(rows, key=lambda row: rank(text_key(row), SEED + 2))[:ROWS]
     splits = split_rows(kept, [text_key(row) for row in kept], ["all"] * len(kept), 0.02, 0.04)
     return splits, left_out | {f"over {ROWS}": len(rows) - len(kept)}

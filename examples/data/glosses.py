@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from .packages import Package, members
@@ -31,10 +32,8 @@ def clean_gloss(gloss: str) -> str:
     return fold("; ".join(part for part in kept if part).replace("`", "'"))
 
 
-def make_glosses(archive: Path) -> Made:
-    """The definitions, so many of a class at most."""
-    rows: list[Row] = []
-    empty = 0
+def meanings(archive: Path) -> Iterator[tuple[list[str], str]]:
+    """Every meaning in WordNet's files: its fields (the second names the class, the fifth a word) and its gloss."""
     for name, content in sorted(members(archive)):
         if not re.search(r"/wordnet/data\.(?:noun|verb|adj|adv)$", name):
             continue
@@ -42,11 +41,19 @@ def make_glosses(archive: Path) -> Made:
             if line.startswith("  ") or " | " not in line:
                 continue  # the licence, at the top
             fields, _, gloss = line.partition(" | ")
-            text = clean_gloss(gloss)
-            if text:
-                rows.append({"text": text, "label": CLASSES[int(fields.split()[1])]})
-            else:
-                empty += 1
+            yield fields.split(), gloss
+
+
+def make_glosses(archive: Path) -> Made:
+    """The definitions, so many of a class at most."""
+    rows: list[Row] = []
+    empty = 0
+    for fields, gloss in meanings(archive):
+        text = clean_gloss(gloss)
+        if text:
+            rows.append({"text": text, "label": CLASSES[int(fields[1])]})
+        else:
+            empty += 1
     rows, duplicates, disagreeing = drop_duplicates(rows, text_key)
     taken: Counter[str] = Counter()
     kept = []

@@ -316,6 +316,14 @@ def test_openai_completions(live: Live, tasks: list[str], client: openai.OpenAI)
     assert by_tokens.choices[0].text == live.outputs("base", PROMPTS[0], max_new_tokens=6)[0]["text"]
     echoed = client.completions.create(model="base", prompt=PROMPTS[0], max_tokens=2, temperature=0, echo=True)
     assert echoed.choices[0].text.startswith(PROMPTS[0])
+    asked: Any = {"prompt": PROMPTS[:2], "n": 2, "max_tokens": 3, "temperature": 1.0, "seed": 4, "echo": True}
+    whole = client.completions.create(model="base", **asked)
+    pieces = ["", "", "", ""]
+    for chunk in client.completions.create(model="base", stream=True, **asked):
+        for choice in chunk.choices:
+            pieces[choice.index] += choice.text
+    assert pieces == [choice.text for choice in whole.choices]
+    assert [text.startswith(PROMPTS[i // 2]) for i, text in enumerate(pieces)] == [True] * 4
 
 
 def test_openai_chat(live: Live, client: openai.OpenAI) -> None:

@@ -14,7 +14,7 @@ from manyhats.formats import read_adapter
 from manyhats.methods.adapter import BARE
 from transformers import AutoModelForCausalLM
 
-from tests.parity.test_generation import GAP, write, writing
+from tests.parity.test_generation import generate, write, writing
 
 FOLDER = Path(__file__).parents[2] / "build" / "smollm2"
 
@@ -54,34 +54,16 @@ def _change(model: Any, name: str) -> None:
             parameter.copy_(noise * (0.3 if name in ("prefix", "prompt") else 0.02))
 
 
-@torch.inference_mode()
-def _generate(model: Any, prompt: list[int]) -> list[int] | None:
-    """The new tokens; None where two were all but equally likely."""
-    out = model.generate(
-        input_ids=torch.tensor([prompt]),
-        attention_mask=torch.ones(1, len(prompt)),
-        max_new_tokens=NEW,
-        do_sample=False,
-        eos_token_id=None,
-        pad_token_id=0,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
-    tops = [step[0].topk(2).values for step in out.logits]
-    sure = min(float(top[0] - top[1]) for top in tops) > GAP
-    return out.sequences[0].tolist()[len(prompt) :] if sure else None
-
-
 def test_a_mixed_batch_equals_peft(tmp_path: Path) -> None:
     backbone = Backbone.load(str(FOLDER), device="cpu", dtype="float32", laid_out=True)
     prompts = [backbone.tokenizer.encode_bare(text, 999).ids for text in TEXTS]
     worn = {"base": BARE}
     model = AutoModelForCausalLM.from_pretrained(FOLDER).eval()
-    expected = {("base", i): _generate(model, prompt) for i, prompt in enumerate(prompts)}
+    expected = {("base", i): generate(model, prompt, NEW) for i, prompt in enumerate(prompts)}
     for name, config in CONFIGS.items():
         wrapped = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(FOLDER), config()).eval()
         _change(wrapped, name)
-        expected |= {(name, i): _generate(wrapped, prompt) for i, prompt in enumerate(prompts)}
+        expected |= {(name, i): generate(wrapped, prompt, NEW) for i, prompt in enumerate(prompts)}
         wrapped.save_pretrained(tmp_path / name)
         worn[name] = read_adapter(tmp_path / name, backbone).bind(backbone)
     asked = [(name, i) for i in range(len(prompts)) for name in worn]

@@ -98,23 +98,25 @@ ABSENT = {("gpt2", "shira"), ("opt-after", "prompt"), ("opt-after", "p-tuning")}
 
 
 @torch.inference_mode()
+def generate(model: Any, prompt: list[int], new: int) -> list[int] | None:
+    """The library's new tokens; None where two were all but equally likely."""
+    out = model.generate(
+        input_ids=torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt)),
+        max_new_tokens=new,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    tops = [step[0].topk(2).values for step in out.logits]
+    sure = min(float(top[0] - top[1]) for top in tops) > GAP
+    return out.sequences[0].tolist()[len(prompt) :] if sure else None
+
+
 def _generate(model: Any) -> list[list[int] | None]:
-    texts: list[list[int] | None] = []
-    for prompt in PROMPTS:
-        out = model.generate(
-            input_ids=torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt)),
-            max_new_tokens=NEW,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-        tops = [step[0].topk(2).values for step in out.logits]
-        sure = min(float(top[0] - top[1]) for top in tops) > GAP
-        texts.append(out.sequences[0].tolist()[len(prompt) :] if sure else None)
-    return texts
+    return [generate(model, prompt, NEW) for prompt in PROMPTS]
 
 
 def writing(backbone: Backbone, name: str, adapter: BoundAdapter, prompt: list[int], new: int = NEW) -> Writing:

@@ -40,11 +40,10 @@ _KINDS: tuple[tuple[type[Exception], int, str], ...] = (
 
 
 def _told(error: Exception) -> tuple[int, dict[str, Any]]:
-    for kind, status, name in _KINDS:
-        if isinstance(error, kind):
-            return status, {"error": str(error), "error_type": name}
     status, body = describe(error)
-    return status, {"error": body["error"]["message"], "error_type": "unknown"}
+    known = ((own, name) for kind, own, name in _KINDS if isinstance(error, kind))
+    status, name = next(known, (status, "unknown"))
+    return status, {"error": body["error"]["message"], "error_type": name}
 
 
 class _Route(APIRoute):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -135,9 +136,8 @@ async def completions(request: Request) -> Response:
     if body.logprobs is not None:
         parameters["logprobs"] = body.logprobs
     extra = body.model_extra or {}
-    for name in ("suffix",):
-        if extra.get(name):
-            raise InvalidRequest(f"'{name}' is not served", param=name)
+    if extra.get("suffix"):
+        raise InvalidRequest("'suffix' is not served", param="suffix")
     if extra.get("best_of") not in (None, 1, extra.get("n", 1)):
         raise InvalidRequest("'best_of' is served where it is n", param="best_of")
     task = task_of(runtime_of(request), body.model)
@@ -218,10 +218,12 @@ async def _answer(request: Request, body: _Body, question: Question, form: _Form
         raise _unknown(body.model) from None
 
 
-class _Form:
+class _Form(ABC):
     """The shape of answers, whole or in pieces. `echoes`: the prompts, where they are to stand before the texts."""
 
     object: Literal["text_completion", "chat.completion"]
+    chunk = "text_completion"
+    prefix = "cmpl"
 
     def __init__(self, model: str, request: Request, echoes: Sequence[str]) -> None:
         self.tokenizer = runtime_of(request).backbone.tokenizer
@@ -229,51 +231,47 @@ class _Form:
         self.about = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self.begun: set[int] = set()
 
-    prefix = "cmpl"
-
     def whole(self, reply: Reply) -> dict[str, Any]:
         """The answer in one piece."""
         assert reply.writing is not None
-        choices = [self.choice(stream, len(reply.outputs)) for stream in reply.writing.streams]
+        choices = [self.choice(stream) for stream in reply.writing.streams]
         return self.about | {"object": self.object, "choices": choices, "usage": _usage(reply)}
 
     def last(self, reply: Reply) -> dict[str, Any]:
         """The piece behind all others, with the counts."""
         return self.about | {"object": self.chunk, "choices": [], "usage": _usage(reply)}
 
-    chunk = "text_completion"
-
-    def choice(self, stream: Stream, prompts: int) -> dict[str, Any]:
+    @abstractmethod
+    def choice(self, stream: Stream) -> dict[str, Any]:
         """One text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pieces(self, delta: Delta) -> list[dict[str, Any]]:
         """What one token adds."""
-        raise NotImplementedError
 
-    def echo(self, number: int, texts: int) -> str:
-        """The prompt of one of so many texts."""
-        return self.echoes[number * len(self.echoes) // texts] if self.echoes else ""
+    def echo(self, stream: Stream) -> str:
+        """What stands before a text."""
+        return self.echoes[stream.prompt_index] if self.echoes else ""
 
 
 class _Completions(_Form):
     object = "text_completion"
 
-    def choice(self, stream: Stream, prompts: int) -> dict[str, Any]:
-        text = self.echo(stream.index, len(stream.writing.streams)) + stream.text.text
+    def choice(self, stream: Stream) -> dict[str, Any]:
+        text = self.echo(stream) + stream.text.text
         logprobs = self.logprobs(stream.tokens) if stream.sampling.logprobs is not None else None
         return {"index": stream.index, "text": text, "finish_reason": stream.finished, "logprobs": logprobs}
 
     def pieces(self, delta: Delta) -> list[dict[str, Any]]:
         told = delta.chosen is not None and delta.chosen.logprob is not None
         text = delta.text
-        if delta.number not in self.begun and self.echoes:
-            text = self.echoes[min(delta.number, len(self.echoes) - 1)] + text
-        self.begun.add(delta.number)
+        if delta.stream.index not in self.begun:
+            text = self.echo(delta.stream) + text
+        self.begun.add(delta.stream.index)
         if not text and not told and delta.finished is None:
             return []
         logprobs = self.logprobs([delta.chosen]) if told and delta.chosen else None
-        choice = {"index": delta.number, "text": text, "finish_reason": delta.finished, "logprobs": logprobs}
+        choice = {"index": delta.stream.index, "text": text, "finish_reason": delta.finished, "logprobs": logprobs}
         return [self.about | {"object": self.chunk, "choices": [choice]}]
 
     def logprobs(self, chosen: Sequence[Chosen]) -> dict[str, Any]:
@@ -293,15 +291,15 @@ class _Chat(_Form):
     prefix = "chatcmpl"
     chunk = "chat.completion.chunk"
 
-    def choice(self, stream: Stream, prompts: int) -> dict[str, Any]:
+    def choice(self, stream: Stream) -> dict[str, Any]:
         logprobs = self.logprobs(stream.tokens) if stream.sampling.logprobs is not None else None
         message = {"role": "assistant", "content": stream.text.text}
         return {"index": stream.index, "message": message, "finish_reason": stream.finished, "logprobs": logprobs}
 
     def pieces(self, delta: Delta) -> list[dict[str, Any]]:
         events: list[Mapping[str, Any]] = []
-        if delta.number not in self.begun:
-            self.begun.add(delta.number)
+        if delta.stream.index not in self.begun:
+            self.begun.add(delta.stream.index)
             events.append({"delta": {"role": "assistant", "content": ""}, "finish_reason": None, "logprobs": None})
         told = delta.chosen is not None and delta.chosen.logprob is not None
         if delta.text or told:
@@ -309,7 +307,7 @@ class _Chat(_Form):
             events.append({"delta": {"content": delta.text}, "finish_reason": None, "logprobs": logprobs})
         if delta.finished is not None:
             events.append({"delta": {}, "finish_reason": delta.finished, "logprobs": None})
-        return [self.about | {"object": self.chunk, "choices": [{"index": delta.number, **e}]} for e in events]
+        return [self.about | {"object": self.chunk, "choices": [{"index": delta.stream.index, **e}]} for e in events]
 
     def logprobs(self, chosen: Sequence[Chosen]) -> dict[str, Any]:
         """A list of tokens, as chats have it."""

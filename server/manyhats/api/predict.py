@@ -41,12 +41,11 @@ async def predict(task: str, request: Request) -> Response:
 
 async def _stream(request: Request, service: Service, question: Question) -> Response:
     """One event for each token, then the whole answer, then `[DONE]`."""
-    count = question.parameters.get("n", 1)
 
     def pieces(delta: Delta) -> list[dict[str, Any]]:
-        event: dict[str, Any] = {"input": delta.number // count, "text": delta.text}
-        if count != 1:
-            event["choice"] = delta.number % count
+        event: dict[str, Any] = {"input": delta.stream.prompt_index, "text": delta.text}
+        if delta.stream.writing.each != 1:
+            event["choice"] = delta.stream.index % delta.stream.writing.each
         event["tokens"] = [] if delta.chosen is None else [delta.chosen.token]
         if delta.chosen is not None and delta.chosen.logprob is not None:
             event["logprobs"] = told_tokens([delta.chosen], service.backbone.tokenizer)

@@ -26,7 +26,6 @@ class KeyValueCache:
     def __init__(
         self, rows: int, layers: int, kv_shape: tuple[int, int], device: torch.device, dtype: torch.dtype
     ) -> None:
-        self.rows = rows
         self.keys = [torch.empty((rows, *kv_shape), device=device, dtype=dtype) for _ in range(layers)]
         self.values = [torch.empty((rows, *kv_shape), device=device, dtype=dtype) for _ in range(layers)]
 
@@ -45,11 +44,10 @@ class KeyValueCache:
 class _Group:
     """Sequences with as many new tokens, that see about as many rows. B sequences, Q new tokens, K rows each."""
 
-    queries: Tensor | None  # (B*Q,) of the packed tokens; None: all of them in order
+    queries: Tensor  # (B*Q,) of the packed tokens
     rows: Tensor  # (B*K,) of the cache; pads repeat the sequence's first
     shape: tuple[int, int, int]
     places: NDArray[np.int64]  # (B, Q): among the rows that its sequence sees, each new token's own
-    seen: NDArray[np.int64]  # (B,) rows that are no pads
     masks: dict[int | None, Tensor | None] = field(default_factory=dict)  # by the layer's window
 
 
@@ -91,7 +89,6 @@ class CachedLayout:
                     torch.from_numpy(padded.reshape(-1)).to(device),
                     (len(group), q, k),
                     seen[:, None] - q + np.arange(q)[None],
-                    seen,
                 )
             )
         self._back = torch.from_numpy(back).to(device)
@@ -109,7 +106,7 @@ class CachedLayout:
         outs = []
         for group in self._groups:
             b, n, m = group.shape
-            qg = q.index_select(0, group.queries) if group.queries is not None else q
+            qg = q.index_select(0, group.queries)
             qg = qg.view(b, n, kv_heads, folded, dim).permute(0, 2, 3, 1, 4).reshape(b, kv_heads, folded * n, dim)
             kg = keys.index_select(0, group.rows).view(b, m, kv_heads, dim).transpose(1, 2)
             vg = values.index_select(0, group.rows).view(b, m, kv_heads, dim).transpose(1, 2)

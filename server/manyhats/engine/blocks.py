@@ -80,14 +80,6 @@ class BlockPool:
             else:
                 self._free.append(block)
 
-    def forget(self, block: int) -> None:
-        """The block no longer holds what its key says."""
-        key = self._keys.pop(block, None)
-        if key is not None:
-            del self._known[key]
-            if self._idle.pop(block, 0) is None:
-                self._free.append(block)
-
 
 def first_key(digest: str) -> Key:
     """What stands before all content of an adapter. `digest`: names its weights."""

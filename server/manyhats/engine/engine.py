@@ -20,7 +20,8 @@ from manyhats.engine.settle import settle
 from manyhats.engine.stream import Writing
 from manyhats.engine.work import BatchReport, Item, Output, Work
 from manyhats.errors import NotReady
-from manyhats.methods.plan import batch_order
+from manyhats.methods.adapter import BoundAdapter
+from manyhats.methods.plan import in_batch_order
 
 logger = logging.getLogger(__name__)
 
@@ -142,29 +143,17 @@ class Engine:
         """One pass of the texts under way."""
         assert self.generator is not None
         begin = time.monotonic()
-        works = {stream.writing for stream, _ in turn}
-        for writing in works:
-            writing.started = writing.started or begin
+        for stream, _ in turn:
+            stream.writing.started = stream.writing.started or begin
 
         def report() -> None:
-            made = BatchReport(
-                id=next(self._ids),
-                tasks=dict(Counter(stream.writing.task for stream, _ in turn)),
-                methods=tuple(sorted({stream.adapter.method for stream, _ in turn})),
-                sequences=len(turn),
-                tokens=sum(count for _, count in turn),
-                seconds=time.monotonic() - begin,
-            )
-            for writing in works:
-                writing.compute += made.seconds
-                writing.batch = made
-            self.on_batch(made)
+            adapters = [(stream.writing, stream.adapter) for stream, _ in turn]
+            self._report(adapters, sum(count for _, count in turn), begin)
 
         self.generator.advance(turn, report)
 
     def _step(self, batch: list[Item]) -> None:
-        order = {id(item.row.adapter): i for i, item in enumerate(batch)}
-        batch.sort(key=lambda item: (batch_order(item.row.adapter), order[id(item.row.adapter)]))
+        batch = in_batch_order(batch, lambda item: item.row.adapter)
         begin = time.monotonic()
         for item in batch:
             item.work.started = item.work.started or begin
@@ -174,25 +163,28 @@ class Engine:
         except Exception as error:
             self._step_apart(batch, error)
             return
-        seconds = time.monotonic() - begin
-        report = BatchReport(
-            id=next(self._ids),
-            tasks=dict(Counter(item.work.task for item in batch)),
-            methods=tuple(sorted({item.row.adapter.method for item in batch})),
-            sequences=len(batch),
-            tokens=sum(item.tokens for item in batch),
-            seconds=seconds,
-        )
-        self.on_batch(report)
-        for work in {item.work for item in batch}:
-            work.compute += seconds
-            work.batch = report
+        self._report([(item.work, item.row.adapter) for item in batch], sum(item.tokens for item in batch), begin)
         for item, output in zip(batch, outputs, strict=True):
             work = item.work
             work.outputs[item.index] = output
             work.left -= 1
             if not work.left:
                 _finish(work)
+
+    def _report(self, adapters: Sequence[tuple[Work | Writing, BoundAdapter]], tokens: int, begin: float) -> None:
+        """Tells of a pass, and every work in it. `adapters`: by sequence, its work and the adapter that it wore."""
+        report = BatchReport(
+            id=next(self._ids),
+            tasks=dict(Counter(work.task for work, _ in adapters)),
+            methods=tuple(sorted({adapter.method for _, adapter in adapters})),
+            sequences=len(adapters),
+            tokens=tokens,
+            seconds=time.monotonic() - begin,
+        )
+        self.on_batch(report)
+        for work in {work for work, _ in adapters}:
+            work.compute += report.seconds
+            work.batch = report
 
     def _step_apart(self, batch: list[Item], error: Exception) -> None:
         """After a failure: each adapter's rows by themselves, so that one adapter's fault stays its own."""

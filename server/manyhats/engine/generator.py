@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,11 +25,12 @@ from manyhats.engine.settle import settle
 from manyhats.engine.stream import Delta, Stream, Writing
 from manyhats.errors import EngineFailure
 from manyhats.methods.adapter import BoundAdapter
-from manyhats.methods.plan import Plan, batch_order, segments_of
+from manyhats.methods.plan import Plan, in_batch_order, segments_of
 
 logger = logging.getLogger(__name__)
 
 Turn = list[tuple[Stream, int]]  # texts, and how many of their tokens go into a pass
+Read = tuple[list[Stream], Tensor | None]  # texts that have been read to their end, and their logits
 
 
 class Generator:
@@ -198,7 +200,6 @@ class Generator:
         for layer in range(self.backbone.layers):  # before they are remembered: a failure leaves nothing half written
             self.cache.write(layer, rows, *stream.adapter.prefix(layer))
         for block, key in zip(stream.shared, keys, strict=True):
-            self.pool.forget(block)
             self.pool.remember(block, key)
         return True
 
@@ -211,8 +212,7 @@ class Generator:
         return self._cache
 
     def _lay_rows(self, stream: Stream) -> None:
-        shared, own = rows_of(stream.shared)[: stream.prefix], rows_of(stream.blocks)
-        stream.rows = torch.cat([torch.from_numpy(shared), torch.from_numpy(own)]).numpy()
+        stream.rows = np.concatenate([rows_of(stream.shared)[: stream.prefix], rows_of(stream.blocks)])
 
     def _turn(self) -> Turn:
         """Those that write first, then those that read, as far as the token budget goes."""
@@ -290,7 +290,7 @@ class Generator:
         pieces = [(stream, count) for stream, count in turn if not stream.adapter.whole]
         try:
             with torch.inference_mode():
-                done = [*self._whole_pass(whole), *self._pass(pieces)]
+                done = [self._whole_pass(whole), self._pass(pieces)]
         except Exception as error:
             adapters = list({id(stream.adapter): stream.adapter for stream, _ in turn}.values())
             if len(adapters) == 1:
@@ -302,18 +302,19 @@ class Generator:
                 self._advance([(stream, count) for stream, count in turn if stream.adapter is adapter])
             return
         with torch.inference_mode():
-            self._choose(done)
+            for streams, logits in done:
+                if logits is not None:
+                    self._choose(streams, logits)
 
-    def _pass(self, turn: Turn) -> list[tuple[Stream, Tensor]]:
+    def _pass(self, turn: Turn) -> Read:
         """The new tokens of all these texts; the logits of those that have been read to their end."""
         if not turn:
-            return []
+            return [], None
         dressed: list[tuple[BoundAdapter, Stream, int]] = []
         for stream, count in turn:
             begins = stream.virtual > 0 and stream.computed == 0
             dressed.append((stream.adapter.starting if begins else stream.adapter.resumed, stream, count))
-        seen = {id(adapter): i for i, (adapter, _, _) in reversed(list(enumerate(dressed)))}
-        dressed.sort(key=lambda one: (batch_order(one[0]), seen[id(one[0])]))
+        dressed = in_batch_order(dressed, lambda one: one[0])
         pieces = [self._piece(stream, count) for _, stream, count in dressed]
         batch = pack_pieces(self.backbone, self.cache, pieces)
         plan, actors = self._plan([adapter for adapter, _, _ in dressed], batch)
@@ -332,7 +333,7 @@ class Generator:
             for i in range(stream.remembered, len(keys)):
                 self.pool.remember(stream.blocks[i], keys[i])
             stream.remembered = len(keys)
-        return list(zip(ended, logits, strict=True)) if logits is not None else []
+        return ended, logits
 
     def _plan(self, adapters: list[BoundAdapter], batch: PackedBatch) -> tuple[Plan, Actors]:
         """Who acts where; the last one again where the same adapters have as many tokens each, as in most steps."""
@@ -355,29 +356,26 @@ class Generator:
             stream.rows[: stream.prefix + stop],
         )
 
-    def _whole_pass(self, streams: Sequence[Stream]) -> list[tuple[Stream, Tensor]]:
+    def _whole_pass(self, streams: Sequence[Stream]) -> Read:
         """Texts of adapters that look at a text as a whole: nothing of it can be kept."""
         if not streams:
-            return []
-        order = sorted(streams, key=lambda s: (batch_order(s.adapter), id(s.adapter)))
+            return [], None
+        order = in_batch_order(streams, lambda stream: stream.adapter)
         rows = []
         for stream in order:
-            ids = [*stream.prompt, *(chosen.token for chosen in stream.tokens)]
+            ids = stream.content(stream.virtual, stream.length)
             rows.append(Row(ids, [0] * len(ids), stream.adapter, continues=True))
-        return list(zip(order, forward(self.backbone, rows), strict=True))
+        return order, torch.stack(forward(self.backbone, rows))
 
-    def _choose(self, done: list[tuple[Stream, Tensor]]) -> None:
-        """The next token of each."""
-        if not done:
-            return
-        logits = torch.stack([row for _, row in done])
+    def _choose(self, streams: Sequence[Stream], logits: Tensor) -> None:
+        """The next token of each. logits: (streams, vocabulary)."""
         finite = torch.isfinite(logits.amax(-1)).tolist()
         draws = []
-        for stream, _ in done:
-            written = [chosen.token for chosen in stream.tokens]
+        for stream in streams:
+            written = [chosen.token for chosen in stream.tokens] if stream.sampling.looks_back else []
             allowed = stream.grammar.allowed().to(logits.device) if stream.grammar else None
             draws.append(Draw(stream.sampling, stream.random, stream.prompt, written, allowed))
-        for (stream, _), chosen, fine in zip(done, choose(logits, draws), finite, strict=True):
+        for stream, chosen, fine in zip(streams, choose(logits, draws), finite, strict=True):
             try:
                 if not fine:
                     raise EngineFailure(f"the task {stream.writing.task} gives values that are not finite")
@@ -403,7 +401,7 @@ class Generator:
             self._leave(stream)
         if stream.writing.listener is not None:
             shown = None if chosen.token in stream.ends else chosen
-            stream.writing.listener(Delta(stream.index, piece, shown, stream.finished))
+            stream.writing.listener(Delta(stream, piece, shown, stream.finished))
         if stream.finished:
             stream.writing.left -= 1
             if not stream.writing.left:

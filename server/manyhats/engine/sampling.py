@@ -40,6 +40,11 @@ class Sampling:
     logprobs: int | None = None
 
     @property
+    def looks_back(self) -> bool:
+        """Whether what was written already matters."""
+        return self.repetition != 1 or self.presence != 0 or self.frequency != 0
+
+    @property
     def truncated(self) -> bool:
         """Whether some tokens are never drawn."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
@@ -55,7 +60,8 @@ class Chosen(NamedTuple):
 
 @dataclass(slots=True)
 class Draw:
-    """One row to choose for. `seen`: the prompt's tokens; `written`: those since; `allowed`: (vocabulary,) bool."""
+    """One row to choose for. `seen`: the prompt's tokens; `written`: those since, where the
+    sampling looks back; `allowed`: (vocabulary,) bool."""
 
     sampling: Sampling
     random: np.random.Generator | None

@@ -22,9 +22,9 @@ FinishReason = Literal["stop", "length"]
 
 
 class Delta(NamedTuple):
-    """What one step added to a text. `number`: which of its question's. `chosen`: None where the text ended without."""
+    """What one step added to a text. `chosen`: None where the text ended without."""
 
-    number: int
+    stream: Stream
     text: str
     chosen: Chosen | None
     finished: FinishReason | None
@@ -63,6 +63,11 @@ class Stream:
             self.random = np.random.Generator(np.random.Philox(self.sampling.seed))
 
     @property
+    def prompt_index(self) -> int:
+        """Which of its question's prompts it follows."""
+        return self.index // self.writing.each
+
+    @property
     def virtual(self) -> int:
         """Virtual tokens before its own."""
         return self.adapter.virtual_tokens
@@ -94,6 +99,7 @@ class Writing:
     task: str
     digest: str
     streams: list[Stream]
+    each: int = 1  # texts of one prompt, which stand side by side
     priority: int = 0
     listener: Callable[[Delta], None] | None = None
     future: Future[None] = field(default_factory=Future)

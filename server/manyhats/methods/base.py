@@ -180,7 +180,7 @@ class Method(ABC):
         """What a linear layer reads: `x` (rows, in), or another tensor where the acts' rows are changed."""
         return x
 
-    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act], site: LinearSite) -> None:  # noqa: B027 (most need not)
+    def after_linear(self, x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> None:  # noqa: B027 (most need not)
         """Changes rows of the output of the linear layer `site` in place. x: (rows, in), y: (rows, out)."""
 
 

@@ -13,7 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from manyhats.errors import AdapterMismatch
-from manyhats.methods.base import Act, Bound, Method, MethodConfig, Part, Trainable, expect_shape, on_device, size_of
+from manyhats.methods.base import (
+    Act,
+    Acts,
+    Bound,
+    Method,
+    MethodConfig,
+    Part,
+    Trainable,
+    expect_shape,
+    on_device,
+    size_of,
+)
 from manyhats.methods.lora import target_sites
 from manyhats.methods.options import Options
 
@@ -60,7 +71,7 @@ class Ia3(Method):
             read[rows] = x[rows] * vectors.input
         return read
 
-    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act], site: LinearSite) -> None:
+    def after_linear(self, x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> None:
         for rows, vectors, _ in acts:
             if vectors.output is not None:
                 y[rows] *= vectors.output

@@ -147,7 +147,7 @@ class Lora(Method):
     def rank(self, part: Part) -> int | None:
         return max(leaves["A"].shape[0] for leaves in part.tensors.values())
 
-    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act], site: LinearSite) -> None:
+    def after_linear(self, x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> None:
         for rows, (down, up, gain, offset, gate), spans in _stacked(x, y, acts, site):
             if gain is not None:
                 y[rows] *= gain
@@ -168,15 +168,13 @@ class Lora(Method):
         return _TrainableLora(backbone, target_sites(backbone, targets), rank, alpha / rank, generator)
 
 
-def _stacked(x: Tensor, y: Tensor, acts: Sequence[Act], site: LinearSite) -> Sequence[Act]:
+def _stacked(x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> Sequence[Act]:
     """Lets plain pairs with a row or a few act together where there are several; what is left to do one by one."""
     if len(acts) < _SEVERAL or torch.is_grad_enabled():
         return acts
-    memo: tuple[list[StackedRows], Sequence[Act]] | None = acts.memo if isinstance(acts, Acts) else None
+    memo: tuple[list[StackedRows], Sequence[Act]] | None = acts.memo
     if memo is None or any(rows.stale for rows in memo[0]):
-        memo = _place(acts, site)
-        if isinstance(acts, Acts):
-            acts.memo = memo
+        memo = acts.memo = _place(acts, site)
     for rows in memo[0]:
         rows.add(x, y)
     return memo[1]

@@ -15,6 +15,7 @@ from manyhats.backbone.sites import EmbeddingSite, LinearSite, NormSite
 from manyhats.errors import AdapterMismatch
 from manyhats.methods.base import (
     Act,
+    Acts,
     Bound,
     EmbeddingStep,
     Leaves,
@@ -73,7 +74,7 @@ class Parameters(Method):
     def replaced_weights(self, part: Part) -> set[str]:
         return {site for site, leaves in part.tensors.items() if "weight" in leaves}
 
-    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act], site: LinearSite) -> None:
+    def after_linear(self, x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> None:
         add_changes(y, acts)
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:

@@ -6,9 +6,9 @@ shared module once and gives each method all of its segments together.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from manyhats.methods.base import Act, Acts, EmbeddingStep, KeyValueStep, Method
 
 if TYPE_CHECKING:
     from manyhats.backbone import PackedBatch
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,13 @@ class Place(NamedTuple):
 def batch_order(adapter: BoundAdapter) -> int:
     """Segments sort by this: those with weights of their own stand last, so that the shared layer runs once."""
     return 1 if adapter.own_weight else 0
+
+
+def in_batch_order(items: Iterable[T], adapter: Callable[[T], BoundAdapter]) -> list[T]:
+    """Items of one adapter side by side, in the order of `batch_order`; else as they come."""
+    known = list(items)
+    seen = {id(adapter(item)): i for i, item in reversed(list(enumerate(known)))}
+    return sorted(known, key=lambda item: (batch_order(adapter(item)), seen[id(adapter(item))]))
 
 
 class Plan:

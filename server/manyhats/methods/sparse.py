@@ -6,7 +6,6 @@ In a slot the changed parameters are dense, but for embeddings, of which the cha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from manyhats.backbone.sites import EmbeddingSite
 from manyhats.errors import AdapterMismatch
-from manyhats.methods.base import Act, Bound, EmbeddingStep, Leaves, Method, MethodConfig, Part
+from manyhats.methods.base import Acts, Bound, EmbeddingStep, Leaves, Method, MethodConfig, Part
 from manyhats.methods.parameters import add_changes, bound_parameters, own_parameter
 from manyhats.methods.token_rows import Rows
 
@@ -85,7 +84,7 @@ class Sparse(Method):
     def replaced_weights(self, part: Part) -> set[str]:
         return {site for site, leaves in part.tensors.items() if "weight.indices" in leaves}
 
-    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act], site: LinearSite) -> None:
+    def after_linear(self, x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> None:
         add_changes(y, acts)
 
 

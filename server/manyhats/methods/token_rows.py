@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from manyhats.errors import AdapterMismatch
 from manyhats.methods.base import (
-    Act,
+    Acts,
     Bound,
     EmbeddingStep,
     Method,
@@ -94,6 +93,6 @@ class TokenRows(Method):
                 linear[head.output_layer] = _Outputs(ids, rows)
         return Bound(embedding=embedding, linear=linear, nbytes=nbytes)
 
-    def after_linear(self, x: Tensor, y: Tensor, acts: Sequence[Act], site: LinearSite) -> None:
+    def after_linear(self, x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> None:
         for rows, (ids, weights), _ in acts:
             y[rows, ids] = x[rows] @ weights.T

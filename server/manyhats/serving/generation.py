@@ -58,7 +58,7 @@ class Generation:
                 notices.append(Notice(i, "max_new_tokens", told))
             for _ in range(parameters.n):
                 streams.append(self._stream(asked, prompt, room, parameters, len(streams)))
-        writing = Writing(asked.task, asked.digest, streams, asked.priority, asked.listener)
+        writing = Writing(asked.task, asked.digest, streams, parameters.n, asked.priority, asked.listener)
         return writing, notices
 
     def answers(self, writing: Writing, parameters: GenerateParameters) -> list[Answer]:
