@@ -81,6 +81,7 @@ def test_draws_what_transformers_leaves(sampling: Sampling, seed: int, at: float
         Sampling(temperature=1.3, top_p=0.8),
         Sampling(temperature=1.0, min_p=0.1),
         Sampling(temperature=2.0, top_k=50, top_p=0.9, min_p=0.05),
+        Sampling(temperature=2.0, top_k=400, top_p=0.5),
     ],
 )
 def test_shares_are_those_of_transformers(sampling: Sampling) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import RepetitionPenaltyLogitsProcessor
 
-_CANDIDATES = 256  # looked at first: mostly they hold all that top-k, top-p or min-p leaves
+_CANDIDATES = 256  # looked at first: mostly they hold all that top-p or min-p leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,17 +142,16 @@ def _places(sums: Tensor, at: Tensor) -> list[int]:
 def _draw_truncated(weights: Tensor, s: Sampling, at: Tensor) -> int:
     """As transformers' warpers do, one after another: the k likeliest, of these the fewest that have p together, of
     these the ones that have min_p times the likeliest's share."""
-    total = weights.sum(dtype=torch.float64)
-    count = min(_CANDIDATES, len(weights))
+    count = min(s.top_k or _CANDIDATES, len(weights))
     while True:
         values, ids = weights.topk(count)
-        values = values.double()
-        kept = values[: s.top_k] if s.top_k else values
+        kept = values.double()
         sums = kept.cumsum(0)
-        whole = sums[-1] if s.top_k and s.top_k <= count else total
-        enough = count == len(weights) or (s.top_k and s.top_k <= count)
+        # top-p is a share of what top-k leaves
+        whole = sums[-1] if s.top_k else weights.sum(dtype=torch.float64)
+        enough = s.top_k > 0 or count == len(weights)
         enough = enough or (s.top_p < 1 and bool(sums[-1] >= s.top_p * whole))
-        enough = enough or (s.min_p > 0 and bool(values[-1] < s.min_p * values[0]))
+        enough = enough or (s.min_p > 0 and bool(kept[-1] < s.min_p * kept[0]))
         if enough:
             break
         count = len(weights)
