@@ -19,7 +19,7 @@ PORT     ?= 8000
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install demo serve test lint format bench examples decoder demo-decoder examples-decoder bench-generation image-check clean
+.PHONY: help install demo serve test lint format bench examples decoder demo-decoder examples-decoder bench-generation bench-methods image-check clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -79,6 +79,10 @@ examples-decoder: decoder  ## Make the adapters of the tasks that write again fr
 
 bench-generation: decoder  ## Compare with PEFT: texts of many LoRA tasks (about ten minutes)
 	$(BIN)/python benchmarks/generation.py --backbone $(DECODER) --json benchmarks/results/generation.json
+
+bench-methods: install  ## Train and serve every method on four tasks (an hour on 2 cores), and write the table
+	$(BIN)/python examples/prepare_data.py spam sentiment genre parts-of-speech
+	$(BIN)/python benchmarks/methods.py
 
 clean:  ## Remove what the targets above made
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis adapters_store/.manyhats $(DECODER_STORE)/.manyhats

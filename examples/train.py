@@ -23,8 +23,8 @@ import torch
 from manyhats.backbone import Backbone
 from manyhats.errors import ManyhatsError
 from manyhats.training.card import Report
-from manyhats.training.data import TaskKind
 from manyhats.training.job import Job, run
+from manyhats.training.rows import TaskKind
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 

@@ -10,14 +10,15 @@ from typing import Any
 
 from manyhats.backbone import Backbone
 from manyhats.training.batches import Item, encode_examples
-from manyhats.training.data import Example, TaskKind
+from manyhats.training.rows import Columns, Example, TaskKind, example_of
 
 LABELS = ("even", "odd")
 
 
 def rows(kind: TaskKind, count: int, seed: int) -> list[dict[str, Any]]:
     """Labelled rows. The class of a text is the parity of the word that it consists of, with some others between; the
-    tag of a word its parity; the number of a text how many of its words are `w1`."""
+    tag of a word its parity; the number of a text how many of its words are `w1`; its labels say which of `w0` and `w1`
+    it has; the answer is `w7`; and two texts belong together that have the same words the other way round."""
     pick = random.Random(f"{kind}/{seed}")
     made = []
     for _ in range(count):
@@ -29,6 +30,19 @@ def rows(kind: TaskKind, count: int, seed: int) -> list[dict[str, Any]]:
         elif kind == "tokens":
             numbers = [pick.randrange(8) for _ in range(length)]
             made.append({"tokens": [f"w{n}" for n in numbers], "tags": [LABELS[n % 2] for n in numbers]})
+        elif kind == "multilabel":
+            labels = [label for label in LABELS if pick.random() < 0.5]
+            words = [f"w{LABELS.index(label)}" for label in labels] + [f"w{pick.randrange(2, 6)}"]
+            made.append({"text": " ".join(words * 2), "label": labels})
+        elif kind == "span":
+            words = [f"w{pick.randrange(10, 30)}" for _ in range(length)]
+            place = pick.randrange(length)
+            words[place] = "w7"
+            start = sum(len(word) + 1 for word in words[:place])
+            made.append({"text": "w7", "context": " ".join(words), "label": "w7", "answer_start": start})
+        elif kind == "embed":
+            words = [f"w{pick.randrange(2, 60)}" for _ in range(3)]
+            made.append({"text": " ".join(["w0", *words]), "pair": " ".join(["w1", *reversed(words)])})
         else:
             ones = pick.randint(0, length)
             words = ["w1"] * ones + ["w2"] * (length - ones)
@@ -39,9 +53,7 @@ def rows(kind: TaskKind, count: int, seed: int) -> list[dict[str, Any]]:
 
 def examples(kind: TaskKind, count: int, seed: int) -> list[Example]:
     """The same rows as checked examples."""
-    if kind == "tokens":
-        return [Example("", None, tuple(r["tokens"]), tuple(r["tags"])) for r in rows(kind, count, seed)]
-    return [Example(r["text"], None, (), r["label"]) for r in rows(kind, count, seed)]
+    return [example_of(row, kind, Columns()) for row in rows(kind, count, seed)]
 
 
 def items(backbone: Backbone, kind: TaskKind, count: int, seed: int) -> list[Item]:

@@ -6,8 +6,8 @@ import pytest
 from manyhats.backbone import Backbone
 from manyhats.training.baselines import majority, probe
 from manyhats.training.batches import IGNORED, Item, Items
-from manyhats.training.data import TaskKind
 from manyhats.training.metrics import Score
+from manyhats.training.rows import TaskKind
 
 from tests.training.samples import items
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from manyhats.backbone import Backbone
 from manyhats.training.batches import IGNORED, Item, encode_examples, ordered_batches, shuffled_batches
-from manyhats.training.data import Example
+from manyhats.training.rows import Example
 
 
 def _of_lengths(lengths: list[int]) -> list[Item]:

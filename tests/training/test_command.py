@@ -29,7 +29,8 @@ def invoke(base_folder: Callable[[str], Path], tmp_path: Path) -> Invoke:
     write_jsonl(tmp_path / "train.jsonl", rows("classify", 120, 0))
 
     def run(*options: str, method: str = "lora") -> Any:
-        given = ["--backbone", str(base_folder("bert")), "--task", "parity", "--device", "cpu", "--method", method]
+        given = ["--backbone", str(base_folder("bert")), "--task", "parity", "--device", "cpu"]
+        given += ["--method", method] if method else []
         given += ["--data", str(tmp_path / "train.jsonl"), "--out", str(tmp_path / "out"), "--epochs", "3"]
         return CliRunner().invoke(app, [*given, *options], env={"COLUMNS": "200"})
 
@@ -51,9 +52,18 @@ def test_trains_writes_and_shows_a_table(invoke: Invoke, bert: Backbone, tmp_pat
     head = dict(line.split(": ", 1) for line in card.split("---\n")[1].splitlines())
     assert json.loads(head["pipeline_tag"]) == "text-classification"
     assert 0 <= json.loads(head["model-index"])[0]["results"][0]["metrics"][0]["value"] <= 1
-    for told in ("`even`, `odd`", "`train.jsonl` | 120", "| seed | 3 |", "rank 2", bert.sha256, "Wilson"):
+    for told in (
+        "`even`, `odd`",
+        "`train.jsonl` | 120",
+        "| seed | 3 |",
+        "rank 2",
+        bert.sha256,
+        "95 % interval",
+        "curves.png",
+    ):
         assert told in card
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("kind", ["tokens", "regress"])
@@ -72,6 +82,10 @@ def test_the_other_kinds_come_from_csv(invoke: Invoke, bert: Backbone, tmp_path:
     ("options", "told"),
     [
         (["--method", "lroa"], "no method 'lroa' can be trained"),
+        (["--sweep", "lora"], "one of --method and --sweep is needed"),
+        (["--class-weights", "even"], "--class-weights takes balanced, or LABEL=NUMBER"),
+        (["--class-weights", "prime=2"], "there is no label 'prime' to weigh; the labels are even, odd"),
+        (["--kind", "embed", "--text-pair", "label", "--class-weights", "balanced"], "class weights mean nothing"),
         (["--option", "rank"], "--option takes NAME=VALUE, not 'rank'"),
         (["--option", "colour=red"], "lora has no option 'colour'"),
         (["--max-tokens", "65"], "max-tokens must lie between 3 and 64"),
@@ -123,5 +137,50 @@ def test_push_uploads_the_finished_folder(invoke: Invoke, monkeypatch: pytest.Mo
     monkeypatch.setenv("MANYHATS_KEY", "secret")
     result = invoke("--push", "http://host:1", method="mask")
     assert result.exit_code == 0, result.output
-    files = {"README.md", "manyhats.json", "weights.safetensors"}
+    files = {"README.md", "curves.png", "manyhats.json", "weights.safetensors"}
     assert asked == {"task": "parity", "files": files, "url": "http://host:1", "key": "secret"}
+
+
+def test_a_recipe_file_gives_what_the_command_line_does_not(invoke: Invoke, bert: Backbone, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('max-tokens = 20\nseed = 5\npatience = 1\n[options]\nrank = 3\ntargets = ["query", "value"]\n')
+    result = invoke("--config", str(recipe), "--seed", "6")
+    assert result.exit_code == 0, result.output
+    adapter = read_adapter(tmp_path / "out", bert)
+    assert adapter.rank == 3
+    assert adapter.settings["max_tokens"] == 20
+    assert "| seed | 6 |" in (tmp_path / "out" / "README.md").read_text()
+    recipe.write_text("colour = 1\n")
+    refused = invoke("--config", str(recipe))
+    assert refused.exit_code == 2
+    assert "has the field 'colour'" in refused.output
+    assert "learning-rate" in refused.output
+
+
+def test_a_sweep_ends_in_one_table(invoke: Invoke, bert: Backbone, tmp_path: Path) -> None:
+    result = invoke("--sweep", "lora, mask", "--epochs", "1", method="")
+    assert result.exit_code == 0, result.output
+    table = result.output[result.output.index("parity: on held-out data") :]
+    for told in ("always the commonest answer", "linear probe on the frozen backbone", "lora", "mask", "kB"):
+        assert told in table
+    assert read_adapter(tmp_path / "out" / "lora", bert).method == "lora"
+    assert read_adapter(tmp_path / "out" / "mask", bert).method == "mask"
+    before = (tmp_path / "out" / "mask" / "manyhats.json").stat().st_mtime_ns
+    again = invoke("--sweep", "lora,mask,ia3", "--epochs", "1", "--resume", method="")
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "out" / "mask" / "manyhats.json").stat().st_mtime_ns == before
+    assert "ia3" in again.output[again.output.index("parity: on held-out data") :]
+
+
+def test_full_fine_tuning_is_compared_with(invoke: Invoke, tmp_path: Path) -> None:
+    result = invoke("--full", "--epochs", "1")
+    assert result.exit_code == 0, result.output
+    assert "full fine-tuning" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("kind", "served"), [("multilabel", "classify"), ("span", "span"), ("embed", "embed")])
+def test_further_kinds(invoke: Invoke, bert: Backbone, tmp_path: Path, kind: Any, served: str) -> None:
+    write_jsonl(tmp_path / "more.jsonl", rows(kind, 120, 0))
+    result = invoke("--kind", kind, "--data", str(tmp_path / "more.jsonl"), "--max-tokens", "40", method="houlsby")
+    assert result.exit_code == 0, result.output
+    assert read_adapter(tmp_path / "out", bert).kind == served

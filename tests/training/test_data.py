@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from manyhats.errors import InvalidRequest
-from manyhats.training.data import Columns, Example, TaskKind, load, read_examples, split
+from manyhats.training.data import load, split
+from manyhats.training.files import read_examples
+from manyhats.training.rows import Columns, Example, Place, TaskKind
 
 from tests.training.samples import rows, write_jsonl
 
@@ -137,3 +139,75 @@ def test_a_split_keeps_every_row_and_never_parts_duplicates(rows: list[tuple[int
     assert Counter(kept + held) == Counter(made)
     assert not {e.input for e in kept} & {e.input for e in held}
     assert {e.target for e in held} <= {e.target for e in kept}
+
+
+def test_reads_parquet_and_datasets_folders_as_the_same(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    made = rows("classify", 30, 0)
+    names = sorted({row["label"] for row in made})
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+    whole = datasets.Dataset.from_list(made, features=features)
+    whole.save_to_disk(str(tmp_path / "one"))
+    whole.cast_column("label", datasets.Value("string"))
+    datasets.Dataset.from_list(made).to_parquet(str(tmp_path / "data.parquet"))
+    expected = read_examples(write_jsonl(tmp_path / "a.jsonl", made), "classify", Columns())
+    assert read_examples(tmp_path / "data.parquet", "classify", Columns()) == expected
+    assert read_examples(tmp_path / "one", "classify", Columns()) == expected
+
+    datasets.DatasetDict({"train": whole, "test": whole.select(range(10))}).save_to_disk(str(tmp_path / "splits"))
+    loaded = load("classify", Columns(), tmp_path / "splits")
+    assert len(loaded.test) == 10
+    assert len(loaded.train) + len(loaded.validation) == 30
+    assert [source.name for source in loaded.sources] == ["train", "test"]
+
+
+def test_folders_that_are_no_data_say_so(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="was not saved by the library datasets"):
+        read_examples(tmp_path, "classify", Columns())
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(InvalidRequest, match="is not readable as Parquet"):
+        read_examples(tmp_path / "broken.parquet", "classify", Columns())
+
+
+def test_tags_of_datasets_get_their_names(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    made = [{"tokens": ["a", "b"], "tags": [1, 0]}]
+    tags = datasets.List(datasets.ClassLabel(names=["X", "Y"]))
+    features = datasets.Features({"tokens": datasets.List(datasets.Value("string")), "tags": tags})
+    datasets.Dataset.from_list(made, features=features).save_to_disk(str(tmp_path / "d"))
+    (read,) = read_examples(tmp_path / "d", "tokens", Columns())
+    assert read.target == ("Y", "X")
+
+
+@pytest.mark.parametrize(
+    ("row", "place", "told"),
+    [
+        ({"text": "q", "context": "a b c", "label": "b"}, Place(2, 3), None),
+        ({"text": "q", "context": "b b", "label": "b", "answer_start": 2}, Place(2, 3), None),
+        ({"text": "q", "context": "b b", "label": {"text": ["b"], "answer_start": [2]}}, Place(2, 3), None),
+        ({"text": "q", "context": "b b", "label": "b"}, None, "stands 2 times in its context; say where it starts"),
+        ({"text": "q", "context": "a", "label": "b"}, None, "does not stand in its context"),
+        ({"text": "q", "context": "a b", "label": "b", "answer_start": 1}, None, "does not stand at 1"),
+    ],
+)
+def test_answers_have_a_place(tmp_path: Path, row: dict[str, object], place: Place | None, told: str | None) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [row])
+    if told is None:
+        assert read_examples(path, "span", Columns())[0].target == place
+        return
+    with pytest.raises(InvalidRequest, match=told):
+        read_examples(path, "span", Columns())
+
+
+def test_labels_that_a_split_lacks_are_told(tmp_path: Path) -> None:
+    train = write_jsonl(tmp_path / "a.jsonl", [{"text": f"t{i}", "label": "xyz"[i % 3]} for i in range(30)])
+    test = write_jsonl(tmp_path / "b.jsonl", [{"text": "u", "label": "x"}, {"text": "v", "label": "y"}])
+    assert (
+        "1 of 3 labels do not occur in the test data, and are not judged: z."
+        in load("classify", Columns(), train, None, test).notes
+    )
+
+
+def test_several_labels(tmp_path: Path) -> None:
+    path = _write(tmp_path, "a.csv", 'text,label\none,"x, y"\ntwo,\nthree,y\n')
+    assert [e.target for e in read_examples(path, "multilabel", Columns())] == [("x", "y"), (), ("y",)]

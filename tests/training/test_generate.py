@@ -12,8 +12,9 @@ import torch
 from manyhats.errors import InvalidRequest
 from manyhats.formats import read_adapter
 from manyhats.training.batches import encode_dataset
-from manyhats.training.data import Columns, load
+from manyhats.training.data import load
 from manyhats.training.job import Job, run
+from manyhats.training.rows import Columns
 from manyhats.training.trainer import Trainer
 from rich.console import Console
 from torch.nn import functional as F
@@ -64,7 +65,7 @@ def test_the_score_is_the_mean_loss_of_the_answers_tokens(load_backbone: Any, ba
             logits = model(input_ids=torch.tensor([item.ids])).logits[0]
         losses += F.cross_entropy(logits[list(item.asked)], torch.tensor(item.target), reduction="none").tolist()
     from manyhats.methods.adapter import BARE
-    from manyhats.training.trainer import evaluate
+    from manyhats.training.evaluation import evaluate
 
     found = evaluate(backbone, BARE, "generate", items.test)
     assert found.count == len(losses)

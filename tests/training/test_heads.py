@@ -8,6 +8,7 @@ import pytest
 import torch
 from manyhats.errors import InvalidRequest
 from manyhats.training.heads import head_for
+from manyhats.training.recipes import recipe_for
 
 from tests import tiny
 
@@ -18,10 +19,10 @@ def test_fits_the_backbone(family: str, method: str, load_backbone: Any) -> None
     backbone = load_backbone(family)
     if family == "modernbert" and method == "lora":
         with pytest.raises(InvalidRequest, match="the whole head of modernbert"):
-            head_for(backbone, method, "classify", 3, torch.Generator())
+            head_for(backbone, recipe_for(method), "classify", 3, torch.Generator())
         return
     for kind in ("classify", "tokens", "regress"):
-        head = head_for(backbone, method, kind, 3, torch.Generator().manual_seed(0)).saved()
+        head = head_for(backbone, recipe_for(method), kind, 3, torch.Generator().manual_seed(0)).saved()
         head.check(backbone)
         width = backbone.hidden if head.reads == "pooler" else backbone.output_width
         assert head(torch.zeros(2, width)).shape == (2, 1 if kind == "regress" else 3)

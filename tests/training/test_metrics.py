@@ -32,7 +32,8 @@ def test_numbers_are_judged_by_their_squared_error() -> None:
     items = [Item([1], [0], 2.0, False), Item([1], [0], -1.0, False)]
     found = score("regress", [torch.tensor([3.0]), torch.tensor([-1.0])], items)
     assert found == Score("regress", 0.5, 2)
-    assert found.interval is None
+    assert found.interval == (0.0, 1.0)  # drawn from two errors
+    assert Score("regress", 0.5, 2).interval is None
     assert found.better_than(Score("regress", 0.6, 2))
     assert not Score("regress", math.nan, 2).better_than(None)
 

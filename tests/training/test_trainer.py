@@ -14,26 +14,45 @@ import torch
 from manyhats.backbone import Backbone
 from manyhats.errors import InvalidRequest
 from manyhats.formats import read_adapter, write_adapter
-from manyhats.training.data import TaskKind
+from manyhats.training.evaluation import predict
+from manyhats.training.heads import SERVED
 from manyhats.training.metrics import Score
-from manyhats.training.recipes import Schedule, schedule_for
-from manyhats.training.trainer import Outcome, Trainer, predict, warm_up_and_decay
+from manyhats.training.objective import batch_loss
+from manyhats.training.recipes import RECIPES, Schedule, schedule_for
+from manyhats.training.rows import TaskKind
+from manyhats.training.trainer import Outcome, Trainer, warm_up_and_decay
 
 from tests import tiny
 from tests.training.samples import LABELS, items
 
-KINDS: tuple[TaskKind, ...] = ("classify", "tokens", "regress")
+# All that need nothing else to begin with; fusion has tests of its own.
+ALONE = [name for name, recipe in RECIPES.items() if name != "fusion" and not recipe.baseline]
+# What the tiny backbone learns by: it is random, so little lies in it that a mask could find.
+RATES = {
+    "rslora": 5e-3,
+    "prompt": 5e-2,
+    "p-tuning": 2e-2,
+    "ia3": 1e-1,
+    "sparse": 1e-2,
+    "diff-pruning": 1e-2,
+    "side": 1e-2,
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "sparse": {"share": 0.2},
+    "diff-pruning": {"share": 0.2, "l0_weight": 0.01},
+    "side": {"layers": 2},
+}
 
 
-def _schedule(method: str, **changes: Any) -> Schedule:
-    given = {"epochs": 8, "batch_tokens": 160, "patience": 8, "learning_rate": 2e-2, "head_learning_rate": 1e-2}
-    return replace(schedule_for(method), **(given | changes))
+def _schedule(recipe: str, **changes: Any) -> Schedule:
+    given = {"epochs": 8, "batch_tokens": 160, "patience": 8, "head_learning_rate": 1e-2}
+    return replace(schedule_for(recipe), **(given | {"learning_rate": RATES.get(recipe, 2e-2)} | changes))
 
 
 def _trained(
-    backbone: Backbone, method: str, kind: TaskKind = "classify", count: int = 160, **changes: Any
+    backbone: Backbone, recipe: str, kind: TaskKind = "classify", count: int = 160, **changes: Any
 ) -> tuple[Trainer, Outcome]:
-    trainer = Trainer(backbone, method, kind, len(LABELS), _schedule(method, **changes))
+    trainer = Trainer(backbone, recipe, kind, len(LABELS), _schedule(recipe, **changes), OPTIONS.get(recipe))
     return trainer, trainer.run(items(backbone, kind, count, 0), items(backbone, kind, 60, 1))
 
 
@@ -46,32 +65,40 @@ def _fingerprint(backbone: Backbone) -> str:
     return total.hexdigest()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("method", tiny.METHOD_NAMES)
-def test_every_method_learns_every_kind(bert: Backbone, tmp_path: Path, method: str, kind: TaskKind) -> None:
+# All methods run through the same head and loss, so that each needs the kinds that differ for it.
+USES = [(recipe, kind) for recipe in ALONE for kind in ("classify", "tokens", "regress")]
+USES += [(recipe, kind) for recipe in ("lora", "houlsby", "mask", "prefix") for kind in ("multilabel", "span", "embed")]
+
+
+@pytest.mark.parametrize(("recipe", "kind"), USES)
+def test_every_recipe_learns_every_kind(bert: Backbone, tmp_path: Path, recipe: str, kind: TaskKind) -> None:
     before = _fingerprint(bert)
-    trainer, outcome = _trained(bert, method, kind)
+    trainer, outcome = _trained(bert, recipe, kind)
     assert _fingerprint(bert) == before
     assert not any(p.requires_grad or p.grad is not None for p in bert.model.parameters())
-    assert outcome.losses[-1] < 0.6 * outcome.losses[0]
-    # a number's spread is about 3, and a class or tag is guessed half the time
-    assert outcome.validation.value < 4 if kind == "regress" else outcome.validation.value > 0.85
+    assert outcome.losses[-1] < 0.7 * outcome.losses[0]
+    # a number's spread is about 3; a class or tag is guessed half the time, the other kinds hardly ever
+    least = {"span": 0.3, "embed": 0.2}.get(kind, 0.8)
+    assert outcome.validation.value < 5 if kind == "regress" else outcome.validation.value > least
 
     held = items(bert, kind, 40, 2)
     here = predict(bert, trainer.bound(), held)
-    write_adapter(trainer.adapter({} if kind == "regress" else {"labels": LABELS}), tmp_path, bert)
+    settings = {"labels": LABELS} if kind in ("classify", "tokens", "multilabel") else {}
+    settings |= {"defaults": {"multi_label": True}} if kind == "multilabel" else {}
+    write_adapter(trainer.adapter(settings), tmp_path, bert)
     reloaded = read_adapter(tmp_path, bert)
-    assert (reloaded.method, reloaded.kind) == (method, kind)
+    assert reloaded.kind == SERVED.get(kind, kind)
+    assert reloaded.settings.get("defaults") == settings.get("defaults")
     assert tiny.difference(predict(bert, reloaded.bind(bert), held), here) < 1e-5 * (100 if kind == "regress" else 1)
 
 
-@pytest.mark.parametrize("method", tiny.METHOD_NAMES)
+@pytest.mark.parametrize("recipe", ALONE)
 @pytest.mark.parametrize("family", ["roberta", "distilbert"])
 def test_other_families_train_and_reload(
-    load_backbone: Callable[[str], Backbone], tmp_path: Path, family: str, method: str
+    load_backbone: Callable[[str], Backbone], tmp_path: Path, family: str, recipe: str
 ) -> None:
     backbone = load_backbone(family)
-    trainer, outcome = _trained(backbone, method, epochs=4)
+    trainer, outcome = _trained(backbone, recipe, epochs=4)
     assert outcome.losses[-1] < outcome.losses[0]
     held = items(backbone, "classify", 20, 2)
     write_adapter(trainer.adapter({"labels": LABELS}), tmp_path, backbone)
@@ -108,15 +135,14 @@ def test_early_stopping_keeps_the_best_state(bert: Backbone, monkeypatch: pytest
 
 
 def test_a_loss_that_is_no_number_keeps_the_last_good_state(bert: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Trainer._loss
     calls = 0
 
-    def loss(self: Trainer, *given: Any) -> torch.Tensor:
+    def loss(*given: Any) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        return real(self, *given) * (math.nan if calls == 15 else 1)
+        return batch_loss(*given) * (math.nan if calls == 15 else 1)
 
-    monkeypatch.setattr(Trainer, "_loss", loss)
+    monkeypatch.setattr("manyhats.training.trainer.batch_loss", loss)
     trainer, outcome = _trained(bert, "lora")
     assert outcome.stopped is not None
     assert "at step 15" in outcome.stopped
@@ -133,14 +159,15 @@ def test_a_learning_rate_far_too_high_says_so(bert: Backbone) -> None:
         _trained(bert, "lora", learning_rate=1e30, head_learning_rate=1e30, warm_up=0.0)
 
 
-@pytest.mark.parametrize("method", tiny.METHOD_NAMES)
-def test_an_unknown_option_is_named(bert: Backbone, method: str) -> None:
+@pytest.mark.parametrize("recipe", ALONE)
+def test_an_unknown_option_is_named(bert: Backbone, recipe: str) -> None:
+    method = RECIPES[recipe].method
     with pytest.raises(InvalidRequest, match=f"{method} has no option 'colour'; it has"):
-        Trainer(bert, method, "classify", 2, schedule_for(method), {"colour": "red"})
+        Trainer(bert, recipe, "classify", 2, schedule_for(recipe), {"colour": "red"})
 
 
 def test_an_unknown_method_is_named() -> None:
-    with pytest.raises(InvalidRequest, match="no method 'lroa' can be trained; these can: bottleneck, lora"):
+    with pytest.raises(InvalidRequest, match="no method 'lroa' can be trained; these can: bitfit, bottleneck"):
         schedule_for("lroa")
 
 
@@ -152,7 +179,7 @@ def test_a_backbone_in_half_precision_is_refused(base_folder: Callable[[str], Pa
 
 def test_family_heads_need_the_pooler_that_they_read(bert: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bert, "_pooler_missing", True)
-    with pytest.raises(InvalidRequest, match="has no weights for it; use bottleneck or mask"):
+    with pytest.raises(InvalidRequest, match="has no weights for it; use houlsby or mask"):
         Trainer(bert, "prefix", "classify", 2, schedule_for("prefix"))
     Trainer(bert, "prefix", "tokens", 2, schedule_for("prefix"))
     Trainer(bert, "bottleneck", "classify", 2, schedule_for("bottleneck"))

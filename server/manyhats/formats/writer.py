@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def write_adapter(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     """Writes into an existing folder. An adapter of one part."""
     match adapter.method:
-        case "lora" | "prefix":
+        case "lora" | "prefix" | "prompt" | "ia3" | "ln":
             peft.write(adapter, folder, backbone)
             manyhats.write_task(adapter, folder, backbone)
         case "bottleneck":

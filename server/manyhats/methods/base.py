@@ -133,9 +133,31 @@ class Acts(list[Act]):
 class Trainable(nn.Module, ABC):
     """A part while it is being trained: parameters, the same forward as when it is served, and the way back."""
 
+    stages: ClassVar[int] = 1
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """Times the learning rate, by a parameter's first name; one for all that are not named."""
+        return {}
+
     @abstractmethod
     def bound(self) -> Bound:
-        """The part as it acts now, with gradients; called once a step."""
+        """The part as it acts now, with gradients; called once a step. Where chance takes part, that is only while it
+        is in training mode."""
+
+    def advance(self) -> None:
+        """Begins the next stage: other parameters may be trained from now on."""
+        raise NotImplementedError(f"{type(self).__name__} has a single stage")
+
+    def restore(self, stage: int, state: Mapping[str, Any]) -> None:
+        """Takes a `state_dict` of a stage, counted from 0, in place of what it has."""
+        for _ in range(stage):
+            self.advance()
+        self.load_state_dict(state)
+
+    def penalty(self) -> Tensor | None:
+        """What is added to the loss of every step."""
+        return None
 
     @abstractmethod
     def part(self) -> Part:
@@ -220,6 +242,11 @@ def size_of(sites: Iterable[Leaves]) -> int:
 def pair_of(leaves: Leaves, name: str) -> Pair | None:
     """`name.weight` and `name.bias`, where they are there."""
     return (leaves[f"{name}.weight"], leaves[f"{name}.bias"]) if f"{name}.weight" in leaves else None
+
+
+def parameter_key(site: str, leaf: str) -> str:
+    """A name for a parameter in training; torch allows no dots in it."""
+    return f"{site}:{leaf}".replace(".", "/")
 
 
 def gate_means(h: Tensor, gate: Pair, spans: Spans) -> Tensor:

@@ -38,6 +38,7 @@ from manyhats.methods.base import (
     expect_shape,
     on_device,
     pair_of,
+    parameter_key,
     sequence_gate,
     size_of,
 )
@@ -253,11 +254,11 @@ class _TrainableBottleneck(Trainable):
                 ("up.bias", (hidden,), 0.0),
             ):
                 value = torch.randn(shape, generator=generator) * spread
-                self.leaves[_key(site, name)] = nn.Parameter(value.to(backbone.device))
+                self.leaves[parameter_key(site, name)] = nn.Parameter(value.to(backbone.device))
 
     def _of(self, site: str) -> dict[str, Tensor]:
         names = ("down.weight", "down.bias", "up.weight", "up.bias")
-        return {name: self.leaves[_key(site, name)] for name in names}
+        return {name: self.leaves[parameter_key(site, name)] for name in names}
 
     def bound(self) -> Bound:
         return Bound(residual={site: bottleneck_step(self._of(site), self.config) for site in self.sites})
@@ -268,8 +269,3 @@ class _TrainableBottleneck(Trainable):
             self.config,
             {site: {n: t.detach().cpu() for n, t in self._of(site).items()} for site in self.sites},
         )
-
-
-def _key(site: str, leaf: str) -> str:
-    """torch allows no dots in a parameter's name."""
-    return f"{site}:{leaf}".replace(".", "/")

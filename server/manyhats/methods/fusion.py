@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from manyhats.errors import AdapterMismatch
+from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.methods.base import (
     Bound,
     Leaves,
@@ -29,13 +29,16 @@ from manyhats.methods.base import (
     Pair,
     Part,
     Spans,
+    Trainable,
     expect_leaves,
     expect_shape,
     on_device,
     pair_of,
+    parameter_key,
     size_of,
 )
 from manyhats.methods.bottleneck import Bottleneck, BottleneckConfig, BottleneckStep, bottleneck_step
+from manyhats.methods.options import Options
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -161,6 +164,22 @@ class Fusion(Method):
         steps = {site: _step(leaves, part.config) for site, leaves in ready.items()}
         return Bound(residual=steps, nbytes=size_of(ready.values()))
 
+    def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
+        """`members`: the parts that are fused, frozen."""
+        chosen = Options(options, method=self.name)
+        members = chosen.parts("members")
+        weight = chosen.number("value_regularisation", 0.01)
+        chosen.done()
+        for part in members:
+            if not isinstance(part.config, BottleneckConfig):
+                raise InvalidRequest(
+                    f"fusion: a member is a {part.method}; bottleneck adapters can be fused", param="members"
+                )
+            Bottleneck().check(part, backbone)
+        if len(members) < 2:
+            raise InvalidRequest("fusion: two members or more are fused; name their folders", param="members")
+        return _TrainableFusion(backbone, members, weight, generator)
+
     def rank(self, part: Part) -> int | None:
         downs = [t for leaves in part.tensors.values() for name, t in leaves.items() if name.endswith("down.weight")]
         return max(down.shape[0] for down in downs)
@@ -173,3 +192,54 @@ def _step(leaves: Mapping[str, Tensor], config: FusionConfig) -> _FusionStep:
         if (own := member_leaves(leaves, index))
     ]
     return _FusionStep(members, pair_of(leaves, "query"), pair_of(leaves, "key"), leaves.get("value.weight"), config)
+
+
+_LAYER = ("query.weight", "query.bias", "key.weight", "key.bias", "value.weight")
+
+
+class _TrainableFusion(Trainable):
+    """The second stage of AdapterFusion: the members are frozen (section 3.2)."""
+
+    def __init__(
+        self, backbone: Backbone, members: Sequence[Part], regularisation: float, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.members = [
+            Part(m.method, m.config, {site: on_device(leaves, backbone) for site, leaves in m.tensors.items()})
+            for m in members
+        ]
+        self.regularisation = regularisation
+        self.sites = sorted({site for member in members for site in member.tensors})
+        self.leaves = nn.ParameterDict()
+        width = backbone.hidden
+        for site in self.sites:
+            for name in _LAYER:
+                if name == "value.weight":  # near the identity, as AdapterHub starts it
+                    value = torch.full((width, width), 1e-6).fill_diagonal_(1.0)
+                elif name.endswith("bias"):
+                    value = torch.zeros(width)
+                else:
+                    value = torch.randn(width, width, generator=generator) * 0.02
+                self.leaves[parameter_key(site, name)] = nn.Parameter(value.to(backbone.device))
+
+    def _whole(self) -> Part:
+        own = {site: {name: self.leaves[parameter_key(site, name)] for name in _LAYER} for site in self.sites}
+        return fuse(self.members, own, FusionFlags())
+
+    def bound(self) -> Bound:
+        whole = self._whole()
+        assert isinstance(whole.config, FusionConfig)
+        return Bound(residual={site: _step(leaves, whole.config) for site, leaves in whole.tensors.items()})
+
+    def penalty(self) -> Tensor | None:
+        """Keeps the values near the identity, so that the members' own outputs are mixed (section 3.2)."""
+        if not self.regularisation:
+            return None
+        values = [self.leaves[parameter_key(site, "value.weight")] for site in self.sites]
+        away = torch.stack([(v - torch.eye(len(v), device=v.device)).square().sum() for v in values])
+        return self.regularisation * away.sum()
+
+    def part(self) -> Part:
+        whole = self._whole()
+        tensors = {s: {n: t.detach().cpu() for n, t in leaves.items()} for s, leaves in whole.tensors.items()}
+        return Part(Fusion.name, whole.config, tensors)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from manyhats.errors import AdapterMismatch
+from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.methods.base import (
     Act,
     Acts,
@@ -78,23 +78,61 @@ class Ia3(Method):
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
-        targets = chosen.names("targets", ["all-linear"])
+        outputs = chosen.names("targets", ["keys-and-values"])
+        inputs = chosen.names("feedforward", ["feed-forward"])
         chosen.done()
-        return _TrainableIa3(backbone, target_sites(backbone, targets))
+        return _TrainableIa3(
+            backbone,
+            _named(backbone, outputs, ["keys-and-values"], KEYS_AND_VALUES, "targets"),
+            _named(backbone, inputs, ["feed-forward"], FEED_FORWARD, "feedforward"),
+        )
+
+
+# What the families call the layers that the paper rescales.
+KEYS_AND_VALUES = ("key", "value", "k_proj", "v_proj", "k_lin", "v_lin", "query_key_value", "Wqkv", "attn.c_attn")
+FEED_FORWARD = ("output.dense", "down_proj", "lin2", "fc2", "ffn_output", "dense_4h_to_h", "mlp.c_proj", "mlp.Wo")
+
+
+def _named(
+    backbone: Backbone, given: Sequence[str], meant: Sequence[str], known: Sequence[str], option: str
+) -> list[str]:
+    """The sites that the names mean, or those that the families call so."""
+    if list(given) != list(meant):
+        return target_sites(backbone, given)
+    found = [
+        site
+        for site in target_sites(backbone, ["all-linear"])
+        if site.endswith(tuple("." + name for name in known)) and not site.endswith("attention.output.dense")
+    ]
+    if not found:
+        raise InvalidRequest(f"ia3: name the layers of this backbone by the option {option}", param=option)
+    return found
 
 
 class _TrainableIa3(Trainable):
-    def __init__(self, backbone: Backbone, sites: Sequence[str]) -> None:
+    def __init__(self, backbone: Backbone, outputs: Sequence[str], inputs: Sequence[str]) -> None:
         super().__init__()
-        self.sites = list(sites)
+        self.outputs = list(outputs)
+        self.sites = [*outputs, *inputs]
+        sizes = [backbone.linear[site].shape[0] for site in outputs] + [backbone.linear[s].shape[1] for s in inputs]
         self.scales = nn.ParameterList(  # ones: training starts from the backbone
-            nn.Parameter(torch.ones(backbone.linear[site].shape[0], device=backbone.device)) for site in self.sites
+            nn.Parameter(torch.ones(size, device=backbone.device)) for size in sizes
         )
 
+    def _leaves(self) -> dict[str, dict[str, Tensor]]:
+        sites: dict[str, dict[str, Tensor]] = {}
+        for index, (site, scale) in enumerate(zip(self.sites, self.scales, strict=True)):
+            sites.setdefault(site, {})["output" if index < len(self.outputs) else "input"] = scale
+        return sites
+
     def bound(self) -> Bound:
-        pairs = zip(self.sites, self.scales, strict=True)
-        return Bound(linear={site: _Vectors(None, scale) for site, scale in pairs})
+        sites = self._leaves().items()
+        return Bound(linear={site: _Vectors(leaves.get("input"), leaves.get("output")) for site, leaves in sites})
 
     def part(self) -> Part:
-        pairs = zip(self.sites, self.scales, strict=True)
-        return Part(Ia3.name, Ia3Config(), {site: {"output": scale.detach().cpu()} for site, scale in pairs})
+        sites = self._leaves().items()
+        return Part(
+            Ia3.name,
+            Ia3Config(),
+            {site: {name: scale.detach().cpu() for name, scale in leaves.items()} for site, leaves in sites},
+        )

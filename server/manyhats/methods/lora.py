@@ -157,15 +157,17 @@ class Lora(Method):
             low = (down @ x[rows].T).T
             if gate is not None:
                 low = low * sequence_gate(x[rows], gate, spans)
-            y[rows].addmm_(low, up)
+            y[rows].addmm_(low.to(y.dtype), up.to(y.dtype))  # they differ under autocast alone
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
         rank = chosen.integer("rank", 8, least=1)
         alpha = chosen.number("alpha", 2.0 * rank)
         targets = chosen.names("targets", ["all-linear"])
+        variant = chosen.choice("variant", "lora", ("lora", "rslora", "dora"))
         chosen.done()
-        return _TrainableLora(backbone, target_sites(backbone, targets), rank, alpha / rank, generator)
+        scale = alpha / math.sqrt(rank) if variant == "rslora" else alpha / rank
+        return _TrainableLora(backbone, target_sites(backbone, targets), rank, scale, variant == "dora", generator)
 
 
 def _stacked(x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> Sequence[Act]:
@@ -259,13 +261,22 @@ def target_sites(backbone: Backbone, targets: Sequence[str]) -> list[str]:
 
 class _TrainableLora(Trainable):
     def __init__(
-        self, backbone: Backbone, sites: Sequence[str], rank: int, scale: float, generator: torch.Generator
+        self,
+        backbone: Backbone,
+        sites: Sequence[str],
+        rank: int,
+        scale: float,
+        decomposed: bool,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.sites = list(sites)
+        self.places = [backbone.linear[site] for site in sites]
         self.scale = scale
+        self.dora: Literal["peft"] | None = "peft" if decomposed else None
         self.down = nn.ParameterList()
         self.up = nn.ParameterList()
+        self.magnitudes = nn.ParameterList()
         for site in self.sites:
             out, width = backbone.linear[site].shape
             # PEFT's initialisation: A uniform as nn.Linear's, B zero, so that training starts from the backbone.
@@ -273,15 +284,34 @@ class _TrainableLora(Trainable):
             nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
             self.down.append(nn.Parameter(a.to(backbone.device)))
             self.up.append(nn.Parameter(torch.zeros(out, rank, device=backbone.device)))
+            if decomposed:
+                norms = torch.linalg.vector_norm(backbone.linear[site].weight.float(), dim=1)
+                self.magnitudes.append(nn.Parameter(norms))
+
+    def _leaves(self) -> dict[str, dict[str, Tensor]]:
+        pairs = zip(self.sites, self.down, self.up, strict=True)
+        sites: dict[str, dict[str, Tensor]] = {site: {"A": a, "B": b} for site, a, b in pairs}
+        for site, magnitude in zip(self.sites, self.magnitudes, strict=False):
+            sites[site]["magnitude"] = magnitude
+        return sites
 
     def bound(self) -> Bound:
-        pairs = zip(self.sites, self.down, self.up, strict=True)
-        return Bound(linear={site: _Act(a, b.T * self.scale) for site, a, b in pairs})
+        acts: dict[str, _Act] = {}
+        for place, (site, leaves) in zip(self.places, self._leaves().items(), strict=True):
+            up = leaves["B"].T * self.scale
+            if self.dora is None:
+                acts[site] = _Act(leaves["A"], up)
+                continue
+            # The norm is taken as a constant, which the paper found to cost nothing (section 4.3).
+            fixed = {name: t if name == "magnitude" else t.detach() for name, t in leaves.items()}
+            gain = _gain(fixed, place.weight, self.scale, self.dora)
+            assert gain is not None
+            acts[site] = _Act(leaves["A"], up * gain, gain, _offset(fixed, place.bias, self.scale, gain, self.dora))
+        return Bound(linear=acts)
 
     def part(self) -> Part:
-        pairs = zip(self.sites, self.down, self.up, strict=True)
         return Part(
             Lora.name,
-            LoraConfig(scales=dict.fromkeys(self.sites, self.scale)),
-            {site: {"A": a.detach().cpu(), "B": b.detach().cpu()} for site, a, b in pairs},
+            LoraConfig(scales=dict.fromkeys(self.sites, self.scale), dora=self.dora),
+            {site: {n: t.detach().cpu() for n, t in leaves.items()} for site, leaves in self._leaves().items()},
         )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manyhats.errors import InvalidRequest
+from manyhats.methods.base import Part
 
 
 class Options:
@@ -58,6 +59,13 @@ class Options:
         if not isinstance(value, Sequence) or not value:
             raise InvalidRequest(f"{self._method}: {name} must be a list of names, not {value!r}")
         return [str(item).strip() for item in value]
+
+    def parts(self, name: str) -> list[Part]:
+        """Adapters' parts that the caller has read. Raises InvalidRequest where they are not given."""
+        value = self._take(name, None)
+        if not isinstance(value, list) or not all(isinstance(part, Part) for part in value):
+            raise InvalidRequest(f"{self._method} needs the option {name}: folders of trained adapters", param=name)
+        return value
 
     def done(self) -> None:
         """Raises InvalidRequest where an option was given that the method does not have."""

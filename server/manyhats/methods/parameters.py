@@ -79,7 +79,7 @@ class Parameters(Method):
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
-        which = chosen.choice("which", "biases", ("biases", "norms"))
+        which = chosen.choice("which", "biases", ("biases", "norms", "all"))
         chosen.done()
         if which == "norms":
             norms = [site for name, site in backbone.norm.items() if not backbone.in_vocabulary_head(name)]
@@ -87,6 +87,11 @@ class Parameters(Method):
             return _TrainableParameters(backbone, names, "ln")
         every = [*backbone.linear.values(), *backbone.norm.values()]
         places = [place for place in every if not backbone.in_vocabulary_head(place.name)]
+        if which == "all":
+            tables = [site for site in backbone.embedding.values() if not backbone.in_vocabulary_head(site.name)]
+            owned = [(place, leaf) for place in (*places, *tables) for leaf in place.module._parameters]
+            names = [(place.name, leaf) for place, leaf in owned if place.parameter(leaf) is not None]
+            return _TrainableParameters(backbone, names, "full")
         names = [(place.name, "bias") for place in places if place.parameter("bias") is not None]
         return _TrainableParameters(backbone, names, "bias")
 

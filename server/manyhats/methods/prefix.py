@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from manyhats.backbone.packing import pack
+from manyhats.backbone.sites import Actors, KeyValueActor
 from manyhats.errors import AdapterMismatch
 from manyhats.methods.base import (
     Bound,
@@ -101,8 +103,9 @@ class Prefix(Method):
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
         length = chosen.integer("length", 16, least=1)
-        inner = chosen.integer("reparametrisation", backbone.hidden, least=0)
+        inner = chosen.integer("reparametrisation", 0, least=0)
         chosen.done()
+        refuse_padded(backbone, "a prefix")
         return _TrainablePrefix(backbone, length, inner, generator)
 
 
@@ -147,7 +150,8 @@ def _bound(rows: Mapping[int, Any], config: PrefixConfig, nbytes: int = 0, *, ga
 class _TrainablePrefix(Trainable):
     """Trained through an MLP, which is dropped at saving: the paper found the bare parameters unstable (section 4.3).
 
-    `inner` 0 trains the keys and values themselves.
+    It starts at the keys and values that the backbone has for real words, as the paper advises for little data (section
+    7.4). `inner` 0 trains the keys and values themselves.
     """
 
     def __init__(self, backbone: Backbone, length: int, inner: int, generator: torch.Generator) -> None:
@@ -155,23 +159,25 @@ class _TrainablePrefix(Trainable):
         self.config = PrefixConfig(length=length)
         self.layers = backbone.layers
         self.kv_shape = backbone.kv_shape
-        out = 2 * self.layers * self.kv_shape[0] * self.kv_shape[1]
+        self.start: Tensor
+        self.register_buffer("start", _activations(backbone, length, generator))
+        out = self.start.shape[1]
 
         def fresh(*shape: int, spread: float) -> nn.Parameter:
             return nn.Parameter((torch.randn(shape, generator=generator) * spread).to(backbone.device))
 
-        width = backbone.hidden if inner else out
-        self.table = fresh(length, width, spread=1.0 if inner else 0.02)
+        width = backbone.hidden
+        self.table = fresh(length, width, spread=1.0) if inner else nn.Parameter(torch.zeros_like(self.start))
         self.mlp = nn.ParameterList()
         if inner:
             self.mlp.append(fresh(inner, width, spread=width**-0.5))
-            self.mlp.append(fresh(out, inner, spread=0.3 * inner**-0.5))
+            self.mlp.append(nn.Parameter(torch.zeros(out, inner, device=backbone.device)))
 
     def _rows(self) -> dict[int, tuple[Tensor, Tensor]]:
-        flat: Tensor = self.table
+        moved: Tensor = self.table
         if len(self.mlp):
-            flat = torch.tanh(flat @ self.mlp[0].T) @ self.mlp[1].T
-        shaped = flat.view(self.config.length, 2 * self.layers, *self.kv_shape)
+            moved = torch.tanh(moved @ self.mlp[0].T) @ self.mlp[1].T
+        shaped = (self.start + moved).view(self.config.length, 2 * self.layers, *self.kv_shape)
         return {i: (shaped[:, 2 * i], shaped[:, 2 * i + 1]) for i in range(self.layers)}
 
     def bound(self) -> Bound:
@@ -189,3 +195,22 @@ class _TrainablePrefix(Trainable):
                 for i, (k, v) in self._rows().items()
             },
         )
+
+
+@torch.no_grad()
+def _activations(backbone: Backbone, length: int, generator: torch.Generator) -> Tensor:
+    """Keys and values of random words, (length, 2 * layers * kv_heads * head_dim)."""
+    words = backbone.embedding[backbone.family.word_embeddings].module.num_embeddings
+    ids = torch.randint(words, (length,), generator=generator).tolist()
+    found: dict[int, Tensor] = {}
+
+    def catch(layer: int) -> KeyValueActor:
+        def act(keys: Tensor, values: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+            found[layer] = torch.stack([keys, values], dim=1).float()
+            return keys, values
+
+        return act
+
+    batch = pack(backbone, [ids], [[0] * length])
+    backbone.encode(batch, Actors(key_value={layer: catch(layer) for layer in range(backbone.layers)}))
+    return torch.cat([found[layer] for layer in range(backbone.layers)], dim=1).flatten(1).clone()

@@ -99,8 +99,10 @@ class Prompt(Method):
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
         length = chosen.integer("length", 16, least=1)
+        encoder = chosen.choice("encoder", "none", ("none", "mlp", "lstm"))
         chosen.done()
-        return _TrainablePrompt(backbone, length, generator)
+        refuse_padded(backbone, "a prompt")
+        return _TrainablePrompt(backbone, length, encoder, generator)
 
 
 def _bound(prompt: Tensor, config: PromptConfig, backbone: Backbone, nbytes: int = 0) -> Bound:
@@ -113,16 +115,48 @@ def _bound(prompt: Tensor, config: PromptConfig, backbone: Backbone, nbytes: int
 
 
 class _TrainablePrompt(Trainable):
-    def __init__(self, backbone: Backbone, length: int, generator: torch.Generator) -> None:
+    """`encoder`: what is added to the trained rows, `none`, or P-tuning's MLP of them, with or without the LSTM before
+    it (Liu et al. 2021, section 3.2). It is dropped at saving. That the rows themselves are kept beside it is residual
+    prompt tuning (Razdaibiedina et al. 2023, section 3): the encoder alone starts far from any word."""
+
+    def __init__(self, backbone: Backbone, length: int, encoder: str, generator: torch.Generator) -> None:
         super().__init__()
         self.backbone = backbone
         # Rows of the vocabulary, which the paper found better than random ones (section 3.2).
         table = backbone.embedding[backbone.family.word_embeddings].module.weight
         rows = torch.randint(len(table), (length,), generator=generator)
         self.prompt = nn.Parameter(table[rows.to(table.device)].detach().float().clone())
+        self.lstm: nn.LSTM | None = None
+        self.mlp: nn.Sequential | None = None
+        if encoder == "none":
+            return
+        width = table.shape[1]
+        self.spread = float(self.prompt.detach().std())  # which the vocabulary's rows have, and the encoder's do not
+        with torch.random.fork_rng(devices=[]):  # torch's own layers draw from the global source
+            torch.manual_seed(int(torch.randint(1 << 31, (), generator=generator)))
+            if encoder == "lstm":
+                self.lstm = nn.LSTM(width, width // 2, num_layers=2, bidirectional=True)
+            inner = width // 2 * 2 if encoder == "lstm" else width
+            self.mlp = nn.Sequential(nn.Linear(inner, width), nn.ReLU(), nn.Linear(width, width))
+        self.to(table.device)
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        return {} if self.mlp is None else {"prompt": 30.0}  # an encoder would not bear the rate that rows need
+
+    def _rows(self) -> Tensor:
+        """(length, width)."""
+        if self.mlp is None:
+            return self.prompt
+        rows = self.prompt / self.spread
+        if self.lstm is not None:
+            rows, _ = self.lstm(rows)
+        encoded: Tensor = self.mlp(rows)
+        return self.prompt + encoded * self.spread
 
     def bound(self) -> Bound:
-        return _bound(self.prompt, PromptConfig(), self.backbone)
+        return _bound(self._rows(), PromptConfig(), self.backbone)
 
     def part(self) -> Part:
-        return Part(Prompt.name, PromptConfig(), {PROMPT_SITE: {"prompt": self.prompt.detach().cpu()}})
+        with torch.no_grad():
+            return Part(Prompt.name, PromptConfig(), {PROMPT_SITE: {"prompt": self._rows().detach().cpu()}})

@@ -23,7 +23,7 @@ from manyhats.backbone.families import FAMILIES
 from manyhats.backbone.model import Backbone
 from manyhats.backbone.packing import pack
 from manyhats.backbone.sites import EMBEDDED, LAST, Actors
-from manyhats.errors import AdapterMismatch
+from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.methods.base import (
     Bound,
     Leaves,
@@ -31,11 +31,13 @@ from manyhats.methods.base import (
     MethodConfig,
     Part,
     Spans,
+    Trainable,
     expect_leaves,
     expect_shape,
     on_device,
     refuse_padded,
 )
+from manyhats.methods.options import Options
 
 if TYPE_CHECKING:
     from manyhats.backbone import PackedBatch
@@ -164,6 +166,16 @@ class Side(Method):
         steps = {LAST: side.mix} | ({EMBEDDED: side.catch} if side.on_embeddings else {})
         return Bound(states=steps, nbytes=sum(p.nbytes for p in network.parameters()))
 
+    def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
+        chosen = Options(options, method=self.name)
+        layers = chosen.integer("layers", 1, least=1)
+        start = chosen.choice("start", "copy", ("copy", "fresh"))
+        chosen.done()
+        refuse_padded(backbone, "a side network")
+        if layers > backbone.layers:
+            raise InvalidRequest(f"side: layers must be at most {backbone.layers}, not {layers}", param="layers")
+        return _TrainableSide(backbone, SideConfig(kind="layers", layers=layers), start, generator)
+
 
 def _network_leaves(leaves: Leaves) -> dict[str, Tensor]:
     return {name.removeprefix(_NETWORK): tensor for name, tensor in leaves.items() if name.startswith(_NETWORK)}
@@ -219,3 +231,46 @@ def _needed(network: PreTrainedModel, config: SideConfig) -> Mapping[str, tuple[
         )
 
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if not unused(name)}
+
+
+class _TrainableSide(Trainable):
+    """Blocks of the backbone's kind, which start as its first ones or fresh, and alpha, which starts in the middle
+    (section 3.1)."""
+
+    def __init__(self, backbone: Backbone, config: SideConfig, start: str, generator: torch.Generator) -> None:
+        super().__init__()
+        self.config = config
+        with torch.random.fork_rng(devices=[]):  # transformers draws from the global source
+            torch.manual_seed(int(torch.randint(1 << 31, (), generator=generator)))
+            network = _build(config, backbone)
+        needed = _needed(network, config)
+        if start == "copy":
+            own = backbone.model.state_dict()
+            network.load_state_dict({name: own[name] for name in needed}, strict=False)
+        if getattr(network, "pooler", None) is not None:
+            network.pooler = None
+        network.set_attn_implementation(PACKED_ATTENTION)
+        self.beside = Backbone(network, backbone.tokenizer, name="side", device=backbone.device, dtype=torch.float32)
+        self.trained = list(needed)
+        self.alpha = nn.Parameter(torch.zeros((), device=backbone.device))
+        self.network = network
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name in needed)
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        return {"alpha": 50.0}  # one number that all depends on
+
+    def train(self, mode: bool = True) -> _TrainableSide:
+        """Its blocks run as the backbone's do, without dropout."""
+        self.training = mode
+        return self
+
+    def bound(self) -> Bound:
+        side = _Side(self.beside, torch.sigmoid(self.alpha), None, on_embeddings=True)
+        return Bound(states={LAST: side.mix, EMBEDDED: side.catch})
+
+    def part(self) -> Part:
+        state = self.network.state_dict()
+        leaves = {f"{_NETWORK}{name}": state[name].detach().cpu().clone() for name in self.trained}
+        return Part(Side.name, self.config, {SIDE_SITE: leaves | {"alpha": self.alpha.detach().cpu()}})

@@ -18,7 +18,7 @@ from pathlib import Path
 from manyhats.errors import InvalidRequest, StorageFull, UnsupportedFormat
 from manyhats.formats.files import refuse_pickles
 
-_ALLOWED = (".safetensors", ".json", ".md", ".txt")
+_ALLOWED = (".safetensors", ".json", ".md", ".txt", ".png")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

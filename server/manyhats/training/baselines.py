@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from manyhats.errors import ConfigurationError
 from manyhats.methods.adapter import BARE
 from manyhats.training.batches import IGNORED, Item, Items
-from manyhats.training.data import TaskKind
-from manyhats.training.metrics import Score
-from manyhats.training.trainer import evaluate, predict
+from manyhats.training.evaluation import evaluate, predict
+from manyhats.training.metrics import Score, f1, of_parts
+from manyhats.training.rows import TaskKind
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -47,8 +48,10 @@ def require_sklearn() -> None:
 
 def of(backbone: Backbone, kind: TaskKind, items: Items, seed: int) -> list[tuple[str, Score]]:
     """What an adapter of this kind must beat, by name."""
-    if kind == "generate":
+    if kind in ("generate", "embed"):
         return [("the bare backbone", evaluate(backbone, BARE, kind, items.test))]
+    if kind == "span":
+        return [("always the context's beginning", beginnings(items))]
     always = "always the mean" if kind == "regress" else "always the commonest answer"
     return [
         (always, majority(kind, items)),
@@ -58,12 +61,24 @@ def of(backbone: Backbone, kind: TaskKind, items: Items, seed: int) -> list[tupl
 
 def majority(kind: TaskKind, items: Items) -> Score:
     """Every test input gets the training data's commonest answer, or their mean."""
+    if kind == "multilabel":
+        commonest = Counter(tuple(item.target) for item in items.train if any(item.target)).most_common(1)[0][0]  # type: ignore[arg-type]
+        wanted = [torch.tensor(item.target) for item in items.test]
+        return f1([torch.tensor(commonest)] * len(wanted), wanted)
     train, test = _targets(items.train), _targets(items.test)
     if kind == "regress":
         mean = math.fsum(train) / len(train)
-        return Score(kind, math.fsum((t - mean) ** 2 for t in test) / len(test), len(test))
+        return of_parts(kind, [((t - mean) ** 2, 1.0) for t in test])
     answer = Counter(train).most_common(1)[0][0]
     return Score(kind, sum(t == answer for t in test) / len(test), len(test))
+
+
+def beginnings(items: Items) -> Score:
+    """As many of the context's first tokens as an answer mostly has."""
+    lengths = Counter(i.target[1] - i.target[0] for i in items.train if i.target[0] != IGNORED)  # type: ignore[index]
+    more = lengths.most_common(1)[0][0]
+    right = sum(item.target == [item.context.start, item.context.start + more] for item in items.test)
+    return Score("span", right / len(items.test), len(items.test))
 
 
 def probe(backbone: Backbone, kind: TaskKind, items: Items, seed: int) -> Score:
@@ -71,9 +86,9 @@ def probe(backbone: Backbone, kind: TaskKind, items: Items, seed: int) -> Score:
     require_sklearn()
     from sklearn.preprocessing import StandardScaler
 
-    parts = {"train": _sample(items.train, seed), "validation": items.validation, "test": items.test}
+    parts = {"train": _sample(items.train, kind, seed), "validation": items.validation, "test": items.test}
     states = {name: _states(backbone, kind, part) for name, part in parts.items()}
-    targets = {name: np.array(_targets(part)) for name, part in parts.items()}
+    targets = {name: np.array(_targets(part, kind)) for name, part in parts.items()}
     scaler = StandardScaler().fit(states["train"])
     scaled = {name: scaler.transform(rows) for name, rows in states.items()}
     best: tuple[Score, Any] | None = None
@@ -88,30 +103,37 @@ def probe(backbone: Backbone, kind: TaskKind, items: Items, seed: int) -> Score:
     return _score(kind, best[1], scaled["test"], targets["test"])
 
 
-def _sample(items: Sequence[Item], seed: int) -> list[Item]:
+def _sample(items: Sequence[Item], kind: TaskKind, seed: int) -> list[Item]:
     """All items, or as many in a random order as hold the most places that the probe learns from."""
     order = list(items)
     random.Random(seed).shuffle(order)
-    places = itertools.accumulate(len(_targets([item])) for item in order)
+    places = itertools.accumulate(len(_targets([item], kind)) for item in order)
     return [item for item, sum_of_places in zip(order, places, strict=True) if sum_of_places <= _MOST_ROWS]
 
 
 def _models(kind: TaskKind) -> list[Any]:
     from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.multiclass import OneVsRestClassifier
 
     if kind == "regress":
         return [Ridge(alpha=1 / strength) for strength in STRENGTHS]
-    return [LogisticRegression(C=strength, max_iter=_ITERATIONS) for strength in STRENGTHS]
+    models = [LogisticRegression(C=strength, max_iter=_ITERATIONS) for strength in STRENGTHS]
+    return [OneVsRestClassifier(model) for model in models] if kind == "multilabel" else models
 
 
 def _score(kind: TaskKind, model: Any, rows: Array, targets: Array) -> Score:
     answers = model.predict(rows)
-    right = (answers - targets) ** 2 if kind == "regress" else answers == targets
-    return Score(kind, float(np.mean(right)), len(targets))
+    if kind == "regress":
+        return of_parts(kind, [(float(error), 1.0) for error in (answers - targets) ** 2])
+    if kind == "multilabel":
+        return f1(list(torch.from_numpy(answers).long()), list(torch.from_numpy(targets)))
+    return Score(kind, float(np.mean(answers == targets)), len(targets))
 
 
-def _targets(items: Sequence[Item]) -> list[Any]:
-    """One for each judged place: input or word."""
+def _targets(items: Sequence[Item], kind: TaskKind = "tokens") -> list[Any]:
+    """One for each judged place: input or word; of `multilabel` all labels of an input."""
+    if kind == "multilabel":
+        return [item.target for item in items]
     return [
         target
         for item in items

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from manyhats.backbone import Text
 from manyhats.errors import InvalidRequest
-from manyhats.training.data import Dataset, Example, TaskKind
+from manyhats.training.data import Dataset
+from manyhats.training.rows import Example, Place, TaskKind
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -21,10 +22,12 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One example as tokens. `target`: the class's index, the number, or an index (or IGNORED) for every token.
+    """One example as tokens. `target`: the class's index, the number, or an index (or IGNORED) for every token; for
+    `multilabel` a 0 or 1 for every label, for `span` the first and the last token of the answer.
 
     For `generate` the ids are prompt and answer, and `target` the answer's tokens, which `asked` names the places of:
-    each stands behind the tokens that it is to be told from.
+    each stands behind the tokens that it is to be told from. `context`: for `span` the tokens that may hold the answer.
+    `other`: for `embed` the text that belongs to this one.
     """
 
     ids: list[int]
@@ -32,6 +35,13 @@ class Item:
     target: int | float | list[int]
     cut: bool  # whether it had more tokens than were kept
     asked: tuple[int, ...] = ()
+    context: slice = field(default_factory=lambda: slice(0))
+    other: Item | None = None
+
+    @property
+    def size(self) -> int:
+        """How many tokens it takes of a batch."""
+        return len(self.ids) + (0 if self.other is None else len(self.other.ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +76,63 @@ def encode_examples(
     index = {label: i for i, label in enumerate(labels)}
     if kind == "tokens":
         return [_tagged(example, index, backbone, max_tokens) for example in examples]
+    if kind == "embed":
+        return _pairs(examples, backbone, max_tokens)
+    if kind == "span":
+        return _spans(examples, backbone, max_tokens)
     encoded = backbone.tokenizer.encode([Text(e.text, e.pair) for e in examples], max_tokens)
     return [
         Item(
             ids=e.ids,
             type_ids=e.type_ids,
-            target=float(example.target) if kind == "regress" else index[str(example.target)],  # type: ignore[arg-type]
+            target=_target(example, kind, index),
             cut=e.full_length > len(e.ids),
         )
         for e, example in zip(encoded, examples, strict=True)
     ]
+
+
+def _target(example: Example, kind: TaskKind, index: dict[str, int]) -> int | float | list[int]:
+    if kind == "regress":
+        return float(example.target)  # type: ignore[arg-type]
+    if kind == "multilabel":
+        assert isinstance(example.target, tuple)
+        return [int(label in example.target) for label in index]
+    return index[str(example.target)]
+
+
+def _pairs(examples: Sequence[Example], backbone: Backbone, max_tokens: int) -> list[Item]:
+    """Both texts of a pair, each by itself."""
+
+    def encode(texts: list[str]) -> list[Item]:
+        encoded = backbone.tokenizer.encode([Text(text) for text in texts], max_tokens)
+        return [Item(e.ids, e.type_ids, 0, e.full_length > len(e.ids)) for e in encoded]
+
+    others = encode([example.pair or "" for example in examples])
+    return [
+        replace(item, other=other, cut=item.cut or other.cut)
+        for item, other in zip(encode([example.text for example in examples]), others, strict=True)
+    ]
+
+
+def _spans(examples: Sequence[Example], backbone: Backbone, max_tokens: int) -> list[Item]:
+    """An answer that lies behind the limit is no target in training, and counts as missed where it is judged."""
+    items = []
+    encoded = backbone.tokenizer.encode([Text(e.text, e.pair) for e in examples], max_tokens)
+    for e, example in zip(encoded, examples, strict=True):
+        assert isinstance(example.target, Place)
+        answer = example.target
+        context = [i for i, sequence in enumerate(e.sequence_ids) if sequence == 1]
+        inside = [i for i in context if e.offsets[i][1] > answer.start and e.offsets[i][0] < answer.end]
+        whole = bool(inside) and e.offsets[inside[-1]][1] >= answer.end
+        target = [inside[0], inside[-1]] if whole else [IGNORED, IGNORED]
+        place = slice(context[0], context[-1] + 1) if context else slice(0)
+        items.append(Item(e.ids, e.type_ids, target, e.full_length > len(e.ids), context=place))
+    if all(item.target == [IGNORED, IGNORED] for item in items):
+        raise InvalidRequest(
+            f"no answer lies within the first {max_tokens} tokens of question and context", param="max_tokens"
+        )
+    return items
 
 
 def _answered(examples: Sequence[Example], backbone: Backbone, max_tokens: int, template: str) -> list[Item]:
@@ -123,14 +180,14 @@ def shuffled_batches(items: Sequence[Item], budget: int, generator: torch.Genera
 
 def ordered_batches(items: Sequence[Item], budget: int) -> list[list[int]]:
     """Indices in batches of similar length, which makes the fewest attention buckets."""
-    return _cut(items, sorted(range(len(items)), key=lambda i: len(items[i].ids)), budget)
+    return _cut(items, sorted(range(len(items)), key=lambda i: items[i].size), budget)
 
 
 def _cut(items: Sequence[Item], order: Sequence[int], budget: int) -> list[list[int]]:
     batches: list[list[int]] = []
     room = 0
     for i in order:
-        size = len(items[i].ids)
+        size = items[i].size
         if size > room or not batches:
             batches.append([])
             room = max(budget, size)

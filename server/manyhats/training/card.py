@@ -18,11 +18,22 @@ from manyhats.training.trainer import Outcome
 
 _PIPELINES = {
     "classify": "text-classification",
+    "multilabel": "text-classification",
+    "span": "question-answering",
+    "embed": "sentence-similarity",
     "tokens": "token-classification",
     "regress": "text-classification",
     "generate": "text-generation",
 }
-_METRICS = {"classify": "accuracy", "tokens": "accuracy", "regress": "mse", "generate": "loss"}
+_METRICS = {
+    "classify": "accuracy",
+    "multilabel": "f1",
+    "tokens": "accuracy",
+    "regress": "mse",
+    "span": "exact_match",
+    "embed": "accuracy",
+    "generate": "loss",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +65,11 @@ def scores(report: Report) -> list[tuple[str, Score]]:
 
 
 def interval_text(score: Score) -> str:
-    """The 95 % interval in per cent, or a dash."""
+    """The 95 % interval, or a dash."""
     if score.interval is None:
         return "-"
-    low, high = score.interval
-    return f"{100 * low:.1f} to {100 * high:.1f} %"
+    low, high = map(score.shown, score.interval)
+    return f"{low.removesuffix(' %')} to {high}"
 
 
 def model_card(report: Report) -> str:
@@ -81,13 +92,15 @@ Kind: `{dataset.kind}`. {labels if dataset.labels else ""}
 ## Result on held-out data
 
 {report.test.name[0].upper() + report.test.name[1:]} over {report.test.count} {_places(report)}\
-{", with the 95 % Wilson interval" if report.test.is_share else ""}:
+{", with the 95 % interval" if report.test.interval else ""}:
 
 | | {report.test.name} | 95 % interval |
 |---|---|---|
 {table}
 
 {notes}
+
+![loss and validation metric](curves.png)
 
 ## Data
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from manyhats.errors import InvalidRequest
-from manyhats.methods.heads import Head, Layer, Reads
-from manyhats.training.data import TaskKind
+from manyhats.methods.heads import Head, Kind, Layer, Reads
+from manyhats.training.recipes import Recipe
+from manyhats.training.rows import TaskKind
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-# These are written in PEFT's format, whose heads are built as the family's own.
-_FAMILY_HEADS = ("lora", "prefix")
+# What a task is served as, where its kind has another name in training.
+SERVED: Mapping[TaskKind, Kind] = {"multilabel": "classify"}
+_HEADLESS: tuple[TaskKind, ...] = ("embed", "generate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class _DroppingHead(Head):
 
 
 class NoHead(nn.Module):
-    """For adapters that end in the backbone's own language-model head."""
+    """For adapters that end in the backbone's own language-model head, or in its states."""
 
     def head(self, dropout: float = 0.0, generator: torch.Generator | None = None) -> None:
         """None."""
@@ -62,6 +64,7 @@ class TrainableHead(nn.Module):
         """`widths`: outputs of each layer, the number of labels last."""
         super().__init__()
         self.kind = kind
+        self.served: Kind = SERVED.get(kind, kind)  # type: ignore[arg-type]
         self.reads: Reads = reads
         self.activation = activation
         self.mean, self.spread = 0.0, 1.0
@@ -90,8 +93,8 @@ class TrainableHead(nn.Module):
                 w, b = weight * self.spread, bias * self.spread + self.mean
             layers.append(Layer(w, b, None if i == last else self.activation))
         if dropout and generator is not None:
-            return _DroppingHead(self.kind, self.reads, tuple(layers), dropout, generator)
-        return Head(self.kind, self.reads, tuple(layers))
+            return _DroppingHead(self.served, self.reads, tuple(layers), dropout, generator)
+        return Head(self.served, self.reads, tuple(layers))
 
     def saved(self) -> Head:
         """The head to be saved, in host memory."""
@@ -104,25 +107,27 @@ class TrainableHead(nn.Module):
 
 
 def head_for(
-    backbone: Backbone, method: str, kind: TaskKind, num_labels: int, generator: torch.Generator
-) -> TrainableHead:
-    """A fresh head in the layout that the method's file format has. Raises InvalidRequest where it cannot be had."""
-    outputs = 1 if kind == "regress" else num_labels
-    if kind == "tokens":
-        return TrainableHead(backbone, kind, "tokens", [outputs], None, generator)
+    backbone: Backbone, recipe: Recipe, kind: TaskKind, num_labels: int, generator: torch.Generator
+) -> TrainableHead | NoHead:
+    """A fresh head in the layout that the recipe's file format has. Raises InvalidRequest where it cannot be had."""
+    if kind in _HEADLESS:
+        return NoHead()
+    outputs = {"regress": 1, "span": 2}.get(kind, num_labels)
     layout = backbone.family.classification_head
-    if method not in _FAMILY_HEADS:
-        reads: Reads = "last" if backbone.family.causal else "first"
-        return TrainableHead(backbone, kind, reads, [outputs], None, generator)
-    if layout is None:
+    if recipe.peft and layout is None:
         raise InvalidRequest(
-            f"PEFT's files do not hold the whole head of {backbone.config.model_type} models; use bottleneck or mask",
+            f"PEFT's files do not hold the whole head of {backbone.config.model_type} models; use houlsby or mask",
             param="method",
         )
+    if kind in ("tokens", "span"):
+        return TrainableHead(backbone, kind, "tokens", [outputs], None, generator)
+    if not recipe.peft or layout is None:
+        reads: Reads = "last" if backbone.family.causal else "first"
+        return TrainableHead(backbone, kind, reads, [outputs], None, generator)
     if layout.reads == "pooler" and not backbone.has_pooler:
         raise InvalidRequest(
-            f"a {method} head reads the pooler, but the checkpoint of {backbone.name} has no weights for it; "
-            "use bottleneck or mask",
+            f"with {recipe.method} a head reads the pooler, but the checkpoint of {backbone.name} has no weights for "
+            "it; use houlsby or mask",
             param="method",
         )
     widths = [backbone.hidden] * (len(layout.linears) - 1) + [outputs]

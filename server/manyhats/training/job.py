@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -16,14 +16,20 @@ from manyhats.backbone import Backbone
 from manyhats.errors import InvalidRequest, ManyhatsError
 from manyhats.formats import read_adapter, write_adapter
 from manyhats.methods.adapter import Adapter
+from manyhats.methods.base import Part
 from manyhats.training import baselines, data
 from manyhats.training.batches import Items, encode_dataset, shuffled_batches
 from manyhats.training.card import Report, model_card
-from manyhats.training.data import Columns, TaskKind
+from manyhats.training.checkpoints import Checkpoints, full_disk_told
+from manyhats.training.curves import CURVES, plot
+from manyhats.training.data import Dataset
+from manyhats.training.evaluation import evaluate
 from manyhats.training.metrics import Score
+from manyhats.training.objective import balanced
 from manyhats.training.progress import Display
-from manyhats.training.recipes import Schedule, schedule_for
-from manyhats.training.trainer import Trainer, evaluate
+from manyhats.training.recipes import Schedule, recipe_for, schedule_for
+from manyhats.training.rows import Columns, TaskKind
+from manyhats.training.trainer import Trainer
 
 CARD = "README.md"
 
@@ -33,11 +39,14 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be trained. `schedule`: the fields of the method's `Schedule` that are to be other than its
-    defaults."""
+    """What is to be trained. `schedule`: the fields of the recipe's `Schedule` that are to be other than its defaults.
+
+    `class_weights`: `balanced`, or how much each label counts (1 for those not named). `full`: full fine-tuning is
+    compared with. `resume`: a killed run of the same job goes on.
+    """
 
     task: str
-    method: str
+    method: str  # a recipe's name
     kind: TaskKind
     data: Path
     out: Path
@@ -48,57 +57,68 @@ class Job:
     schedule: Mapping[str, Any] = field(default_factory=dict)
     max_tokens: int | None = None
     template: str | None = None  # of prompts, for `generate`
+    class_weights: Literal["balanced"] | Mapping[str, float] | None = None
+    precision: Literal["no", "bf16"] = "no"
+    full: bool = False
+    resume: bool = False
     notes: tuple[str, ...] = ()  # for the model card
 
     def chosen_schedule(self) -> Schedule:
         """Raises InvalidRequest for a method that cannot be trained."""
+        recipe_for(self.method)
         return replace(schedule_for(self.method, self.options), **self.schedule)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Beside the folder to be written, hidden from a server that watches its parent."""
+        return self.out.parent / f".{self.out.name}.checkpoint"
 
 
 def run(job: Job, backbone: Backbone, console: Console) -> Report:
     """Trains, tests, writes the folder `job.out` and reads it back.
 
-    Raises InvalidRequest for data or options that cannot be used, ConfigurationError without scikit-learn.
+    Raises InvalidRequest for data or options that cannot be used, ConfigurationError without scikit-learn, StorageFull
+    where a file finds no room.
     """
     if job.out.exists() and (not job.out.is_dir() or any(job.out.iterdir())):
         raise InvalidRequest(f"'{job.out}' exists and is not an empty folder", param="out")
     _check_template(job)
-    if job.kind != "generate":
-        baselines.require_sklearn()
     schedule = job.chosen_schedule()
     dataset = data.load(job.kind, job.columns, job.data, job.validation, job.test, seed=schedule.seed)
-    trainer = Trainer(backbone, job.method, job.kind, len(dataset.labels), schedule, job.options)
+    trainer = _trainer(job, job.method, schedule, dataset, backbone)
     max_tokens = _max_tokens(job, backbone, trainer.position_shift)
     items = encode_dataset(dataset, backbone, max_tokens, job.template)
     for note in dataset.notes:
         console.print(note, highlight=False, soft_wrap=True)
+    checkpoints = Checkpoints(job.checkpoint, _identity(job, schedule, dataset, backbone, max_tokens))
+    if job.checkpoint.exists() and not job.resume:
+        raise InvalidRequest(
+            f"'{job.checkpoint}' is left of a run that was ended; go on with --resume, or remove it", param="resume"
+        )
+    if job.resume and not job.checkpoint.exists():
+        console.print("There is no checkpoint; training begins anew.", highlight=False)
     found = baselines.of(backbone, job.kind, items, schedule.seed)
+    if job.full:
+        found.append(("full fine-tuning", _full(job, dataset, items, backbone)))
     console.print(
         f"{len(items.train)} rows to train, {len(items.validation)} to validate, {len(items.test)} to test; "
         + ", ".join(f"{name} {value}" for name, value in found),
         highlight=False,
         soft_wrap=True,
     )
-    with Display(console, schedule.epochs, _steps(items, schedule)) as display:
-        outcome = trainer.run(items.train, items.validation, display)
+    epochs = schedule.epochs * trainer.trainable.stages
+    with Display(console, epochs, _steps(items, schedule)) as display:
+        outcome = trainer.run(items.train, items.validation, display, checkpoints)
     if outcome.stopped:
         console.print(outcome.stopped, highlight=False, soft_wrap=True)
-
-    settings: dict[str, Any] = {}
-    if dataset.labels:
-        settings["labels"] = dataset.labels
-    if job.template is not None:
-        settings["template"] = job.template
-    if job.max_tokens is not None and job.kind != "generate":
-        settings |= {"max_tokens": max_tokens, "overflow": "truncate"}
-    adapter = trainer.adapter(settings)
+    adapter = trainer.adapter(_settings(job, dataset, max_tokens))
     test = evaluate(backbone, trainer.bound(), job.kind, items.test)
 
-    def finish(folder: Path, nbytes: int) -> Report:
-        report = Report(
+    def report(nbytes: int) -> Report:
+        return Report(
             task=job.task,
             method=job.method,
-            options=job.options,
+            options={name: value for name, value in job.options.items() if name != "members"},
             rank=adapter.rank,
             backbone=backbone.name,
             backbone_sha256=backbone.sha256,
@@ -114,21 +134,110 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
             machine=_machine(backbone.device),
             notes=job.notes,
         )
-        (folder / CARD).write_text(model_card(report), encoding="utf-8")
-        return report
 
-    job.out.parent.mkdir(parents=True, exist_ok=True)
-    # A server may be watching the folder's parent: what appears there is complete, or not there at all.
-    with tempfile.TemporaryDirectory(prefix=".training-", dir=job.out.parent) as temporary:
-        folder = Path(temporary) / "adapter"
-        folder.mkdir()
-        write_adapter(adapter, folder, backbone)
-        _check_reloaded(folder, backbone, job.kind, items, test)
-        report = finish(folder, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
-        if job.out.exists():
-            job.out.rmdir()
-        shutil.move(folder, job.out)
-    return report
+    if not trainer.leads:  # of several processes one writes
+        return report(0)
+
+    with full_disk_told(job.out.parent):
+        job.out.parent.mkdir(parents=True, exist_ok=True)
+        # A server may be watching the folder's parent: what appears there is complete, or not there at all.
+        with tempfile.TemporaryDirectory(prefix=".training-", dir=job.out.parent) as temporary:
+            folder = Path(temporary) / "adapter"
+            folder.mkdir()
+            write_adapter(adapter, folder, backbone)
+            _check_reloaded(folder, backbone, job.kind, items, test)
+            found_out = report(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+            (folder / CARD).write_text(model_card(found_out), encoding="utf-8")
+            plot(outcome, test.name, folder / CURVES)
+            if job.out.exists():
+                job.out.rmdir()
+            shutil.move(folder, job.out)
+    checkpoints.remove()
+    return found_out
+
+
+def _trainer(job: Job, method: str, schedule: Schedule, dataset: Dataset, backbone: Backbone) -> Trainer:
+    options = dict(job.options) if method == job.method else {}
+    if "members" in options:
+        options["members"] = _members(options["members"], backbone)
+    return Trainer(
+        backbone,
+        method,
+        job.kind,
+        len(dataset.labels),
+        schedule,
+        options,
+        class_weights=_class_weights(job, dataset),
+        precision=job.precision,
+    )
+
+
+def _members(given: Any, backbone: Backbone) -> list[Part]:
+    """The parts of the adapters in these folders, for a fusion."""
+    folders = [Path(name.strip()) for name in given.split(",")] if isinstance(given, str) else list(map(Path, given))
+    parts: list[Part] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise InvalidRequest(f"there is no adapter folder '{folder}'", param="members")
+        parts += read_adapter(folder, backbone).parts
+    return parts
+
+
+def _class_weights(job: Job, dataset: Dataset) -> list[float] | None:
+    if job.class_weights is None:
+        return None
+    if job.kind not in ("classify", "multilabel", "tokens"):
+        raise InvalidRequest(f"class weights mean nothing for the kind {job.kind}", param="class_weights")
+    if job.class_weights == "balanced":
+        return balanced([dataset.count(label) for label in dataset.labels])
+    strange = [label for label in job.class_weights if label not in dataset.labels]
+    if strange:
+        raise InvalidRequest(
+            f"there is no label '{strange[0]}' to weigh; the labels are {', '.join(dataset.labels)}",
+            param="class_weights",
+        )
+    return [job.class_weights.get(label, 1.0) for label in dataset.labels]
+
+
+def _full(job: Job, dataset: Dataset, items: Items, backbone: Backbone) -> Score:
+    """Full fine-tuning on the same data, with its own recipe."""
+    trainer = _trainer(job, "full", replace(schedule_for("full"), seed=job.chosen_schedule().seed), dataset, backbone)
+    trainer.run(items.train, items.validation)
+    return evaluate(backbone, trainer.bound(), job.kind, items.test)
+
+
+def _identity(
+    job: Job, schedule: Schedule, dataset: Dataset, backbone: Backbone, max_tokens: int
+) -> dict[str, str | int]:
+    """What two runs must have in common for one to go on where the other was."""
+    return {
+        "task": job.task,
+        "method": job.method,
+        "kind": job.kind,
+        "options": repr(sorted((name, str(value)) for name, value in job.options.items())),
+        "schedule": repr(schedule),
+        "data": " ".join(source.sha256 for source in dataset.sources),
+        "columns": repr(job.columns),
+        "backbone": backbone.sha256,
+        "max_tokens": max_tokens,
+        "template": job.template or "",
+        "class_weights": repr(job.class_weights),
+        "precision": job.precision,
+    }
+
+
+def _settings(job: Job, dataset: Dataset, max_tokens: int) -> dict[str, Any]:
+    """What the server is told of the task."""
+    settings: dict[str, Any] = {}
+    if dataset.labels:
+        settings["labels"] = dataset.labels
+    if job.kind == "multilabel":
+        settings["defaults"] = {"multi_label": True}
+    if job.template is not None:
+        settings["template"] = job.template
+    if job.max_tokens is not None and job.kind != "generate":
+        settings |= {"max_tokens": max_tokens, "overflow": "truncate"}
+    return settings
 
 
 def _check_template(job: Job) -> None:

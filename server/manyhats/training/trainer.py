@@ -1,7 +1,7 @@
 """The training loop.
 
 Every step runs `engine.forward.forward`, the pass that serves, with gradients; the backbone is frozen and in eval
-mode, as it is when it serves.
+mode, as it is when it serves. Several processes and bfloat16 come from accelerate.
 """
 
 from __future__ import annotations
@@ -10,42 +10,81 @@ import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
 
-from manyhats.engine.forward import Row, forward
 from manyhats.errors import InvalidRequest
 from manyhats.methods import METHODS
 from manyhats.methods.adapter import Adapter, BoundAdapter
-from manyhats.training.batches import IGNORED, Item, ordered_batches, shuffled_batches
-from manyhats.training.data import TaskKind
-from manyhats.training.heads import NoHead, TrainableHead, head_for
-from manyhats.training.metrics import Score, score
+from manyhats.training.batches import Item, shuffled_batches
+from manyhats.training.checkpoints import Checkpoints
+from manyhats.training.evaluation import evaluate
+from manyhats.training.heads import SERVED, TrainableHead, head_for
+from manyhats.training.metrics import Score
+from manyhats.training.objective import batch_loss, places
 from manyhats.training.progress import Silent, Watcher
-from manyhats.training.recipes import Schedule
+from manyhats.training.recipes import Schedule, recipe_for
+from manyhats.training.rows import TaskKind
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-_ANSWERS = 16  # that are judged at once
-_EVALUATION_TOKENS = 4096  # of one batch; without gradients there is room for more
+_NO_ROOM = ("allocate memory", "out of memory", "not enough memory")  # of a CPU's allocator, which has no own error
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a training. `seconds`: of the loop, validation included."""
+    """What came of a training. `seconds`: of the loop, validation included; `losses`, `scores`: of every epoch."""
 
     validation: Score
     best_epoch: int
     epochs: int
     steps: int
     seconds: float
-    losses: tuple[float, ...]  # mean of every epoch
+    losses: tuple[float, ...]
+    scores: tuple[float, ...]
+    step_losses: tuple[float, ...]
     stopped: str | None  # why training ended before its last epoch, as a sentence
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a training is; plain values, for a checkpoint. Epochs are counted over all stages."""
+
+    stage: int = 0
+    epoch: int = 0  # of this stage, finished
+    step: int = 0  # of this epoch, done
+    steps: int = 0
+    best_epoch: int = 0
+    best: float | None = None
+    losses: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    step_losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    stopped: str | None = None
+    done: bool = False  # with this stage
+
+
+class _Learner(nn.Module):
+    """All weights in training, and a batch's loss: what several processes share."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__()
+        self.trainable = trainer.trainable
+        self.head = trainer.head
+        self._of = (trainer,)  # no submodule
+
+    def forward(self, batch: Sequence[Item], share: float) -> Tensor:
+        """The loss of a batch times `share`, its part of the step; () float32."""
+        trainer = self._of[0]
+        adapter = trainer.bound(training=True)
+        loss = batch_loss(trainer.backbone, adapter, self.head, trainer.kind, batch, trainer.class_weights)
+        penalty = self.trainable.penalty()
+        return (loss if penalty is None else loss + penalty) * share
 
 
 class Trainer:
@@ -54,31 +93,52 @@ class Trainer:
     def __init__(
         self,
         backbone: Backbone,
-        method: str,
+        recipe: str,
         kind: TaskKind,
         num_labels: int,
         schedule: Schedule,
         options: Mapping[str, Any] | None = None,
+        *,
+        class_weights: Sequence[float] | None = None,
+        precision: str = "no",
     ) -> None:
-        """Raises InvalidRequest for an option that the method does not have."""
+        """`class_weights`: how much each label counts. `precision`: `no` or `bf16`, of the pass in training.
+
+        Raises InvalidRequest for an option that the method does not have.
+        """
         if backbone.dtype != torch.float32:
             raise InvalidRequest(f"training needs a backbone in float32, not {backbone.dtype}", param="dtype")
+        if kind == "generate" and not backbone.has_language_model:
+            raise InvalidRequest(f"the backbone {backbone.name} cannot generate text", param="kind")
+        chosen = recipe_for(recipe, baselines=True)
         self.backbone = backbone
         self.kind: TaskKind = kind
         self.schedule = schedule
-        self._method = METHODS[method]
-        fresh = torch.Generator().manual_seed(schedule.seed)
-        self.trainable = self._method.trainable(backbone, options or {}, fresh)
-        if kind == "generate" and not backbone.has_language_model:
-            raise InvalidRequest(f"the backbone {backbone.name} cannot generate text", param="kind")
-        self.head = NoHead() if kind == "generate" else head_for(backbone, method, kind, num_labels, fresh)
+        self._method = METHODS[chosen.method]
+        self._fresh = torch.Generator().manual_seed(schedule.seed)
+        fixed = {name: value for name, value in chosen.options.items() if name not in (options or {})}
+        self.trainable = self._method.trainable(backbone, {**(options or {}), **fixed}, self._fresh)
+        self.head = head_for(backbone, chosen, kind, num_labels, self._fresh)
+        self.class_weights: Tensor | None = None
+        if class_weights is not None:
+            self.class_weights = torch.tensor(class_weights, device=backbone.device)
         self._order = torch.Generator().manual_seed(schedule.seed + 1)
-        self._dropping = torch.Generator(backbone.device).manual_seed(schedule.seed + 2)
+        self._accelerator = Accelerator(
+            device_placement=False, cpu=backbone.device.type == "cpu", mixed_precision=precision
+        )
+        own = schedule.seed + 2 + 1000 * self._accelerator.process_index  # each process leaves out other values
+        self._dropping = torch.Generator(backbone.device).manual_seed(own)
 
     @property
     def parameters(self) -> tuple[int, int]:
         """How many numbers are trained: (method, head)."""
-        return tuple(sum(p.numel() for p in m.parameters()) for m in (self.trainable, self.head))  # type: ignore[return-value]
+        method, head = (sum(p.numel() for p in _trained(m)) for m in (self.trainable, self.head))
+        return method, head
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process, of several, that writes and tells."""
+        return bool(self._accelerator.is_main_process)
 
     @property
     def position_shift(self) -> int:
@@ -87,125 +147,227 @@ class Trainer:
 
     def bound(self, *, training: bool = False) -> BoundAdapter:
         """The adapter as it is now, with gradients where they are switched on."""
+        self.trainable.train(training)
         head = self.head.head(self.schedule.dropout, self._dropping) if training else self.head.head()
-        return BoundAdapter(self._method.name, self.kind, ((self._method, self.trainable.bound()),), head)
+        parts = ((self._method, self.trainable.bound()),)
+        return BoundAdapter(self._method.name, SERVED.get(self.kind, self.kind), parts, head)  # type: ignore[arg-type]
 
     def adapter(self, settings: Mapping[str, Any]) -> Adapter:
         """The adapter to be saved."""
         return Adapter(
             parts=(self.trainable.part(),),
             head=self.head.saved(),
-            kind=self.kind,
+            kind=SERVED.get(self.kind, self.kind),  # type: ignore[arg-type]
             matched_tensors=0,
             base=self.backbone.name,
             settings=settings,
         )
 
-    def run(self, train: Sequence[Item], validation: Sequence[Item], watcher: Watcher | None = None) -> Outcome:
-        """Trains, and leaves the state that was best on the validation data in place.
+    def run(
+        self,
+        train: Sequence[Item],
+        validation: Sequence[Item],
+        watcher: Watcher | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> Outcome:
+        """Trains, and leaves the state that was best on the validation data in place. With checkpoints it goes on where
+        the last one was.
 
-        Raises InvalidRequest where the loss stops being a number before the first validation.
+        Raises InvalidRequest where the loss stops being a number before the first validation, or memory ends.
         """
         watcher = watcher or Silent()
-        schedule = self.schedule
         if self.kind == "regress":
             assert isinstance(self.head, TrainableHead)
             self.head.scale_to([item.target for item in train])  # type: ignore[misc]
-        epochs = [
-            shuffled_batches(train, schedule.batch_tokens, self._order) for _ in range(schedule.epochs)
+        plans = [
+            [self._steps(train) for _ in range(self.schedule.epochs)] for _ in range(self.trainable.stages)
         ]  # all at once, since the decay must know the number of steps
-        optimizer = self._optimizer()
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, warm_up_and_decay(sum(map(len, epochs)), schedule.warm_up)
-        )
-        modules = torch.nn.ModuleList([self.trainable, self.head])
-        best: Score | None = None
+        saved = None if checkpoints is None else checkpoints.load()
+        place = _Place() if saved is None else _Place(**saved["place"])
         best_state: dict[str, Any] = {}
-        best_epoch = steps = 0
-        losses: list[float] = []
-        stopped: str | None = None
-        start = time.perf_counter()
-        for epoch, batches in enumerate(epochs, start=1):
-            total = 0.0
-            for batch in batches:
-                steps += 1
-                loss = self._step(batch, modules, optimizer)
-                if loss is None:
-                    stopped = f"The loss was not a finite number at step {steps}; a lower learning rate may help."
-                    break
-                scheduler.step()
-                total += loss
-                watcher.step(epoch, loss)
-            if stopped:
-                break
-            losses.append(total / len(batches))
-            now = evaluate(self.backbone, self.bound(), self.kind, validation)
-            watcher.epoch(epoch, losses[-1], now, time.perf_counter() - start)
-            if now.better_than(best):
-                best, best_epoch = now, epoch
-                best_state = copy.deepcopy(modules.state_dict())
-            elif epoch - best_epoch >= schedule.patience:
-                if epoch < schedule.epochs:
-                    stopped = f"No better validation score for {schedule.patience} epochs."
-                break
-        if best is None:
-            raise InvalidRequest(
-                stopped or "The validation score was not a finite number; a lower learning rate may help.",
-                param="learning_rate",
-            )
-        modules.load_state_dict(best_state)
+        best: Score | None = None
+        if saved is not None:
+            self.trainable.restore(place.stage, saved["trainable"])
+            self.head.load_state_dict(saved["head"])
+            self._fresh.set_state(saved["fresh"])
+            self._dropping.set_state(saved["dropping"])
+            best_state = saved["best_state"]
+            best = None if place.best is None else Score(self.kind, place.best, len(validation))
+        first = place.stage
+        for stage in range(first, self.trainable.stages):
+            if stage > first:
+                self.trainable.advance()
+                place.stage, place.epoch, place.step, place.best, place.done = stage, 0, 0, None, False
+                best_state, best = {}, None
+            learner = _Learner(self)
+            optimizer = self._optimizer()
+            count = sum(map(len, plans[stage]))
+            scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_and_decay(count, self.schedule.warm_up))
+            if saved is not None and stage == first:
+                optimizer.load_state_dict(saved["optimizer"])
+                scheduler.load_state_dict(saved["scheduler"])
+            run = _Stage(self, learner, optimizer, scheduler, place, watcher, checkpoints, best, best_state)
+            best, best_state = run.epochs(plans[stage], validation)
+            if best is None:
+                raise InvalidRequest(
+                    place.stopped or "The validation score was not a finite number; a lower learning rate may help.",
+                    param="learning_rate",
+                )
+            learner.load_state_dict(best_state)
+        assert best is not None
         return Outcome(
             validation=best,
-            best_epoch=best_epoch,
-            epochs=len(losses),
-            steps=steps,
-            seconds=time.perf_counter() - start,
-            losses=tuple(losses),
-            stopped=stopped,
+            best_epoch=place.best_epoch,
+            epochs=len(place.losses),
+            steps=place.steps,
+            seconds=place.seconds,
+            losses=tuple(place.losses),
+            scores=tuple(place.scores),
+            step_losses=tuple(place.step_losses),
+            stopped=place.stopped,
         )
+
+    def _steps(self, items: Sequence[Item]) -> list[list[list[Item]]]:
+        """An epoch: steps of batches of items. All processes make the same ones."""
+        batches = shuffled_batches(items, self.schedule.batch_tokens, self._order)
+        size = self.schedule.accumulate * self._accelerator.num_processes
+        return [batches[i : i + size] for i in range(0, len(batches), size)]
 
     def _optimizer(self) -> torch.optim.Optimizer:
         schedule = self.schedule
+        rates: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.trainable.named_parameters():
+            if parameter.requires_grad:
+                rates.setdefault(self.trainable.rates.get(name.split(".")[0], 1.0), []).append(parameter)
+        groups = [{"params": some, "lr": schedule.learning_rate * times} for times, some in rates.items()]
+        heads = {"params": list(self.head.parameters()), "lr": schedule.head_learning_rate}
         return torch.optim.AdamW(
-            [
-                {"params": list(self.trainable.parameters()), "lr": schedule.learning_rate},
-                {"params": list(self.head.parameters()), "lr": schedule.head_learning_rate},
-            ],
+            [*groups, heads],
             weight_decay=schedule.weight_decay,
             fused=self.backbone.device.type in ("cpu", "cuda"),  # one pass over the weights in place of ten
         )
 
-    def _step(self, batch: Sequence[Item], modules: torch.nn.Module, optimizer: torch.optim.Optimizer) -> float | None:
-        """One step; its loss, or None where that or a gradient is not finite (the weights stay as they were)."""
-        optimizer.zero_grad(set_to_none=True)
-        adapter = self.bound(training=True)
-        outputs = forward(self.backbone, [row_of(item, adapter) for item in batch])
-        loss = self._loss(outputs, batch)
-        value = loss.item()
-        if not math.isfinite(value):
+
+@dataclass(slots=True)
+class _Stage:
+    """One stage of a training under way."""
+
+    trainer: Trainer
+    learner: _Learner
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LambdaLR
+    place: _Place
+    watcher: Watcher
+    checkpoints: Checkpoints | None
+    best: Score | None
+    best_state: dict[str, Any]
+
+    def epochs(
+        self, plan: Sequence[Sequence[list[list[Item]]]], validation: Sequence[Item]
+    ) -> tuple[Score | None, dict[str, Any]]:
+        """Runs what is left of the plan; the best validation score and the state that had it."""
+        place, patience = self.place, self.trainer.schedule.patience
+        accelerator = self.trainer._accelerator
+        several = accelerator.num_processes > 1
+        model = accelerator.prepare_model(self.learner, device_placement=False) if several else self.learner
+        begin = time.perf_counter() - place.seconds
+        while place.epoch < len(plan) and not place.done:
+            steps = plan[place.epoch]
+            while place.step < len(steps):
+                loss = self._step(model, steps[place.step])
+                if loss is None:
+                    place.stopped = (
+                        f"The loss was not a finite number at step {place.steps + 1}; a lower learning rate may help."
+                    )
+                    place.done = True
+                    break
+                self.scheduler.step()
+                place.step += 1
+                place.steps += 1
+                place.step_losses.append(loss)
+                place.seconds = time.perf_counter() - begin
+                self.watcher.step(len(place.losses) + 1, loss)
+                if self.checkpoints is not None and self.checkpoints.due():
+                    self._save()
+            if place.done:
+                break
+            place.losses.append(sum(place.step_losses[-len(steps) :]) / len(steps))
+            place.epoch, place.step = place.epoch + 1, 0
+            now = evaluate(self.trainer.backbone, self.trainer.bound(), self.trainer.kind, validation)
+            place.scores.append(now.value)
+            place.seconds = time.perf_counter() - begin
+            self.watcher.epoch(len(place.losses), place.losses[-1], now, place.seconds)
+            if now.better_than(self.best):
+                self.best, place.best, place.best_epoch = now, now.value, len(place.losses)
+                self.best_state = copy.deepcopy(self.learner.state_dict())
+            elif len(place.losses) - place.best_epoch >= patience:
+                if place.epoch < len(plan):
+                    place.stopped = f"No better validation score for {patience} epochs."
+                place.done = True
+            if self.checkpoints is not None:
+                self._save()
+        return self.best, self.best_state
+
+    def _save(self) -> None:
+        trainer = self.trainer
+        if self.checkpoints is None or not trainer._accelerator.is_main_process:
+            return
+        self.checkpoints.save(
+            {
+                "place": asdict(self.place),
+                "trainable": trainer.trainable.state_dict(),
+                "head": trainer.head.state_dict(),
+                "best_state": self.best_state,
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "fresh": trainer._fresh.get_state(),
+                "dropping": trainer._dropping.get_state(),
+            }
+        )
+
+    def _step(self, model: nn.Module, batches: Sequence[list[Item]]) -> float | None:
+        """One step; its loss, or None where that or a gradient is not finite (the weights stay as they were).
+
+        The batches' losses are weighted by their places, so that the step is that of all of them in one batch.
+        """
+        trainer = self.trainer
+        accelerator = trainer._accelerator
+        self.optimizer.zero_grad(set_to_none=True)
+        total = max(sum(places(trainer.kind, batch) for batch in batches), 1)
+        world = accelerator.num_processes
+        own = list(batches[accelerator.process_index :: world])
+        turns = math.ceil(len(batches) / world)
+        value = 0.0
+        try:
+            for turn in range(turns):
+                batch = own[turn] if turn < len(own) else batches[0]  # all must take part in every exchange
+                share = places(trainer.kind, batch) / total if turn < len(own) else 0.0
+                with accelerator.autocast():
+                    loss = model(batch, share * world)
+                value += loss.item() / world
+                if not math.isfinite(value) and world == 1:
+                    return None
+                accelerator.backward(loss)
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(t in str(error) for t in _NO_ROOM):
+                raise InvalidRequest(
+                    f"out of memory at step {self.place.steps + 1}, in a batch of "
+                    f"{max(sum(item.size for item in batch) for batch in batches)} tokens: lower --batch-tokens (and "
+                    "raise --accumulate, so that the step stays as large) or --max-tokens",
+                    param="batch_tokens",
+                ) from None
+            raise
+        if world > 1:
+            value = float(accelerator.reduce(torch.tensor(value, device=trainer.backbone.device), "sum"))
+        norm = torch.nn.utils.clip_grad_norm_(_trained(self.learner), trainer.schedule.clip)
+        if not (math.isfinite(value) and math.isfinite(norm.item())):
             return None
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(modules.parameters(), self.schedule.clip)
-        if not math.isfinite(norm.item()):
-            return None
-        optimizer.step()
+        self.optimizer.step()
         return value
 
-    def _loss(self, outputs: Sequence[Tensor], batch: Sequence[Item]) -> Tensor:
-        """Mean over the batch's inputs, its words, or its answers' tokens."""
-        device = outputs[0].device
-        if self.kind == "generate":
-            tokens = torch.tensor([t for item in batch for t in item.target], device=device)  # type: ignore[union-attr]
-            return F.cross_entropy(torch.cat(list(outputs)), tokens)
-        if self.kind == "tokens":
-            tags = torch.tensor([t for item in batch for t in item.target], device=device)  # type: ignore[union-attr]
-            return F.cross_entropy(torch.cat(list(outputs)), tags, ignore_index=IGNORED)
-        targets = torch.tensor([item.target for item in batch], device=device)
-        logits = torch.stack(list(outputs))
-        if self.kind == "classify":
-            return F.cross_entropy(logits, targets)
-        assert isinstance(self.head, TrainableHead)
-        return F.mse_loss(logits[:, 0] / self.head.spread, targets / self.head.spread)
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [p for p in module.parameters() if p.requires_grad]
 
 
 def warm_up_and_decay(steps: int, warm_up: float) -> Any:
@@ -218,31 +380,3 @@ def warm_up_and_decay(steps: int, warm_up: float) -> Any:
         return max((steps - step) / max(steps - rising, 1), 0.0)
 
     return factor
-
-
-@torch.inference_mode()
-def predict(backbone: Backbone, adapter: BoundAdapter, items: Sequence[Item], pooling: str = "mean") -> list[Tensor]:
-    """What the forward pass gives for every item, in the items' order."""
-    outputs: dict[int, Tensor] = {}
-    for batch in ordered_batches(items, _EVALUATION_TOKENS):
-        rows = [row_of(items[i], adapter, pooling) for i in batch]
-        outputs.update(zip(batch, forward(backbone, rows), strict=True))
-    return [outputs[i] for i in range(len(items))]
-
-
-def row_of(item: Item, adapter: BoundAdapter, pooling: str = "mean") -> Row:
-    """An item as a row of a batch."""
-    return Row(item.ids, item.type_ids, adapter, pooling, masks=item.asked)
-
-
-@torch.inference_mode()
-def evaluate(backbone: Backbone, adapter: BoundAdapter, kind: TaskKind, items: Sequence[Item]) -> Score:
-    """The score of an adapter on labelled items."""
-    if kind != "generate":
-        return score(kind, predict(backbone, adapter, items), items)
-    parts: list[Score] = []  # the logits of all answers over the whole vocabulary would not fit
-    for start in range(0, len(items), _ANSWERS):
-        some = items[start : start + _ANSWERS]
-        parts.append(score(kind, predict(backbone, adapter, some), some))
-    count = sum(part.count for part in parts)
-    return Score(kind, math.fsum(part.value * part.count for part in parts) / count, count)

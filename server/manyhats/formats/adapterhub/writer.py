@@ -83,8 +83,11 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
         return
     head = adapter.head
     labels = adapter.settings.get("labels") or [f"LABEL_{i}" for i in range(head.num_labels)]
+    head_type = {"tokens": "tagging", "span": "question_answering"}.get(head.kind, "classification")
+    if adapter.settings.get("defaults", {}).get("multi_label"):
+        head_type = "multilabel_classification"
     head_config = {
-        "head_type": "tagging" if head.kind == "tokens" else "classification",
+        "head_type": head_type,
         "num_labels": head.num_labels,
         "layers": len(head.layers),
         "activation_function": next((layer.activation for layer in head.layers if layer.activation), "tanh"),

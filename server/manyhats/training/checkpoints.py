@@ -1,0 +1,96 @@
+"""Where a training is, on disk: what a killed run needs to go on with the same result."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from manyhats.errors import InvalidRequest, StorageFull
+
+_VERSION = 1
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def full_disk_told(folder: Path) -> Iterator[None]:
+    """Raises StorageFull in place of the operating system's error, or of safetensors' own."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) in _FULL or "No space left" in str(error):
+            raise StorageFull(
+                f"there is no room in '{folder}' for the adapter: {error}; make room and run again with --resume, "
+                "which begins at the last checkpoint"
+            ) from None
+        raise
+
+
+@dataclass(slots=True)
+class Checkpoints:
+    """One file, replaced as a whole. `of`: what the training is of; only a run of the same goes on.
+
+    `every`: seconds between two within an epoch; at the end of every epoch one is written in any case.
+    """
+
+    path: Path
+    of: Mapping[str, Any] = field(default_factory=dict)
+    every: float = 60.0
+    _last: float = field(default_factory=time.monotonic)
+
+    def due(self) -> bool:
+        """Whether it is time for one."""
+        return time.monotonic() - self._last >= self.every
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Raises StorageFull where there is no room; the one before stays as it was."""
+        temporary = self.path.with_name(self.path.name + ".new")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                torch.save({"version": _VERSION, "of": dict(self.of), "state": dict(state)}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+            with suppress(OSError):
+                temporary.unlink()
+            raise StorageFull(
+                f"the checkpoint '{self.path}' cannot be written: {error}; the training can go on with --resume once "
+                "there is room" + (", from the checkpoint before" if self.path.exists() else "")
+            ) from None
+        self._last = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """What was saved last, None where nothing was. Raises InvalidRequest for one of another training."""
+        if not self.path.exists():
+            return None
+        try:
+            saved = torch.load(self.path, weights_only=True)
+        except Exception as error:
+            raise InvalidRequest(
+                f"the checkpoint '{self.path}' is damaged: {error}; remove it", param="resume"
+            ) from None
+        if saved["version"] != _VERSION:
+            raise InvalidRequest(f"the checkpoint '{self.path}' is of another version; remove it", param="resume")
+        for name, value in self.of.items():
+            if saved["of"].get(name) != value:
+                raise InvalidRequest(
+                    f"the checkpoint '{self.path}' is of a training with {name} {saved['of'].get(name)!r}, this one "
+                    f"has {value!r}; remove it to begin anew",
+                    param="resume",
+                )
+        state: dict[str, Any] = saved["state"]
+        return state
+
+    def remove(self) -> None:
+        """Once the training's result is in its place."""
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,55 @@
+"""AdapterFusion in two stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from manyhats.backbone import Backbone
+from manyhats.errors import InvalidRequest
+from manyhats.formats import read_adapter, write_adapter
+from manyhats.methods.base import Part
+from manyhats.training.evaluation import predict
+from manyhats.training.trainer import Trainer
+
+from tests import tiny
+from tests.training.samples import LABELS, items
+from tests.training.test_trainer import _schedule, _trained
+
+
+def _members(bert: Backbone) -> list[Part]:
+    return [_trained(bert, "pfeiffer", epochs=2, seed=seed)[0].trainable.part() for seed in (1, 2, 3)]
+
+
+def test_learns_and_leaves_its_members_as_they_are(bert: Backbone, tmp_path: Path) -> None:
+    members = _members(bert)
+    before = [{site: {n: t.clone() for n, t in leaves.items()} for site, leaves in m.tensors.items()} for m in members]
+    trainer = Trainer(bert, "fusion", "classify", 2, _schedule("fusion", learning_rate=5e-3), {"members": members})
+    assert trainer.parameters[0] == bert.layers * (3 * bert.hidden**2 + 2 * bert.hidden)
+    outcome = trainer.run(items(bert, "classify", 160, 0), items(bert, "classify", 60, 1))
+    assert outcome.losses[-1] < 0.8 * outcome.losses[0]
+    assert outcome.validation.value > 0.85
+    for member, own in zip(members, before, strict=True):
+        assert all(torch.equal(member.tensors[s][n], t) for s, leaves in own.items() for n, t in leaves.items())
+    write_adapter(trainer.adapter({"labels": LABELS}), tmp_path, bert)
+    reloaded = read_adapter(tmp_path, bert)
+    assert reloaded.method == "fusion"
+    held = items(bert, "classify", 20, 2)
+    assert tiny.difference(predict(bert, reloaded.bind(bert), held), predict(bert, trainer.bound(), held)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        (None, "fusion needs the option members: folders of trained adapters"),
+        ([], "two members or more"),
+        ("lora", "a member is a lora; bottleneck adapters can be fused"),
+    ],
+)
+def test_what_cannot_be_fused_is_said(bert: Backbone, members: Any, told: str) -> None:
+    if members == "lora":
+        members = [Trainer(bert, "lora", "classify", 2, _schedule("lora")).trainable.part()] * 2
+    with pytest.raises(InvalidRequest, match=told):
+        Trainer(bert, "fusion", "classify", 2, _schedule("fusion"), {} if members is None else {"members": members})

@@ -1,0 +1,86 @@
+"""Losses: what a step is made of."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from manyhats.backbone import Backbone
+from manyhats.errors import InvalidRequest
+from manyhats.training.batches import Item
+from manyhats.training.objective import balanced, batch_loss, places
+from manyhats.training.rows import TaskKind
+from manyhats.training.trainer import Trainer, _Learner
+
+from tests.training.samples import LABELS, items
+from tests.training.test_trainer import _schedule
+
+
+def _gradient(trainer: Trainer, groups: list[list[Item]]) -> torch.Tensor:
+    """Of one step over these batches."""
+    trainer._dropping.manual_seed(0)
+    learner = _Learner(trainer)
+    learner.zero_grad()
+    total = sum(places(trainer.kind, group) for group in groups)
+    for group in groups:
+        learner(group, places(trainer.kind, group) / total).backward()
+    return torch.cat([p.grad.reshape(-1) for p in learner.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("kind", ["classify", "multilabel", "regress", "tokens", "span"])
+def test_accumulated_batches_are_one_large_one(bert: Backbone, kind: TaskKind) -> None:
+    trainer = Trainer(bert, "lora", kind, len(LABELS), _schedule("lora", dropout=0.0))
+    own = items(bert, kind, 12, 0)
+    whole = _gradient(trainer, [own])
+    torch.testing.assert_close(_gradient(trainer, [own[:3], own[3:8], own[8:]]), whole, atol=1e-6, rtol=1e-4)
+
+
+def test_class_weights_count(bert: Backbone) -> None:
+    own = items(bert, "classify", 12, 0)
+    rare = [item for item in own if item.target == 1]
+    plain, weighted = (
+        Trainer(bert, "lora", "classify", 2, _schedule("lora", dropout=0.0), class_weights=weights)
+        for weights in (None, [1.0, 9.0])
+    )
+    losses = [float(batch_loss(bert, t.bound(), t.head, "classify", own, t.class_weights)) for t in (plain, weighted)]
+    means = [
+        float(batch_loss(bert, plain.bound(), plain.head, "classify", [i for i in own if i.target == c]))
+        for c in (0, 1)
+    ]
+    share = 9 * len(rare) / (9 * len(rare) + len(own) - len(rare))
+    assert losses[1] == pytest.approx(share * means[1] + (1 - share) * means[0], rel=1e-4)
+    assert losses[0] != pytest.approx(losses[1])
+
+
+def test_balanced_weights() -> None:
+    assert balanced([1, 3]) == [2.0, pytest.approx(2 / 3)]
+
+
+@pytest.fixture
+def anew() -> None:
+    """accelerate keeps a process's precision."""
+    AcceleratorState._reset_state()
+
+
+@pytest.mark.usefixtures("anew")
+@pytest.mark.parametrize(
+    "recipe", ["lora", "dora", "houlsby", "prefix", "prompt", "ia3", "mask", "bitfit", "side", "sparse"]
+)
+def test_bfloat16_learns_too(bert: Backbone, recipe: str) -> None:
+    trainer = Trainer(bert, recipe, "classify", 2, _schedule(recipe, epochs=3), precision="bf16")
+    outcome = trainer.run(items(bert, "classify", 120, 0), items(bert, "classify", 40, 1))
+    AcceleratorState._reset_state()
+    assert outcome.losses[-1] < outcome.losses[0]
+    assert all(p.dtype == torch.float32 for p in trainer.trainable.parameters())
+
+
+def test_memory_that_ends_says_what_to_lower(bert: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    def loss(*_: object) -> torch.Tensor:
+        return torch.empty(1 << 60)
+
+    monkeypatch.setattr("manyhats.training.trainer.batch_loss", loss)
+    trainer = Trainer(bert, "lora", "classify", 2, _schedule("lora"))
+    with pytest.raises(
+        InvalidRequest, match=r"out of memory at step 1, in a batch of \d+ tokens: lower --batch-tokens"
+    ):
+        trainer.run(items(bert, "classify", 20, 0), items(bert, "classify", 10, 1))
