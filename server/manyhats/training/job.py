@@ -61,6 +61,7 @@ class Job:
     precision: Literal["no", "bf16"] = "no"
     full: bool = False
     resume: bool = False
+    baselines: tuple[tuple[str, Score], ...] = ()  # what an earlier job on the same data found; else they are made
     notes: tuple[str, ...] = ()  # for the model card
 
     def chosen_schedule(self) -> Schedule:
@@ -97,8 +98,8 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
         )
     if job.resume and not job.checkpoint.exists():
         console.print("There is no checkpoint; training begins anew.", highlight=False)
-    found = baselines.of(backbone, job.kind, items, schedule.seed)
-    if job.full:
+    found = list(job.baselines) or baselines.of(backbone, job.kind, items, schedule.seed)
+    if job.full and not job.baselines:
         found.append(("full fine-tuning", _full(job, dataset, items, backbone)))
     console.print(
         f"{len(items.train)} rows to train, {len(items.validation)} to validate, {len(items.test)} to test; "

@@ -80,6 +80,7 @@ RECIPES: dict[str, Recipe] = {
     "full": Recipe("parameters", Schedule(1e-4, 1e-3), "all weights", {"which": "all"}, baseline=True),
 }
 
+
 def recipe_for(name: str, *, baselines: bool = False) -> Recipe:
     """Raises InvalidRequest for a name that there is not, with those that there are."""
     recipe = RECIPES.get(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -14,6 +14,7 @@ from manyhats.backbone import Backbone
 from manyhats.errors import InvalidRequest
 from manyhats.training.card import Report, interval_text, scores
 from manyhats.training.job import Job, run
+from manyhats.training.metrics import Score
 from manyhats.training.recipes import RECIPES, recipe_for
 
 FILE = "sweep.json"
@@ -21,15 +22,14 @@ FILE = "sweep.json"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the table; texts as they are shown. `best`: of all methods, by the validation score."""
+    """A line of the table, as it is shown; of a baseline the last three are empty."""
 
     method: str
     score: str
     interval: str
-    validation: float
-    trained: str
-    size: str
-    seconds: str
+    trained: str = ""
+    size: str = ""
+    seconds: str = ""
 
 
 def named(methods: str) -> list[str]:
@@ -53,34 +53,28 @@ def sweep(job: Job, methods: Sequence[str], backbone: Backbone, console: Console
     """
     job.out.mkdir(parents=True, exist_ok=True)
     done = _read(job.out / FILE) if job.resume else {}
+    baselines: tuple[tuple[str, Score], ...] = ()
     for method in methods:
         out = job.out / method
         if method in done and out.is_dir():
             continue
         console.print(method, style="bold", highlight=False)
         resume = job.resume and replace(job, out=out).checkpoint.exists()
-        report = run(replace(job, method=method, out=out, resume=resume), backbone, console)
+        own = replace(job, method=method, out=out, resume=resume, baselines=baselines)
+        report = run(own, backbone, console)
+        baselines = report.baselines
         if not done:
             for name, score in report.baselines:
-                done[name] = Line(name, str(score), interval_text(score), float("nan"), "", "", "")
+                done[name] = Line(name, str(score), interval_text(score))
         done[method] = _line(report)
-        (job.out / FILE).write_text(json.dumps([line_fields(line) for line in done.values()], indent=1) + "\n")
+        (job.out / FILE).write_text(json.dumps([asdict(line) for line in done.values()], indent=1) + "\n")
     return _table(job, list(done.values()), methods)
-
-
-def line_fields(line: Line) -> dict[str, str | float | None]:
-    """For JSON, which has no NaN."""
-    fields = {name: getattr(line, name) for name in Line.__dataclass_fields__}
-    return fields | {"validation": None if line.validation != line.validation else line.validation}
 
 
 def _read(path: Path) -> dict[str, Line]:
     if not path.exists():
         return {}
-    lines = [
-        Line(**one | {"validation": float("nan") if one["validation"] is None else one["validation"]})
-        for one in json.loads(path.read_text(encoding="utf-8"))
-    ]
+    lines = [Line(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
     return {line.method: line for line in lines}
 
 
@@ -90,7 +84,6 @@ def _line(report: Report) -> Line:
         report.method,
         str(own),
         interval_text(own),
-        report.outcome.validation.value,
         f"{sum(report.parameters):,}",
         f"{report.nbytes / 1000:,.0f} kB",
         f"{report.outcome.seconds:.0f} s",
@@ -102,6 +95,6 @@ def _table(job: Job, lines: Sequence[Line], methods: Sequence[str]) -> Table:
     for name in ("", "score", "95 % interval", "trained", "files", "training"):
         table.add_column(name, justify="left" if not name else "right")
     for line in lines:
-        if line.method in methods or line.validation != line.validation:
+        if line.method in methods or not line.trained:
             table.add_row(line.method, line.score, line.interval, line.trained, line.size, line.seconds)
     return table
