@@ -154,6 +154,23 @@ def test_a_killed_command_goes_on(base_folder: Callable[[str], Path], bert: Back
     assert read_adapter(tmp_path / "killed", bert).method == "lora"
 
 
+def test_a_full_disk_ends_the_command_with_a_reason(base_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", rows("classify", 60, 0))
+    command = [str(Path(sys.executable).with_name("manyhats")), "train", "--backbone", str(base_folder("bert"))]
+    command += ["--task", "parity", "--method", "lora", "--data", str(tmp_path / "train.jsonl"), "--device", "cpu"]
+    command += ["--out", str(tmp_path / "out"), "--epochs", "1"]
+
+    def little_room() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    run = subprocess.run(command, capture_output=True, text=True, preexec_fn=little_room, check=False)
+    assert run.returncode == 1
+    assert "cannot be written" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["train.jsonl"]
+
+
 def test_no_room_is_no_damage(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageFull, match="cannot be written"):

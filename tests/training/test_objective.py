@@ -42,11 +42,12 @@ def test_class_weights_count(bert: Backbone) -> None:
         Trainer(bert, "lora", "classify", 2, _schedule("lora", dropout=0.0), class_weights=weights)
         for weights in (None, [1.0, 9.0])
     )
-    losses = [float(batch_loss(bert, t.bound(), t.head, "classify", own, t.class_weights)) for t in (plain, weighted)]
-    means = [
-        float(batch_loss(bert, plain.bound(), plain.head, "classify", [i for i in own if i.target == c]))
-        for c in (0, 1)
-    ]
+
+    def loss(trainer: Trainer, some: list[Item]) -> float:
+        return batch_loss(bert, trainer.bound(), trainer.head, "classify", some, trainer.class_weights).item()
+
+    losses = [loss(trainer, own) for trainer in (plain, weighted)]
+    means = [loss(plain, [item for item in own if item.target == c]) for c in (0, 1)]
     share = 9 * len(rare) / (9 * len(rare) + len(own) - len(rare))
     assert losses[1] == pytest.approx(share * means[1] + (1 - share) * means[0], rel=1e-4)
     assert losses[0] != pytest.approx(losses[1])

@@ -30,6 +30,8 @@ ALONE = [name for name, recipe in RECIPES.items() if name != "fusion" and not re
 # What the tiny backbone learns by: it is random, so little lies in it that a mask could find.
 RATES = {
     "rslora": 5e-3,
+    "prefix": 6e-2,
+    "prefix-mlp": 5e-3,
     "prompt": 5e-2,
     "p-tuning": 2e-2,
     "ia3": 1e-1,
@@ -67,7 +69,7 @@ def _fingerprint(backbone: Backbone) -> str:
 
 # All methods run through the same head and loss, so that each needs the kinds that differ for it.
 USES = [(recipe, kind) for recipe in ALONE for kind in ("classify", "tokens", "regress")]
-USES += [(recipe, kind) for recipe in ("lora", "houlsby", "mask", "prefix") for kind in ("multilabel", "span", "embed")]
+USES += [(recipe, kind) for recipe in ("lora", "houlsby", "mask", "bitfit") for kind in ("multilabel", "span", "embed")]
 
 
 @pytest.mark.parametrize(("recipe", "kind"), USES)
