@@ -79,7 +79,11 @@ def train(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(is_eager=True, callback=_configured, help="a recipe: TOML with these options, and [options]"),
+        typer.Option(
+            is_eager=True,
+            callback=_configured,
+            help="a recipe: TOML with these options, and a table called options for the method's",
+        ),
     ] = None,
     validation: Annotated[
         Path | None, typer.Option(help="data to choose the best epoch; without it a tenth of --data")

@@ -118,7 +118,7 @@ Kind: `{dataset.kind}`. {labels if dataset.labels else ""}
 | files | {report.nbytes:,} bytes |
 | epochs | {outcome.epochs}, the best was {outcome.best_epoch} ({outcome.validation.name} {outcome.validation} \
 on the validation data) |
-| steps | {outcome.steps}, of at most {schedule.batch_tokens} tokens each |
+| steps | {outcome.steps}, of at most {schedule.accumulate * schedule.batch_tokens} tokens each |
 | time | {outcome.seconds:.0f} s, {report.machine} |
 | AdamW | learning rate {schedule.learning_rate:g}, of the head {schedule.head_learning_rate:g}, weight decay \
 {schedule.weight_decay:g} |
