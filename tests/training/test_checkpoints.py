@@ -43,6 +43,9 @@ class EndsAt:
     def epoch(self, *_: Any) -> None:
         pass
 
+    def resumed(self, steps: int) -> None:
+        pass
+
 
 def _train(
     backbone: Backbone, recipe: str, watcher: Any = None, checkpoints: Checkpoints | None = None
@@ -148,6 +151,7 @@ def test_a_killed_command_goes_on(base_folder: Callable[[str], Path], bert: Back
     told, _ = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, told
     assert "epoch 1/6" not in told
+    assert "going on after step" in told
     assert not checkpoint.exists()
     one, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(one[name], other[name]) for name in one)

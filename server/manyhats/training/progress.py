@@ -14,6 +14,9 @@ from manyhats.training.metrics import Score
 class Watcher(Protocol):
     """Is told how training goes."""
 
+    def resumed(self, steps: int) -> None:
+        """Before the first step of a run that goes on: how many were done before."""
+
     def step(self, epoch: int, loss: float) -> None:
         """After every step. `loss`: of this step's batch."""
 
@@ -23,6 +26,9 @@ class Watcher(Protocol):
 
 class Silent:
     """Shows nothing."""
+
+    def resumed(self, steps: int) -> None:
+        pass
 
     def step(self, epoch: int, loss: float) -> None:
         pass
@@ -61,6 +67,12 @@ class Display:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    def resumed(self, steps: int) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=steps)
+            return
+        self._console.print(f"going on after step {steps}", highlight=False)
 
     def step(self, epoch: int, loss: float) -> None:
         if self._bar is None:

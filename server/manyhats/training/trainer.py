@@ -191,6 +191,7 @@ class Trainer:
             self.head.load_state_dict(saved["head"])
             self._fresh.set_state(saved["fresh"])
             self._dropping.set_state(saved["dropping"])
+            watcher.resumed(place.steps)
             best_state = saved["best_state"]
             best = None if place.best is None else Score(self.kind, place.best, len(validation))
         first = place.stage
