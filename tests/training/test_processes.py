@@ -22,7 +22,7 @@ def test_two_processes_share_each_step(base_folder: Callable[[str], Path], bert:
     given += ["--learning-rate", "1e-9", "--head-learning-rate", "1e-9"]
     folder = Path(sys.executable).parent
     launch = [str(folder / "accelerate"), "launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "manyhats.cli"]
+    launch += ["--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "manyhats.cli"]
 
     def losses(command: list[str]) -> list[float]:
         run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
