@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -257,7 +258,8 @@ def _machine(device: torch.device) -> str:
 
 def _steps(items: Items, schedule: Schedule) -> int:
     """About how many steps an epoch has; the number differs a little from one shuffle to the next."""
-    return len(shuffled_batches(items.train, schedule.batch_tokens, torch.Generator().manual_seed(0)))
+    batches = shuffled_batches(items.train, schedule.batch_tokens, torch.Generator().manual_seed(0))
+    return math.ceil(len(batches) / schedule.accumulate)
 
 
 def _max_tokens(job: Job, backbone: Backbone, shift: int) -> int:
