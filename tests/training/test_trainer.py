@@ -15,7 +15,7 @@ from manyhats.backbone import Backbone
 from manyhats.errors import InvalidRequest
 from manyhats.formats import read_adapter, write_adapter
 from manyhats.training.evaluation import predict
-from manyhats.training.heads import SERVED
+from manyhats.training.heads import served
 from manyhats.training.metrics import Score
 from manyhats.training.objective import batch_loss
 from manyhats.training.recipes import RECIPES, Schedule, schedule_for
@@ -89,7 +89,7 @@ def test_every_recipe_learns_every_kind(bert: Backbone, tmp_path: Path, recipe: 
     settings |= {"defaults": {"multi_label": True}} if kind == "multilabel" else {}
     write_adapter(trainer.adapter(settings), tmp_path, bert)
     reloaded = read_adapter(tmp_path, bert)
-    assert reloaded.kind == SERVED.get(kind, kind)
+    assert reloaded.kind == served(kind)
     assert reloaded.settings.get("defaults") == settings.get("defaults")
     assert tiny.difference(predict(bert, reloaded.bind(bert), held), here) < 1e-5 * (100 if kind == "regress" else 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import reprlib
 from collections.abc import Callable, Container, Mapping
@@ -23,6 +24,7 @@ _JSON_LIMIT = 4 << 20  # bytes
 _JSON_DEPTH = 32
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8)
 _WHOLE = (torch.int32, torch.int64)  # of tensors that say where others belong
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -77,6 +79,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if count:
             raise InvalidRequest(f"'{name}' in {path.name} has {count} values that are NaN or infinite", param=name)
     return tensors
+
+
+def is_full(error: Exception) -> bool:
+    """Whether writing failed for want of room; safetensors has an error of its own, which tells it in words alone."""
+    return getattr(error, "errno", None) in _FULL or "No space left" in str(error)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

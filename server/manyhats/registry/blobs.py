@@ -16,10 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from manyhats.errors import InvalidRequest, StorageFull, UnsupportedFormat
-from manyhats.formats.files import refuse_pickles
+from manyhats.formats.files import is_full, refuse_pickles
 
 _ALLOWED = (".safetensors", ".json", ".md", ".txt", ".png")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -28,8 +27,8 @@ def full_disk_told() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise StorageFull(f"the store has no room: {os.strerror(error.errno)}") from error
+        if is_full(error):
+            raise StorageFull(f"the store has no room: {os.strerror(error.errno or 0)}") from error
         raise
 
 

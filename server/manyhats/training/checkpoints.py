@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -15,9 +14,9 @@ import torch
 from safetensors import SafetensorError
 
 from manyhats.errors import InvalidRequest, StorageFull
+from manyhats.formats.files import is_full
 
 _VERSION = 1
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -26,7 +25,7 @@ def full_disk_told(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        if getattr(error, "errno", None) in _FULL or "No space left" in str(error):
+        if is_full(error):
             raise StorageFull(
                 f"there is no room in '{folder}' for the adapter: {error}; make room and run again with --resume, "
                 "which begins at the last checkpoint"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,12 @@ from manyhats.training.rows import TaskKind
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-# What a task is served as, where its kind has another name in training.
-SERVED: Mapping[TaskKind, Kind] = {"multilabel": "classify"}
 _HEADLESS: tuple[TaskKind, ...] = ("embed", "generate")
+
+
+def served(kind: TaskKind) -> Kind:
+    """What a task of this kind is served as."""
+    return "classify" if kind == "multilabel" else kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class TrainableHead(nn.Module):
         """`widths`: outputs of each layer, the number of labels last."""
         super().__init__()
         self.kind = kind
-        self.served: Kind = SERVED.get(kind, kind)  # type: ignore[arg-type]
+        self.served: Kind = served(kind)
         self.reads: Reads = reads
         self.activation = activation
         self.mean, self.spread = 0.0, 1.0

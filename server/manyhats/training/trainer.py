@@ -23,7 +23,7 @@ from manyhats.methods.adapter import Adapter, BoundAdapter
 from manyhats.training.batches import Item, shuffled_batches
 from manyhats.training.checkpoints import Checkpoints
 from manyhats.training.evaluation import evaluate
-from manyhats.training.heads import SERVED, TrainableHead, head_for
+from manyhats.training.heads import TrainableHead, head_for, served
 from manyhats.training.metrics import Score
 from manyhats.training.objective import batch_loss, places
 from manyhats.training.progress import Silent, Watcher
@@ -150,14 +150,14 @@ class Trainer:
         self.trainable.train(training)
         head = self.head.head(self.schedule.dropout, self._dropping) if training else self.head.head()
         parts = ((self._method, self.trainable.bound()),)
-        return BoundAdapter(self._method.name, SERVED.get(self.kind, self.kind), parts, head)  # type: ignore[arg-type]
+        return BoundAdapter(self._method.name, served(self.kind), parts, head)
 
     def adapter(self, settings: Mapping[str, Any]) -> Adapter:
         """The adapter to be saved."""
         return Adapter(
             parts=(self.trainable.part(),),
             head=self.head.saved(),
-            kind=SERVED.get(self.kind, self.kind),  # type: ignore[arg-type]
+            kind=served(self.kind),
             matched_tensors=0,
             base=self.backbone.name,
             settings=settings,
