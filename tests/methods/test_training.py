@@ -43,6 +43,13 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("side", {"layers": 2, "start": "fresh"}),
     ("mask", {}),
     ("mask", {"first_layer": 1, "initial_sparsity": 0.4}),
+    ("lora", {"gated": "yes"}),
+    ("prefix", {"length": 4, "gated": "yes"}),
+    ("bottleneck", {"placement": "pfeiffer", "gated": "yes", "non_linearity": "tanh"}),
+    ("bottleneck", {"kronecker": 2, "width": 4}),
+    ("invertible", {}),
+    ("invertible", {"width": 3, "non_linearity": "gelu"}),
+    ("token_rows", {"tokens": [*TEXTS[0].split(), "7"]}),
 ]
 _IDS = [f"{method}{i}" for i, (method, _) in enumerate(OPTIONS)]
 
@@ -225,6 +232,15 @@ def test_unknown_options_name_the_known_ones(bert: Backbone, method: str) -> Non
         ("mask", {"initial_sparsity": 1.5}),
         ("mask", {"first_layer": -1}),
         ("mask", {"first_layer": 2}),
+        ("lora", {"gated": "perhaps"}),
+        ("bottleneck", {"kronecker": 3}),
+        ("bottleneck", {"kronecker": 4, "width": 6}),
+        ("invertible", {"non_linearity": "steps"}),
+        ("token_rows", {}),
+        ("token_rows", {"tokens": "w1 w2"}),
+        ("token_rows", {"tokens": "100000"}),
+        ("average", {}),
+        ("average", {"members": []}),
     ],
 )
 def test_values_that_are_not_allowed(bert: Backbone, method: str, options: dict) -> None:
@@ -238,6 +254,17 @@ def test_options_are_read_from_text() -> None:
     assert options.number("alpha", 1.0) == 1.5
     assert options.names("targets", []) == ["a", "b"]
     options.done()
+
+
+def test_numbers_and_flags_are_read_from_text() -> None:
+    options = Options({"weights": "0.5, 2", "gated": "yes"}, method="average")
+    assert options.numbers("weights", [1.0]) == [0.5, 2.0]
+    assert options.numbers("others", [1.0]) == [1.0]
+    assert options.flag("gated")
+    assert not options.flag("other")
+    options.done()
+    with pytest.raises(InvalidRequest, match="weights must be numbers, not 'much'"):
+        Options({"weights": "1,much"}, method="average").numbers("weights", [])
 
 
 # ---- bits

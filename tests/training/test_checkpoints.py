@@ -60,7 +60,7 @@ def _weights(trainer: Trainer) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5])
-@pytest.mark.parametrize("recipe", ["lora", "diff-pruning", "side", "mask", "p-tuning"])
+@pytest.mark.parametrize("recipe", ["lora", "diff-pruning", "side", "mask", "p-tuning", "unipelt"])
 def test_goes_on_with_the_same_result(bert: Backbone, tmp_path: Path, recipe: str, steps: int) -> None:
     whole, outcome = _train(bert, recipe)
     assert outcome.steps > 5 or recipe != "diff-pruning"

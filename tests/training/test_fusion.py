@@ -1,4 +1,4 @@
-"""AdapterFusion in two stages."""
+"""Adapters that are made of trained ones: AdapterFusion in two stages, and averages."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
-from manyhats.errors import InvalidRequest
+from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats import read_adapter, write_adapter
 from manyhats.methods.base import Part
+from manyhats.training.data import Dataset
 from manyhats.training.evaluation import predict
+from manyhats.training.job import Job, _identity
+from manyhats.training.recipes import schedule_for
 from manyhats.training.trainer import Trainer
 
 from tests import tiny
@@ -20,7 +23,7 @@ from tests.training.test_trainer import _schedule, _trained
 
 
 def _members(bert: Backbone) -> list[Part]:
-    return [_trained(bert, "pfeiffer", epochs=2, seed=seed)[0].trainable.part() for seed in (1, 2, 3)]
+    return [_trained(bert, "pfeiffer", epochs=2, seed=seed)[0].trainable.saved()[0] for seed in (1, 2, 3)]
 
 
 def test_learns_and_leaves_its_members_as_they_are(bert: Backbone, tmp_path: Path) -> None:
@@ -50,6 +53,51 @@ def test_learns_and_leaves_its_members_as_they_are(bert: Backbone, tmp_path: Pat
 )
 def test_what_cannot_be_fused_is_said(bert: Backbone, members: Any, told: str) -> None:
     if members == "lora":
-        members = [Trainer(bert, "lora", "classify", 2, _schedule("lora")).trainable.part()] * 2
+        members = [Trainer(bert, "lora", "classify", 2, _schedule("lora")).trainable.saved()[0]] * 2
     with pytest.raises(InvalidRequest, match=told):
         Trainer(bert, "fusion", "classify", 2, _schedule("fusion"), {} if members is None else {"members": members})
+
+
+def test_an_average_trains_its_head_alone(bert: Backbone, tmp_path: Path) -> None:
+    members = _members(bert)
+    options = {"members": members, "weights": "0.2,0.3,0.5"}
+    trainer = Trainer(bert, "average", "classify", 2, _schedule("average"), options)
+    assert trainer.parameters == (0, 2 * bert.hidden + 2)
+    outcome = trainer.run(items(bert, "classify", 160, 0), items(bert, "classify", 60, 1))
+    assert outcome.losses[-1] < outcome.losses[0]
+    write_adapter(trainer.adapter({"labels": LABELS}), tmp_path, bert)
+    reloaded = read_adapter(tmp_path, bert)
+    assert reloaded.method == "average"
+    assert reloaded.parts[0].config.weights == (0.2, 0.3, 0.5)  # type: ignore[attr-defined]
+    held = items(bert, "classify", 20, 2)
+    assert tiny.difference(predict(bert, reloaded.bind(bert), held), predict(bert, trainer.bound(), held)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"), [("1,2", "2 weights for 3 members"), ("1,2,much", "weights must be numbers, not 'much'")]
+)
+def test_weights_that_do_not_fit_are_said(bert: Backbone, weights: str, told: str) -> None:
+    with pytest.raises((InvalidRequest, AdapterMismatch), match=told):
+        Trainer(bert, "average", "classify", 2, _schedule("average"), {"members": _members(bert), "weights": weights})
+
+
+def test_a_run_with_other_members_does_not_go_on(bert: Backbone, tmp_path: Path) -> None:
+    """They are known by what is in them, not by where they lie."""
+    folders = [tmp_path / name for name in ("one", "two")]
+    for seed, folder in enumerate(folders):
+        folder.mkdir()
+        trainer, _ = _trained(bert, "pfeiffer", epochs=1, count=20, seed=seed)
+        write_adapter(trainer.adapter({"labels": LABELS}), folder, bert)
+    dataset = Dataset("classify", [], [], [], list(LABELS), [], [])
+    job = Job("parity", "fusion", "classify", tmp_path, tmp_path, options={"members": f"{folders[0]},{folders[1]}"})
+
+    def identity() -> Any:
+        return _identity(job, schedule_for("fusion"), dataset, bert, 20)
+
+    before = identity()
+    assert identity() == before
+    other, _ = _trained(bert, "pfeiffer", epochs=1, count=20, seed=9)
+    for path in folders[1].iterdir():
+        path.unlink()
+    write_adapter(other.adapter({"labels": LABELS}), folders[1], bert)
+    assert identity() != before

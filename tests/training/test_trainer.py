@@ -21,12 +21,13 @@ from manyhats.training.objective import batch_loss
 from manyhats.training.recipes import RECIPES, Schedule, schedule_for
 from manyhats.training.rows import TaskKind
 from manyhats.training.trainer import Outcome, Trainer, warm_up_and_decay
+from safetensors.torch import load_file
 
 from tests import tiny
 from tests.training.samples import LABELS, items
 
-# All that need nothing else to begin with; fusion has tests of its own.
-ALONE = [name for name, recipe in RECIPES.items() if name != "fusion" and not recipe.baseline]
+# All that need nothing else to begin with; the others have tests of their own.
+ALONE = [name for name, recipe in RECIPES.items() if recipe.needs is None and not recipe.baseline]
 # What the tiny backbone learns by: it is random, so little lies in it that a mask could find.
 RATES = {
     "rslora": 5e-3,
@@ -38,11 +39,14 @@ RATES = {
     "sparse": 1e-2,
     "diff-pruning": 1e-2,
     "side": 1e-2,
+    "invertible": 1e-2,
+    "compacter": 5e-2,
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "sparse": {"share": 0.2},
     "diff-pruning": {"share": 0.2, "l0_weight": 0.01},
     "side": {"layers": 2},
+    "token-rows": {"tokens": "w0,w1"},
 }
 
 
@@ -164,12 +168,17 @@ def test_a_learning_rate_far_too_high_says_so(bert: Backbone) -> None:
 @pytest.mark.parametrize("recipe", ALONE)
 def test_an_unknown_option_is_named(bert: Backbone, recipe: str) -> None:
     method = RECIPES[recipe].method
+    several = len(RECIPES[recipe].members) > 1
+    name = f"{method}.colour" if several else "colour"
     with pytest.raises(InvalidRequest, match=f"{method} has no option 'colour'; it has"):
-        Trainer(bert, recipe, "classify", 2, schedule_for(recipe), {"colour": "red"})
+        Trainer(bert, recipe, "classify", 2, schedule_for(recipe), {name: "red"})
+    if several:
+        with pytest.raises(InvalidRequest, match=f"there is no option 'colour': .* write {method}.colour"):
+            Trainer(bert, recipe, "classify", 2, schedule_for(recipe), {"colour": "red"})
 
 
 def test_an_unknown_method_is_named() -> None:
-    with pytest.raises(InvalidRequest, match="no method 'lroa' can be trained; these can: bitfit, bottleneck"):
+    with pytest.raises(InvalidRequest, match="no method 'lroa' can be trained; these can: average, bitfit, bottleneck"):
         schedule_for("lroa")
 
 
@@ -191,3 +200,36 @@ def test_the_learning_rate_rises_and_falls() -> None:
     factor = warm_up_and_decay(100, 0.1)
     assert [round(factor(step), 3) for step in (0, 4, 9, 10, 55, 100)] == [0.1, 0.5, 1.0, 1.0, 0.5, 0.0]
     assert warm_up_and_decay(1, 0.06)(0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [("unipelt", "a gate reads the whole text, its answer too"), ("invertible", "its inverse is not served")],
+)
+def test_what_would_read_its_own_answer_learns_no_writing(
+    load_backbone: Callable[[str], Backbone], recipe: str, told: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=told):
+        Trainer(load_backbone("llama"), recipe, "generate", 0, schedule_for(recipe))
+
+
+@pytest.mark.parametrize("kind", ["classify", "tokens"])
+def test_trained_tokens_learn(bert: Backbone, tmp_path: Path, kind: TaskKind) -> None:
+    trainer, outcome = _trained(bert, "token-rows", kind)
+    assert trainer.parameters[0] == 2 * bert.hidden
+    assert outcome.losses[-1] < outcome.losses[0]
+    write_adapter(trainer.adapter({"labels": LABELS}), tmp_path, bert)
+    held = items(bert, kind, 20, 2)
+    reloaded = read_adapter(tmp_path, bert)
+    assert tiny.difference(predict(bert, reloaded.bind(bert), held), predict(bert, trainer.bound(), held)) < 1e-5
+
+
+def test_a_compacter_is_saved_by_its_factors(bert: Backbone, tmp_path: Path) -> None:
+    """And AdapterHub's names, so that the file is as small as what was trained."""
+    trainer, _ = _trained(bert, "compacter", epochs=1)
+    write_adapter(trainer.adapter({"labels": LABELS}), tmp_path, bert)
+    tensors = load_file(tmp_path / "adapter.safetensors")
+    assert sum(t.numel() for t in tensors.values()) == trainer.parameters[0]
+    first = "bert.encoder.layer.0.attention.output.adapters.task.adapter_down.0."
+    assert {n.removeprefix(first) for n in tensors if n.startswith(first)} == {"W_left", "W_right", "b"}
+    assert "bert.shared_parameters.task.phm_rule" in tensors

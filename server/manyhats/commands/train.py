@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from manyhats.commands import remote
-from manyhats.errors import ConfigurationError, InvalidRequest
+from manyhats.errors import InvalidRequest
+from manyhats.training.libraries import TRAINING, require
 
 if TYPE_CHECKING:
     from manyhats.training.card import Report
@@ -129,7 +130,8 @@ def train(
         raise InvalidRequest("one of --method and --sweep is needed", param="method")
     if sweep is not None and push is not None:
         raise InvalidRequest("--push uploads one adapter; after --sweep use manyhats push", param="push")
-    require_libraries()
+    for library in TRAINING:
+        require(library)
     # Here, so that commands that only talk to a server start quickly.
     from accelerate import PartialState
 
@@ -184,17 +186,6 @@ def train(
     console.print(f"written to {out}", highlight=False, soft_wrap=True)
     if push is not None and state.is_main_process:
         remote.push(task, out, url=push, key=key)
-
-
-def require_libraries() -> None:
-    """Raises ConfigurationError where what training needs beside serving is not installed."""
-    for library in ("accelerate", "matplotlib", "sklearn"):
-        try:
-            __import__(library)
-        except ImportError:
-            raise ConfigurationError(
-                f"training needs {library}, which is not installed: pip install 'manyhats[train]'"
-            ) from None
 
 
 def parse_options(pairs: list[str]) -> dict[str, Any]:

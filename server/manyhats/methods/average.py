@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
-from manyhats.errors import AdapterMismatch
-from manyhats.methods.base import Bound, Method, MethodConfig, Norm, Part, Spans, on_device, size_of
+from manyhats.errors import AdapterMismatch, InvalidRequest
+from manyhats.methods.base import Bound, Method, MethodConfig, Norm, Part, Spans, Trainable, on_device, size_of
 from manyhats.methods.bottleneck import Bottleneck, BottleneckConfig, BottleneckStep, bottleneck_step
-from manyhats.methods.fusion import member_leaves
+from manyhats.methods.fusion import join_members, member_leaves
+from manyhats.methods.options import Options
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -73,3 +76,38 @@ class Average(Method):
             for site, leaves in ready.items()
         }
         return Bound(residual=steps, nbytes=size_of(ready.values()))
+
+    def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
+        """`members`: the parts that are averaged; `weights`: one for each, else all count alike."""
+        chosen = Options(options, method=self.name)
+        members = chosen.parts("members")
+        weights = chosen.numbers("weights", [1 / max(len(members), 1)] * len(members))
+        chosen.done()
+        part = average_of(members, weights)
+        self.check(part, backbone)
+        return _Averaged(self, part, backbone)
+
+
+def average_of(members: Sequence[Part], weights: Sequence[float]) -> Part:
+    """Raises InvalidRequest for members that are no bottleneck adapters."""
+    strange = next((part.method for part in members if not isinstance(part.config, BottleneckConfig)), None)
+    if strange is not None or len(members) < 2:
+        found = f"a member is a {strange}" if strange else f"{len(members)} members are named"
+        raise InvalidRequest(f"average: {found}; two bottleneck adapters or more are averaged", param="members")
+    configs = tuple(part.config for part in members if isinstance(part.config, BottleneckConfig))
+    return Part(Average.name, AverageConfig(members=configs, weights=tuple(weights)), join_members(members))
+
+
+class _Averaged(Trainable):
+    """Nothing of it is trained: members and weights are given, and the head learns to read them."""
+
+    def __init__(self, method: Average, part: Part, backbone: Backbone) -> None:
+        super().__init__()
+        self._part = part
+        self._bound = method.bind(part, backbone)
+
+    def bound(self) -> Bound:
+        return self._bound
+
+    def part(self) -> Part:
+        return self._part

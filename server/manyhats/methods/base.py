@@ -249,6 +249,21 @@ def parameter_key(site: str, leaf: str) -> str:
     return f"{site}:{leaf}".replace(".", "/")
 
 
+def fresh_parameter(
+    backbone: Backbone, shape: Sequence[int], spread: float, generator: torch.Generator
+) -> nn.Parameter:
+    """Normal numbers around zero, on the backbone's device."""
+    return nn.Parameter((torch.randn(tuple(shape), generator=generator) * spread).to(backbone.device))
+
+
+def fresh_gate(backbone: Backbone, width: int, generator: torch.Generator) -> dict[str, nn.Parameter]:
+    """A gate that starts half open, as AdapterHub's do: weight (1, width), bias (1,)."""
+    return {
+        "gate.weight": fresh_parameter(backbone, (1, width), 0.02, generator),
+        "gate.bias": fresh_parameter(backbone, (1,), 0.0, generator),
+    }
+
+
 def gate_means(h: Tensor, gate: Pair, spans: Spans) -> Tensor:
     """mean over each sequence's rows of sigmoid(gate(h)): (rows, width) to (sequences,) (Mao et al. 2022, 3.1).
 

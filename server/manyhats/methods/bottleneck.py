@@ -9,6 +9,7 @@ With f the sub-layer's output and x its residual input, in blocks that normalise
     parallel    LN(f + A(x) + x)                                   (He et al. 2021)
 
 The flags are those of AdapterHub's `BnConfig`; several adapters at one site act one after the other (its `Stack`).
+In a compacter W_down and W_up are sums of Kronecker products (Karimi Mahabadi et al. 2021, section 3.2).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.methods.activations import activation
 from manyhats.methods.base import (
     Bound,
+    Leaves,
     Method,
     MethodConfig,
     Norm,
@@ -36,16 +38,22 @@ from manyhats.methods.base import (
     expect_leaves,
     expect_matrix,
     expect_shape,
+    fresh_gate,
+    fresh_parameter,
     on_device,
     pair_of,
     parameter_key,
     sequence_gate,
     size_of,
 )
+from manyhats.methods.kronecker import kronecker_sum
 from manyhats.methods.options import Options
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
+
+
+_FACTORS = ("rule", "down.left", "down.right", "up.left", "up.right")  # of a compacter
 
 
 class BottleneckConfig(MethodConfig):
@@ -134,9 +142,21 @@ def _join(hidden: Tensor, x: Tensor, norm: Norm | None) -> Tensor:
     return hidden + x if norm is None else norm(hidden + x)
 
 
+def plain(leaves: Leaves) -> Leaves:
+    """A compacter's layers multiplied out: W^T = sum_i rule_i kron (left_i right_i); other leaves as they are."""
+    if "rule" not in leaves:
+        return leaves
+    found = {name: tensor for name, tensor in leaves.items() if name not in _FACTORS}
+    for layer in ("down", "up"):
+        pieces = leaves[f"{layer}.left"] @ leaves[f"{layer}.right"]
+        found[f"{layer}.weight"] = kronecker_sum(leaves["rule"], pieces).T
+    return found
+
+
 class Bottleneck(Method):
     """Leaves at a residual site: `down.weight`, `down.bias`, `up.weight`, `up.bias`; where the config asks for them
-    `norm_before.*`, `norm_after.*`, `gate.*`, `scaling`."""
+    `norm_before.*`, `norm_after.*`, `gate.*`, `scaling`. In a compacter `rule` (n, n, n), which its sites share, and
+    `down.left`, `down.right`, `up.left`, `up.right`, (n, in / n, 1) and (n, 1, out / n), in place of the weights."""
 
     name: ClassVar[str] = "bottleneck"
     config: ClassVar[type[MethodConfig]] = BottleneckConfig
@@ -151,7 +171,8 @@ class Bottleneck(Method):
                 param="residual_before_ln",
             )
         hidden = backbone.hidden
-        for site, leaves in part.tensors.items():
+        for site, given in part.tensors.items():
+            leaves = plain(given)
             if site not in backbone.residual:
                 reason = "" if backbone.residual else ": its blocks add attention and feed-forward at once"
                 raise AdapterMismatch(f"the backbone {backbone.name} has no place called '{site}'{reason}", param=site)
@@ -183,23 +204,35 @@ class Bottleneck(Method):
 
     def bind(self, part: Part, backbone: Backbone) -> Bound:
         assert isinstance(part.config, BottleneckConfig)
-        ready = {site: on_device(leaves, backbone) for site, leaves in part.tensors.items()}
+        ready = {site: on_device(plain(leaves), backbone) for site, leaves in part.tensors.items()}
         return Bound(
             residual={site: bottleneck_step(leaves, part.config) for site, leaves in ready.items()},
             nbytes=size_of(ready.values()),
         )
 
     def rank(self, part: Part) -> int | None:
-        return max(leaves["down.weight"].shape[0] for leaves in part.tensors.values())
+        return max(leaves["down.bias"].shape[0] for leaves in part.tensors.values())
+
+    def slot_size(self, part: Part, backbone: Backbone) -> int:
+        return size_of(plain(leaves) for leaves in part.tensors.values())
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
         placement = chosen.choice("placement", "houlsby", ("houlsby", "pfeiffer", "parallel"))
-        width = chosen.integer("width", max(backbone.hidden // 16, 1), least=1)
+        pieces = chosen.integer("kronecker", 0)
+        usual = max(backbone.hidden // 16, 1)
+        width = chosen.integer("width", -(-usual // pieces) * pieces if pieces else usual, least=1)
         kind = chosen.choice(
             "non_linearity", "gelu" if placement == "houlsby" else "relu", ("relu", "gelu", "tanh", "swish")
         )
+        gated = chosen.flag("gated")
         chosen.done()
+        if pieces and (width % pieces or backbone.hidden % pieces):
+            raise InvalidRequest(
+                f"bottleneck: kronecker must divide the width {width} and the hidden size {backbone.hidden}, "
+                f"and {pieces} does not",
+                param="kronecker",
+            )
         if not backbone.residual:
             raise InvalidRequest(
                 f"the blocks of {backbone.name} add attention and feed-forward at once, so a bottleneck adapter has no "
@@ -211,9 +244,10 @@ class Bottleneck(Method):
             is_parallel=placement == "parallel",
             original_ln_before=placement == "pfeiffer",
             scaling=4.0 if placement == "parallel" else 1.0,
+            use_gating=gated,
         )
         sites = [s for s in backbone.residual if placement == "houlsby" or s.endswith(".ffn")]
-        return _TrainableBottleneck(backbone, sites, width, config, generator)
+        return _TrainableBottleneck(backbone, sites, width, config, generator, pieces)
 
 
 def bottleneck_step(leaves: Mapping[str, Tensor], config: BottleneckConfig) -> BottleneckStep:
@@ -239,29 +273,32 @@ class _TrainableBottleneck(Trainable):
         width: int,
         config: BottleneckConfig,
         generator: torch.Generator,
+        pieces: int,
     ) -> None:
+        """`pieces`: of a compacter the n of its Kronecker products, else 0."""
         super().__init__()
         self.sites = sites
         self.config = config
         self.leaves = nn.ParameterDict()
-        hidden = backbone.hidden
+        # The rule is shared by all sites, as the paper has it; started as AdapterHub does.
+        self.rule = fresh_parameter(backbone, (pieces,) * 3, 1e-2, generator) if pieces else None
+        shapes = _starts(backbone.hidden, width, pieces)
+        self.names = list(shapes)
         for site in sites:
-            # Near the identity (Houlsby, section 3.1): small weights, zero biases.
-            for name, shape, spread in (
-                ("down.weight", (width, hidden), 1e-2),
-                ("down.bias", (width,), 0.0),
-                ("up.weight", (hidden, width), 1e-3),
-                ("up.bias", (hidden,), 0.0),
-            ):
-                value = torch.randn(shape, generator=generator) * spread
-                self.leaves[parameter_key(site, name)] = nn.Parameter(value.to(backbone.device))
+            for name, (shape, spread) in shapes.items():
+                self.leaves[parameter_key(site, name)] = fresh_parameter(backbone, shape, spread, generator)
+            if config.use_gating:
+                for name, gate in fresh_gate(backbone, backbone.hidden, generator).items():
+                    self.leaves[parameter_key(site, name)] = gate
+        if config.use_gating:
+            self.names += ["gate.weight", "gate.bias"]
 
     def _of(self, site: str) -> dict[str, Tensor]:
-        names = ("down.weight", "down.bias", "up.weight", "up.bias")
-        return {name: self.leaves[parameter_key(site, name)] for name in names}
+        leaves: dict[str, Tensor] = {name: self.leaves[parameter_key(site, name)] for name in self.names}
+        return leaves if self.rule is None else leaves | {"rule": self.rule}
 
     def bound(self) -> Bound:
-        return Bound(residual={site: bottleneck_step(self._of(site), self.config) for site in self.sites})
+        return Bound(residual={site: bottleneck_step(plain(self._of(site)), self.config) for site in self.sites})
 
     def part(self) -> Part:
         return Part(
@@ -269,3 +306,17 @@ class _TrainableBottleneck(Trainable):
             self.config,
             {site: {n: t.detach().cpu() for n, t in self._of(site).items()} for site in self.sites},
         )
+
+
+def _starts(hidden: int, width: int, pieces: int) -> dict[str, tuple[tuple[int, ...], float]]:
+    """By leaf: its shape, and how far from zero it starts: the adapter is near the identity (Houlsby, section 3.1)."""
+    down, up = {"down.bias": ((width,), 0.0)}, {"up.bias": ((hidden,), 0.0)}
+    if not pieces:
+        return {"down.weight": ((width, hidden), 1e-2), **down, "up.weight": ((hidden, width), 1e-3), **up}
+    factors = {
+        "down.left": ((pieces, hidden // pieces, 1), 0.1),
+        "down.right": ((pieces, 1, width // pieces), 0.1),
+        "up.left": ((pieces, width // pieces, 1), 0.1),
+        "up.right": ((pieces, 1, hidden // pieces), 0.1),
+    }
+    return {**factors, **down, **up}

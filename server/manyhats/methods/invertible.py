@@ -7,11 +7,12 @@ The inverse belongs before a language-model head that is tied to the embeddings.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manyhats.backbone.sites import EMBEDDED
@@ -24,12 +25,16 @@ from manyhats.methods.base import (
     MethodConfig,
     Part,
     Spans,
+    Trainable,
     expect_leaves,
     expect_shape,
+    fresh_parameter,
     on_device,
+    parameter_key,
     refuse_padded,
     size_of,
 )
+from manyhats.methods.options import Options
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone, PackedBatch
@@ -88,3 +93,35 @@ class Invertible(Method):
         assert isinstance(part.config, InvertibleConfig)
         ready = on_device(part.tensors[EMBEDDED], backbone)
         return Bound(states={EMBEDDED: _Coupling(ready, part.config)}, nbytes=size_of([ready]))
+
+    def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
+        chosen = Options(options, method=self.name)
+        width = chosen.integer("width", max(backbone.hidden // 4, 1), least=1)
+        kind = chosen.choice("non_linearity", "relu", ("relu", "gelu", "tanh", "swish"))
+        chosen.done()
+        refuse_padded(backbone, "an invertible adapter")
+        return _TrainableInvertible(backbone, width, InvertibleConfig(non_linearity=kind), generator)
+
+
+class _TrainableInvertible(Trainable):
+    def __init__(self, backbone: Backbone, width: int, config: InvertibleConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.config = config
+        self.leaves = nn.ParameterDict()
+        half = backbone.hidden // 2
+        for name in _LEAVES:
+            rows, columns = (width, half) if ".down." in name else (half, width)
+            shape = (rows, columns) if name.endswith("weight") else (rows,)
+            # near the identity, as a bottleneck adapter starts
+            spread = 0.0 if name.endswith("bias") else 1e-2 if ".down." in name else 1e-3
+            self.leaves[parameter_key(EMBEDDED, name)] = fresh_parameter(backbone, shape, spread, generator)
+
+    def _named(self) -> dict[str, Tensor]:
+        return {name: self.leaves[parameter_key(EMBEDDED, name)] for name in _LEAVES}
+
+    def bound(self) -> Bound:
+        return Bound(states={EMBEDDED: _Coupling(self._named(), self.config)})
+
+    def part(self) -> Part:
+        leaves = {name: tensor.detach().cpu() for name, tensor in self._named().items()}
+        return Part(Invertible.name, self.config, {EMBEDDED: leaves})

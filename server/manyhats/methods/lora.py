@@ -30,6 +30,9 @@ from manyhats.methods.base import (
     expect_leaves,
     expect_matrix,
     expect_shape,
+    fresh_gate,
+    pair_of,
+    parameter_key,
     sequence_gate,
 )
 from manyhats.methods.options import Options
@@ -165,9 +168,13 @@ class Lora(Method):
         alpha = chosen.number("alpha", 2.0 * rank)
         targets = chosen.names("targets", ["all-linear"])
         variant = chosen.choice("variant", "lora", ("lora", "rslora", "dora"))
+        gated = chosen.flag("gated")
         chosen.done()
         scale = alpha / math.sqrt(rank) if variant == "rslora" else alpha / rank
-        return _TrainableLora(backbone, target_sites(backbone, targets), rank, scale, variant == "dora", generator)
+        made = _TrainableLora(backbone, target_sites(backbone, targets), rank, scale, variant == "dora", generator)
+        if gated:
+            made.add_gates(backbone, generator)
+        return made
 
 
 def _stacked(x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> Sequence[Act]:
@@ -287,12 +294,22 @@ class _TrainableLora(Trainable):
             if decomposed:
                 norms = torch.linalg.vector_norm(backbone.linear[site].weight.float(), dim=1)
                 self.magnitudes.append(nn.Parameter(norms))
+        self.gates = nn.ParameterDict()
+
+    def add_gates(self, backbone: Backbone, generator: torch.Generator) -> None:
+        """One for each site (UniPELT)."""
+        for site in self.sites:
+            for name, value in fresh_gate(backbone, backbone.linear[site].shape[1], generator).items():
+                self.gates[parameter_key(site, name)] = value
 
     def _leaves(self) -> dict[str, dict[str, Tensor]]:
         pairs = zip(self.sites, self.down, self.up, strict=True)
         sites: dict[str, dict[str, Tensor]] = {site: {"A": a, "B": b} for site, a, b in pairs}
         for site, magnitude in zip(self.sites, self.magnitudes, strict=False):
             sites[site]["magnitude"] = magnitude
+        if len(self.gates):
+            for site, leaves in sites.items():
+                leaves |= {name: self.gates[parameter_key(site, name)] for name in ("gate.weight", "gate.bias")}
         return sites
 
     def bound(self) -> Bound:
@@ -300,13 +317,14 @@ class _TrainableLora(Trainable):
         for place, (site, leaves) in zip(self.places, self._leaves().items(), strict=True):
             up = leaves["B"].T * self.scale
             if self.dora is None:
-                acts[site] = _Act(leaves["A"], up)
+                acts[site] = _Act(leaves["A"], up, gate=pair_of(leaves, "gate"))
                 continue
             # The norm is taken as a constant, which the paper found to cost nothing (section 4.3).
             fixed = {name: t if name == "magnitude" else t.detach() for name, t in leaves.items()}
             gain = _gain(fixed, place.weight, self.scale, self.dora)
             assert gain is not None
-            acts[site] = _Act(leaves["A"], up * gain, gain, _offset(fixed, place.bias, self.scale, gain, self.dora))
+            offset = _offset(fixed, place.bias, self.scale, gain, self.dora)
+            acts[site] = _Act(leaves["A"], up * gain, gain, offset, pair_of(leaves, "gate"))
         return Bound(linear=acts)
 
     def part(self) -> Part:

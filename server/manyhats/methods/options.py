@@ -51,6 +51,10 @@ class Options:
             raise InvalidRequest(f"{self._method}: {name} must be one of {', '.join(allowed)}, not {value!r}")
         return str(value)
 
+    def flag(self, name: str) -> bool:
+        """`yes` or `no`, the default. Raises InvalidRequest."""
+        return self.choice(name, "no", ("no", "yes")) == "yes"
+
     def names(self, name: str, default: Sequence[str]) -> list[str]:
         """A list of names, or one text with commas between them. Raises InvalidRequest."""
         value = self._take(name, default)
@@ -59,6 +63,18 @@ class Options:
         if not isinstance(value, Sequence) or not value:
             raise InvalidRequest(f"{self._method}: {name} must be a list of names, not {value!r}")
         return [str(item).strip() for item in value]
+
+    def numbers(self, name: str, default: Sequence[float]) -> list[float]:
+        """A list of numbers, or one text with commas between them. Raises InvalidRequest."""
+        found = []
+        for item in self.names(name, [str(one) for one in default]):
+            try:
+                found.append(float(item))
+            except ValueError:
+                found.append(math.nan)
+            if not math.isfinite(found[-1]):
+                raise InvalidRequest(f"{self._method}: {name} must be numbers, not {item!r}")
+        return found
 
     def parts(self, name: str) -> list[Part]:
         """Adapters' parts that the caller has read. Raises InvalidRequest where they are not given."""

@@ -18,6 +18,7 @@ from manyhats.backbone.sites import Actors, KeyValueActor
 from manyhats.errors import AdapterMismatch
 from manyhats.methods.base import (
     Bound,
+    Leaves,
     Method,
     MethodConfig,
     Pair,
@@ -26,9 +27,12 @@ from manyhats.methods.base import (
     Trainable,
     expect_leaves,
     expect_shape,
+    fresh_gate,
+    fresh_parameter,
     gate_means,
     on_device,
     pair_of,
+    parameter_key,
     refuse_padded,
 )
 from manyhats.methods.options import Options
@@ -87,12 +91,8 @@ class Prefix(Method):
 
     def bind(self, part: Part, backbone: Backbone) -> Bound:
         assert isinstance(part.config, PrefixConfig)
-        rows: dict[int, _Rows | _GatedRows] = {}
-        for layer in range(backbone.layers):
-            leaves = on_device(part.tensors[layer_site(layer)], backbone)
-            gate = pair_of(leaves, "gate")
-            own = leaves["keys"], leaves["values"]
-            rows[layer] = _Rows(*own) if gate is None else _GatedRows(*own, gate)
+        layers = range(backbone.layers)
+        rows = {layer: _rows(on_device(part.tensors[layer_site(layer)], backbone)) for layer in layers}
         gated = any(isinstance(one, _GatedRows) for one in rows.values())
         return _bound(rows, part.config, self.slot_size(part, backbone), gated=gated)
 
@@ -104,9 +104,10 @@ class Prefix(Method):
         chosen = Options(options, method=self.name)
         length = chosen.integer("length", 16, least=1)
         inner = chosen.integer("reparametrisation", 0, least=0)
+        gated = chosen.flag("gated")
         chosen.done()
         refuse_padded(backbone, "a prefix")
-        return _TrainablePrefix(backbone, length, inner, generator)
+        return _TrainablePrefix(backbone, length, inner, generator, gated=gated)
 
 
 @dataclass(slots=True)
@@ -136,6 +137,12 @@ class _GatedRows:
         return (self.keys * gates).flatten(0, 1), (self.values * gates).flatten(0, 1)
 
 
+def _rows(leaves: Leaves) -> _Rows | _GatedRows:
+    gate = pair_of(leaves, "gate")
+    own = leaves["keys"], leaves["values"]
+    return _Rows(*own) if gate is None else _GatedRows(*own, gate)
+
+
 def _bound(rows: Mapping[int, Any], config: PrefixConfig, nbytes: int = 0, *, gated: bool = False) -> Bound:
     """`rows`: by layer `_Rows`, or `_GatedRows` for all."""
     return Bound(
@@ -154,7 +161,7 @@ class _TrainablePrefix(Trainable):
     7.4). `inner` 0 trains the keys and values themselves.
     """
 
-    def __init__(self, backbone: Backbone, length: int, inner: int, generator: torch.Generator) -> None:
+    def __init__(self, backbone: Backbone, length: int, inner: int, generator: torch.Generator, *, gated: bool) -> None:
         super().__init__()
         self.config = PrefixConfig(length=length)
         self.layers = backbone.layers
@@ -163,38 +170,42 @@ class _TrainablePrefix(Trainable):
         self.register_buffer("start", _activations(backbone, length, generator))
         out = self.start.shape[1]
 
-        def fresh(*shape: int, spread: float) -> nn.Parameter:
-            return nn.Parameter((torch.randn(shape, generator=generator) * spread).to(backbone.device))
-
         width = backbone.hidden
-        self.table = fresh(length, width, spread=1.0) if inner else nn.Parameter(torch.zeros_like(self.start))
+        self.table = nn.Parameter(torch.zeros_like(self.start))
         self.mlp = nn.ParameterList()
         if inner:
-            self.mlp.append(fresh(inner, width, spread=width**-0.5))
+            self.table = fresh_parameter(backbone, (length, width), 1.0, generator)
+            self.mlp.append(fresh_parameter(backbone, (inner, width), width**-0.5, generator))
             self.mlp.append(nn.Parameter(torch.zeros(out, inner, device=backbone.device)))
+        self.gates = nn.ParameterDict()
+        for layer in range(self.layers if gated else 0):
+            for name, value in fresh_gate(backbone, width, generator).items():
+                self.gates[parameter_key(layer_site(layer), name)] = value
 
-    def _rows(self) -> dict[int, tuple[Tensor, Tensor]]:
+    def _leaves(self) -> dict[int, dict[str, Tensor]]:
+        """By layer."""
         moved: Tensor = self.table
         if len(self.mlp):
             moved = torch.tanh(moved @ self.mlp[0].T) @ self.mlp[1].T
         shaped = (self.start + moved).view(self.config.length, 2 * self.layers, *self.kv_shape)
-        return {i: (shaped[:, 2 * i], shaped[:, 2 * i + 1]) for i in range(self.layers)}
+        found: dict[int, dict[str, Tensor]] = {}
+        for i in range(self.layers):
+            found[i] = {"keys": shaped[:, 2 * i], "values": shaped[:, 2 * i + 1]}
+            if len(self.gates):
+                names = ("gate.weight", "gate.bias")
+                found[i] |= {name: self.gates[parameter_key(layer_site(i), name)] for name in names}
+        return found
 
     def bound(self) -> Bound:
-        return _bound({layer: _Rows(k, v) for layer, (k, v) in self._rows().items()}, self.config)
+        rows = {layer: _rows(leaves) for layer, leaves in self._leaves().items()}
+        return _bound(rows, self.config, gated=len(self.gates) > 0)
 
     def part(self) -> Part:
-        return Part(
-            Prefix.name,
-            self.config,
-            {
-                layer_site(i): {
-                    "keys": k.detach().cpu().contiguous(),
-                    "values": v.detach().cpu().contiguous(),
-                }
-                for i, (k, v) in self._rows().items()
-            },
-        )
+        sites = {
+            layer_site(i): {name: tensor.detach().cpu().contiguous() for name, tensor in leaves.items()}
+            for i, leaves in self._leaves().items()
+        }
+        return Part(Prefix.name, self.config, sites)
 
 
 @torch.no_grad()

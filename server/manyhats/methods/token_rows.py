@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from manyhats.errors import AdapterMismatch
+from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.methods.base import (
     Acts,
     Bound,
@@ -17,9 +18,11 @@ from manyhats.methods.base import (
     MethodConfig,
     Part,
     Spans,
+    Trainable,
     expect_leaves,
     expect_shape,
 )
+from manyhats.methods.options import Options
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -76,23 +79,64 @@ class TokenRows(Method):
                 )
 
     def bind(self, part: Part, backbone: Backbone) -> Bound:
-        embedding: dict[str, EmbeddingStep] = {}
-        linear: dict[str, _Outputs] = {}
-        nbytes = 0
+        ready: dict[str, tuple[Tensor, Tensor]] = {}
         for site, leaves in part.tensors.items():
             ids, order = leaves["ids"].to(backbone.device, torch.long).sort()
-            rows = leaves["rows"].to(backbone.device, backbone.dtype)[order]
-            nbytes += rows.nbytes
-            name = backbone.bare_name(site)
-            if name in backbone.embedding:
-                embedding[name] = Rows(ids, rows)
-            head = backbone.vocabulary
-            if head is None:
-                continue
-            if name == head.output_layer or (head.tied and name == backbone.family.word_embeddings):
-                linear[head.output_layer] = _Outputs(ids, rows)
-        return Bound(embedding=embedding, linear=linear, nbytes=nbytes)
+            ready[site] = ids, leaves["rows"].to(backbone.device, backbone.dtype)[order]
+        return _bound(ready, backbone)
 
     def after_linear(self, x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> None:
         for rows, (ids, weights), _ in acts:
             y[rows, ids] = x[rows] @ weights.T
+
+    def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
+        """`tokens`: words that are one token each, or tokens' numbers."""
+        chosen = Options(options, method=self.name)
+        names = chosen.names("tokens", ())
+        chosen.done()
+        return _TrainableRows(backbone, sorted({_token(backbone, name) for name in names}))
+
+
+def _token(backbone: Backbone, name: str) -> int:
+    """Raises InvalidRequest for a word that is no token, or several, and for a number beyond the vocabulary."""
+    count = backbone.embedding[backbone.family.word_embeddings].module.num_embeddings
+    ids = [int(name)] if name.isdecimal() else backbone.tokenizer.encode_bare(name, backbone.max_tokens).ids
+    if len(ids) != 1 or ids[0] >= count:
+        found = f"{len(ids)} tokens" if len(ids) != 1 else "no token"
+        raise InvalidRequest(
+            f"token_rows: '{name}' is {found} of this backbone's {count}; name words that are one token each, or "
+            "tokens by their numbers",
+            param="tokens",
+        )
+    return ids[0]
+
+
+def _bound(sites: Mapping[str, tuple[Tensor, Tensor]], backbone: Backbone) -> Bound:
+    """By site: ids (n,), rising, and rows (n, dim)."""
+    embedding: dict[str, EmbeddingStep] = {}
+    linear: dict[str, _Outputs] = {}
+    head = backbone.vocabulary
+    for site, (ids, rows) in sites.items():
+        name = backbone.bare_name(site)
+        if name in backbone.embedding:
+            embedding[name] = Rows(ids, rows)
+        if head is not None and (name == head.output_layer or (head.tied and name == backbone.family.word_embeddings)):
+            linear[head.output_layer] = _Outputs(ids, rows)
+    return Bound(embedding=embedding, linear=linear, nbytes=sum(rows.nbytes for _, rows in sites.values()))
+
+
+class _TrainableRows(Trainable):
+    def __init__(self, backbone: Backbone, ids: Sequence[int]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.site = backbone.family.word_embeddings
+        self.ids = torch.tensor(ids, dtype=torch.long, device=backbone.device)
+        own = backbone.embedding[self.site].module.weight
+        self.rows = nn.Parameter(own[self.ids].detach().float().clone())
+
+    def bound(self) -> Bound:
+        return _bound({self.site: (self.ids, self.rows)}, self.backbone)
+
+    def part(self) -> Part:
+        leaves = {"ids": self.ids.cpu(), "rows": self.rows.detach().cpu()}
+        return Part(TokenRows.name, TokenRowsConfig(), {self.site: leaves})

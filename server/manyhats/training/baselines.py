@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from manyhats.errors import ConfigurationError
 from manyhats.methods.adapter import BARE
 from manyhats.training.batches import IGNORED, Item, Items
 from manyhats.training.evaluation import evaluate, predict
+from manyhats.training.libraries import require
 from manyhats.training.metrics import Score, f1, of_parts
 from manyhats.training.rows import TaskKind
 
@@ -34,16 +34,6 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 
 _MOST_ROWS = 40_000  # inputs or words that the probe learns from; more would take longer than the adapter
 _ITERATIONS = 200
-
-
-def require_sklearn() -> None:
-    """Raises ConfigurationError where scikit-learn is not installed."""
-    try:
-        import sklearn  # noqa: F401
-    except ImportError:
-        raise ConfigurationError(
-            "the linear probe needs scikit-learn, which is not installed: pip install 'manyhats[train]'"
-        ) from None
 
 
 def of(backbone: Backbone, kind: TaskKind, items: Items, seed: int) -> list[tuple[str, Score]]:
@@ -83,7 +73,7 @@ def beginnings(items: Items) -> Score:
 
 def probe(backbone: Backbone, kind: TaskKind, items: Items, seed: int) -> Score:
     """The test score of a linear model on frozen states. Raises ConfigurationError without scikit-learn."""
-    require_sklearn()
+    require("sklearn", "the linear probe")
     from sklearn.preprocessing import StandardScaler
 
     parts = {"train": _sample(items.train, kind, seed), "validation": items.validation, "test": items.test}

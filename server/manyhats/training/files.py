@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from manyhats.errors import ConfigurationError, InvalidRequest
+from manyhats.errors import InvalidRequest
+from manyhats.training.libraries import require
 from manyhats.training.rows import Columns, Example, TaskKind, example_of
 
 _FIELD_LIMIT = 1 << 24  # characters of one CSV field
@@ -83,19 +84,15 @@ def _records(path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:
+    parquet = require("pyarrow.parquet", "a Parquet file")
     try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise _not_installed("Parquet files need pyarrow") from None
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path) as file:
             number = 0
             for batch in file.iter_batches(batch_size=1024):
                 for record in batch.to_pylist():
                     number += 1
                     yield number, record
-    except (pyarrow.ArrowException, OSError) as error:
+    except (require("pyarrow").ArrowException, OSError) as error:
         raise InvalidRequest(f"{path.name} is not readable as Parquet: {error}", param="data") from None
 
 
@@ -105,10 +102,7 @@ def _datasets_folder(path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:
         raise InvalidRequest(
             f"the folder '{path}' was not saved by the library datasets (it has no state.json)", param="data"
         )
-    try:
-        import datasets
-    except ImportError:
-        raise _not_installed("such folders need the library datasets") from None
+    datasets = require("datasets", "such a folder")
     try:
         rows = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError) as error:
@@ -133,10 +127,6 @@ def _named(value: Any, names: list[str] | None) -> Any:
     if value < 0:  # what such data sets have where a label is not told
         return None
     return names[value]
-
-
-def _not_installed(what: str) -> ConfigurationError:
-    return ConfigurationError(f"{what}, which is not installed: pip install 'manyhats[train]'")
 
 
 def _csv(path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:

@@ -17,7 +17,6 @@ from manyhats.backbone import Backbone
 from manyhats.errors import InvalidRequest, ManyhatsError
 from manyhats.formats import read_adapter, write_adapter
 from manyhats.methods.adapter import Adapter
-from manyhats.methods.base import Part
 from manyhats.training import baselines, data
 from manyhats.training.batches import Items, encode_dataset, shuffled_batches
 from manyhats.training.card import Report, model_card
@@ -25,6 +24,7 @@ from manyhats.training.checkpoints import Checkpoints, full_disk_told
 from manyhats.training.curves import CURVES, plot
 from manyhats.training.data import Dataset
 from manyhats.training.evaluation import evaluate
+from manyhats.training.files import sha256_of
 from manyhats.training.metrics import Score
 from manyhats.training.objective import balanced
 from manyhats.training.progress import Display
@@ -161,7 +161,8 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
 def _trainer(job: Job, method: str, schedule: Schedule, dataset: Dataset, backbone: Backbone) -> Trainer:
     options = dict(job.options) if method == job.method else {}
     if "members" in options:
-        options["members"] = _members(options["members"], backbone)
+        folders = _members(options["members"])
+        options["members"] = [part for folder in folders for part in read_adapter(folder, backbone).parts]
     return Trainer(
         backbone,
         method,
@@ -174,15 +175,13 @@ def _trainer(job: Job, method: str, schedule: Schedule, dataset: Dataset, backbo
     )
 
 
-def _members(given: Any, backbone: Backbone) -> list[Part]:
-    """The parts of the adapters in these folders, for a fusion."""
+def _members(given: Any) -> list[Path]:
+    """The folders of the adapters that a fusion is made of."""
     folders = [Path(name.strip()) for name in given.split(",")] if isinstance(given, str) else list(map(Path, given))
-    parts: list[Part] = []
     for folder in folders:
         if not folder.is_dir():
             raise InvalidRequest(f"there is no adapter folder '{folder}'", param="members")
-        parts += read_adapter(folder, backbone).parts
-    return parts
+    return folders
 
 
 def _class_weights(job: Job, dataset: Dataset) -> list[float] | None:
@@ -212,11 +211,14 @@ def _identity(
     job: Job, schedule: Schedule, dataset: Dataset, backbone: Backbone, max_tokens: int
 ) -> dict[str, str | int]:
     """What two runs must have in common for one to go on where the other was."""
+    options = {name: str(value) for name, value in job.options.items()}
+    if "members" in job.options:
+        options["members"] = " ".join(sha256_of(folder) for folder in _members(job.options["members"]))
     return {
         "task": job.task,
         "method": job.method,
         "kind": job.kind,
-        "options": repr(sorted((name, str(value)) for name, value in job.options.items())),
+        "options": repr(sorted(options.items())),
         "schedule": repr(schedule),
         "data": " ".join(source.sha256 for source in dataset.sources),
         "columns": repr(job.columns),

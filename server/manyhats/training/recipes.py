@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from manyhats.errors import InvalidRequest
 
@@ -31,10 +31,19 @@ class Schedule:
     dropout: float = 0.1  # share of the head's input that is left out
 
 
+class Member(NamedTuple):
+    """A method of a recipe: options that the recipe stands for, and how many times the schedule's learning rate."""
+
+    method: str
+    options: Mapping[str, Any] = {}
+    rate: float = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A method under the name that the field knows. `options`: the method's, which it stands for; `peft`: written as
-    PEFT does, with the family's own head; `baseline`: to compare with, not to serve."""
+    """A method under the name that the field knows. `options`: the method's, which it stands for; `beside`: further
+    methods that are trained with it; `needs`: an option that must be given; `peft`: written as PEFT does, with the
+    family's own head; `baseline`: to compare with, not to serve."""
 
     method: str
     schedule: Schedule
@@ -42,6 +51,13 @@ class Recipe:
     options: Mapping[str, Any] = field(default_factory=dict)
     peft: bool = False
     baseline: bool = False
+    beside: tuple[Member, ...] = ()
+    needs: str | None = None
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """All methods, in the order in which they act."""
+        return Member(self.method, self.options), *self.beside
 
 
 RECIPES: dict[str, Recipe] = {
@@ -52,7 +68,34 @@ RECIPES: dict[str, Recipe] = {
     "pfeiffer": Recipe("bottleneck", Schedule(2e-3), "Pfeiffer et al. 2020", {"placement": "pfeiffer"}),
     "parallel": Recipe("bottleneck", Schedule(2e-3), "He et al. 2021", {"placement": "parallel"}),
     "bottleneck": Recipe("bottleneck", Schedule(2e-3), "Houlsby et al. 2019, or by the option placement"),
-    "fusion": Recipe("fusion", Schedule(1e-3), "Pfeiffer et al. 2021"),
+    "compacter": Recipe(
+        "bottleneck", Schedule(1e-2, weight_decay=0.0), "Karimi Mahabadi et al. 2021", {"kronecker": 4}
+    ),
+    "invertible": Recipe(
+        "invertible",
+        Schedule(2e-3),
+        "Pfeiffer et al. 2020 (MAD-X)",
+        beside=(Member("bottleneck", {"placement": "pfeiffer"}),),
+    ),
+    "mam": Recipe(
+        "bottleneck",
+        Schedule(2e-3, batch_tokens=256),
+        "He et al. 2021",
+        {"placement": "parallel"},
+        beside=(Member("prefix", rate=10.0),),
+    ),
+    "unipelt": Recipe(
+        "bottleneck",
+        Schedule(2e-3, batch_tokens=256),
+        "Mao et al. 2022",
+        {"placement": "pfeiffer", "gated": "yes"},
+        beside=(Member("prefix", {"length": 10, "gated": "yes"}, 10.0), Member("lora", {"gated": "yes"})),
+    ),
+    "fusion": Recipe("fusion", Schedule(1e-3), "Pfeiffer et al. 2021", needs="members"),
+    "average": Recipe("average", Schedule(1e-3), "AdapterHub's Average", needs="members"),
+    "token-rows": Recipe(
+        "token_rows", Schedule(1e-2, weight_decay=0.0), "PEFT's trainable tokens", peft=True, needs="tokens"
+    ),
     "side": Recipe("side", Schedule(3e-3), "Zhang et al. 2020"),
     # A step costs much beside its tokens: every score is moved. Decay would pull all scores under the threshold.
     "mask": Recipe("mask", Schedule(5e-3, batch_tokens=1024, weight_decay=0.0), "Zhao et al. 2020"),

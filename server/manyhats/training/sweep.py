@@ -36,7 +36,7 @@ def named(methods: str) -> list[str]:
     """Recipes by their names with commas between them, or `all`. Raises InvalidRequest for one that there is not."""
     if methods == "all":
         return [
-            name for name, recipe in RECIPES.items() if not recipe.baseline and name not in ("fusion", "bottleneck")
+            name for name, one in RECIPES.items() if not one.baseline and one.needs is None and name != "bottleneck"
         ]
     names = [name.strip() for name in methods.split(",") if name.strip()]
     for name in names:

@@ -18,7 +18,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from manyhats.errors import InvalidRequest
-from manyhats.methods import METHODS
 from manyhats.methods.adapter import Adapter, BoundAdapter
 from manyhats.training.batches import Item, shuffled_batches
 from manyhats.training.checkpoints import Checkpoints
@@ -26,6 +25,7 @@ from manyhats.training.evaluation import evaluate
 from manyhats.training.heads import TrainableHead, head_for, served
 from manyhats.training.metrics import Score
 from manyhats.training.objective import batch_loss, places
+from manyhats.training.parts import TrainableParts
 from manyhats.training.progress import Silent, Watcher
 from manyhats.training.recipes import Schedule, recipe_for
 from manyhats.training.rows import TaskKind
@@ -114,11 +114,11 @@ class Trainer:
         self.backbone = backbone
         self.kind: TaskKind = kind
         self.schedule = schedule
-        self._method = METHODS[chosen.method]
         self._fresh = torch.Generator().manual_seed(schedule.seed)
-        fixed = {name: value for name, value in chosen.options.items() if name not in (options or {})}
-        self.trainable = self._method.trainable(backbone, {**(options or {}), **fixed}, self._fresh)
+        self.trainable = TrainableParts(backbone, chosen, options or {}, self._fresh)
         self.head = head_for(backbone, chosen, kind, num_labels, self._fresh)
+        if kind == "generate":
+            _check_causal(self.trainable)
         self.class_weights: Tensor | None = None
         if class_weights is not None:
             self.class_weights = torch.tensor(class_weights, device=backbone.device)
@@ -143,19 +143,18 @@ class Trainer:
     @property
     def position_shift(self) -> int:
         """How many of the backbone's positions the method takes for itself."""
-        return self.trainable.bound().position_shift
+        return sum(bound.position_shift for _, bound in self.trainable.bound())
 
     def bound(self, *, training: bool = False) -> BoundAdapter:
         """The adapter as it is now, with gradients where they are switched on."""
         self.trainable.train(training)
         head = self.head.head(self.schedule.dropout, self._dropping) if training else self.head.head()
-        parts = ((self._method, self.trainable.bound()),)
-        return BoundAdapter(self._method.name, served(self.kind), parts, head)
+        return BoundAdapter("training", served(self.kind), self.trainable.bound(), head)
 
     def adapter(self, settings: Mapping[str, Any]) -> Adapter:
         """The adapter to be saved."""
         return Adapter(
-            parts=(self.trainable.part(),),
+            parts=self.trainable.saved(),
             head=self.head.saved(),
             kind=served(self.kind),
             matched_tensors=0,
@@ -237,9 +236,8 @@ class Trainer:
     def _optimizer(self) -> torch.optim.Optimizer:
         schedule = self.schedule
         rates: dict[float, list[nn.Parameter]] = {}
-        for name, parameter in self.trainable.named_parameters():
-            if parameter.requires_grad:
-                rates.setdefault(self.trainable.rates.get(name.split(".")[0], 1.0), []).append(parameter)
+        for times, parameter in self.trainable.rates():
+            rates.setdefault(times, []).append(parameter)
         groups = [{"params": some, "lr": schedule.learning_rate * times} for times, some in rates.items()]
         heads = {"params": list(self.head.parameters()), "lr": schedule.head_learning_rate}
         return torch.optim.AdamW(
@@ -365,6 +363,15 @@ class _Stage:
             return None
         self.optimizer.step()
         return value
+
+
+def _check_causal(trainable: TrainableParts) -> None:
+    """Raises InvalidRequest for what would read the answer that it is to learn to write."""
+    parts = trainable.saved()
+    gated = any(leaf == "gate.weight" for part in parts for leaves in part.tensors.values() for leaf in leaves)
+    if gated or any(part.method == "invertible" for part in parts):
+        what = "a gate reads the whole text, its answer too" if gated else "its inverse is not served before that head"
+        raise InvalidRequest(f"the method cannot learn to write texts: {what}", param="method")
 
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:

@@ -16,6 +16,7 @@ from manyhats.formats.files import Remaining, Sites, refuse_fields, shown, take_
 from manyhats.methods.base import Part
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.invertible import InvertibleConfig
+from manyhats.methods.kronecker import kronecker_sum
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -148,7 +149,7 @@ def _expand_phm(
     name: str,
     backbone: Backbone,
 ) -> None:
-    """Makes plain matrices of a compacter's: W = sum_i A_i kron (left_i right_i) (Karimi Mahabadi et al. 2021, 3.2)."""
+    """Makes plain matrices of a compacter's."""
     if not inner.get("phm_layer"):
         return
     shared = _shared(remaining, name)
@@ -220,10 +221,7 @@ def _phm_matrix(
     if rule.dim() != 3 or whole.dim() != 3 or rule.shape[0] != whole.shape[0]:
         raise AdapterMismatch(f"phm_rule {list(rule.shape)} does not fit the weights of {place}", param="phm_rule")
     _check_size(rule.shape[0], whole.shape[1], whole.shape[2], place)
-    matrix = torch.kron(rule[0].float(), whole[0].float())
-    for a, w in zip(rule[1:].float(), whole[1:].float(), strict=True):
-        matrix += torch.kron(a, w)
-    return matrix
+    return kronecker_sum(rule.float(), whole.float())
 
 
 def _check_size(pieces: int, rows: int, columns: int, place: str) -> None:

@@ -22,11 +22,13 @@ _FORMAT_VERSION = "adapters.1.3.0"
 _NAME = "task"
 
 
-def _written(leaf: str, config: BottleneckConfig) -> str:
+def _written(leaf: str, config: BottleneckConfig, *, compacter: bool) -> str:
     """AdapterHub's name for one of our leaves."""
     if leaf == "scaling" or leaf.startswith("gate."):
         return leaf
     module, _, kind = leaf.partition(".")
+    if compacter:
+        kind = {"left": "W_left", "right": "W_right", "bias": "b"}[kind]
     return f"adapter_{module}.{int(config.ln_before)}.{kind}" if module == "down" else f"adapter_{module}.{kind}"
 
 
@@ -47,11 +49,17 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     tensors: dict[str, Tensor] = {}
     widths: dict[str, int] = {}  # by layer
     learned = ""
+    rule: Tensor | None = None
     for site, leaves in part.tensors.items():
         _, layer, place = site.split(".")
         module = places[("attention", "ffn").index(place)].format(i=layer)
-        widths[layer] = leaves["down.weight"].shape[0]
-        named = {_written(leaf, config): tensor for leaf, tensor in leaves.items()}
+        widths[layer] = leaves["down.bias"].shape[0]
+        rule = leaves.get("rule")
+        named = {
+            _written(leaf, config, compacter=rule is not None): tensor
+            for leaf, tensor in leaves.items()
+            if leaf != "rule"
+        }
         if config.ln_before:  # stored twice, as the library's own module tree has it
             named |= {f"adapter_down.0.{kind}": leaves[f"norm_before.{kind}"].clone() for kind in ("weight", "bias")}
         if "scaling" in leaves:
@@ -77,6 +85,22 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     }
     if learned:
         body["scaling"] = learned
+    if rule is not None:
+        tensors[f"{backbone.prefix}.shared_parameters.{_NAME}.phm_rule"] = rule
+        body |= {
+            "phm_layer": True,
+            "phm_dim": len(rule),
+            "phm_rank": 1,
+            "phm_bias": True,
+            "phm_c_init": "normal",
+            "phm_init_range": 0.0001,
+            "learn_phm": True,
+            "factorized_phm_W": True,
+            "factorized_phm_rule": False,
+            "shared_phm_rule": True,
+            "shared_W_phm": False,
+            "hypercomplex_nonlinearity": "glorot-uniform",
+        }
     write_json(folder / CONFIG, {"config": body} | common)
     write_tensors(folder / WEIGHTS, tensors)
     if adapter.head is None:

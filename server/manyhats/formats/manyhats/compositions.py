@@ -19,10 +19,10 @@ from manyhats.formats.files import Remaining, read_tensors, take_leaves
 from manyhats.formats.manyhats.description import WEIGHTS, Description
 from manyhats.formats.manyhats.reader import read_head
 from manyhats.methods.adapter import Adapter
-from manyhats.methods.average import AverageConfig
+from manyhats.methods.average import average_of
 from manyhats.methods.base import Part
 from manyhats.methods.bottleneck import BottleneckConfig
-from manyhats.methods.fusion import fuse, join_members
+from manyhats.methods.fusion import fuse
 from manyhats.methods.heads import Kind
 from manyhats.methods.lora import LoraConfig
 
@@ -104,8 +104,7 @@ def _average(members: Sequence[Adapter], weights: Sequence[float]) -> Part:
             "adapters",
             param="members",
         )
-    configs = tuple(part.config for part in parts if isinstance(part.config, BottleneckConfig))
-    return Part("average", AverageConfig(members=configs, weights=tuple(weights)), join_members(parts))
+    return average_of(parts, weights)
 
 
 def weighted_loras(parts: Sequence[Part], weights: Sequence[float]) -> Part:

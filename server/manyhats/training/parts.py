@@ -1,0 +1,93 @@
+"""The parts of one adapter while they are trained: one, or several methods side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from manyhats.errors import InvalidRequest
+from manyhats.methods import METHODS
+from manyhats.methods.base import Bound, Method, Part, Trainable
+from manyhats.training.recipes import Member, Recipe
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+
+class TrainableParts(nn.Module):
+    """Fresh weights of a recipe's methods. Those with several stages stand alone in their recipe."""
+
+    def __init__(
+        self, backbone: Backbone, recipe: Recipe, options: Mapping[str, Any], generator: torch.Generator
+    ) -> None:
+        """Raises InvalidRequest for an option that the method does not have. Where there are several methods, options
+        are named METHOD.OPTION."""
+        super().__init__()
+        given = _shared_out(recipe.members, options)
+        self.methods = [METHODS[member.method] for member in recipe.members]
+        self._rates = [member.rate for member in recipe.members]
+        self.parts = nn.ModuleList(
+            METHODS[member.method].trainable(backbone, {**member.options, **own}, generator)
+            for member, own in zip(recipe.members, given, strict=True)
+        )
+
+    def _each(self) -> list[Trainable]:
+        return list(self.parts)  # type: ignore[arg-type]
+
+    @property
+    def stages(self) -> int:
+        """Of the training."""
+        return max(part.stages for part in self._each())
+
+    def rates(self) -> list[tuple[float, nn.Parameter]]:
+        """What is trained now, each with how many times the learning rate."""
+        found = []
+        for part, rate in zip(self._each(), self._rates, strict=True):
+            for name, parameter in part.named_parameters():
+                if parameter.requires_grad:
+                    found.append((rate * part.rates.get(name.split(".")[0], 1.0), parameter))
+        return found
+
+    def bound(self) -> tuple[tuple[Method, Bound], ...]:
+        """The parts as they act now, with gradients; called once a step."""
+        return tuple((method, part.bound()) for method, part in zip(self.methods, self._each(), strict=True))
+
+    def saved(self) -> tuple[Part, ...]:
+        """The parts to be saved, in host memory."""
+        return tuple(part.part() for part in self._each())
+
+    def penalty(self) -> Tensor | None:
+        """What is added to the loss of every step."""
+        some = [penalty for part in self._each() if (penalty := part.penalty()) is not None]
+        return torch.stack(some).sum() if some else None
+
+    def advance(self) -> None:
+        """Begins the next stage."""
+        (part,) = self._each()
+        part.advance()
+
+    def restore(self, stage: int, state: Mapping[str, Tensor]) -> None:
+        """Takes a `state_dict` of a stage, counted from 0, in place of what it has."""
+        for index, part in enumerate(self._each()):
+            start = f"parts.{index}."
+            part.restore(stage, {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)})
+
+
+def _shared_out(members: tuple[Member, ...], options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each method's own options."""
+    if len(members) == 1:
+        return [dict(options)]
+    given: dict[str, dict[str, Any]] = {member.method: {} for member in members}
+    for name, value in options.items():
+        method, dot, own = name.partition(".")
+        if not dot or method not in given:
+            raise InvalidRequest(
+                f"there is no option '{name}': this recipe has several methods, {', '.join(given)}; "
+                f"write {next(iter(given))}.{own or name}",
+                param=name,
+            )
+        given[method][own] = value
+    return list(given.values())
