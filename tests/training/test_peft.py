@@ -49,8 +49,11 @@ def _logits(output: Any, kind: TaskKind) -> torch.Tensor:
         ("roberta", "prefix", "classify"),
         ("distilbert", "lora", "classify"),
         ("bert", "lora", "span"),
-        *(("bert", recipe, "classify") for recipe in ("rslora", "dora", "prompt", "p-tuning", "ia3", "layer-norm")),
-        *(("roberta", recipe, "tokens") for recipe in ("dora", "prompt", "ia3", "layer-norm")),
+        *(
+            ("bert", recipe, "classify")
+            for recipe in ("rslora", "dora", "vera", "prompt", "p-tuning", "ia3", "layer-norm")
+        ),
+        *(("roberta", recipe, "tokens") for recipe in ("dora", "vera", "prompt", "ia3", "layer-norm")),
         ("bert", "token-rows", "classify"),  # for a class for each token PEFT's own files of it cannot be loaded
         ("roberta", "token-rows", "classify"),
     ],

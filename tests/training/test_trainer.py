@@ -41,6 +41,7 @@ RATES = {
     "side": 1e-2,
     "invertible": 1e-2,
     "compacter": 5e-2,
+    "vera": 5e-2,
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "sparse": {"share": 0.2},

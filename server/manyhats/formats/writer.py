@@ -16,7 +16,7 @@ def write_adapter(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     """Writes into an existing folder."""
     gated = any(leaf == "gate.weight" for part in adapter.parts for leaves in part.tensors.values() for leaf in leaves)
     match adapter.method:
-        case "lora" | "prefix" | "prompt" | "ia3" | "ln" | "token_rows" if not gated:
+        case "lora" | "vera" | "prefix" | "prompt" | "ia3" | "ln" | "token_rows" if not gated:
             peft.write(adapter, folder, backbone)
             manyhats.write_task(adapter, folder, backbone)
         case "bottleneck":

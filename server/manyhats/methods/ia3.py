@@ -25,8 +25,8 @@ from manyhats.methods.base import (
     on_device,
     size_of,
 )
-from manyhats.methods.lora import target_sites
 from manyhats.methods.options import Options
+from manyhats.methods.targets import target_sites
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone

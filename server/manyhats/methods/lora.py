@@ -6,11 +6,12 @@ y = W x + b + s B A x        A: (r, in), B: (out, r), s = alpha / r  (rsLoRA: al
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,6 +38,8 @@ from manyhats.methods.base import (
 )
 from manyhats.methods.options import Options
 from manyhats.methods.stacks import Stack, StackedRows
+from manyhats.methods.targets import target_sites
+from manyhats.methods.vera import Shared, pair, projections
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -48,10 +51,12 @@ _FEW_ROWS = 8  # of one adapter, up to which it is
 
 
 class LoraConfig(MethodConfig):
-    """`scales`: s for every site. `dora`: whose definition of DoRA the sites with a `magnitude` follow."""
+    """`scales`: s for every site. `dora`: whose definition of DoRA the sites with a `magnitude` follow. `vera`: what A
+    and B are made of where the leaves are VeRA's."""
 
     scales: dict[str, float]
     dora: Literal["peft", "adapterhub"] | None = None
+    vera: Shared | None = None
 
 
 class _Act(NamedTuple):
@@ -80,13 +85,16 @@ class _Lookup:
 class Lora(Method):
     """Leaves at a linear site: `A` (r, in), `B` (out, r); `magnitude` (out,) of DoRA, `bias` (out,) in place of the
     backbone's, `bias_B` (out,) of B itself, `gate.weight` (1, in) and `gate.bias` (1,). At an embedding: `A`
-    (r, vocabulary), `B` (dim, r), `magnitude` (dim,)."""
+    (r, vocabulary), `B` (dim, r), `magnitude` (dim,). Of VeRA `lambda_b` (out,) and `lambda_d` (r,) alone."""
 
     name: ClassVar[str] = "lora"
     config: ClassVar[type[MethodConfig]] = LoraConfig
 
     def check(self, part: Part, backbone: Backbone) -> None:
         assert isinstance(part.config, LoraConfig)
+        if part.config.vera is not None:
+            _check_vera(part, part.config.vera, backbone)
+            return
         for site, leaves in part.tensors.items():
             expect_leaves(leaves, ("A", "B"), site)
             table = backbone.embedding.get(backbone.bare_name(site))
@@ -116,7 +124,7 @@ class Lora(Method):
         linear: dict[str, _Act] = {}
         embedding: dict[str, EmbeddingStep] = {}
         nbytes = 0
-        for site, given in part.tensors.items():
+        for site, given in _multiplied(part, backbone):
             leaves = {leaf: tensor.to(backbone.device, torch.float32) for leaf, tensor in given.items()}
             scale = part.config.scales[site]
             table = backbone.embedding.get(backbone.bare_name(site))
@@ -148,7 +156,17 @@ class Lora(Method):
         return Bound(linear=linear, embedding=embedding, nbytes=nbytes)
 
     def rank(self, part: Part) -> int | None:
+        assert isinstance(part.config, LoraConfig)
+        if part.config.vera is not None:
+            return part.config.vera.rank
         return max(leaves["A"].shape[0] for leaves in part.tensors.values())
+
+    def slot_size(self, part: Part, backbone: Backbone) -> int:
+        assert isinstance(part.config, LoraConfig)
+        if part.config.vera is None:
+            return part.nbytes
+        sizes = (sum(backbone.site_of(site).shape) for site in part.tensors)
+        return sum(sizes) * part.config.vera.rank * backbone.dtype.itemsize
 
     def after_linear(self, x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> None:
         for rows, (down, up, gain, offset, gate), spans in _stacked(x, y, acts, site):
@@ -164,10 +182,14 @@ class Lora(Method):
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
-        rank = chosen.integer("rank", 8, least=1)
-        alpha = chosen.number("alpha", 2.0 * rank)
+        variant = chosen.choice("variant", "lora", ("lora", "rslora", "dora", "vera"))
+        rank = chosen.integer("rank", 256 if variant == "vera" else 8, least=1)
         targets = chosen.names("targets", ["all-linear"])
-        variant = chosen.choice("variant", "lora", ("lora", "rslora", "dora"))
+        if variant == "vera":
+            key = chosen.integer("key", 0)
+            chosen.done()
+            return _TrainableVera(backbone, target_sites(backbone, targets), rank, key)
+        alpha = chosen.number("alpha", 2.0 * rank)
         gated = chosen.flag("gated")
         chosen.done()
         scale = alpha / math.sqrt(rank) if variant == "rslora" else alpha / rank
@@ -175,6 +197,32 @@ class Lora(Method):
         if gated:
             made.add_gates(backbone, generator)
         return made
+
+
+def _check_vera(part: Part, shared: Shared, backbone: Backbone) -> None:
+    for site, leaves in part.tensors.items():
+        expect_leaves(leaves, ("lambda_b", "lambda_d"), site)
+        out, width = backbone.site_of(site).shape
+        expect_shape(leaves["lambda_b"], (out,), f"{site}.lambda_b", backbone)
+        expect_shape(leaves["lambda_d"], (shared.rank,), f"{site}.lambda_d", backbone)
+        if out > shared.outputs or width > shared.inputs:
+            raise AdapterMismatch(
+                f"VeRA's matrices are made for layers of at most {shared.inputs} inputs and {shared.outputs} outputs, "
+                f"but {site} has {width} and {out}",
+                param=site,
+            )
+
+
+def _multiplied(part: Part, backbone: Backbone) -> Iterator[tuple[str, Leaves]]:
+    """The leaves by site, VeRA's as `A` and `B`."""
+    assert isinstance(part.config, LoraConfig)
+    if part.config.vera is None:
+        yield from part.tensors.items()
+        return
+    down, up = projections(part.config.vera)
+    for site, leaves in part.tensors.items():
+        width = backbone.site_of(site).shape[1]
+        yield site, pair(leaves["lambda_b"].float(), leaves["lambda_d"].float(), down, up, width)
 
 
 def _stacked(x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> Sequence[Act]:
@@ -250,22 +298,6 @@ def _embedding_gain(leaves: Leaves, table: Tensor, scale: float) -> Tensor | Non
     return gain
 
 
-def target_sites(backbone: Backbone, targets: Sequence[str]) -> list[str]:
-    """The linear sites inside the blocks that the names mean: `all-linear`, or last parts of module paths.
-
-    Raises InvalidRequest where a name matches none.
-    """
-    root = backbone.family.block.split("{i}")[0]
-    inside = [name for name in backbone.linear if name.startswith(root)]
-    if list(targets) == ["all-linear"]:
-        return inside
-    chosen = [name for name in inside if any(name == t or name.endswith("." + t) for t in targets)]
-    for target in targets:
-        if not any(name == target or name.endswith("." + target) for name in chosen):
-            raise InvalidRequest(f"no linear layer is called '{target}'", param="targets")
-    return chosen
-
-
 class _TrainableLora(Trainable):
     def __init__(
         self,
@@ -333,3 +365,38 @@ class _TrainableLora(Trainable):
             LoraConfig(scales=dict.fromkeys(self.sites, self.scale), dora=self.dora),
             {site: {n: t.detach().cpu() for n, t in leaves.items()} for site, leaves in self._leaves().items()},
         )
+
+
+class _TrainableVera(Trainable):
+    """The two vectors of every site. lambda_d starts at 0.1 and lambda_b at zero, as in the paper (section 4)."""
+
+    def __init__(self, backbone: Backbone, sites: Sequence[str], rank: int, key: int) -> None:
+        super().__init__()
+        self.shapes = {site: backbone.linear[site].shape for site in sites}
+        outputs, inputs = (max(shape[i] for shape in self.shapes.values()) for i in (0, 1))
+        try:
+            shared = Shared(rank=rank, key=key, outputs=outputs, inputs=inputs)
+        except ValidationError as error:
+            raise InvalidRequest(f"lora: {error.errors()[0]['msg']}", param="rank") from None
+        self.config = LoraConfig(scales=dict.fromkeys(sites, 1.0), vera=shared)
+        down, up = projections(shared)
+        self.down, self.up = down.to(backbone.device), up.to(backbone.device)
+        self.lambdas = nn.ParameterDict()
+        for site, (out, _) in self.shapes.items():
+            b, d = torch.zeros(out), torch.full((rank,), 0.1)
+            self.lambdas[parameter_key(site, "lambda_b")] = nn.Parameter(b.to(backbone.device))
+            self.lambdas[parameter_key(site, "lambda_d")] = nn.Parameter(d.to(backbone.device))
+
+    def _of(self, site: str) -> dict[str, Tensor]:
+        return {name: self.lambdas[parameter_key(site, name)] for name in ("lambda_b", "lambda_d")}
+
+    def bound(self) -> Bound:
+        acts = {}
+        for site, (_, width) in self.shapes.items():
+            own = pair(**self._of(site), down=self.down, up=self.up, width=width)
+            acts[site] = _Act(own["A"], own["B"].T)
+        return Bound(linear=acts)
+
+    def part(self) -> Part:
+        sites = {site: {n: t.detach().cpu() for n, t in self._of(site).items()} for site in self.shapes}
+        return Part(Lora.name, self.config, sites, label="vera")

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.methods.base import Bound, Method, MethodConfig, Part, Trainable, expect_leaves, expect_shape
-from manyhats.methods.lora import target_sites
 from manyhats.methods.options import Options
+from manyhats.methods.targets import target_sites
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone

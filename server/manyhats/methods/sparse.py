@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from manyhats.backbone.sites import EmbeddingSite
 from manyhats.errors import AdapterMismatch
 from manyhats.methods.base import Acts, Bound, EmbeddingStep, Leaves, Method, MethodConfig, Part, Trainable
-from manyhats.methods.lora import target_sites
 from manyhats.methods.options import Options
 from manyhats.methods.parameters import ParametersConfig, add_changes, bound_parameters, own_parameter
+from manyhats.methods.targets import target_sites
 from manyhats.methods.token_rows import Rows
 
 if TYPE_CHECKING:

@@ -61,15 +61,16 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "lora": Recipe("lora", Schedule(2e-3), "Hu et al. 2021", peft=True),
-    "rslora": Recipe("lora", Schedule(1e-3), "Kalajdzievski 2023", {"variant": "rslora"}, peft=True),
-    "dora": Recipe("lora", Schedule(2e-3), "Liu et al. 2024", {"variant": "dora"}, peft=True),
+    "lora": Recipe("lora", Schedule(1e-3), "Hu et al. 2021", peft=True),
+    "rslora": Recipe("lora", Schedule(5e-4), "Kalajdzievski 2023", {"variant": "rslora"}, peft=True),
+    "dora": Recipe("lora", Schedule(1e-3), "Liu et al. 2024", {"variant": "dora"}, peft=True),
+    "vera": Recipe("lora", Schedule(3e-2, weight_decay=0.0), "Kopiczko et al. 2024", {"variant": "vera"}, peft=True),
     "houlsby": Recipe("bottleneck", Schedule(2e-3), "Houlsby et al. 2019", {"placement": "houlsby"}),
     "pfeiffer": Recipe("bottleneck", Schedule(2e-3), "Pfeiffer et al. 2020", {"placement": "pfeiffer"}),
     "parallel": Recipe("bottleneck", Schedule(2e-3), "He et al. 2021", {"placement": "parallel"}),
     "bottleneck": Recipe("bottleneck", Schedule(2e-3), "Houlsby et al. 2019, or by the option placement"),
     "compacter": Recipe(
-        "bottleneck", Schedule(1e-2, weight_decay=0.0), "Karimi Mahabadi et al. 2021", {"kronecker": 4}
+        "bottleneck", Schedule(6e-3, weight_decay=0.0), "Karimi Mahabadi et al. 2021", {"kronecker": 4}
     ),
     "invertible": Recipe(
         "invertible",
@@ -79,17 +80,17 @@ RECIPES: dict[str, Recipe] = {
     ),
     "mam": Recipe(
         "bottleneck",
-        Schedule(2e-3, batch_tokens=256),
+        Schedule(1e-3, batch_tokens=256),
         "He et al. 2021",
         {"placement": "parallel"},
-        beside=(Member("prefix", rate=10.0),),
+        beside=(Member("prefix", rate=20.0),),
     ),
     "unipelt": Recipe(
         "bottleneck",
-        Schedule(2e-3, batch_tokens=256),
+        Schedule(1e-3, batch_tokens=256),
         "Mao et al. 2022",
         {"placement": "pfeiffer", "gated": "yes"},
-        beside=(Member("prefix", {"length": 10, "gated": "yes"}, 10.0), Member("lora", {"gated": "yes"})),
+        beside=(Member("prefix", {"length": 10, "gated": "yes"}, 20.0), Member("lora", {"gated": "yes"})),
     ),
     "fusion": Recipe("fusion", Schedule(1e-3), "Pfeiffer et al. 2021", needs="members"),
     "average": Recipe("average", Schedule(1e-3), "AdapterHub's Average", needs="members"),
@@ -98,7 +99,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "side": Recipe("side", Schedule(3e-3), "Zhang et al. 2020"),
     # A step costs much beside its tokens: every score is moved. Decay would pull all scores under the threshold.
-    "mask": Recipe("mask", Schedule(5e-3, batch_tokens=1024, weight_decay=0.0), "Zhao et al. 2020"),
+    "mask": Recipe("mask", Schedule(3e-3, batch_tokens=1024, weight_decay=0.0), "Zhao et al. 2020"),
     # Decay of a difference would be decay towards the backbone.
     "sparse": Recipe("sparse", Schedule(1e-4, weight_decay=0.0, epochs=4), "Radiya-Dixit & Wang 2020"),
     "diff-pruning": Recipe(
@@ -116,9 +117,9 @@ RECIPES: dict[str, Recipe] = {
         "prompt", Schedule(3e-3, 2e-2, batch_tokens=256), "Liu et al. 2021", {"encoder": "lstm"}, peft=True
     ),
     "ia3": Recipe("ia3", Schedule(5e-2, 3e-3, weight_decay=0.0), "Liu et al. 2022", peft=True),
-    "bitfit": Recipe("parameters", Schedule(1e-2, weight_decay=0.0), "Ben Zaken et al. 2022", {"which": "biases"}),
+    "bitfit": Recipe("parameters", Schedule(3e-3, weight_decay=0.0), "Ben Zaken et al. 2022", {"which": "biases"}),
     "layer-norm": Recipe(
-        "parameters", Schedule(1e-2, weight_decay=0.0), "Qi et al. 2022", {"which": "norms"}, peft=True
+        "parameters", Schedule(6e-3, weight_decay=0.0), "Qi et al. 2022", {"which": "norms"}, peft=True
     ),
     "full": Recipe("parameters", Schedule(1e-4, 1e-3), "all weights", {"which": "all"}, baseline=True),
 }

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Remaining, Sites, equal_weights, shown
+from manyhats.formats.files import Remaining, Sites, equal_weights, shown, validate
 from manyhats.formats.peft.keys import linear_in, merge, take
 from manyhats.formats.peft.names import PROMPT_WRAPPER, WRAPPER
 from manyhats.methods.base import Part
 from manyhats.methods.lora import LoraConfig
+from manyhats.methods.vera import Shared, pair, projections
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 _MOST_ALPHA = 1e6
 _PATTERN_LENGTH = 200  # characters
 _REPETITIONS = 4  # of `*`, `+` and `{` in one pattern
-_MOST_PROJECTION = 1 << 26  # values of VeRA's shared matrices, where they must be made anew
 
 
 def lora_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) -> Part:
@@ -197,27 +197,12 @@ def vera_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) 
             if leaf not in leaves or tuple(leaves[leaf].shape) != (length,):
                 found = list(leaves[leaf].shape) if leaf in leaves else "missing"
                 raise AdapterMismatch(f"vera_lambda_{leaf} of '{site}' is {found}, but must be [{length}]", param=site)
-        b, d = leaves.pop("b").float(), leaves.pop("d").float()
-        leaves["A"] = d[:, None] * down[:, :width].float()
-        leaves["B"] = b[:, None] * up[:out].float()
+        leaves |= pair(leaves.pop("b").float(), leaves.pop("d").float(), down.float(), up.float(), width)
     take_own_biases(remaining, sites, backbone)
     return Part("lora", LoraConfig(scales=dict.fromkeys(sites, 1.0)), sites, label="vera")
 
 
 def _projections(config: Mapping[str, Any], out: int, width: int) -> tuple[Tensor, Tensor]:
     """The shared matrices as PEFT makes them from the key, where the file leaves them out."""
-    rank, key = config.get("r", 256), config.get("projection_prng_key", 0)
-    if type(rank) is not int or type(key) is not int or not 0 < rank * max(out, width) <= _MOST_PROJECTION:
-        raise InvalidRequest(f"r {shown(rank)} and projection_prng_key {shown(key)} make no VeRA", param="r")
-    try:
-        generator = torch.Generator().manual_seed(key)
-    except (RuntimeError, OverflowError, ValueError) as error:
-        raise InvalidRequest(
-            f"projection_prng_key {shown(key)} is no seed: {error}", param="projection_prng_key"
-        ) from None
-
-    def fresh(rows: int, columns: int) -> Tensor:
-        bound = math.sqrt(3.0) * math.sqrt(2) / math.sqrt(columns)  # Kaiming's, uniform
-        return torch.empty(rows, columns).uniform_(-bound, bound, generator=generator)
-
-    return fresh(rank, width), fresh(out, rank)
+    fields = {"rank": config.get("r", 256), "key": config.get("projection_prng_key", 0)}
+    return projections(validate(Shared, fields | {"outputs": out, "inputs": width}, "adapter_config.json", "r"))

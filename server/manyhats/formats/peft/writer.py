@@ -22,6 +22,7 @@ from manyhats.methods.parameters import ParametersConfig
 from manyhats.methods.prefix import PrefixConfig, layer_site
 from manyhats.methods.prompt import PROMPT_SITE, PromptConfig
 from manyhats.methods.token_rows import TokenRowsConfig
+from manyhats.methods.vera import Shared
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -86,6 +87,8 @@ def _head(head: Head, wrapper: str, backbone: Backbone) -> dict[str, Tensor]:
 
 def _method(part: Part, full: Full, backbone: Backbone) -> Written:
     match part.config:
+        case LoraConfig() if part.config.vera is not None:
+            return _vera(part, part.config.vera, full)
         case LoraConfig():
             return _lora(part, part.config, full)
         case Ia3Config():
@@ -127,6 +130,24 @@ def _lora(part: Part, config: LoraConfig, full: Full) -> Written:
             tensors[f"{WRAPPER}{full(site)}.lora_{leaf}.weight"] = leaves[leaf]
         if "magnitude" in leaves:
             tensors[f"{WRAPPER}{full(site)}.lora_magnitude_vector"] = leaves["magnitude"]
+    return fields, tensors
+
+
+def _vera(part: Part, shared: Shared, full: Full) -> Written:
+    """The shared matrices are made anew from the key, so the file is the vectors alone."""
+    fields = {
+        "peft_type": "VERA",
+        "r": shared.rank,
+        "projection_prng_key": shared.key,
+        "save_projection": False,
+        "target_modules": sorted(full(site) for site in part.tensors),
+        "bias": "none",
+    }
+    tensors = {
+        f"{WRAPPER}{full(site)}.vera_{leaf}": tensor
+        for site, leaves in part.tensors.items()
+        for leaf, tensor in leaves.items()
+    }
     return fields, tensors
 
 
