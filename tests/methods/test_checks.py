@@ -15,8 +15,10 @@ from manyhats.methods.activations import activation
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.base import Part
 from manyhats.methods.heads import Head, Layer
+from manyhats.methods.lora import LoraConfig
 from manyhats.methods.mask import MaskConfig
 from manyhats.methods.prefix import PrefixConfig, layer_site
+from manyhats.methods.vera import Shared
 from torch import Tensor
 
 from tests import every, tiny
@@ -225,3 +227,64 @@ def test_prefixes_gated_and_not(bert: Backbone) -> None:
     _both(bert, gated)
     with pytest.raises(AdapterMismatch, match="all are gated or none"):
         _both(bert, plain, gated)
+
+
+# ---- leaves that are multiplied out
+
+
+def _compacter(backbone: Backbone) -> Part:
+    method = METHODS["bottleneck"]
+    return method.trainable(backbone, {"kronecker": 2, "width": 4}, torch.Generator().manual_seed(1)).part()
+
+
+@pytest.mark.parametrize(
+    ("leaf", "shape", "told"),
+    [
+        ("rule", (3, 2, 2), "has 3 products for matrices of 4 by 32"),
+        ("rule", (2, 3, 2), "has shape [2, 3, 2]"),
+        ("rule", (0, 2, 2), "has 0 products"),
+        ("down.left", (2, 16, 2), "has shape [2, 16, 2], but the backbone"),
+        ("up.right", (2, 1, 15), "[2, 1, 16]"),
+        ("down.bias", (1 << 22,), "4194304 by 32; it must divide both"),
+        ("down.right", None, "has no 'down.right'"),
+    ],
+)
+def test_a_compacters_factors(bert: Backbone, leaf: str, shape: tuple[int, ...] | None, told: str) -> None:
+    part = _compacter(bert)
+    METHODS["bottleneck"].check(part, bert)
+    assert METHODS["bottleneck"].rank(part) == 4
+    assert METHODS["bottleneck"].slot_size(part, bert) == METHODS["bottleneck"].bind(part, bert).nbytes
+    changed = _with(part, next(iter(part.tensors)), leaf, None if shape is None else torch.zeros(shape))
+    assert told in _refusal(bert, changed)
+
+
+def _vera(backbone: Backbone) -> Part:
+    return METHODS["lora"].trainable(backbone, {"variant": "vera", "rank": 6}, torch.Generator()).part()
+
+
+@pytest.mark.parametrize(
+    ("leaf", "shape", "told"),
+    [
+        ("lambda_b", (31,), "has shape [31], but the backbone"),
+        ("lambda_d", (7,), "has shape [7]"),
+        ("lambda_d", None, "has no 'lambda_d'"),
+    ],
+)
+def test_veras_vectors(bert: Backbone, leaf: str, shape: tuple[int, ...] | None, told: str) -> None:
+    part = _vera(bert)
+    METHODS["lora"].check(part, bert)
+    assert METHODS["lora"].rank(part) == 6
+    assert METHODS["lora"].slot_size(part, bert) == METHODS["lora"].bind(part, bert).nbytes
+    assert told in _refusal(bert, _with(part, QUERY, leaf, None if shape is None else torch.zeros(shape)))
+
+
+def test_veras_matrices_must_be_large_enough_and_not_too_large(bert: Backbone) -> None:
+    part = _vera(bert)
+    unscaled = replace(part, config=LoraConfig(scales={}))
+    assert "has no scale for the LoRA at encoder.layer.0" in _refusal(bert, unscaled)
+    small = replace(
+        part, config=LoraConfig(scales=dict.fromkeys(part.tensors, 1.0), vera=Shared(rank=6, outputs=32, inputs=32))
+    )
+    assert "are made for layers of at most 32 inputs and 32 outputs, but" in _refusal(bert, small)
+    with pytest.raises(ValueError, match="at most 67108864"):
+        Shared(rank=1 << 20, outputs=64, inputs=64)

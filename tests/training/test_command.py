@@ -105,6 +105,16 @@ def test_a_mistake_is_said_in_one_line(invoke: Invoke, tmp_path: Path, options: 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_recipe_of_several_methods_takes_options_of_each(invoke: Invoke, bert: Backbone, tmp_path: Path) -> None:
+    result = invoke("--option", "prefix.length=3", "--option", "bottleneck.width=4", method="mam")
+    assert result.exit_code == 0, result.output
+    found = read_adapter(tmp_path / "out", bert)
+    assert found.method == "bottleneck+prefix"
+    assert [part.method for part in found.parts] == ["bottleneck", "prefix"]
+    assert found.parts[1].config.length == 3  # type: ignore[attr-defined]
+    assert "`mam` (prefix.length 3, bottleneck.width 4, size 4)" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_a_folder_with_files_is_not_overwritten(invoke: Invoke, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("x")

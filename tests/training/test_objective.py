@@ -65,7 +65,11 @@ def anew() -> None:
 
 @pytest.mark.usefixtures("anew")
 @pytest.mark.parametrize(
-    "recipe", ["lora", "dora", "houlsby", "prefix", "prompt", "ia3", "mask", "bitfit", "side", "sparse"]
+    "recipe",
+    [
+        *("lora", "dora", "vera", "houlsby", "compacter", "invertible", "mam", "unipelt", "prefix", "prompt", "ia3"),
+        *("mask", "bitfit", "side", "sparse"),
+    ],
 )
 def test_bfloat16_learns_too(bert: Backbone, recipe: str) -> None:
     trainer = Trainer(bert, recipe, "classify", 2, _schedule(recipe, epochs=3), precision="bf16")

@@ -46,7 +46,7 @@ from manyhats.methods.base import (
     sequence_gate,
     size_of,
 )
-from manyhats.methods.kronecker import kronecker_sum
+from manyhats.methods.kronecker import MOST_VALUES, kronecker_sum
 from manyhats.methods.options import Options
 
 if TYPE_CHECKING:
@@ -153,6 +153,23 @@ def plain(leaves: Leaves) -> Leaves:
     return found
 
 
+def _check_factors(leaves: Leaves, site: str, backbone: Backbone) -> None:
+    """Before they are multiplied: a small file can stand for very large matrices."""
+    if "rule" not in leaves:
+        return
+    expect_leaves(leaves, (*_FACTORS, "down.bias"), site)
+    pieces, width, hidden = len(leaves["rule"]), leaves["down.bias"].numel(), backbone.hidden
+    if not pieces or hidden % pieces or width % pieces or hidden * width > MOST_VALUES:
+        raise AdapterMismatch(
+            f"the compacter at {site} has {pieces} products for matrices of {width} by {hidden}; it must divide both, "
+            f"and they may have {MOST_VALUES} values",
+            param=f"{site}.rule",
+        )
+    shapes = {name: shape for name, (shape, _) in _starts(hidden, width, pieces).items()} | {"rule": (pieces,) * 3}
+    for name in _FACTORS:
+        expect_shape(leaves[name], shapes[name], f"{site}.{name}", backbone)
+
+
 class Bottleneck(Method):
     """Leaves at a residual site: `down.weight`, `down.bias`, `up.weight`, `up.bias`; where the config asks for them
     `norm_before.*`, `norm_after.*`, `gate.*`, `scaling`. In a compacter `rule` (n, n, n), which its sites share, and
@@ -172,6 +189,7 @@ class Bottleneck(Method):
             )
         hidden = backbone.hidden
         for site, given in part.tensors.items():
+            _check_factors(given, site, backbone)
             leaves = plain(given)
             if site not in backbone.residual:
                 reason = "" if backbone.residual else ": its blocks add attention and feed-forward at once"
@@ -252,6 +270,7 @@ class Bottleneck(Method):
 
 def bottleneck_step(leaves: Mapping[str, Tensor], config: BottleneckConfig) -> BottleneckStep:
     """An adapter's leaves at one site, ready to act."""
+    leaves = plain(leaves)
     return BottleneckStep(
         down=leaves["down.weight"],
         down_bias=leaves["down.bias"],
@@ -298,7 +317,7 @@ class _TrainableBottleneck(Trainable):
         return leaves if self.rule is None else leaves | {"rule": self.rule}
 
     def bound(self) -> Bound:
-        return Bound(residual={site: bottleneck_step(plain(self._of(site)), self.config) for site in self.sites})
+        return Bound(residual={site: bottleneck_step(self._of(site), self.config) for site in self.sites})
 
     def part(self) -> Part:
         return Part(

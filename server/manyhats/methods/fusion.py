@@ -181,7 +181,7 @@ class Fusion(Method):
         return _TrainableFusion(backbone, members, weight, generator)
 
     def rank(self, part: Part) -> int | None:
-        downs = [t for leaves in part.tensors.values() for name, t in leaves.items() if name.endswith("down.weight")]
+        downs = [t for leaves in part.tensors.values() for name, t in leaves.items() if name.endswith("down.bias")]
         return max(down.shape[0] for down in downs)
 
 

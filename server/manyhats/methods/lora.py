@@ -92,6 +92,9 @@ class Lora(Method):
 
     def check(self, part: Part, backbone: Backbone) -> None:
         assert isinstance(part.config, LoraConfig)
+        unscaled = [site for site in part.tensors if site not in part.config.scales]
+        if unscaled:
+            raise AdapterMismatch(f"the config has no scale for the LoRA at {unscaled[0]}", param="scales")
         if part.config.vera is not None:
             _check_vera(part, part.config.vera, backbone)
             return

@@ -16,7 +16,7 @@ from manyhats.formats.files import Remaining, Sites, refuse_fields, shown, take_
 from manyhats.methods.base import Part
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.invertible import InvertibleConfig
-from manyhats.methods.kronecker import kronecker_sum
+from manyhats.methods.kronecker import MOST_VALUES, kronecker_sum
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -43,7 +43,6 @@ _LEAVES = {
     for kind in ("weight", "bias", "W", "W_left", "W_right", "b")
 } | {"scaling": "scaling"}
 
-_MOST_VALUES = 1 << 26  # of one matrix of a compacter
 
 # Of the activations' names before `adapters` 1.0, two meant something else.
 _LEGACY_ACTIVATIONS = {"gelu": "gelu_new", "gelu_orig": "gelu"}
@@ -227,8 +226,8 @@ def _phm_matrix(
 def _check_size(pieces: int, rows: int, columns: int, place: str) -> None:
     """A small file can stand for a very large matrix."""
     values = pieces * rows * pieces * columns
-    if values > _MOST_VALUES:
-        raise AdapterMismatch(f"the weights of {place} would have {values} values; at most {_MOST_VALUES}", param=place)
+    if values > MOST_VALUES:
+        raise AdapterMismatch(f"the weights of {place} would have {values} values; at most {MOST_VALUES}", param=place)
 
 
 # ---- invertible
