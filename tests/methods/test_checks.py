@@ -243,6 +243,7 @@ def _compacter(backbone: Backbone) -> Part:
         ("rule", (3, 2, 2), "has 3 products for matrices of 4 by 32"),
         ("rule", (2, 3, 2), "has shape [2, 3, 2]"),
         ("rule", (0, 2, 2), "has 0 products"),
+        ("rule", (), "has 0 products"),
         ("down.left", (2, 16, 2), "has shape [2, 16, 2], but the backbone"),
         ("up.right", (2, 1, 15), "[2, 1, 16]"),
         ("down.bias", (1 << 22,), "4194304 by 32; it must divide both"),

@@ -73,6 +73,11 @@ def test_an_average_trains_its_head_alone(bert: Backbone, tmp_path: Path) -> Non
     assert tiny.difference(predict(bert, reloaded.bind(bert), held), predict(bert, trainer.bound(), held)) < 1e-5
 
 
+def test_an_average_without_a_head_has_nothing_to_learn(bert: Backbone) -> None:
+    with pytest.raises(InvalidRequest, match="average trains a head alone, and the kind embed has none"):
+        Trainer(bert, "average", "embed", 0, _schedule("average"), {"members": _members(bert)})
+
+
 @pytest.mark.parametrize(
     ("weights", "told"), [("1,2", "2 weights for 3 members"), ("1,2,much", "weights must be numbers, not 'much'")]
 )

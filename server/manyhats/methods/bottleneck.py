@@ -158,7 +158,8 @@ def _check_factors(leaves: Leaves, site: str, backbone: Backbone) -> None:
     if "rule" not in leaves:
         return
     expect_leaves(leaves, (*_FACTORS, "down.bias"), site)
-    pieces, width, hidden = len(leaves["rule"]), leaves["down.bias"].numel(), backbone.hidden
+    pieces = leaves["rule"].shape[0] if leaves["rule"].dim() else 0
+    width, hidden = leaves["down.bias"].numel(), backbone.hidden
     if not pieces or hidden % pieces or width % pieces or hidden * width > MOST_VALUES:
         raise AdapterMismatch(
             f"the compacter at {site} has {pieces} products for matrices of {width} by {hidden}; it must divide both, "

@@ -119,6 +119,8 @@ class Trainer:
         self.head = head_for(backbone, chosen, kind, num_labels, self._fresh)
         if kind == "generate":
             _check_causal(self.trainable)
+        if not any(self.parameters):
+            raise InvalidRequest(f"{recipe} trains a head alone, and the kind {kind} has none", param="method")
         self.class_weights: Tensor | None = None
         if class_weights is not None:
             self.class_weights = torch.tensor(class_weights, device=backbone.device)

@@ -43,7 +43,6 @@ _LEAVES = {
     for kind in ("weight", "bias", "W", "W_left", "W_right", "b")
 } | {"scaling": "scaling"}
 
-
 # Of the activations' names before `adapters` 1.0, two meant something else.
 _LEGACY_ACTIVATIONS = {"gelu": "gelu_new", "gelu_orig": "gelu"}
 
