@@ -81,15 +81,8 @@ NAMES = {
     "mam": "MAM (prefix and parallel adapter)",
     "unipelt": "UniPELT (gated prefix, LoRA, adapter)",
 }
-VARIANTS = (
-    "prefix-mlp",
-    "dora",
-    "vera",
-    "compacter",
-    "invertible",
-    "mam",
-    "unipelt",
-)  # with the first seed alone, and not on little data
+# With the first seed alone, and not on little data.
+VARIANTS = ("prefix-mlp", "dora", "vera", "compacter", "invertible", "mam", "unipelt")
 
 
 @dataclass(frozen=True)
