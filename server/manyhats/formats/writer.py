@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def write_adapter(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     """Writes into an existing folder."""
-    gated = any(leaf == "gate.weight" for part in adapter.parts for leaves in part.tensors.values() for leaf in leaves)
+    gated = any(part.gated for part in adapter.parts)
     match adapter.method:
         case "lora" | "vera" | "prefix" | "prompt" | "ia3" | "ln" | "token_rows" if not gated:
             peft.write(adapter, folder, backbone)

@@ -70,7 +70,7 @@ class Adapter:
                 raise AdapterMismatch(f"two parts of the adapter bring a weight for '{min(twice)}'", param=min(twice))
             replaced |= method.replaced_weights(part)
         prefixes = [part for part in self.parts if part.method == "prefix"]
-        if len({any("gate.weight" in leaves for leaves in part.tensors.values()) for part in prefixes}) > 1:
+        if len({part.gated for part in prefixes}) > 1:
             raise AdapterMismatch("of several prefixes in one adapter all are gated or none", param="parts")
         if {"side", "prompt"} <= {part.method for part in self.parts}:
             raise AdapterMismatch("a prompt's virtual tokens mean nothing to a side network", param="parts")

@@ -51,6 +51,11 @@ class Part:
         """Bytes of all tensors."""
         return size_of(self.tensors.values())
 
+    @property
+    def gated(self) -> bool:
+        """Whether a gate, which reads a whole sequence, weighs what it does; a member's counts, too."""
+        return any(leaf.endswith("gate.weight") for leaves in self.tensors.values() for leaf in leaves)
+
 
 class EmbeddingStep(Protocol):
     """Makes a segment's rows of an embedding's output. `ids`: (rows,), `y`: (rows, dim); `spans` within these rows."""
@@ -196,7 +201,7 @@ class Method(ABC):
 
     def whole(self, part: Part) -> bool:
         """Whether what the part does to a token depends on tokens behind it, so that no pass can build on another."""
-        return any(leaf.endswith("gate.weight") for leaves in part.tensors.values() for leaf in leaves)
+        return part.gated
 
     def before_linear(self, x: Tensor, acts: Sequence[Act]) -> Tensor:
         """What a linear layer reads: `x` (rows, in), or another tensor where the acts' rows are changed."""

@@ -370,7 +370,7 @@ class _Stage:
 def _check_causal(trainable: TrainableParts) -> None:
     """Raises InvalidRequest for what would read the answer that it is to learn to write."""
     parts = trainable.saved()
-    gated = any(leaf == "gate.weight" for part in parts for leaves in part.tensors.values() for leaf in leaves)
+    gated = any(part.gated for part in parts)
     if gated or any(part.method == "invertible" for part in parts):
         what = "a gate reads the whole text, its answer too" if gated else "its inverse is not served before that head"
         raise InvalidRequest(f"the method cannot learn to write texts: {what}", param="method")

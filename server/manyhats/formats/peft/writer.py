@@ -108,7 +108,7 @@ def _method(part: Part, full: Full, backbone: Backbone) -> Written:
 def _lora(part: Part, config: LoraConfig, full: Full) -> Written:
     if config.dora == "adapterhub":
         raise InvalidRequest("AdapterHub's DoRA is not PEFT's, and cannot be written as such")
-    if any("gate.weight" in leaves for leaves in part.tensors.values()):
+    if part.gated:
         raise InvalidRequest("PEFT's LoRA has no gate")
     ranks = {site: leaves["A"].shape[0] for site, leaves in part.tensors.items()}
     rank = next(iter(ranks.values()))
@@ -186,7 +186,7 @@ def _prompt(part: Part, config: PromptConfig, backbone: Backbone) -> Written:
 
 def _prefix(part: Part, config: PrefixConfig, backbone: Backbone) -> Written:
     """PEFT's tensor is (length, 2 * layers * heads * dim)."""
-    if any("gate.weight" in leaves for leaves in part.tensors.values()):
+    if part.gated:
         raise InvalidRequest("PEFT's prefixes have no gate")
     heads, dim = backbone.kv_shape
     fields = {
