@@ -16,7 +16,8 @@
     ├── DeadlineExceeded        no answer within the time allowed
     ├── StorageFull             no room on the store's disk
     └── ConfigurationError      the operator's settings cannot work
-        └── WrongSetting        a setting that is unknown or has no such value
+        ├── WrongSetting        a setting that is unknown or has no such value
+        └── UnsupportedVersion  a library of a version that the answers cannot be trusted with
 
 The web layer maps each to a status code (`manyhats.api.errors`); nothing here knows HTTP.
 """
@@ -99,3 +100,7 @@ class ConfigurationError(ManyhatsError):
 
 class WrongSetting(ConfigurationError):
     """A setting that is unknown or has no such value."""
+
+
+class UnsupportedVersion(ConfigurationError, ImportError):
+    """A library of a version that the answers cannot be trusted with. Raised when `manyhats.backbone` is imported."""

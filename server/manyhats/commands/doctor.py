@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.table import Table
 
+from manyhats import supported
 from manyhats._version import __version__
+from manyhats.errors import UnsupportedVersion
 
 
 def doctor() -> None:
-    """Says what this machine offers and what would be used."""
+    """Says what this machine offers and what would be used.
+
+    Raises UnsupportedVersion where torch or transformers is one that is not supported.
+    """
+    versions = supported.installed()
+    rows = {"manyhats": __version__, "python": platform.python_version()} | versions
+    if wrong := supported.problem(versions):
+        _print(rows)
+        raise UnsupportedVersion(wrong)
     import torch  # here, so that commands that only talk to a server start quickly
 
     from manyhats.backbone.loading import choose_device
     from manyhats.backbone.precision import native_bfloat16
 
     device = choose_device("auto")
-    rows = {
-        "manyhats": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": metadata.version("transformers"),
+    rows |= {
         "processor": f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.backends.cpu.get_cpu_capability()}",
         "threads of the model": str(torch.get_num_threads()),
         "cuda": _cuda() if torch.cuda.is_available() else "no",
@@ -32,6 +38,10 @@ def doctor() -> None:
         "device that would be used": str(device),
         "dtype that would be used": "bfloat16, if the answers agree" if native_bfloat16(device) else "float32",
     }
+    _print(rows)
+
+
+def _print(rows: Mapping[str, str]) -> None:
     table = Table(show_header=False, box=None)
     for name, value in rows.items():
         table.add_row(name, value)

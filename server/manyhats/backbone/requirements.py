@@ -1,0 +1,8 @@
+"""Importing this refuses an environment whose torch or transformers is not supported.
+
+The package imports it before all else, so that no module which relies on these libraries runs with others.
+"""
+
+from manyhats.supported import require
+
+require()
