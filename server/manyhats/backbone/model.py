@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from manyhats.backbone import loading
-from manyhats.backbone.attention import AttentionSite, Layout
+from manyhats.backbone.attention import AttentionSite, Layout, choose_attention_kernels
 from manyhats.backbone.families import family_of
 from manyhats.backbone.layout import lay_out
 from manyhats.backbone.packing import PackedBatch
-from manyhats.backbone.precision import choose_dtype
+from manyhats.backbone.precision import cast, choose_dtype
 from manyhats.backbone.sites import (
     EMBEDDED,
     LAST,
@@ -72,7 +72,8 @@ class Backbone:
         self.dtype = dtype or torch.float32
         for part in (model, None if vocabulary is None else vocabulary.module):
             if part is not None:
-                part.eval().requires_grad_(False).to(device=self.device, dtype=self.dtype)
+                cast(part.eval().requires_grad_(False), self.device, self.dtype)
+        choose_attention_kernels(self.device)
         self.model = model
         self.prefix: str = model.base_model_prefix
         self._switch = SiteSwitch()

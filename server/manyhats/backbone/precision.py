@@ -6,7 +6,7 @@ import copy
 import logging
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from manyhats.backbone.families import family_of
@@ -56,9 +56,25 @@ def bfloat16_agreement(model: PreTrainedModel, device: torch.device) -> float:
     texts = [torch.randint(low, vocabulary, (1, n), generator=generator).to(device) for n in (8, 24, 48)]
 
     def states(dtype: torch.dtype) -> Tensor:
-        probe = copy.deepcopy(model).to(device=device, dtype=dtype).eval()
+        probe = copy.deepcopy(model).eval()
+        cast(probe, device, dtype)
         probe.set_attn_implementation("sdpa")
         return torch.stack([probe(input_ids=t).last_hidden_state[0].float().mean(0) for t in texts])
 
     similarity = torch.nn.functional.cosine_similarity(states(torch.float32), states(torch.bfloat16))
     return float(similarity.min())
+
+
+def cast(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Moves a model to a device and its weights to a type.
+
+    Tables that no checkpoint holds (rotary frequencies) are computed in float32 and stay so, as in a model that
+    transformers itself loads in `dtype`: in bfloat16 a frequency is off by up to 0.4 %, and the angle of the
+    thousandth token with it.
+    """
+    stored = module.state_dict().keys()
+    tables = [(name, table) for name, table in module.named_buffers() if name not in stored]
+    module.to(device=device, dtype=dtype)
+    for path, table in tables:
+        owner, _, name = path.rpartition(".")
+        module.get_submodule(owner).register_buffer(name, table.to(device), persistent=False)
