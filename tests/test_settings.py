@@ -45,6 +45,7 @@ def test_every_setting_can_come_from_every_source(file: Path, monkeypatch: pytes
         "log_level": "debug",
         "weight_layout": "plain",
         "step_tokens": "32",
+        "self_check": "false",
     }
     file.write_text("".join(f'{name} = "{text}"\n' for name, text in texts.items()))
     from_file = load_settings(file)

@@ -17,7 +17,9 @@
     ├── StorageFull             no room on the store's disk
     └── ConfigurationError      the operator's settings cannot work
         ├── WrongSetting        a setting that is unknown or has no such value
-        └── UnsupportedVersion  a library of a version that the answers cannot be trusted with
+        ├── UnsupportedVersion  a library of a version that the answers cannot be trusted with
+        ├── UnsupportedAttention an argument of a model's attention that the packed pass does not follow
+        └── WrongAnswers        the packed pass and the unmodified model disagree
 
 The web layer maps each to a status code (`manyhats.api.errors`); nothing here knows HTTP.
 """
@@ -104,3 +106,11 @@ class WrongSetting(ConfigurationError):
 
 class UnsupportedVersion(ConfigurationError, ImportError):
     """A library of a version that the answers cannot be trusted with. Raised when `manyhats.backbone` is imported."""
+
+
+class UnsupportedAttention(ConfigurationError):
+    """A model hands its attention an argument that the packed pass does not follow."""
+
+
+class WrongAnswers(ConfigurationError):
+    """The packed pass and the unmodified model disagree: nothing may be answered."""

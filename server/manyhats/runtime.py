@@ -18,6 +18,7 @@ from manyhats.backbone import Backbone
 from manyhats.engine.engine import Engine
 from manyhats.engine.generator import Generator
 from manyhats.engine.scheduler import Scheduler
+from manyhats.engine.self_check import self_check
 from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded, InvalidRequest
 from manyhats.formats import read_adapter
 from manyhats.methods.adapter import Adapter, BoundAdapter
@@ -57,6 +58,10 @@ class Runtime:
             dtype=settings.dtype,
             laid_out=settings.weight_layout == "auto",
         )
+        if settings.self_check:
+            self_check(self.backbone)
+        else:
+            logger.warning("self_check is off: the packed pass is not compared with the unmodified model")
         self.metrics = Metrics(settings.metrics_tasks)
         self.registry = Registry(
             settings.store, self.inspect, max_tasks=settings.max_tasks, max_versions=settings.max_versions

@@ -44,6 +44,11 @@ class Settings(BaseSettings):
         "auto", description="auto: a second copy of the weights as the CPU reads them fastest, where memory allows"
     )
 
+    self_check: bool = Field(
+        True,
+        description="compare the packed pass with the unmodified model at the start, and end where they differ",
+    )
+
     batch_tokens: int = Field(0, ge=0, description="most tokens of one batch; 0: 2048 on a CPU, else 16384")
     step_tokens: int = Field(512, ge=16, description="most tokens of one pass of texts that are being written")
     max_texts: int = Field(64, ge=1, description="most texts that are written at once")

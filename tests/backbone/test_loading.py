@@ -13,7 +13,7 @@ from manyhats.backbone.loading import choose_device, digest, load_model, locate
 from manyhats.backbone.precision import bfloat16_agreement, choose_dtype
 from manyhats.errors import AdapterMismatch, ConfigurationError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoModel, BertModel
 
 from tests import tiny
 
@@ -137,9 +137,9 @@ def test_digest_names_the_checkpoint(copy: Path, bert: Backbone, tmp_path: Path)
 
 
 def test_digest_reads_names_and_shapes(copy: Path) -> None:
-    model, _, missing, _ = load_model(str(copy))
-    assert not missing
-    assert digest(model, frozenset()) != digest(model, frozenset({"pooler.dense.bias"}))
+    loaded = load_model(str(copy))
+    assert not loaded.missing
+    assert digest(loaded.model, frozenset()) != digest(loaded.model, frozenset({"pooler.dense.bias"}))
 
 
 # ---- precision
@@ -206,3 +206,10 @@ def test_every_block_has_its_sites(backbone: Backbone) -> None:
     assert len(inside) == 12
     assert backbone.kv_shape == (4, 8)
     assert backbone.max_tokens == tiny.MAX_TOKENS
+
+
+def test_a_model_that_keeps_its_own_attention_is_refused(base_folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers only logs that it cannot set another one, and goes on with its own."""
+    monkeypatch.setattr(BertModel, "set_attn_implementation", lambda self, name: None)
+    with pytest.raises(ConfigurationError, match=r"BertModel of transformers .* does not fetch its attention by name"):
+        Backbone.load(str(base_folder("bert")))

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from manyhats.errors import UnsupportedAttention
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -200,6 +202,14 @@ class AttentionSite:
         return self._layout.attend(layer, q, k, v, scaling, window).unsqueeze(0)
 
 
+# What models hand over for other attention functions, and what is settled before attention is called.
+_WITHOUT_EFFECT = frozenset({"position_ids", "cache_position", "use_cache", "deterministic"})
+
+
+def _short(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:80]
+
+
 def packed_attention(
     module: nn.Module,
     query: Tensor,
@@ -209,9 +219,19 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers' models call: query (1, heads, tokens, dim) to (1, tokens, heads, dim)."""
+    """What transformers' models call: query (1, heads, tokens, dim) to (1, tokens, heads, dim).
+
+    Raises UnsupportedAttention for an argument that would change the answer and is not followed here.
+    """
+    others |= {"attention_mask": attention_mask, "dropout": dropout or None}
+    for name, given in others.items():
+        if given is not None and name not in _WITHOUT_EFFECT:
+            raise UnsupportedAttention(
+                f"{type(module).__name__} of transformers hands its attention `{name}` ({_short(given)}), which the "
+                "packed pass does not follow"
+            )
     site: AttentionSite = module.manyhats_site  # type: ignore[assignment]
     return site(query, key, value, scaling, sliding_window), None
 

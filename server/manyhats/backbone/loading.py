@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from manyhats.backbone.attention import PACKED_ATTENTION, register
 from manyhats.backbone.families import Family, family_of
+from manyhats.backbone.original import twin
 from manyhats.backbone.sites import LM_HEAD
 from manyhats.backbone.vocabulary import VocabularyHead, causal_head, masked_head
 from manyhats.errors import ConfigurationError
@@ -60,11 +62,15 @@ def choose_device(wanted: str) -> torch.device:
 
 
 class Loaded(NamedTuple):
-    """The bare model in its checkpoint's own precision. `missing`: names of weights that the checkpoint lacks."""
+    """The bare model in its checkpoint's own precision. `missing`: names of weights that the checkpoint lacks.
+
+    `original`: the model as transformers loaded it, with its head if it continues texts; see `backbone.original`.
+    """
 
     model: PreTrainedModel
     vocabulary: VocabularyHead | None
     missing: frozenset[str]
+    original: PreTrainedModel
     ends: frozenset[int] = frozenset()  # tokens that end a text
 
 
@@ -86,6 +92,7 @@ def load_model(source: str) -> Loaded:
         model, info = (AutoModelForCausalLM if speaks else AutoModel).from_pretrained(
             source, config=config, dtype="auto", output_loading_info=True, use_safetensors=None
         )
+        original = twin(model)
         vocabulary = causal_head(model) if speaks else masked_head(source, config, model)
     except ConfigurationError:
         raise
@@ -103,9 +110,14 @@ def load_model(source: str) -> Loaded:
         )
     if family.packed:
         model.set_attn_implementation(PACKED_ATTENTION)
+        if model.config._attn_implementation != PACKED_ATTENTION:  # transformers only logs that it did not follow
+            raise ConfigurationError(
+                f"{type(model).__name__} of transformers {transformers.__version__} does not fetch its attention by "
+                "name, so it cannot run packed"
+            )
     else:
         logger.info("%s models have an attention of their own; this one runs padded", config.model_type)
-    return Loaded(model, vocabulary, missing, ends)
+    return Loaded(model, vocabulary, missing, original, ends)
 
 
 def _refuse_unserved(source: str, config: Any, family: Family) -> None:

@@ -44,6 +44,7 @@ class Backbone:
 
     `model` is the bare model; `vocabulary` its language-model head, for those that have one; `end_tokens` end a text.
     `name` is what the operator called it; `sha256` names its checkpoint, where it has one (see `loading.digest`).
+    `original` is the unmodified model around the same weights, head included, where it was kept as a reference.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Backbone:
         vocabulary: VocabularyHead | None = None,
         end_tokens: frozenset[int] = frozenset(),
         missing: frozenset[str] = frozenset(),
+        original: PreTrainedModel | None = None,
         sentence_embedding: loading.SentenceEmbedding | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
@@ -73,6 +75,8 @@ class Backbone:
         for part in (model, None if vocabulary is None else vocabulary.module):
             if part is not None:
                 cast(part.eval().requires_grad_(False), self.device, self.dtype)
+        # Its weights are the model's and have moved with them; its tables move, and keep their precision.
+        self.original = None if original is None else original.eval().to(self.device)
         choose_attention_kernels(self.device)
         self.model = model
         self.prefix: str = model.base_model_prefix
@@ -150,6 +154,7 @@ class Backbone:
             vocabulary=loaded.vocabulary,
             end_tokens=loaded.ends,
             missing=loaded.missing,
+            original=loaded.original,
             sentence_embedding=embedding,
             device=place,
             dtype=precision,

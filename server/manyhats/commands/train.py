@@ -136,6 +136,7 @@ def train(
     from accelerate import PartialState
 
     from manyhats.backbone import Backbone
+    from manyhats.engine.self_check import self_check
     from manyhats.registry.names import check_name
     from manyhats.training.job import Job, run
     from manyhats.training.rows import Columns
@@ -177,6 +178,7 @@ def train(
     if state.num_processes > 1 and device == "auto":
         device = str(state.device)
     loaded = Backbone.load(backbone, device=device, dtype="float32")
+    self_check(loaded)
     if sweep is not None:
         console.print(run_all(job, methods, loaded, console))
         console.print(f"written to {out}", highlight=False, soft_wrap=True)
