@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -114,6 +115,22 @@ def test_what_is_imported_is_not_what_is_recorded(tmp_path: Path) -> None:
     assert "two versions of transformers are mixed in this environment" in line
     assert "5.23.0 is installed, but 4.57.6 is imported" in line
     assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize(("recorded", "imported"), [("2.11.0", "2.11.0+cu130"), ("2.13.0+cpu", "2.13.0+cpu")])
+def test_a_build_may_say_more_of_itself_than_its_record(
+    recorded: str, imported: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch's CUDA builds do; met on a real machine."""
+    monkeypatch.setattr(supported, "installed", lambda: RIGHT | {"torch": recorded})
+    modules = {"torch": imported, "transformers": RIGHT["transformers"]}
+    monkeypatch.setattr(
+        supported.importlib, "import_module", lambda name: SimpleNamespace(__version__=modules[name], __file__="x/y")
+    )
+    supported.require()
+    modules["torch"] = "2.12.0+cu130"
+    with pytest.raises(UnsupportedVersion, match="two versions of torch are mixed"):
+        supported.require()
 
 
 def test_commands_that_only_ask_a_server_still_run(tmp_path: Path) -> None:

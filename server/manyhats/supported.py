@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from manyhats.errors import UnsupportedVersion
 
@@ -61,7 +62,8 @@ def require() -> None:
         except ImportError as error:
             reason = str(error).strip().splitlines()[0]
             raise UnsupportedVersion(f"{name} {version} cannot be imported: {reason}") from error
-        if module.__version__ != version:
+        # A build says more of itself than its record does: 2.11.0+cu130 and 2.11.0 are one.
+        if Version(module.__version__).public != Version(version).public:
             raise UnsupportedVersion(
                 f"two versions of {name} are mixed in this environment: {version} is installed, but "
                 f"{module.__version__} is imported, from {Path(str(module.__file__)).parent}; make a new environment, "
