@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections import defaultdict
 from collections.abc import Iterable
 from hashlib import sha256
@@ -72,3 +73,30 @@ def test_no_large_tensor_of_an_adapter_is_there_twice(root: Path) -> None:
                 places[sha256(tensor.contiguous().numpy().tobytes()).hexdigest()].append(f"{name}: {key}")
     assert places
     assert not [same for same in places.values() if len(same) > 1]
+
+
+def test_adapterhubs_script_names_the_library_that_wrote_the_files() -> None:
+    pins = dict(
+        line.split("==")
+        for line in (adapterhub.ROOT / "requirements.txt").read_text().splitlines()
+        if not line.startswith("#")
+    )
+    versions = {
+        name: {content["version"] for content in line.get("files", {}).values()}
+        for name, line in adapterhub.STORE.lines.items()
+    }
+    assert versions.pop("ah-bert-lora-v100-alpha") == {"adapters.1.0.0"}
+    assert set().union(*versions.values()) == {f"adapters.{pins['adapters']}"}
+    readme = (FIXTURES / "README.md").read_text()
+    assert f"`adapters` {pins['adapters']} on transformers {pins['transformers']} and torch {pins['torch']}" in readme
+
+
+def test_scripts_import_nothing_of_ours() -> None:
+    """They run in environments where Manyhats cannot be installed."""
+    scripts = list(FIXTURES.glob("*/*.py"))
+    assert adapterhub.ROOT / "make.py" in scripts
+    for script in scripts:
+        for node in ast.walk(ast.parse(script.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not {name.split(".")[0] for name in names} & {"manyhats", "manyhats_client", "tests"}, script
