@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests import tiny
+from tests.references.adapterhub import STORE
 
 WEIGHTS = {"lora": "adapter_model", "prefix": "adapter_model", "bottleneck": "adapter", "mask": "weights"}
 CONFIG = {m: "manyhats.json" if m == "mask" else "adapter_config.json" for m in WEIGHTS}
@@ -680,9 +681,7 @@ def test_weights_that_no_config_speaks_of(bert: Backbone, tmp_path: Path) -> Non
 
 def test_a_compacter_of_a_huge_matrix(bert: Backbone, tmp_path: Path) -> None:
     """Factors of rank one make any size of a few kilobytes."""
-    source = Path(__file__).parents[1] / "fixtures" / "cases" / "ah-bert-compacter-phm4" / "adapter"
-    folder = tmp_path / "huge"
-    shutil.copytree(source, folder)
+    folder = STORE.write("ah-bert-compacter-phm4", tmp_path / "huge")
     tensors = load_file(folder / "adapter.safetensors")
     name = "bert.encoder.layer.0.output.adapters.task.adapter_down.0"
     tensors[f"{name}.W_left"] = torch.ones(4, 100_000, 1)
@@ -700,9 +699,7 @@ def test_zeros_of_a_huge_mask(bert: Backbone, tmp_path: Path) -> None:
 
 
 def test_a_shared_tensor_of_a_compacter_that_nothing_uses(bert: Backbone, tmp_path: Path) -> None:
-    source = Path(__file__).parents[1] / "fixtures" / "cases" / "ah-bert-compacter-phm4" / "adapter"
-    folder = tmp_path / "more"
-    shutil.copytree(source, folder)
+    folder = STORE.write("ah-bert-compacter-phm4", tmp_path / "more")
     tensors = load_file(folder / "adapter.safetensors")
     tensors["bert.shared_parameters.task.W_sideways"] = torch.ones(4)
     save_file(tensors, folder / "adapter.safetensors")

@@ -19,8 +19,7 @@ from peft import PeftModel
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from tests import tiny
-from tests.parity.test_adapterhub import CASES as ADAPTERHUB
-from tests.parity.test_adapterhub import case as adapterhub_case
+from tests.references import adapterhub
 
 # PEFT 0.21 reads an attribute that transformers 5 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -64,26 +63,20 @@ def test_what_was_trained_is_read_back(backbone: Backbone, tmp_path: Path, metho
     assert tiny.difference(tiny.ask(backbone, again, TEXTS), tiny.ask(backbone, first, TEXTS)) == 0
 
 
-@pytest.mark.parametrize("name", [n for n in ADAPTERHUB if "_bn-" in n and not n.endswith("-generate")])
+@pytest.mark.parametrize("name", [n for n in adapterhub.CASES if "_bn-" in n and not n.endswith("-generate")])
 def test_adapterhub_adapters_keep_their_flags(tmp_path: Path, name: str) -> None:
-    one = adapterhub_case(name)
+    one = adapterhub.case(name)
     assert one.adapter is not None
     write_adapter(one.adapter, tmp_path, one.backbone)
     again = read_adapter(tmp_path, one.backbone)
     assert again.parts[0].config == one.adapter.parts[0].config
     assert tiny.difference(tiny.ask(one.backbone, again, one.texts), one.expected) < tiny.CLOSE
     written = json.loads((tmp_path / "adapter_config.json").read_text())["config"]
-    theirs = json.loads((_folder(name) / "adapter_config.json").read_text())["config"]
+    theirs = json.loads((adapterhub.folder(name) / "adapter_config.json").read_text())["config"]
     for field in ("mh_adapter", "output_adapter", "original_ln_before", "is_parallel", "leave_out", "scaling"):
         assert written[field] == theirs[field]
     if not isinstance(theirs["reduction_factor"], dict):
         assert int(32 // written["reduction_factor"]) == int(32 // theirs["reduction_factor"])
-
-
-def _folder(name: str) -> Path:
-    from tests.parity.test_adapterhub import FIXTURES
-
-    return FIXTURES / "cases" / name / adapterhub_case(name).description["upload"]
 
 
 @pytest.mark.parametrize("name", ["ah-bert-seq_bn-ln_before-ln_after", "ah-bert-seq_bn-scaling-channel"])
@@ -91,7 +84,7 @@ def test_written_tensors_have_adapterhubs_names(tmp_path: Path, name: str) -> No
     """The same tensors under the same names, but for the adapter's name."""
     from safetensors import safe_open
 
-    one = adapterhub_case(name)
+    one = adapterhub.case(name)
     assert one.adapter is not None
     write_adapter(one.adapter, tmp_path, one.backbone)
 
@@ -99,9 +92,9 @@ def test_written_tensors_have_adapterhubs_names(tmp_path: Path, name: str) -> No
         with safe_open(folder / "adapter.safetensors", framework="pt") as file:
             return set(file.keys())
 
-    theirs = json.loads((_folder(name) / "adapter_config.json").read_text())["name"]
+    theirs = json.loads((adapterhub.folder(name) / "adapter_config.json").read_text())["name"]
     ours = json.loads((tmp_path / "adapter_config.json").read_text())["name"]
-    assert {n.replace(f".{ours}.", f".{theirs}.") for n in names(tmp_path)} == names(_folder(name))
+    assert {n.replace(f".{ours}.", f".{theirs}.") for n in names(tmp_path)} == names(adapterhub.folder(name))
 
 
 @pytest.mark.parametrize("hidden", [32, 384, 768])

@@ -18,7 +18,7 @@ from manyhats.formats import read_adapter
 
 from tests import every, tiny
 from tests.parity.peft_cases import METHODS, NAMES, make
-from tests.parity.test_adapterhub import CASES, FIXTURES
+from tests.references.adapterhub import STORE
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs" / "methods.md"
@@ -86,9 +86,8 @@ def own() -> str:
 def adapterhub() -> str:
     """What the library's fixtures hold."""
     rows: dict[str, dict[str, str]] = {}
-    for name in CASES:
-        told = json.loads((FIXTURES / "cases" / name / "case.json").read_text())
-        if "upload" in told:
+    for told in STORE.lines.values():
+        if "files" in told:
             rows.setdefault(told["method"], {})[told["base"]] = "passed"
     return markdown(dict(sorted(rows.items())), "AdapterHub", ["bert", "roberta", "distilbert", "gpt2", "llama"])
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import random
-from dataclasses import dataclass, replace
-from functools import cache
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from manyhats.backbone import Backbone
+import torch
+from manyhats.commands.convert import NAMES, convert_folder
 from manyhats.errors import UnsupportedFormat
 from manyhats.formats import read_adapter
-from manyhats.methods.adapter import BARE, Adapter
+from manyhats.methods.adapter import BARE
 from safetensors.torch import load_file
 from torch import Tensor
 
 from tests import tiny
+from tests.references.adapterhub import BASES, CASES, PICKLED, ROOT, STORE, Case, base, case, folder
 
-# A logit closer to the best one than this may be chosen by another rounding.
-GAP = 1e-3
 METHODS_OF = {
     "dora": ("lora",),
     "fusion": ("fusion",),
@@ -31,44 +30,6 @@ METHODS_OF = {
     "seq_bn_inv": ("invertible+bottleneck",),
     "unipelt": ("prefix+bottleneck+lora",),
 }
-
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-CASES = sorted(path.name for path in (FIXTURES / "cases").iterdir())
-BASES = sorted(path.name for path in (FIXTURES / "bases").iterdir())
-
-
-@cache
-def base(name: str) -> Backbone:
-    return tiny.load(FIXTURES / "bases" / name)
-
-
-@dataclass(frozen=True)
-class Case:
-    """What a case asks, and the right answers."""
-
-    description: dict
-    backbone: Backbone
-    adapter: Adapter | None
-    expected: list[Tensor]
-    close: list[int]  # texts where rounding may choose another token
-
-    @property
-    def texts(self) -> list[str]:
-        return self.description["texts"]
-
-
-@cache
-def case(name: str) -> Case:
-    folder = FIXTURES / "cases" / name
-    description = json.loads((folder / "case.json").read_text())
-    backbone = base(description["base"])
-    adapter = read_adapter(folder / description["upload"], backbone) if "upload" in description else None
-    answers = load_file(folder / "expected.safetensors")
-    key = {"embed": "hidden", "generate": "tokens"}.get(description["kind"], "logits")
-    texts = range(len(description["texts"]))
-    expected = [answers[f"{key}_{i}"] for i in texts]
-    close = [i for i in texts if description["kind"] == "generate" and float(answers[f"gap_{i}"].min()) < GAP]
-    return Case(description, backbone, adapter, expected, close)
 
 
 def continued(asked: Case, texts: list[str], wanted: list[Tensor]) -> list[list[int]]:
@@ -85,11 +46,17 @@ def continued(asked: Case, texts: list[str], wanted: list[Tensor]) -> list[list[
 
 def test_the_cases_are_there() -> None:
     assert len(CASES) > 90
-    assert BASES == ["bert", "distilbert", "gpt2", "llama", "roberta"]
+    assert sorted(BASES) == ["bert", "distilbert", "gpt2", "llama", "roberta"]
 
 
 SPOKEN = [name for name in CASES if "generate" in name or name in ("base-gpt2", "base-llama")]
 READ = [name for name in CASES if name not in SPOKEN]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_tokens_are_the_librarys(name: str) -> None:
+    asked = case(name)
+    assert [tiny.row(asked.backbone, BARE, text).ids for text in asked.texts] == [i.tolist() for i in asked.input_ids]
 
 
 @pytest.mark.parametrize("name", SPOKEN)
@@ -146,8 +113,43 @@ def test_all_in_one_batch(name: str) -> None:
     assert tiny.difference(outputs, [expected[i] for i in order]) < tiny.CLOSE
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if (FIXTURES / "cases" / name / "adapter_st").exists()])
-def test_pickles_are_refused(name: str) -> None:
-    asked = case(name)
+# ---- pickles, which is all that the library can write of some methods
+
+
+def refused_then_converted(upload: Path, name: str, converted: Path) -> None:
+    """The folder is refused with a word of `manyhats convert`, and that makes the stored case of it."""
     with pytest.raises(UnsupportedFormat, match="manyhats convert"):
-        read_adapter(FIXTURES / "cases" / name / "adapter", asked.backbone)
+        read_adapter(upload, case(name).backbone)
+    convert_folder(upload, converted)
+    files = {path.name for path in folder(name).iterdir()}
+    assert {path.name for path in converted.iterdir()} == files
+    for file in files:
+        if file.endswith(".json"):
+            assert (converted / file).read_bytes() == (folder(name) / file).read_bytes()
+            continue
+        ours, stored = load_file(converted / file), load_file(folder(name) / file)
+        assert ours.keys() == stored.keys()
+        assert all(torch.equal(ours[key], stored[key]) for key in ours)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "pickles").iterdir()))
+def test_the_librarys_own_pickles(tmp_path: Path, name: str) -> None:
+    upload = shutil.copytree(folder(name), tmp_path / "upload", ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(ROOT / "pickles" / name, upload, dirs_exist_ok=True)
+    refused_then_converted(upload, name, tmp_path / "converted")
+
+
+def test_there_are_pickled_cases() -> None:
+    assert len(PICKLED) == 15
+    assert {STORE.lines[name]["method"] for name in PICKLED} == {"prefix", "mam", "unipelt", "seq_bn"}
+
+
+@pytest.mark.parametrize("name", PICKLED)
+def test_pickles_are_refused(tmp_path: Path, name: str) -> None:
+    """The files that the library writes for the case, made again from the stored tensors."""
+    upload = shutil.copytree(folder(name), tmp_path / "upload")
+    pickled_names = {safe: pickled for pickled, safe in NAMES.items()}
+    for file in upload.glob("*.safetensors"):
+        torch.save(load_file(file), upload / pickled_names[file.name])
+        file.unlink()
+    refused_then_converted(upload, name, tmp_path / "converted")

@@ -18,7 +18,7 @@ from manyhats.registry.blobs import digest
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
-from tests.parity.test_adapterhub import FIXTURES, case
+from tests.references.adapterhub import case, folder
 
 TEXTS = tiny.texts([2, 9, 31], seed=4)
 
@@ -64,11 +64,11 @@ def stored(tmp_path: Path, bert: Backbone) -> Stored:
 def test_a_fusion_by_digest_equals_the_library(tmp_path: Path, name: str) -> None:
     """AdapterHub's own fusion, its members uploaded one by one and named by their digests."""
     one = case(name)
-    folder = FIXTURES / "cases" / name / "adapter"
+    upload = folder(name)
     stored = Stored(tmp_path, one.backbone)
-    (fusion,) = folder.glob("*,*")
+    (fusion,) = upload.glob("*,*")
     config = json.loads((fusion / "adapter_fusion_config.json").read_text())
-    members = [stored.keep(folder / member) for member in config["adapter_names"]]
+    members = [stored.keep(upload / member) for member in config["adapter_names"]]
     tensors = {}
     for key, tensor in load_file(fusion / "model_adapter_fusion.safetensors").items():
         layer = key.split(".layer.")[1].split(".")[0]
@@ -146,21 +146,21 @@ def test_what_cannot_be_put_together(stored: Stored, bert: Backbone) -> None:
 def test_adapterhubs_stack_is_a_stack(tmp_path: Path) -> None:
     """`save_adapter_setup` of Stack("a", "b"): the second adapter reads what the first one made."""
     one = case("ah-bert-fusion-dynamic-setup")
-    folder = FIXTURES / "cases" / "ah-bert-fusion-dynamic-setup" / "adapter"
+    theirs = folder("ah-bert-fusion-dynamic-setup")
     upload = tmp_path / "setup"
     upload.mkdir()
     for name in ("a", "b"):
-        shutil.copytree(folder / name, upload / name)
+        shutil.copytree(theirs / name, upload / name)
     children = [{"type": "single", "children": [name]} for name in ("a", "b")]
     setup = {"adapter_setup": {"type": "Stack", "children": children}, "head_setup": None, "version": "adapters.1.3.0"}
     (upload / "adapter_setup.json").write_text(json.dumps(setup))
     stack = read_adapter(upload, one.backbone)
     stored = Stored(tmp_path, one.backbone)
-    members = [stored.keep(folder / name) for name in ("a", "b")]
+    members = [stored.keep(theirs / name) for name in ("a", "b")]
     ours = stored.compose(format="manyhats-stack/1", members=members)
     answers = tiny.ask(one.backbone, stack, one.texts)
     assert tiny.difference(answers, tiny.ask(one.backbone, ours, one.texts)) == 0
-    alone = read_adapter(folder / "b", one.backbone)
+    alone = read_adapter(theirs / "b", one.backbone)
     assert tiny.difference(answers, tiny.ask(one.backbone, alone, one.texts)) > 1e-3
     setup["adapter_setup"]["type"] = "Parallel"  # type: ignore[index]
     (upload / "adapter_setup.json").write_text(json.dumps(setup))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.parity.peft_cases import METHODS
-from tests.parity.test_adapterhub import CASES
+from tests.references.adapterhub import CASES
 
 # By number: the case, and the tests that hold it where neither PEFT's matrix nor an AdapterHub fixture does.
 ELSEWHERE = {
