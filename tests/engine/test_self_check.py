@@ -217,6 +217,19 @@ def test_an_argument_that_is_not_followed_is_refused(
         self_check(load_backbone(family))
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "modernbert", "albert"])
+def test_an_argument_by_place_is_refused_too(family: str, load_backbone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks whose forward stands in for transformers' own get whatever the model hands them."""
+    backbone = load_backbone(family)
+    block = backbone.model.get_submodule(backbone._block_name(0))
+    plain = block.forward
+    monkeypatch.setattr(
+        block, "forward", lambda states, *_, **options: plain(states, torch.zeros(1, 1, 2, 2), **options)
+    )
+    with pytest.raises(UnsupportedAttention, match=r"hands its attention `(argument 1|attention_mask)`"):
+        self_check(backbone)
+
+
 def test_none_and_what_has_no_effect_are_taken(load_backbone: Any, handing_over: Any) -> None:
     for name, value in (("softcap", None), ("position_ids", torch.zeros(1, 3)), ("use_cache", False), ("dropout", 0.0)):
         handing_over(name, value)

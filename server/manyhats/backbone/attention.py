@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from manyhats.errors import UnsupportedAttention
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from manyhats.backbone.sites import SiteSwitch
 
@@ -206,8 +206,15 @@ class AttentionSite:
 _WITHOUT_EFFECT = frozenset({"position_ids", "cache_position", "use_cache", "deterministic"})
 
 
-def _short(value: Any) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:80]
+def refuse_arguments(module: nn.Module, given: Mapping[str, Any]) -> None:
+    """Raises UnsupportedAttention for the first argument that is there and may change the answer."""
+    for name, value in given.items():
+        if value is not None and name not in _WITHOUT_EFFECT:
+            shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:80]
+            raise UnsupportedAttention(
+                f"{type(module).__name__} of transformers hands its attention `{name}` ({shown}), which the packed "
+                "pass does not follow"
+            )
 
 
 def packed_attention(
@@ -225,13 +232,7 @@ def packed_attention(
 
     Raises UnsupportedAttention for an argument that would change the answer and is not followed here.
     """
-    others |= {"attention_mask": attention_mask, "dropout": dropout or None}
-    for name, given in others.items():
-        if given is not None and name not in _WITHOUT_EFFECT:
-            raise UnsupportedAttention(
-                f"{type(module).__name__} of transformers hands its attention `{name}` ({_short(given)}), which the "
-                "packed pass does not follow"
-            )
+    refuse_arguments(module, others | {"attention_mask": attention_mask, "dropout": dropout or None})
     site: AttentionSite = module.manyhats_site  # type: ignore[assignment]
     return site(query, key, value, scaling, sliding_window), None
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from manyhats.backbone.attention import packed_attention
+from manyhats.backbone.attention import packed_attention, refuse_arguments
 from manyhats.backbone.reformer import attach_reformer, prepare_reformer, reformer_length
 from manyhats.errors import ConfigurationError
 
@@ -95,6 +95,7 @@ def _pre_norm(attention: str, attention_norm: str, feed_forward: str, feed_forwa
         feed, norm_2 = getattr(block, feed_forward), getattr(block, feed_forward_norm)
 
         def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            refuse_arguments(block, {f"argument {i}": value for i, value in enumerate(args, 1)})
             f, _ = attend(hidden_states=norm_1(hidden_states), **kwargs)
             x = after_attention.join(f, hidden_states)
             return after_ffn.join(feed(norm_2(x)), x)
@@ -108,18 +109,18 @@ def _pre_norm(attention: str, attention_norm: str, feed_forward: str, feed_forwa
 def _attach_albert(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
     inner = block.attention
 
-    def attend(hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+    def attend(hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> tuple[Tensor, None]:
         shape = hidden_states.shape[:-1]
         q, k, v = (
             linear(hidden_states).view(*shape, -1, inner.attention_head_size).transpose(1, 2)
             for linear in (inner.query, inner.key, inner.value)
         )
-        mixed, _ = packed_attention(inner, q, k, v, None, scaling=inner.scaling)
+        mixed, _ = packed_attention(inner, q, k, v, attention_mask, scaling=inner.scaling, **kwargs)
         f = inner.output_dropout(inner.dense(mixed.reshape(*shape, -1)))
         return attention.join(f, hidden_states, inner.LayerNorm), None
 
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        x, _ = inner(hidden_states)
+        x, _ = inner(hidden_states, *args, **kwargs)
         return ffn.join(block.ff_chunk(x), x, block.full_layer_layer_norm)
 
     inner.forward = attend
