@@ -9,6 +9,7 @@ import pytest
 import torch
 from manyhats.backbone import Backbone, Text
 from manyhats.engine.forward import Row, forward
+from manyhats.engine.self_check import self_check
 from manyhats.methods.plan import batch_order
 
 from tests import tiny
@@ -31,3 +32,24 @@ def test_a_mixed_batch_on_cuda_equals_the_cpu(family: str, base_folder: Callable
             outputs.append([output.float().cpu() for output in forward(backbone, rows)])
     for on_cpu, on_cuda in zip(*outputs, strict=True):
         torch.testing.assert_close(on_cuda, on_cpu, atol=tiny.CLOSE, rtol=tiny.CLOSE)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("family", ["bert", "modernbert", "gpt2", "llama", "mistral"])
+def test_a_backbone_on_cuda_agrees_with_its_unmodified_model(
+    family: str, dtype: str, base_folder: Callable[[str], Path]
+) -> None:
+    self_check(Backbone.load(str(base_folder(family)), device="cuda", dtype=dtype))
+
+
+@pytest.mark.gpu
+def test_attention_on_cuda_makes_no_plan_for_a_new_shape(base_folder: Callable[[str], Path]) -> None:
+    """cuDNN's would, and in generation each step has shapes of its own."""
+    backbone = Backbone.load(str(base_folder("llama")), device="cuda", dtype="bfloat16")
+    with torch.profiler.profile() as profile:
+        for length in (5, 17, 33):
+            tiny.ask(backbone, None, tiny.texts([length, 3]))
+    ran = {event.key for event in profile.key_averages()}
+    assert any("attention" in name for name in ran)
+    assert not [name for name in ran if "cudnn_attention" in name]
