@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.api.live import Files
 from tests.faults.conftest import Server, Start
 
-ROUNDS = 8
 TASKS = ("red", "green", "blue")
 Acknowledged = dict[tuple[str, int], str]
 
@@ -81,12 +81,13 @@ def digest(files: Files) -> str:
     return total.hexdigest()
 
 
-def test_killed_at_any_moment_the_store_is_whole(serve: Start, adapters, tmp_path):
+@pytest.mark.parametrize("rounds", [3, pytest.param(12, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_the_store_is_whole(serve: Start, adapters, tmp_path, rounds):
     store = tmp_path / "store"
     stock = [adapters(method, labels=n) for n in range(2, 8) for method in ("lora", "bottleneck", "mask", "prefix")]
     chance = random.Random(1)
     acknowledged: Acknowledged = {}
-    for number in range(ROUNDS):
+    for number in range(rounds):
         server = serve(store, "--max-versions", "1000").wait_ready()
         check_whole(server, store, acknowledged)
         stop = threading.Event()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +12,9 @@ import pytest
 from manyhats.errors import ConfigurationError
 from manyhats.registry.registry import Registry
 
+from tests.processes import Launcher, Process
 from tests.registry.helpers import blobs, inspect, staged, upload
 
-REPOSITORY = Path(__file__).parents[2]
 Open = Callable[..., Registry]
 
 
@@ -134,29 +132,24 @@ def test_stray_files_are_cleared_away(store: Path, database: Path, opened: Open,
     assert (tmp_path / "outside" / "precious").exists()
 
 
-def test_a_second_process_is_refused(store: Path, opened: Open) -> None:
+def test_a_second_process_is_refused(store: Path, opened: Open, launcher: Launcher, tmp_path: Path) -> None:
     registry = opened(store)
     upload(registry, "spam", "one")
     script = (
         "import sys\nfrom pathlib import Path\nfrom manyhats.errors import ConfigurationError\n"
         "from manyhats.registry.registry import Registry\nregistry = Registry(Path(sys.argv[1]), None)\n"
-        "for line in sys.stdin:\n"
-        "    try:\n        registry.open()\n"
-        "    except ConfigurationError as error:\n        print(error, flush=True)\n"
-        "    else:\n        print(registry.count, flush=True)\n        registry.close()\n"
+        "try:\n    registry.open()\n"
+        "except ConfigurationError as error:\n    print(error)\n"
+        "else:\n    print(registry.count)\n    registry.close()\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(store)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY / "server")},
-    ) as other:
-        assert other.stdin is not None
-        assert other.stdout is not None
-        print("open", file=other.stdin, flush=True)
-        assert other.stdout.readline() == f"another server uses the store '{store}'\n"
-        assert upload(registry, "spam", "two").number == 2
-        registry.close()
-        print("open", file=other.stdin, flush=True)
-        assert other.stdout.readline() == "1\n"
+
+    def said_by_another(number: int) -> str:
+        needs = ["manyhats.registry.registry"]
+        other = Process(launcher, tmp_path / f"log-{number}", [str(store)], script=script, needs=needs)
+        assert other.end() == 0, other.text
+        return other.text
+
+    assert said_by_another(1) == f"another server uses the store '{store}'\n"
+    assert upload(registry, "spam", "two").number == 2
+    registry.close()
+    assert said_by_another(2) == "1\n"
