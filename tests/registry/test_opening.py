@@ -18,13 +18,22 @@ from tests.registry.helpers import blobs, inspect, staged, upload
 Open = Callable[..., Registry]
 
 
-@pytest.fixture
-def database(store: Path, opened: Open) -> Path:
-    """The database of a closed store with 30 versions of one task."""
-    registry = opened(store)
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed store with 30 versions of one task."""
+    store = tmp_path_factory.mktemp("closed") / "store"
+    registry = Registry(store, inspect)
+    registry.open()
     for number in range(30):
         upload(registry, "spam", str(number), labels=["a", "b"])
     registry.close()
+    return store
+
+
+@pytest.fixture
+def database(closed: Path, store: Path) -> Path:
+    """The database of a copy of it."""
+    shutil.copytree(closed, store, symlinks=True)
     return store / ".manyhats" / "registry.sqlite3"
 
 
