@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import PATIENCE
+
 ROOT = Path(__file__).parents[1]
-PATIENCE = 60.0  # seconds; only a failing test waits as long
 
 
 class Launcher:

@@ -12,8 +12,9 @@ import pytest
 from manyhats.registry.blobs import digest
 from manyhats.registry.registry import Registry
 
-from tests.processes import PATIENCE, Launcher, Process
+from tests.processes import Launcher, Process
 from tests.registry.helpers import blobs, staged
+from tests.waiting import wait_until
 
 NEEDS = ["manyhats.registry.registry", "tests.registry.helpers"]
 KILLS = 12
@@ -120,10 +121,7 @@ def test_a_killed_writer_leaves_a_whole_store(
 
 def killed(writer: Process, *, after: int, seconds: float) -> list[list[str]]:
     """Kills the writer some time after it has said so many lines, and returns all that it said, in words."""
-    end = time.monotonic() + PATIENCE
-    while writer.text.count("\n") < after:
-        assert time.monotonic() < end, writer.text
-        time.sleep(0.001)
+    wait_until(lambda: writer.text.count("\n") >= after, f"{after} lines")
     time.sleep(seconds)  # any moment will do; a random one is what is wanted
     writer.kill()
     return [line.split() for line in writer.text.splitlines(keepends=True) if line.endswith("\n")]
