@@ -15,6 +15,7 @@ import pytest
 
 from tests.api.live import Files
 from tests.faults.conftest import Server, Start
+from tests.waiting import wait_until
 
 TASKS = ("red", "green", "blue")
 Acknowledged = dict[tuple[str, int], str]
@@ -90,6 +91,7 @@ def test_killed_at_any_moment_the_store_is_whole(serve: Start, adapters, tmp_pat
     for number in range(rounds):
         server = serve(store, "--max-versions", "1000").wait_ready()
         check_whole(server, store, acknowledged)
+        before = len(acknowledged)
         stop = threading.Event()
         threads = [
             threading.Thread(target=uploading, args=(server, stock, number * 10 + i, acknowledged, stop))
@@ -97,6 +99,7 @@ def test_killed_at_any_moment_the_store_is_whole(serve: Start, adapters, tmp_pat
         ]
         for thread in threads:
             thread.start()
+        wait_until(lambda before=before: len(acknowledged) > before, "an upload is acknowledged")
         time.sleep(chance.random() * 0.5)  # any moment will do
         server.kill()
         stop.set()
@@ -104,5 +107,4 @@ def test_killed_at_any_moment_the_store_is_whole(serve: Start, adapters, tmp_pat
             thread.join()
     server = serve(store).wait_ready()
     check_whole(server, store, acknowledged)
-    assert acknowledged
     assert server.upload("red", adapters(labels=9)).status_code == 201
