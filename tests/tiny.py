@@ -46,12 +46,14 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "electra-narrow", "distilbert")
+from tests import families
 
-SHARED_OR_LOCAL = ("albert", "modernbert")
-DECODERS = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "opt", "opt-after", "gpt_neox", "gpt_neox-sequential")
-PADDED = ("mpnet", "reformer")
-ALL_FAMILIES = (*FAMILIES, *SHARED_OR_LOCAL, *DECODERS, *PADDED)
+# By the names that tests use.
+FAMILIES = families.ENCODERS
+SHARED_OR_LOCAL = families.SHARED_OR_LOCAL
+DECODERS = families.DECODERS
+PADDED = families.PADDED
+ALL_FAMILIES = families.ALL
 
 # The largest difference that counts as equal, in float32.
 CLOSE = 1e-4

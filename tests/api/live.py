@@ -8,7 +8,6 @@ import re
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,23 +26,13 @@ from manyhats.settings import Settings
 from torch import Tensor
 
 from tests import tiny
+from tests.waiting import PATIENCE, STEP, wait_until
 
-PATIENCE = 60.0  # seconds that a condition may take; only a failing test waits as long
-STEP = 0.005
 TEXTS = ["w1 w2 w3", "w4 w5", "w6 w7 w8 w9 w10"]
 
 Files = dict[str, bytes]
 _names = itertools.count()
 _seeds = itertools.count(1000, 10)
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> Any:
-    """The condition's value, as soon as it is true."""
-    end = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < end, f"never happened: {what}"
-        time.sleep(STEP)
-    return value
 
 
 def fresh(stem: str = "task") -> str:

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 from tests import tiny
+from tests.families import one_of_each
 
 TEXTS = tiny.texts([1, 7, 30, 12, 45, 8], seed=3)
 CLOSE = 1e-5
@@ -47,7 +48,7 @@ def test_equals_the_model_itself(family: str, base_folder: Any, load_backbone: A
     assert tiny.difference(tiny.alone(backbone, None, TEXTS), expected) < CLOSE
 
 
-@pytest.mark.parametrize("family", tiny.ALL_FAMILIES)
+@pytest.mark.parametrize("family", one_of_each())
 def test_lora_on_every_linear_layer_equals_merged_weights(family: str, base_folder: Any, load_backbone: Any) -> None:
     backbone = load_backbone(family)
     adapter = tiny.adapter(backbone, "lora", 4)
@@ -69,9 +70,8 @@ def test_lora_on_every_linear_layer_equals_merged_weights(family: str, base_fold
     assert tiny.difference(tiny.run(backbone, rows), alone) < CLOSE
 
 
-def _no_places(family: str) -> bool:
-    return family == "gpt_neox"  # attention and feed-forward join at once
-
+# In GPT-NeoX attention and feed-forward join at once.
+WITH_PLACES = [family for family in tiny.ALL_FAMILIES if family != "gpt_neox"]
 
 # The modules whose outputs are what attention and feed-forward add to the residual stream, within a block.
 SUBLAYERS = {
@@ -86,7 +86,7 @@ SUBLAYERS = {
 } | dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), ("self_attn", "mlp"))
 
 
-@pytest.mark.parametrize("family", [f for f in tiny.ALL_FAMILIES if not _no_places(f)])
+@pytest.mark.parametrize("family", one_of_each(WITH_PLACES))
 def test_bottleneck_at_every_place_equals_the_formula(family: str, base_folder: Any, load_backbone: Any) -> None:
     """f + s * (U tanh(D f + d) + u) in place of each sub-layer's output f."""
     backbone = load_backbone(family)
@@ -122,7 +122,7 @@ def test_bottleneck_at_every_place_equals_the_formula(family: str, base_folder: 
     assert tiny.difference(tiny.ask(backbone, adapter, TEXTS), expected) < CLOSE
 
 
-@pytest.mark.parametrize("family", [f for f in tiny.ALL_FAMILIES if not _no_places(f)])
+@pytest.mark.parametrize("family", one_of_each(WITH_PLACES))
 @pytest.mark.parametrize("flags", [{}, {"is_parallel": True}, {"original_ln_before": True}])
 def test_bottleneck_alone_and_mixed(family: str, flags: dict[str, Any], load_backbone: Any) -> None:
     """An adapter of zeros is the backbone; another is not, and gives alone what it gives among others."""
@@ -174,7 +174,7 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize("family", tiny.ALL_FAMILIES)
+@pytest.mark.parametrize("family", one_of_each())
 def test_lora_on_embeddings_equals_merged_tables(family: str, base_folder: Any, load_backbone: Any) -> None:
     backbone = load_backbone(family)
     generator = torch.Generator().manual_seed(9)

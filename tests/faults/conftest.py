@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,24 +12,14 @@ import pytest
 from manyhats.backbone import Backbone
 
 from tests.api.live import PATIENCE, Files, adapter_files, wait_until
+from tests.processes import Launcher, Process
 
-ROOT = Path(__file__).parents[2]
-
-
-class Server:
+class Server(Process):
     """`manyhats serve` on a store."""
 
     def __init__(self, launcher: Launcher, log: Path, arguments: list[str], file_limit: int | None) -> None:
-        self._launcher = launcher
-        self.log = log
-        self.pid = int(launcher.tell({"start": arguments, "log": str(log), "file_limit": file_limit}))
-        self.code: int | None = None
+        super().__init__(launcher, log, arguments, file_limit=file_limit)
         self.client = httpx.Client(timeout=PATIENCE)
-
-    @property
-    def text(self) -> str:
-        """What it has logged."""
-        return self.log.read_text() if self.log.exists() else ""
 
     def wait_ready(self) -> Server:
         """Until it answers. The port is the one that it logs."""
@@ -51,22 +36,10 @@ class Server:
         wait_until(lambda: self.client.get("/readyz").status_code == 200, "the server is ready")
         return self
 
-    def send(self, number: signal.Signals) -> None:
-        """Sends it a signal."""
-        os.kill(self.pid, number)
-
     def end(self) -> int:
         """Waits for its end; its exit code."""
-        if self.code is None:
-            self.code = int(self._launcher.tell({"wait": self.pid}))
-            self.client.close()
-        return self.code
-
-    def kill(self) -> None:
-        """Ends it as a power cut would."""
-        if self.code is None:
-            self.send(signal.SIGKILL)
-            self.end()
+        self.client.close()
+        return super().end()
 
     def upload(self, task: str, files: Files, client: httpx.Client | None = None) -> httpx.Response:
         """Sends an adapter."""
@@ -80,48 +53,6 @@ class Server:
     def tasks(self) -> list[str]:
         """The names of its tasks."""
         return [row["name"] for row in self.client.get("/v1/tasks").json()["data"]]
-
-
-class Launcher:
-    """The process that makes servers."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.launcher"],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        )
-        assert self._line() == "ready"
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
-
-    def tell(self, command: dict[str, Any]) -> str:
-        """Sends a command and gives its answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
-        return self._line()
-
-    def close(self) -> None:
-        """Ends it, and all that it has started."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(PATIENCE)
-        self._process.stdout.close()
-
-
-@pytest.fixture(scope="session")
-def launcher() -> Iterator[Launcher]:
-    """Starts once, as importing takes long."""
-    one = Launcher()
-    yield one
-    one.close()
 
 
 Start = Callable[..., Server]

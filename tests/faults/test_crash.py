@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.api.live import Files
 from tests.faults.conftest import Server, Start
+from tests.waiting import wait_until
 
-ROUNDS = 8
 TASKS = ("red", "green", "blue")
 Acknowledged = dict[tuple[str, int], str]
 
@@ -81,14 +82,16 @@ def digest(files: Files) -> str:
     return total.hexdigest()
 
 
-def test_killed_at_any_moment_the_store_is_whole(serve: Start, adapters, tmp_path):
+@pytest.mark.parametrize("rounds", [3, pytest.param(12, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_the_store_is_whole(serve: Start, adapters, tmp_path, rounds):
     store = tmp_path / "store"
     stock = [adapters(method, labels=n) for n in range(2, 8) for method in ("lora", "bottleneck", "mask", "prefix")]
     chance = random.Random(1)
     acknowledged: Acknowledged = {}
-    for number in range(ROUNDS):
+    for number in range(rounds):
         server = serve(store, "--max-versions", "1000").wait_ready()
         check_whole(server, store, acknowledged)
+        before = len(acknowledged)
         stop = threading.Event()
         threads = [
             threading.Thread(target=uploading, args=(server, stock, number * 10 + i, acknowledged, stop))
@@ -96,6 +99,7 @@ def test_killed_at_any_moment_the_store_is_whole(serve: Start, adapters, tmp_pat
         ]
         for thread in threads:
             thread.start()
+        wait_until(lambda before=before: len(acknowledged) > before, "an upload is acknowledged")
         time.sleep(chance.random() * 0.5)  # any moment will do
         server.kill()
         stop.set()
@@ -103,5 +107,4 @@ def test_killed_at_any_moment_the_store_is_whole(serve: Start, adapters, tmp_pat
             thread.join()
     server = serve(store).wait_ready()
     check_whole(server, store, acknowledged)
-    assert acknowledged
     assert server.upload("red", adapters(labels=9)).status_code == 201

@@ -14,9 +14,8 @@ from manyhats.methods.adapter import BARE, BoundAdapter
 from torch import Tensor
 
 from tests import every, tiny
-from tests.parity.peft_cases import NAMES
+from tests.families import one_of_each
 
-FAMILIES = tuple(NAMES)
 TEXTS = tiny.texts([1, 4, 13, 26, 9], seed=12)
 CLOSE = 5e-5
 _quick = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -39,7 +38,7 @@ def worn(load_backbone: Any) -> Any:
     return make
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", one_of_each())
 def test_any_mixture_in_any_order(worn: Any, family: str) -> None:
     backbone, bound, alone = worn(family)
     pairs = st.tuples(st.integers(0, len(bound) - 1), st.integers(0, len(TEXTS) - 1))
@@ -53,14 +52,14 @@ def test_any_mixture_in_any_order(worn: Any, family: str) -> None:
     check()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", one_of_each())
 def test_every_method_changes_the_answer(worn: Any, family: str) -> None:
     _, _, alone = worn(family)
     for one in alone[1:]:
         assert tiny.difference(one, alone[0]) > 1e-3
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", one_of_each())
 def test_loading_again_changes_nothing(worn: Any, family: str) -> None:
     backbone, _, alone = worn(family)
     for adapter, before in zip(every.adapters(backbone).values(), alone[1:], strict=True):
@@ -68,14 +67,14 @@ def test_loading_again_changes_nothing(worn: Any, family: str) -> None:
     assert tiny.difference(tiny.alone(backbone, BARE, TEXTS), alone[0]) == 0
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", one_of_each())
 def test_adapters_of_nothing_are_the_backbone(worn: Any, family: str) -> None:
     backbone, _, alone = worn(family)
     for name, adapter in every.nothing(backbone).items():
         assert tiny.difference(tiny.ask(backbone, adapter, TEXTS), alone[0]) < CLOSE, name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", one_of_each())
 def test_a_slot_is_no_larger_than_foretold(load_backbone: Any, family: str) -> None:
     backbone = load_backbone(family)
     for name, adapter in every.adapters(backbone).items():

@@ -220,7 +220,8 @@ class Machine(RuleBasedStateMachine):
             assert digest(self.registry.files(version)) == version.sha256
 
 
-def test_random_operations_agree_with_the_model() -> None:
+@pytest.mark.parametrize("runs", [10, pytest.param(100, marks=pytest.mark.slow)])
+def test_random_operations_agree_with_the_model(runs: int) -> None:
     run_state_machine_as_test(
-        Machine, settings=settings(max_examples=30, stateful_step_count=40, deadline=None, derandomize=True)
+        Machine, settings=settings(max_examples=runs, stateful_step_count=40, deadline=None, derandomize=True)
     )

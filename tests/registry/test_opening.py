@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,19 +12,28 @@ import pytest
 from manyhats.errors import ConfigurationError
 from manyhats.registry.registry import Registry
 
+from tests.processes import Launcher, Process
 from tests.registry.helpers import blobs, inspect, staged, upload
 
-REPOSITORY = Path(__file__).parents[2]
 Open = Callable[..., Registry]
 
 
-@pytest.fixture
-def database(store: Path, opened: Open) -> Path:
-    """The database of a closed store with 30 versions of one task."""
-    registry = opened(store)
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed store with 30 versions of one task."""
+    store = tmp_path_factory.mktemp("closed") / "store"
+    registry = Registry(store, inspect)
+    registry.open()
     for number in range(30):
         upload(registry, "spam", str(number), labels=["a", "b"])
     registry.close()
+    return store
+
+
+@pytest.fixture
+def database(closed: Path, store: Path) -> Path:
+    """The database of a copy of it."""
+    shutil.copytree(closed, store, symlinks=True)
     return store / ".manyhats" / "registry.sqlite3"
 
 
@@ -134,29 +141,24 @@ def test_stray_files_are_cleared_away(store: Path, database: Path, opened: Open,
     assert (tmp_path / "outside" / "precious").exists()
 
 
-def test_a_second_process_is_refused(store: Path, opened: Open) -> None:
+def test_a_second_process_is_refused(store: Path, opened: Open, launcher: Launcher, tmp_path: Path) -> None:
     registry = opened(store)
     upload(registry, "spam", "one")
     script = (
         "import sys\nfrom pathlib import Path\nfrom manyhats.errors import ConfigurationError\n"
         "from manyhats.registry.registry import Registry\nregistry = Registry(Path(sys.argv[1]), None)\n"
-        "for line in sys.stdin:\n"
-        "    try:\n        registry.open()\n"
-        "    except ConfigurationError as error:\n        print(error, flush=True)\n"
-        "    else:\n        print(registry.count, flush=True)\n        registry.close()\n"
+        "try:\n    registry.open()\n"
+        "except ConfigurationError as error:\n    print(error)\n"
+        "else:\n    print(registry.count)\n    registry.close()\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(store)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY / "server")},
-    ) as other:
-        assert other.stdin is not None
-        assert other.stdout is not None
-        print("open", file=other.stdin, flush=True)
-        assert other.stdout.readline() == f"another server uses the store '{store}'\n"
-        assert upload(registry, "spam", "two").number == 2
-        registry.close()
-        print("open", file=other.stdin, flush=True)
-        assert other.stdout.readline() == "1\n"
+
+    def said_by_another(number: int) -> str:
+        needs = ["manyhats.registry.registry"]
+        other = Process(launcher, tmp_path / f"log-{number}", [str(store)], script=script, needs=needs)
+        assert other.end() == 0, other.text
+        return other.text
+
+    assert said_by_another(1) == f"another server uses the store '{store}'\n"
+    assert upload(registry, "spam", "two").number == 2
+    registry.close()
+    assert said_by_another(2) == "1\n"

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import resource
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +17,10 @@ from manyhats.training.checkpoints import Checkpoints
 from manyhats.training.trainer import Outcome, Trainer
 from safetensors.torch import load_file
 
+from tests.processes import Launcher, Process
 from tests.training.samples import LABELS, items, rows, write_jsonl
 from tests.training.test_trainer import OPTIONS, _schedule
+from tests.waiting import wait_until
 
 
 class Ended(Exception):
@@ -59,10 +57,23 @@ def _weights(trainer: Trainer) -> torch.Tensor:
     return torch.cat([p.detach().reshape(-1) for m in (trainer.trainable, trainer.head) for p in m.parameters()])
 
 
+@pytest.fixture(scope="module")
+def in_a_single_go(bert: Backbone) -> Callable[[str], tuple[Trainer, Outcome]]:
+    """A recipe's training from its beginning to its end."""
+
+    @cache
+    def train(recipe: str) -> tuple[Trainer, Outcome]:
+        return _train(bert, recipe)
+
+    return train
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 5])
 @pytest.mark.parametrize("recipe", ["lora", "diff-pruning", "side", "mask", "p-tuning", "unipelt"])
-def test_goes_on_with_the_same_result(bert: Backbone, tmp_path: Path, recipe: str, steps: int) -> None:
-    whole, outcome = _train(bert, recipe)
+def test_goes_on_with_the_same_result(
+    bert: Backbone, in_a_single_go: Callable[[str], tuple[Trainer, Outcome]], tmp_path: Path, recipe: str, steps: int
+) -> None:
+    whole, outcome = in_a_single_go(recipe)
     assert outcome.steps > 5 or recipe != "diff-pruning"
     path = tmp_path / "checkpoint"
     with pytest.raises(Ended):
@@ -84,95 +95,83 @@ def test_a_checkpoint_of_another_training_is_refused(bert: Backbone, tmp_path: P
         Checkpoints(path).load()
 
 
-def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint"
+SAVER = """
+import sys, torch
+from pathlib import Path
+from manyhats.errors import StorageFull
+from manyhats.training.checkpoints import Checkpoints
+try:
+    Checkpoints(Path(sys.argv[1])).save({"weights": torch.ones(10**6)})
+except StorageFull as error:
+    print(error.message)
+"""
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(launcher: Launcher, tmp_path: Path) -> None:
+    path = tmp_path / "kept" / "checkpoint"
+    path.parent.mkdir()
     Checkpoints(path).save({"weights": torch.ones(10)})
-    program = (
-        "import torch, sys\n"
-        "from pathlib import Path\n"
-        "from manyhats.errors import StorageFull\n"
-        "from manyhats.training.checkpoints import Checkpoints\n"
-        "try:\n"
-        "    Checkpoints(Path(sys.argv[1])).save({'weights': torch.ones(10**6)})\n"
-        "except StorageFull as error:\n"
-        "    print(error.message)\n"
-    )
-
-    def little_room() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-    run = subprocess.run(
-        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, preexec_fn=little_room, check=False
-    )
-    assert "cannot be written" in run.stdout, run.stderr
-    assert "--resume once there is room, from the checkpoint before" in run.stdout
+    needs = ["manyhats.training.checkpoints"]
+    saver = Process(launcher, tmp_path / "log", [str(path)], script=SAVER, needs=needs, file_limit=100_000)
+    assert saver.end() == 0, saver.text
+    assert "cannot be written" in saver.text
+    assert "--resume once there is room, from the checkpoint before" in saver.text
     state = Checkpoints(path).load()
     assert state is not None
     assert torch.equal(state["weights"], torch.ones(10))
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+    assert [p.name for p in path.parent.iterdir()] == ["checkpoint"]
 
 
-def test_a_killed_command_goes_on(base_folder: Callable[[str], Path], bert: Backbone, tmp_path: Path) -> None:
+@pytest.fixture
+def start(launcher: Launcher, base_folder: Callable[[str], Path], tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Starts `manyhats train` with the adapter folder `made/NAME`, in a process of its own."""
+    started: list[Process] = []
+    (tmp_path / "made").mkdir()
+
+    def train(out: str, *more: str, **options: Any) -> Process:
+        given = ["train", "--backbone", str(base_folder("bert")), "--task", "parity", "--method", "lora"]
+        given += ["--data", str(tmp_path / "train.jsonl"), "--device", "cpu", "--out", str(tmp_path / "made" / out)]
+        log = tmp_path / f"log-{len(started)}"
+        started.append(Process(launcher, log, [*given, *more], environment={"COLUMNS": "200"}, **options))
+        return started[-1]
+
+    yield train
+    for one in started:
+        one.kill()
+
+
+def test_a_killed_command_goes_on(start: Callable[..., Process], bert: Backbone, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train.jsonl", rows("classify", 300, 0))
-    command = [
-        str(Path(sys.executable).with_name("manyhats")),
-        "train",
-        "--backbone",
-        str(base_folder("bert")),
-        "--task",
-        "parity",
-    ]
-    command += ["--method", "lora", "--data", str(tmp_path / "train.jsonl"), "--device", "cpu", "--batch-tokens", "60"]
+    given = ["--batch-tokens", "60", "--epochs", "6", "--patience", "6"]
+    whole = start("whole", *given)
+    assert whole.end() == 0, whole.text
 
-    def start(out: str, *more: str) -> subprocess.Popen[str]:
-        given = [*command, "--out", str(tmp_path / out), "--epochs", "6", "--patience", "6", *more]
-        return subprocess.Popen(
-            given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"COLUMNS": "200"}
-        )
-
-    whole = start("whole")
-    told, _ = whole.communicate(timeout=120)
-    assert whole.returncode == 0, told
-
-    killed = start("killed")
-    checkpoint = tmp_path / ".killed.checkpoint"
-    while not checkpoint.exists():
-        assert killed.poll() is None, "it ended before it could be killed"
-        time.sleep(0.005)
+    killed = start("killed", *given)
+    checkpoint = tmp_path / "made" / ".killed.checkpoint"
+    wait_until(checkpoint.exists, "a checkpoint is written")
     killed.kill()
-    killed.communicate()
+    assert killed.end() == -signal.SIGKILL
     assert checkpoint.exists()
-    refused = start("killed")
-    told, _ = refused.communicate(timeout=120)
-    assert refused.returncode == 1
-    assert "is left of a run that was ended; go on with --resume, or remove it" in told
-    resumed = start("killed", "--resume")
-    told, _ = resumed.communicate(timeout=120)
-    assert resumed.returncode == 0, told
-    assert "epoch 1/6" not in told
-    assert "going on after step" in told
+    refused = start("killed", *given)
+    assert refused.end() == 1
+    assert "is left of a run that was ended; go on with --resume, or remove it" in refused.text
+    resumed = start("killed", *given, "--resume")
+    assert resumed.end() == 0, resumed.text
+    assert "epoch 1/6" not in resumed.text
+    assert "going on after step" in resumed.text
     assert not checkpoint.exists()
-    one, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed"))
+    one, other = (load_file(tmp_path / "made" / name / "adapter_model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert read_adapter(tmp_path / "killed", bert).method == "lora"
+    assert read_adapter(tmp_path / "made" / "killed", bert).method == "lora"
 
 
-def test_a_full_disk_ends_the_command_with_a_reason(base_folder: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_command_with_a_reason(start: Callable[..., Process], tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train.jsonl", rows("classify", 60, 0))
-    command = [str(Path(sys.executable).with_name("manyhats")), "train", "--backbone", str(base_folder("bert"))]
-    command += ["--task", "parity", "--method", "lora", "--data", str(tmp_path / "train.jsonl"), "--device", "cpu"]
-    command += ["--out", str(tmp_path / "out"), "--epochs", "1"]
-
-    def little_room() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-
-    run = subprocess.run(command, capture_output=True, text=True, preexec_fn=little_room, check=False)
-    assert run.returncode == 1
-    assert "cannot be written" in run.stderr
-    assert "Traceback" not in run.stderr
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["train.jsonl"]
+    run = start("out", "--epochs", "1", file_limit=10_000)
+    assert run.end() == 1
+    assert "cannot be written" in run.text
+    assert "Traceback" not in run.text
+    assert list((tmp_path / "made").iterdir()) == []
 
 
 def test_no_room_is_no_damage(tmp_path: Path) -> None:

@@ -22,12 +22,13 @@ from tests.training.samples import LABELS, items
 from tests.training.test_trainer import _schedule, _trained
 
 
-def _members(bert: Backbone) -> list[Part]:
+@pytest.fixture(scope="module")
+def members(bert: Backbone) -> list[Part]:
+    """Three trained adapters."""
     return [_trained(bert, "pfeiffer", epochs=2, seed=seed)[0].trainable.saved()[0] for seed in (1, 2, 3)]
 
 
-def test_learns_and_leaves_its_members_as_they_are(bert: Backbone, tmp_path: Path) -> None:
-    members = _members(bert)
+def test_learns_and_leaves_its_members_as_they_are(bert: Backbone, members: list[Part], tmp_path: Path) -> None:
     before = [{site: {n: t.clone() for n, t in leaves.items()} for site, leaves in m.tensors.items()} for m in members]
     trainer = Trainer(bert, "fusion", "classify", 2, _schedule("fusion", learning_rate=5e-3), {"members": members})
     assert trainer.parameters[0] == bert.layers * (3 * bert.hidden**2 + 2 * bert.hidden)
@@ -44,22 +45,21 @@ def test_learns_and_leaves_its_members_as_they_are(bert: Backbone, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("members", "told"),
+    ("given", "told"),
     [
         (None, "fusion needs the option members: folders of trained adapters"),
         ([], "two members or more"),
         ("lora", "a member is a lora; bottleneck adapters can be fused"),
     ],
 )
-def test_what_cannot_be_fused_is_said(bert: Backbone, members: Any, told: str) -> None:
-    if members == "lora":
-        members = [Trainer(bert, "lora", "classify", 2, _schedule("lora")).trainable.saved()[0]] * 2
+def test_what_cannot_be_fused_is_said(bert: Backbone, given: Any, told: str) -> None:
+    if given == "lora":
+        given = [Trainer(bert, "lora", "classify", 2, _schedule("lora")).trainable.saved()[0]] * 2
     with pytest.raises(InvalidRequest, match=told):
-        Trainer(bert, "fusion", "classify", 2, _schedule("fusion"), {} if members is None else {"members": members})
+        Trainer(bert, "fusion", "classify", 2, _schedule("fusion"), {} if given is None else {"members": given})
 
 
-def test_an_average_trains_its_head_alone(bert: Backbone, tmp_path: Path) -> None:
-    members = _members(bert)
+def test_an_average_trains_its_head_alone(bert: Backbone, members: list[Part], tmp_path: Path) -> None:
     options = {"members": members, "weights": "0.2,0.3,0.5"}
     trainer = Trainer(bert, "average", "classify", 2, _schedule("average"), options)
     assert trainer.parameters == (0, 2 * bert.hidden + 2)
@@ -73,17 +73,17 @@ def test_an_average_trains_its_head_alone(bert: Backbone, tmp_path: Path) -> Non
     assert tiny.difference(predict(bert, reloaded.bind(bert), held), predict(bert, trainer.bound(), held)) < 1e-5
 
 
-def test_an_average_without_a_head_has_nothing_to_learn(bert: Backbone) -> None:
+def test_an_average_without_a_head_has_nothing_to_learn(bert: Backbone, members: list[Part]) -> None:
     with pytest.raises(InvalidRequest, match="average trains a head alone, and the kind embed has none"):
-        Trainer(bert, "average", "embed", 0, _schedule("average"), {"members": _members(bert)})
+        Trainer(bert, "average", "embed", 0, _schedule("average"), {"members": members})
 
 
 @pytest.mark.parametrize(
     ("weights", "told"), [("1,2", "2 weights for 3 members"), ("1,2,much", "weights must be numbers, not 'much'")]
 )
-def test_weights_that_do_not_fit_are_said(bert: Backbone, weights: str, told: str) -> None:
+def test_weights_that_do_not_fit_are_said(bert: Backbone, members: list[Part], weights: str, told: str) -> None:
     with pytest.raises((InvalidRequest, AdapterMismatch), match=told):
-        Trainer(bert, "average", "classify", 2, _schedule("average"), {"members": _members(bert), "weights": weights})
+        Trainer(bert, "average", "classify", 2, _schedule("average"), {"members": members, "weights": weights})
 
 
 def test_a_run_with_other_members_does_not_go_on(bert: Backbone, tmp_path: Path) -> None:

@@ -72,13 +72,45 @@ def _fingerprint(backbone: Backbone) -> str:
     return total.hexdigest()
 
 
-# All methods run through the same head and loss, so that each needs the kinds that differ for it.
+def _settings(kind: TaskKind) -> dict[str, Any]:
+    settings: dict[str, Any] = {"labels": LABELS} if kind in ("classify", "tokens", "multilabel") else {}
+    return settings | ({"defaults": {"multi_label": True}} if kind == "multilabel" else {})
+
+
+def _reloads_the_same(backbone: Backbone, trainer: Trainer, kind: TaskKind, folder: Path) -> None:
+    """What is read back answers as what was trained does."""
+    held = items(backbone, kind, 40, 2)
+    here = predict(backbone, trainer.bound(), held)
+    settings = _settings(kind)
+    write_adapter(trainer.adapter(settings), folder, backbone)
+    reloaded = read_adapter(folder, backbone)
+    assert reloaded.kind == served(kind)
+    assert reloaded.settings.get("defaults") == settings.get("defaults")
+    close = 1e-5 * (100 if kind == "regress" else 1)
+    assert tiny.difference(predict(backbone, reloaded.bind(backbone), held), here) < close
+
+
+# One recipe of each method, on the kind that most train for; and every kind once. The others go with the slow tests:
+# each of them takes its steps, and is read back, in the test after this one.
+REAL = [(recipe, "classify") for recipe in ("lora", "houlsby", "prefix", "prompt", "ia3", "bitfit", "side", "mask")]
+REAL += [("diff-pruning", "classify"), ("invertible", "classify")]
+REAL += [("lora", "tokens"), ("bitfit", "regress"), ("lora", "multilabel"), ("mask", "span"), ("houlsby", "embed")]
 USES = [(recipe, kind) for recipe in ALONE for kind in ("classify", "tokens", "regress")]
 USES += [(recipe, kind) for recipe in ("lora", "houlsby", "mask", "bitfit") for kind in ("multilabel", "span", "embed")]
 
 
-@pytest.mark.parametrize(("recipe", "kind"), USES)
-def test_every_recipe_learns_every_kind(bert: Backbone, tmp_path: Path, recipe: str, kind: TaskKind) -> None:
+def test_every_method_has_a_real_training() -> None:
+    trained = {member.method for recipe, _ in REAL for member in RECIPES[recipe].members}
+    needing = {recipe.method for recipe in RECIPES.values() if recipe.needs}  # these have tests of their own
+    assert trained | needing == {member.method for recipe in RECIPES.values() for member in recipe.members}
+    assert {kind for _, kind in REAL} == {kind for _, kind in USES}
+    assert set(REAL) <= set(USES)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kind"), [use if use in REAL else pytest.param(*use, marks=pytest.mark.slow) for use in USES]
+)
+def test_learns(bert: Backbone, tmp_path: Path, recipe: str, kind: TaskKind) -> None:
     before = _fingerprint(bert)
     trainer, outcome = _trained(bert, recipe, kind)
     assert _fingerprint(bert) == before
@@ -87,33 +119,48 @@ def test_every_recipe_learns_every_kind(bert: Backbone, tmp_path: Path, recipe: 
     # a number's spread is about 3; a class or tag is guessed half the time, the other kinds hardly ever
     least = {"span": 0.3, "embed": 0.2}.get(kind, 0.8)
     assert outcome.validation.value < 5 if kind == "regress" else outcome.validation.value > least
-
-    held = items(bert, kind, 40, 2)
-    here = predict(bert, trainer.bound(), held)
-    settings = {"labels": LABELS} if kind in ("classify", "tokens", "multilabel") else {}
-    settings |= {"defaults": {"multi_label": True}} if kind == "multilabel" else {}
-    write_adapter(trainer.adapter(settings), tmp_path, bert)
-    reloaded = read_adapter(tmp_path, bert)
-    assert reloaded.kind == served(kind)
-    assert reloaded.settings.get("defaults") == settings.get("defaults")
-    assert tiny.difference(predict(bert, reloaded.bind(bert), held), here) < 1e-5 * (100 if kind == "regress" else 1)
+    _reloads_the_same(bert, trainer, kind, tmp_path)
 
 
+# Families that differ in where a method's weights stand: in the blocks, in the names of layers, in the head.
+FEW_STEPS = [("bert", "tokens"), ("bert", "regress"), ("roberta", "classify"), ("distilbert", "classify")]
+
+
+@pytest.mark.parametrize(("family", "kind"), FEW_STEPS)
+@pytest.mark.parametrize("recipe", ALONE)
+def test_steps_move_the_weights_and_reload(
+    load_backbone: Callable[[str], Backbone], tmp_path: Path, family: str, kind: TaskKind, recipe: str
+) -> None:
+    """A few steps, which need not learn anything: they move the method's weights and the head's, and nothing else."""
+    backbone = load_backbone(family)
+    trainer = Trainer(backbone, recipe, kind, len(LABELS), _schedule(recipe, epochs=1), OPTIONS.get(recipe))
+    before = [_values(module) for module in (trainer.trainable, trainer.head)]
+    outcome = trainer.run(items(backbone, kind, 24, 0), items(backbone, kind, 8, 1))
+    assert outcome.steps > 1
+    assert all(math.isfinite(loss) for loss in outcome.losses)
+    for module, values in zip((trainer.trainable, trainer.head), before, strict=True):
+        after = _values(module)
+        assert all(bool(torch.isfinite(value).all()) for value in after.values())
+        still = [n for n, value in after.items() if n in values and torch.equal(value, values[n])]
+        assert len(still) < len(after) / 2, still
+    assert not any(p.requires_grad or p.grad is not None for p in backbone.model.parameters())
+    _reloads_the_same(backbone, trainer, kind, tmp_path)
+
+
+def _values(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ALONE)
 @pytest.mark.parametrize("family", ["roberta", "distilbert"])
-def test_other_families_train_and_reload(
+def test_other_families_learn(
     load_backbone: Callable[[str], Backbone], tmp_path: Path, family: str, recipe: str
 ) -> None:
     backbone = load_backbone(family)
     trainer, outcome = _trained(backbone, recipe, epochs=4)
     assert outcome.losses[-1] < outcome.losses[0]
-    held = items(backbone, "classify", 20, 2)
-    write_adapter(trainer.adapter({"labels": LABELS}), tmp_path, backbone)
-    reloaded = read_adapter(tmp_path, backbone)
-    assert (
-        tiny.difference(predict(backbone, reloaded.bind(backbone), held), predict(backbone, trainer.bound(), held))
-        < 1e-5
-    )
+    _reloads_the_same(backbone, trainer, "classify", tmp_path)
 
 
 def test_a_seed_gives_the_same_adapter_twice(bert: Backbone) -> None:

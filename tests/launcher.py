@@ -1,11 +1,14 @@
-"""Starts real servers quickly: imports everything once, and makes every server by a fork.
+"""Starts processes quickly: imports everything once, and makes every one by a fork.
 
 Reads one JSON command a line and answers each with one line:
-{"start": [arguments], "log": path, "file_limit": bytes or null} -> its process id; {"wait": id} -> its exit code.
+{"start": [arguments], "log": path, "file_limit": bytes or null, "environment": {...}} -> its process id, of `manyhats`
+with these arguments, or with "script" of that script with them, and "needs" names the modules that it imports;
+{"wait": id} -> its exit code.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -13,24 +16,33 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-import manyhats.api.app
-import manyhats.runtime  # noqa: F401
 from manyhats.cli import main
+
+# What a command of `manyhats` would otherwise import in each of its processes.
+NEEDED = {
+    "serve": ("manyhats.api.app", "manyhats.runtime"),
+    "train": ("manyhats.training.job", "accelerate", "sklearn.linear_model", "matplotlib.figure"),
+}
 
 
 def child(command: dict[str, Any]) -> NoReturn:
-    """Becomes `manyhats ...`, as its console script would."""
+    """Becomes `manyhats ...`, as its console script would, or `python -c script ...`."""
     log = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    os.environ.update(command.get("environment") or {})
     if command.get("file_limit"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (command["file_limit"], command["file_limit"]))
-    sys.argv = ["manyhats", *command["start"]]
+    script = command.get("script")
+    sys.argv = ["-c" if script else "manyhats", *command["start"]]
     code: Any = 1
     try:
-        main()
+        if script:
+            exec(compile(script, "<script>", "exec"), {"__name__": "__main__"})
+        else:
+            main()
         code = 0
     except SystemExit as end:
         code = end.code or 0
@@ -47,6 +59,8 @@ def serve_commands() -> None:
     for line in sys.stdin:
         command = json.loads(line)
         if "start" in command:
+            for name in command.get("needs") or NEEDED[command["start"][0]]:
+                importlib.import_module(name)
             answer = os.fork()
             if not answer:
                 child(command)
@@ -58,8 +72,8 @@ def serve_commands() -> None:
         print(answer, flush=True)
     for pid in children:
         os.kill(pid, signal.SIGKILL)
+    os._exit(0)  # what the libraries tidy up takes longer than their import
 
 
 if __name__ == "__main__":
-    print("ready", flush=True)
     serve_commands()
