@@ -14,8 +14,9 @@ from tests.docs.story import Story, fresh_clone
 
 def layered_environment(clone: Path) -> None:
     """Makes `.venv` in a clone: an environment of its own, into which a command may install, on top of the one that the
-    tests run in, so that torch need not be installed again. `make` takes it for the result of `make install`."""
-    subprocess.run([sys.executable, "-m", "venv", clone / ".venv"], check=True)
+    tests run in, so that torch need not be installed again; pip is that one's, too. `make` takes it for the result of
+    `make install`."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", clone / ".venv"], check=True)
     below = sysconfig.get_path("purelib")
     (inside,) = (clone / ".venv").glob("lib/python3*/site-packages")
     (inside / "below.pth").write_text(f"import site; site.addsitedir({below!r})\n")

@@ -40,7 +40,10 @@ class Empty(Story):
     def __init__(self, folder: Path) -> None:
         programs = folder / "programs"
         programs.mkdir()
-        (programs / "python3").symlink_to(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
+        python = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
+        # Not a link: an environment made through one would look for Python's library beside it.
+        (programs / "python3").write_text(f'#!/bin/sh\nexec {python} "$@"\n')
+        (programs / "python3").chmod(0o755)
         (folder / "clone").mkdir()
         super().__init__(
             fresh_clone(folder / "clone"), PATH=f"{programs}{os.pathsep}{os.defpath}", PIP_DISABLE_PIP_VERSION_CHECK="1"

@@ -21,9 +21,10 @@ from tests.docs.pages import Block, blocks, pages
 from tests.docs.story import PORT
 
 QUICK = chosen(How.QUICK)
+# One server is enough: with --dist loadgroup all of this goes to one process.
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("docs")]
 
 
-@pytest.mark.real
 @pytest.mark.parametrize("page", QUICK)
 def test_commands_give_what_the_page_shows(demo: Demo, page: str) -> None:
     told = []
@@ -35,7 +36,6 @@ def test_commands_give_what_the_page_shows(demo: Demo, page: str) -> None:
     assert not told, "\n".join([*told, "python -m tests.docs.write writes the pages' outputs again"])
 
 
-@pytest.mark.real
 def test_a_story_tells_of_a_command_that_fails(demo: Demo) -> None:
     with pytest.raises(AssertionError, match="no-such-task"):
         demo.command(".venv/bin/manyhats predict no-such-task x")
@@ -46,7 +46,6 @@ def named(check: str) -> Block:
     return next(block for page in pages() for block in blocks(page) if data_check(block) == check)
 
 
-@pytest.mark.real
 def test_a_mask_of_the_form_that_the_page_shows_is_taken_and_answers(demo: Demo) -> None:
     fields = json.loads(named("mask").content)
     url = f"http://127.0.0.1:{demo.ports[PORT]}"
@@ -64,7 +63,6 @@ def test_a_mask_of_the_form_that_the_page_shows_is_taken_and_answers(demo: Demo)
         assert set(output["scores"]) == set(fields["task"]["labels"])
 
 
-@pytest.mark.real
 def test_the_store_looks_as_the_page_shows_it(demo: Demo) -> None:
     store = demo.folder / "adapters_store"
     shown = re.findall(r"^<store>/(\S+)", named("store").content, re.MULTILINE)

@@ -54,14 +54,23 @@ def main() -> None:
     parser.add_argument("--long", action="store_true", help="the long ones, too")
     options = parser.parse_args()
     changed: dict[str, list[tuple[Block, str]]] = {}
-    for what in (How.QUICK, How.TRAINING, How.DECODER) if options.long else (How.QUICK,):
-        found = {page: some for page, some in chosen(what).items() if not options.pages or page in options.pages}
-        for page, blocks in found.items():
-            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, _story(what, Path(folder)) as story:
-                for block in blocks:
-                    new = rewritten(block, outputs(story, block), trained=what is How.TRAINING)
-                    if new is not None:
-                        changed.setdefault(page, []).append(new)
+    try:
+        for what in (How.QUICK, How.TRAINING, How.DECODER) if options.long else (How.QUICK,):
+            found = {page: some for page, some in chosen(what).items() if not options.pages or page in options.pages}
+            for page, blocks in found.items():
+                with (
+                    tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+                    _story(what, Path(folder)) as story,
+                ):
+                    for block in blocks:
+                        new = rewritten(block, outputs(story, block), trained=what is How.TRAINING)
+                        if new is not None:
+                            changed.setdefault(page, []).append(new)
+    finally:  # what has been run is kept where something later fails
+        _write(changed)
+
+
+def _write(changed: dict[str, list[tuple[Block, str]]]) -> None:
     for page, news in changed.items():
         lines = text(page).splitlines(keepends=True)
         for block, content in sorted(news, key=lambda new: -new[0].first):
