@@ -16,6 +16,10 @@ import torch
 from manyhats.backbone import Backbone
 
 from tests import tiny
+from tests.references.peft import References
+
+# Compares with other libraries as they are installed: run by `pytest tests/live` alone.
+collect_ignore = ["live"]
 
 torch.set_num_threads(1)  # the models are too small to share out
 
@@ -53,6 +57,23 @@ def load_backbone(base_folder: Callable[[str], Path]) -> Callable[[str], Backbon
     @cache
     def load(family: str) -> Backbone:
         return tiny.load(base_folder(family))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def peft_references(tmp_path_factory: pytest.TempPathFactory) -> References:
+    """What PEFT wrote and answered, as it is stored."""
+    return References(tmp_path_factory.mktemp("peft"))
+
+
+@pytest.fixture(scope="session")
+def peft_backbone(peft_references: References) -> Callable[[str], Backbone]:
+    """A stored model that PEFT was asked on, loaded once."""
+
+    @cache
+    def load(name: str) -> Backbone:
+        return tiny.load(peft_references.base(name))
 
     return load
 
