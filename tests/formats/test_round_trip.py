@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from manyhats.methods.heads import Head, Kind, Layer
 from tests import tiny
 from tests.parity.test_adapterhub import CASES as ADAPTERHUB
 from tests.parity.test_adapterhub import case as adapterhub_case
+from tests.references.peft import References, files_of
+from tests.references.peft_recipes import ADAPTERS as PEFT
 
 TEXTS = tiny.texts([1, 8, 30], seed=31)
 KINDS: list[tuple[Kind, int]] = [("classify", 3), ("tokens", 5), ("regress", 1), ("embed", 0)]
@@ -103,6 +106,23 @@ def test_every_width_has_a_reduction_factor(hidden: int) -> None:
     from manyhats.formats.adapterhub.writer import _reduction
 
     assert all(int(hidden // _reduction(hidden, width)) == width for width in range(1, hidden + 1))
+
+
+@pytest.mark.parametrize("name", PEFT)
+def test_what_peft_wrote_is_written_the_same(
+    peft_references: References, peft_backbone: Any, tmp_path: Path, name: str
+) -> None:
+    """The same tensors under the same names, and the same method and task."""
+    case = PEFT[name]
+    backbone = peft_backbone(case.family)
+    write_adapter(read_adapter(peft_references.folder("adapters", case.family, name), backbone), tmp_path, backbone)
+    theirs, ours = peft_references.answer("adapters", case.family, name).files, files_of(tmp_path)
+    tensors, written = theirs["adapter_model.safetensors"], ours["adapter_model.safetensors"]
+    assert written.keys() == tensors.keys()
+    assert all(torch.equal(written[leaf].to(tensor.dtype), tensor) for leaf, tensor in tensors.items())
+    config, own = theirs["adapter_config.json"], ours["adapter_config.json"]
+    assert own["peft_type"] == config["peft_type"]
+    assert own["task_type"] == (config["task_type"] or "SEQ_CLS")
 
 
 def test_ranks_and_scales_that_differ(bert: Backbone, tmp_path: Path) -> None:

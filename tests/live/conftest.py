@@ -26,6 +26,10 @@ def libraries() -> str:
     return f"{_installed('peft')} with {_installed('transformers')}"
 
 
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
@@ -53,13 +57,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         return
     terminalreporter.section("the installed libraries", sep="=", red=True)
     terminalreporter.write_line(
-        f"{libraries()}: {len(failed)} failures, first {failed[0]}; "
+        f"{libraries()}: {_counted(len(failed), 'failure')}, first {failed[0]}; "
         "the suite's own stored references do not depend on it"
     )
     stored = [node for node in failed if f"/{STORED}::" in node]
     if stored:
         terminalreporter.write_line(
-            f"{len(stored)} of them are stored references that the library no longer gives: the library has changed"
+            f"{len(stored)} of them {'is a stored reference' if len(stored) == 1 else 'are stored references'} "
+            "that the library no longer gives: the library has changed"
         )
     elif any(f"/{STORED}::" in node for node in of("passed")):
         terminalreporter.write_line(

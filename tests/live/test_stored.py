@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.references.peft import References, differences
 from tests.references.peft_recipes import MERGES, Recipe, every
 
 pytest.importorskip("peft")
-from tests.references.peft_library import attempt, merge
+from tests.references.peft_library import Contradiction, attempt, merge
 
 CHANGES_WITH_ITS_VERSION = frozenset({"peft_version"})
 
@@ -35,3 +36,17 @@ def test_merges_to_what_is_stored(peft_references: References, name: str) -> Non
         return list(peft_references.answer("merging", "merging", case).outputs)
 
     torch.testing.assert_close(merge(name, stored("given")), stored(name)[0], atol=1e-6, rtol=0)
+
+
+def test_what_contradicts_the_tables_is_said(peft_references: References, tmp_path: Path) -> None:
+    works, absent = (
+        next(recipe for recipe in every() if (recipe.name, recipe.family) == wanted)
+        for wanted in (("lora", "gpt2"), ("shira", "gpt2"))
+    )
+    base = peft_references.base("gpt2")
+    with pytest.raises(Contradiction, match="has this adapter; take it out"):
+        attempt(replace(works, absent="TypeError: "), base, tmp_path / "1")
+    with pytest.raises(Contradiction, match="does not begin with the listed 'ValueError"):
+        attempt(replace(absent, absent="ValueError: "), base, tmp_path / "2")
+    with pytest.raises(TypeError, match="Conv1D"):
+        attempt(replace(absent, absent=None), base, tmp_path / "3")
