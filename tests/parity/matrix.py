@@ -2,7 +2,7 @@
 
     python -m tests.parity.matrix
 
-A cell says "passed" only because `test_peft_matrix` compares it with PEFT's own outputs, as they are stored. PEFT itself
+A cell says "passed" only because `test_peft_matrix` compares it with PEFT's own outputs, as they are stored; PEFT
 is not asked.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,9 @@ from manyhats.engine.forward import Row
 from manyhats.errors import AdapterMismatch
 from manyhats.formats import read_adapter
 from manyhats.methods.adapter import BARE, BoundAdapter
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
+from transformers.models.reformer import modeling_reformer
 
 from tests import every, tiny
 from tests.references.peft import References
@@ -78,3 +81,33 @@ def test_equals_peft_among_other_tasks(base: Any, peft_references: References, f
 def test_an_encoder_without_the_head_refuses(peft_references: References, peft_backbone: Any) -> None:
     with pytest.raises(AdapterMismatch, match="no masked language-model head"):
         read_adapter(peft_references.folder("masked", "bert", "lora"), peft_backbone("bert"))
+
+
+def test_a_bias_that_a_later_transformers_adds_to_the_head_is_zero(
+    peft_references: References, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Reformer's head has one from 5.24 on; checkpoints from before do not hold it."""
+    make = modeling_reformer.ReformerOnlyLMHead.__init__
+
+    def with_bias(self: Any, config: Any) -> None:
+        make(self, config)
+        self.decoder = torch.nn.Linear(2 * config.hidden_size, config.vocab_size, bias=True)
+
+    monkeypatch.setattr(modeling_reformer.ReformerOnlyLMHead, "__init__", with_bias)
+    backbone = tiny.load(peft_references.base("reformer-masked"))
+    adapter = read_adapter(peft_references.folder("masked", "reformer", "lora"), backbone)
+    asked = rows("reformer", backbone, adapter.bind(backbone))
+    expected = peft_references.answer("masked", "reformer", "lora").outputs
+    assert tiny.difference(tiny.run(backbone, asked), expected) < tiny.CLOSE
+
+
+@pytest.mark.parametrize("lost", ["cls.predictions.bias", "cls.predictions.transform.dense.weight"])
+def test_a_head_that_lacks_weights_is_left_out(
+    peft_references: References, tmp_path: Path, caplog: pytest.LogCaptureFixture, lost: str
+) -> None:
+    folder = shutil.copytree(peft_references.base("bert-masked"), tmp_path / "base")
+    weights = load_file(folder / "model.safetensors")
+    del weights[lost]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert not tiny.load(folder).fills_masks
+    assert f"lacks weights of its masked language-model head: {lost.rpartition('.')[0]}" in caplog.text
