@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from manyhats.errors import AdapterMismatch
-from manyhats.formats import read_adapter
+from manyhats.formats import read_adapter, write_adapter
 from manyhats.methods.adapter import Adapter
 from torch import Tensor
 
@@ -100,3 +100,20 @@ def test_all_in_one_batch(cells: Any, peft_backbone: Any, family: str) -> None:
     random.Random(0).shuffle(order)
     outputs = tiny.run(backbone, [rows[i] for i in order])
     assert tiny.difference(outputs, [expected[i] for i in order]) < tiny.CLOSE
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "qwen2"])  # with Conv1D layers, and with a tied head
+def test_what_is_read_is_written_and_read_back(cells: Any, peft_backbone: Any, tmp_path: Path, family: str) -> None:
+    """In PEFT's format where it has a place for all that we write, and in our own elsewhere."""
+    backbone = peft_backbone(family)
+    tried = 0
+    for name, other in CELLS:
+        if other == family and (one := cells(name, family)).adapter is not None:
+            folder = tmp_path / name
+            folder.mkdir()
+            write_adapter(one.adapter, folder, backbone)
+            again = read_adapter(folder, backbone)
+            assert again.kind == one.adapter.kind
+            assert tiny.difference(*(tiny.ask(backbone, a, TEXTS) for a in (again, one.adapter))) < 1e-5, name
+            tried += 1
+    assert tried > 25
