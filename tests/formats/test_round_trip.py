@@ -1,4 +1,4 @@
-"""What is written is read back the same, by us and, where the format is PEFT's, by PEFT."""
+"""What is written is read back the same; `tests/live/test_written.py` has PEFT read it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,11 @@ from manyhats.methods import METHODS
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.base import Part
 from manyhats.methods.heads import Head, Kind, Layer
-from peft import PeftModel
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from tests import tiny
 from tests.references import adapterhub
-
-# PEFT 0.21 reads an attribute that transformers 5 has renamed.
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+from tests.references.peft import References, files_of
+from tests.references.peft_recipes import ADAPTERS as PEFT
 
 TEXTS = tiny.texts([1, 8, 30], seed=31)
 KINDS: list[tuple[Kind, int]] = [("classify", 3), ("tokens", 5), ("regress", 1), ("embed", 0)]
@@ -104,43 +101,24 @@ def test_every_width_has_a_reduction_factor(hidden: int) -> None:
     assert all(int(hidden // _reduction(hidden, width)) == width for width in range(1, hidden + 1))
 
 
-# ---- PEFT reads what we write
-
-_CLASSES: dict[str, Any] = {
-    "classify": AutoModelForSequenceClassification,
-    "regress": AutoModelForSequenceClassification,
-    "tokens": AutoModelForTokenClassification,
-    "embed": AutoModel,
-}
-
-
-def _peft_answers(folder: Path, backbone: Backbone, adapter: Adapter) -> list[torch.Tensor]:
-    options = {} if adapter.head is None else {"num_labels": adapter.head.num_labels}
-    model = PeftModel.from_pretrained(_CLASSES[adapter.kind].from_pretrained(backbone.name, **options), folder).eval()
-    answers = []
-    with torch.inference_mode():
-        for text in TEXTS:
-            ids = torch.tensor([tiny.row(backbone, tiny.BARE, text).ids])
-            out = model(input_ids=ids, attention_mask=torch.ones_like(ids))
-            answers.append(out.last_hidden_state[0] if adapter.kind == "embed" else out.logits[0])
-    return answers
+@pytest.mark.parametrize("name", PEFT)
+def test_what_peft_wrote_is_written_the_same(
+    peft_references: References, peft_backbone: Any, tmp_path: Path, name: str
+) -> None:
+    """The same tensors under the same names, and the same method and task."""
+    case = PEFT[name]
+    backbone = peft_backbone(case.family)
+    write_adapter(read_adapter(peft_references.folder("adapters", case.family, name), backbone), tmp_path, backbone)
+    theirs, ours = peft_references.answer("adapters", case.family, name).files, files_of(tmp_path)
+    tensors, written = theirs["adapter_model.safetensors"], ours["adapter_model.safetensors"]
+    assert written.keys() == tensors.keys()
+    assert all(torch.equal(written[leaf].to(tensor.dtype), tensor) for leaf, tensor in tensors.items())
+    config, own = theirs["adapter_config.json"], ours["adapter_config.json"]
+    assert own["peft_type"] == config["peft_type"]
+    assert own["task_type"] == (config["task_type"] or "SEQ_CLS")
 
 
-@pytest.mark.parametrize(("kind", "labels"), KINDS)
-@pytest.mark.parametrize("method", ["lora", "prefix"])
-@pytest.mark.parametrize("family", ["bert", "roberta", "electra-narrow", "distilbert"])
-def test_peft_reads_our_files(load_backbone, tmp_path: Path, family: str, method: str, kind: Kind, labels: int) -> None:
-    if (family, method) == ("distilbert", "prefix"):
-        pytest.skip("PEFT has no prefix-tuning for DistilBERT")
-    backbone = load_backbone(family)
-    first = tiny.adapter(
-        backbone, method, 9, kind=kind, labels=labels, **({"only": "layer."} if method == "lora" else {})
-    )
-    write_adapter(first, tmp_path, backbone)
-    assert tiny.difference(_peft_answers(tmp_path, backbone, first), tiny.ask(backbone, first, TEXTS)) < tiny.CLOSE
-
-
-def test_peft_reads_ranks_and_scales_that_differ(bert: Backbone, tmp_path: Path) -> None:
+def test_ranks_and_scales_that_differ(bert: Backbone, tmp_path: Path) -> None:
     parts = [tiny.part(bert, "lora", 1, only="layer.0", rank=2), tiny.part(bert, "lora", 2, only="layer.1", rank=5)]
     merged = Part(
         "lora",
@@ -149,9 +127,7 @@ def test_peft_reads_ranks_and_scales_that_differ(bert: Backbone, tmp_path: Path)
     )
     first = Adapter(parts=(merged,), head=tiny.head(bert, "classify", 3, 4), kind="classify", matched_tensors=1)
     write_adapter(first, tmp_path, bert)
-    ours = tiny.ask(bert, first, TEXTS)
-    assert tiny.difference(tiny.ask(bert, read_adapter(tmp_path, bert), TEXTS), ours) < 1e-5
-    assert tiny.difference(_peft_answers(tmp_path, bert, first), ours) < tiny.CLOSE
+    assert tiny.difference(tiny.ask(bert, read_adapter(tmp_path, bert), TEXTS), tiny.ask(bert, first, TEXTS)) < 1e-5
 
 
 def test_a_head_that_pefts_format_has_no_place_for(load_backbone, tmp_path: Path) -> None:

@@ -1,48 +1,52 @@
-"""Merging against PEFT's own functions."""
+"""Merging against what PEFT's own functions gave, as it is stored."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.errors import InvalidRequest
 from manyhats.methods.merging import merge, merge_loras
-from peft.utils.merge_utils import dare_linear, task_arithmetic, ties
 
 from tests import tiny
-
-pytestmark = pytest.mark.filterwarnings("ignore:The density 1.0:UserWarning")
-
-WEIGHTS = [0.7, -0.4, 1.3]
+from tests.references.peft import References
+from tests.references.peft_recipes import WEIGHTS
 
 
-def tensors() -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    return [torch.randn(6, 10, generator=generator) for _ in WEIGHTS]
+@pytest.fixture
+def stored(peft_references: References) -> Callable[[str], tuple[torch.Tensor, ...]]:
+    """The outputs of a case; those of "given" are what was merged."""
+    return lambda name: peft_references.answer("merging", "merging", name).outputs
 
 
-def merged(strategy: str, density: float = 1.0, sign: str = "total") -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return merge(tensors(), WEIGHTS, strategy, density, sign, generator)  # type: ignore[arg-type]
+@pytest.fixture
+def merged(stored: Any) -> Callable[..., torch.Tensor]:
+    def make(strategy: Any, density: float = 1.0, sign: Any = "total") -> torch.Tensor:
+        generator = torch.Generator().manual_seed(1)
+        return merge(list(stored("given")), WEIGHTS, strategy, density, sign, generator)
+
+    return make
 
 
-def test_linear_equals_peft() -> None:
-    assert torch.allclose(merged("linear"), task_arithmetic(tensors(), torch.tensor(WEIGHTS)), atol=1e-6)
+def test_linear_equals_peft(stored: Any, merged: Any) -> None:
+    assert torch.allclose(merged("linear"), stored("linear")[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("density", [0.2, 0.5, 1.0])
 @pytest.mark.parametrize("sign", ["total", "frequency"])
-def test_ties_equals_peft(density: float, sign: str) -> None:
-    expected = ties(tensors(), torch.tensor(WEIGHTS), density, sign)
-    assert torch.allclose(merged("ties", density, sign), expected, atol=1e-6)
+def test_ties_equals_peft(stored: Any, merged: Any, density: float, sign: str) -> None:
+    assert torch.allclose(merged("ties", density, sign), stored(f"ties-{density}-{sign}")[0], atol=1e-6)
 
 
-def test_dare_without_dropping_is_linear() -> None:
-    assert torch.allclose(merged("dare_linear"), dare_linear(tensors(), torch.tensor(WEIGHTS), 1.0), atol=1e-6)
+def test_dare_without_dropping_is_linear(stored: Any, merged: Any) -> None:
+    assert torch.allclose(merged("dare_linear"), stored("dare_linear-1.0")[0], atol=1e-6)
     assert torch.allclose(merged("dare_ties"), merged("ties"), atol=1e-6)
 
 
-def test_dare_keeps_the_expected_value_and_repeats() -> None:
+def test_dare_keeps_the_expected_value_and_repeats(merged: Any) -> None:
     ones = [torch.ones(200, 200)]
     generator = torch.Generator().manual_seed(5)
     kept = merge(ones, [1.0], "dare_linear", 0.25, "total", generator)

@@ -1,4 +1,4 @@
-"""Texts written together equal PEFT's `generate`, token for token, for every method and family."""
+"""Texts written together equal PEFT's `generate`, as it is stored, token for token, for every method and family."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 from manyhats.backbone import Backbone
@@ -17,46 +15,17 @@ from manyhats.engine.generator import Generator
 from manyhats.engine.sampling import Sampling
 from manyhats.engine.stream import Stream, Writing
 from manyhats.engine.text import TextWriter
-from manyhats.errors import AdapterMismatch
 from manyhats.formats import read_adapter
 from manyhats.methods.adapter import BARE, BoundAdapter
-from transformers import AutoModelForCausalLM
 
 from tests import every, tiny
-from tests.parity.peft_cases import NAMES, Names
+from tests.references.peft import References
+from tests.references.peft_absent import ABSENT
+from tests.references.peft_recipes import NEW, WRITERS
+from tests.references.peft_recipes import texts as stored_texts
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
-
-NEW = 12  # tokens of each text
-PROMPTS = [
-    [2, *(5 + random.Random(seed).randrange(tiny.WORDS) for _ in range(length))]
-    for seed, length in enumerate((1, 6, 17, 33))
-]
+PROMPTS: list[list[int]] = stored_texts("generation")
 GAP = 1e-3  # of logits: nearer ones may be settled by rounding
-
-
-def _lora(names: Names, **options: Any) -> peft.LoraConfig:
-    return peft.LoraConfig(r=4, target_modules=names.query_value, task_type="CAUSAL_LM", **options)
-
-
-ADAPTERS: dict[str, Callable[[Names], Any]] = {
-    "lora": _lora,
-    "dora": lambda n: _lora(n, use_dora=True),
-    "lora-biases": lambda n: _lora(n, bias="all"),
-    "lora-tokens": lambda n: _lora(n, trainable_token_indices={n.words: [7, 40, 12]}),
-    "ia3": lambda n: peft.IA3Config(
-        target_modules=[*n.key_value, n.feed], feedforward_modules=[n.feed], task_type="CAUSAL_LM"
-    ),
-    "ln": lambda n: peft.LNTuningConfig(target_modules=n.norms, task_type="CAUSAL_LM"),
-    "shira": lambda n: peft.ShiraConfig(r=2, target_modules=n.query_value, task_type="CAUSAL_LM"),
-    "prefix": lambda n: peft.PrefixTuningConfig(num_virtual_tokens=5, task_type="CAUSAL_LM"),
-    "prefix-long": lambda n: peft.PrefixTuningConfig(num_virtual_tokens=19, task_type="CAUSAL_LM"),
-    "prompt": lambda n: peft.PromptTuningConfig(num_virtual_tokens=5, task_type="CAUSAL_LM"),
-    "p-tuning": lambda n: peft.PromptEncoderConfig(num_virtual_tokens=4, encoder_hidden_size=16, task_type="CAUSAL_LM"),
-}
 
 
 @dataclass(frozen=True)
@@ -69,54 +38,21 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def cases(base_folder: Any, load_backbone: Any, tmp_path_factory: Any) -> Callable[[str], list[Case]]:
-    root = tmp_path_factory.mktemp("generation")
-
+def cases(peft_references: References, peft_backbone: Any) -> Callable[[str], list[Case]]:
     @cache
     def load(family: str) -> list[Case]:
-        backbone, base = load_backbone(family), base_folder(family)
-        found = [Case("base", BARE, _generate(AutoModelForCausalLM.from_pretrained(base).eval()))]
-        for name, config in ADAPTERS.items():
-            folder = root / f"{family}-{name}"
-            try:
-                model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config(NAMES[family])).eval()
-                tiny.randomise(model, seed=3)
-                expected = _generate(model)
-                model.save_pretrained(folder)
-                found.append(Case(name, read_adapter(Path(folder), backbone).bind(backbone), expected))
-            except AdapterMismatch:
-                continue  # the matrix of methods says which and why
-            except Exception:
-                assert (family, name) in ABSENT  # what PEFT itself does not have
+        backbone = peft_backbone(family)
+        found = []
+        for name in ("base", *WRITERS):
+            answer = peft_references.answer("generation", family, name)
+            assert (answer.absent is not None) == (("generation", name, family) in ABSENT)
+            if answer.absent is None:
+                folder = peft_references.folder("generation", family, name)
+                adapter = BARE if name == "base" else read_adapter(folder, backbone).bind(backbone)
+                found.append(Case(name, adapter, list(answer.tokens)))
         return found
 
     return load
-
-
-# PEFT fails on these itself: Conv1D layers, and prompts as wide as the embeddings where the blocks are wider.
-ABSENT = {("gpt2", "shira"), ("opt-after", "prompt"), ("opt-after", "p-tuning")}
-
-
-@torch.inference_mode()
-def generate(model: Any, prompt: list[int], new: int) -> list[int] | None:
-    """The library's new tokens; None where two were all but equally likely."""
-    out = model.generate(
-        input_ids=torch.tensor([prompt]),
-        attention_mask=torch.ones(1, len(prompt)),
-        max_new_tokens=new,
-        do_sample=False,
-        eos_token_id=None,
-        pad_token_id=0,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
-    tops = [step[0].topk(2).values for step in out.logits]
-    sure = min(float(top[0] - top[1]) for top in tops) > GAP
-    return out.sequences[0].tolist()[len(prompt) :] if sure else None
-
-
-def _generate(model: Any) -> list[list[int] | None]:
-    return [generate(model, prompt, NEW) for prompt in PROMPTS]
 
 
 def writing(backbone: Backbone, name: str, adapter: BoundAdapter, prompt: list[int], new: int = NEW) -> Writing:
@@ -155,22 +91,22 @@ def check(backbone: Backbone, found: list[Case], *, cache: int, step: int, most:
 
 
 @pytest.mark.parametrize("family", tiny.DECODERS)
-def test_a_mixed_batch_equals_peft(cases: Any, load_backbone: Any, family: str) -> None:
+def test_a_mixed_batch_equals_peft(cases: Any, peft_backbone: Any, family: str) -> None:
     found = cases(family)
     assert len(found) >= 8
     assert sum(text is not None for case in found for text in case.expected) >= 2 * len(found)
-    check(load_backbone(family), found, cache=1 << 24, step=512)
+    check(peft_backbone(family), found, cache=1 << 24, step=512)
 
 
 @pytest.mark.parametrize("family", tiny.DECODERS)
-def test_prompts_in_pieces_equal_peft(cases: Any, load_backbone: Any, family: str) -> None:
-    check(load_backbone(family), cases(family), cache=1 << 24, step=16)
+def test_prompts_in_pieces_equal_peft(cases: Any, peft_backbone: Any, family: str) -> None:
+    check(peft_backbone(family), cases(family), cache=1 << 24, step=16)
 
 
 @pytest.mark.parametrize("family", tiny.DECODERS)
-def test_a_full_cache_changes_nothing(cases: Any, load_backbone: Any, family: str) -> None:
+def test_a_full_cache_changes_nothing(cases: Any, peft_backbone: Any, family: str) -> None:
     """Room for three texts: the youngest give their places up, and are read again."""
-    backbone = load_backbone(family)
+    backbone = peft_backbone(family)
     generator = check(backbone, cases(family), cache=_bytes(backbone, 12), step=32)
     assert generator.preempted > 0
 

@@ -1,72 +1,42 @@
-"""Masked language-model heads: transformers' and PEFT's own logits at the masks, alone and among other tasks."""
+"""Masked language-model heads: transformers' own logits and PEFT's stored ones, alone and among other tasks."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.engine.forward import Row
+from manyhats.errors import AdapterMismatch
 from manyhats.formats import read_adapter
 from manyhats.methods.adapter import BARE, BoundAdapter
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
+from transformers.models.reformer import modeling_reformer
 
 from tests import every, tiny
-from tests.parity.peft_cases import NAMES
+from tests.references.peft import References
+from tests.references.peft_recipes import ENCODERS, masked, masked_texts
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 
-ENCODERS = (*tiny.FAMILIES, *tiny.SHARED_OR_LOCAL, *tiny.PADDED)
-# The linear layers and norms of each family's own head, as PEFT's users would train them.
-HEADS = {
-    "bert": ["cls"],
-    "roberta": ["lm_head"],
-    "xlm-roberta": ["lm_head"],
-    "electra": ["generator_predictions"],
-    "electra-narrow": ["generator_predictions"],
-    "distilbert": ["vocab_transform", "vocab_layer_norm"],
-    "albert": ["predictions"],
-    "modernbert": ["head"],
-    "mpnet": ["lm_head"],
-}
-ADAPTERS: dict[str, Callable[[list[str], str], Any]] = {
-    "lora": lambda names, family: peft.LoraConfig(r=4, target_modules=names),
-    "lora-everywhere": lambda names, family: peft.LoraConfig(r=4, target_modules="all-linear"),
-    "lora-biases": lambda names, family: peft.LoraConfig(r=4, target_modules=names, bias="all"),
-    "lora-head": lambda names, family: peft.LoraConfig(r=4, target_modules=names, modules_to_save=HEADS[family]),
-    "ia3": lambda names, family: peft.IA3Config(target_modules=names, feedforward_modules=[]),
-}
-
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Backbone]]:
-    root = tmp_path_factory.mktemp("masked")
-
-    @cache
-    def load(family: str) -> tuple[Path, Backbone]:
-        folder = tiny.write_base(family, root / family, masked=True)
-        return folder, tiny.load(folder)
-
-    return load
+def base(peft_references: References, peft_backbone: Any) -> Callable[[str], tuple[Path, Backbone]]:
+    return lambda family: (peft_references.base(f"{family}-masked"), peft_backbone(f"{family}-masked"))
 
 
-def texts(backbone: Backbone) -> list[str]:
-    mask = backbone.tokenizer.mask_token
-    return [f"w1 {mask} w3", f"{mask} w9 {mask} w30 w31 w32 w33 w34 w35 w36 w37 w38", f"w4 w5 {mask}"]
-
-
-def rows(backbone: Backbone, worn: BoundAdapter) -> list[Row]:
+def rows(family: str, backbone: Backbone, worn: BoundAdapter) -> list[Row]:
     made = []
-    for text in texts(backbone):
+    for text in masked_texts("masked", family):
         row = tiny.row(backbone, worn, text)
         masks = tuple(i for i, token in enumerate(row.ids) if token == backbone.tokenizer.mask_id)
         made.append(replace(row, masks=masks))
@@ -86,36 +56,58 @@ def test_the_bare_head_is_transformers_own(base: Any, family: str) -> None:
     folder, backbone = base(family)
     assert backbone.fills_masks
     assert not backbone.has_language_model
-    asked = rows(backbone, BARE)
+    asked = rows(family, backbone, BARE)
     expected = reference(AutoModelForMaskedLM.from_pretrained(folder).eval(), asked)
     assert tiny.difference(tiny.run(backbone, asked), expected) < tiny.CLOSE
 
 
-# Reformer's head is one layer that is tied to the embeddings, beside a bias that its forward never reads.
-CELLS = [(f, n) for f in ENCODERS for n in ADAPTERS if f != "reformer" or n not in ("lora-head", "lora-biases")]
+CELLS = [(recipe.family, recipe.name) for recipe in masked() if recipe.texts == ""]
 
 
 @pytest.mark.parametrize(("family", "name"), CELLS)
-def test_equals_peft_among_other_tasks(base: Any, family: str, name: str, tmp_path: Path) -> None:
-    folder, backbone = base(family)
-    config = ADAPTERS[name](NAMES[family.removesuffix("-narrow")].query_value, family)
-    model = peft.get_peft_model(AutoModelForMaskedLM.from_pretrained(folder), config).eval()
-    tiny.randomise(model, seed=3)
-    model.save_pretrained(tmp_path)
-    adapter = read_adapter(tmp_path, backbone)
+def test_equals_peft_among_other_tasks(base: Any, peft_references: References, family: str, name: str) -> None:
+    _, backbone = base(family)
+    adapter = read_adapter(peft_references.folder("masked", family, name), backbone)
     assert adapter.kind == "fill"
-    asked = rows(backbone, adapter.bind(backbone))
-    expected = reference(model, asked)
+    asked = rows(family, backbone, adapter.bind(backbone))
+    expected = peft_references.answer("masked", family, name).outputs
     assert tiny.difference(tiny.run(backbone, asked), expected) < tiny.CLOSE
 
     others = [tiny.row(backbone, other.bind(backbone), "w1 w2 w3") for other in every.adapters(backbone).values()]
-    mixed = tiny.run(backbone, [asked[0], *others, asked[1], *rows(backbone, BARE), asked[2]])
+    mixed = tiny.run(backbone, [asked[0], *others, asked[1], *rows(family, backbone, BARE), asked[2]])
     assert tiny.difference([mixed[0], mixed[len(others) + 1], mixed[-1]], expected) < tiny.CLOSE
 
 
-def test_an_encoder_without_the_head_refuses(load_backbone: Any, base: Any, tmp_path: Path) -> None:
-    folder, _ = base("bert")
-    model = peft.get_peft_model(AutoModelForMaskedLM.from_pretrained(folder), peft.LoraConfig(target_modules=["query"]))
-    model.save_pretrained(tmp_path)
-    with pytest.raises(Exception, match="no masked language-model head"):
-        read_adapter(tmp_path, load_backbone("bert"))
+def test_an_encoder_without_the_head_refuses(peft_references: References, peft_backbone: Any) -> None:
+    with pytest.raises(AdapterMismatch, match="no masked language-model head"):
+        read_adapter(peft_references.folder("masked", "bert", "lora"), peft_backbone("bert"))
+
+
+def test_a_bias_that_a_later_transformers_adds_to_the_head_is_zero(
+    peft_references: References, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Reformer's head has one from 5.24 on; checkpoints from before do not hold it."""
+    make = modeling_reformer.ReformerOnlyLMHead.__init__
+
+    def with_bias(self: Any, config: Any) -> None:
+        make(self, config)
+        self.decoder = torch.nn.Linear(2 * config.hidden_size, config.vocab_size, bias=True)
+
+    monkeypatch.setattr(modeling_reformer.ReformerOnlyLMHead, "__init__", with_bias)
+    backbone = tiny.load(peft_references.base("reformer-masked"))
+    adapter = read_adapter(peft_references.folder("masked", "reformer", "lora"), backbone)
+    asked = rows("reformer", backbone, adapter.bind(backbone))
+    expected = peft_references.answer("masked", "reformer", "lora").outputs
+    assert tiny.difference(tiny.run(backbone, asked), expected) < tiny.CLOSE
+
+
+@pytest.mark.parametrize("lost", ["cls.predictions.bias", "cls.predictions.transform.dense.weight"])
+def test_a_head_that_lacks_weights_is_left_out(
+    peft_references: References, tmp_path: Path, caplog: pytest.LogCaptureFixture, lost: str
+) -> None:
+    folder = shutil.copytree(peft_references.base("bert-masked"), tmp_path / "base")
+    weights = load_file(folder / "model.safetensors")
+    del weights[lost]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert not tiny.load(folder).fills_masks
+    assert f"lacks weights of its masked language-model head: {lost.rpartition('.')[0]}" in caplog.text

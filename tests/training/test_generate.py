@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 from manyhats.errors import InvalidRequest
@@ -19,8 +18,6 @@ from manyhats.training.trainer import Trainer
 from rich.console import Console
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
-
-from tests import tiny
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
 
@@ -70,24 +67,6 @@ def test_the_score_is_the_mean_loss_of_the_answers_tokens(load_backbone: Any, ba
     found = evaluate(backbone, BARE, "generate", items.test)
     assert found.count == len(losses)
     assert found.value == pytest.approx(sum(losses) / len(losses), abs=1e-4)
-
-
-def test_peft_reads_what_was_trained(load_backbone: Any, base_folder: Any, data: Path, tmp_path: Path) -> None:
-    backbone = load_backbone("llama")
-    for method in ("lora", "prefix"):
-        out = tmp_path / method
-        run(job(data, out, method, schedule={"epochs": 1}), backbone, Console(quiet=True))
-        model = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_folder("llama")), out).eval()
-        assert model.peft_config["default"].task_type == "CAUSAL_LM"
-        ids = torch.tensor([[2, 9, 11, 30]])
-        with torch.inference_mode():
-            expected = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1]
-        from dataclasses import replace
-
-        from manyhats.engine.forward import Row
-
-        row = replace(Row(ids[0].tolist(), [0] * 4, read_adapter(out, backbone).bind(backbone)), continues=True)
-        assert tiny.difference(tiny.run(backbone, [row]), [expected]) < tiny.CLOSE
 
 
 def test_what_cannot_be_trained_is_said(load_backbone: Any, bert: Any, data: Path, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise InvalidRequest(f"{path.name} is damaged or not safetensors: {error}", param=path.name) from None
     for name, tensor in tensors.items():
-        if tensor.dtype not in _DTYPES and not (tensor.dtype in _WHOLE and name.endswith("indices")):
+        if tensor.dtype not in _DTYPES and not (tensor.dtype in _WHOLE and name.endswith(("indices", ":ids"))):
             told = str(tensor.dtype).removeprefix("torch.")
             raise InvalidRequest(f"'{name}' in {path.name} has the type {told}, which is not served", param=name)
         count = int((~torch.isfinite(tensor.float())).sum())  # a float64 may be too large for the backbone

@@ -14,13 +14,11 @@ if TYPE_CHECKING:
 
 def write_adapter(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     """Writes into an existing folder."""
-    gated = any(part.gated for part in adapter.parts)
-    match adapter.method:
-        case "lora" | "vera" | "prefix" | "prompt" | "ia3" | "ln" | "token_rows" if not gated:
-            peft.write(adapter, folder, backbone)
-            manyhats.write_task(adapter, folder, backbone)
-        case "bottleneck":
-            adapterhub.write(adapter, folder, backbone)
-            manyhats.write_task(adapter, folder, backbone)
-        case _:
-            manyhats.write(adapter, folder, backbone)
+    if peft.holds(adapter, backbone):
+        peft.write(adapter, folder, backbone)
+        manyhats.write_task(adapter, folder, backbone)
+    elif adapter.method == "bottleneck":
+        adapterhub.write(adapter, folder, backbone)
+        manyhats.write_task(adapter, folder, backbone)
+    else:
+        manyhats.write(adapter, folder, backbone)

@@ -6,6 +6,6 @@ field that changes the answer and is not served is refused, never ignored.
 
 from manyhats.formats.peft.names import WEIGHTS
 from manyhats.formats.peft.reader import read
-from manyhats.formats.peft.writer import write
+from manyhats.formats.peft.writer import holds, write
 
-__all__ = ["WEIGHTS", "read", "write"]
+__all__ = ["WEIGHTS", "holds", "read", "write"]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Written = tuple[dict[str, Any], dict[str, Tensor]]  # fields of the config, tensors
 Full = Callable[[str], str]  # a site's whole name in the model that was trained
 
+_WRITTEN = ("lora", "vera", "prefix", "prompt", "ia3", "ln", "token_rows")
 _TASK_TYPES = {
     "classify": "SEQ_CLS",
     "regress": "SEQ_CLS",
@@ -38,6 +39,21 @@ _TASK_TYPES = {
     "embed": "FEATURE_EXTRACTION",
     "generate": "CAUSAL_LM",
 }
+
+
+def holds(adapter: Adapter, backbone: Backbone) -> bool:
+    """Whether it is of a method of PEFT's, and files as `write` makes them have a place for everything in it."""
+    if adapter.method not in _WRITTEN or any(part.gated for part in adapter.parts):
+        return False
+    (part,) = adapter.parts
+    match part.config:
+        case LoraConfig() if part.config.vera is None:  # biases and embeddings are not written
+            layers = all(site in backbone.linear for site in part.tensors)
+            return layers and all(leaves.keys() <= {"A", "B", "magnitude"} for leaves in part.tensors.values())
+        case TokenRowsConfig():  # a language-model head with the same rows is a second place
+            return len(part.tensors) == 1
+        case _:
+            return True
 
 
 def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:

@@ -1,26 +1,32 @@
-"""PEFT loads what was trained here and gives the same logits."""
+"""The installed PEFT loads what was trained here and gives the same logits."""
 
 from __future__ import annotations
 
-import warnings
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from manyhats.backbone import Backbone
-from manyhats.formats import write_adapter
+from manyhats.engine.forward import Row
+from manyhats.formats import read_adapter, write_adapter
 from manyhats.training.batches import Item
 from manyhats.training.evaluation import predict
+from manyhats.training.job import Job, run
 from manyhats.training.rows import TaskKind
 from manyhats.training.trainer import Trainer
+from rich.console import Console
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
 
+from tests import tiny
 from tests.training.samples import LABELS, items
 from tests.training.test_trainer import OPTIONS, _schedule
 
@@ -75,14 +81,31 @@ def test_peft_gives_the_same_logits(
     model_class: Any = {"tokens": AutoModelForTokenClassification, "span": AutoModelForQuestionAnswering}.get(
         kind, AutoModelForSequenceClassification
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT's and transformers' own
-        model = model_class.from_pretrained(base_folder(family), num_labels=1 if kind == "regress" else len(LABELS))
-        worn = peft.PeftModel.from_pretrained(model, tmp_path).eval()
-        held = items(backbone, kind, 6, 2)
-        with torch.inference_mode():
-            # PEFT's wrapper for question answering leaves the token types out, so what it wraps is asked
-            asked = worn.base_model if kind == "span" else worn
-            theirs = [_logits(asked(**inputs(item)), kind) for item in held]
+    model = model_class.from_pretrained(base_folder(family), num_labels=1 if kind == "regress" else len(LABELS))
+    worn = peft.PeftModel.from_pretrained(model, tmp_path).eval()
+    held = items(backbone, kind, 6, 2)
+    with torch.inference_mode():
+        # PEFT's wrapper for question answering leaves the token types out, so what it wraps is asked
+        asked = worn.base_model if kind == "span" else worn
+        theirs = [_logits(asked(**inputs(item)), kind) for item in held]
     for ours, their in zip(predict(backbone, trainer.bound(), held), theirs, strict=True):
         torch.testing.assert_close(ours, their[-len(ours) :], atol=1e-3 if kind == "regress" else 1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["lora", "prefix"])
+def test_peft_reads_what_writes(load_backbone: Any, base_folder: Any, tmp_path: Path, method: str) -> None:
+    backbone, data, out = load_backbone("llama"), tmp_path / "data.jsonl", tmp_path / "out"
+    rows = [{"text": f"w{i % 30}", "label": f"w{i % 30 + 1} w{i % 30 + 1}"} for i in range(120)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    schedule: Any = {"epochs": 1}
+    job = Job(
+        task="next", method=method, kind="generate", data=data, out=out, template="w99 {text} w98", schedule=schedule
+    )
+    run(job, backbone, Console(quiet=True))
+    model = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_folder("llama")), out).eval()
+    assert model.peft_config["default"].task_type == "CAUSAL_LM"
+    ids = torch.tensor([[2, 9, 11, 30]])
+    with torch.inference_mode():
+        expected = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1]
+    row = replace(Row(ids[0].tolist(), [0] * 4, read_adapter(out, backbone).bind(backbone)), continues=True)
+    assert tiny.difference(tiny.run(backbone, [row]), [expected]) < tiny.CLOSE

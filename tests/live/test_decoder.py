@@ -1,11 +1,11 @@
-"""The example decoder, SmolLM2 (`make decoder`): texts of many methods together equal PEFT's `generate`."""
+"""The example decoder, SmolLM2 (`make decoder`): texts of many methods together equal the installed
+PEFT's `generate`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 from manyhats.backbone import Backbone
@@ -14,17 +14,16 @@ from manyhats.formats import read_adapter
 from manyhats.methods.adapter import BARE
 from transformers import AutoModelForCausalLM
 
-from tests.parity.test_generation import generate, write, writing
+from tests.parity.test_generation import write, writing
+
+peft = pytest.importorskip("peft")
+from tests.references.peft_library import generate  # noqa: E402 - it imports PEFT
 
 FOLDER = Path(__file__).parents[2] / "build" / "smollm2"
 
-pytestmark = [
-    pytest.mark.skipif(
-        not (FOLDER / "model.safetensors").exists(), reason="needs the decoder that `make decoder` makes"
-    ),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = pytest.mark.skipif(
+    not (FOLDER / "model.safetensors").exists(), reason="needs the decoder that `make decoder` makes"
+)
 
 TEXTS = ["The capital of France is", "Once upon a time, in a small village by the sea,", "def fibonacci(n):"]
 NEW = 20
