@@ -10,13 +10,16 @@ import importlib.util
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from manyhats.backbone import Backbone
 
 from tests import tiny
-from tests.references.peft import References
+
+if TYPE_CHECKING:
+    from tests.references.peft import References
 
 # Compares with other libraries as they are installed: run by `pytest tests/live` alone.
 collect_ignore = ["live"]
@@ -64,6 +67,8 @@ def load_backbone(base_folder: Callable[[str], Path]) -> Callable[[str], Backbon
 @pytest.fixture(scope="session")
 def peft_references(tmp_path_factory: pytest.TempPathFactory) -> References:
     """What PEFT wrote and answered, as it is stored."""
+    from tests.references.peft import References
+
     return References(tmp_path_factory.mktemp("peft"))
 
 
