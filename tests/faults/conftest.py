@@ -14,6 +14,7 @@ from manyhats.backbone import Backbone
 from tests.api.live import PATIENCE, Files, adapter_files, wait_until
 from tests.processes import Launcher, Process
 
+
 class Server(Process):
     """`manyhats serve` on a store."""
 
