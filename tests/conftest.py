@@ -1,6 +1,6 @@
 """Fixtures for all tests: tiny backbones, made once for each process that runs tests.
 
-Nothing here imports torch before a test asks for it: with several processes, the one that hands out the tests needs none.
+Nothing here imports torch before tests are collected: of several processes, the one that hands them out needs none.
 """
 
 from __future__ import annotations

@@ -49,8 +49,10 @@ class Launcher:
 
 
 class Process:
-    """One `manyhats ...`, or a script with its arguments; `needs`: the modules that it imports. `log`: the file with all
-    that it says."""
+    """One `manyhats ...`, or a script with its arguments; `needs`: the modules that it imports.
+
+    `log`: the file with all that it says.
+    """
 
     def __init__(
         self,

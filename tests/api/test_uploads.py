@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from manyhats.backbone import Backbone
 
+from tests.amounts import tried
 from tests.api.live import (
     Files,
     Live,
@@ -352,8 +353,9 @@ FIELDS = {
 }  # fmt: skip
 
 
+@tried(20, 100)
 @pytest.mark.parametrize("method", ["lora", "prefix", "bottleneck", "mask"])
-def test_whatever_the_configs_say_the_server_does_not_fail(live: Live, method):
+def test_whatever_the_configs_say_the_server_does_not_fail(live: Live, method, amount):
     good = adapter_files(live.backbone, method)
     fields = [(file, field) for file in FIELDS if file in good for field in FIELDS[file]]
     if method == "bottleneck":
@@ -361,7 +363,7 @@ def test_whatever_the_configs_say_the_server_does_not_fail(live: Live, method):
         fields = [f for f in fields if f[0] != CONFIG] + [(CONFIG, "config"), (CONFIG, "name"), (CONFIG, "version")]
 
     @given(change=st.sampled_from(fields), value=JSON)
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=amount, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def check(change, value):
         file, field = change
         if method == "bottleneck" and change == (CONFIG, "config") and isinstance(value, dict):

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import httpx
-import pytest
 
+from tests.amounts import tried
 from tests.api.live import Files
 from tests.faults.conftest import Server, Start
 from tests.waiting import wait_until
@@ -82,13 +82,13 @@ def digest(files: Files) -> str:
     return total.hexdigest()
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(12, marks=pytest.mark.slow)])
-def test_killed_at_any_moment_the_store_is_whole(serve: Start, adapters, tmp_path, rounds):
+@tried(3, 12)
+def test_killed_at_any_moment_the_store_is_whole(serve: Start, adapters, tmp_path, amount):
     store = tmp_path / "store"
     stock = [adapters(method, labels=n) for n in range(2, 8) for method in ("lora", "bottleneck", "mask", "prefix")]
     chance = random.Random(1)
     acknowledged: Acknowledged = {}
-    for number in range(rounds):
+    for number in range(amount):
         server = serve(store, "--max-versions", "1000").wait_ready()
         check_whole(server, store, acknowledged)
         before = len(acknowledged)

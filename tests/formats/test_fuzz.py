@@ -19,6 +19,7 @@ from manyhats.formats import read_adapter, write_adapter
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
+from tests.amounts import tried
 
 # Python warns about sets in regular expressions that a later version may read otherwise.
 pytestmark = pytest.mark.filterwarnings("ignore:Possible (nested set|set )")
@@ -96,13 +97,14 @@ def _places(folder: Path) -> list[tuple[str, list[str], str]]:
     return places
 
 
+@tried(25, 200)
 @pytest.mark.parametrize(("family", "method"), WRITTEN)
-def test_fields_of_any_value(written, tmp_path: Path, family: str, method: str) -> None:
+def test_fields_of_any_value(written, tmp_path: Path, family: str, method: str, amount: int) -> None:
     source, backbone = written(family, method)
     folder = Path(shutil.copytree(source, tmp_path / "damaged"))
     places = _places(source)
 
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=amount, deadline=None)
     @given(changes=st.lists(st.tuples(st.sampled_from(places), VALUES, st.booleans()), min_size=1, max_size=3))
     def check(changes: list[tuple[tuple[str, list[str], str], Any, bool]]) -> None:
         files = {path.name: json.loads(path.read_text()) for path in source.glob("*.json")}
@@ -144,13 +146,14 @@ def test_every_field_of_each_type(written, tmp_path: Path, method: str) -> None:
     assert read_or_refuse(folder, backbone)
 
 
+@tried(10, 80)
 @pytest.mark.parametrize(("family", "method"), WRITTEN)
-def test_whole_files_of_any_value(written, tmp_path: Path, family: str, method: str) -> None:
+def test_whole_files_of_any_value(written, tmp_path: Path, family: str, method: str, amount: int) -> None:
     source, backbone = written(family, method)
     folder = Path(shutil.copytree(source, tmp_path / "damaged"))
     names = sorted(path.name for path in source.glob("*.json"))
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=amount, deadline=None)
     @given(name=st.sampled_from(names), value=VALUES)
     def check(name: str, value: Any) -> None:
         (folder / name).write_text(json.dumps(value))
@@ -160,8 +163,9 @@ def test_whole_files_of_any_value(written, tmp_path: Path, family: str, method: 
     check()
 
 
+@tried(20, 150)
 @pytest.mark.parametrize(("family", "method"), WRITTEN)
-def test_tensors_of_any_name_and_shape(written, tmp_path: Path, family: str, method: str) -> None:
+def test_tensors_of_any_name_and_shape(written, tmp_path: Path, family: str, method: str, amount: int) -> None:
     source, backbone = written(family, method)
     folder = Path(shutil.copytree(source, tmp_path / "damaged"))
     files = {path.name: load_file(path) for path in sorted(source.glob("*.safetensors"))}
@@ -171,7 +175,7 @@ def test_tensors_of_any_name_and_shape(written, tmp_path: Path, family: str, met
     names = st.none() | st.text(max_size=6) | st.sampled_from([name for _, name in places])
     ends = st.sampled_from(["", ".", ".weight", ".bias", ".lora_A.weight", ".mask", ".1.weight", ".scaling"])
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=amount, deadline=None)
     @given(place=st.sampled_from(places), shape=st.none() | shapes, dtype=types, name=names, end=ends)
     def check(place: tuple[str, str], shape: list[int] | None, dtype: torch.dtype, name: str | None, end: str) -> None:
         file, old = place
@@ -187,13 +191,14 @@ def test_tensors_of_any_name_and_shape(written, tmp_path: Path, family: str, met
     check()
 
 
+@tried(50, 400)
 @pytest.mark.parametrize("method", tiny.METHOD_NAMES)
-def test_damaged_bytes(written, tmp_path: Path, method: str) -> None:
+def test_damaged_bytes(written, tmp_path: Path, method: str, amount: int) -> None:
     source, backbone = written("bert", method)
     folder = Path(shutil.copytree(source, tmp_path / "damaged"))
     contents = {path.name: path.read_bytes() for path in sorted(source.iterdir())}
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=amount, deadline=None)
     @given(
         name=st.sampled_from(sorted(contents)),
         place=st.floats(0, 1, exclude_max=True),

@@ -17,6 +17,7 @@ from manyhats.registry.blobs import digest
 from manyhats.registry.records import Target, TaskSettings, Version
 from manyhats.registry.registry import Registry
 
+from tests.amounts import tried
 from tests.registry.helpers import blobs, inspect, staged, upload
 
 TASKS = ("ham", "spam", "x.y-z")
@@ -220,8 +221,8 @@ class Machine(RuleBasedStateMachine):
             assert digest(self.registry.files(version)) == version.sha256
 
 
-@pytest.mark.parametrize("runs", [10, pytest.param(100, marks=pytest.mark.slow)])
-def test_random_operations_agree_with_the_model(runs: int) -> None:
+@tried(10, 100)
+def test_random_operations_agree_with_the_model(amount: int) -> None:
     run_state_machine_as_test(
-        Machine, settings=settings(max_examples=runs, stateful_step_count=40, deadline=None, derandomize=True)
+        Machine, settings=settings(max_examples=amount, stateful_step_count=40, deadline=None, derandomize=True)
     )
