@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import pytest
-
 ENCODERS = ("bert", "roberta", "xlm-roberta", "electra", "electra-narrow", "distilbert")
 SHARED_OR_LOCAL = ("albert", "modernbert")
 DECODERS = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "opt", "opt-after", "gpt_neox", "gpt_neox-sequential")
@@ -31,4 +29,6 @@ ALIASES = {
 
 def one_of_each(families: Iterable[str] = ALL) -> list[Any]:
     """All of them as parameters of a test; aliases come with the slow tests alone."""
+    import pytest  # here, as what makes references needs the names alone
+
     return [pytest.param(f, marks=pytest.mark.slow) if f in ALIASES else pytest.param(f) for f in families]
