@@ -29,6 +29,6 @@ ALIASES = {
 
 def one_of_each(families: Iterable[str] = ALL) -> list[Any]:
     """All of them as parameters of a test; aliases come with the slow tests alone."""
-    import pytest  # here: the scripts that make references know the names, in environments without it
+    import pytest  # here, as what makes references needs the names alone
 
     return [pytest.param(f, marks=pytest.mark.slow) if f in ALIASES else pytest.param(f) for f in families]

@@ -69,6 +69,16 @@ def test_attaches_by_the_same_function(alias: str, load_backbone: Any) -> None:
     assert (own.block, own.attention, own.sublayers) == (other.block, other.attention, other.sublayers)
 
 
+@pytest.mark.parametrize("alias", ALIASES)
+def test_its_layers_have_the_names_of_its_checkpoints(alias: str, load_backbone: Any) -> None:
+    backbone: Backbone = load_backbone(alias)
+    for name, site in backbone.linear.items():
+        if name in dict(backbone.model.named_modules()):
+            assert backbone.site_of(f"{backbone.prefix}.{name}") is site
+    assert list(backbone.residual) == [f"layers.{i}.{place}" for i in range(2) for place in ("attention", "ffn")]
+    assert backbone.max_tokens == tiny.MAX_TOKENS
+
+
 @pytest.mark.parametrize("alias", OWN)
 def test_what_is_its_own_counts(alias: str, base_folder: Any, load_backbone: Any) -> None:
     """Without it transformers' model gives something else; with it, what the packed pass gives."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -13,6 +14,14 @@ from manyhats.errors import ConfigurationError
 from transformers import AutoTokenizer
 
 from tests import tiny
+from tests.families import ENCODERS
+
+
+# The two ways to mark the ends of a text; the other families have one of the same tokenizers.
+@pytest.fixture(params=[f if f in ("bert", "roberta") else pytest.param(f, marks=pytest.mark.slow) for f in ENCODERS])
+def backbone(request: pytest.FixtureRequest, load_backbone: Callable[[str], Backbone]) -> Backbone:
+    """A backbone with each of the tokenizers."""
+    return load_backbone(request.param)
 
 
 def test_same_tokens_as_the_original(backbone: Backbone) -> None:
