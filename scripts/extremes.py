@@ -26,6 +26,8 @@ LOCK = "requirements/constraints.txt"
 ALONE = "requirements/alone.txt"
 UV = "build/uv/bin/uv"
 MOST_PUT_BACK = 8
+# In the traceback of every failure; put back only after the others.
+RUNS_TESTS = {"pytest", "pluggy", "pytest-xdist", "execnet", "pytest-cov", "coverage"}
 
 # Run by the environment's own Python: every distribution with its version and the folders that it fills.
 INSTALLED = """
@@ -166,7 +168,8 @@ def put_back(python: Path, folder: Path, libraries: list[Library], failed: int, 
     before.write_text(frozen.replace("+cpu", ""), encoding="utf-8")
     shutil.rmtree(folder / "failed", ignore_errors=True)
     shutil.copytree(folder / "cache", folder / "failed")
-    for library in [library for library in libraries if library.mentions][:MOST_PUT_BACK]:
+    mentioned = [library for library in libraries if library.mentions]
+    for library in sorted(mentioned, key=lambda library: library.name in RUNS_TESTS)[:MOST_PUT_BACK]:
         print(
             f"\n== {library.name} {library.here} put back to {library.locked}: the {failed} failed tests again",
             flush=True,
