@@ -58,22 +58,22 @@ serve: install  ## Serve the example tasks
 	$(BIN)/manyhats serve --backbone $(BACKBONE) --store $(STORE) --port $(PORT)
 
 test: install  ## Run the tests, but for the slow and the live ones
-	$(BIN)/python -m pytest -m "not slow and not live" -n $(JOBS) $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not live" -n $(JOBS) --dist worksteal $(ARGS)
 
 test-slow: install  ## Run the tests that are too long for every run
-	$(BIN)/python -m pytest -m "slow and not live" -n $(JOBS) $(ARGS)
+	$(BIN)/python -m pytest -m "slow and not live" -n $(JOBS) --dist worksteal $(ARGS)
 
 test-live: install  ## Compare with the other libraries as they are installed; a failure here may be theirs
-	$(BIN)/python -m pytest -m live -n $(JOBS) $(ARGS)
+	$(BIN)/python -m pytest -m live -n $(JOBS) --dist worksteal $(ARGS)
 
 coverage: install  ## make test, with what it covers and the 25 slowest tests
-	$(BIN)/python -m pytest -m "not slow and not live" -n $(JOBS) --durations=25 --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not live" -n $(JOBS) --dist worksteal --durations=25 --cov --cov-report=term $(ARGS)
 
 test-oldest: build/uv/bin/uv  ## make test with the oldest release of every dependency, in build/oldest; TORCH=torch==2.13.0 keeps torch
-	$(PYTHON) scripts/extremes.py oldest --torch '$(TORCH)' -- -m "not slow and not live" -n $(JOBS) $(ARGS)
+	$(PYTHON) scripts/extremes.py oldest --torch '$(TORCH)' -- -m "not slow and not live" -n $(JOBS) --dist worksteal $(ARGS)
 
 test-newest: build/uv/bin/uv  ## make test with the newest release of every dependency, in build/newest; TORCH as above
-	$(PYTHON) scripts/extremes.py newest --torch '$(TORCH)' -- -m "not slow and not live" -n $(JOBS) $(ARGS)
+	$(PYTHON) scripts/extremes.py newest --torch '$(TORCH)' -- -m "not slow and not live" -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: check-lock check-style check-types check-files  ## Check style, types, the lock, and what must not be committed
 

@@ -47,7 +47,7 @@ def parts(backbone: Backbone, seed: int = 1) -> dict[str, Part]:
         "parameters",
         ParametersConfig(),
         {
-            name: {n: p + fresh(*p.shape) for n, p in module._parameters.items() if p is not None}
+            name: {n: p.cpu() + fresh(*p.shape) for n, p in module._parameters.items() if p is not None}
             for name, module in norms.items()
         }
         | {name: {"bias": fresh(out)} for name, (out, _) in list(linear.items())[:3]},
@@ -153,12 +153,12 @@ def nothing(backbone: Backbone) -> dict[str, Adapter]:
                 }
             case "token_rows":
                 changed[name] = {
-                    s: {"ids": leaves["ids"], "rows": backbone.embedding[s].module.weight[leaves["ids"]].clone()}
+                    s: {"ids": leaves["ids"], "rows": backbone.embedding[s].module.weight.cpu()[leaves["ids"]].clone()}
                     for s, leaves in part.tensors.items()
                 }
             case "parameters":
                 changed[name] = {
-                    s: {n: backbone.norm[s].module._parameters[n].clone() for n in leaves}  # type: ignore[union-attr]
+                    s: {n: backbone.norm[s].module._parameters[n].cpu().clone() for n in leaves}  # type: ignore[union-attr]
                     for s, leaves in part.tensors.items()
                     if s in backbone.norm
                 }

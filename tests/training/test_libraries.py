@@ -19,7 +19,7 @@ def test_a_library_that_is_there_is_given() -> None:
 @pytest.mark.parametrize(
     ("library", "told"),
     [
-        ("sklearn", "training needs scikit-learn, which is not installed: pip install 'manyhats\\[train\\]'"),
+        ("sklearn", "scikit-learn, which is not installed: pip install '.\\[train\\]' in a clone of Manyhats"),
         ("accelerate", "training needs accelerate, which"),
     ],
 )
