@@ -47,7 +47,7 @@ def test_a_backbone_on_cuda_agrees_with_its_unmodified_model(
 def test_attention_on_cuda_makes_no_plan_for_a_new_shape(base_folder: Callable[[str], Path]) -> None:
     """cuDNN's would, and in generation each step has shapes of its own."""
     backbone = Backbone.load(str(base_folder("llama")), device="cuda", dtype="bfloat16")
-    with torch.profiler.profile() as profile:
+    with torch.profiler.profile(acc_events=True) as profile:
         for length in (5, 17, 33):
             tiny.ask(backbone, None, tiny.texts([length, 3]))
     ran = {event.key for event in profile.key_averages()}
