@@ -94,6 +94,7 @@ def test_a_plain_pickle_that_would_run_code_does_not(source: Path, tmp_path: Pat
     assert not (tmp_path / "proof").exists()
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")  # torch 2.14's, while it reads
 @pytest.mark.parametrize(
     "state",
     [

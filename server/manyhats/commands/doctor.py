@@ -31,6 +31,7 @@ def doctor() -> None:
 
     device = choose_device("auto")
     rows |= {
+        "torch": torch.__version__,  # with its build
         "processor": f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.backends.cpu.get_cpu_capability()}",
         "threads of the model": str(torch.get_num_threads()),
         "cuda": _cuda() if torch.cuda.is_available() else "no",
