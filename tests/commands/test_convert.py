@@ -94,7 +94,8 @@ def test_a_plain_pickle_that_would_run_code_does_not(source: Path, tmp_path: Pat
     assert not (tmp_path / "proof").exists()
 
 
-@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")  # torch 2.14's, while it reads
+# What torch 2.11 and 2.14 say while they read a sparse tensor.
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning", "ignore:Validating sparse tensor:UserWarning")
 @pytest.mark.parametrize(
     "state",
     [
