@@ -128,6 +128,32 @@ def test_a_wrong_packed_pass_is_found(
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("family", "plant"), [("bert", _sees_its_neighbours), ("llama", _sees_its_neighbours), ("gpt2", _not_a_number)]
+)
+def test_it_is_found_in_the_half_types_too(
+    family: str, plant: Plant, dtype: str, base_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = Backbone.load(str(base_folder(family)), device="cpu", dtype=dtype)
+    self_check(backbone)
+    plant(monkeypatch)
+    with pytest.raises(WrongAnswers, match="the packed pass"):
+        self_check(backbone)
+
+
+def test_what_rounding_does_by_itself_is_measured(base_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a deep model in a half type is not refused for it."""
+    backbone = Backbone.load(str(base_folder("llama")), device="cpu", dtype="bfloat16")
+    monkeypatch.setattr(module, "_TOLERANCE", {torch.bfloat16: 1e-9})
+    self_check(backbone)
+    monkeypatch.setattr(module, "_TIMES_NOISE", 1e-9)
+    with pytest.raises(WrongAnswers):
+        self_check(backbone)
+    assert backbone.original is not None
+    assert backbone.original.config._attn_implementation == "sdpa"
+
+
 def test_a_pass_that_fails_is_one_line_too(load_backbone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def attend(*_: Any) -> Tensor:
         raise TypeError("forward() got an unexpected keyword argument 'position_ids'\nand more")

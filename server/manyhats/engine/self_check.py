@@ -25,9 +25,10 @@ from manyhats.methods.adapter import BARE
 
 logger = logging.getLogger(__name__)
 
-# The largest relative difference (of norms) that two right answers may have. Seen: 1e-6 in float32, 0.01 in bfloat16,
-# where the same sums in another order round otherwise; a sequence that sees another's tokens differs by its whole size.
+# The relative difference (of norms) that two right answers may always have. Seen: 1e-5 in float32, 0.03 in bfloat16; a
+# sequence that sees another's tokens differs by its whole size.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+_TIMES_NOISE = 3  # how many times the rounding that the unmodified model shows by itself, where that is more
 
 _LENGTHS = (24, 3, 48, 1, 11)
 _WIDEST_WINDOW = 256  # tokens; a sequence longer than a local layer's window is added where that is cheap
@@ -47,7 +48,7 @@ def self_check(backbone: Backbone) -> None:
         raise ValueError(f"the backbone {backbone.name} was made without its original")
     sequences = _sequences(backbone)
     try:
-        worst = _largest_difference(backbone, sequences)
+        worst, most = _largest_difference(backbone, sequences)
     except ManyhatsError:
         raise
     except Exception as error:
@@ -59,22 +60,42 @@ def self_check(backbone: Backbone) -> None:
         "self-check: %d sequences agree with the unmodified model within %.1g (at most %.1g), %.2f s",
         len(sequences),
         worst,
-        _TOLERANCE[backbone.dtype],
+        most,
         time.perf_counter() - begun,
     )
 
 
-def _largest_difference(backbone: Backbone, sequences: Sequence[list[int]]) -> float:
-    """Of all passes. Raises WrongAnswers at the first that is over the tolerance."""
+def _largest_difference(backbone: Backbone, sequences: Sequence[list[int]]) -> tuple[float, float]:
+    """Of all passes, and the tolerance. Raises WrongAnswers at the first that is over it."""
     expected = [_original(backbone, ids) for ids in sequences]
+    most = max(_TOLERANCE[backbone.dtype], _TIMES_NOISE * _noise(backbone, sequences, expected))
     rows = [_row(backbone, ids) for ids in sequences]
-    worst = _compare(backbone, "the packed pass", sequences, forward(backbone, rows), expected)
+    worst = _compare(backbone, "the packed pass", sequences, forward(backbone, rows), expected, most)
     if backbone.has_language_model:
         for read, logits in _cached_steps(backbone, sequences):
             wanted = [expected[i][stop - 1] for i, stop in read]
             prefixes = [sequences[i][:stop] for i, stop in read]
-            worst = max(worst, _compare(backbone, "a cached step", prefixes, list(logits), wanted))
-    return worst
+            worst = max(worst, _compare(backbone, "a cached step", prefixes, list(logits), wanted, most))
+    return worst, most
+
+
+def _noise(backbone: Backbone, sequences: Sequence[list[int]], expected: Sequence[Tensor]) -> float:
+    """How far rounding alone moves one token's answer in a half type; 0 in float32.
+
+    It grows with the depth of a model, so it is measured: the unmodified model with transformers' two own attentions,
+    which give the same sums in another order.
+    """
+    if backbone.original is None or backbone.dtype == torch.float32 or not backbone.family.packed:
+        return 0.0
+    backbone.original.set_attn_implementation("eager")
+    try:
+        others = [_original(backbone, ids).float() for ids in sequences]
+    finally:
+        backbone.original.set_attn_implementation("sdpa")
+    return max(
+        float(((one.float() - other).norm(dim=-1) / other.norm(dim=-1)).max())
+        for one, other in zip(expected, others, strict=True)
+    )
 
 
 def _at_work(backbone: Backbone) -> str:
@@ -138,17 +159,21 @@ def _cached_steps(backbone: Backbone, sequences: Sequence[list[int]]) -> Iterato
 
 
 def _compare(
-    backbone: Backbone, what: str, sequences: Sequence[list[int]], given: Sequence[Tensor], expected: Sequence[Tensor]
+    backbone: Backbone,
+    what: str,
+    sequences: Sequence[list[int]],
+    given: Sequence[Tensor],
+    expected: Sequence[Tensor],
+    most: float,
 ) -> float:
-    """The largest relative difference. Raises WrongAnswers where it is over the tolerance."""
+    """The largest relative difference. Raises WrongAnswers where it is over `most`."""
     worst = 0.0
-    most = _TOLERANCE[backbone.dtype]
     for ids, one, other in zip(sequences, given, expected, strict=True):
         difference = float((one.float() - other.float()).norm() / other.float().norm())
         if not difference <= most:  # also where it is not a number
             raise WrongAnswers(
                 f"{what} of {len(sequences)} sequences together differs from the unmodified model: by {difference:.2g} "
-                f"of its size for one of {len(ids)} tokens, where {most:g} is allowed in "
+                f"of its size for one of {len(ids)} tokens, where {most:.2g} is allowed in "
                 f"{str(backbone.dtype).removeprefix('torch.')} ({_at_work(backbone)}); answers would be "
                 f"wrong. {_ADVICE}; --self-check false starts the server all the same"
             )
