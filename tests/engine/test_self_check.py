@@ -18,7 +18,7 @@ from manyhats.backbone.attention import PACKED_ATTENTION, AttentionLayout, packe
 from manyhats.backbone.cache import CachedLayout
 from manyhats.engine import self_check as module
 from manyhats.engine.self_check import self_check
-from manyhats.errors import UnsupportedAttention, WrongAnswers
+from manyhats.errors import ConfigurationError, UnsupportedAttention, WrongAnswers
 from manyhats.runtime import Runtime
 from manyhats.settings import Settings
 from torch import Tensor
@@ -162,6 +162,16 @@ def test_a_pass_that_fails_is_one_line_too(load_backbone: Any, monkeypatch: pyte
     with pytest.raises(WrongAnswers, match="fails: TypeError: forward") as caught:
         self_check(load_backbone("bert"))
     assert "\n" not in caught.value.message
+
+
+def test_a_device_that_is_full_is_no_wrong_answer(load_backbone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def attend(*_: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(AttentionLayout, "attend", attend)
+    with pytest.raises(ConfigurationError, match="no memory left on cpu for one pass of 87 tokens") as caught:
+        self_check(load_backbone("bert"))
+    assert not isinstance(caught.value, WrongAnswers)
 
 
 def test_sequences_alone_would_have_passed(load_backbone: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from manyhats import supported
 from manyhats.backbone import Backbone, Piece, pack_pieces
 from manyhats.backbone.cache import KeyValueCache
 from manyhats.engine.forward import Row, forward
-from manyhats.errors import ManyhatsError, WrongAnswers
+from manyhats.errors import ConfigurationError, ManyhatsError, WrongAnswers
 from manyhats.methods.adapter import BARE
 
 logger = logging.getLogger(__name__)
@@ -40,8 +40,9 @@ _STEPS = 3  # last tokens of each sequence, read one at a time
 def self_check(backbone: Backbone) -> None:
     """Compares the packed pass, and a decoder's cached steps, with the unmodified model.
 
-    Raises WrongAnswers, in one line with what differs and the versions at work, UnsupportedAttention, or ValueError for
-    a backbone that was made without its original.
+    Raises WrongAnswers, in one line with what differs and the versions at work, UnsupportedAttention,
+    ConfigurationError where the device's memory does not hold a small pass, or ValueError for a backbone that was made
+    without its original.
     """
     begun = time.perf_counter()
     if backbone.original is None:
@@ -51,6 +52,11 @@ def self_check(backbone: Backbone) -> None:
         worst, most = _largest_difference(backbone, sequences)
     except ManyhatsError:
         raise
+    except torch.OutOfMemoryError as error:
+        raise ConfigurationError(
+            f"there is no memory left on {backbone.device} for one pass of {sum(map(len, sequences))} tokens beside "
+            f"the backbone {backbone.name}"
+        ) from error
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise WrongAnswers(
