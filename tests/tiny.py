@@ -218,4 +218,12 @@ def adapter(
 
 
 # Those with a file format of one part, and a training recipe.
+def uneven_lora(backbone: Backbone) -> Adapter:
+    """A LoRA whose layers differ in rank and scale."""
+    first, second = (part(backbone, "lora", i + 1, only=f"layer.{i}", rank=rank) for i, rank in enumerate((2, 5)))
+    config = type(first.config)(scales=first.config.scales | second.config.scales)
+    merged = Part("lora", config, dict(first.tensors) | dict(second.tensors))
+    return Adapter(parts=(merged,), head=head(backbone, "classify", 3, 4), kind="classify", matched_tensors=1)
+
+
 METHOD_NAMES = ("lora", "bottleneck", "prefix", "mask")

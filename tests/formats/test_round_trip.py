@@ -13,7 +13,6 @@ from manyhats.errors import InvalidRequest
 from manyhats.formats import read_adapter, write_adapter
 from manyhats.methods import METHODS
 from manyhats.methods.adapter import Adapter
-from manyhats.methods.base import Part
 from manyhats.methods.heads import Head, Kind, Layer
 
 from tests import tiny
@@ -119,13 +118,7 @@ def test_what_peft_wrote_is_written_the_same(
 
 
 def test_ranks_and_scales_that_differ(bert: Backbone, tmp_path: Path) -> None:
-    parts = [tiny.part(bert, "lora", 1, only="layer.0", rank=2), tiny.part(bert, "lora", 2, only="layer.1", rank=5)]
-    merged = Part(
-        "lora",
-        type(parts[0].config)(scales=parts[0].config.scales | parts[1].config.scales),
-        dict(parts[0].tensors) | dict(parts[1].tensors),
-    )
-    first = Adapter(parts=(merged,), head=tiny.head(bert, "classify", 3, 4), kind="classify", matched_tensors=1)
+    first = tiny.uneven_lora(bert)
     write_adapter(first, tmp_path, bert)
     assert tiny.difference(tiny.ask(bert, read_adapter(tmp_path, bert), TEXTS), tiny.ask(bert, first, TEXTS)) < 1e-5
 

@@ -10,7 +10,6 @@ import torch
 from manyhats.backbone import Backbone
 from manyhats.formats import read_adapter, write_adapter
 from manyhats.methods.adapter import Adapter
-from manyhats.methods.base import Part
 from manyhats.methods.heads import Kind
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
@@ -57,13 +56,7 @@ def test_peft_reads_our_files(load_backbone, tmp_path: Path, family: str, method
 
 
 def test_peft_reads_ranks_and_scales_that_differ(bert: Backbone, tmp_path: Path) -> None:
-    parts = [tiny.part(bert, "lora", 1, only="layer.0", rank=2), tiny.part(bert, "lora", 2, only="layer.1", rank=5)]
-    merged = Part(
-        "lora",
-        type(parts[0].config)(scales=parts[0].config.scales | parts[1].config.scales),
-        dict(parts[0].tensors) | dict(parts[1].tensors),
-    )
-    first = Adapter(parts=(merged,), head=tiny.head(bert, "classify", 3, 4), kind="classify", matched_tensors=1)
+    first = tiny.uneven_lora(bert)
     write_adapter(first, tmp_path, bert)
     ours = tiny.ask(bert, first, TEXTS)
     assert tiny.difference(tiny.ask(bert, read_adapter(tmp_path, bert), TEXTS), ours) < 1e-5

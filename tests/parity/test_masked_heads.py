@@ -101,11 +101,19 @@ def test_a_bias_that_a_later_transformers_adds_to_the_head_is_zero(
     assert tiny.difference(tiny.run(backbone, asked), expected) < tiny.CLOSE
 
 
-@pytest.mark.parametrize("lost", ["cls.predictions.bias", "cls.predictions.transform.dense.weight"])
+@pytest.mark.parametrize(
+    ("family", "lost"),
+    [
+        ("bert", "cls.predictions.bias"),
+        ("bert", "cls.predictions.transform.dense.weight"),
+        ("distilbert", "vocab_projector.bias"),
+        ("electra", "generator_lm_head.bias"),
+    ],
+)
 def test_a_head_that_lacks_weights_is_left_out(
-    peft_references: References, tmp_path: Path, caplog: pytest.LogCaptureFixture, lost: str
+    peft_references: References, tmp_path: Path, caplog: pytest.LogCaptureFixture, family: str, lost: str
 ) -> None:
-    folder = shutil.copytree(peft_references.base("bert-masked"), tmp_path / "base")
+    folder = shutil.copytree(peft_references.base(f"{family}-masked"), tmp_path / "base")
     weights = load_file(folder / "model.safetensors")
     del weights[lost]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

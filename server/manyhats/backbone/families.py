@@ -58,6 +58,7 @@ class Family:
     multiple_of: Callable[[Any, int], int] | None = None  # padded: the length that a sequence is brought to
     output_width: Callable[[Any], int] = lambda config: int(config.hidden_size)
     prepare: Callable[[Any], None] = lambda model: None  # what the model needs before its sites
+    late_head_bias: bool = False  # transformers 5.24 gave its masked head a bias that older checkpoints do not hold
     shared_tables: tuple[str, ...] = ()  # embeddings that are read once for all sequences: nothing can act there
 
 
@@ -283,6 +284,7 @@ FAMILIES: dict[str, Family] = {
         packed=False,
         multiple_of=reformer_length,
         prepare=prepare_reformer,
+        late_head_bias=True,
         output_width=lambda config: 2 * int(config.hidden_size),
     ),
     "llama": _LLAMA,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from manyhats.backbone.families import family_of
 from manyhats.backbone.sites import LM_HEAD
 
 logger = logging.getLogger(__name__)
@@ -77,10 +78,9 @@ def masked_head(source: str, config: Any, bare: PreTrainedModel) -> VocabularyHe
     model, info = AutoModelForMaskedLM.from_pretrained(source, config=config, dtype="auto", output_loading_info=True)
     last = model.get_output_embeddings()
     lacking = set(info["missing_keys"])
-    if last.bias is not None:
-        # transformers 5.24 gives Reformer's head a bias that is in no checkpoint from before: it counts as zero.
+    if family_of(config.model_type).late_head_bias and last.bias is not None:
         own = {name for name, p in model.named_parameters(remove_duplicate=False) if p is last.bias}
-        if len(own) == 1 and own <= lacking:
+        if own <= lacking:  # a checkpoint from before: without a bias, as it was trained
             nn.init.zeros_(last.bias)
             lacking -= own
     if lacking:

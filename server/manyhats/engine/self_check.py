@@ -91,7 +91,8 @@ def _noise(backbone: Backbone, sequences: Sequence[list[int]], expected: Sequenc
     It grows with the depth of a model, so it is measured: the unmodified model with transformers' two own attentions,
     which give the same sums in another order.
     """
-    if backbone.original is None or backbone.dtype == torch.float32 or not backbone.family.packed:
+    assert backbone.original is not None
+    if backbone.dtype == torch.float32 or not backbone.family.packed:
         return 0.0
     backbone.original.set_attn_implementation("eager")
     try:
