@@ -72,6 +72,7 @@ class RollbackBody(Body):
 class SettingsBody(Body):
     """`PUT /v1/tasks/{task}`. What is given replaces what was; null goes back to the adapter's own."""
 
+    kind: StrictStr | None = None
     labels: list[StrictStr] | None = None
     template: StrictStr | None = None
     max_tokens: StrictInt | None = None
@@ -80,6 +81,7 @@ class SettingsBody(Body):
     normalize: StrictBool | None = None
     system_prompt: StrictStr | None = None
     chat_template: StrictStr | None = None
+    stop_token_ids: list[StrictInt] | None = None
     defaults: dict[str, Any] | None = None
     priority: StrictInt | None = None
     pinned: StrictBool | None = None

@@ -169,7 +169,7 @@ def summary(runtime: Runtime, task: Task, version: Version | None = None) -> dic
         return {"name": task.name, "kind": None, "method": None, "version": None, "residency": "disk", "bytes": 0}
     return {
         "name": task.name,
-        "kind": version.info.kind,
+        "kind": task.settings_for(version).kind,
         "method": version.info.method,
         "version": version.number,
         "residency": runtime.residency.level(version.sha256),
@@ -183,10 +183,14 @@ def details(runtime: Runtime, task: Task, version: Version | None = None) -> dic
     settings = task.settings if version is None else task.settings_for(version)
     longest = runtime.backbone.max_tokens
     return summary(runtime, task, version) | {
+        "kind": settings.kind,
         "versions": [version_body(v) for v in task.versions],
         "aliases": aliases_body(task),
         "labels": settings.labels,
         "template": settings.template,
+        "chat_template": settings.chat_template,
+        "system_prompt": settings.system_prompt,
+        "stop_token_ids": settings.stop_token_ids or [],
         "max_tokens": settings.max_tokens or longest,
         "overflow": settings.overflow or "error",
         "pooling": settings.pooling,
@@ -210,6 +214,7 @@ def version_body(version: Version) -> dict[str, Any]:
         "bytes": version.info.bytes,
         "base": version.info.base,
         "created": version.created,
+        "warnings": list(version.info.warnings),
         "card": version.info.card,
     }
 

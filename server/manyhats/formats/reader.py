@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from manyhats.errors import InvalidRequest
 from manyhats.formats import adapterhub, manyhats, peft
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, HEAD_WEIGHTS, WEIGHTS
-from manyhats.formats.files import read_json, refuse_pickles
+from manyhats.formats.files import read_json, refuse_pickles, shown
+from manyhats.formats.kinds import Beside
+from manyhats.formats.manyhats.description import FILE
+from manyhats.formats.model_config import read_model_config, with_model_config
+from manyhats.formats.tokenizer_files import with_tokenizer_files
 from manyhats.methods.adapter import Adapter
+from manyhats.methods.heads import Kind
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -21,18 +26,19 @@ Resolve = Callable[[str], Path]
 _DEPTH = 4  # of compositions made of compositions
 
 
-def read_adapter(folder: Path, backbone: Backbone, resolve: Resolve | None = None) -> Adapter:
+def read_adapter(folder: Path, backbone: Backbone, resolve: Resolve | None = None, kind: Kind | None = None) -> Adapter:
     """Reads and checks an adapter folder: every tensor finite, matched to a site and of the right shape.
 
-    `resolve` finds the folder of a stored adapter by its sha256, for one that is made of others.
+    `resolve` finds the folder of a stored adapter by its sha256, for one that is made of others. `kind`: what whoever
+    brings the adapter says that it is for, which holds where its head allows it.
 
     Raises UnsupportedFormat for pickles, InvalidRequest for damaged or incomplete files, AdapterMismatch for an
     adapter that this backbone cannot wear.
     """
-    return _read(folder, backbone, resolve, 0)
+    return _read(folder, backbone, resolve, kind, 0)
 
 
-def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, depth: int) -> Adapter:
+def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, kind: Kind | None, depth: int) -> Adapter:
     refuse_pickles(folder)
     description = manyhats.describe(folder, backbone)
     if description is not None and description.format != "manyhats-task/1":
@@ -42,9 +48,11 @@ def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, depth: int)
         else:
             adapter = manyhats.read(folder, description, backbone)
     else:
-        adapter = _read_library(folder, backbone)
+        own = _kind(description) if description is not None else None
+        adapter = _read_library(folder, backbone, kind or own)
         if description is not None:
             adapter = replace(adapter, settings=dict(adapter.settings) | description.task)
+    adapter = adapter.as_kind(kind, backbone)
     adapter.check(backbone)
     labels = adapter.settings.get("labels")
     head = adapter.head
@@ -64,10 +72,26 @@ def _members(description: Description, backbone: Backbone, resolve: Resolve | No
         raise InvalidRequest("the adapter is made of stored ones, and there is no store here", param="members")
     if depth >= _DEPTH:
         raise InvalidRequest(f"compositions are nested deeper than {_DEPTH}", param="members")
-    return [_read(resolve(sha), backbone, resolve, depth + 1) for sha in description.members]
+    kind = description.answers if description.head is None else None
+    return [_read(resolve(sha), backbone, resolve, kind, depth + 1) for sha in description.members]
 
 
-def _read_library(folder: Path, backbone: Backbone) -> Adapter:
+def _kind(description: Description) -> Kind | None:
+    """What our own description, beside a library's files, says that they are for. Raises InvalidRequest."""
+    found = description.task.get("kind")
+    if found is None or found in get_args(Kind):
+        return found
+    raise InvalidRequest(f"{FILE}: task.kind is {shown(found)}; these are: {', '.join(get_args(Kind))}", param="kind")
+
+
+def _read_library(folder: Path, backbone: Backbone, kind: Kind | None) -> Adapter:
+    """An adapter in another library's files, with what the tokenizer's and the model's files beside it say."""
+    beside = read_model_config(folder)
+    adapter = _read_files(folder, backbone, Beside(beside.architecture, (folder / "modules.json").is_file(), kind))
+    return with_tokenizer_files(with_model_config(adapter, beside, kind).as_kind(kind, backbone), folder, backbone)
+
+
+def _read_files(folder: Path, backbone: Backbone, beside: Beside) -> Adapter:
     if adapterhub.is_setup(folder):
         return adapterhub.read_setup(folder, backbone)
     if not (folder / "adapter_config.json").is_file():
@@ -79,7 +103,7 @@ def _read_library(folder: Path, backbone: Backbone) -> Adapter:
     config = read_json(folder / "adapter_config.json")
     if "peft_type" in config:
         _refuse_strangers(folder, {peft.WEIGHTS})
-        return peft.read(folder, config, backbone)
+        return peft.read(folder, config, backbone, beside)
     if adapterhub.is_adapter(config):
         with_head = (folder / HEAD_CONFIG).exists()
         _refuse_strangers(folder, {WEIGHTS, HEAD_WEIGHTS} if with_head else {WEIGHTS})

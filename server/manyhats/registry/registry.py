@@ -29,6 +29,7 @@ from manyhats.errors import (
     StorageFull,
     TooLarge,
 )
+from manyhats.methods.heads import Kind
 from manyhats.registry.blobs import Blobs, check_files, digest
 from manyhats.registry.catalogue import Catalogue
 from manyhats.registry.database import AliasRow, DropRow, HistoryRow, TaskRow, VersionRow, connect
@@ -42,12 +43,15 @@ _SPLIT_LIMIT = 16
 
 
 class Registry(Catalogue):
-    """`inspect` reads and checks an adapter folder, and raises where it cannot be served."""
+    """`inspect` reads and checks an adapter folder, and raises where it cannot be served.
+
+    It is given the kind that the upload says, or else the one that is set for the task.
+    """
 
     def __init__(
         self,
         store: Path,
-        inspect: Callable[[Path], AdapterInfo],
+        inspect: Callable[[Path, Kind | None], AdapterInfo],
         *,
         max_tasks: int = 100_000,
         max_versions: int = 1000,
@@ -174,14 +178,21 @@ class Registry(Catalogue):
         check_name(task, write=True)
         check_alias(alias)
         check_files(staged)
-        info = self._inspect(staged)
+        before = self.find(task)
+        kind = settings.kind if settings is not None else None
+        info = self._inspect(staged, kind or (before.settings.kind if before else None))
         parse_settings(info.settings)
         if settings is not None:
             self._check_labels(settings, info)
+        if kind is not None and not info.allows(kind):
+            raise InvalidRequest(
+                f"kind is '{kind}', but the adapter can only be: {', '.join(info.kinds or (info.kind,))}", param="kind"
+            )
         sha = digest(staged)
         with self._write() as session:
             for member in info.references:  # deleted since it was inspected
                 self.content(member)
+            self._check_reading(sha, info)
             found = self.find(task)
             known = next((v for v in found.versions if v.sha256 == sha), None) if found else None
             if found is None and self.count >= self._max_tasks:
@@ -366,6 +377,18 @@ class Registry(Catalogue):
         session.merge(AliasRow(task=task.name, alias=alias, targets=[[t.version, t.weight] for t in targets]))
         return replace(task, aliases=dict(task.aliases) | {alias: targets})
 
+    def _check_reading(self, sha: str, info: AdapterInfo) -> None:
+        """Raises Conflict where the same content is stored, and its head is read for something else there."""
+        if not self.uses(sha):
+            return
+        for version in (version for task in self.all() for version in task.versions if version.sha256 == sha):
+            if not version.info.allows(info.kind) and not info.allows(version.info.kind):
+                raise Conflict(
+                    f"the same files are stored as {version.ref} of kind '{version.info.kind}', and cannot be of kind "
+                    f"'{info.kind}' as well; delete that version first, or change the files",
+                    param="kind",
+                )
+
     def _forget(self, versions: Iterable[Version]) -> None:
         """Counts versions out, and removes the blobs that nobody needs any more."""
         for sha in self.count_out(versions):
@@ -410,7 +433,7 @@ def _targets(rows: Sequence[Sequence[float]]) -> tuple[Target, ...]:
 
 def _info(row: Mapping[str, Any]) -> AdapterInfo:
     values = dict(row)
-    for name in ("labels", "warnings", "references"):
+    for name in ("labels", "warnings", "references", "kinds"):
         if values.get(name) is not None:
             values[name] = tuple(values[name])
     return AdapterInfo(**values)

@@ -21,13 +21,17 @@ from manyhats.serving.parameters import GenerateParameters
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Who asks: the task, what names its adapter's weights, and how it wants to be told of each token."""
+    """Who asks: the task, what names its adapter's weights, and how it wants to be told of each token.
+
+    `stop_token_ids`: tokens that end the task's texts, beside the backbone's own.
+    """
 
     task: str
     digest: str
     adapter: BoundAdapter
     priority: int = 0
     listener: Callable[[Delta], None] | None = None
+    stop_token_ids: frozenset[int] = frozenset()
 
 
 class Generation:
@@ -93,7 +97,7 @@ class Generation:
                 seed=seed,
                 logprobs=parameters.logprobs,
             ),
-            ends=frozenset() if parameters.ignore_eos else self.backbone.end_tokens,
+            ends=frozenset() if parameters.ignore_eos else self.backbone.end_tokens | asked.stop_token_ids,
             text=TextWriter(self.backbone.tokenizer, parameters.stops, keep_stop=parameters.include_stop),
             grammar=self._grammar(parameters),
         )
