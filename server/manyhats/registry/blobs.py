@@ -18,7 +18,7 @@ from pathlib import Path
 from manyhats.errors import InvalidRequest, StorageFull, UnsupportedFormat
 from manyhats.formats.files import is_full, refuse_pickles
 
-_ALLOWED = (".safetensors", ".json", ".md", ".txt", ".png")
+_ALLOWED = (".safetensors", ".json", ".jinja", ".md", ".txt", ".png")
 
 
 @contextmanager

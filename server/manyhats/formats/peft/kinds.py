@@ -103,6 +103,7 @@ def _headless(remaining: Remaining, backbone: Backbone, beside: Beside, warnings
         return "generate"
     why = "its tensors are those of a model without a head" if bare else "it has no head"
     raise AdapterMismatch(
-        f"{_UNTYPED}, {why}, and nothing tells what it is for; {SAY}: {' or '.join(headless_kinds(backbone))}",
+        f"{_UNTYPED}, {why}, and nothing tells what it is for; {SAY}: {' or '.join(headless_kinds(backbone))}"
+        " (or save it with PEFT's task_type, as FEATURE_EXTRACTION)",
         param="kind",
     )
