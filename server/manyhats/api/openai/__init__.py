@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends
-
-from manyhats.api.auth import may_ask
 from manyhats.api.openai import models, texts
 
-router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(may_ask)])
-router.include_router(models.router)
-router.include_router(texts.router)
+routers = (models.router, texts.router)

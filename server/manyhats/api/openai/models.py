@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
+from manyhats.api.auth import may_ask
 from manyhats.api.state import runtime_of
 from manyhats.errors import NotFound
 from manyhats.registry.names import BASE
 from manyhats.registry.records import Version
 from manyhats.runtime import Runtime
 
-router = APIRouter()
+router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(may_ask)])
 
 _PAGE = 1000
 

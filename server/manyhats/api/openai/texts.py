@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
+from manyhats.api.auth import may_ask
 from manyhats.api.body import documented, parse
 from manyhats.api.errors import describe
 from manyhats.api.hangup import unless_gone
@@ -19,7 +20,7 @@ from manyhats.backbone import Text
 from manyhats.errors import InvalidRequest, NotFound
 from manyhats.serving.question import Question
 
-router = APIRouter()
+router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(may_ask)])
 
 
 @router.post("/completions", openapi_extra=documented(CompletionBody))
