@@ -6,14 +6,16 @@ shared tokenizer are shared state. An input that is too long is cut here, one by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Any
 
-from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer
 
+from manyhats.backbone.detokenizer import IncrementalDetokenizer
+from manyhats.backbone.token_bytes import TokenBytes
 from manyhats.errors import ConfigurationError
 
 
@@ -61,6 +63,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend: Any = backend
+        self._bytes: TokenBytes | None = None
         self.loaded = loaded
         self.mask_token: str | None = loaded.mask_token
         self.mask_id: int | None = loaded.mask_token_id
@@ -113,9 +116,9 @@ class Tokenizer:
             e = self._backend.post_process(e, None, True)
         return _encoded(e, full)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of some tokens, special ones left out."""
-        text: str = self._backend.decode(list(ids), skip_special_tokens=True)
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """The text of some tokens, special ones left out or not."""
+        text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special)
         return text
 
     def piece(self, token: int) -> str:
@@ -123,10 +126,24 @@ class Tokenizer:
         text: str = self._backend.decode([token], skip_special_tokens=False)
         return text
 
-    def decode_stream(self) -> Callable[[int], str]:
+    def token_bytes(self, token: int, *, first: bool) -> bytes:
+        """What one token adds to a text, as bytes: half a character may be all. `first`: where nothing stands before
+        it, as many tokenizers write a space only between words. Of a special token, its name."""
+        return self._token_bytes().of(token, first)
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """The tokens that stand for no text."""
+        return self._token_bytes().special
+
+    def _token_bytes(self) -> TokenBytes:
+        if self._bytes is None or self._bytes.backend is not self._backend:
+            self._bytes = TokenBytes(self._backend)
+        return self._bytes
+
+    def decode_stream(self, *, skip_special: bool = True) -> IncrementalDetokenizer:
         """Takes tokens one by one, and gives the text that is sure after each."""
-        stream = DecodeStream(skip_special_tokens=True)
-        return lambda token: stream.step(self._backend, token) or ""
+        return IncrementalDetokenizer(partial(self.decode, skip_special=skip_special))
 
     def _cut(self, text: Text, max_tokens: int, full_length: int, *, at_least: bool) -> Encoded:
         room = max(max_tokens - self._backend.num_special_tokens_to_add(text.pair is not None), 0)

@@ -11,7 +11,7 @@ from manyhats.api.schemas import Many
 # Fields of a request that are parameters here, under their own names.
 _SAME = (
     "temperature", "top_p", "top_k", "min_p", "n", "stop", "presence_penalty", "frequency_penalty",
-    "repetition_penalty", "logit_bias", "seed", "response_format", "ignore_eos", "merged_adapters",
+    "repetition_penalty", "logit_bias", "seed", "response_format", "ignore_eos", "merged_adapters", "prompt_logprobs",
 )  # fmt: skip
 DEFAULTS = {"temperature": 1.0}
 
