@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manyhats.errors import InvalidRequest
-from manyhats.formats import adapterhub, manyhats, peft
+from manyhats.formats import adapterhub, manyhats, peft, sentence_transformers
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, HEAD_WEIGHTS, WEIGHTS
 from manyhats.formats.files import read_json, refuse_pickles
 from manyhats.methods.adapter import Adapter
@@ -45,6 +45,7 @@ def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, depth: int)
         adapter = _read_library(folder, backbone)
         if description is not None:
             adapter = replace(adapter, settings=dict(adapter.settings) | description.task)
+    adapter = sentence_transformers.read_onto(adapter, folder, backbone)
     adapter.check(backbone)
     labels = adapter.settings.get("labels")
     head = adapter.head
@@ -92,6 +93,7 @@ def _read_library(folder: Path, backbone: Backbone) -> Adapter:
 
 def _refuse_strangers(folder: Path, read: set[str]) -> None:
     """Raises InvalidRequest for weights that nothing among the configs speaks of: they would be left out silently."""
+    read = read | sentence_transformers.weight_files(folder)
     for path in sorted(folder.rglob("*.safetensors")):
         name = path.relative_to(folder).as_posix()
         if name not in read:

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from manyhats.errors import InvalidRequest
+from manyhats.registry.records import PoolingSetting
 
-Pooling = Literal["mean", "cls", "last", "none"]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 _MOST_STOPS = 16
 Aggregation = Literal["none", "simple", "first", "average", "max", "word"]
@@ -43,10 +43,22 @@ class RegressParameters(Parameters):
 
 
 class EmbedParameters(Parameters):
-    """Left out, the task's own pooling and normalisation hold."""
+    """Left out, the task's own pooling, normalisation and default prompt hold.
 
-    pooling: Pooling | None = None
+    `pooling`: one, or several whose vectors are put side by side; `none` gives every token's state. `prompt` goes
+    before the text, `prompt_name` names one of the task's; an empty prompt is none.
+    """
+
+    pooling: PoolingSetting | None = None
     normalize: bool | None = None
+    prompt: Annotated[str, Field(max_length=20_000)] | None = None
+    prompt_name: Annotated[str, Field(max_length=1000)] | None = None
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> EmbedParameters:
+        if self.prompt is not None and self.prompt_name is not None:
+            raise ValueError("either prompt or prompt_name")
+        return self
 
 
 class SpanParameters(Parameters):

@@ -29,6 +29,15 @@ from manyhats.registry.records import TaskSettings, Version
 from manyhats.registry.registry import Registry
 from manyhats.registry.residency import Residency
 from manyhats.serving.base import BaseTask
+from manyhats.serving.embedding import (
+    check_width,
+    pooling_of,
+    prompt_of,
+    unpooled,
+    with_backbone,
+    with_pooling,
+    with_prompt,
+)
 from manyhats.serving.fills import fill_answer, mask_places
 from manyhats.serving.generation import Asked, Generation
 from manyhats.serving.inputs import Prepared, prepare
@@ -134,7 +143,9 @@ class Service:
             defaults = {**question.defaults, **settings.defaults}
             parameters = parse_parameters(version.info.kind, version.task, defaults, given)
             if isinstance(parameters, EmbedParameters):
-                parameters = _with_pooling(parameters, settings, self.backbone)
+                own = self.backbone.sentence_embedding
+                settings = with_backbone(settings, own)
+                parameters = with_pooling(parameters, settings, own)
             if body is not None:
                 merged = open_merged(self.registry, body, version, version.task == BASE)
         except ManyhatsError:
@@ -267,25 +278,48 @@ class Service:
         if isinstance(one.parameters, GenerateParameters):
             self._prepare_texts(one, one.parameters, longest)
             return
+        longest = min(one.settings.max_tokens or longest, longest)
+        if isinstance(one.parameters, EmbedParameters):
+            rows = self._embedding_rows(one, one.parameters, longest)
+        else:
+            one.prepared = prepare(
+                self.backbone.tokenizer,
+                one.question.texts,
+                template=one.settings.template,
+                max_tokens=longest,
+                truncate=one.truncates,
+            )
+            masks = [
+                mask_places(self.backbone.tokenizer, e, i) if kind == "fill" else ()
+                for i, e in enumerate(one.prepared.encoded)
+            ]
+            rows = [
+                Row(e.ids, e.type_ids, one.adapter, masks=places)
+                for e, places in zip(one.prepared.encoded, masks, strict=True)
+            ]
+        one.work = Work(task=one.version.task, rows=rows, priority=one.settings.priority)
+
+    def _embedding_rows(self, one: Pending, parameters: EmbedParameters, longest: int) -> list[Row]:
+        """Texts with their prompt before them, and how their states become a vector."""
+        pooling = pooling_of(parameters)
+        check_width(pooling, one.adapter, self.backbone)
+        prompt = prompt_of(parameters, one.settings)
         one.prepared = prepare(
             self.backbone.tokenizer,
             one.question.texts,
             template=one.settings.template,
-            max_tokens=min(one.settings.max_tokens or longest, longest),
+            max_tokens=longest,
             truncate=one.truncates,
+            change=lambda text: with_prompt(text, prompt, one.settings),
         )
-        pooling = one.parameters.pooling if isinstance(one.parameters, EmbedParameters) else None
-        rows = [
-            Row(
-                e.ids,
-                e.type_ids,
-                one.adapter,
-                pooling or "mean",
-                masks=mask_places(self.backbone.tokenizer, e, i) if kind == "fill" else (),
-            )
-            for i, e in enumerate(one.prepared.encoded)
-        ]
-        one.work = Work(task=one.version.task, rows=rows, priority=one.settings.priority)
+        skip = unpooled(prompt, one.settings, self.backbone, longest)
+        for i, encoded in enumerate(one.prepared.encoded):
+            if len(encoded.ids) <= skip:
+                raise InvalidRequest(
+                    f"the prompt's {skip} tokens are not pooled, and leave none of the {len(encoded.ids)} of input {i}",
+                    param=f"inputs.{i}",
+                )
+        return [Row(e.ids, e.type_ids, one.adapter, pooling, skip=skip) for e in one.prepared.encoded]
 
     def _prepare_texts(self, one: Pending, parameters: GenerateParameters, places: int) -> None:
         """Prompts and the texts that are to follow them. `places`: the most tokens of a text."""
@@ -378,13 +412,3 @@ def _as_answer(error: Exception) -> ManyhatsError:
 def _release_if_given(residency: Residency, version: Version, wish: Future[BoundAdapter]) -> None:
     if not wish.cancelled() and wish.exception() is None:
         residency.release(version)
-
-
-def _with_pooling(parameters: EmbedParameters, settings: TaskSettings, backbone: Backbone) -> EmbedParameters:
-    """What the request leaves open comes from the task, then from the backbone's own sentence embedding."""
-    own = backbone.sentence_embedding
-    pooling = parameters.pooling or settings.pooling or own.pooling
-    normalize = parameters.normalize if parameters.normalize is not None else settings.normalize
-    return parameters.model_copy(
-        update={"pooling": pooling, "normalize": own.normalize if normalize is None else normalize}
-    )
