@@ -70,6 +70,8 @@ _ALWAYS = ("query", "document")  # prompts that every model has, empty where its
 _LONGEST_PROMPT = 20_000  # characters
 _MOST_PROMPTS = 1000
 _MOST_MODULES = 16
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 100
 _ENDLESS = 10**9  # a tokenizer without a limit says 10^30
 
 
@@ -396,4 +398,4 @@ def _listed(prompts: Mapping[str, str]) -> str:
 
 
 def _short(value: Any) -> str:
-    return reprlib.repr(value)
+    return _REPR.repr(value)

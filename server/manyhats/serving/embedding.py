@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manyhats.backbone import Backbone, Text
 from manyhats.backbone.sentence import EVERY_TOKEN, Pooling, SentenceEmbedding, modes_of
+from manyhats.engine.forward import Row
 from manyhats.errors import InvalidRequest
 from manyhats.methods.adapter import BoundAdapter
 from manyhats.registry.records import TaskSettings
+from manyhats.serving.inputs import Prepared, prepare
 from manyhats.serving.parameters import EmbedParameters
 
 
@@ -48,13 +50,58 @@ def with_pooling(parameters: EmbedParameters, settings: TaskSettings, own: Sente
     )
 
 
-def pooling_of(parameters: EmbedParameters) -> Pooling:
+def settings_of_base(backbone: Backbone) -> TaskSettings:
+    """What the backbone's sentence-transformers files say, as settings; none where they are not followed."""
+    own = backbone.sentence_embedding
+    if own.refused is not None:
+        return TaskSettings()
+    pooling = own.pooling if isinstance(own.pooling, str) else list(own.pooling)
+    return with_backbone(TaskSettings.model_validate({"pooling": pooling, "normalize": own.normalize}), own)
+
+
+def prepare_embeddings(
+    texts: Sequence[Text],
+    parameters: EmbedParameters,
+    settings: TaskSettings,
+    adapter: BoundAdapter,
+    backbone: Backbone,
+    *,
+    max_tokens: int,
+    truncate: bool,
+) -> tuple[Prepared, list[Row]]:
+    """Texts with their prompt before them, and as rows that say how their states become a vector.
+
+    `parameters` and `settings` are filled in. Raises as `prepare`, and InvalidRequest for an unknown prompt, a pooling
+    that the layer behind it does not take, and a text of which nothing is left to pool.
+    """
+    pooling = _pooling(parameters)
+    _check_width(pooling, adapter, backbone)
+    prompt = _prompt(parameters, settings)
+    prepared = prepare(
+        backbone.tokenizer,
+        texts,
+        template=settings.template,
+        max_tokens=max_tokens,
+        truncate=truncate,
+        change=lambda text: _with_prompt(text, prompt, settings),
+    )
+    skip = _unpooled(prompt, settings, backbone, max_tokens)
+    for i, encoded in enumerate(prepared.encoded):
+        if len(encoded.ids) <= skip:
+            raise InvalidRequest(
+                f"the prompt's {skip} tokens are not pooled, and leave none of the {len(encoded.ids)} of input {i}",
+                param=f"inputs.{i}",
+            )
+    return prepared, [Row(e.ids, e.type_ids, adapter, pooling, skip=skip) for e in prepared.encoded]
+
+
+def _pooling(parameters: EmbedParameters) -> Pooling:
     """The pooling of parameters that are filled in."""
     pooling = parameters.pooling or "mean"
     return pooling if isinstance(pooling, str) else tuple(pooling)
 
 
-def check_width(pooling: Pooling, adapter: BoundAdapter, backbone: Backbone) -> None:
+def _check_width(pooling: Pooling, adapter: BoundAdapter, backbone: Backbone) -> None:
     """Raises InvalidRequest where the dense layer behind the pooling takes vectors of another width."""
     if pooling == EVERY_TOKEN:
         return
@@ -68,7 +115,7 @@ def check_width(pooling: Pooling, adapter: BoundAdapter, backbone: Backbone) -> 
         )
 
 
-def prompt_of(parameters: EmbedParameters, settings: TaskSettings) -> str:
+def _prompt(parameters: EmbedParameters, settings: TaskSettings) -> str:
     """The text that goes before every input; empty where there is none. Raises InvalidRequest for an unknown name."""
     if parameters.prompt is not None:
         return parameters.prompt
@@ -82,7 +129,7 @@ def prompt_of(parameters: EmbedParameters, settings: TaskSettings) -> str:
     return prompts[name]
 
 
-def with_prompt(text: Text, prompt: str, settings: TaskSettings) -> Text:
+def _with_prompt(text: Text, prompt: str, settings: TaskSettings) -> Text:
     """The text, and its pair, as they are tokenised."""
     first, pair = prompt + text.text, text.pair
     if settings.lower_case:
@@ -90,11 +137,11 @@ def with_prompt(text: Text, prompt: str, settings: TaskSettings) -> Text:
     return Text(first, pair)
 
 
-def unpooled(prompt: str, settings: TaskSettings, backbone: Backbone, max_tokens: int) -> int:
+def _unpooled(prompt: str, settings: TaskSettings, backbone: Backbone, max_tokens: int) -> int:
     """How many tokens at the beginning belong to a prompt that is not pooled, as sentence-transformers counts them."""
     if not prompt or settings.include_prompt is not False:
         return 0
     tokenizer = backbone.tokenizer
-    (encoded,) = tokenizer.encode([with_prompt(Text(""), prompt, settings)], max_tokens)
+    (encoded,) = tokenizer.encode([_with_prompt(Text(""), prompt, settings)], max_tokens)
     ends = bool(encoded.ids) and encoded.ids[-1] in tokenizer.loaded.all_special_ids
     return len(encoded.ids) - ends

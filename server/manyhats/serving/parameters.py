@@ -12,6 +12,7 @@ from manyhats.registry.records import PoolingSetting
 
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 _MOST_STOPS = 16
+_PROMPTS = {"prompt", "prompt_name"}
 Aggregation = Literal["none", "simple", "first", "average", "max", "word"]
 
 
@@ -149,6 +150,8 @@ def parse_parameters(kind: str, task: str, defaults: Mapping[str, Any], given: M
                 f"it has {', '.join(model.model_fields)}",
                 param=f"parameters.{name}",
             )
+    if given.keys() & _PROMPTS:  # of which only one can be
+        defaults = {name: value for name, value in defaults.items() if name not in _PROMPTS}
     try:
         return model.model_validate({k: v for k, v in defaults.items() if k in model.model_fields} | dict(given))
     except ValidationError as error:

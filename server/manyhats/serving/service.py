@@ -29,15 +29,7 @@ from manyhats.registry.records import TaskSettings, Version
 from manyhats.registry.registry import Registry
 from manyhats.registry.residency import Residency
 from manyhats.serving.base import BaseTask
-from manyhats.serving.embedding import (
-    check_width,
-    pooling_of,
-    prompt_of,
-    unpooled,
-    with_backbone,
-    with_pooling,
-    with_prompt,
-)
+from manyhats.serving.embedding import prepare_embeddings, settings_of_base, with_backbone, with_pooling
 from manyhats.serving.fills import fill_answer, mask_places
 from manyhats.serving.generation import Asked, Generation
 from manyhats.serving.inputs import Prepared, prepare
@@ -158,6 +150,11 @@ class Service:
     def base(self) -> Version:
         """The bare backbone, as what it does where a question does not say otherwise."""
         return self._base.version
+
+    @property
+    def base_settings(self) -> TaskSettings:
+        """What holds for the bare backbone, as what it does where a question does not say otherwise."""
+        return settings_of_base(self.backbone) if self.base.info.kind == "embed" else TaskSettings()
 
     def _close(self, one: Pending) -> None:
         if one.work is not None and (one.work.future.cancelled() or not one.work.future.done()):
@@ -280,7 +277,15 @@ class Service:
             return
         longest = min(one.settings.max_tokens or longest, longest)
         if isinstance(one.parameters, EmbedParameters):
-            rows = self._embedding_rows(one, one.parameters, longest)
+            one.prepared, rows = prepare_embeddings(
+                one.question.texts,
+                one.parameters,
+                one.settings,
+                one.adapter,
+                self.backbone,
+                max_tokens=longest,
+                truncate=one.truncates,
+            )
         else:
             one.prepared = prepare(
                 self.backbone.tokenizer,
@@ -298,28 +303,6 @@ class Service:
                 for e, places in zip(one.prepared.encoded, masks, strict=True)
             ]
         one.work = Work(task=one.version.task, rows=rows, priority=one.settings.priority)
-
-    def _embedding_rows(self, one: Pending, parameters: EmbedParameters, longest: int) -> list[Row]:
-        """Texts with their prompt before them, and how their states become a vector."""
-        pooling = pooling_of(parameters)
-        check_width(pooling, one.adapter, self.backbone)
-        prompt = prompt_of(parameters, one.settings)
-        one.prepared = prepare(
-            self.backbone.tokenizer,
-            one.question.texts,
-            template=one.settings.template,
-            max_tokens=longest,
-            truncate=one.truncates,
-            change=lambda text: with_prompt(text, prompt, one.settings),
-        )
-        skip = unpooled(prompt, one.settings, self.backbone, longest)
-        for i, encoded in enumerate(one.prepared.encoded):
-            if len(encoded.ids) <= skip:
-                raise InvalidRequest(
-                    f"the prompt's {skip} tokens are not pooled, and leave none of the {len(encoded.ids)} of input {i}",
-                    param=f"inputs.{i}",
-                )
-        return [Row(e.ids, e.type_ids, one.adapter, pooling, skip=skip) for e in one.prepared.encoded]
 
     def _prepare_texts(self, one: Pending, parameters: GenerateParameters, places: int) -> None:
         """Prompts and the texts that are to follow them. `places`: the most tokens of a text."""
