@@ -30,6 +30,14 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises InvalidRequest for anything else."""
+    value = read_json_value(path)
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{path.name} must hold a JSON object, not {type(value).__name__}", param=path.name)
+    return value
+
+
+def read_json_value(path: Path) -> Any:
+    """What a JSON file holds, of any type. Raises InvalidRequest for a file that is damaged or too large."""
     if not path.is_file():
         raise InvalidRequest(f"the adapter has no file {path.name}", param=path.name)
     if path.stat().st_size > _JSON_LIMIT:
@@ -40,8 +48,6 @@ def read_json(path: Path) -> dict[str, Any]:
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{path.name} is not valid JSON: {error}", param=path.name) from None
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"{path.name} must hold a JSON object, not {type(value).__name__}", param=path.name)
     if _deeper_than(value, _JSON_DEPTH):
         raise InvalidRequest(f"{path.name} is nested deeper than {_JSON_DEPTH} levels", param=path.name)
     return value
