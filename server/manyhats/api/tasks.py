@@ -13,7 +13,7 @@ from manyhats.api.schemas import AliasBody, RollbackBody, SettingsBody
 from manyhats.api.state import runtime_of
 from manyhats.errors import Conflict, InvalidRequest
 from manyhats.registry.names import BASE
-from manyhats.registry.records import Target, Task, Version
+from manyhats.registry.records import Target, Task, TaskSettings, Version
 from manyhats.runtime import Runtime
 
 ask = APIRouter(prefix="/v1/tasks", tags=["tasks"], dependencies=[Depends(may_ask)])
@@ -36,6 +36,7 @@ async def show_task(task: str, request: Request) -> dict[str, Any]:
     runtime = runtime_of(request)
     if task == BASE:
         base = runtime.service.base
+        settings = runtime.service.base_settings
         return {
             "name": BASE,
             "kind": base.info.kind,
@@ -48,7 +49,9 @@ async def show_task(task: str, request: Request) -> dict[str, Any]:
             "aliases": {},
             "labels": None,
             "template": None,
-            "max_tokens": runtime.backbone.max_tokens,
+            "max_tokens": settings.max_tokens or runtime.backbone.max_tokens,
+            "overflow": settings.overflow or "error",
+            **embedding_body(settings),
             "backbone": runtime.backbone.name,
         }
     found, version = runtime.registry.lookup(task)
@@ -193,12 +196,24 @@ def details(runtime: Runtime, task: Task, version: Version | None = None) -> dic
         "stop_token_ids": settings.stop_token_ids or [],
         "max_tokens": settings.max_tokens or longest,
         "overflow": settings.overflow or "error",
-        "pooling": settings.pooling,
-        "normalize": settings.normalize,
+        **embedding_body(settings),
         "defaults": settings.defaults,
         "priority": settings.priority,
         "pinned": settings.pinned,
+        "warnings": [] if version is None else list(version.info.warnings),
         "created": task.created,
+    }
+
+
+def embedding_body(settings: TaskSettings) -> dict[str, Any]:
+    """How embeddings are made."""
+    return {
+        "pooling": settings.pooling,
+        "normalize": settings.normalize,
+        "prompts": settings.prompts,
+        "default_prompt_name": settings.default_prompt_name,
+        "include_prompt": settings.include_prompt,
+        "lower_case": settings.lower_case,
     }
 
 

@@ -99,6 +99,7 @@ def build(version: MergedVersion, read: Callable[[Version], Adapter]) -> Adapter
     return Adapter(
         parts=(part,),
         head=None if wearer is None else wearer.head,
+        projection=None if wearer is None else wearer.projection,
         kind=wearer.kind if wearer is not None else version.info.kind,
         matched_tensors=sum(len(leaves) for leaves in part.tensors.values()),
     )
