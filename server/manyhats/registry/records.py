@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from manyhats.errors import InvalidRequest, NotFound
+
+_SPLIT_LIMIT = 16
 
 Label = Annotated[str, Field(max_length=1000)]
 
@@ -89,6 +91,19 @@ class Target:
 
     version: int
     weight: float = 1.0
+
+
+def check_split(targets: Sequence[Target]) -> None:
+    """Raises InvalidRequest where an alias cannot point at these."""
+    if not 1 <= len(targets) <= _SPLIT_LIMIT:
+        raise InvalidRequest(f"a split has 1 to {_SPLIT_LIMIT} versions, not {len(targets)}", param="split")
+    if len({target.version for target in targets}) != len(targets):
+        raise InvalidRequest("a split names each version once", param="split")
+    for target in targets:
+        if not 0 < target.weight < float("inf"):
+            raise InvalidRequest(f"weights are positive numbers, not {target.weight}", param="split")
+    if not sum(target.weight for target in targets) < float("inf"):
+        raise InvalidRequest("the weights are too large to be added up", param="split")
 
 
 @dataclass(frozen=True, slots=True)

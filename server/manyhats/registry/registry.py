@@ -33,12 +33,20 @@ from manyhats.registry.blobs import Blobs, check_files, digest
 from manyhats.registry.catalogue import Catalogue
 from manyhats.registry.database import AliasRow, DropRow, HistoryRow, TaskRow, VersionRow, connect
 from manyhats.registry.names import STABLE, check_alias, check_name
-from manyhats.registry.records import AdapterInfo, Target, Task, TaskSettings, Version, parse_settings
+from manyhats.registry.records import (
+    AdapterInfo,
+    Target,
+    Task,
+    TaskSettings,
+    Version,
+    check_split,
+    parse_settings,
+)
+from manyhats.registry.rows import read_tasks, targets_of
 
 logger = logging.getLogger(__name__)
 
 Listener = Callable[[str, Version | None, str], None]
-_SPLIT_LIMIT = 16
 
 
 class Registry(Catalogue):
@@ -87,7 +95,8 @@ class Registry(Catalogue):
                 # Beside adapters, a new database would have them all cleaned up.
                 self._sessions = connect(self._root / "registry.sqlite3", make=self._blobs.empty())
                 undo.callback(self._sessions.kw["bind"].dispose)
-                self._load()
+                with self._sessions() as session:
+                    self.fill(read_tasks(session))
                 self._blobs.clean(self.contents())
             except ConfigurationError:
                 raise
@@ -98,28 +107,6 @@ class Registry(Catalogue):
             except (ManyhatsError, TypeError, ValueError, KeyError) as error:  # rows that this never wrote
                 raise ConfigurationError(f"the store's database holds what cannot be read: {error}") from None
             undo.pop_all()
-
-    def _load(self) -> None:
-        """Takes everything into memory."""
-        with self._sessions() as session:
-            versions: dict[str, list[Version]] = {}
-            for row in session.scalars(select(VersionRow).order_by(VersionRow.number)):
-                versions.setdefault(row.task, []).append(
-                    Version(row.task, row.number, row.sha256, _info(row.info), row.created)
-                )
-            aliases: dict[str, dict[str, tuple[Target, ...]]] = {}
-            for alias in session.scalars(select(AliasRow)):
-                aliases.setdefault(alias.task, {})[alias.alias] = _targets(alias.targets)
-            self.fill(
-                Task(
-                    task.name,
-                    task.created,
-                    parse_settings(task.settings),
-                    tuple(versions.get(task.name, ())),
-                    aliases.get(task.name, {}),
-                )
-                for task in session.scalars(select(TaskRow))
-            )
 
     def close(self) -> None:
         """Gives the store back."""
@@ -266,7 +253,7 @@ class Registry(Catalogue):
                 )
             session.execute(delete(VersionRow).where(VersionRow.task == task, VersionRow.number == number))
             for row in session.scalars(select(HistoryRow).where(HistoryRow.task == task)):
-                if any(target.version == number for target in _targets(row.targets)):
+                if any(target.version == number for target in targets_of(row.targets)):
                     session.delete(row)
             session.commit()
             after = self.publish(replace(found, versions=tuple(v for v in found.versions if v is not version)))
@@ -278,7 +265,7 @@ class Registry(Catalogue):
         """Points an alias at one version or at several. Raises InvalidRequest or NotFound."""
         check_name(task, write=True)
         check_alias(alias)
-        _check_split(targets)
+        check_split(targets)
         with self._write() as session:
             found = self.task(task)
             versions = [found.version(target.version) for target in targets]
@@ -317,7 +304,7 @@ class Registry(Catalogue):
             for row in session.scalars(
                 select(HistoryRow).where(HistoryRow.task == task).order_by(HistoryRow.id.desc())
             ):
-                targets = _targets(row.targets)
+                targets = targets_of(row.targets)
                 session.delete(row)
                 if targets != now:  # alike where what lay between was deleted
                     break
@@ -390,27 +377,3 @@ class Registry(Catalogue):
                 f"there are {len(settings.labels)} labels, but the head has {info.num_labels or 'no'} outputs",
                 param="labels",
             )
-
-
-def _check_split(targets: Sequence[Target]) -> None:
-    if not 1 <= len(targets) <= _SPLIT_LIMIT:
-        raise InvalidRequest(f"a split has 1 to {_SPLIT_LIMIT} versions, not {len(targets)}", param="split")
-    if len({target.version for target in targets}) != len(targets):
-        raise InvalidRequest("a split names each version once", param="split")
-    for target in targets:
-        if not 0 < target.weight < float("inf"):
-            raise InvalidRequest(f"weights are positive numbers, not {target.weight}", param="split")
-    if not sum(target.weight for target in targets) < float("inf"):
-        raise InvalidRequest("the weights are too large to be added up", param="split")
-
-
-def _targets(rows: Sequence[Sequence[float]]) -> tuple[Target, ...]:
-    return tuple(Target(int(version), weight) for version, weight in rows)
-
-
-def _info(row: Mapping[str, Any]) -> AdapterInfo:
-    values = dict(row)
-    for name in ("labels", "warnings", "references"):
-        if values.get(name) is not None:
-            values[name] = tuple(values[name])
-    return AdapterInfo(**values)
