@@ -345,6 +345,42 @@ def test_a_wish_that_everybody_has_given_up_holds_up_nobody(tiers, disk):
     use(residency, B)
 
 
+def test_what_lies_in_a_slot_answers_at_once_though_another_waits_for_room(tiers):
+    residency = tiers(slots=3)
+    got(residency.pin(D))
+    for wanted in (A, B):
+        got(residency.acquire(wanted))
+    cold = residency.acquire(C)
+    wait_until(lambda: residency._queue)
+    for _ in range(20):
+        assert residency.acquire(D).done()  # pinned: it will never make room
+    first, second = residency.acquire(A), residency.acquire(A)
+    assert first.done()
+    assert not second.done()  # else A would never be idle, and C starve
+    for _ in range(20):
+        assert residency.acquire(B).done()  # A alone makes room for C
+    for _ in range(2):
+        residency.release(A)
+    assert got(cold).name == "c"
+    residency.release(C)
+    assert got(second).name == "a"
+
+
+def test_what_lies_in_the_only_slot_answers_at_once_when_who_waited_has_gone(tiers):
+    residency = tiers(slots=1)
+    got(residency.acquire(A))
+    cold = residency.acquire(B)
+    wait_until(lambda: residency._queue)
+    assert residency.acquire(A).done()
+    behind = residency.acquire(A)
+    assert not behind.done()
+    cold.cancel()
+    assert got(behind).name == "a"
+    wait_until(lambda: not residency._queue)
+    assert residency.acquire(A).done()
+    assert users(residency) == 4
+
+
 # ---- pin, unpin, unload
 
 

@@ -99,23 +99,29 @@ class Catalogue:
     # ---- pins
 
     def pin(self, ref: str) -> Version:
-        """`resolve`, and keeps the version's files until `unpin`, whatever is deleted meanwhile."""
+        """`resolve`, and keeps the version's files until `unpin`, whatever is deleted meanwhile.
+
+        Those of the members that it is made of, too: they may be read only when its turn comes.
+        """
         while True:
             version = self.resolve(ref)
             with self._lock:
                 if version.sha256 in self._uses:  # not deleted between the two steps
-                    self._pins[version.sha256] = self._pins.get(version.sha256, 0) + 1
+                    for sha in _needed(version):
+                        self._pins[sha] = self._pins.get(sha, 0) + 1
                     return version
 
-    def drop_pin(self, version: Version) -> bool:
-        """Takes a pin back; whether nobody needs the content any more."""
-        sha = version.sha256
+    def drop_pin(self, version: Version) -> list[str]:
+        """Takes a pin back; the contents that nobody needs any more."""
+        orphans = []
         with self._lock:
-            self._pins[sha] -= 1
-            if self._pins[sha]:
-                return False
-            del self._pins[sha]
-            return sha not in self._uses
+            for sha in _needed(version):
+                self._pins[sha] -= 1
+                if not self._pins[sha]:
+                    del self._pins[sha]
+                    if sha not in self._uses:
+                        orphans.append(sha)
+        return orphans
 
     def wanted(self, sha256: str) -> bool:
         """Whether any version or request needs this content."""

@@ -132,6 +132,11 @@ class Task:
             return None
         return self.version(max(targets, key=lambda target: target.weight).version)
 
+    @property
+    def stable_versions(self) -> list[Version]:
+        """All versions that `stable` points at: one, or those of a split."""
+        return [self.version(target.version) for target in self.aliases.get("stable", ())]
+
     def settings_for(self, version: Version) -> TaskSettings:
         """What holds for a version: what was set for the task, over what the version's files bring.
 

@@ -133,8 +133,8 @@ class Registry(Catalogue):
 
     def unpin(self, version: Version) -> None:
         """Gives back what `pin` gave."""
-        if self.drop_pin(version):
-            self._remove_blob(version.sha256)
+        for sha in self.drop_pin(version):
+            self._remove_blob(sha)
 
     # ---- writing
 

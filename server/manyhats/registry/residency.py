@@ -25,6 +25,7 @@ from manyhats.registry.records import Version
 logger = logging.getLogger(__name__)
 
 Level = Literal["disk", "memory", "slot"]
+_PASSES = 1  # requests for adapters in slots that may pass one that waits for room, before slots drain for it
 
 
 @dataclass(slots=True)
@@ -48,6 +49,13 @@ class _Arrival:
     leaving: bool = False  # unloaded meanwhile: goes as soon as those who wait are done with it
     held: _Slot | None = None  # was in a slot already when its turn came
     refused: bool = False  # pinned adapters leave it no room
+    passed: int = 0  # requests that were given a busy slot while it waited for room
+    draining: set[str] = field(default_factory=set)  # slots that take no new requests until it has room
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return all(future.cancelled() for future in self.waiting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +160,8 @@ class Residency:
         with self._lock:
             if (slot := self._slots.get(sha256)) is not None:
                 slot.pinned = False
+            if (arrival := self._arrivals.get(sha256)) is not None:
+                arrival.pins.clear()
             todo = self._admit()
         self._start(todo)
 
@@ -178,10 +188,10 @@ class Residency:
             return "memory" if sha256 in self._memory else "disk"
 
     def is_pinned(self, sha256: str) -> bool:
-        """Whether the adapter is held in its slot."""
+        """Whether the adapter is held in its slot, or will be when it is there."""
         with self._lock:
-            slot = self._slots.get(sha256)
-            return slot is not None and slot.pinned
+            slot, arrival = self._slots.get(sha256), self._arrivals.get(sha256)
+            return (slot is not None and slot.pinned) or (arrival is not None and bool(arrival.pins))
 
     def stats(self) -> ResidencyStats:
         """How full the tiers are."""
@@ -201,8 +211,7 @@ class Residency:
         sha = version.sha256
         with self._lock:
             slot = self._slots.get(sha)
-            # While others wait for room, nobody passes them by: else a slot that is never idle would starve them.
-            if slot is not None and (not self._queue or pin):
+            if slot is not None and (pin or not self._drains(sha, slot)):
                 slot.users += 1
                 slot.leaving = False
                 slot.pinned = slot.pinned or pin
@@ -218,8 +227,43 @@ class Residency:
                 arrival.leaving = False
                 if pin:
                     arrival.pins.append(future)
-        if ready is not None and not _give(future, ready):
+        if ready is None:
+            future.add_done_callback(self._given_up)
+        elif not _give(future, ready):
             self.release(version)
+
+    def _given_up(self, future: Future[BoundAdapter]) -> None:
+        """Lets those behind go on, where the first in the queue was waited for by this one alone."""
+        if not future.cancelled():
+            return
+        with self._lock:
+            todo = self._admit()
+        self._start(todo)
+
+    def _drains(self, sha: str, slot: _Slot) -> bool:
+        """Whether a request for an adapter in a slot has to stand behind the first that waits for room.
+
+        Slots that are never idle would starve it. So it may be passed, but not for ever: then as many slots as it
+        needs, of those that are asked for, take no new requests. All others answer at once. The lock is held.
+        """
+        if not self._queue or slot.pinned:
+            return False
+        first = self._queue[0]
+        if first.given_up:
+            return False
+        if sha in first.draining:
+            return True
+        first.draining &= {other for other, held in self._slots.items() if not held.pinned}
+        leaving = [self._slots[other].size for other in first.draining]
+        enough = (
+            len(self._slots) + self._binding - len(leaving) < self._slot_limit
+            and self._used() - sum(leaving) + first.size <= self._slot_bytes
+        )
+        if enough or first.passed < _PASSES:
+            first.passed += 1
+            return False
+        first.draining.add(sha)
+        return True
 
     def _bring(self, arrival: _Arrival) -> None:
         sha = arrival.version.sha256
@@ -275,7 +319,7 @@ class Residency:
             if (resident := self._slots.get(sha)) is not None:
                 resident.users += 1
                 arrival.held = resident
-            elif all(future.cancelled() for future in arrival.waiting):
+            elif arrival.given_up:
                 del self._arrivals[sha]
                 if arrival.leaving:
                     self._forget(sha)
