@@ -22,6 +22,7 @@ from manyhats.engine.self_check import self_check
 from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded, InvalidRequest
 from manyhats.formats import read_adapter
 from manyhats.methods.adapter import Adapter, BoundAdapter
+from manyhats.methods.stacks import stack_pool
 from manyhats.registry import drops
 from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Task, Version, parse_settings
@@ -67,6 +68,7 @@ class Runtime:
         self.registry = Registry(
             settings.store, self.inspect, max_tasks=settings.max_tasks, max_versions=settings.max_versions
         )
+        self.stacks = stack_pool(self.backbone.kept)
         self.residency = Residency(
             load=self._load,
             bind=self._bind,
@@ -74,7 +76,10 @@ class Runtime:
             slots=settings.slots,
             slot_bytes=settings.slot_memory,
             memory_bytes=settings.host_memory,
+            unbind=lambda bound: bound.release(self.backbone),
+            reclaim=self.stacks.clear,
         )
+        self.stacks.use(self.residency.budget)
         self.pinning = Pinning(self.registry, self.residency)
         batch_tokens = settings.batch_tokens or _BATCH_TOKENS.get(self.backbone.device.type, _BATCH_TOKENS_ELSEWHERE)
         self.engine = Engine(
@@ -131,6 +136,7 @@ class Runtime:
     def close(self) -> None:
         """Gives back threads and the store."""
         self.residency.close()
+        self.stacks.clear()
         self.registry.close()
 
     async def _watch(self) -> None:

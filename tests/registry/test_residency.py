@@ -129,6 +129,7 @@ def idle(residency: Residency) -> bool:
             and not residency._arrivals
             and not residency._queue
             and residency._binding == residency._reserved == 0
+            and residency.budget.used == sum(slot.size for slot in residency._slots.values())
             and residency._memory_used == sum(size for _, size in residency._memory.values())
         )
 
@@ -229,6 +230,40 @@ def test_the_bytes_of_slots_are_bounded(tiers):
     assert residency.stats().slots == 3
     use(residency, version("large", 95))
     assert residency.stats().slots == 1
+
+
+def test_what_methods_keep_beside_adapters_counts_and_makes_room(disk):
+    left: list[str] = []
+
+    def reclaim() -> bool:
+        had = bool(kept)
+        residency.budget.give_back(sum(kept))
+        kept.clear()
+        return had
+
+    residency = Residency(
+        load=disk.load,
+        bind=disk.bind,
+        slot_size=lambda adapter: adapter.nbytes,
+        slots=9,
+        slot_bytes=100,
+        memory_bytes=100,
+        unbind=lambda bound: left.append(bound.name),
+        reclaim=reclaim,
+    )
+    kept = [50]
+    assert residency.budget.take(50)
+    for wanted in (A, B):
+        use(residency, wanted)
+    use(residency, version("c", 35))
+    assert (left, kept) == (["a"], [50])  # who is idle goes first
+    use(residency, version("large", 95))
+    assert (left, kept) == (["a", "b", "c"], [])
+    assert residency.budget.used == residency.stats().slot_bytes == 95
+    residency.unload("sha-large")
+    assert left[-1] == "large"
+    assert residency.budget.used == 0
+    residency.close()
 
 
 def test_the_bytes_of_memory_are_bounded(tiers, disk):
