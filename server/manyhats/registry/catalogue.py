@@ -96,6 +96,10 @@ class Catalogue:
         with self._lock:
             return sha256 in self._uses
 
+    def needing(self, sha256: str) -> list[Version]:
+        """All versions that need this content."""
+        return [version for task in self.all() for version in task.versions if sha256 in needed(version)]
+
     # ---- pins
 
     def pin(self, ref: str) -> Version:
@@ -107,7 +111,7 @@ class Catalogue:
             version = self.resolve(ref)
             with self._lock:
                 if version.sha256 in self._uses:  # not deleted between the two steps
-                    for sha in _needed(version):
+                    for sha in needed(version):
                         self._pins[sha] = self._pins.get(sha, 0) + 1
                     return version
 
@@ -115,7 +119,7 @@ class Catalogue:
         """Takes a pin back; the contents that nobody needs any more."""
         orphans = []
         with self._lock:
-            for sha in _needed(version):
+            for sha in needed(version):
                 self._pins[sha] -= 1
                 if not self._pins[sha]:
                     del self._pins[sha]
@@ -163,7 +167,7 @@ class Catalogue:
         """Counts versions out; the contents that nobody needs any more."""
         orphans = []
         with self._lock:
-            for sha in (sha for version in versions for sha in _needed(version)):
+            for sha in (sha for version in versions for sha in needed(version)):
                 self._uses[sha] -= 1
                 if not self._uses[sha]:
                     del self._uses[sha]
@@ -177,11 +181,11 @@ class Catalogue:
             return set(self._uses)
 
     def _count_in(self, version: Version) -> None:
-        for sha in _needed(version):
+        for sha in needed(version):
             self._uses[sha] = self._uses.get(sha, 0) + 1
 
 
-def _needed(version: Version) -> set[str]:
+def needed(version: Version) -> set[str]:
     """The contents that a version needs: its own, and those that it is made of."""
     return {version.sha256, *version.info.references}
 

@@ -33,6 +33,7 @@ from manyhats.registry.blobs import Blobs, check_files, digest
 from manyhats.registry.catalogue import Catalogue
 from manyhats.registry.database import AliasRow, DropRow, HistoryRow, TaskRow, VersionRow, connect
 from manyhats.registry.names import STABLE, check_alias, check_name
+from manyhats.registry.quarantine import Quarantine
 from manyhats.registry.records import (
     AdapterInfo,
     Target,
@@ -68,6 +69,7 @@ class Registry(Catalogue):
         self._max_tasks = max_tasks
         self._max_versions = max_versions
         self._blobs = Blobs(self._root)
+        self._quarantine = Quarantine(self._blobs, self._named)
         # Taken in one thread, given back in another.
         self._file_lock = FileLock(self._root / "lock", thread_local=False)
         self._sessions: sessionmaker[Session]
@@ -98,6 +100,7 @@ class Registry(Catalogue):
                 with self._sessions() as session:
                     self.fill(read_tasks(session))
                 self._blobs.clean(self.contents())
+                self._quarantine.check_present(self.contents())
             except ConfigurationError:
                 raise
             except OSError as error:
@@ -120,16 +123,31 @@ class Registry(Catalogue):
     # ---- files
 
     def files(self, version: Version) -> Path:
-        """The folder of a version's files."""
-        return self._blobs.path(version.sha256)
+        """The folder of a version's files, checked by their digest: all are read.
+
+        Raises DamagedStore where they are not what was stored.
+        """
+        return self._quarantine.check(version.sha256)
 
     def content(self, sha256: str) -> Path:
-        """The files of a stored content. Raises InvalidRequest where no version has it."""
+        """The files of a stored content, checked as by `files`. Raises InvalidRequest where no version has it."""
         if not self.wanted(sha256):
             raise InvalidRequest(
                 f"no stored version has the sha256 '{sha256[:80]}'; upload the member first", param="members"
             )
-        return self._blobs.path(sha256)
+        return self._quarantine.check(sha256)
+
+    def quarantined(self, version: Version) -> str | None:
+        """Why a version's files, or those of what it is made of, are not used; None where they are."""
+        for sha in (version.sha256, *version.info.references):
+            if (reason := self._quarantine.reason(sha)) is not None:
+                return reason if sha == version.sha256 else f"its member {sha}: {reason}"
+        return None
+
+    def all_quarantined(self) -> list[Version]:
+        """The versions of which `quarantined` gives a reason."""
+        found = {v.ref: v for sha in self._quarantine.held() for v in self.needing(sha)}
+        return [found[ref] for ref in sorted(found)]
 
     def unpin(self, version: Version) -> None:
         """Gives back what `pin` gave."""
@@ -166,6 +184,7 @@ class Registry(Catalogue):
         if settings is not None:
             self._check_labels(settings, info)
         sha = digest(staged)
+        damaged = self._quarantine.damaged(sha)
         with self._write() as session:
             for member in info.references:  # deleted since it was inspected
                 self.content(member)
@@ -200,7 +219,7 @@ class Registry(Catalogue):
             if activate:
                 after = self._point(session, after, alias, (Target(version.number),))
             # The blob first: a version without its files must never be, files without a version are cleaned up.
-            self._blobs.keep(staged, sha)
+            self._blobs.keep(staged, sha, replace=damaged)
             try:
                 session.commit()
             except OperationalError as error:
@@ -208,6 +227,7 @@ class Registry(Catalogue):
                     self._remove_blob(sha)
                 raise
             self.publish(after)
+            self._quarantine.lift(sha)
         if activate:
             self._tell("activated", version, task)
         return version, known is None
@@ -362,6 +382,14 @@ class Registry(Catalogue):
         with self._writing:  # not while an upload of the same content is being kept
             if not self.wanted(sha):
                 self._blobs.remove(sha)
+                self._quarantine.lift(sha)
+
+    def _named(self, sha: str) -> str:
+        """The versions that need a content, for a message; empty where nobody does."""
+        if not self.wanted(sha):
+            return ""
+        names = [version.ref for version in self.needing(sha)]
+        return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "a deleted version"
 
     def _tell(self, event: str, version: Version | None, task: str) -> None:
         for listener in self._listeners:

@@ -94,6 +94,7 @@ class RuntimeGauges(Collector):  # type: ignore[misc]
         """One family for each figure."""
         stats = self._runtime.residency.stats()
         waiting = self._runtime.engine.waiting()
+        quarantined = self._runtime.registry.all_quarantined()
         figures = {
             "manyhats_inputs_waiting": ("Inputs in the queues", sum(waiting.values())),
             "manyhats_tasks_waiting": ("Tasks with inputs in the queues", len(waiting)),
@@ -105,6 +106,7 @@ class RuntimeGauges(Collector):  # type: ignore[misc]
             "manyhats_adapter_loads_total": ("Adapters read from disk", stats.loads),
             "manyhats_adapter_evictions_total": ("Adapters that gave up their slot", stats.evictions),
             "manyhats_tasks": ("Tasks in the registry", self._runtime.registry.count),
+            "manyhats_quarantined_versions": ("Versions whose stored files are damaged", len(quarantined)),
             "manyhats_ready": ("Whether the server answers", int(self._runtime.ready)),
         }
         generator = self._runtime.engine.generator
@@ -118,3 +120,9 @@ class RuntimeGauges(Collector):  # type: ignore[misc]
             }
         for name, (text, value) in figures.items():
             yield GaugeMetricFamily(name, text, value)
+        held = GaugeMetricFamily(
+            "manyhats_quarantined", "Versions whose stored files are damaged", labels=["task", "version"]
+        )
+        for version in quarantined:
+            held.add_metric([version.task, str(version.number)], 1)
+        yield held
