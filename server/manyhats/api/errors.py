@@ -26,6 +26,7 @@ KINDS: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.UnsupportedFormat, 415, "UnsupportedFormatError"),
     (errors.AdapterMismatch, 422, "AdapterMismatchError"),
     (errors.Overloaded, 429, "OverloadedError"),
+    (errors.DamagedStore, 500, "DamagedStoreError"),
     (errors.EngineFailure, 500, "InternalServerError"),
     (errors.NotReady, 503, "ServiceUnavailableError"),
     (errors.DeadlineExceeded, 504, "DeadlineExceededError"),

@@ -82,7 +82,8 @@ async def delete_task(task: str, request: Request) -> Response:
 @ask.get("/{task}/versions/{number}")
 async def show_version(task: str, number: int, request: Request) -> dict[str, Any]:
     """One version."""
-    return version_body(runtime_of(request).registry.task(task).version(number))
+    runtime = runtime_of(request)
+    return version_body(runtime, runtime.registry.task(task).version(number))
 
 
 @change.delete("/{task}/versions/{number}", status_code=204)
@@ -177,7 +178,7 @@ def summary(runtime: Runtime, task: Task, version: Version | None = None) -> dic
         "version": version.number,
         "residency": runtime.residency.level(version.sha256),
         "bytes": version.info.bytes,
-    }
+    } | _quarantine_body(runtime, version)
 
 
 def details(runtime: Runtime, task: Task, version: Version | None = None) -> dict[str, Any]:
@@ -186,7 +187,7 @@ def details(runtime: Runtime, task: Task, version: Version | None = None) -> dic
     settings = task.settings if version is None else task.settings_for(version)
     longest = runtime.backbone.max_tokens
     return summary(runtime, task, version) | {
-        "versions": [version_body(v) for v in task.versions],
+        "versions": [version_body(runtime, v) for v in task.versions],
         "aliases": aliases_body(task),
         "labels": settings.labels,
         "template": settings.template,
@@ -212,7 +213,7 @@ def embedding_body(settings: TaskSettings) -> dict[str, Any]:
     }
 
 
-def version_body(version: Version) -> dict[str, Any]:
+def version_body(runtime: Runtime, version: Version) -> dict[str, Any]:
     """One version."""
     return {
         "version": version.number,
@@ -225,7 +226,13 @@ def version_body(version: Version) -> dict[str, Any]:
         "base": version.info.base,
         "created": version.created,
         "card": version.info.card,
-    }
+    } | _quarantine_body(runtime, version)
+
+
+def _quarantine_body(runtime: Runtime, version: Version) -> dict[str, Any]:
+    """Why the version's stored files are not used, where they are not."""
+    reason = runtime.registry.quarantined(version)
+    return {} if reason is None else {"quarantined": reason}
 
 
 def aliases_body(task: Task) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -12,6 +12,8 @@ from manyhats.backbone.sentence import MODES, Mode
 from manyhats.errors import InvalidRequest, NotFound
 
 PoolingSetting = Literal["none"] | Mode | Annotated[list[Mode], Field(min_length=1, max_length=len(MODES))]
+_SPLIT_LIMIT = 16
+
 Label = Annotated[str, Field(max_length=1000)]
 
 
@@ -101,6 +103,19 @@ class Target:
     weight: float = 1.0
 
 
+def check_split(targets: Sequence[Target]) -> None:
+    """Raises InvalidRequest where an alias cannot point at these."""
+    if not 1 <= len(targets) <= _SPLIT_LIMIT:
+        raise InvalidRequest(f"a split has 1 to {_SPLIT_LIMIT} versions, not {len(targets)}", param="split")
+    if len({target.version for target in targets}) != len(targets):
+        raise InvalidRequest("a split names each version once", param="split")
+    for target in targets:
+        if not 0 < target.weight < float("inf"):
+            raise InvalidRequest(f"weights are positive numbers, not {target.weight}", param="split")
+    if not sum(target.weight for target in targets) < float("inf"):
+        raise InvalidRequest("the weights are too large to be added up", param="split")
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """A task as it is now. `settings` holds only what was set for the task itself, not what its files bring."""
@@ -126,6 +141,11 @@ class Task:
         if not targets:
             return None
         return self.version(max(targets, key=lambda target: target.weight).version)
+
+    @property
+    def stable_versions(self) -> list[Version]:
+        """All versions that `stable` points at: one, or those of a split."""
+        return [self.version(target.version) for target in self.aliases.get("stable", ())]
 
     def settings_for(self, version: Version) -> TaskSettings:
         """What holds for a version: what was set for the task, over what the version's files bring.

@@ -1,0 +1,48 @@
+"""What the tables' rows say, as records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from manyhats.registry.database import AliasRow, TaskRow, VersionRow
+from manyhats.registry.records import AdapterInfo, Target, Task, Version, parse_settings
+
+
+def read_tasks(session: Session) -> list[Task]:
+    """All tasks. Raises InvalidRequest, TypeError, ValueError or KeyError for rows that were never written here."""
+    versions: dict[str, list[Version]] = {}
+    for row in session.scalars(select(VersionRow).order_by(VersionRow.number)):
+        versions.setdefault(row.task, []).append(
+            Version(row.task, row.number, row.sha256, info_of(row.info), row.created)
+        )
+    aliases: dict[str, dict[str, tuple[Target, ...]]] = {}
+    for alias in session.scalars(select(AliasRow)):
+        aliases.setdefault(alias.task, {})[alias.alias] = targets_of(alias.targets)
+    return [
+        Task(
+            task.name,
+            task.created,
+            parse_settings(task.settings),
+            tuple(versions.get(task.name, ())),
+            aliases.get(task.name, {}),
+        )
+        for task in session.scalars(select(TaskRow))
+    ]
+
+
+def targets_of(rows: Sequence[Sequence[float]]) -> tuple[Target, ...]:
+    """What an alias's row points at."""
+    return tuple(Target(int(version), weight) for version, weight in rows)
+
+
+def info_of(row: Mapping[str, Any]) -> AdapterInfo:
+    """What inspecting a version's files found."""
+    values = dict(row)
+    for name in ("labels", "warnings", "references"):
+        if values.get(name) is not None:
+            values[name] = tuple(values[name])
+    return AdapterInfo(**values)
