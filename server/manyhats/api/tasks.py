@@ -13,7 +13,7 @@ from manyhats.api.schemas import AliasBody, RollbackBody, SettingsBody
 from manyhats.api.state import runtime_of
 from manyhats.errors import Conflict, InvalidRequest
 from manyhats.registry.names import BASE, STABLE
-from manyhats.registry.records import Target, Task, Version
+from manyhats.registry.records import Target, Task, TaskSettings, Version
 from manyhats.runtime import Runtime
 
 ask = APIRouter(prefix="/v1/tasks", tags=["tasks"], dependencies=[Depends(may_ask)])
@@ -36,6 +36,7 @@ async def show_task(task: str, request: Request) -> dict[str, Any]:
     runtime = runtime_of(request)
     if task == BASE:
         base = runtime.service.base
+        settings = runtime.service.base_settings
         return {
             "name": BASE,
             "kind": base.info.kind,
@@ -48,7 +49,9 @@ async def show_task(task: str, request: Request) -> dict[str, Any]:
             "aliases": {},
             "labels": None,
             "template": None,
-            "max_tokens": runtime.backbone.max_tokens,
+            "max_tokens": settings.max_tokens or runtime.backbone.max_tokens,
+            "overflow": settings.overflow or "error",
+            **embedding_body(settings),
             "backbone": runtime.backbone.name,
         }
     found, version = runtime.registry.lookup(task)
@@ -184,24 +187,33 @@ def details(runtime: Runtime, task: Task, version: Version | None = None) -> dic
     version = version or task.stable
     settings = task.settings if version is None else task.settings_for(version)
     longest = runtime.backbone.max_tokens
-    return (
-        summary(runtime, task, version)
-        | {
-            "versions": [version_body(runtime, v) for v in task.versions],
-            "aliases": aliases_body(task),
-            "labels": settings.labels,
-            "template": settings.template,
-            "max_tokens": settings.max_tokens or longest,
-            "overflow": settings.overflow or "error",
-            "pooling": settings.pooling,
-            "normalize": settings.normalize,
-            "defaults": settings.defaults,
-            "priority": settings.priority,
-            "pinned": settings.pinned,
-            "created": task.created,
-        }
-        | ({"quarantined": "; ".join(task.lost.values())} if task.lost else {})
-    )
+    lost = {"quarantined": "; ".join(task.lost.values())} if task.lost else {}
+    return summary(runtime, task, version) | {
+        "versions": [version_body(runtime, v) for v in task.versions],
+        "aliases": aliases_body(task),
+        "labels": settings.labels,
+        "template": settings.template,
+        "max_tokens": settings.max_tokens or longest,
+        "overflow": settings.overflow or "error",
+        **embedding_body(settings),
+        "defaults": settings.defaults,
+        "priority": settings.priority,
+        "pinned": settings.pinned,
+        "created": task.created,
+        **lost,
+    }
+
+
+def embedding_body(settings: TaskSettings) -> dict[str, Any]:
+    """How embeddings are made."""
+    return {
+        "pooling": settings.pooling,
+        "normalize": settings.normalize,
+        "prompts": settings.prompts,
+        "default_prompt_name": settings.default_prompt_name,
+        "include_prompt": settings.include_prompt,
+        "lower_case": settings.lower_case,
+    }
 
 
 def version_body(runtime: Runtime, version: Version) -> dict[str, Any]:

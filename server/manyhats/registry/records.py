@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from manyhats.backbone.sentence import MODES, Mode
 from manyhats.errors import InvalidRequest, NotFound
 
 _SPLIT_LIMIT = 16
-
+PoolingSetting = Literal["none"] | Mode | Annotated[list[Mode], Field(min_length=1, max_length=len(MODES))]
 Label = Annotated[str, Field(max_length=1000)]
 
 
@@ -42,8 +43,14 @@ class TaskSettings(BaseModel):
     template: str | None = Field(default=None, max_length=10_000)
     max_tokens: int | None = Field(default=None, ge=1)
     overflow: Literal["error", "truncate"] | None = None
-    pooling: Literal["mean", "cls", "last", "none"] | None = None
+    pooling: PoolingSetting | None = None
     normalize: bool | None = None
+    prompts: dict[Annotated[str, Field(max_length=1000)], Annotated[str, Field(max_length=20_000)]] | None = Field(
+        default=None, max_length=1000
+    )
+    default_prompt_name: str | None = Field(default=None, max_length=1000)
+    include_prompt: bool | None = None
+    lower_case: bool | None = None
     system_prompt: str | None = Field(default=None, max_length=20_000)
     chat_template: str | None = Field(default=None, max_length=20_000)
     defaults: dict[str, Any] = Field(default_factory=dict)
@@ -56,6 +63,8 @@ class TaskSettings(BaseModel):
             raise ValueError("two labels are alike")
         if self.template is not None and "{text}" not in self.template:
             raise ValueError("the template must contain {text}")
+        if self.prompts is not None and self.default_prompt_name not in (None, *self.prompts):
+            raise ValueError(f"default_prompt_name is {self.default_prompt_name!r}, which is not among the prompts")
         return self
 
 

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from manyhats.errors import InvalidRequest
+from manyhats.registry.records import PoolingSetting
 
-Pooling = Literal["mean", "cls", "last", "none"]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 _MOST_STOPS = 16
+_PROMPTS = {"prompt", "prompt_name"}
 Aggregation = Literal["none", "simple", "first", "average", "max", "word"]
 
 
@@ -43,10 +44,22 @@ class RegressParameters(Parameters):
 
 
 class EmbedParameters(Parameters):
-    """Left out, the task's own pooling and normalisation hold."""
+    """Left out, the task's own pooling, normalisation and default prompt hold.
 
-    pooling: Pooling | None = None
+    `pooling`: one, or several whose vectors are put side by side; `none` gives every token's state. `prompt` goes
+    before the text, `prompt_name` names one of the task's; an empty prompt is none.
+    """
+
+    pooling: PoolingSetting | None = None
     normalize: bool | None = None
+    prompt: Annotated[str, Field(max_length=20_000)] | None = None
+    prompt_name: Annotated[str, Field(max_length=1000)] | None = None
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> EmbedParameters:
+        if self.prompt is not None and self.prompt_name is not None:
+            raise ValueError("either prompt or prompt_name")
+        return self
 
 
 class SpanParameters(Parameters):
@@ -66,11 +79,11 @@ class FillParameters(Parameters):
 class GenerateParameters(Parameters):
     """See docs/generation.md. `temperature` 0 takes the likeliest token each time; `top_k` 0 leaves all.
 
-    `stream`: the answer comes piece by piece (the web layer's business). `include_stop`: the stop string stays in the
-    text.
+    `max_new_tokens` may be 0 where `prompt_logprobs` are asked. `stream`: the answer comes piece by piece (the web
+    layer's business). `include_stop`: the stop string stays in the text.
     """
 
-    max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    max_new_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 64
     temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.0
     top_k: Annotated[int, Field(ge=0)] = 0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -85,6 +98,7 @@ class GenerateParameters(Parameters):
     ignore_eos: bool = False
     n: Annotated[int, Field(ge=1, le=128)] = 1
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: dict[str, Any] | None = None
     regex: str | None = None
     stream: bool = False
@@ -93,6 +107,8 @@ class GenerateParameters(Parameters):
     def _coherent(self) -> GenerateParameters:
         if len(self.stops) > _MOST_STOPS:
             raise ValueError(f"at most {_MOST_STOPS} stop strings")
+        if self.max_new_tokens == 0 and self.prompt_logprobs is None:
+            raise ValueError("max_new_tokens is 0, and nothing is asked about the prompt; set prompt_logprobs, or echo")
         if self.n > 1 and self.temperature == 0:
             raise ValueError("n texts are the same at temperature 0; set temperature")
         if self.regex is not None and self.response_format is not None:
@@ -137,6 +153,8 @@ def parse_parameters(kind: str, task: str, defaults: Mapping[str, Any], given: M
                 f"it has {', '.join(model.model_fields)}",
                 param=f"parameters.{name}",
             )
+    if given.keys() & _PROMPTS:  # of which only one can be
+        defaults = {name: value for name, value in defaults.items() if name not in _PROMPTS}
     try:
         return model.model_validate({k: v for k, v in defaults.items() if k in model.model_fields} | dict(given))
     except ValidationError as error:
