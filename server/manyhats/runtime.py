@@ -144,7 +144,10 @@ class Runtime:
             if not await to_thread.run_sync(self._scan):
                 break
             await asyncio.sleep(0.2)
-        await to_thread.run_sync(self._preload)
+        try:
+            await to_thread.run_sync(self._preload)
+        except Exception:  # what cannot be preloaded is told when it is asked for
+            logger.exception("preloading failed")
         self.state = "ready"
         logger.info("ready: %d tasks in %s", self.registry.count, self.settings.store)
         while True:

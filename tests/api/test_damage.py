@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,25 @@ def test_a_start_with_damage_is_ready_and_says_so(start, tmp_path, caplog):
         assert_error(live.ask(gone), 500)
         assert_error(live.client.get(f"/v1/tasks/{gone}/versions/9"), 404)
         assert live.client.delete(f"/v1/tasks/{gone}").status_code == 204
+
+
+def test_an_alias_to_no_version_holds_up_nobody(start, tmp_path, caplog):
+    store = tmp_path / "kept"
+    with start(store) as live:
+        lost, other = live.add("lost"), live.add("other")
+    with sqlite3.connect(store / ".manyhats" / "registry.sqlite3") as database:
+        database.execute("UPDATE aliases SET targets = '[[99, 1.0]]' WHERE task = ?", (lost,))
+    database.close()
+    with start(store) as live:
+        assert live.client.get("/readyz").status_code == 200
+        assert "points at version 99" in caplog.text
+        listed = {row["name"]: row for row in live.client.get("/v1/tasks").json()["data"]}
+        assert "version 99" in listed[lost]["quarantined"]
+        assert "quarantined" not in listed[other]
+        assert "version 99" in live.client.get(f"/v1/tasks/{lost}").json()["quarantined"]
+        assert assert_error(live.ask(lost), 500, "version 99")["type"] == "DamagedStoreError"
+        assert_error(live.client.post(f"/v1/tasks/{lost}/load"), 500)
+        assert live.ask(f"{lost}@1").status_code == live.ask(other).status_code == 200
+        assert live.client.put(f"/v1/tasks/{lost}/aliases/stable", json={"version": 1}).status_code == 200
+        assert live.ask(lost).status_code == 200
+        assert "quarantined" not in live.client.get(f"/v1/tasks/{lost}").json()

@@ -12,7 +12,7 @@ from manyhats.api.body import documented, parse
 from manyhats.api.schemas import AliasBody, RollbackBody, SettingsBody
 from manyhats.api.state import runtime_of
 from manyhats.errors import Conflict, InvalidRequest
-from manyhats.registry.names import BASE
+from manyhats.registry.names import BASE, STABLE
 from manyhats.registry.records import Target, Task, TaskSettings, Version
 from manyhats.runtime import Runtime
 
@@ -170,7 +170,8 @@ def summary(runtime: Runtime, task: Task, version: Version | None = None) -> dic
     """A task as the list shows it: of `version`, or of the one that `stable` points at (the largest of a split)."""
     version = version or task.stable
     if version is None:
-        return {"name": task.name, "kind": None, "method": None, "version": None, "residency": "disk", "bytes": 0}
+        empty = {"name": task.name, "kind": None, "method": None, "version": None, "residency": "disk", "bytes": 0}
+        return empty | ({"quarantined": task.lost[STABLE]} if STABLE in task.lost else {})
     return {
         "name": task.name,
         "kind": version.info.kind,
@@ -186,6 +187,7 @@ def details(runtime: Runtime, task: Task, version: Version | None = None) -> dic
     version = version or task.stable
     settings = task.settings if version is None else task.settings_for(version)
     longest = runtime.backbone.max_tokens
+    lost = {"quarantined": "; ".join(task.lost.values())} if task.lost else {}
     return summary(runtime, task, version) | {
         "versions": [version_body(runtime, v) for v in task.versions],
         "aliases": aliases_body(task),
@@ -198,6 +200,7 @@ def details(runtime: Runtime, task: Task, version: Version | None = None) -> dic
         "priority": settings.priority,
         "pinned": settings.pinned,
         "created": task.created,
+        **lost,
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from rapidfuzz import fuzz, process
 
-from manyhats.errors import InvalidRequest, NotFound
+from manyhats.errors import DamagedStore, InvalidRequest, NotFound
 from manyhats.registry.names import check_name, parse_ref
 from manyhats.registry.records import Task, Version
 
@@ -72,12 +72,17 @@ class Catalogue:
         return task, self.resolve(ref) if "@" in ref else None
 
     def resolve(self, ref: str) -> Version:
-        """The version that `task`, `task@alias` or `task@3` means now; of a split, one by its weight."""
+        """The version that `task`, `task@alias` or `task@3` means now; of a split, one by its weight.
+
+        Raises NotFound, and DamagedStore for an alias that the database has lost the version of.
+        """
         wanted = parse_ref(ref)
         task = self.task(wanted.task)
         if wanted.number is not None:
             return task.version(wanted.number)
         assert wanted.alias is not None
+        if wanted.alias in task.lost:
+            raise DamagedStore(f"in the task `{task.name}` {task.lost[wanted.alias]}; point it at one", param="task")
         targets = task.aliases.get(wanted.alias)
         if not targets:
             known = ", ".join(sorted(task.aliases)) or "none"

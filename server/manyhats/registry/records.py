@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -11,9 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from manyhats.backbone.sentence import MODES, Mode
 from manyhats.errors import InvalidRequest, NotFound
 
-PoolingSetting = Literal["none"] | Mode | Annotated[list[Mode], Field(min_length=1, max_length=len(MODES))]
 _SPLIT_LIMIT = 16
-
+PoolingSetting = Literal["none"] | Mode | Annotated[list[Mode], Field(min_length=1, max_length=len(MODES))]
 Label = Annotated[str, Field(max_length=1000)]
 
 
@@ -118,13 +117,17 @@ def check_split(targets: Sequence[Target]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task as it is now. `settings` holds only what was set for the task itself, not what its files bring."""
+    """A task as it is now. `settings` holds only what was set for the task itself, not what its files bring.
+
+    `lost`: aliases that point at versions that are not there, each with what is wrong; only a damaged database has any.
+    """
 
     name: str
     created: float
     settings: TaskSettings
     versions: tuple[Version, ...] = ()
     aliases: Mapping[str, tuple[Target, ...]] = field(default_factory=dict)
+    lost: Mapping[str, str] = field(default_factory=dict)
 
     def version(self, number: int) -> Version:
         """One version. Raises NotFound naming those that exist."""
@@ -133,6 +136,17 @@ class Task:
                 return version
         numbers = ", ".join(str(v.number) for v in self.versions[-20:]) or "none"
         raise NotFound(f"The task `{self.name}` has no version {number}; it has {numbers}.", param="version")
+
+    def has(self, targets: Sequence[Target]) -> bool:
+        """Whether all that an alias points at is there."""
+        numbers = {version.number for version in self.versions}
+        return all(target.version in numbers for target in targets)
+
+    def with_alias(self, alias: str, targets: tuple[Target, ...] | None) -> Task:
+        """The task with an alias that points there; with None, without it."""
+        others = {a: t for a, t in self.aliases.items() if a != alias}
+        lost = {a: reason for a, reason in self.lost.items() if a != alias}
+        return replace(self, aliases=others | ({} if targets is None else {alias: targets}), lost=lost)
 
     @property
     def stable(self) -> Version | None:

@@ -306,11 +306,11 @@ class Registry(Catalogue):
             raise Conflict(f"the alias '{STABLE}' is what the plain name means; it cannot be removed", param="alias")
         with self._write() as session:
             found = self.task(task)
-            if alias not in found.aliases:
+            if alias not in found.aliases and alias not in found.lost:
                 raise NotFound(f"The task `{task}` has no alias '{alias[:200]}'.", param="alias")
             session.execute(delete(AliasRow).where(AliasRow.task == task, AliasRow.alias == alias))
             session.commit()
-            return self.publish(replace(found, aliases={a: t for a, t in found.aliases.items() if a != alias}))
+            return self.publish(found.with_alias(alias, None))
 
     def rollback(self, task: str, to: int | None = None) -> Task:
         """`stable` back to what it pointed at before; again, further back. With `to`, to that version.
@@ -327,15 +327,16 @@ class Registry(Catalogue):
             for row in session.scalars(
                 select(HistoryRow).where(HistoryRow.task == task).order_by(HistoryRow.id.desc())
             ):
-                targets = targets_of(row.targets)
+                before = targets_of(row.targets)
                 session.delete(row)
-                if targets != now:  # alike where what lay between was deleted
+                if before != now and found.has(before):  # alike where what lay between was deleted
+                    targets = before
                     break
             if targets is None or targets == now:
                 raise Conflict(f"`{task}` has pointed at nothing else before", param="task")
             session.merge(AliasRow(task=task, alias=STABLE, targets=[[t.version, t.weight] for t in targets]))
             session.commit()
-            after = self.publish(replace(found, aliases=dict(found.aliases) | {STABLE: targets}))
+            after = self.publish(found.with_alias(STABLE, targets))
         for target in targets:
             self._tell("activated", after.version(target.version), task)
         return after
@@ -374,7 +375,7 @@ class Registry(Catalogue):
         if alias == STABLE and before:
             session.add(HistoryRow(task=task.name, targets=[[t.version, t.weight] for t in before]))
         session.merge(AliasRow(task=task.name, alias=alias, targets=[[t.version, t.weight] for t in targets]))
-        return replace(task, aliases=dict(task.aliases) | {alias: targets})
+        return task.with_alias(alias, targets)
 
     def _forget(self, versions: Iterable[Version]) -> None:
         """Counts versions out, and removes the blobs that nobody needs any more."""
