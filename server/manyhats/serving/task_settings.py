@@ -34,11 +34,8 @@ def check_settings(task: str, partial: Mapping[str, Any], info: AdapterInfo | No
     if info is None:
         return
     kind = partial.get("kind")
-    if kind is not None and not info.allows(kind):
-        raise InvalidRequest(
-            f"kind is '{kind}', but the adapter of `{task}` can only be: {', '.join(info.kinds or (info.kind,))}",
-            param="kind",
-        )
+    if kind is not None:
+        info.require(kind)
     if partial.get("defaults"):
         parse_parameters(kind or info.kind, task, {}, partial["defaults"])
 
