@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from rapidfuzz import fuzz, process
 
-from manyhats.errors import DamagedStore, InvalidRequest, NotFound
+from manyhats.errors import Conflict, DamagedStore, InvalidRequest, NotFound
 from manyhats.registry.names import check_name, parse_ref
 from manyhats.registry.records import AdapterInfo, Task, Version
 

@@ -43,7 +43,8 @@ class HeadFile:
 
 def without_head(model_classes: Iterable[str]) -> HeadFile:
     """What adapters without a head file are for: what their models are, else to embed, which a warning says."""
-    kinds = {kind_of_class(name) for name in model_classes}
+    classes = set(model_classes)
+    kinds = {kind_of_class(name) if name else "embed" for name in classes}  # none where it was not trained in a class
     kind = kinds.pop() if len(kinds) == 1 else None
     if kind in HEADLESS:
         return HeadFile(None, kind)
