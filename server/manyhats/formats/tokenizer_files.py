@@ -197,8 +197,10 @@ def _check_config(config: Mapping[str, Any], tokenizer: Tokenizer) -> list[str]:
     ]
     if config.get("truncation_side") == "left":
         warnings.append(f"truncation_side of {CONFIG} is left, but a text that is cut loses its end here")
-    own, backbones = _kind_of(config.get("tokenizer_class")), _kind_of(type(tokenizer.loaded).__name__)
-    if own and backbones and own not in (backbones, _kind_of(theirs.get("tokenizer_class"))):
+    own = _class_of(config.get("tokenizer_class"))
+    known = (_class_of(theirs.get("tokenizer_class")), _class_of(type(tokenizer.loaded).__name__))
+    backbones = known[0] or known[1]
+    if own and backbones and own not in known:
         warnings.append(
             f"tokenizer_class of {CONFIG} is {shown(config['tokenizer_class'])}, but the backbone's tokenizer, which "
             f"reads the texts, is a {backbones}"
@@ -206,7 +208,7 @@ def _check_config(config: Mapping[str, Any], tokenizer: Tokenizer) -> list[str]:
     return warnings
 
 
-def _kind_of(name: Any) -> str | None:
+def _class_of(name: Any) -> str | None:
     """A tokenizer's class without what says no more than how it is computed; None for one that says nothing."""
     plain = name.removesuffix("Fast") if isinstance(name, str) else None
     return None if plain in _ANY_TOKENIZER else plain
