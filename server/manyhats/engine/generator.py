@@ -354,6 +354,8 @@ class Generator:
             virtual,
             stream.adapter.position_shift,
             stream.rows[: stream.prefix + stop],
+            stream.prefix,
+            stream.adapter.prefix_left_out,
         )
 
     def _whole_pass(self, streams: Sequence[Stream]) -> Read:
