@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import reprlib
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ _JSON_LIMIT = 4 << 20  # bytes
 _JSON_DEPTH = 32
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8)
 _WHOLE = (torch.int32, torch.int64)  # of tensors that say where others belong
+_ROWS = 4096  # compared at once
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -132,9 +133,10 @@ def pickle_message(name: str) -> str:
 class Remaining:
     """A file's tensors, each to be taken once; what is left at the end did not match anything."""
 
-    def __init__(self, tensors: dict[str, Tensor], file: str) -> None:
+    def __init__(self, tensors: dict[str, Tensor], file: str, warnings: Sequence[str] = ()) -> None:
         self._tensors = dict(tensors)
         self._file = file
+        self.warnings = tuple(warnings)  # about the names
         self.taken = 0
 
     def take(self, name: str) -> Tensor | None:
@@ -205,5 +207,22 @@ def validate(model: type[Model], fields: Mapping[str, Any], where: str, unnamed:
 
 
 def equal_weights(told: Tensor, own: Tensor) -> bool:
-    """Whether a file's weights are the backbone's own, in the backbone's precision."""
-    return told.shape == own.shape and torch.equal(told.to(own.dtype), own.detach().cpu())
+    """Whether two tensors are the same weights, as exactly as the coarser of their types tells.
+
+    float16 and bfloat16 each hold digits that the other drops: of the two a step of either is no difference.
+    """
+    if told.shape != own.shape or not (told.is_floating_point() and own.is_floating_point()):
+        return False
+    types = {told.dtype, own.dtype}
+    coarser = min(types, key=lambda dtype: (torch.finfo(dtype).bits, -torch.finfo(dtype).eps))
+    mixed = types == {torch.float16, torch.bfloat16}
+    own = own.detach()
+    for start in range(0, len(told) if told.dim() else 1, _ROWS):  # a few rows at a time: a vocabulary's table is large
+        left, right = (t[start : start + _ROWS] if t.dim() else t for t in (told, own))
+        right = right.cpu()
+        if mixed:
+            if not torch.allclose(left.float(), right.float(), rtol=2**-8, atol=2**-24):
+                return False
+        elif not torch.equal(left.to(coarser), right.to(coarser)):
+            return False
+    return True
