@@ -21,6 +21,7 @@ from manyhats.engine.scheduler import Scheduler
 from manyhats.engine.self_check import self_check
 from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded, InvalidRequest
 from manyhats.formats import read_adapter
+from manyhats.formats.tensor_file import mapped
 from manyhats.methods.adapter import Adapter, BoundAdapter
 from manyhats.registry import drops
 from manyhats.registry.records import AdapterInfo, Task, Version, parse_settings
@@ -178,7 +179,8 @@ class Runtime:
 
     def inspect(self, folder: Path) -> AdapterInfo:
         """Reads and checks an adapter folder. Raises what `read_adapter` raises."""
-        adapter = read_adapter(folder, self.backbone, self.registry.content)
+        with mapped(folder):  # it is staged: nobody else writes to it
+            adapter = read_adapter(folder, self.backbone, self.registry.content)
         if adapter.rank is not None and adapter.rank > self.settings.max_rank:
             raise AdapterMismatch(
                 f"the adapter's rank is {adapter.rank}; at most {self.settings.max_rank} is served", param="rank"

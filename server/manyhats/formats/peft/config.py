@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch
 from manyhats.formats.files import refuse_fields, shown
+from manyhats.formats.peft.types import check_types
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -73,7 +74,8 @@ def check_type(config: Mapping[str, Any]) -> str:
 
 
 def check_fields(config: Mapping[str, Any], kind: str, backbone: Backbone) -> None:
-    """Raises AdapterMismatch for a field that changes the answer and is not served."""
+    """Raises InvalidRequest for a field of another type, AdapterMismatch for one that is not supported."""
+    check_types(config)
     refuse_fields(config, _BOOKKEEPING | UNDERSTOOD[kind], " of adapter_config.json")
     bias = config.get("bias", "none")
     if bias not in ("none", "all", "lora_only", "vera_only"):
