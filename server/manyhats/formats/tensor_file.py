@@ -227,7 +227,8 @@ def _views(path: Path, file: BinaryIO, entries: list[Entry], begin: int) -> dict
 
 
 def _fill(file: BinaryIO, piece: Tensor, name: str) -> None:
-    if file.readinto(memoryview(piece.numpy())) != len(piece):  # type: ignore[attr-defined]
+    target: Any = piece.numpy()
+    if file.readinto(target) != len(piece):  # type: ignore[attr-defined]
         raise _damaged(name, "it ends too early")
 
 
