@@ -53,6 +53,6 @@ def create_app(runtime: Runtime) -> FastAPI:
         return Response(status_code=499)  # nobody reads it
 
     ours = (predict.router, uploads.ask, uploads.change, tasks.ask, tasks.change, operations.router)
-    for router in (*ours, openai.router, lorax.router):
+    for router in (*ours, *openai.routers, lorax.router):
         app.include_router(router)
     return app

@@ -33,6 +33,9 @@ KINDS: tuple[tuple[type[Exception], int, str], ...] = (
     (Exception, 500, "InternalServerError"),
 )
 
+_LONGEST_MESSAGE = 4000  # characters
+_LONGEST_PARAM = 200
+
 _BY_STATUS = {status: kind for _, status, kind in KINDS} | {405: "MethodNotAllowedError"}
 
 
@@ -48,8 +51,16 @@ def describe(error: Exception) -> tuple[int, dict[str, Any]]:
 
 def envelope(status: int, kind: str, message: str, param: str | None = None) -> dict[str, Any]:
     """The body of every error."""
-    message = message.encode(errors="backslashreplace").decode()  # file names need not be text
+    message = _shortened(message, _LONGEST_MESSAGE)
+    param = None if param is None else _shortened(param, _LONGEST_PARAM)
     return {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+def _shortened(text: str, longest: int) -> str:
+    """A text that an answer can carry: what a caller sent may stand in it, however long, and names need not be text."""
+    if len(text) > longest:
+        text = f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
+    return text.encode(errors="backslashreplace").decode()
 
 
 def response(error: Exception) -> JSONResponse:

@@ -15,6 +15,7 @@ from manyhats.api.auth import may_ask
 from manyhats.api.body import documented, parse
 from manyhats.api.errors import describe
 from manyhats.api.hangup import unless_gone
+from manyhats.api.schemas import Many
 from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text, Tokenizer
@@ -80,7 +81,7 @@ class Parameters(BaseModel):
     top_p: float | None = None
     repetition_penalty: float | None = None
     seed: int | None = None
-    stop: list[str] = Field(default_factory=list)
+    stop: Many[str] = Field(default_factory=list)
     ignore_eos_token: bool = False
     return_full_text: bool | None = False
     return_k_alternatives: int | None = None

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from manyhats.errors import AdapterMismatch, InvalidRequest, UnsupportedFormat
+from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats import tensor_file
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -27,7 +27,7 @@ _JSON_DEPTH = 32
 _JSON_VALUES = 500_000
 _INT_LIMIT = 1 << 63
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -132,14 +132,6 @@ def shown(value: Any) -> str:
 def text_or_none(value: Any) -> str | None:
     """A field that is only passed on: a text, or None for anything else."""
     return value if isinstance(value, str) else None
-
-
-def refuse_pickles(folder: Path) -> None:
-    """Raises UnsupportedFormat where a file of the folder is a pickle, by its name or by its content."""
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        suffix = path.suffix.lower()
-        if suffix in _PICKLES or (suffix == ".safetensors" and looks_like_pickle(path)):
-            raise UnsupportedFormat(pickle_message(path.name), param=path.name)
 
 
 def pickle_message(name: str) -> str:

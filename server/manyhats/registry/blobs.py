@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from manyhats.errors import InvalidRequest, StorageFull, UnsupportedFormat
-from manyhats.formats.files import is_full, refuse_pickles
-
-_ALLOWED = (".safetensors", ".json", ".md", ".txt", ".png")
+from manyhats.formats.contents import leave_out
+from manyhats.formats.files import is_full
 
 
 @contextmanager
@@ -98,20 +97,18 @@ class Blobs:
                 self.remove(folder.name)
 
 
-def check_files(folder: Path) -> None:
-    """Raises UnsupportedFormat for pickles, links and other files than an adapter's, InvalidRequest for none at all."""
+def take_up(folder: Path) -> tuple[str, ...]:
+    """Leaves an adapter's files in a staged folder and removes what a trainer left beside them; returns the warnings.
+
+    Raises UnsupportedFormat for links and for weights in a pickle, InvalidRequest where there are no files or several
+    adapters.
+    """
     for path in folder.rglob("*"):
         if path.is_symlink():
             raise UnsupportedFormat(f"'{path.name}' is a link, not a file", param=path.name)
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    if not files:
+    if not any(path.is_file() for path in folder.rglob("*")):
         raise InvalidRequest("the upload holds no files", param="files")
-    refuse_pickles(folder)
-    for path in files:
-        if path.suffix.lower() not in _ALLOWED:
-            raise UnsupportedFormat(
-                f"'{path.name}' is no file of an adapter; those end in {', '.join(_ALLOWED)}", param=path.name
-            )
+    return leave_out(folder)
 
 
 def digest(folder: Path) -> str:

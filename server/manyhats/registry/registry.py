@@ -29,7 +29,7 @@ from manyhats.errors import (
     StorageFull,
     TooLarge,
 )
-from manyhats.registry.blobs import Blobs, check_files, digest
+from manyhats.registry.blobs import Blobs, digest, take_up
 from manyhats.registry.catalogue import Catalogue
 from manyhats.registry.database import AliasRow, DropRow, HistoryRow, TaskRow, VersionRow, connect
 from manyhats.registry.names import STABLE, check_alias, check_name
@@ -165,16 +165,19 @@ class Registry(Catalogue):
         alias: str = STABLE,
         activate: bool = True,
         settings: TaskSettings | None = None,
+        warnings: Iterable[str] = (),
     ) -> tuple[Version, bool]:
-        """Makes a version of the staged files, and points `alias` at it.
+        """Makes a version of the staged files, and points `alias` at it. What a trainer left beside them is removed.
 
-        Returns it, and whether it is new: the same content again gives the version that already holds it. Raises what
-        `inspect` raises, and TooLarge over the limits of tasks or versions.
+        Returns it, and whether it is new: the same content again gives the version that already holds it. Its warnings
+        are this upload's: those given, about what was left out before, and those about its files. Raises what `take_up`
+        and `inspect` raise, and TooLarge over the limits of tasks or versions.
         """
         check_name(task, write=True)
         check_alias(alias)
-        check_files(staged)
+        left_out = take_up(staged)
         info = self._inspect(staged)
+        info = replace(info, warnings=(*warnings, *left_out, *info.warnings))
         parse_settings(info.settings)
         if settings is not None:
             self._check_labels(settings, info)
@@ -223,7 +226,7 @@ class Registry(Catalogue):
             self.publish(after)
         if activate:
             self._tell("activated", version, task)
-        return version, known is None
+        return replace(version, info=replace(version.info, warnings=info.warnings)), known is None
 
     def put_settings(self, task: str, partial: Mapping[str, Any]) -> Task:
         """Sets the given fields; None goes back to what the files bring. Raises InvalidRequest naming the field."""

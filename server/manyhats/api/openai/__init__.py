@@ -1,0 +1,7 @@
+"""What OpenAI's clients call: `/v1/models`, `/v1/completions`, `/v1/chat/completions`."""
+
+from __future__ import annotations
+
+from manyhats.api.openai import models, texts
+
+routers = (models.router, texts.router)

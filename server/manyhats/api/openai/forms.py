@@ -1,0 +1,177 @@
+"""The shapes of answers: whole, or in pieces as the tokens come."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from fastapi import Request
+
+from manyhats.api.openai.logprobs import CompletionLogprobs, alternatives, chat_token, prompt_logprobs
+from manyhats.api.state import runtime_of
+from manyhats.serving.question import Reply
+from manyhats.serving.token_texts import TokenText, TokenTexts, prompt_token_texts
+
+if TYPE_CHECKING:
+    from manyhats.engine.sampling import Chosen
+    from manyhats.engine.stream import Delta, Stream
+
+
+class Form(ABC):
+    """The shape of answers, whole or in pieces. `echoes`: whether the prompts stand before the texts.
+
+    `prompt_logprobs`: whether vLLM's values of the prompts' tokens are told.
+    """
+
+    object: Literal["text_completion", "chat.completion"]
+    chunk = "text_completion"
+    prefix = "cmpl"
+
+    def __init__(self, model: str, request: Request, *, echoes: bool = False, prompt_logprobs: bool = False) -> None:
+        self.tokenizer = runtime_of(request).backbone.tokenizer
+        self.echoes = echoes
+        self.prompt_logprobs = prompt_logprobs
+        self.about = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+        self.begun: set[int] = set()
+        self._writers: dict[int, TokenTexts] = {}  # of streams
+
+    @abstractmethod
+    def whole(self, reply: Reply) -> dict[str, Any]:
+        """The answer in one piece."""
+
+    def last(self, reply: Reply) -> dict[str, Any]:
+        """The piece behind all others, with the counts."""
+        return self.about | {"object": self.chunk, "choices": [], "usage": _usage(reply)}
+
+    @abstractmethod
+    def pieces(self, delta: Delta) -> list[dict[str, Any]]:
+        """What one token adds."""
+
+    def _all(self, reply: Reply, choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return self.about | {"object": self.object, "choices": choices, "usage": _usage(reply)}
+
+
+class Completions(Form):
+    """A completion's."""
+
+    object = "text_completion"
+
+    def whole(self, reply: Reply) -> dict[str, Any]:
+        assert reply.writing is not None
+        return self._all(reply, [self._choice(stream) for stream in reply.writing.streams])
+
+    def _choice(self, stream: Stream) -> dict[str, Any]:
+        echo, prompt = self._echo(stream)
+        told = None
+        if stream.sampling.logprobs is not None:
+            writer = TokenTexts(self.tokenizer, len(echo))
+            told = CompletionLogprobs()
+            self._tell_prompt(told, stream, prompt)
+            for chosen in [*stream.tokens, *self._end_of(stream)]:
+                _tell(told, writer, chosen)
+        choice = {
+            "index": stream.index,
+            "text": echo + stream.text.text,
+            "finish_reason": stream.finished,
+            "logprobs": told and told.body(),
+        }
+        if self.prompt_logprobs and stream.scores is not None:
+            choice["prompt_logprobs"] = prompt_logprobs(stream.scores, self.tokenizer)
+        return choice
+
+    def pieces(self, delta: Delta) -> list[dict[str, Any]]:
+        stream, text = delta.stream, delta.text
+        told = CompletionLogprobs() if stream.sampling.logprobs is not None else None
+        if stream.index not in self.begun:
+            self.begun.add(stream.index)
+            echo, prompt = self._echo(stream)
+            text = echo + text
+            if told is not None:
+                self._writers[stream.index] = TokenTexts(self.tokenizer, len(echo))
+                self._tell_prompt(told, stream, prompt)
+        ended = self._end_of(stream) if delta.finished is not None else []
+        for chosen in [*([] if delta.chosen is None else [delta.chosen]), *ended]:
+            if told is not None:
+                _tell(told, self._writers[stream.index], chosen)
+        logprobs = told.body() if told is not None and told.tokens else None
+        if not text and logprobs is None and delta.finished is None:
+            return []
+        choice = {"index": stream.index, "text": text, "finish_reason": delta.finished, "logprobs": logprobs}
+        return [self.about | {"object": self.chunk, "choices": [choice]}]
+
+    def _echo(self, stream: Stream) -> tuple[str, list[TokenText]]:
+        """What stands before a text, and its tokens."""
+        if not self.echoes:
+            return "", []
+        return prompt_token_texts(self.tokenizer, *stream.writing.prompts[stream.prompt_index])
+
+    def _tell_prompt(self, told: CompletionLogprobs, stream: Stream, prompt: Sequence[TokenText]) -> None:
+        if self.echoes and stream.scores is not None:
+            first = TokenTexts(self.tokenizer)
+            for i, (token, score) in enumerate(zip(prompt, stream.scores.scores, strict=True)):
+                told.add(token, score, [] if score is None else alternatives(first, score))
+                first.first = first.first and i < 1 and not token.text
+
+    def _end_of(self, stream: Stream) -> list[Chosen]:
+        """The token that ended a text. With its prompt it is told, so that the lists have an entry for each token that
+        was asked for: evaluation harnesses count from the end."""
+        return [stream.ended_by] if self.echoes and stream.ended_by is not None else []
+
+
+class Chat(Form):
+    """A chat's."""
+
+    object = "chat.completion"
+    prefix = "chatcmpl"
+    chunk = "chat.completion.chunk"
+
+    def whole(self, reply: Reply) -> dict[str, Any]:
+        assert reply.writing is not None
+        streams = reply.writing.streams
+        body = self._all(reply, [self._choice(stream) for stream in streams])
+        if self.prompt_logprobs and streams[0].scores is not None:
+            body["prompt_logprobs"] = prompt_logprobs(streams[0].scores, self.tokenizer)
+        return body
+
+    def _choice(self, stream: Stream) -> dict[str, Any]:
+        logprobs = None
+        if stream.sampling.logprobs is not None:
+            writer = TokenTexts(self.tokenizer)
+            logprobs = {"content": [_chat_told(writer, chosen) for chosen in stream.tokens]}
+        message = {"role": "assistant", "content": stream.text.text}
+        return {"index": stream.index, "message": message, "finish_reason": stream.finished, "logprobs": logprobs}
+
+    def pieces(self, delta: Delta) -> list[dict[str, Any]]:
+        events: list[Mapping[str, Any]] = []
+        index = delta.stream.index
+        if index not in self.begun:
+            self.begun.add(index)
+            self._writers[index] = TokenTexts(self.tokenizer)
+            events.append({"delta": {"role": "assistant", "content": ""}, "finish_reason": None, "logprobs": None})
+        told = delta.chosen is not None and delta.chosen.logprob is not None
+        if delta.text or told:
+            logprobs = None
+            if told and delta.chosen is not None:
+                logprobs = {"content": [_chat_told(self._writers[index], delta.chosen)]}
+            events.append({"delta": {"content": delta.text}, "finish_reason": None, "logprobs": logprobs})
+        if delta.finished is not None:
+            events.append({"delta": {}, "finish_reason": delta.finished, "logprobs": None})
+        return [self.about | {"object": self.chunk, "choices": [{"index": index, **e}]} for e in events]
+
+
+def _tell(told: CompletionLogprobs, writer: TokenTexts, chosen: Chosen) -> None:
+    others = alternatives(writer, chosen)
+    told.add(writer.push(chosen.token), chosen, others)
+
+
+def _chat_told(writer: TokenTexts, chosen: Chosen) -> dict[str, Any]:
+    others = alternatives(writer, chosen)
+    return chat_token(writer.push(chosen.token), chosen, others)
+
+
+def _usage(reply: Reply) -> dict[str, int]:
+    total = reply.input_tokens + reply.output_tokens
+    return {"prompt_tokens": reply.input_tokens, "completion_tokens": reply.output_tokens, "total_tokens": total}

@@ -1,0 +1,73 @@
+"""`/v1/models`: the bare backbone and every task, and what a model's name means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse
+
+from manyhats.api.auth import may_ask
+from manyhats.api.state import runtime_of
+from manyhats.errors import NotFound
+from manyhats.registry.names import BASE
+from manyhats.registry.records import Version
+from manyhats.runtime import Runtime
+
+router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(may_ask)])
+
+_PAGE = 1000
+
+
+@router.get("/models")
+async def models(request: Request) -> JSONResponse:
+    """The bare backbone and every task."""
+    runtime = runtime_of(request)
+    found = [_model(runtime, runtime.backbone.name, None, bare=True)]
+    page: str | None = None
+    while True:
+        tasks, page = runtime.registry.tasks(_PAGE, page)
+        found += [_model(runtime, task.name, task.stable) for task in tasks]
+        if page is None:
+            return JSONResponse({"object": "list", "data": found})
+
+
+@router.get("/models/{model:path}")
+async def one_model(model: str, request: Request) -> JSONResponse:
+    """One of them."""
+    runtime = runtime_of(request)
+    task = task_of(runtime, model)
+    if task == BASE:
+        return JSONResponse(_model(runtime, runtime.backbone.name, None, bare=True))
+    try:
+        return JSONResponse(_model(runtime, model, runtime.registry.task(task).stable))
+    except NotFound:
+        raise unknown_model(model) from None
+
+
+def _model(runtime: Runtime, name: str, version: Version | None, *, bare: bool = False) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": int(version.created if version else runtime.started),
+        "owned_by": "manyhats",
+        "root": version.ref if version else name,
+        "parent": None if bare else runtime.backbone.name,
+        "max_model_len": runtime.backbone.max_tokens,
+        "permission": [],
+    }
+
+
+def task_of(runtime: Runtime, model: str) -> str:
+    """The task that a model's name means: its own, or after the backbone's; `base` for the backbone itself."""
+    for bare in (runtime.backbone.name, BASE):
+        if model == bare:
+            return BASE
+        if model.startswith(f"{bare}:"):
+            return model[len(bare) + 1 :]
+    return model
+
+
+def unknown_model(model: str) -> NotFound:
+    """OpenAI's words for a model that is not there."""
+    return NotFound(f"The model `{model}` does not exist.", param="model")
