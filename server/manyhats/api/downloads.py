@@ -43,11 +43,7 @@ class _Download(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            if scope["method"] == "HEAD":
-                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-            else:
-                await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send)
         finally:
             with CancelScope(shield=True):  # the last one removes the files of what was deleted meanwhile
                 await in_thread(self._runtime.threads.receiving, self._runtime.registry.unpin, self._version)
@@ -75,7 +71,9 @@ def packed(folder: Path) -> Iterator[bytes]:
                     if piece := buffer.taken():
                         yield piece
             if left:
-                raise OSError(f"{path.name} is shorter than it was")  # the client sees a broken archive, not a whole one
+                raise OSError(
+                    f"{path.name} is shorter than it was"
+                )  # the client sees a broken archive, not a whole one
             out.write(bytes(-info.size % tarfile.BLOCKSIZE))
         out.write(bytes(2 * tarfile.BLOCKSIZE))
     yield buffer.taken()

@@ -80,8 +80,12 @@ class SettingsBody(Body):
     template: StrictStr | None = None
     max_tokens: StrictInt | None = None
     overflow: StrictStr | None = None
-    pooling: StrictStr | None = None
+    pooling: StrictStr | list[StrictStr] | None = None
     normalize: StrictBool | None = None
+    prompts: dict[str, StrictStr] | None = None
+    default_prompt_name: StrictStr | None = None
+    include_prompt: StrictBool | None = None
+    lower_case: StrictBool | None = None
     system_prompt: StrictStr | None = None
     chat_template: StrictStr | None = None
     defaults: dict[str, Any] | None = None

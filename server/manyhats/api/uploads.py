@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
 from manyhats.api.auth import may_change
-from manyhats.api.body import read_json
+from manyhats.api.body import parse_bytes
 from manyhats.api.multipart import FormReader, UploadForm
 from manyhats.api.schemas import SettingsBody
 from manyhats.api.state import runtime_of
@@ -150,7 +150,7 @@ def _parts(form: UploadForm, max_values: int) -> _Upload:
     settings = None
     if (told := texts.get("task")) is not None:
         try:
-            settings = read_json(told, SettingsBody, max_values).model_dump(exclude_unset=True)
+            settings = parse_bytes(told, SettingsBody, max_values).model_dump(exclude_unset=True)
         except ManyhatsError as error:
             raise type(error)(f"the part 'task': {error.message}", param=error.param) from None
     return _Upload(form.archive, settings, alias, activate in _TRUE)

@@ -267,6 +267,7 @@ class Generator:
         self.pool.give_back(stream.shared)
         self.pool.give_back(stream.blocks)
         stream.shared, stream.blocks, stream.computed, stream.remembered = [], [], 0, 0
+        self._planned = None  # it holds adapters that may have to leave their slots
 
     # ---- the pass
 

@@ -170,7 +170,7 @@ def leave_out(folder: Path) -> tuple[str, ...]:
 
 
 def check_size(name: str, size: int) -> str | None:
-    """A warning where a kept file is left out for its size in bytes. Raises TooLarge for one that cannot be left out."""
+    """A warning where a kept file is left out for its size in bytes. Raises TooLarge where it is needed."""
     if name == CARD and size > _CARD_LIMIT:
         return f"left out of the upload: {CARD} (it has {size} bytes; at most {_CARD_LIMIT} are kept)"
     if not name.endswith(".safetensors") and size > _FILE_LIMIT:

@@ -32,6 +32,14 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises InvalidRequest for anything else, naming the field where a value is at fault."""
+    value = read_json_value(path)
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{path.name} must hold a JSON object, not {type(value).__name__}", param=path.name)
+    return value
+
+
+def read_json_value(path: Path) -> Any:
+    """What a JSON file holds, of any type. Raises InvalidRequest for a file that is damaged or too large."""
     if not path.is_file():
         raise InvalidRequest(f"the adapter has no file {path.name}", param=path.name)
     if path.stat().st_size > _JSON_LIMIT:
@@ -53,28 +61,26 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{path.name} is not valid JSON: {error}", param=path.name) from None
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"{path.name} must hold a JSON object, not {type(value).__name__}", param=path.name)
     _check_values(value, path.name)
     return value
 
 
-def _check_values(value: dict[str, Any], file: str) -> None:
+def _check_values(value: Any, file: str) -> None:
     """Refuses what Python's parser lets through and no answer of ours could repeat, and what is nested too deeply."""
-    level: list[tuple[str, Any]] = list(value.items())
-    for _ in range(_JSON_DEPTH):
+    level: list[tuple[str, Any]] = [(file, value)]  # each with the field that it stands in
+    for _ in range(_JSON_DEPTH + 1):
         nested: list[tuple[str, Any]] = []
         for field, item in level:
             if isinstance(item, dict):
                 nested += item.items()
             elif isinstance(item, list):
                 nested += ((field, child) for child in item)
+            elif isinstance(item, str):
+                _check_text(item, field, file)
             elif (isinstance(item, float) and not math.isfinite(item)) or (
                 type(item) is int and abs(item) > _INT_LIMIT
             ):
                 raise InvalidRequest(f"{file} is not valid: {shown(field)} is {shown(item)}", param=field[:200])
-            elif isinstance(item, str):
-                _check_text(item, field, file)
             _check_text(field, field, file)
         if not nested:
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,10 +60,19 @@ def fill_template(template: str | None, text: Text) -> Text:
 
 
 def prepare(
-    tokenizer: Tokenizer, texts: Sequence[Text], *, template: str | None, max_tokens: int, truncate: bool
+    tokenizer: Tokenizer,
+    texts: Sequence[Text],
+    *,
+    template: str | None,
+    max_tokens: int,
+    truncate: bool,
+    change: Callable[[Text], Text] = lambda text: text,
 ) -> Prepared:
-    """Tokens of all texts. Raises InputTooLong, with both lengths, where one does not fit and may not be cut."""
-    filled = [fill_template(template, text) for text in texts]
+    """Tokens of all texts. Raises InputTooLong, with both lengths, where one does not fit and may not be cut.
+
+    `change`: what is done to a text when the template is filled.
+    """
+    filled = [change(fill_template(template, text)) for text in texts]
     return _checked(filled, tokenizer.encode(filled, max_tokens), max_tokens=max_tokens, truncate=truncate)
 
 

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from manyhats.errors import InvalidRequest
+from manyhats.registry.records import PoolingSetting
 
-Pooling = Literal["mean", "cls", "last", "none"]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 _MOST_STOPS = 16
+_PROMPTS = {"prompt", "prompt_name"}
 Aggregation = Literal["none", "simple", "first", "average", "max", "word"]
 
 
@@ -43,10 +44,22 @@ class RegressParameters(Parameters):
 
 
 class EmbedParameters(Parameters):
-    """Left out, the task's own pooling and normalisation hold."""
+    """Left out, the task's own pooling, normalisation and default prompt hold.
 
-    pooling: Pooling | None = None
+    `pooling`: one, or several whose vectors are put side by side; `none` gives every token's state. `prompt` goes
+    before the text, `prompt_name` names one of the task's; an empty prompt is none.
+    """
+
+    pooling: PoolingSetting | None = None
     normalize: bool | None = None
+    prompt: Annotated[str, Field(max_length=20_000)] | None = None
+    prompt_name: Annotated[str, Field(max_length=1000)] | None = None
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> EmbedParameters:
+        if self.prompt is not None and self.prompt_name is not None:
+            raise ValueError("either prompt or prompt_name")
+        return self
 
 
 class SpanParameters(Parameters):
@@ -140,6 +153,8 @@ def parse_parameters(kind: str, task: str, defaults: Mapping[str, Any], given: M
                 f"it has {', '.join(model.model_fields)}",
                 param=f"parameters.{name}",
             )
+    if given.keys() & _PROMPTS:  # of which only one can be
+        defaults = {name: value for name, value in defaults.items() if name not in _PROMPTS}
     try:
         return model.model_validate({k: v for k, v in defaults.items() if k in model.model_fields} | dict(given))
     except ValidationError as error:

@@ -19,11 +19,15 @@ _ADMIN = 4
 _RECEIVING = 4
 
 
+def tokenising_limit() -> CapacityLimiter:
+    """For texts that are tokenised: more threads than there are CPUs only take turns."""
+    return CapacityLimiter(max(os.cpu_count() or 1, 2))
+
+
 class ThreadLimits:
-    """The limits of one server. `checking`: most uploads that are unpacked and checked at once."""
+    """The limits of what changes the store. `checking`: most uploads that are unpacked and checked at once."""
 
     def __init__(self, *, checking: int) -> None:
-        self.tokenising = CapacityLimiter(max(os.cpu_count() or 1, 2))  # more than there are CPUs only take turns
         self.admin = CapacityLimiter(_ADMIN)  # settings, aliases, deletions
         self.receiving = CapacityLimiter(_RECEIVING)  # writes what uploads and downloads move
         self.checking = CapacityLimiter(checking)

@@ -51,7 +51,11 @@ def compose(folder: Path, description: Description, backbone: Backbone, members:
             weights = description.weights or [1 / len(members)] * len(members)
             parts = [_average(members, weights)]
     remaining.done()
-    wearer = None if head is not None else next((m for m in reversed(members) if m.head is not None), None)
+    # Whose output it is, and with it the settings: the last member that brings a head, or a way to embed.
+    kind = _kind(description, members)
+    embeds = kind == "embed"
+    outputs = (m for m in reversed(members) if m.head is not None or (embeds and m.projection is not None))
+    wearer = None if head is not None else next(outputs, None)
     if wearer is not None:
         head = wearer.head
     inherited = {} if wearer is None else dict(wearer.settings)
@@ -59,7 +63,8 @@ def compose(folder: Path, description: Description, backbone: Backbone, members:
     return Adapter(
         parts=tuple(parts),
         head=head,
-        kind=_kind(description, members) if head is None else head.kind,
+        kind=kind if head is None else head.kind,
+        projection=None if wearer is None else wearer.projection,
         matched_tensors=remaining.taken + sum(member.matched_tensors for member in members),
         base=description.base_model_name_or_path or members[0].base,
         settings=inherited | description.task,
