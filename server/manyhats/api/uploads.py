@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +18,7 @@ from manyhats.api.schemas import SettingsBody
 from manyhats.api.state import runtime_of
 from manyhats.api.tasks import aliases_body
 from manyhats.errors import InvalidRequest, ManyhatsError, Overloaded
-from manyhats.formats.contents import check_size, select
-from manyhats.registry.archive import ArchiveLimits, unpack
+from manyhats.registry.archive import ArchiveLimits, unpack_adapter
 from manyhats.registry.blobs import full_disk_told
 from manyhats.registry.names import check_alias, check_name
 from manyhats.registry.records import Version
@@ -166,25 +165,12 @@ def _text(texts: Mapping[str, bytes], name: str, default: str) -> str:
 def _store(runtime: Runtime, task: str, parts: _Upload, folder: Path) -> tuple[Version, bool]:
     """Blocking: unpacks an archive, checks the files, and makes the version."""
     files = folder / "files"
-    warnings: list[str] = []
+    warnings: tuple[str, ...] = ()
     with full_disk_told():
         if parts.archive is not None:
             limits = ArchiveLimits(max_files=runtime.settings.max_files, max_bytes=runtime.settings.max_unpacked)
-            unpack(folder / "archive", parts.archive, files, limits, lambda sizes: _chosen(sizes, warnings))
+            warnings = unpack_adapter(folder / "archive", parts.archive, files, limits)
             (folder / "archive").unlink()
         return runtime.add_version(
             task, files, alias=parts.alias, activate=parts.activate, settings=parts.settings, warnings=warnings
         )
-
-
-def _chosen(sizes: Mapping[str, int], warnings: list[str]) -> Collection[str]:
-    """The files of an archive that are an adapter's; what is left out is said, and never unpacked."""
-    contents = select(sizes)
-    contents.check()
-    warnings += contents.warnings()
-    kept = set(contents.kept)
-    for name in contents.kept:
-        if warning := check_size(contents.place(name), sizes[name]):
-            warnings.append(warning)
-            kept.remove(name)
-    return kept

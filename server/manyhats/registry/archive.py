@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
+from manyhats.formats.contents import check_size, select
 
 Choose = Callable[[Mapping[str, int]], Collection[str]]
 
@@ -77,6 +78,25 @@ def unpack(path: Path, filename: str, into: Path, limits: ArchiveLimits, choose:
             raise  # the disk's trouble, not the archive's
         raise InvalidRequest(f"the archive '{filename}' is damaged: {error}", param="archive") from None
     _lift(into)
+
+
+def unpack_adapter(path: Path, filename: str, into: Path, limits: ArchiveLimits) -> tuple[str, ...]:
+    """`unpack` of an adapter's files alone. Returns the warnings about those that are left out, which stay packed.
+
+    Raises what `unpack` and `Contents.check` raise.
+    """
+    warnings: list[str] = []
+
+    def choose(sizes: Mapping[str, int]) -> set[str]:
+        contents = select(sizes)
+        contents.check()
+        warnings.extend(contents.warnings())
+        large = {name: check_size(contents.place(name), sizes[name]) for name in contents.kept}
+        warnings.extend(warning for warning in large.values() if warning)
+        return {name for name, warning in large.items() if not warning}
+
+    unpack(path, filename, into, limits, choose)
+    return tuple(warnings)
 
 
 class _Directory(io.RawIOBase):
@@ -212,6 +232,9 @@ def _write(members: list[_Member], into: Path, limits: ArchiveLimits, choose: Ch
         if place.as_posix() in found:
             raise InvalidRequest(f"'{member.name[:200]}' is in the archive twice", param="archive")
         found[place.as_posix()] = member
+    folders = {parent.as_posix() for name in found for parent in PurePosixPath(name).parents}
+    if both := sorted(folders & found.keys()):
+        raise InvalidRequest(f"'{both[0][:200]}' in the archive is both a file and a folder", param="archive")
     if not found:
         raise InvalidRequest("the archive holds no files", param="archive")
     names = found.keys() if choose is None else choose({name: member.size for name, member in found.items()})
@@ -231,11 +254,8 @@ def _write(members: list[_Member], into: Path, limits: ArchiveLimits, choose: Ch
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             out = target.open("xb")
-        except FileExistsError:
-            # two names that the store's file system takes for one, or a file where a folder should be
+        except (FileExistsError, NotADirectoryError):  # two names that the store's file system takes for one
             raise InvalidRequest(f"'{member.name[:200]}' is in the archive twice", param="archive") from None
-        except NotADirectoryError:
-            raise InvalidRequest(f"'{member.name[:200]}' is both a file and a folder", param="archive") from None
         with out, member.open() as source:
             while chunk := source.read(_CHUNK):
                 left -= len(chunk)
