@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -22,12 +22,13 @@ from manyhats.engine.scheduler import Scheduler
 from manyhats.engine.self_check import self_check
 from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded
 from manyhats.formats import read_adapter
+from manyhats.formats.tensor_file import mapped
 from manyhats.methods.adapter import Adapter, BoundAdapter
 from manyhats.methods.heads import Kind
 from manyhats.methods.stacks import stack_pool
-from manyhats.registry import drops
+from manyhats.registry.imports import FolderImports
 from manyhats.registry.pinning import Pinning
-from manyhats.registry.records import AdapterInfo, Task, Version
+from manyhats.registry.records import AdapterInfo, Task, TaskSettings, Version, parse_settings
 from manyhats.registry.registry import Registry
 from manyhats.registry.residency import Residency
 from manyhats.serving.merged import MergedVersion
@@ -36,6 +37,7 @@ from manyhats.serving.metrics import Metrics, RuntimeGauges
 from manyhats.serving.question import Limits
 from manyhats.serving.service import Service
 from manyhats.serving.task_settings import check_settings
+from manyhats.serving.threads import ThreadLimits, in_thread
 from manyhats.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -82,6 +84,7 @@ class Runtime:
             reclaim=self.stacks.clear,
         )
         self.stacks.use(self.residency.budget)
+        self.imports = FolderImports(self.registry)
         self.pinning = Pinning(self.registry, self.residency)
         batch_tokens = settings.batch_tokens or _BATCH_TOKENS.get(self.backbone.device.type, _BATCH_TOKENS_ELSEWHERE)
         self.engine = Engine(
@@ -100,6 +103,8 @@ class Runtime:
             max_inputs=settings.max_inputs, max_characters=settings.max_characters, timeout=settings.request_timeout
         )
         self.service = Service(self.backbone, self.registry, self.residency, self.engine, limits)
+        self.threads = ThreadLimits(checking=settings.upload_threads)
+        self.uploads = 0  # under way
         self.started = time.time()
         self.state: Literal["starting", "ready", "draining"] = "starting"
         self._watching: asyncio.Task[None] | None = None
@@ -159,13 +164,10 @@ class Runtime:
     def _scan(self) -> bool:
         """Takes in adapter folders that somebody copied into the store; whether one is still being copied."""
         try:
-            outcomes, waiting = drops.scan(self.registry)
+            return self.imports.scan()[1]
         except Exception:
             logger.exception("looking for copied adapters failed")
             return False
-        for outcome in outcomes:
-            logger.info("%s", outcome)
-        return waiting
 
     def _preload(self) -> None:
         """Pinned tasks first, then others by name, as far as there is room."""
@@ -194,7 +196,8 @@ class Runtime:
 
         Raises what `read_adapter` raises.
         """
-        adapter = read_adapter(folder, self.backbone, self.registry.content, kind)
+        with mapped(folder):  # it is staged: nobody else writes to it
+            adapter = read_adapter(folder, self.backbone, self.registry.content, kind)
         if adapter.rank is not None and adapter.rank > self.settings.max_rank:
             raise AdapterMismatch(
                 f"the adapter's rank is {adapter.rank}; at most {self.settings.max_rank} is served", param="rank"
@@ -226,10 +229,35 @@ class Runtime:
         try:
             for _, arrival in pins:
                 await self._arrival(arrival)
-            return await to_thread.run_sync(self.registry.put_settings, task, dict(partial))
+            return await in_thread(self.threads.admin, self.registry.put_settings, task, dict(partial))
         finally:
             if "pinned" in partial and (found := self.registry.find(task)) is not None:  # taken back, or not to be had
                 self.pinning.let_go(found.versions)
+
+    def add_version(
+        self,
+        task: str,
+        staged: Path,
+        *,
+        alias: str,
+        activate: bool,
+        settings: Mapping[str, Any] | None,
+        warnings: Iterable[str],
+    ) -> tuple[Version, bool]:
+        """Makes a version of staged files, with settings for its task that are checked as `configure` checks them.
+
+        Blocking. Raises what `Registry.add_version` raises, and InvalidRequest where the settings do not fit.
+        """
+        partial = settings or {}
+        return self.registry.add_version(
+            task,
+            staged,
+            alias=alias,
+            activate=activate,
+            settings=_as_settings(partial) if partial else None,
+            warnings=warnings,
+            check=lambda info: check_settings(task, partial, info, self.backbone),
+        )
 
     def _check_settings(self, task: str, partial: Mapping[str, Any]) -> None:
         """Checks settings against what `stable` points at."""
@@ -270,3 +298,9 @@ class Runtime:
 
     def _bind(self, adapter: Adapter) -> BoundAdapter:
         return adapter.bind(self.backbone)
+
+
+def _as_settings(partial: Mapping[str, Any]) -> TaskSettings:
+    """Settings of which some are None: those go back to what the files bring."""
+    given = {name: value for name, value in partial.items() if value is not None}
+    return parse_settings(given).model_copy(update={name: None for name in partial if name not in given})

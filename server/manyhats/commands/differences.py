@@ -27,11 +27,12 @@ def materialise(path: Path, out: Path, backbone_name: str) -> int:
     """
     from manyhats.backbone import Backbone
     from manyhats.formats import write_adapter
-    from manyhats.formats.files import Remaining, read_json, read_tensors, text_or_none
+    from manyhats.formats.files import read_json, text_or_none
     from manyhats.formats.kinds import Beside
     from manyhats.formats.peft.kinds import kind_of
-    from manyhats.formats.peft.names import WEIGHTS, WRAPPER
+    from manyhats.formats.peft.names import WRAPPER
     from manyhats.formats.peft.reader import read_head
+    from manyhats.formats.peft.weights import open_weights
     from manyhats.methods.adapter import Adapter
 
     check_folders(path, out)
@@ -40,7 +41,7 @@ def materialise(path: Path, out: Path, backbone_name: str) -> int:
         raise InvalidRequest("adapter_config.json has no 'peft_type'; only PEFT's adapters have differences to be made")
     backbone = Backbone.load(backbone_name, device="cpu", dtype="float32")
     warnings: list[str] = []
-    tensors = Remaining(read_tensors(path / WEIGHTS), WEIGHTS)
+    tensors = open_weights(path, prompt=False)
     kind = kind_of(tensors, config, WRAPPER, backbone, Beside(), warnings)
     head = read_head(tensors, kind, WRAPPER, backbone)
     part = _changed(path, config, backbone, backbone_name, kind, head.num_labels if head else None)
