@@ -88,9 +88,9 @@ class Tokenizer:
             e = self._backend.post_process(e, None, True)
         return _encoded(e, full)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of some tokens, special ones left out."""
-        text: str = self._backend.decode(list(ids), skip_special_tokens=True)
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """The text of some tokens, special ones left out or not."""
+        text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special)
         return text
 
     def piece(self, token: int) -> str:
@@ -98,9 +98,9 @@ class Tokenizer:
         text: str = self._backend.decode([token], skip_special_tokens=False)
         return text
 
-    def decode_stream(self) -> Callable[[int], str]:
+    def decode_stream(self, *, skip_special: bool = True) -> Callable[[int], str]:
         """Takes tokens one by one, and gives the text that is sure after each."""
-        stream = DecodeStream(skip_special_tokens=True)
+        stream = DecodeStream(skip_special_tokens=skip_special)
         return lambda token: stream.step(self._backend, token) or ""
 
     def _cut(self, text: Text, max_tokens: int, full_length: int) -> Encoded:

@@ -20,10 +20,10 @@ from manyhats.backbone import Actors, Backbone, PackedBatch, Piece, pack_pieces
 from manyhats.backbone.cache import KeyValueCache
 from manyhats.engine.blocks import BLOCK, BlockPool, first_key, next_key, rows_of
 from manyhats.engine.forward import Row, forward, vocabulary_logits
-from manyhats.engine.sampling import Chosen, Draw, choose
+from manyhats.engine.sampling import NO_TOKEN, Chosen, Draw, choose
 from manyhats.engine.settle import settle
 from manyhats.engine.stream import Delta, Stream, Writing
-from manyhats.errors import EngineFailure
+from manyhats.errors import EngineFailure, InvalidRequest
 from manyhats.methods.adapter import BoundAdapter
 from manyhats.methods.plan import Plan, in_batch_order, segments_of
 
@@ -373,12 +373,18 @@ class Generator:
         draws = []
         for stream in streams:
             written = [chosen.token for chosen in stream.tokens] if stream.sampling.looks_back else []
-            allowed = stream.grammar.allowed().to(logits.device) if stream.grammar else None
-            draws.append(Draw(stream.sampling, stream.random, stream.prompt, written, allowed))
+            allowed = stream.allowed_tokens(logits.device)
+            draws.append(Draw(stream.sampling, stream.random, stream.prompt, written, allowed, stream.ends))
         for stream, chosen, fine in zip(streams, choose(logits, draws), finite, strict=True):
             try:
                 if not fine:
                     raise EngineFailure(f"the task {stream.writing.task} gives values that are not finite")
+                if chosen.token == NO_TOKEN:
+                    raise InvalidRequest(
+                        f"after {len(stream.tokens)} tokens of the answer its constraints leave no token that may "
+                        "follow: the form, allowed_token_ids, bad_words and min_tokens together",
+                        param="parameters",
+                    )
                 self._take(stream, chosen)
             except Exception as error:
                 self._fail(stream, error)
@@ -386,13 +392,14 @@ class Generator:
     def _take(self, stream: Stream, chosen: Chosen) -> None:
         over = stream.grammar.accept(chosen.token) if stream.grammar else False
         piece = ""
-        if chosen.token in stream.ends:
+        kept = chosen.token in stream.kept_ends
+        if chosen.token in stream.ends and not kept:
             stream.finished = "stop"
         else:
             stream.tokens.append(chosen)
             stream.ready_at.append(time.monotonic())
             piece = stream.text.push(chosen.token)
-            if stream.text.stop is not None or over:
+            if stream.text.stop is not None or over or kept:
                 stream.finished = "stop"
             elif len(stream.tokens) >= stream.room:
                 stream.finished = "length"
@@ -400,7 +407,7 @@ class Generator:
             piece += stream.text.finish()
             self._leave(stream)
         if stream.writing.listener is not None:
-            shown = None if chosen.token in stream.ends else chosen
+            shown = chosen if kept or chosen.token not in stream.ends else None
             stream.writing.listener(Delta(stream, piece, shown, stream.finished))
         if stream.finished:
             stream.writing.left -= 1

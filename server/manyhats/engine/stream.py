@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from manyhats.engine.blocks import Key
 from manyhats.engine.grammar import Grammar
@@ -32,7 +34,8 @@ class Delta(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """One text. `prompt`: its tokens; `room`: the most new ones; `ends`: tokens that end it, and are no part of it.
+    """One text. `prompt`: its tokens; `room`: the most new ones; `ends`: tokens that end it, and are no part of it but
+    for `kept_ends`; `allowed`: (vocabulary,) bool, the tokens that it may have.
 
     The fields behind `writing` are the model's thread's.
     """
@@ -45,6 +48,8 @@ class Stream:
     ends: frozenset[int]
     text: TextWriter
     grammar: Grammar | None = None
+    kept_ends: frozenset[int] = frozenset()
+    allowed: Tensor | None = None
     writing: Writing = field(init=False)
     random: np.random.Generator | None = None
     tokens: list[Chosen] = field(default_factory=list)
@@ -76,6 +81,13 @@ class Stream:
     def length(self) -> int:
         """Places of its content: virtual tokens, prompt, and new tokens."""
         return self.virtual + len(self.prompt) + len(self.tokens)
+
+    def allowed_tokens(self, device: torch.device) -> Tensor | None:
+        """(vocabulary,) bool: what may come next by its form and by what it may have at all; None: anything."""
+        masks = [] if self.allowed is None else [self.allowed]
+        if self.grammar is not None:
+            masks.append(self.grammar.allowed())
+        return torch.stack(masks).all(0).to(device) if masks else None
 
     def content(self, start: int, stop: int) -> list[int]:
         """Its tokens at some places; virtual ones are -1."""

@@ -11,14 +11,25 @@ class TextWriter:
     """Turns tokens into text, piece by piece.
 
     A piece is held back while it may end inside a character, or may be the beginning of a stop string. The pieces
-    together are what decoding all tokens at once gives, up to the stop string.
+    together are what decoding all tokens at once gives, up to the stop string. A stop string counts that ends behind
+    the first `stop_after` tokens. `skip_special`: special tokens are no text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), *, keep_stop: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stops: Sequence[str] = (),
+        *,
+        keep_stop: bool = False,
+        stop_after: int = 0,
+        skip_special: bool = True,
+    ) -> None:
         self._tokenizer = tokenizer
-        self._decoder = tokenizer.decode_stream()
+        self._skip_special = skip_special
+        self._decoder = tokenizer.decode_stream(skip_special=skip_special)
         self._stops = tuple(stops)
         self._keep_stop = keep_stop
+        self._stop_after = stop_after
         self._tokens: list[int] = []
         self._decoded = ""  # all of it, shown or not
         self._shown = 0
@@ -37,7 +48,7 @@ class TextWriter:
     def finish(self) -> str:
         """What was held back until now."""
         if self.stop is None:
-            whole = self._tokenizer.decode(self._tokens)
+            whole = self._tokenizer.decode(self._tokens, skip_special=self._skip_special)
             rest = whole[len(self._decoded) :] if whole.startswith(self._decoded) else ""
             piece = self._add(rest)
             if self.stop is None:
@@ -50,7 +61,7 @@ class TextWriter:
             return ""
         begin = len(self._decoded)
         self._decoded += new
-        found = self._find(begin)
+        found = self._find(begin) if len(self._tokens) > self._stop_after else None
         if found is not None:
             place, self.stop = found
             return self._show(place + len(self.stop) if self._keep_stop else place)
