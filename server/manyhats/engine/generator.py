@@ -405,6 +405,8 @@ class Generator:
                 stream.finished = "length"
         if stream.finished:
             piece += stream.text.finish()
+            if stream.text.stop is not None:  # in what was held back
+                stream.finished = "stop"
             self._leave(stream)
         if stream.writing.listener is not None:
             shown = chosen if kept or chosen.token not in stream.ends else None

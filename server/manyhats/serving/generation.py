@@ -20,6 +20,7 @@ from manyhats.methods.adapter import BoundAdapter
 from manyhats.serving.inputs import Notice
 from manyhats.serving.outputs import Answer
 from manyhats.serving.parameters import GenerateParameters
+from manyhats.serving.structured_output import grammar_of
 
 _LONGEST_WORD = 1000  # tokens of a bad word
 
@@ -143,7 +144,7 @@ class Generation:
             kept_ends=stops - own if parameters.include_stop else frozenset(),
             allowed=allowed,
             bad_words=self._bad_words(parameters.bad_words),
-            grammar=self._grammar(parameters),
+            grammar=grammar_of(parameters, self._all_grammars),
         )
 
     def _bad_words(self, words: Sequence[str]) -> BadWords | None:
@@ -169,38 +170,11 @@ class Generation:
             )
         return room
 
-    def _grammar(self, parameters: GenerateParameters) -> Grammar | None:
-        wanted = parameters.response_format
-        others = parameters.regex, parameters.choice, parameters.grammar
-        if all(one is None for one in others) and (wanted is None or wanted.get("type") == "text"):
-            return None
+    def _all_grammars(self) -> Grammars:
         if self._grammars is None:
             end = min(self.backbone.end_tokens, default=None)
             self._grammars = Grammars(self.backbone.tokenizer, self.vocabulary, end)
-        if parameters.regex is not None:
-            return self._grammars.regex(parameters.regex)
-        if parameters.choice is not None:
-            return self._grammars.choice(parameters.choice)
-        if parameters.grammar is not None:
-            return self._grammars.grammar(parameters.grammar)
-        assert wanted is not None
-        match wanted.get("type"):
-            case "json_object":
-                return self._grammars.json_object()
-            case "json_schema":
-                inner = wanted.get("json_schema", wanted)
-                schema = inner.get("schema") if isinstance(inner, dict) else None
-                if schema is None:
-                    raise InvalidRequest(
-                        "response_format of type json_schema needs {'json_schema': {'schema': ...}}",
-                        param="response_format",
-                    )
-                return self._grammars.json_schema(schema)
-            case other:
-                raise InvalidRequest(
-                    f"response_format has the type {other!r}; these are: text, json_object, json_schema",
-                    param="response_format",
-                )
+        return self._grammars
 
     def _check(self, parameters: GenerateParameters) -> None:
         named = {

@@ -22,6 +22,8 @@ _MOST_ALLOWED_TOKENS = 1 << 18
 _MOST_WORDS = 1000
 _MOST_CHOICES = 1000
 
+_OWN_NAMES: Mapping[str, str] = {}
+
 FORMS = ("response_format", "regex", "choice", "grammar")  # parameters that say what an answer looks like
 
 
@@ -194,10 +196,13 @@ OF_KIND: dict[str, type[Parameters]] = {
 }
 
 
-def parse_parameters(kind: str, task: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Parameters:
+def parse_parameters(
+    kind: str, task: str, defaults: Mapping[str, Any], given: Mapping[str, Any], names: Mapping[str, str] = _OWN_NAMES
+) -> Parameters:
     """The task's defaults with what the request gives over them; to generate, null stands for what is left out.
 
-    Raises InvalidRequest for a parameter that the kind does not have, naming those that it has.
+    `names`: what the caller calls a parameter. Raises InvalidRequest for a parameter that the kind does not have,
+    naming those that it has.
     """
     model = OF_KIND[kind]
     for name in given:
@@ -209,6 +214,7 @@ def parse_parameters(kind: str, task: str, defaults: Mapping[str, Any], given: M
             )
     if model is GenerateParameters:
         given = {name: value for name, value in given.items() if value is not None}
+        defaults = {name: value for name, value in defaults.items() if value is not None}
     if any(name in given for name in FORMS):  # the request's form takes the place of the task's
         defaults = {name: value for name, value in defaults.items() if name not in FORMS}
     try:
@@ -216,6 +222,6 @@ def parse_parameters(kind: str, task: str, defaults: Mapping[str, Any], given: M
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0]) if first["loc"] else ""
-        where = f"parameters.{name}" if name else "parameters"
+        where = names.get(name, f"parameters.{name}") if name else "parameters"
         got = f" (got {reprlib.repr(first['input'])})" if name else ""
         raise InvalidRequest(f"{where}: {first['msg'].removeprefix('Value error, ')}{got}", param=where) from None

@@ -27,8 +27,8 @@ class Question:
 
     In place of `texts`, for a task that generates: `chat`, a conversation that its template makes a prompt of, or
     `prompts`, tokens as they are. `defaults`: parameters that hold where neither the task nor the question says
-    otherwise. `generates`: the caller can read texts alone. `listener` is told of every token, in
-    the model's thread.
+    otherwise. `generates`: the caller can read texts alone. `names`: what the caller calls a parameter, for messages.
+    `listener` is told of every token, in the model's thread.
     """
 
     task: str
@@ -38,6 +38,7 @@ class Question:
     prompts: Sequence[Sequence[int]] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     generates: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
     listener: Callable[[Delta], None] | None = None
 
 

@@ -132,7 +132,7 @@ class Service:
                     param="model",
                 )
             defaults = {**question.defaults, **settings.defaults}
-            parameters = parse_parameters(version.info.kind, version.task, defaults, given)
+            parameters = parse_parameters(version.info.kind, version.task, defaults, given, question.names)
             if isinstance(parameters, EmbedParameters):
                 parameters = _with_pooling(parameters, settings, self.backbone)
             if body is not None:
