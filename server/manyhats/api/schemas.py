@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from manyhats.backbone import Text
 
@@ -27,11 +27,19 @@ OneInput = StrictStr | TextInput
 Inputs = OneInput | list[OneInput]
 
 
+def _none(value: Any) -> Any:
+    return {} if value is None else value
+
+
+# null stands for none at all
+ParametersBody = Annotated[dict[str, Any], BeforeValidator(_none), Field(default_factory=dict)]
+
+
 class PredictBody(Body):
     """`POST /v1/tasks/{task}/predict`."""
 
     inputs: Inputs
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: ParametersBody
 
 
 class PredictItem(PredictBody):
@@ -46,7 +54,7 @@ class PredictManyBody(Body):
     requests: list[PredictItem] | None = None
     tasks: list[StrictStr] | None = None
     inputs: Inputs | None = None
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: ParametersBody
 
 
 class SplitTarget(Body):

@@ -380,11 +380,7 @@ class Generator:
                 if not fine:
                     raise EngineFailure(f"the task {stream.writing.task} gives values that are not finite")
                 if chosen.token == NO_TOKEN:
-                    raise InvalidRequest(
-                        f"after {len(stream.tokens)} tokens of the answer its constraints leave no token that may "
-                        "follow: the form, allowed_token_ids, bad_words and min_tokens together",
-                        param="parameters",
-                    )
+                    raise _no_token(stream)
                 self._take(stream, chosen)
             except Exception as error:
                 self._fail(stream, error)
@@ -399,6 +395,8 @@ class Generator:
             stream.tokens.append(chosen)
             stream.ready_at.append(time.monotonic())
             piece = stream.text.push(chosen.token)
+            if over and len(stream.tokens) < stream.sampling.min_tokens:
+                raise _no_token(stream)
             if stream.text.stop is not None or over or kept:
                 stream.finished = "stop"
             elif len(stream.tokens) >= stream.room:
@@ -419,3 +417,11 @@ class Generator:
     def _fail(self, stream: Stream, error: Exception) -> None:
         self._leave(stream)
         settle(stream.writing.future, error)
+
+
+def _no_token(stream: Stream) -> InvalidRequest:
+    return InvalidRequest(
+        f"after {len(stream.tokens)} tokens of the answer its constraints leave no token that may follow: the form, "
+        "allowed_token_ids, bad_words and min_tokens together",
+        param="parameters",
+    )

@@ -6,7 +6,15 @@ import reprlib
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from manyhats.errors import InvalidRequest
@@ -65,13 +73,20 @@ def _token_name(value: str) -> str:
 
 
 Integer = Annotated[int, BeforeValidator(_integral)]
-TokenName = Annotated[str, AfterValidator(_token_name)]
 Token = Annotated[int, Field(ge=0, lt=1 << 31)]
-StopTokens = Annotated[list[Token], Field(fail_fast=True), BeforeValidator(_at_most(_MOST_STOP_TOKENS))]
-AllowedTokens = Annotated[list[Token], Field(fail_fast=True), BeforeValidator(_at_most(_MOST_ALLOWED_TOKENS))]
-Stop = Annotated[str, Field(max_length=1000)]
-Word = Annotated[str, Field(min_length=1, max_length=1000)]
-Choice = Annotated[str, Field(max_length=10_000)]
+# Lists stop at the first entry that is wrong.
+_FIRST = Field(fail_fast=True)
+StopTokens = Annotated[list[Token], _FIRST, BeforeValidator(_at_most(_MOST_STOP_TOKENS))]
+AllowedTokens = Annotated[list[Token], _FIRST, BeforeValidator(_at_most(_MOST_ALLOWED_TOKENS))]
+Stops = Annotated[list[Annotated[str, Field(max_length=1000)]], _FIRST, BeforeValidator(_stops)]
+Words = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=1000)]], _FIRST, BeforeValidator(_at_most(_MOST_WORDS))
+]
+Choices = Annotated[list[Annotated[str, Field(max_length=10_000)]], _FIRST, BeforeValidator(_at_most(_MOST_CHOICES))]
+Biases = Annotated[
+    dict[Annotated[str, AfterValidator(_token_name)], Annotated[float, Field(ge=-100, le=100)]],
+    BeforeValidator(_at_most(_MOST_BIASES)),
+]
 
 
 class Parameters(BaseModel):
@@ -138,15 +153,11 @@ class GenerateParameters(Parameters):
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
-    logit_bias: Annotated[
-        dict[TokenName, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_at_most(_MOST_BIASES))
-    ] = Field(default_factory=dict)
+    logit_bias: Biases = Field(default_factory=dict)
     allowed_token_ids: AllowedTokens | None = None
-    bad_words: Annotated[list[Word], Field(fail_fast=True), BeforeValidator(_at_most(_MOST_WORDS))] = Field(
-        default_factory=list
-    )
+    bad_words: Words = Field(default_factory=list)
     seed: Annotated[Integer, Field(ge=-(1 << 63), lt=1 << 64)] | None = None
-    stop: Annotated[list[Stop], Field(fail_fast=True), BeforeValidator(_stops)] = Field(default_factory=list)
+    stop: Stops = Field(default_factory=list)
     stop_token_ids: StopTokens = Field(default_factory=list)
     include_stop: bool = False
     ignore_eos: bool = False
@@ -157,7 +168,7 @@ class GenerateParameters(Parameters):
     truncation_side: Literal["left", "right"] = "left"
     response_format: dict[str, Any] | None = None
     regex: str | None = None
-    choice: Annotated[list[Choice], Field(fail_fast=True), BeforeValidator(_at_most(_MOST_CHOICES))] | None = None
+    choice: Choices | None = None
     grammar: str | None = None
     stream: bool = False
 

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
 
 from manyhats.api.known_fields import (
     CHANGE_ANSWERS,
@@ -54,10 +65,27 @@ class Body(BaseModel):
     structured_outputs: dict[str, Any] | None = None
 
 
+def _prompt(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return read(value)
+    except ValidationError:
+        raise PydanticCustomError(
+            "prompt", "a prompt is a text, a list of texts, a list of token numbers, or a list of such lists"
+        ) from None
+
+
+# Lists stop at the first entry that is wrong: a long one has as many faults as entries.
+_FIRST = Field(fail_fast=True)
+_Texts = Annotated[list[StrictStr], _FIRST]
+_Tokens = Annotated[list[StrictInt], _FIRST]
+Prompt = Annotated[StrictStr | _Texts | _Tokens | Annotated[list[_Tokens], _FIRST], WrapValidator(_prompt)]
+Messages = Annotated[list[dict[str, Any]], _FIRST]
+
+
 class CompletionBody(Body):
     """`POST /v1/completions`."""
 
-    prompt: StrictStr | list[StrictStr] | list[StrictInt] | list[list[StrictInt]]
+    prompt: Prompt
     logprobs: Any = None
     echo: StrictBool | None = None
 
@@ -65,7 +93,7 @@ class CompletionBody(Body):
 class ChatBody(Body):
     """`POST /v1/chat/completions`."""
 
-    messages: list[dict[str, Any]]
+    messages: Messages
     max_completion_tokens: Any = None
     logprobs: StrictBool | None = None
     top_logprobs: Any = None
