@@ -116,7 +116,7 @@ def test_no_type_fails_the_server(live: Live) -> None:
     [
         ({"typical_p": 0.9}, "'typical_p' is not supported"),
         ({"watermark": True}, "'watermark'"),
-        ({"decoder_input_details": True}, "'decoder_input_details'"),
+        ({"prompt_logprobs": 1}, "use 'decoder_input_details'"),
         ({"best_of": 2}, "'best_of'"),
         ({"n": 2}, "'n' is not supported"),
         ({"logprobs": 3}, "'logprobs'"),

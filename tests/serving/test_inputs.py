@@ -86,6 +86,9 @@ def test_of_tokens_the_last_or_the_first_are_kept():
         assert cut.encoded[0].ids == expected
     with pytest.raises(InputTooLong, match="has 5 tokens; the task takes 4"):
         prepare_tokens([[1] * 6], vocabulary=9, max_tokens=4, truncate=False, cut=PromptCut(5))
+    both = prepare_tokens([[1, 2, 3, 4, 5, 6]], vocabulary=9, max_tokens=4, truncate=True, cut=PromptCut(5))
+    assert both.encoded[0].ids == [3, 4, 5, 6]
+    assert "its last 4 tokens" in both.warnings[0].message
 
 
 @pytest.mark.parametrize(

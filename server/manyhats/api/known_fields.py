@@ -173,7 +173,7 @@ CHANGE_ANSWERS: Mapping[str, Known] = {
     # what is told of it
     "logprobs": _OFF,
     "top_logprobs": _ZERO,
-    "prompt_logprobs": Known((), "'echo' with 'logprobs' tells them"),
+    "prompt_logprobs": Known((), "use 'decoder_input_details'"),
     "logprob_token_ids": _NEVER,
     "n_probs": Known((0,), "use 'logprobs'"),
     "top_n_tokens": Known((0,), "use 'logprobs'"),

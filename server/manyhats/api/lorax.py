@@ -21,6 +21,7 @@ from manyhats.api.state import runtime_of
 from manyhats.backbone import Text, Tokenizer
 from manyhats.errors import InvalidRequest, ManyhatsError
 from manyhats.registry.names import BASE
+from manyhats.serving.generation import finite
 from manyhats.serving.merged import FIELD
 from manyhats.serving.question import Question, Reply
 
@@ -86,6 +87,7 @@ class Parameters(BaseModel):
     truncate: Any = None
     grammar: dict[str, Any] | None = None
     details: StrictBool | None = None
+    decoder_input_details: StrictBool | None = None
 
 
 class GenerateBody(BaseModel):
@@ -150,6 +152,8 @@ def _question(body: GenerateBody) -> Question:
     given.setdefault("include_stop", True)
     if "temperature" not in given and (p.do_sample or given.keys() & {"top_k", "top_p", "min_p"}):
         given["temperature"] = 1.0
+    if p.decoder_input_details:
+        given["prompt_logprobs"] = 0
     if p.merged_adapters is not None:
         given[FIELD] = {name: value for name, value in p.merged_adapters.items() if value is not None}
     names = {parameter: f"parameters.{name}" for parameter, (name, _) in found.items()}
@@ -165,7 +169,7 @@ async def _whole(request: Request, body: GenerateBody) -> dict[str, Any]:
     answer: dict[str, Any] = {"generated_text": _full(body, text)}
     if body.asked.details:
         answer["details"] = _details(reply, text, body) | {
-            "prefill": [],
+            "prefill": _prefill(text, tokenizer),
             "tokens": [_token(chosen, tokenizer.piece(chosen.token), tokenizer, body.asked) for chosen in text.tokens],
         }
         if body.asked.top_n_tokens:
@@ -175,6 +179,8 @@ async def _whole(request: Request, body: GenerateBody) -> dict[str, Any]:
 
 async def _pieces(request: Request, body: GenerateBody) -> Response:
     """The last event has the whole text, and its token once more is not sent."""
+    if body.asked.decoder_input_details:
+        raise InvalidRequest("`decoder_input_details` is not supported in a stream", param="decoder_input_details")
     service = runtime_of(request).service
     tokenizer = service.backbone.tokenizer
     held: list[tuple[Chosen | None, str]] = []  # the event of a token waits for the next: the last one tells more
@@ -223,6 +229,17 @@ def _details(reply: Reply, text: Stream, body: GenerateBody) -> dict[str, Any]:
         "generated_tokens": reply.output_tokens,
         "seed": (body.asked.model_extra or {}).get("seed"),
     }
+
+
+def _prefill(text: Stream, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """The prompt's tokens, where they are asked; the first has no value."""
+    if text.scores is None:
+        return []
+    known = zip(text.scores.prompt, text.scores.scores, strict=True)
+    return [
+        {"id": t, "text": tokenizer.piece(t), "logprob": None if one is None else finite(one.logprob)}
+        for t, one in known
+    ]
 
 
 def _token(chosen: Chosen, text: str, tokenizer: Tokenizer, asked: Parameters) -> dict[str, Any]:

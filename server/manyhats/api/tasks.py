@@ -12,8 +12,8 @@ from manyhats.api.body import documented, parse
 from manyhats.api.schemas import AliasBody, RollbackBody, SettingsBody
 from manyhats.api.state import runtime_of
 from manyhats.errors import Conflict, InvalidRequest
-from manyhats.registry.names import BASE
-from manyhats.registry.records import Target, Task, Version
+from manyhats.registry.names import BASE, STABLE
+from manyhats.registry.records import Target, Task, TaskSettings, Version
 from manyhats.runtime import Runtime
 
 ask = APIRouter(prefix="/v1/tasks", tags=["tasks"], dependencies=[Depends(may_ask)])
@@ -36,6 +36,7 @@ async def show_task(task: str, request: Request) -> dict[str, Any]:
     runtime = runtime_of(request)
     if task == BASE:
         base = runtime.service.base
+        settings = runtime.service.base_settings
         return {
             "name": BASE,
             "kind": base.info.kind,
@@ -48,7 +49,9 @@ async def show_task(task: str, request: Request) -> dict[str, Any]:
             "aliases": {},
             "labels": None,
             "template": None,
-            "max_tokens": runtime.backbone.max_tokens,
+            "max_tokens": settings.max_tokens or runtime.backbone.max_tokens,
+            "overflow": settings.overflow or "error",
+            **embedding_body(settings),
             "backbone": runtime.backbone.name,
         }
     found, version = runtime.registry.lookup(task)
@@ -79,7 +82,8 @@ async def delete_task(task: str, request: Request) -> Response:
 @ask.get("/{task}/versions/{number}")
 async def show_version(task: str, number: int, request: Request) -> dict[str, Any]:
     """One version."""
-    return version_body(runtime_of(request).registry.task(task).version(number))
+    runtime = runtime_of(request)
+    return version_body(runtime, runtime.registry.task(task).version(number))
 
 
 @change.delete("/{task}/versions/{number}", status_code=204)
@@ -166,7 +170,8 @@ def summary(runtime: Runtime, task: Task, version: Version | None = None) -> dic
     """A task as the list shows it: of `version`, or of the one that `stable` points at (the largest of a split)."""
     version = version or task.stable
     if version is None:
-        return {"name": task.name, "kind": None, "method": None, "version": None, "residency": "disk", "bytes": 0}
+        empty = {"name": task.name, "kind": None, "method": None, "version": None, "residency": "disk", "bytes": 0}
+        return empty | ({"quarantined": task.lost[STABLE]} if STABLE in task.lost else {})
     return {
         "name": task.name,
         "kind": version.info.kind,
@@ -174,7 +179,7 @@ def summary(runtime: Runtime, task: Task, version: Version | None = None) -> dic
         "version": version.number,
         "residency": runtime.residency.level(version.sha256),
         "bytes": version.info.bytes,
-    }
+    } | _quarantine_body(runtime, version)
 
 
 def details(runtime: Runtime, task: Task, version: Version | None = None) -> dict[str, Any]:
@@ -182,23 +187,36 @@ def details(runtime: Runtime, task: Task, version: Version | None = None) -> dic
     version = version or task.stable
     settings = task.settings if version is None else task.settings_for(version)
     longest = runtime.backbone.max_tokens
+    lost = {"quarantined": "; ".join(task.lost.values())} if task.lost else {}
     return summary(runtime, task, version) | {
-        "versions": [version_body(v) for v in task.versions],
+        "versions": [version_body(runtime, v) for v in task.versions],
         "aliases": aliases_body(task),
         "labels": settings.labels,
         "template": settings.template,
         "max_tokens": settings.max_tokens or longest,
         "overflow": settings.overflow or "error",
-        "pooling": settings.pooling,
-        "normalize": settings.normalize,
+        **embedding_body(settings),
         "defaults": settings.defaults,
         "priority": settings.priority,
         "pinned": settings.pinned,
         "created": task.created,
+        **lost,
     }
 
 
-def version_body(version: Version) -> dict[str, Any]:
+def embedding_body(settings: TaskSettings) -> dict[str, Any]:
+    """How embeddings are made."""
+    return {
+        "pooling": settings.pooling,
+        "normalize": settings.normalize,
+        "prompts": settings.prompts,
+        "default_prompt_name": settings.default_prompt_name,
+        "include_prompt": settings.include_prompt,
+        "lower_case": settings.lower_case,
+    }
+
+
+def version_body(runtime: Runtime, version: Version) -> dict[str, Any]:
     """One version."""
     return {
         "version": version.number,
@@ -211,7 +229,13 @@ def version_body(version: Version) -> dict[str, Any]:
         "base": version.info.base,
         "created": version.created,
         "card": version.info.card,
-    }
+    } | _quarantine_body(runtime, version)
+
+
+def _quarantine_body(runtime: Runtime, version: Version) -> dict[str, Any]:
+    """Why the version's stored files are not used, where they are not."""
+    reason = runtime.registry.quarantine.of(version)
+    return {} if reason is None else {"quarantined": reason}
 
 
 def aliases_body(task: Task) -> dict[str, Any]:

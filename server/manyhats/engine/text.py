@@ -24,13 +24,11 @@ class TextWriter:
         stop_after: int = 0,
         skip_special: bool = True,
     ) -> None:
-        self._tokenizer = tokenizer
-        self._skip_special = skip_special
         self._decoder = tokenizer.decode_stream(skip_special=skip_special)
         self._stops = tuple(stops)
         self._keep_stop = keep_stop
         self._stop_after = stop_after
-        self._tokens: list[int] = []
+        self._count = 0  # tokens
         self._decoded = ""  # all of it, shown or not
         self._shown = 0
         self.stop: str | None = None  # the stop string that has come
@@ -42,15 +40,13 @@ class TextWriter:
 
     def push(self, token: int) -> str:
         """What may be shown after one more token."""
-        self._tokens.append(token)
-        return self._add(self._decoder(token))
+        self._count += 1
+        return self._add(self._decoder.push(token))
 
     def finish(self) -> str:
         """What was held back until now."""
         if self.stop is None:
-            whole = self._tokenizer.decode(self._tokens, skip_special=self._skip_special)
-            rest = whole[len(self._decoded) :] if whole.startswith(self._decoded) else ""
-            piece = self._add(rest)
+            piece = self._add(self._decoder.finish())
             if self.stop is None:
                 piece += self._show(len(self._decoded))
             return piece
@@ -61,7 +57,7 @@ class TextWriter:
             return ""
         begin = len(self._decoded)
         self._decoded += new
-        found = self._find(begin) if len(self._tokens) > self._stop_after else None
+        found = self._find(begin) if self._count > self._stop_after else None
         if found is not None:
             place, self.stop = found
             return self._show(place + len(self.stop) if self._keep_stop else place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import reprlib
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from manyhats.errors import AdapterMismatch, InvalidRequest, UnsupportedFormat
+from manyhats.errors import AdapterMismatch, InvalidRequest
 
 Model = TypeVar("Model", bound=BaseModel)
 Sites = dict[str, dict[str, Tensor]]  # leaves, by site
@@ -24,24 +24,31 @@ _JSON_LIMIT = 4 << 20  # bytes
 _JSON_DEPTH = 32
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8)
 _WHOLE = (torch.int32, torch.int64)  # of tensors that say where others belong
+_ROWS = 4096  # compared at once
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises InvalidRequest for anything else."""
+    value = read_json_value(path)
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{path.name} must hold a JSON object, not {type(value).__name__}", param=path.name)
+    return value
+
+
+def read_json_value(path: Path) -> Any:
+    """What a JSON file holds, of any type. Raises InvalidRequest for a file that is damaged or too large."""
     if not path.is_file():
         raise InvalidRequest(f"the adapter has no file {path.name}", param=path.name)
     if path.stat().st_size > _JSON_LIMIT:
         raise InvalidRequest(f"{path.name} is larger than {_JSON_LIMIT} bytes", param=path.name)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
         # Python's parser lets through what no answer of ours could repeat: NaN, infinity, half a surrogate pair.
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{path.name} is not valid JSON: {error}", param=path.name) from None
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"{path.name} must hold a JSON object, not {type(value).__name__}", param=path.name)
     if _deeper_than(value, _JSON_DEPTH):
         raise InvalidRequest(f"{path.name} is nested deeper than {_JSON_DEPTH} levels", param=path.name)
     return value
@@ -115,14 +122,6 @@ def text_or_none(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def refuse_pickles(folder: Path) -> None:
-    """Raises UnsupportedFormat where a file of the folder is a pickle, by its name or by its content."""
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        suffix = path.suffix.lower()
-        if suffix in _PICKLES or (suffix == ".safetensors" and looks_like_pickle(path)):
-            raise UnsupportedFormat(pickle_message(path.name), param=path.name)
-
-
 def pickle_message(name: str) -> str:
     """What a caller is told about a pickle file."""
     return (
@@ -134,9 +133,10 @@ def pickle_message(name: str) -> str:
 class Remaining:
     """A file's tensors, each to be taken once; what is left at the end did not match anything."""
 
-    def __init__(self, tensors: dict[str, Tensor], file: str) -> None:
+    def __init__(self, tensors: dict[str, Tensor], file: str, warnings: Sequence[str] = ()) -> None:
         self._tensors = dict(tensors)
         self._file = file
+        self.warnings = tuple(warnings)  # about the names
         self.taken = 0
 
     def take(self, name: str) -> Tensor | None:
@@ -207,5 +207,22 @@ def validate(model: type[Model], fields: Mapping[str, Any], where: str, unnamed:
 
 
 def equal_weights(told: Tensor, own: Tensor) -> bool:
-    """Whether a file's weights are the backbone's own, in the backbone's precision."""
-    return told.shape == own.shape and torch.equal(told.to(own.dtype), own.detach().cpu())
+    """Whether two tensors are the same weights, as exactly as the coarser of their types tells.
+
+    float16 and bfloat16 each hold digits that the other drops: of the two a step of either is no difference.
+    """
+    if told.shape != own.shape or not (told.is_floating_point() and own.is_floating_point()):
+        return False
+    types = {told.dtype, own.dtype}
+    coarser = min(types, key=lambda dtype: (torch.finfo(dtype).bits, -torch.finfo(dtype).eps))
+    mixed = types == {torch.float16, torch.bfloat16}
+    own = own.detach()
+    for start in range(0, len(told) if told.dim() else 1, _ROWS):  # a few rows at a time: a vocabulary's table is large
+        left, right = (t[start : start + _ROWS] if t.dim() else t for t in (told, own))
+        right = right.cpu()
+        if mixed:
+            if not torch.allclose(left.float(), right.float(), rtol=2**-8, atol=2**-24):
+                return False
+        elif not torch.equal(left.to(coarser), right.to(coarser)):
+            return False
+    return True

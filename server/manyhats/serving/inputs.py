@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from manyhats.backbone import Encoded, Text, Tokenizer
@@ -43,14 +43,14 @@ class PromptCut:
         room = max(self.tokens - begin - (size - end), 0)
         own = range(end - room, end) if self.side == "left" else range(begin, begin + room)
         kept = [*range(begin), *own, *range(end, size)][: self.tokens]
-        return Encoded(
+        return replace(
+            encoded,
             ids=[encoded.ids[i] for i in kept],
             type_ids=[encoded.type_ids[i] for i in kept],
             offsets=[encoded.offsets[i] for i in kept],
             special=[encoded.special[i] for i in kept],
             words=[encoded.words[i] for i in kept],
             sequence_ids=[encoded.sequence_ids[i] for i in kept],
-            full_length=len(kept),
         )
 
 
@@ -101,9 +101,13 @@ def prepare(
     max_tokens: int,
     truncate: bool,
     cut: PromptCut | None = None,
+    change: Callable[[Text], Text] = lambda text: text,
 ) -> Prepared:
-    """Tokens of all texts. Raises InputTooLong, with both lengths, where one does not fit and may not be cut."""
-    filled = [fill_template(template, text) for text in texts]
+    """Tokens of all texts. Raises InputTooLong, with both lengths, where one does not fit and may not be cut.
+
+    `change`: what is done to a text when the template is filled.
+    """
+    filled = [change(fill_template(template, text)) for text in texts]
     encoded = tokenizer.encode(filled, _read(max_tokens, cut))
     return _checked(filled, encoded, max_tokens=max_tokens, truncate=truncate, cut=cut)
 
@@ -160,12 +164,18 @@ def _checked(
         encoded = [cut.apply(one) for one in encoded]
     warnings: list[Notice] = []
     for i, one in enumerate(encoded):
-        if one.full_length <= max_tokens:
+        length = one.full_length if cut is None else len(one.ids)
+        if length <= max_tokens:
             continue
-        told = f"input {i} has {one.full_length} tokens; the task takes {max_tokens}"
+        least = "at least " if one.at_least else ""
+        told = f"input {i} has {least}{length} tokens; the task takes {max_tokens}"
         if not truncate:
             raise InputTooLong(
                 f"{told}. Shorten it, or set parameters.truncate to true to use its beginning", param=f"inputs.{i}"
             )
-        warnings.append(Notice(i, "truncated", f"{told}; the answer is for its first {len(one.ids)} tokens"))
+        part = "first"
+        if cut is not None:
+            encoded[i] = replace(cut, tokens=max_tokens).apply(one)
+            part = "last" if cut.side == "left" else "first"
+        warnings.append(Notice(i, "truncated", f"{told}; the answer is for its {part} {len(encoded[i].ids)} tokens"))
     return Prepared(filled, encoded, warnings)

@@ -18,8 +18,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from manyhats.errors import InvalidRequest
+from manyhats.registry.records import PoolingSetting
 
-Pooling = Literal["mean", "cls", "last", "none"]
+_PROMPTS = {"prompt", "prompt_name"}
 Aggregation = Literal["none", "simple", "first", "average", "max", "word"]
 
 
@@ -117,10 +118,22 @@ class RegressParameters(Parameters):
 
 
 class EmbedParameters(Parameters):
-    """Left out, the task's own pooling and normalisation hold."""
+    """Left out, the task's own pooling, normalisation and default prompt hold.
 
-    pooling: Pooling | None = None
+    `pooling`: one, or several whose vectors are put side by side; `none` gives every token's state. `prompt` goes
+    before the text, `prompt_name` names one of the task's; an empty prompt is none.
+    """
+
+    pooling: PoolingSetting | None = None
     normalize: bool | None = None
+    prompt: Annotated[str, Field(max_length=20_000)] | None = None
+    prompt_name: Annotated[str, Field(max_length=1000)] | None = None
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> EmbedParameters:
+        if self.prompt is not None and self.prompt_name is not None:
+            raise ValueError("either prompt or prompt_name")
+        return self
 
 
 class SpanParameters(Parameters):
@@ -140,11 +153,12 @@ class FillParameters(Parameters):
 class GenerateParameters(Parameters):
     """See docs/generation.md. `temperature` 0 takes the likeliest token each time; `top_k` 0 leaves all.
 
-    `stream`: the answer comes piece by piece (the web layer's business). `include_stop`: the stop string, or the stop
-    token that the request names, stays in the text. An integer may be written as 3.0; null leaves a parameter out.
+    `max_new_tokens` may be 0 where `prompt_logprobs` are asked. `stream`: the answer comes piece by piece (the web
+    layer's business). `include_stop`: the stop string, or the stop token that the request names, stays in the text. An
+    integer may be written as 3.0; null leaves a parameter out.
     """
 
-    max_new_tokens: Annotated[Integer, Field(ge=1, le=1_000_000)] = 64
+    max_new_tokens: Annotated[Integer, Field(ge=0, le=1_000_000)] = 64
     min_tokens: Annotated[Integer, Field(ge=0, le=1_000_000)] = 0
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
     top_k: Annotated[Integer, Field(ge=0)] = 0
@@ -164,6 +178,7 @@ class GenerateParameters(Parameters):
     skip_special_tokens: bool = True
     n: Annotated[Integer, Field(ge=1, le=128)] = 1
     logprobs: Annotated[Integer, Field(ge=0, le=20)] | None = None
+    prompt_logprobs: Annotated[Integer, Field(ge=0, le=20)] | None = None
     truncate_prompt_tokens: Annotated[Integer, Field(ge=-1, le=1 << 31)] | None = None
     truncation_side: Literal["left", "right"] = "left"
     response_format: dict[str, Any] | None = None
@@ -177,6 +192,8 @@ class GenerateParameters(Parameters):
         forms = [name for name in FORMS if getattr(self, name) is not None]
         if len(forms) > 1:
             raise ValueError(f"an answer has one form; {' and '.join(forms)} are given")
+        if self.max_new_tokens == 0 and self.prompt_logprobs is None:
+            raise ValueError("max_new_tokens is 0, and nothing is asked about the prompt; set prompt_logprobs, or echo")
         if self.min_tokens > self.max_new_tokens:
             raise ValueError(f"min_tokens is {self.min_tokens}, more than max_new_tokens, {self.max_new_tokens}")
         for name in ("choice", "allowed_token_ids"):
@@ -228,6 +245,8 @@ def parse_parameters(
         defaults = {name: value for name, value in defaults.items() if value is not None}
     if any(name in given for name in FORMS):  # the request's form takes the place of the task's
         defaults = {name: value for name, value in defaults.items() if name not in FORMS}
+    if given.keys() & _PROMPTS:  # of which only one can be
+        defaults = {name: value for name, value in defaults.items() if name not in _PROMPTS}
     try:
         return model.model_validate({k: v for k, v in defaults.items() if k in model.model_fields} | dict(given))
     except ValidationError as error:

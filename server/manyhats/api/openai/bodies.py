@@ -27,6 +27,7 @@ from manyhats.api.known_fields import (
     reject_unsupported,
     translate,
 )
+from manyhats.api.schemas import Many
 from manyhats.errors import InvalidRequest
 
 # Parameters that hold where neither the task nor the request says otherwise.
@@ -59,6 +60,7 @@ class Body(BaseModel):
     n: Any = None
     best_of: Any = None
     max_tokens: Any = None
+    prompt_logprobs: Any = None
     guided_json: Any = None
     json_schema: Any = None
     grammar: Any = None
@@ -74,12 +76,7 @@ def _prompt(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
         ) from None
 
 
-# Lists stop at the first entry that is wrong: a long one has as many faults as entries.
-_FIRST = Field(fail_fast=True)
-_Texts = Annotated[list[StrictStr], _FIRST]
-_Tokens = Annotated[list[StrictInt], _FIRST]
-Prompt = Annotated[StrictStr | _Texts | _Tokens | Annotated[list[_Tokens], _FIRST], WrapValidator(_prompt)]
-Messages = Annotated[list[dict[str, Any]], _FIRST]
+Prompt = Annotated[StrictStr | Many[StrictStr] | Many[StrictInt] | Many[Many[StrictInt]], WrapValidator(_prompt)]
 
 
 class CompletionBody(Body):
@@ -93,7 +90,7 @@ class CompletionBody(Body):
 class ChatBody(Body):
     """`POST /v1/chat/completions`."""
 
-    messages: Messages
+    messages: Many[dict[str, Any]]
     max_completion_tokens: Any = None
     logprobs: StrictBool | None = None
     top_logprobs: Any = None
@@ -119,6 +116,9 @@ def completion_parameters(body: CompletionBody) -> Given:
         add_parameter(found, "logprobs", "logprobs", body.logprobs)
     if body.max_tokens is not None:
         add_parameter(found, "max_new_tokens", "max_tokens", body.max_tokens)
+    if body.echo and ("logprobs" in found or body.max_tokens == 0):  # of the prompts' tokens too
+        numbers = [n for n in (body.logprobs, body.prompt_logprobs) if isinstance(n, int)]
+        found["prompt_logprobs"] = ("logprobs", max(numbers, default=0))
     return _given(found)
 
 
@@ -146,8 +146,9 @@ def _common(body: Body) -> dict[str, tuple[str, Any]]:
     found = translate(fields)
     if found.get("top_k", ("", None))[1] == -1:  # vLLM's word for all
         del found["top_k"]
-    if body.n is not None:
-        add_parameter(found, "n", "n", body.n)
+    for name, value in (("n", body.n), ("prompt_logprobs", body.prompt_logprobs)):
+        if value is not None:
+            add_parameter(found, name, name, value)
     if body.best_of not in (None, 1, body.n) or isinstance(body.best_of, bool):
         raise InvalidRequest("'best_of' is not supported but where it is 'n'; leave it out", param="best_of")
     for name, (parameter, value) in _forms(body).items():

@@ -24,7 +24,6 @@ from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text
 from manyhats.errors import InvalidRequest, NotFound
-from manyhats.serving.inputs import check_tokens
 from manyhats.serving.question import Question
 
 router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(may_ask)])
@@ -35,15 +34,8 @@ async def completions(request: Request) -> Response:
     """Continues prompts, given as texts or as tokens."""
     body = await parse(request, CompletionBody)
     given = completion_parameters(body)
-    runtime = runtime_of(request)
-    task = task_of(runtime, body.model)
+    task = task_of(runtime_of(request), body.model)
     texts, tokens = _prompts(body.prompt)
-    echoes: list[str] = []
-    if body.echo and tokens is None:
-        echoes = [text.text for text in texts]
-    elif body.echo and tokens is not None:
-        check_tokens(tokens, runtime.backbone.config.vocab_size)
-        echoes = [runtime.backbone.tokenizer.decode(one) for one in tokens]
     question = Question(
         task,
         texts,
@@ -53,7 +45,8 @@ async def completions(request: Request) -> Response:
         generates=True,
         names=given.names,
     )
-    return await _answer(request, body, question, Completions(body.model, request, echoes))
+    form = Completions(body.model, request, echoes=bool(body.echo), prompt_logprobs=_prompt_logprobs(body))
+    return await _answer(request, body, question, form)
 
 
 @router.post("/chat/completions", openapi_extra=documented(ChatBody))
@@ -71,7 +64,15 @@ async def chat(request: Request) -> Response:
         generates=True,
         names=given.names,
     )
-    return await _answer(request, body, question, Chat(body.model, request, []))
+    return await _answer(request, body, question, Chat(body.model, request, prompt_logprobs=_prompt_logprobs(body)))
+
+
+def _prompt_logprobs(body: Body) -> bool:
+    """Whether vLLM's values of the prompt's tokens are asked. Raises InvalidRequest in a stream: no place for them."""
+    asked = body.prompt_logprobs is not None
+    if asked and body.stream:
+        raise InvalidRequest("'prompt_logprobs' is not supported with 'stream'; leave one out", param="prompt_logprobs")
+    return asked
 
 
 def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> tuple[list[Text], list[list[int]] | None]:
