@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from manyhats.errors import InvalidRequest, UnsupportedFormat
+from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
 from manyhats.formats.adapterhub import names as adapterhub
 from manyhats.formats.files import PICKLES, pickle_message
 from manyhats.formats.manyhats import description as manyhats
@@ -69,6 +69,8 @@ _TOKENIZERS = "the tokenizer's vocabulary, which is the backbone's here"
 _OTHER = "read by nothing here"
 _SHOWN = 8  # names of one reason in a warning
 _NAME_LENGTH = 80
+_CARD_LIMIT = 1 << 20  # bytes
+_FILE_LIMIT = 64 << 20  # bytes of a file that is no weights; the largest tokenizers have half of that
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,10 @@ def leave_out(folder: Path) -> tuple[str, ...]:
     contents.check()
     for name in contents.left_out:
         (folder / name).unlink()
+    sizes = {name: (folder / name).stat().st_size for name in contents.kept}
+    large = {name: warning for name in sizes if (warning := check_size(contents.place(name), sizes[name]))}
+    for name in large:
+        (folder / name).unlink()
     for inner in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
         if not any(inner.iterdir()):
             inner.rmdir()
@@ -160,7 +166,18 @@ def leave_out(folder: Path) -> tuple[str, ...]:
         for child in adapter.iterdir():
             child.rename(folder / child.name)
         shutil.rmtree(moved)
-    return contents.warnings()
+    return (*contents.warnings(), *large.values())
+
+
+def check_size(name: str, size: int) -> str | None:
+    """A warning where a kept file is left out for its size in bytes. Raises TooLarge where it is needed."""
+    if name == CARD and size > _CARD_LIMIT:
+        return f"left out of the upload: {CARD} (it has {size} bytes; at most {_CARD_LIMIT} are kept)"
+    if not name.endswith(".safetensors") and size > _FILE_LIMIT:
+        raise TooLarge(
+            f"'{shown_name(name)}' has {size} bytes; what is no weights has at most {_FILE_LIMIT}", param=name
+        )
+    return None
 
 
 def as_safetensors(pickle: str) -> str:

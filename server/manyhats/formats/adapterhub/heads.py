@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, HEAD_WEIGHTS
-from manyhats.formats.files import Remaining, equal_weights, read_json, refuse_fields, shown
+from manyhats.formats.files import Remaining, equal_weights, flag, read_json, refuse_fields, shown
 from manyhats.formats.heads import family_head, with_own_kind
 from manyhats.formats.wrappers import open_tensors
 from manyhats.methods.heads import Head, Kind, Layer, Reads
@@ -89,7 +89,7 @@ def _flexible(remaining: Remaining, outer: Mapping[str, Any], backbone: Backbone
 def _reads(kind: Kind, config: Mapping[str, Any], backbone: Backbone) -> Reads:
     if kind in ("tokens", "span"):
         return "tokens"
-    if config.get("use_pooler"):
+    if flag(config, "use_pooler"):
         return "pooler"
     return "last" if backbone.family.causal else "first"
 

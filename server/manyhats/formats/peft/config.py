@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch
 from manyhats.formats.files import refuse_fields, shown
+from manyhats.formats.peft.types import check_types
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -91,7 +92,8 @@ def check_type(config: Mapping[str, Any]) -> str:
 
 
 def check_fields(config: Mapping[str, Any], kind: str, backbone: Backbone) -> None:
-    """Raises AdapterMismatch for a field that changes the answer and is not served."""
+    """Raises InvalidRequest for a field of another type, AdapterMismatch for one that changes the answer unread."""
+    check_types(config)
     told = {name: value for name, value in config.items() if value not in _NEUTRAL.get(name, ())}
     refuse_fields(told, _BOOKKEEPING | _HARMLESS | UNDERSTOOD[kind], " of adapter_config.json")
     bias = config.get("bias", "none")
