@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
+from manyhats.backbone import Text
+from transformers import AutoModelForCausalLM
 
 from tests import tiny
 from tests.api.generating import PROMPTS, add
@@ -103,3 +107,43 @@ def test_special_tokens_in_the_text(live: Live, task: str) -> None:
     assert skipped["text"] == ""
     assert told["text"] == live.backbone.tokenizer.loaded.decode([special] * 3)
     assert skipped["tokens"] == told["tokens"] == [special] * 3
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_constraints_are_those_of_transformers(live: Live, base_folder: Any, prompt: str) -> None:
+    """Of every one, what transformers' own loop writes; each of them changes the text."""
+    model = AutoModelForCausalLM.from_pretrained(base_folder("llama")).eval()
+    tokenizer = live.backbone.tokenizer
+    ids = torch.tensor([tokenizer.encode([Text(prompt)], 99)[0].ids])
+
+    def written(ends: list[int], **settings: Any) -> list[int]:
+        with torch.inference_mode():
+            whole = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=12,
+                eos_token_id=ends or None,
+                pad_token_id=0,
+                **settings,
+            )[0, ids.shape[1] :].tolist()
+        return whole[:-1] if whole[-1] in ends else whole
+
+    plain = written([])
+    assert tokens(live, "base", prompt) == plain
+    special = tokenizer.loaded.all_special_ids
+    first, second = next(pair for pair in pairwise(plain) if not set(pair) & set(special))
+    single = next(token for token in plain if token not in (first, second, *special))
+    words = tokenizer.decode([first, second]), tokenizer.decode([single])
+    allowed, end = [7, 9, 30, 44], plain[3]
+    for ours, ends, theirs in (
+        ({"bad_words": list(words)}, [], {"bad_words_ids": [[first, second], [single]]}),
+        ({"stop_token_ids": [end]}, [end], {}),
+        ({"stop_token_ids": [end], "min_tokens": 9}, [end], {"min_new_tokens": 9}),
+        ({"repetition_penalty": 1.7}, [], {"repetition_penalty": 1.7}),
+        ({"allowed_token_ids": allowed}, [], {"prefix_allowed_tokens_fn": lambda *_: allowed}),
+        ({"logit_bias": {str(first): -9, "9": 2}}, [], {"sequence_bias": [[[first], -9.0], [[9], 2.0]]}),
+    ):
+        own = tokens(live, "base", prompt, **ours)
+        assert own == written(ends, **theirs), ours
+        assert own != plain, ours

@@ -160,7 +160,7 @@ CHANGE_ANSWERS: Mapping[str, Known] = {
     "add_generation_prompt": Known((True,)),
     "continue_final_message": _OFF,
     "apply_chat_template": Known((False,), "use /v1/chat/completions"),
-    "add_special_tokens": _NEVER,
+    "add_special_tokens": Known((True,), "give token numbers as 'prompt' to /v1/completions"),
     "truncate": Known((False,), "use 'truncate_prompt_tokens'"),
     "task": _NEVER,
     "lora_path": Known((), "'model' names the task"),

@@ -30,13 +30,17 @@ _LOG_OF_NOTHING = -9999.0
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Who asks: the task, what names its adapter's weights, and how it wants to be told of each token."""
+    """Who asks: the task, what names its adapter's weights, and how it wants to be told of each token.
+
+    `stop_token_ids`: tokens that end the task's texts, beside the backbone's own.
+    """
 
     task: str
     digest: str
     adapter: BoundAdapter
     priority: int = 0
     listener: Callable[[Delta], None] | None = None
+    stop_token_ids: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ class Generation:
         tokens of a text, new ones too. Raises InvalidRequest, or InputTooLong where a prompt leaves no room.
         """
         self._check(parameters)
-        constraints = self._constraints(parameters)
+        constraints = self._constraints(asked, parameters)
         notices: list[Notice] = []
         streams: list[Stream] = []
         least = min(parameters.max_new_tokens, 1)
@@ -142,9 +146,9 @@ class Generation:
             grammar=None if constraints.grammar is None else constraints.grammar.copy(),
         )
 
-    def _constraints(self, parameters: GenerateParameters) -> Constraints:
-        """What all texts of a question share."""
-        own = frozenset() if parameters.ignore_eos else self.backbone.end_tokens
+    def _constraints(self, asked: Asked, parameters: GenerateParameters) -> Constraints:
+        """What all texts of a question share. Of the tokens that end them, `ignore_eos` leaves out the backbone's."""
+        own = asked.stop_token_ids | (frozenset() if parameters.ignore_eos else self.backbone.end_tokens)
         stops = frozenset(parameters.stop_token_ids)
         allowed = None
         if parameters.allowed_token_ids is not None:

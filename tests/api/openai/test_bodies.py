@@ -84,6 +84,7 @@ def test_edges_that_are_allowed(live: Live, task: str) -> None:
         {"max_tokens": 3.0},
         {"top_p": 0, "temperature": 1}, {"logprobs": False}, {"suffix": ""}, {"best_of": 1}, {"tools": []},
         {"logit_bias": {}}, {"made_up": {"a": 1}}, {"user": 5}, {"metadata": {"a": "b"}}, {"top_k": -1},
+        {"add_special_tokens": True},
     ):  # fmt: skip
         assert texts(complete(live, **fields)) == plain, fields
     assert texts(complete(live, n=2)) == plain * 2
@@ -93,7 +94,7 @@ def test_edges_that_are_allowed(live: Live, task: str) -> None:
         {"tools": [TOOL], "tool_choice": "none"}, {"functions": [{"name": "f"}], "function_call": "none"},
         {"tool_choice": "auto"}, {"tool_choice": "none"}, {"logprobs": False}, {"top_logprobs": 0},
         {"max_completion_tokens": 3}, {"modalities": ["text"]}, {"parallel_tool_calls": True}, {"store": False},
-        {"response_format": {"type": "text"}}, {"reasoning_effort": None},
+        {"response_format": {"type": "text"}}, {"reasoning_effort": None}, {"add_special_tokens": False},
     ):  # fmt: skip
         assert texts(chat(live, task, **fields)) == plain, fields
 
@@ -135,6 +136,7 @@ def test_edges_that_are_allowed(live: Live, task: str) -> None:
         ({"best_of": 3}, "best_of", "not supported"),
         ({"best_of": 3, "n": 2}, "best_of", "not supported"),
         ({"suffix": "x"}, "suffix", "not supported"),
+        ({"add_special_tokens": False}, "add_special_tokens", "not supported"),
         ({"use_beam_search": True}, "use_beam_search", "not supported"),
         ({"length_penalty": 2}, "length_penalty", "not supported.* 1"),
         ({"max_new_tokens": 5}, "max_new_tokens", "use 'max_tokens'"),
@@ -163,6 +165,7 @@ def test_what_is_wrong_with_a_completion(live: Live, fields: dict[str, Any], par
         ({"modalities": ["text", "audio"]}, "modalities", "not supported"),
         ({"reasoning_effort": "high"}, "reasoning_effort", "not supported"),
         ({"documents": [{"text": "a"}]}, "documents", "not supported"),
+        ({"add_special_tokens": True}, "add_special_tokens", "not supported"),
         ({"adapter_id": "x"}, "adapter_id", "'model' names the task"),
         ({"messages": [{"role": "user", "content": tiny.words(90, 1)}]}, "messages", "tokens"),
     ],

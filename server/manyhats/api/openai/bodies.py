@@ -94,6 +94,7 @@ class ChatBody(Body):
     max_completion_tokens: Any = None
     logprobs: StrictBool | None = None
     top_logprobs: Any = None
+    add_special_tokens: StrictBool | None = None
     tools: list[Any] | None = None
     tool_choice: str | dict[str, Any] | None = None
     functions: list[Any] | None = None
@@ -127,6 +128,11 @@ def chat_parameters(body: ChatBody) -> Given:
     found = _common(body)
     _reject_tools("tools", body.tools, "tool_choice", body.tool_choice)
     _reject_tools("functions", body.functions, "function_call", body.function_call)
+    if body.add_special_tokens:
+        raise InvalidRequest(
+            "'add_special_tokens' is not supported: the chat template writes them; leave it out or give false",
+            param="add_special_tokens",
+        )
     if body.logprobs:
         add_parameter(found, "logprobs", "top_logprobs", 0 if body.top_logprobs is None else body.top_logprobs)
     elif body.top_logprobs not in (None, 0):
