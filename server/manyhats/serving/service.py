@@ -138,7 +138,7 @@ class Service:
                     param="model",
                 )
             defaults = {**question.defaults, **settings.defaults}
-            parameters = parse_parameters(kind, version.task, defaults, given)
+            parameters = parse_parameters(kind, version.task, defaults, given, question.names)
             if isinstance(parameters, EmbedParameters):
                 own = self.backbone.sentence_embedding
                 settings = with_backbone(settings, own)
