@@ -119,6 +119,10 @@ class Blobs:
             self.path(sha256).rename(gone)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if not is_full(error):
+                raise
+            return self.path(sha256)  # a full disk may have no room for a name in another folder
         return gone
 
     def clean(self, known: set[str]) -> None:
