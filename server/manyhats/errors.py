@@ -6,10 +6,13 @@
     ├── NotFound                no such task, version or alias
     ├── Conflict                the request does not fit the present state
     ├── TooLarge                over a limit on size or count
+    │   └── HeadTooLarge        the request's line and headers are too long
     ├── UnsupportedFormat       files that are not safetensors, or not an adapter
     ├── AdapterMismatch         a well-formed adapter that does not fit this backbone
     ├── AuthenticationRequired  no key, or an unknown one
     ├── PermissionDenied        a key that may not do this
+    ├── UnknownHost             the request is for a host name that is not this server's
+    ├── SlowRequest             the request did not come in time
     ├── Overloaded              a queue is full; try again later
     ├── NotReady                starting or draining
     ├── EngineFailure           the model failed on a request that was in order
@@ -57,8 +60,12 @@ class TooLarge(ManyhatsError):
     """Over a limit on size or count."""
 
 
+class HeadTooLarge(TooLarge):
+    """The request's line and headers are too long."""
+
+
 class UnsupportedFormat(ManyhatsError):
-    """Files that are not safetensors, or not an adapter."""
+    """Files that are not safetensors, or not an adapter; a body that is said to be no JSON."""
 
 
 class AdapterMismatch(ManyhatsError):
@@ -71,6 +78,14 @@ class AuthenticationRequired(ManyhatsError):
 
 class PermissionDenied(ManyhatsError):
     """A key that may not do this."""
+
+
+class UnknownHost(ManyhatsError):
+    """The request is for a host name that is not this server's."""
+
+
+class SlowRequest(ManyhatsError):
+    """The request did not come in time."""
 
 
 class Overloaded(ManyhatsError):

@@ -21,9 +21,12 @@ KINDS: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.AuthenticationRequired, 401, "AuthenticationError"),
     (errors.PermissionDenied, 403, "PermissionDeniedError"),
     (errors.NotFound, 404, "NotFoundError"),
+    (errors.SlowRequest, 408, "RequestTimeoutError"),
     (errors.Conflict, 409, "ConflictError"),
+    (errors.HeadTooLarge, 431, "HeadTooLargeError"),
     (errors.TooLarge, 413, "TooLargeError"),
     (errors.UnsupportedFormat, 415, "UnsupportedFormatError"),
+    (errors.UnknownHost, 421, "MisdirectedRequestError"),
     (errors.AdapterMismatch, 422, "AdapterMismatchError"),
     (errors.Overloaded, 429, "OverloadedError"),
     (errors.DamagedStore, 500, "DamagedStoreError"),
@@ -77,6 +80,11 @@ def response(error: Exception) -> JSONResponse:
     return JSONResponse(body, status, headers)
 
 
+def _with_head(methods: str) -> str:
+    """A route's methods: where it takes GET, HEAD too."""
+    return methods.replace("GET", "GET, HEAD") if "HEAD" not in methods else methods
+
+
 def install(app: FastAPI) -> None:
     """Gives every failure of `app` the one shape."""
 
@@ -86,13 +94,14 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        message = str(error.detail)
+        message, headers = str(error.detail), dict(error.headers or {})
         if error.status_code == 404:
             message = f"there is no route {request.method} {request.url.path}; /docs lists them all"
         elif error.status_code == 405:
             message = f"{request.url.path} does not take {request.method}"
+            headers = {"Allow": _with_head(headers.get("Allow", ""))}
         kind = _BY_STATUS.get(error.status_code, "BadRequestError")
-        return JSONResponse(envelope(error.status_code, kind, message), error.status_code, error.headers)
+        return JSONResponse(envelope(error.status_code, kind, message), error.status_code, headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:

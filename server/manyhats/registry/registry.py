@@ -169,12 +169,14 @@ class Registry(Catalogue):
         activate: bool = True,
         settings: TaskSettings | None = None,
         warnings: Iterable[str] = (),
+        check: Callable[[AdapterInfo], None] = lambda info: None,
     ) -> tuple[Version, bool]:
         """Makes a version of the staged files, and points `alias` at it. What a trainer left beside them is removed.
 
         Returns it, and whether it is new: the same content again gives the version that already holds it. Its warnings
-        are this upload's: those given, about what was left out before, and those about its files. Raises what `take_up`
-        and `inspect` raise, and TooLarge over the limits of tasks or versions.
+        are this upload's: those given, about what was left out before, and those about its files. `check` is given
+        what the files are. Raises what it, `take_up` and `inspect` raise, and TooLarge over the limits of tasks or
+        versions.
         """
         check_name(task, write=True)
         check_alias(alias)
@@ -182,6 +184,7 @@ class Registry(Catalogue):
         info = self._inspect(staged)
         info = replace(info, warnings=(*warnings, *left_out, *info.warnings))
         parse_settings(info.settings)
+        check(info)
         if settings is not None:
             self._check_labels(settings, info)
         sha = digest(staged)
@@ -204,7 +207,8 @@ class Registry(Catalogue):
                 session.add(row)
                 session.flush()
             if settings is not None:
-                row.settings = row.settings | settings.model_dump(exclude_unset=True)
+                values = row.settings | settings.model_dump(exclude_unset=True)
+                row.settings = {name: value for name, value in values.items() if value is not None}
             version = known or Version(task, row.next_version, sha, info, time.time())
             if known is None:
                 row.next_version += 1

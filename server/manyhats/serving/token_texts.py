@@ -27,6 +27,7 @@ class TokenTexts:
         self._decoder = tokenizer.decode_stream(skip_special=skip_special)
         self._skipped = tokenizer.special_ids if skip_special else frozenset()
         self._end = offset
+        self._last = offset  # the last token's
         self._pending = b""  # of tokens whose characters are not whole yet
         self.first = True  # whether no character has come
 
@@ -35,16 +36,19 @@ class TokenTexts:
         raw = self._tokenizer.token_bytes(token, first=self.first)
         new = self._decoder.push(token)
         if token in self._skipped:
-            return TokenText(raw.decode(errors="replace"), raw, self._end)
+            return TokenText(raw.decode(errors="replace"), raw, max(self._end, self._last))
         if new and not self._pending:
             raw = new.encode(errors="replace")
         told = _placed(raw, self._pending, self._end)
         self._pending = b"" if new else self._pending + raw
         if not new and not self._pending:
-            return TokenText("", b"", self._end)
+            return TokenText("", b"", max(self._end, self._last))
         self._end += len(new)
         self.first = False
-        return told
+        # what are no characters some decoders show in another way once more has come
+        offset = min(told.offset, self._end) if new else told.offset
+        self._last = max(self._last, offset)
+        return told._replace(offset=self._last)
 
     def alternative(self, token: int) -> TokenText:
         """Another token in the place of the next."""
