@@ -10,7 +10,7 @@ from manyhats.errors import ConfigurationError, DamagedStore, ManyhatsError, Not
 from manyhats.registry.database import SCHEMA, Base, connect, write_failed
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.schema import CreateTable
 
 
@@ -62,10 +62,11 @@ def test_the_tables_can_be_made_in_postgresql() -> None:
         ("disk I/O error", "SQLITE_IOERR_WRITE", StorageFull),
         ("disk I/O error", "SQLITE_IOERR_READ", DamagedStore),
         ("database disk image is malformed", "SQLITE_CORRUPT", DamagedStore),
+        ("UNIQUE constraint failed: versions.task", "SQLITE_CONSTRAINT", DamagedStore),
         ("database is locked", "SQLITE_BUSY", NotReady),
     ],
 )
 def test_a_write_that_failed_is_told_by_its_cause(said: str, name: str, kind: type[ManyhatsError]) -> None:
     cause = sqlite3.OperationalError(said)
     cause.sqlite_errorname = name
-    assert type(write_failed(OperationalError("COMMIT", {}, cause))) is kind
+    assert type(write_failed(DatabaseError("COMMIT", {}, cause))) is kind

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import JSON, URL, Engine, ForeignKey, create_engine, event, inspect, select
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from manyhats.errors import ConfigurationError, DamagedStore, ManyhatsError, NotReady, StorageFull
@@ -108,12 +108,12 @@ def connect(path: Path, *, make: bool = True) -> sessionmaker[Session]:
     return sessions
 
 
-def is_full(error: OperationalError) -> bool:
+def is_full(error: DatabaseError) -> bool:
     """Whether a write failed for want of room."""
     return "full" in str(error.orig)
 
 
-def write_failed(error: OperationalError) -> ManyhatsError:
+def write_failed(error: DatabaseError) -> ManyhatsError:
     """What a caller is told of a write that failed, of which nothing was done."""
     if is_full(error):
         return StorageFull("the store has no room: the disk is full")

@@ -360,7 +360,7 @@ class Registry(Catalogue):
             try:
                 with self._sessions() as session:
                     yield session
-            except OperationalError as error:
+            except DatabaseError as error:
                 raise write_failed(error) from error
 
     def _free(self, delete: Callable[[], T]) -> T:
