@@ -102,8 +102,12 @@ for task in ("one", "two", "three", "four"):
 registry.set_alias("four", "canary", [Target(3)])
 
 
+opened = True
+
+
 def fill():
-    give_room(registry._sessions)  # else the log of writes is as long as a deletion needs
+    if opened:
+        give_room(registry._sessions)  # else the log of writes is as long as a deletion needs
     with (Path(sys.argv[1]) / "filler").open("ab", buffering=0) as out:
         for size in (1 << 16, 1 << 12, 1 << 9, 1):
             try:
@@ -131,6 +135,12 @@ for delete in (
     except StorageFull:
         refused = True
     done.append([kept, refused, sorted(task.name for task in registry.all())])
+registry.close()
+opened = False
+fill()
+registry = Registry(store, inspect)
+registry.open()
+registry.delete_task("three")
 left = [v.number for v in registry.task("four").versions]
 matches = blobs(store) == {v.sha256 for task in registry.all() for v in task.versions} and not staged(store)
 registry.close()
@@ -203,7 +213,7 @@ def test_what_is_deleted_on_a_full_disk_is_gone(launcher: Launcher, tmp_path: Pa
     assert all(refused for _, refused, _ in done)
     assert left == [10]
     assert matches
-    assert again == ["four", "three"]
+    assert again == ["four"]  # a start on the full disk, and a deletion
 
 
 def said_on_a_small_disk(launcher: Launcher, tmp_path: Path, script: str) -> list[Any]:

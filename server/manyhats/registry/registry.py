@@ -106,8 +106,7 @@ class Registry(Catalogue):
             undo.callback(self._file_lock.release)
             try:
                 self._blobs.open()
-                # Beside adapters, a new database would have them all cleaned up.
-                self._sessions = connect(self.own_folder / "registry.sqlite3", make=self._blobs.empty())
+                self._sessions = self._connect()
                 undo.callback(self._sessions.kw["bind"].dispose)
                 with self._sessions() as session:
                     self.fill(read_tasks(session))
@@ -123,6 +122,15 @@ class Registry(Catalogue):
             except (ManyhatsError, TypeError, ValueError, KeyError) as error:  # rows that this never wrote
                 raise ConfigurationError(f"the store's database holds what cannot be read: {error}") from None
             undo.pop_all()
+
+    def _connect(self) -> sessionmaker[Session]:
+        path = self.own_folder / "registry.sqlite3"
+        make = self._blobs.empty()  # beside adapters, a new database would have them all cleaned up
+        try:
+            return connect(path, make=make)
+        except OperationalError:  # perhaps for want of room: reading needs a little, too
+            self._reserve.spend()
+            return connect(path, make=make)
 
     def close(self) -> None:
         """Gives the store back."""
