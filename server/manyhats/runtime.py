@@ -107,6 +107,7 @@ class Runtime:
         self.uploads = 0  # under way
         self.started = time.time()
         self.state: Literal["starting", "ready", "draining"] = "starting"
+        self._scan_failed = ""  # why the last look for copied adapters failed
         self._watching: asyncio.Task[None] | None = None
         self.engine.on_batch = self.metrics.batch
         self.residency.on_load = lambda version, seconds: self.metrics.loaded(seconds)
@@ -164,10 +165,14 @@ class Runtime:
     def _scan(self) -> bool:
         """Takes in adapter folders that somebody copied into the store; whether one is still being copied."""
         try:
-            return self.imports.scan()[1]
-        except Exception:
-            logger.exception("looking for copied adapters failed")
+            copying = self.imports.scan()[1]
+        except Exception as error:
+            if repr(error) != self._scan_failed:  # it looks every second
+                logger.exception("looking for copied adapters failed")
+            self._scan_failed = repr(error)
             return False
+        self._scan_failed = ""
+        return copying
 
     def _preload(self) -> None:
         """Pinned tasks first, then others by name, as far as there is room."""
