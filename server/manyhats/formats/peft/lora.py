@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 _MOST_ALPHA = 1e6
+_MOST_VALUES = 1 << 30  # of all matrices that a VeRA, a file of short vectors, stands for
 _PATTERN_LENGTH = 200  # characters
 _REPETITIONS = 4  # of `*`, `+` and `{` in one pattern
 
@@ -190,6 +191,11 @@ def vera_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) 
             f"vera_A {list(down.shape)} and vera_B {list(up.shape)} do not fit layers of up to {in_most} inputs and "
             f"{out_most} outputs",
             param="vera_A",
+        )
+    values = sum(rank * (out + width) for out, width in shapes)
+    if values > _MOST_VALUES:
+        raise AdapterMismatch(
+            f"VeRA's matrices of all {len(sites)} layers would have {values} values; at most {_MOST_VALUES}", param="r"
         )
     for site, leaves in sites.items():
         out, width = backbone.linear[site].shape
