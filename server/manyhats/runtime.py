@@ -24,7 +24,7 @@ from manyhats.formats import read_adapter
 from manyhats.formats.tensor_file import mapped
 from manyhats.methods.adapter import Adapter, BoundAdapter
 from manyhats.methods.stacks import stack_pool
-from manyhats.registry import drops
+from manyhats.registry.imports import FolderImports
 from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Task, TaskSettings, Version, parse_settings
 from manyhats.registry.registry import Registry
@@ -82,6 +82,7 @@ class Runtime:
             reclaim=self.stacks.clear,
         )
         self.stacks.use(self.residency.budget)
+        self.imports = FolderImports(self.registry)
         self.pinning = Pinning(self.registry, self.residency)
         batch_tokens = settings.batch_tokens or _BATCH_TOKENS.get(self.backbone.device.type, _BATCH_TOKENS_ELSEWHERE)
         self.engine = Engine(
@@ -161,13 +162,10 @@ class Runtime:
     def _scan(self) -> bool:
         """Takes in adapter folders that somebody copied into the store; whether one is still being copied."""
         try:
-            outcomes, waiting = drops.scan(self.registry)
+            return self.imports.scan()[1]
         except Exception:
             logger.exception("looking for copied adapters failed")
             return False
-        for outcome in outcomes:
-            logger.info("%s", outcome)
-        return waiting
 
     def _preload(self) -> None:
         """Pinned tasks first, then others by name, as far as there is room."""

@@ -315,7 +315,7 @@ def test_no_weights_at_all(wrote, bert: Backbone) -> None:
 # ---- PEFT's fields
 
 
-@pytest.mark.parametrize("name", ["OFT", "LOHA", "MULTITASK_PROMPT_TUNING", "lora", "", None, 3, ["LORA"], {"a": 1}])
+@pytest.mark.parametrize("name", ["OFT", "LOHA", "MULTITASK_PROMPT_TUNING", "lorax", "", None, 3, ["LORA"], {"a": 1}])
 def test_other_peft_types(wrote, bert: Backbone, name: Any) -> None:
     folder = wrote("lora")
     edit_json(folder / "adapter_config.json", peft_type=name)

@@ -236,7 +236,7 @@ def version_body(runtime: Runtime, version: Version) -> dict[str, Any]:
 
 def _quarantine_body(runtime: Runtime, version: Version) -> dict[str, Any]:
     """Why the version's stored files are not used, where they are not."""
-    reason = runtime.registry.quarantined(version)
+    reason = runtime.registry.quarantine.of(version)
     return {} if reason is None else {"quarantined": reason}
 
 

@@ -260,9 +260,9 @@ def _reason(path: PurePosixPath, root: str, members: set[str], folders: Mapping[
     if parent not in members:
         if any(_TRAINERS_FOLDER.fullmatch(part) for part in inner.parts[:-1]):
             return _TRAINERS
-        if _matches(inner, _READ):
+        if matches(inner, _READ):
             return None
-    elif _matches(PurePosixPath(name), _READ):
+    elif matches(PurePosixPath(name), _READ):
         return None
     suffix = path.suffix.lower()
     if _STATE_FILE.fullmatch(name) or (suffix != ".safetensors" and _TRAINERS_FILE.fullmatch(name)):
@@ -271,7 +271,7 @@ def _reason(path: PurePosixPath, root: str, members: set[str], folders: Mapping[
         return None
     if suffix in PICKLES:
         is_adapters = parent == root or parent in members or PICKLED.get(name) is not None
-        if not is_adapters and not _matches(inner.with_name(_MODULE_WEIGHTS), SENTENCE_FILES):
+        if not is_adapters and not matches(inner.with_name(_MODULE_WEIGHTS), SENTENCE_FILES):
             return _OTHER
         return _pickles_reason(name, beside, _WEIGHTS if is_adapters else (_MODULE_WEIGHTS,))
     return _TOKENIZERS if _VOCABULARY.fullmatch(name) else _OTHER
@@ -290,10 +290,10 @@ def _shards(file: str) -> tuple[str, ...]:
 
 
 def _has(files: Iterable[str], patterns: Iterable[str]) -> bool:
-    return any(_matches(PurePosixPath(file), patterns) for file in files)
+    return any(matches(PurePosixPath(file), patterns) for file in files)
 
 
-def _matches(path: PurePosixPath, patterns: Iterable[str]) -> bool:
+def matches(path: PurePosixPath, patterns: Iterable[str]) -> bool:
     """Whether one of the patterns is the path's, folder by folder."""
     for pattern in patterns:
         parts = pattern.split("/")

@@ -7,7 +7,7 @@ import json
 import math
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ Sites = dict[str, dict[str, Tensor]]  # leaves, by site
 
 _JSON_LIMIT = 4 << 20  # bytes
 _JSON_DEPTH = 32
+_ROWS = 4096  # compared at once
 _JSON_VALUES = 500_000
 _INT_LIMIT = 1 << 63
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -156,9 +157,10 @@ def pickle_message(name: str) -> str:
 class Remaining:
     """A file's tensors, each to be taken once; what is left at the end did not match anything."""
 
-    def __init__(self, tensors: dict[str, Tensor], file: str) -> None:
+    def __init__(self, tensors: dict[str, Tensor], file: str, warnings: Sequence[str] = ()) -> None:
         self._tensors = dict(tensors)
         self._file = file
+        self.warnings = tuple(warnings)  # about the names
         self.taken = 0
 
     def take(self, name: str) -> Tensor | None:
@@ -238,5 +240,22 @@ def flag(config: Mapping[str, Any], field: str) -> bool:
 
 
 def equal_weights(told: Tensor, own: Tensor) -> bool:
-    """Whether a file's weights are the backbone's own, in the backbone's precision."""
-    return told.shape == own.shape and torch.equal(told.to(own.dtype), own.detach().cpu())
+    """Whether two tensors are the same weights, as exactly as the coarser of their types tells.
+
+    float16 and bfloat16 each hold digits that the other drops: of the two a step of either is no difference.
+    """
+    if told.shape != own.shape or not (told.is_floating_point() and own.is_floating_point()):
+        return False
+    types = {told.dtype, own.dtype}
+    coarser = min(types, key=lambda dtype: (torch.finfo(dtype).bits, -torch.finfo(dtype).eps))
+    mixed = types == {torch.float16, torch.bfloat16}
+    own = own.detach()
+    for start in range(0, len(told) if told.dim() else 1, _ROWS):  # a few rows at a time: a vocabulary's table is large
+        left, right = (t[start : start + _ROWS] if t.dim() else t for t in (told, own))
+        right = right.cpu()
+        if mixed:
+            if not torch.allclose(left.float(), right.float(), rtol=2**-8, atol=2**-24):
+                return False
+        elif not torch.equal(left.to(coarser), right.to(coarser)):
+            return False
+    return True
