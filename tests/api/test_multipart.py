@@ -109,7 +109,8 @@ def test_what_is_too_much_is_refused_where_the_limit_is_passed(
 @pytest.mark.parametrize(
     ("first", "error", "message"),
     [
-        ((1 << 60).to_bytes(8, "little") + b"{", TooLarge, r"header of a\.safetensors"),
+        ((90 << 20).to_bytes(8, "little") + b"{", TooLarge, r"header of a\.safetensors"),
+        ((1 << 60).to_bytes(8, "little") + b"{", InvalidRequest, "damaged"),
         (b"\x80\x04\x95" + bytes(20), UnsupportedFormat, "manyhats convert"),
     ],
 )

@@ -27,6 +27,7 @@ from manyhats.errors import InvalidRequest, TooLarge
 
 MAX_HEADER = 16 << 20  # bytes; low-rank pairs on every expert of the largest models take 15 MB
 MAX_TENSORS = 100_000
+_MOST_EVER = 100_000_000  # bytes of a header, by the format itself
 _MAX_NAME = 1024  # characters
 _MAX_DIMENSIONS = 8
 _CHUNK = 4 << 20  # bytes that are looked through at a time
@@ -111,6 +112,8 @@ def check_length(start: bytes, name: str, size: int | None = None) -> int:
     length = int.from_bytes(start[:8], "little")
     if len(start) < 8 or (size is not None and length > size - 8):
         raise _damaged(name, f"its header would be {length} bytes long, but the file has {size or len(start)}")
+    if length > _MOST_EVER:
+        raise _damaged(name, f"its header would be {length} bytes long")
     if length > MAX_HEADER:
         raise TooLarge(f"the header of {name} is {length} bytes long; at most {MAX_HEADER} are read", param=name)
     return length
