@@ -17,9 +17,10 @@ from pathlib import Path, PurePosixPath
 
 from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
 from manyhats.formats.adapterhub import names as adapterhub
-from manyhats.formats.files import PICKLES, pickle_message
+from manyhats.formats.files import PICKLES, pickle_message, starts_like_pickle
 from manyhats.formats.manyhats import description as manyhats
 from manyhats.formats.peft import names as peft
+from manyhats.formats.tensor_file import check_length
 
 CARD = "README.md"
 # What stands beside an adapter and changes how it is asked, whatever its format.
@@ -178,6 +179,19 @@ def check_size(name: str, size: int) -> str | None:
             f"'{shown_name(name)}' has {size} bytes; what is no weights has at most {_FILE_LIMIT}", param=name
         )
     return None
+
+
+def check_start(name: str, start: bytes, size: int | None = None) -> None:
+    """Checks what a file's first `FIRST_BYTES` tell, before the rest is written. `size`: the file's, where it is known.
+
+    Raises UnsupportedFormat for a pickle by the name of safetensors, InvalidRequest or TooLarge for a length of its
+    header that cannot be.
+    """
+    if not name.lower().endswith(".safetensors"):
+        return
+    if starts_like_pickle(start):
+        raise UnsupportedFormat(pickle_message(shown_name(name)), param=name)
+    check_length(start, name, size)
 
 
 def as_safetensors(pickle: str) -> str:
