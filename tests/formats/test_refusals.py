@@ -496,7 +496,7 @@ def test_a_prefix_of_another_shape(wrote, bert: Backbone, shape: tuple[int, ...]
 def test_other_task_types(wrote, bert: Backbone, task: Any) -> None:
     folder = wrote("lora")
     edit_json(folder / "adapter_config.json", task_type=task)
-    refused(folder, bert, AdapterMismatch, "is not served here")
+    refused(folder, bert, AdapterMismatch, "is not supported; these are")
 
 
 def test_a_classifier_without_its_head(wrote, bert: Backbone) -> None:

@@ -173,6 +173,10 @@ class Remaining:
         """What has not been taken."""
         return list(self._tensors)
 
+    def get(self, name: str) -> Tensor | None:
+        """The tensor of that name, which is not taken by this; None where it is not there, or was taken."""
+        return self._tensors.get(name)
+
     def drop(self, name: str) -> None:
         """Leaves out a tensor that is known to have no meaning."""
         self._tensors.pop(name, None)

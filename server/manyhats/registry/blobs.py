@@ -64,7 +64,8 @@ class Blobs:
 
     def present(self) -> set[str]:
         """The names of all blobs."""
-        return {path.name for path in self._blobs.iterdir() if path.is_dir()}
+        with os.scandir(self._blobs) as entries:
+            return {entry.name for entry in entries if entry.is_dir()}
 
     def fault(self, sha256: str) -> str | None:
         """Why a blob's files are not those that were kept, read anew; None where they are."""
@@ -119,6 +120,10 @@ class Blobs:
             self.path(sha256).rename(gone)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if not is_full(error):
+                raise
+            return self.path(sha256)  # a full disk may have no room for a name in another folder
         return gone
 
     def clean(self, known: set[str]) -> None:

@@ -48,6 +48,7 @@ class Reply:
 
     id: str
     version: Version
+    kind: str
     outputs: list[Answer]
     input_tokens: int
     output_tokens: int
@@ -75,6 +76,11 @@ class Pending:
     prepared: Prepared | None = None
     work: Work | Writing | None = None
     merged: MergedVersion | None = None  # what acts in the version's place
+
+    @property
+    def kind(self) -> str:
+        """What is answered: the task's own setting, else what the version's files say."""
+        return self.settings.kind or self.version.info.kind
 
     @property
     def truncates(self) -> bool:

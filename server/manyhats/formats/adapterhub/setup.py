@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.adapterhub.bottleneck import place_of, places
-from manyhats.formats.adapterhub.heads import HeadFile, kind_of_class, read_head
+from manyhats.formats.adapterhub.heads import HeadFile, read_head, without_head
 from manyhats.formats.adapterhub.names import (
     CONFIG,
     FUSION_CONFIG,
@@ -224,7 +224,6 @@ def _flags(config: Any) -> FusionFlags:
 
 def _head(found: _Folders, head_setup: Any, composed: _Composer, backbone: Backbone, warnings: list[str]) -> HeadFile:
     """The head that the setup names; else the language-model head that the members' own files carry."""
-    kinds = {kind_of_class(weights.model_class) for weights in composed.used.values()}
     if head_setup is not None:
         names = head_setup.get("children") if isinstance(head_setup, dict) else [head_setup]
         if not isinstance(names, list) or len(names) != 1 or str(names[0]) not in found.heads:
@@ -234,9 +233,10 @@ def _head(found: _Folders, head_setup: Any, composed: _Composer, backbone: Backb
         if others:
             warnings.append(f"the heads of {', '.join(others)} are not used; the setup names '{chosen}'")
         return read_head(found.heads[chosen], backbone)
-    if len(kinds) == 1 and kinds <= {"generate", "fill"}:
+    own = without_head(weights.model_class for weights in composed.used.values())
+    if own.kind in ("generate", "fill"):
         heads = [read_head(path, backbone) for path in found.heads.values()]
-        return HeadFile(None, kinds.pop(), matched=sum(head.matched for head in heads))
+        return replace(own, matched=sum(head.matched for head in heads))
     if found.heads:
         warnings.append(f"the heads of {', '.join(sorted(found.heads))} are not used; the setup names none")
-    return HeadFile(None, "embed")
+    return own
