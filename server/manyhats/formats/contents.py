@@ -34,7 +34,7 @@ SENTENCE_FILES = (
     "[0-9]*_*/model.safetensors",
 )  # fmt: skip
 _MODULES, _MODULE_WEIGHTS = "modules.json", "model.safetensors"  # of sentence-transformers
-_READ = (
+READ = (  # all patterns of what is read
     CARD,
     *peft.FILES,
     *adapterhub.FILES,
@@ -260,9 +260,9 @@ def _reason(path: PurePosixPath, root: str, members: set[str], folders: Mapping[
     if parent not in members:
         if any(_TRAINERS_FOLDER.fullmatch(part) for part in inner.parts[:-1]):
             return _TRAINERS
-        if matches(inner, _READ):
+        if matches(inner, READ):
             return None
-    elif matches(PurePosixPath(name), _READ):
+    elif matches(PurePosixPath(name), READ):
         return None
     suffix = path.suffix.lower()
     if _STATE_FILE.fullmatch(name) or (suffix != ".safetensors" and _TRAINERS_FILE.fullmatch(name)):
