@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ from typer.core import TyperCommand
 from manyhats._version import __version__
 from manyhats.commands import convert, doctor, remote, train
 from manyhats.errors import ManyhatsError, WrongSetting
+from manyhats.observability import logs
 from manyhats.settings import Settings, load_settings
 
 app = typer.Typer(
@@ -86,11 +86,7 @@ def serve(config: Path | None = None, **options: str | None) -> None:
     for ending in (signal.SIGTERM, signal.SIGINT):
         signal.signal(ending, lambda *_: os._exit(0))
     settings = load_settings(config, **{name: value for name, value in options.items() if value is not None})
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s  %(message)s", stream=sys.stderr
-    )
-    for noisy in ("httpx", "httpcore", "urllib3"):
-        logging.getLogger(noisy).setLevel("WARNING")
+    logs.configure(settings.log_level)
     check_exposure(settings)
     runtime = Runtime(settings)
     runtime.open()

@@ -55,7 +55,8 @@ class Connection(H11Protocol):
         super().__init__(config=config, **options)
         self._limits = config.connection_limits
         self._waited = 0.0  # seconds, for the part of the request that is on its way, or for the end
-        self._received = 0  # bytes of that part
+        self.received = 0  # bytes, all in all
+        self._before = 0  # bytes that had come before that part
         self._part: tuple[str | None, Any] = (None, None)  # and the request before it, or that it belongs to
         self._unsent = 0  # bytes of the answer that the client had not taken at the last look
         self._stuck = 0.0  # seconds since when it has taken none
@@ -77,7 +78,7 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """The client has sent something."""
         if not self._leaving:
-            self._received += len(data)
+            self.received += len(data)
             super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -117,16 +118,17 @@ class Connection(H11Protocol):
         self._check_reader(elapsed)
         part = self._awaited()
         if (part, self.cycle) != self._part:
-            self._part, self._waited, self._received = (part, self.cycle), 0.0, 0
+            self._part, self._waited, self._before = (part, self.cycle), 0.0, self.received
         if part is None or self.flow.read_paused:  # what has come is not taken yet: that is not the client's fault
             return
         self._waited += elapsed
         limits = self._limits
         if part == "body":
-            allowed = limits.body + self._received / limits.body_rate
+            came = self.received - self._before
+            allowed = limits.body + came / limits.body_rate
             if self._waited > allowed:
-                came = f"{self._received} bytes in {self._waited:.0f} s"
-                self._refuse(SlowRequest(f"the body came too slowly: {came} (body_timeout, body_rate)"))
+                told = f"{came} bytes in {self._waited:.0f} s"
+                self._refuse(SlowRequest(f"the body came too slowly: {told} (body_timeout, body_rate)"))
         elif self._waited > limits.head:
             if part == "nothing":
                 self.transport.close()
