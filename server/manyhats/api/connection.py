@@ -13,6 +13,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from manyhats.api.errors import response
+from manyhats.api.middleware.request_id import HEADER, new_id
 from manyhats.errors import HeadTooLarge, InvalidRequest, ManyhatsError, NotReady, SlowRequest
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ def _answer(error: ManyhatsError) -> bytes:
     """An HTTP answer of one piece, by hand: h11 has none for a request that it has not read."""
     made = response(error)
     made.headers["Connection"] = "close"
+    made.headers[HEADER] = new_id()
     lines = [b"HTTP/1.1 %d %s" % (made.status_code, STATUS_PHRASES[made.status_code])]
     lines += [name.title() + b": " + value for name, value in made.raw_headers]
     return b"\r\n".join(lines) + b"\r\n\r\n" + bytes(made.body)
