@@ -18,6 +18,7 @@
     ├── EngineFailure           the model failed on a request that was in order
     ├── DeadlineExceeded        no answer within the time allowed
     ├── StorageFull             no room on the store's disk
+    ├── DamagedStore            what the store holds is not what was put into it
     └── ConfigurationError      the operator's settings cannot work
         ├── WrongSetting        a setting that is unknown or has no such value
         ├── UnsupportedVersion  a library of a version that the answers cannot be trusted with
@@ -109,6 +110,10 @@ class DeadlineExceeded(ManyhatsError):
 
 class StorageFull(ManyhatsError):
     """No room on the store's disk."""
+
+
+class DamagedStore(ManyhatsError):
+    """What the store holds is not what was put into it: files that changed or went, an alias to no version."""
 
 
 class ConfigurationError(ManyhatsError):

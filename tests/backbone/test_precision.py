@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.backbone.attention import choose_attention_kernels
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
 
-from tests import tiny
+from tests import families, tiny
 
 ROTARY = ("llama", "mistral", "qwen2", "qwen3", "gpt_neox", "modernbert")
 
@@ -50,6 +52,74 @@ def test_a_long_text_in_bfloat16_is_as_right_as_in_transformers(tmp_path: Path) 
     error = float((states("bfloat16") - exact).norm() / exact.norm())
     assert error < 1.5 * float((theirs - exact).norm() / exact.norm())
     assert error < 0.06
+
+
+# Reformer's own code fails in a half type for its positions, which it keeps in float32; here they are of the one type,
+# and its masks' values, which it rounds, are not.
+_OWN = re.compile(r"position_embeddings\.weights\.\d|mask_value_float(?:16|32)$")
+
+
+def _named(model: Any) -> dict[str, torch.Tensor]:
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def _same(backbone: Backbone, loaded: Any, family: str) -> None:
+    """Every weight and table is of the type and the value that transformers itself gives it."""
+    own, theirs = _named(backbone.model), _named(loaded.base_model)
+    if backbone._pooler is not None:  # it stands beside the model
+        own |= {f"pooler.{name}": weight for name, weight in _named(backbone._pooler).items()}
+    if family == "reformer":
+        own, theirs = ({n: t for n, t in side.items() if not _OWN.search(n)} for side in (own, theirs))
+    assert own.keys() == theirs.keys()
+    wrong = [n for n, t in theirs.items() if own[n].dtype != t.dtype or not torch.equal(own[n], t)]
+    assert not wrong
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("family", families.one_of_each())
+def test_a_model_is_as_transformers_itself_loads_it_in_a_half_type(family: str, dtype: str, base_folder: Any) -> None:
+    kind = AutoModelForCausalLM if family in tiny.DECODERS else AutoModel
+    loaded = kind.from_pretrained(base_folder(family), dtype=getattr(torch, dtype))
+    backbone = Backbone.load(str(base_folder(family)), device="cpu", dtype=dtype)
+    _same(backbone, loaded, family)
+    if backbone.has_language_model:
+        own, theirs = _named(backbone.vocabulary.module), _named(loaded.get_output_embeddings())
+        assert all(own[name].dtype == t.dtype and torch.equal(own[name], t) for name, t in theirs.items())
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "modernbert", "gpt_neox"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_checkpoint_in_bfloat16_in_another_type(family: str, dtype: str, base_folder: Any, tmp_path: Path) -> None:
+    kind = AutoModelForCausalLM if family in tiny.DECODERS else AutoModel
+    kind.from_pretrained(base_folder(family), dtype=torch.bfloat16).save_pretrained(tmp_path)
+    tiny.tokenizer(family).save_pretrained(tmp_path)
+    loaded = kind.from_pretrained(tmp_path, dtype=getattr(torch, dtype))
+    _same(Backbone.load(str(tmp_path), device="cpu", dtype=dtype), loaded, family)
+
+
+@pytest.mark.parametrize(
+    ("named", "dtype", "stays"),
+    [
+        ("_keep_in_fp32_modules_strict", "bfloat16", True),
+        ("_keep_in_fp32_modules_strict", "float16", True),
+        ("_keep_in_fp32_modules", "bfloat16", False),
+        ("_keep_in_fp32_modules", "float16", True),
+    ],
+)
+def test_weights_that_a_class_keeps_in_float32(
+    named: str, dtype: str, stays: bool, base_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LlamaPreTrainedModel, named, ["mlp.down_proj", "layers.*.self_attn.q_proj"])
+    loaded = AutoModelForCausalLM.from_pretrained(base_folder("llama"), dtype=getattr(torch, dtype))
+    backbone = Backbone.load(str(base_folder("llama")), device="cpu", dtype=dtype)
+    _same(backbone, loaded, "llama")
+    kept = {name for name, weight in backbone.model.named_parameters() if weight.dtype == torch.float32}
+    assert kept == (
+        {f"layers.{i}.{m}.weight" for i in (0, 1) for m in ("mlp.down_proj", "self_attn.q_proj")} if stays else set()
+    )
+    assert backbone.original is not None
+    shared = dict(backbone.original.base_model.named_parameters())
+    assert all(shared[name] is weight for name, weight in backbone.model.named_parameters())
 
 
 def test_cudnn_attention_is_left_out_on_cuda() -> None:

@@ -181,7 +181,7 @@ def test_a_parameter_of_another_kind_names_the_right_ones(kind):
         "classify": {"logits", "top_k", "multi_label", "truncate"},
         "tokens": {"aggregation", "logits", "truncate"},
         "regress": {"truncate"},
-        "embed": {"pooling", "normalize", "truncate"},
+        "embed": {"pooling", "normalize", "prompt", "prompt_name", "truncate"},
     }
     for stranger in set().union(*own.values(), {"temperature", ""}) - own[kind]:
         with pytest.raises(InvalidRequest) as caught:
@@ -202,7 +202,8 @@ def test_a_parameter_of_another_kind_names_the_right_ones(kind):
         ("classify", {"logits": None}),
         ("tokens", {"aggregation": "best"}),
         ("tokens", {"aggregation": ["first"]}),
-        ("embed", {"pooling": "max"}),
+        ("embed", {"pooling": "median"}),
+        ("embed", {"pooling": []}),
         ("embed", {"normalize": "true"}),
         ("regress", {"truncate": 1}),
     ],

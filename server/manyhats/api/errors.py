@@ -29,12 +29,16 @@ KINDS: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.UnknownHost, 421, "MisdirectedRequestError"),
     (errors.AdapterMismatch, 422, "AdapterMismatchError"),
     (errors.Overloaded, 429, "OverloadedError"),
+    (errors.DamagedStore, 500, "DamagedStoreError"),
     (errors.EngineFailure, 500, "InternalServerError"),
     (errors.NotReady, 503, "ServiceUnavailableError"),
     (errors.DeadlineExceeded, 504, "DeadlineExceededError"),
     (errors.StorageFull, 507, "StorageFullError"),
     (Exception, 500, "InternalServerError"),
 )
+
+_LONGEST_MESSAGE = 4000  # characters
+_LONGEST_PARAM = 200
 
 _BY_STATUS = {status: kind for _, status, kind in KINDS} | {405: "MethodNotAllowedError"}
 
@@ -51,8 +55,16 @@ def describe(error: Exception) -> tuple[int, dict[str, Any]]:
 
 def envelope(status: int, kind: str, message: str, param: str | None = None) -> dict[str, Any]:
     """The body of every error."""
-    message = message.encode(errors="backslashreplace").decode()  # file names need not be text
+    message = _shortened(message, _LONGEST_MESSAGE)
+    param = None if param is None else _shortened(param, _LONGEST_PARAM)
     return {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+def _shortened(text: str, longest: int) -> str:
+    """A text that an answer can carry: what a caller sent may stand in it, however long, and names need not be text."""
+    if len(text) > longest:
+        text = f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
+    return text.encode(errors="backslashreplace").decode()
 
 
 def response(error: Exception) -> JSONResponse:

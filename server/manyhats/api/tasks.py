@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from manyhats.api.auth import may_ask, may_change
@@ -12,9 +11,10 @@ from manyhats.api.body import documented, parse
 from manyhats.api.schemas import AliasBody, RollbackBody, SettingsBody
 from manyhats.api.state import runtime_of
 from manyhats.errors import Conflict, InvalidRequest
-from manyhats.registry.names import BASE
-from manyhats.registry.records import Target, Task, Version
+from manyhats.registry.names import BASE, STABLE
+from manyhats.registry.records import Target, Task, TaskSettings, Version
 from manyhats.runtime import Runtime
+from manyhats.serving.threads import in_thread
 
 ask = APIRouter(prefix="/v1/tasks", tags=["tasks"], dependencies=[Depends(may_ask)])
 change = APIRouter(prefix="/v1/tasks", tags=["tasks"], dependencies=[Depends(may_change)])
@@ -36,6 +36,7 @@ async def show_task(task: str, request: Request) -> dict[str, Any]:
     runtime = runtime_of(request)
     if task == BASE:
         base = runtime.service.base
+        settings = runtime.service.base_settings
         return {
             "name": BASE,
             "kind": base.info.kind,
@@ -48,7 +49,9 @@ async def show_task(task: str, request: Request) -> dict[str, Any]:
             "aliases": {},
             "labels": None,
             "template": None,
-            "max_tokens": runtime.backbone.max_tokens,
+            "max_tokens": settings.max_tokens or runtime.backbone.max_tokens,
+            "overflow": settings.overflow or "error",
+            **embedding_body(settings),
             "backbone": runtime.backbone.name,
         }
     found, version = runtime.registry.lookup(task)
@@ -69,7 +72,8 @@ async def configure_task(task: str, request: Request) -> dict[str, Any]:
 async def delete_task(task: str, request: Request) -> Response:
     """Takes a task away; requests in flight finish."""
     _not_base(task)
-    await to_thread.run_sync(runtime_of(request).registry.delete_task, task)
+    runtime = runtime_of(request)
+    await in_thread(runtime.threads.admin, runtime.registry.delete_task, task)
     return Response(status_code=204)
 
 
@@ -79,13 +83,15 @@ async def delete_task(task: str, request: Request) -> Response:
 @ask.get("/{task}/versions/{number}")
 async def show_version(task: str, number: int, request: Request) -> dict[str, Any]:
     """One version."""
-    return version_body(runtime_of(request).registry.task(task).version(number))
+    runtime = runtime_of(request)
+    return version_body(runtime, runtime.registry.task(task).version(number))
 
 
 @change.delete("/{task}/versions/{number}", status_code=204)
 async def delete_version(task: str, number: int, request: Request) -> Response:
     """Removes a version that no alias points at."""
-    await to_thread.run_sync(runtime_of(request).registry.delete_version, task, number)
+    runtime = runtime_of(request)
+    await in_thread(runtime.threads.admin, runtime.registry.delete_version, task, number)
     return Response(status_code=204)
 
 
@@ -104,14 +110,14 @@ async def set_alias(task: str, alias: str, request: Request) -> dict[str, Any]:
         else [Target(target.version, float(target.weight)) for target in body.split or []]
     )
     runtime = runtime_of(request)
-    return details(runtime, await to_thread.run_sync(runtime.registry.set_alias, task, alias, targets))
+    return details(runtime, await in_thread(runtime.threads.admin, runtime.registry.set_alias, task, alias, targets))
 
 
 @change.delete("/{task}/aliases/{alias}")
 async def delete_alias(task: str, alias: str, request: Request) -> dict[str, Any]:
     """Removes an alias other than `stable`."""
     runtime = runtime_of(request)
-    return details(runtime, await to_thread.run_sync(runtime.registry.delete_alias, task, alias))
+    return details(runtime, await in_thread(runtime.threads.admin, runtime.registry.delete_alias, task, alias))
 
 
 @change.post("/{task}/rollback", openapi_extra=documented(RollbackBody))
@@ -119,7 +125,7 @@ async def rollback(task: str, request: Request) -> dict[str, Any]:
     """Points `stable` back at what it pointed at before."""
     body = await parse(request, RollbackBody)
     runtime = runtime_of(request)
-    return details(runtime, await to_thread.run_sync(runtime.registry.rollback, task, body.version))
+    return details(runtime, await in_thread(runtime.threads.admin, runtime.registry.rollback, task, body.version))
 
 
 # ---- residency
@@ -166,7 +172,8 @@ def summary(runtime: Runtime, task: Task, version: Version | None = None) -> dic
     """A task as the list shows it: of `version`, or of the one that `stable` points at (the largest of a split)."""
     version = version or task.stable
     if version is None:
-        return {"name": task.name, "kind": None, "method": None, "version": None, "residency": "disk", "bytes": 0}
+        empty = {"name": task.name, "kind": None, "method": None, "version": None, "residency": "disk", "bytes": 0}
+        return empty | ({"quarantined": task.lost[STABLE]} if STABLE in task.lost else {})
     return {
         "name": task.name,
         "kind": version.info.kind,
@@ -174,7 +181,7 @@ def summary(runtime: Runtime, task: Task, version: Version | None = None) -> dic
         "version": version.number,
         "residency": runtime.residency.level(version.sha256),
         "bytes": version.info.bytes,
-    }
+    } | _quarantine_body(runtime, version)
 
 
 def details(runtime: Runtime, task: Task, version: Version | None = None) -> dict[str, Any]:
@@ -182,23 +189,36 @@ def details(runtime: Runtime, task: Task, version: Version | None = None) -> dic
     version = version or task.stable
     settings = task.settings if version is None else task.settings_for(version)
     longest = runtime.backbone.max_tokens
+    lost = {"quarantined": "; ".join(task.lost.values())} if task.lost else {}
     return summary(runtime, task, version) | {
-        "versions": [version_body(v) for v in task.versions],
+        "versions": [version_body(runtime, v) for v in task.versions],
         "aliases": aliases_body(task),
         "labels": settings.labels,
         "template": settings.template,
         "max_tokens": settings.max_tokens or longest,
         "overflow": settings.overflow or "error",
-        "pooling": settings.pooling,
-        "normalize": settings.normalize,
+        **embedding_body(settings),
         "defaults": settings.defaults,
         "priority": settings.priority,
         "pinned": settings.pinned,
         "created": task.created,
+        **lost,
     }
 
 
-def version_body(version: Version) -> dict[str, Any]:
+def embedding_body(settings: TaskSettings) -> dict[str, Any]:
+    """How embeddings are made."""
+    return {
+        "pooling": settings.pooling,
+        "normalize": settings.normalize,
+        "prompts": settings.prompts,
+        "default_prompt_name": settings.default_prompt_name,
+        "include_prompt": settings.include_prompt,
+        "lower_case": settings.lower_case,
+    }
+
+
+def version_body(runtime: Runtime, version: Version) -> dict[str, Any]:
     """One version."""
     return {
         "version": version.number,
@@ -211,7 +231,13 @@ def version_body(version: Version) -> dict[str, Any]:
         "base": version.info.base,
         "created": version.created,
         "card": version.info.card,
-    }
+    } | _quarantine_body(runtime, version)
+
+
+def _quarantine_body(runtime: Runtime, version: Version) -> dict[str, Any]:
+    """Why the version's stored files are not used, where they are not."""
+    reason = runtime.registry.quarantine.of(version)
+    return {} if reason is None else {"quarantined": reason}
 
 
 def aliases_body(task: Task) -> dict[str, Any]:

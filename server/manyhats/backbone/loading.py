@@ -6,21 +6,26 @@ import hashlib
 import importlib.util
 import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from manyhats.backbone import sentence_files
 from manyhats.backbone.attention import PACKED_ATTENTION, register
 from manyhats.backbone.families import Family, family_of
 from manyhats.backbone.original import twin
+from manyhats.backbone.sentence import SentenceEmbedding
 from manyhats.backbone.sites import LM_HEAD
 from manyhats.backbone.vocabulary import VocabularyHead, causal_head, masked_head
-from manyhats.errors import ConfigurationError
+from manyhats.errors import ConfigurationError, InvalidRequest, ManyhatsError
 
 logger = logging.getLogger(__name__)
 
@@ -171,26 +176,57 @@ def digest(model: PreTrainedModel, missing: frozenset[str], head: VocabularyHead
     return total.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class SentenceEmbedding:
-    """How the checkpoint makes one vector of a text. `pooling`: mean, cls or last."""
+def sentence_embedding(source: str, width: int) -> SentenceEmbedding:
+    """What a sentence-transformers folder says of its texts' vectors, of `width` numbers before; else plain means.
 
-    pooling: Literal["mean", "cls", "last"] = "mean"
-    normalize: bool = False
-
-
-def sentence_embedding(source: str) -> SentenceEmbedding:
-    """What a sentence-transformers folder says in `modules.json` and `1_Pooling`; the default for others."""
-    folder = Path(source)
+    What cannot be followed is no reason not to start: it is `refused`, and asked embeddings name their own pooling.
+    """
     try:
-        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-        pooling = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return SentenceEmbedding()
-    normalize = any(str(module.get("type", "")).endswith(".Normalize") for module in modules)
-    if pooling.get("pooling_mode_cls_token"):
-        return SentenceEmbedding("cls", normalize)
-    return SentenceEmbedding("last" if pooling.get("pooling_mode_lasttoken") else "mean", normalize)
+        folder = _sentence_folder(source)
+        if folder is None:
+            return SentenceEmbedding()
+        embedding = sentence_files.read(sentence_files.Source(folder, _read_json, _read_tensors), width)
+    except ManyhatsError as error:
+        reason = f"the sentence-transformers files of the backbone '{source}' are not followed: {error.message}"
+        logger.warning("%s; a request for embeddings must say its pooling", reason)
+        return SentenceEmbedding(stated=True, refused=reason)
+    logger.info("embeddings as the backbone's sentence-transformers files say: %s", embedding)
+    return embedding
+
+
+def _sentence_folder(source: str) -> Path | None:
+    """The folder with modules.json: the backbone's own, or its copy from the hub; None where there is none."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder if (folder / sentence_files.MODULES).is_file() else None
+    found = _from_hub(source, sentence_files.MODULES)
+    if found is None:
+        return None
+    for name in sentence_files.named(_read_json(found)):
+        _from_hub(source, name)
+    return found.parent
+
+
+def _from_hub(source: str, name: str) -> Path | None:
+    """A file of a model on the hub, from the cache where it is there; None where the model has no such file."""
+    found = cached_file(
+        source, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+    return None if found is None else Path(found)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{path.name} is not valid JSON: {error}", param=path.name) from None
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InvalidRequest(f"{path.name} cannot be read: {error}", param=path.name) from None
 
 
 def maximum_tokens(config: Any, first_position: int) -> int:

@@ -19,6 +19,7 @@ from manyhats.backbone.families import family_of
 from manyhats.backbone.layout import lay_out
 from manyhats.backbone.packing import PackedBatch
 from manyhats.backbone.precision import cast, choose_dtype
+from manyhats.backbone.sentence import SentenceEmbedding
 from manyhats.backbone.sites import (
     EMBEDDED,
     LAST,
@@ -58,20 +59,20 @@ class Backbone:
         end_tokens: frozenset[int] = frozenset(),
         missing: frozenset[str] = frozenset(),
         original: PreTrainedModel | None = None,
-        sentence_embedding: loading.SentenceEmbedding | None = None,
+        sentence_embedding: SentenceEmbedding | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.name = name
         self.tokenizer = tokenizer
         self.config = model.config
-        self.sentence_embedding = sentence_embedding or loading.SentenceEmbedding()
         self.family = family_of(model.config.model_type)
         self.vocabulary = vocabulary
         self.end_tokens = end_tokens
         self.sha256 = sha256
         self.device = device or torch.device("cpu")
         self.dtype = dtype or torch.float32
+        self.sentence_embedding = (sentence_embedding or SentenceEmbedding()).to(self.device, self.dtype)
         for part in (model, None if vocabulary is None else vocabulary.module):
             if part is not None:
                 cast(part.eval().requires_grad_(False), self.device, self.dtype)
@@ -81,6 +82,7 @@ class Backbone:
         self.model = model
         self.prefix: str = model.base_model_prefix
         self._switch = SiteSwitch()
+        self.kept = self._switch.kept  # what methods keep with the backbone between passes, by keys of their own
         self._busy = False
         self._entered = False
 
@@ -145,7 +147,8 @@ class Backbone:
         model = loaded.model
         place = loading.choose_device(device)
         precision = choose_dtype(dtype, model, place)
-        embedding = loading.sentence_embedding(source)
+        width = family_of(model.config.model_type).output_width(model.config)
+        embedding = loading.sentence_embedding(source, width)
         backbone = cls(
             model,
             Tokenizer(source),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 
 import torch
 from torch import Tensor, nn
@@ -68,13 +69,29 @@ def bfloat16_agreement(model: PreTrainedModel, device: torch.device) -> float:
 def cast(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Moves a model to a device and its weights to a type.
 
-    Tables that no checkpoint holds (rotary frequencies) are computed in float32 and stay so, as in a model that
-    transformers itself loads in `dtype`: in bfloat16 a frequency is off by up to 0.4 %, and the angle of the
-    thousandth token with it.
+    What transformers itself keeps in float32 when it loads a model in `dtype` stays so here: tables that no checkpoint
+    holds (in bfloat16 a rotary frequency is off by up to 0.4 %, and the angle of the thousandth token with it), and
+    weights that the model's class names.
     """
     stored = module.state_dict().keys()
     tables = [(name, table) for name, table in module.named_buffers() if name not in stored]
+    weights = [(weight, weight.data) for name, weight in module.named_parameters() if kept(module, name, dtype)]
     module.to(device=device, dtype=dtype)
     for path, table in tables:
         owner, _, name = path.rpartition(".")
         module.get_submodule(owner).register_buffer(name, table.to(device), persistent=False)
+    for weight, values in weights:
+        weight.data = values.to(device, torch.float32)
+
+
+def kept(module: nn.Module, name: str, dtype: torch.dtype) -> bool:
+    """Whether a model's class wants a weight in float32 though the model is in `dtype`.
+
+    transformers' classes have two lists, one for float16 alone and one for both half types.
+    """
+    patterns: set[str] = set()
+    if dtype in (torch.float16, torch.bfloat16):
+        patterns |= set(getattr(module, "_keep_in_fp32_modules_strict", None) or ())
+    if dtype == torch.float16:
+        patterns |= set(getattr(module, "_keep_in_fp32_modules", None) or ())
+    return any(re.search(re.escape(pattern).replace(r"\*", ".*"), name) for pattern in patterns)

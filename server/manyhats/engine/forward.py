@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from manyhats.backbone import Backbone, pack, run_length
+from manyhats.backbone.sentence import EVERY_TOKEN, Pooling, pool
 from manyhats.methods.adapter import BoundAdapter
 from manyhats.methods.plan import Plan, Segment, segments_of
 
@@ -21,24 +22,27 @@ _PAD_SLACK = 16
 class Row:
     """One sequence of a batch: its tokens and the adapter that it belongs to.
 
-    `pooling` (for adapters without a head): `mean` or `cls` or `last` over the last hidden states, or `none`.
+    `pooling` (for adapters without a head): how the last hidden states become one vector (see `backbone.sentence`), or
+    `none`. `skip`: how many tokens at the beginning are not pooled.
     `continues`: asks for the language-model head on the last token instead. `masks`: asks for it on these tokens.
     """
 
     ids: Sequence[int]
     type_ids: Sequence[int]
     adapter: BoundAdapter
-    pooling: str = "mean"
+    pooling: Pooling = "mean"
     continues: bool = False
     masks: tuple[int, ...] = ()
+    skip: int = 0
 
 
 def forward(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
     """Runs `rows`, which stand in batch order (rows of one adapter side by side, see `batch_order`).
 
     For each row: logits (labels,) of a sequence head, (tokens, labels) of a token head, (vocabulary,) for the next
-    token where it `continues`, (masks, vocabulary) where it has `masks`, or without a head the pooled state (width,)
-    or, pooling `none`, all states (tokens, width). Virtual tokens are left out, but that a head which reads the first
+    token where it `continues`, (masks, vocabulary) where it has `masks`, or without a head the pooled state (width,),
+    projected where the adapter or else the backbone says so, or, pooling `none`, all states (tokens, width). Virtual
+    tokens are left out, but that a head which reads the first
     state reads theirs.
     """
     if backbone.family.packed:
@@ -74,6 +78,7 @@ def _one_pass(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
         [row.ids for row in rows],
         [row.type_ids for row in rows],
         prefixes=plan.prefixes,
+        left_out=plan.left_out,
         shifts=plan.shifts,
         virtual=plan.virtual,
     )
@@ -102,8 +107,10 @@ def _one_pass(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
         if not own:
             continue
         if head is None:
+            projection = segment.adapter.projection or backbone.sentence_embedding.projection
             for i in own:
-                outputs[i] = _pool(states[real[i]], rows[i].pooling)
+                vector = pool(states[real[i]], rows[i].pooling, rows[i].skip)
+                outputs[i] = vector if rows[i].pooling == EVERY_TOKEN else projection(vector[None])[0]
         elif head.reads == "tokens":
             logits = head(torch.cat([states[real[i]] for i in own]))
             lengths = [real[i].stop - real[i].start for i in own]
@@ -140,16 +147,3 @@ def vocabulary_logits(backbone: Backbone, plan: Plan, states: Tensor, places: Se
     head = backbone.vocabulary
     actors = plan.sequence_actors(segments, frozenset() if head is None else head.parts)
     return backbone.vocabulary_logits(states[chosen], actors)
-
-
-def _pool(states: Tensor, pooling: str) -> Tensor:
-    """(tokens, width) to (width,), or unchanged for `none`."""
-    match pooling:
-        case "mean":
-            return states.mean(0)
-        case "cls":
-            return states[0]
-        case "last":
-            return states[-1]
-        case _:
-            return states

@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from manyhats.engine.blocks import Key
+from manyhats.backbone import Encoded, Piece
+from manyhats.engine.blocks import BLOCK, Key, first_key, next_key
 from manyhats.engine.grammar import Grammar
 from manyhats.engine.sampling import Chosen, Sampling
+from manyhats.engine.scoring import PromptScores
 from manyhats.engine.text import TextWriter
 from manyhats.engine.work import BatchReport
 from manyhats.methods.adapter import BoundAdapter
@@ -32,7 +36,9 @@ class Delta(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """One text. `prompt`: its tokens; `room`: the most new ones; `ends`: tokens that end it, and are no part of it.
+    """One text. `prompt`: its tokens; `room`: the most new ones (0: the prompt is read alone); `ends`: tokens that end
+    it, and are no part of it but for `kept_ends`; `allowed`: (vocabulary,) bool, the tokens that it may have; `scores`:
+    what is asked about the prompt's tokens, shared by the texts that follow it.
 
     The fields behind `writing` are the model's thread's.
     """
@@ -45,10 +51,14 @@ class Stream:
     ends: frozenset[int]
     text: TextWriter
     grammar: Grammar | None = None
+    kept_ends: frozenset[int] = frozenset()
+    allowed: Tensor | None = None
+    scores: PromptScores | None = None
     writing: Writing = field(init=False)
     random: np.random.Generator | None = None
     tokens: list[Chosen] = field(default_factory=list)
     finished: FinishReason | None = None
+    ended_by: Chosen | None = None  # the token that ended it, where one did
     computed: int = 0  # places of its content whose keys and values are in the cache
     shared: list[int] = field(default_factory=list)  # blocks of the adapter's prefix
     blocks: list[int] = field(default_factory=list)  # of its content
@@ -68,6 +78,16 @@ class Stream:
         return self.index // self.writing.each
 
     @property
+    def unscored(self) -> bool:
+        """Whether its prompt has to be scored yet."""
+        return self.scores is not None and not self.scores.complete
+
+    @property
+    def scorer(self) -> bool:
+        """Whether it is the one among the texts of its prompt that scores it."""
+        return self.index % self.writing.each == 0
+
+    @property
     def virtual(self) -> int:
         """Virtual tokens before its own."""
         return self.adapter.virtual_tokens
@@ -76,6 +96,13 @@ class Stream:
     def length(self) -> int:
         """Places of its content: virtual tokens, prompt, and new tokens."""
         return self.virtual + len(self.prompt) + len(self.tokens)
+
+    def allowed_tokens(self, device: torch.device) -> Tensor | None:
+        """(vocabulary,) bool: what may come next by its form and by what it may have at all; None: anything."""
+        masks = [] if self.allowed is None else [self.allowed]
+        if self.grammar is not None:
+            masks.append(self.grammar.allowed())
+        return torch.stack(masks).all(0).to(device) if masks else None
 
     def content(self, start: int, stop: int) -> list[int]:
         """Its tokens at some places; virtual ones are -1."""
@@ -86,6 +113,38 @@ class Stream:
             new = slice(max(begin - len(self.prompt), 0), own[1] - len(self.prompt))
             tokens += [chosen.token for chosen in self.tokens[new]]
         return [-1] * max(min(stop, self.virtual) - start, 0) + tokens
+
+    def prompt_keys(self) -> list[Key]:
+        """Of the full blocks of what is to be read; at least one token is left to compute."""
+        if self.adapter.whole:
+            return []
+        full = (self.length - 1) // BLOCK
+        key = self.keys[-1] if self.keys else first_key(self.writing.digest)
+        for i in range(len(self.keys), full):
+            key = next_key(key, self.content(i * BLOCK, (i + 1) * BLOCK))
+            self.keys.append(key)
+        return self.keys[:full]
+
+    def piece(self, count: int) -> Piece:
+        """Its next `count` places, for a pass."""
+        start, stop = self.computed, self.computed + count
+        virtual = max(min(stop, self.virtual) - start, 0)
+        return Piece(
+            self.content(start, stop)[virtual:],
+            start + virtual - self.virtual,
+            virtual,
+            self.adapter.position_shift,
+            self.rows[: self.prefix + stop],
+            self.prefix,
+            self.adapter.prefix_left_out,
+        )
+
+    def scoring(self, count: int, row: int) -> tuple[PromptScores, int, range] | None:
+        """What its next `count` places tell of its prompt, for `score_pass`. `row`: where they begin in the pass."""
+        if self.scores is None or self.scores.complete:
+            return None
+        begin = self.computed - self.virtual  # of the prompt, the place that stands in `row`
+        return self.scores, row - begin, self.scores.wanted(begin, begin + count)
 
 
 @dataclass(slots=True, eq=False)
@@ -107,6 +166,7 @@ class Writing:
     started: float = 0.0  # set by the engine: the first pass with one of its texts
     compute: float = 0.0  # set by the engine: seconds in the model, over all its passes
     batch: BatchReport | None = None  # set by the engine: the last pass with one of its texts
+    prompts: Sequence[tuple[str | None, Encoded]] = ()  # texts, where they were given as such, and their tokens
     left: int = 0
 
     def __post_init__(self) -> None:

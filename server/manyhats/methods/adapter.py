@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from manyhats.backbone.sentence import Projection
 from manyhats.errors import AdapterMismatch
 from manyhats.methods import METHODS
 from manyhats.methods.base import Bound, Method, Part
@@ -24,7 +25,8 @@ class Adapter:
     """What an adapter folder holds, in host memory.
 
     `matched_tensors`: how many of the file's tensors found their place (all, or reading fails). `settings`: what the
-    files say about the task (labels, template, ...).
+    files say about the task (labels, template, ...). `projection`: what stands behind an embedding's pooling;
+    None: what the backbone brings.
     """
 
     parts: tuple[Part, ...]
@@ -35,6 +37,7 @@ class Adapter:
     settings: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     references: tuple[str, ...] = ()  # sha256 of the stored contents that it is made of
+    projection: Projection | None = None
 
     @property
     def method(self) -> str:
@@ -50,12 +53,17 @@ class Adapter:
     @property
     def nbytes(self) -> int:
         """Bytes in host memory."""
-        return sum(part.nbytes for part in self.parts) + (self.head.nbytes if self.head else 0)
+        return sum(part.nbytes for part in self.parts) + self._output_bytes
 
     def slot_size(self, backbone: Backbone) -> int:
         """Bytes that the adapter will take on the device."""
         sizes = (METHODS[part.method].slot_size(part, backbone) for part in self.parts)
-        return sum(sizes) + (self.head.nbytes if self.head else 0)
+        return sum(sizes) + self._output_bytes
+
+    @property
+    def _output_bytes(self) -> int:
+        """Bytes of what stands behind the states."""
+        return sum(part.nbytes for part in (self.head, self.projection) if part is not None)
 
     def check(self, backbone: Backbone) -> None:
         """Raises AdapterMismatch with the first thing that does not fit the backbone."""
@@ -72,6 +80,8 @@ class Adapter:
         prefixes = [part for part in self.parts if part.method == "prefix"]
         if len({part.gated for part in prefixes}) > 1:
             raise AdapterMismatch("of several prefixes in one adapter all are gated or none", param="parts")
+        if len(prefixes) > 1 and any(getattr(part.config, "left_out", ()) for part in prefixes):
+            raise AdapterMismatch("of several prefixes in one adapter each must be for all layers", param="leave_out")
         if {"side", "prompt"} <= {part.method for part in self.parts}:
             raise AdapterMismatch("a prompt's virtual tokens mean nothing to a side network", param="parts")
         if self.kind == "generate" and not backbone.has_language_model:
@@ -102,6 +112,7 @@ class Adapter:
             kind=self.kind,
             parts=parts,
             head=None if self.head is None else self.head.to(backbone),
+            projection=None if self.projection is None else self.projection.to(backbone.device, backbone.dtype),
             whole=any(METHODS[part.method].whole(part) for part in self.parts),
         )
 
@@ -115,6 +126,12 @@ class BoundAdapter:
     parts: tuple[tuple[Method, Bound], ...]
     head: Head | None
     whole: bool = False
+    projection: Projection | None = None  # None: the backbone's own
+
+    def release(self, backbone: Backbone) -> None:
+        """Gives back what methods keep of it on the device beside itself: it leaves its slot."""
+        for method, bound in self.parts:
+            method.release(bound, backbone)
 
     @cached_property
     def starting(self) -> BoundAdapter:
@@ -145,7 +162,8 @@ class BoundAdapter:
     @property
     def nbytes(self) -> int:
         """Bytes on the device."""
-        return sum(bound.nbytes for _, bound in self.parts) + (self.head.nbytes if self.head else 0)
+        outputs = sum(part.nbytes for part in (self.head, self.projection) if part is not None)
+        return sum(bound.nbytes for _, bound in self.parts) + outputs
 
     @property
     def own_weight(self) -> bool:
@@ -161,6 +179,11 @@ class BoundAdapter:
     def prefix_each(self) -> bool:
         """Whether every sequence has prefix rows of its own."""
         return any(bound.prefix_each for _, bound in self.parts)
+
+    @property
+    def prefix_left_out(self) -> frozenset[int]:
+        """Layers at which the prefix rows are not seen."""
+        return frozenset().union(*(bound.prefix_left_out for _, bound in self.parts if bound.prefix_rows))
 
     @property
     def virtual_tokens(self) -> int:

@@ -116,6 +116,7 @@ class Bound:
     key_value: Mapping[int, KeyValueStep] = field(default_factory=dict)  # by layer
     prefix_rows: int = 0  # rows that key_value puts before a sequence
     prefix_each: bool = False  # every sequence has its own
+    prefix_left_out: frozenset[int] = frozenset()  # layers at which these rows are not seen
     virtual_tokens: int = 0  # rows before every sequence that are no tokens of its own
     position_shift: int = 0  # how far real tokens' positions move on
     nbytes: int = 0
@@ -209,6 +210,9 @@ class Method(ABC):
 
     def after_linear(self, x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> None:  # noqa: B027 (most need not)
         """Changes rows of the output of the linear layer `site` in place. x: (rows, in), y: (rows, out)."""
+
+    def release(self, bound: Bound, backbone: Backbone) -> None:  # noqa: B027 (most need not)
+        """Gives back what the method keeps of a part that leaves its slot, beside `bound` itself."""
 
 
 def expect_shape(tensor: Tensor, shape: tuple[int, ...], name: str, backbone: Backbone) -> None:

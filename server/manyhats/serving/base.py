@@ -12,6 +12,7 @@ from manyhats.registry.names import BASE
 from manyhats.registry.records import AdapterInfo, Version
 
 KIND = "kind"  # the parameter that chooses
+EMBEDS = {"pooling", "normalize", "prompt", "prompt_name"}  # what only a request for embeddings says
 
 
 class BaseTask:
@@ -36,7 +37,7 @@ class BaseTask:
         """The version for some parameters, and those without `kind`. Raises InvalidRequest for a kind it has not."""
         wanted = given.get(KIND)
         if wanted is None:
-            return self._versions["embed"] if {"pooling", "normalize"} & given.keys() else self.version, given
+            return self._versions["embed"] if EMBEDS & given.keys() else self.version, given
         if wanted not in self._versions:
             raise InvalidRequest(
                 f"the bare backbone has no kind {wanted!r}; it has {', '.join(self._versions)}",

@@ -100,6 +100,7 @@ def build(version: MergedVersion, files: Callable[[Version], Path], read: Callab
     return Adapter(
         parts=(part,),
         head=None if wearer is None else wearer.head,
+        projection=None if wearer is None else wearer.projection,
         kind=wearer.kind if wearer is not None else version.info.kind,  # type: ignore[arg-type]
         matched_tensors=sum(len(leaves) for leaves in part.tensors.values()),
     )

@@ -29,6 +29,7 @@ from manyhats.registry.records import TaskSettings, Version
 from manyhats.registry.registry import Registry
 from manyhats.registry.residency import Residency
 from manyhats.serving.base import BaseTask
+from manyhats.serving.embedding import prepare_embeddings, settings_of_base, with_backbone, with_pooling
 from manyhats.serving.fills import fill_answer, mask_places
 from manyhats.serving.generation import Asked, Generation
 from manyhats.serving.inputs import Prepared, prepare
@@ -41,6 +42,7 @@ from manyhats.serving.parameters import (
     parse_parameters,
 )
 from manyhats.serving.question import Limits, Pending, Question, Reply, check_question, prompts_of
+from manyhats.serving.threads import in_thread, tokenising_limit
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class Service:
         self.residency = residency
         self.engine = engine
         self.limits = limits
+        self._tokenising = tokenising_limit()
         self._base = BaseTask(backbone)
         self._generation = Generation(backbone, engine.generator) if engine.generator is not None else None
         self.on_answer: Callable[[str, Exception | None, float], None] = lambda task, error, seconds: None
@@ -132,9 +135,11 @@ class Service:
                     param="model",
                 )
             defaults = {**question.defaults, **settings.defaults}
-            parameters = parse_parameters(version.info.kind, version.task, defaults, given)
+            parameters = parse_parameters(version.info.kind, version.task, defaults, given, question.names)
             if isinstance(parameters, EmbedParameters):
-                parameters = _with_pooling(parameters, settings, self.backbone)
+                own = self.backbone.sentence_embedding
+                settings = with_backbone(settings, own)
+                parameters = with_pooling(parameters, settings, own)
             if body is not None:
                 merged = open_merged(self.registry, body, version, version.task == BASE)
         except ManyhatsError:
@@ -147,6 +152,11 @@ class Service:
     def base(self) -> Version:
         """The bare backbone, as what it does where a question does not say otherwise."""
         return self._base.version
+
+    @property
+    def base_settings(self) -> TaskSettings:
+        """What holds for the bare backbone, as what it does where a question does not say otherwise."""
+        return settings_of_base(self.backbone) if self.base.info.kind == "embed" else TaskSettings()
 
     def _close(self, one: Pending) -> None:
         if one.work is not None and (one.work.future.cancelled() or not one.work.future.done()):
@@ -219,7 +229,7 @@ class Service:
                 except Exception as error:
                     answers[i] = _as_answer(error)
 
-        await to_thread.run_sync(tokenise, abandon_on_cancel=False)
+        await in_thread(self._tokenising, tokenise)
         works = {i: work for i in indices if (work := pending[i].work) is not None}
         for i, error in self._submit(works).items():
             answers[i] = error
@@ -267,30 +277,40 @@ class Service:
         if isinstance(one.parameters, GenerateParameters):
             self._prepare_texts(one, one.parameters, longest)
             return
-        one.prepared = prepare(
-            self.backbone.tokenizer,
-            one.question.texts,
-            template=one.settings.template,
-            max_tokens=min(one.settings.max_tokens or longest, longest),
-            truncate=one.truncates,
-        )
-        pooling = one.parameters.pooling if isinstance(one.parameters, EmbedParameters) else None
-        rows = [
-            Row(
-                e.ids,
-                e.type_ids,
+        longest = min(one.settings.max_tokens or longest, longest)
+        if isinstance(one.parameters, EmbedParameters):
+            one.prepared, rows = prepare_embeddings(
+                one.question.texts,
+                one.parameters,
+                one.settings,
                 one.adapter,
-                pooling or "mean",
-                masks=mask_places(self.backbone.tokenizer, e, i) if kind == "fill" else (),
+                self.backbone,
+                max_tokens=longest,
+                truncate=one.truncates,
             )
-            for i, e in enumerate(one.prepared.encoded)
-        ]
+        else:
+            one.prepared = prepare(
+                self.backbone.tokenizer,
+                one.question.texts,
+                template=one.settings.template,
+                max_tokens=longest,
+                truncate=one.truncates,
+            )
+            masks = [
+                mask_places(self.backbone.tokenizer, e, i) if kind == "fill" else ()
+                for i, e in enumerate(one.prepared.encoded)
+            ]
+            rows = [
+                Row(e.ids, e.type_ids, one.adapter, masks=places)
+                for e, places in zip(one.prepared.encoded, masks, strict=True)
+            ]
         one.work = Work(task=one.version.task, rows=rows, priority=one.settings.priority)
 
     def _prepare_texts(self, one: Pending, parameters: GenerateParameters, places: int) -> None:
         """Prompts and the texts that are to follow them. `places`: the most tokens of a text."""
         assert self._generation is not None, "a task that generates on a backbone that cannot"
-        longest = min(one.settings.max_tokens or places, places - 1)  # at least one token is added
+        added = min(parameters.max_new_tokens, 1)  # at least one token, where any are asked
+        longest = min(one.settings.max_tokens or places, places - added)
         one.prepared = prompts_of(one, self.backbone.tokenizer, self._generation.vocabulary, longest)
         asked = Asked(
             one.version.task,
@@ -299,7 +319,9 @@ class Service:
             one.settings.priority,
             one.question.listener,
         )
-        prompts = [encoded.ids for encoded in one.prepared.encoded]
+        given = one.question.prompts is not None
+        texts = [None if given else text.text for text in one.prepared.texts]
+        prompts = list(zip(texts, one.prepared.encoded, strict=True))
         one.work, notices = self._generation.open(asked, prompts, parameters, places)
         one.prepared.warnings.extend(notices)
 
@@ -378,13 +400,3 @@ def _as_answer(error: Exception) -> ManyhatsError:
 def _release_if_given(residency: Residency, version: Version, wish: Future[BoundAdapter]) -> None:
     if not wish.cancelled() and wish.exception() is None:
         residency.release(version)
-
-
-def _with_pooling(parameters: EmbedParameters, settings: TaskSettings, backbone: Backbone) -> EmbedParameters:
-    """What the request leaves open comes from the task, then from the backbone's own sentence embedding."""
-    own = backbone.sentence_embedding
-    pooling = parameters.pooling or settings.pooling or own.pooling
-    normalize = parameters.normalize if parameters.normalize is not None else settings.normalize
-    return parameters.model_copy(
-        update={"pooling": pooling, "normalize": own.normalize if normalize is None else normalize}
-    )

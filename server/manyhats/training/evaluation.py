@@ -19,13 +19,16 @@ from manyhats.training.rows import TaskKind
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
+from manyhats.backbone.sentence import Pooling
 
 _ANSWERS = 16  # that are judged at once
 _EVALUATION_TOKENS = 4096  # of one batch; without gradients there is room for more
 
 
 @torch.inference_mode()
-def predict(backbone: Backbone, adapter: BoundAdapter, items: Sequence[Item], pooling: str = "mean") -> list[Tensor]:
+def predict(
+    backbone: Backbone, adapter: BoundAdapter, items: Sequence[Item], pooling: Pooling = "mean"
+) -> list[Tensor]:
     """What the forward pass gives for every item, in the items' order."""
     outputs: dict[int, Tensor] = {}
     for batch in ordered_batches(items, _EVALUATION_TOKENS):

@@ -113,7 +113,7 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
         outcome = trainer.run(items.train, items.validation, display, checkpoints)
     if outcome.stopped:
         console.print(outcome.stopped, highlight=False, soft_wrap=True)
-    adapter = trainer.adapter(_settings(job, dataset, max_tokens))
+    adapter = trainer.adapter(_settings(job, dataset, backbone, max_tokens))
     test = evaluate(backbone, trainer.bound(), job.kind, items.test)
 
     def report(nbytes: int) -> Report:
@@ -230,7 +230,7 @@ def _identity(
     }
 
 
-def _settings(job: Job, dataset: Dataset, max_tokens: int) -> dict[str, Any]:
+def _settings(job: Job, dataset: Dataset, backbone: Backbone, max_tokens: int) -> dict[str, Any]:
     """What the server is told of the task."""
     settings: dict[str, Any] = {}
     if dataset.labels:
@@ -241,6 +241,10 @@ def _settings(job: Job, dataset: Dataset, max_tokens: int) -> dict[str, Any]:
         settings["template"] = job.template
     if job.max_tokens is not None and job.kind != "generate":
         settings |= {"max_tokens": max_tokens, "overflow": "truncate"}
+    own = backbone.sentence_embedding
+    if job.kind == "embed" and (own.default_prompt_name is not None or own.lower_case):
+        # It is trained on the texts as they are, so it is asked so too.
+        settings |= {"prompts": {}, "lower_case": False}
     return settings
 
 

@@ -17,12 +17,13 @@ from manyhats.training.rows import TaskKind
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
+from manyhats.backbone.sentence import Pooling
 
 # Of the cosine between two texts that belong together (Gao et al. 2021, section 3: 0.05).
 _TEMPERATURE = 0.05
 
 
-def row_of(item: Item, adapter: BoundAdapter, pooling: str = "mean") -> Row:
+def row_of(item: Item, adapter: BoundAdapter, pooling: Pooling = "mean") -> Row:
     """An item as a row of a batch."""
     return Row(item.ids, item.type_ids, adapter, pooling, masks=item.asked)
 

@@ -104,12 +104,15 @@ class Trainer:
     ) -> None:
         """`class_weights`: how much each label counts. `precision`: `no` or `bf16`, of the pass in training.
 
-        Raises InvalidRequest for an option that the method does not have.
+        Raises InvalidRequest for an option that the method does not have, ConfigurationError for embeddings of a
+        backbone whose own pooling is not supported.
         """
         if backbone.dtype != torch.float32:
             raise InvalidRequest(f"training needs a backbone in float32, not {backbone.dtype}", param="dtype")
         if kind == "generate" and not backbone.has_language_model:
             raise InvalidRequest(f"the backbone {backbone.name} cannot generate text", param="kind")
+        if kind == "embed":
+            backbone.sentence_embedding.check()
         chosen = recipe_for(recipe, baselines=True)
         self.backbone = backbone
         self.kind: TaskKind = kind

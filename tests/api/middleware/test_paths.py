@@ -32,7 +32,7 @@ def test_head_is_answered_wherever_get_is(live: Live):
             if "length" not in header or path != "/metrics":  # its figures go on
                 assert answer.headers.get(header) == plain.headers.get(header), (path, header)
         if "POST" not in methods:
-            assert live.client.post(path).headers["allow"] == "GET, HEAD"
+            assert sorted(live.client.post(path).headers["allow"].split(", ")) == ["GET", "HEAD"]
     assert seen > 10
     assert live.client.head("/v1/tasks/none").status_code == 404
     assert live.client.head("/nowhere").status_code == 404

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Remaining, read_tensors, take_leaves
+from manyhats.formats.files import Remaining, take_leaves
 from manyhats.formats.manyhats.description import WEIGHTS, Description
 from manyhats.formats.manyhats.reader import read_head
+from manyhats.formats.wrappers import open_tensors
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.average import average_of
 from manyhats.methods.base import Part
@@ -40,7 +41,7 @@ def compose(folder: Path, description: Description, backbone: Backbone, members:
     has_weights = (folder / WEIGHTS).exists()
     if not has_weights and (description.head is not None or description.format == "manyhats-fusion/1"):
         raise InvalidRequest(f"the adapter has no {WEIGHTS}", param=WEIGHTS)
-    remaining = Remaining(read_tensors(folder / WEIGHTS) if has_weights else {}, WEIGHTS)
+    remaining = open_tensors(folder / WEIGHTS) if has_weights else Remaining({}, WEIGHTS)
     head = read_head(remaining, description)
     match description.format:
         case "manyhats-fusion/1":
@@ -51,7 +52,11 @@ def compose(folder: Path, description: Description, backbone: Backbone, members:
             weights = description.weights or [1 / len(members)] * len(members)
             parts = [_average(members, weights)]
     remaining.done()
-    wearer = None if head is not None else next((m for m in reversed(members) if m.head is not None), None)
+    # Whose output it is, and with it the settings: the last member that brings a head, or a way to embed.
+    kind = _kind(description, members)
+    embeds = kind == "embed"
+    outputs = (m for m in reversed(members) if m.head is not None or (embeds and m.projection is not None))
+    wearer = None if head is not None else next(outputs, None)
     if wearer is not None:
         head = wearer.head
     inherited = {} if wearer is None else dict(wearer.settings)
@@ -59,11 +64,12 @@ def compose(folder: Path, description: Description, backbone: Backbone, members:
     return Adapter(
         parts=tuple(parts),
         head=head,
-        kind=_kind(description, members) if head is None else head.kind,
+        kind=kind if head is None else head.kind,
+        projection=None if wearer is None else wearer.projection,
         matched_tensors=remaining.taken + sum(member.matched_tensors for member in members),
         base=description.base_model_name_or_path or members[0].base,
         settings=inherited | description.task,
-        warnings=tuple(warning for member in members for warning in member.warnings),
+        warnings=(*remaining.warnings, *(warning for member in members for warning in member.warnings)),
         references=tuple(sorted(references)),
     )
 

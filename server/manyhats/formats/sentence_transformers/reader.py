@@ -1,0 +1,113 @@
+"""Puts what a sentence-transformers folder says onto the adapter that lies in it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manyhats.backbone import sentence_files
+from manyhats.backbone.sentence import SentenceEmbedding, modes_of
+from manyhats.errors import AdapterMismatch, InvalidRequest
+from manyhats.formats.files import read_json, read_json_value, read_tensors
+from manyhats.methods.adapter import Adapter
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+_POOLING = "1_Pooling"
+
+
+def is_folder(folder: Path) -> bool:
+    """Whether the folder says that its adapter embeds texts: it has a modules.json, and is no cross-encoder's."""
+    return (folder / sentence_files.MODULES).is_file() and not _is_cross_encoder(folder)
+
+
+def weight_files(folder: Path) -> set[str]:
+    """The safetensors files that modules.json leads to, relative to the folder; none where there is no modules.json.
+
+    Raises InvalidRequest or AdapterMismatch where modules.json cannot be followed.
+    """
+    return sentence_files.weight_files(_source(folder)) if is_folder(folder) else set()
+
+
+def read_onto(adapter: Adapter, folder: Path, backbone: Backbone) -> Adapter:
+    """The adapter with what its sentence-transformers files say; as it is where there are none.
+
+    What `adapter.settings` says already stays. Raises InvalidRequest for damaged or missing files, UnsupportedFormat
+    for weights in a pickle, AdapterMismatch for what is not supported or contradicts the adapter.
+    """
+    if not is_folder(folder):
+        _check_alone(folder)
+        return adapter
+    embedding = sentence_files.read(_source(folder), backbone.output_width)
+    if adapter.head is not None:
+        raise AdapterMismatch(
+            f"{sentence_files.MODULES} is for embeddings, but the adapter has a head of kind '{adapter.kind}'",
+            param=sentence_files.MODULES,
+        )
+    if any(part.method == "prompt" for part in adapter.parts):
+        raise AdapterMismatch(
+            "sentence-transformers pools a prompt's virtual tokens with the text's own; not supported",
+            param=sentence_files.MODULES,
+        )
+    warnings = [f"taken from the sentence-transformers files: {embedding}"]
+    if adapter.kind != "embed":
+        warnings.append(f"by {sentence_files.MODULES} the adapter is of kind 'embed', not '{adapter.kind}'")
+    return replace(
+        adapter,
+        kind="embed",
+        projection=embedding.projection,
+        settings=settings_of(embedding) | dict(adapter.settings),
+        warnings=(*adapter.warnings, *warnings),
+    )
+
+
+def settings_of(embedding: SentenceEmbedding) -> dict[str, Any]:
+    """The task's settings that say the same; what the embedding leaves open is left out, so that no other's holds."""
+    settings: dict[str, Any] = {
+        "pooling": embedding.pooling if isinstance(embedding.pooling, str) else list(modes_of(embedding.pooling)),
+        "normalize": embedding.normalize,
+        "prompts": dict(embedding.prompts),
+        "include_prompt": embedding.include_prompt,
+        "lower_case": embedding.lower_case,
+        "overflow": "truncate",
+    }
+    if embedding.default_prompt_name is not None:
+        settings["default_prompt_name"] = embedding.default_prompt_name
+    if embedding.max_tokens is not None:
+        settings["max_tokens"] = embedding.max_tokens
+    return settings
+
+
+def _source(folder: Path) -> sentence_files.Source:
+    return sentence_files.Source(folder, read_json_value, read_tensors)
+
+
+def _check_alone(folder: Path) -> None:
+    """Raises InvalidRequest for files that mean nothing without modules.json, or that a cross-encoder does not have."""
+    if _is_cross_encoder(folder):
+        _check_cross_encoder(folder)
+        return
+    for name in (f"{_POOLING}/config.json", sentence_files.SETTINGS, *sentence_files.TRANSFORMER):
+        if (folder / name).is_file():
+            raise InvalidRequest(
+                f"there is a '{name}' but no {sentence_files.MODULES}, without which it means nothing; send both or "
+                "neither",
+                param=name,
+            )
+
+
+def _is_cross_encoder(folder: Path) -> bool:
+    path = folder / sentence_files.SETTINGS
+    return path.is_file() and read_json(path).get("model_type") == "CrossEncoder"
+
+
+def _check_cross_encoder(folder: Path) -> None:
+    """Its scores are the head's, which need no such file; a prompt or another limit would change them."""
+    config = read_json(folder / sentence_files.SETTINGS)
+    name = config.get("default_prompt_name")
+    if name is not None:
+        raise AdapterMismatch(
+            f"default_prompt_name is '{str(name)[:100]}', which is not supported for a cross-encoder", param="prompts"
+        )
