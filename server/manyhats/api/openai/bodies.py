@@ -7,6 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from manyhats.api.schemas import Many
+from manyhats.errors import InvalidRequest
+from manyhats.serving.chat import ChatOptions
 
 # Fields of a request that are parameters here, under their own names.
 _SAME = (
@@ -39,10 +41,33 @@ class ChatBody(Body):
     """`POST /v1/chat/completions`."""
 
     messages: Many[dict[str, Any]]
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    add_special_tokens: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    documents: Many[dict[str, Any]] | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+
+
+def chat_options(body: ChatBody) -> ChatOptions:
+    """How the messages become a prompt. Raises InvalidRequest for a template of the request's own."""
+    if (body.model_extra or {}).get("chat_template") is not None:
+        raise InvalidRequest(
+            "'chat_template' is not supported in a request; set it for the task, with PUT /v1/tasks/{task}",
+            param="chat_template",
+        )
+    options = ChatOptions(
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=bool(body.continue_final_message),
+        variables=body.chat_template_kwargs or {},
+        documents=body.documents,
+        add_special_tokens=bool(body.add_special_tokens),
+    )
+    options.check()
+    return options
 
 
 def parameters(body: Body, most: int | None) -> dict[str, Any]:

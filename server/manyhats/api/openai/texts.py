@@ -11,7 +11,7 @@ from manyhats.api.auth import may_ask
 from manyhats.api.body import documented, parse
 from manyhats.api.errors import describe
 from manyhats.api.hangup import unless_gone
-from manyhats.api.openai.bodies import DEFAULTS, Body, ChatBody, CompletionBody, parameters
+from manyhats.api.openai.bodies import DEFAULTS, Body, ChatBody, CompletionBody, chat_options, parameters
 from manyhats.api.openai.forms import Chat, Completions, Form
 from manyhats.api.openai.models import task_of, unknown_model
 from manyhats.api.sse import stream
@@ -67,7 +67,8 @@ async def chat(request: Request) -> Response:
         raise InvalidRequest("tools are not served", param="tools")
     defaults: dict[str, Any] = DEFAULTS | {"max_new_tokens": 1_000_000}
     task = task_of(runtime_of(request), body.model)
-    question = Question(task, (), given, chat=body.messages, defaults=defaults, generates=True)
+    options = chat_options(body)
+    question = Question(task, (), given, chat=body.messages, chat_options=options, defaults=defaults, generates=True)
     return await _answer(request, body, question, Chat(body.model, request, prompt_logprobs=_prompt_logprobs(body)))
 
 
