@@ -19,7 +19,7 @@ from manyhats.errors import EngineFailure, InputTooLong, InvalidRequest, Overloa
 from manyhats.serving import template_process
 
 COMPUTING = 1.0  # seconds of a processor that one text may take
-ELAPSED = 5.0  # seconds by the clock: where the system counts no computing, or has none to give
+ELAPSED = 3.0  # seconds by the clock: where the system counts no computing, or has none to give
 _WAITING = 5.0  # seconds for a process to be free
 _WATCHED = 600.0  # seconds that a template which took too long is watched
 _MOST_WATCHED = 1000
