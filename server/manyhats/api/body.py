@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, TypeVar
 
 from anyio import to_thread
@@ -12,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from manyhats.api.errors import response
 from manyhats.api.json_size import check_values
+from manyhats.api.middleware.content import is_upload
 from manyhats.api.state import runtime_of
 from manyhats.errors import InvalidRequest, Overloaded, TooLarge
 
@@ -21,8 +21,6 @@ M = TypeVar("M", bound=BaseModel)
 _AT_ONCE = 16 << 10  # bytes
 _ALWAYS = 64 << 10  # bytes of a body that are read however much is under way
 _TOGETHER = 16  # times the limit of one body: what all that are under way may hold
-_UPLOAD = re.compile(r"/v1/tasks/[^/]+/versions/?")
-_BOM = b"\xef\xbb\xbf"
 
 
 class BodyLimit:
@@ -42,8 +40,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        # By the route, not by what the body says it is.
-        upload = scope["method"] == "POST" and _UPLOAD.fullmatch(scope["path"]) is not None
+        upload = is_upload(scope)
         limit = self._upload_limit if upload else self._json_limit
         told = headers.get(b"content-length", b"0")
         error = TooLarge(f"the body is larger than {limit} bytes", param="body")
@@ -79,15 +76,18 @@ async def parse(request: Request, model: type[M]) -> M:
     """
     body = await request.body()
     limit = runtime_of(request).settings.max_values
+    if len(body) <= _AT_ONCE:
+        return parse_bytes(body, model, limit)
+    return await to_thread.run_sync(parse_bytes, body, model, limit)
 
-    def read() -> M:
-        check_values(body, limit)
-        try:
-            return model.model_validate_json(body.removeprefix(_BOM) or b"{}")
-        except ValidationError as error:
-            raise _invalid(error) from None
 
-    return read() if len(body) <= _AT_ONCE else await to_thread.run_sync(read)
+def parse_bytes(body: bytes, model: type[M], max_values: int) -> M:
+    """JSON as `model`. Blocking. Raises what `parse` raises."""
+    check_values(body, max_values)
+    try:
+        return model.model_validate_json(body or b"{}")
+    except ValidationError as error:
+        raise _invalid(error) from None
 
 
 def _invalid(error: ValidationError) -> InvalidRequest:

@@ -80,7 +80,7 @@ class SettingsBody(Body):
     template: StrictStr | None = None
     max_tokens: StrictInt | None = None
     overflow: StrictStr | None = None
-    pooling: StrictStr | list[StrictStr] | None = None
+    pooling: StrictStr | Many[StrictStr] | None = None
     normalize: StrictBool | None = None
     prompts: dict[str, StrictStr] | None = None
     default_prompt_name: StrictStr | None = None

@@ -42,10 +42,27 @@ class _Bucket:
     dtype: torch.dtype
     mask: Tensor | None  # (B, 1, 1 or Q, K), 0 or -inf; None where nothing is padded and nothing is causal
     prefixes: Tensor  # (B,) prefix rows of each sequence
+    left_out: tuple[
+        frozenset[int], ...
+    ]  # (B,) layers at which a sequence does not see its prefix; () where there are none
     windowed: dict[int, Tensor | None] = field(default_factory=dict)  # the mask for layers that see a window alone
+    partial: dict[tuple[bool, ...], Tensor] = field(default_factory=dict)  # by who does not see its prefix
 
-    def mask_for(self, window: int | None) -> Tensor | None:
+    def mask_for(self, layer: int, window: int | None) -> Tensor | None:
         """The mask of a layer whose queries see keys less than `window` places away (all, where it is None)."""
+        mask = self._within(window)
+        without = tuple(layer in layers for layers in self.left_out)
+        if not any(without):
+            return mask
+        if without not in self.partial:
+            rows = self.prefixes * torch.tensor(without)
+            hidden = (torch.arange(self.shape[2])[None] < rows[:, None])[:, None, None]
+            own = torch.zeros(hidden.shape, dtype=self.dtype).masked_fill_(hidden, float("-inf"))
+            self.partial[without] = own.to(self.queries.device)
+        own = self.partial[without]
+        return own if mask is None else own + mask
+
+    def _within(self, window: int | None) -> Tensor | None:
         _, q_len, k_len = self.shape
         if window is None or k_len <= window:
             return self.mask
@@ -62,7 +79,8 @@ class AttentionLayout:
     """Which token attends to which rows, for one packed batch; computed once and used by every layer.
 
     `lengths`: tokens of each sequence, in batch order. `prefixes`: for each sequence the rows (start, stop) among
-    the batch's prefix rows that stand before its own tokens; (0, 0) where it has none.
+    the batch's prefix rows that stand before its own tokens; (0, 0) where it has none. `left_out`: for each sequence
+    the layers at which it does not see them.
     """
 
     def __init__(
@@ -70,10 +88,12 @@ class AttentionLayout:
         lengths: Sequence[int],
         prefixes: Sequence[tuple[int, int]],
         *,
+        left_out: Sequence[frozenset[int]] | None = None,
         causal: bool,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
+        left_out = left_out or [frozenset()] * len(lengths)
         total = sum(lengths)
         starts = [0]
         for length in lengths[:-1]:
@@ -132,6 +152,7 @@ class AttentionLayout:
                     dtype,
                     mask,
                     pre,
+                    tuple(left_out[i] for i in group) if any(left_out) else (),
                 )
             )
         self._back = back.to(device)
@@ -150,7 +171,7 @@ class AttentionLayout:
             kb = k.index_select(0, bucket.keys).view(count, k_len, kv_heads, dim).transpose(1, 2)
             vb = v.index_select(0, bucket.keys).view(count, k_len, kv_heads, dim).transpose(1, 2)
             out = F.scaled_dot_product_attention(
-                qb, kb, vb, attn_mask=bucket.mask_for(window), scale=scaling, enable_gqa=heads != kv_heads
+                qb, kb, vb, attn_mask=bucket.mask_for(layer, window), scale=scaling, enable_gqa=heads != kv_heads
             )
             outs.append(out.transpose(1, 2).reshape(count * q_len, heads, dim))
         flat = outs[0] if len(outs) == 1 else torch.cat(outs)

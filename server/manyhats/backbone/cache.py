@@ -48,17 +48,32 @@ class _Group:
     rows: Tensor  # (B*K,) of the cache; pads repeat the sequence's first
     shape: tuple[int, int, int]
     places: NDArray[np.int64]  # (B, Q): among the rows that its sequence sees, each new token's own
-    masks: dict[int | None, Tensor | None] = field(default_factory=dict)  # by the layer's window
+    prefixes: NDArray[np.int64]  # (B,) rows at the beginning that are a prefix'
+    left_out: tuple[
+        frozenset[int], ...
+    ]  # (B,) layers at which a sequence does not see its prefix; () where there are none
+    # by the layer's window, and by who does not see its prefix
+    masks: dict[tuple[int | None, tuple[bool, ...]], Tensor | None] = field(default_factory=dict)
 
 
 class CachedLayout:
     """Who attends to which rows of the cache, for one pass over new tokens.
 
     `lengths`: new tokens of each sequence, in batch order. `rows`: by sequence the rows that it sees in their order;
-    its new tokens' own are the last of them.
+    its new tokens' own are the last of them, and the first `prefixes` of them a prefix', which the layers `left_out` do
+    not see.
     """
 
-    def __init__(self, cache: KeyValueCache, lengths: Sequence[int], rows: Sequence[NDArray[np.int64]]) -> None:
+    def __init__(
+        self,
+        cache: KeyValueCache,
+        lengths: Sequence[int],
+        rows: Sequence[NDArray[np.int64]],
+        *,
+        prefixes: Sequence[int] | None = None,
+        left_out: Sequence[frozenset[int]] | None = None,
+    ) -> None:
+        prefixes, left_out = prefixes or [0] * len(lengths), left_out or [frozenset()] * len(lengths)
         self._cache = cache
         device, self._dtype = cache.keys[0].device, cache.keys[0].dtype
         written = np.concatenate([own[-length:] for own, length in zip(rows, lengths, strict=True)])
@@ -89,6 +104,8 @@ class CachedLayout:
                     torch.from_numpy(padded.reshape(-1)).to(device),
                     (len(group), q, k),
                     seen[:, None] - q + np.arange(q)[None],
+                    np.array([prefixes[i] for i in group]),
+                    tuple(left_out[i] for i in group) if any(left_out) else (),
                 )
             )
         self._back = torch.from_numpy(back).to(device)
@@ -111,27 +128,30 @@ class CachedLayout:
             kg = keys.index_select(0, group.rows).view(b, m, kv_heads, dim).transpose(1, 2)
             vg = values.index_select(0, group.rows).view(b, m, kv_heads, dim).transpose(1, 2)
             out = F.scaled_dot_product_attention(
-                qg, kg, vg, attn_mask=self._mask(group, window, folded, q.device), scale=scaling
+                qg, kg, vg, attn_mask=self._mask(group, layer, window, folded, q.device), scale=scaling
             )
             out = out.view(b, kv_heads, folded, n, dim).permute(0, 3, 1, 2, 4)
             outs.append(out.reshape(b * n, heads, dim))
         flat = outs[0] if len(outs) == 1 else torch.cat(outs)
         return flat.index_select(0, self._back)
 
-    def _mask(self, group: _Group, window: int | None, folded: int, device: torch.device) -> Tensor | None:
+    def _mask(self, group: _Group, layer: int, window: int | None, folded: int, device: torch.device) -> Tensor | None:
         """(B, 1, 1 or folded*Q, K), 0 or -inf; None where every new token sees all rows."""
-        if window in group.masks:
-            return group.masks[window]
+        without = tuple(layer in layers for layers in group.left_out)
+        if (window, without) in group.masks:
+            return group.masks[window, without]
         _, n, m = group.shape
         keys = np.arange(m)[None, None]
         places = group.places[:, :, None]
         hidden = keys > places
         if window is not None:
             hidden = hidden | (places - keys >= window)
+        if any(without):
+            hidden = hidden | (keys < (group.prefixes * np.array(without))[:, None, None])
         mask: Tensor | None = None
         if hidden.any():
             mask = torch.zeros(hidden.shape, dtype=self._dtype)
             mask.masked_fill_(torch.from_numpy(hidden), float("-inf"))
             mask = (mask if n == 1 else mask.repeat(1, folded, 1)).unsqueeze(1).to(device)
-        group.masks[window] = mask
+        group.masks[window, without] = mask
         return mask

@@ -52,7 +52,8 @@ class Piece(NamedTuple):
     """What is new of one sequence. `ids`: its next tokens; `start`: how many of its tokens stand before them.
 
     `virtual`: virtual tokens that come with its first ones; `shift`: how far its tokens' positions are moved on;
-    `rows`: of the cache, all that it sees in order, its new tokens' own (and virtual ones') being the last.
+    `rows`: of the cache, all that it sees in order, its new tokens' own (and virtual ones') being the last. The first
+    `prefix` of them are a prefix', which the layers `left_out` do not see.
     """
 
     ids: Sequence[int]
@@ -60,6 +61,8 @@ class Piece(NamedTuple):
     virtual: int
     shift: int
     rows: NDArray[np.int64]
+    prefix: int = 0
+    left_out: frozenset[int] = frozenset()
 
 
 def pack_pieces(backbone: Backbone, cache: KeyValueCache, pieces: Sequence[Piece]) -> PackedBatch:
@@ -82,7 +85,13 @@ def pack_pieces(backbone: Backbone, cache: KeyValueCache, pieces: Sequence[Piece
         position_ids=torch.tensor(positions, dtype=torch.long, device=backbone.device),
         starts=tuple(starts),
         lengths=tuple(lengths),
-        layout=CachedLayout(cache, lengths, [piece.rows for piece in pieces]),
+        layout=CachedLayout(
+            cache,
+            lengths,
+            [piece.rows for piece in pieces],
+            prefixes=[piece.prefix for piece in pieces],
+            left_out=[piece.left_out for piece in pieces],
+        ),
     )
 
 
@@ -92,14 +101,15 @@ def pack(
     type_ids: Sequence[Sequence[int]],
     *,
     prefixes: Sequence[tuple[int, int]] | None = None,
+    left_out: Sequence[frozenset[int]] | None = None,
     shifts: Sequence[int] | None = None,
     virtual: Sequence[int] | None = None,
 ) -> PackedBatch:
     """Lays sequences side by side.
 
-    By sequence: `prefixes`, the rows among the batch's prefix rows that it attends to besides its own (see
-    `AttentionLayout`); `shifts`, how far its tokens' positions are moved on; `virtual`, the number of virtual
-    tokens before its own, whose positions start where an unmoved sequence's do.
+    By sequence: `prefixes`, the rows among the batch's prefix rows that it attends to besides its own, and `left_out`,
+    the layers at which it does not (see `AttentionLayout`); `shifts`, how far its tokens' positions are moved on;
+    `virtual`, the number of virtual tokens before its own, whose positions start where an unmoved sequence's do.
     """
     none = [0] * len(sequences)
     shifts, virtual = shifts or none, virtual or none
@@ -133,6 +143,7 @@ def pack(
         layout=AttentionLayout(
             lengths,
             prefixes or [(0, 0)] * len(lengths),
+            left_out=left_out,
             causal=backbone.family.causal,
             device=backbone.device,
             dtype=backbone.dtype,

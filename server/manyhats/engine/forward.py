@@ -78,6 +78,7 @@ def _one_pass(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
         [row.ids for row in rows],
         [row.type_ids for row in rows],
         prefixes=plan.prefixes,
+        left_out=plan.left_out,
         shifts=plan.shifts,
         virtual=plan.virtual,
     )

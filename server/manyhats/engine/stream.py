@@ -123,6 +123,8 @@ class Stream:
             virtual,
             self.adapter.position_shift,
             self.rows[: self.prefix + stop],
+            self.prefix,
+            self.adapter.prefix_left_out,
         )
 
     def scoring(self, count: int, row: int) -> tuple[PromptScores, int, range] | None:

@@ -80,6 +80,8 @@ class Adapter:
         prefixes = [part for part in self.parts if part.method == "prefix"]
         if len({part.gated for part in prefixes}) > 1:
             raise AdapterMismatch("of several prefixes in one adapter all are gated or none", param="parts")
+        if len(prefixes) > 1 and any(getattr(part.config, "left_out", ()) for part in prefixes):
+            raise AdapterMismatch("of several prefixes in one adapter each must be for all layers", param="leave_out")
         if {"side", "prompt"} <= {part.method for part in self.parts}:
             raise AdapterMismatch("a prompt's virtual tokens mean nothing to a side network", param="parts")
         if self.kind == "generate" and not backbone.has_language_model:
@@ -177,6 +179,11 @@ class BoundAdapter:
     def prefix_each(self) -> bool:
         """Whether every sequence has prefix rows of its own."""
         return any(bound.prefix_each for _, bound in self.parts)
+
+    @property
+    def prefix_left_out(self) -> frozenset[int]:
+        """Layers at which the prefix rows are not seen."""
+        return frozenset().union(*(bound.prefix_left_out for _, bound in self.parts if bound.prefix_rows))
 
     @property
     def virtual_tokens(self) -> int:

@@ -116,6 +116,7 @@ class Bound:
     key_value: Mapping[int, KeyValueStep] = field(default_factory=dict)  # by layer
     prefix_rows: int = 0  # rows that key_value puts before a sequence
     prefix_each: bool = False  # every sequence has its own
+    prefix_left_out: frozenset[int] = frozenset()  # layers at which these rows are not seen
     virtual_tokens: int = 0  # rows before every sequence that are no tokens of its own
     position_shift: int = 0  # how far real tokens' positions move on
     nbytes: int = 0

@@ -58,6 +58,7 @@ class Plan:
     def __init__(self, segments: Sequence[Segment]) -> None:
         self.segments = segments
         self.prefixes: list[tuple[int, int]] = []  # by sequence: rows among the batch's prefix rows
+        self.left_out: list[frozenset[int]] = []  # by sequence: layers at which it does not see its prefix
         self.shifts: list[int] = []  # by sequence: how far its positions move on
         self.virtual: list[int] = []  # by sequence: virtual tokens before its own
         row = 0
@@ -68,6 +69,7 @@ class Plan:
             step = length if adapter.prefix_each else 0
             self.prefixes += [(row + i * step, row + i * step + length) for i in range(count)]
             row += count * step if adapter.prefix_each else length
+            self.left_out += [adapter.prefix_left_out] * count
             self.shifts += [adapter.position_shift] * count
             self.virtual += [adapter.virtual_tokens] * count
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from manyhats.backbone.packing import pack
@@ -42,10 +43,14 @@ if TYPE_CHECKING:
 
 
 class PrefixConfig(MethodConfig):
-    """`shift_positions`: real tokens' positions start after the prefix (PEFT), or at the beginning (AdapterHub)."""
+    """`shift_positions`: real tokens' positions start after the prefix (PEFT), or at the beginning (AdapterHub).
+
+    `left_out`: layers that have no prefix.
+    """
 
     length: int
     shift_positions: bool = True
+    left_out: list[int] = Field(default_factory=list)
 
 
 def layer_site(layer: int) -> str:
@@ -54,8 +59,8 @@ def layer_site(layer: int) -> str:
 
 
 class Prefix(Method):
-    """Leaves at every layer's `key_value`: `keys` and `values`, (length, kv_heads, head_dim); where the prefix is gated
-    `gate.weight` (1, width) and `gate.bias` (1,)."""
+    """Leaves at the `key_value` of every layer that is not left out: `keys` and `values`, (length, kv_heads, head_dim);
+    where the prefix is gated `gate.weight` (1, width) and `gate.bias` (1,)."""
 
     name: ClassVar[str] = "prefix"
     config: ClassVar[type[MethodConfig]] = PrefixConfig
@@ -71,10 +76,17 @@ class Prefix(Method):
                 f"the prefix has {length} rows, which leaves no room in the backbone's {backbone.max_tokens} positions",
                 param="num_virtual_tokens",
             )
-        wanted = {layer_site(i) for i in range(backbone.layers)}
-        if set(part.tensors) != wanted:
+        left_out = part.config.left_out
+        if any(not 0 <= layer < backbone.layers for layer in left_out):
             raise AdapterMismatch(
-                f"the prefix is for {len(part.tensors)} layers, but the backbone {backbone.name} has {backbone.layers}",
+                f"the prefix leaves out the layers {left_out}, but the backbone {backbone.name} has {backbone.layers}",
+                param="left_out",
+            )
+        wanted = {layer_site(i) for i in range(backbone.layers) if i not in left_out}
+        if set(part.tensors) != wanted or not wanted:
+            raise AdapterMismatch(
+                f"the prefix is for {len(part.tensors)} layers, but the backbone {backbone.name} has {backbone.layers}"
+                + (f", of which it leaves out {len(set(left_out))}" if left_out else ""),
                 param="num_layers",
             )
         gated = any("gate.weight" in leaves for leaves in part.tensors.values())
@@ -91,9 +103,16 @@ class Prefix(Method):
 
     def bind(self, part: Part, backbone: Backbone) -> Bound:
         assert isinstance(part.config, PrefixConfig)
-        layers = range(backbone.layers)
-        rows = {layer: _rows(on_device(part.tensors[layer_site(layer)], backbone)) for layer in layers}
+        left_out = frozenset(part.config.left_out)
+        rows: dict[int, Any] = {
+            layer: _rows(on_device(part.tensors[layer_site(layer)], backbone))
+            for layer in range(backbone.layers)
+            if layer not in left_out
+        }
         gated = any(isinstance(one, _GatedRows) for one in rows.values())
+        if left_out:
+            empty = torch.zeros_like(next(iter(rows.values())).keys)
+            rows |= dict.fromkeys(left_out, _NoRows(empty, gated))
         return _bound(rows, part.config, self.slot_size(part, backbone), gated=gated)
 
     def rank(self, part: Part) -> int | None:
@@ -137,6 +156,18 @@ class _GatedRows:
         return (self.keys * gates).flatten(0, 1), (self.values * gates).flatten(0, 1)
 
 
+@dataclass(slots=True)
+class _NoRows:
+    """Stands where a layer has no prefix, so that rows have the same numbers in all layers; attention leaves it out."""
+
+    empty: Tensor  # (length, kv_heads, head_dim)
+    each: bool
+
+    def __call__(self, hidden: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
+        rows = self.empty.repeat(len(spans), 1, 1) if self.each else self.empty
+        return rows, rows
+
+
 def _rows(leaves: Leaves) -> _Rows | _GatedRows:
     gate = pair_of(leaves, "gate")
     own = leaves["keys"], leaves["values"]
@@ -149,6 +180,7 @@ def _bound(rows: Mapping[int, Any], config: PrefixConfig, nbytes: int = 0, *, ga
         key_value=rows,
         prefix_rows=config.length,
         prefix_each=gated,
+        prefix_left_out=frozenset(config.left_out),
         position_shift=config.length if config.shift_positions else 0,
         nbytes=nbytes,
     )

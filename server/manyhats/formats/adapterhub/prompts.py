@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.files import Remaining, refuse_fields, shown
+from manyhats.formats.files import Remaining, flag, refuse_fields, shown
 from manyhats.methods.activations import activation
 from manyhats.methods.base import Part
 from manyhats.methods.prefix import PrefixConfig, layer_site
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _PREFIX_SILENT = {
     "architecture", "bottleneck_size", "cross_prefix", "encoder_prefix", "dropout", "flat", "init_weights_seed",
-    "non_linearity", "prefix_length", "shared_gating", "use_gating",
+    "leave_out", "non_linearity", "prefix_length", "shared_gating", "use_gating",
 }  # fmt: skip
 _PROMPT_SILENT = {
     "architecture", "combine", "init_weights_seed", "prompt_init", "prompt_init_text", "prompt_length",
@@ -44,22 +44,38 @@ def prefix_parts(remaining: Remaining, inner: Mapping[str, Any], name: str, back
             leaves[found[1]] = remaining.pop(key)
     flat = _flat(leaves, inner)
     heads, dim = backbone.kv_shape
-    row = 2 * backbone.layers * heads * dim
+    left_out = _left_out(inner, backbone)
+    layers = [layer for layer in range(backbone.layers) if layer not in left_out]
+    row = 2 * len(layers) * heads * dim
     if flat.numel() == 0 or flat.numel() % row:
         raise AdapterMismatch(
             f"the prefix has {flat.numel()} values, which are no rows of {row} "
-            f"(2 x {backbone.layers} layers x {heads} heads x {dim})",
+            f"(2 x {len(layers)} layers x {heads} heads x {dim})",
             param="prefix_length",
         )
-    rows = flat.view(-1, 2 * backbone.layers, heads, dim)
+    rows = flat.view(-1, 2 * len(layers), heads, dim)
     told = inner.get("prefix_length")
     if told is not None and told != rows.shape[0]:
         raise AdapterMismatch(
             f"prefix_length is {shown(told)}, but the tensors make {rows.shape[0]} rows", param="prefix_length"
         )
-    tensors = {layer_site(i): {"keys": rows[:, 2 * i], "values": rows[:, 2 * i + 1]} for i in range(backbone.layers)}
+    tensors = {
+        layer_site(layer): {"keys": rows[:, 2 * i], "values": rows[:, 2 * i + 1]} for i, layer in enumerate(layers)
+    }
     _gates(remaining, inner, name, backbone, tensors)
-    return [Part("prefix", PrefixConfig(length=rows.shape[0], shift_positions=False), tensors)]
+    config = PrefixConfig(length=rows.shape[0], shift_positions=False, left_out=left_out)
+    return [Part("prefix", config, tensors)]
+
+
+def _left_out(inner: Mapping[str, Any], backbone: Backbone) -> list[int]:
+    """The layers without a prefix. Those that there are not mean nothing, as in the library."""
+    told = inner.get("leave_out") or []
+    if not isinstance(told, list) or any(type(layer) is not int for layer in told):
+        raise AdapterMismatch(f"leave_out is {shown(told)}, not a list of layers' numbers", param="leave_out")
+    left_out = sorted(set(told) & set(range(backbone.layers)))
+    if len(left_out) == backbone.layers:
+        raise AdapterMismatch(f"leave_out leaves none of the {backbone.layers} layers", param="leave_out")
+    return left_out
 
 
 def _flat(leaves: Mapping[str, Tensor], inner: Mapping[str, Any]) -> Tensor:
@@ -95,7 +111,7 @@ def _gates(
         if match and layer_site(int(match[1])) in tensors:
             tensors[layer_site(int(match[1]))][f"gate.{match[2]}"] = remaining.pop(key)
             found = True
-    if found != bool(inner.get("use_gating")):
+    if found != flag(inner, "use_gating"):
         raise AdapterMismatch("use_gating and the tensors 'prefix_gates' do not agree", param="use_gating")
 
 

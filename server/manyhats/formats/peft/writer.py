@@ -50,6 +50,8 @@ def holds(adapter: Adapter, backbone: Backbone) -> bool:
         case LoraConfig() if part.config.vera is None:  # biases and embeddings are not written
             layers = all(site in backbone.linear for site in part.tensors)
             return layers and all(leaves.keys() <= {"A", "B", "magnitude"} for leaves in part.tensors.values())
+        case PrefixConfig():  # a prefix of PEFT's is for all layers, and moves positions on
+            return part.config.shift_positions and not part.config.left_out
         case TokenRowsConfig():  # a language-model head with the same rows is a second place
             return len(part.tensors) == 1
         case _:
