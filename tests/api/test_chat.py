@@ -82,7 +82,7 @@ def test_an_answer_may_be_begun(live: Live) -> None:
 @pytest.mark.parametrize(
     ("body", "patterns"),
     [
-        ({"chat_template": "{{ 1 }}"}, ["chat_template", "not supported in a request"]),
+        ({"chat_template": "{{ 1 }}"}, ["chat_template", "not supported", "set it for the task"]),
         ({"chat_template_kwargs": {"messages": []}}, ["chat_template_kwargs", "messages"]),
         ({"chat_template_kwargs": [1]}, ["chat_template_kwargs"]),
         ({"documents": ["x"]}, ["documents"]),
