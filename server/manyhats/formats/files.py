@@ -28,6 +28,7 @@ _ROWS = 4096  # compared at once
 _JSON_VALUES = 500_000
 _INT_LIMIT = 1 << 63
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FIRST_BYTES = 9  # what tells a pickle from safetensors
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -126,7 +127,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 def looks_like_pickle(path: Path) -> bool:
     """Whether the content is a pickle or torch's zip of pickles, whatever the file is called."""
     with path.open("rb") as file:
-        start = file.read(9)
+        return starts_like_pickle(file.read(FIRST_BYTES))
+
+
+def starts_like_pickle(start: bytes) -> bool:
+    """The same by a file's first bytes, of which there are `FIRST_BYTES` or as many as the file has."""
     # safetensors begins with its header's length, whose bytes may look like either, and then the header's brace
     return (start[:1] == b"\x80" or start[:4] == b"PK\x03\x04") and start[8:] != b"{"
 
@@ -172,6 +177,10 @@ class Remaining:
     def names(self) -> list[str]:
         """What has not been taken."""
         return list(self._tensors)
+
+    def get(self, name: str) -> Tensor | None:
+        """The tensor of that name, which is not taken by this; None where it is not there, or was taken."""
+        return self._tensors.get(name)
 
     def drop(self, name: str) -> None:
         """Leaves out a tensor that is known to have no meaning."""
