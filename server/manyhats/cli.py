@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 from pydantic_core import PydanticUndefined
+from typer.core import TyperCommand
 
 from manyhats._version import __version__
 from manyhats.commands import convert, doctor, remote, train
@@ -55,13 +56,30 @@ def _shown(default: Any) -> str:
     return str(default) if default not in ("", ()) else "none"
 
 
-@app.command()
+class _Serve(TyperCommand):
+    """A switch may stand alone: `--allow-unauthenticated` is `--allow-unauthenticated true`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The words, with what was left out of them."""
+        switches = {
+            f"--{name.replace('_', '-')}" for name, field in Settings.model_fields.items() if field.annotation is bool
+        }
+        whole = []
+        for i, word in enumerate(args):
+            whole.append(word)
+            if word in switches and (i + 1 == len(args) or args[i + 1].startswith("--")):
+                whole.append("true")
+        return super().parse_args(ctx, whole)
+
+
+@app.command(cls=_Serve)
 @_with_settings
 def serve(config: Path | None = None, **options: str | None) -> None:
     """Starts the server. An option wins over its environment variable, and that over the settings file."""
     import uvicorn
 
     from manyhats.api.app import create_app
+    from manyhats.api.exposure import check_exposure
     from manyhats.runtime import Runtime
 
     # uvicorn raises a signal again when it has ended; and a container's first process has no handler of its own.
@@ -74,6 +92,7 @@ def serve(config: Path | None = None, **options: str | None) -> None:
     )
     for noisy in ("httpx", "httpcore", "urllib3"):
         logging.getLogger(noisy).setLevel("WARNING")
+    check_exposure(settings)
     runtime = Runtime(settings)
     runtime.open()
     try:

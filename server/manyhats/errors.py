@@ -6,15 +6,19 @@
     ├── NotFound                no such task, version or alias
     ├── Conflict                the request does not fit the present state
     ├── TooLarge                over a limit on size or count
+    │   └── HeadTooLarge        the request's line and headers are too long
     ├── UnsupportedFormat       files that are not safetensors, or not an adapter
     ├── AdapterMismatch         a well-formed adapter that does not fit this backbone
     ├── AuthenticationRequired  no key, or an unknown one
     ├── PermissionDenied        a key that may not do this
+    ├── UnknownHost             the request is for a host name that is not this server's
+    ├── SlowRequest             the request did not come in time
     ├── Overloaded              a queue is full; try again later
     ├── NotReady                starting or draining
     ├── EngineFailure           the model failed on a request that was in order
     ├── DeadlineExceeded        no answer within the time allowed
     ├── StorageFull             no room on the store's disk
+    ├── DamagedStore            what the store holds is not what was put into it
     └── ConfigurationError      the operator's settings cannot work
         ├── WrongSetting        a setting that is unknown or has no such value
         ├── UnsupportedVersion  a library of a version that the answers cannot be trusted with
@@ -56,8 +60,12 @@ class TooLarge(ManyhatsError):
     """Over a limit on size or count."""
 
 
+class HeadTooLarge(TooLarge):
+    """The request's line and headers are too long."""
+
+
 class UnsupportedFormat(ManyhatsError):
-    """Files that are not safetensors, or not an adapter."""
+    """Files that are not safetensors, or not an adapter; a body that is said to be no JSON."""
 
 
 class AdapterMismatch(ManyhatsError):
@@ -70,6 +78,14 @@ class AuthenticationRequired(ManyhatsError):
 
 class PermissionDenied(ManyhatsError):
     """A key that may not do this."""
+
+
+class UnknownHost(ManyhatsError):
+    """The request is for a host name that is not this server's."""
+
+
+class SlowRequest(ManyhatsError):
+    """The request did not come in time."""
 
 
 class Overloaded(ManyhatsError):
@@ -94,6 +110,10 @@ class DeadlineExceeded(ManyhatsError):
 
 class StorageFull(ManyhatsError):
     """No room on the store's disk."""
+
+
+class DamagedStore(ManyhatsError):
+    """What the store holds is not what was put into it: files that changed or went, an alias to no version."""
 
 
 class ConfigurationError(ManyhatsError):

@@ -22,7 +22,9 @@ from manyhats.engine.self_check import self_check
 from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded, InvalidRequest
 from manyhats.formats import read_adapter
 from manyhats.methods.adapter import Adapter, BoundAdapter
+from manyhats.methods.stacks import stack_pool
 from manyhats.registry import drops
+from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Task, Version, parse_settings
 from manyhats.registry.registry import Registry
 from manyhats.registry.residency import Residency
@@ -66,6 +68,7 @@ class Runtime:
         self.registry = Registry(
             settings.store, self.inspect, max_tasks=settings.max_tasks, max_versions=settings.max_versions
         )
+        self.stacks = stack_pool(self.backbone.kept)
         self.residency = Residency(
             load=self._load,
             bind=self._bind,
@@ -73,7 +76,11 @@ class Runtime:
             slots=settings.slots,
             slot_bytes=settings.slot_memory,
             memory_bytes=settings.host_memory,
+            unbind=lambda bound: bound.release(self.backbone),
+            reclaim=self.stacks.clear,
         )
+        self.stacks.use(self.residency.budget)
+        self.pinning = Pinning(self.registry, self.residency)
         batch_tokens = settings.batch_tokens or _BATCH_TOKENS.get(self.backbone.device.type, _BATCH_TOKENS_ELSEWHERE)
         self.engine = Engine(
             self.backbone,
@@ -108,7 +115,7 @@ class Runtime:
     def open(self) -> None:
         """Opens the store. Raises ConfigurationError where another server has it."""
         self.registry.open()
-        self.registry.subscribe(self._on_change)
+        self.registry.subscribe(self.pinning.on_change)
         self.metrics.registry.register(RuntimeGauges(self))
 
     async def start(self) -> None:
@@ -129,6 +136,7 @@ class Runtime:
     def close(self) -> None:
         """Gives back threads and the store."""
         self.residency.close()
+        self.stacks.clear()
         self.registry.close()
 
     async def _watch(self) -> None:
@@ -136,7 +144,10 @@ class Runtime:
             if not await to_thread.run_sync(self._scan):
                 break
             await asyncio.sleep(0.2)
-        await to_thread.run_sync(self._preload)
+        try:
+            await to_thread.run_sync(self._preload)
+        except Exception:  # what cannot be preloaded is told when it is asked for
+            logger.exception("preloading failed")
         self.state = "ready"
         logger.info("ready: %d tasks in %s", self.registry.count, self.settings.store)
         while True:
@@ -165,7 +176,7 @@ class Runtime:
                 continue
             used += version.info.bytes
             if task.settings.pinned:
-                wishes.append((version, self.residency.pin(version)))
+                wishes.extend(self.pinning.pin(task))
             elif len(wishes) < self.settings.slots and used < self.settings.slot_memory // 2:
                 wishes.append((version, self.residency.bring(version)))
         for version, wish in wishes:
@@ -203,14 +214,15 @@ class Runtime:
 
     async def configure(self, task: str, partial: Mapping[str, Any]) -> Task:
         """Sets what is not weights. Raises InvalidRequest where labels do not fit the head."""
-        version = self._check_settings(task, partial)
-        if partial.get("pinned") and version is not None:
-            await self._arrival(self.residency.pin(version))
-        changed = await to_thread.run_sync(self.registry.put_settings, task, dict(partial))
-        if "pinned" in partial and not partial["pinned"]:
-            for version in changed.versions:
-                self.residency.unpin(version.sha256)
-        return changed
+        self._check_settings(task, partial)
+        pins = self.pinning.pin(self.registry.task(task)) if partial.get("pinned") else []
+        try:
+            for _, arrival in pins:
+                await self._arrival(arrival)
+            return await to_thread.run_sync(self.registry.put_settings, task, dict(partial))
+        finally:
+            if "pinned" in partial and (found := self.registry.find(task)) is not None:  # taken back, or not to be had
+                self.pinning.let_go(found.versions)
 
     def _check_settings(self, task: str, partial: Mapping[str, Any]) -> Version | None:
         """What `stable` points at, which the settings must fit."""
@@ -260,19 +272,3 @@ class Runtime:
 
     def _bind(self, adapter: Adapter) -> BoundAdapter:
         return adapter.bind(self.backbone)
-
-    def _on_change(self, event: str, version: Version | None, task: str) -> None:
-        """Keeps the tiers in step with the registry."""
-        if version is None:
-            return
-        if event == "deleted":
-            if not self.registry.uses(version.sha256):
-                self.residency.unload(version.sha256)
-        elif event == "activated":
-            self.residency.prefetch(version)
-            found = self.registry.task(task)
-            if found.settings.pinned:
-                self.residency.pin(version)
-                for other in found.versions:
-                    if other.sha256 != version.sha256:
-                        self.residency.unpin(other.sha256)

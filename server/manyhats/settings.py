@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,13 +19,47 @@ from manyhats.errors import WrongSetting
 
 
 def _split(value: Any) -> Any:
-    """Keys from one text with commas between them."""
-    return tuple(k.strip() for k in value.split(",") if k.strip()) if isinstance(value, str) else value
+    """Texts from one text with commas between them."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _some_keys(value: Any) -> Any:
+    """Keys from one text, or from a list. Nothing where keys are meant to be is a slip that would open the server."""
+    keys = _split(value)
+    if value != () and isinstance(keys, list | tuple):
+        keys = tuple(key.strip() if isinstance(key, str) else key for key in keys)
+        if not keys or "" in keys:
+            raise ValueError("it is given, but a key is empty; to run without keys, leave the setting out altogether")
+    return keys
+
+
+def _hosts(value: Any) -> Any:
+    """Host names, each plain, `*` or `*.example.com`."""
+    names = _split(value)
+    for name in names if isinstance(names, list | tuple) else ():
+        if not isinstance(name, str) or not _HOST.fullmatch(name):
+            raise ValueError(f"{name!r} is no host name; write names without scheme and port, *.example.com, or *")
+    return names
+
+
+def _origins(value: Any) -> Any:
+    """Origins as browsers write them."""
+    origins = _split(value)
+    for origin in origins if isinstance(origins, list | tuple) else ():
+        if not isinstance(origin, str) or not _ORIGIN.fullmatch(origin):
+            raise ValueError(
+                f"{origin!r} is no origin; write https://app.example.com, with its port if it has one, or *"
+            )
+    return tuple(origin.lower() for origin in origins) if isinstance(origins, list | tuple) else origins
+
+
+_HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*)|\[[0-9A-Fa-f:.]+\]")
+_ORIGIN = re.compile(r"\*|null|[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?")
 _DAY = 86_400.0  # seconds; infinity is no time that anything can wait for
 
-Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
+Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_some_keys)]
+Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)]
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)]
 
 
 class Settings(BaseSettings):
@@ -71,6 +106,9 @@ class Settings(BaseSettings):
     max_inputs: int = Field(2048, ge=1, description="most inputs of one call")
     max_characters: int = Field(1_000_000, ge=1, description="most characters of one input")
     max_body: ByteSize = Field(ByteSize(16 << 20), description="most bytes of a JSON request")
+    max_values: int = Field(
+        200_000, ge=1, description="most values of a JSON request; a text, a list or an object counts as four"
+    )
     max_upload: ByteSize = Field(ByteSize(512 << 20), description="most bytes of an uploaded adapter")
     max_unpacked: ByteSize = Field(ByteSize(1 << 30), description="most bytes of an unpacked archive")
     max_files: int = Field(64, ge=1, description="most files of an adapter")
@@ -80,7 +118,40 @@ class Settings(BaseSettings):
 
     api_keys: Keys = Field((), description="keys that may ask, with commas between; none: everybody may")
     admin_keys: Keys = Field((), description="keys that may also change tasks; none: whoever may ask")
+    allow_unauthenticated: bool = Field(
+        False, description="serve on another address than a loopback one without keys: whoever reaches it may do all"
+    )
+    allowed_hosts: Hosts = Field(
+        (),
+        description="names that requests may be sent to beside the loopback ones, with commas between; *.example.com "
+        "is every name below, * any. None: any where api_keys are set, else the address that is listened on",
+    )
+    cors_origins: Origins = Field(
+        (),
+        description="origins (https://app.example.com) whose pages may ask from a browser, with commas between; * any",
+    )
+
+    max_connections: int = Field(
+        0, ge=0, description="most connections at once, more get 503; 0: what the limit on open files leaves room for"
+    )
+    header_timeout: float = Field(10.0, gt=0, le=_DAY, description="seconds until a request's head must have come")
+    body_timeout: float = Field(
+        20.0, gt=0, le=_DAY, description="seconds that a body may take to come, beside those for its bytes"
+    )
+    body_rate: ByteSize = Field(
+        ByteSize(4 << 10), gt=0, description="bytes a second below which a body that comes slowly is given up"
+    )
+    send_timeout: float = Field(
+        60.0, gt=0, le=_DAY, description="seconds without a byte taken, until a client that does not read is cut off"
+    )
+    keep_alive: float = Field(
+        5.0, gt=0, le=_DAY, description="seconds that a connection may stay open between requests"
+    )
+
     metrics_tasks: int = Field(200, ge=0, description="most tasks with a label of their own in /metrics")
+    metrics_names: Literal["readers", "everybody", "nobody"] = Field(
+        "readers", description="who sees tasks' names in /metrics, the others get sums; readers: who may ask"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
 
     @classmethod
@@ -119,6 +190,6 @@ def load_settings(config: Path | None = None, **given: Any) -> Settings:
         if first["type"] == "extra_forbidden":
             raise WrongSetting(f"there is no setting '{name}'") from None
         got = "" if "key" in name else f" (got {first['input']!r})"  # a key must not end up in a log
-        raise WrongSetting(f"setting '{name}': {first['msg']}{got}") from None
+        raise WrongSetting(f"setting '{name}': {first['msg'].removeprefix('Value error, ')}{got}") from None
     except ValueError as error:
         raise WrongSetting(f"settings file '{config}': {error}") from None

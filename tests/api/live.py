@@ -323,7 +323,9 @@ def raw(live: Live, data: bytes) -> socket.socket:
 
 def post_head(path: str, *, length: int, kind: str = "application/json") -> bytes:
     """The head of a POST."""
-    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n".encode()
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n".encode()
+    )
 
 
 def post(path: str, body: Any) -> bytes:

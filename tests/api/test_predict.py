@@ -284,7 +284,7 @@ def test_a_hundred_thousand_characters(live: Live):
     for text in ("w1 " * 33_334, "x" * 100_000):
         answer = live.ask(task, text)
         if text[0] == "w":
-            assert_error(answer, 400, "33336 tokens", "takes 64")
+            assert_error(answer, 400, r"at least \d+ tokens", "takes 64")
             answer = live.ask(task, text, truncate=True)
             assert answer.json()["warnings"][0]["code"] == "truncated"
         assert answer.status_code == 200

@@ -110,3 +110,48 @@ def test_real_tokenizer_cuts_as_the_original(real_backbone: Backbone) -> None:
         for maximum in (4, 17, 128):
             (encoded,) = real_backbone.tokenizer.encode([Text(text)], maximum)
             assert encoded.ids == original(text, truncation=True, max_length=maximum)["input_ids"]
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_reading_ends_where_a_text_is_too_long_for_sure(backbone: Backbone, pair: bool, monkeypatch) -> None:
+    """The tokens are those of the whole text, and of a text of a million words hardly any is read."""
+    monkeypatch.setattr("manyhats.backbone.tokenizer._SHORT", 1000)
+    long, short = tiny.words(20_000, seed=1), tiny.words(5, seed=2)
+    text = Text(long, short) if pair else Text(long)
+    (whole,) = backbone.tokenizer.encode([text], 1 << 20)
+    read: list[int] = []
+    tokenizer = Tokenizer(backbone.name)
+    inner = tokenizer._backend
+    monkeypatch.setattr(tokenizer, "_backend", Witness(inner, read))
+    (encoded,) = tokenizer.encode([text], 32)
+    original = AutoTokenizer.from_pretrained(backbone.name)
+    assert encoded.ids == original(*([long, short] if pair else [long]), truncation=True, max_length=32)["input_ids"]
+    assert encoded.at_least
+    assert 32 < encoded.full_length < whole.full_length == 20_000 + (5 if pair else 0) + (whole.special.count(1))
+    assert sum(read) < 20_000
+
+
+class Witness:
+    """Tells how many characters a tokenizer was given."""
+
+    def __init__(self, inner, read: list[int]) -> None:
+        self.inner, self.read = inner, read
+
+    def __getattr__(self, name: str):
+        return getattr(self.inner, name)
+
+    def encode(self, text, *rest, **named):
+        self.read.append(len(text))
+        return self.inner.encode(text, *rest, **named)
+
+    def encode_batch(self, texts, **named):
+        self.read += [len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts]
+        return self.inner.encode_batch(texts, **named)
+
+
+def test_a_long_text_that_fits_is_read_whole(backbone: Backbone, monkeypatch) -> None:
+    monkeypatch.setattr("manyhats.backbone.tokenizer._SHORT", 100)
+    text = "w1" + " " * 50_000 + "w2"
+    (encoded,) = backbone.tokenizer.encode([Text(text)], 64)
+    assert encoded.ids == AutoTokenizer.from_pretrained(backbone.name)(text)["input_ids"] or encoded.at_least
+    assert not encoded.at_least or encoded.full_length > 64

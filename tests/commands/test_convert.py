@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from manyhats.commands.convert import NAMES, convert, convert_folder
+from manyhats.commands.convert import convert, convert_folder
 from manyhats.errors import InvalidRequest
-from manyhats.registry.blobs import check_files
+from manyhats.formats.contents import PICKLED, names_of, select
 from safetensors.torch import load_file
 from typer import Typer
 from typer.testing import CliRunner
@@ -32,23 +32,25 @@ def written(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(("pickled", "converted"), [*NAMES.items(), ("x.pt", "x.safetensors"), ("x.PTH", None)])
+@pytest.mark.parametrize(
+    ("pickled", "converted"), [*PICKLED.items(), ("x.pt", "x.safetensors"), ("x.PTH", "x.safetensors")]
+)
 def test_tensors_and_other_files_come_along(source: Path, tmp_path: Path, pickled: str, converted: str | None) -> None:
-    converted = converted or "x.safetensors"
+    converted = converted or pickled.replace(".bin", ".safetensors")
     torch.save({"a": torch.arange(6.0).reshape(2, 3), "half": torch.ones(2, dtype=torch.bfloat16)}, source / pickled)
-    assert convert_folder(source, tmp_path / "out") == 1
+    assert convert_folder(source, tmp_path / "out") == (1, ())
     assert written(tmp_path / "out") == {"adapter_config.json", converted}
     tensors = load_file(tmp_path / "out" / converted)
     assert tensors["a"].tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
     assert tensors["half"].dtype == torch.bfloat16
-    check_files(tmp_path / "out")
+    select(names_of(tmp_path / "out")).check()
 
 
 def test_folders_in_folders_stay_so(source: Path, tmp_path: Path) -> None:
     for part in ("one", "two"):
         (source / part).mkdir()
         torch.save({part: torch.ones(1)}, source / part / "pytorch_adapter.bin")
-    assert convert_folder(source, tmp_path / "deep" / "out") == 2
+    assert convert_folder(source, tmp_path / "deep" / "out") == (2, ())
     assert written(tmp_path / "deep" / "out") == {
         "adapter_config.json",
         "one/adapter.safetensors",
@@ -146,11 +148,36 @@ def test_damaged_pickles_give_errors_of_ours_alone(source: Path, tmp_path: Path,
 
 
 def test_two_files_of_one_name_are_refused(source: Path, tmp_path: Path) -> None:
-    torch.save({"a": torch.ones(1)}, source / "adapter_model.bin")
-    (source / "adapter_model.safetensors").write_bytes(b"")
-    with pytest.raises(InvalidRequest, match=r"adapter_model\.bin.*adapter_model\.safetensors.*both"):
+    torch.save({"a": torch.ones(1)}, source / "x.bin")
+    torch.save({"a": torch.ones(1)}, source / "x.pt")
+    with pytest.raises(InvalidRequest, match=r"x\.bin.*x\.pt.*both"):
         convert_folder(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_trainer_left_stays_behind_and_is_not_opened(source: Path, tmp_path: Path) -> None:
+    """A copy of weights that are safetensors too is left behind as well."""
+    torch.save({"a": torch.ones(1)}, source / "pytorch_model_head.bin")
+    (source / "checkpoint-2").mkdir()
+    for name in ("training_args.bin", "optimizer.pt", "checkpoint-2/adapter_model.bin", "adapter_model.bin"):
+        (source / name).write_bytes(b"cannot be read")
+    (source / "adapter_model.safetensors").write_bytes(b"kept as it is")
+    written_files, (warning,) = convert_folder(source, tmp_path / "out")
+    assert written_files == 1
+    assert written(tmp_path / "out") == {"adapter_config.json", "adapter_model.safetensors", "model_head.safetensors"}
+    for name in ("training_args.bin", "optimizer.pt", "checkpoint-2", "adapter_model.bin"):
+        assert name in warning
+
+
+def test_a_folder_without_pickled_weights_is_copied(source: Path, tmp_path: Path) -> None:
+    (source / "checkpoint-2").mkdir()
+    (source / "adapter_config.json").rename(source / "checkpoint-2" / "adapter_config.json")
+    (source / "checkpoint-2" / "adapter_model.safetensors").write_bytes(b"")
+    (source / "checkpoint-2" / "training_args.bin").write_bytes(b"")
+    written_files, (warning,) = convert_folder(source, tmp_path / "out")
+    assert written_files == 0
+    assert "checkpoint-2/" in warning
+    assert written(tmp_path / "out") == {"adapter_config.json", "adapter_model.safetensors"}
 
 
 def test_the_target_must_be_empty_and_the_source_hold_pickles(source: Path, tmp_path: Path) -> None:
@@ -168,7 +195,7 @@ def test_the_target_must_be_empty_and_the_source_hold_pickles(source: Path, tmp_
         convert_folder(source, source / "adapter_config.json" / "out")
     assert {name: (source / name).read_bytes() for name in written(source)} == before
     (tmp_path / "out").mkdir()
-    assert convert_folder(source, tmp_path / "out") == 1
+    assert convert_folder(source, tmp_path / "out") == (1, ())
 
 
 def test_the_command_says_what_it_wrote(source: Path, tmp_path: Path) -> None:

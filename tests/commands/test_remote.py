@@ -113,7 +113,7 @@ def test_a_method_without_a_rank_is_shown_without_one(server: Server, adapter: P
 @pytest.mark.parametrize("name", ["a.zip", "a.tar.gz", "a.tgz", "a.tar"])
 def test_an_archive_is_sent_as_it_is(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"packed")
-    ((field, (sent, file, _)),) = upload_parts(tmp_path / name)
+    ((field, (sent, file, _)),), _ = upload_parts(tmp_path / name)
     with file:
         assert (field, sent, file.read()) == ("archive", name, b"packed")
 
@@ -121,12 +121,13 @@ def test_an_archive_is_sent_as_it_is(tmp_path: Path, name: str) -> None:
 def test_folders_in_folders_go_as_one_archive(adapter: Path, tmp_path: Path) -> None:
     """Links with the content that they lead to, as the caches of model hubs hold them; nothing hidden."""
     write_adapter(adapter / "inner", "two")
+    (adapter / "adapter_setup.json").write_text("{}")
     (tmp_path / "content").write_bytes(b"linked")
-    (adapter / "inner" / "linked.json").symlink_to(tmp_path / "content")
-    for hidden in (".git/HEAD", ".DS_Store", "inner/.cache/x"):
+    (adapter / "inner" / "head_config.json").symlink_to(tmp_path / "content")
+    for hidden in (".git/HEAD", ".DS_Store", "inner/.cache/x", "optimizer.pt"):
         (adapter / hidden).parent.mkdir(exist_ok=True)
         (adapter / hidden).write_text("x")
-    ((field, (name, file, _)),) = upload_parts(adapter)
+    ((field, (name, file, _)),), (warning,) = upload_parts(adapter)
     assert (field, name) == ("archive", "adapter.tar.gz")
     with tarfile.open(fileobj=io.BytesIO(file.read())) as tar:
         members = tar.getmembers()
@@ -134,19 +135,21 @@ def test_folders_in_folders_go_as_one_archive(adapter: Path, tmp_path: Path) -> 
         assert [member.name for member in members] == [
             "adapter_config.json",
             "adapter_model.safetensors",
+            "adapter_setup.json",
             "inner/adapter_config.json",
             "inner/adapter_model.safetensors",
-            "inner/linked.json",
+            "inner/head_config.json",
         ]
-        linked = tar.extractfile("inner/linked.json")
+        linked = tar.extractfile("inner/head_config.json")
         assert linked is not None
         assert linked.read() == b"linked"
+    assert all(name in warning for name in (".git/", ".DS_Store", "inner/", "optimizer.pt"))
 
 
 def test_hidden_folders_do_not_make_an_archive(adapter: Path) -> None:
     (adapter / ".cache").mkdir()
     (adapter / ".cache" / "x.lock").write_text("")
-    parts = upload_parts(adapter)
+    parts, _ = upload_parts(adapter)
     assert [(field, name) for field, (name, _, _) in parts] == [
         ("files", "adapter_config.json"),
         ("files", "adapter_model.safetensors"),

@@ -162,12 +162,20 @@ def test_every_header_length_is_read(bert: Backbone, tmp_path: Path, wrote) -> N
     assert 0x80 in firsts
 
 
-@pytest.mark.parametrize("name", ["adapter_model.bin", "adapter.pt", "sub/weights.pkl", "x.pth", "model.ckpt"])
-def test_pickle_files_name_the_converter(wrote, bert: Backbone, name: str) -> None:
+@pytest.mark.parametrize("name", ["adapter_model.bin", "adapter.pt", "x.pth", "model.ckpt", "weights.pkl"])
+def test_weights_in_a_pickle_name_the_converter(wrote, bert: Backbone, name: str) -> None:
     folder = wrote("lora")
-    (folder / name).parent.mkdir(exist_ok=True)
-    (folder / name).write_bytes(b"")
+    (folder / "adapter_model.safetensors").rename(folder / name)
     refused(folder, bert, UnsupportedFormat, "`manyhats convert PATH OUT`")
+
+
+def test_pickles_beside_the_weights_are_not_opened(wrote, bert: Backbone) -> None:
+    folder = wrote("lora")
+    for name in ("adapter_model.bin", "training_args.bin", "optimizer.pt", "checkpoint-5/adapter_model.bin"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"")
+        (folder / name).chmod(0)
+    assert read_adapter(folder, bert).method == "lora"
 
 
 @pytest.mark.parametrize("method", tiny.METHOD_NAMES)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from manyhats.commands.convert import NAMES, convert_folder
+from manyhats.commands.convert import convert_folder
 from manyhats.errors import UnsupportedFormat
 from manyhats.formats import read_adapter
+from manyhats.formats.adapterhub.names import PICKLED as PICKLED_NAMES
 from manyhats.methods.adapter import BARE
 from safetensors.torch import load_file
 from torch import Tensor
@@ -148,7 +149,7 @@ def test_there_are_pickled_cases() -> None:
 def test_pickles_are_refused(tmp_path: Path, name: str) -> None:
     """The files that the library writes for the case, made again from the stored tensors."""
     upload = shutil.copytree(folder(name), tmp_path / "upload")
-    pickled_names = {safe: pickled for pickled, safe in NAMES.items()}
+    pickled_names = {safe: pickled for pickled, safe in PICKLED_NAMES.items()}
     for file in upload.glob("*.safetensors"):
         torch.save(load_file(file), upload / pickled_names[file.name])
         file.unlink()

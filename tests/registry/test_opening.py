@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from manyhats.errors import ConfigurationError
+from manyhats.errors import ConfigurationError, DamagedStore, NotFound
+from manyhats.registry.records import Target
 from manyhats.registry.registry import Registry
 
 from tests.processes import Launcher, Process
@@ -162,3 +164,80 @@ def test_a_second_process_is_refused(store: Path, opened: Open, launcher: Launch
     assert upload(registry, "spam", "two").number == 2
     registry.close()
     assert said_by_another(2) == "1\n"
+
+
+# ---- an alias to a version that is not there
+
+
+LOST = [
+    "UPDATE aliases SET targets = '[[99, 1.0]]'",
+    "UPDATE aliases SET targets = '[[1, 1.0], [99, 1.0]]'",
+    "DELETE FROM versions WHERE number = 30",
+]
+
+
+@pytest.fixture
+def lost(store: Path, database: Path, opened: Open) -> Callable[[str], Registry]:
+    """The copy with a second task, its alias `stable` lost as a statement says."""
+
+    def open_lost(statement: str) -> Registry:
+        change(database, statement)
+        registry = opened(store)
+        upload(registry, "well", "well")
+        return registry
+
+    return open_lost
+
+
+@pytest.mark.parametrize("statement", LOST)
+def test_an_alias_to_no_version_is_named_and_the_others_go_on(
+    lost: Callable[[str], Registry], caplog: pytest.LogCaptureFixture, statement: str
+) -> None:
+    registry = lost(statement)
+    assert re.search(r"damaged: in the task spam the alias 'stable' points at version (99|30)", caplog.text)
+    assert registry.resolve("well").number == 1
+    assert registry.resolve("spam@3").number == 3
+    with pytest.raises(DamagedStore, match="stable"):
+        registry.pin("spam")
+    task = registry.task("spam")
+    assert (task.stable, task.stable_versions, set(task.lost)) == (None, [], {"stable"})
+
+
+@pytest.mark.parametrize("how", ["alias", "rollback", "upload"])
+def test_an_alias_to_no_version_can_be_pointed_at_one(
+    lost: Callable[[str], Registry], store: Path, opened: Open, how: str
+) -> None:
+    registry = lost(LOST[0])
+    if how == "alias":
+        registry.set_alias("spam", "stable", [Target(7)])
+    elif how == "rollback":
+        registry.rollback("spam")
+    else:
+        upload(registry, "spam", "6", labels=["a", "b"])
+    expected = {"alias": 7, "rollback": 29, "upload": 7}[how]
+    for one in (registry, None):
+        if one is None:
+            registry.close()
+            one = opened(store)
+        assert one.resolve("spam").number == expected
+        assert one.task("spam").lost == {}
+
+
+def test_an_alias_to_no_version_can_be_removed(store: Path, database: Path, opened: Open) -> None:
+    change(database, "INSERT INTO aliases VALUES ('spam', 'canary', '[[77, 1.0]]')")
+    registry = opened(store)
+    assert registry.resolve("spam").number == 30
+    registry.delete_alias("spam", "canary")
+    with pytest.raises(NotFound):
+        registry.resolve("spam@canary")
+
+
+def test_a_way_back_to_no_version_is_passed_over(store: Path, database: Path, opened: Open) -> None:
+    change(database, "DELETE FROM versions WHERE number IN (28, 29)")
+    assert opened(store).rollback("spam").stable_versions[0].number == 27
+
+
+def test_rows_of_no_task_are_named(store: Path, database: Path, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
+    change(database, "INSERT INTO aliases VALUES ('gone', 'stable', '[[1, 1.0]]')")
+    assert opened(store).count == 1
+    assert "a task gone that is not there" in caplog.text

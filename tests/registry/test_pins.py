@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,30 @@ def test_an_upload_that_is_not_committed_leaves_nothing(
     assert registry.task("spam") == before
     assert blobs(store) == {before.versions[0].sha256}
     assert upload(registry, "spam", "three").number == 2
+
+
+def test_members_stay_while_a_request_needs_what_is_made_of_them(store: Path) -> None:
+    """The version is deleted, and so are its members' own tasks; the request may not have read them yet."""
+    members: list[str] = []
+
+    def composed(folder: Path) -> AdapterInfo:
+        info = inspect(folder)
+        made = "made" in (folder / "adapter_config.json").read_text()
+        return replace(info, references=tuple(members) if made else ())
+
+    registry = Registry(store, composed)
+    registry.open()
+    members += [upload(registry, name, name).sha256 for name in ("one", "two")]
+    upload(registry, "three", "made", made=True)
+    pins = [registry.pin("three"), registry.pin("three")]
+    for task in ("three", "one", "two"):
+        registry.delete_task(task)
+    assert blobs(store) == {*members, pins[0].sha256}
+    registry.unpin(pins[0])
+    assert blobs(store) == {*members, pins[0].sha256}
+    registry.unpin(pins[0])
+    assert blobs(store) == set()
+    registry.close()
 
 
 # ---- many threads

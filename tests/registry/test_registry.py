@@ -137,12 +137,29 @@ def test_what_inspect_refuses_leaves_nothing(registry: Registry, store: Path) ->
         upload(registry, "spam", "one", bad=True)
     with registry.stage() as folder:
         write_adapter(folder)
-        (folder / "adapter_model.bin").write_bytes(b"x")
+        (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
         with pytest.raises(UnsupportedFormat):
             registry.add_version("spam", folder)
     assert registry.count == 0
     assert blobs(store) == set()
     assert staged(store) == []
+
+
+def test_what_a_trainer_left_is_not_stored_and_makes_no_other_content(registry: Registry) -> None:
+    """The warnings are those of the upload, also where its content is there already."""
+    first = upload(registry, "spam", "one")
+    assert first.info.warnings == ()
+    with registry.stage() as folder:
+        write_adapter(folder, "one")
+        (folder / "checkpoint-7").mkdir()
+        for name in ("optimizer.pt", "checkpoint-7/adapter_model.safetensors", "LICENSE"):
+            (folder / name).write_bytes(b"x")
+        again, created = registry.add_version("spam", folder, warnings=["before"])
+    assert (created, again.number, again.sha256) == (False, 1, first.sha256)
+    before, left_out = again.info.warnings
+    assert before == "before"
+    assert all(name in left_out for name in ("optimizer.pt", "checkpoint-7/", "LICENSE"))
+    assert registry.task("spam").version(1).info.warnings == ()
 
 
 @pytest.mark.parametrize(("task", "alias", "error"), [("base", "stable", Conflict), ("a/b", "stable", InvalidRequest)])

@@ -129,6 +129,7 @@ def idle(residency: Residency) -> bool:
             and not residency._arrivals
             and not residency._queue
             and residency._binding == residency._reserved == 0
+            and residency.budget.used == sum(slot.size for slot in residency._slots.values())
             and residency._memory_used == sum(size for _, size in residency._memory.values())
         )
 
@@ -229,6 +230,40 @@ def test_the_bytes_of_slots_are_bounded(tiers):
     assert residency.stats().slots == 3
     use(residency, version("large", 95))
     assert residency.stats().slots == 1
+
+
+def test_what_methods_keep_beside_adapters_counts_and_makes_room(disk):
+    left: list[str] = []
+
+    def reclaim() -> bool:
+        had = bool(kept)
+        residency.budget.give_back(sum(kept))
+        kept.clear()
+        return had
+
+    residency = Residency(
+        load=disk.load,
+        bind=disk.bind,
+        slot_size=lambda adapter: adapter.nbytes,
+        slots=9,
+        slot_bytes=100,
+        memory_bytes=100,
+        unbind=lambda bound: left.append(bound.name),
+        reclaim=reclaim,
+    )
+    kept = [50]
+    assert residency.budget.take(50)
+    for wanted in (A, B):
+        use(residency, wanted)
+    use(residency, version("c", 35))
+    assert (left, kept) == (["a"], [50])  # who is idle goes first
+    use(residency, version("large", 95))
+    assert (left, kept) == (["a", "b", "c"], [])
+    assert residency.budget.used == residency.stats().slot_bytes == 95
+    residency.unload("sha-large")
+    assert left[-1] == "large"
+    assert residency.budget.used == 0
+    residency.close()
 
 
 def test_the_bytes_of_memory_are_bounded(tiers, disk):
@@ -343,6 +378,42 @@ def test_a_wish_that_everybody_has_given_up_holds_up_nobody(tiers, disk):
     wait_until(lambda: idle(residency))
     assert "b" not in disk.binds
     use(residency, B)
+
+
+def test_what_lies_in_a_slot_answers_at_once_though_another_waits_for_room(tiers):
+    residency = tiers(slots=3)
+    got(residency.pin(D))
+    for wanted in (A, B):
+        got(residency.acquire(wanted))
+    cold = residency.acquire(C)
+    wait_until(lambda: residency._queue)
+    for _ in range(20):
+        assert residency.acquire(D).done()  # pinned: it will never make room
+    first, second = residency.acquire(A), residency.acquire(A)
+    assert first.done()
+    assert not second.done()  # else A would never be idle, and C starve
+    for _ in range(20):
+        assert residency.acquire(B).done()  # A alone makes room for C
+    for _ in range(2):
+        residency.release(A)
+    assert got(cold).name == "c"
+    residency.release(C)
+    assert got(second).name == "a"
+
+
+def test_what_lies_in_the_only_slot_answers_at_once_when_who_waited_has_gone(tiers):
+    residency = tiers(slots=1)
+    got(residency.acquire(A))
+    cold = residency.acquire(B)
+    wait_until(lambda: residency._queue)
+    assert residency.acquire(A).done()
+    behind = residency.acquire(A)
+    assert not behind.done()
+    cold.cancel()
+    assert got(behind).name == "a"
+    wait_until(lambda: not residency._queue)
+    assert residency.acquire(A).done()
+    assert users(residency) == 4
 
 
 # ---- pin, unpin, unload

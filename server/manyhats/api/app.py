@@ -11,7 +11,14 @@ from starlette.requests import ClientDisconnect
 from manyhats._version import __version__
 from manyhats.api import errors, lorax, openai, operations, predict, tasks, uploads
 from manyhats.api.body import BodyLimit
+from manyhats.api.exposure import allowed_hosts
 from manyhats.api.hangup import ClientGone
+from manyhats.api.middleware.content import JsonBodies
+from manyhats.api.middleware.cors import Cors
+from manyhats.api.middleware.encoding import GzipBodies
+from manyhats.api.middleware.hosts import AllowedHosts
+from manyhats.api.middleware.origins import SameOrigin
+from manyhats.api.middleware.paths import HeadAsGet, LenientPaths
 from manyhats.api.schemas import ErrorBody
 from manyhats.runtime import Runtime
 
@@ -29,22 +36,30 @@ def create_app(runtime: Runtime) -> FastAPI:
         finally:
             await runtime.stop()
 
+    settings = runtime.settings
     app = FastAPI(
         title="Manyhats",
         version=__version__,
         description="One frozen backbone, many tasks and methods, one batch.",
         lifespan=lifespan,
+        redirect_slashes=False,  # LenientPaths leaves them out
         responses={
             "4XX": {"model": ErrorBody, "description": "The request cannot be served as it is."},
             "5XX": {"model": ErrorBody, "description": "The server cannot serve it now."},
         },
     )
     app.state.runtime = runtime
-    app.add_middleware(
-        BodyLimit,
-        json_limit=runtime.settings.max_body,
-        upload_limit=runtime.settings.max_upload + _MULTIPART_OVERHEAD,
-    )
+    limits = {"json_limit": settings.max_body, "upload_limit": settings.max_upload + _MULTIPART_OVERHEAD}
+    # The innermost first.
+    app.add_middleware(BodyLimit, **limits)
+    app.add_middleware(JsonBodies)
+    app.add_middleware(GzipBodies, **limits)
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(LenientPaths)
+    app.add_middleware(SameOrigin, trusted=settings.cors_origins)
+    app.add_middleware(AllowedHosts, allowed=allowed_hosts(settings))
+    if settings.cors_origins:
+        app.add_middleware(Cors, origins=settings.cors_origins)
     errors.install(app)
 
     @app.exception_handler(ClientGone)

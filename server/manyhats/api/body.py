@@ -1,4 +1,4 @@
-"""Reads request bodies: bounded, and parsed beside the event loop."""
+"""Reads request bodies: bounded in bytes, in values and all together, and parsed beside the event loop."""
 
 from __future__ import annotations
 
@@ -10,33 +10,41 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from manyhats.api.errors import response
-from manyhats.errors import InvalidRequest, TooLarge
+from manyhats.api.json_size import check_values
+from manyhats.api.middleware.content import is_upload
+from manyhats.api.state import runtime_of
+from manyhats.errors import InvalidRequest, Overloaded, TooLarge
 
 M = TypeVar("M", bound=BaseModel)
 
 # Smaller bodies are parsed at once: handing them to a thread would take longer.
 _AT_ONCE = 16 << 10  # bytes
+_ALWAYS = 64 << 10  # bytes of a body that are read however much is under way
+_TOGETHER = 16  # times the limit of one body: what all that are under way may hold
 
 
 class BodyLimit:
-    """Refuses a body over its limit as soon as that shows, whether or not it says its length."""
+    """Refuses a body over its limit as soon as that shows, whether or not it says its length.
+
+    Uploads are written to files as they come; other bodies stand in memory, and all of them together are limited too.
+    """
 
     def __init__(self, app: ASGIApp, *, json_limit: int, upload_limit: int) -> None:
         self._app = app
         self._json_limit = json_limit
         self._upload_limit = upload_limit
+        self._held = 0  # bytes of all JSON bodies under way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        # By the route, not by what the body says it is: only uploads are not held in memory.
-        upload = scope["path"].endswith("/versions")
+        upload = is_upload(scope)
         limit = self._upload_limit if upload else self._json_limit
         told = headers.get(b"content-length", b"0")
         error = TooLarge(f"the body is larger than {limit} bytes", param="body")
-        if told.isdigit() and int(told) > limit:
+        if told.isdigit() and (len(told) > 18 or int(told) > limit):
             await response(error)(scope, receive, send)
             return
         seen = 0
@@ -44,19 +52,33 @@ class BodyLimit:
         async def counted() -> Message:
             nonlocal seen
             message = await receive()
-            seen += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            seen += size
             if seen > limit:
                 raise error
+            if not upload:
+                self._held += size
+                if self._held > _TOGETHER * limit and seen > _ALWAYS:
+                    raise Overloaded("the bodies of requests under way fill the memory that is set aside for them")
             return message
 
-        await self._app(scope, counted, send)
+        try:
+            await self._app(scope, counted, send)
+        finally:
+            if not upload:
+                self._held -= seen
 
 
 async def parse(request: Request, model: type[M]) -> M:
-    """The JSON body as `model`. Raises InvalidRequest naming the first field that is wrong."""
+    """The JSON body as `model`.
+
+    Raises TooLarge for one of too many values, and InvalidRequest naming the first field that is wrong.
+    """
     body = await request.body()
+    limit = runtime_of(request).settings.max_values
 
     def read() -> M:
+        check_values(body, limit)
         try:
             return model.model_validate_json(body or b"{}")
         except ValidationError as error:
@@ -66,7 +88,7 @@ async def parse(request: Request, model: type[M]) -> M:
 
 
 def _invalid(error: ValidationError) -> InvalidRequest:
-    first = error.errors(include_url=False)[0]
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "body"
     return InvalidRequest(f"{where}: {first['msg']}", param=where)
 

@@ -21,17 +21,24 @@ KINDS: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.AuthenticationRequired, 401, "AuthenticationError"),
     (errors.PermissionDenied, 403, "PermissionDeniedError"),
     (errors.NotFound, 404, "NotFoundError"),
+    (errors.SlowRequest, 408, "RequestTimeoutError"),
     (errors.Conflict, 409, "ConflictError"),
+    (errors.HeadTooLarge, 431, "HeadTooLargeError"),
     (errors.TooLarge, 413, "TooLargeError"),
     (errors.UnsupportedFormat, 415, "UnsupportedFormatError"),
+    (errors.UnknownHost, 421, "MisdirectedRequestError"),
     (errors.AdapterMismatch, 422, "AdapterMismatchError"),
     (errors.Overloaded, 429, "OverloadedError"),
+    (errors.DamagedStore, 500, "DamagedStoreError"),
     (errors.EngineFailure, 500, "InternalServerError"),
     (errors.NotReady, 503, "ServiceUnavailableError"),
     (errors.DeadlineExceeded, 504, "DeadlineExceededError"),
     (errors.StorageFull, 507, "StorageFullError"),
     (Exception, 500, "InternalServerError"),
 )
+
+_LONGEST_MESSAGE = 4000  # characters
+_LONGEST_PARAM = 200
 
 _BY_STATUS = {status: kind for _, status, kind in KINDS} | {405: "MethodNotAllowedError"}
 
@@ -48,8 +55,16 @@ def describe(error: Exception) -> tuple[int, dict[str, Any]]:
 
 def envelope(status: int, kind: str, message: str, param: str | None = None) -> dict[str, Any]:
     """The body of every error."""
-    message = message.encode(errors="backslashreplace").decode()  # file names need not be text
+    message = _shortened(message, _LONGEST_MESSAGE)
+    param = None if param is None else _shortened(param, _LONGEST_PARAM)
     return {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+def _shortened(text: str, longest: int) -> str:
+    """A text that an answer can carry: what a caller sent may stand in it, however long, and names need not be text."""
+    if len(text) > longest:
+        text = f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
+    return text.encode(errors="backslashreplace").decode()
 
 
 def response(error: Exception) -> JSONResponse:
@@ -65,6 +80,11 @@ def response(error: Exception) -> JSONResponse:
     return JSONResponse(body, status, headers)
 
 
+def _with_head(methods: str) -> str:
+    """A route's methods: where it takes GET, HEAD too."""
+    return methods.replace("GET", "GET, HEAD") if "HEAD" not in methods else methods
+
+
 def install(app: FastAPI) -> None:
     """Gives every failure of `app` the one shape."""
 
@@ -74,13 +94,14 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        message = str(error.detail)
+        message, headers = str(error.detail), dict(error.headers or {})
         if error.status_code == 404:
             message = f"there is no route {request.method} {request.url.path}; /docs lists them all"
         elif error.status_code == 405:
             message = f"{request.url.path} does not take {request.method}"
+            headers = {"Allow": _with_head(headers.get("Allow", ""))}
         kind = _BY_STATUS.get(error.status_code, "BadRequestError")
-        return JSONResponse(envelope(error.status_code, kind, message), error.status_code, error.headers)
+        return JSONResponse(envelope(error.status_code, kind, message), error.status_code, headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -15,11 +15,13 @@ from manyhats.api.auth import may_ask
 from manyhats.api.body import documented, parse
 from manyhats.api.errors import describe
 from manyhats.api.hangup import unless_gone
+from manyhats.api.schemas import Many
 from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text, Tokenizer
 from manyhats.errors import InvalidRequest, ManyhatsError
 from manyhats.registry.names import BASE
+from manyhats.serving.generation import finite
 from manyhats.serving.merged import FIELD
 from manyhats.serving.question import Question, Reply
 
@@ -80,12 +82,13 @@ class Parameters(BaseModel):
     top_p: float | None = None
     repetition_penalty: float | None = None
     seed: int | None = None
-    stop: list[str] = Field(default_factory=list)
+    stop: Many[str] = Field(default_factory=list)
     ignore_eos_token: bool = False
     return_full_text: bool | None = False
     return_k_alternatives: int | None = None
     response_format: dict[str, Any] | None = None
     details: bool = False
+    decoder_input_details: bool | None = False
 
 
 class GenerateBody(BaseModel):
@@ -98,7 +101,7 @@ class GenerateBody(BaseModel):
     stream: bool = False
 
 
-_REFUSED = ("typical_p", "watermark", "decoder_input_details", "truncate", "schema")
+_REFUSED = ("typical_p", "watermark", "truncate", "schema")
 
 
 @router.post("/generate", openapi_extra=documented(GenerateBody))
@@ -149,6 +152,8 @@ def _question(body: GenerateBody) -> Question:
         given["temperature"] = p.temperature
     elif p.do_sample or p.top_k is not None or p.top_p is not None:
         given["temperature"] = 1.0
+    if p.decoder_input_details:
+        given["prompt_logprobs"] = 0
     if p.merged_adapters is not None:
         given[FIELD] = {name: value for name, value in p.merged_adapters.items() if value is not None}
     if p.response_format is not None:
@@ -168,7 +173,7 @@ async def _whole(request: Request, body: GenerateBody) -> dict[str, Any]:
     answer: dict[str, Any] = {"generated_text": _full(body, text)}
     if body.parameters.details:
         answer["details"] = _details(reply, text, body) | {
-            "prefill": [],
+            "prefill": _prefill(text, tokenizer),
             "tokens": [_token(chosen, tokenizer.piece(chosen.token), tokenizer) for chosen in text.tokens],
         }
     return answer
@@ -176,6 +181,8 @@ async def _whole(request: Request, body: GenerateBody) -> dict[str, Any]:
 
 async def _pieces(request: Request, body: GenerateBody) -> Response:
     """The last event has the whole text, and its token once more is not sent."""
+    if body.parameters.decoder_input_details:
+        raise InvalidRequest("`decoder_input_details` is not supported in a stream", param="decoder_input_details")
     service = runtime_of(request).service
     tokenizer = service.backbone.tokenizer
     held: list[tuple[Chosen | None, str]] = []  # the event of a token waits for the next: the last one tells more
@@ -221,6 +228,17 @@ def _details(reply: Reply, text: Stream, body: GenerateBody) -> dict[str, Any]:
         "generated_tokens": reply.output_tokens,
         "seed": body.parameters.seed,
     }
+
+
+def _prefill(text: Stream, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """The prompt's tokens, where they are asked; the first has no value."""
+    if text.scores is None:
+        return []
+    known = zip(text.scores.prompt, text.scores.scores, strict=True)
+    return [
+        {"id": t, "text": tokenizer.piece(t), "logprob": None if one is None else finite(one.logprob)}
+        for t, one in known
+    ]
 
 
 def _token(chosen: Chosen, text: str, tokenizer: Tokenizer) -> dict[str, Any]:

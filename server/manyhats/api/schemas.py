@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from manyhats.backbone import Text
+
+T = TypeVar("T")
+# The first wrong item ends it: an error for each of a million would take seconds and gigabytes.
+Many = Annotated[list[T], Field(fail_fast=True)]
 
 
 class Body(BaseModel):
@@ -24,7 +28,7 @@ class TextInput(Body):
 
 
 OneInput = StrictStr | TextInput
-Inputs = OneInput | list[OneInput]
+Inputs = OneInput | Many[OneInput]
 
 
 class PredictBody(Body):
@@ -43,8 +47,8 @@ class PredictItem(PredictBody):
 class PredictManyBody(Body):
     """`POST /v1/predict`: either `requests`, or `tasks` with `inputs`."""
 
-    requests: list[PredictItem] | None = None
-    tasks: list[StrictStr] | None = None
+    requests: Many[PredictItem] | None = None
+    tasks: Many[StrictStr] | None = None
     inputs: Inputs | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
 
@@ -60,7 +64,7 @@ class AliasBody(Body):
     """`PUT /v1/tasks/{task}/aliases/{alias}`: either `version` or `split`."""
 
     version: StrictInt | None = None
-    split: list[SplitTarget] | None = None
+    split: Many[SplitTarget] | None = None
 
 
 class RollbackBody(Body):
@@ -72,11 +76,11 @@ class RollbackBody(Body):
 class SettingsBody(Body):
     """`PUT /v1/tasks/{task}`. What is given replaces what was; null goes back to the adapter's own."""
 
-    labels: list[StrictStr] | None = None
+    labels: Many[StrictStr] | None = None
     template: StrictStr | None = None
     max_tokens: StrictInt | None = None
     overflow: StrictStr | None = None
-    pooling: StrictStr | list[StrictStr] | None = None
+    pooling: StrictStr | Many[StrictStr] | None = None
     normalize: StrictBool | None = None
     prompts: dict[str, StrictStr] | None = None
     default_prompt_name: StrictStr | None = None

@@ -12,7 +12,7 @@ from manyhats.api.body import documented, parse
 from manyhats.api.schemas import AliasBody, RollbackBody, SettingsBody
 from manyhats.api.state import runtime_of
 from manyhats.errors import Conflict, InvalidRequest
-from manyhats.registry.names import BASE
+from manyhats.registry.names import BASE, STABLE
 from manyhats.registry.records import Target, Task, TaskSettings, Version
 from manyhats.runtime import Runtime
 
@@ -82,7 +82,8 @@ async def delete_task(task: str, request: Request) -> Response:
 @ask.get("/{task}/versions/{number}")
 async def show_version(task: str, number: int, request: Request) -> dict[str, Any]:
     """One version."""
-    return version_body(runtime_of(request).registry.task(task).version(number))
+    runtime = runtime_of(request)
+    return version_body(runtime, runtime.registry.task(task).version(number))
 
 
 @change.delete("/{task}/versions/{number}", status_code=204)
@@ -169,7 +170,8 @@ def summary(runtime: Runtime, task: Task, version: Version | None = None) -> dic
     """A task as the list shows it: of `version`, or of the one that `stable` points at (the largest of a split)."""
     version = version or task.stable
     if version is None:
-        return {"name": task.name, "kind": None, "method": None, "version": None, "residency": "disk", "bytes": 0}
+        empty = {"name": task.name, "kind": None, "method": None, "version": None, "residency": "disk", "bytes": 0}
+        return empty | ({"quarantined": task.lost[STABLE]} if STABLE in task.lost else {})
     return {
         "name": task.name,
         "kind": version.info.kind,
@@ -177,7 +179,7 @@ def summary(runtime: Runtime, task: Task, version: Version | None = None) -> dic
         "version": version.number,
         "residency": runtime.residency.level(version.sha256),
         "bytes": version.info.bytes,
-    }
+    } | _quarantine_body(runtime, version)
 
 
 def details(runtime: Runtime, task: Task, version: Version | None = None) -> dict[str, Any]:
@@ -185,8 +187,9 @@ def details(runtime: Runtime, task: Task, version: Version | None = None) -> dic
     version = version or task.stable
     settings = task.settings if version is None else task.settings_for(version)
     longest = runtime.backbone.max_tokens
+    lost = {"quarantined": "; ".join(task.lost.values())} if task.lost else {}
     return summary(runtime, task, version) | {
-        "versions": [version_body(v) for v in task.versions],
+        "versions": [version_body(runtime, v) for v in task.versions],
         "aliases": aliases_body(task),
         "labels": settings.labels,
         "template": settings.template,
@@ -197,6 +200,7 @@ def details(runtime: Runtime, task: Task, version: Version | None = None) -> dic
         "priority": settings.priority,
         "pinned": settings.pinned,
         "created": task.created,
+        **lost,
     }
 
 
@@ -212,7 +216,7 @@ def embedding_body(settings: TaskSettings) -> dict[str, Any]:
     }
 
 
-def version_body(version: Version) -> dict[str, Any]:
+def version_body(runtime: Runtime, version: Version) -> dict[str, Any]:
     """One version."""
     return {
         "version": version.number,
@@ -225,7 +229,13 @@ def version_body(version: Version) -> dict[str, Any]:
         "base": version.info.base,
         "created": version.created,
         "card": version.info.card,
-    }
+    } | _quarantine_body(runtime, version)
+
+
+def _quarantine_body(runtime: Runtime, version: Version) -> dict[str, Any]:
+    """Why the version's stored files are not used, where they are not."""
+    reason = runtime.registry.quarantined(version)
+    return {} if reason is None else {"quarantined": reason}
 
 
 def aliases_body(task: Task) -> dict[str, Any]:

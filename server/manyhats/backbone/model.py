@@ -82,6 +82,7 @@ class Backbone:
         self.model = model
         self.prefix: str = model.base_model_prefix
         self._switch = SiteSwitch()
+        self.kept = self._switch.kept  # what methods keep with the backbone between passes, by keys of their own
         self._busy = False
         self._entered = False
 

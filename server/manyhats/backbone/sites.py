@@ -85,10 +85,11 @@ class Actors:
 
 
 class SiteSwitch:
-    """Holds the actors of the pass under way; every site of a backbone looks here."""
+    """Holds the actors of the pass under way; every site of a backbone looks here. `kept`: see `Backbone.kept`."""
 
     def __init__(self) -> None:
         self.actors = Actors()
+        self.kept: dict[Any, Any] = {}
 
 
 class ModuleSite:
@@ -115,7 +116,7 @@ class LinearSite(ModuleSite):
     def __init__(self, name: str, module: nn.Module, switch: SiteSwitch) -> None:
         super().__init__(name, module, switch)
         self.transposed = isinstance(module, Conv1D)  # its own weight is (in, out)
-        self.kept: dict[Any, Any] = {}  # what methods keep here between passes
+        self.kept = switch.kept  # of the whole backbone
         self.laid_out: LaidOut | None = None  # its weight once more, as the CPU reads it
         module.forward = self._forward
 

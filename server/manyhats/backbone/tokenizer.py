@@ -6,14 +6,16 @@ shared tokenizer are shared state. An input that is too long is cut here, one by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Any
 
-from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer
 
+from manyhats.backbone.detokenizer import IncrementalDetokenizer
+from manyhats.backbone.token_bytes import TokenBytes
 from manyhats.errors import ConfigurationError
 
 
@@ -36,6 +38,14 @@ class Encoded:
     words: list[int | None]  # index of the word; None for special tokens
     sequence_ids: list[int | None]  # 0 text, 1 pair, None special
     full_length: int  # tokens before any cut
+    at_least: bool = False  # whether only the text's beginning was read, as more would have been cut anyway
+
+
+# How much of a long text is read at first. Few texts have so many characters a token; where this one has, more is read.
+_CHARACTERS_A_TOKEN = 32
+_SHORT = 16_384  # characters that are always read at once
+_MARGIN = 64  # tokens behind a cut: the last ones before the end of what was read may differ from the whole text's
+_WORD = 256  # characters before the end in which white space is looked for, so that no word is read by halves
 
 
 class Tokenizer:
@@ -53,6 +63,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend: Any = backend
+        self._bytes: TokenBytes | None = None
         self.loaded = loaded
         self.mask_token: str | None = loaded.mask_token
         self.mask_id: int | None = loaded.mask_token_id
@@ -60,23 +71,40 @@ class Tokenizer:
 
     def encode_bare(self, text: str, max_tokens: int) -> Encoded:
         """Tokens of a text that has all its special tokens written out."""
-        e = self._backend.encode(text, add_special_tokens=False)
+        read = self._beginning(text, max_tokens)
+        e = self._backend.encode(read, add_special_tokens=False)
         full = len(e)
         if full > max_tokens:
             e.truncate(max_tokens)
-        return _encoded(e, full)
+        return _encoded(e, full, at_least=len(read) < len(text))
 
     def encode(self, texts: Sequence[Text], max_tokens: int) -> list[Encoded]:
         """Tokens with the special ones around them; at most `max_tokens` of them each.
 
-        Of a pair the longer text is cut first. `Encoded.full_length` tells how many tokens there were.
+        Of a pair the longer text is cut first. `Encoded.full_length` tells how many tokens there were; reading stops
+        where a text has more than `max_tokens` for sure (`at_least`), however long it is.
         """
-        inputs = [t.text if t.pair is None else (t.text, t.pair) for t in texts]
+        read = [
+            Text(self._beginning(t.text, max_tokens), None if t.pair is None else self._beginning(t.pair, max_tokens))
+            for t in texts
+        ]
+        inputs = [t.text if t.pair is None else (t.text, t.pair) for t in read]
         encodings = self._backend.encode_batch(inputs, add_special_tokens=True)
         return [
-            _encoded(e, len(e)) if len(e) <= max_tokens else self._cut(t, max_tokens, len(e))
-            for t, e in zip(texts, encodings, strict=True)
+            _encoded(e, len(e)) if len(e) <= max_tokens else self._cut(t, max_tokens, len(e), at_least=t != whole)
+            for t, e, whole in zip(read, encodings, texts, strict=True)
         ]
+
+    def _beginning(self, text: str, max_tokens: int) -> str:
+        """The text, or its beginning where that alone has more than `max_tokens` tokens."""
+        size = max(max_tokens * _CHARACTERS_A_TOKEN, _SHORT)
+        while size < len(text):
+            space = max(text.rfind(" ", size - _WORD, size), text.rfind("\n", size - _WORD, size))
+            piece = text[: space if space > 0 else size]
+            if len(self._backend.encode(piece, add_special_tokens=False)) > max_tokens + _MARGIN:
+                return piece
+            size *= 4
+        return text
 
     def encode_words(self, words: Sequence[str], max_tokens: int) -> Encoded:
         """Tokens of a text that is already split into words."""
@@ -88,9 +116,9 @@ class Tokenizer:
             e = self._backend.post_process(e, None, True)
         return _encoded(e, full)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of some tokens, special ones left out."""
-        text: str = self._backend.decode(list(ids), skip_special_tokens=True)
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """The text of some tokens, special ones left out or not."""
+        text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special)
         return text
 
     def piece(self, token: int) -> str:
@@ -98,17 +126,31 @@ class Tokenizer:
         text: str = self._backend.decode([token], skip_special_tokens=False)
         return text
 
-    def decode_stream(self) -> Callable[[int], str]:
-        """Takes tokens one by one, and gives the text that is sure after each."""
-        stream = DecodeStream(skip_special_tokens=True)
-        return lambda token: stream.step(self._backend, token) or ""
+    def token_bytes(self, token: int, *, first: bool) -> bytes:
+        """What one token adds to a text, as bytes: half a character may be all. `first`: where nothing stands before
+        it, as many tokenizers write a space only between words. Of a special token, its name."""
+        return self._token_bytes().of(token, first)
 
-    def _cut(self, text: Text, max_tokens: int, full_length: int) -> Encoded:
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """The tokens that stand for no text."""
+        return self._token_bytes().special
+
+    def _token_bytes(self) -> TokenBytes:
+        if self._bytes is None or self._bytes.backend is not self._backend:
+            self._bytes = TokenBytes(self._backend)
+        return self._bytes
+
+    def decode_stream(self, *, skip_special: bool = True) -> IncrementalDetokenizer:
+        """Takes tokens one by one, and gives the text that is sure after each."""
+        return IncrementalDetokenizer(partial(self.decode, skip_special=skip_special))
+
+    def _cut(self, text: Text, max_tokens: int, full_length: int, *, at_least: bool) -> Encoded:
         room = max(max_tokens - self._backend.num_special_tokens_to_add(text.pair is not None), 0)
         first = self._backend.encode(text.text, add_special_tokens=False)
         if text.pair is None:
             first.truncate(room)
-            return _encoded(self._backend.post_process(first, None, True), full_length)
+            return _encoded(self._backend.post_process(first, None, True), full_length, at_least=at_least)
         second = self._backend.encode(text.pair, add_special_tokens=False)
         keep_first, keep_second = len(first), len(second)
         shorter = min(keep_first, keep_second, room // 2)
@@ -120,14 +162,14 @@ class Tokenizer:
             keep_second = room - keep_first
         first.truncate(min(keep_first, len(first)))
         second.truncate(min(keep_second, len(second)))
-        whole = _encoded(self._backend.post_process(first, second, True), full_length)
+        whole = _encoded(self._backend.post_process(first, second, True), full_length, at_least=at_least)
         # tokenizers forgets the first text's sequence where it alone was cut
         own = count()
         sequence_ids = [None if special else int(next(own) >= len(first)) for special in whole.special]
         return replace(whole, sequence_ids=sequence_ids)
 
 
-def _encoded(e: Any, full_length: int) -> Encoded:
+def _encoded(e: Any, full_length: int, *, at_least: bool = False) -> Encoded:
     return Encoded(
         ids=e.ids,
         type_ids=e.type_ids,
@@ -136,4 +178,5 @@ def _encoded(e: Any, full_length: int) -> Encoded:
         words=e.word_ids,
         sequence_ids=e.sequence_ids,
         full_length=full_length,
+        at_least=at_least,
     )

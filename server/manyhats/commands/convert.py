@@ -13,15 +13,7 @@ from manyhats.errors import InvalidRequest
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What the libraries call their weights, as a pickle and as safetensors.
-NAMES = {
-    "adapter_model.bin": "adapter_model.safetensors",
-    "pytorch_adapter.bin": "adapter.safetensors",
-    "pytorch_model_head.bin": "model_head.safetensors",
-    "pytorch_model_adapter_fusion.bin": "model_adapter_fusion.safetensors",
-    "pytorch_model_embeddings.bin": "model_embeddings.safetensors",
-}
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+    from manyhats.formats.contents import Contents
 
 
 def convert(
@@ -38,23 +30,34 @@ def convert(
         changed = materialise(path, out, backbone)
         typer.echo(f"{out}: {changed} changed parameters as safetensors")
         return
-    written = convert_folder(path, out)
+    written, warnings = convert_folder(path, out)
     typer.echo(f"{out}: {written} weight files as safetensors")
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
-def convert_folder(path: Path, out: Path) -> int:
-    """Copies an adapter folder, its pickles as safetensors; returns how many there were.
+def convert_folder(path: Path, out: Path) -> tuple[int, tuple[str, ...]]:
+    """Copies an adapter's files, weights in pickles as safetensors; what its trainer left beside them stays behind.
 
-    Raises InvalidRequest for a folder without pickles, a target that is not empty, a pickle that holds more than
-    tensors, or two files that would get one name; nothing is written then.
+    Returns how many pickles were turned into safetensors, and warnings about what was left out, which is never opened.
+    Raises InvalidRequest for a folder without weights or with several adapters, a target that is not empty, a pickle
+    that holds more than tensors, or two files that would get one name; nothing is written then.
     """
     from safetensors.torch import save_file  # here, so that commands that only talk to a server start quickly
 
+    from manyhats.formats.contents import names_of, select
+    from manyhats.formats.files import PICKLES
+
     check_folders(path, out)
-    places = _places(path)
-    converted = {file: _tensors(file) for file in places.values() if _is_pickle(file)}
-    if not converted:
-        raise InvalidRequest(f"'{path}' holds no pickle file ({', '.join('*' + s for s in _PICKLES)})")
+    contents = select(names_of(path))
+    if contents.several:
+        contents.check()
+    places = _places(path, contents)
+    converted = {path / name: _tensors(path / name) for name in contents.refused}
+    if not converted and not any(file.suffix == ".safetensors" for file in places.values()):
+        raise InvalidRequest(
+            f"'{path}' holds no pickle file ({', '.join('*' + s for s in PICKLES)}) and no safetensors"
+        )
     try:
         for place, file in places.items():
             target = out / place
@@ -65,7 +68,7 @@ def convert_folder(path: Path, out: Path) -> int:
                 shutil.copyfile(file, target)
     except OSError as error:
         raise InvalidRequest(f"'{out}' cannot be written: {error.strerror or error}") from None
-    return len(converted)
+    return len(converted), contents.warnings()
 
 
 def check_folders(path: Path, out: Path) -> None:
@@ -76,17 +79,15 @@ def check_folders(path: Path, out: Path) -> None:
         raise InvalidRequest(f"'{out}' is {'not empty' if out.is_dir() else 'no folder'}")
 
 
-def _is_pickle(file: Path) -> bool:
-    return file.suffix.lower() in _PICKLES
+def _places(path: Path, contents: Contents) -> dict[Path, Path]:
+    """What goes where: the adapter's files by the place, relative to the target, that each gets."""
+    from manyhats.formats.contents import as_safetensors
 
-
-def _places(path: Path) -> dict[Path, Path]:
-    """What goes where: the files of a folder by the place, relative to the target, that each gets."""
     places: dict[Path, Path] = {}
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        place = file.relative_to(path)
-        if _is_pickle(file):
-            place = place.with_name(NAMES.get(file.name, file.stem + ".safetensors"))
+    for name in sorted((*contents.kept, *contents.refused)):
+        file, place = path / name, Path(contents.place(name))
+        if name in contents.refused:
+            place = place.with_name(as_safetensors(place.name))
         if place in places:
             raise InvalidRequest(
                 f"'{places[place].name}' and '{file.name}' would both become '{place}'; take one of them away"

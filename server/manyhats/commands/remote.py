@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,36 +106,42 @@ def predict(
     Console().print_json(data=answer["outputs"])
 
 
-def upload_parts(path: Path) -> list[tuple[str, tuple[str, Any, str]]]:
-    """The multipart parts for an adapter: its files, or one archive where it has subfolders.
+def upload_parts(path: Path) -> tuple[list[tuple[str, tuple[str, Any, str]]], tuple[str, ...]]:
+    """The multipart parts for an adapter: its files, or one archive where it has subfolders; and warnings.
 
-    Raises InvalidRequest where there is nothing to send. The caller closes the opened files.
+    What a trainer left beside an adapter is not sent, which the warnings say. Raises InvalidRequest where there is
+    nothing to send, UnsupportedFormat for weights in a pickle. The caller closes the opened files.
     """
+    from manyhats.formats.contents import names_of, select  # here, as it brings torch
+
     binary = "application/octet-stream"
     if path.is_file() and path.name.endswith(_ARCHIVES):
-        return [("archive", (path.name, path.open("rb"), binary))]
+        return [("archive", (path.name, path.open("rb"), binary))], ()
     if not path.is_dir():
         raise InvalidRequest(f"'{path}' is no adapter folder and no zip or tar.gz")
-    hidden = re.compile(r"(^|/)\.")
-    files = sorted(p for p in path.rglob("*") if p.is_file() and not hidden.search(p.relative_to(path).as_posix()))
+    contents = select(names_of(path))
+    contents.check()
+    files = {contents.place(name): path / name for name in contents.kept}
     if not files:
-        raise InvalidRequest(f"the folder '{path}' is empty")
-    if all(p.parent == path for p in files):
-        return [("files", (p.name, p.open("rb"), binary)) for p in files]
+        raise InvalidRequest(f"the folder '{path}' is empty, or holds no file of an adapter")
+    if not any("/" in place for place in files):
+        return [("files", (place, file.open("rb"), binary)) for place, file in files.items()], contents.warnings()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", dereference=True) as tar:  # a link's content, as for plain files
-        for p in files:
-            tar.add(p, str(p.relative_to(path)))
+        for place, file in files.items():
+            tar.add(file, place)
     buffer.seek(0)
-    return [("archive", (f"{path.name}.tar.gz", buffer, binary))]
+    return [("archive", (f"{path.name}.tar.gz", buffer, binary))], contents.warnings()
 
 
 @contextmanager
 def _parts(path: Path) -> Iterator[list[tuple[str, tuple[str, Any, str]]]]:
     try:
-        parts = upload_parts(path)
+        parts, warnings = upload_parts(path)
     except OSError as error:
         raise InvalidRequest(f"'{path}' cannot be read: {error.strerror or error}") from None
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
     try:
         yield parts
     finally:

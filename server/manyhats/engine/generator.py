@@ -16,13 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyhats.backbone import Actors, Backbone, PackedBatch, Piece, pack_pieces
+from manyhats.backbone import Actors, Backbone, PackedBatch, pack_pieces
 from manyhats.backbone.cache import KeyValueCache
 from manyhats.engine.blocks import BLOCK, BlockPool, first_key, next_key, rows_of
-from manyhats.engine.forward import Row, forward, vocabulary_logits
+from manyhats.engine.forward import vocabulary_logits
 from manyhats.engine.sampling import Chosen, Draw, choose
+from manyhats.engine.scoring import score_pass
 from manyhats.engine.settle import settle
 from manyhats.engine.stream import Delta, Stream, Writing
+from manyhats.engine.whole import whole_pass
 from manyhats.errors import EngineFailure
 from manyhats.methods.adapter import BoundAdapter
 from manyhats.methods.plan import Plan, in_batch_order, segments_of
@@ -126,10 +128,8 @@ class Generator:
                 return
             task = min(tasks, key=lambda t: (counts[t], self._waiting[t][0].writing.due))
             stream = self._waiting[task][0]
-            keys = self._prompt_keys(stream)
-            missing = next((key for key in keys if not self.pool.knows(key)), None)
-            if missing is not None and missing in reading:
-                skipped.add(task)  # another text is just reading the same beginning
+            if self._waits(stream, reading):
+                skipped.add(task)
                 continue
             if self._running and not stream.adapter.whole and self.pool.available < -(-stream.length // BLOCK) + 1:
                 return
@@ -146,22 +146,18 @@ class Generator:
             self._running.append(stream)
             reading |= self._unread(stream)
 
-    def _prompt_keys(self, stream: Stream) -> list[bytes]:
-        """Of the full blocks of what is to be read; at least one token is left to compute."""
-        if stream.adapter.whole:
-            return []
-        full = (stream.length - 1) // BLOCK
-        key = stream.keys[-1] if stream.keys else first_key(stream.writing.digest)
-        for i in range(len(stream.keys), full):
-            key = next_key(key, stream.content(i * BLOCK, (i + 1) * BLOCK))
-            stream.keys.append(key)
-        return stream.keys[:full]
+    def _waits(self, stream: Stream, reading: set[bytes]) -> bool:
+        """Whether another text is just reading the same beginning, or scores the same prompt."""
+        if stream.unscored:
+            return not stream.scorer
+        missing = next((key for key in stream.prompt_keys() if not self.pool.knows(key)), None)
+        return missing is not None and missing in reading
 
     def _unread(self, stream: Stream) -> set[bytes]:
         """Keys of the prompt's blocks that it is about to fill."""
         if stream.length - stream.computed <= 1:
             return set()
-        return set(self._prompt_keys(stream)[stream.computed // BLOCK :])
+        return set(stream.prompt_keys()[stream.computed // BLOCK :])
 
     def _begin(self, stream: Stream) -> bool:
         """Gives a text its adapter's prefix and what the cache knows of its beginning; False where there is no room."""
@@ -169,7 +165,7 @@ class Generator:
             return True
         if not self._share_prefix(stream):
             return False
-        for key in self._prompt_keys(stream):
+        for key in [] if stream.unscored else stream.prompt_keys():  # the cache has no logits
             block = self.pool.find(key)
             if block is None:
                 break
@@ -271,6 +267,7 @@ class Generator:
         self.pool.give_back(stream.shared)
         self.pool.give_back(stream.blocks)
         stream.shared, stream.blocks, stream.computed, stream.remembered = [], [], 0, 0
+        self._planned = None  # it holds adapters that may have to leave their slots
 
     # ---- the pass
 
@@ -290,7 +287,7 @@ class Generator:
         pieces = [(stream, count) for stream, count in turn if not stream.adapter.whole]
         try:
             with torch.inference_mode():
-                done = [self._whole_pass(whole), self._pass(pieces)]
+                done = [whole_pass(self.backbone, whole), self._pass(pieces)]
         except Exception as error:
             adapters = list({id(stream.adapter): stream.adapter for stream, _ in turn}.values())
             if len(adapters) == 1:
@@ -305,6 +302,9 @@ class Generator:
             for streams, logits in done:
                 if logits is not None:
                     self._choose(streams, logits)
+        for stream in [s for s, _ in turn if not s.room and (s.adapter.whole or s.computed == s.length)]:
+            stream.finished = "length"
+            self._tell(stream, None, "")
 
     def _pass(self, turn: Turn) -> Read:
         """The new tokens of all these texts; the logits of those that have been read to their end."""
@@ -315,21 +315,23 @@ class Generator:
             begins = stream.virtual > 0 and stream.computed == 0
             dressed.append((stream.adapter.starting if begins else stream.adapter.resumed, stream, count))
         dressed = in_batch_order(dressed, lambda one: one[0])
-        pieces = [self._piece(stream, count) for _, stream, count in dressed]
+        pieces = [stream.piece(count) for _, stream, count in dressed]
         batch = pack_pieces(self.backbone, self.cache, pieces)
         plan, actors = self._plan([adapter for adapter, _, _ in dressed], batch)
         states = self.backbone.encode(batch, actors)
         places: list[list[int]] = []
         ended: list[Stream] = []
         for i, (_, stream, count) in enumerate(dressed):
-            last = stream.computed + count == stream.length
+            last = stream.computed + count == stream.length and stream.room > 0
             places.append([batch.starts[i + 1] - 1] if last else [])
             if last:
                 ended.append(stream)
         logits = vocabulary_logits(self.backbone, plan, states, places)
+        asked = [stream.scoring(count, start) for (_, stream, count), start in zip(dressed, batch.starts, strict=False)]
+        score_pass(self.backbone, plan, states, asked)
         for _, stream, count in dressed:
             stream.computed += count
-            keys = self._prompt_keys(stream)[: stream.computed // BLOCK]
+            keys = stream.prompt_keys()[: stream.computed // BLOCK]
             for i in range(stream.remembered, len(keys)):
                 self.pool.remember(stream.blocks[i], keys[i])
             stream.remembered = len(keys)
@@ -344,30 +346,6 @@ class Generator:
         actors = plan.token_actors(batch)
         self._planned = None if actors.states else (adapters, batch.lengths, plan, actors)
         return plan, actors
-
-    def _piece(self, stream: Stream, count: int) -> Piece:
-        start, stop = stream.computed, stream.computed + count
-        virtual = max(min(stop, stream.virtual) - start, 0)
-        return Piece(
-            stream.content(start, stop)[virtual:],
-            start + virtual - stream.virtual,
-            virtual,
-            stream.adapter.position_shift,
-            stream.rows[: stream.prefix + stop],
-            stream.prefix,
-            stream.adapter.prefix_left_out,
-        )
-
-    def _whole_pass(self, streams: Sequence[Stream]) -> Read:
-        """Texts of adapters that look at a text as a whole: nothing of it can be kept."""
-        if not streams:
-            return [], None
-        order = in_batch_order(streams, lambda stream: stream.adapter)
-        rows = []
-        for stream in order:
-            ids = stream.content(stream.virtual, stream.length)
-            rows.append(Row(ids, [0] * len(ids), stream.adapter, continues=True))
-        return order, torch.stack(forward(self.backbone, rows))
 
     def _choose(self, streams: Sequence[Stream], logits: Tensor) -> None:
         """The next token of each. logits: (streams, vocabulary)."""
@@ -387,23 +365,26 @@ class Generator:
 
     def _take(self, stream: Stream, chosen: Chosen) -> None:
         over = stream.grammar.accept(chosen.token) if stream.grammar else False
-        piece = ""
         if chosen.token in stream.ends:
+            stream.finished, stream.ended_by = "stop", chosen
+            self._tell(stream, None, "")
+            return
+        stream.tokens.append(chosen)
+        stream.ready_at.append(time.monotonic())
+        piece = stream.text.push(chosen.token)
+        if stream.text.stop is not None or over:
             stream.finished = "stop"
-        else:
-            stream.tokens.append(chosen)
-            stream.ready_at.append(time.monotonic())
-            piece = stream.text.push(chosen.token)
-            if stream.text.stop is not None or over:
-                stream.finished = "stop"
-            elif len(stream.tokens) >= stream.room:
-                stream.finished = "length"
+        elif len(stream.tokens) >= stream.room:
+            stream.finished = "length"
+        self._tell(stream, chosen, piece)
+
+    def _tell(self, stream: Stream, chosen: Chosen | None, piece: str) -> None:
+        """What a step added to a text. One that is finished leaves."""
         if stream.finished:
             piece += stream.text.finish()
             self._leave(stream)
         if stream.writing.listener is not None:
-            shown = None if chosen.token in stream.ends else chosen
-            stream.writing.listener(Delta(stream, piece, shown, stream.finished))
+            stream.writing.listener(Delta(stream, piece, chosen, stream.finished))
         if stream.finished:
             stream.writing.left -= 1
             if not stream.writing.left:

@@ -11,9 +11,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from manyhats.engine.blocks import Key
+from manyhats.backbone import Encoded, Piece
+from manyhats.engine.blocks import BLOCK, Key, first_key, next_key
 from manyhats.engine.grammar import Grammar
 from manyhats.engine.sampling import Chosen, Sampling
+from manyhats.engine.scoring import PromptScores
 from manyhats.engine.text import TextWriter
 from manyhats.engine.work import BatchReport
 from manyhats.methods.adapter import BoundAdapter
@@ -32,7 +34,8 @@ class Delta(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """One text. `prompt`: its tokens; `room`: the most new ones; `ends`: tokens that end it, and are no part of it.
+    """One text. `prompt`: its tokens; `room`: the most new ones (0: the prompt is read alone); `ends`: tokens that end
+    it, and are no part of it; `scores`: what is asked about the prompt's tokens, shared by the texts that follow it.
 
     The fields behind `writing` are the model's thread's.
     """
@@ -45,10 +48,12 @@ class Stream:
     ends: frozenset[int]
     text: TextWriter
     grammar: Grammar | None = None
+    scores: PromptScores | None = None
     writing: Writing = field(init=False)
     random: np.random.Generator | None = None
     tokens: list[Chosen] = field(default_factory=list)
     finished: FinishReason | None = None
+    ended_by: Chosen | None = None  # the token that ended it, where one did
     computed: int = 0  # places of its content whose keys and values are in the cache
     shared: list[int] = field(default_factory=list)  # blocks of the adapter's prefix
     blocks: list[int] = field(default_factory=list)  # of its content
@@ -66,6 +71,16 @@ class Stream:
     def prompt_index(self) -> int:
         """Which of its question's prompts it follows."""
         return self.index // self.writing.each
+
+    @property
+    def unscored(self) -> bool:
+        """Whether its prompt has to be scored yet."""
+        return self.scores is not None and not self.scores.complete
+
+    @property
+    def scorer(self) -> bool:
+        """Whether it is the one among the texts of its prompt that scores it."""
+        return self.index % self.writing.each == 0
 
     @property
     def virtual(self) -> int:
@@ -87,6 +102,38 @@ class Stream:
             tokens += [chosen.token for chosen in self.tokens[new]]
         return [-1] * max(min(stop, self.virtual) - start, 0) + tokens
 
+    def prompt_keys(self) -> list[Key]:
+        """Of the full blocks of what is to be read; at least one token is left to compute."""
+        if self.adapter.whole:
+            return []
+        full = (self.length - 1) // BLOCK
+        key = self.keys[-1] if self.keys else first_key(self.writing.digest)
+        for i in range(len(self.keys), full):
+            key = next_key(key, self.content(i * BLOCK, (i + 1) * BLOCK))
+            self.keys.append(key)
+        return self.keys[:full]
+
+    def piece(self, count: int) -> Piece:
+        """Its next `count` places, for a pass."""
+        start, stop = self.computed, self.computed + count
+        virtual = max(min(stop, self.virtual) - start, 0)
+        return Piece(
+            self.content(start, stop)[virtual:],
+            start + virtual - self.virtual,
+            virtual,
+            self.adapter.position_shift,
+            self.rows[: self.prefix + stop],
+            self.prefix,
+            self.adapter.prefix_left_out,
+        )
+
+    def scoring(self, count: int, row: int) -> tuple[PromptScores, int, range] | None:
+        """What its next `count` places tell of its prompt, for `score_pass`. `row`: where they begin in the pass."""
+        if self.scores is None or self.scores.complete:
+            return None
+        begin = self.computed - self.virtual  # of the prompt, the place that stands in `row`
+        return self.scores, row - begin, self.scores.wanted(begin, begin + count)
+
 
 @dataclass(slots=True, eq=False)
 class Writing:
@@ -107,6 +154,7 @@ class Writing:
     started: float = 0.0  # set by the engine: the first pass with one of its texts
     compute: float = 0.0  # set by the engine: seconds in the model, over all its passes
     batch: BatchReport | None = None  # set by the engine: the last pass with one of its texts
+    prompts: Sequence[tuple[str | None, Encoded]] = ()  # texts, where they were given as such, and their tokens
     left: int = 0
 
     def __post_init__(self) -> None:

@@ -15,11 +15,9 @@ class TextWriter:
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), *, keep_stop: bool = False) -> None:
-        self._tokenizer = tokenizer
         self._decoder = tokenizer.decode_stream()
         self._stops = tuple(stops)
         self._keep_stop = keep_stop
-        self._tokens: list[int] = []
         self._decoded = ""  # all of it, shown or not
         self._shown = 0
         self.stop: str | None = None  # the stop string that has come
@@ -31,15 +29,12 @@ class TextWriter:
 
     def push(self, token: int) -> str:
         """What may be shown after one more token."""
-        self._tokens.append(token)
-        return self._add(self._decoder(token))
+        return self._add(self._decoder.push(token))
 
     def finish(self) -> str:
         """What was held back until now."""
         if self.stop is None:
-            whole = self._tokenizer.decode(self._tokens)
-            rest = whole[len(self._decoded) :] if whole.startswith(self._decoded) else ""
-            piece = self._add(rest)
+            piece = self._add(self._decoder.finish())
             if self.stop is None:
                 piece += self._show(len(self._decoded))
             return piece

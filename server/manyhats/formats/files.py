@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from manyhats.errors import AdapterMismatch, InvalidRequest, UnsupportedFormat
+from manyhats.errors import AdapterMismatch, InvalidRequest
 
 Model = TypeVar("Model", bound=BaseModel)
 Sites = dict[str, dict[str, Tensor]]  # leaves, by site
@@ -25,7 +25,7 @@ _JSON_DEPTH = 32
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8)
 _WHOLE = (torch.int32, torch.int64)  # of tensors that say where others belong
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def read_json_value(path: Path) -> Any:
     if path.stat().st_size > _JSON_LIMIT:
         raise InvalidRequest(f"{path.name} is larger than {_JSON_LIMIT} bytes", param=path.name)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
         # Python's parser lets through what no answer of ours could repeat: NaN, infinity, half a surrogate pair.
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
@@ -119,14 +119,6 @@ def shown(value: Any) -> str:
 def text_or_none(value: Any) -> str | None:
     """A field that is only passed on: a text, or None for anything else."""
     return value if isinstance(value, str) else None
-
-
-def refuse_pickles(folder: Path) -> None:
-    """Raises UnsupportedFormat where a file of the folder is a pickle, by its name or by its content."""
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        suffix = path.suffix.lower()
-        if suffix in _PICKLES or (suffix == ".safetensors" and looks_like_pickle(path)):
-            raise UnsupportedFormat(pickle_message(path.name), param=path.name)
 
 
 def pickle_message(name: str) -> str:

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from manyhats.errors import InvalidRequest
+from manyhats.errors import InvalidRequest, UnsupportedFormat
 from manyhats.formats import adapterhub, manyhats, peft, sentence_transformers
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, HEAD_WEIGHTS, WEIGHTS
-from manyhats.formats.files import read_json, refuse_pickles
+from manyhats.formats.contents import Contents, names_of, select
+from manyhats.formats.files import looks_like_pickle, pickle_message, read_json
 from manyhats.methods.adapter import Adapter
 
 if TYPE_CHECKING:
@@ -33,16 +34,19 @@ def read_adapter(folder: Path, backbone: Backbone, resolve: Resolve | None = Non
 
 
 def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, depth: int) -> Adapter:
-    refuse_pickles(folder)
+    contents = select(names_of(folder))
+    contents.check()
+    folder = folder / contents.root
+    weights = _weights(folder, contents)
     description = manyhats.describe(folder, backbone)
     if description is not None and description.format != "manyhats-task/1":
-        _refuse_strangers(folder, {manyhats.WEIGHTS})
+        _refuse_strangers(folder, weights, {manyhats.WEIGHTS})
         if description.members:
             adapter = manyhats.compose(folder, description, backbone, _members(description, backbone, resolve, depth))
         else:
             adapter = manyhats.read(folder, description, backbone)
     else:
-        adapter = _read_library(folder, backbone)
+        adapter = _read_library(folder, weights, backbone)
         if description is not None:
             adapter = replace(adapter, settings=dict(adapter.settings) | description.task)
     adapter = sentence_transformers.read_onto(adapter, folder, backbone)
@@ -68,7 +72,7 @@ def _members(description: Description, backbone: Backbone, resolve: Resolve | No
     return [_read(resolve(sha), backbone, resolve, depth + 1) for sha in description.members]
 
 
-def _read_library(folder: Path, backbone: Backbone) -> Adapter:
+def _read_library(folder: Path, weights: list[str], backbone: Backbone) -> Adapter:
     if adapterhub.is_setup(folder):
         return adapterhub.read_setup(folder, backbone)
     if not (folder / "adapter_config.json").is_file():
@@ -79,11 +83,11 @@ def _read_library(folder: Path, backbone: Backbone) -> Adapter:
         )
     config = read_json(folder / "adapter_config.json")
     if "peft_type" in config:
-        _refuse_strangers(folder, {peft.WEIGHTS})
+        _refuse_strangers(folder, weights, {peft.WEIGHTS})
         return peft.read(folder, config, backbone)
     if adapterhub.is_adapter(config):
         with_head = (folder / HEAD_CONFIG).exists()
-        _refuse_strangers(folder, {WEIGHTS, HEAD_WEIGHTS} if with_head else {WEIGHTS})
+        _refuse_strangers(folder, weights, {WEIGHTS, HEAD_WEIGHTS} if with_head else {WEIGHTS})
         return adapterhub.read(folder, config, backbone)
     raise InvalidRequest(
         "adapter_config.json has neither PEFT's 'peft_type' nor AdapterHub's 'config' and 'model_type'",
@@ -91,11 +95,19 @@ def _read_library(folder: Path, backbone: Backbone) -> Adapter:
     )
 
 
-def _refuse_strangers(folder: Path, read: set[str]) -> None:
+def _weights(folder: Path, contents: Contents) -> list[str]:
+    """The names of the folder's safetensors files. Raises UnsupportedFormat where one is a pickle by its content."""
+    names = [contents.place(name) for name in contents.kept if name.lower().endswith(".safetensors")]
+    for name in names:
+        if looks_like_pickle(folder / name):
+            raise UnsupportedFormat(pickle_message(name), param=name)
+    return names
+
+
+def _refuse_strangers(folder: Path, weights: list[str], read: set[str]) -> None:
     """Raises InvalidRequest for weights that nothing among the configs speaks of: they would be left out silently."""
     read = read | sentence_transformers.weight_files(folder)
-    for path in sorted(folder.rglob("*.safetensors")):
-        name = path.relative_to(folder).as_posix()
+    for name in weights:
         if name not in read:
             raise InvalidRequest(
                 f"'{name}' belongs to no config among the adapter's files; read would be {', '.join(sorted(read))}",

@@ -128,6 +128,11 @@ class BoundAdapter:
     whole: bool = False
     projection: Projection | None = None  # None: the backbone's own
 
+    def release(self, backbone: Backbone) -> None:
+        """Gives back what methods keep of it on the device beside itself: it leaves its slot."""
+        for method, bound in self.parts:
+            method.release(bound, backbone)
+
     @cached_property
     def starting(self) -> BoundAdapter:
         """How it acts on the beginning of a text whose prefix is in the cache already."""

@@ -211,6 +211,9 @@ class Method(ABC):
     def after_linear(self, x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> None:  # noqa: B027 (most need not)
         """Changes rows of the output of the linear layer `site` in place. x: (rows, in), y: (rows, out)."""
 
+    def release(self, bound: Bound, backbone: Backbone) -> None:  # noqa: B027 (most need not)
+        """Gives back what the method keeps of a part that leaves its slot, beside `bound` itself."""
+
 
 def expect_shape(tensor: Tensor, shape: tuple[int, ...], name: str, backbone: Backbone) -> None:
     """Raises AdapterMismatch where a tensor of the adapter has another shape than the backbone asks for."""

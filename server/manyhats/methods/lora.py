@@ -37,7 +37,7 @@ from manyhats.methods.base import (
     sequence_gate,
 )
 from manyhats.methods.options import Options
-from manyhats.methods.stacks import Stack, StackedRows
+from manyhats.methods.stacks import StackedRows, stack_pool
 from manyhats.methods.targets import target_sites
 from manyhats.methods.vera import Shared, pair, projections
 
@@ -183,6 +183,9 @@ class Lora(Method):
                 low = low * sequence_gate(x[rows], gate, spans)
             y[rows].addmm_(low.to(y.dtype), up.to(y.dtype))  # they differ under autocast alone
 
+    def release(self, bound: Bound, backbone: Backbone) -> None:
+        stack_pool(backbone.kept).forget((site, act.down) for site, act in bound.linear.items())
+
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
         variant = chosen.choice("variant", "lora", ("lora", "rslora", "dora", "vera"))
@@ -242,6 +245,7 @@ def _stacked(x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> Sequence[Act
 
 def _place(acts: Sequence[Act], site: LinearSite) -> tuple[list[StackedRows], Sequence[Act]]:
     """Brings pairs into the site's stacks, one for each rank; the acts that are left."""
+    pool = stack_pool(site.kept)
     groups: dict[int, list[Act]] = {}
     for act in acts:
         weights: _Act = act.weights
@@ -249,14 +253,10 @@ def _place(acts: Sequence[Act], site: LinearSite) -> tuple[list[StackedRows], Se
             groups.setdefault(len(weights.down), []).append(act)
     found: list[StackedRows] = []
     done: set[int] = set()
-    for rank, members in groups.items():
+    for members in groups.values():
         if len(members) < _SEVERAL:
             continue
-        stack = site.kept.get(("lora", rank))
-        if stack is None:
-            first: _Act = members[0].weights
-            stack = site.kept["lora", rank] = Stack(first.down, first.up)
-        rows = stack.place([(act.rows, act.weights.down, act.weights.up) for act in members])
+        rows = pool.place(site.name, [(act.rows, act.weights.down, act.weights.up) for act in members])
         if rows is not None:
             found.append(rows)
             done |= {act.rows.start for act in members}

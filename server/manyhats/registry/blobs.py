@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from manyhats.errors import InvalidRequest, StorageFull, UnsupportedFormat
-from manyhats.formats.files import is_full, refuse_pickles
-
-_ALLOWED = (".safetensors", ".json", ".md", ".txt", ".png")
+from manyhats.formats.contents import leave_out
+from manyhats.formats.files import is_full
 
 
 @contextmanager
@@ -63,31 +62,64 @@ class Blobs:
         """The folder of a blob."""
         return self._blobs / sha256
 
-    def keep(self, folder: Path, sha256: str) -> None:
+    def present(self) -> set[str]:
+        """The names of all blobs."""
+        return {path.name for path in self._blobs.iterdir() if path.is_dir()}
+
+    def fault(self, sha256: str) -> str | None:
+        """Why a blob's files are not those that were kept, read anew; None where they are."""
+        folder = self.path(sha256)
+        if not folder.is_dir():
+            return "their folder is gone"
+        try:
+            found = digest(folder)
+        except OSError as error:
+            return f"they cannot be read: {error.strerror}"
+        return None if found == sha256 else f"what was stored has changed: its sha256 is now {found}"
+
+    def looks(self, sha256: str) -> object:
+        """How a blob's files look without reading them, to be compared; None where there is none."""
+        folder = self.path(sha256)
+        try:
+            stats = [(path.name, path.stat()) for path in sorted(folder.rglob("*"))] if folder.is_dir() else None
+        except OSError:
+            return object()  # like nothing else: it is worth reading again
+        return stats and [(name, s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats]
+
+    def keep(self, folder: Path, sha256: str, *, replace: bool = False) -> None:
         """Moves a staged folder, whose digest is `sha256`, into place; content that is there already stays.
 
-        When this returns, the files are on the disk.
+        `replace`: what is there is damaged, and leaves by one rename. When this returns, the files are on the disk.
         """
         target = self.path(sha256)
-        if not target.exists():
+        if replace or not target.exists():
             for path in folder.rglob("*"):
                 _sync(path)
             _sync(folder)
+            aside = self._set_aside(sha256) if replace else None
             try:
                 folder.rename(target)
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another upload of the same content was first
                     raise
             _sync(self._blobs)
+            if aside is not None:
+                _delete(aside)
 
     def remove(self, sha256: str) -> None:
         """Takes a blob away: out of its place by one rename, then file by file."""
+        gone = self._set_aside(sha256)
+        if gone is not None:
+            _delete(gone)
+
+    def _set_aside(self, sha256: str) -> Path | None:
+        """Moves a blob out of its place. The new place, or None where there was no blob."""
         gone = self._staging / uuid.uuid4().hex
         try:
             self.path(sha256).rename(gone)
         except FileNotFoundError:
-            return
-        _delete(gone)
+            return None
+        return gone
 
     def clean(self, known: set[str]) -> None:
         """Removes what a killed process left: staged files, and blobs that no version names."""
@@ -98,20 +130,18 @@ class Blobs:
                 self.remove(folder.name)
 
 
-def check_files(folder: Path) -> None:
-    """Raises UnsupportedFormat for pickles, links and other files than an adapter's, InvalidRequest for none at all."""
+def take_up(folder: Path) -> tuple[str, ...]:
+    """Leaves an adapter's files in a staged folder and removes what a trainer left beside them; returns the warnings.
+
+    Raises UnsupportedFormat for links and for weights in a pickle, InvalidRequest where there are no files or several
+    adapters.
+    """
     for path in folder.rglob("*"):
         if path.is_symlink():
             raise UnsupportedFormat(f"'{path.name}' is a link, not a file", param=path.name)
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    if not files:
+    if not any(path.is_file() for path in folder.rglob("*")):
         raise InvalidRequest("the upload holds no files", param="files")
-    refuse_pickles(folder)
-    for path in files:
-        if path.suffix.lower() not in _ALLOWED:
-            raise UnsupportedFormat(
-                f"'{path.name}' is no file of an adapter; those end in {', '.join(_ALLOWED)}", param=path.name
-            )
+    return leave_out(folder)
 
 
 def digest(folder: Path) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from rapidfuzz import fuzz, process
 
-from manyhats.errors import InvalidRequest, NotFound
+from manyhats.errors import DamagedStore, InvalidRequest, NotFound
 from manyhats.registry.names import check_name, parse_ref
 from manyhats.registry.records import Task, Version
 
@@ -72,12 +72,17 @@ class Catalogue:
         return task, self.resolve(ref) if "@" in ref else None
 
     def resolve(self, ref: str) -> Version:
-        """The version that `task`, `task@alias` or `task@3` means now; of a split, one by its weight."""
+        """The version that `task`, `task@alias` or `task@3` means now; of a split, one by its weight.
+
+        Raises NotFound, and DamagedStore for an alias that the database has lost the version of.
+        """
         wanted = parse_ref(ref)
         task = self.task(wanted.task)
         if wanted.number is not None:
             return task.version(wanted.number)
         assert wanted.alias is not None
+        if wanted.alias in task.lost:
+            raise DamagedStore(f"in the task `{task.name}` {task.lost[wanted.alias]}; point it at one", param="task")
         targets = task.aliases.get(wanted.alias)
         if not targets:
             known = ", ".join(sorted(task.aliases)) or "none"
@@ -96,26 +101,36 @@ class Catalogue:
         with self._lock:
             return sha256 in self._uses
 
+    def needing(self, sha256: str) -> list[Version]:
+        """All versions that need this content."""
+        return [version for task in self.all() for version in task.versions if sha256 in needed(version)]
+
     # ---- pins
 
     def pin(self, ref: str) -> Version:
-        """`resolve`, and keeps the version's files until `unpin`, whatever is deleted meanwhile."""
+        """`resolve`, and keeps the version's files until `unpin`, whatever is deleted meanwhile.
+
+        Those of the members that it is made of, too: they may be read only when its turn comes.
+        """
         while True:
             version = self.resolve(ref)
             with self._lock:
                 if version.sha256 in self._uses:  # not deleted between the two steps
-                    self._pins[version.sha256] = self._pins.get(version.sha256, 0) + 1
+                    for sha in needed(version):
+                        self._pins[sha] = self._pins.get(sha, 0) + 1
                     return version
 
-    def drop_pin(self, version: Version) -> bool:
-        """Takes a pin back; whether nobody needs the content any more."""
-        sha = version.sha256
+    def drop_pin(self, version: Version) -> list[str]:
+        """Takes a pin back; the contents that nobody needs any more."""
+        orphans = []
         with self._lock:
-            self._pins[sha] -= 1
-            if self._pins[sha]:
-                return False
-            del self._pins[sha]
-            return sha not in self._uses
+            for sha in needed(version):
+                self._pins[sha] -= 1
+                if not self._pins[sha]:
+                    del self._pins[sha]
+                    if sha not in self._uses:
+                        orphans.append(sha)
+        return orphans
 
     def wanted(self, sha256: str) -> bool:
         """Whether any version or request needs this content."""
@@ -157,7 +172,7 @@ class Catalogue:
         """Counts versions out; the contents that nobody needs any more."""
         orphans = []
         with self._lock:
-            for sha in (sha for version in versions for sha in _needed(version)):
+            for sha in (sha for version in versions for sha in needed(version)):
                 self._uses[sha] -= 1
                 if not self._uses[sha]:
                     del self._uses[sha]
@@ -171,11 +186,11 @@ class Catalogue:
             return set(self._uses)
 
     def _count_in(self, version: Version) -> None:
-        for sha in _needed(version):
+        for sha in needed(version):
             self._uses[sha] = self._uses.get(sha, 0) + 1
 
 
-def _needed(version: Version) -> set[str]:
+def needed(version: Version) -> set[str]:
     """The contents that a version needs: its own, and those that it is made of."""
     return {version.sha256, *version.info.references}
 

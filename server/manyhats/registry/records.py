@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from manyhats.backbone.sentence import MODES, Mode
 from manyhats.errors import InvalidRequest, NotFound
 
+_SPLIT_LIMIT = 16
 PoolingSetting = Literal["none"] | Mode | Annotated[list[Mode], Field(min_length=1, max_length=len(MODES))]
 Label = Annotated[str, Field(max_length=1000)]
 
@@ -101,15 +102,32 @@ class Target:
     weight: float = 1.0
 
 
+def check_split(targets: Sequence[Target]) -> None:
+    """Raises InvalidRequest where an alias cannot point at these."""
+    if not 1 <= len(targets) <= _SPLIT_LIMIT:
+        raise InvalidRequest(f"a split has 1 to {_SPLIT_LIMIT} versions, not {len(targets)}", param="split")
+    if len({target.version for target in targets}) != len(targets):
+        raise InvalidRequest("a split names each version once", param="split")
+    for target in targets:
+        if not 0 < target.weight < float("inf"):
+            raise InvalidRequest(f"weights are positive numbers, not {target.weight}", param="split")
+    if not sum(target.weight for target in targets) < float("inf"):
+        raise InvalidRequest("the weights are too large to be added up", param="split")
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task as it is now. `settings` holds only what was set for the task itself, not what its files bring."""
+    """A task as it is now. `settings` holds only what was set for the task itself, not what its files bring.
+
+    `lost`: aliases that point at versions that are not there, each with what is wrong; only a damaged database has any.
+    """
 
     name: str
     created: float
     settings: TaskSettings
     versions: tuple[Version, ...] = ()
     aliases: Mapping[str, tuple[Target, ...]] = field(default_factory=dict)
+    lost: Mapping[str, str] = field(default_factory=dict)
 
     def version(self, number: int) -> Version:
         """One version. Raises NotFound naming those that exist."""
@@ -119,6 +137,17 @@ class Task:
         numbers = ", ".join(str(v.number) for v in self.versions[-20:]) or "none"
         raise NotFound(f"The task `{self.name}` has no version {number}; it has {numbers}.", param="version")
 
+    def has(self, targets: Sequence[Target]) -> bool:
+        """Whether all that an alias points at is there."""
+        numbers = {version.number for version in self.versions}
+        return all(target.version in numbers for target in targets)
+
+    def with_alias(self, alias: str, targets: tuple[Target, ...] | None) -> Task:
+        """The task with an alias that points there; with None, without it."""
+        others = {a: t for a, t in self.aliases.items() if a != alias}
+        lost = {a: reason for a, reason in self.lost.items() if a != alias}
+        return replace(self, aliases=others | ({} if targets is None else {alias: targets}), lost=lost)
+
     @property
     def stable(self) -> Version | None:
         """The version that `stable` points at (of a split, the one with the largest share)."""
@@ -126,6 +155,11 @@ class Task:
         if not targets:
             return None
         return self.version(max(targets, key=lambda target: target.weight).version)
+
+    @property
+    def stable_versions(self) -> list[Version]:
+        """All versions that `stable` points at: one, or those of a split."""
+        return [self.version(target.version) for target in self.aliases.get("stable", ())]
 
     def settings_for(self, version: Version) -> TaskSettings:
         """What holds for a version: what was set for the task, over what the version's files bring.

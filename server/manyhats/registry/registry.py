@@ -29,16 +29,25 @@ from manyhats.errors import (
     StorageFull,
     TooLarge,
 )
-from manyhats.registry.blobs import Blobs, check_files, digest
+from manyhats.registry.blobs import Blobs, digest, take_up
 from manyhats.registry.catalogue import Catalogue
 from manyhats.registry.database import AliasRow, DropRow, HistoryRow, TaskRow, VersionRow, connect
 from manyhats.registry.names import STABLE, check_alias, check_name
-from manyhats.registry.records import AdapterInfo, Target, Task, TaskSettings, Version, parse_settings
+from manyhats.registry.quarantine import Quarantine
+from manyhats.registry.records import (
+    AdapterInfo,
+    Target,
+    Task,
+    TaskSettings,
+    Version,
+    check_split,
+    parse_settings,
+)
+from manyhats.registry.rows import read_tasks, targets_of
 
 logger = logging.getLogger(__name__)
 
 Listener = Callable[[str, Version | None, str], None]
-_SPLIT_LIMIT = 16
 
 
 class Registry(Catalogue):
@@ -60,6 +69,7 @@ class Registry(Catalogue):
         self._max_tasks = max_tasks
         self._max_versions = max_versions
         self._blobs = Blobs(self._root)
+        self._quarantine = Quarantine(self._blobs, self._named)
         # Taken in one thread, given back in another.
         self._file_lock = FileLock(self._root / "lock", thread_local=False)
         self._sessions: sessionmaker[Session]
@@ -87,8 +97,10 @@ class Registry(Catalogue):
                 # Beside adapters, a new database would have them all cleaned up.
                 self._sessions = connect(self._root / "registry.sqlite3", make=self._blobs.empty())
                 undo.callback(self._sessions.kw["bind"].dispose)
-                self._load()
+                with self._sessions() as session:
+                    self.fill(read_tasks(session))
                 self._blobs.clean(self.contents())
+                self._quarantine.check_present(self.contents())
             except ConfigurationError:
                 raise
             except OSError as error:
@@ -98,28 +110,6 @@ class Registry(Catalogue):
             except (ManyhatsError, TypeError, ValueError, KeyError) as error:  # rows that this never wrote
                 raise ConfigurationError(f"the store's database holds what cannot be read: {error}") from None
             undo.pop_all()
-
-    def _load(self) -> None:
-        """Takes everything into memory."""
-        with self._sessions() as session:
-            versions: dict[str, list[Version]] = {}
-            for row in session.scalars(select(VersionRow).order_by(VersionRow.number)):
-                versions.setdefault(row.task, []).append(
-                    Version(row.task, row.number, row.sha256, _info(row.info), row.created)
-                )
-            aliases: dict[str, dict[str, tuple[Target, ...]]] = {}
-            for alias in session.scalars(select(AliasRow)):
-                aliases.setdefault(alias.task, {})[alias.alias] = _targets(alias.targets)
-            self.fill(
-                Task(
-                    task.name,
-                    task.created,
-                    parse_settings(task.settings),
-                    tuple(versions.get(task.name, ())),
-                    aliases.get(task.name, {}),
-                )
-                for task in session.scalars(select(TaskRow))
-            )
 
     def close(self) -> None:
         """Gives the store back."""
@@ -133,21 +123,36 @@ class Registry(Catalogue):
     # ---- files
 
     def files(self, version: Version) -> Path:
-        """The folder of a version's files."""
-        return self._blobs.path(version.sha256)
+        """The folder of a version's files, checked by their digest: all are read.
+
+        Raises DamagedStore where they are not what was stored.
+        """
+        return self._quarantine.check(version.sha256)
 
     def content(self, sha256: str) -> Path:
-        """The files of a stored content. Raises InvalidRequest where no version has it."""
+        """The files of a stored content, checked as by `files`. Raises InvalidRequest where no version has it."""
         if not self.wanted(sha256):
             raise InvalidRequest(
                 f"no stored version has the sha256 '{sha256[:80]}'; upload the member first", param="members"
             )
-        return self._blobs.path(sha256)
+        return self._quarantine.check(sha256)
+
+    def quarantined(self, version: Version) -> str | None:
+        """Why a version's files, or those of what it is made of, are not used; None where they are."""
+        for sha in (version.sha256, *version.info.references):
+            if (reason := self._quarantine.reason(sha)) is not None:
+                return reason if sha == version.sha256 else f"its member {sha}: {reason}"
+        return None
+
+    def all_quarantined(self) -> list[Version]:
+        """The versions of which `quarantined` gives a reason."""
+        found = {v.ref: v for sha in self._quarantine.held() for v in self.needing(sha)}
+        return [found[ref] for ref in sorted(found)]
 
     def unpin(self, version: Version) -> None:
         """Gives back what `pin` gave."""
-        if self.drop_pin(version):
-            self._remove_blob(version.sha256)
+        for sha in self.drop_pin(version):
+            self._remove_blob(sha)
 
     # ---- writing
 
@@ -165,20 +170,24 @@ class Registry(Catalogue):
         alias: str = STABLE,
         activate: bool = True,
         settings: TaskSettings | None = None,
+        warnings: Iterable[str] = (),
     ) -> tuple[Version, bool]:
-        """Makes a version of the staged files, and points `alias` at it.
+        """Makes a version of the staged files, and points `alias` at it. What a trainer left beside them is removed.
 
-        Returns it, and whether it is new: the same content again gives the version that already holds it. Raises what
-        `inspect` raises, and TooLarge over the limits of tasks or versions.
+        Returns it, and whether it is new: the same content again gives the version that already holds it. Its warnings
+        are this upload's: those given, about what was left out before, and those about its files. Raises what `take_up`
+        and `inspect` raise, and TooLarge over the limits of tasks or versions.
         """
         check_name(task, write=True)
         check_alias(alias)
-        check_files(staged)
+        left_out = take_up(staged)
         info = self._inspect(staged)
+        info = replace(info, warnings=(*warnings, *left_out, *info.warnings))
         parse_settings(info.settings)
         if settings is not None:
             self._check_labels(settings, info)
         sha = digest(staged)
+        damaged = self._quarantine.damaged(sha)
         with self._write() as session:
             for member in info.references:  # deleted since it was inspected
                 self.content(member)
@@ -213,7 +222,7 @@ class Registry(Catalogue):
             if activate:
                 after = self._point(session, after, alias, (Target(version.number),))
             # The blob first: a version without its files must never be, files without a version are cleaned up.
-            self._blobs.keep(staged, sha)
+            self._blobs.keep(staged, sha, replace=damaged)
             try:
                 session.commit()
             except OperationalError as error:
@@ -221,9 +230,10 @@ class Registry(Catalogue):
                     self._remove_blob(sha)
                 raise
             self.publish(after)
+            self._quarantine.lift(sha)
         if activate:
             self._tell("activated", version, task)
-        return version, known is None
+        return replace(version, info=replace(version.info, warnings=info.warnings)), known is None
 
     def put_settings(self, task: str, partial: Mapping[str, Any]) -> Task:
         """Sets the given fields; None goes back to what the files bring. Raises InvalidRequest naming the field."""
@@ -266,7 +276,7 @@ class Registry(Catalogue):
                 )
             session.execute(delete(VersionRow).where(VersionRow.task == task, VersionRow.number == number))
             for row in session.scalars(select(HistoryRow).where(HistoryRow.task == task)):
-                if any(target.version == number for target in _targets(row.targets)):
+                if any(target.version == number for target in targets_of(row.targets)):
                     session.delete(row)
             session.commit()
             after = self.publish(replace(found, versions=tuple(v for v in found.versions if v is not version)))
@@ -278,7 +288,7 @@ class Registry(Catalogue):
         """Points an alias at one version or at several. Raises InvalidRequest or NotFound."""
         check_name(task, write=True)
         check_alias(alias)
-        _check_split(targets)
+        check_split(targets)
         with self._write() as session:
             found = self.task(task)
             versions = [found.version(target.version) for target in targets]
@@ -296,11 +306,11 @@ class Registry(Catalogue):
             raise Conflict(f"the alias '{STABLE}' is what the plain name means; it cannot be removed", param="alias")
         with self._write() as session:
             found = self.task(task)
-            if alias not in found.aliases:
+            if alias not in found.aliases and alias not in found.lost:
                 raise NotFound(f"The task `{task}` has no alias '{alias[:200]}'.", param="alias")
             session.execute(delete(AliasRow).where(AliasRow.task == task, AliasRow.alias == alias))
             session.commit()
-            return self.publish(replace(found, aliases={a: t for a, t in found.aliases.items() if a != alias}))
+            return self.publish(found.with_alias(alias, None))
 
     def rollback(self, task: str, to: int | None = None) -> Task:
         """`stable` back to what it pointed at before; again, further back. With `to`, to that version.
@@ -317,15 +327,16 @@ class Registry(Catalogue):
             for row in session.scalars(
                 select(HistoryRow).where(HistoryRow.task == task).order_by(HistoryRow.id.desc())
             ):
-                targets = _targets(row.targets)
+                before = targets_of(row.targets)
                 session.delete(row)
-                if targets != now:  # alike where what lay between was deleted
+                if before != now and found.has(before):  # alike where what lay between was deleted
+                    targets = before
                     break
             if targets is None or targets == now:
                 raise Conflict(f"`{task}` has pointed at nothing else before", param="task")
             session.merge(AliasRow(task=task, alias=STABLE, targets=[[t.version, t.weight] for t in targets]))
             session.commit()
-            after = self.publish(replace(found, aliases=dict(found.aliases) | {STABLE: targets}))
+            after = self.publish(found.with_alias(STABLE, targets))
         for target in targets:
             self._tell("activated", after.version(target.version), task)
         return after
@@ -364,7 +375,7 @@ class Registry(Catalogue):
         if alias == STABLE and before:
             session.add(HistoryRow(task=task.name, targets=[[t.version, t.weight] for t in before]))
         session.merge(AliasRow(task=task.name, alias=alias, targets=[[t.version, t.weight] for t in targets]))
-        return replace(task, aliases=dict(task.aliases) | {alias: targets})
+        return task.with_alias(alias, targets)
 
     def _forget(self, versions: Iterable[Version]) -> None:
         """Counts versions out, and removes the blobs that nobody needs any more."""
@@ -375,6 +386,14 @@ class Registry(Catalogue):
         with self._writing:  # not while an upload of the same content is being kept
             if not self.wanted(sha):
                 self._blobs.remove(sha)
+                self._quarantine.lift(sha)
+
+    def _named(self, sha: str) -> str:
+        """The versions that need a content, for a message; empty where nobody does."""
+        if not self.wanted(sha):
+            return ""
+        names = [version.ref for version in self.needing(sha)]
+        return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "a deleted version"
 
     def _tell(self, event: str, version: Version | None, task: str) -> None:
         for listener in self._listeners:
@@ -390,27 +409,3 @@ class Registry(Catalogue):
                 f"there are {len(settings.labels)} labels, but the head has {info.num_labels or 'no'} outputs",
                 param="labels",
             )
-
-
-def _check_split(targets: Sequence[Target]) -> None:
-    if not 1 <= len(targets) <= _SPLIT_LIMIT:
-        raise InvalidRequest(f"a split has 1 to {_SPLIT_LIMIT} versions, not {len(targets)}", param="split")
-    if len({target.version for target in targets}) != len(targets):
-        raise InvalidRequest("a split names each version once", param="split")
-    for target in targets:
-        if not 0 < target.weight < float("inf"):
-            raise InvalidRequest(f"weights are positive numbers, not {target.weight}", param="split")
-    if not sum(target.weight for target in targets) < float("inf"):
-        raise InvalidRequest("the weights are too large to be added up", param="split")
-
-
-def _targets(rows: Sequence[Sequence[float]]) -> tuple[Target, ...]:
-    return tuple(Target(int(version), weight) for version, weight in rows)
-
-
-def _info(row: Mapping[str, Any]) -> AdapterInfo:
-    values = dict(row)
-    for name in ("labels", "warnings", "references"):
-        if values.get(name) is not None:
-            values[name] = tuple(values[name])
-    return AdapterInfo(**values)

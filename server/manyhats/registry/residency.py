@@ -15,57 +15,24 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Literal
 
 from manyhats.errors import Overloaded, TooLarge
 from manyhats.methods.adapter import Adapter, BoundAdapter
+from manyhats.methods.budget import MemoryBudget
 from manyhats.registry.records import Version
+from manyhats.registry.slots import Arrival, Level, ResidencyStats, Slot
 
 logger = logging.getLogger(__name__)
 
-Level = Literal["disk", "memory", "slot"]
-
-
-@dataclass(slots=True)
-class _Slot:
-    bound: BoundAdapter
-    size: int
-    users: int = 0
-    pinned: bool = False
-    leaving: bool = False  # given up as soon as nobody uses it
-
-
-@dataclass(slots=True)
-class _Arrival:
-    """An adapter on its way into a slot, and who waits for it."""
-
-    version: Version
-    size: int = 0
-    adapter: Adapter | None = None
-    waiting: list[Future[BoundAdapter]] = field(default_factory=list)
-    pins: list[Future[BoundAdapter]] = field(default_factory=list)  # those among them that pin it
-    leaving: bool = False  # unloaded meanwhile: goes as soon as those who wait are done with it
-    held: _Slot | None = None  # was in a slot already when its turn came
-    refused: bool = False  # pinned adapters leave it no room
-
-
-@dataclass(frozen=True, slots=True)
-class ResidencyStats:
-    """Counts and bytes by tier."""
-
-    slots: int
-    slot_bytes: int
-    memory: int
-    memory_bytes: int
-    loads: int
-    evictions: int
+_PASSES = 1  # requests for adapters in slots that may pass one that waits for room, before slots drain for it
 
 
 class Residency:
     """`load` reads a version from disk; `bind` puts it on the device; `slot_size` foretells its bytes there.
 
-    Limits: `slots` adapters and `slot_bytes` on the device, `memory_bytes` in host memory.
+    Limits: `slots` adapters and `slot_bytes` on the device, `memory_bytes` in host memory. What methods keep beside the
+    adapters on the device is taken from `budget` too: `unbind` is told which adapter leaves, and `reclaim` gives all of
+    it up, and says whether there was any.
     """
 
     def __init__(
@@ -77,19 +44,24 @@ class Residency:
         slots: int,
         slot_bytes: int,
         memory_bytes: int,
+        unbind: Callable[[BoundAdapter], None] = lambda bound: None,
+        reclaim: Callable[[], bool] = bool,
     ) -> None:
+        self.budget = MemoryBudget(slot_bytes)
         self._load = load
         self._bind = bind
+        self._unbind = unbind
+        self._reclaim = reclaim
         self._slot_size = slot_size
         self._slot_limit = slots
         self._slot_bytes = slot_bytes
         self._memory_bytes = memory_bytes
         self._lock = threading.Lock()
-        self._slots: OrderedDict[str, _Slot] = OrderedDict()  # least recently used first
+        self._slots: OrderedDict[str, Slot] = OrderedDict()  # least recently used first
         self._memory: OrderedDict[str, tuple[Adapter, int]] = OrderedDict()  # with its bytes
         self._memory_used = 0
-        self._arrivals: dict[str, _Arrival] = {}
-        self._queue: deque[_Arrival] = deque()  # loaded, waiting for room in the slots
+        self._arrivals: dict[str, Arrival] = {}
+        self._queue: deque[Arrival] = deque()  # loaded, waiting for room in the slots
         self._reserved = 0  # bytes of adapters that are being bound
         self._binding = 0
         self._loads = 0
@@ -152,6 +124,8 @@ class Residency:
         with self._lock:
             if (slot := self._slots.get(sha256)) is not None:
                 slot.pinned = False
+            if (arrival := self._arrivals.get(sha256)) is not None:
+                arrival.pins.clear()
             todo = self._admit()
         self._start(todo)
 
@@ -178,10 +152,10 @@ class Residency:
             return "memory" if sha256 in self._memory else "disk"
 
     def is_pinned(self, sha256: str) -> bool:
-        """Whether the adapter is held in its slot."""
+        """Whether the adapter is held in its slot, or will be when it is there."""
         with self._lock:
-            slot = self._slots.get(sha256)
-            return slot is not None and slot.pinned
+            slot, arrival = self._slots.get(sha256), self._arrivals.get(sha256)
+            return (slot is not None and slot.pinned) or (arrival is not None and bool(arrival.pins))
 
     def stats(self) -> ResidencyStats:
         """How full the tiers are."""
@@ -201,8 +175,7 @@ class Residency:
         sha = version.sha256
         with self._lock:
             slot = self._slots.get(sha)
-            # While others wait for room, nobody passes them by: else a slot that is never idle would starve them.
-            if slot is not None and (not self._queue or pin):
+            if slot is not None and (pin or not self._drains(sha, slot)):
                 slot.users += 1
                 slot.leaving = False
                 slot.pinned = slot.pinned or pin
@@ -212,16 +185,51 @@ class Residency:
                 ready = None
                 arrival = self._arrivals.get(sha)
                 if arrival is None:
-                    arrival = self._arrivals[sha] = _Arrival(version)
+                    arrival = self._arrivals[sha] = Arrival(version)
                     self._threads.submit(self._bring, arrival)
                 arrival.waiting.append(future)
                 arrival.leaving = False
                 if pin:
                     arrival.pins.append(future)
-        if ready is not None and not _give(future, ready):
+        if ready is None:
+            future.add_done_callback(self._given_up)
+        elif not _give(future, ready):
             self.release(version)
 
-    def _bring(self, arrival: _Arrival) -> None:
+    def _given_up(self, future: Future[BoundAdapter]) -> None:
+        """Lets those behind go on, where the first in the queue was waited for by this one alone."""
+        if not future.cancelled():
+            return
+        with self._lock:
+            todo = self._admit()
+        self._start(todo)
+
+    def _drains(self, sha: str, slot: Slot) -> bool:
+        """Whether a request for an adapter in a slot has to stand behind the first that waits for room.
+
+        Slots that are never idle would starve it. So it may be passed, but not for ever: then as many slots as it
+        needs, of those that are asked for, take no new requests. All others answer at once. The lock is held.
+        """
+        if not self._queue or slot.pinned:
+            return False
+        first = self._queue[0]
+        if first.given_up:
+            return False
+        if sha in first.draining:
+            return True
+        first.draining &= {other for other, held in self._slots.items() if not held.pinned}
+        leaving = [self._slots[other].size for other in first.draining]
+        enough = (
+            len(self._slots) + self._binding - len(leaving) < self._slot_limit
+            and self._used() - sum(leaving) + first.size <= self._slot_bytes
+        )
+        if enough or first.passed < _PASSES:
+            first.passed += 1
+            return False
+        first.draining.add(sha)
+        return True
+
+    def _bring(self, arrival: Arrival) -> None:
         sha = arrival.version.sha256
         try:
             with self._lock:
@@ -266,16 +274,16 @@ class Residency:
     def _used(self) -> int:
         return sum(slot.size for slot in self._slots.values()) + self._reserved
 
-    def _admit(self) -> list[_Arrival]:
+    def _admit(self) -> list[Arrival]:
         """Takes from the queue, in order, whatever there is room for. The lock is held; the caller starts them."""
-        started: list[_Arrival] = []
+        started: list[Arrival] = []
         while self._queue:
             arrival = self._queue[0]
             sha = arrival.version.sha256
             if (resident := self._slots.get(sha)) is not None:
                 resident.users += 1
                 arrival.held = resident
-            elif all(future.cancelled() for future in arrival.waiting):
+            elif arrival.given_up:
                 del self._arrivals[sha]
                 if arrival.leaving:
                     self._forget(sha)
@@ -284,11 +292,7 @@ class Residency:
             elif self._never_fits(arrival.size):
                 arrival.refused = True
             else:
-                idle = [s for s, slot in self._slots.items() if not slot.users and not slot.pinned]
-                while idle and self._crowded(arrival.size):
-                    self._drop(idle.pop(0))
-                    self._evictions += 1
-                if self._crowded(arrival.size):
+                if not self._make_room(arrival.size):
                     break
                 self._reserved += arrival.size
                 self._binding += 1
@@ -296,19 +300,32 @@ class Residency:
             started.append(arrival)
         return started
 
+    def _make_room(self, size: int) -> bool:
+        """Takes a slot's bytes from the budget; adapters that nobody uses leave for it, the longest idle first."""
+        idle = [sha for sha, slot in self._slots.items() if not slot.users and not slot.pinned]
+        while True:
+            placed = len(self._slots) + self._binding < self._slot_limit
+            if placed and self.budget.take(size):
+                return True
+            if idle:
+                self._drop(idle.pop(0))
+                self._evictions += 1
+            elif not placed or not self._reclaim():
+                return False
+
     def _crowded(self, size: int) -> bool:
-        return len(self._slots) + self._binding >= self._slot_limit or self._used() + size > self._slot_bytes
+        return len(self._slots) + self._binding >= self._slot_limit or not self.budget.fits(size)
 
     def _never_fits(self, size: int) -> bool:
         """Whether the pinned adapters alone leave no room. Waiting would hold up everybody behind."""
         pinned = [slot.size for slot in self._slots.values() if slot.pinned]
         return len(pinned) >= self._slot_limit or sum(pinned) + size > self._slot_bytes
 
-    def _start(self, arrivals: list[_Arrival]) -> None:
+    def _start(self, arrivals: list[Arrival]) -> None:
         for arrival in arrivals:
             self._threads.submit(self._settle, arrival)
 
-    def _settle(self, arrival: _Arrival) -> None:
+    def _settle(self, arrival: Arrival) -> None:
         version = arrival.version
         sha = version.sha256
         assert arrival.adapter is not None
@@ -325,12 +342,13 @@ class Residency:
                 with self._lock:
                     self._reserved -= arrival.size
                     self._binding -= 1
+                    self.budget.give_back(arrival.size)
                 self._failed(arrival, error)
                 with self._lock:
                     todo = self._admit()
                 self._start(todo)
                 return
-            slot = _Slot(bound, arrival.size, users=1)
+            slot = Slot(bound, arrival.size, users=1)
         with self._lock:
             if arrival.held is None:
                 self._reserved -= arrival.size
@@ -346,7 +364,7 @@ class Residency:
                 self.release(version)
         self.release(version)  # our own hold on it
 
-    def _failed(self, arrival: _Arrival, error: Exception) -> None:
+    def _failed(self, arrival: Arrival, error: Exception) -> None:
         logger.warning("the adapter %s cannot be loaded: %s", arrival.version.ref, error)
         with self._lock:
             self._arrivals.pop(arrival.version.sha256, None)
@@ -355,7 +373,9 @@ class Residency:
                 future.set_exception(error)
 
     def _drop(self, sha: str) -> None:
-        del self._slots[sha]
+        slot = self._slots.pop(sha)
+        self._unbind(slot.bound)
+        self.budget.give_back(slot.size)
 
 
 def _give(future: Future[BoundAdapter], bound: BoundAdapter) -> bool:

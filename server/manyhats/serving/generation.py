@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from manyhats.backbone import Backbone, Tokenizer
+from manyhats.backbone import Backbone, Encoded, Tokenizer
 from manyhats.engine.generator import Generator
 from manyhats.engine.grammar import Grammar, Grammars
 from manyhats.engine.sampling import Chosen, Sampling
+from manyhats.engine.scoring import PromptScores, Score
 from manyhats.engine.stream import Delta, Stream, Writing
 from manyhats.engine.text import TextWriter
 from manyhats.errors import InputTooLong, InvalidRequest
@@ -17,6 +18,8 @@ from manyhats.methods.adapter import BoundAdapter
 from manyhats.serving.inputs import Notice
 from manyhats.serving.outputs import Answer
 from manyhats.serving.parameters import GenerateParameters
+
+_LOG_OF_NOTHING = -9999.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,25 +43,33 @@ class Generation:
         self._grammars: Grammars | None = None
 
     def open(
-        self, asked: Asked, prompts: Sequence[Sequence[int]], parameters: GenerateParameters, places: int
+        self, asked: Asked, prompts: Sequence[tuple[str | None, Encoded]], parameters: GenerateParameters, places: int
     ) -> tuple[Writing, list[Notice]]:
         """The texts for some prompts, `parameters.n` for each, and what the caller should know about them.
 
-        `places`: the most tokens of a text, new ones too. Raises InvalidRequest, or InputTooLong where a prompt leaves
-        no room for an answer.
+        `prompts`: tokens, with the texts that they come from, or None where they were given as such. `places`: the most
+        tokens of a text, new ones too. Raises InvalidRequest, or InputTooLong where a prompt leaves no room.
         """
         self._check(parameters)
         notices: list[Notice] = []
         streams: list[Stream] = []
-        for i, prompt in enumerate(prompts):
-            room = min(parameters.max_new_tokens, self._room(asked.adapter, len(prompt), places, i))
+        least = min(parameters.max_new_tokens, 1)
+        for i, (_, encoded) in enumerate(prompts):
+            prompt = encoded.ids
+            room = min(parameters.max_new_tokens, self._room(asked.adapter, len(prompt), places, i, least))
+            told = parameters.prompt_logprobs
+            scores = None if told is None else PromptScores(prompt, told)
             if room < parameters.max_new_tokens:
                 wanted = parameters.max_new_tokens
-                told = f"max_new_tokens is {wanted}, but after input {i} there is room for {room} tokens"
-                notices.append(Notice(i, "max_new_tokens", told))
+                why = f"max_new_tokens is {wanted}, but after input {i} there is room for {room} tokens"
+                notices.append(Notice(i, "max_new_tokens", why))
             for _ in range(parameters.n):
-                streams.append(self._stream(asked, prompt, room, parameters, len(streams)))
-        writing = Writing(asked.task, asked.digest, streams, parameters.n, asked.priority, asked.listener)
+                stream = self._stream(asked, prompt, room, parameters, len(streams))
+                stream.scores = scores
+                streams.append(stream)
+        writing = Writing(
+            asked.task, asked.digest, streams, parameters.n, asked.priority, asked.listener, prompts=prompts
+        )
         return writing, notices
 
     def answers(self, writing: Writing, parameters: GenerateParameters) -> list[Answer]:
@@ -98,15 +109,14 @@ class Generation:
             grammar=self._grammar(parameters),
         )
 
-    def _room(self, adapter: BoundAdapter, prompt: int, places: int, index: int) -> int:
-        """How many tokens may follow a prompt. Raises InputTooLong for none."""
+    def _room(self, adapter: BoundAdapter, prompt: int, places: int, index: int, least: int) -> int:
+        """How many tokens may follow a prompt. Raises InputTooLong for fewer than `least`."""
         rows = self.generator.capacity(adapter)
         room = min(places - prompt, rows - prompt)
-        if room < 1:
+        if room < least:
             why = f"the backbone takes {places}" if places <= rows else f"the cache for generation holds {rows}"
-            raise InputTooLong(
-                f"input {index} has {prompt} tokens; {why}, and at least one is written", param=f"inputs.{index}"
-            )
+            more = ", and at least one is written" if least else ""
+            raise InputTooLong(f"input {index} has {prompt} tokens; {why}{more}", param=f"inputs.{index}")
         return room
 
     def _grammar(self, parameters: GenerateParameters) -> Grammar | None:
@@ -146,17 +156,33 @@ class Generation:
                 )
 
 
-def told_tokens(chosen: Sequence[Chosen], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+def told_tokens(chosen: Sequence[Chosen | Score], tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """Each token with its logarithm of probability, and the likeliest in its place."""
     return [
         {
             "token": one.token,
             "text": tokenizer.piece(one.token),
-            "logprob": one.logprob,
-            "top": [{"token": t, "text": tokenizer.piece(t), "logprob": value} for t, value in one.top],
+            "logprob": finite(one.logprob),
+            "top": [{"token": t, "text": tokenizer.piece(t), "logprob": finite(value)} for t, value in one.top],
         }
         for one in chosen
     ]
+
+
+def finite(logprob: float | None) -> float | None:
+    """The logarithm of a probability of 0 is no number in JSON; OpenAI's servers write -9999."""
+    return None if logprob is None else max(logprob, _LOG_OF_NOTHING)
+
+
+def _scored(scores: PromptScores, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """The prompt's tokens, the first without a value."""
+    told: list[dict[str, Any]] = []
+    for token, one in zip(scores.prompt, scores.scores, strict=True):
+        if one is None:
+            told.append({"token": token, "text": tokenizer.piece(token), "logprob": None, "rank": None, "top": []})
+        else:
+            told += [known | {"rank": one.rank} for known in told_tokens([one], tokenizer)]
+    return told
 
 
 def _answer(stream: Stream, parameters: GenerateParameters, tokenizer: Tokenizer) -> Answer:
@@ -167,4 +193,6 @@ def _answer(stream: Stream, parameters: GenerateParameters, tokenizer: Tokenizer
     }
     if parameters.logprobs is not None:
         answer["logprobs"] = told_tokens(stream.tokens, tokenizer)
+    if stream.scores is not None:
+        answer["prompt_logprobs"] = _scored(stream.scores, tokenizer)
     return answer

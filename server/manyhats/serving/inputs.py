@@ -102,7 +102,8 @@ def _checked(filled: list[Text], encoded: list[Encoded], *, max_tokens: int, tru
     for i, one in enumerate(encoded):
         if one.full_length <= max_tokens:
             continue
-        told = f"input {i} has {one.full_length} tokens; the task takes {max_tokens}"
+        least = "at least " if one.at_least else ""
+        told = f"input {i} has {least}{one.full_length} tokens; the task takes {max_tokens}"
         if not truncate:
             raise InputTooLong(
                 f"{told}. Shorten it, or set parameters.truncate to true to use its beginning", param=f"inputs.{i}"

@@ -94,16 +94,19 @@ class RuntimeGauges(Collector):  # type: ignore[misc]
         """One family for each figure."""
         stats = self._runtime.residency.stats()
         waiting = self._runtime.engine.waiting()
+        quarantined = self._runtime.registry.all_quarantined()
         figures = {
             "manyhats_inputs_waiting": ("Inputs in the queues", sum(waiting.values())),
             "manyhats_tasks_waiting": ("Tasks with inputs in the queues", len(waiting)),
             "manyhats_slots_used": ("Adapters on the device", stats.slots),
             "manyhats_slot_bytes": ("Bytes of adapters on the device", stats.slot_bytes),
+            "manyhats_stack_bytes": ("Bytes of adapters laid side by side, on the device", self._runtime.stacks.nbytes),
             "manyhats_memory_adapters": ("Adapters in host memory", stats.memory),
             "manyhats_memory_bytes": ("Bytes of adapters in host memory", stats.memory_bytes),
             "manyhats_adapter_loads_total": ("Adapters read from disk", stats.loads),
             "manyhats_adapter_evictions_total": ("Adapters that gave up their slot", stats.evictions),
             "manyhats_tasks": ("Tasks in the registry", self._runtime.registry.count),
+            "manyhats_quarantined_versions": ("Versions whose stored files are damaged", len(quarantined)),
             "manyhats_ready": ("Whether the server answers", int(self._runtime.ready)),
         }
         generator = self._runtime.engine.generator
@@ -117,3 +120,9 @@ class RuntimeGauges(Collector):  # type: ignore[misc]
             }
         for name, (text, value) in figures.items():
             yield GaugeMetricFamily(name, text, value)
+        held = GaugeMetricFamily(
+            "manyhats_quarantined", "Versions whose stored files are damaged", labels=["task", "version"]
+        )
+        for version in quarantined:
+            held.add_metric([version.task, str(version.number)], 1)
+        yield held

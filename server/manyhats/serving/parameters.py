@@ -79,11 +79,11 @@ class FillParameters(Parameters):
 class GenerateParameters(Parameters):
     """See docs/generation.md. `temperature` 0 takes the likeliest token each time; `top_k` 0 leaves all.
 
-    `stream`: the answer comes piece by piece (the web layer's business). `include_stop`: the stop string stays in the
-    text.
+    `max_new_tokens` may be 0 where `prompt_logprobs` are asked. `stream`: the answer comes piece by piece (the web
+    layer's business). `include_stop`: the stop string stays in the text.
     """
 
-    max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    max_new_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 64
     temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.0
     top_k: Annotated[int, Field(ge=0)] = 0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -98,6 +98,7 @@ class GenerateParameters(Parameters):
     ignore_eos: bool = False
     n: Annotated[int, Field(ge=1, le=128)] = 1
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: dict[str, Any] | None = None
     regex: str | None = None
     stream: bool = False
@@ -106,6 +107,8 @@ class GenerateParameters(Parameters):
     def _coherent(self) -> GenerateParameters:
         if len(self.stops) > _MOST_STOPS:
             raise ValueError(f"at most {_MOST_STOPS} stop strings")
+        if self.max_new_tokens == 0 and self.prompt_logprobs is None:
+            raise ValueError("max_new_tokens is 0, and nothing is asked about the prompt; set prompt_logprobs, or echo")
         if self.n > 1 and self.temperature == 0:
             raise ValueError("n texts are the same at temperature 0; set temperature")
         if self.regex is not None and self.response_format is not None:

@@ -307,7 +307,8 @@ class Service:
     def _prepare_texts(self, one: Pending, parameters: GenerateParameters, places: int) -> None:
         """Prompts and the texts that are to follow them. `places`: the most tokens of a text."""
         assert self._generation is not None, "a task that generates on a backbone that cannot"
-        longest = min(one.settings.max_tokens or places, places - 1)  # at least one token is added
+        added = min(parameters.max_new_tokens, 1)  # at least one token, where any are asked
+        longest = min(one.settings.max_tokens or places, places - added)
         one.prepared = prompts_of(one, self.backbone.tokenizer, self._generation.vocabulary, longest)
         asked = Asked(
             one.version.task,
@@ -316,7 +317,9 @@ class Service:
             one.settings.priority,
             one.question.listener,
         )
-        prompts = [encoded.ids for encoded in one.prepared.encoded]
+        given = one.question.prompts is not None
+        texts = [None if given else text.text for text in one.prepared.texts]
+        prompts = list(zip(texts, one.prepared.encoded, strict=True))
         one.work, notices = self._generation.open(asked, prompts, parameters, places)
         one.prepared.warnings.extend(notices)
 

@@ -6,10 +6,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from manyhats.api.schemas import Many
+
 # Fields of a request that are parameters here, under their own names.
 _SAME = (
     "temperature", "top_p", "top_k", "min_p", "n", "stop", "presence_penalty", "frequency_penalty",
-    "repetition_penalty", "logit_bias", "seed", "response_format", "ignore_eos", "merged_adapters",
+    "repetition_penalty", "logit_bias", "seed", "response_format", "ignore_eos", "merged_adapters", "prompt_logprobs",
 )  # fmt: skip
 DEFAULTS = {"temperature": 1.0}
 
@@ -27,7 +29,7 @@ class Body(BaseModel):
 class CompletionBody(Body):
     """`POST /v1/completions`."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Many[str] | Many[int] | Many[Many[int]]
     max_tokens: int | None = 16
     logprobs: int | None = None
     echo: bool = False
@@ -36,7 +38,7 @@ class CompletionBody(Body):
 class ChatBody(Body):
     """`POST /v1/chat/completions`."""
 
-    messages: list[dict[str, Any]]
+    messages: Many[dict[str, Any]]
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     logprobs: bool | None = None

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import Request
 
+from manyhats.api.openai.logprobs import CompletionLogprobs, alternatives, chat_token, prompt_logprobs
 from manyhats.api.state import runtime_of
 from manyhats.serving.question import Reply
+from manyhats.serving.token_texts import TokenText, TokenTexts, prompt_token_texts
 
 if TYPE_CHECKING:
     from manyhats.engine.sampling import Chosen
@@ -19,39 +21,37 @@ if TYPE_CHECKING:
 
 
 class Form(ABC):
-    """The shape of answers, whole or in pieces. `echoes`: the prompts, where they are to stand before the texts."""
+    """The shape of answers, whole or in pieces. `echoes`: whether the prompts stand before the texts.
+
+    `prompt_logprobs`: whether vLLM's values of the prompts' tokens are told.
+    """
 
     object: Literal["text_completion", "chat.completion"]
     chunk = "text_completion"
     prefix = "cmpl"
 
-    def __init__(self, model: str, request: Request, echoes: Sequence[str]) -> None:
+    def __init__(self, model: str, request: Request, *, echoes: bool = False, prompt_logprobs: bool = False) -> None:
         self.tokenizer = runtime_of(request).backbone.tokenizer
         self.echoes = echoes
+        self.prompt_logprobs = prompt_logprobs
         self.about = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self.begun: set[int] = set()
+        self._writers: dict[int, TokenTexts] = {}  # of streams
 
+    @abstractmethod
     def whole(self, reply: Reply) -> dict[str, Any]:
         """The answer in one piece."""
-        assert reply.writing is not None
-        choices = [self.choice(stream) for stream in reply.writing.streams]
-        return self.about | {"object": self.object, "choices": choices, "usage": _usage(reply)}
 
     def last(self, reply: Reply) -> dict[str, Any]:
         """The piece behind all others, with the counts."""
         return self.about | {"object": self.chunk, "choices": [], "usage": _usage(reply)}
 
     @abstractmethod
-    def choice(self, stream: Stream) -> dict[str, Any]:
-        """One text."""
-
-    @abstractmethod
     def pieces(self, delta: Delta) -> list[dict[str, Any]]:
         """What one token adds."""
 
-    def echo(self, stream: Stream) -> str:
-        """What stands before a text."""
-        return self.echoes[stream.prompt_index] if self.echoes else ""
+    def _all(self, reply: Reply, choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return self.about | {"object": self.object, "choices": choices, "usage": _usage(reply)}
 
 
 class Completions(Form):
@@ -59,33 +59,66 @@ class Completions(Form):
 
     object = "text_completion"
 
-    def choice(self, stream: Stream) -> dict[str, Any]:
-        text = self.echo(stream) + stream.text.text
-        logprobs = self.logprobs(stream.tokens) if stream.sampling.logprobs is not None else None
-        return {"index": stream.index, "text": text, "finish_reason": stream.finished, "logprobs": logprobs}
+    def whole(self, reply: Reply) -> dict[str, Any]:
+        assert reply.writing is not None
+        return self._all(reply, [self._choice(stream) for stream in reply.writing.streams])
+
+    def _choice(self, stream: Stream) -> dict[str, Any]:
+        echo, prompt = self._echo(stream)
+        told = None
+        if stream.sampling.logprobs is not None:
+            writer = TokenTexts(self.tokenizer, len(echo))
+            told = CompletionLogprobs()
+            self._tell_prompt(told, stream, prompt)
+            for chosen in [*stream.tokens, *self._end_of(stream)]:
+                _tell(told, writer, chosen)
+        choice = {
+            "index": stream.index,
+            "text": echo + stream.text.text,
+            "finish_reason": stream.finished,
+            "logprobs": told and told.body(),
+        }
+        if self.prompt_logprobs and stream.scores is not None:
+            choice["prompt_logprobs"] = prompt_logprobs(stream.scores, self.tokenizer)
+        return choice
 
     def pieces(self, delta: Delta) -> list[dict[str, Any]]:
-        told = delta.chosen is not None and delta.chosen.logprob is not None
-        text = delta.text
-        if delta.stream.index not in self.begun:
-            text = self.echo(delta.stream) + text
-        self.begun.add(delta.stream.index)
-        if not text and not told and delta.finished is None:
+        stream, text = delta.stream, delta.text
+        told = CompletionLogprobs() if stream.sampling.logprobs is not None else None
+        if stream.index not in self.begun:
+            self.begun.add(stream.index)
+            echo, prompt = self._echo(stream)
+            text = echo + text
+            if told is not None:
+                self._writers[stream.index] = TokenTexts(self.tokenizer, len(echo))
+                self._tell_prompt(told, stream, prompt)
+        ended = self._end_of(stream) if delta.finished is not None else []
+        for chosen in [*([] if delta.chosen is None else [delta.chosen]), *ended]:
+            if told is not None:
+                _tell(told, self._writers[stream.index], chosen)
+        logprobs = told.body() if told is not None and told.tokens else None
+        if not text and logprobs is None and delta.finished is None:
             return []
-        logprobs = self.logprobs([delta.chosen]) if told and delta.chosen else None
-        choice = {"index": delta.stream.index, "text": text, "finish_reason": delta.finished, "logprobs": logprobs}
+        choice = {"index": stream.index, "text": text, "finish_reason": delta.finished, "logprobs": logprobs}
         return [self.about | {"object": self.chunk, "choices": [choice]}]
 
-    def logprobs(self, chosen: Sequence[Chosen]) -> dict[str, Any]:
-        """Lists by token, as completions have them."""
-        pieces = [self.tokenizer.piece(one.token) for one in chosen]
-        offsets = [sum(len(piece) for piece in pieces[:i]) for i in range(len(pieces))]
-        return {
-            "tokens": pieces,
-            "token_logprobs": [one.logprob for one in chosen],
-            "top_logprobs": [{self.tokenizer.piece(t): value for t, value in one.top} for one in chosen],
-            "text_offset": offsets,
-        }
+    def _echo(self, stream: Stream) -> tuple[str, list[TokenText]]:
+        """What stands before a text, and its tokens."""
+        if not self.echoes:
+            return "", []
+        return prompt_token_texts(self.tokenizer, *stream.writing.prompts[stream.prompt_index])
+
+    def _tell_prompt(self, told: CompletionLogprobs, stream: Stream, prompt: Sequence[TokenText]) -> None:
+        if self.echoes and stream.scores is not None:
+            first = TokenTexts(self.tokenizer)
+            for i, (token, score) in enumerate(zip(prompt, stream.scores.scores, strict=True)):
+                told.add(token, score, [] if score is None else alternatives(first, score))
+                first.first = first.first and i < 1 and not token.text
+
+    def _end_of(self, stream: Stream) -> list[Chosen]:
+        """The token that ended a text. With its prompt it is told, so that the lists have an entry for each token that
+        was asked for: evaluation harnesses count from the end."""
+        return [stream.ended_by] if self.echoes and stream.ended_by is not None else []
 
 
 class Chat(Form):
@@ -95,36 +128,48 @@ class Chat(Form):
     prefix = "chatcmpl"
     chunk = "chat.completion.chunk"
 
-    def choice(self, stream: Stream) -> dict[str, Any]:
-        logprobs = self.logprobs(stream.tokens) if stream.sampling.logprobs is not None else None
+    def whole(self, reply: Reply) -> dict[str, Any]:
+        assert reply.writing is not None
+        streams = reply.writing.streams
+        body = self._all(reply, [self._choice(stream) for stream in streams])
+        if self.prompt_logprobs and streams[0].scores is not None:
+            body["prompt_logprobs"] = prompt_logprobs(streams[0].scores, self.tokenizer)
+        return body
+
+    def _choice(self, stream: Stream) -> dict[str, Any]:
+        logprobs = None
+        if stream.sampling.logprobs is not None:
+            writer = TokenTexts(self.tokenizer)
+            logprobs = {"content": [_chat_told(writer, chosen) for chosen in stream.tokens]}
         message = {"role": "assistant", "content": stream.text.text}
         return {"index": stream.index, "message": message, "finish_reason": stream.finished, "logprobs": logprobs}
 
     def pieces(self, delta: Delta) -> list[dict[str, Any]]:
         events: list[Mapping[str, Any]] = []
-        if delta.stream.index not in self.begun:
-            self.begun.add(delta.stream.index)
+        index = delta.stream.index
+        if index not in self.begun:
+            self.begun.add(index)
+            self._writers[index] = TokenTexts(self.tokenizer)
             events.append({"delta": {"role": "assistant", "content": ""}, "finish_reason": None, "logprobs": None})
         told = delta.chosen is not None and delta.chosen.logprob is not None
         if delta.text or told:
-            logprobs = self.logprobs([delta.chosen]) if told and delta.chosen else None
+            logprobs = None
+            if told and delta.chosen is not None:
+                logprobs = {"content": [_chat_told(self._writers[index], delta.chosen)]}
             events.append({"delta": {"content": delta.text}, "finish_reason": None, "logprobs": logprobs})
         if delta.finished is not None:
             events.append({"delta": {}, "finish_reason": delta.finished, "logprobs": None})
-        return [self.about | {"object": self.chunk, "choices": [{"index": delta.stream.index, **e}]} for e in events]
+        return [self.about | {"object": self.chunk, "choices": [{"index": index, **e}]} for e in events]
 
-    def logprobs(self, chosen: Sequence[Chosen]) -> dict[str, Any]:
-        """A list of tokens, as chats have it."""
-        return {
-            "content": [
-                self._told(one.token, one.logprob) | {"top_logprobs": [self._told(t, value) for t, value in one.top]}
-                for one in chosen
-            ]
-        }
 
-    def _told(self, token: int, logprob: float | None) -> dict[str, Any]:
-        piece = self.tokenizer.piece(token)
-        return {"token": piece, "logprob": logprob, "bytes": list(piece.encode())}
+def _tell(told: CompletionLogprobs, writer: TokenTexts, chosen: Chosen) -> None:
+    others = alternatives(writer, chosen)
+    told.add(writer.push(chosen.token), chosen, others)
+
+
+def _chat_told(writer: TokenTexts, chosen: Chosen) -> dict[str, Any]:
+    others = alternatives(writer, chosen)
+    return chat_token(writer.push(chosen.token), chosen, others)
 
 
 def _usage(reply: Reply) -> dict[str, int]:

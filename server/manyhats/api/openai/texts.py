@@ -47,13 +47,11 @@ async def completions(request: Request) -> Response:
         tokens = [[one for one in prompt if isinstance(one, int)]]
     else:
         tokens = [one for one in prompt if isinstance(one, list)]
-    if body.echo and tokens is not None:
-        tokenizer = runtime_of(request).backbone.tokenizer
-        echoes = [tokenizer.decode(one) for one in tokens]
-    else:
-        echoes = [text.text for text in texts] if body.echo else []
+    if body.echo and (body.logprobs is not None or body.max_tokens == 0):  # of the prompts' tokens too
+        given["prompt_logprobs"] = max(body.logprobs or 0, given.get("prompt_logprobs", 0))
     question = Question(task, texts, given, prompts=tokens, defaults=DEFAULTS, generates=True)
-    return await _answer(request, body, question, Completions(body.model, request, echoes))
+    form = Completions(body.model, request, echoes=bool(body.echo), prompt_logprobs=_prompt_logprobs(body))
+    return await _answer(request, body, question, form)
 
 
 @router.post("/chat/completions", openapi_extra=documented(ChatBody))
@@ -70,7 +68,15 @@ async def chat(request: Request) -> Response:
     defaults: dict[str, Any] = DEFAULTS | {"max_new_tokens": 1_000_000}
     task = task_of(runtime_of(request), body.model)
     question = Question(task, (), given, chat=body.messages, defaults=defaults, generates=True)
-    return await _answer(request, body, question, Chat(body.model, request, []))
+    return await _answer(request, body, question, Chat(body.model, request, prompt_logprobs=_prompt_logprobs(body)))
+
+
+def _prompt_logprobs(body: Body) -> bool:
+    """Whether vLLM's values of the prompt's tokens are asked. Raises InvalidRequest in a stream: no place for them."""
+    asked = (body.model_extra or {}).get("prompt_logprobs") is not None
+    if asked and body.stream:
+        raise InvalidRequest("'prompt_logprobs' is not supported with 'stream'; leave one out", param="prompt_logprobs")
+    return asked
 
 
 async def _answer(request: Request, body: Body, question: Question, form: Form) -> Response:

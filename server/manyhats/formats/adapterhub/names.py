@@ -7,3 +7,13 @@ HEAD_WEIGHTS = "model_head.safetensors"
 FUSION_CONFIG = "adapter_fusion_config.json"
 FUSION_WEIGHTS = "model_adapter_fusion.safetensors"
 SETUP = "adapter_setup.json"
+
+WEIGHT_FILES = (WEIGHTS, HEAD_WEIGHTS, FUSION_WEIGHTS)
+FILES = (CONFIG, HEAD_CONFIG, FUSION_CONFIG, SETUP, *WEIGHT_FILES)  # all that is read here
+# What is weights though it is a pickle, and what it is called as safetensors.
+PICKLED: dict[str, str | None] = {
+    "pytorch_adapter.bin": WEIGHTS,
+    "pytorch_model_head.bin": HEAD_WEIGHTS,
+    "pytorch_model_adapter_fusion.bin": FUSION_WEIGHTS,
+    "pytorch_model_embeddings.bin": "model_embeddings.safetensors",
+}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FILE = "manyhats.json"
 WEIGHTS = "weights.safetensors"
+FILES = (FILE, WEIGHTS)  # all that is read here
 TASK: Literal["manyhats-task/1"] = "manyhats-task/1"
 Sha = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 

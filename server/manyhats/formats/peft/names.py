@@ -1,5 +1,17 @@
-"""PEFT's file, and how its keys begin."""
+"""PEFT's files, and how its keys begin."""
 
+CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+INDEX = "adapter_model.safetensors.index.json"
+SHARDS = "adapter_model-*-of-*.safetensors"
+WEIGHT_FILES = (WEIGHTS, SHARDS)
+FILES = (CONFIG, INDEX, *WEIGHT_FILES)  # all that is read here, as patterns
+# What is weights though it is a pickle, and what it is called as safetensors; None: not read in any form.
+PICKLED: dict[str, str | None] = {
+    "adapter_model.bin": WEIGHTS,
+    "non_lora_trainables.bin": None,
+    "trainable_params.bin": None,
+    "value_head.bin": None,
+}
 WRAPPER = "base_model.model."
 PROMPT_WRAPPER = "base_model."  # prompt learning wraps the model otherwise

@@ -1,0 +1,95 @@
+"""Bodies that were compressed with gzip are unpacked as they are read, a piece at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from manyhats.api.errors import response
+from manyhats.api.middleware.content import is_upload
+from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
+
+_PIECE = 64 << 10  # bytes unpacked between two turns of the event loop
+_GZIP = 16 + zlib.MAX_WBITS
+_SHOWN = 100  # characters
+
+
+class GzipBodies:
+    """Unpacks what `Content-Encoding` says is gzip, and refuses every other encoding.
+
+    No more is unpacked than is asked for, so that whoever counts the bytes behind it can stop at a limit. The packed
+    body has the same limits, `json_limit` and `upload_limit` in bytes: some of it may unpack to nothing.
+    """
+
+    def __init__(self, app: ASGIApp, *, json_limit: int, upload_limit: int) -> None:
+        self._app = app
+        self._json_limit = json_limit
+        self._upload_limit = upload_limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope = {**scope, "headers": list(scope["headers"])}
+        headers = MutableHeaders(scope=scope)
+        told = ", ".join(headers.getlist("content-encoding"))
+        encodings = [one for part in told.lower().split(",") if (one := part.strip()) not in ("", "identity")]
+        if not encodings:
+            await self._app(scope, receive, send)
+        elif encodings in (["gzip"], ["x-gzip"]):
+            del headers["content-encoding"], headers["content-length"]
+            limit = self._upload_limit if is_upload(scope) else self._json_limit
+            await self._app(scope, _unpacked(receive, limit), send)
+        else:
+            error = UnsupportedFormat(
+                f"the body's content encoding is {told[:_SHOWN]!r}; send it plain, or with gzip",
+                param="Content-Encoding",
+            )
+            answer = response(error)
+            answer.headers["Accept-Encoding"] = "gzip"
+            await answer(scope, receive, send)
+
+
+def _unpacked(receive: Receive, limit: int) -> Receive:
+    """The messages of the unpacked body. Raises InvalidRequest for what is no gzip, and TooLarge."""
+    inflate = zlib.decompressobj(_GZIP)
+    packed = b""  # what has come and is not unpacked yet
+    seen = 0
+    more = True  # of the packed body is to come
+    ended = False
+
+    async def plain() -> Message:
+        nonlocal inflate, packed, seen, more, ended
+        if ended:
+            return await receive()
+        while True:
+            while more and not packed:
+                message = await receive()
+                if message["type"] != "http.request":
+                    return message
+                packed = message.get("body", b"")
+                more = message.get("more_body", False)
+                seen += len(packed)
+                if seen > limit:
+                    raise TooLarge(f"the body is larger than {limit} bytes", param="body")
+            if inflate.eof and (packed := packed.lstrip(b"\0")):  # another member, behind what may fill a block
+                inflate = zlib.decompressobj(_GZIP)
+            piece = b""
+            if not inflate.eof:
+                try:
+                    piece = inflate.decompress(packed, _PIECE)
+                except zlib.error as error:
+                    raise InvalidRequest(f"the body is no gzip: {error}", param="body") from None
+                packed = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
+            last = not more and not packed
+            if last and not piece and not inflate.eof:
+                raise InvalidRequest("the body is no gzip: it ends too early", param="body")
+            ended = last and inflate.eof
+            await asyncio.sleep(0)  # members without content may be many
+            if piece or ended:
+                return {"type": "http.request", "body": piece, "more_body": not ended}
+
+    return plain

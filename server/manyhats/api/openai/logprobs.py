@@ -1,0 +1,73 @@
+"""What OpenAI's clients and vLLM's are told of tokens and their probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from manyhats.backbone import Tokenizer
+from manyhats.serving.generation import finite
+from manyhats.serving.token_texts import TokenText, TokenTexts, token_names
+
+if TYPE_CHECKING:
+    from manyhats.engine.sampling import Chosen
+    from manyhats.engine.scoring import PromptScores, Score
+
+Told = tuple[TokenText, "Chosen | Score | None", list[TokenText]]  # a token, its values, its alternatives' texts
+
+
+class CompletionLogprobs:
+    """Lists by token, as completions have them. `top_logprobs` has the chosen token too."""
+
+    def __init__(self) -> None:
+        self.tokens: list[Told] = []
+
+    def add(self, token: TokenText, values: Chosen | Score | None, others: Sequence[TokenText]) -> None:
+        """One more token. `values`: None for the first of a prompt; `others`: the texts of the likeliest tokens."""
+        self.tokens.append((token, values, list(others)))
+
+    def body(self) -> dict[str, Any]:
+        """All tokens so far."""
+        return {
+            "tokens": [token.text for token, _, _ in self.tokens],
+            "token_logprobs": [None if v is None else finite(v.logprob) for _, v, _ in self.tokens],
+            "top_logprobs": [None if v is None else _top(token, v, others) for token, v, others in self.tokens],
+            "text_offset": [token.offset for token, _, _ in self.tokens],
+        }
+
+
+def _top(token: TokenText, values: Chosen | Score, others: Sequence[TokenText]) -> dict[str, float | None]:
+    """The likeliest tokens and the chosen one, by text; those that read alike are told apart."""
+    texts = dict(zip((t for t, _ in values.top), (other.text for other in others), strict=True))
+    logprobs = {**dict(values.top), values.token: values.logprob}
+    texts[values.token] = token.text
+    order = [values.token, *(t for t in logprobs if t != values.token)]
+    names = dict(zip(order, token_names([(t, texts[t]) for t in order]), strict=True))
+    return {names[t]: finite(value) for t, value in logprobs.items()}
+
+
+def chat_token(token: TokenText, values: Chosen, others: Sequence[TokenText]) -> dict[str, Any]:
+    """One token of a chat, and the likeliest in its place."""
+    top = [_chat_entry(other, value) for other, (_, value) in zip(others, values.top, strict=True)]
+    return _chat_entry(token, values.logprob) | {"top_logprobs": top}
+
+
+def _chat_entry(token: TokenText, logprob: float | None) -> dict[str, Any]:
+    return {"token": token.text, "logprob": finite(logprob), "bytes": list(token.bytes)}
+
+
+def alternatives(writer: TokenTexts, values: Chosen | Score) -> list[TokenText]:
+    """The texts of the likeliest tokens in the place of the next."""
+    return [writer.alternative(token) for token, _ in values.top]
+
+
+def prompt_logprobs(scores: PromptScores, tokenizer: Tokenizer) -> list[dict[str, Any] | None]:
+    """vLLM's: for each token of the prompt but the first, it and the likeliest by number."""
+    return [None if one is None else dict(_by_number(one, tokenizer)) for one in scores.scores]
+
+
+def _by_number(score: Score, tokenizer: Tokenizer) -> Iterable[tuple[str, dict[str, Any]]]:
+    ranked = {score.token: (score.logprob, score.rank)}
+    ranked |= {t: (value, ranked[t][1] if t in ranked else i) for i, (t, value) in enumerate(score.top, 1)}
+    for token, (logprob, rank) in ranked.items():
+        yield str(token), {"logprob": finite(logprob), "rank": rank, "decoded_token": tokenizer.piece(token)}

@@ -1,0 +1,282 @@
+"""Which files of a folder are an adapter's, by their names alone: what is kept, left out, or refused.
+
+A trainer leaves much beside an adapter. What some format reads is kept, and so are weights that nothing reads, which
+the reader then refuses by name. What no config speaks of is left out and said so, and never opened. A pickle is refused
+only where it would be the weights.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+from manyhats.errors import InvalidRequest, UnsupportedFormat
+from manyhats.formats.adapterhub import names as adapterhub
+from manyhats.formats.files import PICKLES, pickle_message
+from manyhats.formats.manyhats import description as manyhats
+from manyhats.formats.peft import names as peft
+
+CARD = "README.md"
+# What stands beside an adapter and changes how it is asked, whatever its format.
+TOKENIZER_FILES = (
+    "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "chat_template.json", "additional_chat_templates/*.jinja", "generation_config.json",
+)  # fmt: skip
+MODEL_FILES = ("config.json",)
+SENTENCE_FILES = (
+    "modules.json", "config_sentence_transformers.json", "sentence_*_config.json", "[0-9]*_*/config.json",
+    "[0-9]*_*/model.safetensors",
+)  # fmt: skip
+_MODULES, _MODULE_WEIGHTS = "modules.json", "model.safetensors"  # of sentence-transformers
+_READ = (
+    CARD,
+    *peft.FILES,
+    *adapterhub.FILES,
+    *manyhats.FILES,
+    *TOKENIZER_FILES,
+    *MODEL_FILES,
+    *SENTENCE_FILES,
+)
+# What says that a folder holds an adapter.
+_MARKS = {peft.CONFIG, manyhats.FILE, adapterhub.SETUP, _MODULES}
+_MEMBER_MARKS = {peft.CONFIG, adapterhub.FUSION_CONFIG, adapterhub.HEAD_CONFIG}
+
+# What a pickle would be as safetensors, where it is the weights. None: weights that are not read in any form.
+PICKLED: Mapping[str, str | None] = peft.PICKLED | adapterhub.PICKLED
+_MODULES_PICKLED = {"pytorch_model.bin": _MODULE_WEIGHTS}
+_WEIGHTS = (*peft.WEIGHT_FILES, *adapterhub.WEIGHT_FILES, manyhats.WEIGHTS)
+
+_STEP_FOLDER = re.compile(r"(?:checkpoint|ckpt|epoch|iter|step|global_?step)[-_]?\d+")
+_TRAINERS_FOLDER = re.compile(
+    rf"{_STEP_FOLDER.pattern}|runs|logs?|wandb|mlruns|lightning_logs|tensorboard|pytorch_model_fsdp_\d+|optimizer_\d+"
+)
+_STATE_FILE = re.compile(r"(?:optimizer|scheduler|scaler|rng_state|random_states)[._-].*")
+_TRAINERS_FILE = re.compile(
+    r"(?:trainer_|training_|sampler|dataloader|train_results|eval_results|all_results|predict_results|events\.out\.|"
+    r"zero_pp_rank|zero_to_fp32).*|latest"
+)
+_VOCABULARY = re.compile(r"vocab\.(?:json|txt)|merges\.txt|.*\.model|.*\.tiktoken|tekken\.json")
+
+_HIDDEN = "hidden, or the operating system's"
+_TRAINERS = "the trainer's own"
+_COPY = "pickles beside the same weights as safetensors"
+_TOKENIZERS = "the tokenizer's vocabulary, which is the backbone's here"
+_OTHER = "read by nothing here"
+_SHOWN = 8  # names of one reason in a warning
+_NAME_LENGTH = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What becomes of a folder's files. All names are those that were given."""
+
+    root: str = ""  # the folder inside that holds the adapter, as `checkpoint-10`; empty: the folder itself
+    kept: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)  # the reason, by name
+    refused: Mapping[str, str] = field(default_factory=dict)  # the message, by name
+    several: tuple[str, ...] = ()  # the folders of more than one adapter, none of which is the one meant
+
+    def check(self) -> None:
+        """Raises UnsupportedFormat for weights in a pickle, InvalidRequest for several adapters."""
+        if self.several:
+            raise InvalidRequest(
+                f"the folder holds {len(self.several)} adapters ({_listed(self.several)}) and none of its own; "
+                "send one of them",
+                param="files",
+            )
+        for name, message in self.refused.items():
+            raise UnsupportedFormat(message, param=name)
+
+    def place(self, name: str) -> str:
+        """A kept or refused name relative to the folder that holds the adapter."""
+        return name.removeprefix(f"{self.root}/") if self.root else name
+
+    def warnings(self) -> tuple[str, ...]:
+        """One sentence about all that is left out, of bounded length; none where nothing is."""
+        if not self.left_out:
+            return ()
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in self.left_out.items():
+            by_reason.setdefault(reason, []).append(name)
+        groups = [f"{_listed(_by_folder(names))} ({reason})" for reason, names in by_reason.items()]
+        return (f"left out of the upload: {'; '.join(groups)}",)
+
+
+def select(names: Iterable[str]) -> Contents:
+    """Says what becomes of a folder's files by their names, relative to it and with `/` between folders.
+
+    Nothing is opened. Weights that no config speaks of are kept: whoever reads the folder refuses them by name.
+    A caller that has the names before the bytes writes only what is kept, each at its `place`.
+    """
+    paths = {name: PurePosixPath(name) for name in sorted(set(names))}
+    folders: dict[str, set[str]] = {}  # what lies directly in each folder
+    for path in paths.values():
+        folders.setdefault(_parent(path), set()).add(path.name)
+    roots = _roots(folders)
+    if len(roots) > 1:
+        return Contents(several=tuple(roots))
+    root = roots[0]
+    members = _members(root, folders)
+    kept: list[str] = []
+    left_out: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for name, path in paths.items():
+        reason = _reason(path, root, members, folders)
+        if reason is None:
+            kept.append(name)
+        elif reason == "":
+            refused[name] = pickle_message(shown_name(path.name))
+        else:
+            left_out[name] = reason
+    return Contents(root, tuple(kept), left_out, refused)
+
+
+def names_of(folder: Path) -> list[str]:
+    """The names of all files in a folder and below it, for `select`."""
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def leave_out(folder: Path) -> tuple[str, ...]:
+    """Removes from a folder what is left out, and moves the adapter up where it lies in a folder inside.
+
+    Returns the warnings. Nothing is opened. Raises what `Contents.check` raises.
+    """
+    contents = select(names_of(folder))
+    contents.check()
+    for name in contents.left_out:
+        (folder / name).unlink()
+    for inner in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        if not any(inner.iterdir()):
+            inner.rmdir()
+    if contents.root:
+        top = folder / contents.root.partition("/")[0]
+        moved = top.rename(folder / uuid.uuid4().hex)  # a name that nothing inside it has
+        adapter = moved / contents.root.partition("/")[2]
+        for child in adapter.iterdir():
+            child.rename(folder / child.name)
+        shutil.rmtree(moved)
+    return contents.warnings()
+
+
+def as_safetensors(pickle: str) -> str:
+    """The name that the weights of a pickle get as safetensors."""
+    return PICKLED.get(pickle) or _MODULES_PICKLED.get(pickle) or f"{PurePosixPath(pickle).stem}.safetensors"
+
+
+def shown_name(name: str) -> str:
+    """A file's name for a message, cut short."""
+    return name if len(name) <= _NAME_LENGTH else f"{name[:_NAME_LENGTH]}..."
+
+
+def _parent(path: PurePosixPath) -> str:
+    return "" if len(path.parts) == 1 else path.parent.as_posix()
+
+
+def _roots(folders: Mapping[str, set[str]]) -> list[str]:
+    """The folder that holds the adapter: the highest with a config in it. Several, where it cannot be told."""
+    marked = {folder for folder, files in folders.items() if files & _MARKS and not _is_hidden(folder)}
+    # without a setup's file, the folder of a fusion and its members
+    fused = {_up(f) for f, files in folders.items() if f and adapterhub.FUSION_CONFIG in files and not _is_hidden(f)}
+    found = marked | {folder for folder in fused if folder not in marked}
+    if not found:
+        return [""]
+    depth = min(_depth(folder) for folder in found)
+    highest = sorted(folder for folder in found if _depth(folder) == depth)
+    if len(highest) > 1:  # what was saved at the end goes before what was saved on the way
+        final = [f for f in highest if not any(_TRAINERS_FOLDER.fullmatch(part) for part in f.split("/"))]
+        highest = final or highest
+    return highest
+
+
+def _depth(folder: str) -> int:
+    return folder.count("/") + 1 if folder else 0
+
+
+def _up(folder: str) -> str:
+    return folder.rpartition("/")[0]
+
+
+def _is_hidden(folder: str) -> bool:
+    return any(part.startswith(".") or part in ("__MACOSX", "__pycache__") for part in folder.split("/"))
+
+
+def _members(root: str, folders: Mapping[str, set[str]]) -> set[str]:
+    """The folders of a setup's adapters, fusions and heads; none where the root is one adapter."""
+    own = folders.get(root, set())
+    if peft.CONFIG in own and adapterhub.SETUP not in own:
+        return set()
+    return {
+        folder
+        for folder, files in folders.items()
+        if folder and folder != root and _up(folder) == root and files & _MEMBER_MARKS and not _is_hidden(folder)
+    }
+
+
+def _reason(path: PurePosixPath, root: str, members: set[str], folders: Mapping[str, set[str]]) -> str | None:
+    """Why a file is left out; None where it is kept, and an empty text where it is refused."""
+    name, parent = path.name, _parent(path)
+    if any(part.startswith(".") or part in ("__MACOSX", "__pycache__") for part in path.parts):
+        return _HIDDEN
+    if root and not (parent == root or parent.startswith(f"{root}/")):
+        return f"outside of '{shown_name(root)}', which holds the adapter"
+    inner = PurePosixPath(path.as_posix().removeprefix(f"{root}/") if root else path)
+    beside = folders[parent]
+    if parent not in members:
+        if any(_TRAINERS_FOLDER.fullmatch(part) for part in inner.parts[:-1]):
+            return _TRAINERS
+        if _matches(inner, _READ):
+            return None
+    elif _matches(PurePosixPath(name), _READ):
+        return None
+    suffix = path.suffix.lower()
+    if _STATE_FILE.fullmatch(name) or (suffix != ".safetensors" and _TRAINERS_FILE.fullmatch(name)):
+        return _TRAINERS
+    if suffix == ".safetensors":
+        return None
+    if suffix in PICKLES:
+        is_adapters = parent == root or parent in members or PICKLED.get(name) is not None
+        if not is_adapters and not _matches(inner.with_name(_MODULE_WEIGHTS), SENTENCE_FILES):
+            return _OTHER
+        return _pickles_reason(name, beside, _WEIGHTS if is_adapters else (_MODULE_WEIGHTS,))
+    return _TOKENIZERS if _VOCABULARY.fullmatch(name) else _OTHER
+
+
+def _pickles_reason(name: str, beside: set[str], weights: tuple[str, ...]) -> str:
+    """Why a pickle is left out; an empty text where it would be the weights, as no safetensors beside it has them."""
+    if name not in PICKLED:
+        return _OTHER if _has(beside, weights) else ""
+    twin = PICKLED[name]
+    return _COPY if twin is not None and _has(beside, (twin, *_shards(twin))) else ""
+
+
+def _shards(file: str) -> tuple[str, ...]:
+    return (f"{file.removesuffix('.safetensors')}-*-of-*.safetensors",)
+
+
+def _has(files: Iterable[str], patterns: Iterable[str]) -> bool:
+    return any(_matches(PurePosixPath(file), patterns) for file in files)
+
+
+def _matches(path: PurePosixPath, patterns: Iterable[str]) -> bool:
+    """Whether one of the patterns is the path's, folder by folder."""
+    for pattern in patterns:
+        parts = pattern.split("/")
+        if len(parts) == len(path.parts) and all(map(fnmatchcase, path.parts, parts)):
+            return True
+    return False
+
+
+def _by_folder(names: Iterable[str]) -> list[str]:
+    """Names for a warning: a folder stands for all that lies in it."""
+    return list(dict.fromkeys(name if "/" not in name else f"{name.partition('/')[0]}/" for name in names))
+
+
+def _listed(names: Iterable[str]) -> str:
+    told = [shown_name(name) for name in names]
+    more = len(told) - _SHOWN
+    return ", ".join(told[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

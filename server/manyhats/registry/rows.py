@@ -1,0 +1,64 @@
+"""What the tables' rows say, as records."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from manyhats.registry.database import AliasRow, TaskRow, VersionRow
+from manyhats.registry.records import AdapterInfo, Target, Task, Version, parse_settings
+
+logger = logging.getLogger(__name__)
+
+
+def read_tasks(session: Session) -> list[Task]:
+    """All tasks. Raises InvalidRequest, TypeError, ValueError or KeyError for rows that were never written here."""
+    versions: dict[str, list[Version]] = {}
+    for row in session.scalars(select(VersionRow).order_by(VersionRow.number)):
+        versions.setdefault(row.task, []).append(
+            Version(row.task, row.number, row.sha256, info_of(row.info), row.created)
+        )
+    aliases: dict[str, dict[str, tuple[Target, ...]]] = {}
+    for alias in session.scalars(select(AliasRow)):
+        aliases.setdefault(alias.task, {})[alias.alias] = targets_of(alias.targets)
+    tasks = [
+        _with_aliases(
+            Task(task.name, task.created, parse_settings(task.settings), tuple(versions.get(task.name, ()))),
+            aliases.get(task.name, {}),
+        )
+        for task in session.scalars(select(TaskRow))
+    ]
+    for name in sorted((versions.keys() | aliases.keys()) - {task.name for task in tasks}):
+        logger.error("the store's database has versions or aliases of a task %s that is not there; left out", name)
+    return tasks
+
+
+def _with_aliases(task: Task, aliases: Mapping[str, tuple[Target, ...]]) -> Task:
+    """The task with those aliases whose versions are there; the others are lost, and named."""
+    lost = {}
+    for alias, targets in aliases.items():
+        if not task.has(targets):
+            there = {version.number for version in task.versions}
+            numbers = ", ".join(str(target.version) for target in targets if target.version not in there)
+            lost[alias] = f"the alias '{alias}' points at version {numbers}, which is not there"
+            logger.error("the store's database is damaged: in the task %s %s", task.name, lost[alias])
+    return replace(task, aliases={a: targets for a, targets in aliases.items() if a not in lost}, lost=lost)
+
+
+def targets_of(rows: Sequence[Sequence[float]]) -> tuple[Target, ...]:
+    """What an alias's row points at."""
+    return tuple(Target(int(version), weight) for version, weight in rows)
+
+
+def info_of(row: Mapping[str, Any]) -> AdapterInfo:
+    """What inspecting a version's files found."""
+    values = dict(row)
+    for name in ("labels", "warnings", "references"):
+        if values.get(name) is not None:
+            values[name] = tuple(values[name])
+    return AdapterInfo(**values)

@@ -1,0 +1,164 @@
+"""What each token of a text is in it: its characters, its bytes, and where it begins."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from manyhats.backbone import Encoded, Tokenizer
+
+
+class TokenText(NamedTuple):
+    """A token in a text. `text`: its characters, or where it has no whole ones `bytes:\\xe2\\x96`; a special token has
+    its name, though it takes no room in the text. `offset`: the character of the text that it begins with, or in."""
+
+    text: str
+    bytes: bytes
+    offset: int
+
+
+class TokenTexts:
+    """Tokens one by one, as they are decoded. `offset`: the characters before the first; `skip_special`: special tokens
+    are no part of the text."""
+
+    def __init__(self, tokenizer: Tokenizer, offset: int = 0, *, skip_special: bool = True) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = tokenizer.decode_stream(skip_special=skip_special)
+        self._skipped = tokenizer.special_ids if skip_special else frozenset()
+        self._end = offset
+        self._last = offset  # the last token's
+        self._pending = b""  # of tokens whose characters are not whole yet
+        self.first = True  # whether no character has come
+
+    def push(self, token: int) -> TokenText:
+        """The next token."""
+        raw = self._tokenizer.token_bytes(token, first=self.first)
+        new = self._decoder.push(token)
+        if token in self._skipped:
+            return TokenText(raw.decode(errors="replace"), raw, max(self._end, self._last))
+        if new and not self._pending:
+            raw = new.encode(errors="replace")
+        told = _placed(raw, self._pending, self._end)
+        self._pending = b"" if new else self._pending + raw
+        if not new and not self._pending:
+            return TokenText("", b"", max(self._end, self._last))
+        self._end += len(new)
+        self.first = False
+        # what are no characters some decoders show in another way once more has come
+        offset = min(told.offset, self._end) if new else told.offset
+        self._last = max(self._last, offset)
+        return told._replace(offset=self._last)
+
+    def alternative(self, token: int) -> TokenText:
+        """Another token in the place of the next."""
+        raw = self._tokenizer.token_bytes(token, first=self.first)
+        return TokenText(_name(raw), raw, self._end)
+
+
+def prompt_token_texts(tokenizer: Tokenizer, text: str | None, encoded: Encoded) -> tuple[str, list[TokenText]]:
+    """The part of a prompt that has been read, and its tokens in it. `text`: None where it was given as tokens."""
+    if text is None:
+        writer = TokenTexts(tokenizer)
+        return tokenizer.decode(encoded.ids), [writer.push(token) for token in encoded.ids]
+    begin, end = 0, len(text)
+    if encoded.full_length > len(encoded.ids):
+        own = [o for o, special in zip(encoded.offsets, encoded.special, strict=True) if not special]
+        begin, end = (own[0][0], own[-1][1]) if own else (0, 0)
+        if encoded.offsets and own and _is_beginning(encoded):
+            begin = 0
+    part = text[begin:end]
+    told = _by_bytes(tokenizer, part, encoded) or _by_offsets(tokenizer, text, encoded, begin)
+    return part, told
+
+
+def _is_beginning(encoded: Encoded) -> bool:
+    """Whether a cut has left the beginning: truncation cuts the end, unless a word before has been left out."""
+    first = next((w for w in encoded.words if w is not None), None)
+    return first in (None, 0)
+
+
+def _by_bytes(tokenizer: Tokenizer, text: str, encoded: Encoded) -> list[TokenText] | None:
+    """Where the tokens' bytes are those of the text, but perhaps for a space before it; else None."""
+    raws = [tokenizer.token_bytes(token, first=False) for token in encoded.ids]
+    own = [i for i, special in enumerate(encoded.special) if not special]
+    joined, whole = b"".join(raws[i] for i in own), text.encode(errors="replace")
+    if joined != whole:
+        if joined != b" " + whole or not own:
+            return None
+        lead = next(i for i in own if raws[i])
+        raws[lead] = raws[lead][1:]
+    told = []
+    offset, pending = 0, b""
+    for raw, special in zip(raws, encoded.special, strict=True):
+        if special:
+            told.append(TokenText(raw.decode(errors="replace"), raw, offset))
+            continue
+        told.append(_placed(raw, pending, offset))
+        pending += raw
+        left = _left_over(pending)
+        offset += len(pending[: len(pending) - left].decode(errors="replace"))
+        pending = pending[len(pending) - left :]
+    return told
+
+
+def _by_offsets(tokenizer: Tokenizer, text: str, encoded: Encoded, begin: int) -> list[TokenText]:
+    """By what the tokenizer says of its tokens' places. `begin`: of the part that is shown."""
+    told: list[TokenText] = []
+    end = begin
+    spans = list(encoded.offsets)
+    for i, (token, (start, stop), special) in enumerate(zip(encoded.ids, spans, encoded.special, strict=True)):
+        raw = tokenizer.token_bytes(token, first=False)
+        if special:
+            told.append(TokenText(raw.decode(errors="replace"), raw, end - begin))
+            continue
+        beside = [spans[j] for j in (i - 1, i + 1) if 0 <= j < len(spans) and not encoded.special[j]]
+        shared = any(max(start, a) < min(stop, b) for a, b in beside)  # a character of several tokens
+        if raw[:1] == b" " and start > end and text[start - 1] == " ":  # some leave the space before a word out
+            start -= 1
+        own = text[start:stop]
+        if shared and (name := _name(raw)).startswith("bytes:"):
+            told.append(TokenText(name, raw, start - begin))
+        else:
+            if shared and not text.startswith(name, start):
+                own = own if name.strip() else ""
+            elif shared:
+                own = name
+            told.append(TokenText(own, own.encode(errors="replace"), start - begin))
+        end = max(end, stop)
+    return told
+
+
+def _placed(raw: bytes, pending: bytes, end: int) -> TokenText:
+    """A token behind the bytes of a character that is not whole yet, which begins at `end`."""
+    if raw[:1] and 0x80 <= raw[0] < 0xC0:  # goes on with a character
+        before = codecs.getincrementaldecoder("utf-8")("replace").decode(pending)
+    else:
+        before = pending.decode(errors="replace")
+    return TokenText(_name(raw), raw, end + len(before))
+
+
+def _left_over(data: bytes) -> int:
+    """Bytes at the end that are the beginning of a character."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(data)
+    return len(decoder.getstate()[0])
+
+
+def _name(raw: bytes) -> str:
+    """The bytes as characters; where they are no whole ones, as OpenAI writes them."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(chr(b) if 32 <= b < 127 and b != 92 else f"\\x{b:02x}" for b in raw)
+
+
+def token_names(tokens: Sequence[tuple[int, str]]) -> list[str]:
+    """Names for tokens in one place, all different: of those that read alike, only the first has its text."""
+    taken: set[str] = set()
+    names = []
+    for token, text in tokens:
+        name = f"token_id:{token}" if text in taken else text
+        taken.add(name)
+        names.append(name)
+    return names
