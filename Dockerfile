@@ -3,6 +3,9 @@
 #   docker build -t manyhats .                              for the CPU
 #   docker build -t manyhats:cuda --build-arg DEVICE=cuda . for NVIDIA GPUs
 #
+# It listens on all addresses of its container, so it starts only with keys, in MANYHATS_API_KEYS and, for changes,
+# MANYHATS_ADMIN_KEYS; or with MANYHATS_ALLOW_UNAUTHENTICATED=true.
+#
 # Build arguments:
 #   BASE_IMAGE        any Debian-like image with python3 (3.11 or newer) and its venv module
 #   DEVICE            cpu or cuda

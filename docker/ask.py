@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Ask a running server one mixed question and check the answer.
 
-    python3 docker/ask.py http://127.0.0.1:8000
+    python3 docker/ask.py http://127.0.0.1:8000 --key KEY
 
 Lists the tasks, asks all of them in one request, and fails unless every task answered and at
 least two methods shared one batch. Uses the standard library alone.
@@ -46,10 +46,11 @@ class Failed(Exception):
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def call(url: str, body: Any = None, timeout: float = 60.0) -> Any:
+def call(url: str, body: Any = None, timeout: float = 60.0, key: str = "") -> Any:
     """The JSON answer of a GET, or of a POST where there is a body."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    request = urllib.request.Request(url, data=data, headers=headers)
     try:
         with opener.open(request, timeout=timeout) as answer:
             return json.load(answer)
@@ -60,12 +61,12 @@ def call(url: str, body: Any = None, timeout: float = 60.0) -> Any:
         raise Failed(f"{request.get_method()} {url}: {error}") from None
 
 
-def list_tasks(base: str, timeout: float) -> list[dict[str, Any]]:
+def list_tasks(base: str, timeout: float, key: str) -> list[dict[str, Any]]:
     """Every task, over all pages."""
     tasks: list[dict[str, Any]] = []
     query: dict[str, str] = {"limit": "100"}
     while True:
-        page = call(f"{base}/v1/tasks?{urllib.parse.urlencode(query)}", timeout=timeout)
+        page = call(f"{base}/v1/tasks?{urllib.parse.urlencode(query)}", timeout=timeout, key=key)
         tasks += page["data"]
         if not page.get("next_page_token"):
             return tasks
@@ -118,9 +119,9 @@ def brief(output: dict[str, Any]) -> str:
     return json.dumps(output)[:60]
 
 
-def ask(base: str, tries: int, timeout: float) -> None:
+def ask(base: str, tries: int, timeout: float, key: str) -> None:
     """The whole check."""
-    tasks = list_tasks(base, timeout)
+    tasks = list_tasks(base, timeout, key)
     if not tasks:
         raise Failed("the server has no task")
     asked = [question(task) for task in tasks]
@@ -128,7 +129,7 @@ def ask(base: str, tries: int, timeout: float) -> None:
     for attempt in range(tries):
         if attempt:
             time.sleep(0.2)
-        results = call(f"{base}/v1/predict", {"requests": asked}, timeout)["results"]
+        results = call(f"{base}/v1/predict", {"requests": asked}, timeout, key)["results"]
         if len(results) != len(asked):
             raise Failed(f"{len(asked)} questions, {len(results)} answers")
         for one, task, item in zip(asked, tasks, results, strict=True):
@@ -156,9 +157,10 @@ def main() -> int:
     parser.add_argument("url", help="where the server listens, such as http://127.0.0.1:8000")
     parser.add_argument("--tries", type=int, default=5, help="how often to ask for a shared batch (default 5)")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds for one answer (default 60)")
+    parser.add_argument("--key", default="", help="a key that may ask, where the server wants one")
     args = parser.parse_args()
     try:
-        ask(args.url.rstrip("/"), args.tries, args.timeout)
+        ask(args.url.rstrip("/"), args.tries, args.timeout, args.key)
     except Failed as error:
         print(f"ask: {error}", file=sys.stderr)
         return 1

@@ -188,7 +188,8 @@ mapfile -d '' -t command <"$work/command"
 mapfile -d '' -t health <"$work/health"
 
 container="$(b from --pull-never "$image")"
-settings=()
+key="$(python3 -c 'import secrets; print(secrets.token_urlsafe(24))')"
+settings=(--env "MANYHATS_API_KEYS=$key")
 inside=()
 # A network of its own, with nothing but the loopback: the image must answer without any other, on
 # its own port. Where that cannot be had, a free port of this machine's loopback.
@@ -203,9 +204,16 @@ else
     port="$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
     say "network: this machine's, port $port"
     url="http://127.0.0.1:$port"
-    settings=(--env MANYHATS_HOST=127.0.0.1 --env "MANYHATS_PORT=$port")
+    settings+=(--env MANYHATS_HOST=127.0.0.1 --env "MANYHATS_PORT=$port")
     start=()
 fi
+
+step "without keys"
+if b run --isolation chroot "$container" -- "${command[@]}" >"$work/keyless.log" 2>&1 </dev/null; then
+    die "it starts on all addresses without keys"
+fi
+grep -q allow_unauthenticated "$work/keyless.log" || { tail -n 20 "$work/keyless.log" >&2; die "it does not say why"; }
+say "it does not start, and says why"
 
 step "start: ${command[*]}"
 began="$(now)"
@@ -245,7 +253,7 @@ say "ready after $ready_s s"
 # --- checks ------------------------------------------------------------------------------------
 
 step "questions"
-"${inside[@]}" python3 "$here/docker/ask.py" "$url" || broken "the questions"
+"${inside[@]}" python3 "$here/docker/ask.py" "$url" --key "$key" || broken "the questions"
 
 step "the process"
 read -r uid gid < <(awk '/^Uid:/ { u = $3 } /^Gid:/ { g = $3 } END { print u, g }' "/proc/$server_pid/status")

@@ -55,6 +55,14 @@ def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         (["serve", "--backbone", "/nowhere/at/all"], 1, "/nowhere/at/all"),
         (["serve", "--port", "http"], 2, "setting 'port'"),
         (["serve", "--config", "/nowhere/at/all.toml"], 2, "does not exist"),
+        (["serve", "--api-keys", ""], 2, "setting 'api_keys': it is given, but a key is empty"),
+        (["serve", "--admin-keys", " , "], 2, "setting 'admin_keys': it is given, but a key is empty"),
+        (["serve", "--host", "0.0.0.0"], 2, "allow_unauthenticated"),
+        (["serve", "--host", "0.0.0.0", "--allow-unauthenticated"], 1, "no backbone"),
+        (["serve", "--allow-unauthenticated", "--host", "0.0.0.0"], 1, "no backbone"),
+        (["serve", "--allow-unauthenticated", "true", "--host", "0.0.0.0"], 1, "no backbone"),
+        (["serve", "--allow-unauthenticated", "false", "--host", "0.0.0.0"], 2, "allow_unauthenticated"),
+        (["serve", "--host", "0.0.0.0", "--api-keys", "k"], 1, "no backbone"),
     ],
 )
 def test_what_goes_wrong_is_one_line(

@@ -46,6 +46,9 @@ def test_every_setting_can_come_from_every_source(file: Path, monkeypatch: pytes
         "weight_layout": "plain",
         "step_tokens": "32",
         "self_check": "false",
+        "allow_unauthenticated": "true",
+        "cors_origins": "https://a.example",
+        "metrics_names": "nobody",
     }
     file.write_text("".join(f'{name} = "{text}"\n' for name, text in texts.items()))
     from_file = load_settings(file)
@@ -77,7 +80,46 @@ def test_keys_come_as_text_or_as_a_list(file: Path, monkeypatch: pytest.MonkeyPa
     assert [key.get_secret_value() for key in settings.admin_keys] == ["third, with a comma"]
     for told in (repr(settings), str(settings), settings.model_dump_json()):
         assert not re.search("first|second|third", told)
-    assert load_settings(api_keys="").api_keys == ()
+
+
+@pytest.mark.parametrize("name", ["api_keys", "admin_keys"])
+@pytest.mark.parametrize("text", ["", " ", " , ", ",", "\t"])
+def test_keys_that_are_given_but_empty_are_refused(
+    name: str, text: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert wrong(**{name: text}).startswith(f"setting '{name}': it is given, but a key is empty")
+    monkeypatch.setenv(f"MANYHATS_{name.upper()}", text)
+    assert wrong().startswith(f"setting '{name}': it is given, but a key is empty")
+    monkeypatch.delenv(f"MANYHATS_{name.upper()}")
+    for content in ("[]", '[""]', '["a", " "]', '""'):
+        file.write_text(f"{name} = {content}\n")
+        assert "a key is empty" in wrong(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("allowed_hosts", "http://a.example"),
+        ("allowed_hosts", "a.example:80"),
+        ("allowed_hosts", "*a.example"),
+        ("allowed_hosts", "a b"),
+        ("cors_origins", "a.example"),
+        ("cors_origins", "https://a.example/"),
+        ("cors_origins", "https://a.example/path"),
+        ("cors_origins", "https://*.example"),
+    ],
+)
+def test_names_that_could_never_match_are_refused(name: str, text: str) -> None:
+    told = wrong(**{name: f"localhost,{text}" if name == "allowed_hosts" else f"http://localhost,{text}"})
+    assert told.startswith(f"setting '{name}': '{text}' is no ")
+
+
+def test_names_come_as_text_or_as_a_list(file: Path) -> None:
+    file.write_text('allowed_hosts = ["a.example", "*.B.example"]\ncors_origins = "https://A.example:8443, null"\n')
+    settings = load_settings(file)
+    assert settings.allowed_hosts == ("a.example", "*.B.example")
+    assert settings.cors_origins == ("https://a.example:8443", "null")
+    assert load_settings(allowed_hosts="").allowed_hosts == ()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -21,11 +21,12 @@ from manyhats.engine.scheduler import Scheduler
 from manyhats.engine.self_check import self_check
 from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded, InvalidRequest
 from manyhats.formats import read_adapter
+from manyhats.formats.tensor_file import mapped
 from manyhats.methods.adapter import Adapter, BoundAdapter
 from manyhats.methods.stacks import stack_pool
-from manyhats.registry import drops
+from manyhats.registry.imports import FolderImports
 from manyhats.registry.pinning import Pinning
-from manyhats.registry.records import AdapterInfo, Task, Version, parse_settings
+from manyhats.registry.records import AdapterInfo, Task, TaskSettings, Version, parse_settings
 from manyhats.registry.registry import Registry
 from manyhats.registry.residency import Residency
 from manyhats.serving.merged import MergedVersion
@@ -34,6 +35,7 @@ from manyhats.serving.metrics import Metrics, RuntimeGauges
 from manyhats.serving.parameters import parse_parameters
 from manyhats.serving.question import Limits
 from manyhats.serving.service import Service
+from manyhats.serving.threads import ThreadLimits, in_thread
 from manyhats.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -80,6 +82,7 @@ class Runtime:
             reclaim=self.stacks.clear,
         )
         self.stacks.use(self.residency.budget)
+        self.imports = FolderImports(self.registry)
         self.pinning = Pinning(self.registry, self.residency)
         batch_tokens = settings.batch_tokens or _BATCH_TOKENS.get(self.backbone.device.type, _BATCH_TOKENS_ELSEWHERE)
         self.engine = Engine(
@@ -98,6 +101,8 @@ class Runtime:
             max_inputs=settings.max_inputs, max_characters=settings.max_characters, timeout=settings.request_timeout
         )
         self.service = Service(self.backbone, self.registry, self.residency, self.engine, limits)
+        self.threads = ThreadLimits(checking=settings.upload_threads)
+        self.uploads = 0  # under way
         self.started = time.time()
         self.state: Literal["starting", "ready", "draining"] = "starting"
         self._watching: asyncio.Task[None] | None = None
@@ -157,13 +162,10 @@ class Runtime:
     def _scan(self) -> bool:
         """Takes in adapter folders that somebody copied into the store; whether one is still being copied."""
         try:
-            outcomes, waiting = drops.scan(self.registry)
+            return self.imports.scan()[1]
         except Exception:
             logger.exception("looking for copied adapters failed")
             return False
-        for outcome in outcomes:
-            logger.info("%s", outcome)
-        return waiting
 
     def _preload(self) -> None:
         """Pinned tasks first, then others by name, as far as there is room."""
@@ -189,7 +191,8 @@ class Runtime:
 
     def inspect(self, folder: Path) -> AdapterInfo:
         """Reads and checks an adapter folder. Raises what `read_adapter` raises."""
-        adapter = read_adapter(folder, self.backbone, self.registry.content)
+        with mapped(folder):  # it is staged: nobody else writes to it
+            adapter = read_adapter(folder, self.backbone, self.registry.content)
         if adapter.rank is not None and adapter.rank > self.settings.max_rank:
             raise AdapterMismatch(
                 f"the adapter's rank is {adapter.rank}; at most {self.settings.max_rank} is served", param="rank"
@@ -219,17 +222,46 @@ class Runtime:
         try:
             for _, arrival in pins:
                 await self._arrival(arrival)
-            return await to_thread.run_sync(self.registry.put_settings, task, dict(partial))
+            return await in_thread(self.threads.admin, self.registry.put_settings, task, dict(partial))
         finally:
             if "pinned" in partial and (found := self.registry.find(task)) is not None:  # taken back, or not to be had
                 self.pinning.let_go(found.versions)
 
-    def _check_settings(self, task: str, partial: Mapping[str, Any]) -> Version | None:
-        """What `stable` points at, which the settings must fit."""
+    def add_version(
+        self,
+        task: str,
+        staged: Path,
+        *,
+        alias: str,
+        activate: bool,
+        settings: Mapping[str, Any] | None,
+        warnings: Iterable[str],
+    ) -> tuple[Version, bool]:
+        """Makes a version of staged files, with settings for its task that are checked as `configure` checks them.
+
+        Blocking. Raises what `Registry.add_version` raises, and InvalidRequest where the settings do not fit.
+        """
+        partial = settings or {}
+        return self.registry.add_version(
+            task,
+            staged,
+            alias=alias,
+            activate=activate,
+            settings=_as_settings(partial) if partial else None,
+            warnings=warnings,
+            check=lambda info: self._check_fit(task, partial, info),
+        )
+
+    def _check_settings(self, task: str, partial: Mapping[str, Any]) -> None:
+        """Raises InvalidRequest for settings that do not fit what `stable` points at."""
+        version = self.registry.task(task).stable
+        self._check_fit(task, partial, version.info if version else None)
+
+    def _check_fit(self, task: str, partial: Mapping[str, Any], info: AdapterInfo | None) -> None:
+        """Raises InvalidRequest for settings of a task that are wrong, or do not fit an adapter."""
         parse_settings({name: value for name, value in partial.items() if value is not None})
         labels = partial.get("labels")
-        version = self.registry.task(task).stable
-        outputs = version.info.num_labels if version else None
+        outputs = info.num_labels if info else None
         if labels is not None and len(labels) != outputs:
             raise InvalidRequest(
                 f"there are {len(labels)} labels, but the head of `{task}` has {outputs or 'no'} outputs",
@@ -240,9 +272,8 @@ class Runtime:
             raise InvalidRequest(
                 f"max_tokens is {longest}, but the backbone takes {self.backbone.max_tokens}", param="max_tokens"
             )
-        if version is not None and partial.get("defaults"):
-            parse_parameters(version.info.kind, task, {}, partial["defaults"])
-        return version
+        if info is not None and partial.get("defaults"):
+            parse_parameters(info.kind, task, {}, partial["defaults"])
 
     async def _arrival(self, wish: Future[BoundAdapter]) -> None:
         """Waits for an adapter to reach its slot. Raises what loading raises, or DeadlineExceeded."""
@@ -272,3 +303,9 @@ class Runtime:
 
     def _bind(self, adapter: Adapter) -> BoundAdapter:
         return adapter.bind(self.backbone)
+
+
+def _as_settings(partial: Mapping[str, Any]) -> TaskSettings:
+    """Settings of which some are None: those go back to what the files bring."""
+    given = {name: value for name, value in partial.items() if value is not None}
+    return parse_settings(given).model_copy(update={name: None for name in partial if name not in given})

@@ -110,6 +110,8 @@ class Settings(BaseSettings):
         200_000, ge=1, description="most values of a JSON request; a text, a list or an object counts as four"
     )
     max_upload: ByteSize = Field(ByteSize(512 << 20), description="most bytes of an uploaded adapter")
+    max_uploads: int = Field(32, ge=1, description="most uploads under way at once; a further one gets 429")
+    upload_threads: int = Field(2, ge=1, description="most uploads that are unpacked and checked at once; others wait")
     max_unpacked: ByteSize = Field(ByteSize(1 << 30), description="most bytes of an unpacked archive")
     max_files: int = Field(64, ge=1, description="most files of an adapter")
     max_rank: int = Field(1024, ge=1, description="largest rank, width or prefix of an adapter")

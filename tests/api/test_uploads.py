@@ -195,7 +195,7 @@ def test_fields_of_the_form(live: Live):
         {"task": '{"template": "x"}'},
         {"task": '{"priority": NaN}'},
         {"task": '{"unknown": 1}'},
-        {"task": "[" * 100_000},
+        {"task": "[" * 10_000},
         {"other": "1"},
     ):
         task = fresh()
@@ -309,10 +309,10 @@ BAD_ARCHIVES = {
     "a hard link": (lambda f: tarred(f, "w:gz", linked(tarfile.LNKTYPE, CONFIG)), 400),
     "a device": (lambda f: tarred(f, "w:gz", linked(tarfile.CHRTYPE, "")), 400),
     "a pipe": (lambda f: tarred(f, "w:gz", linked(tarfile.FIFOTYPE, "")), 400),
-    "a zip that unpacks to much": (lambda f: zipped(f | {"big.json": bytes(9 << 20)}), 413),
-    "a tar that unpacks to much": (lambda f: tarred(f | {"big.json": bytes(9 << 20)}), 413),
-    "a zip of many files": (lambda f: zipped(f | {f"{i}.json": b"" for i in range(500)}), 413),
-    "a tar of many files": (lambda f: tarred(f | {f"{i}.json": b"" for i in range(100)}), 413),
+    "a zip that unpacks to much": (lambda f: zipped(f | {"model_head.safetensors": bytes(9 << 20)}), 413),
+    "a tar that unpacks to much": (lambda f: tarred(f | {"model_head.safetensors": bytes(9 << 20)}), 413),
+    "a zip of many files": (lambda f: zipped(f | {f"{i}.json": b"" for i in range(1100)}), 413),
+    "a tar of many files": (lambda f: tarred(f | {f"{i}.json": b"" for i in range(1100)}), 413),
     "a name twice": (doubled, 400),
     "an encrypted zip": (encrypted, 415),
     "a zip cut off": (lambda f: truncated(zipped(f)), (400, 415)),

@@ -194,9 +194,12 @@ def _ready(port: str) -> bool:
 
 
 def _asked(command: str) -> str:
-    """What `curl -s URL [-d BODY]` prints, on a machine without curl."""
+    """What `curl -s URL [-H HEADER] [-d BODY]` prints, on a machine without curl."""
     words = [word for word in shlex.split(command)[1:] if word not in ("-s", "\n")]
     url = words.pop(0)
-    assert words[::2] in ([], ["-d"]), f"only -s and -d are known here: {command}"
-    content = words[1].encode() if words else None
-    return httpx.request("POST" if words else "GET", url, content=content, timeout=60, trust_env=False).text
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    assert set(options) <= {"-H", "-d"}, f"only -s, -H and -d are known here: {command}"
+    headers = dict([options["-H"].split(": ", 1)]) if "-H" in options else {}
+    content = options["-d"].encode() if "-d" in options else None
+    method = "GET" if content is None else "POST"
+    return httpx.request(method, url, content=content, headers=headers, timeout=60, trust_env=False).text

@@ -187,9 +187,9 @@ def test_sequences_alone_would_have_passed(load_backbone: Any, monkeypatch: pyte
 def _forgets_the_first_row(patch: pytest.MonkeyPatch) -> None:
     made = CachedLayout.__init__
 
-    def init(self: Any, cache: Any, lengths: Any, rows: Any, **options: Any) -> None:
-        seen = [own[1:] if len(own) > n else own for own, n in zip(rows, lengths, strict=True)]
-        made(self, cache, lengths, seen, **options)
+    def init(self: Any, cache: Any, lengths: Any, rows: Any, **prefixes: Any) -> None:
+        fewer = [own[1:] if len(own) > n else own for own, n in zip(rows, lengths, strict=True)]
+        made(self, cache, lengths, fewer, **prefixes)
 
     patch.setattr(CachedLayout, "__init__", init)
 

@@ -7,7 +7,7 @@ import io
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -297,7 +297,10 @@ def test_what_is_accepted_of_a_truncated_archive_is_whole(tmp_path: Path, pack: 
 @PACKERS
 def test_too_many_folders_are_refused(tmp_path: Path, pack: Packer) -> None:
     with pytest.raises(TooLarge):
-        unpacked(tmp_path, pack({f"{i}/" if pack is pack_zip else f"__MACOSX/{i}": b"" for i in range(81)}))
+        unpacked(
+            tmp_path,
+            pack({f"{i}/" if pack is pack_zip else f"__MACOSX/{i}": b"" for i in range(16 * LIMITS.max_files + 1)}),
+        )
 
 
 @PACKERS
@@ -362,3 +365,66 @@ def test_what_was_packed_comes_out(tmp_path_factory: pytest.TempPathFactory, pac
     while len({name.partition("/")[0] for name in members}) == 1 and all("/" in name for name in members):
         members = {name.partition("/")[2]: content for name, content in members.items()}
     assert unpacked(tmp_path_factory.mktemp("whole"), pack({f"top/{n}": c for n, c in members.items()})) == members
+
+
+# ---- what is refused or left out before anything is unpacked
+
+
+@PACKERS
+def test_what_is_not_chosen_is_neither_unpacked_nor_counted(tmp_path: Path, pack: Packer) -> None:
+    members = {"a.json": b"{}", "top/checkpoint-1/optimizer.pt": b"x" * 5000, "b/c/d/e/f/deep.txt": b"x"}
+    members |= {f"logs/{i}": b"" for i in range(2 * LIMITS.max_files)}
+    path, into = tmp_path / "archive", tmp_path / "into"
+    path.write_bytes(pack(members))
+    into.mkdir()
+    seen: dict[str, int] = {}
+
+    def choose(sizes: Mapping[str, int]) -> list[str]:
+        assert not list(into.iterdir())
+        seen.update(sizes)
+        return ["a.json"]
+
+    unpack(path, "a", into, LIMITS, choose)
+    assert seen == {name: len(content) for name, content in members.items()}
+    assert [path.name for path in into.iterdir()] == ["a.json"]
+
+
+@PACKERS
+def test_more_than_may_be_unpacked_is_refused_before_a_byte_is_written(tmp_path: Path, pack: Packer) -> None:
+    with pytest.raises(TooLarge, match="when unpacked"):
+        unpacked(tmp_path, pack({"a.json": b"{}", "b.json": bytes(700_000), "c.json": bytes(700_000)}))
+    assert not list((tmp_path / "into").iterdir())
+
+
+def test_a_zips_directory_is_not_read_beyond_its_limit(tmp_path: Path) -> None:
+    """Its end may say that millions of entries stand before it."""
+    entry = b"PK\x01\x02" + bytes(24) + b"\x01\x00" + bytes(16) + b"a"
+    body = entry * 60_000
+    end = b"PK\x05\x06" + bytes(8) + len(body).to_bytes(4, "little") + bytes(4) + bytes(2)
+    with pytest.raises(TooLarge, match="directory"):
+        unpacked(tmp_path, body + end)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_other_compressions_than_deflate_are_refused(tmp_path: Path, method: int, damaged: bool) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as packed:
+        packed.writestr("a.json", b"{}" * 1000)
+    data = bytearray(buffer.getvalue())
+    if damaged:
+        data[45:60] = b"\xff" * 15
+    with pytest.raises(UnsupportedFormat, match="only deflate"):
+        unpacked(tmp_path, bytes(data))
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_headers_of_a_tar_are_bounded_all_together(tmp_path: Path, kind: bytes) -> None:
+    """Each is kept while the next is read."""
+    content = (b"600000 comment=" + b"x" * 599_984 + b"\n") if kind != tarfile.GNUTYPE_LONGNAME else b"x" * 600_000
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = kind, len(content)
+    one = info.tobuf() + content + bytes(-len(content) % tarfile.BLOCKSIZE)
+    data = gzip.compress(one * 4 + pack_tar({"a.json": b"{}"}))
+    with pytest.raises(InvalidRequest, match="headers of more than 1 MiB"):
+        unpacked(tmp_path, data, ArchiveLimits(max_files=20, max_bytes=1 << 30))

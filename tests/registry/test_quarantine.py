@@ -75,15 +75,15 @@ def test_damage_is_found_and_healed_by_the_same_upload(
             with pytest.raises(DamagedStore, match="spam@1") as caught:
                 registry.files(version)
         assert caught.value.param == version.sha256
-        assert registry.quarantined(version)
-        assert registry.all_quarantined() == [version]
+        assert registry.quarantine.of(version)
+        assert registry.quarantine.versions() == [version]
         assert caplog.text.count(version.sha256 + ") are damaged") == 1
     assert registry.files(well).exists()
-    assert registry.quarantined(well) is None
+    assert registry.quarantine.of(well) is None
     again = upload(registry, "ham" if other_task else "spam", "one")
     assert again.sha256 == version.sha256
-    assert registry.quarantined(version) is None
-    assert registry.all_quarantined() == []
+    assert registry.quarantine.of(version) is None
+    assert registry.quarantine.versions() == []
     assert weights(registry.files(version)).read_bytes() == before
     assert blobs(store) == {version.sha256, well.sha256}
     assert staged(store) == []
@@ -99,7 +99,7 @@ def test_files_that_were_brought_back_by_hand_are_used(registry: Registry) -> No
         registry.files(version)
     path.write_bytes(before)
     assert registry.files(version) == path.parent
-    assert registry.quarantined(version) is None
+    assert registry.quarantine.of(version) is None
 
 
 def test_damage_that_is_known_is_not_read_again(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,14 +122,14 @@ def test_a_start_goes_on_beside_damage(store: Path, opened: Open, caplog: pytest
     registry.close()
     caplog.clear()
     again = opened(store)
-    assert (again.quarantined(version) is not None) == (damage in (folder_gone, folder_a_file))
+    assert (again.quarantine.of(version) is not None) == (damage in (folder_gone, folder_a_file))
     if damage in (folder_gone, folder_a_file):  # told before anybody asks
         assert "spam@1" in caplog.text
     with pytest.raises(DamagedStore):
         again.files(version)
     assert again.files(well).exists()
     again.delete_task("spam")
-    assert again.all_quarantined() == []
+    assert again.quarantine.versions() == []
     assert blobs(store) == {well.sha256}
 
 
@@ -148,12 +148,12 @@ def test_what_is_made_of_a_damaged_member_is_told_too(store: Path) -> None:
     changed(registry.files(one))
     with pytest.raises(DamagedStore):
         registry.content(one.sha256)
-    assert "its member" in (registry.quarantined(made) or "")
-    assert registry.all_quarantined() == [made, one]
+    assert "its member" in (registry.quarantine.of(made) or "")
+    assert registry.quarantine.versions() == [made, one]
     with registry.stage() as folder, pytest.raises(DamagedStore):
         registry.add_version("new", write_adapter(folder, "new", made=True))
     upload(registry, "one", "one")
-    assert registry.all_quarantined() == []
+    assert registry.quarantine.versions() == []
     registry.close()
 
 
@@ -163,5 +163,5 @@ def test_what_was_deleted_is_not_damaged(registry: Registry, caplog: pytest.LogC
     caplog.set_level(logging.WARNING)
     with pytest.raises(NotFound):
         registry.files(version)
-    assert registry.all_quarantined() == []
+    assert registry.quarantine.versions() == []
     assert caplog.text == ""

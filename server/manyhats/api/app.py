@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
 from manyhats._version import __version__
-from manyhats.api import errors, lorax, openai, operations, predict, tasks, uploads
+from manyhats.api import downloads, errors, imports, lorax, openai, operations, predict, tasks, uploads
 from manyhats.api.body import BodyLimit
 from manyhats.api.exposure import allowed_hosts
 from manyhats.api.hangup import ClientGone
@@ -67,7 +67,9 @@ def create_app(runtime: Runtime) -> FastAPI:
     async def gone(_: Request, __: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it
 
-    ours = (predict.router, uploads.ask, uploads.change, tasks.ask, tasks.change, operations.router)
+    ours = (
+        predict.router, downloads.ask, uploads.change, tasks.ask, tasks.change, imports.router, operations.router,
+    )  # fmt: skip
     for router in (*ours, *openai.routers, lorax.router):
         app.include_router(router)
     return app

@@ -76,15 +76,18 @@ async def parse(request: Request, model: type[M]) -> M:
     """
     body = await request.body()
     limit = runtime_of(request).settings.max_values
+    if len(body) <= _AT_ONCE:
+        return parse_bytes(body, model, limit)
+    return await to_thread.run_sync(parse_bytes, body, model, limit)
 
-    def read() -> M:
-        check_values(body, limit)
-        try:
-            return model.model_validate_json(body or b"{}")
-        except ValidationError as error:
-            raise _invalid(error) from None
 
-    return read() if len(body) <= _AT_ONCE else await to_thread.run_sync(read)
+def parse_bytes(body: bytes, model: type[M], max_values: int) -> M:
+    """JSON as `model`. Blocking. Raises what `parse` raises."""
+    check_values(body, max_values)
+    try:
+        return model.model_validate_json(body or b"{}")
+    except ValidationError as error:
+        raise _invalid(error) from None
 
 
 def _invalid(error: ValidationError) -> InvalidRequest:

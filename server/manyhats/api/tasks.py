@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from manyhats.api.auth import may_ask, may_change
@@ -15,6 +14,7 @@ from manyhats.errors import Conflict, InvalidRequest
 from manyhats.registry.names import BASE, STABLE
 from manyhats.registry.records import Target, Task, TaskSettings, Version
 from manyhats.runtime import Runtime
+from manyhats.serving.threads import in_thread
 
 ask = APIRouter(prefix="/v1/tasks", tags=["tasks"], dependencies=[Depends(may_ask)])
 change = APIRouter(prefix="/v1/tasks", tags=["tasks"], dependencies=[Depends(may_change)])
@@ -72,7 +72,8 @@ async def configure_task(task: str, request: Request) -> dict[str, Any]:
 async def delete_task(task: str, request: Request) -> Response:
     """Takes a task away; requests in flight finish."""
     _not_base(task)
-    await to_thread.run_sync(runtime_of(request).registry.delete_task, task)
+    runtime = runtime_of(request)
+    await in_thread(runtime.threads.admin, runtime.registry.delete_task, task)
     return Response(status_code=204)
 
 
@@ -89,7 +90,8 @@ async def show_version(task: str, number: int, request: Request) -> dict[str, An
 @change.delete("/{task}/versions/{number}", status_code=204)
 async def delete_version(task: str, number: int, request: Request) -> Response:
     """Removes a version that no alias points at."""
-    await to_thread.run_sync(runtime_of(request).registry.delete_version, task, number)
+    runtime = runtime_of(request)
+    await in_thread(runtime.threads.admin, runtime.registry.delete_version, task, number)
     return Response(status_code=204)
 
 
@@ -108,14 +110,14 @@ async def set_alias(task: str, alias: str, request: Request) -> dict[str, Any]:
         else [Target(target.version, float(target.weight)) for target in body.split or []]
     )
     runtime = runtime_of(request)
-    return details(runtime, await to_thread.run_sync(runtime.registry.set_alias, task, alias, targets))
+    return details(runtime, await in_thread(runtime.threads.admin, runtime.registry.set_alias, task, alias, targets))
 
 
 @change.delete("/{task}/aliases/{alias}")
 async def delete_alias(task: str, alias: str, request: Request) -> dict[str, Any]:
     """Removes an alias other than `stable`."""
     runtime = runtime_of(request)
-    return details(runtime, await to_thread.run_sync(runtime.registry.delete_alias, task, alias))
+    return details(runtime, await in_thread(runtime.threads.admin, runtime.registry.delete_alias, task, alias))
 
 
 @change.post("/{task}/rollback", openapi_extra=documented(RollbackBody))
@@ -123,7 +125,7 @@ async def rollback(task: str, request: Request) -> dict[str, Any]:
     """Points `stable` back at what it pointed at before."""
     body = await parse(request, RollbackBody)
     runtime = runtime_of(request)
-    return details(runtime, await to_thread.run_sync(runtime.registry.rollback, task, body.version))
+    return details(runtime, await in_thread(runtime.threads.admin, runtime.registry.rollback, task, body.version))
 
 
 # ---- residency
@@ -234,7 +236,7 @@ def version_body(runtime: Runtime, version: Version) -> dict[str, Any]:
 
 def _quarantine_body(runtime: Runtime, version: Version) -> dict[str, Any]:
     """Why the version's stored files are not used, where they are not."""
-    reason = runtime.registry.quarantined(version)
+    reason = runtime.registry.quarantine.of(version)
     return {} if reason is None else {"quarantined": reason}
 
 

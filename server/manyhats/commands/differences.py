@@ -26,9 +26,10 @@ def materialise(path: Path, out: Path, backbone_name: str) -> int:
     """
     from manyhats.backbone import Backbone
     from manyhats.formats import write_adapter
-    from manyhats.formats.files import Remaining, read_json, read_tensors, text_or_none
-    from manyhats.formats.peft.names import WEIGHTS, WRAPPER
+    from manyhats.formats.files import read_json, text_or_none
+    from manyhats.formats.peft.names import WRAPPER
     from manyhats.formats.peft.reader import kind_and_head
+    from manyhats.formats.peft.weights import open_weights
     from manyhats.methods.adapter import Adapter
 
     check_folders(path, out)
@@ -37,7 +38,7 @@ def materialise(path: Path, out: Path, backbone_name: str) -> int:
         raise InvalidRequest("adapter_config.json has no 'peft_type'; only PEFT's adapters have differences to be made")
     backbone = Backbone.load(backbone_name, device="cpu", dtype="float32")
     warnings: list[str] = []
-    kind, head = kind_and_head(Remaining(read_tensors(path / WEIGHTS), WEIGHTS), config, WRAPPER, backbone, warnings)
+    kind, head = kind_and_head(open_weights(path, prompt=False), config, WRAPPER, backbone, warnings)
     part = _changed(path, config, backbone, backbone_name, head.num_labels if head else None)
     adapter = Adapter(
         parts=(part,),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from manyhats.errors import InvalidRequest, UnsupportedFormat
+from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
 from manyhats.formats.adapterhub import names as adapterhub
 from manyhats.formats.files import PICKLES, pickle_message
 from manyhats.formats.manyhats import description as manyhats
@@ -69,6 +69,8 @@ _TOKENIZERS = "the tokenizer's vocabulary, which is the backbone's here"
 _OTHER = "read by nothing here"
 _SHOWN = 8  # names of one reason in a warning
 _NAME_LENGTH = 80
+_CARD_LIMIT = 1 << 20  # bytes
+_FILE_LIMIT = 64 << 20  # bytes of a file that is no weights; the largest tokenizers have half of that
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,10 @@ def leave_out(folder: Path) -> tuple[str, ...]:
     contents.check()
     for name in contents.left_out:
         (folder / name).unlink()
+    sizes = {name: (folder / name).stat().st_size for name in contents.kept}
+    large = {name: warning for name in sizes if (warning := check_size(contents.place(name), sizes[name]))}
+    for name in large:
+        (folder / name).unlink()
     for inner in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
         if not any(inner.iterdir()):
             inner.rmdir()
@@ -160,7 +166,18 @@ def leave_out(folder: Path) -> tuple[str, ...]:
         for child in adapter.iterdir():
             child.rename(folder / child.name)
         shutil.rmtree(moved)
-    return contents.warnings()
+    return (*contents.warnings(), *large.values())
+
+
+def check_size(name: str, size: int) -> str | None:
+    """A warning where a kept file is left out for its size in bytes. Raises TooLarge where it is needed."""
+    if name == CARD and size > _CARD_LIMIT:
+        return f"left out of the upload: {CARD} (it has {size} bytes; at most {_CARD_LIMIT} are kept)"
+    if not name.endswith(".safetensors") and size > _FILE_LIMIT:
+        raise TooLarge(
+            f"'{shown_name(name)}' has {size} bytes; what is no weights has at most {_FILE_LIMIT}", param=name
+        )
+    return None
 
 
 def as_safetensors(pickle: str) -> str:
@@ -229,9 +246,9 @@ def _reason(path: PurePosixPath, root: str, members: set[str], folders: Mapping[
     if parent not in members:
         if any(_TRAINERS_FOLDER.fullmatch(part) for part in inner.parts[:-1]):
             return _TRAINERS
-        if _matches(inner, _READ):
+        if matches(inner, _READ):
             return None
-    elif _matches(PurePosixPath(name), _READ):
+    elif matches(PurePosixPath(name), _READ):
         return None
     suffix = path.suffix.lower()
     if _STATE_FILE.fullmatch(name) or (suffix != ".safetensors" and _TRAINERS_FILE.fullmatch(name)):
@@ -240,7 +257,7 @@ def _reason(path: PurePosixPath, root: str, members: set[str], folders: Mapping[
         return None
     if suffix in PICKLES:
         is_adapters = parent == root or parent in members or PICKLED.get(name) is not None
-        if not is_adapters and not _matches(inner.with_name(_MODULE_WEIGHTS), SENTENCE_FILES):
+        if not is_adapters and not matches(inner.with_name(_MODULE_WEIGHTS), SENTENCE_FILES):
             return _OTHER
         return _pickles_reason(name, beside, _WEIGHTS if is_adapters else (_MODULE_WEIGHTS,))
     return _TOKENIZERS if _VOCABULARY.fullmatch(name) else _OTHER
@@ -259,10 +276,10 @@ def _shards(file: str) -> tuple[str, ...]:
 
 
 def _has(files: Iterable[str], patterns: Iterable[str]) -> bool:
-    return any(_matches(PurePosixPath(file), patterns) for file in files)
+    return any(matches(PurePosixPath(file), patterns) for file in files)
 
 
-def _matches(path: PurePosixPath, patterns: Iterable[str]) -> bool:
+def matches(path: PurePosixPath, patterns: Iterable[str]) -> bool:
     """Whether one of the patterns is the path's, folder by folder."""
     for pattern in patterns:
         parts = pattern.split("/")

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import reprlib
-from collections.abc import Callable, Container, Mapping
+from collections import Counter
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ValidationError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
+from manyhats.formats import tensor_file
 
 Model = TypeVar("Model", bound=BaseModel)
 Sites = dict[str, dict[str, Tensor]]  # leaves, by site
 
 _JSON_LIMIT = 4 << 20  # bytes
 _JSON_DEPTH = 32
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8)
-_WHOLE = (torch.int32, torch.int64)  # of tensors that say where others belong
+_ROWS = 4096  # compared at once
+_JSON_VALUES = 500_000
+_INT_LIMIT = 1 << 63
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises InvalidRequest for anything else."""
+    """A JSON object. Raises InvalidRequest for anything else, naming the field where a value is at fault."""
     value = read_json_value(path)
     if not isinstance(value, dict):
         raise InvalidRequest(f"{path.name} must hold a JSON object, not {type(value).__name__}", param=path.name)
@@ -42,49 +45,66 @@ def read_json_value(path: Path) -> Any:
         raise InvalidRequest(f"the adapter has no file {path.name}", param=path.name)
     if path.stat().st_size > _JSON_LIMIT:
         raise InvalidRequest(f"{path.name} is larger than {_JSON_LIMIT} bytes", param=path.name)
+    data = path.read_bytes()
+    # Parsing keeps every other thread waiting, so what there is to parse is counted first.
+    if sum(data.count(mark) for mark in (b",", b"[", b"{")) > _JSON_VALUES:
+        raise InvalidRequest(f"{path.name} has more than {_JSON_VALUES} values", param=path.name)
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) != len(pairs):
+            twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            raise InvalidRequest(f"the field {shown(twice)} stands in {path.name} twice", param=twice[:200])
+        return value
+
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-        # Python's parser lets through what no answer of ours could repeat: NaN, infinity, half a surrogate pair.
-        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        # Some editors put a byte order mark before the text.
+        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{path.name} is not valid JSON: {error}", param=path.name) from None
-    if _deeper_than(value, _JSON_DEPTH):
-        raise InvalidRequest(f"{path.name} is nested deeper than {_JSON_DEPTH} levels", param=path.name)
+    _check_values(value, path.name)
     return value
 
 
-def _deeper_than(value: Any, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit + 1):
-        nested = [item for item in level if isinstance(item, (dict, list))]
-        level = [child for item in nested for child in (item.values() if isinstance(item, dict) else item)]
-    return bool(level)
+def _check_values(value: Any, file: str) -> None:
+    """Refuses what Python's parser lets through and no answer of ours could repeat, and what is nested too deeply."""
+    level: list[tuple[str, Any]] = [(file, value)]  # each with the field that it stands in
+    for _ in range(_JSON_DEPTH + 1):
+        nested: list[tuple[str, Any]] = []
+        for field, item in level:
+            if isinstance(item, dict):
+                nested += item.items()
+            elif isinstance(item, list):
+                nested += ((field, child) for child in item)
+            elif isinstance(item, str):
+                _check_text(item, field, file)
+            elif (isinstance(item, float) and not math.isfinite(item)) or (
+                type(item) is int and abs(item) > _INT_LIMIT
+            ):
+                raise InvalidRequest(f"{file} is not valid: {shown(field)} is {shown(item)}", param=field[:200])
+            _check_text(field, field, file)
+        if not nested:
+            return
+        level = nested
+    raise InvalidRequest(f"{file} is nested deeper than {_JSON_DEPTH} levels", param=file)
+
+
+def _check_text(text: str, field: str, file: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        raise InvalidRequest(f"{file} is not valid JSON: {shown(field)} is no text", param=file) from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file.
 
-    Raises InvalidRequest for a file that is damaged or holds a value that is not
-    finite.
+    Raises InvalidRequest for a file that is damaged or holds a value that is not finite, TooLarge for one that holds
+    more tensors than any adapter.
     """
     if not path.is_file():
         raise InvalidRequest(f"the adapter has no {path.name}", param=path.name)
-    tensors: dict[str, Tensor] = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 (it is no dictionary)
-                # a copy, because these are views of the mapped file, and a file that shrinks would end the process
-                tensors[name] = file.get_tensor(name).clone()
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise InvalidRequest(f"{path.name} is damaged or not safetensors: {error}", param=path.name) from None
-    for name, tensor in tensors.items():
-        if tensor.dtype not in _DTYPES and not (tensor.dtype in _WHOLE and name.endswith(("indices", ":ids"))):
-            told = str(tensor.dtype).removeprefix("torch.")
-            raise InvalidRequest(f"'{name}' in {path.name} has the type {told}, which is not served", param=name)
-        count = int((~torch.isfinite(tensor.float())).sum())  # a float64 may be too large for the backbone
-        if count:
-            raise InvalidRequest(f"'{name}' in {path.name} has {count} values that are NaN or infinite", param=name)
-    return tensors
+    return tensor_file.load(path)
 
 
 def is_full(error: Exception) -> bool:
@@ -132,9 +152,10 @@ def pickle_message(name: str) -> str:
 class Remaining:
     """A file's tensors, each to be taken once; what is left at the end did not match anything."""
 
-    def __init__(self, tensors: dict[str, Tensor], file: str) -> None:
+    def __init__(self, tensors: dict[str, Tensor], file: str, warnings: Sequence[str] = ()) -> None:
         self._tensors = dict(tensors)
         self._file = file
+        self.warnings = tuple(warnings)  # about the names
         self.taken = 0
 
     def take(self, name: str) -> Tensor | None:
@@ -197,13 +218,39 @@ def validate(model: type[Model], fields: Mapping[str, Any], where: str, unnamed:
     `where` stands before its name in the message; `unnamed` is told where the fault lies in no single one.
     """
     try:
-        return model.model_validate(fields)
+        # By JSON's own types: a text that reads like true is none. As JSON, because there a list may stand for a tuple.
+        return model.model_validate_json(json.dumps(dict(fields)), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or unnamed
         raise InvalidRequest(f"{where}: {field}: {first['msg']}", param=field) from None
 
 
+def flag(config: Mapping[str, Any], field: str) -> bool:
+    """A field that must be true or false; where it is missing or null it is false. Raises InvalidRequest."""
+    value = config.get(field)
+    if value is not None and not isinstance(value, bool):
+        raise InvalidRequest(f"{field} must be true or false, not {shown(value)}", param=field)
+    return bool(value)
+
+
 def equal_weights(told: Tensor, own: Tensor) -> bool:
-    """Whether a file's weights are the backbone's own, in the backbone's precision."""
-    return told.shape == own.shape and torch.equal(told.to(own.dtype), own.detach().cpu())
+    """Whether two tensors are the same weights, as exactly as the coarser of their types tells.
+
+    float16 and bfloat16 each hold digits that the other drops: of the two a step of either is no difference.
+    """
+    if told.shape != own.shape or not (told.is_floating_point() and own.is_floating_point()):
+        return False
+    types = {told.dtype, own.dtype}
+    coarser = min(types, key=lambda dtype: (torch.finfo(dtype).bits, -torch.finfo(dtype).eps))
+    mixed = types == {torch.float16, torch.bfloat16}
+    own = own.detach()
+    for start in range(0, len(told) if told.dim() else 1, _ROWS):  # a few rows at a time: a vocabulary's table is large
+        left, right = (t[start : start + _ROWS] if t.dim() else t for t in (told, own))
+        right = right.cpu()
+        if mixed:
+            if not torch.allclose(left.float(), right.float(), rtol=2**-8, atol=2**-24):
+                return False
+        elif not torch.equal(left.to(coarser), right.to(coarser)):
+            return False
+    return True

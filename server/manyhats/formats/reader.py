@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from manyhats.errors import InvalidRequest, UnsupportedFormat
 from manyhats.formats import adapterhub, manyhats, peft, sentence_transformers
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, HEAD_WEIGHTS, WEIGHTS
-from manyhats.formats.contents import Contents, names_of, select
+from manyhats.formats.contents import Contents, matches, names_of, select
 from manyhats.formats.files import looks_like_pickle, pickle_message, read_json
 from manyhats.methods.adapter import Adapter
 
@@ -40,7 +40,7 @@ def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, depth: int)
     weights = _weights(folder, contents)
     description = manyhats.describe(folder, backbone)
     if description is not None and description.format != "manyhats-task/1":
-        _refuse_strangers(folder, weights, {manyhats.WEIGHTS})
+        _refuse_strangers(folder, weights, (manyhats.WEIGHTS,))
         if description.members:
             adapter = manyhats.compose(folder, description, backbone, _members(description, backbone, resolve, depth))
         else:
@@ -83,11 +83,11 @@ def _read_library(folder: Path, weights: list[str], backbone: Backbone) -> Adapt
         )
     config = read_json(folder / "adapter_config.json")
     if "peft_type" in config:
-        _refuse_strangers(folder, weights, {peft.WEIGHTS})
+        _refuse_strangers(folder, weights, peft.WEIGHT_FILES)
         return peft.read(folder, config, backbone)
     if adapterhub.is_adapter(config):
         with_head = (folder / HEAD_CONFIG).exists()
-        _refuse_strangers(folder, weights, {WEIGHTS, HEAD_WEIGHTS} if with_head else {WEIGHTS})
+        _refuse_strangers(folder, weights, (WEIGHTS, HEAD_WEIGHTS) if with_head else (WEIGHTS,))
         return adapterhub.read(folder, config, backbone)
     raise InvalidRequest(
         "adapter_config.json has neither PEFT's 'peft_type' nor AdapterHub's 'config' and 'model_type'",
@@ -104,12 +104,12 @@ def _weights(folder: Path, contents: Contents) -> list[str]:
     return names
 
 
-def _refuse_strangers(folder: Path, weights: list[str], read: set[str]) -> None:
+def _refuse_strangers(folder: Path, weights: list[str], read: tuple[str, ...]) -> None:
     """Raises InvalidRequest for weights that nothing among the configs speaks of: they would be left out silently."""
-    read = read | sentence_transformers.weight_files(folder)
+    read = (*read, *sorted(sentence_transformers.weight_files(folder)))
     for name in weights:
-        if name not in read:
+        if not matches(PurePosixPath(name), read):
             raise InvalidRequest(
-                f"'{name}' belongs to no config among the adapter's files; read would be {', '.join(sorted(read))}",
+                f"'{name}' belongs to no config among the adapter's files; read would be {', '.join(read)}",
                 param=name,
             )

@@ -1,4 +1,8 @@
-"""Unpacks an uploaded zip or tar into a folder, trusting nothing that it says about itself."""
+"""Unpacks an uploaded zip or tar into a folder, trusting nothing that it says about itself.
+
+What an archive holds is known before anything of it is unpacked: names and sizes are checked first, and what is not
+wanted is never unpacked.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,23 @@ import tarfile
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
+from manyhats.formats.contents import check_size, select
+
+Choose = Callable[[Mapping[str, int]], Collection[str]]
 
 _DEPTH = 4
+_ENTRIES = 16  # times the most files: what may stand in an archive, most of it left out
 _CHUNK = 1 << 20  # bytes
+_HEADERS = 1 << 20  # bytes: a zip's directory, or all headers of a tar
 _TAR_SLACK = 4096  # bytes of headers and padding that each member of a tar may add
 _JUNK = ("__MACOSX", ".DS_Store")
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # Python unpacks the others without a bound on its memory
 _DAMAGED = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -43,23 +53,25 @@ class ArchiveLimits:
 @dataclass(frozen=True, slots=True)
 class _Member:
     name: str
+    size: int  # bytes, as its header says
     plain: bool  # a regular file: no link, no device
     folder: bool
     open: Callable[[], IO[bytes]]
 
 
-def unpack(path: Path, filename: str, into: Path, limits: ArchiveLimits) -> None:
+def unpack(path: Path, filename: str, into: Path, limits: ArchiveLimits, choose: Choose | None = None) -> None:
     """Unpacks the archive at `path` (called `filename` by its sender) into the empty folder `into`.
 
-    Where everything lies in one top folder, that folder is left out. Raises InvalidRequest for a damaged archive or a
-    name that leads outside, TooLarge over a limit, UnsupportedFormat for anything but zip and tar.
+    `choose` is given the sizes of all files by name, and returns the names of those to unpack. Where everything lies in
+    one top folder, that folder is left out. Raises InvalidRequest for a damaged archive or a name that leads outside,
+    TooLarge over a limit, UnsupportedFormat for anything but zip and tar, and what `choose` raises.
     """
     try:
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as packed:
-                _write(_zip_members(packed, limits), into, limits)
+            with path.open("rb") as raw, zipfile.ZipFile(_Directory(raw)) as packed:
+                _write(list(_zip_members(packed, limits)), into, limits, choose)
         else:
-            _unpack_tar(path, filename, into, limits)
+            _unpack_tar(path, filename, into, limits, choose)
     except _DAMAGED as error:
         # EINVAL: a zip whose offsets lead before its beginning
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
@@ -68,7 +80,52 @@ def unpack(path: Path, filename: str, into: Path, limits: ArchiveLimits) -> None
     _lift(into)
 
 
-def _unpack_tar(path: Path, filename: str, into: Path, limits: ArchiveLimits) -> None:
+def unpack_adapter(path: Path, filename: str, into: Path, limits: ArchiveLimits) -> tuple[str, ...]:
+    """`unpack` of an adapter's files alone. Returns the warnings about those that are left out, which stay packed.
+
+    Raises what `unpack` and `Contents.check` raise.
+    """
+    warnings: list[str] = []
+
+    def choose(sizes: Mapping[str, int]) -> set[str]:
+        contents = select(sizes)
+        contents.check()
+        warnings.extend(contents.warnings())
+        large = {name: check_size(contents.place(name), sizes[name]) for name in contents.kept}
+        warnings.extend(warning for warning in large.values() if warning)
+        return {name for name, warning in large.items() if not warning}
+
+    unpack(path, filename, into, limits, choose)
+    return tuple(warnings)
+
+
+class _Directory(io.RawIOBase):
+    """A zip's bytes, of which a bounded piece is read at a time: the directory is read whole, however long it is."""
+
+    def __init__(self, source: IO[bytes]) -> None:
+        self._source = source
+
+    def read(self, size: int = -1) -> bytes:
+        """Raises TooLarge for a piece of more than 1 MiB."""
+        data = self._source.read(size if 0 <= size <= _HEADERS else _HEADERS + 1)
+        if len(data) > _HEADERS:
+            raise TooLarge("the archive's directory is larger than 1 MiB", param="archive")
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._source.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._source.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+
+def _unpack_tar(path: Path, filename: str, into: Path, limits: ArchiveLimits, choose: Choose | None) -> None:
     with path.open("rb") as start:
         packed = start.read(2) == b"\x1f\x8b"
     source: IO[bytes]
@@ -79,11 +136,13 @@ def _unpack_tar(path: Path, filename: str, into: Path, limits: ArchiveLimits) ->
         except tarfile.ReadError:
             raise UnsupportedFormat(f"'{filename}' is neither a zip nor a tar.gz", param="archive") from None
         with tar:
-            _write(_tar_members(tar), into, limits)
-        if not metered.ended:  # tarfile stops without a word where a header is damaged, or at the end of the file
-            raise InvalidRequest(f"the archive '{filename}' is damaged: it ends too early", param="archive")
-        while metered.read(_CHUNK):  # gzip's checksum stands at the very end
-            pass
+            members = list(_tar_members(tar, limits))
+            if not metered.ended:  # tarfile stops without a word where a header is damaged, or at the end of the file
+                raise InvalidRequest(f"the archive '{filename}' is damaged: it ends too early", param="archive")
+            metered.in_headers = False
+            while metered.read(_CHUNK):  # gzip's checksum stands at the very end
+                pass
+            _write(members, into, limits, choose)
 
 
 class _Metered(io.RawIOBase):
@@ -94,15 +153,19 @@ class _Metered(io.RawIOBase):
 
     def __init__(self, source: IO[bytes], limits: ArchiveLimits) -> None:
         self.ended = False  # whether the last that was read is what stands behind a tar's last member
+        self.in_headers = True  # whether what is read are headers
         self._source = source
+        self._headers = _HEADERS + _ENTRIES * limits.max_files * tarfile.BLOCKSIZE  # bytes of them that are left
         self._max_bytes = limits.max_bytes
-        self._end = limits.max_bytes + 4 * limits.max_files * _TAR_SLACK
+        self._end = limits.max_bytes + _ENTRIES * limits.max_files * _TAR_SLACK
 
     def read(self, size: int = -1) -> bytes:
-        """Raises InvalidRequest for a header of more than 1 MiB, TooLarge past the limit."""
-        if not 0 <= size <= _CHUNK:
-            raise InvalidRequest("the archive has a header of more than 1 MiB", param="archive")
+        """Raises InvalidRequest for headers of more than 1 MiB, TooLarge past the limit."""
+        if not 0 <= size <= _CHUNK or (self.in_headers and size > self._headers):
+            raise InvalidRequest("the archive has headers of more than 1 MiB", param="archive")
         data = self._source.read(size)
+        if self.in_headers:
+            self._headers -= len(data)
         self.ended = data == bytes(tarfile.BLOCKSIZE)
         self._check(self._source.tell())
         return data
@@ -122,62 +185,83 @@ class _Metered(io.RawIOBase):
 
 def _zip_members(packed: zipfile.ZipFile, limits: ArchiveLimits) -> Iterator[_Member]:
     infos = packed.infolist()
-    if len(infos) > 4 * limits.max_files:
+    if len(infos) > _ENTRIES * limits.max_files:
         raise TooLarge(f"the archive has {len(infos)} entries; at most {limits.max_files} files", param="archive")
     for info in infos:
         if info.flag_bits & 1:
-            raise UnsupportedFormat(f"'{info.filename}' in the archive is encrypted", param="archive")
+            raise UnsupportedFormat(f"'{info.filename[:200]}' in the archive is encrypted", param="archive")
+        if info.compress_type not in _METHODS:
+            told = zipfile.compressor_names.get(info.compress_type, f"method {info.compress_type}")  # type: ignore[attr-defined]
+            raise UnsupportedFormat(
+                f"'{info.filename[:200]}' in the archive is compressed with {told}; only deflate is supported",
+                param="archive",
+            )
         kind = info.external_attr >> 16 & 0o170000  # the file type, where the zip was made on Unix
         plain = kind in (0, 0o100000)
         # `filename` ends at a NUL; the name as it was sent does not.
         name = info.orig_filename
-        yield _Member(name, plain, name.endswith("/"), lambda info=info: packed.open(info))  # type: ignore[misc]
+        yield _Member(name, info.file_size, plain, name.endswith("/"), lambda info=info: packed.open(info))  # type: ignore[misc]
 
 
-def _tar_members(tar: tarfile.TarFile) -> Iterator[_Member]:
-    for info in tar:
+def _tar_members(tar: tarfile.TarFile, limits: ArchiveLimits) -> Iterator[_Member]:
+    for count, info in enumerate(tar):
+        if count >= _ENTRIES * limits.max_files:
+            raise TooLarge(f"the archive has more than {limits.max_files} files", param="archive")
         if info.issparse():
-            raise InvalidRequest(f"'{info.name}' in the archive is a sparse file", param="archive")
+            raise InvalidRequest(f"'{info.name[:200]}' in the archive is a sparse file", param="archive")
+        if info.size < 0:
+            raise InvalidRequest(f"'{info.name[:200]}' in the archive has the size {info.size}", param="archive")
 
         def opened(info: tarfile.TarInfo = info) -> IO[bytes]:
             file = tar.extractfile(info)
             assert file is not None
             return file
 
-        yield _Member(info.name, info.isreg(), info.isdir(), opened)
+        yield _Member(info.name, info.size, info.isreg(), info.isdir(), opened)
 
 
-def _write(members: Iterable[_Member], into: Path, limits: ArchiveLimits) -> None:
-    files = entries = written = 0
+def _write(members: list[_Member], into: Path, limits: ArchiveLimits, choose: Choose | None) -> None:
+    """Writes the members that are chosen; those that are written first are checked, like all others, before that."""
+    found: dict[str, _Member] = {}
     for member in members:
-        entries += 1
-        if entries > 4 * limits.max_files:
-            raise TooLarge(f"the archive has more than {limits.max_files} files", param="archive")
         place = _place(member.name)
         if place is None or member.folder:
             continue
         if not member.plain:
-            raise InvalidRequest(f"'{member.name}' in the archive is a link or a device", param="archive")
-        files += 1
-        if files > limits.max_files:
-            raise TooLarge(f"the archive has more than {limits.max_files} files", param="archive")
-        target = into / place
-        if target.exists():
-            raise InvalidRequest(f"'{member.name}' is in the archive twice", param="archive")
+            raise InvalidRequest(f"'{member.name[:200]}' in the archive is a link or a device", param="archive")
+        if place.as_posix() in found:
+            raise InvalidRequest(f"'{member.name[:200]}' is in the archive twice", param="archive")
+        found[place.as_posix()] = member
+    folders = {parent.as_posix() for name in found for parent in PurePosixPath(name).parents}
+    if both := sorted(folders & found.keys()):
+        raise InvalidRequest(f"'{both[0][:200]}' in the archive is both a file and a folder", param="archive")
+    if not found:
+        raise InvalidRequest("the archive holds no files", param="archive")
+    names = found.keys() if choose is None else choose({name: member.size for name, member in found.items()})
+    chosen = [(PurePosixPath(name), member) for name, member in found.items() if name in names]
+    if len(chosen) > limits.max_files:
+        raise TooLarge(f"the archive has more than {limits.max_files} files", param="archive")
+    too_large = TooLarge(f"the archive holds more than {limits.max_bytes} bytes when unpacked", param="archive")
+    if sum(member.size for _, member in chosen) > limits.max_bytes:
+        raise too_large
+    left = limits.max_bytes
+    for place, member in chosen:
+        if len(place.parts) > _DEPTH:
+            raise InvalidRequest(
+                f"'{member.name[:200]}' in the archive lies more than {_DEPTH} folders deep", param="archive"
+            )
+        target = into.joinpath(place)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise InvalidRequest(f"'{member.name}' is both a file and a folder", param="archive") from None
-        with member.open() as source, target.open("xb") as out:
+            out = target.open("xb")
+        except (FileExistsError, NotADirectoryError):  # two names that the store's file system takes for one
+            raise InvalidRequest(f"'{member.name[:200]}' is in the archive twice", param="archive") from None
+        with out, member.open() as source:
             while chunk := source.read(_CHUNK):
-                written += len(chunk)
-                if written > limits.max_bytes:
-                    raise TooLarge(
-                        f"the archive holds more than {limits.max_bytes} bytes when unpacked", param="archive"
-                    )
+                left -= len(chunk)
+                if left < 0:
+                    raise too_large
                 out.write(chunk)
-    if not files:
-        raise InvalidRequest("the archive holds no files", param="archive")
 
 
 def _place(name: str) -> PurePosixPath | None:
@@ -193,8 +277,6 @@ def _place(name: str) -> PurePosixPath | None:
         raise InvalidRequest(f"the archive holds the name {name[:200]!r}, which is not allowed", param="archive")
     if not parts or parts[0] in _JUNK or parts[-1] in _JUNK or parts[-1].startswith("._"):
         return None
-    if len(parts) > _DEPTH:
-        raise InvalidRequest(f"'{name[:200]}' in the archive lies more than {_DEPTH} folders deep", param="archive")
     return path
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import random
 import threading
-from bisect import bisect_right, insort
+from bisect import insort
 from collections.abc import Iterable
 
 from rapidfuzz import fuzz, process
 
-from manyhats.errors import DamagedStore, InvalidRequest, NotFound
-from manyhats.registry.names import check_name, parse_ref
+from manyhats.errors import DamagedStore, NotFound
+from manyhats.registry.names import parse_ref
+from manyhats.registry.paging import page_of
 from manyhats.registry.records import Task, Version
 
 _SEARCHED = 10_000  # names that are searched for the nearest ones: about a millisecond
@@ -58,13 +58,9 @@ class Catalogue:
 
     def tasks(self, limit: int, page_token: str | None) -> tuple[list[Task], str | None]:
         """A page of tasks by name, and the token of the next page. Raises InvalidRequest for another's token."""
-        after = _decode(page_token) if page_token else ""
         with self._lock:
-            start = bisect_right(self._names, after) if after else 0
-            names = self._names[start : start + limit]
-            more = start + limit < len(self._names)
-            page = [self._tasks[name] for name in names]
-        return page, _encode(names[-1]) if more else None
+            names, following = page_of(self._names, limit, page_token)
+            return [self._tasks[name] for name in names], following
 
     def lookup(self, ref: str) -> tuple[Task, Version | None]:
         """The task that `task`, `task@alias` or `task@3` names, and the version; None for a plain name."""
@@ -193,16 +189,3 @@ class Catalogue:
 def needed(version: Version) -> set[str]:
     """The contents that a version needs: its own, and those that it is made of."""
     return {version.sha256, *version.info.references}
-
-
-def _encode(name: str) -> str:
-    return base64.urlsafe_b64encode(name.encode()).decode().rstrip("=")
-
-
-def _decode(token: str) -> str:
-    try:
-        name = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
-        check_name(name)
-    except (ValueError, InvalidRequest):
-        raise InvalidRequest("page_token is not one that this server gave", param="page_token") from None
-    return name

@@ -5,24 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from manyhats.errors import DamagedStore, NotFound
 from manyhats.registry.blobs import Blobs
+from manyhats.registry.catalogue import Catalogue
+from manyhats.registry.records import Version
 
 logger = logging.getLogger(__name__)
 
 
 class Quarantine:
-    """Checks contents by their digest, and knows those that did not pass. Safe from any thread.
+    """Checks contents by their digest, and knows those that did not pass. Safe from any thread."""
 
-    `named`: what a content is called in messages; empty where nobody needs it any more.
-    """
-
-    def __init__(self, blobs: Blobs, named: Callable[[str], str]) -> None:
+    def __init__(self, blobs: Blobs, catalogue: Catalogue) -> None:
         self._blobs = blobs
-        self._named = named
+        self._catalogue = catalogue
         self._lock = threading.Lock()
         self._held: dict[str, tuple[str, object]] = {}  # why, and how the files looked, by sha256
 
@@ -54,15 +53,23 @@ class Quarantine:
         """Whether there is a content of that digest, and not with its bytes."""
         return os.path.lexists(self._blobs.path(sha256)) and self._blobs.fault(sha256) is not None
 
-    def reason(self, sha256: str) -> str | None:
-        """Why a content is held; None for one that is not."""
+    def of(self, version: Version) -> str | None:
+        """Why a version's files, or those of what it is made of, are not used; None where they are."""
         with self._lock:
-            return self._held.get(sha256, (None, None))[0]
+            if not self._held:
+                return None
+            for sha in (version.sha256, *version.info.references):
+                if sha in self._held:
+                    reason = self._held[sha][0]
+                    return reason if sha == version.sha256 else f"its member {sha}: {reason}"
+        return None
 
-    def held(self) -> list[str]:
-        """The sha256 of all that are held."""
+    def versions(self) -> list[Version]:
+        """All versions of which `of` gives a reason."""
         with self._lock:
-            return list(self._held)
+            held = list(self._held)
+        found = {version.ref: version for sha in held for version in self._catalogue.needing(sha)}
+        return [found[ref] for ref in sorted(found)]
 
     def lift(self, sha256: str) -> None:
         """The content has its bytes again, or is no longer needed."""
@@ -70,6 +77,13 @@ class Quarantine:
             gone = self._held.pop(sha256, None)
         if gone is not None and (name := self._named(sha256)):
             logger.warning("the stored files of %s are whole again", name)
+
+    def _named(self, sha256: str) -> str:
+        """The versions that need a content, for a message; empty where nobody does."""
+        if not self._catalogue.wanted(sha256):
+            return ""
+        names = [version.ref for version in self._catalogue.needing(sha256)] or ["a deleted version"]
+        return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
     def _hold(self, sha256: str, reason: str, looks: object) -> None:
         name = self._named(sha256)

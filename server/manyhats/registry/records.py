@@ -71,7 +71,7 @@ class TaskSettings(BaseModel):
 def parse_settings(values: Mapping[str, Any]) -> TaskSettings:
     """Settings from a mapping. Raises InvalidRequest that names the field."""
     try:
-        return TaskSettings.model_validate(dict(values))
+        return TaskSettings.model_validate(dict(values), strict=True)  # a text that reads like true is none
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(map(str, first["loc"])) or "settings"

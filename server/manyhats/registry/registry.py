@@ -64,14 +64,14 @@ class Registry(Catalogue):
     ) -> None:
         super().__init__(chance or random.Random())
         self.store = store
-        self._root = store / ".manyhats"
+        self.own_folder = store / ".manyhats"
         self._inspect = inspect
         self._max_tasks = max_tasks
         self._max_versions = max_versions
-        self._blobs = Blobs(self._root)
-        self._quarantine = Quarantine(self._blobs, self._named)
+        self._blobs = Blobs(self.own_folder)
+        self.quarantine = Quarantine(self._blobs, self)
         # Taken in one thread, given back in another.
-        self._file_lock = FileLock(self._root / "lock", thread_local=False)
+        self._file_lock = FileLock(self.own_folder / "lock", thread_local=False)
         self._sessions: sessionmaker[Session]
         self._writing = threading.RLock()  # one write at a time
         self._listeners: list[Listener] = []
@@ -84,7 +84,7 @@ class Registry(Catalogue):
         Raises ConfigurationError where another process has it, it cannot be written or its database is damaged.
         """
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
+            self.own_folder.mkdir(parents=True, exist_ok=True)
             self._file_lock.acquire(timeout=0)
         except Timeout:
             raise ConfigurationError(f"another server uses the store '{self.store}'") from None
@@ -95,12 +95,12 @@ class Registry(Catalogue):
             try:
                 self._blobs.open()
                 # Beside adapters, a new database would have them all cleaned up.
-                self._sessions = connect(self._root / "registry.sqlite3", make=self._blobs.empty())
+                self._sessions = connect(self.own_folder / "registry.sqlite3", make=self._blobs.empty())
                 undo.callback(self._sessions.kw["bind"].dispose)
                 with self._sessions() as session:
                     self.fill(read_tasks(session))
                 self._blobs.clean(self.contents())
-                self._quarantine.check_present(self.contents())
+                self.quarantine.check_present(self.contents())
             except ConfigurationError:
                 raise
             except OSError as error:
@@ -127,27 +127,12 @@ class Registry(Catalogue):
 
         Raises DamagedStore where they are not what was stored.
         """
-        return self._quarantine.check(version.sha256)
+        return self.quarantine.check(version.sha256)
 
     def content(self, sha256: str) -> Path:
         """The files of a stored content, checked as by `files`. Raises InvalidRequest where no version has it."""
-        if not self.wanted(sha256):
-            raise InvalidRequest(
-                f"no stored version has the sha256 '{sha256[:80]}'; upload the member first", param="members"
-            )
-        return self._quarantine.check(sha256)
-
-    def quarantined(self, version: Version) -> str | None:
-        """Why a version's files, or those of what it is made of, are not used; None where they are."""
-        for sha in (version.sha256, *version.info.references):
-            if (reason := self._quarantine.reason(sha)) is not None:
-                return reason if sha == version.sha256 else f"its member {sha}: {reason}"
-        return None
-
-    def all_quarantined(self) -> list[Version]:
-        """The versions of which `quarantined` gives a reason."""
-        found = {v.ref: v for sha in self._quarantine.held() for v in self.needing(sha)}
-        return [found[ref] for ref in sorted(found)]
+        self._require(sha256)
+        return self.quarantine.check(sha256)
 
     def unpin(self, version: Version) -> None:
         """Gives back what `pin` gave."""
@@ -171,12 +156,14 @@ class Registry(Catalogue):
         activate: bool = True,
         settings: TaskSettings | None = None,
         warnings: Iterable[str] = (),
+        check: Callable[[AdapterInfo], None] = lambda info: None,
     ) -> tuple[Version, bool]:
         """Makes a version of the staged files, and points `alias` at it. What a trainer left beside them is removed.
 
         Returns it, and whether it is new: the same content again gives the version that already holds it. Its warnings
-        are this upload's: those given, about what was left out before, and those about its files. Raises what `take_up`
-        and `inspect` raise, and TooLarge over the limits of tasks or versions.
+        are this upload's: those given, about what was left out before, and those about its files. `check` is given
+        what the files are. Raises what it, `take_up` and `inspect` raise, and TooLarge over the limits of tasks or
+        versions.
         """
         check_name(task, write=True)
         check_alias(alias)
@@ -184,13 +171,14 @@ class Registry(Catalogue):
         info = self._inspect(staged)
         info = replace(info, warnings=(*warnings, *left_out, *info.warnings))
         parse_settings(info.settings)
+        check(info)
         if settings is not None:
             self._check_labels(settings, info)
         sha = digest(staged)
-        damaged = self._quarantine.damaged(sha)
+        damaged = self.quarantine.damaged(sha)
         with self._write() as session:
             for member in info.references:  # deleted since it was inspected
-                self.content(member)
+                self._require(member)
             found = self.find(task)
             known = next((v for v in found.versions if v.sha256 == sha), None) if found else None
             if found is None and self.count >= self._max_tasks:
@@ -206,7 +194,8 @@ class Registry(Catalogue):
                 session.add(row)
                 session.flush()
             if settings is not None:
-                row.settings = row.settings | settings.model_dump(exclude_unset=True)
+                values = row.settings | settings.model_dump(exclude_unset=True)
+                row.settings = {name: value for name, value in values.items() if value is not None}
             version = known or Version(task, row.next_version, sha, info, time.time())
             if known is None:
                 row.next_version += 1
@@ -230,7 +219,7 @@ class Registry(Catalogue):
                     self._remove_blob(sha)
                 raise
             self.publish(after)
-            self._quarantine.lift(sha)
+            self.quarantine.lift(sha)
         if activate:
             self._tell("activated", version, task)
         return replace(version, info=replace(version.info, warnings=info.warnings)), known is None
@@ -341,14 +330,14 @@ class Registry(Catalogue):
             self._tell("activated", after.version(target.version), task)
         return after
 
-    # ---- folders copied by hand (see drops)
+    # ---- folders copied by hand (see imports)
 
-    def drops(self) -> dict[str, str]:
-        """The fingerprints of the folders that were dealt with."""
+    def imports(self) -> dict[str, tuple[str, str]]:
+        """The fingerprint of each folder that was dealt with, and what became of it."""
         with self._sessions() as session:
-            return {row.folder: row.fingerprint for row in session.scalars(select(DropRow))}
+            return {row.folder: (row.fingerprint, row.outcome) for row in session.scalars(select(DropRow))}
 
-    def remember_drop(self, folder: str, fingerprint: str, outcome: str) -> None:
+    def remember_import(self, folder: str, fingerprint: str, outcome: str) -> None:
         """Remembers what became of a folder."""
         with self._write() as session:
             session.merge(DropRow(folder=folder, fingerprint=fingerprint, outcome=outcome))
@@ -386,14 +375,13 @@ class Registry(Catalogue):
         with self._writing:  # not while an upload of the same content is being kept
             if not self.wanted(sha):
                 self._blobs.remove(sha)
-                self._quarantine.lift(sha)
+                self.quarantine.lift(sha)
 
-    def _named(self, sha: str) -> str:
-        """The versions that need a content, for a message; empty where nobody does."""
+    def _require(self, sha: str) -> None:
         if not self.wanted(sha):
-            return ""
-        names = [version.ref for version in self.needing(sha)]
-        return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "a deleted version"
+            raise InvalidRequest(
+                f"no stored version has the sha256 '{sha[:80]}'; upload the member first", param="members"
+            )
 
     def _tell(self, event: str, version: Version | None, task: str) -> None:
         for listener in self._listeners:

@@ -94,7 +94,7 @@ class RuntimeGauges(Collector):  # type: ignore[misc]
         """One family for each figure."""
         stats = self._runtime.residency.stats()
         waiting = self._runtime.engine.waiting()
-        quarantined = self._runtime.registry.all_quarantined()
+        quarantined = self._runtime.registry.quarantine.versions()
         figures = {
             "manyhats_inputs_waiting": ("Inputs in the queues", sum(waiting.values())),
             "manyhats_tasks_waiting": ("Tasks with inputs in the queues", len(waiting)),

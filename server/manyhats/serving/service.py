@@ -42,6 +42,7 @@ from manyhats.serving.parameters import (
     parse_parameters,
 )
 from manyhats.serving.question import Limits, Pending, Question, Reply, check_question, prompts_of
+from manyhats.serving.threads import in_thread, tokenising_limit
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class Service:
         self.residency = residency
         self.engine = engine
         self.limits = limits
+        self._tokenising = tokenising_limit()
         self._base = BaseTask(backbone)
         self._generation = Generation(backbone, engine.generator) if engine.generator is not None else None
         self.on_answer: Callable[[str, Exception | None, float], None] = lambda task, error, seconds: None
@@ -227,7 +229,7 @@ class Service:
                 except Exception as error:
                     answers[i] = _as_answer(error)
 
-        await to_thread.run_sync(tokenise, abandon_on_cancel=False)
+        await in_thread(self._tokenising, tokenise)
         works = {i: work for i in indices if (work := pending[i].work) is not None}
         for i, error in self._submit(works).items():
             answers[i] = error

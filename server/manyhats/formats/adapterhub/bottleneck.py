@@ -12,7 +12,7 @@ from torch import Tensor
 from manyhats.backbone.sites import EMBEDDED
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.adapterhub.names import CONFIG
-from manyhats.formats.files import Remaining, Sites, refuse_fields, shown, take_leaves, validate
+from manyhats.formats.files import Remaining, Sites, flag, refuse_fields, shown, take_leaves, validate
 from manyhats.methods.base import Part
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.invertible import InvertibleConfig
@@ -148,7 +148,7 @@ def _expand_phm(
     backbone: Backbone,
 ) -> None:
     """Makes plain matrices of a compacter's."""
-    if not inner.get("phm_layer"):
+    if not flag(inner, "phm_layer"):
         return
     shared = _shared(remaining, name)
     for site, leaves in sites.items():

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, HEAD_WEIGHTS
-from manyhats.formats.files import Remaining, equal_weights, read_json, read_tensors, refuse_fields, shown
+from manyhats.formats.files import Remaining, equal_weights, flag, read_json, refuse_fields, shown
 from manyhats.formats.heads import family_head, with_own_kind
+from manyhats.formats.wrappers import open_tensors
 from manyhats.methods.heads import Head, Kind, Layer, Reads
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class HeadFile:
     kind: Kind
     settings: Mapping[str, Any] = field(default_factory=dict)
     matched: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 def kind_of_class(model_class: str) -> Kind:
@@ -55,10 +57,15 @@ def kind_of_class(model_class: str) -> Kind:
 def read_head(folder: Path, backbone: Backbone) -> HeadFile:
     """Reads `head_config.json` and `model_head.safetensors`. Raises AdapterMismatch or InvalidRequest."""
     outer = read_json(folder / HEAD_CONFIG)
-    remaining = Remaining(read_tensors(folder / HEAD_WEIGHTS), HEAD_WEIGHTS)
+    remaining = open_tensors(folder / HEAD_WEIGHTS)
+    static = outer.get("config") is None
+    head = _static(remaining, outer, backbone) if static else _flexible(remaining, outer, backbone)
+    return replace(head, warnings=remaining.warnings)
+
+
+def _flexible(remaining: Remaining, outer: Mapping[str, Any], backbone: Backbone) -> HeadFile:
+    """A head of the library's own, as its config says."""
     config = outer.get("config")
-    if config is None:
-        return _static(remaining, outer, backbone)
     told = config.get("head_type") if isinstance(config, dict) else config
     if not isinstance(config, dict) or not isinstance(told, str) or told not in _KINDS:
         raise AdapterMismatch(
@@ -82,7 +89,7 @@ def read_head(folder: Path, backbone: Backbone) -> HeadFile:
 def _reads(kind: Kind, config: Mapping[str, Any], backbone: Backbone) -> Reads:
     if kind in ("tokens", "span"):
         return "tokens"
-    if config.get("use_pooler"):
+    if flag(config, "use_pooler"):
         return "pooler"
     return "last" if backbone.family.causal else "first"
 

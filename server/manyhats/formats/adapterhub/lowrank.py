@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Remaining, Sites, refuse_fields, shown, take_leaves
+from manyhats.formats.files import Remaining, Sites, flag, refuse_fields, shown, take_leaves
 from manyhats.methods.base import Part
 from manyhats.methods.ia3 import Ia3Config
 from manyhats.methods.lora import LoraConfig
@@ -56,9 +56,9 @@ def lora_parts(
         raise AdapterMismatch(
             f"composition_mode {shown(mode)} is not known; 'add' and 'scale' are", param="composition_mode"
         )
-    if bool(inner.get("use_dora")) != any("magnitude" in leaves for leaves in sites.values()):
+    if flag(inner, "use_dora") != any("magnitude" in leaves for leaves in sites.values()):
         raise AdapterMismatch("use_dora and the tensors 'm.weight' do not agree", param="use_dora")
-    if bool(inner.get("use_gating")) != any("gate.weight" in leaves for leaves in sites.values()):
+    if flag(inner, "use_gating") != any("gate.weight" in leaves for leaves in sites.values()):
         raise AdapterMismatch("use_gating and the tensors 'gate' do not agree", param="use_gating")
     rank: Any = inner.get("r")
     alpha: Any = inner.get("alpha")
@@ -71,8 +71,8 @@ def lora_parts(
             leaves["magnitude"] = leaves["magnitude"].flatten()
         _spread(leaves, backbone.linear[site].shape[0], rank, fused, site)
     # With a gate the library multiplies by that in place of alpha / r.
-    scales = dict.fromkeys(sites, 1.0 if inner.get("use_gating") else float(alpha) / rank)
-    return [Part("lora", LoraConfig(scales=scales, dora="adapterhub" if inner.get("use_dora") else None), sites)]
+    scales = dict.fromkeys(sites, 1.0 if flag(inner, "use_gating") else float(alpha) / rank)
+    return [Part("lora", LoraConfig(scales=scales, dora="adapterhub" if flag(inner, "use_dora") else None), sites)]
 
 
 def _before_alpha(version: str) -> bool:

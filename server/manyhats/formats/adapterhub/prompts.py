@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.files import Remaining, refuse_fields, shown
+from manyhats.formats.files import Remaining, flag, refuse_fields, shown
 from manyhats.methods.activations import activation
 from manyhats.methods.base import Part
 from manyhats.methods.prefix import PrefixConfig, layer_site
@@ -111,7 +111,7 @@ def _gates(
         if match and layer_site(int(match[1])) in tensors:
             tensors[layer_site(int(match[1]))][f"gate.{match[2]}"] = remaining.pop(key)
             found = True
-    if found != bool(inner.get("use_gating")):
+    if found != flag(inner, "use_gating"):
         raise AdapterMismatch("use_gating and the tensors 'prefix_gates' do not agree", param="use_gating")
 
 

@@ -13,7 +13,8 @@ from manyhats.formats.adapterhub.heads import HeadFile, kind_of_class, read_head
 from manyhats.formats.adapterhub.lowrank import lora_parts
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, WEIGHTS
 from manyhats.formats.adapterhub.prompts import prefix_parts, prompt_parts
-from manyhats.formats.files import Remaining, read_tensors, shown, text_or_none
+from manyhats.formats.files import Remaining, shown, text_or_none
+from manyhats.formats.wrappers import open_tensors
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.base import Part
 
@@ -59,6 +60,7 @@ class Weights:
     matched: int
     model_class: str
     base: str | None
+    warnings: tuple[str, ...] = ()
 
 
 def is_adapter(config: Mapping[str, Any]) -> bool:
@@ -79,6 +81,7 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone) -> Adapter:
         matched_tensors=weights.matched + head.matched,
         base=weights.base,
         settings=head.settings,
+        warnings=(*weights.warnings, *head.warnings),
     )
 
 
@@ -87,7 +90,7 @@ def read_weights(folder: Path, config: dict[str, Any], backbone: Backbone) -> We
     check_model_type(config, backbone)
     name = str(config.get("name"))
     version = config.get("version")
-    remaining = Remaining(read_tensors(folder / WEIGHTS), WEIGHTS)
+    remaining = open_tensors(folder / WEIGHTS)
     parts = _parts(remaining, config.get("config"), name, text_or_none(version), backbone)
     remaining.done()
     return Weights(
@@ -96,6 +99,7 @@ def read_weights(folder: Path, config: dict[str, Any], backbone: Backbone) -> We
         matched=remaining.taken,
         model_class=str(config.get("model_class", "")),
         base=text_or_none(config.get("model_name")),
+        warnings=remaining.warnings,
     )
 
 

@@ -22,7 +22,8 @@ from manyhats.formats.adapterhub.names import (
     SETUP,
 )
 from manyhats.formats.adapterhub.reader import Weights, check_model_type, read_weights
-from manyhats.formats.files import Remaining, Sites, read_json, read_tensors, refuse_fields, shown, take_leaves
+from manyhats.formats.files import Sites, read_json, refuse_fields, shown, take_leaves
+from manyhats.formats.wrappers import open_tensors
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.base import Part
 from manyhats.methods.bottleneck import BottleneckConfig
@@ -79,7 +80,7 @@ def read_setup(folder: Path, backbone: Backbone) -> Adapter:
         matched_tensors=composed.matched + head.matched,
         base=next((w.base for w in composed.used.values()), None),
         settings=head.settings,
-        warnings=tuple(warnings),
+        warnings=(*composed.warnings, *head.warnings, *warnings),
     )
 
 
@@ -120,6 +121,7 @@ class _Composer:
         self._backbone = backbone
         self.used: dict[str, Weights] = {}
         self.matched = 0
+        self.warnings: tuple[str, ...] = ()  # about the names in its files
 
     def parts(self, setup: Any, depth: int) -> list[Part]:
         """The parts of one block, in the order in which they act."""
@@ -151,6 +153,7 @@ class _Composer:
             folder, config = self._found.adapters[name]
             self.used[name] = read_weights(folder, config, self._backbone)
             self.matched += self.used[name].matched
+            self.warnings += self.used[name].warnings
         return self.used[name]
 
     def _fusion(self, names: list[str]) -> Part:
@@ -173,7 +176,8 @@ class _Composer:
         return fuse(members, layers, flags)
 
     def _fusion_layers(self, folder: Path, fusion: str) -> Sites:
-        remaining = Remaining(read_tensors(folder / FUSION_WEIGHTS), FUSION_WEIGHTS)
+        remaining = open_tensors(folder / FUSION_WEIGHTS)
+        self.warnings += remaining.warnings
         known = places(self._backbone)
 
         def place(name: str) -> tuple[str, str] | None:

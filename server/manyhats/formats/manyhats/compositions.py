@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Remaining, read_tensors, take_leaves
+from manyhats.formats.files import Remaining, take_leaves
 from manyhats.formats.manyhats.description import WEIGHTS, Description
 from manyhats.formats.manyhats.reader import read_head
+from manyhats.formats.wrappers import open_tensors
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.average import average_of
 from manyhats.methods.base import Part
@@ -40,7 +41,7 @@ def compose(folder: Path, description: Description, backbone: Backbone, members:
     has_weights = (folder / WEIGHTS).exists()
     if not has_weights and (description.head is not None or description.format == "manyhats-fusion/1"):
         raise InvalidRequest(f"the adapter has no {WEIGHTS}", param=WEIGHTS)
-    remaining = Remaining(read_tensors(folder / WEIGHTS) if has_weights else {}, WEIGHTS)
+    remaining = open_tensors(folder / WEIGHTS) if has_weights else Remaining({}, WEIGHTS)
     head = read_head(remaining, description)
     match description.format:
         case "manyhats-fusion/1":
@@ -68,7 +69,7 @@ def compose(folder: Path, description: Description, backbone: Backbone, members:
         matched_tensors=remaining.taken + sum(member.matched_tensors for member in members),
         base=description.base_model_name_or_path or members[0].base,
         settings=inherited | description.task,
-        warnings=tuple(warning for member in members for warning in member.warnings),
+        warnings=(*remaining.warnings, *(warning for member in members for warning in member.warnings)),
         references=tuple(sorted(references)),
     )
 

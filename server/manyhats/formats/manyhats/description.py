@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -128,7 +129,8 @@ def describe(folder: Path, backbone: Backbone) -> Description | None:
     if not (folder / FILE).exists():
         return None
     try:
-        description = Description.model_validate(read_json(folder / FILE))
+        # By JSON's own types: a text that reads like true is none.
+        description = Description.model_validate_json(json.dumps(read_json(folder / FILE)), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Remaining, Sites, read_tensors, take_leaves, validate
+from manyhats.formats.files import Remaining, Sites, take_leaves, validate
 from manyhats.formats.manyhats.description import FILE, WEIGHTS, Description
+from manyhats.formats.wrappers import bare, open_tensors
 from manyhats.methods import METHODS
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.base import Part
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 def read(folder: Path, description: Description, backbone: Backbone) -> Adapter:
     """Reads an adapter in our own format. Raises InvalidRequest or AdapterMismatch with the reason."""
-    remaining = Remaining(read_tensors(folder / WEIGHTS), WEIGHTS)
+    remaining = open_tensors(folder / WEIGHTS)
     head = read_head(remaining, description)
     match description.format:
         case "manyhats-mask/1":
@@ -47,6 +48,7 @@ def read(folder: Path, description: Description, backbone: Backbone) -> Adapter:
         matched_tensors=remaining.taken,
         base=description.base_model_name_or_path,
         settings=description.task,
+        warnings=remaining.warnings,
     )
 
 
@@ -72,10 +74,13 @@ def _same(found: Iterable[str], stated: Iterable[str]) -> None:
 def _mask(remaining: Remaining, description: Description, backbone: Backbone) -> Part:
     """`<site>.mask`: bits; or with the encoding `zeros_idx32` `<site>.zeros_indices`, where the zeros stand."""
     sites: Sites = {}
+    shapes = {bare(site): shape for site, shape in description.shapes.items()}
+    if len(shapes) != len(description.shapes):
+        raise InvalidRequest(f"{FILE} names one site twice in 'shapes'", param="shapes")
     if description.encoding == "zeros_idx32":
         for name in remaining.names():
             site, found, _ = name.partition(".zeros_indices")
-            shape = description.shapes.get(site)
+            shape = shapes.get(site)
             if not found or shape is None:
                 continue
             if shape != backbone.site_of(site).shape:  # before so many bits are made
@@ -89,8 +94,8 @@ def _mask(remaining: Remaining, description: Description, backbone: Backbone) ->
         for name in remaining.names():
             if name.endswith(".mask"):
                 sites[name.removesuffix(".mask")] = {"mask": remaining.pop(name)}
-    _same(sites, description.shapes)
-    return Part("mask", MaskConfig(shapes=description.shapes), sites)
+    _same(sites, shapes)
+    return Part("mask", MaskConfig(shapes=shapes), sites)
 
 
 def _bits(zeros: Tensor, shape: tuple[int, int], name: str) -> Tensor:

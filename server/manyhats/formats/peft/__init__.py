@@ -4,8 +4,8 @@ Reading is driven by the tensors: every one must find its site. From the config 
 field that changes the answer and is not served is refused, never ignored.
 """
 
-from manyhats.formats.peft.names import WEIGHTS
+from manyhats.formats.peft.names import WEIGHT_FILES
 from manyhats.formats.peft.reader import read
 from manyhats.formats.peft.writer import holds, write
 
-__all__ = ["WEIGHTS", "holds", "read", "write"]
+__all__ = ["WEIGHT_FILES", "holds", "read", "write"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch
 from manyhats.formats.files import refuse_fields, shown
+from manyhats.formats.peft.types import check_types
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -23,6 +24,14 @@ _LORA = {
     "loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "megatron_core",
     "ensure_weight_tying", "use_dora", "lora_bias", "trainable_token_indices",
 }  # fmt: skip
+# What other programs write into the file though PEFT knows it not, and what was once PEFT's own: none of it changes the
+# answer.
+_HARMLESS = {
+    "unsloth_fixed", "unsloth", "_from_model_config", "_name_or_path", "torch_dtype", "dtype", "lora_dtype",
+    "quantization_config", "merge_weights", "lorap_lr_ratio", "lorap_emb_lr", "transformers_version",
+}  # fmt: skip
+# The same, with the values that mean nothing; others are refused.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {"lora_nums": (1,)}
 _PROMPT = {"num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers"}
 UNDERSTOOD: dict[str, set[str]] = {
     "LORA": _LORA,
@@ -51,6 +60,16 @@ _DIFFERENCES = {
 }  # fmt: skip
 
 
+def normalised(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with `peft_type` and `task_type` as PEFT spells them: `LORA` for `lora` and for `PeftType.LORA`."""
+    told = dict(config)
+    for field, enum in (("peft_type", "PeftType."), ("task_type", "TaskType.")):
+        value = told.get(field)
+        if isinstance(value, str):
+            told[field] = value.removeprefix(enum).upper()
+    return told
+
+
 def check_type(config: Mapping[str, Any]) -> str:
     """The file's `peft_type`. Raises AdapterMismatch for one that is not served, saying what can be done."""
     kind = str(config.get("peft_type"))
@@ -73,8 +92,10 @@ def check_type(config: Mapping[str, Any]) -> str:
 
 
 def check_fields(config: Mapping[str, Any], kind: str, backbone: Backbone) -> None:
-    """Raises AdapterMismatch for a field that changes the answer and is not served."""
-    refuse_fields(config, _BOOKKEEPING | UNDERSTOOD[kind], " of adapter_config.json")
+    """Raises InvalidRequest for a field of another type, AdapterMismatch for one that changes the answer unread."""
+    check_types(config)
+    told = {name: value for name, value in config.items() if value not in _NEUTRAL.get(name, ())}
+    refuse_fields(told, _BOOKKEEPING | _HARMLESS | UNDERSTOOD[kind], " of adapter_config.json")
     bias = config.get("bias", "none")
     if bias not in ("none", "all", "lora_only", "vera_only"):
         raise AdapterMismatch(f"bias {shown(bias)} is not known; none, all and lora_only are", param="bias")

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Remaining, Sites, equal_weights, shown, validate
+from manyhats.formats.files import Remaining, Sites, shown, validate
 from manyhats.formats.peft.keys import linear_in, merge, take
-from manyhats.formats.peft.names import PROMPT_WRAPPER, WRAPPER
+from manyhats.formats.peft.names import PROMPT_WRAPPER
 from manyhats.methods.base import Part
 from manyhats.methods.lora import LoraConfig
 from manyhats.methods.vera import Shared, pair, projections
@@ -51,7 +51,6 @@ def lora_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) 
         lambda module: table_of(module) if backbone.bare_name(module) in backbone.embedding else site_of(module),
         "magnitude",
     )
-    _check_tables(remaining, backbone)
     merge(sites, tables)
     merge(sites, biases)
     merge(sites, magnitudes)
@@ -62,24 +61,6 @@ def lora_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) 
     scales = {site: _lora_scale(module, sites[site], config) for site, module in modules.items()}
     _complete(sites, scales)
     return Part("lora", LoraConfig(scales=scales, dora="peft" if config.get("use_dora") else None), sites)
-
-
-def _check_tables(remaining: Remaining, backbone: Backbone) -> None:
-    """PEFT saves a whole embedding or output layer beside a LoRA on it; only the backbone's own is served."""
-    for name in remaining.names():
-        module, found, _ = name.removeprefix(WRAPPER).partition(".base_layer.weight")
-        bare = backbone.bare_name(module)
-        site = backbone.embedding.get(bare) or backbone.linear.get(bare)
-        own = site.parameter("weight") if found and site is not None else None
-        if own is None:
-            continue
-        tensor = remaining.pop(name)
-        if not equal_weights(tensor, own):
-            raise AdapterMismatch(
-                f"the file brings weights {list(tensor.shape)} for '{module}' that are not the backbone's own "
-                f"{list(own.shape)}; save the adapter with save_embedding_layers=False",
-                param=name,
-            )
 
 
 def _complete(sites: Sites, scales: Mapping[str, float]) -> None:

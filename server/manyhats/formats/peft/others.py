@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +9,7 @@ from torch import Tensor
 
 from manyhats.backbone.sites import LM_HEAD
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Remaining, Sites, shown
+from manyhats.formats.files import Remaining, Sites, equal_weights, shown
 from manyhats.formats.peft.keys import linear_in, take
 from manyhats.formats.peft.names import PROMPT_WRAPPER, WRAPPER
 from manyhats.methods.base import Part
@@ -112,13 +110,48 @@ def _ids(indices: Any, module: str, count: int) -> Tensor:
         raise InvalidRequest(f"a trained token's number is out of range: {error}", param="token_indices") from None
 
 
-def whole_parameters(remaining: Remaining, config: Mapping[str, Any], backbone: Backbone) -> Part | None:
-    """What is left of the backbone's own parameters: `bias: all`, and modules that were trained whole."""
-    if config.get("bias") == "all":
-        # PEFT saves a wrapped head's biases twice more, under the wrapper's own names.
-        for name in remaining.names():
-            if re.fullmatch(r".+\.(?:modules_to_save|original_module)\.(?:.+\.)?bias", name):
-                remaining.drop(name)
+def table_part(remaining: Remaining, lora: Part, backbone: Backbone) -> Part | None:
+    """Takes the whole embedding or output layer that PEFT saves beside a LoRA on it, where it is not the backbone's.
+
+    Raises AdapterMismatch for one of another size, and beneath a DoRA, whose norms are those of the backbone's.
+    """
+    sites: Sites = {}
+    for name in remaining.names():
+        module, found, _ = name.removeprefix(WRAPPER).partition(".base_layer.weight")
+        site = backbone.find(backbone.bare_name(module)) if found else None
+        own = None if site is None else site.parameter("weight")
+        if site is None or own is None:
+            continue
+        tensor = site.turned("weight", remaining.pop(name))
+        _check_rows(tensor, own, module, backbone)
+        if equal_weights(tensor, own):
+            continue
+        if "magnitude" in lora.tensors.get(site.name, ()):
+            raise AdapterMismatch(
+                f"the file brings weights for '{module}' that are not the backbone's own, with a DoRA on them, which "
+                "is not supported; save the adapter with save_embedding_layers=False if they were not trained",
+                param=name,
+            )
+        sites[site.name] = {"weight": tensor}
+    return Part("parameters", ParametersConfig(), sites) if sites else None
+
+
+def _check_rows(tensor: Tensor, own: Tensor, module: str, backbone: Backbone) -> None:
+    """Raises AdapterMismatch for a vocabulary's table of another length."""
+    if tensor.dim() == own.dim() == 2 and tensor.shape[1] == own.shape[1] and len(tensor) != len(own):
+        raise AdapterMismatch(
+            f"'{module}' has {len(tensor)} rows, but the backbone {backbone.name} has {len(own)}: an adapter with a "
+            "vocabulary that was resized for it is not supported; merge it into its model and give that to the server "
+            "as the backbone, or train it without new tokens",
+            param=module,
+        )
+
+
+def whole_parameters(remaining: Remaining, backbone: Backbone) -> Part | None:
+    """What is left of the backbone's own parameters: `bias: all`, and modules that were trained whole.
+
+    A vocabulary's table that is the backbone's own, as PEFT saves it on its own account, is taken and does nothing.
+    """
     sites: Sites = {}
     for name in remaining.names():
         bare = name.removeprefix(WRAPPER) if name.startswith(WRAPPER) else name.removeprefix(PROMPT_WRAPPER)
@@ -128,8 +161,15 @@ def whole_parameters(remaining: Remaining, config: Mapping[str, Any], backbone: 
         site = backbone.find(backbone.bare_name(module))
         if site is None or site.parameter(leaf) is None:
             continue
-        leaves, tensor = sites.setdefault(site.name, {}), site.turned(leaf, remaining.pop(name))
-        if leaf in leaves and not torch.equal(leaves[leaf], tensor):
+        tensor = site.turned(leaf, remaining.pop(name))
+        if leaf == "weight" and (site.name in backbone.embedding or backbone.in_vocabulary_head(site.name)):
+            own = site.parameter(leaf)
+            assert own is not None
+            _check_rows(tensor, own, module, backbone)
+            if equal_weights(tensor, own):
+                continue
+        leaves = sites.setdefault(site.name, {})
+        if leaf in leaves and not equal_weights(leaves[leaf], tensor):
             raise InvalidRequest(f"the file has two values for '{bare}', the other is '{name}'", param=name)
         leaves[leaf] = tensor
     if not sites:

@@ -6,20 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.files import Remaining, read_tensors, shown, text_or_none
+from manyhats.formats.files import Remaining, shown, text_or_none
 from manyhats.formats.heads import family_head, with_own_kind
-from manyhats.formats.peft.config import check_fields, check_type
+from manyhats.formats.peft.config import check_fields, check_type, normalised
 from manyhats.formats.peft.lora import adalora_part, lora_part, vera_part
-from manyhats.formats.peft.names import PROMPT_WRAPPER, WEIGHTS, WRAPPER
+from manyhats.formats.peft.names import PROMPT_WRAPPER, WRAPPER
 from manyhats.formats.peft.others import (
     beft_part,
     ia3_part,
     ln_part,
     shira_part,
+    table_part,
     token_rows_part,
     whole_parameters,
 )
 from manyhats.formats.peft.prompts import prefix_part, prompt_part
+from manyhats.formats.peft.weights import open_weights
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.base import Part
 from manyhats.methods.heads import HEADLESS, Head, Kind
@@ -46,11 +48,15 @@ _PROMPTS = {"PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING"}
 
 def read(folder: Path, config: dict[str, Any], backbone: Backbone) -> Adapter:
     """Reads a PEFT adapter. Raises InvalidRequest, AdapterMismatch or UnsupportedFormat with the reason."""
+    config = normalised(config)
     peft_type = check_type(config)
     check_fields(config, peft_type, backbone)
-    remaining = Remaining(read_tensors(folder / WEIGHTS), WEIGHTS)
-    warnings: list[str] = []
+    remaining = open_weights(folder, prompt=peft_type in _PROMPTS)
+    warnings = list(remaining.warnings)
     parts = [_part(remaining, peft_type, config, backbone)]
+    table = table_part(remaining, parts[0], backbone) if peft_type == "LORA" else None
+    if table is not None:
+        parts.insert(0, table)  # what a LoRA adds to an embedding is added to this one
     if peft_type == "LORA" and config.get("trainable_token_indices"):
         rows = token_rows_part(remaining, config["trainable_token_indices"], backbone)
         if rows is None:
@@ -58,7 +64,7 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone) -> Adapter:
         parts.append(rows)
     prefix = PROMPT_WRAPPER if peft_type in _PROMPTS else WRAPPER
     kind, head = kind_and_head(remaining, config, prefix, backbone, warnings)
-    others = whole_parameters(remaining, config, backbone)
+    others = whole_parameters(remaining, backbone)
     if others is not None:
         parts.append(others)
     remaining.done()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from manyhats.errors import NotFound, StorageFull
-from manyhats.registry import drops
+from manyhats.registry import imports as imports_module
+from manyhats.registry.folders import FolderFiles
+from manyhats.registry.imports import FolderImport, FolderImports
 from manyhats.registry.records import AdapterInfo
 from manyhats.registry.registry import Registry
 
@@ -21,9 +24,15 @@ NEVER = 1e9
 
 
 def taken(registry: Registry) -> dict[str, str]:
-    outcomes, waiting = drops.scan(registry, settled=AT_ONCE)
-    assert not waiting
-    return {outcome.folder: outcome.outcome for outcome in outcomes}
+    done, copying = FolderImports(registry, settled=AT_ONCE).scan()
+    assert not copying
+    return done
+
+
+def listed(registry: Registry) -> dict[str, FolderImport]:
+    looking = FolderImports(registry, settled=AT_ONCE)
+    looking.scan()
+    return {one.folder: one for one in looking.listed()}
 
 
 def test_a_folder_is_copied_in_once(registry: Registry, store: Path) -> None:
@@ -52,26 +61,20 @@ def test_every_format_is_seen(store: Path, mark: str) -> None:
     registry.close()
 
 
-def test_other_folders_are_left_alone(registry: Registry, store: Path, tmp_path: Path) -> None:
+def test_other_folders_are_left_alone_and_named_where_they_hold_an_adapter(registry: Registry, store: Path) -> None:
     for name in ("base", ".hidden", "no name", "-x"):
         write_adapter(store / name)
     (store / "empty").mkdir()
+    (store / "other").mkdir()
+    (store / "other" / "notes.txt").write_text("x")
     write_adapter(store / "deep" / "er" / "still")
     (store / "adapter_config.json").write_text("{}")
-    (store / "link").symlink_to(write_adapter(tmp_path / "outside"), target_is_directory=True)
     assert taken(registry) == {}
-
-
-def test_links_inside_a_folder_are_not_followed(registry: Registry, store: Path, tmp_path: Path) -> None:
-    folder = write_adapter(store / "spam")
-    (tmp_path / "secret.txt").write_text("secret")
-    (tmp_path / "secrets").mkdir()
-    (tmp_path / "secrets" / "more.txt").write_text("secret")
-    (folder / "README.md").symlink_to(tmp_path / "secret.txt")
-    (folder / "sub").symlink_to(tmp_path / "secrets", target_is_directory=True)
-    assert taken(registry) == {"spam": "taken in as version 1"}
-    kept = registry.files(registry.resolve("spam"))
-    assert sorted(p.name for p in kept.rglob("*")) == ["adapter_config.json", "adapter_model.safetensors"]
+    told = {name: one.reason for name, one in listed(registry).items()}
+    assert set(told) == {"base", "no name", "-x", "deep", "."}
+    assert all("cannot be a task's name" in str(told[name]) for name in ("base", "no name", "-x"))
+    assert "er/still" in str(told["deep"])
+    assert "in the store itself" in str(told["."])
 
 
 def test_hidden_files_are_left_out_wherever_they_lie(registry: Registry, store: Path) -> None:
@@ -111,7 +114,9 @@ def test_a_changed_folder_is_a_new_version(registry: Registry, store: Path) -> N
 
 def test_a_folder_that_is_still_being_copied_waits(registry: Registry, store: Path) -> None:
     write_adapter(store / "spam")
-    assert drops.scan(registry, settled=NEVER) == ([], True)
+    looking = FolderImports(registry, settled=NEVER)
+    assert looking.scan() == ({}, True)
+    assert looking.listed() == [FolderImport("spam", "waiting", reason="it is being copied")]
     assert registry.count == 0
     assert taken(registry) == {"spam": "taken in as version 1"}
 
@@ -121,11 +126,12 @@ def test_a_bad_folder_is_told_once_and_tried_again_when_it_changes(
 ) -> None:
     write_adapter(store / "good")
     write_adapter(store / "spam", bad=True)
-    assert taken(registry) == {
+    looking = FolderImports(registry, settled=AT_ONCE)
+    assert looking.scan()[0] == {
         "good": "taken in as version 1",
         "spam": "refused: the adapter is marked bad",
     }
-    assert taken(registry) == {}
+    assert looking.scan()[0] == {}
     assert caplog.text.count("the adapter is marked bad") == 1
     write_adapter(store / "spam")
     assert taken(registry) == {"spam": "taken in as version 1"}
@@ -181,17 +187,15 @@ def test_a_folder_that_goes_away_meanwhile_does_not_hold_up_others(
 ) -> None:
     for name in ("a-gone", "z-good"):
         write_adapter(store / name)
-    look = drops._fingerprint
+    look = imports_module.read_folder
 
-    def gone(folder: Path) -> tuple[str, float]:
+    def gone(folder: Path, forbidden: Path) -> FolderFiles:
         if folder.name == "a-gone":
             shutil.rmtree(folder)
-        return look(folder)
+        return look(folder, forbidden)
 
-    monkeypatch.setattr(drops, "_fingerprint", gone)
-    outcomes, waiting = drops.scan(registry, settled=AT_ONCE)
-    assert [str(outcome) for outcome in outcomes] == ["z-good: taken in as version 1"]
-    assert waiting
+    monkeypatch.setattr(imports_module, "read_folder", gone)
+    assert FolderImports(registry, settled=AT_ONCE).scan() == ({"z-good": "taken in as version 1"}, True)
     monkeypatch.undo()
     assert taken(registry) == {}
 
@@ -201,15 +205,18 @@ def test_a_folder_that_cannot_be_looked_into_does_not_hold_up_others(
 ) -> None:
     for name in ("a-closed", "z-good"):
         write_adapter(store / name)
-    look = drops._holds_adapter
+    look = imports_module.adapter_folder
 
-    def closed(folder: Path) -> bool:
+    def closed(folder: Path) -> Path | None:
         if folder.name == "a-closed":
             raise PermissionError(13, "Permission denied")
         return look(folder)
 
-    monkeypatch.setattr(drops, "_holds_adapter", closed)
+    monkeypatch.setattr(imports_module, "adapter_folder", closed)
     assert taken(registry) == {"z-good": "taken in as version 1"}
+    assert listed(registry)["a-closed"] == FolderImport(
+        "a-closed", "waiting", reason="it cannot be read: Permission denied"
+    )
 
 
 def test_a_nested_setup_keeps_its_folders(registry: Registry, store: Path) -> None:
@@ -239,3 +246,103 @@ def test_the_source_is_never_changed(registry: Registry, store: Path) -> None:
     taken(registry)
     registry.delete_task("spam")
     assert state() == before
+
+
+# ---- what is listed
+
+
+def test_every_folder_is_listed_with_what_became_of_it(store: Path, opened: Open) -> None:
+    registry = opened(store)
+    write_adapter(store / "good")
+    write_adapter(store / "bad", bad=True)
+    (write_adapter(store / "trained") / "optimizer.pt").write_bytes(b"x")
+    for again in (False, True):
+        if again:
+            registry.close()
+            registry = opened(store)
+        shown = listed(registry)
+        assert shown["good"] == FolderImport("good", "taken_in", 1)
+        assert shown["bad"] == FolderImport("bad", "refused", reason="the adapter is marked bad")
+        assert (shown["trained"].status, shown["trained"].version) == ("taken_in", 1)
+        assert "left out: optimizer.pt" in str(shown["trained"].reason)
+    shutil.rmtree(store / "good")
+    assert set(listed(registry)) == {"bad", "trained"}
+
+
+def test_a_full_disk_is_listed_as_waiting(registry: Registry, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_adapter(store / "spam")
+
+    def full(*_: object, **__: object) -> None:
+        raise StorageFull("the store has no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "add_version", full)
+        assert listed(registry)["spam"] == FolderImport("spam", "waiting", reason="the store has no room")
+
+
+def test_each_line_is_logged_once(registry: Registry, store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    write_adapter(store / "good")
+    write_adapter(store / "bad", bad=True)
+    write_adapter(store / "no name")
+    (store / "nowhere").symlink_to("missing")
+    looking = FolderImports(registry, settled=AT_ONCE)
+    for _ in range(3):
+        looking.scan()
+    lines = [record.getMessage() for record in caplog.records]
+    for name in ("good", "bad", "no name", "nowhere"):
+        assert len([line for line in lines if f"folder {name}" in line]) == 1
+
+
+def test_a_trainers_log_that_grows_makes_no_new_version(registry: Registry, store: Path) -> None:
+    folder = write_adapter(store / "spam")
+    (folder / "trainer_state.json").write_text("{}")
+    assert taken(registry) == {"spam": "taken in as version 1"}
+    upload(registry, "spam", "two")
+    (folder / "trainer_state.json").write_text('{"step": 7}')
+    assert taken(registry) == {}
+    assert registry.resolve("spam").number == 2
+
+
+# ---- the clock of the day
+
+
+@pytest.mark.parametrize("days", [1, 3650])
+def test_a_clock_set_back_holds_up_no_folder(
+    registry: Registry, store: Path, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """To it, the folder was changed in the future. That it lies still is seen all the same."""
+    now = [1000.0]
+    real = time.time
+    monkeypatch.setattr(imports_module.time, "time", lambda: real() - days * 86_400)
+    monkeypatch.setattr(imports_module.time, "monotonic", lambda: now[0])
+    write_adapter(store / "spam")
+    looking = FolderImports(registry, settled=2.0)
+    assert looking.scan() == ({}, True)
+    now[0] += 1.5
+    write_adapter(store / "spam", "still being copied")
+    assert looking.scan() == ({}, True)
+    now[0] += 1.5
+    assert looking.scan() == ({}, True)
+    now[0] += 0.6
+    assert looking.scan() == ({"spam": "taken in as version 1"}, False)
+
+
+def test_a_folder_that_changes_while_it_is_copied_waits(
+    registry: Registry, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mounted ConfigMap is swapped as a whole: one half of the old and one of the new must not become a version."""
+    folder = write_adapter(store / "spam")
+    copy = imports_module.copy_file
+
+    def swapped(source: Path, target: Path) -> None:
+        copy(source, target)
+        (folder / "adapter_model.safetensors").write_bytes(b"another, longer content")
+
+    looking = FolderImports(registry, settled=AT_ONCE)
+    with monkeypatch.context() as patch:
+        patch.setattr(imports_module, "copy_file", swapped)
+        assert looking.scan() == ({}, True)
+    assert looking.listed()[0].status == "waiting"
+    assert registry.count == 0
+    assert looking.scan() == ({"spam": "taken in as version 1"}, False)

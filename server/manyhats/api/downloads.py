@@ -1,0 +1,110 @@
+"""Adapter files out: `GET /v1/tasks/{task}/versions/{number}/download`."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+from anyio import CancelScope
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from manyhats.api.auth import may_ask
+from manyhats.api.state import runtime_of
+from manyhats.registry.records import Version
+from manyhats.runtime import Runtime
+from manyhats.serving.threads import in_thread
+
+ask = APIRouter(prefix="/v1/tasks", tags=["versions"], dependencies=[Depends(may_ask)])
+
+_CHUNK = 1 << 20  # bytes
+
+
+@ask.get("/{task}/versions/{number}/download")
+async def download(task: str, number: int, request: Request) -> StreamingResponse:
+    """A version's files, as they were uploaded, in a tar.gz."""
+    runtime = runtime_of(request)
+    return _Download(runtime, runtime.registry.pin(f"{task}@{number}"))
+
+
+class _Download(StreamingResponse):
+    """Keeps the version's files while they are sent. A client may leave before the first byte is asked for."""
+
+    def __init__(self, runtime: Runtime, version: Version) -> None:
+        headers = {"Content-Disposition": f'attachment; filename="{version.task}-{version.number}.tar.gz"'}
+        super().__init__(self._content(), media_type="application/gzip", headers=headers)
+        self._runtime = runtime
+        self._version = version
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with CancelScope(shield=True):  # the last one removes the files of what was deleted meanwhile
+                await in_thread(self._runtime.threads.receiving, self._runtime.registry.unpin, self._version)
+
+    async def _content(self) -> AsyncIterator[bytes]:
+        pieces = packed(self._runtime.registry.files(self._version))
+        while piece := await in_thread(self._runtime.threads.receiving, next, pieces, b""):
+            yield piece
+
+
+def packed(folder: Path) -> Iterator[bytes]:
+    """A folder's files as a tar.gz, in pieces that are no larger than what is read at a time."""
+    buffer = _Drain()
+    with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=1, mtime=0) as out:
+        for path in sorted(folder.rglob("*")):
+            info = _header(path, path.relative_to(folder).as_posix())
+            out.write(info.tobuf(tarfile.PAX_FORMAT))
+            if info.isdir():
+                continue
+            left = info.size
+            with path.open("rb") as file:
+                while left and (chunk := file.read(min(_CHUNK, left))):
+                    left -= len(chunk)
+                    out.write(chunk)
+                    if piece := buffer.taken():
+                        yield piece
+            if left:
+                raise OSError(
+                    f"{path.name} is shorter than it was"
+                )  # the client sees a broken archive, not a whole one
+            out.write(bytes(-info.size % tarfile.BLOCKSIZE))
+        out.write(bytes(2 * tarfile.BLOCKSIZE))
+    yield buffer.taken()
+
+
+def _header(path: Path, name: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    found = path.stat()
+    info.mode, info.mtime = found.st_mode & 0o7777, int(found.st_mtime)
+    if path.is_dir():
+        info.type = tarfile.DIRTYPE
+    else:
+        info.size = found.st_size
+    return info
+
+
+class _Drain(io.RawIOBase):
+    """A file that gives away what was written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pieces: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._pieces.append(bytes(data))
+        return len(data)
+
+    def taken(self) -> bytes:
+        """What was written since the last call."""
+        data, self._pieces = b"".join(self._pieces), []
+        return data

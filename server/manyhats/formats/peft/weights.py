@@ -1,0 +1,125 @@
+"""Reads PEFT's weights, in one file or in shards, by the names that PEFT itself gives them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from manyhats.errors import InvalidRequest
+from manyhats.formats.files import Remaining, equal_weights, read_json, read_tensors, shown
+from manyhats.formats.peft.names import INDEX, PROMPT_WRAPPER, SHARDS, WEIGHTS, WRAPPER
+from manyhats.formats.wrappers import bare, check_gathered, renamed
+
+_SHARD = re.compile(r"adapter_model-(\d{5})-of-(\d{5})\.safetensors")
+# PEFT keeps one entry an adapter behind these, and saves it without the adapter's name.
+_LEAVES = (
+    "lora_A", "lora_B", "lora_E", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "ia3_l",
+    "vera_lambda_b", "vera_lambda_d", "vera_A", "vera_B", "ln_tuning_layers", "beft_bias", "shira_weight",
+    "shira_indices", "trainable_tokens_delta", "modules_to_save",
+)  # fmt: skip
+_NAMED = re.compile(rf"((?:.+\.)?(?:{'|'.join(_LEAVES)}))\.([^.]+)((?:\.[^.]+)*)")
+_PARAMETERS = ("weight", "bias")
+_TWICE = re.compile(r"(.+)\.(modules_to_save|original_module)\.((?:.+\.)?(?:weight|bias))")
+
+
+def open_weights(folder: Path, *, prompt: bool) -> Remaining:
+    """An adapter's tensors. `prompt`: whether its type is prompt learning, which wraps the model otherwise.
+
+    Raises InvalidRequest for damaged or incomplete files, for empty tensors, and where a name can be read in two ways.
+    """
+    tensors = _shards(folder)
+    check_gathered(tensors, WEIGHTS)
+    warnings: list[str] = []
+    tensors = renamed(tensors, _rename(tensors, PROMPT_WRAPPER if prompt else WRAPPER), WEIGHTS, warnings)
+    return Remaining(_once(tensors), WEIGHTS, warnings)
+
+
+def _shards(folder: Path) -> dict[str, Tensor]:
+    """All tensors, of one file or of as many as the shards' names say."""
+    found = {path.name: path for path in sorted(folder.glob(SHARDS))}
+    if not found:
+        return read_tensors(folder / WEIGHTS)
+    first = next(iter(found))
+    if (folder / WEIGHTS).is_file():
+        raise InvalidRequest(f"there are both {WEIGHTS} and '{first}'; send one of them", param=first)
+    match = _SHARD.fullmatch(first)
+    wanted = [f"adapter_model-{i + 1:05}-of-{match[2]}.safetensors" for i in range(int(match[2]))] if match else []
+    if list(found) != wanted:
+        missing = sorted(set(wanted) - set(found)) or sorted(set(found) - set(wanted))
+        raise InvalidRequest(
+            f"the shards of {WEIGHTS} are not complete: see '{missing[0]}'; there are {len(found)}",
+            param=missing[0],
+        )
+    tensors: dict[str, Tensor] = {}
+    places: dict[str, str] = {}
+    for file, path in found.items():
+        for name, tensor in read_tensors(path).items():
+            if name in tensors:
+                raise InvalidRequest(f"'{name}' is both in '{places[name]}' and in '{file}'", param=name)
+            tensors[name], places[name] = tensor, file
+    if (folder / INDEX).is_file():
+        _check_index(read_json(folder / INDEX).get("weight_map"), places)
+    return tensors
+
+
+def _check_index(told: Any, places: Mapping[str, str]) -> None:
+    if not isinstance(told, dict):
+        raise InvalidRequest(f"weight_map of {INDEX} must be an object, not {shown(told)}", param="weight_map")
+    for name, file in told.items():
+        if places.get(name) != file:
+            raise InvalidRequest(f"{INDEX} says that '{name}' is in {str(file)[:80]!r}, but it is not", param=name)
+
+
+def _rename(tensors: Mapping[str, Tensor], prefix: str) -> Callable[[str], str]:
+    """How to read the file's names: without wrappers, with PEFT's own once, and without the adapter's name."""
+    names = [bare(name) for name in tensors]
+    unwrapped = not any(name.startswith(prefix) for name in names)
+    adapters = {match[2] for name in names if (match := _NAMED.fullmatch(name)) and _is_adapters(match)}
+    if len(adapters) > 1:
+        raise InvalidRequest(
+            f"{WEIGHTS} holds the weights of {len(adapters)} adapters ({', '.join(sorted(adapters)[:8])}); save one",
+            param=WEIGHTS,
+        )
+
+    def rename(name: str) -> str:
+        name, wrapped = bare(name), False
+        while name.startswith(WRAPPER):
+            name, wrapped = bare(name.removeprefix(WRAPPER)), True
+        if wrapped:
+            name = f"{WRAPPER}{name}"
+        if unwrapped and not name.startswith((PROMPT_WRAPPER, "prompt_embeddings")):
+            name = f"{PROMPT_WRAPPER if name.startswith(('vera_A', 'vera_B')) else prefix}{name}"
+        match = _NAMED.fullmatch(name)
+        return f"{match[1]}{match[3]}" if match and _is_adapters(match) else name
+
+    return rename
+
+
+def _is_adapters(match: re.Match[str]) -> bool:
+    """Whether what stands behind a leaf is the adapter's name: not its parameter, nor a module inside the leaf."""
+    if match[1].endswith("modules_to_save"):
+        # `classifier.modules_to_save.default.weight`, but `classifier.modules_to_save.dense.weight`
+        return match[2] == "default"
+    return match[2] not in _PARAMETERS
+
+
+def _once(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A module that was trained whole stands in the file up to three times where PEFT saves the layers around it too:
+    by its own name, and by those of the wrapper, which keeps the module as it was beside the trained one."""
+    found = dict(tensors)
+    for name, tensor in tensors.items():
+        match = _TWICE.fullmatch(name)
+        if match is None:
+            continue
+        del found[name]
+        if match[2] == "original_module":
+            continue
+        own = f"{match[1]}.{match[3]}"
+        if own in tensors and not equal_weights(tensor, tensors[own]):
+            raise InvalidRequest(f"{WEIGHTS} has two values for '{own}', the other is '{name}'", param=name)
+        found.setdefault(own, tensor)
+    return found

@@ -1,0 +1,249 @@
+"""Safetensors files, read with nothing believed: bounds are checked before anything is made of what the file says.
+
+    8 bytes    length of the header, little-endian
+    header     JSON: each tensor's name with its dtype, shape and place among the data; `__metadata__`
+    data       the tensors without a gap between them
+
+The library's own reader takes a second for every 20,000 tensors of a header and keeps the interpreter's lock meanwhile.
+This one refuses what is too much at once, and lets other threads have their turn at every tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from json.decoder import scanstring  # type: ignore[attr-defined]
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import torch
+from torch import Tensor
+
+from manyhats.errors import InvalidRequest, TooLarge
+
+MAX_HEADER = 16 << 20  # bytes; low-rank pairs on every expert of the largest models take 15 MB
+MAX_TENSORS = 100_000
+_MAX_NAME = 1024  # characters
+_MAX_DIMENSIONS = 8
+_CHUNK = 4 << 20  # bytes that are looked through at a time
+_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = _FLOATS | {"U8": torch.uint8}
+_WHOLE = {"I32": torch.int32, "I64": torch.int64}  # of tensors that say where others belong
+_INDICES = ("indices", ":ids")  # how the names of those end
+_OTHERS = {"BOOL", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "I16", "U16", "U32", "U64", "C64", "F4"}
+
+# The folder whose files nobody else can change, so that they may be mapped.
+_own_folder: ContextVar[Path | None] = ContextVar("own_folder", default=None)
+
+
+class Entry(NamedTuple):
+    """One tensor of a file. `start` and `end`: bytes among the data."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@contextmanager
+def mapped(folder: Path) -> Iterator[None]:
+    """Within it, the tensors of `folder` are views of mapped files in place of copies.
+
+    For files that nobody else can change: one that is cut shorter while it is mapped would end the process.
+    """
+    token = _own_folder.set(folder)
+    try:
+        yield
+    finally:
+        _own_folder.reset(token)
+
+
+def load(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, in host memory; views of the mapped file within `mapped`.
+
+    Raises InvalidRequest for a file that is damaged or holds what cannot be used, TooLarge for one with too many
+    tensors.
+    """
+    own = _own_folder.get()
+    try:
+        with path.open("rb") as file:
+            entries, begin = read_header(file, path.name)
+            if own is not None and path.is_relative_to(own):
+                return _views(path, file, entries, begin)
+            return _copies(file, entries, begin, path.name)
+    except OSError as error:
+        raise _damaged(path.name, str(error)) from None
+
+
+def read_header(file: BinaryIO, name: str) -> tuple[list[Entry], int]:
+    """The tensors that a file says it has, in the order of its data, and where the data begins.
+
+    Raises InvalidRequest where that is not a whole safetensors file, TooLarge over a limit.
+    """
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > size - 8:
+        raise _damaged(name, f"its header would be {length} bytes long, but the file has {size}")
+    if length > MAX_HEADER:
+        raise TooLarge(f"the header of {name} is {length} bytes long; at most {MAX_HEADER} are read", param=name)
+    header = file.read(length)
+    # Each tensor is one object with two lists. Counting costs nothing beside parsing.
+    if header.count(b"{") > MAX_TENSORS + 2 or header.count(b"[") > 2 * MAX_TENSORS:
+        raise TooLarge(f"{name} has more than {MAX_TENSORS} tensors", param=name)
+    try:
+        found = dict[str, Any]()
+        for key, value in _items(header.decode("utf-8")):
+            if key in found:
+                raise _damaged(name, f"'{key[:200]}' stands in its header twice")
+            found[key] = value
+        found.pop("__metadata__", None)
+        entries = [_entry(key, value, name) for key, value in found.items()]
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+        raise _damaged(name, f"its header cannot be read: {error!r:.200}") from None
+    entries.sort(key=lambda entry: (entry.start, entry.end))
+    end = 0
+    for entry in entries:
+        if entry.start != end:
+            raise _damaged(name, f"'{entry.name}' begins at byte {entry.start} of the data, not at {end}")
+        end = entry.end
+    if end != size - 8 - length:
+        raise _damaged(name, f"its tensors take {end} bytes, but {size - 8 - length} follow the header")
+    return entries, 8 + length
+
+
+def _items(text: str) -> Iterator[tuple[str, Any]]:
+    """The fields of a JSON object, one at a time. Raises ValueError."""
+    decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_short_int)
+    at = _expect(text, 0, "{")
+    if _blank(text, at, "}"):
+        return
+    while True:
+        at = _expect(text, at, '"')
+        key, at = scanstring(text, at, True)
+        at = _expect(text, at, ":")
+        value, at = decoder.raw_decode(text, _skip(text, at))
+        yield key, value
+        if _blank(text, at, "}"):
+            return
+        at = _expect(text, at, ",")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a field stands twice in one object")
+    return found
+
+
+def _short_int(text: str) -> int:
+    if len(text) > 19:
+        raise ValueError(f"the number {text[:20]}... is too large")
+    return int(text)
+
+
+def _skip(text: str, at: int) -> int:
+    while text[at : at + 1] in (" ", "\n", "\r", "\t"):
+        at += 1
+    return at
+
+
+def _expect(text: str, at: int, mark: str) -> int:
+    at = _skip(text, at)
+    if text[at : at + 1] != mark:
+        raise ValueError(f"there is no {mark} at {at}")
+    return at + 1
+
+
+def _blank(text: str, at: int, mark: str) -> bool:
+    """Whether `mark` is next, and nothing but spaces behind it."""
+    at = _skip(text, at)
+    if text[at : at + 1] != mark:
+        return False
+    if text[at + 1 :].strip(" \n\r\t"):
+        raise ValueError("something stands behind the end")
+    return True
+
+
+def _entry(name: str, fields: dict[str, Any], file: str) -> Entry:
+    dtype, shape, (start, end) = fields["dtype"], fields["shape"], fields["data_offsets"]
+    if len(name) > _MAX_NAME:
+        raise InvalidRequest(f"{file} has a tensor whose name is {len(name)} characters long", param=file)
+    name.encode()  # half a surrogate pair is no text
+    if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
+        raise ValueError(f"'{name}' has the shape {str(shape)[:100]} and the place {start!s:.30}:{end!s:.30}")
+    known = _DTYPES | _WHOLE if name.endswith(_INDICES) else _DTYPES
+    if dtype not in known:
+        if dtype not in _OTHERS | _WHOLE.keys():
+            raise ValueError(f"'{name}' has the unknown type {str(dtype)[:50]}")
+        raise InvalidRequest(f"'{name}' in {file} has the type {dtype}, which is not supported", param=name)
+    if len(shape) > _MAX_DIMENSIONS:
+        raise InvalidRequest(f"'{name}' in {file} has {len(shape)} dimensions", param=name)
+    if math.prod(shape) * known[dtype].itemsize != end - start:
+        raise ValueError(f"'{name}' of shape {shape} takes other than the {end - start} bytes of its place")
+    return Entry(name, known[dtype], tuple(shape), start, end)
+
+
+def _copies(file: BinaryIO, entries: list[Entry], begin: int, name: str) -> dict[str, Tensor]:
+    tensors = {}
+    for entry in entries:
+        tensor = torch.empty(entry.shape, dtype=entry.dtype)
+        flat = tensor.view(-1).view(torch.uint8) if tensor.numel() else torch.empty(0, dtype=torch.uint8)
+        file.seek(begin + entry.start)
+        for at in range(0, entry.end - entry.start, _CHUNK):
+            piece = flat[at : at + _CHUNK]
+            _fill(file, piece, name)
+            _check_finite(piece, entry, name)
+        tensors[entry.name] = tensor
+    return tensors
+
+
+def _views(path: Path, file: BinaryIO, entries: list[Entry], begin: int) -> dict[str, Tensor]:
+    """The values are looked through beside the map: pages of it that nobody uses take no memory."""
+    buffer = torch.empty(_CHUNK, dtype=torch.uint8)
+    for entry in entries:
+        if not entry.dtype.is_floating_point:
+            continue
+        file.seek(begin + entry.start)
+        for at in range(0, entry.end - entry.start, _CHUNK):
+            piece = buffer[: min(_CHUNK, entry.end - entry.start - at)]
+            _fill(file, piece, path.name)
+            _check_finite(piece, entry, path.name)
+    size = begin + (entries[-1].end if entries else 0)
+    whole = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    tensors = {}
+    for entry in entries:
+        piece = whole[begin + entry.start : begin + entry.end]
+        if (begin + entry.start) % entry.dtype.itemsize:
+            piece = piece.clone()  # a view of this type must begin at a multiple of its size
+        tensors[entry.name] = (
+            piece.view(entry.dtype).view(entry.shape) if len(piece) else torch.empty(entry.shape, dtype=entry.dtype)
+        )
+    return tensors
+
+
+def _fill(file: BinaryIO, piece: Tensor, name: str) -> None:
+    target: Any = piece.numpy()
+    if file.readinto(target) != len(piece):  # type: ignore[attr-defined]
+        raise _damaged(name, "it ends too early")
+
+
+def _check_finite(piece: Tensor, entry: Entry, name: str) -> None:
+    """Raises InvalidRequest where some of a tensor's bytes are NaN or infinite, in float32 as well."""
+    if not entry.dtype.is_floating_point or not len(piece):
+        return
+    values = piece.view(entry.dtype)
+    low, high = torch.aminmax(values)  # NaN where there is one
+    if math.isfinite(float(low.float())) and math.isfinite(float(high.float())):
+        return
+    count = int((~torch.isfinite(values.float())).sum())  # a float64 may be too large for the backbone
+    found = count if len(piece) == entry.end - entry.start else f"at least {count}"
+    raise InvalidRequest(f"'{entry.name}' in {name} has {found} values that are NaN or infinite", param=entry.name)
+
+
+def _damaged(name: str, reason: str) -> InvalidRequest:
+    return InvalidRequest(f"{name} is damaged or not safetensors: {reason}", param=name)

@@ -1,0 +1,79 @@
+"""The names of a file's tensors without what wrappers of the model left in them (torch.compile, DDP, FSDP, ...)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from manyhats.errors import InvalidRequest
+from manyhats.formats.files import Remaining, read_tensors, shown
+
+# Each is a module that some library puts around another, and no model's own.
+_AROUND = (
+    "_orig_mod",  # torch.compile
+    "_fsdp_wrapped_module",  # torch's FSDP
+    "_fpw_module",  # the same, before torch 2.0
+    "_checkpoint_wrapped_module",  # torch's activation checkpointing
+    "_forward_module",  # Lightning's Fabric
+)
+_INSIDE = re.compile(rf"(?<![^.:])(?:{'|'.join(_AROUND)})\.")
+_PARALLEL = "module."  # DistributedDataParallel and DeepSpeed, around the whole model
+
+
+def bare(name: str) -> str:
+    """A tensor's name without wrappers: `_orig_mod.` and its like anywhere, `module.` where it begins."""
+    name = _INSIDE.sub("", name)
+    while name.startswith(_PARALLEL):
+        name = name.removeprefix(_PARALLEL)
+    return name
+
+
+def renamed(
+    tensors: Mapping[str, Tensor], rename: Callable[[str], str], file: str, warnings: list[str]
+) -> dict[str, Tensor]:
+    """The tensors by the names that `rename` gives them; adds a warning where one changes.
+
+    Raises InvalidRequest where two tensors would get one name.
+    """
+    found: dict[str, Tensor] = {}
+    origin: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        new = rename(name)
+        if new in found:
+            raise InvalidRequest(
+                f"'{origin[new]}' and '{name}' of {file} are both '{new}' without what wrappers of the model left in "
+                "their names; save one of them",
+                param=name,
+            )
+        found[new], origin[new] = tensor, name
+    changed = [(name, new) for new, name in origin.items() if new != name]
+    if changed:
+        name, new = changed[0]
+        warnings.append(
+            f"{len(changed)} names in {file} hold what wrappers of the model left; "
+            f"they are read without it, {shown(name)} as {shown(new)}"
+        )
+    return found
+
+
+def open_tensors(path: Path) -> Remaining:
+    """A file's tensors by their names without wrappers. Raises what `read_tensors` and `renamed` raise."""
+    warnings: list[str] = []
+    tensors = renamed(read_tensors(path), bare, path.name, warnings)
+    return Remaining(tensors, path.name, warnings)
+
+
+def check_gathered(tensors: Mapping[str, Tensor], file: str) -> None:
+    """Raises InvalidRequest where a trainer saved weights that it held in parts: they are empty, or none are there."""
+    empty = next((name for name, tensor in tensors.items() if tuple(tensor.shape) == (0,)), None)
+    if tensors and empty is None:
+        return
+    found = f"'{empty}' in {file} is empty" if tensors else f"{file} holds no tensors"
+    raise InvalidRequest(
+        f"{found}: it seems to have been saved while DeepSpeed ZeRO-3 or FSDP held the weights in parts. Gather them "
+        "when saving (DeepSpeed: stage3_gather_16bit_weights_on_model_save, or zero_to_fp32.py on the checkpoint)",
+        param=empty or file,
+    )

@@ -1,0 +1,227 @@
+"""Adapter folders that somebody copied or linked into the store: each is taken in once, as a version of its task.
+
+The folder's name is the task's. It is copied, never moved or changed. What became of it is remembered by a
+fingerprint of its files, so that a restart, a rollback or a deletion of the task is not undone by it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from manyhats.errors import DamagedStore, ManyhatsError, StorageFull
+from manyhats.registry.folders import MARKS, FolderFiles, adapter_folder, copy_file, read_folder
+from manyhats.registry.names import BASE, is_name
+from manyhats.registry.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+SETTLED = 2.0  # seconds without a change after which a folder counts as copied
+_LOOSE = "."  # what the store itself is called among the folders
+_REFUSED = "refused: "
+
+Status = Literal["taken_in", "waiting", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class FolderImport:
+    """What became of a folder. `reason`: why it waits or was refused, or what the reader warns of."""
+
+    folder: str
+    status: Status
+    version: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """`text`: `taken in as version 3`, `already there as version 3`, or `refused: ` and why."""
+
+    text: str
+    notes: tuple[str, ...] = ()
+
+    def remembered(self) -> str:
+        return "; ".join([self.text, *self.notes])
+
+
+class FolderImports:
+    """Watches the store for folders. `settled`: seconds that a folder must have lain still; below 0, it need not.
+
+    Whether it has is told by a clock that only goes forward: that of the day may be set back.
+    """
+
+    def __init__(self, registry: Registry, *, settled: float = SETTLED) -> None:
+        self._registry = registry
+        self._settled = settled
+        self._seen: dict[str, tuple[str, float, float]] = {}  # fingerprint, newest change, since when
+        self._deep: dict[str, tuple[int, str]] = {}  # of folders without an adapter: when changed, what lies deeper
+        self._lock = threading.Lock()
+        self._listed: dict[str, FolderImport] = {}
+
+    def listed(self) -> list[FolderImport]:
+        """All folders in the store at the last look, by name."""
+        with self._lock:
+            return [self._listed[name] for name in sorted(self._listed)]
+
+    def scan(self) -> tuple[dict[str, str], bool]:
+        """Takes in folders that are new or have changed, and have settled.
+
+        Returns what was done, by folder, and whether a folder is still being copied, so that another look is due.
+        """
+        done: dict[str, str] = {}
+        found: dict[str, FolderImport] = {}
+        copying = False
+        known = self._registry.imports()
+        for name in self._names():
+            result, outcome, moving = self._look(name, known.get(name))
+            copying = copying or moving
+            if outcome is not None:
+                done[name] = outcome
+            if result is not None:
+                found[name] = result
+        for name in self._seen.keys() - found.keys():
+            del self._seen[name]
+        self._tell(found, done)
+        with self._lock:
+            self._listed = found
+        return done, copying
+
+    def _names(self) -> list[str]:
+        """Folders in the store, links to some, and links that lead nowhere; and the store itself."""
+        with os.scandir(self._registry.store) as entries:
+            names = [
+                entry.name
+                for entry in entries
+                if not entry.name.startswith(".")
+                and (os.path.isdir(entry.path) or (entry.is_symlink() and not os.path.exists(entry.path)))
+            ]
+        return sorted([_LOOSE, *names])
+
+    def _look(self, name: str, known: tuple[str, str] | None) -> tuple[FolderImport | None, str | None, bool]:
+        """What is to be listed of a folder, what was done, and whether it is still being copied."""
+        try:
+            reason = self._unfit(name)
+            if reason is not None:
+                return (FolderImport(name, "refused", reason=reason) if reason else None), None, False
+            folder = adapter_folder(self._registry.store / name)
+            assert folder is not None
+            files = read_folder(folder, self._registry.own_folder)
+        except FileNotFoundError:  # it is being moved or taken away at this moment
+            return FolderImport(name, "waiting", reason="it is being moved"), None, True
+        except OSError as error:  # one folder must not hold up the others
+            return FolderImport(name, "waiting", reason=f"it cannot be read: {error.strerror}"), None, False
+        if known is not None and (known[0] == files.plain_fingerprint or known[0] == files.fingerprint):
+            return _listed(name, known[1]), None, False
+        if not self._has_settled(name, files):
+            return FolderImport(name, "waiting", reason="it is being copied"), None, True
+        return self._take(name, folder, files)
+
+    def _take(self, name: str, folder: Path, files: FolderFiles) -> tuple[FolderImport, str | None, bool]:
+        try:
+            outcome = self._take_in(name, folder, files)
+        except (StorageFull, DamagedStore) as error:  # not the folder's fault: tried again
+            return FolderImport(name, "waiting", reason=error.message), None, False
+        except ManyhatsError as error:
+            outcome = _Outcome(_REFUSED + error.message)
+        except OSError as error:
+            return FolderImport(name, "waiting", reason=f"it cannot be read: {error.strerror}"), None, False
+        except Exception as error:  # one folder must not hold up the others
+            logger.exception("the adapter folder %s breaks the reader", name)
+            outcome = _Outcome(f"{_REFUSED}{error}")
+        if outcome is None:
+            return FolderImport(name, "waiting", reason="it changed while it was copied"), None, True
+        with suppress(StorageFull):  # then it is found to be there already at the next look
+            self._registry.remember_import(name, files.fingerprint, outcome.remembered())
+        return _listed(name, outcome.remembered()), outcome.text, False
+
+    def _unfit(self, name: str) -> str | None:
+        """Why a folder cannot be taken in, whatever its files say; empty where there is nothing to say of it."""
+        store = self._registry.store
+        if name == _LOOSE:
+            loose = [mark for mark in MARKS if (store / mark).is_file()]
+            place = "lies in the store itself; put the adapter into a folder with its task's name"
+            return f"{loose[0]} {place}" if loose else ""
+        folder = store / name
+        if not folder.is_dir():
+            return "it is a link that leads nowhere"
+        real = Path(os.path.realpath(folder))
+        if folder.is_symlink() and (
+            Path(os.path.realpath(store)).is_relative_to(real)
+            or real.is_relative_to(os.path.realpath(self._registry.own_folder))
+        ):
+            return "it is a link to the store itself"
+        if adapter_folder(folder) is None:
+            deeper = self._deeper(folder)
+            return deeper and f"its adapter lies deeper, in {deeper}; copy or link that folder into the store"
+        if not is_name(name) or name == BASE:
+            return (
+                f"'{name}' cannot be a task's name; names are 1 to 128 letters, digits, '.', '_' and '-', begin with a "
+                f"letter or digit, and are not '{BASE}'"
+            )
+        return None
+
+    def _deeper(self, folder: Path) -> str:
+        """Where an adapter lies two levels below a folder; empty where there is none. Looked for when that changes."""
+        changed = folder.stat().st_mtime_ns
+        before = self._deep.get(folder.name)
+        if before is None or before[0] != changed:
+            found = next((path for mark in MARKS for path in folder.glob(f"*/*/{mark}")), None)
+            before = changed, found.parent.relative_to(folder).as_posix() if found is not None else ""
+            self._deep[folder.name] = before
+        return before[1]
+
+    def _has_settled(self, name: str, files: FolderFiles) -> bool:
+        age = time.time() - files.newest
+        if self._settled < 0 or age >= self._settled:
+            return True
+        now = time.monotonic()
+        before = self._seen.get(name)
+        if before is None or before[:2] != (files.fingerprint, files.newest):
+            self._seen[name] = files.fingerprint, files.newest, now
+            return False
+        return now - before[2] >= self._settled
+
+    def _take_in(self, name: str, folder: Path, files: FolderFiles) -> _Outcome | None:
+        """None where the folder changed meanwhile."""
+        chosen, left_out = files.chosen()
+        with self._registry.stage() as staged:
+            for place, source in chosen.items():
+                target = staged / place
+                target.parent.mkdir(parents=True, exist_ok=True)
+                copy_file(source, target)
+            if read_folder(folder, self._registry.own_folder).fingerprint != files.fingerprint:
+                return None
+            version, created = self._registry.add_version(name, staged)
+        what = "taken in" if created else "already there"
+        notes = ["left out: " + "; ".join(left_out)] if left_out else []
+        return _Outcome(f"{what} as version {version.number}", (*notes, *version.info.warnings))
+
+    def _tell(self, found: dict[str, FolderImport], done: dict[str, str]) -> None:
+        """One line for each folder that was not taken in, or not all of it; once, until it is something else."""
+        for name, now in found.items():
+            if now == self._listed.get(name) or (now.status == "waiting" and now.reason == "it is being copied"):
+                continue
+            if now.status == "refused":
+                logger.warning("the adapter folder %s is refused: %s", name, now.reason)
+            elif now.status == "waiting":
+                logger.warning("the adapter folder %s waits: %s", name, now.reason)
+            elif name in done:
+                level = logging.WARNING if now.reason else logging.INFO
+                reason = f"; {now.reason}" if now.reason else ""
+                logger.log(level, "the adapter folder %s: %s%s", name, done[name], reason)
+
+
+def _listed(name: str, outcome: str) -> FolderImport:
+    """What is listed of a folder by what was remembered of it."""
+    if outcome.startswith(_REFUSED):
+        return FolderImport(name, "refused", reason=outcome.removeprefix(_REFUSED))
+    text, _, notes = outcome.partition("; ")
+    number = re.search(r"version (\d+)$", text)
+    return FolderImport(name, "taken_in", int(number[1]) if number else None, notes or None)
