@@ -29,6 +29,7 @@ from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Task, TaskSettings, Version, parse_settings
 from manyhats.registry.registry import Registry
 from manyhats.registry.residency import Residency
+from manyhats.serving.embedding import check_settings as check_embedding_settings
 from manyhats.serving.merged import MergedVersion
 from manyhats.serving.merged import build as build_merged
 from manyhats.serving.metrics import Metrics, RuntimeGauges
@@ -274,6 +275,11 @@ class Runtime:
             )
         if info is not None and partial.get("defaults"):
             parse_parameters(info.kind, task, {}, partial["defaults"])
+        if info is not None:
+            own = self.registry.find(task)
+            sources = (own.settings.prompts if own else None, info.settings.get("prompts"))
+            known = {name for some in (*sources, self.backbone.sentence_embedding.prompts) for name in some or ()}
+            check_embedding_settings(partial, partial.get("kind") or info.kind, known)
 
     async def _arrival(self, wish: Future[BoundAdapter]) -> None:
         """Waits for an adapter to reach its slot. Raises what loading raises, or DeadlineExceeded."""

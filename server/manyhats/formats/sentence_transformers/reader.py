@@ -59,6 +59,8 @@ def read_onto(adapter: Adapter, folder: Path, backbone: Backbone, asked: Kind | 
     warnings = [f"taken from the sentence-transformers files: {embedding}"]
     if adapter.kind != "embed":
         warnings.append(f"by {sentence_files.MODULES} the adapter is of kind 'embed', not '{adapter.kind}'")
+    if embedding.max_tokens is not None:
+        embedding = replace(embedding, max_tokens=min(embedding.max_tokens, backbone.max_tokens))
     return replace(
         adapter,
         kind="embed",
