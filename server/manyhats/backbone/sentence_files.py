@@ -368,8 +368,8 @@ def _weights(source: Source, place: str, shapes: Mapping[str, tuple[Any, ...]]) 
     if not source.has(name):
         if source.has(f"{place}pytorch_model.bin"):
             raise UnsupportedFormat(
-                f"'{place}pytorch_model.bin' is a pickle file, which can run code and is never read here; save the model "
-                "as safetensors, or turn an adapter's folder into such with `manyhats convert PATH OUT`",
+                f"'{place}pytorch_model.bin' is a pickle file, which can run code and is never read here; save the "
+                "model as safetensors, or turn an adapter's folder into such with `manyhats convert PATH OUT`",
                 param=f"{place}pytorch_model.bin",
             )
         raise InvalidRequest(f"{MODULES} names '{place}', but there is no file '{name}'", param=name)
