@@ -143,6 +143,6 @@ class RuntimeGauges(Collector):  # type: ignore[misc]
         held = GaugeMetricFamily(
             "manyhats_quarantined", "Versions whose stored files are damaged", labels=["task", "version"]
         )
-        for version in quarantined:
+        for version in quarantined[: self._runtime.settings.metrics_tasks]:
             held.add_metric([version.task, str(version.number)], 1)
         yield held
