@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 from sqlalchemy import delete, select
@@ -29,9 +29,19 @@ from manyhats.errors import (
     StorageFull,
     TooLarge,
 )
+from manyhats.methods.heads import Kind
+from manyhats.registry.aliases import drop_alias, drop_ways_back, point, point_back
 from manyhats.registry.blobs import Blobs, digest, take_up
 from manyhats.registry.catalogue import Catalogue
-from manyhats.registry.database import AliasRow, DropRow, HistoryRow, TaskRow, VersionRow, connect
+from manyhats.registry.database import (
+    DropRow,
+    TaskRow,
+    VersionRow,
+    connect,
+    give_room,
+    is_full,
+    write_failed,
+)
 from manyhats.registry.names import STABLE, check_alias, check_name
 from manyhats.registry.quarantine import Quarantine
 from manyhats.registry.records import (
@@ -43,20 +53,25 @@ from manyhats.registry.records import (
     check_split,
     parse_settings,
 )
-from manyhats.registry.rows import read_tasks, targets_of
+from manyhats.registry.reserve import Reserve
+from manyhats.registry.rows import read_tasks
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Listener = Callable[[str, Version | None, str], None]
 
 
 class Registry(Catalogue):
-    """`inspect` reads and checks an adapter folder, and raises where it cannot be served."""
+    """`inspect` reads and checks an adapter folder, and raises where it cannot be served.
+
+    It is given the kind that the upload says, or else the one that is set for the task.
+    """
 
     def __init__(
         self,
         store: Path,
-        inspect: Callable[[Path], AdapterInfo],
+        inspect: Callable[[Path, Kind | None], AdapterInfo],
         *,
         max_tasks: int = 100_000,
         max_versions: int = 1000,
@@ -69,6 +84,7 @@ class Registry(Catalogue):
         self._max_tasks = max_tasks
         self._max_versions = max_versions
         self._blobs = Blobs(self.own_folder)
+        self._reserve = Reserve(self.own_folder / "reserve")
         self.quarantine = Quarantine(self._blobs, self)
         # Taken in one thread, given back in another.
         self._file_lock = FileLock(self.own_folder / "lock", thread_local=False)
@@ -94,13 +110,13 @@ class Registry(Catalogue):
             undo.callback(self._file_lock.release)
             try:
                 self._blobs.open()
-                # Beside adapters, a new database would have them all cleaned up.
-                self._sessions = connect(self.own_folder / "registry.sqlite3", make=self._blobs.empty())
+                self._sessions = self._connect()
                 undo.callback(self._sessions.kw["bind"].dispose)
                 with self._sessions() as session:
                     self.fill(read_tasks(session))
                 self._blobs.clean(self.contents())
                 self.quarantine.check_present(self.contents())
+                self._reserve.fill()
             except ConfigurationError:
                 raise
             except OSError as error:
@@ -110,6 +126,15 @@ class Registry(Catalogue):
             except (ManyhatsError, TypeError, ValueError, KeyError) as error:  # rows that this never wrote
                 raise ConfigurationError(f"the store's database holds what cannot be read: {error}") from None
             undo.pop_all()
+
+    def _connect(self) -> sessionmaker[Session]:
+        path = self.own_folder / "registry.sqlite3"
+        make = self._blobs.empty()  # beside adapters, a new database would have them all cleaned up
+        try:
+            return connect(path, make=make)
+        except OperationalError:  # perhaps for want of room: reading needs a little, too
+            self._reserve.spend()
+            return connect(path, make=make)
 
     def close(self) -> None:
         """Gives the store back."""
@@ -168,7 +193,9 @@ class Registry(Catalogue):
         check_name(task, write=True)
         check_alias(alias)
         left_out = take_up(staged)
-        info = self._inspect(staged)
+        before = self.find(task)
+        kind = settings.kind if settings is not None else None
+        info = self._inspect(staged, kind or (before.settings.kind if before else None))
         info = replace(info, warnings=(*warnings, *left_out, *info.warnings))
         parse_settings(info.settings)
         check(info)
@@ -179,6 +206,7 @@ class Registry(Catalogue):
         with self._write() as session:
             for member in info.references:  # deleted since it was inspected
                 self._require(member)
+            self.check_reading(sha, info)
             found = self.find(task)
             known = next((v for v in found.versions if v.sha256 == sha), None) if found else None
             if found is None and self.count >= self._max_tasks:
@@ -209,13 +237,13 @@ class Registry(Catalogue):
                 versions=base.versions if known else (*base.versions, version),
             )
             if activate:
-                after = self._point(session, after, alias, (Target(version.number),))
+                after = point(session, after, alias, (Target(version.number),))
             # The blob first: a version without its files must never be, files without a version are cleaned up.
             self._blobs.keep(staged, sha, replace=damaged)
             try:
                 session.commit()
             except OperationalError as error:
-                if "full" in str(error.orig):  # surely not committed; the room is wanted back at once
+                if is_full(error):  # surely not committed; the room is wanted back at once
                     self._remove_blob(sha)
                 raise
             self.publish(after)
@@ -242,18 +270,26 @@ class Registry(Catalogue):
     def delete_task(self, task: str) -> None:
         """Takes a task away. Requests in flight keep their files until they are done."""
         check_name(task, write=True)
+        for version in self._free(lambda: self._delete_task(task)):
+            self._tell("deleted", version, task)
+
+    def _delete_task(self, task: str) -> tuple[Version, ...]:
         with self._write() as session:
             found = self.task(task)
             session.execute(delete(TaskRow).where(TaskRow.name == task))
             session.commit()
             self.withdraw(task)
             self._forget(found.versions)
-        for version in found.versions:
-            self._tell("deleted", version, task)
+        return found.versions
 
     def delete_version(self, task: str, number: int) -> Task:
         """Removes a version. Raises Conflict naming the aliases that point at it."""
         check_name(task, write=True)
+        after, version = self._free(lambda: self._delete_version(task, number))
+        self._tell("deleted", version, task)
+        return after
+
+    def _delete_version(self, task: str, number: int) -> tuple[Task, Version]:
         with self._write() as session:
             found = self.task(task)
             version = found.version(number)
@@ -264,14 +300,11 @@ class Registry(Catalogue):
                     param="version",
                 )
             session.execute(delete(VersionRow).where(VersionRow.task == task, VersionRow.number == number))
-            for row in session.scalars(select(HistoryRow).where(HistoryRow.task == task)):
-                if any(target.version == number for target in targets_of(row.targets)):
-                    session.delete(row)
+            drop_ways_back(session, found, number)
             session.commit()
             after = self.publish(replace(found, versions=tuple(v for v in found.versions if v is not version)))
             self._forget([version])
-        self._tell("deleted", version, task)
-        return after
+        return after, version
 
     def set_alias(self, task: str, alias: str, targets: Sequence[Target]) -> Task:
         """Points an alias at one version or at several. Raises InvalidRequest or NotFound."""
@@ -281,7 +314,7 @@ class Registry(Catalogue):
         with self._write() as session:
             found = self.task(task)
             versions = [found.version(target.version) for target in targets]
-            after = self._point(session, found, alias, tuple(targets))
+            after = point(session, found, alias, tuple(targets))
             session.commit()
             self.publish(after)
         for version in versions:
@@ -293,13 +326,16 @@ class Registry(Catalogue):
         check_name(task, write=True)
         if alias == STABLE:
             raise Conflict(f"the alias '{STABLE}' is what the plain name means; it cannot be removed", param="alias")
+        return self._free(lambda: self._delete_alias(task, alias))
+
+    def _delete_alias(self, task: str, alias: str) -> Task:
         with self._write() as session:
             found = self.task(task)
             if alias not in found.aliases and alias not in found.lost:
                 raise NotFound(f"The task `{task}` has no alias '{alias[:200]}'.", param="alias")
-            session.execute(delete(AliasRow).where(AliasRow.task == task, AliasRow.alias == alias))
+            after = drop_alias(session, found, alias)
             session.commit()
-            return self.publish(found.with_alias(alias, None))
+            return self.publish(after)
 
     def rollback(self, task: str, to: int | None = None) -> Task:
         """`stable` back to what it pointed at before; again, further back. With `to`, to that version.
@@ -311,23 +347,11 @@ class Registry(Catalogue):
         check_name(task, write=True)
         with self._write() as session:
             found = self.task(task)
-            now = found.aliases.get(STABLE)
-            targets = now
-            for row in session.scalars(
-                select(HistoryRow).where(HistoryRow.task == task).order_by(HistoryRow.id.desc())
-            ):
-                before = targets_of(row.targets)
-                session.delete(row)
-                if before != now and found.has(before):  # alike where what lay between was deleted
-                    targets = before
-                    break
-            if targets is None or targets == now:
-                raise Conflict(f"`{task}` has pointed at nothing else before", param="task")
-            session.merge(AliasRow(task=task, alias=STABLE, targets=[[t.version, t.weight] for t in targets]))
+            after = point_back(session, found)
             session.commit()
-            after = self.publish(found.with_alias(STABLE, targets))
-        for target in targets:
-            self._tell("activated", after.version(target.version), task)
+            self.publish(after)
+        for version in after.stable_versions:
+            self._tell("activated", version, task)
         return after
 
     # ---- folders copied by hand (see imports)
@@ -351,20 +375,22 @@ class Registry(Catalogue):
             try:
                 with self._sessions() as session:
                     yield session
-            except OperationalError as error:
-                if "full" in str(error.orig):
-                    raise StorageFull("the store has no room: the disk is full") from error
-                raise
+            except DatabaseError as error:
+                raise write_failed(error) from error
 
-    def _point(self, session: Session, task: Task, alias: str, targets: tuple[Target, ...]) -> Task:
-        """Moves an alias inside a transaction; remembers where `stable` pointed."""
-        before = task.aliases.get(alias)
-        if before == targets:
-            return task
-        if alias == STABLE and before:
-            session.add(HistoryRow(task=task.name, targets=[[t.version, t.weight] for t in before]))
-        session.merge(AliasRow(task=task.name, alias=alias, targets=[[t.version, t.weight] for t in targets]))
-        return task.with_alias(alias, targets)
+    def _free(self, delete: Callable[[], T]) -> T:
+        """Deletes something; on a full disk, with the room that is kept for it."""
+        try:
+            return delete()
+        except StorageFull:
+            self._reserve.spend()
+            give_room(self._sessions)
+            try:
+                return delete()
+            finally:
+                give_room(self._sessions)  # what the deletion wrote is the room to be kept again
+        finally:
+            self._reserve.fill()
 
     def _forget(self, versions: Iterable[Version]) -> None:
         """Counts versions out, and removes the blobs that nobody needs any more."""
