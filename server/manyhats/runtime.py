@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +20,11 @@ from manyhats.engine.engine import Engine
 from manyhats.engine.generator import Generator
 from manyhats.engine.scheduler import Scheduler
 from manyhats.engine.self_check import self_check
-from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded, InvalidRequest
+from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded
 from manyhats.formats import read_adapter
 from manyhats.formats.tensor_file import mapped
 from manyhats.methods.adapter import Adapter, BoundAdapter
+from manyhats.methods.heads import Kind
 from manyhats.methods.stacks import stack_pool
 from manyhats.registry.imports import FolderImports
 from manyhats.registry.pinning import Pinning
@@ -32,9 +34,9 @@ from manyhats.registry.residency import Residency
 from manyhats.serving.merged import MergedVersion
 from manyhats.serving.merged import build as build_merged
 from manyhats.serving.metrics import Metrics, RuntimeGauges
-from manyhats.serving.parameters import parse_parameters
 from manyhats.serving.question import Limits
 from manyhats.serving.service import Service
+from manyhats.serving.task_settings import check_settings
 from manyhats.serving.threads import ThreadLimits, in_thread
 from manyhats.settings import Settings
 
@@ -194,18 +196,20 @@ class Runtime:
 
     # ---- adapters
 
-    def inspect(self, folder: Path) -> AdapterInfo:
-        """Reads and checks an adapter folder. Raises what `read_adapter` raises."""
+    def inspect(self, folder: Path, kind: Kind | None = None) -> AdapterInfo:
+        """Reads and checks an adapter folder; `kind`: what it is for, where its head allows that.
+
+        Raises what `read_adapter` raises.
+        """
         with mapped(folder):  # it is staged: nobody else writes to it
-            adapter = read_adapter(folder, self.backbone, self.registry.content)
+            adapter = read_adapter(folder, self.backbone, self.registry.content, kind)
         if adapter.rank is not None and adapter.rank > self.settings.max_rank:
             raise AdapterMismatch(
                 f"the adapter's rank is {adapter.rank}; at most {self.settings.max_rank} is served", param="rank"
             )
-        parse_parameters(adapter.kind, adapter.method, {}, parse_settings(adapter.settings).defaults)
         card = folder / _CARD
         labels = adapter.settings.get("labels")
-        return AdapterInfo(
+        info = AdapterInfo(
             method=adapter.method,
             kind=adapter.kind,
             rank=adapter.rank,
@@ -218,7 +222,10 @@ class Runtime:
             settings=dict(adapter.settings),
             warnings=adapter.warnings,
             references=adapter.references,
+            kinds=adapter.kinds(self.backbone),
         )
+        check_settings(adapter.method, adapter.settings, info, self.backbone)
+        return info
 
     async def configure(self, task: str, partial: Mapping[str, Any]) -> Task:
         """Sets what is not weights. Raises InvalidRequest where labels do not fit the head."""
@@ -254,31 +261,19 @@ class Runtime:
             activate=activate,
             settings=_as_settings(partial) if partial else None,
             warnings=warnings,
-            check=lambda info: self._check_fit(task, partial, info),
+            check=lambda info: check_settings(task, partial, info, self.backbone),
         )
 
     def _check_settings(self, task: str, partial: Mapping[str, Any]) -> None:
-        """Raises InvalidRequest for settings that do not fit what `stable` points at."""
-        version = self.registry.task(task).stable
-        self._check_fit(task, partial, version.info if version else None)
-
-    def _check_fit(self, task: str, partial: Mapping[str, Any], info: AdapterInfo | None) -> None:
-        """Raises InvalidRequest for settings of a task that are wrong, or do not fit an adapter."""
-        parse_settings({name: value for name, value in partial.items() if value is not None})
-        labels = partial.get("labels")
-        outputs = info.num_labels if info else None
-        if labels is not None and len(labels) != outputs:
-            raise InvalidRequest(
-                f"there are {len(labels)} labels, but the head of `{task}` has {outputs or 'no'} outputs",
-                param="labels",
-            )
-        longest = partial.get("max_tokens")
-        if longest is not None and longest > self.backbone.max_tokens:
-            raise InvalidRequest(
-                f"max_tokens is {longest}, but the backbone takes {self.backbone.max_tokens}", param="max_tokens"
-            )
-        if info is not None and partial.get("defaults"):
-            parse_parameters(info.kind, task, {}, partial["defaults"])
+        """Checks settings against what `stable` points at."""
+        found = self.registry.task(task)
+        version = found.stable
+        info = None
+        if version is not None:
+            info = version.info
+            if "kind" not in partial:  # the one that was set before holds for the rest
+                info = replace(info, kind=found.settings_for(version).kind or info.kind)
+        check_settings(task, partial, info, self.backbone)
 
     async def _arrival(self, wish: Future[BoundAdapter]) -> None:
         """Waits for an adapter to reach its slot. Raises what loading raises, or DeadlineExceeded."""
@@ -297,12 +292,12 @@ class Runtime:
             self.registry.unpin(version)
 
     def _load(self, version: Version) -> Adapter:
-        def read(folder: Path) -> Adapter:
-            return read_adapter(folder, self.backbone, self.registry.content)
+        def read(stored: Version) -> Adapter:
+            return read_adapter(self.registry.files(stored), self.backbone, self.registry.content, stored.info.kind)
 
         if not isinstance(version, MergedVersion):
-            return read(self.registry.files(version))
-        adapter = build_merged(version, self.registry.files, read)
+            return read(version)
+        adapter = build_merged(version, read)
         adapter.check(self.backbone)
         return adapter
 

@@ -21,7 +21,7 @@ from tests.references.peft import References, files_of
 from tests.references.peft_recipes import ADAPTERS as PEFT
 
 TEXTS = tiny.texts([1, 8, 30], seed=31)
-KINDS: list[tuple[Kind, int]] = [("classify", 3), ("tokens", 5), ("regress", 1), ("embed", 0)]
+KINDS: list[tuple[Kind, int]] = [("classify", 3), ("classify", 1), ("tokens", 5), ("regress", 1), ("embed", 0)]
 
 
 def _adapter(backbone: Backbone, method: str, kind: Kind, labels: int) -> Adapter:

@@ -19,7 +19,7 @@ def write_adapter(folder: Path, content: str = "one", **config: Any) -> Path:
     return folder
 
 
-def inspect(folder: Path) -> AdapterInfo:
+def inspect(folder: Path, kind: str | None = None) -> AdapterInfo:
     """Takes any folder with an adapter_config.json, at its root or one level down, but those marked `bad`."""
     found = sorted([*folder.glob("adapter_config.json"), *folder.glob("*/adapter_config.json")])
     if not found:

@@ -51,7 +51,7 @@ def test_a_folder_is_copied_in_once(registry: Registry, store: Path) -> None:
 )
 def test_every_format_is_seen(store: Path, mark: str) -> None:
     info = AdapterInfo("mask", "classify", None, 1, 1, None, None, None, {})
-    registry = Registry(store, lambda folder: info)
+    registry = Registry(store, lambda folder, kind: info)
     registry.open()
     for name, place in (("flat", "."), ("nested", "inner")):
         folder = store / name / place
@@ -144,7 +144,7 @@ def test_a_pickle_is_refused_with_the_way_out(registry: Registry, store: Path) -
 
 
 def test_a_folder_that_breaks_inspect_does_not_hold_up_others(store: Path) -> None:
-    def breaks(folder: Path) -> AdapterInfo:
+    def breaks(folder: Path, kind: str | None = None) -> AdapterInfo:
         info = inspect(folder)
         if info.bytes > 11:
             raise ValueError("a fault of ours")

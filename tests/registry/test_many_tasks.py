@@ -89,7 +89,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Registry, R
     left: list[Registry] = []
 
     def opened(store: Path) -> Registry:
-        registry = Registry(store, lambda folder: AdapterInfo(**INFO))
+        registry = Registry(store, lambda folder, kind: AdapterInfo(**INFO))
         with statements() as seen:
             registry.open()
         registry.opening = len(seen)  # type: ignore[attr-defined]

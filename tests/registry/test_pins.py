@@ -148,7 +148,7 @@ def test_two_uploads_to_one_task_at_once_make_two_versions(store: Path) -> None:
     """Both are inside `inspect` at the same moment: checking one upload does not hold up another."""
     both = threading.Barrier(2, timeout=30)
 
-    def meeting(folder: Path) -> AdapterInfo:
+    def meeting(folder: Path, kind: str | None = None) -> AdapterInfo:
         both.wait()
         return inspect(folder)
 

@@ -110,7 +110,7 @@ def reply_body(reply: Reply) -> dict[str, Any]:
         "task": reply.version.task,
         "version": reply.version.number,
         "sha256": reply.version.sha256,
-        "kind": reply.version.info.kind,
+        "kind": reply.kind,
         "outputs": reply.outputs,
         "usage": {"input_tokens": reply.input_tokens, "output_tokens": reply.output_tokens},
         "timing": {

@@ -84,6 +84,7 @@ class RollbackBody(Body):
 class SettingsBody(Body):
     """`PUT /v1/tasks/{task}`. What is given replaces what was; null goes back to the adapter's own."""
 
+    kind: StrictStr | None = None
     labels: Many[StrictStr] | None = None
     template: StrictStr | None = None
     max_tokens: StrictInt | None = None
@@ -96,6 +97,7 @@ class SettingsBody(Body):
     lower_case: StrictBool | None = None
     system_prompt: StrictStr | None = None
     chat_template: StrictStr | None = None
+    stop_token_ids: Many[StrictInt] | None = None
     defaults: dict[str, Any] | None = None
     priority: StrictInt | None = None
     pinned: StrictBool | None = None

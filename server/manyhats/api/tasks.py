@@ -176,7 +176,7 @@ def summary(runtime: Runtime, task: Task, version: Version | None = None) -> dic
         return empty | ({"quarantined": task.lost[STABLE]} if STABLE in task.lost else {})
     return {
         "name": task.name,
-        "kind": version.info.kind,
+        "kind": task.settings_for(version).kind,
         "method": version.info.method,
         "version": version.number,
         "residency": runtime.residency.level(version.sha256),
@@ -191,16 +191,21 @@ def details(runtime: Runtime, task: Task, version: Version | None = None) -> dic
     longest = runtime.backbone.max_tokens
     lost = {"quarantined": "; ".join(task.lost.values())} if task.lost else {}
     return summary(runtime, task, version) | {
+        "kind": settings.kind,
         "versions": [version_body(runtime, v) for v in task.versions],
         "aliases": aliases_body(task),
         "labels": settings.labels,
         "template": settings.template,
+        "chat_template": settings.chat_template,
+        "system_prompt": settings.system_prompt,
+        "stop_token_ids": settings.stop_token_ids or [],
         "max_tokens": settings.max_tokens or longest,
         "overflow": settings.overflow or "error",
         **embedding_body(settings),
         "defaults": settings.defaults,
         "priority": settings.priority,
         "pinned": settings.pinned,
+        "warnings": [] if version is None else list(version.info.warnings),
         "created": task.created,
         **lost,
     }
@@ -230,6 +235,7 @@ def version_body(runtime: Runtime, version: Version) -> dict[str, Any]:
         "bytes": version.info.bytes,
         "base": version.info.base,
         "created": version.created,
+        "warnings": list(version.info.warnings),
         "card": version.info.card,
     } | _quarantine_body(runtime, version)
 

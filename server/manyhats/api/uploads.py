@@ -72,7 +72,7 @@ async def upload(task: str, request: Request) -> JSONResponse:
         "version": version.number,
         "sha256": version.sha256,
         "method": version.info.method,
-        "kind": version.info.kind,
+        "kind": runtime.registry.task(task).settings_for(version).kind,
         "rank": version.info.rank,
         "matched_tensors": version.info.matched_tensors,
         "bytes": version.info.bytes,

@@ -116,6 +116,30 @@ class Tokenizer:
             e = self._backend.post_process(e, None, True)
         return _encoded(e, full)
 
+    def token_id(self, token: str) -> int | None:
+        """The number of a token by its name; None for one that is not in the vocabulary."""
+        found: int | None = self._backend.token_to_id(token)
+        return found
+
+    def is_whole(self, token: str) -> bool:
+        """Whether a token is always read as one, wherever it stands in a text."""
+        if any(added.content == token for added in self._backend.get_added_tokens_decoder().values()):
+            return True
+        ids: list[int] = self._backend.encode(token, add_special_tokens=False).ids
+        return ids == [self.token_id(token)]
+
+    def switches(self) -> dict[str, bool]:
+        """What it does to every text, by the names of transformers' settings, found by trying."""
+        ids = self._backend.encode("A").ids
+        found = {}
+        for name, place in (("bos", 0), ("eos", -1)):
+            token = getattr(self.loaded, f"{name}_token_id")
+            if token is not None:
+                found[f"add_{name}_token"] = bool(ids) and ids[place] == token
+        normalizer = self._backend.normalizer
+        found["do_lower_case"] = normalizer is not None and normalizer.normalize_str("AB").strip("\u2581 ") == "ab"
+        return found
+
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """The text of some tokens, special ones left out or not."""
         text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from manyhats.backbone import Backbone
     from manyhats.methods.base import Part
+    from manyhats.methods.heads import Kind
 
 
 def materialise(path: Path, out: Path, backbone_name: str) -> int:
@@ -27,8 +28,10 @@ def materialise(path: Path, out: Path, backbone_name: str) -> int:
     from manyhats.backbone import Backbone
     from manyhats.formats import write_adapter
     from manyhats.formats.files import read_json, text_or_none
+    from manyhats.formats.kinds import Beside
+    from manyhats.formats.peft.kinds import kind_of
     from manyhats.formats.peft.names import WRAPPER
-    from manyhats.formats.peft.reader import kind_and_head
+    from manyhats.formats.peft.reader import read_head
     from manyhats.formats.peft.weights import open_weights
     from manyhats.methods.adapter import Adapter
 
@@ -38,12 +41,14 @@ def materialise(path: Path, out: Path, backbone_name: str) -> int:
         raise InvalidRequest("adapter_config.json has no 'peft_type'; only PEFT's adapters have differences to be made")
     backbone = Backbone.load(backbone_name, device="cpu", dtype="float32")
     warnings: list[str] = []
-    kind, head = kind_and_head(open_weights(path, prompt=False), config, WRAPPER, backbone, warnings)
-    part = _changed(path, config, backbone, backbone_name, head.num_labels if head else None)
+    tensors = open_weights(path, prompt=False)
+    kind = kind_of(tensors, config, WRAPPER, backbone, Beside(), warnings)
+    head = read_head(tensors, kind, WRAPPER, backbone)
+    part = _changed(path, config, backbone, backbone_name, kind, head.num_labels if head else None)
     adapter = Adapter(
         parts=(part,),
         head=head,
-        kind=kind,
+        kind=kind if head is None else head.kind,
         matched_tensors=0,
         base=text_or_none(config.get("base_model_name_or_path")),
     )
@@ -53,7 +58,7 @@ def materialise(path: Path, out: Path, backbone_name: str) -> int:
     return sum(len(leaves) for leaves in part.tensors.values())
 
 
-def _changed(path: Path, config: dict[str, Any], backbone: Backbone, name: str, labels: int | None) -> Part:
+def _changed(path: Path, config: dict[str, Any], backbone: Backbone, name: str, kind: Kind, labels: int | None) -> Part:
     """The parameters that differ from the backbone's once PEFT has merged its difference into its wrapped layers."""
     import torch
     import transformers
@@ -66,24 +71,25 @@ def _changed(path: Path, config: dict[str, Any], backbone: Backbone, name: str, 
         import peft
     except ImportError:
         raise ConfigurationError("this needs PEFT: pip install peft") from None
-    classes = {
-        "SEQ_CLS": transformers.AutoModelForSequenceClassification,
-        "TOKEN_CLS": transformers.AutoModelForTokenClassification,
-        "QUESTION_ANS": transformers.AutoModelForQuestionAnswering,
-        "CAUSAL_LM": transformers.AutoModelForCausalLM,
+    classes: dict[Kind, Any] = {
+        "classify": transformers.AutoModelForSequenceClassification,
+        "tokens": transformers.AutoModelForTokenClassification,
+        "span": transformers.AutoModelForQuestionAnswering,
+        "generate": transformers.AutoModelForCausalLM,
+        "fill": transformers.AutoModelForMaskedLM,
     }
-    kind = classes.get(str(config.get("task_type")), transformers.AutoModel)
+    model_class = classes.get(kind, transformers.AutoModel)
     options = {} if labels is None else {"num_labels": labels}
     source = locate(name)
     try:
-        model = kind.from_pretrained(source, dtype=torch.float32, **options)
+        model = model_class.from_pretrained(source, dtype=torch.float32, **options)
         wrapped: Any = peft.PeftModel.from_pretrained(model, str(path))
         wrapped.merge_adapter()
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InvalidRequest(f"PEFT cannot merge '{path}' into the backbone: {reason}") from None
     task_model = wrapped.get_base_model()
-    bare = task_model if kind is transformers.AutoModel else task_model.base_model
+    bare = task_model if model_class is transformers.AutoModel else task_model.base_model
     backbones = backbone.model.state_dict()
     sites: dict[str, dict[str, Tensor]] = {}
     for full, tensor in bare.state_dict().items():

@@ -43,8 +43,8 @@ def family_head(remaining: Remaining, prefix: str, kind: Kind, backbone: Backbon
     return Head(kind, reads, tuple(layers))
 
 
-def with_own_kind(head: Head) -> Head:
-    """A classification with one output is a regression."""
-    if head.kind == "classify" and head.num_labels == 1:
+def with_own_kind(head: Head, asked: Kind | None = None) -> Head:
+    """A classification with one output is a regression, where nobody asks for the label's score (see `Head.kinds`)."""
+    if head.kind == "classify" and head.num_labels == 1 and asked != "classify":
         return Head("regress", head.reads, head.layers)
     return head

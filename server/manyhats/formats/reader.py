@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from manyhats.errors import InvalidRequest, UnsupportedFormat
 from manyhats.formats import adapterhub, manyhats, peft, sentence_transformers
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, HEAD_WEIGHTS, WEIGHTS
 from manyhats.formats.contents import Contents, matches, names_of, select
-from manyhats.formats.files import looks_like_pickle, pickle_message, read_json
+from manyhats.formats.files import looks_like_pickle, pickle_message, read_json, shown
+from manyhats.formats.kinds import Beside
+from manyhats.formats.manyhats.description import FILE
+from manyhats.formats.model_config import read_model_config, with_model_config
+from manyhats.formats.tokenizer_files import with_tokenizer_files
 from manyhats.methods.adapter import Adapter
+from manyhats.methods.heads import Kind
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -22,18 +27,19 @@ Resolve = Callable[[str], Path]
 _DEPTH = 4  # of compositions made of compositions
 
 
-def read_adapter(folder: Path, backbone: Backbone, resolve: Resolve | None = None) -> Adapter:
+def read_adapter(folder: Path, backbone: Backbone, resolve: Resolve | None = None, kind: Kind | None = None) -> Adapter:
     """Reads and checks an adapter folder: every tensor finite, matched to a site and of the right shape.
 
-    `resolve` finds the folder of a stored adapter by its sha256, for one that is made of others.
+    `resolve` finds the folder of a stored adapter by its sha256, for one that is made of others. `kind`: what whoever
+    brings the adapter says that it is for, which holds where its head allows it.
 
     Raises UnsupportedFormat for pickles, InvalidRequest for damaged or incomplete files, AdapterMismatch for an
     adapter that this backbone cannot wear.
     """
-    return _read(folder, backbone, resolve, 0)
+    return _read(folder, backbone, resolve, kind, 0)
 
 
-def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, depth: int) -> Adapter:
+def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, kind: Kind | None, depth: int) -> Adapter:
     contents = select(names_of(folder))
     contents.check()
     folder = folder / contents.root
@@ -46,10 +52,11 @@ def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, depth: int)
         else:
             adapter = manyhats.read(folder, description, backbone)
     else:
-        adapter = _read_library(folder, weights, backbone)
+        own = _kind(description) if description is not None else None
+        adapter = _read_library(folder, weights, backbone, kind or own)
         if description is not None:
             adapter = replace(adapter, settings=dict(adapter.settings) | description.task)
-    adapter = sentence_transformers.read_onto(adapter, folder, backbone)
+    adapter = sentence_transformers.read_onto(adapter.as_kind(kind, backbone), folder, backbone)
     adapter.check(backbone)
     labels = adapter.settings.get("labels")
     head = adapter.head
@@ -69,11 +76,29 @@ def _members(description: Description, backbone: Backbone, resolve: Resolve | No
         raise InvalidRequest("the adapter is made of stored ones, and there is no store here", param="members")
     if depth >= _DEPTH:
         raise InvalidRequest(f"compositions are nested deeper than {_DEPTH}", param="members")
-    return [_read(resolve(sha), backbone, resolve, depth + 1) for sha in description.members]
+    kind = description.answers if description.head is None else None
+    return [_read(resolve(sha), backbone, resolve, kind, depth + 1) for sha in description.members]
 
 
-def _read_library(folder: Path, weights: list[str], backbone: Backbone) -> Adapter:
+def _kind(description: Description) -> Kind | None:
+    """What our own description, beside a library's files, says that they are for. Raises InvalidRequest."""
+    found = description.task.get("kind")
+    if found is None or found in get_args(Kind):
+        return found
+    raise InvalidRequest(f"{FILE}: task.kind is {shown(found)}; these are: {', '.join(get_args(Kind))}", param="kind")
+
+
+def _read_library(folder: Path, weights: list[str], backbone: Backbone, kind: Kind | None) -> Adapter:
+    """An adapter in another library's files, with what the tokenizer's and the model's files beside it say."""
+    config = read_model_config(folder)
+    beside = Beside(config.architecture, sentence_transformers.is_folder(folder), kind)
+    adapter = with_model_config(_read_files(folder, weights, backbone, beside), config, kind)
+    return with_tokenizer_files(adapter.as_kind(kind, backbone), folder, backbone)
+
+
+def _read_files(folder: Path, weights: list[str], backbone: Backbone, beside: Beside) -> Adapter:
     if adapterhub.is_setup(folder):
+        _refuse_strangers(folder, weights, adapterhub.setup_weights(folder))
         return adapterhub.read_setup(folder, backbone)
     if not (folder / "adapter_config.json").is_file():
         present = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "no file"
@@ -84,7 +109,7 @@ def _read_library(folder: Path, weights: list[str], backbone: Backbone) -> Adapt
     config = read_json(folder / "adapter_config.json")
     if "peft_type" in config:
         _refuse_strangers(folder, weights, peft.WEIGHT_FILES)
-        return peft.read(folder, config, backbone)
+        return peft.read(folder, config, backbone, beside)
     if adapterhub.is_adapter(config):
         with_head = (folder / HEAD_CONFIG).exists()
         _refuse_strangers(folder, weights, (WEIGHTS, HEAD_WEIGHTS) if with_head else (WEIGHTS,))

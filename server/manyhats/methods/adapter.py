@@ -14,7 +14,7 @@ from manyhats.backbone.sentence import Projection
 from manyhats.errors import AdapterMismatch
 from manyhats.methods import METHODS
 from manyhats.methods.base import Bound, Method, Part
-from manyhats.methods.heads import Head, Kind
+from manyhats.methods.heads import Head, Kind, headless_kinds
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -64,6 +64,22 @@ class Adapter:
     def _output_bytes(self) -> int:
         """Bytes of what stands behind the states."""
         return sum(part.nbytes for part in (self.head, self.projection) if part is not None)
+
+    def kinds(self, backbone: Backbone) -> tuple[Kind, ...]:
+        """What it may be asked for; its own kind is among them."""
+        if self.head is None:
+            found = headless_kinds(backbone)
+            if any(part.method == "invertible" for part in self.parts):
+                found = ("embed",)
+            return (self.kind, *(kind for kind in found if kind != self.kind))
+        return self.head.kinds
+
+    def as_kind(self, kind: Kind | None, backbone: Backbone) -> Adapter:
+        """Itself for that kind, where its head allows it; else as it is."""
+        if kind is None or kind == self.kind or kind not in self.kinds(backbone):
+            return self
+        head = None if self.head is None else replace(self.head, kind=kind)
+        return replace(self, kind=kind, head=head)
 
     def check(self, backbone: Backbone) -> None:
         """Raises AdapterMismatch with the first thing that does not fit the backbone."""

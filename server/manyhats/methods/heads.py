@@ -29,6 +29,16 @@ READS: dict[Kind, tuple[Reads, ...]] = {
 }
 
 
+def headless_kinds(backbone: Backbone) -> tuple[Kind, ...]:
+    """What an adapter without a head may be for: the backbone's states, and what its language-model head makes."""
+    found: list[Kind] = ["embed"]
+    if backbone.has_language_model:
+        found.append("generate")
+    if backbone.fills_masks:
+        found.append("fill")
+    return tuple(found)
+
+
 class Layer(NamedTuple):
     """A linear layer of a head, and the activation behind it. weight: (out, in), bias: (out,)."""
 
@@ -58,6 +68,13 @@ class Head:
     def num_labels(self) -> int:
         """Width of the last layer."""
         return self.layers[-1].weight.shape[0]
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """What it may be asked for: one output over a whole text is a value, or a label's logit."""
+        if self.kind in ("classify", "regress"):
+            return ("classify", "regress") if self.num_labels == 1 else ("classify",)
+        return (self.kind,)
 
     @property
     def nbytes(self) -> int:

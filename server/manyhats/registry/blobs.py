@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from manyhats.errors import InvalidRequest, StorageFull, UnsupportedFormat
-from manyhats.formats.contents import leave_out
-from manyhats.formats.files import is_full
+from manyhats.formats.contents import check_start, leave_out
+from manyhats.formats.files import FIRST_BYTES, is_full
 
 
 @contextmanager
@@ -147,6 +147,12 @@ def take_up(folder: Path) -> tuple[str, ...]:
     if not any(path.is_file() for path in folder.rglob("*")):
         raise InvalidRequest("the upload holds no files", param="files")
     return leave_out(folder)
+
+
+def check_first_bytes(name: str, start: bytes) -> None:
+    """Checks the beginning of a file of an upload while the rest is on its way. Raises what `check_start` raises."""
+    if len(start) >= FIRST_BYTES:  # what is shorter is damaged, and said so later
+        check_start(name, start[:FIRST_BYTES])
 
 
 def digest(folder: Path) -> str:

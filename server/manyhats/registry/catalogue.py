@@ -9,10 +9,10 @@ from collections.abc import Iterable
 
 from rapidfuzz import fuzz, process
 
-from manyhats.errors import DamagedStore, NotFound
+from manyhats.errors import Conflict, DamagedStore, NotFound
 from manyhats.registry.names import parse_ref
 from manyhats.registry.paging import page_of
-from manyhats.registry.records import Task, Version
+from manyhats.registry.records import AdapterInfo, Task, Version
 
 _SEARCHED = 10_000  # names that are searched for the nearest ones: about a millisecond
 
@@ -100,6 +100,18 @@ class Catalogue:
     def needing(self, sha256: str) -> list[Version]:
         """All versions that need this content."""
         return [version for task in self.all() for version in task.versions if sha256 in needed(version)]
+
+    def check_reading(self, sha256: str, info: AdapterInfo) -> None:
+        """Raises Conflict where a version has the same content, and its head is read for something else there."""
+        if not self.uses(sha256):
+            return
+        for version in (version for task in self.all() for version in task.versions if version.sha256 == sha256):
+            if not version.info.allows(info.kind) and not info.allows(version.info.kind):
+                raise Conflict(
+                    f"the same files are stored as {version.ref} of kind '{version.info.kind}', and cannot be of kind "
+                    f"'{info.kind}' as well; delete that version first, or change the files",
+                    param="kind",
+                )
 
     # ---- pins
 

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from manyhats.backbone.sentence import MODES, Mode
 from manyhats.errors import InvalidRequest, NotFound
+from manyhats.methods.heads import Kind
 
 _SPLIT_LIMIT = 16
 PoolingSetting = Literal["none"] | Mode | Annotated[list[Mode], Field(min_length=1, max_length=len(MODES))]
 Label = Annotated[str, Field(max_length=1000)]
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+TEMPLATE_LIMIT = 100_000  # characters of a chat template; the longest in use have about 20,000
+_MOST_STOP_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterInfo:
-    """What inspecting an adapter folder found. `bytes`: of its weights. `settings`: TaskSettings the files bring."""
+    """What inspecting an adapter folder found. `bytes`: of its weights. `settings`: TaskSettings the files bring.
+
+    `kind`: what the adapter is for by its files, or by what its uploader said; `kinds`: all that its head allows.
+    """
 
     method: str
-    kind: str
+    kind: Kind
     rank: int | None
     matched_tensors: int
     bytes: int
@@ -32,13 +40,30 @@ class AdapterInfo:
     warnings: tuple[str, ...] = ()
     num_labels: int | None = None  # width of the head; None without one
     references: tuple[str, ...] = ()  # sha256 of the stored contents that this one is made of
+    kinds: tuple[Kind, ...] = ()  # none where it was stored before this was known: `kind` alone
+
+    def allows(self, kind: str) -> bool:
+        """Whether the adapter can answer so."""
+        return kind in (self.kinds or (self.kind,))
+
+    def require(self, kind: str) -> None:
+        """Raises InvalidRequest where the adapter cannot answer so, naming what it can."""
+        if not self.allows(kind):
+            raise InvalidRequest(
+                f"kind is '{kind}', but the adapter can only be: {', '.join(self.kinds or (self.kind,))}", param="kind"
+            )
 
 
 class TaskSettings(BaseModel):
-    """What is not weights. None leaves it to the adapter's files, and then to the server."""
+    """What is not weights. None leaves it to the adapter's files, and then to the server.
+
+    `stop_token_ids`: tokens that end a text, beside the backbone's own. `kind`: what the task answers, where the
+    adapter's head allows several.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    kind: Kind | None = None
     labels: list[Label] | None = Field(default=None, min_length=1, max_length=100_000)
     template: str | None = Field(default=None, max_length=10_000)
     max_tokens: int | None = Field(default=None, ge=1)
@@ -52,15 +77,22 @@ class TaskSettings(BaseModel):
     include_prompt: bool | None = None
     lower_case: bool | None = None
     system_prompt: str | None = Field(default=None, max_length=20_000)
-    chat_template: str | None = Field(default=None, max_length=20_000)
+    chat_template: str | None = Field(default=None, max_length=TEMPLATE_LIMIT)
+    stop_token_ids: list[TokenId] | None = Field(default=None, max_length=_MOST_STOP_TOKENS)
     defaults: dict[str, Any] = Field(default_factory=dict)
     priority: int = Field(default=0, ge=-10, le=10)
     pinned: bool = False
 
+    @field_validator("labels")
+    @classmethod
+    def _different(cls, labels: list[str] | None) -> list[str] | None:
+        if labels is not None and len(set(labels)) != len(labels):
+            ((alike, _),) = Counter(labels).most_common(1)
+            raise ValueError(f"two labels are called {alike[:100]!r}")
+        return labels
+
     @model_validator(mode="after")
     def _coherent(self) -> TaskSettings:
-        if self.labels is not None and len(set(self.labels)) != len(self.labels):
-            raise ValueError("two labels are alike")
         if self.template is not None and "{text}" not in self.template:
             raise ValueError("the template must contain {text}")
         if self.prompts is not None and self.default_prompt_name not in (None, *self.prompts):
@@ -164,11 +196,16 @@ class Task:
     def settings_for(self, version: Version) -> TaskSettings:
         """What holds for a version: what was set for the task, over what the version's files bring.
 
-        Labels set for the task hold only where the version's head has as many outputs.
+        Of `defaults` each by itself. Labels set for the task hold only where the version's head has as many outputs,
+        its kind only where the version's head allows it; `kind` is always there.
         """
         own = self.settings.model_dump(exclude_unset=True)
         merged = {name: value for name, value in version.info.settings.items() if name in TaskSettings.model_fields}
         merged |= {name: value for name, value in own.items() if value is not None}
+        if defaults := version.info.settings.get("defaults"):
+            merged["defaults"] = dict(defaults) | self.settings.defaults
+        kind = self.settings.kind
+        merged["kind"] = kind if kind is not None and version.info.allows(kind) else version.info.kind
         labels = own.get("labels")
         if labels is not None and version.info.num_labels is not None and len(labels) != version.info.num_labels:
             merged["labels"] = version.info.settings.get("labels")

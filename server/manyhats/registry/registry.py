@@ -26,6 +26,7 @@ from manyhats.errors import (
     NotFound,
     TooLarge,
 )
+from manyhats.methods.heads import Kind
 from manyhats.registry.aliases import drop_alias, drop_ways_back, point, point_back
 from manyhats.registry.blobs import Blobs, digest, take_up
 from manyhats.registry.catalogue import Catalogue
@@ -50,12 +51,15 @@ Listener = Callable[[str, Version | None, str], None]
 
 
 class Registry(Catalogue):
-    """`inspect` reads and checks an adapter folder, and raises where it cannot be served."""
+    """`inspect` reads and checks an adapter folder, and raises where it cannot be served.
+
+    It is given the kind that the upload says, or else the one that is set for the task.
+    """
 
     def __init__(
         self,
         store: Path,
-        inspect: Callable[[Path], AdapterInfo],
+        inspect: Callable[[Path, Kind | None], AdapterInfo],
         *,
         max_tasks: int = 100_000,
         max_versions: int = 1000,
@@ -166,7 +170,9 @@ class Registry(Catalogue):
         check_name(task, write=True)
         check_alias(alias)
         left_out = take_up(staged)
-        info = self._inspect(staged)
+        before = self.find(task)
+        kind = settings.kind if settings is not None else None
+        info = self._inspect(staged, kind or (before.settings.kind if before else None))
         info = replace(info, warnings=(*warnings, *left_out, *info.warnings))
         parse_settings(info.settings)
         check(info)
@@ -177,6 +183,7 @@ class Registry(Catalogue):
         with self._database.write() as session:
             for member in info.references:  # deleted since it was inspected
                 self._require(member)
+            self.check_reading(sha, info)
             found = self.find(task)
             known = next((v for v in found.versions if v.sha256 == sha), None) if found else None
             if found is None and self.count >= self._max_tasks:

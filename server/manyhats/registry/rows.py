@@ -58,7 +58,7 @@ def targets_of(rows: Sequence[Sequence[float]]) -> tuple[Target, ...]:
 def info_of(row: Mapping[str, Any]) -> AdapterInfo:
     """What inspecting a version's files found."""
     values = dict(row)
-    for name in ("labels", "warnings", "references"):
+    for name in ("labels", "warnings", "references", "kinds"):
         if values.get(name) is not None:
             values[name] = tuple(values[name])
     return AdapterInfo(**values)

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -80,13 +79,13 @@ def open_merged(registry: Registry, body: MergeBody, asked: Version, base: bool)
     return MergedVersion(asked.task, asked.number, sha, info, asked.created, tuple(pinned), head, body)
 
 
-def build(version: MergedVersion, files: Callable[[Version], Path], read: Callable[[Path], Adapter]) -> Adapter:
-    """The adapter. Raises InvalidRequest where the members cannot be merged."""
+def build(version: MergedVersion, read: Callable[[Version], Adapter]) -> Adapter:
+    """The adapter; `read` reads a stored version. Raises InvalidRequest where the members cannot be merged."""
     assert version.body is not None
     body = version.body
     parts = []
     for member in version.members:
-        adapter = read(files(member))
+        adapter = read(member)
         if len(adapter.parts) != 1:
             raise InvalidRequest(
                 f"{member.ref} has {len(adapter.parts)} parts ({adapter.method}); LoRAs of one part can be merged",
@@ -96,11 +95,11 @@ def build(version: MergedVersion, files: Callable[[Version], Path], read: Callab
     weights = body.weights or [1.0] * len(parts)
     seed = int(version.sha256[:15], 16)
     part = merge_loras(parts, weights, body.merge_strategy, body.density, body.majority_sign_method, seed)
-    wearer = None if version.head is None else read(files(version.head))
+    wearer = None if version.head is None else read(version.head)
     return Adapter(
         parts=(part,),
         head=None if wearer is None else wearer.head,
         projection=None if wearer is None else wearer.projection,
-        kind=wearer.kind if wearer is not None else version.info.kind,  # type: ignore[arg-type]
+        kind=wearer.kind if wearer is not None else version.info.kind,
         matched_tensors=sum(len(leaves) for leaves in part.tensors.values()),
     )

@@ -224,6 +224,19 @@ OF_KIND: dict[str, type[Parameters]] = {
 }
 
 
+def of_one_label(parameters: ClassifyParameters) -> ClassifyParameters:
+    """For a head with one output, whose score is a sigmoid: over one label alone a softmax is always 1.
+
+    Raises InvalidRequest where `multi_label` is false.
+    """
+    if "multi_label" in parameters.model_fields_set and not parameters.multi_label:
+        raise InvalidRequest(
+            "the head has one output, whose softmax is always 1; leave multi_label out, or set it to true",
+            param="parameters.multi_label",
+        )
+    return parameters.model_copy(update={"multi_label": True})
+
+
 def parse_parameters(
     kind: str, task: str, defaults: Mapping[str, Any], given: Mapping[str, Any], names: Mapping[str, str] = _OWN_NAMES
 ) -> Parameters:

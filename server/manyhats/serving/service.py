@@ -36,9 +36,11 @@ from manyhats.serving.inputs import Prepared, prepare
 from manyhats.serving.merged import FIELD, MergeBody, MergedVersion, open_merged, parse
 from manyhats.serving.outputs import Answer, render
 from manyhats.serving.parameters import (
+    ClassifyParameters,
     EmbedParameters,
     FillParameters,
     GenerateParameters,
+    of_one_label,
     parse_parameters,
 )
 from manyhats.serving.question import Limits, Pending, Question, Reply, check_question, prompts_of
@@ -128,18 +130,21 @@ class Service:
             body: MergeBody | None = None
             if FIELD in given:
                 body, given = parse(given)
-            if question.generates and version.info.kind != "generate":
+            kind = settings.kind or version.info.kind
+            if question.generates and kind != "generate":
                 raise InvalidRequest(
-                    f"the task `{version.task}` is of kind '{version.info.kind}' and cannot generate text; ask it with "
+                    f"the task `{version.task}` is of kind '{kind}' and cannot generate text; ask it with "
                     f"POST /v1/tasks/{version.task}/predict",
                     param="model",
                 )
             defaults = {**question.defaults, **settings.defaults}
-            parameters = parse_parameters(version.info.kind, version.task, defaults, given, question.names)
+            parameters = parse_parameters(kind, version.task, defaults, given, question.names)
             if isinstance(parameters, EmbedParameters):
                 own = self.backbone.sentence_embedding
                 settings = with_backbone(settings, own)
                 parameters = with_pooling(parameters, settings, own)
+            if isinstance(parameters, ClassifyParameters) and version.info.num_labels == 1:
+                parameters = of_one_label(parameters)
             if body is not None:
                 merged = open_merged(self.registry, body, version, version.task == BASE)
         except ManyhatsError:
@@ -268,7 +273,7 @@ class Service:
         return {}
 
     def _prepare(self, one: Pending) -> None:
-        kind = one.version.info.kind
+        kind = one.kind
         longest = self.backbone.max_tokens - one.adapter.position_shift
         if kind == "span" and any(text.pair is None for text in one.question.texts):
             raise InvalidRequest(
@@ -318,6 +323,7 @@ class Service:
             one.adapter,
             one.settings.priority,
             one.question.listener,
+            frozenset(one.settings.stop_token_ids or ()),
         )
         given = one.question.prompts is not None
         texts = [None if given else text.text for text in one.prepared.texts]
@@ -334,6 +340,7 @@ class Service:
         return Reply(
             id=f"pred-{uuid.uuid4().hex}",
             version=one.version,
+            kind=one.kind,
             outputs=self._outputs(one, one.prepared, work),
             input_tokens=one.prepared.tokens,
             output_tokens=writing.output_tokens if writing else 0,
@@ -365,7 +372,7 @@ class Service:
                 for output, encoded in zip(computed, prepared.encoded, strict=True)
             ]
         return [
-            render(one.version.info.kind, output, parameters, labels=one.settings.labels, text=text, encoded=encoded)
+            render(one.kind, output, parameters, labels=one.settings.labels, text=text, encoded=encoded)
             for output, text, encoded in zip(computed, prepared.texts, prepared.encoded, strict=True)
         ]
 

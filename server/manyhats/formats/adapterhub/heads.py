@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,9 @@ from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, HEAD_WEIGHTS
 from manyhats.formats.files import Remaining, equal_weights, flag, read_json, refuse_fields, shown
 from manyhats.formats.heads import family_head, with_own_kind
+from manyhats.formats.kinds import kind_of_class
 from manyhats.formats.wrappers import open_tensors
-from manyhats.methods.heads import Head, Kind, Layer, Reads
+from manyhats.methods.heads import HEADLESS, Head, Kind, Layer, Reads
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -23,14 +24,6 @@ _KINDS: dict[str, Kind] = {
     "multilabel_classification": "classify",
     "tagging": "tokens",
     "question_answering": "span",
-}
-_CLASSES: dict[str, Kind] = {
-    "ForSequenceClassification": "classify",
-    "ForTokenClassification": "tokens",
-    "ForQuestionAnswering": "span",
-    "LMHeadModel": "generate",
-    "ForCausalLM": "generate",
-    "ForMaskedLM": "fill",
 }
 # What a head's config may hold besides; none of it changes the answer.
 _SILENT = {
@@ -49,9 +42,14 @@ class HeadFile:
     warnings: tuple[str, ...] = ()
 
 
-def kind_of_class(model_class: str) -> Kind:
-    """What a model class of transformers is for; without a head of its own, embedding."""
-    return next((kind for ending, kind in _CLASSES.items() if model_class.endswith(ending)), "embed")
+def without_head(model_classes: Iterable[str]) -> HeadFile:
+    """What adapters without a head file are for: what their models are, else to embed, which a warning says."""
+    classes = set(model_classes)
+    kinds = {kind_of_class(name) if name else "embed" for name in classes}  # none where it was not trained in a class
+    kind = kinds.pop() if len(kinds) == 1 else None
+    if kind in HEADLESS:
+        return HeadFile(None, kind)
+    return HeadFile(None, "embed", warnings=("there is no head; the adapter embeds, where `kind` says nothing else",))
 
 
 def read_head(folder: Path, backbone: Backbone) -> HeadFile:
@@ -123,8 +121,8 @@ def _static(remaining: Remaining, outer: Mapping[str, Any], backbone: Backbone) 
     """The head that the model class itself has."""
     model_class = str(outer.get("model_class"))
     kind = kind_of_class(model_class)
-    if kind == "embed":
-        raise AdapterMismatch(f"the head of a {shown(model_class)} is not served", param="model_class")
+    if kind is None or kind == "embed":
+        raise AdapterMismatch(f"the head of a {shown(model_class)} is not supported", param="model_class")
     if kind in ("generate", "fill"):
         _check_language_model(remaining, backbone)
         remaining.done()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch
 from manyhats.formats.adapterhub.bottleneck import bottleneck_parts
-from manyhats.formats.adapterhub.heads import HeadFile, kind_of_class, read_head
+from manyhats.formats.adapterhub.heads import read_head, without_head
 from manyhats.formats.adapterhub.lowrank import lora_parts
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, WEIGHTS
 from manyhats.formats.adapterhub.prompts import prefix_parts, prompt_parts
@@ -71,9 +71,7 @@ def is_adapter(config: Mapping[str, Any]) -> bool:
 def read(folder: Path, config: dict[str, Any], backbone: Backbone) -> Adapter:
     """Reads an adapter and its head. Raises InvalidRequest, AdapterMismatch or UnsupportedFormat with the reason."""
     weights = read_weights(folder, config, backbone)
-    head = HeadFile(None, kind_of_class(weights.model_class))
-    if (folder / HEAD_CONFIG).exists():
-        head = read_head(folder, backbone)
+    head = read_head(folder, backbone) if (folder / HEAD_CONFIG).exists() else without_head([weights.model_class])
     return Adapter(
         parts=weights.parts,
         head=head.head,

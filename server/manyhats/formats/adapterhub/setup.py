@@ -7,19 +7,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.adapterhub.bottleneck import place_of, places
-from manyhats.formats.adapterhub.heads import HeadFile, kind_of_class, read_head
+from manyhats.formats.adapterhub.heads import HeadFile, read_head, without_head
 from manyhats.formats.adapterhub.names import (
     CONFIG,
     FUSION_CONFIG,
     FUSION_WEIGHTS,
     HEAD_CONFIG,
+    HEAD_WEIGHTS,
     SETUP,
+    WEIGHTS,
 )
 from manyhats.formats.adapterhub.reader import Weights, check_model_type, read_weights
 from manyhats.formats.files import Sites, read_json, refuse_fields, shown, take_leaves
@@ -50,6 +52,14 @@ def is_setup(folder: Path) -> bool:
     if (folder / SETUP).exists():
         return True
     return not (folder / CONFIG).exists() and any(folder.glob(f"*/{FUSION_CONFIG}"))
+
+
+def setup_weights(folder: Path) -> tuple[str, ...]:
+    """The weights that the configs in a setup's folders speak of, relative to the folder."""
+    wanted = ((CONFIG, WEIGHTS), (FUSION_CONFIG, FUSION_WEIGHTS), (HEAD_CONFIG, HEAD_WEIGHTS))
+    return tuple(
+        f"{config.parent.name}/{weights}" for name, weights in wanted for config in sorted(folder.glob(f"*/{name}"))
+    )
 
 
 def read_setup(folder: Path, backbone: Backbone) -> Adapter:
@@ -214,7 +224,6 @@ def _flags(config: Any) -> FusionFlags:
 
 def _head(found: _Folders, head_setup: Any, composed: _Composer, backbone: Backbone, warnings: list[str]) -> HeadFile:
     """The head that the setup names; else the language-model head that the members' own files carry."""
-    kinds = {kind_of_class(weights.model_class) for weights in composed.used.values()}
     if head_setup is not None:
         names = head_setup.get("children") if isinstance(head_setup, dict) else [head_setup]
         if not isinstance(names, list) or len(names) != 1 or str(names[0]) not in found.heads:
@@ -224,9 +233,10 @@ def _head(found: _Folders, head_setup: Any, composed: _Composer, backbone: Backb
         if others:
             warnings.append(f"the heads of {', '.join(others)} are not used; the setup names '{chosen}'")
         return read_head(found.heads[chosen], backbone)
-    if len(kinds) == 1 and kinds <= {"generate", "fill"}:
+    own = without_head(weights.model_class for weights in composed.used.values())
+    if own.kind in ("generate", "fill"):
         heads = [read_head(path, backbone) for path in found.heads.values()]
-        return HeadFile(None, kinds.pop(), matched=sum(head.matched for head in heads))
+        return replace(own, matched=sum(head.matched for head in heads))
     if found.heads:
         warnings.append(f"the heads of {', '.join(sorted(found.heads))} are not used; the setup names none")
-    return HeadFile(None, "embed")
+    return own

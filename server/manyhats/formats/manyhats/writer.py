@@ -78,11 +78,14 @@ def _head(adapter: Adapter) -> tuple[dict[str, Tensor], HeadDescription | None]:
 
 def write_task(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     """Writes what another library's files have no place for."""
+    head = adapter.head
+    # One output is a regression's to the other libraries.
+    one_label = head is not None and head.kind == "classify" and head.num_labels == 1
     description = Description(
         format=TASK,
         base_model_name_or_path=backbone.name,
         base_sha256=backbone.sha256,
-        task=dict(adapter.settings),
+        task=dict(adapter.settings) | ({"kind": "classify"} if one_label else {}),
     )
     keep = {"format", "base_model_name_or_path", "base_sha256", "task"}
     write_json(folder / FILE, description.model_dump(include=keep))

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.files import Remaining, shown, text_or_none
+from manyhats.formats.files import Remaining, text_or_none
 from manyhats.formats.heads import family_head, with_own_kind
+from manyhats.formats.kinds import Beside
 from manyhats.formats.peft.config import check_fields, check_type, normalised
+from manyhats.formats.peft.kinds import kind_of
 from manyhats.formats.peft.lora import adalora_part, lora_part, vera_part
 from manyhats.formats.peft.names import PROMPT_WRAPPER, WRAPPER
 from manyhats.formats.peft.others import (
     beft_part,
+    check_tied,
     ia3_part,
     ln_part,
     shira_part,
@@ -29,30 +32,22 @@ from manyhats.methods.heads import HEADLESS, Head, Kind
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-_TASK_KINDS: dict[str, Kind] = {
-    "SEQ_CLS": "classify",
-    "TOKEN_CLS": "tokens",
-    "QUESTION_ANS": "span",
-    "FEATURE_EXTRACTION": "embed",
-    "CAUSAL_LM": "generate",
-}
-_CLASS_KINDS: dict[str, Kind] = {
-    "TokenClassification": "tokens",
-    "QuestionAnswering": "span",
-    "ForCausalLM": "generate",
-    "LMHeadModel": "generate",
-    "ForMaskedLM": "fill",
-}
 _PROMPTS = {"PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING"}
 
 
-def read(folder: Path, config: dict[str, Any], backbone: Backbone) -> Adapter:
-    """Reads a PEFT adapter. Raises InvalidRequest, AdapterMismatch or UnsupportedFormat with the reason."""
+def read(folder: Path, config: dict[str, Any], backbone: Backbone, beside: Beside | None = None) -> Adapter:
+    """Reads a PEFT adapter; `beside`: what lies beside it and says what it is for.
+
+    Raises InvalidRequest, AdapterMismatch or UnsupportedFormat with the reason.
+    """
     config = normalised(config)
     peft_type = check_type(config)
     check_fields(config, peft_type, backbone)
     remaining = open_weights(folder, prompt=peft_type in _PROMPTS)
     warnings = list(remaining.warnings)
+    beside = beside or Beside()
+    prefix = PROMPT_WRAPPER if peft_type in _PROMPTS else WRAPPER
+    kind = kind_of(remaining, config, prefix, backbone, beside, warnings)
     parts = [_part(remaining, peft_type, config, backbone)]
     table = table_part(remaining, parts[0], backbone) if peft_type == "LORA" else None
     if table is not None:
@@ -62,16 +57,16 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone) -> Adapter:
         if rows is None:
             raise AdapterMismatch("the file has no 'trainable_tokens_delta'", param="trainable_token_indices")
         parts.append(rows)
-    prefix = PROMPT_WRAPPER if peft_type in _PROMPTS else WRAPPER
-    kind, head = kind_and_head(remaining, config, prefix, backbone, warnings)
+    head = read_head(remaining, kind, prefix, backbone, beside.kind)
     others = whole_parameters(remaining, backbone)
     if others is not None:
         parts.append(others)
+    check_tied(parts, config, backbone)
     remaining.done()
     return Adapter(
         parts=tuple(parts),
         head=head,
-        kind=kind,
+        kind=kind if head is None else head.kind,
         matched_tensors=remaining.taken,
         base=text_or_none(config.get("base_model_name_or_path")),
         warnings=tuple(warnings),
@@ -105,46 +100,20 @@ def _part(remaining: Remaining, peft_type: str, config: dict[str, Any], backbone
             return prompt_part(remaining, config, backbone)
 
 
-def kind_and_head(
-    remaining: Remaining, config: dict[str, Any], prefix: str, backbone: Backbone, warnings: list[str]
-) -> tuple[Kind, Head | None]:
-    """What the adapter is for, by `task_type` or else by its head. Raises AdapterMismatch where neither tells."""
-    task_type = config.get("task_type")
-    kind: Kind
-    if task_type is not None:
-        if not isinstance(task_type, str) or task_type not in _TASK_KINDS:
-            raise AdapterMismatch(
-                f"task_type {shown(task_type)} is not served here; these are: {', '.join(_TASK_KINDS)}",
-                param="task_type",
-            )
-        kind = _TASK_KINDS[task_type]
-    else:
-        kind = _guessed(remaining, config, warnings)
+def read_head(
+    remaining: Remaining, kind: Kind, prefix: str, backbone: Backbone, asked: Kind | None = None
+) -> Head | None:
+    """The head of an adapter of that kind; None for a kind without. `asked`: the kind that the uploader says.
+
+    Raises AdapterMismatch where the file lacks the head, or it does not fit.
+    """
     if kind in HEADLESS:
-        return kind, None
+        return None
     head = family_head(remaining, prefix, kind, backbone)
     if head is None:
         raise AdapterMismatch(
-            f"task_type is {task_type}, but the file has no classifier (train with modules_to_save)",
+            f"an adapter of kind '{kind}' has a head, but the file has no classifier (train with modules_to_save)",
             param="task_type",
         )
     head.check(backbone)
-    head = with_own_kind(head)
-    return head.kind, head
-
-
-def _guessed(remaining: Remaining, config: dict[str, Any], warnings: list[str]) -> Kind:
-    """The kind of a file that names no task_type."""
-    mapping = config.get("auto_mapping")
-    model_class = str(mapping.get("base_model_class", "")) if isinstance(mapping, dict) else ""
-    for part, kind in _CLASS_KINDS.items():
-        if part in model_class:
-            return kind
-    names = remaining.names()
-    if any("qa_outputs" in name for name in names):
-        return "span"
-    if not any("classifier" in name or "score" in name for name in names):
-        return "embed"
-    if not model_class:
-        warnings.append("the file names no task_type; its head is taken for sequence classification")
-    return "classify"
+    return with_own_kind(head, asked)

@@ -1,0 +1,150 @@
+"""`config.json` beside an adapter: what transformers' model config says of the head (`problem_type`, labels)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from manyhats.errors import AdapterMismatch, InvalidRequest
+from manyhats.formats.files import read_json, shown
+from manyhats.methods.adapter import Adapter
+from manyhats.methods.heads import Kind
+
+FILE = "config.json"
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """What `config.json` says; empty where there is none. `labels`: in the order of the outputs."""
+
+    architecture: str | None = None
+    problem_type: ProblemType | None = None
+    labels: tuple[str, ...] | None = None
+    num_labels: int | None = None
+    activation: str | None = None  # sentence-transformers' CrossEncoder applies it to the outputs
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """Reads it. Raises InvalidRequest for fields that cannot be what they should."""
+    if not (folder / FILE).is_file():
+        return ModelConfig()
+    config = read_json(folder / FILE)
+    names = config.get("architectures")
+    problem = config.get("problem_type")
+    if problem not in (None, *get_args(ProblemType)):
+        raise InvalidRequest(
+            f"problem_type of {FILE} is {shown(problem)}; these are: {', '.join(get_args(ProblemType))}",
+            param="problem_type",
+        )
+    count = config.get("num_labels", config.get("_num_labels"))
+    if count is not None and (type(count) is not int or count < 1):
+        raise InvalidRequest(f"num_labels of {FILE} must be a number from 1 on, not {shown(count)}", param="num_labels")
+    labels = _labels(config)
+    if labels is not None and count is not None and len(labels) != count:
+        raise InvalidRequest(
+            f"{FILE} says num_labels {count}, but id2label has {len(labels)} labels", param="num_labels"
+        )
+    return ModelConfig(
+        architecture=names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None,
+        problem_type=problem,
+        labels=labels,
+        num_labels=count if labels is None else len(labels),
+        activation=_activation(config),
+    )
+
+
+def _labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The labels by their numbers, which are texts in JSON. None where there are none."""
+    given, field = config.get("id2label"), "id2label"
+    if given is None and isinstance(config.get("label2id"), dict):
+        given, field = {place: label for label, place in config["label2id"].items()}, "label2id"
+    if given is None:
+        return None
+    labels: dict[int, str] = {}
+    if not isinstance(given, dict):
+        raise InvalidRequest(f"{field} of {FILE} must be an object, not {shown(given)}", param=field)
+    for place, label in given.items():
+        text = str(place) if type(place) in (int, str) else ""
+        if not text.isdecimal() or len(text) > 9 or not isinstance(label, (str, int)) or isinstance(label, bool):
+            raise InvalidRequest(
+                f"{field} of {FILE} must go from output numbers to names, not from {shown(place)} to {shown(label)}",
+                param=field,
+            )
+        labels[int(text)] = str(label)
+    if sorted(labels) != list(range(len(given))) or not labels:
+        raise InvalidRequest(f"{field} of {FILE} does not number the labels from 0 on", param=field)
+    return tuple(labels[i] for i in range(len(labels)))
+
+
+def _activation(config: Mapping[str, Any]) -> str | None:
+    own = config.get("sentence_transformers")
+    found = own.get("activation_fn") if isinstance(own, dict) else None
+    found = found or config.get("sbert_ce_default_activation_function")
+    name = str(found).rpartition(".")[2] if found else None
+    return None if name == "Identity" else name
+
+
+def with_model_config(adapter: Adapter, config: ModelConfig, asked: Kind | None) -> Adapter:
+    """The adapter with what its config says: kind, labels, and several labels at once as the default.
+
+    Of an adapter without a head nothing is taken. What the adapter's own files say goes before it, and `asked`, what
+    whoever brings it says that it is for. Raises AdapterMismatch where the config and the head contradict each other.
+    """
+    head = adapter.head
+    if head is None or head.kind == "span":
+        return adapter
+    if config.num_labels is not None and config.num_labels != head.num_labels:
+        raise AdapterMismatch(
+            f"{FILE} has {config.num_labels} labels, but the head has {head.num_labels} outputs", param="id2label"
+        )
+    settings, warnings = dict(adapter.settings), list(adapter.warnings)
+    if head.kind != "tokens":
+        head = replace(head, kind=_kind(config, head.kind, head.num_labels, asked))
+        if head.kind == "classify" and config.problem_type == "multi_label_classification":
+            settings["defaults"] = {"multi_label": True} | dict(settings.get("defaults", {}))
+            warnings.append(f"multi_label true by default: taken from problem_type of {FILE}")
+    own = [f"LABEL_{i}" for i in range(head.num_labels)]  # the names that there are without any
+    if (
+        head.kind != "regress"
+        and config.labels is not None
+        and "labels" not in settings
+        and config.labels != tuple(own)
+    ):
+        settings["labels"] = list(config.labels)
+        warnings.append(f"labels taken from id2label of {FILE}")
+    if config.activation is not None:
+        warnings.append(
+            f"{FILE} says that the activation {config.activation[:80]} follows the head, which is not applied; "
+            "a value is the head's own output"
+            if head.kind == "regress"
+            else f"the activation {config.activation[:80]} in {FILE} is not applied; scores are a softmax or sigmoid"
+        )
+    return replace(adapter, head=head, kind=head.kind, settings=settings, warnings=tuple(warnings))
+
+
+def _kind(config: ModelConfig, kind: Kind, outputs: int, asked: Kind | None) -> Kind:
+    """`classify` or `regress`, by `problem_type`. Raises AdapterMismatch where the head cannot be that."""
+    if asked in ("classify", "regress"):
+        return kind
+    match config.problem_type:
+        case "multi_label_classification":
+            return "classify"
+        case "regression" if outputs > 1:
+            raise AdapterMismatch(
+                f"problem_type of {FILE} is regression, but the head has {outputs} outputs; a regression with one is "
+                "supported (kind 'classify' in the part `task` takes it for a classification)",
+                param="problem_type",
+            )
+        case "regression":
+            return "regress"
+        case "single_label_classification" if outputs == 1:
+            raise AdapterMismatch(
+                f"problem_type of {FILE} is single_label_classification, but the head has one output, whose softmax is "
+                "always 1 (kind 'classify' in the part `task` takes a sigmoid, 'regress' the value)",
+                param="problem_type",
+            )
+        case _:
+            return kind

@@ -1,0 +1,109 @@
+"""What a PEFT adapter is for: by its task type, its model's class, its head, what lies beside it, its backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from manyhats.errors import AdapterMismatch
+from manyhats.formats.files import Remaining, shown
+from manyhats.formats.kinds import SAY, Beside, kind_of_class
+from manyhats.formats.peft.names import WRAPPER
+from manyhats.methods.heads import HEADLESS, Kind, headless_kinds
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+_TASK_TYPES: dict[str, Kind] = {
+    "SEQ_CLS": "classify",
+    "TOKEN_CLS": "tokens",
+    "QUESTION_ANS": "span",
+    "FEATURE_EXTRACTION": "embed",
+    "CAUSAL_LM": "generate",
+}
+_HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")  # how the names of heads' layers end
+_UNTYPED = "adapter_config.json names no task_type"
+
+
+def kind_of(
+    remaining: Remaining,
+    config: Mapping[str, Any],
+    prefix: str,
+    backbone: Backbone,
+    beside: Beside,
+    warnings: list[str],
+) -> Kind:
+    """What a PEFT adapter is for: by `task_type`, else its model's class, its head, what lies beside it, its backbone.
+
+    `remaining`: all tensors of the file; `prefix`: how the names of a head's begin. Raises AdapterMismatch where
+    nothing tells, or what tells is not supported.
+    """
+    task_type = config.get("task_type")
+    if task_type is not None:
+        if not isinstance(task_type, str) or task_type not in _TASK_TYPES:
+            raise AdapterMismatch(
+                f"task_type {shown(task_type)} is not supported; these are: {', '.join(_TASK_TYPES)}",
+                param="task_type",
+            )
+        return _TASK_TYPES[task_type]
+    mapping = config.get("auto_mapping")
+    model_class = mapping.get("base_model_class") if isinstance(mapping, dict) else None
+    if isinstance(model_class, str) and model_class:
+        found = kind_of_class(model_class) or beside.kind
+        if found is None:
+            raise AdapterMismatch(
+                f"{_UNTYPED}, and what a {shown(model_class)} is for is not known; {SAY}", param="task_type"
+            )
+        return found
+    return _by_head(remaining, prefix, backbone, beside, warnings) or _headless(remaining, backbone, beside, warnings)
+
+
+def _by_head(remaining: Remaining, prefix: str, backbone: Backbone, beside: Beside, warnings: list[str]) -> Kind | None:
+    """What the head's tensors say; None where there is no head."""
+    names = remaining.names()
+    if any("qa_outputs" in name for name in names):
+        return "span"
+    if not any(name.endswith(_HEADS) for name in names):
+        return None
+    layout, token_layer = backbone.family.classification_head, backbone.family.token_head
+    fits: list[Kind] = []
+    if layout is not None and all(f"{prefix}{layer}.weight" in names for layer in layout.linears):
+        fits.append("classify")
+    if f"{prefix}{token_layer}.weight" in names and (layout is None or len(layout.linears) == 1 or not fits):
+        fits.append("tokens")  # where the head over a text has layers of its own, those tell the two apart
+    last = remaining.get(f"{prefix}{token_layer}.weight")
+    if len(fits) == 2 and last is not None and last.dim() and last.shape[0] == 1:
+        fits = ["classify"]  # one output for each token says nothing
+    said: Kind | None = "classify" if beside.kind == "regress" else beside.kind
+    if said in fits:
+        return said
+    by_config = kind_of_class(beside.architecture) if beside.architecture else None
+    if len(fits) == 2 and by_config not in fits:
+        raise AdapterMismatch(
+            f"{_UNTYPED}, and its head may be one over a whole text or over each token; {SAY}: {' or '.join(fits)}",
+            param="kind",
+        )
+    found: Kind = "classify" if not fits else fits[0] if len(fits) == 1 or by_config is None else by_config
+    warnings.append(f"{_UNTYPED}; its head is taken for one of kind '{found}'")
+    return found
+
+
+def _headless(remaining: Remaining, backbone: Backbone, beside: Beside, warnings: list[str]) -> Kind:
+    """What an adapter without a head is for."""
+    if beside.kind in HEADLESS:
+        return beside.kind
+    if beside.embeds:
+        return "embed"
+    names = [name.removeprefix(WRAPPER) for name in remaining.names() if name.startswith(WRAPPER)]
+    layers = tuple(f"{part}." for part in backbone.vocabulary.parts if part) if backbone.vocabulary else ()
+    headed = any(name.startswith(layers) for name in names) if layers else False
+    bare = bool(names) and not headed and not any(name.startswith(f"{backbone.prefix}.") for name in names)
+    if backbone.has_language_model and not bare:
+        warnings.append(f"{_UNTYPED}; it is taken for one that generates, as its backbone does")
+        return "generate"
+    why = "its tensors are those of a model without a head" if bare else "it has no head"
+    raise AdapterMismatch(
+        f"{_UNTYPED}, {why}, and nothing tells what it is for; {SAY}: {' or '.join(headless_kinds(backbone))}"
+        " (or save it with PEFT's task_type, as FEATURE_EXTRACTION)",
+        param="kind",
+    )

@@ -1,0 +1,214 @@
+"""The tokenizer's files beside an adapter: its chat template, its end of text, and what they would read otherwise.
+
+Texts are read by the backbone's tokenizer. What an adapter's own files say beside that is taken where it can be (the
+template, the tokens that end a text, the defaults of generation), and what would make other tokens of a text is
+refused by name, or warned of where it cannot be told for sure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manyhats.errors import AdapterMismatch, InvalidRequest
+from manyhats.formats.added_tokens import CONFIG, NAMED, SPECIAL, check_added_tokens, token_text
+from manyhats.formats.files import read_json, shown
+from manyhats.formats.generation_config import FILE as GENERATION
+from manyhats.formats.generation_config import read_generation_config
+from manyhats.methods.adapter import Adapter
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone, Tokenizer
+
+_TEMPLATE = "chat_template.jinja"
+_TEMPLATE_JSON = "chat_template.json"
+_TEMPLATE_LIMIT = 1 << 20  # bytes
+_MORE_TEMPLATES = "additional_chat_templates"
+# Switches that make other tokens of a text, which only a comparison of the two configs can tell.
+_SWITCHES = ("add_prefix_space", "split_special_tokens", "strip_accents", "tokenize_chinese_chars", "legacy")
+_ANY_TOKENIZER = {"PreTrainedTokenizer", "PreTrainedTokenizerBase", "TokenizersBackend"}
+
+
+def with_tokenizer_files(adapter: Adapter, folder: Path, backbone: Backbone) -> Adapter:
+    """The adapter with what the files beside it say of its tokenizer and of generation.
+
+    What the adapter's own files say goes before it. Raises AdapterMismatch for files that would make other tokens of a
+    text than the backbone's tokenizer does, and InvalidRequest for damaged ones.
+    """
+    config = _object(folder / CONFIG)
+    special = _object(folder / SPECIAL)
+    warnings = check_added_tokens(folder, config, special, backbone.tokenizer)
+    warnings += _check_config(config, backbone.tokenizer)
+    settings: dict[str, Any] = {}
+    if adapter.kind == "generate":
+        ends, defaults, more = read_generation_config(folder)
+        warnings += more
+        ends = _stop_tokens(config, special, ends, backbone, warnings)
+        template = _chat_template(folder, config, special, backbone.tokenizer, warnings)
+        if ends:
+            settings["stop_token_ids"] = ends
+        if template is not None:
+            settings["chat_template"] = template
+        if defaults:
+            settings["defaults"] = defaults | dict(adapter.settings.get("defaults", {}))
+    return replace(adapter, settings=dict(adapter.settings) | settings, warnings=(*adapter.warnings, *warnings))
+
+
+def _object(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+# ---- what is taken
+
+
+def _stop_tokens(
+    config: Mapping[str, Any], special: Mapping[str, Any], ends: list[int], backbone: Backbone, warnings: list[str]
+) -> list[int]:
+    """The tokens that end a text, beside those that the backbone's do already."""
+    size = int(backbone.config.vocab_size)
+    for end in ends:
+        if end >= size:
+            raise AdapterMismatch(
+                f"eos_token_id of {GENERATION} has {end}, but the backbone's tokens are 0 to {size - 1}",
+                param="eos_token_id",
+            )
+    found = dict.fromkeys((end for end in ends if end not in backbone.end_tokens), GENERATION)
+    for source, file in ((config, CONFIG), (special, SPECIAL)):
+        if source.get("eos_token") is None:
+            continue
+        text = token_text(source["eos_token"])
+        number = None if text is None else backbone.tokenizer.token_id(text)
+        if number is None:
+            raise AdapterMismatch(
+                f"eos_token of {file} is {shown(source['eos_token'])}, which is no token of the backbone's tokenizer",
+                param="eos_token",
+            )
+        if number not in backbone.end_tokens:
+            found.setdefault(number, file)
+        break  # transformers reads the second only where the first says nothing
+    if found:
+        names = backbone.tokenizer.loaded.convert_ids_to_tokens(list(found))
+        told = ", ".join(f"{name!r} ({number}, {found[number]})" for name, number in zip(names, found, strict=True))
+        warnings.append(f"stop_token_ids taken from the adapter's files: {told}")
+    return list(found)
+
+
+def _chat_template(
+    folder: Path, config: Mapping[str, Any], special: Mapping[str, Any], tokenizer: Tokenizer, warnings: list[str]
+) -> str | None:
+    """The template that differs from the backbone's; None where none does.
+
+    A template may write special tokens by their names. Where the adapter's are others than the backbone's, it is
+    given them in front.
+    """
+    template, file = _own_template(folder, config, warnings)
+    backbones = tokenizer.loaded.chat_template
+    text = template if template is not None else backbones if isinstance(backbones, str) else None
+    if text is None:
+        return None
+    theirs = tokenizer.loaded.special_tokens_map
+    said = ((name, token_text(config.get(name, special.get(name)))) for name in NAMED if name in text)
+    named = {name: told for name, told in said if told is not None and told != theirs.get(name)}
+    if not named and text == backbones:
+        return None
+    if template is not None and template != backbones:
+        warnings.append(f"chat_template taken from {file}")
+    if named:
+        warnings.append(f"the chat template writes the adapter's own {', '.join(named)}, as {CONFIG} says")
+    return "".join(f"{{% set {name} = {_literal(told)} %}}\n" for name, told in named.items()) + text
+
+
+def _literal(text: str) -> str:
+    """A text as Jinja writes it."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _own_template(folder: Path, config: Mapping[str, Any], warnings: list[str]) -> tuple[str | None, str]:
+    """The adapter's own template, and the file that has it: as transformers, one in Jinja before all others."""
+    more = sorted(path.stem for path in (folder / _MORE_TEMPLATES).glob("*.jinja"))
+    if (folder / _TEMPLATE).is_file():
+        _tell_unused(more, warnings)
+        return _read_text(folder / _TEMPLATE), _TEMPLATE
+    own = config.get("chat_template")
+    if own is None:
+        template = _object(folder / _TEMPLATE_JSON).get("chat_template")
+        if template is not None and not isinstance(template, str):
+            raise InvalidRequest(f"chat_template of {_TEMPLATE_JSON} must be a text", param="chat_template")
+        return template, _TEMPLATE_JSON
+    if isinstance(own, str):
+        return own, CONFIG
+    if isinstance(own, list):
+        entries = [(one.get("name"), one.get("template")) if isinstance(one, dict) else (None, None) for one in own]
+    else:
+        entries = list(own.items()) if isinstance(own, dict) else [(None, None)]
+    templates = {name: text for name, text in entries if isinstance(name, str) and isinstance(text, str)}
+    if len(templates) != len(entries):
+        raise InvalidRequest(
+            f"chat_template of {CONFIG} must be a text, or a list of objects with name and template",
+            param="chat_template",
+        )
+    _tell_unused([name for name in templates if name != "default"] + more, warnings)
+    if "default" not in templates:
+        warnings.append(f"chat_template of {CONFIG} has none called 'default': the backbone's own is used")
+    return templates.get("default"), CONFIG
+
+
+def _tell_unused(names: list[str], warnings: list[str]) -> None:
+    if names:
+        told = ", ".join(shown(name) for name in names[:5])
+        warnings.append(f"of several chat templates 'default' is used; not used: {told}")
+
+
+def _read_text(path: Path) -> str:
+    if path.stat().st_size > _TEMPLATE_LIMIT:
+        raise InvalidRequest(f"{path.name} is larger than {_TEMPLATE_LIMIT} bytes", param=path.name)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{path.name} is not UTF-8: {error}", param=path.name) from None
+
+
+# ---- what would make other tokens of a text
+
+
+def _check_config(config: Mapping[str, Any], tokenizer: Tokenizer) -> list[str]:
+    """Raises AdapterMismatch for a switch of tokenizer_config.json with which texts would become other tokens.
+
+    Returns warnings for what may do so, and cannot be told for sure.
+    """
+    theirs = tokenizer.loaded.init_kwargs
+    for name, how in tokenizer.switches().items():
+        told = config.get(name)
+        if isinstance(told, bool) and told != how and theirs.get(name) != told:
+            raise AdapterMismatch(
+                f"{name} of {CONFIG} is {str(told).lower()}, but {str(how).lower()} for the backbone's tokenizer, "
+                "which reads the texts; leave the file out where the adapter was trained with the backbone's",
+                param=name,
+            )
+    warnings = [
+        f"{name} of {CONFIG} is {shown(config[name])}, but {shown(theirs[name])} for the backbone's tokenizer, which "
+        "reads the texts"
+        for name in _SWITCHES
+        if config.get(name) is not None and theirs.get(name) is not None and config[name] != theirs[name]
+    ]
+    if config.get("truncation_side") == "left":
+        warnings.append(f"truncation_side of {CONFIG} is left, but a text that is cut loses its end here")
+    own = _class_of(config.get("tokenizer_class"))
+    known = (_class_of(theirs.get("tokenizer_class")), _class_of(type(tokenizer.loaded).__name__))
+    backbones = known[0] or known[1]
+    if own and backbones and own not in known:
+        warnings.append(
+            f"tokenizer_class of {CONFIG} is {shown(config['tokenizer_class'])}, but the backbone's tokenizer, which "
+            f"reads the texts, is a {backbones}"
+        )
+    return warnings
+
+
+def _class_of(name: Any) -> str | None:
+    """A tokenizer's class without what says no more than how it is computed; None for one that says nothing."""
+    plain = name.removesuffix("Fast") if isinstance(name, str) else None
+    return None if plain in _ANY_TOKENIZER else plain

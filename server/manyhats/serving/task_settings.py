@@ -1,0 +1,54 @@
+"""Checks what is set for a task against its adapter and the backbone, however it was sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from manyhats.backbone import Backbone
+from manyhats.errors import InvalidRequest
+from manyhats.registry.records import AdapterInfo, parse_settings
+from manyhats.serving.parameters import parse_parameters
+
+
+def check_settings(task: str, partial: Mapping[str, Any], info: AdapterInfo | None, backbone: Backbone) -> None:
+    """Raises InvalidRequest for the first setting that is wrong in itself, or does not fit.
+
+    `partial`: the fields that are given, None for those that are to go back to the adapter's own. `info`: of the
+    adapter that they are for; None where the task has none yet.
+    """
+    parse_settings({name: value for name, value in partial.items() if value is not None})
+    _check_labels(task, partial.get("labels"), info)
+    longest = partial.get("max_tokens")
+    if longest is not None and longest > backbone.max_tokens:
+        raise InvalidRequest(
+            f"max_tokens is {longest}, but the backbone takes {backbone.max_tokens}", param="max_tokens"
+        )
+    vocabulary = int(backbone.config.vocab_size)
+    for token in partial.get("stop_token_ids") or ():
+        if token >= vocabulary:
+            raise InvalidRequest(
+                f"stop_token_ids has {token}, but the backbone's tokens are 0 to {vocabulary - 1}",
+                param="stop_token_ids",
+            )
+    if info is None:
+        return
+    kind = partial.get("kind")
+    if kind is not None:
+        info.require(kind)
+    if partial.get("defaults"):
+        parse_parameters(kind or info.kind, task, {}, partial["defaults"])
+
+
+def _check_labels(task: str, labels: list[str] | None, info: AdapterInfo | None) -> None:
+    if labels is None:
+        return
+    outputs = info.num_labels if info else None
+    if len(labels) != outputs:
+        raise InvalidRequest(
+            f"there are {len(labels)} labels, but the head of `{task}` has {outputs or 'no'} outputs",
+            param="labels",
+        )
+    if any(not label.strip() for label in labels):
+        place = next(i for i, label in enumerate(labels) if not label.strip())
+        raise InvalidRequest(f"label {place} is empty", param="labels")
