@@ -1,49 +1,26 @@
-"""Texts over HTTP: streams of many tasks, by our own route, OpenAI's client and LoRAX's."""
+"""Texts over HTTP: streams of many tasks by our own route."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
-import lorax
-import lorax.errors
-import openai
 import pytest
 from manyhats.engine.generator import Generator
+from manyhats.serving.parameters import GenerateParameters
 
 from tests import tiny
+from tests.api.generating import PROMPTS, add, events
 from tests.api.live import Live, adapter_files, assert_error, close, fresh, serving, wait_until
-
-# LoRAX's client speaks to pydantic as one did years ago.
-pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
-
-PROMPTS = ["w1 w2 w3", "w9", "w4 w5 w6 w7 w8"]
-CHAT = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
 
 
 @pytest.fixture(scope="module")
 def live(base_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     with serving(tiny.load(base_folder("llama")), tmp_path_factory.mktemp("store")) as running:
         yield running
-
-
-def add(live: Live, method: str = "lora", **settings: Any) -> str:
-    """A task that generates."""
-    task = live.add("text", method, kind="generate")
-    if settings:
-        assert live.client.put(f"/v1/tasks/{task}", json=settings).status_code == 200
-    return task
-
-
-def events(response: httpx.Response) -> list[Any]:
-    """The events of a stream; `[DONE]` as it is."""
-    data = [line.removeprefix("data: ") for line in response.iter_lines() if line.startswith("data: ")]
-    return [one if one == "[DONE]" else json.loads(one) for one in data]
 
 
 @pytest.fixture(scope="module")
@@ -116,80 +93,45 @@ def test_stops_and_limits(live: Live) -> None:
     assert len(body["outputs"][0]["tokens"]) <= tiny.MAX_TOKENS
 
 
-@pytest.fixture(scope="module")
-def bytes_live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """A server whose backbone reads bytes, as answers of a form need it."""
-    base = tiny.write_byte_base(tmp_path_factory.mktemp("bytes"))
-    with serving(tiny.load(base), tmp_path_factory.mktemp("store")) as running:
-        yield running
-
-
-SCHEMA = {
-    "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"enum": [1, 22, 333]}},
-    "required": ["name", "age"],
-    "additionalProperties": False,
-}
-
-
-def test_answers_of_a_form(bytes_live: Live) -> None:
-    """A random model writes nothing sensible, but always what was asked for; also for several at once."""
-    form = {"type": "json_schema", "json_schema": {"schema": SCHEMA}}
-    for parameters in ({}, {"temperature": 1.5, "seed": 3, "n": 4}):
-        (output,) = bytes_live.outputs("base", "a person", response_format=form, max_new_tokens=150, **parameters)
-        for choice in output.get("choices", [output]):
-            assert choice["finish_reason"] == "stop"
-            person = json.loads(choice["text"])
-            assert person.keys() == {"name", "age"}
-            assert person["age"] in (1, 22, 333)
-    (output,) = bytes_live.outputs("base", "x", regex="(ab|cd)+ [0-9]{3}", max_new_tokens=60, logit_bias={"5": -50})
-    assert re.fullmatch("(ab|cd)+ [0-9]{3}", output["text"]) or output["finish_reason"] == "length"
-    (output,) = bytes_live.outputs("base", "x", response_format={"type": "json_object"}, max_new_tokens=5)
-    assert output["text"].startswith("{")
-    with openai.OpenAI(base_url=f"http://{bytes_live.host}:{bytes_live.port}/v1", api_key="none") as client:
-        answer = client.completions.create(
-            model="base", prompt="a person", max_tokens=150, extra_body={"response_format": form}
-        )
-        assert json.loads(answer.choices[0].text).keys() == {"name", "age"}
-    (bare,) = bytes_live.outputs("base", "x", response_format={"type": "text"}, max_new_tokens=5)
-    assert bare == bytes_live.outputs("base", "x", max_new_tokens=5)[0]
-
-
-@pytest.mark.parametrize(
-    ("parameters", "told"),
-    [
-        ({"regex": "w("}, "not valid"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}}, "not valid"),
-        ({"response_format": {"type": "xml"}}, "text, json_object, json_schema"),
-        ({"response_format": {"type": "json_schema"}}, "schema"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"schema": 3}}}, "schema is an object"),
-    ],
-)
-def test_forms_that_are_none(bytes_live: Live, parameters: dict[str, Any], told: str) -> None:
-    assert_error(bytes_live.ask("base", "x", **parameters), 400, told)
-
-
-def test_a_tokenizer_that_cannot_be_held_to_a_form(live: Live) -> None:
-    assert_error(live.ask("base", "w1", regex="w1"), 400, "tokenizer of bytes or characters")
-
-
 @pytest.mark.parametrize(
     ("parameters", "told"),
     [
         ({"temperature": -1}, "temperature"),
-        ({"top_p": 0}, "top_p"),
-        ({"n": 3}, "temperature 0"),
-        ({"stop": [""]}, "stop"),
+        ({"top_p": -0.1}, "top_p"),
         ({"stop": ["x"] * 17}, "16 stop strings"),
         ({"logit_bias": {"x": 1}}, "token numbers"),
         ({"logit_bias": {"999999": 1}}, "999999"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
-        ({"seed": -1}, "seed"),
+        ({"stop_token_ids": [999999]}, "stop_token_ids names the token 999999"),
+        ({"allowed_token_ids": [999999]}, "allowed_token_ids names the token 999999"),
         ({"pooling": "mean", "max_new_tokens": 3}, "no parameter 'max_new_tokens'"),
     ],
 )
 def test_wrong_parameters_are_named(live: Live, parameters: dict[str, Any], told: str) -> None:
     assert_error(live.ask("base", PROMPTS[0], **parameters), 400, told)
+
+
+def test_no_parameters_and_nulls(live: Live) -> None:
+    plain = live.outputs("base", PROMPTS[0])
+    url = "/v1/tasks/base/predict"
+    for parameters in (None, {}, dict.fromkeys(GenerateParameters.model_fields)):
+        answer = live.client.post(url, json={"inputs": PROMPTS[0], "parameters": parameters})
+        assert answer.json()["outputs"] == plain
+        many = {"requests": [{"task": "base", "inputs": PROMPTS[0], "parameters": parameters}]}
+        assert live.client.post("/v1/predict", json=many).json()["results"][0]["outputs"] == plain
+
+
+def test_edges_that_are_allowed(live: Live) -> None:
+    (plain,) = live.outputs("base", PROMPTS[0], max_new_tokens=5)
+    for parameters in ({"stop": ""}, {"stop": [""]}, {"max_new_tokens": 5.0}, {"top_p": 0, "temperature": 1}):
+        assert live.outputs("base", PROMPTS[0], **({"max_new_tokens": 5} | parameters)) == [plain]
+    (several,) = live.outputs("base", PROMPTS[0], max_new_tokens=5, n=3)
+    assert several["choices"] == [plain] * 3
+    for seed in (-5, (1 << 64) - 1):
+        asked = {"temperature": 1.5, "seed": seed, "max_new_tokens": 8, "ignore_eos": True}
+        assert live.outputs("base", PROMPTS[0], **asked) == live.outputs("base", PROMPTS[0], **asked)
+    asked = {"temperature": 2.0, "seed": -1, "max_new_tokens": 20, "ignore_eos": True}
+    assert len({live.outputs("base", PROMPTS[0], **asked)[0]["text"] for _ in range(4)}) > 1
 
 
 def test_prompts_that_do_not_fit(live: Live) -> None:
@@ -267,167 +209,6 @@ def test_a_new_version_never_reads_the_old_ones_cache(live: Live) -> None:
     assert answers[0] != answers[1]
     assert live.runtime.engine.generator is not None
     assert live.runtime.engine.generator.reused > 0
-
-
-# ---- OpenAI's client
-
-
-@pytest.fixture(scope="module")
-def client(live: Live) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"http://{live.host}:{live.port}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
-def test_openai_models(live: Live, tasks: list[str], client: openai.OpenAI) -> None:
-    names = [model.id for model in client.models.list()]
-    assert names[0] == live.backbone.name
-    assert set(tasks[1:]) <= set(names)
-    assert client.models.retrieve(tasks[1]).id == tasks[1]
-    with pytest.raises(openai.NotFoundError, match="The model `nobody` does not exist"):
-        client.models.retrieve("nobody")
-
-
-def test_openai_completions(live: Live, tasks: list[str], client: openai.OpenAI) -> None:
-    for task in tasks:
-        expected = [output["text"] for output in live.outputs(task, PROMPTS, max_new_tokens=6)]
-        answer = client.completions.create(model=task, prompt=PROMPTS, max_tokens=6, temperature=0, logprobs=1)
-        assert [choice.text for choice in answer.choices] == expected
-        assert answer.usage is not None
-        assert answer.usage.completion_tokens == sum(
-            len(choice.logprobs.tokens or []) for choice in answer.choices if choice.logprobs
-        )
-        texts = [""] * len(PROMPTS)
-        usage = None
-        for chunk in client.completions.create(
-            model=task,
-            prompt=PROMPTS,
-            max_tokens=6,
-            temperature=0,
-            stream=True,
-            stream_options={"include_usage": True},
-        ):
-            usage = chunk.usage or usage
-            for choice in chunk.choices:
-                texts[choice.index] += choice.text
-        assert texts == expected
-        assert usage == answer.usage
-    tokens = list(tiny.row(live.backbone, tiny.BARE, PROMPTS[0]).ids)
-    by_tokens = client.completions.create(model="base", prompt=tokens, max_tokens=6, temperature=0)
-    assert by_tokens.choices[0].text == live.outputs("base", PROMPTS[0], max_new_tokens=6)[0]["text"]
-    echoed = client.completions.create(model="base", prompt=PROMPTS[0], max_tokens=2, temperature=0, echo=True)
-    assert echoed.choices[0].text.startswith(PROMPTS[0])
-    asked: Any = {"prompt": PROMPTS[:2], "n": 2, "max_tokens": 3, "temperature": 1.0, "seed": 4, "echo": True}
-    whole = client.completions.create(model="base", **asked)
-    pieces = ["", "", "", ""]
-    for chunk in client.completions.create(model="base", stream=True, **asked):
-        for choice in chunk.choices:
-            pieces[choice.index] += choice.text
-    assert pieces == [choice.text for choice in whole.choices]
-    assert [text.startswith(PROMPTS[i // 2]) for i, text in enumerate(pieces)] == [True] * 4
-
-
-def test_openai_chat(live: Live, client: openai.OpenAI) -> None:
-    plain = add(live)
-    messages: Any = [{"role": "user", "content": "w1 w2"}]
-    with pytest.raises(openai.BadRequestError, match="no chat template"):
-        client.chat.completions.create(model=plain, messages=messages)
-    task = add(live, chat_template=CHAT, system_prompt="w7 w8")
-    prompt = "system w7 w8 user w1 w2 "
-    ids = live.backbone.tokenizer.encode_bare(prompt, 99).ids
-    bare = client.completions.create(model=task, prompt=ids, max_tokens=6, temperature=0).choices[0].text
-    answer = client.chat.completions.create(
-        model=task, messages=messages, max_tokens=6, temperature=0, logprobs=True, top_logprobs=2
-    )
-    (choice,) = answer.choices
-    assert choice.message.content == bare
-    assert choice.finish_reason == "length"
-    assert choice.logprobs is not None
-    assert choice.logprobs.content is not None
-    assert [len(one.top_logprobs) for one in choice.logprobs.content] == [2] * 6
-    own = client.chat.completions.create(
-        model=task,
-        messages=[
-            {"role": "system", "content": "w7 w8"},
-            {"role": "user", "content": [{"type": "text", "text": "w1 w2"}]},
-        ],
-        max_completion_tokens=6,
-        temperature=0,
-    )
-    assert own.choices[0].message.content == bare
-    stream = client.chat.completions.create(model=task, messages=messages, max_tokens=6, temperature=0, stream=True)
-    chunks = [chunk.choices[0] for chunk in stream]
-    assert "".join(chunk.delta.content or "" for chunk in chunks) == bare
-    assert chunks[0].delta.role == "assistant"
-    assert chunks[-1].finish_reason == "length"
-    many = client.chat.completions.create(model=task, messages=messages, n=2, seed=1, max_tokens=5, temperature=1.5)
-    assert [choice.index for choice in many.choices] == [0, 1]
-    live.wait_idle()
-
-
-def test_openai_errors(live: Live, tasks: list[str], client: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError) as caught:
-        client.completions.create(model="nobody", prompt="w1")
-    assert caught.value.body == {
-        "message": "The model `nobody` does not exist.", "type": "NotFoundError", "param": "model", "code": 404,
-    }  # fmt: skip
-    with pytest.raises(openai.BadRequestError, match="temperature"):
-        client.completions.create(model="base", prompt="w1", temperature=-3)
-    with pytest.raises(openai.BadRequestError, match="tools"):
-        client.chat.completions.create(
-            model="base",
-            messages=[{"role": "user", "content": "w1"}],
-            tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}],
-        )
-    with pytest.raises(openai.NotFoundError):
-        client.completions.create(model="nobody", prompt="w1", stream=True)
-    answer = live.client.post("/v1/completions", json={"model": "base", "prompt": "w1", "made_up": 1, "max_tokens": 2})
-    assert answer.status_code == 200
-
-
-# ---- LoRAX's client
-
-
-@pytest.fixture(scope="module")
-def hats(live: Live) -> lorax.Client:
-    return lorax.Client(f"http://{live.host}:{live.port}")
-
-
-def test_lorax_generate(live: Live, tasks: list[str], hats: lorax.Client) -> None:
-    for task in tasks:
-        (expected,) = live.outputs(task, PROMPTS[0], max_new_tokens=6)
-        name = None if task == "base" else task
-        answer = hats.generate(PROMPTS[0], adapter_id=name, max_new_tokens=6, return_k_alternatives=2)
-        assert answer.generated_text == expected["text"]
-        assert answer.details is not None
-        assert [token.id for token in answer.details.tokens] == expected["tokens"]
-        assert all(len(token.alternative_tokens or []) == 2 for token in answer.details.tokens)
-        pieces = list(hats.generate_stream(PROMPTS[0], adapter_id=name, max_new_tokens=6))
-        assert "".join(piece.token.text for piece in pieces if not piece.token.special) == expected["text"]
-        assert [piece.token.id for piece in pieces if not piece.token.special] == expected["tokens"]
-        assert pieces[-1].generated_text == expected["text"]
-        assert pieces[-1].details is not None
-        assert pieces[-1].details.generated_tokens == len(expected["tokens"])
-    direct = live.client.post("/generate", json={"inputs": PROMPTS[0], "parameters": {"max_new_tokens": 6}}).json()
-    assert direct["generated_text"] == live.outputs("base", PROMPTS[0], max_new_tokens=6)[0]["text"]
-
-
-def test_lorax_merged_adapters(live: Live, tasks: list[str], hats: lorax.Client) -> None:
-    one, two = tasks[1], add(live)
-    alone = hats.generate(PROMPTS[0], adapter_id=one, max_new_tokens=6).generated_text
-    merged = lorax.MergedAdapters(ids=[one, two], weights=[1.0, 0.0], merge_strategy="linear", density=1.0)
-    assert hats.generate(PROMPTS[0], merged_adapters=merged, max_new_tokens=6).generated_text == alone
-
-
-def test_lorax_errors(live: Live, hats: lorax.Client) -> None:
-    with pytest.raises(lorax.errors.GenerationError, match="nobody"):
-        hats.generate("w1", adapter_id="nobody")
-    with pytest.raises(lorax.errors.ValidationError, match="typical_p"):
-        hats.generate("w1", typical_p=0.5)
-    with pytest.raises(lorax.errors.ValidationError, match="tokens"):
-        hats.generate(tiny.words(90, 1))
-    answer = live.client.post("/generate", json={"inputs": 3})
-    assert answer.status_code == 422
-    assert answer.json()["error_type"] == "validation"
 
 
 def test_encoders_say_what_they_cannot(served: Any, tmp_path: Path) -> None:

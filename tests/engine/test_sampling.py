@@ -7,10 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from manyhats.engine.sampling import Draw, Sampling, choose
+from manyhats.engine.sampling import NO_TOKEN, BadWords, Draw, Sampling, choose
 from transformers import (
     LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
+    NoBadWordsLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -149,3 +151,45 @@ def test_a_seed_gives_the_same_numbers() -> None:
         return [choose(rows.clone(), [Draw(sampling, source, (), ())])[0].token for _ in range(10)]
 
     assert text() == text()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    words=st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=3), min_size=1, max_size=6),
+    written=st.lists(st.integers(0, 5), max_size=6),
+    seed=st.integers(0, 100),
+)
+def test_bad_words_are_those_of_transformers(words: list[list[int]], written: list[int], seed: int) -> None:
+    """The same tokens are left: a word's last token goes where the others stand before it."""
+    row = torch.randn(1, 12, generator=torch.Generator().manual_seed(seed))
+    ids = torch.tensor([[11, *written]])  # transformers looks at the prompt too: one token that is in no word
+    left = NoBadWordsLogitsProcessor([list(word) for word in words], eos_token_id=10)(ids, row.clone())
+    (chosen,) = choose(row.clone(), [draw(Sampling(bad_words=BadWords(words)), written=tuple(written))])
+    assert chosen.token == int(left.argmax())
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
+def test_a_least_length_is_that_of_transformers(count: int) -> None:
+    row = torch.zeros(1, 10)
+    row[0, [7, 8, 2]] = torch.tensor([9.0, 8.0, 7.0])
+    ids = torch.tensor([[1, 1, *[2] * count]])
+    left = MinNewTokensLengthLogitsProcessor(2, 3, [7, 8])(ids, row.clone())
+    one = Draw(Sampling(min_tokens=3), None, (1, 1), [2] * count, ends=frozenset({7, 8}))
+    assert choose(row.clone(), [one])[0].token == int(left.argmax()) == (2 if count < 3 else 7)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0), Sampling(temperature=1.0, top_p=0.5)])
+def test_where_no_token_is_left_none_is_chosen(sampling: Sampling) -> None:
+    """And the others of the batch are as they are alone."""
+    rows = logits(2, 3)
+    none = Draw(sampling, Fixed(0.5), (), (), torch.zeros(VOCABULARY, dtype=torch.bool))  # type: ignore[arg-type]
+    other = draw(sampling)
+    chosen = choose(rows.clone(), [none, other])
+    assert chosen[0].token == NO_TOKEN
+    assert chosen[1] == choose(rows[1:].clone(), [other])[0]
+
+
+def test_a_share_of_nothing_is_the_likeliest() -> None:
+    row = logits(1, 8)
+    for at in (0.0, 0.5, 0.999):
+        assert choose(row.clone(), [draw(Sampling(temperature=2.0, top_p=0.0), at)])[0].token == int(row.argmax())

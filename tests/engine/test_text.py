@@ -107,3 +107,22 @@ def test_nothing_of_a_stop_string_is_shown_before_it_is_sure(tokenizer: Tokenize
         assert "mat" not in shown
     assert writer.stop == "mat and"
     assert shown == "cat sat on the "
+
+
+@pytest.mark.parametrize("after", range(8))
+def test_a_stop_string_counts_behind_a_least_length(tokenizer: Tokenizer, after: int) -> None:
+    tokens = ids(tokenizer, "cat sat cat sat cat sat")
+    whole, pieces, stop = write(tokenizer, tokens, ("cat",), stop_after=after)
+    assert "".join(pieces) == whole
+    assert whole + (stop or "") == tokenizer.decode(tokens)[: len(whole) + len(stop or "")]
+    first = next((n for n in range(after + 1, len(tokens) + 1) if tokenizer.decode(tokens[:n]).endswith("cat")), None)
+    assert whole == ("cat sat cat sat cat sat" if first is None else tokenizer.decode(tokens[:first])[:-3])
+
+
+def test_special_tokens_are_text_where_that_is_asked(tokenizer: Tokenizer) -> None:
+    special = tokenizer.loaded.all_special_ids[0]
+    tokens = [*ids(tokenizer, "the cat"), special, *ids(tokenizer, "sat")]
+    for skip in (True, False):
+        whole, pieces, _ = write(tokenizer, tokens, skip_special=skip)
+        assert whole == "".join(pieces) == tokenizer.loaded.decode(tokens, skip_special_tokens=skip)
+    assert tokenizer.decode(tokens, skip_special=False) != tokenizer.decode(tokens)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from manyhats.backbone import Text
 from manyhats.errors import InputTooLong, InvalidRequest, TooLarge
-from manyhats.serving.inputs import check_texts, fill_template, prepare
+from manyhats.serving.inputs import PromptCut, check_texts, fill_template, prepare, prepare_tokens
 
 from tests import tiny
 
@@ -60,3 +60,40 @@ def test_a_text_that_is_too_long_is_refused_with_both_lengths_or_cut_with_a_warn
     assert (warning.input, warning.code) == (1, "truncated")
     assert "10 tokens" in warning.message
     assert "takes 9" in warning.message
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("kept", [2, 3, 5, 9, 10, 30])
+def test_a_prompt_is_cut_as_transformers_cuts_it(bert, side, kept):
+    """The tokenizer's special tokens stay, and count."""
+    text = tiny.words(8, 1)
+    loaded = bert.tokenizer.loaded
+    before = loaded.truncation_side
+    loaded.truncation_side = side
+    try:
+        expected = loaded(text, truncation=True, max_length=kept)["input_ids"]
+    finally:
+        loaded.truncation_side = before
+        bert.tokenizer._backend.no_truncation()
+    cut = prepare(bert.tokenizer, [Text(text)], template=None, max_tokens=10, truncate=False, cut=PromptCut(kept, side))
+    assert cut.encoded[0].ids == expected
+    assert cut.warnings == []
+
+
+def test_of_tokens_the_last_or_the_first_are_kept():
+    for side, expected in (("left", [4, 5, 6]), ("right", [1, 2, 3])):
+        cut = prepare_tokens([[1, 2, 3, 4, 5, 6]], vocabulary=9, max_tokens=4, truncate=False, cut=PromptCut(3, side))
+        assert cut.encoded[0].ids == expected
+    with pytest.raises(InputTooLong, match="has 5 tokens; the task takes 4"):
+        prepare_tokens([[1] * 6], vocabulary=9, max_tokens=4, truncate=False, cut=PromptCut(5))
+    both = prepare_tokens([[1, 2, 3, 4, 5, 6]], vocabulary=9, max_tokens=4, truncate=True, cut=PromptCut(5))
+    assert both.encoded[0].ids == [3, 4, 5, 6]
+    assert "its last 4 tokens" in both.warnings[0].message
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"), [([], "is empty"), ([9], "the token 9"), ([-1], "-1"), ([1 << 70], "0 to 8")]
+)
+def test_tokens_that_do_not_exist(prompt, told):
+    with pytest.raises(InvalidRequest, match=told):
+        prepare_tokens([[1], prompt], vocabulary=9, max_tokens=4, truncate=False)

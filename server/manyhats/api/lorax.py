@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from manyhats import errors
 from manyhats.api.auth import may_ask
 from manyhats.api.body import documented, parse
 from manyhats.api.errors import describe
 from manyhats.api.hangup import unless_gone
-from manyhats.api.schemas import Many
+from manyhats.api.known_fields import FOLLOWED, add_parameter, reject_unsupported, translate
 from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text, Tokenizer
@@ -67,28 +67,27 @@ class _Route(APIRoute):
 router = APIRouter(tags=["lorax"], route_class=_Route, dependencies=[Depends(may_ask)])
 
 
+_Alternatives = Annotated[StrictInt, Field(ge=0, le=20)]
+
+
 class Parameters(BaseModel):
-    """Of a request; what is served nowhere here is refused where it is set."""
+    """Of a request. What is not declared is a parameter of ours, or stands in `api.known_fields`."""
 
     model_config = ConfigDict(extra="allow")
 
-    adapter_id: str | None = None
-    adapter_source: str | None = None
+    adapter_id: StrictStr | None = None
+    adapter_source: StrictStr | None = None
     merged_adapters: dict[str, Any] | None = None
-    max_new_tokens: int | None = None
-    do_sample: bool = False
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    repetition_penalty: float | None = None
-    seed: int | None = None
-    stop: Many[str] = Field(default_factory=list)
-    ignore_eos_token: bool = False
-    return_full_text: bool | None = False
-    return_k_alternatives: int | None = None
-    response_format: dict[str, Any] | None = None
-    details: bool = False
-    decoder_input_details: bool | None = False
+    best_of: Any = None
+    max_new_tokens: Any = None
+    do_sample: StrictBool | None = None
+    return_full_text: StrictBool | None = None
+    return_k_alternatives: _Alternatives | None = None
+    top_n_tokens: _Alternatives | None = None
+    truncate: Any = None
+    grammar: dict[str, Any] | None = None
+    details: StrictBool | None = None
+    decoder_input_details: StrictBool | None = None
 
 
 class GenerateBody(BaseModel):
@@ -96,12 +95,14 @@ class GenerateBody(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    inputs: str
-    parameters: Parameters = Field(default_factory=Parameters)
-    stream: bool = False
+    inputs: StrictStr
+    parameters: Parameters | None = None
+    stream: StrictBool | None = None
 
-
-_REFUSED = ("typical_p", "watermark", "truncate", "schema")
+    @property
+    def asked(self) -> Parameters:
+        """The parameters, none of them set where there are none."""
+        return self.parameters or Parameters()
 
 
 @router.post("/generate", openapi_extra=documented(GenerateBody))
@@ -127,41 +128,36 @@ async def either(request: Request) -> Response:
 
 
 def _question(body: GenerateBody) -> Question:
-    p = body.parameters
-    extra = p.model_extra or {}
-    for name in _REFUSED:
-        if extra.get(name):
-            raise InvalidRequest(f"`{name}` is not served", param=name)
-    if extra.get("best_of") not in (None, 1):
-        raise InvalidRequest("`best_of` is not served; ask several times", param="best_of")
-    if p.adapter_source not in (None, "local"):
+    p = body.asked
+    fields = p.model_extra or {}
+    reject_unsupported(body.model_extra)
+    reject_unsupported(fields, FOLLOWED)
+    if p.best_of not in (None, 1) or isinstance(p.best_of, bool):
+        raise InvalidRequest("'best_of' is not supported; ask several times", param="best_of")
+    if p.adapter_id is not None and p.adapter_source not in (None, "local"):
         raise InvalidRequest(
             f"`adapter_source` is '{p.adapter_source}', but adapters are uploaded here; leave it out",
             param="adapter_source",
         )
-    given: dict[str, Any] = {
-        "logprobs": p.return_k_alternatives or 0,
-        "stop": p.stop,
-        "include_stop": True,
-        "ignore_eos": p.ignore_eos_token,
-    }
-    for name in ("max_new_tokens", "repetition_penalty", "seed", "top_k", "top_p"):
-        if getattr(p, name) is not None:
-            given[name] = getattr(p, name)
-    if p.temperature is not None:
-        given["temperature"] = p.temperature
-    elif p.do_sample or p.top_k is not None or p.top_p is not None:
+    found = translate(fields)
+    for parameter, name, value in (
+        ("max_new_tokens", "max_new_tokens", p.max_new_tokens),
+        ("truncate_prompt_tokens", "truncate", p.truncate),
+        ("response_format", "grammar", p.grammar),
+    ):
+        if value is not None:
+            add_parameter(found, parameter, name, value)
+    given: dict[str, Any] = {parameter: value for parameter, (_, value) in found.items()}
+    given["logprobs"] = max(p.return_k_alternatives or 0, p.top_n_tokens or 0)
+    given.setdefault("include_stop", True)
+    if "temperature" not in given and (p.do_sample or given.keys() & {"top_k", "top_p", "min_p"}):
         given["temperature"] = 1.0
     if p.decoder_input_details:
         given["prompt_logprobs"] = 0
     if p.merged_adapters is not None:
         given[FIELD] = {name: value for name, value in p.merged_adapters.items() if value is not None}
-    if p.response_format is not None:
-        schema = p.response_format.get("schema")
-        given["response_format"] = (
-            {"type": "json_object"} if schema is None else {"type": "json_schema", "json_schema": {"schema": schema}}
-        )
-    return Question(p.adapter_id or BASE, [Text(body.inputs)], given, generates=True)
+    names = {parameter: f"parameters.{name}" for parameter, (name, _) in found.items()}
+    return Question(p.adapter_id or BASE, [Text(body.inputs)], given, generates=True, names=names)
 
 
 async def _whole(request: Request, body: GenerateBody) -> dict[str, Any]:
@@ -171,17 +167,19 @@ async def _whole(request: Request, body: GenerateBody) -> dict[str, Any]:
     (text,) = reply.writing.streams
     tokenizer = service.backbone.tokenizer
     answer: dict[str, Any] = {"generated_text": _full(body, text)}
-    if body.parameters.details:
+    if body.asked.details:
         answer["details"] = _details(reply, text, body) | {
             "prefill": _prefill(text, tokenizer),
-            "tokens": [_token(chosen, tokenizer.piece(chosen.token), tokenizer) for chosen in text.tokens],
+            "tokens": [_token(chosen, tokenizer.piece(chosen.token), tokenizer, body.asked) for chosen in text.tokens],
         }
+        if body.asked.top_n_tokens:
+            answer["details"]["top_tokens"] = [_top_tokens(chosen, tokenizer, body.asked) for chosen in text.tokens]
     return answer
 
 
 async def _pieces(request: Request, body: GenerateBody) -> Response:
     """The last event has the whole text, and its token once more is not sent."""
-    if body.parameters.decoder_input_details:
+    if body.asked.decoder_input_details:
         raise InvalidRequest("`decoder_input_details` is not supported in a stream", param="decoder_input_details")
     service = runtime_of(request).service
     tokenizer = service.backbone.tokenizer
@@ -190,8 +188,11 @@ async def _pieces(request: Request, body: GenerateBody) -> Response:
     def event(chosen: Chosen | None, text: str) -> dict[str, Any]:
         token = {"id": 0, "text": text, "logprob": 0.0, "special": True}
         if chosen is not None:
-            token = _token(chosen, text, tokenizer)
-        return {"token": token, "generated_text": None, "details": None}
+            token = _token(chosen, text, tokenizer, body.asked)
+        told: dict[str, Any] = {"token": token, "generated_text": None, "details": None}
+        if chosen is not None and body.asked.top_n_tokens:
+            told["top_tokens"] = _top_tokens(chosen, tokenizer, body.asked)
+        return told
 
     def pieces(delta: Delta) -> list[dict[str, Any]]:
         ready = [event(*one) for one in held]
@@ -202,7 +203,7 @@ async def _pieces(request: Request, body: GenerateBody) -> Response:
         assert reply.writing is not None
         (text,) = reply.writing.streams
         last = event(*held[0]) if held else event(None, "")
-        details = _details(reply, text, body) if body.parameters.details else None
+        details = _details(reply, text, body) if body.asked.details else None
         return [last | {"generated_text": _full(body, text), "details": details}]
 
     return await stream(
@@ -217,7 +218,7 @@ async def _pieces(request: Request, body: GenerateBody) -> Response:
 
 
 def _full(body: GenerateBody, text: Stream) -> str:
-    return (body.inputs if body.parameters.return_full_text else "") + text.text.text
+    return (body.inputs if body.asked.return_full_text else "") + text.text.text
 
 
 def _details(reply: Reply, text: Stream, body: GenerateBody) -> dict[str, Any]:
@@ -226,7 +227,7 @@ def _details(reply: Reply, text: Stream, body: GenerateBody) -> dict[str, Any]:
         "finish_reason": reason,
         "prompt_tokens": reply.input_tokens,
         "generated_tokens": reply.output_tokens,
-        "seed": body.parameters.seed,
+        "seed": (body.asked.model_extra or {}).get("seed"),
     }
 
 
@@ -241,10 +242,17 @@ def _prefill(text: Stream, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     ]
 
 
-def _token(chosen: Chosen, text: str, tokenizer: Tokenizer) -> dict[str, Any]:
+def _token(chosen: Chosen, text: str, tokenizer: Tokenizer, asked: Parameters) -> dict[str, Any]:
     token: dict[str, Any] = {"id": chosen.token, "text": text, "logprob": chosen.logprob, "special": False}
-    if chosen.top:
-        token["alternative_tokens"] = [
-            {"id": t, "text": tokenizer.piece(t), "logprob": value} for t, value in chosen.top
-        ]
+    if asked.return_k_alternatives and chosen.top:
+        token["alternative_tokens"] = _alternatives(chosen, asked.return_k_alternatives, tokenizer)
     return token
+
+
+def _top_tokens(chosen: Chosen, tokenizer: Tokenizer, asked: Parameters) -> list[dict[str, Any]]:
+    """TGI's form of the likeliest tokens in one's place."""
+    return [one | {"special": False} for one in _alternatives(chosen, asked.top_n_tokens or 0, tokenizer)]
+
+
+def _alternatives(chosen: Chosen, most: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    return [{"id": t, "text": tokenizer.piece(t), "logprob": value} for t, value in chosen.top[:most]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from manyhats.backbone import Text
 
@@ -31,11 +31,19 @@ OneInput = StrictStr | TextInput
 Inputs = OneInput | Many[OneInput]
 
 
+def _none(value: Any) -> Any:
+    return {} if value is None else value
+
+
+# null stands for none at all
+ParametersBody = Annotated[dict[str, Any], BeforeValidator(_none), Field(default_factory=dict)]
+
+
 class PredictBody(Body):
     """`POST /v1/tasks/{task}/predict`."""
 
     inputs: Inputs
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: ParametersBody
 
 
 class PredictItem(PredictBody):
@@ -50,7 +58,7 @@ class PredictManyBody(Body):
     requests: Many[PredictItem] | None = None
     tasks: Many[StrictStr] | None = None
     inputs: Inputs | None = None
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: ParametersBody
 
 
 class SplitTarget(Body):

@@ -20,12 +20,12 @@ from manyhats.backbone import Actors, Backbone, PackedBatch, pack_pieces
 from manyhats.backbone.cache import KeyValueCache
 from manyhats.engine.blocks import BLOCK, BlockPool, first_key, next_key, rows_of
 from manyhats.engine.forward import vocabulary_logits
-from manyhats.engine.sampling import Chosen, Draw, choose
+from manyhats.engine.sampling import NO_TOKEN, Chosen, Draw, choose
 from manyhats.engine.scoring import score_pass
 from manyhats.engine.settle import settle
 from manyhats.engine.stream import Delta, Stream, Writing
 from manyhats.engine.whole import whole_pass
-from manyhats.errors import EngineFailure
+from manyhats.errors import EngineFailure, InvalidRequest
 from manyhats.methods.adapter import BoundAdapter
 from manyhats.methods.plan import Plan, in_batch_order, segments_of
 
@@ -353,26 +353,31 @@ class Generator:
         draws = []
         for stream in streams:
             written = [chosen.token for chosen in stream.tokens] if stream.sampling.looks_back else []
-            allowed = stream.grammar.allowed().to(logits.device) if stream.grammar else None
-            draws.append(Draw(stream.sampling, stream.random, stream.prompt, written, allowed))
+            allowed = stream.allowed_tokens(logits.device)
+            draws.append(Draw(stream.sampling, stream.random, stream.prompt, written, allowed, stream.ends))
         for stream, chosen, fine in zip(streams, choose(logits, draws), finite, strict=True):
             try:
                 if not fine:
                     raise EngineFailure(f"the task {stream.writing.task} gives values that are not finite")
+                if chosen.token == NO_TOKEN:
+                    raise _no_token(stream)
                 self._take(stream, chosen)
             except Exception as error:
                 self._fail(stream, error)
 
     def _take(self, stream: Stream, chosen: Chosen) -> None:
         over = stream.grammar.accept(chosen.token) if stream.grammar else False
-        if chosen.token in stream.ends:
+        kept = chosen.token in stream.kept_ends
+        if chosen.token in stream.ends and not kept:
             stream.finished, stream.ended_by = "stop", chosen
             self._tell(stream, None, "")
             return
         stream.tokens.append(chosen)
         stream.ready_at.append(time.monotonic())
         piece = stream.text.push(chosen.token)
-        if stream.text.stop is not None or over:
+        if over and len(stream.tokens) < stream.sampling.min_tokens:
+            raise _no_token(stream)
+        if stream.text.stop is not None or over or kept:
             stream.finished = "stop"
         elif len(stream.tokens) >= stream.room:
             stream.finished = "length"
@@ -382,6 +387,8 @@ class Generator:
         """What a step added to a text. One that is finished leaves."""
         if stream.finished:
             piece += stream.text.finish()
+            if stream.text.stop is not None:  # in what was held back
+                stream.finished = "stop"
             self._leave(stream)
         if stream.writing.listener is not None:
             stream.writing.listener(Delta(stream, piece, chosen, stream.finished))
@@ -393,3 +400,11 @@ class Generator:
     def _fail(self, stream: Stream, error: Exception) -> None:
         self._leave(stream)
         settle(stream.writing.future, error)
+
+
+def _no_token(stream: Stream) -> InvalidRequest:
+    return InvalidRequest(
+        f"after {len(stream.tokens)} tokens of the answer its constraints leave no token that may follow: the form, "
+        "allowed_token_ids, bad_words and min_tokens together",
+        param="parameters",
+    )

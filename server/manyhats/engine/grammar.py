@@ -1,11 +1,17 @@
-"""Texts that must have a form: JSON, JSON of a schema, or what a regular expression matches (by llguidance)."""
+"""Texts that must have a form: JSON, JSON of a schema, one of some choices, or what an expression or a grammar matches.
+
+llguidance follows them.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import llguidance
+import llguidance.gbnf_to_lark
 import llguidance.hf
 import llguidance.numpy
 import numpy as np
@@ -25,6 +31,8 @@ _JSON_STYLE: JsonCompileOptions = {
     "key_separator": ": ",
 }
 _LONGEST = 100_000  # characters of a schema or an expression
+_LONGEST_GBNF = 20_000  # is read by a parser in Python
+_GBNF_RULE = re.compile(r"^[ \t]*[\w-]+[ \t]*::=", re.MULTILINE)
 
 
 class Grammar:
@@ -34,6 +42,10 @@ class Grammar:
         self._matcher = matcher
         self._bits = llguidance.numpy.allocate_token_bitmask(1, vocabulary)
         self._vocabulary = vocabulary
+
+    def copy(self) -> Grammar:
+        """The same form for another text."""
+        return Grammar(self._matcher.deep_copy(), self._vocabulary)
 
     def allowed(self) -> Tensor:
         """(vocabulary,) bool: the tokens that may come next."""
@@ -77,12 +89,23 @@ class Grammars:
         """What an expression matches as a whole. Raises InvalidRequest with what is wrong with it."""
         return self._make(lambda: llguidance.LLMatcher.grammar_from_regex(pattern), pattern)
 
-    def _make(self, grammar: Any, source: str) -> Grammar:
-        if len(source) > _LONGEST:
-            raise InvalidRequest(
-                f"the form of the answer has {len(source)} characters; at most {_LONGEST} are read",
-                param="response_format",
-            )
+    def choice(self, texts: Sequence[str]) -> Grammar:
+        """Exactly one of some texts."""
+        quoted = " | ".join(json.dumps(text) for text in texts)
+        return self._make(lambda: llguidance.LLMatcher.grammar_from_lark(f"start: {quoted}"), quoted)
+
+    def grammar(self, source: str) -> Grammar:
+        """What a context-free grammar produces, in Lark's notation or in llama.cpp's (GBNF, rules with `::=`).
+
+        Raises InvalidRequest with what is wrong with it.
+        """
+        if not _GBNF_RULE.search(source):
+            return self._make(lambda: llguidance.LLMatcher.grammar_from_lark(source), source)
+        _check_length(source, _LONGEST_GBNF)
+        return self._make(lambda: llguidance.LLMatcher.grammar_from_lark(_from_gbnf(source)), source)
+
+    def _make(self, grammar: Callable[[], str], source: str) -> Grammar:
+        _check_length(source, _LONGEST)
         try:
             matcher = llguidance.LLMatcher(self._tokenizer, grammar(), log_level=0)
             error = matcher.get_error()
@@ -91,3 +114,20 @@ class Grammars:
         if error:
             raise InvalidRequest(f"the form of the answer is not valid: {error.strip().splitlines()[0]}")
         return Grammar(matcher, self._vocabulary)
+
+
+def _check_length(source: str, longest: int) -> None:
+    if len(source) > longest:
+        raise InvalidRequest(
+            f"the form of the answer has {len(source)} characters; at most {longest} are read", param="response_format"
+        )
+
+
+def _from_gbnf(source: str) -> str:
+    """Raises ValueError with what is wrong with the grammar."""
+    try:
+        return str(llguidance.gbnf_to_lark.any_to_lark(source))
+    except RecursionError:
+        raise ValueError("its groups are nested too deep") from None
+    except Exception as error:  # it raises this very class
+        raise ValueError(str(error)) from None

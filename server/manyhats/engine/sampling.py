@@ -7,7 +7,7 @@ alone (the repetition penalty) transformers' own is used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,6 +19,24 @@ from transformers import RepetitionPenaltyLogitsProcessor
 _CANDIDATES = 256  # looked at first: mostly they hold all that top-p or min-p leaves
 
 
+class BadWords:
+    """Sequences of tokens that a text must not have, each of at least one token."""
+
+    def __init__(self, words: Iterable[Sequence[int]]) -> None:
+        self._last: dict[tuple[int, ...], set[int]] = {}  # by the tokens before the last one
+        for word in words:
+            self._last.setdefault(tuple(word[:-1]), set()).add(word[-1])
+        self._lengths = sorted({len(before) for before in self._last})
+
+    def completing(self, written: Sequence[int]) -> list[int]:
+        """Tokens that would complete one of them."""
+        tokens: set[int] = set()
+        for length in self._lengths:
+            if length <= len(written):
+                tokens |= self._last.get(tuple(written[len(written) - length :]), set())
+        return list(tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How one text's tokens are chosen. `temperature` 0: the likeliest. `seed` None: another text each time.
@@ -26,6 +44,9 @@ class Sampling:
     `presence` and `frequency` are taken off the logits of tokens that were written already; `repetition` divides
     positive and multiplies negative logits of tokens of the prompt too (Keskar et al. 2019, section 4.1). `logprobs`:
     None, or how many of the likeliest tokens are told with each token.
+
+    `bad_words`: sequences of tokens that are never written. `min_tokens`: as long as fewer are written, no token is
+    chosen that ends the text.
     """
 
     temperature: float = 0.0
@@ -38,16 +59,22 @@ class Sampling:
     bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
     logprobs: int | None = None
+    bad_words: BadWords | None = None
+    min_tokens: int = 0
 
     @property
     def looks_back(self) -> bool:
         """Whether what was written already matters."""
-        return self.repetition != 1 or self.presence != 0 or self.frequency != 0
+        penalties = self.repetition != 1 or self.presence != 0 or self.frequency != 0
+        return penalties or self.bad_words is not None or self.min_tokens > 0
 
     @property
     def truncated(self) -> bool:
         """Whether some tokens are never drawn."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+
+NO_TOKEN = -1  # in place of a token, where the constraints of a text leave none
 
 
 class Chosen(NamedTuple):
@@ -61,30 +88,44 @@ class Chosen(NamedTuple):
 @dataclass(slots=True)
 class Draw:
     """One row to choose for. `seen`: the prompt's tokens; `written`: those since, where the
-    sampling looks back; `allowed`: (vocabulary,) bool."""
+    sampling looks back; `allowed`: (vocabulary,) bool; `ends`: tokens that end the text."""
 
     sampling: Sampling
     random: np.random.Generator | None
     seen: Sequence[int]
     written: Sequence[int]
     allowed: Tensor | None = None
+    ends: frozenset[int] = frozenset()
+
+    @property
+    def constrained(self) -> bool:
+        """Whether some tokens may not be chosen at all."""
+        return self.allowed is not None or self.sampling.bad_words is not None or self.sampling.min_tokens > 0
 
 
 def choose(logits: Tensor, draws: Sequence[Draw]) -> list[Chosen]:
     """One token for each row of `logits`, (rows, vocabulary), which are changed.
 
-    What is chosen for a row depends on its own logits and settings alone.
+    What is chosen for a row depends on its own logits and settings alone. A row whose constraints leave no token gets
+    NO_TOKEN.
     """
     logits = logits.float()
     told = {i: d.sampling.logprobs for i, d in enumerate(draws) if d.sampling.logprobs is not None}
     raw = {i: torch.log_softmax(logits[i], -1) for i in told}
+    impossible: list[int] = []
     for i, draw in enumerate(draws):
         _adjust(logits[i], draw)
+        if draw.constrained and bool(torch.isneginf(logits[i]).all()):
+            impossible.append(i)
+            logits[i] = 0  # or its shares would not be numbers
     tokens = logits.argmax(-1).tolist()
     drawn = [i for i, draw in enumerate(draws) if draw.sampling.temperature > 0]
     if drawn:
         for i, token in zip(drawn, _draw(logits[drawn], [draws[i] for i in drawn]), strict=True):
             tokens[i] = token
+    for i in impossible:
+        tokens[i] = NO_TOKEN
+        told.pop(i, None)
     chosen: list[Chosen] = []
     for i, token in enumerate(tokens):
         if i not in told:
@@ -110,8 +151,20 @@ def _adjust(row: Tensor, draw: Draw) -> None:
     if s.bias:
         ids = torch.tensor(list(s.bias), device=row.device)
         row[ids] += torch.tensor(list(s.bias.values()), device=row.device)
+    forbidden = _forbidden(draw)
+    if forbidden:
+        row[torch.tensor(forbidden, device=row.device)] = float("-inf")
     if draw.allowed is not None:
         row.masked_fill_(~draw.allowed, float("-inf"))
+
+
+def _forbidden(draw: Draw) -> list[int]:
+    """Tokens that would complete a bad word, or end a text that is too short."""
+    s, written = draw.sampling, draw.written
+    tokens = [] if s.bad_words is None else s.bad_words.completing(written)
+    if len(written) < s.min_tokens:
+        tokens.extend(draw.ends)
+    return tokens
 
 
 def _draw(logits: Tensor, draws: Sequence[Draw]) -> list[int]:

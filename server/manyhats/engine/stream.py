@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from manyhats.backbone import Encoded, Piece
 from manyhats.engine.blocks import BLOCK, Key, first_key, next_key
@@ -35,7 +37,8 @@ class Delta(NamedTuple):
 @dataclass(slots=True, eq=False)
 class Stream:
     """One text. `prompt`: its tokens; `room`: the most new ones (0: the prompt is read alone); `ends`: tokens that end
-    it, and are no part of it; `scores`: what is asked about the prompt's tokens, shared by the texts that follow it.
+    it, and are no part of it but for `kept_ends`; `allowed`: (vocabulary,) bool, the tokens that it may have; `scores`:
+    what is asked about the prompt's tokens, shared by the texts that follow it.
 
     The fields behind `writing` are the model's thread's.
     """
@@ -48,6 +51,8 @@ class Stream:
     ends: frozenset[int]
     text: TextWriter
     grammar: Grammar | None = None
+    kept_ends: frozenset[int] = frozenset()
+    allowed: Tensor | None = None
     scores: PromptScores | None = None
     writing: Writing = field(init=False)
     random: np.random.Generator | None = None
@@ -91,6 +96,13 @@ class Stream:
     def length(self) -> int:
         """Places of its content: virtual tokens, prompt, and new tokens."""
         return self.virtual + len(self.prompt) + len(self.tokens)
+
+    def allowed_tokens(self, device: torch.device) -> Tensor | None:
+        """(vocabulary,) bool: what may come next by its form and by what it may have at all; None: anything."""
+        masks = [] if self.allowed is None else [self.allowed]
+        if self.grammar is not None:
+            masks.append(self.grammar.allowed())
+        return torch.stack(masks).all(0).to(device) if masks else None
 
     def content(self, start: int, stop: int) -> list[int]:
         """Its tokens at some places; virtual ones are -1."""

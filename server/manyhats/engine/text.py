@@ -11,13 +11,24 @@ class TextWriter:
     """Turns tokens into text, piece by piece.
 
     A piece is held back while it may end inside a character, or may be the beginning of a stop string. The pieces
-    together are what decoding all tokens at once gives, up to the stop string.
+    together are what decoding all tokens at once gives, up to the stop string. A stop string counts that ends behind
+    the first `stop_after` tokens. `skip_special`: special tokens are no text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), *, keep_stop: bool = False) -> None:
-        self._decoder = tokenizer.decode_stream()
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stops: Sequence[str] = (),
+        *,
+        keep_stop: bool = False,
+        stop_after: int = 0,
+        skip_special: bool = True,
+    ) -> None:
+        self._decoder = tokenizer.decode_stream(skip_special=skip_special)
         self._stops = tuple(stops)
         self._keep_stop = keep_stop
+        self._stop_after = stop_after
+        self._count = 0  # tokens
         self._decoded = ""  # all of it, shown or not
         self._shown = 0
         self.stop: str | None = None  # the stop string that has come
@@ -29,6 +40,7 @@ class TextWriter:
 
     def push(self, token: int) -> str:
         """What may be shown after one more token."""
+        self._count += 1
         return self._add(self._decoder.push(token))
 
     def finish(self) -> str:
@@ -45,7 +57,7 @@ class TextWriter:
             return ""
         begin = len(self._decoded)
         self._decoded += new
-        found = self._find(begin)
+        found = self._find(begin) if self._count > self._stop_after else None
         if found is not None:
             place, self.stop = found
             return self._show(place + len(self.stop) if self._keep_stop else place)

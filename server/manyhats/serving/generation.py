@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from manyhats.backbone import Backbone, Encoded, Tokenizer
 from manyhats.engine.generator import Generator
 from manyhats.engine.grammar import Grammar, Grammars
-from manyhats.engine.sampling import Chosen, Sampling
+from manyhats.engine.sampling import BadWords, Chosen, Sampling
 from manyhats.engine.scoring import PromptScores, Score
 from manyhats.engine.stream import Delta, Stream, Writing
 from manyhats.engine.text import TextWriter
@@ -18,19 +21,37 @@ from manyhats.methods.adapter import BoundAdapter
 from manyhats.serving.inputs import Notice
 from manyhats.serving.outputs import Answer
 from manyhats.serving.parameters import GenerateParameters
+from manyhats.serving.structured_output import grammar_of
+
+_LONGEST_WORD = 1000  # tokens of a bad word
 
 _LOG_OF_NOTHING = -9999.0
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Who asks: the task, what names its adapter's weights, and how it wants to be told of each token."""
+    """Who asks: the task, what names its adapter's weights, and how it wants to be told of each token.
+
+    `stop_token_ids`: tokens that end the task's texts, beside the backbone's own.
+    """
 
     task: str
     digest: str
     adapter: BoundAdapter
     priority: int = 0
     listener: Callable[[Delta], None] | None = None
+    stop_token_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """What the texts of a question may have; see `engine.stream.Stream`."""
+
+    ends: frozenset[int]
+    kept_ends: frozenset[int]
+    allowed: Tensor | None
+    bad_words: BadWords | None
+    grammar: Grammar | None  # as it begins
 
 
 class Generation:
@@ -51,6 +72,7 @@ class Generation:
         tokens of a text, new ones too. Raises InvalidRequest, or InputTooLong where a prompt leaves no room.
         """
         self._check(parameters)
+        constraints = self._constraints(asked, parameters)
         notices: list[Notice] = []
         streams: list[Stream] = []
         least = min(parameters.max_new_tokens, 1)
@@ -64,7 +86,7 @@ class Generation:
                 why = f"max_new_tokens is {wanted}, but after input {i} there is room for {room} tokens"
                 notices.append(Notice(i, "max_new_tokens", why))
             for _ in range(parameters.n):
-                stream = self._stream(asked, prompt, room, parameters, len(streams))
+                stream = self._stream(asked, prompt, room, parameters, len(streams), constraints)
                 stream.scores = scores
                 streams.append(stream)
         writing = Writing(
@@ -84,9 +106,14 @@ class Generation:
     # ---- parts of one text
 
     def _stream(
-        self, asked: Asked, prompt: Sequence[int], room: int, parameters: GenerateParameters, index: int
+        self,
+        asked: Asked,
+        prompt: Sequence[int],
+        room: int,
+        parameters: GenerateParameters,
+        index: int,
+        constraints: Constraints,
     ) -> Stream:
-        seed = None if parameters.seed is None else parameters.seed + index % parameters.n
         return Stream(
             index=index,
             adapter=asked.adapter,
@@ -101,13 +128,51 @@ class Generation:
                 presence=parameters.presence_penalty,
                 frequency=parameters.frequency_penalty,
                 bias=parameters.biases,
-                seed=seed,
+                seed=parameters.seed_of(index % parameters.n),
                 logprobs=parameters.logprobs,
+                bad_words=constraints.bad_words,
+                min_tokens=parameters.min_tokens,
             ),
-            ends=frozenset() if parameters.ignore_eos else self.backbone.end_tokens,
-            text=TextWriter(self.backbone.tokenizer, parameters.stops, keep_stop=parameters.include_stop),
-            grammar=self._grammar(parameters),
+            ends=constraints.ends,
+            kept_ends=constraints.kept_ends,
+            allowed=constraints.allowed,
+            text=TextWriter(
+                self.backbone.tokenizer,
+                parameters.stop,
+                keep_stop=parameters.include_stop,
+                stop_after=parameters.min_tokens,
+                skip_special=parameters.skip_special_tokens,
+            ),
+            grammar=None if constraints.grammar is None else constraints.grammar.copy(),
         )
+
+    def _constraints(self, asked: Asked, parameters: GenerateParameters) -> Constraints:
+        """What all texts of a question share. Of the tokens that end them, `ignore_eos` leaves out the backbone's."""
+        own = asked.stop_token_ids | (frozenset() if parameters.ignore_eos else self.backbone.end_tokens)
+        stops = frozenset(parameters.stop_token_ids)
+        allowed = None
+        if parameters.allowed_token_ids is not None:
+            allowed = torch.zeros(self.vocabulary, dtype=torch.bool)
+            allowed[parameters.allowed_token_ids] = True
+        return Constraints(
+            ends=own | stops,
+            kept_ends=stops - own if parameters.include_stop else frozenset(),
+            allowed=allowed,
+            bad_words=self._bad_words(parameters.bad_words),
+            grammar=grammar_of(parameters, self._all_grammars),
+        )
+
+    def _bad_words(self, words: Sequence[str]) -> BadWords | None:
+        """Each word as it is written at the beginning of a text, and behind a space."""
+        if not words:
+            return None
+        tokenizer = self.backbone.tokenizer
+        sequences = [
+            tokenizer.encode_bare(text, _LONGEST_WORD).ids
+            for word in words
+            for text in (word.lstrip(), f" {word.lstrip()}")
+        ]
+        return BadWords(ids for ids in sequences if ids)
 
     def _room(self, adapter: BoundAdapter, prompt: int, places: int, index: int, least: int) -> int:
         """How many tokens may follow a prompt. Raises InputTooLong for fewer than `least`."""
@@ -119,40 +184,23 @@ class Generation:
             raise InputTooLong(f"input {index} has {prompt} tokens; {why}{more}", param=f"inputs.{index}")
         return room
 
-    def _grammar(self, parameters: GenerateParameters) -> Grammar | None:
-        wanted = parameters.response_format
-        if parameters.regex is None and (wanted is None or wanted.get("type") == "text"):
-            return None
+    def _all_grammars(self) -> Grammars:
         if self._grammars is None:
             end = min(self.backbone.end_tokens, default=None)
             self._grammars = Grammars(self.backbone.tokenizer, self.vocabulary, end)
-        if parameters.regex is not None:
-            return self._grammars.regex(parameters.regex)
-        assert wanted is not None
-        match wanted.get("type"):
-            case "json_object":
-                return self._grammars.json_object()
-            case "json_schema":
-                inner = wanted.get("json_schema", wanted)
-                schema = inner.get("schema") if isinstance(inner, dict) else None
-                if schema is None:
-                    raise InvalidRequest(
-                        "response_format of type json_schema needs {'json_schema': {'schema': ...}}",
-                        param="response_format",
-                    )
-                return self._grammars.json_schema(schema)
-            case other:
-                raise InvalidRequest(
-                    f"response_format has the type {other!r}; these are: text, json_object, json_schema",
-                    param="response_format",
-                )
+        return self._grammars
 
     def _check(self, parameters: GenerateParameters) -> None:
-        for token in parameters.biases:
-            if not 0 <= token < self.vocabulary:
+        named = {
+            "logit_bias": parameters.biases,
+            "stop_token_ids": parameters.stop_token_ids,
+            "allowed_token_ids": parameters.allowed_token_ids or (),
+        }
+        for name, tokens in named.items():
+            strange = next((token for token in tokens if token >= self.vocabulary), None)
+            if strange is not None:
                 raise InvalidRequest(
-                    f"logit_bias names the token {token}; the backbone has 0 to {self.vocabulary - 1}",
-                    param="logit_bias",
+                    f"{name} names the token {strange}; the backbone has 0 to {self.vocabulary - 1}", param=name
                 )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from manyhats.backbone import Encoded, Text, Tokenizer
 from manyhats.errors import InputTooLong, InvalidRequest, TooLarge
+
+_ALL = 1 << 30  # tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,37 @@ class Notice:
     input: int
     code: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCut:
+    """Of a longer prompt so many tokens are kept, as the caller asks: the last ones (`side` left) or the first.
+
+    The special tokens that the tokenizer puts around a text stay, and count.
+    """
+
+    tokens: int
+    side: Literal["left", "right"] = "left"
+
+    def apply(self, encoded: Encoded) -> Encoded:
+        """The tokens that are kept."""
+        size = len(encoded.ids)
+        if size <= self.tokens:
+            return encoded
+        begin = next((i for i, special in enumerate(encoded.special) if not special), size)
+        end = size - next((i for i, special in enumerate(reversed(encoded.special)) if not special), 0)
+        room = max(self.tokens - begin - (size - end), 0)
+        own = range(end - room, end) if self.side == "left" else range(begin, begin + room)
+        kept = [*range(begin), *own, *range(end, size)][: self.tokens]
+        return replace(
+            encoded,
+            ids=[encoded.ids[i] for i in kept],
+            type_ids=[encoded.type_ids[i] for i in kept],
+            offsets=[encoded.offsets[i] for i in kept],
+            special=[encoded.special[i] for i in kept],
+            words=[encoded.words[i] for i in kept],
+            sequence_ids=[encoded.sequence_ids[i] for i in kept],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +100,7 @@ def prepare(
     template: str | None,
     max_tokens: int,
     truncate: bool,
+    cut: PromptCut | None = None,
     change: Callable[[Text], Text] = lambda text: text,
 ) -> Prepared:
     """Tokens of all texts. Raises InputTooLong, with both lengths, where one does not fit and may not be cut.
@@ -73,40 +108,74 @@ def prepare(
     `change`: what is done to a text when the template is filled.
     """
     filled = [change(fill_template(template, text)) for text in texts]
-    return _checked(filled, tokenizer.encode(filled, max_tokens), max_tokens=max_tokens, truncate=truncate)
+    encoded = tokenizer.encode(filled, _read(max_tokens, cut))
+    return _checked(filled, encoded, max_tokens=max_tokens, truncate=truncate, cut=cut)
 
 
-def prepare_prompt(tokenizer: Tokenizer, prompt: str, *, max_tokens: int, truncate: bool) -> Prepared:
+def prepare_prompt(
+    tokenizer: Tokenizer, prompt: str, *, max_tokens: int, truncate: bool, cut: PromptCut | None = None
+) -> Prepared:
     """Tokens of a prompt that is whole: no template, no special tokens but its own. Raises as `prepare`."""
-    encoded = tokenizer.encode_bare(prompt, max_tokens)
-    return _checked([Text(prompt)], [encoded], max_tokens=max_tokens, truncate=truncate)
+    encoded = tokenizer.encode_bare(prompt, _read(max_tokens, cut))
+    return _checked([Text(prompt)], [encoded], max_tokens=max_tokens, truncate=truncate, cut=cut)
 
 
-def prepare_tokens(prompts: Sequence[Sequence[int]], *, vocabulary: int, max_tokens: int, truncate: bool) -> Prepared:
+def prepare_tokens(
+    prompts: Sequence[Sequence[int]],
+    *,
+    vocabulary: int,
+    max_tokens: int,
+    truncate: bool,
+    cut: PromptCut | None = None,
+) -> Prepared:
     """Prompts that are tokens already. Raises as `prepare`, and InvalidRequest for tokens that do not exist."""
+    check_tokens(prompts, vocabulary)
     encoded = []
-    for i, ids in enumerate(prompts):
-        strange = next((token for token in ids if not 0 <= token < vocabulary), None)
-        if strange is not None or not ids:
-            told = "is empty" if strange is None else f"has the token {strange}; the backbone has {vocabulary}"
-            raise InvalidRequest(f"prompt {i} {told}", param=f"prompt.{i}")
-        kept = list(ids[:max_tokens])
+    for ids in prompts:
+        kept = list(ids[: _read(max_tokens, cut)])
         none: list[Any] = [None] * len(kept)
         zeros = [0] * len(kept)
         encoded.append(Encoded(kept, zeros, [(0, 0)] * len(kept), zeros, none, none, len(ids)))
-    return _checked([Text("")] * len(encoded), encoded, max_tokens=max_tokens, truncate=truncate)
+    return _checked([Text("")] * len(encoded), encoded, max_tokens=max_tokens, truncate=truncate, cut=cut)
 
 
-def _checked(filled: list[Text], encoded: list[Encoded], *, max_tokens: int, truncate: bool) -> Prepared:
+def check_tokens(prompts: Sequence[Sequence[int]], vocabulary: int) -> None:
+    """Raises InvalidRequest for a prompt of no tokens, or of tokens that do not exist."""
+    for i, ids in enumerate(prompts):
+        strange = next((token for token in ids if not 0 <= token < vocabulary), None)
+        if strange is not None or not ids:
+            told = (
+                "is empty"
+                if strange is None
+                else f"has the token {reprlib.repr(strange)}; the backbone has 0 to {vocabulary - 1}"
+            )
+            raise InvalidRequest(f"prompt {i} {told}", param=f"prompt.{i}")
+
+
+def _read(max_tokens: int, cut: PromptCut | None) -> int:
+    """How many tokens are read of a text: all of them, where the last ones may be wanted."""
+    return max_tokens if cut is None else _ALL
+
+
+def _checked(
+    filled: list[Text], encoded: list[Encoded], *, max_tokens: int, truncate: bool, cut: PromptCut | None
+) -> Prepared:
+    if cut is not None:
+        encoded = [cut.apply(one) for one in encoded]
     warnings: list[Notice] = []
     for i, one in enumerate(encoded):
-        if one.full_length <= max_tokens:
+        length = one.full_length if cut is None else len(one.ids)
+        if length <= max_tokens:
             continue
         least = "at least " if one.at_least else ""
-        told = f"input {i} has {least}{one.full_length} tokens; the task takes {max_tokens}"
+        told = f"input {i} has {least}{length} tokens; the task takes {max_tokens}"
         if not truncate:
             raise InputTooLong(
                 f"{told}. Shorten it, or set parameters.truncate to true to use its beginning", param=f"inputs.{i}"
             )
-        warnings.append(Notice(i, "truncated", f"{told}; the answer is for its first {len(one.ids)} tokens"))
+        part = "first"
+        if cut is not None:
+            encoded[i] = replace(cut, tokens=max_tokens).apply(one)
+            part = "last" if cut.side == "left" else "first"
+        warnings.append(Notice(i, "truncated", f"{told}; the answer is for its {part} {len(encoded[i].ids)} tokens"))
     return Prepared(filled, encoded, warnings)

@@ -15,10 +15,10 @@ from manyhats.methods.adapter import BARE, BoundAdapter
 from manyhats.registry.names import BASE
 from manyhats.registry.records import TaskSettings, Version
 from manyhats.serving.chat import Message, chat_prompt
-from manyhats.serving.inputs import Notice, Prepared, check_texts, prepare, prepare_prompt, prepare_tokens
+from manyhats.serving.inputs import Notice, Prepared, PromptCut, check_texts, prepare, prepare_prompt, prepare_tokens
 from manyhats.serving.merged import MergedVersion
 from manyhats.serving.outputs import Answer
-from manyhats.serving.parameters import Parameters
+from manyhats.serving.parameters import GenerateParameters, Parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class Question:
 
     In place of `texts`, for a task that generates: `chat`, a conversation that its template makes a prompt of, or
     `prompts`, tokens as they are. `defaults`: parameters that hold where neither the task nor the question says
-    otherwise. `generates`: the caller can read texts alone. `listener` is told of every token, in
-    the model's thread.
+    otherwise. `generates`: the caller can read texts alone. `names`: what the caller calls a parameter, for messages.
+    `listener` is told of every token, in the model's thread.
     """
 
     task: str
@@ -38,6 +38,7 @@ class Question:
     prompts: Sequence[Sequence[int]] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     generates: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
     listener: Callable[[Delta], None] | None = None
 
 
@@ -110,11 +111,32 @@ def check_question(question: Question, limits: Limits) -> None:
 def prompts_of(one: Pending, tokenizer: Tokenizer, vocabulary: int, longest: int) -> Prepared:
     """The tokens of what a task that generates is asked. Raises InputTooLong or InvalidRequest."""
     question, settings = one.question, one.settings
+    cut = _cut(one.parameters, longest)
     if question.chat is not None:
         prompt = chat_prompt(
             tokenizer, question.chat, template=settings.chat_template, system_prompt=settings.system_prompt
         )
-        return prepare_prompt(tokenizer, prompt, max_tokens=longest, truncate=one.truncates)
+        return prepare_prompt(tokenizer, prompt, max_tokens=longest, truncate=one.truncates, cut=cut)
     if question.prompts is not None:
-        return prepare_tokens(question.prompts, vocabulary=vocabulary, max_tokens=longest, truncate=one.truncates)
-    return prepare(tokenizer, question.texts, template=settings.template, max_tokens=longest, truncate=one.truncates)
+        return prepare_tokens(
+            question.prompts, vocabulary=vocabulary, max_tokens=longest, truncate=one.truncates, cut=cut
+        )
+    return prepare(
+        tokenizer,
+        question.texts,
+        template=settings.template,
+        max_tokens=longest,
+        truncate=one.truncates,
+        cut=cut,
+    )
+
+
+def _cut(parameters: Parameters, longest: int) -> PromptCut | None:
+    """How a prompt is cut; -1 leaves it as many tokens as fit, with room for the new ones."""
+    if not isinstance(parameters, GenerateParameters) or parameters.truncate_prompt_tokens is None:
+        return None
+    fits = longest + 1 - parameters.max_new_tokens
+    tokens = (
+        (fits if fits > 0 else longest) if parameters.truncate_prompt_tokens < 0 else parameters.truncate_prompt_tokens
+    )
+    return PromptCut(tokens, parameters.truncation_side)

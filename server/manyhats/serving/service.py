@@ -135,7 +135,7 @@ class Service:
                     param="model",
                 )
             defaults = {**question.defaults, **settings.defaults}
-            parameters = parse_parameters(version.info.kind, version.task, defaults, given)
+            parameters = parse_parameters(version.info.kind, version.task, defaults, given, question.names)
             if isinstance(parameters, EmbedParameters):
                 own = self.backbone.sentence_embedding
                 settings = with_backbone(settings, own)

@@ -2,66 +2,216 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
 
+from manyhats.api.known_fields import (
+    CHANGE_ANSWERS,
+    FOLLOWED,
+    HARMLESS,
+    add_parameter,
+    reject_unsupported,
+    translate,
+)
 from manyhats.api.schemas import Many
+from manyhats.errors import InvalidRequest
 
-# Fields of a request that are parameters here, under their own names.
-_SAME = (
-    "temperature", "top_p", "top_k", "min_p", "n", "stop", "presence_penalty", "frequency_penalty",
-    "repetition_penalty", "logit_bias", "seed", "response_format", "ignore_eos", "merged_adapters", "prompt_logprobs",
-)  # fmt: skip
-DEFAULTS = {"temperature": 1.0}
+# Parameters that hold where neither the task nor the request says otherwise.
+DEFAULTS: Mapping[str, Any] = {"temperature": 1.0}
+COMPLETION_DEFAULTS: Mapping[str, Any] = {**DEFAULTS, "max_new_tokens": 16}
+CHAT_DEFAULTS: Mapping[str, Any] = {**DEFAULTS, "max_new_tokens": 1_000_000}  # as many as there is room for
+
+_FORM_FIELDS = ("json", "regex", "choice", "grammar", "json_object")  # of `structured_outputs`
 
 
-class Body(BaseModel):
-    """Fields that are not known are taken and mean nothing, as OpenAI's own server has it."""
+class StreamOptions(BaseModel):
+    """What a stream tells besides its text."""
 
     model_config = ConfigDict(extra="allow")
 
-    model: str = Field(min_length=1)
-    stream: bool = False
-    stream_options: dict[str, Any] | None = None
+    include_usage: StrictBool | None = None
+
+
+class Body(BaseModel):
+    """Fields that are not known are taken and mean nothing, as OpenAI's own server has it.
+
+    What is not declared here is a parameter, or stands in `api.known_fields`.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    model: StrictStr = Field(min_length=1)
+    stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
+    n: Any = None
+    best_of: Any = None
+    max_tokens: Any = None
+    prompt_logprobs: Any = None
+    guided_json: Any = None
+    json_schema: Any = None
+    grammar: Any = None
+    structured_outputs: dict[str, Any] | None = None
+
+
+def _prompt(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return read(value)
+    except ValidationError:
+        raise PydanticCustomError(
+            "prompt", "a prompt is a text, a list of texts, a list of token numbers, or a list of such lists"
+        ) from None
+
+
+Prompt = Annotated[StrictStr | Many[StrictStr] | Many[StrictInt] | Many[Many[StrictInt]], WrapValidator(_prompt)]
 
 
 class CompletionBody(Body):
     """`POST /v1/completions`."""
 
-    prompt: str | Many[str] | Many[int] | Many[Many[int]]
-    max_tokens: int | None = 16
-    logprobs: int | None = None
-    echo: bool = False
+    prompt: Prompt
+    logprobs: Any = None
+    echo: StrictBool | None = None
 
 
 class ChatBody(Body):
     """`POST /v1/chat/completions`."""
 
     messages: Many[dict[str, Any]]
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
+    max_completion_tokens: Any = None
+    logprobs: StrictBool | None = None
+    top_logprobs: Any = None
+    add_special_tokens: StrictBool | None = None
+    tools: list[Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    functions: list[Any] | None = None
+    function_call: str | dict[str, Any] | None = None
 
 
-def parameters(body: Body, most: int | None) -> dict[str, Any]:
-    """The parameters of a question. `most`: tokens of an answer, where the body says."""
-    extra = body.model_extra or {}
-    given = {name: extra[name] for name in _SAME if extra.get(name) is not None}
-    if most is not None:
-        given["max_new_tokens"] = most
-    if given.get("top_k") == -1:  # vLLM's word for all
-        del given["top_k"]
-    if isinstance(given.get("n"), int) and given["n"] == 1:
-        del given["n"]
-    if extra.get("include_stop_str_in_output"):
-        given["include_stop"] = True
-    forms = extra.get("structured_outputs") or {}
-    regex = extra.get("guided_regex") or forms.get("regex")
-    schema = extra.get("guided_json") or forms.get("json")
-    if regex is not None:
-        given["regex"] = regex
-    elif schema is not None:
-        given["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}
-    return given
+class Given(NamedTuple):
+    """The parameters of a request, and what it called each of them."""
+
+    parameters: dict[str, Any]
+    names: dict[str, str]
+
+
+def completion_parameters(body: CompletionBody) -> Given:
+    """What a completion asks for. Raises InvalidRequest for what is not supported, by name."""
+    found = _common(body)
+    if body.logprobs is True:
+        raise InvalidRequest("logprobs: give how many of the likeliest tokens are told, not true", param="logprobs")
+    if body.logprobs is not None and body.logprobs is not False:
+        add_parameter(found, "logprobs", "logprobs", body.logprobs)
+    if body.max_tokens is not None:
+        add_parameter(found, "max_new_tokens", "max_tokens", body.max_tokens)
+    if body.echo and ("logprobs" in found or body.max_tokens == 0):  # of the prompts' tokens too
+        numbers = [n for n in (body.logprobs, body.prompt_logprobs) if isinstance(n, int)]
+        found["prompt_logprobs"] = ("logprobs", max(numbers, default=0))
+    return _given(found)
+
+
+def chat_parameters(body: ChatBody) -> Given:
+    """What a chat asks for. Raises InvalidRequest for what is not supported, by name."""
+    found = _common(body)
+    _reject_tools("tools", body.tools, "tool_choice", body.tool_choice)
+    _reject_tools("functions", body.functions, "function_call", body.function_call)
+    if body.add_special_tokens:
+        raise InvalidRequest(
+            "'add_special_tokens' is not supported: the chat template writes them; leave it out or give false",
+            param="add_special_tokens",
+        )
+    if body.logprobs:
+        add_parameter(found, "logprobs", "top_logprobs", 0 if body.top_logprobs is None else body.top_logprobs)
+    elif body.top_logprobs not in (None, 0):
+        raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true", param="top_logprobs")
+    for name in ("max_completion_tokens", "max_tokens"):
+        value = getattr(body, name)
+        if value is not None:
+            add_parameter(found, "max_new_tokens", name, value)
+    return _given(found)
+
+
+def _common(body: Body) -> dict[str, tuple[str, Any]]:
+    fields = body.model_extra or {}
+    reject_unsupported(fields, FOLLOWED)
+    if body.stream_options is not None:
+        reject_unsupported(body.stream_options.model_extra)
+    found = translate(fields)
+    if found.get("top_k", ("", None))[1] == -1:  # vLLM's word for all
+        del found["top_k"]
+    for name, value in (("n", body.n), ("prompt_logprobs", body.prompt_logprobs)):
+        if value is not None:
+            add_parameter(found, name, name, value)
+    if body.best_of not in (None, 1, body.n) or isinstance(body.best_of, bool):
+        raise InvalidRequest("'best_of' is not supported but where it is 'n'; leave it out", param="best_of")
+    for name, (parameter, value) in _forms(body).items():
+        add_parameter(found, parameter, name, value)
+    return found
+
+
+def _forms(body: Body) -> dict[str, tuple[str, Any]]:
+    """What the answer looks like, by the fields of vLLM, SGLang, TGI and llama.cpp: each as a parameter."""
+    forms: dict[str, tuple[str, Any]] = {}
+    for name in ("guided_json", "json_schema"):
+        if getattr(body, name) is not None:
+            forms[name] = ("response_format", _schema_format(getattr(body, name), name))
+    if body.grammar is not None:
+        forms["grammar"] = ("grammar" if isinstance(body.grammar, str) else "response_format", body.grammar)
+    wanted = body.structured_outputs or {}
+    reject_unsupported(wanted, _FORM_FIELDS)
+    for name, value in wanted.items():
+        where = f"structured_outputs.{name}"
+        if value is None or name in HARMLESS or (name in CHANGE_ANSWERS and name not in _FORM_FIELDS):
+            continue
+        if name not in _FORM_FIELDS:
+            raise InvalidRequest(f"{where} is not supported; these are: {', '.join(_FORM_FIELDS)}", param=where)
+        if name == "json":
+            forms[where] = ("response_format", _schema_format(value, where))
+        elif name != "json_object":
+            forms[where] = (name, value)
+        elif value is True:
+            forms[where] = ("response_format", {"type": "json_object"})
+        elif value is not False:
+            raise InvalidRequest(f"{where} is true or false", param=where)
+    return forms
+
+
+def _schema_format(schema: Any, name: str) -> dict[str, Any]:
+    """A JSON schema, as an object or as its text."""
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except (ValueError, RecursionError):
+            raise InvalidRequest(f"{name} is not valid JSON", param=name) from None
+    return {"type": "json_schema", "json_schema": {"schema": schema}}
+
+
+def _reject_tools(name: str, tools: list[Any] | None, choice_name: str, choice: Any) -> None:
+    """Tools that may not be called change nothing."""
+    if choice in (None, "auto") and not tools:
+        return
+    if choice != "none":
+        which, value = (name, "") if tools else (choice_name, f" {choice!r}" if isinstance(choice, str) else "")
+        raise InvalidRequest(
+            f"'{which}'{value} is not supported; leave it out or give {choice_name} \"none\"", param=which
+        )
+
+
+def _given(found: Mapping[str, tuple[str, Any]]) -> Given:
+    return Given(
+        {parameter: value for parameter, (_, value) in found.items()},
+        {parameter: name for parameter, (name, _) in found.items()},
+    )
