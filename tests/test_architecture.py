@@ -20,6 +20,7 @@ ALLOWED = {
     "runtime": {"serving", "engine", "registry", "formats", "methods", "backbone", "settings"},
     "api": {"runtime", "serving", "registry", "backbone", "settings"},
     "commands": {"training", "engine", "registry", "formats", "methods", "backbone", "supported"},
+    "observability": set(),
     "supported": set(),
     "settings": set(),
     "errors": set(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ from typer.core import TyperCommand
 from manyhats._version import __version__
 from manyhats.commands import convert, doctor, remote, train
 from manyhats.errors import ManyhatsError, WrongSetting
+from manyhats.observability import logs
 from manyhats.settings import Settings, load_settings
 
 app = typer.Typer(
@@ -76,10 +76,9 @@ class _Serve(TyperCommand):
 @_with_settings
 def serve(config: Path | None = None, **options: str | None) -> None:
     """Starts the server. An option wins over its environment variable, and that over the settings file."""
-    import uvicorn
-
     from manyhats.api.app import create_app
     from manyhats.api.exposure import check_exposure
+    from manyhats.api.server import create_server
     from manyhats.runtime import Runtime
 
     # uvicorn raises a signal again when it has ended; and a container's first process has no handler of its own.
@@ -87,26 +86,17 @@ def serve(config: Path | None = None, **options: str | None) -> None:
     for ending in (signal.SIGTERM, signal.SIGINT):
         signal.signal(ending, lambda *_: os._exit(0))
     settings = load_settings(config, **{name: value for name, value in options.items() if value is not None})
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s  %(message)s", stream=sys.stderr
-    )
-    for noisy in ("httpx", "httpcore", "urllib3"):
-        logging.getLogger(noisy).setLevel("WARNING")
+    logs.configure(settings.log_level)
     check_exposure(settings)
     runtime = Runtime(settings)
     runtime.open()
+    server = create_server(create_app(runtime), settings)
     try:
-        uvicorn.run(
-            create_app(runtime),
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=settings.log_level == "debug",
-            timeout_graceful_shutdown=int(settings.drain_timeout) + 1,
-            server_header=False,
-        )
+        server.run()
     except SystemExit as end:  # it has said why, but with a code of its own
         sys.exit(1 if end.code else 0)
+    except KeyboardInterrupt:  # it has stopped
+        pass
 
 
 app.command("push")(remote.push)

@@ -107,6 +107,7 @@ class Runtime:
         self.uploads = 0  # under way
         self.started = time.time()
         self.state: Literal["starting", "ready", "draining"] = "starting"
+        self._scan_failed = ""  # why the last look for copied adapters failed
         self._watching: asyncio.Task[None] | None = None
         self.engine.on_batch = self.metrics.batch
         self.residency.on_load = lambda version, seconds: self.metrics.loaded(seconds)
@@ -164,10 +165,14 @@ class Runtime:
     def _scan(self) -> bool:
         """Takes in adapter folders that somebody copied into the store; whether one is still being copied."""
         try:
-            return self.imports.scan()[1]
-        except Exception:
-            logger.exception("looking for copied adapters failed")
+            copying = self.imports.scan()[1]
+        except Exception as error:
+            if repr(error) != self._scan_failed:  # it looks every second
+                logger.exception("looking for copied adapters failed")
+            self._scan_failed = repr(error)
             return False
+        self._scan_failed = ""
+        return copying
 
     def _preload(self) -> None:
         """Pinned tasks first, then others by name, as far as there is room."""
@@ -256,7 +261,7 @@ class Runtime:
             activate=activate,
             settings=_as_settings(partial) if partial else None,
             warnings=warnings,
-            check=lambda info: check_settings(task, partial, info, self.backbone),
+            check=lambda info: self._check_fit(task, partial, info),
         )
 
     def _check_settings(self, task: str, partial: Mapping[str, Any]) -> None:
@@ -268,7 +273,12 @@ class Runtime:
             info = version.info
             if "kind" not in partial:  # the one that was set before holds for the rest
                 info = replace(info, kind=found.settings_for(version).kind or info.kind)
-        check_settings(task, partial, info, self.backbone)
+        self._check_fit(task, partial, info)
+
+    def _check_fit(self, task: str, partial: Mapping[str, Any], info: AdapterInfo | None) -> None:
+        """Raises InvalidRequest for settings of a task that are wrong, or do not fit an adapter."""
+        own = self.registry.find(task)
+        check_settings(task, partial, info, self.backbone, prompts=(own.settings.prompts if own else None) or ())
 
     async def _arrival(self, wish: Future[BoundAdapter]) -> None:
         """Waits for an adapter to reach its slot. Raises what loading raises, or DeadlineExceeded."""

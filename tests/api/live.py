@@ -16,8 +16,9 @@ from typing import Any
 import httpx
 import manyhats.engine.engine as engine_module
 import torch
-import uvicorn
 from manyhats.api.app import create_app
+from manyhats.api.connection import ConnectionLimits
+from manyhats.api.server import create_server
 from manyhats.backbone import Backbone
 from manyhats.formats import write_adapter
 from manyhats.methods.heads import Kind
@@ -72,8 +73,9 @@ def edited(files: Files, name: str, /, **changes: Any) -> Files:
 class Live:
     """A running server and a client of it."""
 
-    def __init__(self, runtime: Runtime, host: str, port: int) -> None:
+    def __init__(self, runtime: Runtime, limits: ConnectionLimits, host: str, port: int) -> None:
         self.runtime = runtime
+        self.limits = limits
         self.host = host
         self.port = port
         self.client = self.new_client()
@@ -158,13 +160,12 @@ def serving(backbone: Backbone, store: Path, **settings: Any) -> Iterator[Live]:
     runtime.open()
     listening = socket.socket(proto=socket.IPPROTO_TCP)  # named, or asyncio leaves Nagle's delay on
     listening.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(runtime), log_config=None, server_header=False)
-    server = uvicorn.Server(config)
+    server = create_server(create_app(runtime), runtime.settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
         wait_until(lambda: server.started and runtime.ready, "the server is ready")
-        live = Live(runtime, *listening.getsockname())
+        live = Live(runtime, server.connection_limits, *listening.getsockname())
         with live.client:
             yield live
     finally:

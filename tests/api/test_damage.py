@@ -50,6 +50,7 @@ def test_damaged_files_answer_500_until_the_same_are_uploaded(start, damage):
             error = assert_error(live.ask("spam"), 500, "spam@1", "damaged")
             assert error["type"] == "DamagedStoreError"
         assert_error(live.client.post("/v1/tasks/spam/load"), 500, "damaged")
+        assert_error(live.client.get("/v1/tasks/spam/versions/1/download"), 500, "damaged")
         assert close(live.outputs(other), others)
         shown = live.client.get("/v1/tasks/spam").json()
         assert shown["quarantined"] == shown["versions"][0]["quarantined"]

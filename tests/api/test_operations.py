@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.api.live import Live, adapter_files, assert_error, fresh
 
 
-def figures(live: Live) -> dict[str, float]:
-    """Every sample of /metrics, by name and labels."""
-    answer = live.client.get("/metrics")
+def figures(live: Live, key: str = "") -> dict[str, float]:
+    """Every sample of /metrics, by name and labels, as the bearer of a key sees them."""
+    answer = live.client.get("/metrics", headers={"Authorization": f"Bearer {key}"} if key else {})
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain")
     return {
@@ -71,6 +74,39 @@ def test_labels_of_tasks_are_bounded(start):
         assert not any("stranger" in key for key in figures(live))
 
 
+@pytest.mark.parametrize(
+    ("names", "keys", "readers"),
+    [
+        ("readers", {}, {""}),
+        ("readers", {"api_keys": "ask", "admin_keys": "admin"}, {"ask", "admin"}),
+        ("readers", {"admin_keys": "admin"}, {"", "wrong", "admin"}),
+        ("everybody", {"api_keys": "ask"}, {"", "ask", "wrong"}),
+        ("nobody", {}, set()),
+        ("nobody", {"api_keys": "ask"}, set()),
+    ],
+)
+def test_tasks_are_named_to_those_who_may_read_them(start, names, keys, readers):
+    with start(metrics_names=names, **keys) as live:
+        for key in keys.values():
+            live.client.headers["Authorization"] = f"Bearer {key}"
+        tasks = [live.add("secret"), live.add("secret")]
+        for task in tasks:
+            live.outputs(task, ["w1", "w2"])
+        live.wait_idle()
+        live.client.headers.pop("Authorization", None)
+        for key in ("", "wrong", *keys.values()) if keys else ("",):
+            found = figures(live, key)
+            assert any("secret" in name for name in found) == (key in readers), key
+            inputs = [value for name, value in found.items() if name.startswith("manyhats_inputs_total")]
+            assert sum(inputs) == 4
+            assert len(inputs) == (2 if key in readers else 1)
+            counts = [value for name, value in found.items() if name.startswith("manyhats_request_seconds_count")]
+            assert sum(counts) == 2
+            buckets = [value for name, value in found.items() if "request_seconds_bucket|le=+Inf" in name]
+            assert sum(buckets) == 2
+            assert found["manyhats_tasks"] == 2
+
+
 def test_the_schema_is_sound_and_complete(live: Live):
     answer = live.client.get("/openapi.json")
     assert answer.status_code == 200
@@ -121,6 +157,54 @@ def test_the_page_is_html(live: Live):
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/html")
     assert re.search(r"(?i)<!doctype html>", answer.text)
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    for element in ("script", "style"):  # as a browser reckons it
+        (content,) = re.findall(rf"<{element}[^>]*>(.*?)</{element}>", answer.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{element}-src 'sha256-{digest}'" in policy
+    assert not re.search(
+        r"\son\w+=|\sstyle=|javascript:|https?://|innerHTML", answer.text
+    )  # which the policy would stop
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_what_the_page_sends_is_taken(live: Live):
+    """As a browser sends it from the page that the server itself has given."""
+    own = f"http://{live.host}:{live.port}"
+    with live.new_client(headers={"Origin": own, "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}) as page:
+        task = fresh()
+        assert live.upload(task, adapter_files(live.backbone), client=page).status_code == 201
+        headers = {"Content-Type": "application/json"}
+        asked = page.post("/v1/predict", content=f'{{"tasks": ["{task}"], "inputs": "w1"}}', headers=headers)
+        assert asked.json()["results"][0]["task"] == task
+    text = live.client.get("/").text
+    assert '"Content-Type": "application/json"' in text
+
+
+def test_every_answer_has_an_id(live: Live, monkeypatch: pytest.MonkeyPatch):
+    given = {"X-Request-Id": "a-caller's-own.1"}
+    for method, path in (("GET", "/healthz"), ("GET", "/nowhere"), ("POST", "/v1/tasks/none/predict"), ("HEAD", "/")):
+        assert live.client.request(method, path, headers=given).headers["x-request-id"] == given["X-Request-Id"]
+        made = [live.client.request(method, path).headers["x-request-id"] for _ in range(2)]
+        assert len(set(made)) == 2
+        for wrong in ("x" * 200, "a b", ""):
+            answer = live.client.request(method, path, headers={"X-Request-Id": wrong})
+            assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
+    for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Content-Type": "text/plain"}):
+        refused = live.client.post("/v1/predict", content=b"{}", headers=headers | given)
+        assert refused.status_code in (403, 415, 421)
+        assert refused.headers["x-request-id"] == given["X-Request-Id"]
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(live.runtime.registry, "tasks", fails)
+    answer = live.client.get("/v1/tasks", headers=given)
+    assert_error(answer, 500)
+    assert answer.headers["x-request-id"] == given["X-Request-Id"]
 
 
 def test_a_server_that_is_not_ready_says_so(live: Live):

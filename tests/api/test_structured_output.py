@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
 import pytest
+from manyhats.engine.grammar import Grammar
+from manyhats.errors import InvalidRequest
 
 from tests import tiny
 from tests.api.live import Live, assert_error, serving
@@ -73,9 +76,13 @@ def test_answers_of_a_form(bytes_live: Live) -> None:
         ({"grammar": 'root ::= "a'}, "not valid: .*end of input"),
         ({"grammar": "root ::= x"}, "not valid: .*'x' not found"),
         ({"grammar": ""}, "not valid"),
+        ({"grammar": "start: gen\ngen[temperature=0.5]: /.*/"}, "temperature is not supported"),
         ({"grammar": "root ::= " + "(" * 5000}, "not valid"),
         ({"grammar": 'root ::= "' + "a" * 30_000 + '"'}, "at most 20000"),
         ({"choice": ["a"], "grammar": "start: /b/"}, "one form"),
+        ({"regex": r"[^\s\S]"}, "cannot be followed"),
+        ({"grammar": "start: A\nA: /a*/ & /b+/"}, "cannot be followed"),
+        ({"regex": "(a{1000}){1000}"}, "cannot be followed: .*too many"),
         ({"response_format": {"type": "json_schema"}}, "schema"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": 3}}}, "schema is an object"),
     ],
@@ -169,4 +176,25 @@ def test_the_words_of_other_servers(bytes_live: Live) -> None:
 def test_a_form_that_ends_before_the_least_length(bytes_live: Live) -> None:
     answer = bytes_live.ask("base", "x", choice=["yes", "no"], min_tokens=20)
     assert_error(answer, 400, "constraints leave no token")
+    bytes_live.wait_idle()
+
+
+def test_a_form_that_fails_later_fails_alone(bytes_live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others in the same pass go on."""
+    whole = bytes_live.outputs("base", "ab", max_new_tokens=30)
+    followed = Grammar.allowed
+    steps: list[int] = []
+
+    def until_later(grammar: Grammar) -> Any:
+        steps.append(1)
+        if len(steps) > 6:
+            raise InvalidRequest("the form of the answer cannot be followed: too large")
+        return followed(grammar)
+
+    monkeypatch.setattr(Grammar, "allowed", until_later)
+    with ThreadPoolExecutor(4) as pool:
+        others = [pool.submit(bytes_live.outputs, "base", "ab", max_new_tokens=30) for _ in range(3)]
+        failed = pool.submit(bytes_live.ask, "base", "x", regex="[a-z]{20}", max_new_tokens=30)
+        assert [other.result() for other in others] == [whole] * 3
+        assert_error(failed.result(), 400, "cannot be followed: too large")
     bytes_live.wait_idle()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import struct
 import tarfile
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,9 +19,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from manyhats.backbone import Backbone
+from manyhats.runtime import Runtime
 
 from tests.amounts import tried
 from tests.api.live import (
+    PATIENCE,
     Files,
     Live,
     Witness,
@@ -84,7 +88,7 @@ BAD_FILES = {
     "infinity in a tensor": (lambda f: with_tensors(f, put(float("inf"))), 400, "infinite|finite"),
     "a tensor missing": (lambda f: with_tensors(f, lambda t: t.pop(first(t, "lora_B"))), 422, "B"),
     "a tensor too many": (lambda f: with_tensors(f, lambda t: t.update(stray=torch.ones(1))), 400, "stray"),
-    "no tensors": (lambda f: with_tensors(f, lambda t: t.clear()), 400, "holds no tensors"),
+    "no tensors": (lambda f: with_tensors(f, lambda t: t.clear()), 400, "no tensors"),
     "another shape": (
         lambda f: with_tensors(f, lambda t: t.update({first(t): torch.ones(3, 31)})), 422, r"\[3, 31\].*\[3, 32\]",
     ),
@@ -447,6 +451,98 @@ def test_an_upload_that_breaks_off_leaves_nothing(live: Live, cut):
     assert live.upload(fresh(), adapter_files(live.backbone)).status_code == 201
     wait_until(lambda: not live.staged, "nothing is staged")
     assert_error(live.client.get(f"/v1/tasks/{task}"), 404)
+
+
+def test_more_uploads_than_may_be_under_way(start):
+    with start(max_uploads=2) as live:
+        head = post_head(f"/v1/tasks/{fresh()}/versions", length=500, kind="multipart/form-data; boundary=z")
+        held = [raw(live, head + b"--z") for _ in range(2)]
+        wait_until(lambda: live.runtime.uploads == 2, "two uploads are under way")
+        answer = live.upload(fresh(), adapter_files(live.backbone))
+        assert_error(answer, 429, "2 uploads are under way")
+        assert int(answer.headers["Retry-After"]) >= 1
+        for connection in held:
+            connection.close()
+        wait_until(lambda: not live.runtime.uploads, "no upload is under way")
+        assert live.upload(fresh(), adapter_files(live.backbone)).status_code == 201
+
+
+def test_uploads_take_no_threads_from_predictions(start, monkeypatch):
+    """However many are checked, unpacked or written, and however long that takes."""
+    opened = threading.Event()
+    inspect = Runtime.inspect
+
+    def held(*given):
+        assert opened.wait(PATIENCE)
+        return inspect(*given)
+
+    with start(upload_threads=2) as live:
+        task = live.add("asked")
+        monkeypatch.setattr(live.runtime.registry, "_inspect", partial(held, live.runtime))
+        files = adapter_files(live.backbone)
+        clients = [live.new_client() for _ in range(30)]
+        senders = [threading.Thread(target=live.upload, args=(fresh(), files), kwargs={"client": c}) for c in clients]
+        for sender in senders:
+            sender.start()
+        try:
+            wait_until(lambda: live.runtime.uploads == 30, "all uploads are under way")
+            wait_until(lambda: live.runtime.threads.checking.borrowed_tokens == 2, "two are checked")
+            live.outputs(task, [f"w{i}" for i in range(20)])
+            assert live.client.put(f"/v1/tasks/{task}", json={"priority": 1}).status_code == 200
+            assert live.runtime.threads.checking.borrowed_tokens == 2
+        finally:
+            opened.set()
+            for sender in senders:
+                sender.join()
+            for client in clients:
+                client.close()
+
+
+SETTINGS = {
+    "labels of another number": {"labels": ["a"]},
+    "labels that are alike": {"labels": ["a", "a", "b"]},
+    "more tokens than the backbone takes": {"max_tokens": 100_000},
+    "a number beyond all bounds": {"max_tokens": 10**30},
+    "defaults of no parameter": {"defaults": {"evil": 1}},
+    "defaults of another type": {"defaults": {"top_k": "many"}},
+    "a template without text": {"template": "x"},
+    "a flag that is a text": {"pinned": "yes"},
+    "pooling of no kind": {"pooling": "evil"},
+    "no field": {"evil": 1},
+    "half a character": {"labels": ["\ud800", "b", "c"]},
+}
+
+
+@pytest.mark.parametrize("what", SETTINGS)
+def test_an_uploads_settings_are_refused_as_those_that_are_put(live: Live, what):
+    files, task = adapter_files(live.backbone), fresh("put")
+    assert live.upload(task, files).status_code == 201
+    text = json.dumps(SETTINGS[what])
+    put = live.client.put(f"/v1/tasks/{task}", content=text, headers={"Content-Type": "application/json"})
+    sent = live.upload(fresh("sent"), files, task=text)
+    assert put.status_code == sent.status_code == 400
+    assert sent.json()["error"]["param"] == put.json()["error"]["param"]
+    names = re.compile("(put|sent)-[0-9]+")
+    said = [names.sub("task", answer.json()["error"]["message"]) for answer in (put, sent)]
+    assert said[0] in said[1]
+
+
+def test_null_in_an_uploads_settings_goes_back_to_what_the_files_bring(live: Live):
+    files, task = adapter_files(live.backbone), fresh()
+    assert live.upload(task, files, task='{"template": "a {text}", "max_tokens": 9}').status_code == 201
+    assert live.upload(task, files, task='{"template": null, "defaults": null}').status_code == 200
+    shown = live.client.get(f"/v1/tasks/{task}").json()
+    assert (shown["template"], shown["max_tokens"]) == (None, 9)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_card_that_is_too_long_is_left_out(live: Live, packed):
+    good = adapter_files(live.backbone)
+    files, task = good | {"README.md": b"\xff" * (2 << 20)}, fresh()
+    answer = live.upload(task, archive=zipped(files)) if packed else live.upload(task, files)
+    assert answer.status_code == 201
+    assert "README.md (it has 2097152 bytes" in answer.json()["warnings"][0]
+    assert live.client.get(f"/v1/tasks/{task}/versions/1").json()["card"] is None
 
 
 # ---- at the same time

@@ -12,6 +12,7 @@ import pytest
 from manyhats import methods
 from manyhats.cli import app
 from manyhats.methods.base import Bound
+from manyhats.settings import Settings
 from typer.main import get_command
 
 from tests.docs.demo import BACKBONE, RECIPE, STORE
@@ -86,6 +87,12 @@ def test_what_a_container_command_names_is_there(command: str) -> None:
     assert words[-1] == ("." if words[1] == "build" else "manyhats")
     for port in re.findall(r"-p \S*?:(\d+)(?= )", command):
         assert f"\nEXPOSE {port}\n" in file
+    variables = set(re.findall(r"-e MANYHATS_(\w+)=", command))
+    assert variables <= {name.upper() for name in Settings.model_fields}
+    if words[1] == "run":  # it listens on all addresses
+        assert "API_KEYS" in variables
+        assert "\n    MANYHATS_HOST=0.0.0.0 " in file
+        assert "MANYHATS_ALLOW_UNAUTHENTICATED=" not in file.partition("ENV PATH")[2]
     for folder in re.findall(r"-v \w+:(\S+)", command):
         assert f"\nVOLUME {folder}\n" in file
 

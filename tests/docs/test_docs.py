@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from manyhats.api.errors import KINDS
+from manyhats.formats.contents import PICKLED, READ
 from manyhats.methods import METHODS
 from manyhats.settings import Settings
 
@@ -33,6 +34,12 @@ def test_every_error_is_documented(status, kind):
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_is_documented(name):
     assert f"| `{name}` |" in text("docs/methods.md")
+
+
+@pytest.mark.parametrize("name", sorted({*(name for name in READ if not re.search(r"[*\[]", name)), *PICKLED}))
+def test_every_file_that_is_read_or_refused_is_documented(name):
+    if name not in ("pytorch_model_adapter_fusion.bin", "pytorch_model_embeddings.bin"):  # "any `.bin`" there
+        assert f"`{name}`" in text("docs/files.md")
 
 
 @pytest.mark.parametrize(

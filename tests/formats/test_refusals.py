@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -12,10 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch, InvalidRequest, ManyhatsError, UnsupportedFormat
 from manyhats.formats import read_adapter, write_adapter
 from manyhats.formats.files import looks_like_pickle
+from manyhats.formats.peft import lora
+from manyhats.formats.peft.patterns import by_pattern
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -467,12 +472,38 @@ def test_an_alpha_that_is_no_number(wrote, bert: Backbone, alpha: Any) -> None:
         {"(.*)+y": 1},
         {"(a*){50}": 1},
         {".*.*.*.*.*.*.*.*x": 1},
+        {r"(?=query)\w": 1},
+        {r"(q)uery\1": 1},
+        {r"\w{1000}": 1},
+        {str(i): 1 for i in range(5000)},
     ],
 )
 def test_patterns_that_cannot_be_used(wrote, bert: Backbone, field: str, value: Any) -> None:
     folder = wrote("lora")
     edit_json(folder / "adapter_config.json", **{field: value})
     assert refused(folder, bert, InvalidRequest).param == field
+
+
+@pytest.mark.parametrize("pattern", [".?" * 80 + "!", "(.|.)" * 35 + "!", "(.*.*.*.*)!", "(q|q|q)" * 20])
+def test_patterns_that_pythons_engine_would_not_end(wrote, bert: Backbone, pattern: str) -> None:
+    folder = wrote("lora")
+    edit_json(folder / "adapter_config.json", rank_pattern={pattern: 99}, alpha_pattern={pattern: 1})
+    read_adapter(folder, bert)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["query", "self", r"\.", ".", "a", "(0|1)", ".*", r"\d+", "[qk]", "?", "|", "$"]), max_size=6
+    )
+)
+def test_patterns_match_as_pythons_do(pieces: list[str]) -> None:
+    key = "".join(pieces)
+    try:
+        value_of = by_pattern({"rank_pattern": {key: 1}}, "rank_pattern", 0)
+    except InvalidRequest:
+        return
+    for module in ("query", "self.query", "layer.0.attention.self.query", "layer.11.key", "a", "selfquery", ""):
+        assert value_of(module) == bool(re.match(rf"(.*\.)?({key})$", module)), (key, module)
 
 
 @pytest.mark.parametrize(
@@ -781,3 +812,17 @@ def test_a_shared_tensor_of_a_compacter_that_nothing_uses(bert: Backbone, tmp_pa
     tensors["bert.shared_parameters.task.W_sideways"] = torch.ones(4)
     save_file(tensors, folder / "adapter.safetensors")
     refused(folder, bert, InvalidRequest, "'W_sideways' among the compacter's shared parameters is not used")
+
+
+@pytest.mark.parametrize("rank", [10**6, 2**14])
+def test_the_matrices_of_a_huge_vera(
+    bert: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    """A file of short vectors stands for matrices of every layer; they are counted before one is made."""
+    monkeypatch.setattr(lora, "_MOST_VALUES", 2**14 * 64 - 1)
+    monkeypatch.setattr(lora, "pair", lambda *given: pytest.fail("the matrices are made"))
+    config = {"peft_type": "VERA", "task_type": "FEATURE_EXTRACTION", "r": rank, "projection_prng_key": 0}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    vectors = {f"{QUERY}.vera_lambda_b": torch.zeros(32), f"{QUERY}.vera_lambda_d": torch.zeros(rank)}
+    save_file(vectors, tmp_path / "adapter_model.safetensors")
+    assert refused(tmp_path, bert, ManyhatsError).param in ("r", "rank")

@@ -141,6 +141,41 @@ def test_a_table_that_pefts_wrapper_saved_three_times_is_one(backbone: Backbone,
     assert torch.equal(part.tensors["lm_head"]["weight"], trained)
 
 
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    config = tiny.config("llama")
+    config.tie_word_embeddings = True
+    model = AutoModelForCausalLM.from_config(config)
+    tiny.randomise(model, 1)
+    folder = tmp_path_factory.mktemp("tied")
+    model.save_pretrained(folder)
+    tiny.tokenizer("llama").save_pretrained(folder)
+    return tiny.load(folder)
+
+
+@pytest.mark.parametrize("missing", [None, EMBED, HEAD])
+def test_a_tied_output_layer_is_adapted_as_the_file_says(tied: Backbone, folder: Path, missing: str | None) -> None:
+    """With `ensure_weight_tying` PEFT adapts both, and saves both."""
+    config = json.loads((folder / "adapter_config.json").read_text()) | {"ensure_weight_tying": True}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    path = folder / "adapter_model.safetensors"
+    tensors = {n: t.clone() for n, t in load_file(path).items() if missing is None or not n.startswith(missing)}
+    save_file(tensors, path)
+    if missing is not None:
+        with pytest.raises(AdapterMismatch, match="ensure_weight_tying"):
+            read_adapter(folder, tied)
+        return
+    (part,) = read_adapter(folder, tied).parts
+    assert {"embed_tokens", "lm_head"} <= part.tensors.keys()
+
+
+def test_layers_that_are_the_backbones_own_take_no_room(backbone: Backbone, folder: Path) -> None:
+    """As in a file that holds the whole model."""
+    weight = backbone.linear["layers.0.self_attn.k_proj"].weight.detach()
+    add(folder, **{"base_model.model.model.layers.0.self_attn.k_proj.weight": weight.to(BRAIN)})
+    assert [part.method for part in read_adapter(folder, backbone).parts] == ["lora"]
+
+
 STEP = 2**-7  # of bfloat16, beside 1
 
 

@@ -69,7 +69,7 @@ def test_what_the_library_reads_is_read(tmp_path: Path) -> None:
         "half": torch.randn(7).half(),
         "brain": torch.randn(1, 1, 3).bfloat16(),
         "double": torch.randn(2).double(),
-        "bits": torch.arange(5, dtype=torch.uint8),
+        "site.mask": torch.arange(5, dtype=torch.uint8),
         "x.indices": torch.arange(4),
         "scalar": torch.tensor(2.5),
         "ä": torch.ones(1),
@@ -89,7 +89,7 @@ def test_what_the_library_reads_is_read(tmp_path: Path) -> None:
 
 def test_data_at_odd_places_is_read(tmp_path: Path) -> None:
     value = torch.randn(3)
-    header = {"a": entry(0, 1, "U8", [1]), "b": entry(1, 13)}
+    header = {"a.mask": entry(0, 1, "U8", [1]), "b": entry(1, 13)}
     path = write(tmp_path / "x.safetensors", header, b"\1" + value.numpy().tobytes())
     assert torch.equal(read_tensors(path)["b"], value)
     with tensor_file.mapped(tmp_path):
@@ -122,6 +122,7 @@ def test_sizes_and_counts_are_checked_before_anything_is_parsed(
         ({"a" * 5000: entry(0, 4)}, bytes(4), "5000 characters"),
         ({"a": entry(0, 4, shape=[1] * 60)}, bytes(4), "60 dimensions"),
         ({"a": entry(0, 8, "I64", [1])}, bytes(8), "type I64, which is not supported"),
+        ({"a": entry(0, 1, "U8", [1])}, bytes(1), "type U8, which is not supported"),
         ({"a": entry(0, 2, "F8_E5M2", [2])}, bytes(2), "type F8_E5M2, which is not supported"),
     ],
 )

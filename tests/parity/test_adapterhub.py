@@ -141,7 +141,7 @@ def test_the_librarys_own_pickles(tmp_path: Path, name: str) -> None:
 
 
 def test_there_are_pickled_cases() -> None:
-    assert len(PICKLED) == 15
+    assert len(PICKLED) == 19
     assert {STORE.lines[name]["method"] for name in PICKLED} == {"prefix", "mam", "unipelt", "seq_bn"}
 
 

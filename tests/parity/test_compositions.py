@@ -162,6 +162,10 @@ def test_adapterhubs_stack_is_a_stack(tmp_path: Path) -> None:
     assert tiny.difference(answers, tiny.ask(one.backbone, ours, one.texts)) == 0
     alone = read_adapter(theirs / "b", one.backbone)
     assert tiny.difference(answers, tiny.ask(one.backbone, alone, one.texts)) > 1e-3
+    (upload / "extra.safetensors").write_bytes((theirs / "a" / "adapter.safetensors").read_bytes())
+    with pytest.raises(InvalidRequest, match=r"'extra\.safetensors' belongs to no config"):
+        read_adapter(upload, one.backbone)
+    (upload / "extra.safetensors").unlink()
     setup["adapter_setup"]["type"] = "Parallel"  # type: ignore[index]
     (upload / "adapter_setup.json").write_text(json.dumps(setup))
     with pytest.raises(AdapterMismatch, match="'Parallel' is not served"):

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from manyhats.errors import InvalidRequest, ManyhatsError, TooLarge, UnsupportedFormat
-from manyhats.registry.archive import ArchiveLimits, unpack
+from manyhats.registry.archive import ArchiveLimits, unpack, unpack_adapter
 
 LIMITS = ArchiveLimits(max_files=20, max_bytes=1 << 20)
 Members = dict[str, bytes]
@@ -428,3 +428,39 @@ def test_headers_of_a_tar_are_bounded_all_together(tmp_path: Path, kind: bytes) 
     data = gzip.compress(one * 4 + pack_tar({"a.json": b"{}"}))
     with pytest.raises(InvalidRequest, match="headers of more than 1 MiB"):
         unpacked(tmp_path, data, ArchiveLimits(max_files=20, max_bytes=1 << 30))
+
+
+@PACKERS
+@pytest.mark.parametrize(
+    ("start", "error"),
+    [
+        (bytes(8), InvalidRequest),
+        ((1 << 40).to_bytes(8, "little") + b"{", InvalidRequest),
+        ((17 << 20).to_bytes(8, "little") + b"{", TooLarge),
+        (b"\x80\x04\x95", UnsupportedFormat),
+        ((2).to_bytes(8, "little") + b"{}", InvalidRequest),
+        (b"\x42" + bytes(7) + b'{"a":{"dtype":"U8","shape":[33554358],"data_offsets":[0,33554358]}}', InvalidRequest),
+    ],
+)
+def test_weights_are_checked_by_their_header_before_the_rest_is_unpacked(
+    tmp_path: Path, pack: Packer, start: bytes, error: type[Exception]
+) -> None:
+    path, into = tmp_path / "archive", tmp_path / "into"
+    members = {"adapter_config.json": b"{}", "adapter_model.safetensors": start + bytes((32 << 20) - len(start))}
+    path.write_bytes(pack(members))
+    into.mkdir()
+    with pytest.raises(error):
+        unpack_adapter(path, "a", into, ArchiveLimits(max_files=20, max_bytes=1 << 30))
+    assert sum(file.stat().st_size for file in into.rglob("*") if file.is_file()) <= 2
+
+
+@PACKERS
+def test_of_an_adapters_archive_only_its_files_are_unpacked(tmp_path: Path, pack: Packer) -> None:
+    path, into = tmp_path / "archive", tmp_path / "into"
+    kept = {"adapter_config.json": b"{}", "adapter_model.safetensors": (2).to_bytes(8, "little") + b"{}"}
+    left = {"optimizer.pt": b"x", "README.md": bytes(2 << 20), "checkpoint-1/adapter_model.safetensors": b"x"}
+    path.write_bytes(pack(kept | left))
+    into.mkdir()
+    warnings = unpack_adapter(path, "a", into, ArchiveLimits(max_files=20, max_bytes=1 << 30))
+    assert {p.name: p.read_bytes() for p in into.iterdir()} == kept
+    assert all(name.split("/")[0] in " ".join(warnings) for name in left)

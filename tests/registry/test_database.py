@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
-from manyhats.errors import ConfigurationError
-from manyhats.registry.database import SCHEMA, Base, connect
+from manyhats.errors import ConfigurationError, DamagedStore, ManyhatsError, NotReady, StorageFull
+from manyhats.registry.database import SCHEMA, Base, connect, write_failed
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.schema import CreateTable
 
 
@@ -51,3 +53,20 @@ def test_a_path_is_no_url(tmp_path: Path) -> None:
 def test_the_tables_can_be_made_in_postgresql() -> None:
     for table in Base.metadata.sorted_tables:
         assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=postgresql.dialect()))
+
+
+@pytest.mark.parametrize(
+    ("said", "name", "kind"),
+    [
+        ("database or disk is full", "SQLITE_FULL", StorageFull),
+        ("disk I/O error", "SQLITE_IOERR_WRITE", StorageFull),
+        ("disk I/O error", "SQLITE_IOERR_READ", DamagedStore),
+        ("database disk image is malformed", "SQLITE_CORRUPT", DamagedStore),
+        ("UNIQUE constraint failed: versions.task", "SQLITE_CONSTRAINT", DamagedStore),
+        ("database is locked", "SQLITE_BUSY", NotReady),
+    ],
+)
+def test_a_write_that_failed_is_told_by_its_cause(said: str, name: str, kind: type[ManyhatsError]) -> None:
+    cause = sqlite3.OperationalError(said)
+    cause.sqlite_errorname = name
+    assert type(write_failed(DatabaseError("COMMIT", {}, cause))) is kind

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from manyhats.registry.blobs import digest
@@ -42,8 +43,8 @@ for i in itertools.count():
         registry.delete_task("task-1")
 """
 
-# Fills a small file system that only this process sees.
-FILLER = """
+# A small file system that only this process sees.
+SMALL = """
 import ctypes, json, subprocess, sys
 from pathlib import Path
 
@@ -61,6 +62,12 @@ from manyhats.registry.registry import Registry
 store = Path(sys.argv[1]) / "store"
 registry = Registry(store, inspect)
 registry.open()
+"""
+
+# Fills it by uploads.
+FILLER = (
+    SMALL
+    + """
 errors = []
 for i in range(200):
     try:
@@ -80,6 +87,67 @@ again = Registry(store, inspect)
 again.open()
 print(json.dumps([errors, full, whole, matches, after, again.resolve("spam").number]))
 """
+)
+
+# Fills it to the last byte, and then deletes.
+DELETER = (
+    SMALL
+    + """
+from manyhats.registry.records import Target
+
+for task in ("one", "two", "three", "four"):
+    for i in range(10):
+        upload(registry, task, f"{task} {i} " + "x" * 1000)
+registry.set_alias("four", "canary", [Target(3)])
+
+
+opened = True
+
+
+def fill():
+    if opened:
+        registry._database.shorten()  # else the log of writes is as long as a deletion needs
+    with (Path(sys.argv[1]) / "filler").open("ab", buffering=0) as out:
+        for size in (1 << 16, 1 << 12, 1 << 9, 1):
+            try:
+                while True:
+                    out.write(bytes(size))
+            except OSError:
+                pass
+
+
+done = []
+fill()
+for delete in (
+    lambda: registry.delete_task("one"),
+    lambda: registry.delete_alias("four", "canary"),
+    lambda: [registry.delete_version("four", i) for i in range(1, 10)],
+    lambda: registry.delete_task("two"),
+):
+    delete()
+    (Path(sys.argv[1]) / "filler").unlink()
+    kept = (store / ".manyhats" / "reserve").exists()
+    fill()
+    try:
+        upload(registry, "more", "y" * 100_000)
+        refused = False
+    except StorageFull:
+        refused = True
+    done.append([kept, refused, sorted(task.name for task in registry.all())])
+registry.close()
+opened = False
+fill()
+registry = Registry(store, inspect)
+registry.open()
+registry.delete_task("three")
+left = [v.number for v in registry.task("four").versions]
+matches = blobs(store) == {v.sha256 for task in registry.all() for v in task.versions} and not staged(store)
+registry.close()
+again = Registry(store, inspect)
+again.open()
+print(json.dumps([done, left, matches, sorted(task.name for task in again.all())]))
+"""
+)
 
 
 def check_whole(registry: Registry, store: Path) -> None:
@@ -128,19 +196,33 @@ def killed(writer: Process, *, after: int, seconds: float) -> list[list[str]]:
 
 
 def test_a_full_disk_is_said_so_and_breaks_nothing(launcher: Launcher, tmp_path: Path) -> None:
-    """On a small file system of its own, which only the child process sees."""
-    mount = tmp_path / "small"
-    mount.mkdir()
-    filler = Process(launcher, tmp_path / "log", [str(mount)], script=FILLER, needs=NEEDS)
-    code = filler.end()
-    if "not permitted" in filler.text:
-        pytest.skip("mounting a small file system is not permitted here")
-    assert code == 0, filler.text
-    errors, full, whole, matches, after, again = json.loads(filler.text)
-    assert list(mount.iterdir()) == []
+    errors, full, whole, matches, after, again = said_on_a_small_disk(launcher, tmp_path, FILLER)
     assert len(errors) == 1
     assert "no room" in errors[0]
     assert len(full) >= 4
     assert whole
     assert matches
     assert after == again > full[-1]
+
+
+def test_what_is_deleted_on_a_full_disk_is_gone(launcher: Launcher, tmp_path: Path) -> None:
+    done, left, matches, again = said_on_a_small_disk(launcher, tmp_path, DELETER)
+    assert done[0] == [True, True, ["four", "three", "two"]]
+    assert done[3][2] == ["four", "three"]
+    assert all(refused for _, refused, _ in done)
+    assert left == [10]
+    assert matches
+    assert again == ["four"]  # a start on the full disk, and a deletion
+
+
+def said_on_a_small_disk(launcher: Launcher, tmp_path: Path, script: str) -> list[Any]:
+    """What a script prints, on a small file system of its own, which only the child process sees."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    child = Process(launcher, tmp_path / "log", [str(mount)], script=script, needs=NEEDS)
+    code = child.end()
+    if "not permitted" in child.text:
+        pytest.skip("mounting a small file system is not permitted here")
+    assert code == 0, child.text
+    assert list(mount.iterdir()) == []
+    return json.loads(child.text)  # type: ignore[no-any-return]

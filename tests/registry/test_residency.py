@@ -266,6 +266,16 @@ def test_what_methods_keep_beside_adapters_counts_and_makes_room(disk):
     residency.close()
 
 
+def test_an_adapter_that_takes_more_than_was_foretold_counts_as_what_it_takes(tiers, disk, monkeypatch):
+    residency = tiers(slots=9, slot_bytes=100)
+    monkeypatch.setattr(residency, "_slot_size", lambda adapter: adapter.nbytes // 2)
+    for name in "abc":
+        use(residency, version(name, 40))
+        wait_until(lambda: idle(residency))
+    assert residency.stats().slot_bytes == 80
+    assert residency.stats().slots == 2
+
+
 def test_the_bytes_of_memory_are_bounded(tiers, disk):
     residency = tiers(slots=1, memory_bytes=25)
     for wanted in (A, B, C):

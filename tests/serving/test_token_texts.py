@@ -133,3 +133,15 @@ def test_any_tokens_give_a_text(of: Callable[[str], Tokenizer], kind: str, seed:
     if "sentencepiece" not in kind:
         assert writer.text == tokenizer.decode(ids)
     assert all(one.offset <= len(writer.text) for one in told)
+
+
+def test_special_tokens_may_be_text(of: Callable[[str], Tokenizer]) -> None:
+    tokenizer = of("bytes")
+    end = tokenizer._backend.token_to_id("<e>")
+    ids = [*tokenizer.encode_bare("the", 9).ids, end, *tokenizer.encode_bare(" fox", 9).ids]
+    for skip, whole in ((True, "the fox"), (False, "the<e> fox")):
+        assert tokenizer.decode(ids, skip_special=skip) == whole
+        writer = TokenTexts(tokenizer, skip_special=skip)
+        told = [writer.push(token) for token in ids]
+        assert [one.text for one in told if one.text == "<e>"] == ["<e>"]
+        assert placed(whole, [one for one in told if one.text != "<e>" or not skip])

@@ -19,6 +19,7 @@ from manyhats.api.middleware.encoding import GzipBodies
 from manyhats.api.middleware.hosts import AllowedHosts
 from manyhats.api.middleware.origins import SameOrigin
 from manyhats.api.middleware.paths import HeadAsGet, LenientPaths
+from manyhats.api.middleware.request_id import RequestId
 from manyhats.api.schemas import ErrorBody
 from manyhats.runtime import Runtime
 
@@ -60,6 +61,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     app.add_middleware(AllowedHosts, allowed=allowed_hosts(settings))
     if settings.cors_origins:
         app.add_middleware(Cors, origins=settings.cors_origins)
+    app.add_middleware(RequestId)
     errors.install(app)
 
     @app.exception_handler(ClientGone)

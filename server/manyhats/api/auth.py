@@ -11,10 +11,15 @@ from manyhats.errors import AuthenticationRequired, PermissionDenied
 from manyhats.settings import Keys
 
 
+def is_reader(request: Request) -> bool:
+    """Whether whoever sends this may ask: no keys are set, or the request has one of them."""
+    settings = runtime_of(request).settings
+    return not settings.api_keys or _has(request, (*settings.api_keys, *settings.admin_keys))
+
+
 def may_ask(request: Request) -> None:
     """Raises AuthenticationRequired where keys are set and the request has none of them."""
-    settings = runtime_of(request).settings
-    if settings.api_keys and not _has(request, (*settings.api_keys, *settings.admin_keys)):
+    if not is_reader(request):
         raise AuthenticationRequired("a key is needed: send it as 'Authorization: Bearer KEY'")
 
 

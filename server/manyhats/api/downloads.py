@@ -29,29 +29,40 @@ _CHUNK = 1 << 20  # bytes
 async def download(task: str, number: int, request: Request) -> StreamingResponse:
     """A version's files, as they were uploaded, in a tar.gz."""
     runtime = runtime_of(request)
-    return _Download(runtime, runtime.registry.pin(f"{task}@{number}"))
+    version = runtime.registry.pin(f"{task}@{number}")
+    try:  # every file is read and compared with the version's sha256 before the first byte is sent
+        folder = await in_thread(runtime.threads.receiving, runtime.registry.files, version)
+    except BaseException:
+        await _unpin(runtime, version)
+        raise
+    return _Download(runtime, version, folder)
 
 
 class _Download(StreamingResponse):
     """Keeps the version's files while they are sent. A client may leave before the first byte is asked for."""
 
-    def __init__(self, runtime: Runtime, version: Version) -> None:
+    def __init__(self, runtime: Runtime, version: Version, folder: Path) -> None:
         headers = {"Content-Disposition": f'attachment; filename="{version.task}-{version.number}.tar.gz"'}
         super().__init__(self._content(), media_type="application/gzip", headers=headers)
         self._runtime = runtime
         self._version = version
+        self._folder = folder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            with CancelScope(shield=True):  # the last one removes the files of what was deleted meanwhile
-                await in_thread(self._runtime.threads.receiving, self._runtime.registry.unpin, self._version)
+            await _unpin(self._runtime, self._version)
 
     async def _content(self) -> AsyncIterator[bytes]:
-        pieces = packed(self._runtime.registry.files(self._version))
+        pieces = packed(self._folder)
         while piece := await in_thread(self._runtime.threads.receiving, next, pieces, b""):
             yield piece
+
+
+async def _unpin(runtime: Runtime, version: Version) -> None:
+    with CancelScope(shield=True):  # the last one removes the files of what was deleted meanwhile
+        await in_thread(runtime.threads.receiving, runtime.registry.unpin, version)
 
 
 def packed(folder: Path) -> Iterator[bytes]:

@@ -111,5 +111,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return response(error)
+        request_id = getattr(request.state, "request_id", "")
+        logger.error("%s %s failed (X-Request-Id %s)", request.method, request.url.path, request_id, exc_info=error)
+        answer = response(error)
+        answer.headers["X-Request-Id"] = request_id  # this answer is made outside of all middleware
+        return answer

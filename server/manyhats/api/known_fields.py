@@ -220,9 +220,9 @@ def reject_unsupported(fields: Mapping[str, Any] | None, followed: Collection[st
         known = CHANGE_ANSWERS.get(name)
         if known is None or name in followed or _is_neutral(value, known.neutral):
             continue
-        instead = f"; {known.instead}" if known.instead else ""
+        instead = f"; {known.instead}, and" if known.instead else ";"
         or_give = f" or give {_json(known.neutral[0])}" if known.neutral else ""
-        raise InvalidRequest(f"'{name}' is not supported{instead}; leave it out{or_give}", param=name)
+        raise InvalidRequest(f"'{name}' is not supported{instead} leave it out{or_give}", param=name)
 
 
 def translate(fields: Mapping[str, Any], names: Mapping[str, str] = FOLLOWED) -> dict[str, tuple[str, Any]]:

@@ -13,6 +13,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from manyhats.errors import InvalidRequest, TooLarge
+from manyhats.registry.blobs import check_first_bytes
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ ,+=-]{0,199}")
 _TEXTS = ("task", "alias", "activate")
@@ -21,6 +22,7 @@ _BOUNDARY = 256  # characters
 _MARGIN = 64 << 10  # bytes before the first part and behind the last one
 _HEADERS = 16  # of a part
 _HEADER_BYTES = 8 << 10  # of all headers of a part
+_FIRST = 64  # bytes of a file that are looked at while it comes
 _TEXT_BYTES = 1 << 20  # of a part that is no file
 
 
@@ -73,6 +75,7 @@ class FormReader:
         self._disposition = b""
         self._name = ""
         self._out: BinaryIO | None = None
+        self._first = b""  # the first bytes of the present file
         self._files: list[str] = []
         self._archive_name: str | None = None
         self._texts: dict[str, bytearray] = {}
@@ -173,9 +176,13 @@ class FormReader:
         except FileExistsError:
             raise InvalidRequest(f"two files are called '{name}'", param="files") from None
         self._files.append(name)
+        self._first = b""
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._out is not None:
+            if len(self._first) < _FIRST and self._files:
+                self._first += data[start : min(end, start + _FIRST)]
+                check_first_bytes(self._files[-1], self._first)
             self._out.write(memoryview(data)[start:end])
             return
         text = self._texts[self._name]

@@ -97,7 +97,7 @@ class SettingsBody(Body):
     lower_case: StrictBool | None = None
     system_prompt: StrictStr | None = None
     chat_template: StrictStr | None = None
-    stop_token_ids: list[StrictInt] | None = None
+    stop_token_ids: Many[StrictInt] | None = None
     defaults: dict[str, Any] | None = None
     priority: StrictInt | None = None
     pinned: StrictBool | None = None

@@ -348,17 +348,24 @@ class Generator:
         return plan, actors
 
     def _choose(self, streams: Sequence[Stream], logits: Tensor) -> None:
-        """The next token of each. logits: (streams, vocabulary)."""
+        """The next token of each. logits: (streams, vocabulary). A form that cannot be followed fails its own text."""
         finite = torch.isfinite(logits.amax(-1)).tolist()
         draws = []
+        faults: dict[Stream, Exception] = {}
         for stream in streams:
             written = [chosen.token for chosen in stream.tokens] if stream.sampling.looks_back else []
-            allowed = stream.allowed_tokens(logits.device)
+            allowed = None
+            try:
+                allowed = stream.allowed_tokens(logits.device)
+            except Exception as error:
+                faults[stream] = error
             draws.append(Draw(stream.sampling, stream.random, stream.prompt, written, allowed, stream.ends))
         for stream, chosen, fine in zip(streams, choose(logits, draws), finite, strict=True):
             try:
                 if not fine:
                     raise EngineFailure(f"the task {stream.writing.task} gives values that are not finite")
+                if stream in faults:
+                    raise faults[stream]
                 if chosen.token == NO_TOKEN:
                     raise _no_token(stream)
                 self._take(stream, chosen)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from manyhats.backbone import Tokenizer
-from manyhats.errors import EngineFailure, InvalidRequest
+from manyhats.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -31,7 +31,11 @@ _JSON_STYLE: JsonCompileOptions = {
     "key_separator": ": ",
 }
 _LONGEST = 100_000  # characters of a schema or an expression
+# Of what llguidance builds for one step: with its own limits `(a{1000}){1000}` takes five seconds, with these a tenth.
+_LIMITS = llguidance.LLParserLimits(initial_lexer_fuel=50_000, step_lexer_fuel=50_000)
+_LONGEST_ERROR = 500
 _LONGEST_GBNF = 20_000  # is read by a parser in Python
+_RULE_TEMPERATURE = re.compile(r"^[ \t]*\w+\[[^\]\n]*\btemperature[ \t]*=", re.MULTILINE)
 _GBNF_RULE = re.compile(r"^[ \t]*[\w-]+[ \t]*::=", re.MULTILINE)
 
 
@@ -48,17 +52,27 @@ class Grammar:
         return Grammar(self._matcher.deep_copy(), self._vocabulary)
 
     def allowed(self) -> Tensor:
-        """(vocabulary,) bool: the tokens that may come next."""
+        """(vocabulary,) bool: the tokens that may come next.
+
+        Raises InvalidRequest where the form cannot be followed: nothing matches it, or it is too large.
+        """
         llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bits)
-        if self._matcher.is_error():
-            raise EngineFailure(f"the form of the answer cannot be followed further: {self._matcher.get_error()}")
+        self._check()
         flags = np.unpackbits(self._bits.view(np.uint8)[0], bitorder="little")[: self._vocabulary]
         return torch.from_numpy(flags.astype(bool))
 
     def accept(self, token: int) -> bool:
-        """Takes the token that was chosen; whether nothing may follow."""
+        """Takes the token that was chosen; whether nothing may follow. Raises as `allowed`."""
         self._matcher.consume_token(token)
+        self._check()
         return bool(self._matcher.is_stopped())
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise InvalidRequest(
+                f"the form of the answer cannot be followed: {_first_line(self._matcher.get_error())}",
+                param="response_format",
+            )
 
 
 class Grammars:
@@ -99,6 +113,10 @@ class Grammars:
 
         Raises InvalidRequest with what is wrong with it.
         """
+        if _RULE_TEMPERATURE.search(source):
+            raise InvalidRequest(
+                "a rule's own temperature is not supported; set the request's", param="response_format"
+            )
         if not _GBNF_RULE.search(source):
             return self._make(lambda: llguidance.LLMatcher.grammar_from_lark(source), source)
         _check_length(source, _LONGEST_GBNF)
@@ -107,13 +125,19 @@ class Grammars:
     def _make(self, grammar: Callable[[], str], source: str) -> Grammar:
         _check_length(source, _LONGEST)
         try:
-            matcher = llguidance.LLMatcher(self._tokenizer, grammar(), log_level=0)
+            matcher = llguidance.LLMatcher(self._tokenizer, grammar(), log_level=0, limits=_LIMITS)
             error = matcher.get_error()
         except (ValueError, TypeError) as failure:
             error = str(failure)
         if error:
-            raise InvalidRequest(f"the form of the answer is not valid: {error.strip().splitlines()[0]}")
-        return Grammar(matcher, self._vocabulary)
+            raise InvalidRequest(f"the form of the answer is not valid: {_first_line(error)}", param="response_format")
+        made = Grammar(matcher, self._vocabulary)
+        made.copy().allowed()  # some forms that nothing matches, or that are too large, show only now
+        return made
+
+
+def _first_line(error: str) -> str:
+    return error.strip().splitlines()[0][:_LONGEST_ERROR]
 
 
 def _check_length(source: str, longest: int) -> None:

@@ -24,6 +24,7 @@ class TextWriter:
         stop_after: int = 0,
         skip_special: bool = True,
     ) -> None:
+        self.skip_special = skip_special
         self._decoder = tokenizer.decode_stream(skip_special=skip_special)
         self._stops = tuple(stops)
         self._keep_stop = keep_stop

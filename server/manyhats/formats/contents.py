@@ -17,9 +17,10 @@ from pathlib import Path, PurePosixPath
 
 from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
 from manyhats.formats.adapterhub import names as adapterhub
-from manyhats.formats.files import PICKLES, pickle_message
+from manyhats.formats.files import PICKLES, pickle_message, starts_like_pickle
 from manyhats.formats.manyhats import description as manyhats
 from manyhats.formats.peft import names as peft
+from manyhats.formats.tensor_file import check_length
 
 CARD = "README.md"
 # What stands beside an adapter and changes how it is asked, whatever its format.
@@ -33,7 +34,7 @@ SENTENCE_FILES = (
     "[0-9]*_*/model.safetensors",
 )  # fmt: skip
 _MODULES, _MODULE_WEIGHTS = "modules.json", "model.safetensors"  # of sentence-transformers
-_READ = (
+READ = (  # all patterns of what is read
     CARD,
     *peft.FILES,
     *adapterhub.FILES,
@@ -180,6 +181,19 @@ def check_size(name: str, size: int) -> str | None:
     return None
 
 
+def check_start(name: str, start: bytes, size: int | None = None) -> None:
+    """Checks what a file's first `FIRST_BYTES` tell, before the rest is written. `size`: the file's, where it is known.
+
+    Raises UnsupportedFormat for a pickle by the name of safetensors, InvalidRequest or TooLarge for a length of its
+    header that cannot be.
+    """
+    if not name.lower().endswith(".safetensors"):
+        return
+    if starts_like_pickle(start):
+        raise UnsupportedFormat(pickle_message(shown_name(name)), param=name)
+    check_length(start, name, size)
+
+
 def as_safetensors(pickle: str) -> str:
     """The name that the weights of a pickle get as safetensors."""
     return PICKLED.get(pickle) or _MODULES_PICKLED.get(pickle) or f"{PurePosixPath(pickle).stem}.safetensors"
@@ -246,9 +260,9 @@ def _reason(path: PurePosixPath, root: str, members: set[str], folders: Mapping[
     if parent not in members:
         if any(_TRAINERS_FOLDER.fullmatch(part) for part in inner.parts[:-1]):
             return _TRAINERS
-        if matches(inner, _READ):
+        if matches(inner, READ):
             return None
-    elif matches(PurePosixPath(name), _READ):
+    elif matches(PurePosixPath(name), READ):
         return None
     suffix = path.suffix.lower()
     if _STATE_FILE.fullmatch(name) or (suffix != ".safetensors" and _TRAINERS_FILE.fullmatch(name)):

@@ -29,6 +29,7 @@ _JSON_VALUES = 500_000
 _INT_LIMIT = 1 << 63
 _NO_LIMIT = int(1e30)  # what transformers writes for the length of texts where there is none
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FIRST_BYTES = 9  # what tells a pickle from safetensors
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -127,7 +128,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 def looks_like_pickle(path: Path) -> bool:
     """Whether the content is a pickle or torch's zip of pickles, whatever the file is called."""
     with path.open("rb") as file:
-        start = file.read(9)
+        return starts_like_pickle(file.read(FIRST_BYTES))
+
+
+def starts_like_pickle(start: bytes) -> bool:
+    """The same by a file's first bytes, of which there are `FIRST_BYTES` or as many as the file has."""
     # safetensors begins with its header's length, whose bytes may look like either, and then the header's brace
     return (start[:1] == b"\x80" or start[:4] == b"PK\x03\x04") and start[8:] != b"{"
 

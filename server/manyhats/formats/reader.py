@@ -56,7 +56,7 @@ def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, kind: Kind 
         adapter = _read_library(folder, weights, backbone, kind or own)
         if description is not None:
             adapter = replace(adapter, settings=dict(adapter.settings) | description.task)
-    adapter = sentence_transformers.read_onto(adapter.as_kind(kind, backbone), folder, backbone)
+    adapter = sentence_transformers.read_onto(adapter.as_kind(kind, backbone), folder, backbone, kind)
     adapter.check(backbone)
     labels = adapter.settings.get("labels")
     head = adapter.head
@@ -98,6 +98,7 @@ def _read_library(folder: Path, weights: list[str], backbone: Backbone, kind: Ki
 
 def _read_files(folder: Path, weights: list[str], backbone: Backbone, beside: Beside) -> Adapter:
     if adapterhub.is_setup(folder):
+        _refuse_strangers(folder, weights, adapterhub.setup_weights(folder))
         return adapterhub.read_setup(folder, backbone)
     if not (folder / "adapter_config.json").is_file():
         present = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "no file"

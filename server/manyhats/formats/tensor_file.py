@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,13 +27,17 @@ from manyhats.errors import InvalidRequest, TooLarge
 
 MAX_HEADER = 16 << 20  # bytes; low-rank pairs on every expert of the largest models take 15 MB
 MAX_TENSORS = 100_000
+_MOST_EVER = 100_000_000  # bytes of a header, by the format itself
 _MAX_NAME = 1024  # characters
 _MAX_DIMENSIONS = 8
 _CHUNK = 4 << 20  # bytes that are looked through at a time
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_DTYPES = _FLOATS | {"U8": torch.uint8}
-_WHOLE = {"I32": torch.int32, "I64": torch.int64}  # of tensors that say where others belong
-_INDICES = ("indices", ":ids")  # how the names of those end
+# What is no float, by how the names of such tensors end: those that say where others belong, and masks' bits.
+_WHOLE = {
+    "I32": (torch.int32, ("indices", ":ids")),
+    "I64": (torch.int64, ("indices", ":ids")),
+    "U8": (torch.uint8, ("mask",)),
+}
 _OTHERS = {"BOOL", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "I16", "U16", "U32", "U64", "C64", "F4"}
 
 # The folder whose files nobody else can change, so that they may be mapped.
@@ -86,18 +90,43 @@ def read_header(file: BinaryIO, name: str) -> tuple[list[Entry], int]:
     Raises InvalidRequest where that is not a whole safetensors file, TooLarge over a limit.
     """
     size = os.fstat(file.fileno()).st_size
-    length = int.from_bytes(file.read(8), "little")
-    if size < 8 or length > size - 8:
-        raise _damaged(name, f"its header would be {length} bytes long, but the file has {size}")
+    start = read_start(file, name, size)
+    return parse_start(start, name, size), len(start)
+
+
+def read_start(source: IO[bytes], name: str, size: int, begun: bytes = b"") -> bytes:
+    """All that stands before a file's data, from a source of `size` bytes, of which `begun` are read already.
+
+    Raises what `read_header` raises.
+    """
+    start = begun + source.read(max(8 - len(begun), 0))
+    length = check_length(start, name, size)
+    start += source.read(max(8 + length - len(start), 0))
+    if len(start) != 8 + length:
+        raise _damaged(name, "it ends too early")
+    return start
+
+
+def check_length(start: bytes, name: str, size: int | None = None) -> int:
+    """The length of a file's header in bytes, by the file's first eight. Raises what `read_header` raises."""
+    length = int.from_bytes(start[:8], "little")
+    if len(start) < 8 or (size is not None and length > size - 8):
+        raise _damaged(name, f"its header would be {length} bytes long, but the file has {size or len(start)}")
+    if length > _MOST_EVER:
+        raise _damaged(name, f"its header would be {length} bytes long")
     if length > MAX_HEADER:
         raise TooLarge(f"the header of {name} is {length} bytes long; at most {MAX_HEADER} are read", param=name)
-    header = file.read(length)
+    return length
+
+
+def parse_start(start: bytes, name: str, size: int) -> list[Entry]:
+    """The tensors of a file of `size` bytes, by what `read_start` gave. Raises what `read_header` raises."""
     # Each tensor is one object with two lists. Counting costs nothing beside parsing.
-    if header.count(b"{") > MAX_TENSORS + 2 or header.count(b"[") > 2 * MAX_TENSORS:
+    if start.count(b"{", 8) > MAX_TENSORS + 2 or start.count(b"[", 8) > 2 * MAX_TENSORS:
         raise TooLarge(f"{name} has more than {MAX_TENSORS} tensors", param=name)
     try:
         found = dict[str, Any]()
-        for key, value in _items(header.decode("utf-8")):
+        for key, value in _items(start[8:].decode("utf-8")):
             if key in found:
                 raise _damaged(name, f"'{key[:200]}' stands in its header twice")
             found[key] = value
@@ -111,9 +140,9 @@ def read_header(file: BinaryIO, name: str) -> tuple[list[Entry], int]:
         if entry.start != end:
             raise _damaged(name, f"'{entry.name}' begins at byte {entry.start} of the data, not at {end}")
         end = entry.end
-    if end != size - 8 - length:
-        raise _damaged(name, f"its tensors take {end} bytes, but {size - 8 - length} follow the header")
-    return entries, 8 + length
+    if end != size - len(start):
+        raise _damaged(name, f"its tensors take {end} bytes, but {size - len(start)} follow the header")
+    return entries
 
 
 def _items(text: str) -> Iterator[tuple[str, Any]]:
@@ -176,16 +205,18 @@ def _entry(name: str, fields: dict[str, Any], file: str) -> Entry:
     name.encode()  # half a surrogate pair is no text
     if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
         raise ValueError(f"'{name}' has the shape {str(shape)[:100]} and the place {start!s:.30}:{end!s:.30}")
-    known = _DTYPES | _WHOLE if name.endswith(_INDICES) else _DTYPES
-    if dtype not in known:
+    kind = _FLOATS.get(dtype)
+    if kind is None and dtype in _WHOLE and name.endswith(_WHOLE[dtype][1]):
+        kind = _WHOLE[dtype][0]
+    if kind is None:
         if dtype not in _OTHERS | _WHOLE.keys():
             raise ValueError(f"'{name}' has the unknown type {str(dtype)[:50]}")
         raise InvalidRequest(f"'{name}' in {file} has the type {dtype}, which is not supported", param=name)
     if len(shape) > _MAX_DIMENSIONS:
         raise InvalidRequest(f"'{name}' in {file} has {len(shape)} dimensions", param=name)
-    if math.prod(shape) * known[dtype].itemsize != end - start:
+    if math.prod(shape) * kind.itemsize != end - start:
         raise ValueError(f"'{name}' of shape {shape} takes other than the {end - start} bytes of its place")
-    return Entry(name, known[dtype], tuple(shape), start, end)
+    return Entry(name, kind, tuple(shape), start, end)
 
 
 def _copies(file: BinaryIO, entries: list[Entry], begin: int, name: str) -> dict[str, Tensor]:

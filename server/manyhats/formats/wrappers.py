@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from manyhats.errors import InvalidRequest
-from manyhats.formats.files import Remaining, read_tensors, shown
+from manyhats.formats.files import Remaining, read_tensors
 
 # Each is a module that some library puts around another, and no model's own.
 _AROUND = (
@@ -20,6 +20,7 @@ _AROUND = (
     "_forward_module",  # Lightning's Fabric
 )
 _INSIDE = re.compile(rf"(?<![^.:])(?:{'|'.join(_AROUND)})\.")
+_SHOWN = 120  # characters of a name
 _PARALLEL = "module."  # DistributedDataParallel and DeepSpeed, around the whole model
 
 
@@ -53,8 +54,8 @@ def renamed(
     if changed:
         name, new = changed[0]
         warnings.append(
-            f"{len(changed)} names in {file} hold what wrappers of the model left; "
-            f"they are read without it, {shown(name)} as {shown(new)}"
+            f"{len(changed)} names in {file} are not as its library writes them (wrappers of a model leave "
+            f"their own in them); they are read as if they were, '{name[:_SHOWN]}' as '{new[:_SHOWN]}'"
         )
     return found
 

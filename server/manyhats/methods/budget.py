@@ -31,6 +31,11 @@ class MemoryBudget:
             self._used += size
             return True
 
+    def add(self, size: int) -> None:
+        """Counts bytes that are in use already, though they may be more than are left."""
+        with self._lock:
+            self._used += size
+
     def give_back(self, size: int) -> None:
         """Takes bytes back that were given out."""
         with self._lock:

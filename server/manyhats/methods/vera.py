@@ -22,7 +22,7 @@ class Shared(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    rank: int = Field(gt=0)
+    rank: int = Field(gt=0, le=1 << 14)
     key: int = Field(default=0, ge=-(1 << 63), lt=1 << 63)  # what a generator takes as its seed
     outputs: int = Field(gt=0)
     inputs: int = Field(gt=0)

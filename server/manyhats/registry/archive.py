@@ -19,9 +19,12 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
-from manyhats.formats.contents import check_size, select
+from manyhats.formats.contents import check_size, check_start, select
+from manyhats.formats.files import FIRST_BYTES
+from manyhats.formats.tensor_file import parse_start, read_start
 
 Choose = Callable[[Mapping[str, int]], Collection[str]]
+Begin = Callable[[str, int, IO[bytes]], bytes]
 
 _DEPTH = 4
 _ENTRIES = 16  # times the most files: what may stand in an archive, most of it left out
@@ -59,19 +62,27 @@ class _Member:
     open: Callable[[], IO[bytes]]
 
 
-def unpack(path: Path, filename: str, into: Path, limits: ArchiveLimits, choose: Choose | None = None) -> None:
+def unpack(
+    path: Path,
+    filename: str,
+    into: Path,
+    limits: ArchiveLimits,
+    choose: Choose | None = None,
+    begin: Begin | None = None,
+) -> None:
     """Unpacks the archive at `path` (called `filename` by its sender) into the empty folder `into`.
 
-    `choose` is given the sizes of all files by name, and returns the names of those to unpack. Where everything lies in
-    one top folder, that folder is left out. Raises InvalidRequest for a damaged archive or a name that leads outside,
-    TooLarge over a limit, UnsupportedFormat for anything but zip and tar, and what `choose` raises.
+    `choose` is given the sizes of all files by name, and returns the names of those to unpack. `begin` is given each
+    of these with its size, reads and checks as much of it as it likes, and returns that. Where everything lies in one
+    top folder, that folder is left out. Raises InvalidRequest for a damaged archive or a name that leads outside,
+    TooLarge over a limit, UnsupportedFormat for anything but zip and tar, and what `choose` and `begin` raise.
     """
     try:
         if zipfile.is_zipfile(path):
             with path.open("rb") as raw, zipfile.ZipFile(_Directory(raw)) as packed:
-                _write(list(_zip_members(packed, limits)), into, limits, choose)
+                _write(list(_zip_members(packed, limits)), into, limits, choose, begin)
         else:
-            _unpack_tar(path, filename, into, limits, choose)
+            _unpack_tar(path, filename, into, limits, choose, begin)
     except _DAMAGED as error:
         # EINVAL: a zip whose offsets lead before its beginning
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
@@ -95,8 +106,19 @@ def unpack_adapter(path: Path, filename: str, into: Path, limits: ArchiveLimits)
         warnings.extend(warning for warning in large.values() if warning)
         return {name for name, warning in large.items() if not warning}
 
-    unpack(path, filename, into, limits, choose)
+    unpack(path, filename, into, limits, choose, _weights_start)
     return tuple(warnings)
+
+
+def _weights_start(name: str, size: int, source: IO[bytes]) -> bytes:
+    """The header of weights, checked before the rest is unpacked: nothing is unpacked that no adapter could hold."""
+    if not name.lower().endswith(".safetensors"):
+        return b""
+    first = source.read(FIRST_BYTES)
+    check_start(name, first, size)
+    start = read_start(source, name, size, first)
+    parse_start(start, name, size)
+    return start
 
 
 class _Directory(io.RawIOBase):
@@ -125,7 +147,9 @@ class _Directory(io.RawIOBase):
         return True
 
 
-def _unpack_tar(path: Path, filename: str, into: Path, limits: ArchiveLimits, choose: Choose | None) -> None:
+def _unpack_tar(
+    path: Path, filename: str, into: Path, limits: ArchiveLimits, choose: Choose | None, begin: Begin | None
+) -> None:
     with path.open("rb") as start:
         packed = start.read(2) == b"\x1f\x8b"
     source: IO[bytes]
@@ -142,7 +166,7 @@ def _unpack_tar(path: Path, filename: str, into: Path, limits: ArchiveLimits, ch
             metered.in_headers = False
             while metered.read(_CHUNK):  # gzip's checksum stands at the very end
                 pass
-            _write(members, into, limits, choose)
+            _write(members, into, limits, choose, begin)
 
 
 class _Metered(io.RawIOBase):
@@ -220,7 +244,9 @@ def _tar_members(tar: tarfile.TarFile, limits: ArchiveLimits) -> Iterator[_Membe
         yield _Member(info.name, info.size, info.isreg(), info.isdir(), opened)
 
 
-def _write(members: list[_Member], into: Path, limits: ArchiveLimits, choose: Choose | None) -> None:
+def _write(
+    members: list[_Member], into: Path, limits: ArchiveLimits, choose: Choose | None, begin: Begin | None
+) -> None:
     """Writes the members that are chosen; those that are written first are checked, like all others, before that."""
     found: dict[str, _Member] = {}
     for member in members:
@@ -257,6 +283,8 @@ def _write(members: list[_Member], into: Path, limits: ArchiveLimits, choose: Ch
         except (FileExistsError, NotADirectoryError):  # two names that the store's file system takes for one
             raise InvalidRequest(f"'{member.name[:200]}' is in the archive twice", param="archive") from None
         with out, member.open() as source:
+            if begin is not None:
+                left -= out.write(begin(place.name, member.size, source))
             while chunk := source.read(_CHUNK):
                 left -= len(chunk)
                 if left < 0:

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from manyhats.errors import InvalidRequest, StorageFull, UnsupportedFormat
-from manyhats.formats.contents import leave_out
-from manyhats.formats.files import is_full
+from manyhats.formats.contents import check_start, leave_out
+from manyhats.formats.files import FIRST_BYTES, is_full
 
 
 @contextmanager
@@ -64,7 +64,8 @@ class Blobs:
 
     def present(self) -> set[str]:
         """The names of all blobs."""
-        return {path.name for path in self._blobs.iterdir() if path.is_dir()}
+        with os.scandir(self._blobs) as entries:
+            return {entry.name for entry in entries if entry.is_dir()}
 
     def fault(self, sha256: str) -> str | None:
         """Why a blob's files are not those that were kept, read anew; None where they are."""
@@ -119,6 +120,10 @@ class Blobs:
             self.path(sha256).rename(gone)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if not is_full(error):
+                raise
+            return self.path(sha256)  # a full disk may have no room for a name in another folder
         return gone
 
     def clean(self, known: set[str]) -> None:
@@ -142,6 +147,12 @@ def take_up(folder: Path) -> tuple[str, ...]:
     if not any(path.is_file() for path in folder.rglob("*")):
         raise InvalidRequest("the upload holds no files", param="files")
     return leave_out(folder)
+
+
+def check_first_bytes(name: str, start: bytes) -> None:
+    """Checks the beginning of a file of an upload while the rest is on its way. Raises what `check_start` raises."""
+    if len(start) >= FIRST_BYTES:  # what is shorter is damaged, and said so later
+        check_start(name, start[:FIRST_BYTES])
 
 
 def digest(folder: Path) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,7 +17,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 from sqlalchemy import delete, select
 from sqlalchemy.exc import DatabaseError, OperationalError
-from sqlalchemy.orm import Session, sessionmaker
 
 from manyhats.errors import (
     ConfigurationError,
@@ -26,13 +24,13 @@ from manyhats.errors import (
     InvalidRequest,
     ManyhatsError,
     NotFound,
-    StorageFull,
     TooLarge,
 )
 from manyhats.methods.heads import Kind
+from manyhats.registry.aliases import drop_alias, drop_ways_back, point, point_back
 from manyhats.registry.blobs import Blobs, digest, take_up
 from manyhats.registry.catalogue import Catalogue
-from manyhats.registry.database import AliasRow, DropRow, HistoryRow, TaskRow, VersionRow, connect
+from manyhats.registry.database import DropRow, TaskRow, VersionRow, is_full
 from manyhats.registry.names import STABLE, check_alias, check_name
 from manyhats.registry.quarantine import Quarantine
 from manyhats.registry.records import (
@@ -44,7 +42,8 @@ from manyhats.registry.records import (
     check_split,
     parse_settings,
 )
-from manyhats.registry.rows import read_tasks, targets_of
+from manyhats.registry.rows import read_tasks
+from manyhats.registry.transactions import Transactions
 
 logger = logging.getLogger(__name__)
 
@@ -73,11 +72,10 @@ class Registry(Catalogue):
         self._max_tasks = max_tasks
         self._max_versions = max_versions
         self._blobs = Blobs(self.own_folder)
+        self._database = Transactions(self.own_folder)
         self.quarantine = Quarantine(self._blobs, self)
         # Taken in one thread, given back in another.
         self._file_lock = FileLock(self.own_folder / "lock", thread_local=False)
-        self._sessions: sessionmaker[Session]
-        self._writing = threading.RLock()  # one write at a time
         self._listeners: list[Listener] = []
 
     # ---- life
@@ -99,9 +97,9 @@ class Registry(Catalogue):
             try:
                 self._blobs.open()
                 # Beside adapters, a new database would have them all cleaned up.
-                self._sessions = connect(self.own_folder / "registry.sqlite3", make=self._blobs.empty())
-                undo.callback(self._sessions.kw["bind"].dispose)
-                with self._sessions() as session:
+                self._database.open(make=self._blobs.empty())
+                undo.callback(self._database.close)
+                with self._database.read() as session:
                     self.fill(read_tasks(session))
                 self._blobs.clean(self.contents())
                 self.quarantine.check_present(self.contents())
@@ -117,7 +115,7 @@ class Registry(Catalogue):
 
     def close(self) -> None:
         """Gives the store back."""
-        self._sessions.kw["bind"].dispose()
+        self._database.close()
         self._file_lock.release()
 
     def subscribe(self, listener: Listener) -> None:
@@ -182,7 +180,7 @@ class Registry(Catalogue):
             self._check_labels(settings, info)
         sha = digest(staged)
         damaged = self.quarantine.damaged(sha)
-        with self._write() as session:
+        with self._database.write() as session:
             for member in info.references:  # deleted since it was inspected
                 self._require(member)
             self.check_reading(sha, info)
@@ -216,13 +214,13 @@ class Registry(Catalogue):
                 versions=base.versions if known else (*base.versions, version),
             )
             if activate:
-                after = self._point(session, after, alias, (Target(version.number),))
+                after = point(session, after, alias, (Target(version.number),))
             # The blob first: a version without its files must never be, files without a version are cleaned up.
             self._blobs.keep(staged, sha, replace=damaged)
             try:
                 session.commit()
             except OperationalError as error:
-                if "full" in str(error.orig):  # surely not committed; the room is wanted back at once
+                if is_full(error):  # surely not committed; the room is wanted back at once
                     self._remove_blob(sha)
                 raise
             self.publish(after)
@@ -234,7 +232,7 @@ class Registry(Catalogue):
     def put_settings(self, task: str, partial: Mapping[str, Any]) -> Task:
         """Sets the given fields; None goes back to what the files bring. Raises InvalidRequest naming the field."""
         check_name(task, write=True)
-        with self._write() as session:
+        with self._database.write() as session:
             found = self.task(task)
             row = session.get_one(TaskRow, task)
             if unknown := sorted(set(partial) - set(TaskSettings.model_fields)):
@@ -249,19 +247,27 @@ class Registry(Catalogue):
     def delete_task(self, task: str) -> None:
         """Takes a task away. Requests in flight keep their files until they are done."""
         check_name(task, write=True)
-        with self._write() as session:
+        for version in self._database.free(lambda: self._delete_task(task)):
+            self._tell("deleted", version, task)
+
+    def _delete_task(self, task: str) -> tuple[Version, ...]:
+        with self._database.write() as session:
             found = self.task(task)
             session.execute(delete(TaskRow).where(TaskRow.name == task))
             session.commit()
             self.withdraw(task)
             self._forget(found.versions)
-        for version in found.versions:
-            self._tell("deleted", version, task)
+        return found.versions
 
     def delete_version(self, task: str, number: int) -> Task:
         """Removes a version. Raises Conflict naming the aliases that point at it."""
         check_name(task, write=True)
-        with self._write() as session:
+        after, version = self._database.free(lambda: self._delete_version(task, number))
+        self._tell("deleted", version, task)
+        return after
+
+    def _delete_version(self, task: str, number: int) -> tuple[Task, Version]:
+        with self._database.write() as session:
             found = self.task(task)
             version = found.version(number)
             holding = [a for a, targets in found.aliases.items() if any(t.version == number for t in targets)]
@@ -271,24 +277,21 @@ class Registry(Catalogue):
                     param="version",
                 )
             session.execute(delete(VersionRow).where(VersionRow.task == task, VersionRow.number == number))
-            for row in session.scalars(select(HistoryRow).where(HistoryRow.task == task)):
-                if any(target.version == number for target in targets_of(row.targets)):
-                    session.delete(row)
+            drop_ways_back(session, found, number)
             session.commit()
             after = self.publish(replace(found, versions=tuple(v for v in found.versions if v is not version)))
             self._forget([version])
-        self._tell("deleted", version, task)
-        return after
+        return after, version
 
     def set_alias(self, task: str, alias: str, targets: Sequence[Target]) -> Task:
         """Points an alias at one version or at several. Raises InvalidRequest or NotFound."""
         check_name(task, write=True)
         check_alias(alias)
         check_split(targets)
-        with self._write() as session:
+        with self._database.write() as session:
             found = self.task(task)
             versions = [found.version(target.version) for target in targets]
-            after = self._point(session, found, alias, tuple(targets))
+            after = point(session, found, alias, tuple(targets))
             session.commit()
             self.publish(after)
         for version in versions:
@@ -300,13 +303,16 @@ class Registry(Catalogue):
         check_name(task, write=True)
         if alias == STABLE:
             raise Conflict(f"the alias '{STABLE}' is what the plain name means; it cannot be removed", param="alias")
-        with self._write() as session:
+        return self._database.free(lambda: self._delete_alias(task, alias))
+
+    def _delete_alias(self, task: str, alias: str) -> Task:
+        with self._database.write() as session:
             found = self.task(task)
             if alias not in found.aliases and alias not in found.lost:
                 raise NotFound(f"The task `{task}` has no alias '{alias[:200]}'.", param="alias")
-            session.execute(delete(AliasRow).where(AliasRow.task == task, AliasRow.alias == alias))
+            after = drop_alias(session, found, alias)
             session.commit()
-            return self.publish(found.with_alias(alias, None))
+            return self.publish(after)
 
     def rollback(self, task: str, to: int | None = None) -> Task:
         """`stable` back to what it pointed at before; again, further back. With `to`, to that version.
@@ -316,62 +322,29 @@ class Registry(Catalogue):
         if to is not None:
             return self.set_alias(task, STABLE, [Target(to)])
         check_name(task, write=True)
-        with self._write() as session:
+        with self._database.write() as session:
             found = self.task(task)
-            now = found.aliases.get(STABLE)
-            targets = now
-            for row in session.scalars(
-                select(HistoryRow).where(HistoryRow.task == task).order_by(HistoryRow.id.desc())
-            ):
-                before = targets_of(row.targets)
-                session.delete(row)
-                if before != now and found.has(before):  # alike where what lay between was deleted
-                    targets = before
-                    break
-            if targets is None or targets == now:
-                raise Conflict(f"`{task}` has pointed at nothing else before", param="task")
-            session.merge(AliasRow(task=task, alias=STABLE, targets=[[t.version, t.weight] for t in targets]))
+            after = point_back(session, found)
             session.commit()
-            after = self.publish(found.with_alias(STABLE, targets))
-        for target in targets:
-            self._tell("activated", after.version(target.version), task)
+            self.publish(after)
+        for version in after.stable_versions:
+            self._tell("activated", version, task)
         return after
 
     # ---- folders copied by hand (see imports)
 
     def imports(self) -> dict[str, tuple[str, str]]:
         """The fingerprint of each folder that was dealt with, and what became of it."""
-        with self._sessions() as session:
+        with self._database.read() as session:
             return {row.folder: (row.fingerprint, row.outcome) for row in session.scalars(select(DropRow))}
 
     def remember_import(self, folder: str, fingerprint: str, outcome: str) -> None:
         """Remembers what became of a folder."""
-        with self._write() as session:
+        with self._database.write() as session:
             session.merge(DropRow(folder=folder, fingerprint=fingerprint, outcome=outcome))
             session.commit()
 
     # ---- parts of writing
-
-    @contextmanager
-    def _write(self) -> Iterator[Session]:
-        with self._writing:
-            try:
-                with self._sessions() as session:
-                    yield session
-            except OperationalError as error:
-                if "full" in str(error.orig):
-                    raise StorageFull("the store has no room: the disk is full") from error
-                raise
-
-    def _point(self, session: Session, task: Task, alias: str, targets: tuple[Target, ...]) -> Task:
-        """Moves an alias inside a transaction; remembers where `stable` pointed."""
-        before = task.aliases.get(alias)
-        if before == targets:
-            return task
-        if alias == STABLE and before:
-            session.add(HistoryRow(task=task.name, targets=[[t.version, t.weight] for t in before]))
-        session.merge(AliasRow(task=task.name, alias=alias, targets=[[t.version, t.weight] for t in targets]))
-        return task.with_alias(alias, targets)
 
     def _forget(self, versions: Iterable[Version]) -> None:
         """Counts versions out, and removes the blobs that nobody needs any more."""
@@ -379,7 +352,7 @@ class Registry(Catalogue):
             self._remove_blob(sha)
 
     def _remove_blob(self, sha: str) -> None:
-        with self._writing:  # not while an upload of the same content is being kept
+        with self._database.lock:  # not while an upload of the same content is being kept
             if not self.wanted(sha):
                 self._blobs.remove(sha)
                 self.quarantine.lift(sha)

@@ -12,6 +12,8 @@ from manyhats.backbone import Encoded, Text, Tokenizer
 from manyhats.errors import InputTooLong, InvalidRequest, TooLarge
 
 _ALL = 1 << 30  # tokens
+_LONGEST_FILLED = 4_000_000  # characters of one input in its template
+_MOST_FILLED = 32_000_000  # of all inputs of a call
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,25 @@ def fill_template(template: str | None, text: Text) -> Text:
     return Text(filled, None if "{text_pair}" in template else text.pair)
 
 
+def check_filled(template: str | None, texts: Sequence[Text]) -> None:
+    """Raises InputTooLong where the template would make far too much of the texts; nothing is filled for that."""
+    if template is None:
+        return
+    whole, pairs = template.count("{text}"), template.count("{text_pair}")
+    total = 0
+    for i, text in enumerate(texts):
+        size = len(template) + whole * len(text.text) + pairs * len(text.pair or "")
+        total += size
+        if size > _LONGEST_FILLED or total > _MOST_FILLED:
+            told = (
+                f"input {i} has {size} characters" if size > _LONGEST_FILLED else f"the inputs have {total} characters"
+            )
+            most = _LONGEST_FILLED if size > _LONGEST_FILLED else _MOST_FILLED
+            raise InputTooLong(
+                f"{told} once they stand in the task's template; at most {most} are read", param=f"inputs.{i}"
+            )
+
+
 def prepare(
     tokenizer: Tokenizer,
     texts: Sequence[Text],
@@ -107,6 +128,7 @@ def prepare(
 
     `change`: what is done to a text when the template is filled.
     """
+    check_filled(template, texts)
     filled = [change(fill_template(template, text)) for text in texts]
     encoded = tokenizer.encode(filled, _read(max_tokens, cut))
     return _checked(filled, encoded, max_tokens=max_tokens, truncate=truncate, cut=cut)

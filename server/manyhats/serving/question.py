@@ -14,7 +14,7 @@ from manyhats.errors import InvalidRequest, TooLarge
 from manyhats.methods.adapter import BARE, BoundAdapter
 from manyhats.registry.names import BASE
 from manyhats.registry.records import TaskSettings, Version
-from manyhats.serving.chat import Message, chat_prompt
+from manyhats.serving.chat import PLAIN, ChatOptions, Message, chat_prompt
 from manyhats.serving.inputs import Notice, Prepared, PromptCut, check_texts, prepare, prepare_prompt, prepare_tokens
 from manyhats.serving.merged import MergedVersion
 from manyhats.serving.outputs import Answer
@@ -35,6 +35,7 @@ class Question:
     texts: Sequence[Text] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     chat: Sequence[Message] | None = None
+    chat_options: ChatOptions = PLAIN
     prompts: Sequence[Sequence[int]] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     generates: bool = False
@@ -120,8 +121,16 @@ def prompts_of(one: Pending, tokenizer: Tokenizer, vocabulary: int, longest: int
     cut = _cut(one.parameters, longest)
     if question.chat is not None:
         prompt = chat_prompt(
-            tokenizer, question.chat, template=settings.chat_template, system_prompt=settings.system_prompt
+            tokenizer,
+            question.chat,
+            template=settings.chat_template,
+            system_prompt=settings.system_prompt,
+            options=question.chat_options,
         )
+        if question.chat_options.add_special_tokens:
+            return prepare(
+                tokenizer, [Text(prompt)], template=None, max_tokens=longest, truncate=one.truncates, cut=cut
+            )
         return prepare_prompt(tokenizer, prompt, max_tokens=longest, truncate=one.truncates, cut=cut)
     if question.prompts is not None:
         return prepare_tokens(
@@ -141,7 +150,7 @@ def _cut(parameters: Parameters, longest: int) -> PromptCut | None:
     """How a prompt is cut; -1 leaves it as many tokens as fit, with room for the new ones."""
     if not isinstance(parameters, GenerateParameters) or parameters.truncate_prompt_tokens is None:
         return None
-    fits = longest + 1 - parameters.max_new_tokens
+    fits = longest + min(parameters.max_new_tokens, 1) - parameters.max_new_tokens
     tokens = (
         (fits if fits > 0 else longest) if parameters.truncate_prompt_tokens < 0 else parameters.truncate_prompt_tokens
     )

@@ -56,11 +56,17 @@ class TokenTexts:
         return TokenText(_name(raw), raw, self._end)
 
 
-def prompt_token_texts(tokenizer: Tokenizer, text: str | None, encoded: Encoded) -> tuple[str, list[TokenText]]:
-    """The part of a prompt that has been read, and its tokens in it. `text`: None where it was given as tokens."""
+def prompt_token_texts(
+    tokenizer: Tokenizer, text: str | None, encoded: Encoded, *, skip_special: bool = True
+) -> tuple[str, list[TokenText]]:
+    """The part of a prompt that has been read, and its tokens in it.
+
+    `text`: None where it was given as tokens, whose special ones are text or not, as `skip_special` says.
+    """
     if text is None:
-        writer = TokenTexts(tokenizer)
-        return tokenizer.decode(encoded.ids), [writer.push(token) for token in encoded.ids]
+        writer = TokenTexts(tokenizer, skip_special=skip_special)
+        shown = tokenizer.decode(encoded.ids, skip_special=skip_special)
+        return shown, [writer.push(token) for token in encoded.ids]
     begin, end = 0, len(text)
     if encoded.full_length > len(encoded.ids):
         own = [o for o, special in zip(encoded.offsets, encoded.special, strict=True) if not special]

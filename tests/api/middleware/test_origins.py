@@ -59,6 +59,7 @@ def test_what_only_reads_passes_and_so_do_trusted_pages(headers: dict[str, str])
 def test_nothing_of_the_server_can_be_changed_from_another_page(live: Live):
     task = live.add()
     live.upload(task, adapter_files(live.backbone))
+    live.wait_arrived()
     before = live.client.get(f"/v1/tasks/{task}").json()
     cross = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
     t = f"/v1/tasks/{task}"

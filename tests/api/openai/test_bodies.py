@@ -164,8 +164,6 @@ def test_what_is_wrong_with_a_completion(live: Live, fields: dict[str, Any], par
         ({"logprobs": 1}, "logprobs", "boolean"),
         ({"modalities": ["text", "audio"]}, "modalities", "not supported"),
         ({"reasoning_effort": "high"}, "reasoning_effort", "not supported"),
-        ({"documents": [{"text": "a"}]}, "documents", "not supported"),
-        ({"add_special_tokens": True}, "add_special_tokens", "not supported"),
         ({"adapter_id": "x"}, "adapter_id", "'model' names the task"),
         ({"messages": [{"role": "user", "content": tiny.words(90, 1)}]}, "messages", "tokens"),
     ],

@@ -29,6 +29,7 @@ from manyhats.api.known_fields import (
 )
 from manyhats.api.schemas import Many
 from manyhats.errors import InvalidRequest
+from manyhats.serving.chat import ChatOptions
 
 # Parameters that hold where neither the task nor the request says otherwise.
 DEFAULTS: Mapping[str, Any] = {"temperature": 1.0}
@@ -94,7 +95,11 @@ class ChatBody(Body):
     max_completion_tokens: Any = None
     logprobs: StrictBool | None = None
     top_logprobs: Any = None
+    add_generation_prompt: StrictBool | None = None
+    continue_final_message: StrictBool | None = None
     add_special_tokens: StrictBool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    documents: Many[dict[str, Any]] | None = None
     tools: list[Any] | None = None
     tool_choice: str | dict[str, Any] | None = None
     functions: list[Any] | None = None
@@ -128,11 +133,6 @@ def chat_parameters(body: ChatBody) -> Given:
     found = _common(body)
     _reject_tools("tools", body.tools, "tool_choice", body.tool_choice)
     _reject_tools("functions", body.functions, "function_call", body.function_call)
-    if body.add_special_tokens:
-        raise InvalidRequest(
-            "'add_special_tokens' is not supported: the chat template writes them; leave it out or give false",
-            param="add_special_tokens",
-        )
     if body.logprobs:
         add_parameter(found, "logprobs", "top_logprobs", 0 if body.top_logprobs is None else body.top_logprobs)
     elif body.top_logprobs not in (None, 0):
@@ -142,6 +142,19 @@ def chat_parameters(body: ChatBody) -> Given:
         if value is not None:
             add_parameter(found, "max_new_tokens", name, value)
     return _given(found)
+
+
+def chat_options(body: ChatBody) -> ChatOptions:
+    """How the messages become a prompt. Raises InvalidRequest for what contradicts itself."""
+    options = ChatOptions(
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=bool(body.continue_final_message),
+        variables=body.chat_template_kwargs or {},
+        documents=body.documents,
+        add_special_tokens=bool(body.add_special_tokens),
+    )
+    options.check()
+    return options
 
 
 def _common(body: Body) -> dict[str, tuple[str, Any]]:

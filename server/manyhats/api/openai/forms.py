@@ -50,6 +50,9 @@ class Form(ABC):
     def pieces(self, delta: Delta) -> list[dict[str, Any]]:
         """What one token adds."""
 
+    def _writer(self, stream: Stream, offset: int = 0) -> TokenTexts:
+        return TokenTexts(self.tokenizer, offset, skip_special=stream.text.skip_special)
+
     def _all(self, reply: Reply, choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return self.about | {"object": self.object, "choices": choices, "usage": _usage(reply)}
 
@@ -67,7 +70,7 @@ class Completions(Form):
         echo, prompt = self._echo(stream)
         told = None
         if stream.sampling.logprobs is not None:
-            writer = TokenTexts(self.tokenizer, len(echo))
+            writer = self._writer(stream, len(echo))
             told = CompletionLogprobs()
             self._tell_prompt(told, stream, prompt)
             for chosen in [*stream.tokens, *self._end_of(stream)]:
@@ -90,7 +93,7 @@ class Completions(Form):
             echo, prompt = self._echo(stream)
             text = echo + text
             if told is not None:
-                self._writers[stream.index] = TokenTexts(self.tokenizer, len(echo))
+                self._writers[stream.index] = self._writer(stream, len(echo))
                 self._tell_prompt(told, stream, prompt)
         ended = self._end_of(stream) if delta.finished is not None else []
         for chosen in [*([] if delta.chosen is None else [delta.chosen]), *ended]:
@@ -106,7 +109,9 @@ class Completions(Form):
         """What stands before a text, and its tokens."""
         if not self.echoes:
             return "", []
-        return prompt_token_texts(self.tokenizer, *stream.writing.prompts[stream.prompt_index])
+        return prompt_token_texts(
+            self.tokenizer, *stream.writing.prompts[stream.prompt_index], skip_special=stream.text.skip_special
+        )
 
     def _tell_prompt(self, told: CompletionLogprobs, stream: Stream, prompt: Sequence[TokenText]) -> None:
         if self.echoes and stream.scores is not None:
@@ -139,7 +144,7 @@ class Chat(Form):
     def _choice(self, stream: Stream) -> dict[str, Any]:
         logprobs = None
         if stream.sampling.logprobs is not None:
-            writer = TokenTexts(self.tokenizer)
+            writer = self._writer(stream)
             logprobs = {"content": [_chat_told(writer, chosen) for chosen in stream.tokens]}
         message = {"role": "assistant", "content": stream.text.text}
         return {"index": stream.index, "message": message, "finish_reason": stream.finished, "logprobs": logprobs}
@@ -149,7 +154,7 @@ class Chat(Form):
         index = delta.stream.index
         if index not in self.begun:
             self.begun.add(index)
-            self._writers[index] = TokenTexts(self.tokenizer)
+            self._writers[index] = self._writer(delta.stream)
             events.append({"delta": {"role": "assistant", "content": ""}, "finish_reason": None, "logprobs": None})
         told = delta.chosen is not None and delta.chosen.logprob is not None
         if delta.text or told:

@@ -15,6 +15,7 @@ from manyhats.api.openai.bodies import (
     Body,
     ChatBody,
     CompletionBody,
+    chat_options,
     chat_parameters,
     completion_parameters,
 )
@@ -60,6 +61,7 @@ async def chat(request: Request) -> Response:
         (),
         given.parameters,
         chat=body.messages,
+        chat_options=chat_options(body),
         defaults=CHAT_DEFAULTS,
         generates=True,
         names=given.names,

@@ -5,7 +5,7 @@ several adapters together a folder for each, with `adapter_setup.json` or a fusi
 """
 
 from manyhats.formats.adapterhub.reader import is_adapter, read
-from manyhats.formats.adapterhub.setup import is_setup, read_setup
+from manyhats.formats.adapterhub.setup import is_setup, read_setup, setup_weights
 from manyhats.formats.adapterhub.writer import write
 
-__all__ = ["is_adapter", "is_setup", "read", "read_setup", "write"]
+__all__ = ["is_adapter", "is_setup", "read", "read_setup", "setup_weights", "write"]

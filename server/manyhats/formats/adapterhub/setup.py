@@ -19,7 +19,9 @@ from manyhats.formats.adapterhub.names import (
     FUSION_CONFIG,
     FUSION_WEIGHTS,
     HEAD_CONFIG,
+    HEAD_WEIGHTS,
     SETUP,
+    WEIGHTS,
 )
 from manyhats.formats.adapterhub.reader import Weights, check_model_type, read_weights
 from manyhats.formats.files import Sites, read_json, refuse_fields, shown, take_leaves
@@ -50,6 +52,14 @@ def is_setup(folder: Path) -> bool:
     if (folder / SETUP).exists():
         return True
     return not (folder / CONFIG).exists() and any(folder.glob(f"*/{FUSION_CONFIG}"))
+
+
+def setup_weights(folder: Path) -> tuple[str, ...]:
+    """The weights that the configs in a setup's folders speak of, relative to the folder."""
+    wanted = ((CONFIG, WEIGHTS), (FUSION_CONFIG, FUSION_WEIGHTS), (HEAD_CONFIG, HEAD_WEIGHTS))
+    return tuple(
+        f"{config.parent.name}/{weights}" for name, weights in wanted for config in sorted(folder.glob(f"*/{name}"))
+    )
 
 
 def read_setup(folder: Path, backbone: Backbone) -> Adapter:

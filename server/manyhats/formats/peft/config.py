@@ -106,8 +106,3 @@ def check_fields(config: Mapping[str, Any], kind: str, backbone: Backbone) -> No
             "`path_initial_model_for_weight_conversion`, which makes a plain LoRA of it",
             param="init_lora_weights",
         )
-    if config.get("ensure_weight_tying") and backbone.vocabulary is not None and backbone.vocabulary.tied:
-        raise AdapterMismatch(
-            "ensure_weight_tying adapts the tied language-model head too, which is not served",
-            param="ensure_weight_tying",
-        )

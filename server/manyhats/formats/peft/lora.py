@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.files import Remaining, Sites, shown, validate
 from manyhats.formats.peft.keys import linear_in, merge, take
 from manyhats.formats.peft.names import PROMPT_WRAPPER
+from manyhats.formats.peft.patterns import by_pattern
 from manyhats.methods.base import Part
 from manyhats.methods.lora import LoraConfig
 from manyhats.methods.vera import Shared, pair, projections
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 _MOST_ALPHA = 1e6
-_PATTERN_LENGTH = 200  # characters
-_REPETITIONS = 4  # of `*`, `+` and `{` in one pattern
+_MOST_VALUES = 1 << 30  # of all matrices that a VeRA, a file of short vectors, stands for
 
 
 def lora_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) -> Part:
@@ -58,7 +57,12 @@ def lora_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) 
     _flag(config, "lora_bias", bool(biases), "lora_B.bias")
     take_own_biases(remaining, sites, backbone)
     modules |= table_modules
-    scales = {site: _lora_scale(module, sites[site], config) for site, module in modules.items()}
+    rank_of = by_pattern(config, "rank_pattern", config.get("r", 8))
+    alpha_of = by_pattern(config, "alpha_pattern", config.get("lora_alpha", 8))
+    scales = {
+        site: _lora_scale(module, sites[site], config, rank_of(module), alpha_of(module))
+        for site, module in modules.items()
+    }
     _complete(sites, scales)
     return Part("lora", LoraConfig(scales=scales, dora="peft" if config.get("use_dora") else None), sites)
 
@@ -87,9 +91,7 @@ def take_own_biases(remaining: Remaining, sites: Sites, backbone: Backbone) -> N
         raise AdapterMismatch(f"'{site}' has a bias for an adapted layer, but is not adapted", param=site)
 
 
-def _lora_scale(module: str, leaves: dict[str, Tensor], config: dict[str, Any]) -> float:
-    rank = _by_pattern(module, config, "rank_pattern", config.get("r", 8))
-    alpha = _by_pattern(module, config, "alpha_pattern", config.get("lora_alpha", 8))
+def _lora_scale(module: str, leaves: dict[str, Tensor], config: dict[str, Any], rank: Any, alpha: Any) -> float:
     if type(rank) is not int or rank < 1:
         raise InvalidRequest(f"the rank of '{module}' must be a positive whole number, not {shown(rank)}", param="r")
     if type(alpha) not in (int, float) or not abs(alpha) <= _MOST_ALPHA:
@@ -104,23 +106,6 @@ def _lora_scale(module: str, leaves: dict[str, Tensor], config: dict[str, Any]) 
             param="r",
         )
     return float(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank)
-
-
-def _by_pattern(module: str, config: dict[str, Any], field: str, default: Any) -> Any:
-    """PEFT's rule: the first pattern in the file's (alphabetical) order that ends the module's name."""
-    patterns = config.get(field) or {}
-    if not isinstance(patterns, dict):
-        raise InvalidRequest(f"{field} must be an object, not {shown(patterns)}", param=field)
-    for key, value in patterns.items():
-        # Python's regular expressions can take years: no repeated group, and few repetitions.
-        if len(key) > _PATTERN_LENGTH or re.search(r"\)[*+{]", key) or len(re.findall(r"[*+{]", key)) > _REPETITIONS:
-            raise InvalidRequest(f"the pattern {shown(key)} of {field} is too complex", param=field)
-        try:
-            if re.match(rf"(.*\.)?({key})$", module):
-                return value
-        except (re.error, OverflowError, RecursionError) as error:
-            raise InvalidRequest(f"the pattern {shown(key)} is no regular expression: {error}", param=field) from None
-    return default
 
 
 # ---- AdaLoRA
@@ -171,6 +156,11 @@ def vera_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) 
             f"vera_A {list(down.shape)} and vera_B {list(up.shape)} do not fit layers of up to {in_most} inputs and "
             f"{out_most} outputs",
             param="vera_A",
+        )
+    values = sum(rank * (out + width) for out, width in shapes)
+    if values > _MOST_VALUES:
+        raise AdapterMismatch(
+            f"VeRA's matrices of all {len(sites)} layers would have {values} values; at most {_MOST_VALUES}", param="r"
         )
     for site, leaves in sites.items():
         out, width = backbone.linear[site].shape

@@ -19,6 +19,8 @@ from manyhats.methods.sparse import SparseConfig
 from manyhats.methods.token_rows import TokenRowsConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from manyhats.backbone import Backbone
 
 
@@ -147,10 +149,30 @@ def _check_rows(tensor: Tensor, own: Tensor, module: str, backbone: Backbone) ->
         )
 
 
+def check_tied(parts: Sequence[Part], config: Mapping[str, Any], backbone: Backbone) -> None:
+    """Raises AdapterMismatch where PEFT would adapt a tied output layer as the embedding, and the file holds but one.
+
+    PEFT saves both; the rows of trained tokens are the output layer's as well.
+    """
+    head = backbone.vocabulary
+    if not config.get("ensure_weight_tying") or head is None or not head.tied:
+        return
+    shared = {backbone.family.word_embeddings, head.output_layer}
+    for part in parts:
+        found = shared & part.tensors.keys()
+        if part.method in ("lora", "parameters") and len(found) == 1:
+            raise AdapterMismatch(
+                f"ensure_weight_tying is set, but the file adapts '{min(found)}' alone, and not "
+                f"'{min(shared - found)}', which shares its weight",
+                param="ensure_weight_tying",
+            )
+
+
 def whole_parameters(remaining: Remaining, backbone: Backbone) -> Part | None:
     """What is left of the backbone's own parameters: `bias: all`, and modules that were trained whole.
 
-    A vocabulary's table that is the backbone's own, as PEFT saves it on its own account, is taken and does nothing.
+    A weight (out, in) that is the backbone's own, as PEFT saves a vocabulary's on its own account, is taken and does
+    nothing.
     """
     sites: Sites = {}
     for name in remaining.names():
@@ -161,13 +183,12 @@ def whole_parameters(remaining: Remaining, backbone: Backbone) -> Part | None:
         site = backbone.find(backbone.bare_name(module))
         if site is None or site.parameter(leaf) is None:
             continue
-        tensor = site.turned(leaf, remaining.pop(name))
+        tensor, own = site.turned(leaf, remaining.pop(name)), site.parameter(leaf)
         if leaf == "weight" and (site.name in backbone.embedding or backbone.in_vocabulary_head(site.name)):
-            own = site.parameter(leaf)
             assert own is not None
             _check_rows(tensor, own, module, backbone)
-            if equal_weights(tensor, own):
-                continue
+        if tensor.dim() == 2 and own is not None and equal_weights(tensor, own):
+            continue
         leaves = sites.setdefault(site.name, {})
         if leaf in leaves and not equal_weights(leaves[leaf], tensor):
             raise InvalidRequest(f"the file has two values for '{bare}', the other is '{name}'", param=name)

@@ -15,6 +15,7 @@ from manyhats.formats.peft.lora import adalora_part, lora_part, vera_part
 from manyhats.formats.peft.names import PROMPT_WRAPPER, WRAPPER
 from manyhats.formats.peft.others import (
     beft_part,
+    check_tied,
     ia3_part,
     ln_part,
     shira_part,
@@ -60,6 +61,7 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone, beside: Besid
     others = whole_parameters(remaining, backbone)
     if others is not None:
         parts.append(others)
+    check_tied(parts, config, backbone)
     remaining.done()
     return Adapter(
         parts=tuple(parts),

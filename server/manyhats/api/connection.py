@@ -1,0 +1,202 @@
+"""One connection of a client: uvicorn's protocol over h11, which a slow client cannot hold open for ever."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from asyncio import Transport
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import h11
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+
+from manyhats.api.errors import response
+from manyhats.api.middleware.content import is_upload
+from manyhats.api.middleware.request_id import HEADER, new_id
+from manyhats.errors import HeadTooLarge, InvalidRequest, ManyhatsError, NotReady, SlowRequest
+
+if TYPE_CHECKING:
+    from manyhats.api.server import Config
+
+logger = logging.getLogger(__name__)
+
+_LEAVE = 1.0  # seconds that a client has to read why it was refused, before the connection is closed
+
+
+@dataclass
+class ConnectionLimits:
+    """What connections may take, and those that there are. Times in seconds, `body_rate` in bytes a second.
+
+    `most`: how many there may be, asked for each new one. `send`: how long a client may take nothing of its answer.
+    `json_bytes`, `upload_bytes`: what a body may have at most; more does not make its time longer.
+    """
+
+    MOST_LEAVING: ClassVar[int] = 32
+
+    most: Callable[[], int]
+    head: float
+    body: float
+    body_rate: int
+    json_bytes: int
+    upload_bytes: int
+    send: float
+    open: set[Connection] = field(default_factory=set)
+    leaving: set[Connection] = field(default_factory=set)  # were answered; the client may still read
+
+    def sweep(self, elapsed: float) -> None:
+        """Closes what has taken too long. `elapsed`: since the last call."""
+        for connection in list(self.open):
+            connection.check(elapsed)
+        for connection in list(self.leaving):
+            connection.check(elapsed)
+
+
+class Connection(H11Protocol):
+    """Closes itself, with an answer, where its client is too slow or where there are too many."""
+
+    def __init__(self, config: Config, **options: Any) -> None:
+        super().__init__(config=config, **options)
+        self._limits = config.connection_limits
+        self._waited = 0.0  # seconds, for the part of the request that is on its way, or for the end
+        self.received = 0  # bytes, all in all
+        self._before = 0  # bytes that had come before that part
+        self._part: tuple[str | None, Any] = (None, None)  # and the request before it, or that it belongs to
+        self._unsent = 0  # bytes of the answer that the client had not taken at the last look
+        self._stuck = 0.0  # seconds since when it has taken none
+        self._leaving = False
+
+    # ---- what asyncio calls
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        """A client has connected."""
+        super().connection_made(transport)
+        limits, most = self._limits, self._limits.most()
+        if len(limits.open) < most:
+            limits.open.add(self)
+            return
+        self.connections.discard(self)  # nothing of it is waited for when the server stops
+        logger.warning("all %d connections are in use (max_connections); new ones get 503", most)
+        self._refuse(NotReady(f"all {most} connections of the server are in use; try again"))
+
+    def data_received(self, data: bytes) -> None:
+        """The client has sent something."""
+        if not self._leaving:
+            self.received += len(data)
+            super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        self._limits.open.discard(self)
+        self._limits.leaving.discard(self)
+        super().connection_lost(exc)
+
+    # ---- what uvicorn calls
+
+    def send_400_response(self, msg: str) -> None:
+        """The answer to what is no HTTP. uvicorn calls it while it handles h11's error."""
+        error = sys.exc_info()[1]
+        if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431:
+            self._refuse(HeadTooLarge("the request's line and headers are too long"))
+        else:
+            self._refuse(InvalidRequest(f"this is no valid HTTP request: {error or msg}"))
+
+    def shutdown(self) -> None:
+        """The server stops: lets a request under way end, and closes the connection."""
+        if self._leaving:
+            self.transport.close()
+        else:
+            super().shutdown()
+
+    # ---- limits
+
+    def check(self, elapsed: float) -> None:
+        """Ends the connection where its client has taken too long. `elapsed`: seconds since the last call."""
+        if self.transport.is_closing():
+            return
+        if self._leaving:
+            self._waited += elapsed
+            if self._waited > _LEAVE:
+                self.transport.abort()
+            return
+        self._check_reader(elapsed)
+        part = self._awaited()
+        if (part, self.cycle) != self._part:
+            self._part, self._waited, self._before = (part, self.cycle), 0.0, self.received
+        if part is None or self.flow.read_paused:  # what has come is not taken yet: that is not the client's fault
+            return
+        self._waited += elapsed
+        limits = self._limits
+        if part == "body":
+            came = self.received - self._before
+            allowed = limits.body + min(came, self._useful()) / limits.body_rate
+            if self._waited > allowed:
+                told = f"{came} bytes in {self._waited:.0f} s"
+                self._refuse(SlowRequest(f"the body came too slowly: {told} (body_timeout, body_rate)"))
+        elif self._waited > limits.head:
+            if part == "nothing":
+                self.transport.close()
+            else:
+                self._refuse(SlowRequest(f"the request's head did not come within {limits.head:g} s (header_timeout)"))
+
+    def _useful(self) -> int:
+        """How many bytes of the body may count for its client: what was answered already is only read to its end."""
+        if self.cycle.response_complete:
+            return 0
+        return self._limits.upload_bytes if is_upload(cast("dict[str, Any]", self.scope)) else self._limits.json_bytes
+
+    def _awaited(self) -> str | None:
+        """What is to come from the client: `nothing` has come of a head, the rest of a `head`, or of a `body`."""
+        state = self.conn.their_state
+        if state is h11.SEND_BODY:
+            waits_for_us = self.cycle is not None and self.cycle.waiting_for_100_continue
+            return None if waits_for_us else "body"
+        if state is h11.IDLE:
+            begun = bool(self.conn.trailing_data[0])
+            # Between two requests uvicorn has a timer of its own.
+            return "head" if begun else "nothing" if self.timeout_keep_alive_task is None else None
+        return None
+
+    def _check_reader(self, elapsed: float) -> None:
+        """Cuts off a client that takes nothing of its answer."""
+        unsent = self.transport.get_write_buffer_size()
+        stuck = unsent > 0 and unsent >= self._unsent
+        self._unsent = unsent
+        self._stuck = self._stuck + elapsed if stuck else 0.0
+        if self._stuck > self._limits.send:
+            self.transport.abort()
+
+    def _refuse(self, error: ManyhatsError) -> None:
+        """Answers with an error, where no answer has begun, and ends the connection. A route learns that it is gone."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            begun = self.cycle.response_started
+        else:
+            begun = False
+        self._unset_keepalive_if_required()
+        limits = self._limits
+        limits.open.discard(self)
+        answers = not begun and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE)
+        if answers:
+            self.transport.write(_answer(error))
+        if not answers or len(limits.leaving) >= limits.MOST_LEAVING:
+            self.transport.close()
+            return
+        # The client may be writing: closed at once, the connection would be reset, and the answer lost on its way.
+        self._leaving, self._waited = True, 0.0
+        limits.leaving.add(self)
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+
+def _answer(error: ManyhatsError) -> bytes:
+    """An HTTP answer of one piece, by hand: h11 has none for a request that it has not read."""
+    made = response(error)
+    made.headers["Connection"] = "close"
+    made.headers[HEADER] = new_id()
+    lines = [b"HTTP/1.1 %d %s" % (made.status_code, STATUS_PHRASES[made.status_code])]
+    lines += [name.title() + b": " + value for name, value in made.raw_headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + bytes(made.body)

@@ -1,0 +1,100 @@
+"""The HTTP server: uvicorn's, with limits on what a client may hold open and for how long.
+
+uvicorn has no timeouts for a request that comes slowly, no answer of ours where it answers by itself, and limits what
+runs at once, where open connections are what runs out. What is used of it beyond its settings stands in this module and
+in `manyhats.api.connection`; `tests/api/test_server.py` fails where a release has changed that.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import time
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from manyhats.api.connection import Connection, ConnectionLimits
+from manyhats.settings import Settings
+
+_SWEEP = 0.5  # seconds between looks at the connections
+_TICK = 0.1  # seconds between uvicorn's
+# Connections that are taken in one turn of the event loop. asyncio takes as many before any of them is looked at, and
+# each is a file that is open for some turns, even if it is one too many.
+_ACCEPTED_AT_ONCE = 32
+_WAITING = 2048  # connections that the kernel keeps until they are taken
+_TURNS = 4  # until one that is refused at once has been closed
+_MOST = 8192  # connections, however many files may be open: each takes memory
+_FEWEST = 16
+_OTHER_FILES = 64
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server; looks at its connections twice a second."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.connection_limits = config.connection_limits
+        self._swept = time.monotonic()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to listen, with a long queue in the kernel, of which few are taken at once."""
+        await super().startup(sockets)
+        if not self.started:
+            return
+        for server in self.servers:
+            for listening in server.sockets:
+                with socket.socket(fileno=os.dup(listening.fileno())) as same:
+                    same.listen(_WAITING)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second; whether to stop."""
+        now = time.monotonic()
+        if now - self._swept >= _SWEEP:
+            # After a pause of the whole process what clients have sent meanwhile is still to be read.
+            self.connection_limits.sweep(min(now - self._swept, 2 * _SWEEP))
+            self._swept = time.monotonic()
+        return await super().on_tick(counter)
+
+
+class Config(uvicorn.Config):
+    """uvicorn's settings, from ours."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        super().__init__(
+            app,
+            host=settings.host,
+            port=settings.port,
+            http=Connection,
+            ws="none",
+            log_config=None,
+            access_log=settings.log_level == "debug",
+            server_header=False,
+            backlog=_ACCEPTED_AT_ONCE,
+            timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]  # a time for the event loop
+            timeout_graceful_shutdown=int(settings.drain_timeout) + 1,
+        )
+        self.connection_limits = ConnectionLimits(
+            most=lambda: settings.max_connections or room_for_connections(),
+            head=min(settings.header_timeout, settings.request_timeout),
+            body=min(settings.body_timeout, settings.request_timeout),
+            body_rate=settings.body_rate,
+            json_bytes=settings.max_body,
+            upload_bytes=settings.max_upload,
+            send=settings.send_timeout,
+        )
+
+
+def room_for_connections() -> int:
+    """How many connections the limit on open files leaves room for now: uploads and the store need some too."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return _MOST
+    reserved = max(limit // 4, _OTHER_FILES) + _TURNS * _ACCEPTED_AT_ONCE + ConnectionLimits.MOST_LEAVING
+    return max(min(limit - reserved, _MOST), _FEWEST)
+
+
+def create_server(app: ASGIApp, settings: Settings) -> Server:
+    """A server for `app`; its `run` ends with the process's signals."""
+    return Server(Config(app, settings))

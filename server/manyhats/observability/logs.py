@@ -1,0 +1,118 @@
+"""The log: one line for each thing that happened, which no caller can forge, and no flood of which fills a disk."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import textwrap
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_FORMAT = "%(asctime)s %(levelname)-7s %(name)s  %(message)s"
+_LONGEST = 2000  # characters of a message
+_LONGEST_TRACE = 16_000  # characters of a traceback
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL_BUT_LINES = re.compile(_CONTROL.pattern.replace(r"\x0a-", r"\x0b-"))
+
+
+def configure(level: str) -> None:
+    """Writes everything from `level` (`info`) on to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(SafeFormatter(_FORMAT))
+    handler.addFilter(RepeatFilter())
+    handler.addFilter(without_query)
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    for noisy in ("httpx", "httpcore", "urllib3"):
+        logging.getLogger(noisy).setLevel("WARNING")
+
+
+class SafeFormatter(logging.Formatter):
+    """Cuts what is long and escapes control characters: a message may hold what a caller has sent."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        record.message = _CONTROL.sub(_escaped, _cut(record.message, _LONGEST))
+        return super().formatMessage(record)
+
+    def formatException(self, ei: object) -> str:
+        """A traceback, moved in, so that none of its lines looks like one of the log's own."""
+        text = super().formatException(ei)  # type: ignore[arg-type]
+        return textwrap.indent(_CONTROL_BUT_LINES.sub(_escaped, _cut(text, _LONGEST_TRACE)), "  ", lambda _: True)
+
+
+class RepeatFilter(logging.Filter):
+    """Leaves out warnings and errors that come again and again, and tells how many they were.
+
+    In `period` seconds so many pass: `same` of one text, `alike` of one place in the code. The next one that passes
+    tells of those left out before it. `clock` gives the time in seconds.
+    """
+
+    MOST = 512  # texts and places that are remembered
+
+    def __init__(
+        self, *, same: int = 5, alike: int = 100, period: float = 60.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__()
+        self._limits = (same, alike)
+        self._period = period
+        self._clock = clock
+        self._seen: OrderedDict[tuple[object, ...], _Count] = OrderedDict()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is written. What was left out before is put behind its message."""
+        if record.levelno < logging.WARNING:
+            return True
+        place = (record.name, record.levelno, record.pathname, record.lineno)
+        text = _cut(record.getMessage(), _LONGEST)
+        counts = [self._count(key) for key in ((*place, hash(text)), place)]
+        passes = all(count.passed < limit for count, limit in zip(counts, self._limits, strict=True))
+        if not passes:
+            counts[1].left_out += 1
+            return False
+        for count in counts:
+            count.passed += 1
+        if counts[1].left_out:
+            record.msg = f"{text} ({counts[1].left_out} more like this were left out before)"
+            record.args = None
+            counts[1].left_out = 0
+        return True
+
+    def _count(self, key: tuple[object, ...]) -> _Count:
+        now = self._clock()
+        count = self._seen.get(key)
+        if count is None:
+            count = self._seen[key] = _Count(now)
+            if len(self._seen) > self.MOST:
+                self._seen.popitem(last=False)
+        elif now - count.since >= self._period:
+            count.since, count.passed = now, 0
+        self._seen.move_to_end(key)
+        return count
+
+
+@dataclass
+class _Count:
+    since: float
+    passed: int = 0
+    left_out: int = 0
+
+
+def without_query(record: logging.LogRecord) -> bool:
+    """Takes what stands behind `?` out of uvicorn's lines about requests: it may hold what nobody should read."""
+    if record.name == "uvicorn.access" and isinstance(record.args, tuple):
+        record.args = tuple(part.partition("?")[0] if isinstance(part, str) else part for part in record.args)
+    return True
+
+
+def _cut(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]} ... {len(text) - 2 * half} characters left out ... {text[-half:]}"
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape", "backslashreplace").decode()

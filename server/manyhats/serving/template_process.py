@@ -1,0 +1,173 @@
+"""Renders chat templates in a process of its own, which may be killed. Imports Jinja and the standard library alone.
+
+The environment is the one of transformers' `apply_chat_template`. A template may come from whoever may change a task:
+what takes too much time or memory ends this process, or is refused by it.
+
+On its standard input and output, each message is JSON behind its length: `{"template", "variables", "longest",
+"seconds"}` in, `{"text"}` or `{"error", "kind"}` out. It ends with its input.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections import OrderedDict
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, BinaryIO
+
+import jinja2
+import jinja2.ext
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+_MEMORY = 512 << 20  # bytes of address space
+_KNOWN = 32  # templates that are kept ready
+_LONGEST_MESSAGE = 500  # characters of an error
+
+
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %}` marks what an assistant wrote, for training; here it changes nothing."""
+
+    tags = {"generation"}  # noqa: RUF012  as Jinja has it
+
+    def parse(self, parser: jinja2.parser.Parser) -> Any:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Dict:
+    """`dict`, without what its class has besides."""
+
+    def __call__(self, *args: Any, **named: Any) -> dict[Any, Any]:
+        return dict(*args, **named)
+
+    def fromkeys(self, *args: Any, **named: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args, **named)
+
+
+class _Namespace(jinja2.utils.Namespace):
+    """`namespace`, without names that begin with an underscore."""
+
+    def __init__(*args: Any, **named: Any) -> None:  # a variable may be called self
+        self, args = args[0], args[1:]
+        attributes = dict(*args, **named)
+        for name in attributes:
+            _Namespace._check(name)
+        jinja2.utils.Namespace.__init__(self, attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _Namespace._check(name)
+        super().__setitem__(name, value)
+
+    @staticmethod
+    def _check(name: Any) -> None:
+        if isinstance(name, str) and name.startswith("_"):
+            raise jinja2.exceptions.SecurityError(f"a namespace has no names that begin with an underscore: {name!r}")
+
+
+def _raise(message: Any) -> None:
+    raise jinja2.exceptions.TemplateError(message)
+
+
+def _tojson(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _now(form: str) -> str:
+    return datetime.now().strftime(form)
+
+
+def environment() -> ImmutableSandboxedEnvironment:
+    """What templates are compiled in."""
+    made = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+    )
+    made.filters["tojson"] = _tojson
+    made.globals |= {"raise_exception": _raise, "strftime_now": _now, "dict": _Dict(), "namespace": _Namespace}
+    return made
+
+
+class TooLong(Exception):
+    """The text is longer than it may be."""
+
+
+class Renderer:
+    """Compiles templates and renders them."""
+
+    def __init__(self) -> None:
+        self._environment = environment()
+        self._known: OrderedDict[str, jinja2.Template] = OrderedDict()
+
+    def render(self, template: str, variables: Mapping[str, Any], longest: int) -> str:
+        """The text. Raises TooLong for more than `longest` characters, and whatever the template raises."""
+        compiled = self._known.pop(template, None) or self._environment.from_string(template)
+        self._known[template] = compiled
+        if len(self._known) > _KNOWN:
+            self._known.popitem(last=False)
+        pieces: list[str] = []
+        length = 0
+        for piece in compiled.generate(variables):
+            length += len(piece)
+            if length > longest:
+                raise TooLong
+            pieces.append(piece)
+        return "".join(pieces)
+
+
+def _limit() -> None:
+    """No more memory than that, no files; where the system knows such limits."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    for name, value in (("RLIMIT_AS", _MEMORY), ("RLIMIT_FSIZE", 0), ("RLIMIT_CORE", 0)):
+        try:
+            kind = getattr(resource, name)
+            hard = resource.getrlimit(kind)[1]
+            resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+        except (AttributeError, ValueError, OSError):  # macOS has none of the first
+            continue
+
+
+def _clock(seconds: float) -> None:
+    """Ends the process after so many seconds of computing; 0: never. The system does it, whatever Python is in."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def _answer(renderer: Renderer, asked: Mapping[str, Any]) -> dict[str, Any]:
+    _clock(asked["seconds"])
+    try:
+        return {"text": renderer.render(asked["template"], asked["variables"], asked["longest"])}
+    except TooLong:
+        return {"error": "", "kind": "length"}
+    except MemoryError:
+        return {"error": "", "kind": "memory"}
+    except RecursionError:
+        return {"error": "it is nested too deep", "kind": "template"}
+    except Exception as error:  # whatever a template does, it is its own fault
+        named = "" if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: "
+        return {"error": (named + str(error))[:_LONGEST_MESSAGE], "kind": "template"}
+    finally:
+        _clock(0)
+
+
+def main(source: BinaryIO, sink: BinaryIO) -> None:
+    """Answers until the input ends, or memory did."""
+    _limit()
+    renderer = Renderer()
+    while len(head := source.read(8)) == 8:
+        asked = json.loads(source.read(int.from_bytes(head, "big")))
+        told = _answer(renderer, asked)
+        data = json.dumps(told).encode()
+        sink.write(len(data).to_bytes(8, "big") + data)
+        sink.flush()
+        if told.get("kind") == "memory":
+            return
+
+
+if __name__ == "__main__":
+    main(sys.stdin.buffer, sys.stdout.buffer)

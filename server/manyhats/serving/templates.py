@@ -1,0 +1,210 @@
+"""Chat templates rendered within bounds of time and memory, in processes beside this one."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from manyhats.errors import EngineFailure, InputTooLong, InvalidRequest, Overloaded
+from manyhats.serving import template_process
+
+COMPUTING = 1.0  # seconds of a processor that one text may take
+ELAPSED = 3.0  # seconds by the clock: where the system counts no computing, or has none to give
+_WAITING = 5.0  # seconds for a process to be free
+_WATCHED = 600.0  # seconds that a template which took too long is watched
+_MOST_WATCHED = 1000
+_MOST_BYTES = 12  # of JSON for a character
+_PROF = getattr(signal, "SIGPROF", 0)  # ends a process whose time of computing is over
+
+
+class TemplateProcesses:
+    """Renders for many threads at once. Processes start when they are needed and stay; one that is killed is replaced.
+
+    A template that took too much is watched for a while: of such, one is rendered at a time, so that they cannot keep
+    all processes busy.
+    """
+
+    def __init__(self, most: int = 2, *, computing: float = COMPUTING, elapsed: float = ELAPSED) -> None:
+        self.most = most
+        self.computing = computing
+        self.elapsed = elapsed
+        self._changed = threading.Condition()
+        self._idle: list[subprocess.Popen[bytes]] = []
+        self._busy: set[subprocess.Popen[bytes]] = set()
+        self._users = 0
+        self._watched: OrderedDict[bytes, float] = OrderedDict()  # until when, `time.monotonic()`
+        self._watched_busy = threading.Lock()
+
+    def render(self, template: str, variables: Mapping[str, Any], longest: int) -> str:
+        """The text of a template with some JSON values in it, as transformers' `apply_chat_template` makes it.
+
+        Raises InvalidRequest where the template does, or takes too much time or memory; InputTooLong for more than
+        `longest` characters; Overloaded where no process is free.
+        """
+        asked = {"template": template, "variables": variables, "longest": longest, "seconds": self.computing}
+        try:
+            data = json.dumps(asked).encode()
+        except (RecursionError, ValueError) as error:
+            raise InvalidRequest(f"the messages cannot be read: {error}", param="messages") from None
+        key = hashlib.sha256(template.encode(errors="surrogatepass")).digest()
+        with self._turn(key):
+            told = self._ask(data, key, longest * _MOST_BYTES + 10_000)
+        match told.get("kind"):
+            case None:
+                return str(told["text"])
+            case "memory":
+                self._watch(key)
+                raise _refused("takes too much memory")
+            case "length":
+                raise InputTooLong(
+                    f"the prompt that the chat template makes has more than {longest} characters", param="messages"
+                )
+            case _:
+                raise _refused(f"refuses the messages: {told['error']}")
+
+    def close(self) -> None:
+        """Ends the processes."""
+        with self._changed:
+            processes, self._idle = [*self._idle, *self._busy], []
+        for process in processes:
+            _end(process)
+
+    # ---- turns
+
+    @contextmanager
+    def _turn(self, key: bytes) -> Iterator[None]:
+        watched = self._watched.get(key, 0.0) > time.monotonic()
+        if watched and not self._watched_busy.acquire(blocking=False):
+            raise Overloaded("a chat template that took too long before is being rendered; try again later")
+        try:
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._users < self.most, _WAITING):
+                    raise Overloaded("chat templates wait too long to be rendered; try again later")
+                self._users += 1
+            try:
+                yield
+            finally:
+                with self._changed:
+                    self._users -= 1
+                    self._changed.notify()
+        finally:
+            if watched:
+                self._watched_busy.release()
+
+    def _watch(self, key: bytes) -> None:
+        with self._changed:
+            self._watched.pop(key, None)
+            self._watched[key] = time.monotonic() + _WATCHED
+            if len(self._watched) > _MOST_WATCHED:
+                self._watched.popitem(last=False)
+
+    # ---- processes
+
+    def _ask(self, data: bytes, key: bytes, most: int) -> dict[str, Any]:
+        """One question and its answer of at most so many bytes; a process that gives none is ended."""
+        for _ in range(2):  # a process that lay idle may have ended for reasons of its own
+            process, used = self._take()
+            told, late = self._try(process, data, most)
+            if told is not None:
+                return told
+            if late or process.returncode == -_PROF or not used:
+                break
+        self._watch(key)
+        raise _refused(f"takes too long, more than {self.computing:g} s, or ends its process")
+
+    def _try(self, process: subprocess.Popen[bytes], data: bytes, most: int) -> tuple[dict[str, Any] | None, bool]:
+        """The answer, if there is one, and whether the time was over."""
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(self.elapsed, stop)
+        timer.daemon = True
+        timer.start()
+        told: dict[str, Any] | None = None
+        try:
+            told = _exchange(process, data, most)
+        except (OSError, ValueError):  # it has ended
+            pass
+        finally:
+            timer.cancel()
+            keep = told is not None and told.get("kind") != "memory" and not late.is_set()
+            with self._changed:
+                self._busy.discard(process)
+                if keep:
+                    self._idle.append(process)
+            if not keep:
+                _end(process)
+        return told, late.is_set()
+
+    def _take(self) -> tuple[subprocess.Popen[bytes], bool]:
+        """A process, and whether it has been used before."""
+        with self._changed:
+            while self._idle:
+                process = self._idle.pop()
+                if process.poll() is None:
+                    self._busy.add(process)
+                    return process, True
+                _end(process)
+        process = _start()
+        with self._changed:
+            self._busy.add(process)
+        return process, False
+
+
+def _refused(why: str) -> InvalidRequest:
+    return InvalidRequest(f"the chat template {why}", param="messages")
+
+
+def _start() -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-P", template_process.__file__]  # by its path: it needs nothing of this package
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # an interrupt from the terminal is this process's business
+        )
+    except OSError as error:
+        raise EngineFailure(f"the process that renders chat templates cannot be started: {error}") from error
+
+
+def _exchange(process: subprocess.Popen[bytes], data: bytes, most: int) -> dict[str, Any]:
+    """Raises OSError or ValueError where the process ends before it has answered, or answers more than it may."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(len(data).to_bytes(8, "big") + data)
+    process.stdin.flush()
+    size = int.from_bytes(process.stdout.read(8), "big")
+    if size > most:
+        raise ValueError("the answer is too long")
+    told: dict[str, Any] = json.loads(process.stdout.read(size))
+    return told
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):  # what was not written yet has no reader
+                pipe.close()
+
+
+OWN = TemplateProcesses()  # of the backbone's own template, which others cannot hold up
+OTHERS = TemplateProcesses()  # of those that tasks have
+atexit.register(OWN.close)
+atexit.register(OTHERS.close)
