@@ -27,6 +27,7 @@ _JSON_DEPTH = 32
 _ROWS = 4096  # compared at once
 _JSON_VALUES = 500_000
 _INT_LIMIT = 1 << 63
+_NO_LIMIT = int(1e30)  # what transformers writes for the length of texts where there is none
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FIRST_BYTES = 9  # what tells a pickle from safetensors
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -80,7 +81,7 @@ def _check_values(value: Any, file: str) -> None:
             elif isinstance(item, str):
                 _check_text(item, field, file)
             elif (isinstance(item, float) and not math.isfinite(item)) or (
-                type(item) is int and abs(item) > _INT_LIMIT
+                type(item) is int and abs(item) > _INT_LIMIT and item != _NO_LIMIT
             ):
                 raise InvalidRequest(f"{file} is not valid: {shown(field)} is {shown(item)}", param=field[:200])
             _check_text(field, field, file)

@@ -147,7 +147,7 @@ class Generation:
         )
 
     def _constraints(self, asked: Asked, parameters: GenerateParameters) -> Constraints:
-        """What all texts of a question share. Of the tokens that end them, `ignore_eos` leaves only the question's."""
+        """What all texts of a question share. `ignore_eos` leaves out all ends of a text but the request's own."""
         own = frozenset() if parameters.ignore_eos else self.backbone.end_tokens | asked.stop_token_ids
         stops = frozenset(parameters.stop_token_ids)
         allowed = None
