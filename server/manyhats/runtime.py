@@ -261,7 +261,7 @@ class Runtime:
             activate=activate,
             settings=_as_settings(partial) if partial else None,
             warnings=warnings,
-            check=lambda info: check_settings(task, partial, info, self.backbone),
+            check=lambda info: self._check_fit(task, partial, info),
         )
 
     def _check_settings(self, task: str, partial: Mapping[str, Any]) -> None:
@@ -273,7 +273,12 @@ class Runtime:
             info = version.info
             if "kind" not in partial:  # the one that was set before holds for the rest
                 info = replace(info, kind=found.settings_for(version).kind or info.kind)
-        check_settings(task, partial, info, self.backbone)
+        self._check_fit(task, partial, info)
+
+    def _check_fit(self, task: str, partial: Mapping[str, Any], info: AdapterInfo | None) -> None:
+        """Raises InvalidRequest for settings of a task that are wrong, or do not fit an adapter."""
+        own = self.registry.find(task)
+        check_settings(task, partial, info, self.backbone, prompts=(own.settings.prompts if own else None) or ())
 
     async def _arrival(self, wish: Future[BoundAdapter]) -> None:
         """Waits for an adapter to reach its slot. Raises what loading raises, or DeadlineExceeded."""

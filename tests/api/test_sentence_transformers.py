@@ -178,6 +178,28 @@ def test_a_prompt_that_is_not_there(live: Live, folder: Path) -> None:
     assert close(vectors(live, plain, TEXTS, prompt="w9 "), vectors(live, plain, [f"w9 {text}" for text in TEXTS]))
 
 
+def test_settings_that_other_kinds_do_not_follow(live: Live) -> None:
+    task = live.add(kind="classify")
+    for body in (
+        {"prompts": {"a": "b"}},
+        {"default_prompt_name": "a"},
+        {"include_prompt": False},
+        {"lower_case": True},
+    ):
+        answer = live.client.put(f"/v1/tasks/{task}", json=body)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == next(iter(body))
+    embeds = live.add(kind="embed")
+    answer = live.client.put(f"/v1/tasks/{embeds}", json={"default_prompt_name": "a"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "default_prompt_name")
+
+
+def test_a_limit_over_the_backbone_s(live: Live, folder: Path) -> None:
+    sentence.write(folder, max_seq_length=100_000)
+    task, _ = pushed(live, folder)
+    assert live.client.get(f"/v1/tasks/{task}").json()["max_tokens"] == live.backbone.max_tokens
+
+
 def test_prompts_can_be_set_for_any_task(live: Live) -> None:
     task = live.add(kind="embed")
     told = live.client.put(f"/v1/tasks/{task}", json={"prompts": {"a": "w5 "}, "default_prompt_name": "a"}).json()
@@ -283,3 +305,6 @@ def test_a_folder_that_cannot_be_followed_wants_a_pooling(base_folder: Callable[
         assert answer.status_code == 400
         assert "CNN" in answer.json()["error"]["message"]
         assert live.ask("base", TEXTS, pooling="mean").status_code == 200
+        assert live.client.get("/v1/tasks/base").json()["pooling"] is None
+        longer = live.ask("base", "w1 " * 100, pooling="mean")
+        assert longer.status_code == 400  # nothing of the files is followed, their cutting neither

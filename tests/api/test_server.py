@@ -150,6 +150,19 @@ def test_a_large_body_over_a_slow_line_may_take_its_time(live: Live):
         assert client.recv(1000).startswith(b"HTTP/1.1 200")
 
 
+def test_what_cannot_be_a_body_makes_its_time_no_longer(start):
+    """Chunks may carry what nobody counts."""
+    with start(max_body=1000) as live, raw(live, HEAD + b"Transfer-Encoding: chunked\r\n\r\n") as client:
+        connection = of(live, client)
+        passes(live, connection, 0.1)
+        for _ in range(20):
+            sent(connection, client, b"1;" + b"x" * 8000 + b"\r\n \r\n")
+            passes(live, connection, 0.5)
+        assert not connection._leaving
+        passes(live, connection, 12.0)
+        refused(client, 408, "too slowly")
+
+
 def test_the_time_in_which_nothing_is_read_is_not_the_clients(live: Live):
     with raw(live, HEAD + b"Content-Length: 100\r\n\r\n{") as client:
         connection = of(live, client)

@@ -88,7 +88,7 @@ BAD_FILES = {
     "infinity in a tensor": (lambda f: with_tensors(f, put(float("inf"))), 400, "infinite|finite"),
     "a tensor missing": (lambda f: with_tensors(f, lambda t: t.pop(first(t, "lora_B"))), 422, "B"),
     "a tensor too many": (lambda f: with_tensors(f, lambda t: t.update(stray=torch.ones(1))), 400, "stray"),
-    "no tensors": (lambda f: with_tensors(f, lambda t: t.clear()), 400, "holds no tensors"),
+    "no tensors": (lambda f: with_tensors(f, lambda t: t.clear()), 400, "no tensors"),
     "another shape": (
         lambda f: with_tensors(f, lambda t: t.update({first(t): torch.ones(3, 31)})), 422, r"\[3, 31\].*\[3, 32\]",
     ),

@@ -124,6 +124,25 @@ def test_what_cannot_be_followed_does_not_keep_a_server_from_starting(
         backbone.sentence_embedding.check()
 
 
+def test_a_model_in_a_folder_of_its_own(base_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """As the library wrote it once: modules.json stands around the model's folder."""
+    place = tmp_path / "0_Transformer"
+    place.mkdir()
+    for path in base_folder("bert").iterdir():
+        (place / path.name).write_bytes(path.read_bytes())
+    sentence.write(tmp_path, ("lasttoken",), max_seq_length=9)
+    modules = json.loads((tmp_path / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "sentence_bert_config.json").rename(place / "sentence_bert_config.json")
+    for given in (tmp_path, place):
+        own = tiny.load(given).sentence_embedding
+        assert (own.pooling, own.max_tokens, own.refused) == ("last", 9, None)
+    modules[0]["path"] = "1_Transformer"  # another one than this
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    assert not tiny.load(place).sentence_embedding.stated
+
+
 def test_a_folder_without_such_files_says_nothing(bert: Backbone) -> None:
     assert not bert.sentence_embedding.stated
     bert.sentence_embedding.check()

@@ -19,6 +19,7 @@ from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch, InvalidRequest, ManyhatsError, UnsupportedFormat
 from manyhats.formats import read_adapter, write_adapter
 from manyhats.formats.files import looks_like_pickle
+from manyhats.formats.peft import lora
 from manyhats.formats.peft.patterns import by_pattern
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -811,3 +812,17 @@ def test_a_shared_tensor_of_a_compacter_that_nothing_uses(bert: Backbone, tmp_pa
     tensors["bert.shared_parameters.task.W_sideways"] = torch.ones(4)
     save_file(tensors, folder / "adapter.safetensors")
     refused(folder, bert, InvalidRequest, "'W_sideways' among the compacter's shared parameters is not used")
+
+
+@pytest.mark.parametrize("rank", [10**6, 2**14])
+def test_the_matrices_of_a_huge_vera(
+    bert: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    """A file of short vectors stands for matrices of every layer; they are counted before one is made."""
+    monkeypatch.setattr(lora, "_MOST_VALUES", 2**14 * 64 - 1)
+    monkeypatch.setattr(lora, "pair", lambda *given: pytest.fail("the matrices are made"))
+    config = {"peft_type": "VERA", "task_type": "FEATURE_EXTRACTION", "r": rank, "projection_prng_key": 0}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    vectors = {f"{QUERY}.vera_lambda_b": torch.zeros(32), f"{QUERY}.vera_lambda_d": torch.zeros(rank)}
+    save_file(vectors, tmp_path / "adapter_model.safetensors")
+    assert refused(tmp_path, bert, ManyhatsError).param in ("r", "rank")

@@ -205,6 +205,10 @@ def test_a_decoder_s_adapter_embeds_by_its_files(tmp_path: Path, load_backbone: 
     adapter = read_adapter(tmp_path, decoder)
     assert adapter.kind == "embed"
     assert any("'generate'" in warning for warning in adapter.warnings)
+    plain = tiny.adapter(decoder, "lora", 5, kind="generate")
+    asked = sentence_transformers.read_onto(plain, tmp_path, decoder, "generate")
+    assert (asked.kind, asked.projection, asked.settings) == ("generate", None, {})
+    assert "not read" in asked.warnings[0]
 
 
 def test_cls_without_the_prompt_is_refused(folder: Path, bert: Backbone) -> None:

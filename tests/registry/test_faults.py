@@ -93,7 +93,6 @@ print(json.dumps([errors, full, whole, matches, after, again.resolve("spam").num
 DELETER = (
     SMALL
     + """
-from manyhats.registry.database import give_room
 from manyhats.registry.records import Target
 
 for task in ("one", "two", "three", "four"):
@@ -107,7 +106,7 @@ opened = True
 
 def fill():
     if opened:
-        give_room(registry._sessions)  # else the log of writes is as long as a deletion needs
+        registry._database.shorten()  # else the log of writes is as long as a deletion needs
     with (Path(sys.argv[1]) / "filler").open("ab", buffering=0) as out:
         for size in (1 << 16, 1 << 12, 1 << 9, 1):
             try:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
-from manyhats.errors import InvalidRequest
+from manyhats.errors import ConfigurationError, InvalidRequest
 from manyhats.formats import read_adapter, write_adapter
 from manyhats.training.evaluation import predict
 from manyhats.training.heads import served
@@ -228,6 +228,17 @@ def test_an_unknown_option_is_named(bert: Backbone, recipe: str) -> None:
 def test_an_unknown_method_is_named() -> None:
     with pytest.raises(InvalidRequest, match="no method 'lroa' can be trained; these can: average, bitfit, bottleneck"):
         schedule_for("lroa")
+
+
+def test_embeddings_that_the_backbone_s_files_make_in_another_way_are_refused(bert: Backbone) -> None:
+    own = bert.sentence_embedding
+    bert.sentence_embedding = replace(own, stated=True, refused="a CNN is not supported")
+    try:
+        with pytest.raises(ConfigurationError, match="CNN"):
+            Trainer(bert, "lora", "embed", 0, _schedule("lora"))
+        Trainer(bert, "lora", "classify", 2, _schedule("lora"))
+    finally:
+        bert.sentence_embedding = own
 
 
 def test_a_backbone_in_half_precision_is_refused(base_folder: Callable[[str], Path]) -> None:

@@ -7,12 +7,13 @@ import sys
 from asyncio import Transport
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from manyhats.api.errors import response
+from manyhats.api.middleware.content import is_upload
 from manyhats.api.middleware.request_id import HEADER, new_id
 from manyhats.errors import HeadTooLarge, InvalidRequest, ManyhatsError, NotReady, SlowRequest
 
@@ -29,6 +30,7 @@ class ConnectionLimits:
     """What connections may take, and those that there are. Times in seconds, `body_rate` in bytes a second.
 
     `most`: how many there may be, asked for each new one. `send`: how long a client may take nothing of its answer.
+    `json_bytes`, `upload_bytes`: what a body may have at most; more does not make its time longer.
     """
 
     MOST_LEAVING: ClassVar[int] = 32
@@ -37,6 +39,8 @@ class ConnectionLimits:
     head: float
     body: float
     body_rate: int
+    json_bytes: int
+    upload_bytes: int
     send: float
     open: set[Connection] = field(default_factory=set)
     leaving: set[Connection] = field(default_factory=set)  # were answered; the client may still read
@@ -126,7 +130,7 @@ class Connection(H11Protocol):
         limits = self._limits
         if part == "body":
             came = self.received - self._before
-            allowed = limits.body + came / limits.body_rate
+            allowed = limits.body + min(came, self._useful()) / limits.body_rate
             if self._waited > allowed:
                 told = f"{came} bytes in {self._waited:.0f} s"
                 self._refuse(SlowRequest(f"the body came too slowly: {told} (body_timeout, body_rate)"))
@@ -135,6 +139,12 @@ class Connection(H11Protocol):
                 self.transport.close()
             else:
                 self._refuse(SlowRequest(f"the request's head did not come within {limits.head:g} s (header_timeout)"))
+
+    def _useful(self) -> int:
+        """How many bytes of the body may count for its client: what was answered already is only read to its end."""
+        if self.cycle.response_complete:
+            return 0
+        return self._limits.upload_bytes if is_upload(cast("dict[str, Any]", self.scope)) else self._limits.json_bytes
 
     def _awaited(self) -> str | None:
         """What is to come from the client: `nothing` has come of a head, the rest of a `head`, or of a `body`."""

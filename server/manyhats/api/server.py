@@ -80,6 +80,8 @@ class Config(uvicorn.Config):
             head=min(settings.header_timeout, settings.request_timeout),
             body=min(settings.body_timeout, settings.request_timeout),
             body_rate=settings.body_rate,
+            json_bytes=settings.max_body,
+            upload_bytes=settings.max_upload,
             send=settings.send_timeout,
         )
 

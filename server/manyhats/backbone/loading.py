@@ -36,7 +36,11 @@ def locate(name: str) -> str:
     """The folder or hub id that `--backbone NAME` means. Raises ConfigurationError for a package without a model."""
     if not name.startswith("package:"):
         if Path(name).is_dir():
-            return str(Path(name).resolve())
+            folder = Path(name).resolve()
+            modules = folder / sentence_files.MODULES
+            if not (folder / "config.json").is_file() and modules.is_file():  # sentence-transformers' of old
+                folder = folder / sentence_files.transformer(_read_json(modules))
+            return str(folder)
         if name.startswith((".", "/", "~")):
             raise ConfigurationError(f"the backbone folder '{name}' does not exist")
         return name
@@ -182,10 +186,10 @@ def sentence_embedding(source: str, width: int) -> SentenceEmbedding:
     What cannot be followed is no reason not to start: it is `refused`, and asked embeddings name their own pooling.
     """
     try:
-        folder = _sentence_folder(source)
+        folder, inside = _sentence_folder(source)
         if folder is None:
             return SentenceEmbedding()
-        embedding = sentence_files.read(sentence_files.Source(folder, _read_json, _read_tensors), width)
+        embedding = sentence_files.read(sentence_files.Source(folder, _read_json, _read_tensors, inside), width)
     except ManyhatsError as error:
         reason = f"the sentence-transformers files of the backbone '{source}' are not followed: {error.message}"
         logger.warning("%s; a request for embeddings must say its pooling", reason)
@@ -194,17 +198,24 @@ def sentence_embedding(source: str, width: int) -> SentenceEmbedding:
     return embedding
 
 
-def _sentence_folder(source: str) -> Path | None:
-    """The folder with modules.json: the backbone's own, or its copy from the hub; None where there is none."""
+def _sentence_folder(source: str) -> tuple[Path | None, str]:
+    """The folder with modules.json, and which one inside it is the backbone's; None where there is none.
+
+    It is the backbone's own, the one around a `0_Transformer`, or the copy from the hub.
+    """
     folder = Path(source)
     if folder.is_dir():
-        return folder if (folder / sentence_files.MODULES).is_file() else None
+        if (folder / sentence_files.MODULES).is_file():
+            return folder, ""
+        around = folder.parent / sentence_files.MODULES
+        inside = around.is_file() and sentence_files.transformer(_read_json(around)) == folder.name
+        return (folder.parent, folder.name) if inside else (None, "")
     found = _from_hub(source, sentence_files.MODULES)
     if found is None:
-        return None
+        return None, ""
     for name in sentence_files.named(_read_json(found)):
         _from_hub(source, name)
-    return found.parent
+    return found.parent, ""
 
 
 def _from_hub(source: str, name: str) -> Path | None:

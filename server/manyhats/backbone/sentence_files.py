@@ -82,6 +82,7 @@ class Source:
     folder: Path
     json: Callable[[Path], Any]
     tensors: Callable[[Path], dict[str, Tensor]]
+    transformer: str = ""  # the folder inside that holds the model or the adapter, as `0_Transformer` of old
 
     def has(self, name: str) -> bool:
         """Whether a file is there."""
@@ -115,9 +116,10 @@ def read(source: Source, width: int) -> SentenceEmbedding:
         raise AdapterMismatch(
             f"{MODULES} has the modules {', '.join(names)}; a Transformer and a Pooling must come first", param=MODULES
         )
-    if modules[0][1]:
+    if modules[0][1] != source.transformer:
         raise AdapterMismatch(
-            f"{MODULES} has its Transformer in the folder '{modules[0][1]}'; its files must stand beside {MODULES}",
+            f"{MODULES} has its Transformer in the folder '{modules[0][1]}', but its files stand in "
+            f"'{source.transformer}'; move them beside {MODULES}, and leave its path empty",
             param=MODULES,
         )
     lower_case, longest = _transformer(source)
@@ -159,6 +161,13 @@ def named(modules: Any) -> list[str]:
     folders = [path.rstrip("/") for path in paths if isinstance(path, str) and _FOLDER.fullmatch(path.rstrip("/"))]
     files = [f"{folder}/{name}" for folder in folders for name in ("config.json", WEIGHTS)]
     return [SETTINGS, TOKENIZER, *TRANSFORMER, *files]
+
+
+def transformer(modules: Any) -> str:
+    """The folder of the first module of a modules.json; empty where it is the folder itself."""
+    first = modules[0] if isinstance(modules, list) and modules else None
+    path = first.get("path") if isinstance(first, dict) else None
+    return path.rstrip("/") if isinstance(path, str) and _FOLDER.fullmatch(path.rstrip("/")) else ""
 
 
 def weight_files(source: Source) -> set[str]:
@@ -221,7 +230,8 @@ def _settings(source: Source) -> tuple[dict[str, str], str | None, int | None]:
 
 def _transformer(source: Source) -> tuple[bool, int | None]:
     """Whether texts are put into lower case, and after how many tokens they are cut."""
-    name = next((name for name in TRANSFORMER if source.has(name)), TRANSFORMER[0])
+    inside = f"{source.transformer}/" if source.transformer else ""
+    name = next((f"{inside}{name}" for name in TRANSFORMER if source.has(f"{inside}{name}")), TRANSFORMER[0])
     config = source.object(name)
     longest = config.pop("max_seq_length", None)
     lower_case = config.pop("do_lower_case", False)
@@ -242,7 +252,7 @@ def _transformer(source: Source) -> tuple[bool, int | None]:
     if not isinstance(lower_case, bool):
         raise InvalidRequest(f"do_lower_case in {name} is {_short(lower_case)}, not true or false", param=name)
     if longest is None:
-        longest = source.object(TOKENIZER).get("model_max_length")
+        longest = source.object(f"{inside}{TOKENIZER}").get("model_max_length")
         if not _is_number(longest):
             longest = None
     elif type(longest) is not int or longest < 1:
@@ -359,7 +369,7 @@ def _weights(source: Source, place: str, shapes: Mapping[str, tuple[Any, ...]]) 
         if source.has(f"{place}pytorch_model.bin"):
             raise UnsupportedFormat(
                 f"'{place}pytorch_model.bin' is a pickle file, which can run code and is never read here; save the "
-                "model with safe_serialization",
+                "model as safetensors, or turn an adapter's folder into such with `manyhats convert PATH OUT`",
                 param=f"{place}pytorch_model.bin",
             )
         raise InvalidRequest(f"{MODULES} names '{place}', but there is no file '{name}'", param=name)

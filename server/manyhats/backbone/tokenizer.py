@@ -121,10 +121,12 @@ class Tokenizer:
         found: int | None = self._backend.token_to_id(token)
         return found
 
+    def added_tokens(self) -> frozenset[str]:
+        """Those that are read as one wherever they stand in a text, before it is split in any other way."""
+        return frozenset(added.content for added in self._backend.get_added_tokens_decoder().values())
+
     def is_whole(self, token: str) -> bool:
-        """Whether a token is always read as one, wherever it stands in a text."""
-        if any(added.content == token for added in self._backend.get_added_tokens_decoder().values()):
-            return True
+        """Whether a text that is a token's name is read as that token."""
         ids: list[int] = self._backend.encode(token, add_special_tokens=False).ids
         return ids == [self.token_id(token)]
 

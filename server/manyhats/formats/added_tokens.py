@@ -46,6 +46,7 @@ def check_added_tokens(
         found.setdefault((added.text, added.number), added)
         if len(found) > _MOST:
             raise InvalidRequest(f"{added.file} names more than {_MOST} tokens", param=added.file)
+    whole = tokenizer.added_tokens()
     wrong: list[tuple[_Added, str]] = []
     warnings: list[str] = []
     for added in found.values():
@@ -57,7 +58,7 @@ def check_added_tokens(
             wrong.append((added, "which the backbone's tokenizer does not have"))
         elif added.number is not None and own != added.number:
             wrong.append((added, f"which is {own} in the backbone's tokenizer"))
-        elif not tokenizer.is_whole(added.text):
+        elif added.text not in whole and not tokenizer.is_whole(added.text):
             wrong.append((added, "which the backbone's tokenizer does not read as one token"))
     if wrong:
         first, why = wrong[0]

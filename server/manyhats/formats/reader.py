@@ -56,7 +56,7 @@ def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, kind: Kind 
         adapter = _read_library(folder, weights, backbone, kind or own)
         if description is not None:
             adapter = replace(adapter, settings=dict(adapter.settings) | description.task)
-    adapter = sentence_transformers.read_onto(adapter.as_kind(kind, backbone), folder, backbone)
+    adapter = sentence_transformers.read_onto(adapter.as_kind(kind, backbone), folder, backbone, kind)
     adapter.check(backbone)
     labels = adapter.settings.get("labels")
     head = adapter.head

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import FileLock, Timeout
 from sqlalchemy import delete, select
 from sqlalchemy.exc import DatabaseError, OperationalError
-from sqlalchemy.orm import Session, sessionmaker
 
 from manyhats.errors import (
     ConfigurationError,
@@ -26,22 +24,13 @@ from manyhats.errors import (
     InvalidRequest,
     ManyhatsError,
     NotFound,
-    StorageFull,
     TooLarge,
 )
 from manyhats.methods.heads import Kind
 from manyhats.registry.aliases import drop_alias, drop_ways_back, point, point_back
 from manyhats.registry.blobs import Blobs, digest, take_up
 from manyhats.registry.catalogue import Catalogue
-from manyhats.registry.database import (
-    DropRow,
-    TaskRow,
-    VersionRow,
-    connect,
-    give_room,
-    is_full,
-    write_failed,
-)
+from manyhats.registry.database import DropRow, TaskRow, VersionRow, is_full
 from manyhats.registry.names import STABLE, check_alias, check_name
 from manyhats.registry.quarantine import Quarantine
 from manyhats.registry.records import (
@@ -53,12 +42,11 @@ from manyhats.registry.records import (
     check_split,
     parse_settings,
 )
-from manyhats.registry.reserve import Reserve
 from manyhats.registry.rows import read_tasks
+from manyhats.registry.transactions import Transactions
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Listener = Callable[[str, Version | None, str], None]
 
 
@@ -84,12 +72,10 @@ class Registry(Catalogue):
         self._max_tasks = max_tasks
         self._max_versions = max_versions
         self._blobs = Blobs(self.own_folder)
-        self._reserve = Reserve(self.own_folder / "reserve")
+        self._database = Transactions(self.own_folder)
         self.quarantine = Quarantine(self._blobs, self)
         # Taken in one thread, given back in another.
         self._file_lock = FileLock(self.own_folder / "lock", thread_local=False)
-        self._sessions: sessionmaker[Session]
-        self._writing = threading.RLock()  # one write at a time
         self._listeners: list[Listener] = []
 
     # ---- life
@@ -110,13 +96,13 @@ class Registry(Catalogue):
             undo.callback(self._file_lock.release)
             try:
                 self._blobs.open()
-                self._sessions = self._connect()
-                undo.callback(self._sessions.kw["bind"].dispose)
-                with self._sessions() as session:
+                # Beside adapters, a new database would have them all cleaned up.
+                self._database.open(make=self._blobs.empty())
+                undo.callback(self._database.close)
+                with self._database.read() as session:
                     self.fill(read_tasks(session))
                 self._blobs.clean(self.contents())
                 self.quarantine.check_present(self.contents())
-                self._reserve.fill()
             except ConfigurationError:
                 raise
             except OSError as error:
@@ -127,18 +113,9 @@ class Registry(Catalogue):
                 raise ConfigurationError(f"the store's database holds what cannot be read: {error}") from None
             undo.pop_all()
 
-    def _connect(self) -> sessionmaker[Session]:
-        path = self.own_folder / "registry.sqlite3"
-        make = self._blobs.empty()  # beside adapters, a new database would have them all cleaned up
-        try:
-            return connect(path, make=make)
-        except OperationalError:  # perhaps for want of room: reading needs a little, too
-            self._reserve.spend()
-            return connect(path, make=make)
-
     def close(self) -> None:
         """Gives the store back."""
-        self._sessions.kw["bind"].dispose()
+        self._database.close()
         self._file_lock.release()
 
     def subscribe(self, listener: Listener) -> None:
@@ -203,7 +180,7 @@ class Registry(Catalogue):
             self._check_labels(settings, info)
         sha = digest(staged)
         damaged = self.quarantine.damaged(sha)
-        with self._write() as session:
+        with self._database.write() as session:
             for member in info.references:  # deleted since it was inspected
                 self._require(member)
             self.check_reading(sha, info)
@@ -255,7 +232,7 @@ class Registry(Catalogue):
     def put_settings(self, task: str, partial: Mapping[str, Any]) -> Task:
         """Sets the given fields; None goes back to what the files bring. Raises InvalidRequest naming the field."""
         check_name(task, write=True)
-        with self._write() as session:
+        with self._database.write() as session:
             found = self.task(task)
             row = session.get_one(TaskRow, task)
             if unknown := sorted(set(partial) - set(TaskSettings.model_fields)):
@@ -270,11 +247,11 @@ class Registry(Catalogue):
     def delete_task(self, task: str) -> None:
         """Takes a task away. Requests in flight keep their files until they are done."""
         check_name(task, write=True)
-        for version in self._free(lambda: self._delete_task(task)):
+        for version in self._database.free(lambda: self._delete_task(task)):
             self._tell("deleted", version, task)
 
     def _delete_task(self, task: str) -> tuple[Version, ...]:
-        with self._write() as session:
+        with self._database.write() as session:
             found = self.task(task)
             session.execute(delete(TaskRow).where(TaskRow.name == task))
             session.commit()
@@ -285,12 +262,12 @@ class Registry(Catalogue):
     def delete_version(self, task: str, number: int) -> Task:
         """Removes a version. Raises Conflict naming the aliases that point at it."""
         check_name(task, write=True)
-        after, version = self._free(lambda: self._delete_version(task, number))
+        after, version = self._database.free(lambda: self._delete_version(task, number))
         self._tell("deleted", version, task)
         return after
 
     def _delete_version(self, task: str, number: int) -> tuple[Task, Version]:
-        with self._write() as session:
+        with self._database.write() as session:
             found = self.task(task)
             version = found.version(number)
             holding = [a for a, targets in found.aliases.items() if any(t.version == number for t in targets)]
@@ -311,7 +288,7 @@ class Registry(Catalogue):
         check_name(task, write=True)
         check_alias(alias)
         check_split(targets)
-        with self._write() as session:
+        with self._database.write() as session:
             found = self.task(task)
             versions = [found.version(target.version) for target in targets]
             after = point(session, found, alias, tuple(targets))
@@ -326,10 +303,10 @@ class Registry(Catalogue):
         check_name(task, write=True)
         if alias == STABLE:
             raise Conflict(f"the alias '{STABLE}' is what the plain name means; it cannot be removed", param="alias")
-        return self._free(lambda: self._delete_alias(task, alias))
+        return self._database.free(lambda: self._delete_alias(task, alias))
 
     def _delete_alias(self, task: str, alias: str) -> Task:
-        with self._write() as session:
+        with self._database.write() as session:
             found = self.task(task)
             if alias not in found.aliases and alias not in found.lost:
                 raise NotFound(f"The task `{task}` has no alias '{alias[:200]}'.", param="alias")
@@ -345,7 +322,7 @@ class Registry(Catalogue):
         if to is not None:
             return self.set_alias(task, STABLE, [Target(to)])
         check_name(task, write=True)
-        with self._write() as session:
+        with self._database.write() as session:
             found = self.task(task)
             after = point_back(session, found)
             session.commit()
@@ -358,39 +335,16 @@ class Registry(Catalogue):
 
     def imports(self) -> dict[str, tuple[str, str]]:
         """The fingerprint of each folder that was dealt with, and what became of it."""
-        with self._sessions() as session:
+        with self._database.read() as session:
             return {row.folder: (row.fingerprint, row.outcome) for row in session.scalars(select(DropRow))}
 
     def remember_import(self, folder: str, fingerprint: str, outcome: str) -> None:
         """Remembers what became of a folder."""
-        with self._write() as session:
+        with self._database.write() as session:
             session.merge(DropRow(folder=folder, fingerprint=fingerprint, outcome=outcome))
             session.commit()
 
     # ---- parts of writing
-
-    @contextmanager
-    def _write(self) -> Iterator[Session]:
-        with self._writing:
-            try:
-                with self._sessions() as session:
-                    yield session
-            except DatabaseError as error:
-                raise write_failed(error) from error
-
-    def _free(self, delete: Callable[[], T]) -> T:
-        """Deletes something; on a full disk, with the room that is kept for it."""
-        try:
-            return delete()
-        except StorageFull:
-            self._reserve.spend()
-            give_room(self._sessions)
-            try:
-                return delete()
-            finally:
-                give_room(self._sessions)  # what the deletion wrote is the room to be kept again
-        finally:
-            self._reserve.fill()
 
     def _forget(self, versions: Iterable[Version]) -> None:
         """Counts versions out, and removes the blobs that nobody needs any more."""
@@ -398,7 +352,7 @@ class Registry(Catalogue):
             self._remove_blob(sha)
 
     def _remove_blob(self, sha: str) -> None:
-        with self._writing:  # not while an upload of the same content is being kept
+        with self._database.lock:  # not while an upload of the same content is being kept
             if not self.wanted(sha):
                 self._blobs.remove(sha)
                 self.quarantine.lift(sha)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from manyhats.backbone import Backbone, Text
@@ -14,13 +14,15 @@ from manyhats.registry.records import TaskSettings
 from manyhats.serving.inputs import Prepared, prepare
 from manyhats.serving.parameters import EmbedParameters
 
+_OF_EMBEDDINGS = ("prompts", "default_prompt_name", "include_prompt", "lower_case")
+
 
 def with_backbone(settings: TaskSettings, own: SentenceEmbedding) -> TaskSettings:
     """The settings of a task that embeds; what they leave open is as the backbone's folder says.
 
     An adapter from a sentence-transformers folder leaves nothing open but what its folder does not limit.
     """
-    if not own.stated:
+    if not own.stated or own.refused is not None:
         return settings
     filled: dict[str, Any] = {}
     if settings.prompts is None:
@@ -56,7 +58,25 @@ def settings_of_base(backbone: Backbone) -> TaskSettings:
     if own.refused is not None:
         return TaskSettings()
     pooling = own.pooling if isinstance(own.pooling, str) else list(own.pooling)
-    return with_backbone(TaskSettings.model_validate({"pooling": pooling, "normalize": own.normalize}), own)
+    said = with_backbone(TaskSettings.model_validate({"pooling": pooling, "normalize": own.normalize}), own)
+    longest = min(said.max_tokens or backbone.max_tokens, backbone.max_tokens)
+    return said.model_copy(update={"max_tokens": longest})
+
+
+def check_embedding_settings(partial: Mapping[str, Any], kind: str, known: Iterable[str]) -> None:
+    """Raises InvalidRequest for settings of embeddings alone where the task is of another kind, or an unknown prompt.
+
+    `partial`: what is set; `known`: the prompts that there are besides those that it brings.
+    """
+    given = next((name for name in _OF_EMBEDDINGS if partial.get(name) is not None), None)
+    if given is not None and kind != "embed":
+        raise InvalidRequest(f"{given} is for tasks of kind 'embed'; this one is of kind '{kind}'", param=given)
+    name, prompts = partial.get("default_prompt_name"), {*known, *(partial.get("prompts") or ())}
+    if name is not None and name not in prompts:
+        raise InvalidRequest(
+            f"there is no prompt '{name[:100]}'; there are {', '.join(sorted(prompts)[:20]) or 'none'}",
+            param="default_prompt_name",
+        )
 
 
 def prepare_embeddings(

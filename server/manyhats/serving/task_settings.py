@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from manyhats.backbone import Backbone
 from manyhats.errors import InvalidRequest
 from manyhats.registry.records import AdapterInfo, parse_settings
+from manyhats.serving.embedding import check_embedding_settings
 from manyhats.serving.parameters import parse_parameters
 
 
-def check_settings(task: str, partial: Mapping[str, Any], info: AdapterInfo | None, backbone: Backbone) -> None:
+def check_settings(
+    task: str,
+    partial: Mapping[str, Any],
+    info: AdapterInfo | None,
+    backbone: Backbone,
+    *,
+    prompts: Collection[str] = (),
+) -> None:
     """Raises InvalidRequest for the first setting that is wrong in itself, or does not fit.
 
     `partial`: the fields that are given, None for those that are to go back to the adapter's own. `info`: of the
-    adapter that they are for; None where the task has none yet.
+    adapter that they are for; None where the task has none yet. `prompts`: the names of those that the task has.
     """
     parse_settings({name: value for name, value in partial.items() if value is not None})
     _check_labels(task, partial.get("labels"), info)
@@ -38,6 +46,8 @@ def check_settings(task: str, partial: Mapping[str, Any], info: AdapterInfo | No
         info.require(kind)
     if partial.get("defaults"):
         parse_parameters(kind or info.kind, task, {}, partial["defaults"])
+    known = {*prompts, *(info.settings.get("prompts") or ()), *backbone.sentence_embedding.prompts}
+    check_embedding_settings(partial, kind or info.kind, known)
 
 
 def _check_labels(task: str, labels: list[str] | None, info: AdapterInfo | None) -> None:

@@ -84,7 +84,8 @@ def _by_head(remaining: Remaining, prefix: str, backbone: Backbone, beside: Besi
             param="kind",
         )
     found: Kind = "classify" if not fits else fits[0] if len(fits) == 1 or by_config is None else by_config
-    warnings.append(f"{_UNTYPED}; its head is taken for one of kind '{found}'")
+    over = "each token" if found == "tokens" else "a whole text"
+    warnings.append(f"{_UNTYPED}; its head is taken for one over {over}")
     return found
 
 

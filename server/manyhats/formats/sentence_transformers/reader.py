@@ -11,6 +11,7 @@ from manyhats.backbone.sentence import SentenceEmbedding, modes_of
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.files import read_json, read_json_value, read_tensors
 from manyhats.methods.adapter import Adapter
+from manyhats.methods.heads import Kind
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -31,15 +32,19 @@ def weight_files(folder: Path) -> set[str]:
     return sentence_files.weight_files(_source(folder)) if is_folder(folder) else set()
 
 
-def read_onto(adapter: Adapter, folder: Path, backbone: Backbone) -> Adapter:
+def read_onto(adapter: Adapter, folder: Path, backbone: Backbone, asked: Kind | None = None) -> Adapter:
     """The adapter with what its sentence-transformers files say; as it is where there are none.
 
-    What `adapter.settings` says already stays. Raises InvalidRequest for damaged or missing files, UnsupportedFormat
+    What `adapter.settings` says already stays. `asked`: what whoever brings it says that it is for; where that is no
+    embedding, the files mean nothing. Raises InvalidRequest for damaged or missing files, UnsupportedFormat
     for weights in a pickle, AdapterMismatch for what is not supported or contradicts the adapter.
     """
     if not is_folder(folder):
         _check_alone(folder)
         return adapter
+    if asked not in (None, "embed"):
+        told = f"the sentence-transformers files are not read: by its settings the adapter is of kind '{asked}'"
+        return replace(adapter, warnings=(*adapter.warnings, told))
     embedding = sentence_files.read(_source(folder), backbone.output_width)
     if adapter.head is not None:
         raise AdapterMismatch(
@@ -54,6 +59,8 @@ def read_onto(adapter: Adapter, folder: Path, backbone: Backbone) -> Adapter:
     warnings = [f"taken from the sentence-transformers files: {embedding}"]
     if adapter.kind != "embed":
         warnings.append(f"by {sentence_files.MODULES} the adapter is of kind 'embed', not '{adapter.kind}'")
+    if embedding.max_tokens is not None:
+        embedding = replace(embedding, max_tokens=min(embedding.max_tokens, backbone.max_tokens))
     return replace(
         adapter,
         kind="embed",
