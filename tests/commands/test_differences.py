@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manyhats.commands.convert import convert
 from manyhats.commands.differences import materialise
 from manyhats.errors import AdapterMismatch, ConfigurationError, InvalidRequest
 from manyhats.formats import read_adapter
@@ -37,3 +38,8 @@ def test_what_cannot_be_made(tmp_path: Path, base_folder: Any) -> None:
     (tmp_path / "in" / "adapter_config.json").write_text("{}")
     with pytest.raises(InvalidRequest, match="no 'peft_type'"):
         materialise(tmp_path / "in", tmp_path / "out", str(base_folder("bert")))
+
+
+def test_a_kind_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="--kind is 'guess'; these are: classify"):
+        convert(tmp_path, tmp_path / "out", backbone="none", kind="guess")

@@ -91,7 +91,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 def test_push_sends_the_files_and_says_what_became_of_them(server: Server, adapter: Path) -> None:
     server.answers(PUSHED | {"warnings": ["the base differs"]}, 201)
-    out, err = run("push", "spam", adapter, "--alias", "canary", "--no-activate", "--key", "secret")
+    out, err = run("push", "spam", adapter, "--alias", "canary", "--no-activate", "--key", "secret", "--kind", "embed")
     assert out == "spam@3: lora, classify, rank 8, 12 tensors, 345 bytes, sha256 0123456789ab\n"
     assert err == "warning: the base differs\n"
     (request,) = server.requests
@@ -101,6 +101,7 @@ def test_push_sends_the_files_and_says_what_became_of_them(server: Server, adapt
         assert part in request.content
     assert b'name="alias"\r\n\r\ncanary\r\n' in request.content
     assert b'name="activate"\r\n\r\nfalse\r\n' in request.content
+    assert b'name="task"\r\n\r\n{"kind": "embed"}\r\n' in request.content
 
 
 def test_a_method_without_a_rank_is_shown_without_one(server: Server, adapter: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -22,12 +22,18 @@ def convert(
     backbone: Annotated[
         str, typer.Option(help="make plain weights of a PEFT method that is not served as it is (LoHa, LoKr, OFT, ...)")
     ] = "",
+    kind: Annotated[
+        str, typer.Option(help="with --backbone: what the adapter is for, where its files do not say")
+    ] = "",
 ) -> None:
     """Turns an adapter's pickle files into safetensors. Only tensors are read (torch.load with weights_only)."""
     if backbone:
         from manyhats.commands.differences import materialise
+        from manyhats.methods.heads import Kind
 
-        changed = materialise(path, out, backbone)
+        if kind and kind not in get_args(Kind):
+            raise InvalidRequest(f"--kind is '{kind[:100]}'; these are: {', '.join(get_args(Kind))}", param="kind")
+        changed = materialise(path, out, backbone, cast(Kind, kind) if kind else None)
         typer.echo(f"{out}: {changed} changed parameters as safetensors")
         return
     written, warnings = convert_folder(path, out)

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from manyhats.methods.heads import Kind
 
 
-def materialise(path: Path, out: Path, backbone_name: str) -> int:
+def materialise(path: Path, out: Path, backbone_name: str, kind_said: Kind | None = None) -> int:
     """Writes the adapter in `path` into the empty folder `out`; returns how many parameters it changes.
+
+    `kind_said`: what the adapter is for, where its files leave that open.
 
     Raises ConfigurationError without PEFT, and InvalidRequest for what PEFT cannot load or merge.
     """
@@ -42,8 +44,8 @@ def materialise(path: Path, out: Path, backbone_name: str) -> int:
     backbone = Backbone.load(backbone_name, device="cpu", dtype="float32")
     warnings: list[str] = []
     tensors = open_weights(path, prompt=False)
-    kind = kind_of(tensors, config, WRAPPER, backbone, Beside(), warnings)
-    head = read_head(tensors, kind, WRAPPER, backbone)
+    kind = kind_of(tensors, config, WRAPPER, backbone, Beside(kind=kind_said), warnings)
+    head = read_head(tensors, kind, WRAPPER, backbone, kind_said)
     part = _changed(path, config, backbone, backbone_name, kind, head.num_labels if head else None)
     adapter = Adapter(
         parts=(part,),

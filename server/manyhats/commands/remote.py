@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,10 +33,13 @@ def push(
     key: Key = "",
     alias: Annotated[str, typer.Option(help="alias to point at the new version")] = "stable",
     activate: Annotated[bool, typer.Option(help="point the alias at the new version")] = True,
+    kind: Annotated[
+        str, typer.Option(help="what the task answers, where the files do not say it or another is meant")
+    ] = "",
 ) -> None:
     """Uploads an adapter as a new version of a task."""
     check_name(task, write=True)
-    form = {"alias": alias, "activate": str(activate).lower()}
+    form = {"alias": alias, "activate": str(activate).lower()} | ({"task": json.dumps({"kind": kind})} if kind else {})
     with _parts(path) as files, _client(url, key) as client:
         answer = _checked(client.post(f"/v1/tasks/{task}/versions", files=files, data=form))
     rank = f", rank {answer['rank']}" if answer["rank"] else ""
