@@ -83,6 +83,7 @@ TOO_MUCH = {
     "headers": (part("files", b"x", "a", b"a: b\r\n" * 100_000) + END, "header"),
     "a header": (part("files", b"x", "a", b"a: " + b"b" * 5_000_000 + b"\r\n") + END, "headers|cannot be read"),
     "a header's name": (part("files", b"x", "a", b"b" * 5_000_000 + b": b\r\n") + END, "headers|cannot be read"),
+    "boundaries": (part("files", b"\r\n--zX" * 800_000, "a") + END, "more than 3 files, or"),
     "a text": (part("task", b"x" * 5_000_000) + END, "larger than 1048576"),
 }
 

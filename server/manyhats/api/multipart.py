@@ -20,6 +20,7 @@ _TEXTS = ("task", "alias", "activate")
 _FILES = ("files", "archive")
 _BOUNDARY = 256  # characters
 _MARGIN = 64 << 10  # bytes before the first part and behind the last one
+_MARKS = 64  # boundaries, beside one for each file
 _HEADERS = 16  # of a part
 _HEADER_BYTES = 8 << 10  # of all headers of a part
 _FIRST = 64  # bytes of a file that are looked at while it comes
@@ -68,6 +69,7 @@ class FormReader:
             },
         )
         self._begun = self._ended = False
+        self._marks = 0  # times that the boundary stood at the beginning of a line
         self._behind = 0  # bytes behind the last part
         self._headers = self._header_bytes = 0  # of the present part
         self._field = b""
@@ -92,6 +94,13 @@ class FormReader:
             if self._behind > _MARGIN:
                 raise InvalidRequest("something stands behind the last part of the multipart body")
             return
+        # The parser takes its time at each, and a part's content has none by RFC 2046, but by chance.
+        self._marks += data.count(b"\r\n" + self._mark)
+        if self._marks > self._max_files + _MARKS:
+            raise TooLarge(
+                f"the multipart body has more than {self._max_files} files, or its boundary stands within them",
+                param="files",
+            )
         try:
             self._parser.write(data)
         except FormParserError as error:

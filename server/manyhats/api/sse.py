@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from anyio import to_thread
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 from pydantic_core import to_json
@@ -55,10 +56,14 @@ async def stream(
         await answer  # raises what went wrong
 
     async def events() -> AsyncIterator[bytes]:
+        begun: set[int] = set()
         try:
             delta = first
             while delta is not None:
-                for event in pieces(delta):
+                scored = delta.stream.scores is not None and delta.stream.index not in begun
+                begun.add(delta.stream.index)
+                # what is told of a prompt's tokens may be much: no work for the event loop
+                for event in await to_thread.run_sync(_made, pieces, delta) if scored else pieces(delta):
                     yield _event(event)
                 delta = await queue.get()
             try:
@@ -75,6 +80,10 @@ async def stream(
 
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return StreamingResponse(events(), media_type="text/event-stream", headers=headers)
+
+
+def _made(pieces: Callable[[Delta], Events], delta: Delta) -> list[dict[str, Any]]:
+    return list(pieces(delta))
 
 
 def _event(body: dict[str, Any]) -> bytes:

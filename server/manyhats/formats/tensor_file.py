@@ -10,6 +10,7 @@ This one refuses what is too much at once, and lets other threads have their tur
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -236,25 +237,47 @@ def _copies(file: BinaryIO, entries: list[Entry], begin: int, name: str) -> dict
 def _views(path: Path, file: BinaryIO, entries: list[Entry], begin: int) -> dict[str, Tensor]:
     """The values are looked through beside the map: pages of it that nobody uses take no memory."""
     buffer = torch.empty(_CHUNK, dtype=torch.uint8)
-    for entry in entries:
-        if not entry.dtype.is_floating_point:
-            continue
-        file.seek(begin + entry.start)
-        for at in range(0, entry.end - entry.start, _CHUNK):
-            piece = buffer[: min(_CHUNK, entry.end - entry.start - at)]
-            _fill(file, piece, path.name)
-            _check_finite(piece, entry, path.name)
+    for dtype, run in itertools.groupby(entries, key=lambda entry: entry.dtype):
+        if dtype.is_floating_point:  # those of one type that follow each other are looked through at once
+            _check_run(file, list(run), begin, buffer, path.name)
     size = begin + (entries[-1].end if entries else 0)
     whole = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    typed: dict[torch.dtype, Tensor] = {}  # all data as if it were of one type
     tensors = {}
     for entry in entries:
-        piece = whole[begin + entry.start : begin + entry.end]
-        if (begin + entry.start) % entry.dtype.itemsize:
-            piece = piece.clone()  # a view of this type must begin at a multiple of its size
-        tensors[entry.name] = (
-            piece.view(entry.dtype).view(entry.shape) if len(piece) else torch.empty(entry.shape, dtype=entry.dtype)
-        )
+        at, width = begin + entry.start, entry.dtype.itemsize
+        if entry.dtype not in typed:
+            typed[entry.dtype] = whole[: len(whole) // width * width].view(entry.dtype)
+        if at % width:  # a view of this type must begin at a multiple of its size
+            tensors[entry.name] = whole[at : begin + entry.end].clone().view(entry.dtype).view(entry.shape)
+        else:
+            tensors[entry.name] = typed[entry.dtype].as_strided(entry.shape, _strides(entry.shape), at // width)
     return tensors
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of a tensor whose values follow each other."""
+    strides = [1]
+    for length in reversed(shape[1:]):
+        strides.append(strides[-1] * max(length, 1))
+    return tuple(reversed(strides[: len(shape)]))
+
+
+def _check_run(file: BinaryIO, run: list[Entry], begin: int, buffer: Tensor, name: str) -> None:
+    """Looks through tensors of one type, of which each begins where the one before ends."""
+    file.seek(begin + run[0].start)
+    entries = iter(run)
+    entry = next(entries)
+    for at in range(run[0].start, run[-1].end, _CHUNK):
+        piece = buffer[: min(_CHUNK, run[-1].end - at)]
+        _fill(file, piece, name)
+        if _is_finite(piece.view(entry.dtype)):
+            continue
+        while entry.end <= at:
+            entry = next(entries)
+        while True:  # it is one of those that lie here
+            _check_finite(piece[max(entry.start - at, 0) : entry.end - at], entry, name)
+            entry = next(entries)
 
 
 def _fill(file: BinaryIO, piece: Tensor, name: str) -> None:
@@ -268,12 +291,16 @@ def _check_finite(piece: Tensor, entry: Entry, name: str) -> None:
     if not entry.dtype.is_floating_point or not len(piece):
         return
     values = piece.view(entry.dtype)
-    low, high = torch.aminmax(values)  # NaN where there is one
-    if math.isfinite(float(low.float())) and math.isfinite(float(high.float())):
+    if _is_finite(values):
         return
     count = int((~torch.isfinite(values.float())).sum())  # a float64 may be too large for the backbone
     found = count if len(piece) == entry.end - entry.start else f"at least {count}"
     raise InvalidRequest(f"'{entry.name}' in {name} has {found} values that are NaN or infinite", param=entry.name)
+
+
+def _is_finite(values: Tensor) -> bool:
+    low, high = torch.aminmax(values)  # NaN where there is one
+    return math.isfinite(float(low.float())) and math.isfinite(float(high.float()))
 
 
 def _damaged(name: str, reason: str) -> InvalidRequest:

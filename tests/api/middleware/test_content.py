@@ -141,6 +141,7 @@ def test_it_may_come_in_any_pieces_and_members(size: int) -> None:
     [b"", b"no gzip", zlib.compress(BODY), gzip.compress(BODY)[:-1], gzip.compress(BODY) + b"x",
      gzip.compress(BODY)[:12],
      gzip.compress(BODY)[:-8] + b"\0" * 8, b"\x1f\x8b"],
+    ids=["empty", "text", "zlib", "cut", "longer", "head", "sums", "mark"],
 )  # fmt: skip
 def test_what_is_no_gzip_is_refused(live: Live, packed: bytes):
     for chunks in ([packed], [packed[:5], packed[5:], b""]):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Form(ABC):
-    """The shape of answers, whole or in pieces. `echoes`: whether the prompts stand before the texts.
+    """The shape of answers, whole or in pieces.
 
     `prompt_logprobs`: whether vLLM's values of the prompts' tokens are told.
     """
@@ -30,9 +30,8 @@ class Form(ABC):
     chunk = "text_completion"
     prefix = "cmpl"
 
-    def __init__(self, model: str, request: Request, *, echoes: bool = False, prompt_logprobs: bool = False) -> None:
+    def __init__(self, model: str, request: Request, *, prompt_logprobs: bool = False) -> None:
         self.tokenizer = runtime_of(request).backbone.tokenizer
-        self.echoes = echoes
         self.prompt_logprobs = prompt_logprobs
         self.about = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self.begun: set[int] = set()
@@ -58,9 +57,14 @@ class Form(ABC):
 
 
 class Completions(Form):
-    """A completion's."""
+    """A completion's. `echoes`: whether the prompts stand before the texts."""
 
     object = "text_completion"
+
+    def __init__(self, model: str, request: Request, *, echoes: bool = False, prompt_logprobs: bool = False) -> None:
+        super().__init__(model, request, prompt_logprobs=prompt_logprobs)
+        self.echoes = echoes
+        self._prompts: dict[int, tuple[str, CompletionLogprobs]] = {}
 
     def whole(self, reply: Reply) -> dict[str, Any]:
         assert reply.writing is not None
@@ -71,8 +75,7 @@ class Completions(Form):
         told = None
         if stream.sampling.logprobs is not None:
             writer = self._writer(stream, len(echo))
-            told = CompletionLogprobs()
-            self._tell_prompt(told, stream, prompt)
+            told = prompt.copy()
             for chosen in [*stream.tokens, *self._end_of(stream)]:
                 _tell(told, writer, chosen)
         choice = {
@@ -94,7 +97,7 @@ class Completions(Form):
             text = echo + text
             if told is not None:
                 self._writers[stream.index] = self._writer(stream, len(echo))
-                self._tell_prompt(told, stream, prompt)
+                told = prompt.copy()
         ended = self._end_of(stream) if delta.finished is not None else []
         for chosen in [*([] if delta.chosen is None else [delta.chosen]), *ended]:
             if told is not None:
@@ -105,20 +108,26 @@ class Completions(Form):
         choice = {"index": stream.index, "text": text, "finish_reason": delta.finished, "logprobs": logprobs}
         return [self.about | {"object": self.chunk, "choices": [choice]}]
 
-    def _echo(self, stream: Stream) -> tuple[str, list[TokenText]]:
-        """What stands before a text, and its tokens."""
+    def _echo(self, stream: Stream) -> tuple[str, CompletionLogprobs]:
+        """What stands before a text, and what is told of its tokens; the same for all texts of a prompt."""
         if not self.echoes:
-            return "", []
-        return prompt_token_texts(
-            self.tokenizer, *stream.writing.prompts[stream.prompt_index], skip_special=stream.text.skip_special
-        )
+            return "", CompletionLogprobs()
+        known = self._prompts.get(stream.prompt_index)
+        if known is None:
+            echo, tokens = prompt_token_texts(
+                self.tokenizer, *stream.writing.prompts[stream.prompt_index], skip_special=stream.text.skip_special
+            )
+            known = self._prompts[stream.prompt_index] = echo, self._scored(stream, tokens)
+        return known
 
-    def _tell_prompt(self, told: CompletionLogprobs, stream: Stream, prompt: Sequence[TokenText]) -> None:
-        if self.echoes and stream.scores is not None:
-            first = TokenTexts(self.tokenizer)
-            for i, (token, score) in enumerate(zip(prompt, stream.scores.scores, strict=True)):
-                told.add(token, score, [] if score is None else alternatives(first, score))
-                first.first = first.first and i < 1 and not token.text
+    def _scored(self, stream: Stream, tokens: Sequence[TokenText]) -> CompletionLogprobs:
+        told = CompletionLogprobs()
+        if stream.scores is not None:
+            writer = TokenTexts(self.tokenizer)
+            for i, (token, score) in enumerate(zip(tokens, stream.scores.scores, strict=True)):
+                told.add(token, score, [] if score is None else alternatives(writer, score))
+                writer.first = writer.first and i < 1 and not token.text
+        return told
 
     def _end_of(self, stream: Stream) -> list[Chosen]:
         """The token that ended a text. With its prompt it is told, so that the lists have an entry for each token that

@@ -13,26 +13,37 @@ if TYPE_CHECKING:
     from manyhats.engine.sampling import Chosen
     from manyhats.engine.scoring import PromptScores, Score
 
-Told = tuple[TokenText, "Chosen | Score | None", list[TokenText]]  # a token, its values, its alternatives' texts
-
 
 class CompletionLogprobs:
     """Lists by token, as completions have them. `top_logprobs` has the chosen token too."""
 
     def __init__(self) -> None:
-        self.tokens: list[Told] = []
+        self.tokens: list[str] = []
+        self._logprobs: list[float | None] = []
+        self._top: list[dict[str, float | None] | None] = []
+        self._offsets: list[int] = []
 
     def add(self, token: TokenText, values: Chosen | Score | None, others: Sequence[TokenText]) -> None:
         """One more token. `values`: None for the first of a prompt; `others`: the texts of the likeliest tokens."""
-        self.tokens.append((token, values, list(others)))
+        self.tokens.append(token.text)
+        self._logprobs.append(None if values is None else finite(values.logprob))
+        self._top.append(None if values is None else _top(token, values, others))
+        self._offsets.append(token.offset)
+
+    def copy(self) -> CompletionLogprobs:
+        """The same tokens, for others to follow."""
+        new = CompletionLogprobs()
+        new.tokens, new._logprobs = list(self.tokens), list(self._logprobs)
+        new._top, new._offsets = list(self._top), list(self._offsets)
+        return new
 
     def body(self) -> dict[str, Any]:
         """All tokens so far."""
         return {
-            "tokens": [token.text for token, _, _ in self.tokens],
-            "token_logprobs": [None if v is None else finite(v.logprob) for _, v, _ in self.tokens],
-            "top_logprobs": [None if v is None else _top(token, v, others) for token, v, others in self.tokens],
-            "text_offset": [token.offset for token, _, _ in self.tokens],
+            "tokens": self.tokens,
+            "token_logprobs": self._logprobs,
+            "top_logprobs": self._top,
+            "text_offset": self._offsets,
         }
 
 

@@ -36,6 +36,8 @@ async def models(request: Request) -> JSONResponse:
 async def one_model(model: str, request: Request) -> JSONResponse:
     """One of them."""
     runtime = runtime_of(request)
+    if f"/{model}" == runtime.backbone.name:  # a folder's: two slashes side by side have become one
+        model = runtime.backbone.name
     task = task_of(runtime, model)
     if task == BASE:
         return JSONResponse(_model(runtime, runtime.backbone.name, None, bare=True))

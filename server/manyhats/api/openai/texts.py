@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from anyio import to_thread
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
@@ -95,7 +96,7 @@ async def _answer(request: Request, body: Body, question: Question, form: Form) 
     try:
         if not body.stream:
             reply = await unless_gone(request, service.ask(question))
-            return JSONResponse(form.whole(reply))
+            return JSONResponse(await to_thread.run_sync(form.whole, reply))  # of thousands of tokens it takes its time
         usage = bool(body.stream_options and body.stream_options.include_usage)
         return await stream(
             request,
