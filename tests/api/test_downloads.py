@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from manyhats.api.downloads import packed
+from manyhats.api.downloads import _Download, packed
 
 from tests.api.live import Live, adapter_files, fresh, raw, wait_until
 
@@ -39,10 +39,10 @@ def test_a_client_that_has_left_before_the_first_byte(live: Live) -> None:
     """Nothing of the answer's content is asked for then."""
     task = fresh("gone")
     live.upload(task, adapter_files(live.backbone))
-    from manyhats.api.downloads import _Download
 
     async def run() -> None:
-        response = _Download(live.runtime, live.runtime.registry.pin(task))
+        version = live.runtime.registry.pin(task)
+        response = _Download(live.runtime, version, live.runtime.registry.files(version))
 
         async def receive() -> dict[str, Any]:
             return {"type": "http.disconnect"}

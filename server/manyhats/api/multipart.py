@@ -5,6 +5,7 @@ The parser calls back for every piece it finds, so it is fed in a thread, never 
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -14,6 +15,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from manyhats.errors import InvalidRequest, TooLarge
 from manyhats.registry.blobs import check_first_bytes
+
+# It warns of every body that it cannot read, which is the sender's to know: anybody could fill the log.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ ,+=-]{0,199}")
 _TEXTS = ("task", "alias", "activate")
