@@ -29,7 +29,8 @@ from typing import Any
 import torch
 from manyhats.backbone import Backbone
 from manyhats.engine.forward import Row, forward
-from manyhats.formats import read_adapter, write_adapter
+from manyhats.formats.reader import read_adapter
+from manyhats.formats.writer import write_adapter
 from manyhats.methods.adapter import BARE, BoundAdapter
 from manyhats.training import baselines
 from manyhats.training.batches import encode_dataset

@@ -27,7 +27,7 @@ import transformers
 from manyhats.backbone import Backbone, Text
 from manyhats.backbone.loading import locate
 from manyhats.engine.forward import Row, forward
-from manyhats.formats import read_adapter
+from manyhats.formats.reader import read_adapter
 from manyhats.methods.adapter import BARE, BoundAdapter
 from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console

@@ -99,13 +99,22 @@ def test_wrong_usage_is_code_two(
 
 def test_it_starts_without_loading_torch(tmp_path: Path) -> None:
     """A command that only talks to a server does not wait for torch; and the codes hold for a real process."""
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "optimizer.pt"):
+        (folder / name).write_bytes(b"{}")
     script = (
-        "import sys\nsys.argv = ['manyhats', 'push', 'spam', sys.argv[1]]\n"
+        "import sys\nsys.argv = ['manyhats', 'push', 'spam', *sys.argv[1:]]\n"
         "from manyhats.cli import main\n"
         "try:\n    main()\nfinally:\n    assert 'torch' not in sys.modules, 'torch is loaded'\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "none")], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines() == [f"manyhats: '{tmp_path / 'none'}' is no adapter folder and no zip or tar.gz"]
+    nobody = "http://127.0.0.1:9"
+    for path, told in (
+        (tmp_path / "none", f"manyhats: '{tmp_path / 'none'}' is no adapter folder and no zip or tar.gz"),
+        (folder, f"manyhats: no answer from {nobody}"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(path), "--url", nobody], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.splitlines()[-1].startswith(told)

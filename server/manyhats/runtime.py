@@ -21,7 +21,7 @@ from manyhats.engine.generator import Generator
 from manyhats.engine.scheduler import Scheduler
 from manyhats.engine.self_check import self_check
 from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded
-from manyhats.formats import read_adapter
+from manyhats.formats.reader import read_adapter
 from manyhats.formats.tensor_file import mapped
 from manyhats.methods.adapter import Adapter, BoundAdapter
 from manyhats.methods.heads import Kind

@@ -20,7 +20,7 @@ from manyhats.api.app import create_app
 from manyhats.api.connection import ConnectionLimits
 from manyhats.api.server import create_server
 from manyhats.backbone import Backbone
-from manyhats.formats import write_adapter
+from manyhats.formats.writer import write_adapter
 from manyhats.methods.heads import Kind
 from manyhats.runtime import Runtime
 from manyhats.settings import Settings

@@ -13,7 +13,7 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.engine.forward import Row, forward
-from manyhats.formats import read_adapter
+from manyhats.formats.reader import read_adapter
 from manyhats.methods.adapter import BARE
 from transformers import AutoModelForCausalLM
 

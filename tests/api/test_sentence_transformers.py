@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
-from manyhats.formats import write_adapter
+from manyhats.formats.writer import write_adapter
 from torch import Tensor
 
 from tests import tiny

@@ -10,7 +10,7 @@ import pytest
 from manyhats.commands.convert import convert
 from manyhats.commands.differences import materialise
 from manyhats.errors import AdapterMismatch, ConfigurationError, InvalidRequest
-from manyhats.formats import read_adapter
+from manyhats.formats.reader import read_adapter
 
 from tests.references.peft import References
 from tests.references.peft_recipes import DIFFERENCES

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from manyhats.backbone import Backbone
 from manyhats.errors import ManyhatsError
-from manyhats.formats import read_adapter, write_adapter
+from manyhats.formats.reader import read_adapter
+from manyhats.formats.writer import write_adapter
 from safetensors.torch import load_file, save_file
 
 from tests import tiny

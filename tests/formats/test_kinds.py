@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats import read_adapter, write_adapter
+from manyhats.formats.reader import read_adapter
+from manyhats.formats.writer import write_adapter
 from manyhats.methods.heads import Kind
 from safetensors.torch import load_file, save_file
 

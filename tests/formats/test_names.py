@@ -12,8 +12,9 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats import read_adapter, write_adapter
+from manyhats.formats.reader import read_adapter
 from manyhats.formats.wrappers import bare
+from manyhats.formats.writer import write_adapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

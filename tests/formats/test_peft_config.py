@@ -10,7 +10,8 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats import read_adapter, write_adapter
+from manyhats.formats.reader import read_adapter
+from manyhats.formats.writer import write_adapter
 
 from tests import tiny
 from tests.formats.test_refusals import edit_json, edit_tensors, refused

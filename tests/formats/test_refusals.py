@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch, InvalidRequest, ManyhatsError, UnsupportedFormat
-from manyhats.formats import read_adapter, write_adapter
-from manyhats.formats.files import looks_like_pickle
 from manyhats.formats.peft import lora
 from manyhats.formats.peft.patterns import by_pattern
+from manyhats.formats.pickles import looks_like_pickle
+from manyhats.formats.reader import read_adapter
+from manyhats.formats.writer import write_adapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

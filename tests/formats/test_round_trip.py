@@ -10,7 +10,8 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.errors import InvalidRequest
-from manyhats.formats import read_adapter, write_adapter
+from manyhats.formats.reader import read_adapter
+from manyhats.formats.writer import write_adapter
 from manyhats.methods import METHODS
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.heads import Head, Kind, Layer

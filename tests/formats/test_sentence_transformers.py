@@ -12,7 +12,9 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch, InvalidRequest, ManyhatsError, UnsupportedFormat
-from manyhats.formats import read_adapter, sentence_transformers, write_adapter
+from manyhats.formats import sentence_transformers
+from manyhats.formats.reader import read_adapter
+from manyhats.formats.writer import write_adapter
 from safetensors.torch import save_file
 
 from tests import tiny

@@ -10,7 +10,7 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.engine.generator import Generator
-from manyhats.formats import read_adapter
+from manyhats.formats.reader import read_adapter
 from manyhats.methods.adapter import BARE
 from transformers import AutoModelForCausalLM
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from manyhats.commands.differences import materialise
 from manyhats.errors import AdapterMismatch
-from manyhats.formats import read_adapter
+from manyhats.formats.reader import read_adapter
 
 from tests import tiny
 from tests.references.peft import References

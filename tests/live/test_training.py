@@ -12,7 +12,8 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.engine.forward import Row
-from manyhats.formats import read_adapter, write_adapter
+from manyhats.formats.reader import read_adapter
+from manyhats.formats.writer import write_adapter
 from manyhats.training.batches import Item
 from manyhats.training.evaluation import predict
 from manyhats.training.job import Job, run

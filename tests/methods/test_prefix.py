@@ -14,7 +14,8 @@ from manyhats.engine.sampling import Sampling
 from manyhats.engine.stream import Stream, Writing
 from manyhats.engine.text import TextWriter
 from manyhats.errors import AdapterMismatch
-from manyhats.formats import read_adapter, write_adapter
+from manyhats.formats.reader import read_adapter
+from manyhats.formats.writer import write_adapter
 from manyhats.methods.adapter import BARE, Adapter, BoundAdapter
 from manyhats.methods.base import Part
 from manyhats.methods.prefix import PrefixConfig, layer_site

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from manyhats.errors import AdapterMismatch
-from manyhats.formats import read_adapter
+from manyhats.formats.reader import read_adapter
 
 from tests import every, tiny
 from tests.parity.peft_cases import METHODS, NAMES

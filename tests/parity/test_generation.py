@@ -15,7 +15,7 @@ from manyhats.engine.generator import Generator
 from manyhats.engine.sampling import Sampling
 from manyhats.engine.stream import Stream, Writing
 from manyhats.engine.text import TextWriter
-from manyhats.formats import read_adapter
+from manyhats.formats.reader import read_adapter
 from manyhats.methods.adapter import BARE, BoundAdapter
 
 from tests import every, tiny

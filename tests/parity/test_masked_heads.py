@@ -13,7 +13,7 @@ import torch
 from manyhats.backbone import Backbone
 from manyhats.engine.forward import Row
 from manyhats.errors import AdapterMismatch
-from manyhats.formats import read_adapter
+from manyhats.formats.reader import read_adapter
 from manyhats.methods.adapter import BARE, BoundAdapter
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from manyhats.errors import AdapterMismatch
-from manyhats.formats import read_adapter, write_adapter
+from manyhats.formats.reader import read_adapter
+from manyhats.formats.writer import write_adapter
 from manyhats.methods.adapter import Adapter
 from torch import Tensor
 

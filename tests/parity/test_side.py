@@ -10,7 +10,7 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch, InvalidRequest, ManyhatsError
-from manyhats.formats import read_adapter
+from manyhats.formats.reader import read_adapter
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModel

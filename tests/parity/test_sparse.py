@@ -12,7 +12,8 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats import read_adapter, write_adapter
+from manyhats.formats.reader import read_adapter
+from manyhats.formats.writer import write_adapter
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModel

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from manyhats.backbone import Backbone
-from manyhats.formats import read_adapter
+from manyhats.formats.reader import read_adapter
 from manyhats.methods.adapter import Adapter
 from torch import Tensor
 

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from manyhats.formats.files import looks_like_pickle
+from manyhats.formats.pickles import looks_like_pickle
 from safetensors.torch import load_file
 
 from tests.references import adapterhub

@@ -12,7 +12,7 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.errors import InvalidRequest, StorageFull
-from manyhats.formats import read_adapter
+from manyhats.formats.reader import read_adapter
 from manyhats.training.checkpoints import Checkpoints
 from manyhats.training.trainer import Outcome, Trainer
 from safetensors.torch import load_file

@@ -13,7 +13,7 @@ import typer
 from manyhats.backbone import Backbone
 from manyhats.commands.train import train
 from manyhats.errors import ConfigurationError, InvalidRequest, ManyhatsError
-from manyhats.formats import read_adapter
+from manyhats.formats.reader import read_adapter
 from typer.testing import CliRunner
 
 from tests.training.samples import LABELS, rows, write_jsonl

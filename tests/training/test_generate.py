@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from manyhats.errors import InvalidRequest
-from manyhats.formats import read_adapter
+from manyhats.formats.reader import read_adapter
 from manyhats.training.batches import encode_dataset
 from manyhats.training.data import load
 from manyhats.training.job import Job, run

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 from manyhats.backbone import Backbone
-from manyhats.formats import read_adapter
+from manyhats.formats.reader import read_adapter
 
 from tests.processes import Launcher, Process
 from tests.training.samples import rows, write_jsonl

@@ -13,7 +13,8 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.errors import ConfigurationError, InvalidRequest
-from manyhats.formats import read_adapter, write_adapter
+from manyhats.formats.reader import read_adapter
+from manyhats.formats.writer import write_adapter
 from manyhats.training.evaluation import predict
 from manyhats.training.heads import served
 from manyhats.training.metrics import Score

@@ -52,7 +52,7 @@ def convert_folder(path: Path, out: Path) -> tuple[int, tuple[str, ...]]:
     from safetensors.torch import save_file  # here, so that commands that only talk to a server start quickly
 
     from manyhats.formats.contents import names_of, select
-    from manyhats.formats.files import PICKLES
+    from manyhats.formats.pickles import PICKLES
 
     check_folders(path, out)
     contents = select(names_of(path))

@@ -28,13 +28,13 @@ def materialise(path: Path, out: Path, backbone_name: str, kind_said: Kind | Non
     Raises ConfigurationError without PEFT, and InvalidRequest for what PEFT cannot load or merge.
     """
     from manyhats.backbone import Backbone
-    from manyhats.formats import write_adapter
     from manyhats.formats.files import read_json, text_or_none
     from manyhats.formats.kinds import Beside
     from manyhats.formats.peft.kinds import kind_of
     from manyhats.formats.peft.names import WRAPPER
     from manyhats.formats.peft.reader import read_head
     from manyhats.formats.peft.weights import open_weights
+    from manyhats.formats.writer import write_adapter
     from manyhats.methods.adapter import Adapter
 
     check_folders(path, out)

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from manyhats.errors import InvalidRequest, ManyhatsError, NotReady
+from manyhats.formats.contents import names_of, select
 from manyhats.registry.names import check_name, parse_ref
 
 Url = Annotated[str, typer.Option("--url", envvar="MANYHATS_URL", help="address of the server")]
@@ -116,8 +117,6 @@ def upload_parts(path: Path) -> tuple[list[tuple[str, tuple[str, Any, str]]], tu
     What a trainer left beside an adapter is not sent, which the warnings say. Raises InvalidRequest where there is
     nothing to send, UnsupportedFormat for weights in a pickle. The caller closes the opened files.
     """
-    from manyhats.formats.contents import names_of, select  # here, as it brings torch
-
     binary = "application/octet-stream"
     if path.is_file() and path.name.endswith(_ARCHIVES):
         return [("archive", (path.name, path.open("rb"), binary))], ()

@@ -17,10 +17,9 @@ from pathlib import Path, PurePosixPath
 
 from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
 from manyhats.formats.adapterhub import names as adapterhub
-from manyhats.formats.files import PICKLES, pickle_message, starts_like_pickle
-from manyhats.formats.manyhats import description as manyhats
+from manyhats.formats.manyhats import names as manyhats
 from manyhats.formats.peft import names as peft
-from manyhats.formats.tensor_file import check_length
+from manyhats.formats.pickles import PICKLES, pickle_message
 
 CARD = "README.md"
 # What stands beside an adapter and changes how it is asked, whatever its format.
@@ -133,7 +132,7 @@ def select(names: Iterable[str]) -> Contents:
         if reason is None:
             kept.append(name)
         elif reason == "":
-            refused[name] = pickle_message(shown_name(path.name))
+            refused[name] = pickle_message(short_name(path.name))
         else:
             left_out[name] = reason
     return Contents(root, tuple(kept), left_out, refused)
@@ -176,22 +175,9 @@ def check_size(name: str, size: int) -> str | None:
         return f"left out of the upload: {CARD} (it has {size} bytes; at most {_CARD_LIMIT} are kept)"
     if not name.endswith(".safetensors") and size > _FILE_LIMIT:
         raise TooLarge(
-            f"'{shown_name(name)}' has {size} bytes; what is no weights has at most {_FILE_LIMIT}", param=name
+            f"'{short_name(name)}' has {size} bytes; what is no weights has at most {_FILE_LIMIT}", param=name
         )
     return None
-
-
-def check_start(name: str, start: bytes, size: int | None = None) -> None:
-    """Checks what a file's first `FIRST_BYTES` tell, before the rest is written. `size`: the file's, where it is known.
-
-    Raises UnsupportedFormat for a pickle by the name of safetensors, InvalidRequest or TooLarge for a length of its
-    header that cannot be.
-    """
-    if not name.lower().endswith(".safetensors"):
-        return
-    if starts_like_pickle(start):
-        raise UnsupportedFormat(pickle_message(shown_name(name)), param=name)
-    check_length(start, name, size)
 
 
 def as_safetensors(pickle: str) -> str:
@@ -199,7 +185,7 @@ def as_safetensors(pickle: str) -> str:
     return PICKLED.get(pickle) or _MODULES_PICKLED.get(pickle) or f"{PurePosixPath(pickle).stem}.safetensors"
 
 
-def shown_name(name: str) -> str:
+def short_name(name: str) -> str:
     """A file's name for a message, cut short."""
     return name if len(name) <= _NAME_LENGTH else f"{name[:_NAME_LENGTH]}..."
 
@@ -254,7 +240,7 @@ def _reason(path: PurePosixPath, root: str, members: set[str], folders: Mapping[
     if any(part.startswith(".") or part in ("__MACOSX", "__pycache__") for part in path.parts):
         return _HIDDEN
     if root and not (parent == root or parent.startswith(f"{root}/")):
-        return f"outside of '{shown_name(root)}', which holds the adapter"
+        return f"outside of '{short_name(root)}', which holds the adapter"
     inner = PurePosixPath(path.as_posix().removeprefix(f"{root}/") if root else path)
     beside = folders[parent]
     if parent not in members:
@@ -308,6 +294,6 @@ def _by_folder(names: Iterable[str]) -> list[str]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    told = [shown_name(name) for name in names]
+    told = [short_name(name) for name in names]
     more = len(told) - _SHOWN
     return ", ".join(told[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

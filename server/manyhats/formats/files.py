@@ -29,8 +29,6 @@ _JSON_VALUES = 500_000
 _INT_LIMIT = 1 << 63
 _NO_LIMIT = int(1e30)  # what transformers writes for the length of texts where there is none
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-FIRST_BYTES = 9  # what tells a pickle from safetensors
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -125,18 +123,6 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     path.chmod(0o644)  # safetensors makes it readable for its owner alone
 
 
-def looks_like_pickle(path: Path) -> bool:
-    """Whether the content is a pickle or torch's zip of pickles, whatever the file is called."""
-    with path.open("rb") as file:
-        return starts_like_pickle(file.read(FIRST_BYTES))
-
-
-def starts_like_pickle(start: bytes) -> bool:
-    """The same by a file's first bytes, of which there are `FIRST_BYTES` or as many as the file has."""
-    # safetensors begins with its header's length, whose bytes may look like either, and then the header's brace
-    return (start[:1] == b"\x80" or start[:4] == b"PK\x03\x04") and start[8:] != b"{"
-
-
 def shown(value: Any) -> str:
     """A value of a file for a message, cut short."""
     return reprlib.repr(value)
@@ -145,14 +131,6 @@ def shown(value: Any) -> str:
 def text_or_none(value: Any) -> str | None:
     """A field that is only passed on: a text, or None for anything else."""
     return value if isinstance(value, str) else None
-
-
-def pickle_message(name: str) -> str:
-    """What a caller is told about a pickle file."""
-    return (
-        f"'{name}' is a pickle file, which can run code and is never read here; "
-        "turn it into safetensors on your own machine with `manyhats convert PATH OUT`"
-    )
 
 
 class Remaining:

@@ -8,13 +8,21 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, get_args
 
 from manyhats.errors import InvalidRequest, UnsupportedFormat
-from manyhats.formats import adapterhub, manyhats, peft, sentence_transformers
-from manyhats.formats.adapterhub.names import HEAD_CONFIG, HEAD_WEIGHTS, WEIGHTS
+from manyhats.formats.adapterhub import names as adapterhub_names
+from manyhats.formats.adapterhub import reader as adapterhub
+from manyhats.formats.adapterhub.setup import is_setup, read_setup, setup_weights
 from manyhats.formats.contents import Contents, matches, names_of, select
-from manyhats.formats.files import looks_like_pickle, pickle_message, read_json, shown
+from manyhats.formats.files import read_json, shown
 from manyhats.formats.kinds import Beside
-from manyhats.formats.manyhats.description import FILE
+from manyhats.formats.manyhats import names as own_names
+from manyhats.formats.manyhats import reader as own
+from manyhats.formats.manyhats.compositions import compose
+from manyhats.formats.manyhats.description import describe
 from manyhats.formats.model_config import read_model_config, with_model_config
+from manyhats.formats.peft import reader as peft
+from manyhats.formats.peft.names import WEIGHT_FILES
+from manyhats.formats.pickles import looks_like_pickle, pickle_message
+from manyhats.formats.sentence_transformers import reader as sentence_transformers
 from manyhats.formats.tokenizer_files import with_tokenizer_files
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.heads import Kind
@@ -44,16 +52,16 @@ def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, kind: Kind 
     contents.check()
     folder = folder / contents.root
     weights = _weights(folder, contents)
-    description = manyhats.describe(folder, backbone)
+    description = describe(folder, backbone)
     if description is not None and description.format != "manyhats-task/1":
-        _refuse_strangers(folder, weights, (manyhats.WEIGHTS,))
+        _refuse_strangers(folder, weights, (own_names.WEIGHTS,))
         if description.members:
-            adapter = manyhats.compose(folder, description, backbone, _members(description, backbone, resolve, depth))
+            adapter = compose(folder, description, backbone, _members(description, backbone, resolve, depth))
         else:
-            adapter = manyhats.read(folder, description, backbone)
+            adapter = own.read(folder, description, backbone)
     else:
-        own = _kind(description) if description is not None else None
-        adapter = _read_library(folder, weights, backbone, kind or own)
+        said = _kind(description) if description is not None else None
+        adapter = _read_library(folder, weights, backbone, kind or said)
         if description is not None:
             adapter = replace(adapter, settings=dict(adapter.settings) | description.task)
     adapter = sentence_transformers.read_onto(adapter.as_kind(kind, backbone), folder, backbone, kind)
@@ -85,7 +93,9 @@ def _kind(description: Description) -> Kind | None:
     found = description.task.get("kind")
     if found is None or found in get_args(Kind):
         return found
-    raise InvalidRequest(f"{FILE}: task.kind is {shown(found)}; these are: {', '.join(get_args(Kind))}", param="kind")
+    raise InvalidRequest(
+        f"{own_names.FILE}: task.kind is {shown(found)}; these are: {', '.join(get_args(Kind))}", param="kind"
+    )
 
 
 def _read_library(folder: Path, weights: list[str], backbone: Backbone, kind: Kind | None) -> Adapter:
@@ -97,9 +107,9 @@ def _read_library(folder: Path, weights: list[str], backbone: Backbone, kind: Ki
 
 
 def _read_files(folder: Path, weights: list[str], backbone: Backbone, beside: Beside) -> Adapter:
-    if adapterhub.is_setup(folder):
-        _refuse_strangers(folder, weights, adapterhub.setup_weights(folder))
-        return adapterhub.read_setup(folder, backbone)
+    if is_setup(folder):
+        _refuse_strangers(folder, weights, setup_weights(folder))
+        return read_setup(folder, backbone)
     if not (folder / "adapter_config.json").is_file():
         present = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "no file"
         raise InvalidRequest(
@@ -108,11 +118,13 @@ def _read_files(folder: Path, weights: list[str], backbone: Backbone, beside: Be
         )
     config = read_json(folder / "adapter_config.json")
     if "peft_type" in config:
-        _refuse_strangers(folder, weights, peft.WEIGHT_FILES)
+        _refuse_strangers(folder, weights, WEIGHT_FILES)
         return peft.read(folder, config, backbone, beside)
     if adapterhub.is_adapter(config):
-        with_head = (folder / HEAD_CONFIG).exists()
-        _refuse_strangers(folder, weights, (WEIGHTS, HEAD_WEIGHTS) if with_head else (WEIGHTS,))
+        with_head = (folder / adapterhub_names.HEAD_CONFIG).exists()
+        _refuse_strangers(
+            folder, weights, (adapterhub_names.WEIGHTS, *((adapterhub_names.HEAD_WEIGHTS,) if with_head else ()))
+        )
         return adapterhub.read(folder, config, backbone)
     raise InvalidRequest(
         "adapter_config.json has neither PEFT's 'peft_type' nor AdapterHub's 'config' and 'model_type'",

@@ -24,7 +24,9 @@ from typing import IO, Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from manyhats.errors import InvalidRequest, TooLarge
+from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
+from manyhats.formats.contents import short_name
+from manyhats.formats.pickles import pickle_message, starts_like_pickle
 
 MAX_HEADER = 16 << 20  # bytes; low-rank pairs on every expert of the largest models take 15 MB
 MAX_TENSORS = 100_000
@@ -118,6 +120,19 @@ def check_length(start: bytes, name: str, size: int | None = None) -> int:
     if length > MAX_HEADER:
         raise TooLarge(f"the header of {name} is {length} bytes long; at most {MAX_HEADER} are read", param=name)
     return length
+
+
+def check_start(name: str, start: bytes, size: int | None = None) -> None:
+    """Checks what a file's first `FIRST_BYTES` tell, before the rest is written. `size`: the file's, where it is known.
+
+    Raises UnsupportedFormat for a pickle by the name of safetensors, InvalidRequest or TooLarge for a length of its
+    header that cannot be.
+    """
+    if not name.lower().endswith(".safetensors"):
+        return
+    if starts_like_pickle(start):
+        raise UnsupportedFormat(pickle_message(short_name(name)), param=name)
+    check_length(start, name, size)
 
 
 def parse_start(start: bytes, name: str, size: int) -> list[Entry]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from manyhats.formats import adapterhub, manyhats, peft
+from manyhats.formats.adapterhub import writer as adapterhub
+from manyhats.formats.manyhats import writer as own
+from manyhats.formats.peft import writer as peft
 from manyhats.methods.adapter import Adapter
 
 if TYPE_CHECKING:
@@ -16,9 +18,9 @@ def write_adapter(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     """Writes into an existing folder."""
     if peft.holds(adapter, backbone):
         peft.write(adapter, folder, backbone)
-        manyhats.write_task(adapter, folder, backbone)
+        own.write_task(adapter, folder, backbone)
     elif adapter.method == "bottleneck":
         adapterhub.write(adapter, folder, backbone)
-        manyhats.write_task(adapter, folder, backbone)
+        own.write_task(adapter, folder, backbone)
     else:
-        manyhats.write(adapter, folder, backbone)
+        own.write(adapter, folder, backbone)

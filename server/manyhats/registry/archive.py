@@ -19,9 +19,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
-from manyhats.formats.contents import check_size, check_start, select
-from manyhats.formats.files import FIRST_BYTES
-from manyhats.formats.tensor_file import parse_start, read_start
+from manyhats.formats.contents import check_size, select
+from manyhats.formats.pickles import FIRST_BYTES
+from manyhats.formats.tensor_file import check_start, parse_start, read_start
 
 Choose = Callable[[Mapping[str, int]], Collection[str]]
 Begin = Callable[[str, int, IO[bytes]], bytes]

@@ -16,8 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from manyhats.errors import InvalidRequest, StorageFull, UnsupportedFormat
-from manyhats.formats.contents import check_start, leave_out
-from manyhats.formats.files import FIRST_BYTES, is_full
+from manyhats.formats.contents import leave_out
+from manyhats.formats.files import is_full
+from manyhats.formats.pickles import FIRST_BYTES
+from manyhats.formats.tensor_file import check_start
 
 
 @contextmanager

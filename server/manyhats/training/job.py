@@ -15,7 +15,8 @@ from rich.console import Console
 
 from manyhats.backbone import Backbone
 from manyhats.errors import InvalidRequest, ManyhatsError
-from manyhats.formats import read_adapter, write_adapter
+from manyhats.formats.reader import read_adapter
+from manyhats.formats.writer import write_adapter
 from manyhats.methods.adapter import Adapter
 from manyhats.training import baselines, data
 from manyhats.training.batches import Items, encode_dataset, shuffled_batches

@@ -3,9 +3,3 @@
 `adapter_config.json` + `adapter.safetensors`, for a head `head_config.json` + `model_head.safetensors`, and for
 several adapters together a folder for each, with `adapter_setup.json` or a fusion's own folder beside them.
 """
-
-from manyhats.formats.adapterhub.reader import is_adapter, read
-from manyhats.formats.adapterhub.setup import is_setup, read_setup, setup_weights
-from manyhats.formats.adapterhub.writer import write
-
-__all__ = ["is_adapter", "is_setup", "read", "read_setup", "setup_weights", "write"]

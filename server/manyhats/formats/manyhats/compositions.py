@@ -16,7 +16,8 @@ from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.files import Remaining, take_leaves
-from manyhats.formats.manyhats.description import WEIGHTS, Description
+from manyhats.formats.manyhats.description import Description
+from manyhats.formats.manyhats.names import WEIGHTS
 from manyhats.formats.manyhats.reader import read_head
 from manyhats.formats.wrappers import open_tensors
 from manyhats.methods.adapter import Adapter

@@ -10,15 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.files import read_json
+from manyhats.formats.manyhats.names import FILE
 from manyhats.methods.fusion import FusionFlags
 from manyhats.methods.heads import READS, Kind, Reads
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-FILE = "manyhats.json"
-WEIGHTS = "weights.safetensors"
-FILES = (FILE, WEIGHTS)  # all that is read here
 TASK: Literal["manyhats-task/1"] = "manyhats-task/1"
 Sha = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 

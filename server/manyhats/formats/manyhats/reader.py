@@ -12,7 +12,8 @@ from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.files import Remaining, Sites, take_leaves, validate
-from manyhats.formats.manyhats.description import FILE, WEIGHTS, Description
+from manyhats.formats.manyhats.description import Description
+from manyhats.formats.manyhats.names import FILE, WEIGHTS
 from manyhats.formats.wrappers import bare, open_tensors
 from manyhats.methods import METHODS
 from manyhats.methods.adapter import Adapter

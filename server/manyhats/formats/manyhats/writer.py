@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from manyhats.formats.files import write_json, write_tensors
-from manyhats.formats.manyhats.description import (
-    FILE,
-    TASK,
-    WEIGHTS,
-    Description,
-    HeadDescription,
-    PartDescription,
-)
+from manyhats.formats.manyhats.description import TASK, Description, HeadDescription, PartDescription
+from manyhats.formats.manyhats.names import FILE, WEIGHTS
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.mask import MaskConfig
 

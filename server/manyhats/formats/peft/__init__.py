@@ -3,9 +3,3 @@
 Reading is driven by the tensors: every one must find its site. From the config come only scales and flags, and a
 field that changes the answer and is not served is refused, never ignored.
 """
-
-from manyhats.formats.peft.names import WEIGHT_FILES
-from manyhats.formats.peft.reader import read
-from manyhats.formats.peft.writer import holds, write
-
-__all__ = ["WEIGHT_FILES", "holds", "read", "write"]

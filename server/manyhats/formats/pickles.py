@@ -1,0 +1,28 @@
+"""What a pickle is, by its name and by its first bytes. None is ever opened by the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+FIRST_BYTES = 9  # what tells a pickle from safetensors
+
+
+def looks_like_pickle(path: Path) -> bool:
+    """Whether the content is a pickle or torch's zip of pickles, whatever the file is called."""
+    with path.open("rb") as file:
+        return starts_like_pickle(file.read(FIRST_BYTES))
+
+
+def starts_like_pickle(start: bytes) -> bool:
+    """The same by a file's first bytes, of which there are `FIRST_BYTES` or as many as the file has."""
+    # safetensors begins with its header's length, whose bytes may look like either, and then the header's brace
+    return (start[:1] == b"\x80" or start[:4] == b"PK\x03\x04") and start[8:] != b"{"
+
+
+def pickle_message(name: str) -> str:
+    """What a caller is told about a pickle file."""
+    return (
+        f"'{name}' is a pickle file, which can run code and is never read here; "
+        "turn it into safetensors on your own machine with `manyhats convert PATH OUT`"
+    )
