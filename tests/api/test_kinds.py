@@ -179,6 +179,7 @@ def test_stop_tokens_that_are_none_are_refused(speaking: Live, value: Any):
     body = json.dumps({"stop_token_ids": value})
     error = assert_error(speaking.client.put(f"/v1/tasks/{task}", content=body), 400)
     assert "stop_token_ids" in error["param"] or value == [10**400]
+    assert_error(speaking.upload(fresh(), adapter_files(speaking.backbone, kind="generate"), task=body), 400)
 
 
 def test_a_settings_put_goes_before_what_the_files_say(speaking: Live):

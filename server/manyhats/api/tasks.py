@@ -247,12 +247,12 @@ def _quarantine_body(runtime: Runtime, version: Version) -> dict[str, Any]:
 
 
 def aliases_body(task: Task) -> dict[str, Any]:
-    """Each alias with its version, or its split."""
+    """Each alias with its version, or its split; `stable` first."""
     return {
         alias: targets[0].version
         if len(targets) == 1
         else [{"version": target.version, "weight": target.weight} for target in targets]
-        for alias, targets in task.aliases.items()
+        for alias, targets in sorted(task.aliases.items(), key=lambda item: (item[0] != STABLE, item[0]))
     }
 
 
