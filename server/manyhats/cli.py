@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import signal
@@ -90,6 +91,9 @@ def serve(config: Path | None = None, **options: str | None) -> None:
     check_exposure(settings)
     runtime = Runtime(settings)
     runtime.open()
+    # What is here now stays: looking through it at every collection would keep all threads waiting each time.
+    gc.collect()
+    gc.freeze()
     server = create_server(create_app(runtime), settings)
     try:
         server.run()

@@ -411,7 +411,7 @@ def test_numbers_that_no_field_can_mean(wrote, bert: Backbone) -> None:
 def test_a_config_of_very_many_values(wrote, bert: Backbone) -> None:
     path = wrote("lora") / "adapter_config.json"
     path.write_bytes(b'{"peft_type": [' + b"[]," * 600_000 + b"1]}")
-    refused(path.parent, bert, InvalidRequest, "more than 500000 values")
+    refused(path.parent, bert, InvalidRequest, "more than 250000 values")
 
 
 def test_a_config_that_begins_with_a_byte_order_mark(wrote, bert: Backbone) -> None:

@@ -264,7 +264,10 @@ def _views(path: Path, file: BinaryIO, entries: list[Entry], begin: int) -> dict
         if entry.dtype not in typed:
             typed[entry.dtype] = whole[: len(whole) // width * width].view(entry.dtype)
         if at % width:  # a view of this type must begin at a multiple of its size
-            tensors[entry.name] = whole[at : begin + entry.end].clone().view(entry.dtype).view(entry.shape)
+            piece = torch.empty(entry.end - entry.start, dtype=torch.uint8)
+            file.seek(at)
+            _fill(file, piece, path.name)
+            tensors[entry.name] = piece.view(entry.dtype).view(entry.shape)
         else:
             tensors[entry.name] = typed[entry.dtype].as_strided(entry.shape, _strides(entry.shape), at // width)
     return tensors
