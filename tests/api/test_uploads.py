@@ -152,7 +152,7 @@ def test_bad_files_are_refused(live: Live, what):
 @pytest.mark.parametrize("packed", [False, True])
 def test_what_a_trainer_left_is_said_and_not_stored(live: Live, packed: bool):
     good = adapter_files(live.backbone)
-    left = {"training_args.bin": pickled(), "optimizer.pt": b"x", "LICENSE": b"x", "modeling.py": b"1", "a.yaml": b""}
+    left = {"training_args.bin": pickled(), "LICENSE": b"x", "modeling.py": b"1", ".gitattributes": b""}
     if packed:
         left |= {"checkpoint-1/adapter_model.safetensors": b"x", "runs/a/events.out.tfevents": b""}
     task = fresh("left")
@@ -218,7 +218,7 @@ def test_fields_of_the_form(live: Live):
         assert_error(answer, 400)
 
 
-@pytest.mark.parametrize("name", ["../x.json", "/etc/x.json", "a/b.json", "..", "a\\b.json", ".hidden.json", "x" * 300])
+@pytest.mark.parametrize("name", ["../x.json", "/etc/x.json", "a/b.json", "..", "a\\b.json", "x" * 300])
 def test_a_file_name_that_leads_elsewhere_is_refused(live: Live, name):
     answer = live.upload(fresh(), adapter_files(live.backbone) | {name: b"{}"})
     assert_error(answer, answer.status_code)

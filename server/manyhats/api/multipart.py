@@ -19,7 +19,7 @@ from manyhats.registry.blobs import check_first_bytes
 # It warns of every body that it cannot read, which is the sender's to know: anybody could fill the log.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ ,+=-]{0,199}")
+_FILE_NAME = re.compile(r"\.?[A-Za-z0-9][A-Za-z0-9._ ,+=-]{0,199}")
 _TEXTS = ("task", "alias", "activate")
 _FILES = ("files", "archive")
 _BOUNDARY = 256  # characters
