@@ -12,8 +12,8 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch, InvalidRequest, ManyhatsError, UnsupportedFormat
-from manyhats.formats import sentence_transformers
 from manyhats.formats.reader import read_adapter
+from manyhats.formats.sentence_transformers import reader as sentence_transformers
 from manyhats.formats.writer import write_adapter
 from safetensors.torch import save_file
 

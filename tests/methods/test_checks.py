@@ -288,4 +288,4 @@ def test_veras_matrices_must_be_large_enough_and_not_too_large(bert: Backbone) -
     )
     assert "are made for layers of at most 32 inputs and 32 outputs, but" in _refusal(bert, small)
     with pytest.raises(ValueError, match="at most 67108864"):
-        Shared(rank=1 << 20, outputs=64, inputs=64)
+        Shared(rank=1 << 14, outputs=2048, inputs=2049)

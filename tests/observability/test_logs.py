@@ -74,9 +74,11 @@ def test_what_is_remembered_is_bounded(log: Log):
     assert len(log.filter._seen) <= RepeatFilter.MOST
 
 
-def test_nothing_that_a_caller_sends_makes_a_line_of_its_own(log: Log):
-    log.logger.error("POST %s failed", "/x\n2026-01-01 00:00:00 INFO root  forged\r\x1b[2J\u2028\u202e\x00\x85\udcff")
-    (line,) = log.lines
+def test_nothing_that_a_caller_sends_makes_a_line_of_its_own():
+    sent = "/x\n2026-01-01 00:00:00 INFO root  forged\r\x1b[2J\u2028\u202e\x00\x85\udcff"
+    # Not through a logger: pytest keeps what those are given, and half a surrogate pair cannot be sent on.
+    record = logging.LogRecord("uvicorn.access", logging.ERROR, __file__, 1, "POST %s failed", (sent,), None)
+    line = SafeFormatter("%(levelname)s %(name)s  %(message)s").format(record)
     assert line.endswith(r"/x\n2026-01-01 00:00:00 INFO root  forged\r\x1b[2J\u2028\u202e\x00\x85\udcff failed")
     assert line.isprintable()
 

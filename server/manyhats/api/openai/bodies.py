@@ -100,9 +100,9 @@ class ChatBody(Body):
     add_special_tokens: StrictBool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     documents: Many[dict[str, Any]] | None = None
-    tools: list[Any] | None = None
+    tools: Many[Any] | None = None
     tool_choice: str | dict[str, Any] | None = None
-    functions: list[Any] | None = None
+    functions: Many[Any] | None = None
     function_call: str | dict[str, Any] | None = None
 
 
