@@ -139,6 +139,20 @@ def test_a_byte_order_mark_is_left_out(live: Live) -> None:
     assert plain.json()["outputs"] == marked.json()["outputs"]
 
 
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b'{"inputs": "w1", "inputs": "w2"}', "inputs"),
+        (b'{"inputs": "w1", "parameters": {"logits": true, "logits": false}}', "logits"),
+        (b'{"inputs": [{"text": "w1"}, {"text": "w1", "text": "w2"}]}', "text"),
+        ('{"inputs": "w1", "parameters": {"é": 1, "\\u00e9": 2, "x": {"ü": 1, "ü": 2}}}'.encode(), "ü"),
+    ],
+)
+def test_a_field_that_stands_twice_is_refused(live: Live, content: bytes, name: str) -> None:
+    task = live.add()
+    assert_error(live.client.post(f"/v1/tasks/{task}/predict", content=content), 400, f"'{name}' stands twice")
+
+
 @pytest.mark.parametrize("path", ["/v1/tasks/versions", "/v1/tasks/other"])
 def test_a_task_called_versions_has_the_limit_of_every_body(live: Live, path: str) -> None:
     answer = live.client.put(path, content=b'{"template":"' + b"a" * (17 << 20) + b'"}')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from typing import Any, TypeVar
 
 from anyio import to_thread
@@ -85,9 +87,26 @@ def parse_bytes(body: bytes, model: type[M], max_values: int) -> M:
     """JSON as `model`. Blocking. Raises what `parse` raises."""
     check_values(body, max_values)
     try:
-        return model.model_validate_json(body or b"{}")
+        parsed = model.model_validate_json(body or b"{}")
     except ValidationError as error:
         raise _invalid(error) from None
+    _refuse_repeated(body or b"{}")
+    return parsed
+
+
+def _refuse_repeated(body: bytes) -> None:
+    """Raises InvalidRequest for a field that stands twice in one object of valid JSON: only one could be followed."""
+
+    def once(pairs: list[tuple[str, Any]]) -> None:
+        names = Counter(name for name, _ in pairs)
+        if len(names) < len(pairs):
+            name = next(name for name, count in names.items() if count > 1)
+            name = name.encode("latin-1").decode(errors="replace")
+            raise InvalidRequest(f"the field '{name}' stands twice in one object", param=name)
+
+    # A byte a character: what stands in texts does not matter, and one character beyond Latin would make all four times
+    # as large.
+    json.loads(body.decode("latin-1"), object_pairs_hook=once, strict=False)
 
 
 def _invalid(error: ValidationError) -> InvalidRequest:
