@@ -107,7 +107,7 @@ BAD_FILES = {
     "a pickle of capital letters": (lambda f: {CONFIG: f[CONFIG], "X.PT": pickled()}, 415, "manyhats convert"),
     "a pickle by another name": (lambda f: f | {WEIGHTS: pickle.dumps({"a": 1})}, 415, "manyhats convert"),
     "torch's pickle by another name": (lambda f: f | {WEIGHTS: pickled()}, 415, "manyhats convert"),
-    "a method that is not served": (lambda f: edited(f, CONFIG, peft_type="OFT"), 422, "OFT"),
+    "a method that is not supported": (lambda f: edited(f, CONFIG, peft_type="OFT"), 422, "OFT"),
     "DoRA": (lambda f: edited(f, CONFIG, use_dora=True), 422, "use_dora"),
     "a bias": (lambda f: edited(f, CONFIG, bias="some"), 422, "bias"),
     "a wrong digest of the backbone": (lambda f: edited(f, "manyhats.json", base_sha256="0" * 64), 422, "0{64}"),

@@ -325,7 +325,7 @@ def test_no_weights_at_all(wrote, bert: Backbone) -> None:
 def test_other_peft_types(wrote, bert: Backbone, name: Any) -> None:
     folder = wrote("lora")
     edit_json(folder / "adapter_config.json", peft_type=name)
-    assert refused(folder, bert, AdapterMismatch, "not served").param == "peft_type"
+    assert refused(folder, bert, AdapterMismatch, "not supported").param == "peft_type"
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_other_peft_types(wrote, bert: Backbone, name: Any) -> None:
 def test_fields_that_change_the_answer(wrote, bert: Backbone, field: str, value: Any) -> None:
     folder = wrote("lora")
     edit_json(folder / "adapter_config.json", **{field: value})
-    assert refused(folder, bert, AdapterMismatch, "served|not known").param == field
+    assert refused(folder, bert, AdapterMismatch, "not supported|not known").param == field
 
 
 @pytest.mark.parametrize(
@@ -626,7 +626,7 @@ def test_adapterhub_without_a_version(wrote, bert: Backbone) -> None:
 def test_other_adapterhub_methods(wrote, bert: Backbone, inner: Any) -> None:
     folder = wrote("bottleneck")
     edit_json(folder / "adapter_config.json", config=inner)
-    refused(folder, bert, AdapterMismatch, "is not served|must be an object")
+    refused(folder, bert, AdapterMismatch, "is not supported|must be an object")
 
 
 @pytest.mark.parametrize(

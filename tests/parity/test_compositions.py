@@ -169,5 +169,5 @@ def test_adapterhubs_stack_is_a_stack(tmp_path: Path) -> None:
     (upload / "extra.safetensors").unlink()
     setup["adapter_setup"]["type"] = "Parallel"  # type: ignore[index]
     (upload / "adapter_setup.json").write_text(json.dumps(setup))
-    with pytest.raises(AdapterMismatch, match="'Parallel' is not served"):
+    with pytest.raises(AdapterMismatch, match="'Parallel' is not supported"):
         read_adapter(upload, one.backbone)

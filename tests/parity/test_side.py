@@ -101,7 +101,7 @@ def test_blocks_on_the_backbones_embeddings(family: str, tmp_path: Path, base_fo
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"side_model_config": {"model_type": "t5"}}, "'t5' is not served"),
+        ({"side_model_config": {"model_type": "t5"}}, "'t5' is not supported"),
         ({"side_model_config": {"model_type": "bert", "num_hidden_layers": 100000}}, "between 1 and 64"),
         ({"side_model_config": {"model_type": "bert", "hidden_size": -1}}, "between 1 and"),
         ({"side_model_config": {"model_type": "distilbert", "n_layers": 10**6}}, "n_layers.* between 1 and 64"),

@@ -264,7 +264,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 @pytest.mark.parametrize(
     ("recipe", "told"),
-    [("unipelt", "a gate reads the whole text, its answer too"), ("invertible", "its inverse is not served")],
+    [("unipelt", "a gate reads the whole text, its answer too"), ("invertible", "its inverse is not supported")],
 )
 def test_what_would_read_its_own_answer_learns_no_writing(
     load_backbone: Callable[[str], Backbone], recipe: str, told: str

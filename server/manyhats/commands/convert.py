@@ -20,7 +20,8 @@ def convert(
     path: Annotated[Path, typer.Argument(help="an adapter folder with pickle files")],
     out: Annotated[Path, typer.Argument(help="the folder to write; must be empty or not exist")],
     backbone: Annotated[
-        str, typer.Option(help="make plain weights of a PEFT method that is not served as it is (LoHa, LoKr, OFT, ...)")
+        str,
+        typer.Option(help="make plain weights of a PEFT method that is not supported as it is (LoHa, LoKr, OFT, ...)"),
     ] = "",
     kind: Annotated[
         str, typer.Option(help="with --backbone: what the adapter is for, where its files do not say")

@@ -197,7 +197,9 @@ def refuse_fields(config: Mapping[str, Any], known: Container[str], of: str = ""
     """Raises AdapterMismatch for a field that is set and not understood; empty, false and zero are not set."""
     for name, value in config.items():
         if name not in known and value not in (None, False, 0, [], {}, ""):
-            raise AdapterMismatch(f"the field '{name}'{of} is set to {shown(value)}, which is not served", param=name)
+            raise AdapterMismatch(
+                f"the field '{name}'{of} is set to {shown(value)}, which is not supported", param=name
+            )
 
 
 def validate(model: type[Model], fields: Mapping[str, Any], where: str, unnamed: str) -> Model:

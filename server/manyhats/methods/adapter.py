@@ -112,8 +112,8 @@ class Adapter:
             )
         if self.kind in ("generate", "fill") and any(part.method == "invertible" for part in self.parts):
             raise AdapterMismatch(
-                "an invertible adapter is undone before the language-model head, which is not served; it is for tasks "
-                "without that head",
+                "an invertible adapter is undone before the language-model head, which is not supported; it is for "
+                "tasks without that head",
                 param="inv_adapter",
             )
         if self.head is not None:

@@ -292,7 +292,7 @@ def refuse_padded(backbone: Backbone, what: str) -> None:
     """Raises AdapterMismatch on a backbone that runs padded, for what needs the packed batch."""
     if not backbone.family.packed:
         raise AdapterMismatch(
-            f"{what} is not served on {backbone.config.model_type} models, whose attention is their own; "
+            f"{what} is not supported on {backbone.config.model_type} models, whose attention is their own; "
             "LoRA, bottleneck adapters, IA3, masks and replaced parameters are",
             param="base_model_name_or_path",
         )

@@ -193,7 +193,9 @@ def _build(config: SideConfig, backbone: Backbone) -> PreTrainedModel:
     model_type = given.pop("model_type", None)
     if model_type not in FAMILIES or not FAMILIES[model_type].packed:
         known = ", ".join(sorted(name for name, family in FAMILIES.items() if family.packed))
-        raise AdapterMismatch(f"a side network of type {model_type!r} is not served; these are: {known}", param="model")
+        raise AdapterMismatch(
+            f"a side network of type {model_type!r} is not supported; these are: {known}", param="model"
+        )
     for name, most in _SIZES.items():
         value = 1 if given.get(name) is None else given[name]
         if type(value) is not int or not 1 <= value <= most:

@@ -375,7 +375,9 @@ def _check_causal(trainable: TrainableParts) -> None:
     parts = trainable.saved()
     gated = any(part.gated for part in parts)
     if gated or any(part.method == "invertible" for part in parts):
-        what = "a gate reads the whole text, its answer too" if gated else "its inverse is not served before that head"
+        what = (
+            "a gate reads the whole text, its answer too" if gated else "its inverse is not supported before that head"
+        )
         raise InvalidRequest(f"the method cannot learn to write texts: {what}", param="method")
 
 

@@ -86,7 +86,7 @@ def places(backbone: Backbone) -> dict[str, str]:
     sublayers = backbone.family.sublayers
     if sublayers is None:
         raise AdapterMismatch(
-            f"AdapterHub's adapters for {backbone.config.model_type} models are not served", param="model_type"
+            f"AdapterHub's adapters for {backbone.config.model_type} models are not supported", param="model_type"
         )
     return {
         path.format(i=layer): f"layers.{layer}.{name}"
@@ -239,7 +239,7 @@ def _invertible(
     if kind is None:
         return None
     if kind != "nice":
-        raise AdapterMismatch(f"inv_adapter {shown(kind)} is not served; 'nice' is", param="inv_adapter")
+        raise AdapterMismatch(f"inv_adapter {shown(kind)} is not supported; 'nice' is", param="inv_adapter")
     prefix = re.compile(rf"(?:.+\.)?(?:invertible_adapters|invertible_lang_adapters)\.{re.escape(name)}\.")
     leaves: dict[str, Tensor] = {}
     for key in remaining.names():

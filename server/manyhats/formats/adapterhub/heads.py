@@ -67,7 +67,7 @@ def _flexible(remaining: Remaining, outer: Mapping[str, Any], backbone: Backbone
     told = config.get("head_type") if isinstance(config, dict) else config
     if not isinstance(config, dict) or not isinstance(told, str) or told not in _KINDS:
         raise AdapterMismatch(
-            f"the head type {shown(told)} is not served; these are: {', '.join(_KINDS)}", param="head_type"
+            f"the head type {shown(told)} is not supported; these are: {', '.join(_KINDS)}", param="head_type"
         )
     refuse_fields(config, _SILENT, " of the head")
     kind = _KINDS[told]
@@ -151,7 +151,7 @@ def _check_language_model(remaining: Remaining, backbone: Backbone) -> None:
     for name in remaining.names():
         if name in own and not equal_weights(remaining.pop(name), own[name]):
             raise AdapterMismatch(
-                f"{name} is not the backbone's own; a trained language-model head is not served in this format",
+                f"{name} is not the backbone's own; a trained language-model head is not supported in this format",
                 param=name,
             )
 

@@ -123,7 +123,7 @@ def _spread(leaves: dict[str, Tensor], out: int, rank: int, fused: Any, site: st
     chosen = _chosen(fused)
     width = out // 3
     if {"magnitude", "gate.weight"} & leaves.keys():
-        raise AdapterMismatch(f"DoRA and gates are not served at the fused layer {site}", param=site)
+        raise AdapterMismatch(f"DoRA and gates are not supported at the fused layer {site}", param=site)
     if a.shape[0] != rank * len(chosen) or tuple(b.shape) != (width * len(chosen), rank):
         raise AdapterMismatch(
             f"lora_A {list(a.shape)} and lora_B {list(b.shape)} of {site} are not those of {len(chosen)} matrices "

@@ -119,7 +119,7 @@ def prompt_parts(remaining: Remaining, inner: Mapping[str, Any], name: str, back
     """Takes the tensor of a soft prompt, which stands behind the whole embedding block."""
     refuse_fields(inner, _PROMPT_SILENT)
     if inner.get("combine", "prefix") != "prefix":
-        raise AdapterMismatch(f"combine {shown(inner.get('combine'))} is not served; 'prefix' is", param="combine")
+        raise AdapterMismatch(f"combine {shown(inner.get('combine'))} is not supported; 'prefix' is", param="combine")
     suffix = f"prompt_tuning.prompt_tunings.{name}.prompt_embedding.weight"
     key = next((key for key in remaining.names() if backbone.bare_name(key) == suffix), None)
     if key is None:

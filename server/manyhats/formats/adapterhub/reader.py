@@ -117,7 +117,7 @@ def _parts(remaining: Remaining, inner: Any, name: str, version: str | None, bac
         preset = _PRESETS.get(inner)
         if preset is None:
             raise AdapterMismatch(
-                f"AdapterHub's {shown(inner)} is not served by its name alone; these are: {', '.join(_PRESETS)}",
+                f"AdapterHub's {shown(inner)} is not supported by its name alone; these are: {', '.join(_PRESETS)}",
                 param="config",
             )
         inner = preset
@@ -138,8 +138,8 @@ def _parts(remaining: Remaining, inner: Any, name: str, version: str | None, bac
             return prompt_parts(remaining, inner, name, backbone)
     if "mh_adapter" not in inner:
         raise AdapterMismatch(
-            f"AdapterHub's {shown(architecture)} is not served; these are: bottleneck adapters, lora, prefix_tuning, "
-            "prompt_tuning and unions of them",
+            f"AdapterHub's {shown(architecture)} is not supported; these are: bottleneck adapters, lora, "
+            "prefix_tuning, prompt_tuning and unions of them",
             param="architecture",
         )
     return bottleneck_parts(remaining, inner, name, backbone, legacy=version is None)

@@ -148,7 +148,8 @@ class _Composer:
             case "Fuse":
                 return [self._fusion([self._name(child) for child in children])]
         raise AdapterMismatch(
-            f"the composition {shown(setup.get('type'))} is not served; these are: Stack, Fuse", param="adapter_setup"
+            f"the composition {shown(setup.get('type'))} is not supported; these are: Stack, Fuse",
+            param="adapter_setup",
         )
 
     def _name(self, child: Any) -> str:
@@ -209,7 +210,7 @@ def _flags(config: Any) -> FusionFlags:
     if config.get("temperature"):
         # There it starts at 50 and falls by 0.05 with every call: the answer would depend on the calls before.
         raise AdapterMismatch(
-            "a fusion with 'temperature' gives other answers at each call, and is not served; set it to false to be "
+            "a fusion with 'temperature' gives other answers at each call, and is not supported; set it to false to be "
             "served at the temperature 1 that it falls to",
             param="temperature",
         )

@@ -71,24 +71,24 @@ def normalised(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_type(config: Mapping[str, Any]) -> str:
-    """The file's `peft_type`. Raises AdapterMismatch for one that is not served, saying what can be done."""
+    """The file's `peft_type`. Raises AdapterMismatch for one that is not supported, saying what can be done."""
     kind = str(config.get("peft_type"))
     if kind in UNDERSTOOD:
         return kind
     known = ", ".join(sorted(UNDERSTOOD))
     if kind == "MULTITASK_PROMPT_TUNING":
         raise AdapterMismatch(
-            "PEFT's MULTITASK_PROMPT_TUNING needs a task id with every input, and is not served; multiply the prompt "
-            "of one task and save it as PROMPT_TUNING",
+            "PEFT's MULTITASK_PROMPT_TUNING needs a task id with every input, and is not supported; multiply the "
+            "prompt of one task and save it as PROMPT_TUNING",
             param="peft_type",
         )
     if kind in _DIFFERENCES:
         raise AdapterMismatch(
-            f"PEFT's {kind} is not served as it is; `manyhats convert PATH OUT --backbone BACKBONE` makes a plain "
+            f"PEFT's {kind} is not supported as it is; `manyhats convert PATH OUT --backbone BACKBONE` makes a plain "
             f"difference of its weights on your own machine. Served as they are: {known}",
             param="peft_type",
         )
-    raise AdapterMismatch(f"PEFT's {shown(kind)} is not served; these are: {known}", param="peft_type")
+    raise AdapterMismatch(f"PEFT's {shown(kind)} is not supported; these are: {known}", param="peft_type")
 
 
 def check_fields(config: Mapping[str, Any], kind: str, backbone: Backbone) -> None:
