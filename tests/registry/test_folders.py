@@ -181,7 +181,9 @@ def test_a_link_to_a_crowd_is_refused(registry: Registry, store: Path, tmp_path:
 
 @pytest.mark.parametrize("name", ["pipe", "adapter_model.safetensors", "README.md"])
 @pytest.mark.parametrize("kind", ["pipe", "socket", "device", "link to a device"])
-def test_what_is_no_file_is_never_opened(registry: Registry, store: Path, name: str, kind: str) -> None:
+def test_what_is_no_file_is_never_opened(
+    registry: Registry, store: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
     folder = write_adapter(store / "spam")
     place = folder / name
     place.unlink(missing_ok=True)
@@ -189,10 +191,9 @@ def test_what_is_no_file_is_never_opened(registry: Registry, store: Path, name: 
         case "pipe":
             os.mkfifo(place)
         case "socket":
-            if len(str(place)) > 100:
-                pytest.skip("the path is too long for a socket")
+            monkeypatch.chdir(folder)  # the whole path may be too long for a socket's name
             with socket.socket(socket.AF_UNIX) as listening:
-                listening.bind(str(place))
+                listening.bind(name)
         case "device":
             try:
                 os.mknod(place, 0o020666, os.makedev(1, 5))
