@@ -11,6 +11,7 @@ import pytest
 from manyhats.backbone import Backbone
 
 from tests import tiny
+from tests.api.generating import add
 from tests.api.live import Gate, Live, Witness, serving
 
 
@@ -21,10 +22,23 @@ def served(base_folder: Callable[[str], Path]) -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def live(served: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """One server for the tests of a module; each test makes tasks of its own."""
-    with serving(served, tmp_path_factory.mktemp("store")) as running:
+def live(
+    request: pytest.FixtureRequest,
+    served: Backbone,
+    base_folder: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Live]:
+    """One server for the tests of a module, of the family that `BACKBONE` names; each test makes tasks of its own."""
+    family = getattr(request.module, "BACKBONE", None)
+    backbone = served if family is None else tiny.load(base_folder(family))
+    with serving(backbone, tmp_path_factory.mktemp("store")) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def tasks(live: Live) -> list[str]:
+    """The bare backbone, and a task that generates of each sort of method."""
+    return ["base", add(live), add(live, "prefix"), add(live, "bottleneck"), add(live, "mask")]
 
 
 @pytest.fixture

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from manyhats.serving import templates
 
-from tests import tiny
-from tests.api.live import Live, assert_error, serving
+from tests.api.live import Live, assert_error
 
 WORDS = "{% for m in messages %}{{ m.content }} {% endfor %}"
 HI = [{"role": "user", "content": "w1 w2"}]
 
 
-@pytest.fixture(scope="module")
-def live(base_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with serving(tiny.load(base_folder("llama")), tmp_path_factory.mktemp("store")) as running:
-        yield running
+BACKBONE = "llama"
 
 
 def task(live: Live, template: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -13,13 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from tests import tiny
 from tests.api.generating import PROMPTS, add
-from tests.api.live import Live, assert_error, serving
+from tests.api.live import Live, assert_error
 
-
-@pytest.fixture(scope="module")
-def live(base_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with serving(tiny.load(base_folder("llama")), tmp_path_factory.mktemp("store")) as running:
-        yield running
+BACKBONE = "llama"
 
 
 @pytest.fixture(scope="module")

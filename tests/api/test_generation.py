@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,7 @@ from tests import tiny
 from tests.api.generating import PROMPTS, add, events
 from tests.api.live import Live, adapter_files, assert_error, close, fresh, serving, wait_until
 
-
-@pytest.fixture(scope="module")
-def live(base_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with serving(tiny.load(base_folder("llama")), tmp_path_factory.mktemp("store")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def tasks(live: Live) -> list[str]:
-    return ["base", add(live), add(live, "prefix"), add(live, "bottleneck"), add(live, "mask")]
+BACKBONE = "llama"
 
 
 def test_many_tasks_at_once_say_what_each_says_alone(live: Live, tasks: list[str]) -> None:

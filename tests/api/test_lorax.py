@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -14,21 +13,13 @@ from manyhats.api.lorax import GenerateBody, Parameters
 
 from tests import tiny
 from tests.api.generating import PROMPTS, add, events
-from tests.api.live import Live, serving
+from tests.api.live import Live
 
 # LoRAX's client speaks to pydantic as one did years ago.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 
 
-@pytest.fixture(scope="module")
-def live(base_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with serving(tiny.load(base_folder("llama")), tmp_path_factory.mktemp("store")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def tasks(live: Live) -> list[str]:
-    return ["base", add(live), add(live, "prefix"), add(live, "bottleneck"), add(live, "mask")]
+BACKBONE = "llama"
 
 
 @pytest.fixture(scope="module")

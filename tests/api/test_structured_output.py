@@ -16,11 +16,7 @@ from manyhats.errors import InvalidRequest
 from tests import tiny
 from tests.api.live import Live, assert_error, serving
 
-
-@pytest.fixture(scope="module")
-def live(base_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with serving(tiny.load(base_folder("llama")), tmp_path_factory.mktemp("store")) as running:
-        yield running
+BACKBONE = "llama"
 
 
 @pytest.fixture(scope="module")

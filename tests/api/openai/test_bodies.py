@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from manyhats.serving.merged import FIELD
 
 from tests import tiny
 from tests.api.generating import CHAT, PROMPTS, add, events
-from tests.api.live import Live, assert_error, serving
+from tests.api.live import Live, assert_error
 
 COMPLETION = {"model": "base", "prompt": PROMPTS[0], "max_tokens": 3, "temperature": 0}
 MESSAGES = [{"role": "user", "content": "w1 w2"}]
@@ -22,10 +22,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
 STRANGE: list[Any] = [True, -1, 1.5, 10**30, "", "9" * 5000, [1], [[True]], ["x"], {"a": [{}]}]
 
 
-@pytest.fixture(scope="module")
-def live(base_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with serving(tiny.load(base_folder("llama")), tmp_path_factory.mktemp("store")) as running:
-        yield running
+BACKBONE = "llama"
 
 
 @pytest.fixture(scope="module")

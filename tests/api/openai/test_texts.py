@@ -10,18 +10,9 @@ import pytest
 
 from tests import tiny
 from tests.api.generating import CHAT, PROMPTS, add
-from tests.api.live import Live, serving
+from tests.api.live import Live
 
-
-@pytest.fixture(scope="module")
-def live(base_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with serving(tiny.load(base_folder("llama")), tmp_path_factory.mktemp("store")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def tasks(live: Live) -> list[str]:
-    return ["base", add(live), add(live, "prefix"), add(live, "bottleneck"), add(live, "mask")]
+BACKBONE = "llama"
 
 
 @pytest.fixture(scope="module")
