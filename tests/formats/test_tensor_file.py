@@ -87,13 +87,31 @@ def test_what_the_library_reads_is_read(tmp_path: Path) -> None:
     assert read_tensors(write(tmp_path / "none.safetensors", b"{}   ")) == {}
 
 
-def test_data_at_odd_places_is_read(tmp_path: Path) -> None:
-    value = torch.randn(3)
-    header = {"a.mask": entry(0, 1, "U8", [1]), "b": entry(1, 13)}
-    path = write(tmp_path / "x.safetensors", header, b"\1" + value.numpy().tobytes())
-    assert torch.equal(read_tensors(path)["b"], value)
-    with tensor_file.mapped(tmp_path):
-        assert torch.equal(read_tensors(path)["b"], value)
+def test_data_at_odd_places_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a copy of it in memory where files are mapped, and without a file that stays."""
+    values = {"b": torch.randn(50_000), "c": torch.randn(3).half(), "d": torch.randn(2, 5, dtype=torch.float64)}
+    header, data = {"a.mask": entry(0, 1, "U8", [1])}, b"\1"
+    for (name, value), kind in zip(values.items(), ("F32", "F16", "F64"), strict=True):
+        header[name] = entry(len(data), len(data) + value.nbytes, kind, list(value.shape))
+        data += value.numpy().tobytes()
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    path = write(folder / "x.safetensors", header, data)
+    plain = read_tensors(path)
+    monkeypatch.setattr(tensor_file, "_CHUNK", 4096)
+    sizes: list[int] = []
+    empty = torch.empty
+    monkeypatch.setattr(
+        torch, "empty", lambda *shape, **how: (sizes.append(empty(*shape, **how).nbytes), empty(*shape, **how))[1]
+    )
+    with tensor_file.mapped(folder):
+        mapped = read_tensors(path)
+    assert max(sizes) <= 4096
+    for name, value in values.items():
+        assert torch.equal(plain[name], value)
+        assert torch.equal(mapped[name], value)
+    assert list(mapped) == list(plain)
+    assert [one.name for one in tmp_path.rglob("*")] == ["adapter", "x.safetensors"]
 
 
 def test_sizes_and_counts_are_checked_before_anything_is_parsed(

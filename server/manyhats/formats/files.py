@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import reprlib
@@ -28,7 +27,6 @@ _ROWS = 4096  # compared at once
 _JSON_VALUES = 250_000
 _INT_LIMIT = 1 << 63
 _NO_LIMIT = int(1e30)  # what transformers writes for the length of texts where there is none
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -109,7 +107,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def is_full(error: Exception) -> bool:
     """Whether writing failed for want of room; safetensors has an error of its own, which tells it in words alone."""
-    return getattr(error, "errno", None) in _FULL or "No space left" in str(error)
+    return getattr(error, "errno", None) in tensor_file.FULL or "No space left" in str(error)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

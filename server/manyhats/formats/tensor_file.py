@@ -10,16 +10,18 @@ This one refuses what is too much at once, and lets other threads have their tur
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -34,6 +36,9 @@ _MOST_EVER = 100_000_000  # bytes of a header, by the format itself
 _MAX_NAME = 1024  # characters
 _MAX_DIMENSIONS = 8
 _CHUNK = 4 << 20  # bytes that are looked through at a time
+_WIDEST = 8  # bytes of a value
+# What a disk, a quota or a limit on files says that has no room.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # What is no float, by how the names of such tensors end: those that say where others belong, and masks' bits.
 _WHOLE = {
@@ -74,16 +79,18 @@ def load(path: Path) -> dict[str, Tensor]:
     """All tensors of a file, in host memory; views of the mapped file within `mapped`.
 
     Raises InvalidRequest for a file that is damaged or holds what cannot be used, TooLarge for one with too many
-    tensors.
+    tensors, OSError where a full disk has no room for what cannot be mapped as it lies.
     """
     own = _own_folder.get()
     try:
         with path.open("rb") as file:
             entries, begin = read_header(file, path.name)
             if own is not None and path.is_relative_to(own):
-                return _views(path, file, entries, begin)
+                return _views(path, file, entries, begin, own.parent)
             return _copies(file, entries, begin, path.name)
     except OSError as error:
+        if error.errno in FULL:
+            raise
         raise _damaged(path.name, str(error)) from None
 
 
@@ -249,27 +256,56 @@ def _copies(file: BinaryIO, entries: list[Entry], begin: int, name: str) -> dict
     return tensors
 
 
-def _views(path: Path, file: BinaryIO, entries: list[Entry], begin: int) -> dict[str, Tensor]:
-    """The values are looked through beside the map: pages of it that nobody uses take no memory."""
+def _views(path: Path, file: BinaryIO, entries: list[Entry], begin: int, beside: Path) -> dict[str, Tensor]:
+    """The values are looked through beside the map: pages of it that nobody uses take no memory.
+
+    `beside`: the folder for a file, without a name as soon as it is mapped, of the tensors that lie where none of their
+    type may begin.
+    """
     buffer = torch.empty(_CHUNK, dtype=torch.uint8)
     for dtype, run in itertools.groupby(entries, key=lambda entry: entry.dtype):
         if dtype.is_floating_point:  # those of one type that follow each other are looked through at once
             _check_run(file, list(run), begin, buffer, path.name)
-    size = begin + (entries[-1].end if entries else 0)
+    places = {entry.name: begin + entry.start for entry in entries}
+    crooked = [entry for entry in entries if places[entry.name] % entry.dtype.itemsize]
+    straight = [entry for entry in entries if not places[entry.name] % entry.dtype.itemsize]
+    tensors = _mapped(path, straight, places)
+    if crooked:
+        with tempfile.NamedTemporaryFile(dir=beside) as out:
+            places = _moved(file, crooked, begin, cast("BinaryIO", out), buffer, path.name)
+            tensors |= _mapped(Path(out.name), crooked, places)
+    return {entry.name: tensors[entry.name] for entry in entries}
+
+
+def _moved(
+    file: BinaryIO, entries: list[Entry], begin: int, out: BinaryIO, buffer: Tensor, name: str
+) -> dict[str, int]:
+    """Copies tensors to another file, each to a place where its type may begin; the places, in bytes."""
+    places = {}
+    for entry in entries:
+        places[entry.name] = out.seek(-(-out.tell() // _WIDEST) * _WIDEST)
+        file.seek(begin + entry.start)
+        for at in range(entry.start, entry.end, _CHUNK):
+            piece = buffer[: min(_CHUNK, entry.end - at)]
+            _fill(file, piece, name)
+            data: Any = piece.numpy()
+            out.write(data)
+    out.flush()
+    return places
+
+
+def _mapped(path: Path, entries: list[Entry], places: Mapping[str, int]) -> dict[str, Tensor]:
+    """Views of tensors that lie in a file, by their places in bytes."""
+    size = max((places[entry.name] + entry.end - entry.start for entry in entries), default=0)
     whole = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
     typed: dict[torch.dtype, Tensor] = {}  # all data as if it were of one type
     tensors = {}
     for entry in entries:
-        at, width = begin + entry.start, entry.dtype.itemsize
+        width = entry.dtype.itemsize
         if entry.dtype not in typed:
             typed[entry.dtype] = whole[: len(whole) // width * width].view(entry.dtype)
-        if at % width:  # a view of this type must begin at a multiple of its size
-            piece = torch.empty(entry.end - entry.start, dtype=torch.uint8)
-            file.seek(at)
-            _fill(file, piece, path.name)
-            tensors[entry.name] = piece.view(entry.dtype).view(entry.shape)
-        else:
-            tensors[entry.name] = typed[entry.dtype].as_strided(entry.shape, _strides(entry.shape), at // width)
+        at = places[entry.name] // width
+        tensors[entry.name] = typed[entry.dtype].as_strided(entry.shape, _strides(entry.shape), at)
     return tensors
 
 
