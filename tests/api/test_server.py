@@ -4,7 +4,6 @@ Also the canary of what is used of uvicorn beyond its settings."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import socket
@@ -16,7 +15,6 @@ from manyhats.api import server as server_module
 from manyhats.api.app import create_app
 from manyhats.api.connection import Connection, ConnectionLimits
 from manyhats.api.server import create_server, room_for_connections
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tests.api.live import PATIENCE, TEXTS, Live, assert_error_body, raw, wait_until
 
@@ -137,35 +135,6 @@ def test_a_body_that_comes_too_slowly(live: Live, caplog: pytest.LogCaptureFixtu
     live.wait_idle()
     assert live.staged == []
     assert not [r for r in caplog.records if r.levelno >= logging.ERROR]
-
-
-def test_a_body_is_not_taken_behind_its_answer(live: Live, monkeypatch: pytest.MonkeyPatch):
-    """Who sends on after a refusal, however much, is neither parsed nor waited for; a short rest keeps the line."""
-    parsed: list[int] = []
-    inner = H11Protocol.data_received
-    monkeypatch.setattr(
-        H11Protocol, "data_received", lambda self, data: (parsed.append(len(data)), inner(self, data))[1]
-    )
-    for size, ends in ((17 << 20, True), (64 << 20, True), (100_000, False)):
-        parsed.clear()
-        path = PREDICT if size > 1 << 20 else "/v1/none"
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
-        with raw(live, head.encode()) as client:
-            client.settimeout(PATIENCE)
-            first = b""
-            while not first.endswith(b"}}"):
-                first += client.recv(1 << 16)
-            assert first.startswith(b"HTTP/1.1 413" if ends else b"HTTP/1.1 404")
-            connection = of(live, client)
-            with contextlib.suppress(OSError):  # the server need not take it
-                client.sendall(bytes(size))
-            if ends:
-                assert client.recv(1 << 16) == b""
-                assert sum(parsed) < 4 << 20
-                wait_until(lambda server=connection: server.transport.is_closing() or server._leaving, "it ends")
-            else:
-                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                assert client.recv(1 << 16).startswith(b"HTTP/1.1 200")
 
 
 def test_a_large_body_over_a_slow_line_may_take_its_time(live: Live):

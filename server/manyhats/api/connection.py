@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LEAVE = 1.0  # seconds that a client has to read why it was refused, before the connection is closed
-_UNREAD = 1 << 20  # bytes of a body behind its answer that are read, so that the connection can be used again
 
 
 @dataclass
@@ -67,7 +66,6 @@ class Connection(H11Protocol):
         self._unsent = 0  # bytes of the answer that the client had not taken at the last look
         self._stuck = 0.0  # seconds since when it has taken none
         self._leaving = False
-        self._unread = 0  # bytes of a body that came behind its answer
 
     # ---- what asyncio calls
 
@@ -84,14 +82,9 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """The client has sent something."""
-        if self._leaving:
-            return
-        self.received += len(data)
-        super().data_received(data)
-        answered = self.cycle is not None and self.cycle.response_complete
-        self._unread = self._unread + len(data) if answered and self.conn.their_state is h11.SEND_BODY else 0
-        if self._unread > _UNREAD and not self.transport.is_closing():
-            self._leave()  # to find the end of a large body takes as long as to take it
+        if not self._leaving:
+            self.received += len(data)
+            super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
@@ -183,19 +176,12 @@ class Connection(H11Protocol):
         else:
             begun = False
         self._unset_keepalive_if_required()
-        if begun or self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-            self._limits.open.discard(self)
-            self.transport.close()
-            return
-        self.transport.write(_answer(error))
-        self._leave()
-
-    def _leave(self) -> None:
-        """Ends the connection behind its answer; what still comes is not looked at."""
         limits = self._limits
         limits.open.discard(self)
-        self._unset_keepalive_if_required()
-        if len(limits.leaving) >= limits.MOST_LEAVING:
+        answers = not begun and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE)
+        if answers:
+            self.transport.write(_answer(error))
+        if not answers or len(limits.leaving) >= limits.MOST_LEAVING:
             self.transport.close()
             return
         # The client may be writing: closed at once, the connection would be reset, and the answer lost on its way.
