@@ -147,7 +147,7 @@ class Settings(BaseSettings):
         60.0, gt=0, le=_DAY, description="seconds without a byte taken, until a client that does not read is cut off"
     )
     keep_alive: float = Field(
-        5.0, gt=0, le=_DAY, description="seconds that a connection may stay open between requests"
+        30.0, gt=0, le=_DAY, description="seconds that a connection may stay open between requests"
     )
 
     metrics_tasks: int = Field(200, ge=0, description="most tasks with a label of their own in /metrics")
