@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -161,14 +162,21 @@ def test_a_folder_that_breaks_inspect_does_not_hold_up_others(store: Path) -> No
     registry.close()
 
 
-def test_a_full_disk_is_not_the_folders_fault(registry: Registry, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_adapter(store / "spam")
+@contextmanager
+def full_disk(registry: Registry) -> Iterator[None]:
+    """Within it the store has no room for a version."""
 
     def full(*_: object, **__: object) -> None:
         raise StorageFull("the store has no room")
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "add_version", full)
+        yield
+
+
+def test_a_full_disk_is_not_the_folders_fault(registry: Registry, store: Path) -> None:
+    write_adapter(store / "spam")
+    with full_disk(registry):
         taken(registry)
     assert taken(registry) == {"spam": "taken in as version 1"}
     assert len(blobs(store)) == 1
@@ -269,14 +277,9 @@ def test_every_folder_is_listed_with_what_became_of_it(store: Path, opened: Open
     assert set(listed(registry)) == {"bad", "trained"}
 
 
-def test_a_full_disk_is_listed_as_waiting(registry: Registry, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_listed_as_waiting(registry: Registry, store: Path) -> None:
     write_adapter(store / "spam")
-
-    def full(*_: object, **__: object) -> None:
-        raise StorageFull("the store has no room")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(registry, "add_version", full)
+    with full_disk(registry):
         assert listed(registry)["spam"] == FolderImport("spam", "waiting", reason="the store has no room")
 
 

@@ -42,8 +42,9 @@ READ = (  # all patterns of what is read
     *MODEL_FILES,
     *SENTENCE_FILES,
 )
-# What says that a folder holds an adapter.
-_MARKS = {peft.CONFIG, manyhats.FILE, adapterhub.SETUP, _MODULES}
+# What says that a folder holds an adapter, and which of it says so of the folder itself and not of one around it.
+MARKS = (peft.CONFIG, adapterhub.FUSION_CONFIG, adapterhub.SETUP, _MODULES, manyhats.FILE)
+_MARKS = {*MARKS} - {adapterhub.FUSION_CONFIG}
 _MEMBER_MARKS = {peft.CONFIG, adapterhub.FUSION_CONFIG, adapterhub.HEAD_CONFIG}
 
 # What a pickle would be as safetensors, where it is the weights. None: weights that are not read in any form.
@@ -100,13 +101,14 @@ class Contents:
 
     def warnings(self) -> tuple[str, ...]:
         """One sentence about all that is left out, of bounded length; none where nothing is."""
-        if not self.left_out:
-            return ()
+        return (f"left out of the upload: {self.summary()}",) if self.left_out else ()
+
+    def summary(self) -> str:
+        """What is left out, with the reasons, of bounded length; empty where nothing is."""
         by_reason: dict[str, list[str]] = {}
         for name, reason in self.left_out.items():
             by_reason.setdefault(reason, []).append(name)
-        groups = [f"{_listed(_by_folder(names))} ({reason})" for reason, names in by_reason.items()]
-        return (f"left out of the upload: {'; '.join(groups)}",)
+        return "; ".join(f"{_listed(_by_folder(names))} ({reason})" for reason, names in by_reason.items())
 
 
 def select(names: Iterable[str]) -> Contents:

@@ -19,9 +19,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from manyhats.errors import InvalidRequest, TooLarge
-from manyhats.formats.contents import CARD, Contents, select
+from manyhats.formats.contents import CARD, MARKS, Contents, select
 
-MARKS = ("adapter_config.json", "adapter_fusion_config.json", "adapter_setup.json", "modules.json", "manyhats.json")
 _CHECKED = (".json", ".safetensors")
 _FILE_LIMIT = 1000
 _ENTRY_LIMIT = 10_000
@@ -89,7 +88,7 @@ class FolderFiles:
         if self._too_many:
             raise TooLarge(self._too_many)
         self.contents.check()
-        left_out = [warning.replace("left out of the upload: ", "") for warning in self.contents.warnings()]
+        left_out = [self.contents.summary()] if self.contents.left_out else []
         chosen: dict[str, Path] = {}
         for name in self.contents.kept:
             file = self._files[name]

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 from manyhats.errors import DamagedStore, ManyhatsError, StorageFull
-from manyhats.registry.folders import MARKS, FolderFiles, adapter_folder, copy_file, read_folder
+from manyhats.formats.contents import MARKS
+from manyhats.registry.folders import FolderFiles, adapter_folder, copy_file, read_folder
 from manyhats.registry.names import BASE, is_name
 from manyhats.registry.registry import Registry
 
