@@ -1,0 +1,1 @@
+"""The engine's nouns: what a request, a sequence and a scheduled batch are, and who sets each of their fields."""

@@ -1,0 +1,87 @@
+"""Which rows of a batch belong to which slot, and what each slot has at a site."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+E = TypeVar("E")
+
+
+class Segment(NamedTuple):
+    """Consecutive rows `start` to `stop` of a batch that belong to the adapter in `slot`."""
+
+    start: int
+    stop: int
+    slot: int
+
+
+class Segments:
+    """Segments in rising order. Some rows of the batch may belong to none.
+
+    `spans`: for each segment the rows (start, stop) of its sequences, counted from the batch's first row.
+    """
+
+    def __init__(
+        self, segments: Sequence[Segment], device: torch.device, spans: Sequence[Sequence[tuple[int, int]]] = ()
+    ) -> None:
+        self._segments = tuple(segments)
+        self.device = device
+        self.spans = spans
+
+    def __len__(self) -> int:
+        return len(self._segments)
+
+    def __iter__(self) -> Iterator[Segment]:
+        return iter(self._segments)
+
+    @cached_property
+    def runs(self) -> tuple[slice, ...]:
+        """The rows of all segments as few slices as can be: neighbours joined."""
+        found: list[slice] = []
+        for start, stop, _ in self._segments:
+            if found and found[-1].stop == start:
+                found[-1] = slice(found[-1].start, stop)
+            else:
+                found.append(slice(start, stop))
+        return tuple(found)
+
+    @cached_property
+    def host(self) -> Tensor:
+        """(segments, 3) int32 in host memory: first row, rows, slot."""
+        return torch.tensor([(s.start, s.stop - s.start, s.slot) for s in self._segments], dtype=torch.int32).view(
+            -1, 3
+        )
+
+
+class Table(Generic[E]):
+    """What each slot has at one site for one operation. `entries[slot]` is None where it has nothing.
+
+    A backend that works with addresses keeps its own columns of them beside the entries (`columns`), which `version`
+    tells to be stale: it changes with every entry.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[E | None] = []
+        self.version = 0
+
+    def put(self, slot: int, entry: E) -> None:
+        """A slot's entry. Nobody uses the slot yet."""
+        while len(self.entries) <= slot:
+            self.entries.append(None)
+        self.entries[slot] = entry
+        self.version += 1
+
+    def drop(self, slot: int) -> None:
+        """Takes an entry out. Nobody uses the slot any more."""
+        self.entries[slot] = None
+        self.version += 1
+
+    def __getitem__(self, slot: int) -> E:
+        entry = self.entries[slot]
+        assert entry is not None, f"the slot {slot} has nothing at this site"
+        return entry
