@@ -33,7 +33,7 @@ from manyhats.methods.base import (
     pair_of,
     parameter_key,
 )
-from manyhats.methods.operations import AddGatedLowRank, AddLowRank, Operation, ScaleOutput
+from manyhats.methods.operations import AddGatedLowRank, AddLowRank, Operation, ScaleOutput, bytes_of
 from manyhats.methods.options import Options
 from manyhats.methods.targets import target_sites
 from manyhats.methods.vera import Shared, pair, projections
@@ -134,7 +134,7 @@ class Lora(Method):
             linear[place.name] = _operations(
                 pair, None if gain is None else ready(gain), None if offset is None else ready(offset), gate
             )
-            nbytes += pair.down.nbytes + pair.up.nbytes
+            nbytes += sum(bytes_of(operation) for operation in linear[place.name])
         return Bound(linear=linear, embedding=embedding, nbytes=nbytes)
 
     def rank(self, part: Part) -> int | None:

@@ -187,6 +187,11 @@ class Step:
         return (self.act,)
 
 
+def bytes_of(operation: Operation) -> int:
+    """Of the tensors that it brings."""
+    return sum(value.nbytes for column in operation.columns for value in column if isinstance(value, Tensor))
+
+
 def _gate_means(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segments) -> Tensor:
     """mean over each sequence's rows of sigmoid(gate(x)): (rows, width) to (sequences of the segments,).
 
