@@ -157,6 +157,8 @@ class Engine:
                 return False
             outputs = self.runner.execute(batch)
             outputs = self.scheduler.update(batch, outputs)
+        if self.scheduler.idle or any(output.finished is not None for output in outputs):
+            self.runner.forget()
         self._answer(outputs)
         self._batch = None
         return True
@@ -187,8 +189,6 @@ class Engine:
         self.detokenizer.put([output for output in outputs if output.sequence.sampling is not None])
         for output in outputs:
             request = output.sequence.request
-            if output.finished is not None:
-                self.runner.forget()
             if output.error is not None:
                 self.failed += 1
                 set_future(request.future, output.error)
