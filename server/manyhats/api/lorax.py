@@ -22,8 +22,8 @@ from manyhats.backbone import Text, Tokenizer
 from manyhats.errors import InvalidRequest, ManyhatsError
 from manyhats.registry.names import BASE
 from manyhats.serving.generation import finite
+from manyhats.serving.inference import InferenceRequest, InferenceResponse
 from manyhats.serving.merged import FIELD
-from manyhats.serving.question import Question, Reply
 
 if TYPE_CHECKING:
     from manyhats.engine.sampling import Chosen
@@ -127,7 +127,7 @@ async def either(request: Request) -> Response:
     return JSONResponse([await _whole(request, body)])
 
 
-def _question(body: GenerateBody) -> Question:
+def _inference(body: GenerateBody) -> InferenceRequest:
     p = body.asked
     fields = p.model_extra or {}
     reject_unsupported(body.model_extra)
@@ -157,18 +157,18 @@ def _question(body: GenerateBody) -> Question:
     if p.merged_adapters is not None:
         given[FIELD] = {name: value for name, value in p.merged_adapters.items() if value is not None}
     names = {parameter: f"parameters.{name}" for parameter, (name, _) in found.items()}
-    return Question(p.adapter_id or BASE, [Text(body.inputs)], given, generates=True, names=names)
+    return InferenceRequest(p.adapter_id or BASE, [Text(body.inputs)], given, generates=True, names=names)
 
 
 async def _whole(request: Request, body: GenerateBody) -> dict[str, Any]:
     service = runtime_of(request).service
-    reply = await unless_gone(request, service.ask(_question(body)))
-    assert reply.writing is not None
-    (text,) = reply.writing.streams
+    result = await unless_gone(request, service.predict(_inference(body)))
+    assert result.writing is not None
+    (text,) = result.writing.streams
     tokenizer = service.backbone.tokenizer
     answer: dict[str, Any] = {"generated_text": _full(body, text)}
     if body.asked.details:
-        answer["details"] = _details(reply, text, body) | {
+        answer["details"] = _details(result, text, body) | {
             "prefill": _prefill(text, tokenizer),
             "tokens": [_token(chosen, tokenizer.piece(chosen.token), tokenizer, body.asked) for chosen in text.tokens],
         }
@@ -199,17 +199,17 @@ async def _pieces(request: Request, body: GenerateBody) -> Response:
         held[:] = [(delta.chosen, delta.text)]
         return ready
 
-    def end(reply: Reply) -> list[dict[str, Any]]:
-        assert reply.writing is not None
-        (text,) = reply.writing.streams
+    def end(result: InferenceResponse) -> list[dict[str, Any]]:
+        assert result.writing is not None
+        (text,) = result.writing.streams
         last = event(*held[0]) if held else event(None, "")
-        details = _details(reply, text, body) if body.asked.details else None
+        details = _details(result, text, body) if body.asked.details else None
         return [last | {"generated_text": _full(body, text), "details": details}]
 
     return await stream(
         request,
         service,
-        _question(body),
+        _inference(body),
         pieces=pieces,
         end=end,
         failure=lambda error: _told(error)[1],
@@ -221,12 +221,12 @@ def _full(body: GenerateBody, text: Stream) -> str:
     return (body.inputs if body.asked.return_full_text else "") + text.text.text
 
 
-def _details(reply: Reply, text: Stream, body: GenerateBody) -> dict[str, Any]:
+def _details(result: InferenceResponse, text: Stream, body: GenerateBody) -> dict[str, Any]:
     reason = "length" if text.finished == "length" else "stop_sequence" if text.text.stop else "eos_token"
     return {
         "finish_reason": reason,
-        "prompt_tokens": reply.input_tokens,
-        "generated_tokens": reply.output_tokens,
+        "prompt_tokens": result.input_tokens,
+        "generated_tokens": result.output_tokens,
         "seed": (body.asked.model_extra or {}).get("seed"),
     }
 

@@ -18,7 +18,7 @@ from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
 from manyhats.errors import InvalidRequest, ManyhatsError, TooLarge
 from manyhats.serving.generation import told_tokens
-from manyhats.serving.question import Question, Reply
+from manyhats.serving.inference import InferenceRequest, InferenceResponse
 from manyhats.serving.service import Service
 
 if TYPE_CHECKING:
@@ -32,14 +32,14 @@ async def predict(task: str, request: Request) -> Response:
     """Asks one task. `task` may name an alias or a version: `spam@canary`, `spam@3`."""
     body = await parse(request, PredictBody)
     service = runtime_of(request).service
-    question = Question(task, texts(body.inputs), body.parameters)
+    inference = InferenceRequest(task, texts(body.inputs), body.parameters)
     if body.parameters.get("stream") is True:
-        return await _stream(request, service, question)
-    reply = await unless_gone(request, service.ask(question))
-    return await _json(reply_body(reply))
+        return await _stream(request, service, inference)
+    result = await unless_gone(request, service.predict(inference))
+    return await _json(response_body(result))
 
 
-async def _stream(request: Request, service: Service, question: Question) -> Response:
+async def _stream(request: Request, service: Service, inference: InferenceRequest) -> Response:
     """One event for each token, then the whole answer, then `[DONE]`."""
 
     def pieces(delta: Delta) -> list[dict[str, Any]]:
@@ -55,9 +55,9 @@ async def _stream(request: Request, service: Service, question: Question) -> Res
     return await stream(
         request,
         service,
-        replace(question, generates=True),
+        replace(inference, generates=True),
         pieces=pieces,
-        end=lambda reply: [reply_body(reply)],
+        end=lambda result: [response_body(result)],
         failure=lambda error: describe(error)[1],
     )
 
@@ -67,20 +67,20 @@ async def predict_many(request: Request) -> Response:
     """Asks many tasks at once, or several tasks about the same input. One item's failure leaves the others alone."""
     body = await parse(request, PredictManyBody)
     runtime = runtime_of(request)
-    questions = _questions(body)
+    inferences = _inferences(body)
     limit = runtime.settings.max_inputs
-    count = sum(len(question.texts) for question in questions)
+    count = sum(len(question.texts) for question in inferences)
     if count > limit:
         raise TooLarge(f"there are {count} inputs; at most {limit} in one call", param="requests")
-    answers = await unless_gone(request, runtime.service.ask_all(questions))
+    answers = await unless_gone(request, runtime.service.predict_many(inferences))
 
     def bodies() -> dict[str, Any]:
-        return {"results": [_result(answer, q.task) for answer, q in zip(answers, questions, strict=True)]}
+        return {"results": [_result(answer, one.task) for answer, one in zip(answers, inferences, strict=True)]}
 
     return await _json(await to_thread.run_sync(bodies))
 
 
-def _questions(body: PredictManyBody) -> list[Question]:
+def _inferences(body: PredictManyBody) -> list[InferenceRequest]:
     if (body.requests is None) == (body.tasks is None):
         raise InvalidRequest("give either 'requests' or 'tasks' with 'inputs'", param="requests")
     if body.requests is not None:
@@ -88,40 +88,40 @@ def _questions(body: PredictManyBody) -> list[Question]:
             raise InvalidRequest("'inputs' and 'parameters' belong inside each of 'requests'", param="inputs")
         if not body.requests:
             raise InvalidRequest("'requests' is empty", param="requests")
-        return [Question(item.task, texts(item.inputs), item.parameters) for item in body.requests]
+        return [InferenceRequest(item.task, texts(item.inputs), item.parameters) for item in body.requests]
     if body.inputs is None:
         raise InvalidRequest("'tasks' needs 'inputs'", param="inputs")
     if not body.tasks:
         raise InvalidRequest("'tasks' is empty", param="tasks")
     shared = texts(body.inputs)
-    return [Question(task, shared, body.parameters) for task in body.tasks]
+    return [InferenceRequest(task, shared, body.parameters) for task in body.tasks]
 
 
-def _result(answer: Reply | ManyhatsError, task: str) -> dict[str, Any]:
-    if isinstance(answer, Reply):
-        return reply_body(answer)
+def _result(answer: InferenceResponse | ManyhatsError, task: str) -> dict[str, Any]:
+    if isinstance(answer, InferenceResponse):
+        return response_body(answer)
     return {"task": task} | describe(answer)[1]
 
 
-def reply_body(reply: Reply) -> dict[str, Any]:
-    """The answer to one question, as api.md has it."""
+def response_body(result: InferenceResponse) -> dict[str, Any]:
+    """The answer to one inference, as api.md has it."""
     body: dict[str, Any] = {
-        "id": reply.id,
-        "task": reply.version.task,
-        "version": reply.version.number,
-        "sha256": reply.version.sha256,
-        "kind": reply.kind,
-        "outputs": reply.outputs,
-        "usage": {"input_tokens": reply.input_tokens, "output_tokens": reply.output_tokens},
+        "id": result.id,
+        "task": result.version.task,
+        "version": result.version.number,
+        "sha256": result.version.sha256,
+        "kind": result.kind,
+        "outputs": result.outputs,
+        "usage": {"input_tokens": result.input_tokens, "output_tokens": result.output_tokens},
         "timing": {
-            "queue_ms": round(reply.queue_ms, 3),
-            "load_ms": round(reply.load_ms, 3),
-            "compute_ms": round(reply.compute_ms, 3),
+            "queue_ms": round(result.queue_ms, 3),
+            "load_ms": round(result.load_ms, 3),
+            "compute_ms": round(result.compute_ms, 3),
         },
-        "batch": reply.batch,
+        "batch": result.batch,
     }
-    if reply.warnings:
-        body["warnings"] = [{"input": w.input, "code": w.code, "message": w.message} for w in reply.warnings]
+    if result.warnings:
+        body["warnings"] = [{"input": w.input, "code": w.code, "message": w.message} for w in result.warnings]
     return body
 
 

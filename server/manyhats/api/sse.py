@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic_core import to_json
 
 from manyhats.api.hangup import unless_gone
-from manyhats.serving.question import Question, Reply
+from manyhats.serving.inference import InferenceRequest, InferenceResponse
 from manyhats.serving.service import Service
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ Events = Iterable[dict[str, Any]]
 async def stream(
     request: Request,
     service: Service,
-    question: Question,
+    inference: InferenceRequest,
     *,
     pieces: Callable[[Delta], Events],
-    end: Callable[[Reply], Events],
+    end: Callable[[InferenceResponse], Events],
     failure: Callable[[Exception], dict[str, Any]],
     done: bool = True,
 ) -> StreamingResponse:
@@ -45,7 +45,7 @@ async def stream(
     def tell(delta: Delta) -> None:
         loop.call_soon_threadsafe(queue.put_nowait, delta)
 
-    answer = asyncio.create_task(service.ask(replace(question, listener=tell)))
+    answer = asyncio.create_task(service.predict(replace(inference, listener=tell)))
     answer.add_done_callback(lambda _: queue.put_nowait(None))
     try:
         first = await unless_gone(request, queue.get())
@@ -67,11 +67,11 @@ async def stream(
                     yield _event(event)
                 delta = await queue.get()
             try:
-                reply = await answer
+                result = await answer
             except Exception as error:
                 yield _event(failure(error))
                 return
-            for event in end(reply):
+            for event in end(result):
                 yield _event(event)
             if done:
                 yield DONE

@@ -32,6 +32,14 @@ from manyhats.serving.base import BaseTask
 from manyhats.serving.embedding import prepare_embeddings, settings_of_base, with_backbone, with_pooling
 from manyhats.serving.fills import fill_answer, mask_places
 from manyhats.serving.generation import Asked, Generation
+from manyhats.serving.inference import (
+    InferenceRequest,
+    InferenceResponse,
+    Limits,
+    RequestState,
+    check_request,
+    prompts_of,
+)
 from manyhats.serving.inputs import Prepared, prepare
 from manyhats.serving.merged import FIELD, MergeBody, MergedVersion, open_merged, parse
 from manyhats.serving.outputs import Answer, render
@@ -43,12 +51,11 @@ from manyhats.serving.parameters import (
     of_one_label,
     parse_parameters,
 )
-from manyhats.serving.question import Limits, Pending, Question, Reply, check_question, prompts_of
 from manyhats.serving.threads import in_thread, tokenising_limit
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE = 8  # questions that are looked up on the event loop itself
+_AT_ONCE = 8  # requests that are looked up on the event loop itself
 
 
 class Service:
@@ -67,30 +74,30 @@ class Service:
         self._generation = Generation(backbone, engine.generator) if engine.generator is not None else None
         self.on_answer: Callable[[str, Exception | None, float], None] = lambda task, error, seconds: None
 
-    async def ask(self, question: Question) -> Reply:
-        """One question. Raises ManyhatsError."""
-        (answer,) = await self.ask_all([question])
+    async def predict(self, request: InferenceRequest) -> InferenceResponse:
+        """One request. Raises ManyhatsError."""
+        (answer,) = await self.predict_many([request])
         if isinstance(answer, ManyhatsError):
             raise answer
         return answer
 
-    async def ask_all(self, questions: Sequence[Question]) -> list[Reply | ManyhatsError]:
-        """Questions of any tasks, batched together. A question's failure stands in its own place."""
+    async def predict_many(self, requests: Sequence[InferenceRequest]) -> list[InferenceResponse | ManyhatsError]:
+        """Requests of any tasks, batched together. A request's failure stands in its own place."""
         begin = time.monotonic()
-        answers: list[Reply | ManyhatsError | None] = [None] * len(questions)
-        pending: dict[int, Pending] = {}
+        answers: list[InferenceResponse | ManyhatsError | None] = [None] * len(requests)
+        pending: dict[int, RequestState] = {}
 
         def open_all() -> None:
-            for i, question in enumerate(questions):
+            for i, request in enumerate(requests):
                 try:
-                    pending[i] = self._open(question)
+                    pending[i] = self._open(request)
                 except ManyhatsError as error:
                     answers[i] = error
 
         try:
             async with asyncio.timeout(self.limits.timeout) as deadline:
-                # Many questions, each perhaps with a search for the nearest name, are no work for the event loop.
-                if len(questions) <= _AT_ONCE:
+                # Many requests, each perhaps with a search for the nearest name, are no work for the event loop.
+                if len(requests) <= _AT_ONCE:
                     open_all()
                 else:
                     await to_thread.run_sync(open_all, abandon_on_cancel=False)
@@ -110,16 +117,16 @@ class Service:
 
     # ---- steps
 
-    def _open(self, question: Question) -> Pending:
+    def _open(self, request: InferenceRequest) -> RequestState:
         """Finds and pins the version. Raises NotFound or InvalidRequest."""
         asked = time.monotonic()
-        check_question(question, self.limits)
-        given = question.parameters
-        if question.task == BASE:
+        check_request(request, self.limits)
+        given = request.parameters
+        if request.task == BASE:
             version, given = self._base.open(given)
             settings = TaskSettings()
         else:
-            version = self.registry.pin(question.task)
+            version = self.registry.pin(request.task)
             try:
                 settings = self.registry.task(version.task).settings_for(version)
             except NotFound:  # deleted between the two steps
@@ -131,14 +138,14 @@ class Service:
             if FIELD in given:
                 body, given = parse(given)
             kind = settings.kind or version.info.kind
-            if question.generates and kind != "generate":
+            if request.generates and kind != "generate":
                 raise InvalidRequest(
                     f"the task `{version.task}` is of kind '{kind}' and cannot generate text; ask it with "
                     f"POST /v1/tasks/{version.task}/predict",
                     param="model",
                 )
-            defaults = {**question.defaults, **settings.defaults}
-            parameters = parse_parameters(kind, version.task, defaults, given, question.names)
+            defaults = {**request.defaults, **settings.defaults}
+            parameters = parse_parameters(kind, version.task, defaults, given, request.names)
             if isinstance(parameters, EmbedParameters):
                 own = self.backbone.sentence_embedding
                 settings = with_backbone(settings, own)
@@ -151,19 +158,19 @@ class Service:
             if version.task != BASE:
                 self.registry.unpin(version)
             raise
-        return Pending(question, version, settings, parameters, asked, merged=merged)
+        return RequestState(request, version, settings, parameters, asked, merged=merged)
 
     @property
     def base(self) -> Version:
-        """The bare backbone, as what it does where a question does not say otherwise."""
+        """The bare backbone, as what it does where a request does not say otherwise."""
         return self._base.version
 
     @property
     def base_settings(self) -> TaskSettings:
-        """What holds for the bare backbone, as what it does where a question does not say otherwise."""
+        """What holds for the bare backbone, as what it does where a request does not say otherwise."""
         return settings_of_base(self.backbone) if self.base.info.kind == "embed" else TaskSettings()
 
-    def _close(self, one: Pending) -> None:
+    def _close(self, one: RequestState) -> None:
         if one.work is not None and (one.work.future.cancelled() or not one.work.future.done()):
             self.engine.cancel(one.work)
         wearing = one.wearing
@@ -186,7 +193,10 @@ class Service:
             asyncio.get_running_loop().run_in_executor(None, self.registry.unpin, version)
 
     async def _answer(
-        self, pending: dict[int, Pending], answers: list[Reply | ManyhatsError | None], deadline: asyncio.Timeout
+        self,
+        pending: dict[int, RequestState],
+        answers: list[InferenceResponse | ManyhatsError | None],
+        deadline: asyncio.Timeout,
     ) -> None:
         """Those whose adapters are in their slots go together at once; each other one follows when it is there."""
         waits: dict[int, asyncio.Future[BoundAdapter]] = {}
@@ -223,8 +233,8 @@ class Service:
     async def _run(
         self,
         indices: list[int],
-        pending: dict[int, Pending],
-        answers: list[Reply | ManyhatsError | None],
+        pending: dict[int, RequestState],
+        answers: list[InferenceResponse | ManyhatsError | None],
         deadline: asyncio.Timeout,
     ) -> None:
         def tokenise() -> None:
@@ -250,7 +260,7 @@ class Service:
             for i in waiting:
                 if answers[i] is None:
                     try:
-                        answers[i] = self._reply(pending[i])
+                        answers[i] = self._response(pending[i])
                     except Exception as error:
                         answers[i] = _as_answer(error)
 
@@ -272,10 +282,10 @@ class Service:
             return dict.fromkeys(works, error)
         return {}
 
-    def _prepare(self, one: Pending) -> None:
+    def _prepare(self, one: RequestState) -> None:
         kind = one.kind
         longest = self.backbone.max_tokens - one.adapter.position_shift
-        if kind == "span" and any(text.pair is None for text in one.question.texts):
+        if kind == "span" and any(text.pair is None for text in one.request.texts):
             raise InvalidRequest(
                 "a task of kind 'span' needs the question in 'text' and the context in 'text_pair'", param="inputs"
             )
@@ -285,7 +295,7 @@ class Service:
         longest = min(one.settings.max_tokens or longest, longest)
         if isinstance(one.parameters, EmbedParameters):
             one.prepared, rows = prepare_embeddings(
-                one.question.texts,
+                one.request.texts,
                 one.parameters,
                 one.settings,
                 one.adapter,
@@ -296,7 +306,7 @@ class Service:
         else:
             one.prepared = prepare(
                 self.backbone.tokenizer,
-                one.question.texts,
+                one.request.texts,
                 template=one.settings.template,
                 max_tokens=longest,
                 truncate=one.truncates,
@@ -311,7 +321,7 @@ class Service:
             ]
         one.work = Work(task=one.version.task, rows=rows, priority=one.settings.priority)
 
-    def _prepare_texts(self, one: Pending, parameters: GenerateParameters, places: int) -> None:
+    def _prepare_texts(self, one: RequestState, parameters: GenerateParameters, places: int) -> None:
         """Prompts and the texts that are to follow them. `places`: the most tokens of a text."""
         assert self._generation is not None, "a task that generates on a backbone that cannot"
         added = min(parameters.max_new_tokens, 1)  # at least one token, where any are asked
@@ -322,22 +332,22 @@ class Service:
             (one.wearing or one.version).sha256,
             one.adapter,
             one.settings.priority,
-            one.question.listener,
+            one.request.listener,
             frozenset(one.settings.stop_token_ids or ()),
         )
-        given = one.question.prompts is not None
+        given = one.request.prompts is not None
         texts = [None if given else text.text for text in one.prepared.texts]
         prompts = list(zip(texts, one.prepared.encoded, strict=True))
         one.work, notices = self._generation.open(asked, prompts, parameters, places)
         one.prepared.warnings.extend(notices)
 
-    def _reply(self, one: Pending) -> Reply:
+    def _response(self, one: RequestState) -> InferenceResponse:
         assert one.prepared is not None
         work = one.work
         assert work is not None
         assert work.batch is not None
         writing = work if isinstance(work, Writing) else None
-        return Reply(
+        return InferenceResponse(
             id=f"pred-{uuid.uuid4().hex}",
             version=one.version,
             kind=one.kind,
@@ -357,7 +367,7 @@ class Service:
             writing=writing,
         )
 
-    def _outputs(self, one: Pending, prepared: Prepared, work: Work | Writing) -> list[Answer]:
+    def _outputs(self, one: RequestState, prepared: Prepared, work: Work | Writing) -> list[Answer]:
         parameters = one.parameters
         if isinstance(work, Writing):
             assert isinstance(parameters, GenerateParameters)

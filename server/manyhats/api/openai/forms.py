@@ -12,7 +12,7 @@ from fastapi import Request
 
 from manyhats.api.openai.logprobs import CompletionLogprobs, alternatives, chat_token, prompt_logprobs
 from manyhats.api.state import runtime_of
-from manyhats.serving.question import Reply
+from manyhats.serving.inference import InferenceResponse
 from manyhats.serving.token_texts import TokenText, TokenTexts, prompt_token_texts
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ class Form(ABC):
         self._writers: dict[int, TokenTexts] = {}  # of streams
 
     @abstractmethod
-    def whole(self, reply: Reply) -> dict[str, Any]:
+    def whole(self, result: InferenceResponse) -> dict[str, Any]:
         """The answer in one piece."""
 
-    def last(self, reply: Reply) -> dict[str, Any]:
+    def last(self, result: InferenceResponse) -> dict[str, Any]:
         """The piece behind all others, with the counts."""
-        return self.about | {"object": self.chunk, "choices": [], "usage": _usage(reply)}
+        return self.about | {"object": self.chunk, "choices": [], "usage": _usage(result)}
 
     @abstractmethod
     def pieces(self, delta: Delta) -> list[dict[str, Any]]:
@@ -52,8 +52,8 @@ class Form(ABC):
     def _writer(self, stream: Stream, offset: int = 0) -> TokenTexts:
         return TokenTexts(self.tokenizer, offset, skip_special=stream.text.skip_special)
 
-    def _all(self, reply: Reply, choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return self.about | {"object": self.object, "choices": choices, "usage": _usage(reply)}
+    def _all(self, result: InferenceResponse, choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return self.about | {"object": self.object, "choices": choices, "usage": _usage(result)}
 
 
 class Completions(Form):
@@ -66,9 +66,9 @@ class Completions(Form):
         self.echoes = echoes
         self._prompts: dict[int, tuple[str, CompletionLogprobs]] = {}
 
-    def whole(self, reply: Reply) -> dict[str, Any]:
-        assert reply.writing is not None
-        return self._all(reply, [self._choice(stream) for stream in reply.writing.streams])
+    def whole(self, result: InferenceResponse) -> dict[str, Any]:
+        assert result.writing is not None
+        return self._all(result, [self._choice(stream) for stream in result.writing.streams])
 
     def _choice(self, stream: Stream) -> dict[str, Any]:
         echo, prompt = self._echo(stream)
@@ -142,10 +142,10 @@ class Chat(Form):
     prefix = "chatcmpl"
     chunk = "chat.completion.chunk"
 
-    def whole(self, reply: Reply) -> dict[str, Any]:
-        assert reply.writing is not None
-        streams = reply.writing.streams
-        body = self._all(reply, [self._choice(stream) for stream in streams])
+    def whole(self, result: InferenceResponse) -> dict[str, Any]:
+        assert result.writing is not None
+        streams = result.writing.streams
+        body = self._all(result, [self._choice(stream) for stream in streams])
         if self.prompt_logprobs and streams[0].scores is not None:
             body["prompt_logprobs"] = prompt_logprobs(streams[0].scores, self.tokenizer)
         return body
@@ -186,6 +186,6 @@ def _chat_told(writer: TokenTexts, chosen: Chosen) -> dict[str, Any]:
     return chat_token(writer.push(chosen.token), chosen, others)
 
 
-def _usage(reply: Reply) -> dict[str, int]:
-    total = reply.input_tokens + reply.output_tokens
-    return {"prompt_tokens": reply.input_tokens, "completion_tokens": reply.output_tokens, "total_tokens": total}
+def _usage(result: InferenceResponse) -> dict[str, int]:
+    total = result.input_tokens + result.output_tokens
+    return {"prompt_tokens": result.input_tokens, "completion_tokens": result.output_tokens, "total_tokens": total}

@@ -26,7 +26,7 @@ from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text
 from manyhats.errors import InvalidRequest, NotFound
-from manyhats.serving.question import Question
+from manyhats.serving.inference import InferenceRequest
 
 router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(may_ask)])
 
@@ -38,7 +38,7 @@ async def completions(request: Request) -> Response:
     given = completion_parameters(body)
     task = task_of(runtime_of(request), body.model)
     texts, tokens = _prompts(body.prompt)
-    question = Question(
+    inference = InferenceRequest(
         task,
         texts,
         given.parameters,
@@ -48,7 +48,7 @@ async def completions(request: Request) -> Response:
         names=given.names,
     )
     form = Completions(body.model, request, echoes=bool(body.echo), prompt_logprobs=_prompt_logprobs(body))
-    return await _answer(request, body, question, form)
+    return await _answer(request, body, inference, form)
 
 
 @router.post("/chat/completions", openapi_extra=documented(ChatBody))
@@ -57,7 +57,7 @@ async def chat(request: Request) -> Response:
     body = await parse(request, ChatBody)
     given = chat_parameters(body)
     task = task_of(runtime_of(request), body.model)
-    question = Question(
+    inference = InferenceRequest(
         task,
         (),
         given.parameters,
@@ -67,7 +67,7 @@ async def chat(request: Request) -> Response:
         generates=True,
         names=given.names,
     )
-    return await _answer(request, body, question, Chat(body.model, request, prompt_logprobs=_prompt_logprobs(body)))
+    return await _answer(request, body, inference, Chat(body.model, request, prompt_logprobs=_prompt_logprobs(body)))
 
 
 def _prompt_logprobs(body: Body) -> bool:
@@ -91,19 +91,21 @@ def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> tuple[lis
     return [], [tokens] if tokens else [one for one in prompt if isinstance(one, list)]
 
 
-async def _answer(request: Request, body: Body, question: Question, form: Form) -> Response:
+async def _answer(request: Request, body: Body, inference: InferenceRequest, form: Form) -> Response:
     service = runtime_of(request).service
     try:
         if not body.stream:
-            reply = await unless_gone(request, service.ask(question))
-            return JSONResponse(await to_thread.run_sync(form.whole, reply))  # of thousands of tokens it takes its time
+            result = await unless_gone(request, service.predict(inference))
+            return JSONResponse(
+                await to_thread.run_sync(form.whole, result)
+            )  # of thousands of tokens it takes its time
         usage = bool(body.stream_options and body.stream_options.include_usage)
         return await stream(
             request,
             service,
-            question,
+            inference,
             pieces=form.pieces,
-            end=lambda reply: [form.last(reply)] if usage else [],
+            end=lambda result: [form.last(result)] if usage else [],
             failure=lambda error: describe(error)[1],
         )
     except NotFound:

@@ -1,4 +1,4 @@
-"""What is asked, what is answered, and what is on its way between the two."""
+"""What is asked of a task, what is answered, and the state of what is under way."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from manyhats.serving.parameters import GenerateParameters, Parameters
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class InferenceRequest:
     """One item of a call: texts for one task. `task` may name an alias or a version (`spam@canary`, `spam@3`).
 
     In place of `texts`, for a task that generates: `chat`, a conversation that its template makes a prompt of, or
-    `prompts`, tokens as they are. `defaults`: parameters that hold where neither the task nor the question says
+    `prompts`, tokens as they are. `defaults`: parameters that hold where neither the task nor the request says
     otherwise. `generates`: the caller can read texts alone. `names`: what the caller calls a parameter, for messages.
     `listener` is told of every token, in the model's thread.
     """
@@ -44,8 +44,8 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """The answers to one question. Times in milliseconds."""
+class InferenceResponse:
+    """The answers to one request. Times in milliseconds."""
 
     id: str
     version: Version
@@ -62,10 +62,10 @@ class Reply:
 
 
 @dataclass(slots=True)
-class Pending:
-    """A question on its way."""
+class RequestState:
+    """A request on its way."""
 
-    question: Question
+    request: InferenceRequest
     version: Version
     settings: TaskSettings
     parameters: Parameters
@@ -104,41 +104,41 @@ class Limits:
     timeout: float  # seconds until an unanswered question fails
 
 
-def check_question(question: Question, limits: Limits) -> None:
+def check_request(request: InferenceRequest, limits: Limits) -> None:
     """Raises InvalidRequest or TooLarge where there is nothing to answer, or too much."""
-    if question.chat is None and question.prompts is None:
-        check_texts(question.texts, max_inputs=limits.max_inputs, max_characters=limits.max_characters)
-    elif question.prompts is not None:
-        if not question.prompts:
+    if request.chat is None and request.prompts is None:
+        check_texts(request.texts, max_inputs=limits.max_inputs, max_characters=limits.max_characters)
+    elif request.prompts is not None:
+        if not request.prompts:
             raise InvalidRequest("there is no prompt", param="prompt")
-        if len(question.prompts) > limits.max_inputs:
-            raise TooLarge(f"there are {len(question.prompts)} prompts; at most {limits.max_inputs}", param="prompt")
+        if len(request.prompts) > limits.max_inputs:
+            raise TooLarge(f"there are {len(request.prompts)} prompts; at most {limits.max_inputs}", param="prompt")
 
 
-def prompts_of(one: Pending, tokenizer: Tokenizer, vocabulary: int, longest: int) -> Prepared:
+def prompts_of(one: RequestState, tokenizer: Tokenizer, vocabulary: int, longest: int) -> Prepared:
     """The tokens of what a task that generates is asked. Raises InputTooLong or InvalidRequest."""
-    question, settings = one.question, one.settings
+    request, settings = one.request, one.settings
     cut = _cut(one.parameters, longest)
-    if question.chat is not None:
+    if request.chat is not None:
         prompt = chat_prompt(
             tokenizer,
-            question.chat,
+            request.chat,
             template=settings.chat_template,
             system_prompt=settings.system_prompt,
-            options=question.chat_options,
+            options=request.chat_options,
         )
-        if question.chat_options.add_special_tokens:
+        if request.chat_options.add_special_tokens:
             return prepare(
                 tokenizer, [Text(prompt)], template=None, max_tokens=longest, truncate=one.truncates, cut=cut
             )
         return prepare_prompt(tokenizer, prompt, max_tokens=longest, truncate=one.truncates, cut=cut)
-    if question.prompts is not None:
+    if request.prompts is not None:
         return prepare_tokens(
-            question.prompts, vocabulary=vocabulary, max_tokens=longest, truncate=one.truncates, cut=cut
+            request.prompts, vocabulary=vocabulary, max_tokens=longest, truncate=one.truncates, cut=cut
         )
     return prepare(
         tokenizer,
-        question.texts,
+        request.texts,
         template=settings.template,
         max_tokens=longest,
         truncate=one.truncates,
