@@ -17,15 +17,15 @@ def is_reader(request: Request) -> bool:
     return not settings.api_keys or _has(request, (*settings.api_keys, *settings.admin_keys))
 
 
-def may_ask(request: Request) -> None:
+def require_read(request: Request) -> None:
     """Raises AuthenticationRequired where keys are set and the request has none of them."""
     if not is_reader(request):
         raise AuthenticationRequired("a key is needed: send it as 'Authorization: Bearer KEY'")
 
 
-def may_change(request: Request) -> None:
+def require_admin(request: Request) -> None:
     """Raises PermissionDenied where admin keys are set and the request has none of them."""
-    may_ask(request)
+    require_read(request)
     settings = runtime_of(request).settings
     if settings.admin_keys and not _has(request, settings.admin_keys):
         if not _given(request):

@@ -11,10 +11,10 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from manyhats import errors
-from manyhats.api.auth import may_ask
+from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
+from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.errors import describe
-from manyhats.api.hangup import unless_gone
 from manyhats.api.known_fields import FOLLOWED, add_parameter, reject_unsupported, translate
 from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
@@ -64,7 +64,7 @@ class _Route(APIRoute):
         return handle
 
 
-router = APIRouter(tags=["lorax"], route_class=_Route, dependencies=[Depends(may_ask)])
+router = APIRouter(tags=["lorax"], route_class=_Route, dependencies=[Depends(require_read)])
 
 
 _Alternatives = Annotated[StrictInt, Field(ge=0, le=20)]
@@ -162,7 +162,7 @@ def _inference(body: GenerateBody) -> InferenceRequest:
 
 async def _whole(request: Request, body: GenerateBody) -> dict[str, Any]:
     service = runtime_of(request).service
-    result = await unless_gone(request, service.predict(_inference(body)))
+    result = await cancel_on_disconnect(request, service.predict(_inference(body)))
     assert result.writing is not None
     (text,) = result.writing.streams
     tokenizer = service.backbone.tokenizer

@@ -9,10 +9,10 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic_core import to_json
 
-from manyhats.api.auth import may_ask
+from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
+from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.errors import describe
-from manyhats.api.hangup import unless_gone
 from manyhats.api.schemas import PredictBody, PredictManyBody, texts
 from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
@@ -24,7 +24,7 @@ from manyhats.serving.service import Service
 if TYPE_CHECKING:
     from manyhats.engine.stream import Delta
 
-router = APIRouter(prefix="/v1", tags=["predict"], dependencies=[Depends(may_ask)])
+router = APIRouter(prefix="/v1", tags=["predict"], dependencies=[Depends(require_read)])
 
 
 @router.post("/tasks/{task}/predict", openapi_extra=documented(PredictBody))
@@ -35,7 +35,7 @@ async def predict(task: str, request: Request) -> Response:
     inference = InferenceRequest(task, texts(body.inputs), body.parameters)
     if body.parameters.get("stream") is True:
         return await _stream(request, service, inference)
-    result = await unless_gone(request, service.predict(inference))
+    result = await cancel_on_disconnect(request, service.predict(inference))
     return await _json(response_body(result))
 
 
@@ -72,7 +72,7 @@ async def predict_many(request: Request) -> Response:
     count = sum(len(question.texts) for question in inferences)
     if count > limit:
         raise TooLarge(f"there are {count} inputs; at most {limit} in one call", param="requests")
-    answers = await unless_gone(request, runtime.service.predict_many(inferences))
+    answers = await cancel_on_disconnect(request, runtime.service.predict_many(inferences))
 
     def bodies() -> dict[str, Any]:
         return {"results": [_result(answer, one.task) for answer, one in zip(answers, inferences, strict=True)]}

@@ -12,7 +12,7 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from pydantic_core import to_json
 
-from manyhats.api.hangup import unless_gone
+from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.serving.inference import InferenceRequest, InferenceResponse
 from manyhats.serving.service import Service
 
@@ -48,7 +48,7 @@ async def stream(
     answer = asyncio.create_task(service.predict(replace(inference, listener=tell)))
     answer.add_done_callback(lambda _: queue.put_nowait(None))
     try:
-        first = await unless_gone(request, queue.get())
+        first = await cancel_on_disconnect(request, queue.get())
     except BaseException:
         answer.cancel()
         raise

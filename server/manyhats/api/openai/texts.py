@@ -6,10 +6,10 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from manyhats.api.auth import may_ask
+from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
+from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.errors import describe
-from manyhats.api.hangup import unless_gone
 from manyhats.api.openai.bodies import (
     CHAT_DEFAULTS,
     COMPLETION_DEFAULTS,
@@ -28,7 +28,7 @@ from manyhats.backbone import Text
 from manyhats.errors import InvalidRequest, NotFound
 from manyhats.serving.inference import InferenceRequest
 
-router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(may_ask)])
+router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(require_read)])
 
 
 @router.post("/completions", openapi_extra=documented(CompletionBody))
@@ -95,7 +95,7 @@ async def _answer(request: Request, body: Body, inference: InferenceRequest, for
     service = runtime_of(request).service
     try:
         if not body.stream:
-            result = await unless_gone(request, service.predict(inference))
+            result = await cancel_on_disconnect(request, service.predict(inference))
             return JSONResponse(
                 await to_thread.run_sync(form.whole, result)
             )  # of thousands of tokens it takes its time
