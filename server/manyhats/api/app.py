@@ -70,8 +70,14 @@ def create_app(runtime: Runtime) -> FastAPI:
         return Response(status_code=499)  # nobody reads it
 
     ours = (
-        predict.router, downloads.read_router, uploads.admin_router, tasks.read_router, tasks.admin_router, imports.router, operations.router,
-    )  # fmt: skip
+        predict.router,
+        downloads.read_router,
+        uploads.admin_router,
+        tasks.read_router,
+        tasks.admin_router,
+        imports.router,
+        operations.router,
+    )
     for router in (*ours, *openai.routers, lorax.router):
         app.include_router(router)
     return app

@@ -115,7 +115,7 @@ async def generate(request: Request) -> Response:
 @router.post("/generate_stream", openapi_extra=documented(GenerateBody))
 async def generate_stream(request: Request) -> Response:
     """Continues a prompt, token by token."""
-    return await _pieces(request, await parse(request, GenerateBody))
+    return await _stream(request, await parse(request, GenerateBody))
 
 
 @router.post("/", openapi_extra=documented(GenerateBody))
@@ -123,7 +123,7 @@ async def either(request: Request) -> Response:
     """As `stream` says; the answer in one piece stands in a list, as TGI has it."""
     body = await parse(request, GenerateBody)
     if body.stream:
-        return await _pieces(request, body)
+        return await _stream(request, body)
     return JSONResponse([await _whole(request, body)])
 
 
@@ -177,7 +177,7 @@ async def _whole(request: Request, body: GenerateBody) -> dict[str, Any]:
     return answer
 
 
-async def _pieces(request: Request, body: GenerateBody) -> Response:
+async def _stream(request: Request, body: GenerateBody) -> Response:
     """The last event has the whole text, and its token once more is not sent."""
     if body.asked.decoder_input_details:
         raise InvalidRequest("`decoder_input_details` is not supported in a stream", param="decoder_input_details")
@@ -194,7 +194,7 @@ async def _pieces(request: Request, body: GenerateBody) -> Response:
             told["top_tokens"] = _top_tokens(chosen, tokenizer, body.asked)
         return told
 
-    def pieces(delta: Delta) -> list[dict[str, Any]]:
+    def chunks(delta: Delta) -> list[dict[str, Any]]:
         ready = [event(*one) for one in held]
         held[:] = [(delta.chosen, delta.text)]
         return ready
@@ -210,7 +210,7 @@ async def _pieces(request: Request, body: GenerateBody) -> Response:
         request,
         service,
         _inference(body),
-        pieces=pieces,
+        chunks=chunks,
         end=end,
         failure=lambda error: _told(error)[1],
         done=False,

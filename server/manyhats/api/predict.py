@@ -17,7 +17,7 @@ from manyhats.api.schemas import PredictBody, PredictManyBody, texts
 from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
 from manyhats.errors import InvalidRequest, ManyhatsError, TooLarge
-from manyhats.serving.generation import told_tokens
+from manyhats.serving.generation import token_logprobs
 from manyhats.serving.inference import InferenceRequest, InferenceResponse
 from manyhats.serving.service import Service
 
@@ -42,13 +42,13 @@ async def predict(task: str, request: Request) -> Response:
 async def _stream(request: Request, service: Service, inference: InferenceRequest) -> Response:
     """One event for each token, then the whole answer, then `[DONE]`."""
 
-    def pieces(delta: Delta) -> list[dict[str, Any]]:
+    def chunks(delta: Delta) -> list[dict[str, Any]]:
         event: dict[str, Any] = {"input": delta.stream.prompt_index, "text": delta.text}
         if delta.stream.writing.each != 1:
             event["choice"] = delta.stream.index % delta.stream.writing.each
         event["tokens"] = [] if delta.chosen is None else [delta.chosen.token]
         if delta.chosen is not None and delta.chosen.logprob is not None:
-            event["logprobs"] = told_tokens([delta.chosen], service.backbone.tokenizer)
+            event["logprobs"] = token_logprobs([delta.chosen], service.backbone.tokenizer)
         event["finish_reason"] = delta.finished
         return [event]
 
@@ -56,7 +56,7 @@ async def _stream(request: Request, service: Service, inference: InferenceReques
         request,
         service,
         replace(inference, generates=True),
-        pieces=pieces,
+        chunks=chunks,
         end=lambda result: [response_body(result)],
         failure=lambda error: describe(error)[1],
     )

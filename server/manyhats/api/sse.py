@@ -29,12 +29,12 @@ async def stream(
     service: Service,
     inference: InferenceRequest,
     *,
-    pieces: Callable[[Delta], Events],
+    chunks: Callable[[Delta], Events],
     end: Callable[[InferenceResponse], Events],
     failure: Callable[[Exception], dict[str, Any]],
     done: bool = True,
 ) -> StreamingResponse:
-    """Asks, and sends what `pieces` makes of each token and `end` of the whole; then `[DONE]`, where `done` says so.
+    """Asks, and sends what `chunks` makes of each token and `end` of the whole; then `[DONE]`, where `done` says so.
 
     A failure before the first token is raised, so that it gets its status; a later one is an event made by `failure`.
     Who hangs up frees the place within one pass.
@@ -56,14 +56,14 @@ async def stream(
         await answer  # raises what went wrong
 
     async def events() -> AsyncIterator[bytes]:
-        begun: set[int] = set()
+        started_choices: set[int] = set()
         try:
             delta = first
             while delta is not None:
-                scored = delta.stream.scores is not None and delta.stream.index not in begun
-                begun.add(delta.stream.index)
+                scored = delta.stream.scores is not None and delta.stream.index not in started_choices
+                started_choices.add(delta.stream.index)
                 # what is told of a prompt's tokens may be much: no work for the event loop
-                for event in await to_thread.run_sync(_made, pieces, delta) if scored else pieces(delta):
+                for event in await to_thread.run_sync(_made, chunks, delta) if scored else chunks(delta):
                     yield _event(event)
                 delta = await queue.get()
             try:
@@ -82,8 +82,8 @@ async def stream(
     return StreamingResponse(events(), media_type="text/event-stream", headers=headers)
 
 
-def _made(pieces: Callable[[Delta], Events], delta: Delta) -> list[dict[str, Any]]:
-    return list(pieces(delta))
+def _made(chunks: Callable[[Delta], Events], delta: Delta) -> list[dict[str, Any]]:
+    return list(chunks(delta))
 
 
 def _event(body: dict[str, Any]) -> bytes:

@@ -18,7 +18,7 @@ from manyhats.engine.stream import Delta, Stream, Writing
 from manyhats.engine.text import TextWriter
 from manyhats.errors import InputTooLong, InvalidRequest
 from manyhats.methods.adapter import BoundAdapter
-from manyhats.serving.inputs import Notice
+from manyhats.serving.inputs import InputWarning
 from manyhats.serving.outputs import Answer
 from manyhats.serving.parameters import GenerateParameters
 from manyhats.serving.structured_output import grammar_of
@@ -65,7 +65,7 @@ class Generation:
 
     def open(
         self, asked: Asked, prompts: Sequence[tuple[str | None, Encoded]], parameters: GenerateParameters, places: int
-    ) -> tuple[Writing, list[Notice]]:
+    ) -> tuple[Writing, list[InputWarning]]:
         """The texts for some prompts, `parameters.n` for each, and what the caller should know about them.
 
         `prompts`: tokens, with the texts that they come from, or None where they were given as such. `places`: the most
@@ -73,7 +73,7 @@ class Generation:
         """
         self._check(parameters)
         constraints = self._constraints(asked, parameters)
-        notices: list[Notice] = []
+        warnings: list[InputWarning] = []
         streams: list[Stream] = []
         least = min(parameters.max_new_tokens, 1)
         for i, (_, encoded) in enumerate(prompts):
@@ -84,7 +84,7 @@ class Generation:
             if room < parameters.max_new_tokens:
                 wanted = parameters.max_new_tokens
                 why = f"max_new_tokens is {wanted}, but after input {i} there is room for {room} tokens"
-                notices.append(Notice(i, "max_new_tokens", why))
+                warnings.append(InputWarning(i, "max_new_tokens", why))
             for _ in range(parameters.n):
                 stream = self._stream(asked, prompt, room, parameters, len(streams), constraints)
                 stream.scores = scores
@@ -92,7 +92,7 @@ class Generation:
         writing = Writing(
             asked.task, asked.digest, streams, parameters.n, asked.priority, asked.listener, prompts=prompts
         )
-        return writing, notices
+        return writing, warnings
 
     def answers(self, writing: Writing, parameters: GenerateParameters) -> list[Answer]:
         """One for each prompt, the further texts of it under `choices`."""
@@ -204,7 +204,7 @@ class Generation:
                 )
 
 
-def told_tokens(chosen: Sequence[Chosen | Score], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+def token_logprobs(chosen: Sequence[Chosen | Score], tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """Each token with its logarithm of probability, and the likeliest in its place."""
     return [
         {
@@ -229,7 +229,7 @@ def _scored(scores: PromptScores, tokenizer: Tokenizer) -> list[dict[str, Any]]:
         if one is None:
             told.append({"token": token, "text": tokenizer.piece(token), "logprob": None, "rank": None, "top": []})
         else:
-            told += [known | {"rank": one.rank} for known in told_tokens([one], tokenizer)]
+            told += [known | {"rank": one.rank} for known in token_logprobs([one], tokenizer)]
     return told
 
 
@@ -240,7 +240,7 @@ def _answer(stream: Stream, parameters: GenerateParameters, tokenizer: Tokenizer
         "tokens": [chosen.token for chosen in stream.tokens],
     }
     if parameters.logprobs is not None:
-        answer["logprobs"] = told_tokens(stream.tokens, tokenizer)
+        answer["logprobs"] = token_logprobs(stream.tokens, tokenizer)
     if stream.scores is not None:
         answer["prompt_logprobs"] = _scored(stream.scores, tokenizer)
     return answer

@@ -15,7 +15,15 @@ from manyhats.methods.adapter import BARE, BoundAdapter
 from manyhats.registry.names import BASE
 from manyhats.registry.records import TaskSettings, Version
 from manyhats.serving.chat import PLAIN, ChatOptions, Message, chat_prompt
-from manyhats.serving.inputs import Notice, Prepared, PromptCut, check_texts, prepare, prepare_prompt, prepare_tokens
+from manyhats.serving.inputs import (
+    InputWarning,
+    Prepared,
+    PromptCut,
+    check_texts,
+    prepare,
+    prepare_prompt,
+    prepare_tokens,
+)
 from manyhats.serving.merged import MergedVersion
 from manyhats.serving.outputs import Answer
 from manyhats.serving.parameters import GenerateParameters, Parameters
@@ -57,7 +65,7 @@ class InferenceResponse:
     load_ms: float
     compute_ms: float
     batch: dict[str, Any]
-    warnings: list[Notice]
+    warnings: list[InputWarning]
     writing: Writing | None = None  # of a task that generates: the texts, token by token
 
 
@@ -72,7 +80,7 @@ class RequestState:
     asked: float
     adapter: BoundAdapter = BARE
     acquired: bool = False
-    wish: Future[BoundAdapter] | None = None  # for the adapter's slot
+    load_future: Future[BoundAdapter] | None = None  # for the adapter's slot
     load_ms: float = 0.0
     prepared: Prepared | None = None
     work: Work | Writing | None = None
@@ -90,7 +98,7 @@ class RequestState:
         return self.settings.overflow == "truncate" if truncate is None else truncate
 
     @property
-    def wearing(self) -> Version | None:
+    def effective_version(self) -> Version | None:
         """The version whose adapter acts; None for the bare backbone."""
         return self.merged or (None if self.version.task == BASE else self.version)
 

@@ -17,7 +17,7 @@ _MOST_FILLED = 32_000_000  # of all inputs of a call
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class InputWarning:
     """Something that the caller should know about one input. `input`: its index."""
 
     input: int
@@ -62,7 +62,7 @@ class Prepared:
 
     texts: list[Text]  # after the template
     encoded: list[Encoded]
-    warnings: list[Notice]
+    warnings: list[InputWarning]
 
     @property
     def tokens(self) -> int:
@@ -184,7 +184,7 @@ def _checked(
 ) -> Prepared:
     if cut is not None:
         encoded = [cut.apply(one) for one in encoded]
-    warnings: list[Notice] = []
+    warnings: list[InputWarning] = []
     for i, one in enumerate(encoded):
         length = one.full_length if cut is None else len(one.ids)
         if length <= max_tokens:
@@ -199,5 +199,7 @@ def _checked(
         if cut is not None:
             encoded[i] = replace(cut, tokens=max_tokens).apply(one)
             part = "last" if cut.side == "left" else "first"
-        warnings.append(Notice(i, "truncated", f"{told}; the answer is for its {part} {len(encoded[i].ids)} tokens"))
+        warnings.append(
+            InputWarning(i, "truncated", f"{told}; the answer is for its {part} {len(encoded[i].ids)} tokens")
+        )
     return Prepared(filled, encoded, warnings)

@@ -173,13 +173,13 @@ class Service:
     def _close(self, one: RequestState) -> None:
         if one.work is not None and (one.work.future.cancelled() or not one.work.future.done()):
             self.engine.cancel(one.work)
-        wearing = one.wearing
-        if one.acquired and wearing is not None:
-            self.residency.release(wearing)
-        elif one.wish is not None and not one.wish.cancel():
+        version_in_effect = one.effective_version
+        if one.acquired and version_in_effect is not None:
+            self.residency.release(version_in_effect)
+        elif one.load_future is not None and not one.load_future.cancel():
             # It came true while nobody waited for it any more.
-            given = wearing or one.version
-            one.wish.add_done_callback(lambda wish: _release_if_given(self.residency, given, wish))
+            given = version_in_effect or one.version
+            one.load_future.add_done_callback(lambda load: _release_if_given(self.residency, given, load))
         if one.merged is not None:
             for member in one.merged.members:
                 self._unpin(member)
@@ -202,16 +202,16 @@ class Service:
         waits: dict[int, asyncio.Future[BoundAdapter]] = {}
         ready: list[int] = []
         for i, one in pending.items():
-            wearing = one.wearing
-            if wearing is None:
+            version_in_effect = one.effective_version
+            if version_in_effect is None:
                 ready.append(i)
                 continue
-            wish = one.wish = self.residency.acquire(wearing)
-            if wish.done() and wish.exception() is None:
-                one.adapter, one.acquired = wish.result(), True
+            load = one.load_future = self.residency.acquire(version_in_effect)
+            if load.done() and load.exception() is None:
+                one.adapter, one.acquired = load.result(), True
                 ready.append(i)
             else:
-                waits[i] = asyncio.wrap_future(wish)
+                waits[i] = asyncio.wrap_future(load)
 
         async def later(i: int) -> None:
             one = pending[i]
@@ -252,7 +252,7 @@ class Service:
         waiting = [i for i in works if pending[i].work is not None]
         for i in waiting:
             try:
-                await _patiently(works[i], deadline, self.limits.timeout)
+                await _wait_for_progress(works[i], deadline, self.limits.timeout)
             except Exception as error:
                 answers[i] = _as_answer(error)
 
@@ -329,7 +329,7 @@ class Service:
         one.prepared = prompts_of(one, self.backbone.tokenizer, self._generation.vocabulary, longest)
         asked = Asked(
             one.version.task,
-            (one.wearing or one.version).sha256,
+            (one.effective_version or one.version).sha256,
             one.adapter,
             one.settings.priority,
             one.request.listener,
@@ -338,8 +338,8 @@ class Service:
         given = one.request.prompts is not None
         texts = [None if given else text.text for text in one.prepared.texts]
         prompts = list(zip(texts, one.prepared.encoded, strict=True))
-        one.work, notices = self._generation.open(asked, prompts, parameters, places)
-        one.prepared.warnings.extend(notices)
+        one.work, warnings = self._generation.open(asked, prompts, parameters, places)
+        one.prepared.warnings.extend(warnings)
 
     def _response(self, one: RequestState) -> InferenceResponse:
         assert one.prepared is not None
@@ -387,7 +387,7 @@ class Service:
         ]
 
 
-async def _patiently(work: Work | Writing, deadline: asyncio.Timeout, seconds: float) -> None:
+async def _wait_for_progress(work: Work | Writing, deadline: asyncio.Timeout, seconds: float) -> None:
     """Waits for the work. The deadline moves on as long as texts grow: they may take any time, but not stand still."""
     result: asyncio.Future[Any] = asyncio.wrap_future(work.future)
     if isinstance(work, Work):
@@ -414,6 +414,6 @@ def _as_answer(error: Exception) -> ManyhatsError:
     return EngineFailure("the server failed on this request; its log says why")
 
 
-def _release_if_given(residency: Residency, version: Version, wish: Future[BoundAdapter]) -> None:
-    if not wish.cancelled() and wish.exception() is None:
+def _release_if_given(residency: Residency, version: Version, load: Future[BoundAdapter]) -> None:
+    if not load.cancelled() and load.exception() is None:
         residency.release(version)

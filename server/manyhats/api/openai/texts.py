@@ -20,7 +20,7 @@ from manyhats.api.openai.bodies import (
     chat_parameters,
     completion_parameters,
 )
-from manyhats.api.openai.forms import Chat, Completions, Form
+from manyhats.api.openai.formatters import Chat, Completions, ResponseFormatter
 from manyhats.api.openai.models import task_of, unknown_model
 from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
@@ -47,8 +47,8 @@ async def completions(request: Request) -> Response:
         generates=True,
         names=given.names,
     )
-    form = Completions(body.model, request, echoes=bool(body.echo), prompt_logprobs=_prompt_logprobs(body))
-    return await _answer(request, body, inference, form)
+    formatter = Completions(body.model, request, echoes=bool(body.echo), prompt_logprobs=_prompt_logprobs(body))
+    return await _answer(request, body, inference, formatter)
 
 
 @router.post("/chat/completions", openapi_extra=documented(ChatBody))
@@ -91,21 +91,21 @@ def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> tuple[lis
     return [], [tokens] if tokens else [one for one in prompt if isinstance(one, list)]
 
 
-async def _answer(request: Request, body: Body, inference: InferenceRequest, form: Form) -> Response:
+async def _answer(request: Request, body: Body, inference: InferenceRequest, formatter: ResponseFormatter) -> Response:
     service = runtime_of(request).service
     try:
         if not body.stream:
             result = await cancel_on_disconnect(request, service.predict(inference))
             return JSONResponse(
-                await to_thread.run_sync(form.whole, result)
+                await to_thread.run_sync(formatter.whole, result)
             )  # of thousands of tokens it takes its time
         usage = bool(body.stream_options and body.stream_options.include_usage)
         return await stream(
             request,
             service,
             inference,
-            pieces=form.pieces,
-            end=lambda result: [form.last(result)] if usage else [],
+            chunks=formatter.chunks,
+            end=lambda result: [formatter.last(result)] if usage else [],
             failure=lambda error: describe(error)[1],
         )
     except NotFound:

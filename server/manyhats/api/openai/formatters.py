@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from manyhats.engine.stream import Delta, Stream
 
 
-class Form(ABC):
-    """The shape of answers, whole or in pieces.
+class ResponseFormatter(ABC):
+    """The shape of answers, whole or in chunks.
 
     `prompt_logprobs`: whether vLLM's values of the prompts' tokens are told.
     """
@@ -34,7 +34,7 @@ class Form(ABC):
         self.tokenizer = runtime_of(request).backbone.tokenizer
         self.prompt_logprobs = prompt_logprobs
         self.about = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
-        self.begun: set[int] = set()
+        self.started_choices: set[int] = set()
         self._writers: dict[int, TokenTexts] = {}  # of streams
 
     @abstractmethod
@@ -46,7 +46,7 @@ class Form(ABC):
         return self.about | {"object": self.chunk, "choices": [], "usage": _usage(result)}
 
     @abstractmethod
-    def pieces(self, delta: Delta) -> list[dict[str, Any]]:
+    def chunks(self, delta: Delta) -> list[dict[str, Any]]:
         """What one token adds."""
 
     def _writer(self, stream: Stream, offset: int = 0) -> TokenTexts:
@@ -56,7 +56,7 @@ class Form(ABC):
         return self.about | {"object": self.object, "choices": choices, "usage": _usage(result)}
 
 
-class Completions(Form):
+class Completions(ResponseFormatter):
     """A completion's. `echoes`: whether the prompts stand before the texts."""
 
     object = "text_completion"
@@ -88,11 +88,11 @@ class Completions(Form):
             choice["prompt_logprobs"] = prompt_logprobs(stream.scores, self.tokenizer)
         return choice
 
-    def pieces(self, delta: Delta) -> list[dict[str, Any]]:
+    def chunks(self, delta: Delta) -> list[dict[str, Any]]:
         stream, text = delta.stream, delta.text
         told = CompletionLogprobs() if stream.sampling.logprobs is not None else None
-        if stream.index not in self.begun:
-            self.begun.add(stream.index)
+        if stream.index not in self.started_choices:
+            self.started_choices.add(stream.index)
             echo, prompt = self._echo(stream)
             text = echo + text
             if told is not None:
@@ -135,7 +135,7 @@ class Completions(Form):
         return [stream.ended_by] if self.echoes and stream.ended_by is not None else []
 
 
-class Chat(Form):
+class Chat(ResponseFormatter):
     """A chat's."""
 
     object = "chat.completion"
@@ -158,11 +158,11 @@ class Chat(Form):
         message = {"role": "assistant", "content": stream.text.text}
         return {"index": stream.index, "message": message, "finish_reason": stream.finished, "logprobs": logprobs}
 
-    def pieces(self, delta: Delta) -> list[dict[str, Any]]:
+    def chunks(self, delta: Delta) -> list[dict[str, Any]]:
         events: list[Mapping[str, Any]] = []
         index = delta.stream.index
-        if index not in self.begun:
-            self.begun.add(index)
+        if index not in self.started_choices:
+            self.started_choices.add(index)
             self._writers[index] = self._writer(delta.stream)
             events.append({"delta": {"role": "assistant", "content": ""}, "finish_reason": None, "logprobs": None})
         told = delta.chosen is not None and delta.chosen.logprob is not None
