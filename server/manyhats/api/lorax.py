@@ -15,6 +15,7 @@ from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
 from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.errors import describe
+from manyhats.api.json_response import json_response
 from manyhats.api.known_fields import FOLLOWED, add_parameter, reject_unsupported, translate
 from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
@@ -109,7 +110,7 @@ class GenerateBody(BaseModel):
 async def generate(request: Request) -> Response:
     """Continues a prompt."""
     body = await parse(request, GenerateBody)
-    return JSONResponse(await _whole(request, body))
+    return await _answer(request, body)
 
 
 @router.post("/generate_stream", openapi_extra=documented(GenerateBody))
@@ -124,7 +125,7 @@ async def either(request: Request) -> Response:
     body = await parse(request, GenerateBody)
     if body.stream:
         return await _stream(request, body)
-    return JSONResponse([await _whole(request, body)])
+    return await _answer(request, body, listed=True)
 
 
 def _inference(body: GenerateBody) -> InferenceRequest:
@@ -160,12 +161,20 @@ def _inference(body: GenerateBody) -> InferenceRequest:
     return InferenceRequest(p.adapter_id or BASE, [Text(body.inputs)], given, generates=True, names=names)
 
 
-async def _whole(request: Request, body: GenerateBody) -> dict[str, Any]:
+async def _answer(request: Request, body: GenerateBody, *, listed: bool = False) -> Response:
     service = runtime_of(request).service
     result = await cancel_on_disconnect(request, service.predict(_inference(body)))
+
+    def whole() -> Any:
+        answer = _whole(result, body, service.backbone.tokenizer)
+        return [answer] if listed else answer
+
+    return await json_response(whole, result.size)
+
+
+def _whole(result: InferenceResponse, body: GenerateBody, tokenizer: Tokenizer) -> dict[str, Any]:
     assert result.writing is not None
     (text,) = result.writing.streams
-    tokenizer = service.backbone.tokenizer
     answer: dict[str, Any] = {"generated_text": _full(body, text)}
     if body.asked.details:
         answer["details"] = _details(result, text, body) | {

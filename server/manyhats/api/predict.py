@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic_core import to_json
 
 from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
 from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.errors import describe
+from manyhats.api.json_response import json_response
 from manyhats.api.schemas import PredictBody, PredictManyBody, texts
 from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
@@ -23,6 +22,8 @@ from manyhats.serving.service import Service
 
 if TYPE_CHECKING:
     from manyhats.engine.stream import Delta
+
+_ERROR = 8  # values: the cost of an answer that is an error
 
 router = APIRouter(prefix="/v1", tags=["predict"], dependencies=[Depends(require_read)])
 
@@ -36,7 +37,7 @@ async def predict(task: str, request: Request) -> Response:
     if body.parameters.get("stream") is True:
         return await _stream(request, service, inference)
     result = await cancel_on_disconnect(request, service.predict(inference))
-    return await _json(response_body(result))
+    return await json_response(lambda: response_body(result), result.size)
 
 
 async def _stream(request: Request, service: Service, inference: InferenceRequest) -> Response:
@@ -77,7 +78,8 @@ async def predict_many(request: Request) -> Response:
     def bodies() -> dict[str, Any]:
         return {"results": [_result(answer, one.task) for answer, one in zip(answers, inferences, strict=True)]}
 
-    return await _json(await to_thread.run_sync(bodies))
+    size = sum(answer.size if isinstance(answer, InferenceResponse) else _ERROR for answer in answers)
+    return await json_response(bodies, size)
 
 
 def _inferences(body: PredictManyBody) -> list[InferenceRequest]:
@@ -123,8 +125,3 @@ def response_body(result: InferenceResponse) -> dict[str, Any]:
     if result.warnings:
         body["warnings"] = [{"input": w.input, "code": w.code, "message": w.message} for w in result.warnings]
     return body
-
-
-async def _json(body: dict[str, Any]) -> Response:
-    """Serialised beside the event loop: embeddings of every token can be megabytes."""
-    return Response(await to_thread.run_sync(to_json, body), media_type="application/json")

@@ -25,6 +25,7 @@ from manyhats.serving.structured_output import grammar_of
 
 _LONGEST_WORD = 1000  # tokens of a bad word
 
+_LOGPROB = 32  # what a token with its text and value costs, in numbers
 _LOG_OF_NOTHING = -9999.0
 
 
@@ -202,6 +203,17 @@ class Generation:
                 raise InvalidRequest(
                     f"{name} names the token {strange}; the backbone has 0 to {self.vocabulary - 1}", param=name
                 )
+
+
+def rendering_cost_of_texts(writing: Writing) -> int:
+    """Roughly how many values are gone through to answer with some texts; see `outputs.rendering_cost`."""
+    cost = 0
+    for stream in writing.streams:
+        told = stream.sampling.logprobs
+        cost += len(stream.tokens) * (1 if told is None else _LOGPROB * (2 + told))
+        if stream.scores is not None:
+            cost += len(stream.prompt) * _LOGPROB
+    return cost
 
 
 def token_logprobs(chosen: Sequence[Chosen | Score], tokenizer: Tokenizer) -> list[dict[str, Any]]:

@@ -20,13 +20,17 @@ from manyhats.serving.inputs import (
     Prepared,
     PromptCut,
     check_texts,
+    filled_size,
     prepare,
     prepare_prompt,
     prepare_tokens,
 )
 from manyhats.serving.merged import MergedVersion
 from manyhats.serving.outputs import Answer
-from manyhats.serving.parameters import GenerateParameters, Parameters
+from manyhats.serving.parameters import EmbedParameters, GenerateParameters, Parameters
+
+LARGE = 1 << 62  # of a cost
+_SEQUENCE = 32  # what each sequence costs besides its characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class InferenceResponse:
     compute_ms: float
     batch: dict[str, Any]
     warnings: list[InputWarning]
+    size: int  # roughly how many values it holds: what rendering it costs
     writing: Writing | None = None  # of a task that generates: the texts, token by token
 
 
@@ -96,6 +101,28 @@ class RequestState:
         """Whether an input that is too long is cut, which the answer says."""
         truncate = self.parameters.truncate
         return self.settings.overflow == "truncate" if truncate is None else truncate
+
+    @property
+    def preparing_cost(self) -> int:
+        """Roughly how many characters are gone through to make its tokens; `LARGE` for what waits or compiles."""
+        request = self.request
+        if request.chat is not None:  # rendered in a process beside, which is waited for
+            return LARGE
+        sequences = 1
+        if isinstance(self.parameters, GenerateParameters):
+            if self.parameters.compiles:
+                return LARGE
+            sequences = self.parameters.n
+        prompt = ""
+        if isinstance(self.parameters, EmbedParameters):
+            named = (self.settings.prompts or {}).values()
+            prompt = max([self.parameters.prompt or "", *named], key=len)
+        inputs = len(request.texts) + len(request.prompts or ())
+        return (
+            sum(len(prompt) + filled_size(self.settings.template, text) for text in request.texts)
+            + sum(map(len, request.prompts or ()))
+            + inputs * sequences * _SEQUENCE
+        )
 
     @property
     def effective_version(self) -> Version | None:

@@ -95,14 +95,21 @@ def fill_template(template: str | None, text: Text) -> Text:
     return Text(filled, None if "{text_pair}" in template else text.pair)
 
 
+def filled_size(template: str | None, text: Text) -> int:
+    """How many characters a text has in the template; nothing is filled for that."""
+    own, pair = len(text.text), len(text.pair or "")
+    if template is None:
+        return own + pair
+    return len(template) + template.count("{text}") * own + template.count("{text_pair}") * pair
+
+
 def check_filled(template: str | None, texts: Sequence[Text]) -> None:
     """Raises InputTooLong where the template would make far too much of the texts; nothing is filled for that."""
     if template is None:
         return
-    whole, pairs = template.count("{text}"), template.count("{text_pair}")
     total = 0
     for i, text in enumerate(texts):
-        size = len(template) + whole * len(text.text) + pairs * len(text.pair or "")
+        size = filled_size(template, text)
         total += size
         if size > _LONGEST_FILLED or total > _MOST_FILLED:
             told = (

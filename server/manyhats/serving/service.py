@@ -12,10 +12,8 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any
 
 import numpy as np
-from anyio import to_thread
 
 from manyhats.backbone import Backbone
 from manyhats.engine.engine import Engine
@@ -29,9 +27,10 @@ from manyhats.registry.records import TaskSettings, Version
 from manyhats.registry.registry import Registry
 from manyhats.registry.residency import Residency
 from manyhats.serving.base import BaseTask
+from manyhats.serving.dispatch import Dispatcher
 from manyhats.serving.embedding import prepare_embeddings, settings_of_base, with_backbone, with_pooling
 from manyhats.serving.fills import fill_answer, mask_places
-from manyhats.serving.generation import Asked, Generation
+from manyhats.serving.generation import Asked, Generation, rendering_cost_of_texts
 from manyhats.serving.inference import (
     InferenceRequest,
     InferenceResponse,
@@ -42,7 +41,7 @@ from manyhats.serving.inference import (
 )
 from manyhats.serving.inputs import Prepared, prepare
 from manyhats.serving.merged import FIELD, MergeBody, MergedVersion, open_merged, parse
-from manyhats.serving.outputs import Answer, render
+from manyhats.serving.outputs import Answer, render, rendering_cost
 from manyhats.serving.parameters import (
     ClassifyParameters,
     EmbedParameters,
@@ -51,11 +50,9 @@ from manyhats.serving.parameters import (
     of_one_label,
     parse_parameters,
 )
-from manyhats.serving.threads import in_thread, tokenising_limit
+from manyhats.serving.threads import SMALL_OUTPUT, SMALL_REQUESTS, SMALL_TEXT, at_once_if, tokenising_limit
 
 logger = logging.getLogger(__name__)
-
-_AT_ONCE = 8  # requests that are looked up on the event loop itself
 
 
 class Service:
@@ -69,6 +66,7 @@ class Service:
         self.residency = residency
         self.engine = engine
         self.limits = limits
+        self.dispatcher = Dispatcher()
         self._tokenising = tokenising_limit()
         self._base = BaseTask(backbone)
         self._generation = Generation(backbone, engine.generator) if engine.generator is not None else None
@@ -96,11 +94,7 @@ class Service:
 
         try:
             async with asyncio.timeout(self.limits.timeout) as deadline:
-                # Many requests, each perhaps with a search for the nearest name, are no work for the event loop.
-                if len(requests) <= _AT_ONCE:
-                    open_all()
-                else:
-                    await to_thread.run_sync(open_all, abandon_on_cancel=False)
+                await at_once_if(len(requests) <= SMALL_REQUESTS, open_all)
                 await self._answer(pending, answers, deadline)
         except TimeoutError:
             late = DeadlineExceeded(f"no answer within {self.limits.timeout:g} s")
@@ -224,6 +218,9 @@ class Service:
             one.load_ms = (time.monotonic() - one.asked) * 1000
             await self._run([i], pending, answers, deadline)
 
+        if not waits:
+            await self._run(ready, pending, answers, deadline)
+            return
         async with asyncio.TaskGroup() as group:
             if ready:
                 group.create_task(self._run(ready, pending, answers, deadline))
@@ -244,7 +241,8 @@ class Service:
                 except Exception as error:
                     answers[i] = _as_answer(error)
 
-        await in_thread(self._tokenising, tokenise)
+        cost = sum(pending[i].preparing_cost for i in indices)
+        await at_once_if(cost <= SMALL_TEXT, tokenise, self._tokenising)
         works = {i: work for i in indices if (work := pending[i].work) is not None}
         for i, error in self._submit(works).items():
             answers[i] = error
@@ -252,7 +250,7 @@ class Service:
         waiting = [i for i in works if pending[i].work is not None]
         for i in waiting:
             try:
-                await _wait_for_progress(works[i], deadline, self.limits.timeout)
+                await self._wait(works[i], deadline)
             except Exception as error:
                 answers[i] = _as_answer(error)
 
@@ -264,7 +262,31 @@ class Service:
                     except Exception as error:
                         answers[i] = _as_answer(error)
 
-        await to_thread.run_sync(finish, abandon_on_cancel=False)
+        cost = sum(self._rendering_cost(pending[i]) for i in waiting if answers[i] is None)
+        await at_once_if(cost <= SMALL_OUTPUT, finish)
+
+    async def _wait(self, work: Work | Writing, deadline: asyncio.Timeout) -> None:
+        """Until the work is done. The deadline moves on as long as texts grow: they may take any time, but not stand
+        still. Raises what the work failed with."""
+        if isinstance(work, Writing):
+            await self._wait_for_progress(work, deadline)
+        else:
+            await self.dispatcher.wait(work.future)
+        work.future.result()
+
+    async def _wait_for_progress(self, work: Writing, deadline: asyncio.Timeout) -> None:
+        loop, seconds = asyncio.get_running_loop(), self.limits.timeout
+        done = asyncio.ensure_future(self.dispatcher.wait(work.future))
+        grown = -1
+        try:
+            while not done.done():
+                if work.output_tokens > grown:
+                    grown = work.output_tokens
+                    deadline.reschedule(loop.time() + seconds)
+                await asyncio.wait({done}, timeout=seconds / 4)
+        finally:
+            done.cancel()
+        deadline.reschedule(loop.time() + seconds)
 
     def _submit(self, works: dict[int, Work | Writing]) -> dict[int, ManyhatsError]:
         """All together, or where they do not all fit in the queues, as many as do."""
@@ -364,8 +386,15 @@ class Service:
                 "methods": list(work.batch.methods),
             },
             warnings=one.prepared.warnings,
+            size=self._rendering_cost(one),
             writing=writing,
         )
+
+    def _rendering_cost(self, one: RequestState) -> int:
+        if isinstance(one.work, Writing):
+            return rendering_cost_of_texts(one.work)
+        assert one.work is not None
+        return sum(rendering_cost(one.parameters, output) for output in one.work.future.result())
 
     def _outputs(self, one: RequestState, prepared: Prepared, work: Work | Writing) -> list[Answer]:
         parameters = one.parameters
@@ -385,25 +414,6 @@ class Service:
             render(one.kind, output, parameters, labels=one.settings.labels, text=text, encoded=encoded)
             for output, text, encoded in zip(computed, prepared.texts, prepared.encoded, strict=True)
         ]
-
-
-async def _wait_for_progress(work: Work | Writing, deadline: asyncio.Timeout, seconds: float) -> None:
-    """Waits for the work. The deadline moves on as long as texts grow: they may take any time, but not stand still."""
-    result: asyncio.Future[Any] = asyncio.wrap_future(work.future)
-    if isinstance(work, Work):
-        await result
-        return
-    loop = asyncio.get_running_loop()
-    grown = -1
-    while True:
-        if work.output_tokens > grown:
-            grown = work.output_tokens
-            deadline.reschedule(loop.time() + seconds)
-        done, _ = await asyncio.wait({result}, timeout=seconds / 4)
-        if done:
-            break
-    deadline.reschedule(loop.time() + seconds)
-    result.result()
 
 
 def _as_answer(error: Exception) -> ManyhatsError:

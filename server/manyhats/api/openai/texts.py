@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from anyio import to_thread
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import JSONResponse
 
 from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
 from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.errors import describe
+from manyhats.api.json_response import json_response
 from manyhats.api.openai.bodies import (
     CHAT_DEFAULTS,
     COMPLETION_DEFAULTS,
@@ -96,9 +95,7 @@ async def _answer(request: Request, body: Body, inference: InferenceRequest, for
     try:
         if not body.stream:
             result = await cancel_on_disconnect(request, service.predict(inference))
-            return JSONResponse(
-                await to_thread.run_sync(formatter.whole, result)
-            )  # of thousands of tokens it takes its time
+            return await json_response(lambda: formatter.whole(result), result.size)
         usage = bool(body.stream_options and body.stream_options.include_usage)
         return await stream(
             request,
