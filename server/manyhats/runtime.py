@@ -110,6 +110,7 @@ class Runtime:
         self._scan_failed = ""  # why the last look for copied adapters failed
         self._watching: asyncio.Task[None] | None = None
         self.engine.on_batch = self.metrics.batch
+        self.engine.step_scope = self.service.dispatcher.one_wake_up
         self.residency.on_load = lambda version, seconds: self.metrics.loaded(seconds)
         self.service.on_answer = self.metrics.answered
 

@@ -1,4 +1,4 @@
-"""Stops work for clients that have hung up."""
+"""Stops work for clients that have disconnected."""
 
 from __future__ import annotations
 
@@ -16,22 +16,34 @@ class ClientDisconnected(Exception):
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Runs `work`, and cancels it as soon as the client hangs up. The body must have been read.
+    """Runs `work` in the caller's own task, and cancels it as soon as the client disconnects. The body must have been
+    read.
 
     Raises ClientDisconnected where that happened.
     """
-    answer = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_wait_for_disconnect(request))
+    task = asyncio.current_task()
+    assert task is not None
+    gone = over = False
+
+    def cancel(watcher: asyncio.Task[None]) -> None:
+        nonlocal gone
+        if over or watcher.cancelled():
+            return
+        gone = True
+        watcher.exception()  # a connection that cannot be read any more is gone too
+        task.cancel()
+
+    watcher = asyncio.ensure_future(_wait_for_disconnect(request))
+    watcher.add_done_callback(cancel)
     try:
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
-            return answer.result()
-        answer.cancel()
-        await asyncio.wait({answer})
-        raise ClientDisconnected
+        return await work
+    except asyncio.CancelledError:
+        if gone and task.uncancel() == 0:
+            raise ClientDisconnected from None
+        raise
     finally:
-        gone.cancel()
-        answer.cancel()
+        over = True
+        watcher.cancel()
 
 
 async def _wait_for_disconnect(request: Request) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -42,6 +43,8 @@ class Engine:
         self._stopping = False
         self._ids = itertools.count(1)
         self._thread = threading.Thread(target=self._loop, name="model", daemon=True)
+        # What the end of a pass gives to others: all of it together.
+        self.step_scope: Callable[[], AbstractContextManager[None]] = nullcontext
         self.on_batch: Callable[[BatchReport], None] = lambda report: None
 
     def start(self) -> None:
@@ -150,7 +153,8 @@ class Engine:
             adapters = [(stream.writing, stream.adapter) for stream, _ in turn]
             self._report(adapters, sum(count for _, count in turn), begin)
 
-        self.generator.advance(turn, report)
+        with self.step_scope():
+            self.generator.advance(turn, report)
 
     def _step(self, batch: list[Item]) -> None:
         batch = in_batch_order(batch, lambda item: item.row.adapter)
@@ -164,12 +168,13 @@ class Engine:
             self._step_apart(batch, error)
             return
         self._report([(item.work, item.row.adapter) for item in batch], sum(item.tokens for item in batch), begin)
-        for item, output in zip(batch, outputs, strict=True):
-            work = item.work
-            work.outputs[item.index] = output
-            work.left -= 1
-            if not work.left:
-                _finish(work)
+        with self.step_scope():
+            for item, output in zip(batch, outputs, strict=True):
+                work = item.work
+                work.outputs[item.index] = output
+                work.left -= 1
+                if not work.left:
+                    _finish(work)
 
     def _report(self, adapters: Sequence[tuple[Work | Writing, BoundAdapter]], tokens: int, begin: float) -> None:
         """Tells of a pass, and every work in it. `adapters`: by sequence, its work and the adapter that it wore."""

@@ -62,14 +62,15 @@ class Dispatcher:
         """Until `future` is done, whatever came of it."""
         if future.done():
             return
-        self.attach()
         done = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda _: self.post(_settle, done))
         await done
 
     def _wake(self) -> None:
         with self._lock:
-            if self._woken or not self._calls or self._loop is None or self._loop.is_closed():
+            if self._loop is None or self._loop.is_closed():  # and nobody waits
+                self._calls.clear()
+            if self._loop is None or self._woken or not self._calls:
                 return
             self._woken = True
             self.wake_ups += 1

@@ -57,7 +57,7 @@ def rendering_cost(parameters: Parameters, output: Array) -> int:
     A token becomes an object of several fields, and of a span's logits a table is made of every start and end.
     """
     if isinstance(parameters, TokensParameters):
-        return len(output) * (output.shape[-1] + _FIELDS_OF_TOKEN)
+        return len(output) * (int(output.shape[-1]) + _FIELDS_OF_TOKEN)
     if isinstance(parameters, SpanParameters):
         return len(output) ** 2
     return int(output.size)

@@ -82,6 +82,7 @@ class Service:
     async def predict_many(self, requests: Sequence[InferenceRequest]) -> list[InferenceResponse | ManyhatsError]:
         """Requests of any tasks, batched together. A request's failure stands in its own place."""
         begin = time.monotonic()
+        self.dispatcher.attach()
         answers: list[InferenceResponse | ManyhatsError | None] = [None] * len(requests)
         pending: dict[int, RequestState] = {}
 
