@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
@@ -20,15 +20,13 @@ from manyhats.api.known_fields import FOLLOWED, add_parameter, reject_unsupporte
 from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text, Tokenizer
+from manyhats.core.sampling_params import SampledToken
+from manyhats.core.sequence import Delta, Sequence
 from manyhats.errors import InvalidRequest, ManyhatsError
 from manyhats.registry.names import BASE
-from manyhats.serving.generation import finite
+from manyhats.serving.generation import finite, scores_of, text_of
 from manyhats.serving.inference import InferenceRequest, InferenceResponse
 from manyhats.serving.merged import FIELD
-
-if TYPE_CHECKING:
-    from manyhats.engine.sampling import Chosen
-    from manyhats.engine.stream import Delta, Stream
 
 # Exception, status, `error_type`: LoRAX's clients go by the last. The first that fits holds.
 _KINDS: tuple[tuple[type[Exception], int, str], ...] = (
@@ -173,16 +171,19 @@ async def _answer(request: Request, body: GenerateBody, *, listed: bool = False)
 
 
 def _whole(result: InferenceResponse, body: GenerateBody, tokenizer: Tokenizer) -> dict[str, Any]:
-    assert result.writing is not None
-    (text,) = result.writing.streams
-    answer: dict[str, Any] = {"generated_text": _full(body, text)}
+    (sequence,) = result.sequences
+    answer: dict[str, Any] = {"generated_text": _full(body, sequence)}
     if body.asked.details:
-        answer["details"] = _details(result, text, body) | {
-            "prefill": _prefill(text, tokenizer),
-            "tokens": [_token(chosen, tokenizer.piece(chosen.token), tokenizer, body.asked) for chosen in text.tokens],
+        answer["details"] = _details(result, sequence, body) | {
+            "prefill": _prefill(sequence, tokenizer),
+            "tokens": [
+                _token(sampled, tokenizer.piece(sampled.token), tokenizer, body.asked) for sampled in sequence.shown
+            ],
         }
         if body.asked.top_n_tokens:
-            answer["details"]["top_tokens"] = [_top_tokens(chosen, tokenizer, body.asked) for chosen in text.tokens]
+            answer["details"]["top_tokens"] = [
+                _top_tokens(sampled, tokenizer, body.asked) for sampled in sequence.shown
+            ]
     return answer
 
 
@@ -192,28 +193,27 @@ async def _stream(request: Request, body: GenerateBody) -> Response:
         raise InvalidRequest("`decoder_input_details` is not supported in a stream", param="decoder_input_details")
     service = runtime_of(request).service
     tokenizer = service.backbone.tokenizer
-    held: list[tuple[Chosen | None, str]] = []  # the event of a token waits for the next: the last one tells more
+    held: list[tuple[SampledToken | None, str]] = []  # the event of a token waits for the next: the last one tells more
 
-    def event(chosen: Chosen | None, text: str) -> dict[str, Any]:
+    def event(sampled: SampledToken | None, text: str) -> dict[str, Any]:
         token = {"id": 0, "text": text, "logprob": 0.0, "special": True}
-        if chosen is not None:
-            token = _token(chosen, text, tokenizer, body.asked)
+        if sampled is not None:
+            token = _token(sampled, text, tokenizer, body.asked)
         told: dict[str, Any] = {"token": token, "generated_text": None, "details": None}
-        if chosen is not None and body.asked.top_n_tokens:
-            told["top_tokens"] = _top_tokens(chosen, tokenizer, body.asked)
+        if sampled is not None and body.asked.top_n_tokens:
+            told["top_tokens"] = _top_tokens(sampled, tokenizer, body.asked)
         return told
 
     def chunks(delta: Delta) -> list[dict[str, Any]]:
         ready = [event(*one) for one in held]
-        held[:] = [(delta.chosen, delta.text)]
+        held[:] = [(delta.token, delta.text)]
         return ready
 
     def end(result: InferenceResponse) -> list[dict[str, Any]]:
-        assert result.writing is not None
-        (text,) = result.writing.streams
+        (sequence,) = result.sequences
         last = event(*held[0]) if held else event(None, "")
-        details = _details(result, text, body) if body.asked.details else None
-        return [last | {"generated_text": _full(body, text), "details": details}]
+        details = _details(result, sequence, body) if body.asked.details else None
+        return [last | {"generated_text": _full(body, sequence), "details": details}]
 
     return await stream(
         request,
@@ -226,12 +226,14 @@ async def _stream(request: Request, body: GenerateBody) -> Response:
     )
 
 
-def _full(body: GenerateBody, text: Stream) -> str:
-    return (body.inputs if body.asked.return_full_text else "") + text.text.text
+def _full(body: GenerateBody, sequence: Sequence) -> str:
+    return (body.inputs if body.asked.return_full_text else "") + text_of(sequence).text
 
 
-def _details(result: InferenceResponse, text: Stream, body: GenerateBody) -> dict[str, Any]:
-    reason = "length" if text.finished == "length" else "stop_sequence" if text.text.stop else "eos_token"
+def _details(result: InferenceResponse, sequence: Sequence, body: GenerateBody) -> dict[str, Any]:
+    reason = (
+        "length" if sequence.finish_reason == "length" else "stop_sequence" if text_of(sequence).stop else "eos_token"
+    )
     return {
         "finish_reason": reason,
         "prompt_tokens": result.input_tokens,
@@ -240,28 +242,29 @@ def _details(result: InferenceResponse, text: Stream, body: GenerateBody) -> dic
     }
 
 
-def _prefill(text: Stream, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+def _prefill(sequence: Sequence, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """The prompt's tokens, where they are asked; the first has no value."""
-    if text.scores is None:
+    scores = scores_of(sequence)
+    if scores is None:
         return []
-    known = zip(text.scores.prompt, text.scores.scores, strict=True)
+    known = zip(scores.prompt, scores.scores, strict=True)
     return [
         {"id": t, "text": tokenizer.piece(t), "logprob": None if one is None else finite(one.logprob)}
         for t, one in known
     ]
 
 
-def _token(chosen: Chosen, text: str, tokenizer: Tokenizer, asked: Parameters) -> dict[str, Any]:
-    token: dict[str, Any] = {"id": chosen.token, "text": text, "logprob": chosen.logprob, "special": False}
-    if asked.return_k_alternatives and chosen.top:
-        token["alternative_tokens"] = _alternatives(chosen, asked.return_k_alternatives, tokenizer)
+def _token(sampled: SampledToken, text: str, tokenizer: Tokenizer, asked: Parameters) -> dict[str, Any]:
+    token: dict[str, Any] = {"id": sampled.token, "text": text, "logprob": sampled.logprob, "special": False}
+    if asked.return_k_alternatives and sampled.top:
+        token["alternative_tokens"] = _alternatives(sampled, asked.return_k_alternatives, tokenizer)
     return token
 
 
-def _top_tokens(chosen: Chosen, tokenizer: Tokenizer, asked: Parameters) -> list[dict[str, Any]]:
+def _top_tokens(sampled: SampledToken, tokenizer: Tokenizer, asked: Parameters) -> list[dict[str, Any]]:
     """TGI's form of the likeliest tokens in one's place."""
-    return [one | {"special": False} for one in _alternatives(chosen, asked.top_n_tokens or 0, tokenizer)]
+    return [one | {"special": False} for one in _alternatives(sampled, asked.top_n_tokens or 0, tokenizer)]
 
 
-def _alternatives(chosen: Chosen, most: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    return [{"id": t, "text": tokenizer.piece(t), "logprob": value} for t, value in chosen.top[:most]]
+def _alternatives(sampled: SampledToken, most: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    return [{"id": t, "text": tokenizer.piece(t), "logprob": value} for t, value in sampled.top[:most]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -15,13 +15,11 @@ from manyhats.api.json_response import json_response
 from manyhats.api.schemas import PredictBody, PredictManyBody, texts
 from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
+from manyhats.core.sequence import Delta
 from manyhats.errors import InvalidRequest, ManyhatsError, TooLarge
 from manyhats.serving.generation import token_logprobs
 from manyhats.serving.inference import InferenceRequest, InferenceResponse
 from manyhats.serving.service import Service
-
-if TYPE_CHECKING:
-    from manyhats.engine.stream import Delta
 
 _ERROR = 8  # values: the cost of an answer that is an error
 
@@ -44,13 +42,13 @@ async def _stream(request: Request, service: Service, inference: InferenceReques
     """One event for each token, then the whole answer, then `[DONE]`."""
 
     def chunks(delta: Delta) -> list[dict[str, Any]]:
-        event: dict[str, Any] = {"input": delta.stream.prompt_index, "text": delta.text}
-        if delta.stream.writing.each != 1:
-            event["choice"] = delta.stream.index % delta.stream.writing.each
-        event["tokens"] = [] if delta.chosen is None else [delta.chosen.token]
-        if delta.chosen is not None and delta.chosen.logprob is not None:
-            event["logprobs"] = token_logprobs([delta.chosen], service.backbone.tokenizer)
-        event["finish_reason"] = delta.finished
+        event: dict[str, Any] = {"input": delta.sequence.prompt_index, "text": delta.text}
+        if delta.sequence.request.each != 1:
+            event["choice"] = delta.sequence.index % delta.sequence.request.each
+        event["tokens"] = [] if delta.token is None else [delta.token.token]
+        if delta.token is not None and delta.token.logprob is not None:
+            event["logprobs"] = token_logprobs([delta.token], service.backbone.tokenizer)
+        event["finish_reason"] = delta.finish_reason
         return [event]
 
     return await stream(

@@ -6,19 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 from pydantic_core import to_json
 
 from manyhats.api.disconnect import cancel_on_disconnect
+from manyhats.core.sequence import Delta
 from manyhats.serving.inference import InferenceRequest, InferenceResponse
 from manyhats.serving.service import Service
 from manyhats.serving.threads import SMALL_OUTPUT, at_once_if
-
-if TYPE_CHECKING:
-    from manyhats.engine.stream import Delta
 
 _EVENT = 32  # values: the cost of an event
 
@@ -99,7 +97,7 @@ async def stream(
             deltas = first
             while deltas:
                 # what is told of a prompt's tokens may be much: no work for the event loop
-                new = {delta.stream.index for delta in deltas if delta.stream.scores is not None} - started_choices
+                new = {delta.sequence.index for delta in deltas if delta.sequence.scores is not None} - started_choices
                 started_choices |= new
                 small = not new and len(deltas) * _EVENT <= SMALL_OUTPUT
                 if data := await at_once_if(small, partial(written, deltas)):

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from manyhats.backbone import Text, Tokenizer
-from manyhats.engine.stream import Delta, Writing
-from manyhats.engine.work import Work
+from manyhats.core.sequence import Delta, Request
+from manyhats.core.sequence import Sequence as TokenSequence
 from manyhats.errors import InvalidRequest, TooLarge
 from manyhats.methods.adapter import BARE, BoundAdapter
 from manyhats.registry.names import BASE
@@ -40,7 +40,7 @@ class InferenceRequest:
     In place of `texts`, for a task that generates: `chat`, a conversation that its template makes a prompt of, or
     `prompts`, tokens as they are. `defaults`: parameters that hold where neither the task nor the request says
     otherwise. `generates`: the caller can read texts alone. `names`: what the caller calls a parameter, for messages.
-    `listener` is told of every token, in the model's thread.
+    `listener` is told of every token, in the detokenizer's thread.
     """
 
     task: str
@@ -71,7 +71,7 @@ class InferenceResponse:
     batch: dict[str, Any]
     warnings: list[InputWarning]
     size: int  # roughly how many values it holds: what rendering it costs
-    writing: Writing | None = None  # of a task that generates: the texts, token by token
+    sequences: Sequence[TokenSequence] = ()  # of a task that generates: the texts, token by token
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ class RequestState:
     load_future: Future[BoundAdapter] | None = None  # for the adapter's slot
     load_ms: float = 0.0
     prepared: Prepared | None = None
-    work: Work | Writing | None = None
+    engine_request: Request | None = None
     merged: MergedVersion | None = None  # what acts in the version's place
 
     @property

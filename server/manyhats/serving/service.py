@@ -9,17 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-import numpy as np
-
 from manyhats.backbone import Backbone
+from manyhats.core.sequence import Request
 from manyhats.engine.engine import Engine
-from manyhats.engine.forward import Row
-from manyhats.engine.stream import Writing
-from manyhats.engine.work import Work
 from manyhats.errors import DeadlineExceeded, EngineFailure, InvalidRequest, ManyhatsError, NotFound, Overloaded
 from manyhats.methods.adapter import BoundAdapter
 from manyhats.registry.names import BASE
@@ -28,28 +23,13 @@ from manyhats.registry.registry import Registry
 from manyhats.registry.residency import Residency
 from manyhats.serving.base import BaseTask
 from manyhats.serving.dispatch import Dispatcher
-from manyhats.serving.embedding import prepare_embeddings, settings_of_base, with_backbone, with_pooling
-from manyhats.serving.fills import fill_answer, mask_places
-from manyhats.serving.generation import Asked, Generation, rendering_cost_of_texts
-from manyhats.serving.inference import (
-    InferenceRequest,
-    InferenceResponse,
-    Limits,
-    RequestState,
-    check_request,
-    prompts_of,
-)
-from manyhats.serving.inputs import Prepared, prepare
+from manyhats.serving.embedding import settings_of_base, with_backbone, with_pooling
+from manyhats.serving.generation import Generation
+from manyhats.serving.inference import InferenceRequest, InferenceResponse, Limits, RequestState, check_request
 from manyhats.serving.merged import FIELD, MergeBody, MergedVersion, open_merged, parse
-from manyhats.serving.outputs import Answer, render, rendering_cost
-from manyhats.serving.parameters import (
-    ClassifyParameters,
-    EmbedParameters,
-    FillParameters,
-    GenerateParameters,
-    of_one_label,
-    parse_parameters,
-)
+from manyhats.serving.parameters import ClassifyParameters, EmbedParameters, of_one_label, parse_parameters
+from manyhats.serving.preparation import Preparation
+from manyhats.serving.responses import response_cost, response_of
 from manyhats.serving.threads import SMALL_OUTPUT, SMALL_REQUESTS, SMALL_TEXT, at_once_if, tokenising_limit
 
 logger = logging.getLogger(__name__)
@@ -69,7 +49,8 @@ class Service:
         self.dispatcher = Dispatcher()
         self._tokenising = tokenising_limit()
         self._base = BaseTask(backbone)
-        self._generation = Generation(backbone, engine.generator) if engine.generator is not None else None
+        cache = engine.cache  # of backbones that continue texts
+        self._preparation = Preparation(backbone, None if cache is None else Generation(backbone, cache.capacity))
         self.on_answer: Callable[[str, Exception | None, float], None] = lambda task, error, seconds: None
 
     async def predict(self, request: InferenceRequest) -> InferenceResponse:
@@ -166,8 +147,9 @@ class Service:
         return settings_of_base(self.backbone) if self.base.info.kind == "embed" else TaskSettings()
 
     def _close(self, one: RequestState) -> None:
-        if one.work is not None and (one.work.future.cancelled() or not one.work.future.done()):
-            self.engine.cancel(one.work)
+        request = one.engine_request
+        if request is not None and (request.future.cancelled() or not request.future.done()):
+            self.engine.cancel(request)
         version_in_effect = one.effective_version
         if one.acquired and version_in_effect is not None:
             self.residency.release(version_in_effect)
@@ -219,7 +201,7 @@ class Service:
             one.load_ms = (time.monotonic() - one.asked) * 1000
             await self._run([i], pending, answers, deadline)
 
-        if not waits:
+        if ready and not waits:
             await self._run(ready, pending, answers, deadline)
             return
         async with asyncio.TaskGroup() as group:
@@ -238,20 +220,20 @@ class Service:
         def tokenise() -> None:
             for i in indices:
                 try:
-                    self._prepare(pending[i])
+                    self._preparation.prepare(pending[i])
                 except Exception as error:
                     answers[i] = _as_answer(error)
 
         cost = sum(pending[i].preparing_cost for i in indices)
         await at_once_if(cost <= SMALL_TEXT, tokenise, self._tokenising)
-        works = {i: work for i in indices if (work := pending[i].work) is not None}
-        for i, error in self._submit(works).items():
+        requests = {i: request for i in indices if (request := pending[i].engine_request) is not None}
+        for i, error in self._submit(requests).items():
             answers[i] = error
-            pending[i].work = None
-        waiting = [i for i in works if pending[i].work is not None]
+            pending[i].engine_request = None
+        waiting = [i for i in requests if pending[i].engine_request is not None]
         for i in waiting:
             try:
-                await self._wait(works[i], deadline)
+                await self._wait(requests[i], deadline)
             except Exception as error:
                 answers[i] = _as_answer(error)
 
@@ -259,162 +241,55 @@ class Service:
             for i in waiting:
                 if answers[i] is None:
                     try:
-                        answers[i] = self._response(pending[i])
+                        answers[i] = response_of(pending[i], self.backbone.tokenizer, self._preparation.generation)
                     except Exception as error:
                         answers[i] = _as_answer(error)
 
-        cost = sum(self._rendering_cost(pending[i]) for i in waiting if answers[i] is None)
+        cost = sum(response_cost(pending[i]) for i in waiting if answers[i] is None)
         await at_once_if(cost <= SMALL_OUTPUT, finish)
 
-    async def _wait(self, work: Work | Writing, deadline: asyncio.Timeout) -> None:
-        """Until the work is done. The deadline moves on as long as texts grow: they may take any time, but not stand
-        still. Raises what the work failed with."""
-        if isinstance(work, Writing):
-            await self._wait_for_progress(work, deadline)
-        else:
-            await self.dispatcher.wait(work.future)
-        work.future.result()
+    async def _wait(self, request: Request, deadline: asyncio.Timeout) -> None:
+        """Until the engine has finished it. Raises what it failed with.
 
-    async def _wait_for_progress(self, work: Writing, deadline: asyncio.Timeout) -> None:
+        The deadline moves on as long as texts grow: they may take any time, but not stand still.
+        """
+        if request.generates:
+            await self._wait_for_progress(request, deadline)
+        else:
+            await self.dispatcher.wait(request.future)
+        request.future.result()
+
+    async def _wait_for_progress(self, request: Request, deadline: asyncio.Timeout) -> None:
         loop, seconds = asyncio.get_running_loop(), self.limits.timeout
-        done = asyncio.ensure_future(self.dispatcher.wait(work.future))
+        done = asyncio.ensure_future(self.dispatcher.wait(request.future))
         grown = -1
         try:
             while not done.done():
-                if work.output_tokens > grown:
-                    grown = work.output_tokens
+                if request.output_tokens > grown:
+                    grown = request.output_tokens
                     deadline.reschedule(loop.time() + seconds)
                 await asyncio.wait({done}, timeout=seconds / 4)
         finally:
             done.cancel()
         deadline.reschedule(loop.time() + seconds)
 
-    def _submit(self, works: dict[int, Work | Writing]) -> dict[int, ManyhatsError]:
+    def _submit(self, requests: dict[int, Request]) -> dict[int, ManyhatsError]:
         """All together, or where they do not all fit in the queues, as many as do."""
+        if not requests:
+            return {}
         try:
-            self.engine.submit(list(works.values()))
+            self.engine.submit(list(requests.values()))
         except Overloaded:
             refused: dict[int, ManyhatsError] = {}
-            for i, work in works.items():
+            for i, request in requests.items():
                 try:
-                    self.engine.submit([work])
+                    self.engine.submit([request])
                 except ManyhatsError as error:
                     refused[i] = error
             return refused
         except ManyhatsError as error:
-            return dict.fromkeys(works, error)
+            return dict.fromkeys(requests, error)
         return {}
-
-    def _prepare(self, one: RequestState) -> None:
-        kind = one.kind
-        longest = self.backbone.max_tokens - one.adapter.position_shift
-        if kind == "span" and any(text.pair is None for text in one.request.texts):
-            raise InvalidRequest(
-                "a task of kind 'span' needs the question in 'text' and the context in 'text_pair'", param="inputs"
-            )
-        if isinstance(one.parameters, GenerateParameters):
-            self._prepare_texts(one, one.parameters, longest)
-            return
-        longest = min(one.settings.max_tokens or longest, longest)
-        if isinstance(one.parameters, EmbedParameters):
-            one.prepared, rows = prepare_embeddings(
-                one.request.texts,
-                one.parameters,
-                one.settings,
-                one.adapter,
-                self.backbone,
-                max_tokens=longest,
-                truncate=one.truncates,
-            )
-        else:
-            one.prepared = prepare(
-                self.backbone.tokenizer,
-                one.request.texts,
-                template=one.settings.template,
-                max_tokens=longest,
-                truncate=one.truncates,
-            )
-            masks = [
-                mask_places(self.backbone.tokenizer, e, i) if kind == "fill" else ()
-                for i, e in enumerate(one.prepared.encoded)
-            ]
-            rows = [
-                Row(e.ids, e.type_ids, one.adapter, masks=places)
-                for e, places in zip(one.prepared.encoded, masks, strict=True)
-            ]
-        one.work = Work(task=one.version.task, rows=rows, priority=one.settings.priority)
-
-    def _prepare_texts(self, one: RequestState, parameters: GenerateParameters, places: int) -> None:
-        """Prompts and the texts that are to follow them. `places`: the most tokens of a text."""
-        assert self._generation is not None, "a task that generates on a backbone that cannot"
-        added = min(parameters.max_new_tokens, 1)  # at least one token, where any are asked
-        longest = min(one.settings.max_tokens or places, places - added)
-        one.prepared = prompts_of(one, self.backbone.tokenizer, self._generation.vocabulary, longest)
-        asked = Asked(
-            one.version.task,
-            (one.effective_version or one.version).sha256,
-            one.adapter,
-            one.settings.priority,
-            one.request.listener,
-            frozenset(one.settings.stop_token_ids or ()),
-        )
-        given = one.request.prompts is not None
-        texts = [None if given else text.text for text in one.prepared.texts]
-        prompts = list(zip(texts, one.prepared.encoded, strict=True))
-        one.work, warnings = self._generation.open(asked, prompts, parameters, places)
-        one.prepared.warnings.extend(warnings)
-
-    def _response(self, one: RequestState) -> InferenceResponse:
-        assert one.prepared is not None
-        work = one.work
-        assert work is not None
-        assert work.batch is not None
-        writing = work if isinstance(work, Writing) else None
-        return InferenceResponse(
-            id=f"pred-{uuid.uuid4().hex}",
-            version=one.version,
-            kind=one.kind,
-            outputs=self._outputs(one, one.prepared, work),
-            input_tokens=one.prepared.tokens,
-            output_tokens=writing.output_tokens if writing else 0,
-            queue_ms=(work.started - work.queued) * 1000,
-            load_ms=one.load_ms,
-            compute_ms=work.compute * 1000,
-            batch={
-                "id": work.batch.id,
-                "sequences": work.batch.sequences,
-                "tasks": len(work.batch.tasks),
-                "methods": list(work.batch.methods),
-            },
-            warnings=one.prepared.warnings,
-            size=self._rendering_cost(one),
-            writing=writing,
-        )
-
-    def _rendering_cost(self, one: RequestState) -> int:
-        if isinstance(one.work, Writing):
-            return rendering_cost_of_texts(one.work)
-        assert one.work is not None
-        return sum(rendering_cost(one.parameters, output) for output in one.work.future.result())
-
-    def _outputs(self, one: RequestState, prepared: Prepared, work: Work | Writing) -> list[Answer]:
-        parameters = one.parameters
-        if isinstance(work, Writing):
-            assert isinstance(parameters, GenerateParameters)
-            assert self._generation is not None
-            return self._generation.answers(work, parameters)
-        computed = work.future.result()
-        if not all(np.isfinite(output).all() for output in computed):
-            raise EngineFailure(f"the adapter {one.version.ref} gives values that are not finite")
-        if isinstance(parameters, FillParameters):
-            return [
-                fill_answer(output, parameters, self.backbone.tokenizer, encoded)
-                for output, encoded in zip(computed, prepared.encoded, strict=True)
-            ]
-        return [
-            render(one.kind, output, parameters, labels=one.settings.labels, text=text, encoded=encoded)
-            for output, text, encoded in zip(computed, prepared.texts, prepared.encoded, strict=True)
-        ]
 
 
 def _as_answer(error: Exception) -> ManyhatsError:

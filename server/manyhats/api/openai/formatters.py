@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from collections.abc import Sequence as Many
+from typing import Any, Literal
 
 from fastapi import Request
 
 from manyhats.api.openai.logprobs import CompletionLogprobs, alternatives, chat_token, prompt_logprobs
 from manyhats.api.state import runtime_of
+from manyhats.core.sampling_params import SampledToken
+from manyhats.core.sequence import Delta, Sequence
+from manyhats.serving.generation import sampling_of, scores_of, text_of
 from manyhats.serving.inference import InferenceResponse
 from manyhats.serving.token_texts import TokenText, TokenTexts, prompt_token_texts
-
-if TYPE_CHECKING:
-    from manyhats.engine.sampling import Chosen
-    from manyhats.engine.stream import Delta, Stream
 
 
 class ResponseFormatter(ABC):
@@ -35,7 +35,7 @@ class ResponseFormatter(ABC):
         self.prompt_logprobs = prompt_logprobs
         self.about = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self.started_choices: set[int] = set()
-        self._writers: dict[int, TokenTexts] = {}  # of streams
+        self._writers: dict[int, TokenTexts] = {}  # of sequences
 
     @abstractmethod
     def whole(self, result: InferenceResponse) -> dict[str, Any]:
@@ -49,10 +49,10 @@ class ResponseFormatter(ABC):
     def chunks(self, delta: Delta) -> list[dict[str, Any]]:
         """What one token adds."""
 
-    def _writer(self, stream: Stream, offset: int = 0) -> TokenTexts:
-        return TokenTexts(self.tokenizer, offset, skip_special=stream.text.skip_special)
+    def _writer(self, sequence: Sequence, offset: int = 0) -> TokenTexts:
+        return TokenTexts(self.tokenizer, offset, skip_special=text_of(sequence).skip_special)
 
-    def _all(self, result: InferenceResponse, choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def _all(self, result: InferenceResponse, choices: Many[Mapping[str, Any]]) -> dict[str, Any]:
         return self.about | {"object": self.object, "choices": choices, "usage": _usage(result)}
 
 
@@ -67,72 +67,73 @@ class Completions(ResponseFormatter):
         self._prompts: dict[int, tuple[str, CompletionLogprobs]] = {}
 
     def whole(self, result: InferenceResponse) -> dict[str, Any]:
-        assert result.writing is not None
-        return self._all(result, [self._choice(stream) for stream in result.writing.streams])
+        return self._all(result, [self._choice(sequence) for sequence in result.sequences])
 
-    def _choice(self, stream: Stream) -> dict[str, Any]:
-        echo, prompt = self._echo(stream)
+    def _choice(self, sequence: Sequence) -> dict[str, Any]:
+        echo, prompt = self._echo(sequence)
         told = None
-        if stream.sampling.logprobs is not None:
-            writer = self._writer(stream, len(echo))
+        if sampling_of(sequence).logprobs is not None:
+            writer = self._writer(sequence, len(echo))
             told = prompt.copy()
-            for chosen in [*stream.tokens, *self._end_of(stream)]:
-                _tell(told, writer, chosen)
+            for sampled in [*sequence.shown, *self._end_of(sequence)]:
+                _tell(told, writer, sampled)
         choice = {
-            "index": stream.index,
-            "text": echo + stream.text.text,
-            "finish_reason": stream.finished,
+            "index": sequence.index,
+            "text": echo + text_of(sequence).text,
+            "finish_reason": sequence.finish_reason,
             "logprobs": told and told.body(),
         }
-        if self.prompt_logprobs and stream.scores is not None:
-            choice["prompt_logprobs"] = prompt_logprobs(stream.scores, self.tokenizer)
+        if self.prompt_logprobs and (scores := scores_of(sequence)) is not None:
+            choice["prompt_logprobs"] = prompt_logprobs(scores, self.tokenizer)
         return choice
 
     def chunks(self, delta: Delta) -> list[dict[str, Any]]:
-        stream, text = delta.stream, delta.text
-        told = CompletionLogprobs() if stream.sampling.logprobs is not None else None
-        if stream.index not in self.started_choices:
-            self.started_choices.add(stream.index)
-            echo, prompt = self._echo(stream)
+        sequence, text = delta.sequence, delta.text
+        told = CompletionLogprobs() if sampling_of(sequence).logprobs is not None else None
+        if sequence.index not in self.started_choices:
+            self.started_choices.add(sequence.index)
+            echo, prompt = self._echo(sequence)
             text = echo + text
             if told is not None:
-                self._writers[stream.index] = self._writer(stream, len(echo))
+                self._writers[sequence.index] = self._writer(sequence, len(echo))
                 told = prompt.copy()
-        ended = self._end_of(stream) if delta.finished is not None else []
-        for chosen in [*([] if delta.chosen is None else [delta.chosen]), *ended]:
+        ended = self._end_of(sequence) if delta.finish_reason is not None else []
+        for sampled in [*([] if delta.token is None else [delta.token]), *ended]:
             if told is not None:
-                _tell(told, self._writers[stream.index], chosen)
+                _tell(told, self._writers[sequence.index], sampled)
         logprobs = told.body() if told is not None and told.tokens else None
-        if not text and logprobs is None and delta.finished is None:
+        if not text and logprobs is None and delta.finish_reason is None:
             return []
-        choice = {"index": stream.index, "text": text, "finish_reason": delta.finished, "logprobs": logprobs}
+        choice = {"index": sequence.index, "text": text, "finish_reason": delta.finish_reason, "logprobs": logprobs}
         return [self.about | {"object": self.chunk, "choices": [choice]}]
 
-    def _echo(self, stream: Stream) -> tuple[str, CompletionLogprobs]:
+    def _echo(self, sequence: Sequence) -> tuple[str, CompletionLogprobs]:
         """What stands before a text, and what is told of its tokens; the same for all texts of a prompt."""
         if not self.echoes:
             return "", CompletionLogprobs()
-        known = self._prompts.get(stream.prompt_index)
+        known = self._prompts.get(sequence.prompt_index)
         if known is None:
             echo, tokens = prompt_token_texts(
-                self.tokenizer, *stream.writing.prompts[stream.prompt_index], skip_special=stream.text.skip_special
+                self.tokenizer,
+                *sequence.request.prompts[sequence.prompt_index],
+                skip_special=text_of(sequence).skip_special,
             )
-            known = self._prompts[stream.prompt_index] = echo, self._scored(stream, tokens)
+            known = self._prompts[sequence.prompt_index] = echo, self._scored(sequence, tokens)
         return known
 
-    def _scored(self, stream: Stream, tokens: Sequence[TokenText]) -> CompletionLogprobs:
+    def _scored(self, sequence: Sequence, tokens: Many[TokenText]) -> CompletionLogprobs:
         told = CompletionLogprobs()
-        if stream.scores is not None:
+        if (scores := scores_of(sequence)) is not None:
             writer = TokenTexts(self.tokenizer)
-            for i, (token, score) in enumerate(zip(tokens, stream.scores.scores, strict=True)):
+            for i, (token, score) in enumerate(zip(tokens, scores.scores, strict=True)):
                 told.add(token, score, [] if score is None else alternatives(writer, score))
                 writer.first = writer.first and i < 1 and not token.text
         return told
 
-    def _end_of(self, stream: Stream) -> list[Chosen]:
+    def _end_of(self, sequence: Sequence) -> list[SampledToken]:
         """The token that ended a text. With its prompt it is told, so that the lists have an entry for each token that
         was asked for: evaluation harnesses count from the end."""
-        return [stream.ended_by] if self.echoes and stream.ended_by is not None else []
+        return [sequence.ended_by] if self.echoes and sequence.ended_by is not None else []
 
 
 class Chat(ResponseFormatter):
@@ -143,47 +144,51 @@ class Chat(ResponseFormatter):
     chunk = "chat.completion.chunk"
 
     def whole(self, result: InferenceResponse) -> dict[str, Any]:
-        assert result.writing is not None
-        streams = result.writing.streams
-        body = self._all(result, [self._choice(stream) for stream in streams])
-        if self.prompt_logprobs and streams[0].scores is not None:
-            body["prompt_logprobs"] = prompt_logprobs(streams[0].scores, self.tokenizer)
+        sequences = result.sequences
+        body = self._all(result, [self._choice(sequence) for sequence in sequences])
+        if self.prompt_logprobs and (scores := scores_of(sequences[0])) is not None:
+            body["prompt_logprobs"] = prompt_logprobs(scores, self.tokenizer)
         return body
 
-    def _choice(self, stream: Stream) -> dict[str, Any]:
+    def _choice(self, sequence: Sequence) -> dict[str, Any]:
         logprobs = None
-        if stream.sampling.logprobs is not None:
-            writer = self._writer(stream)
-            logprobs = {"content": [_chat_told(writer, chosen) for chosen in stream.tokens]}
-        message = {"role": "assistant", "content": stream.text.text}
-        return {"index": stream.index, "message": message, "finish_reason": stream.finished, "logprobs": logprobs}
+        if sampling_of(sequence).logprobs is not None:
+            writer = self._writer(sequence)
+            logprobs = {"content": [_chat_told(writer, sampled) for sampled in sequence.shown]}
+        message = {"role": "assistant", "content": text_of(sequence).text}
+        return {
+            "index": sequence.index,
+            "message": message,
+            "finish_reason": sequence.finish_reason,
+            "logprobs": logprobs,
+        }
 
     def chunks(self, delta: Delta) -> list[dict[str, Any]]:
         events: list[Mapping[str, Any]] = []
-        index = delta.stream.index
+        index = delta.sequence.index
         if index not in self.started_choices:
             self.started_choices.add(index)
-            self._writers[index] = self._writer(delta.stream)
+            self._writers[index] = self._writer(delta.sequence)
             events.append({"delta": {"role": "assistant", "content": ""}, "finish_reason": None, "logprobs": None})
-        told = delta.chosen is not None and delta.chosen.logprob is not None
+        told = delta.token is not None and delta.token.logprob is not None
         if delta.text or told:
             logprobs = None
-            if told and delta.chosen is not None:
-                logprobs = {"content": [_chat_told(self._writers[index], delta.chosen)]}
+            if told and delta.token is not None:
+                logprobs = {"content": [_chat_told(self._writers[index], delta.token)]}
             events.append({"delta": {"content": delta.text}, "finish_reason": None, "logprobs": logprobs})
-        if delta.finished is not None:
-            events.append({"delta": {}, "finish_reason": delta.finished, "logprobs": None})
+        if delta.finish_reason is not None:
+            events.append({"delta": {}, "finish_reason": delta.finish_reason, "logprobs": None})
         return [self.about | {"object": self.chunk, "choices": [{"index": index, **e}]} for e in events]
 
 
-def _tell(told: CompletionLogprobs, writer: TokenTexts, chosen: Chosen) -> None:
-    others = alternatives(writer, chosen)
-    told.add(writer.push(chosen.token), chosen, others)
+def _tell(told: CompletionLogprobs, writer: TokenTexts, sampled: SampledToken) -> None:
+    others = alternatives(writer, sampled)
+    told.add(writer.push(sampled.token), sampled, others)
 
 
-def _chat_told(writer: TokenTexts, chosen: Chosen) -> dict[str, Any]:
-    others = alternatives(writer, chosen)
-    return chat_token(writer.push(chosen.token), chosen, others)
+def _chat_told(writer: TokenTexts, sampled: SampledToken) -> dict[str, Any]:
+    others = alternatives(writer, sampled)
+    return chat_token(writer.push(sampled.token), sampled, others)
 
 
 def _usage(result: InferenceResponse) -> dict[str, int]:
