@@ -54,7 +54,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _shown(default: Any) -> str:
-    return str(default) if default not in ("", ()) else "none"
+    return str(default) if default not in ("", (), None) else "none"
 
 
 class _Serve(TyperCommand):

@@ -14,7 +14,6 @@ from manyhats.backbone import Backbone
 from manyhats.core.batch import ScheduledBatch, SequenceOutput
 from manyhats.core.report import BatchReport
 from manyhats.core.sequence import Request
-from manyhats.engine.detokenizer import Detokenizer
 from manyhats.engine.engine import Engine
 from manyhats.engine.runner import Runner
 from manyhats.engine.scheduler import Scheduler
@@ -266,7 +265,7 @@ class FailsOnce:
         (Scheduler, "add"),
         (Scheduler, "update"),
         (Runner, "execute"),
-        (Detokenizer, "put"),
+        (engines.AtOnce, "put"),
         (Runner, "_account"),
     ],
 )

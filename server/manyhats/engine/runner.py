@@ -21,7 +21,6 @@ from torch import Tensor
 from manyhats.backbone import Actors, Backbone, PackedBatch, SequenceChunk, StagingBuffer, pack_chunks
 from manyhats.core.batch import ScheduledBatch, ScheduledSequence, SequenceOutput
 from manyhats.core.report import BatchReport
-from manyhats.core.sampling_params import SampledToken
 from manyhats.core.sequence import Output, PoolingParams, PromptScoring, Sequence
 from manyhats.engine.forward import Row, asked_segments, passes, read_out, vocabulary_actors, whole_chunk
 from manyhats.engine.kv_cache import KVCache
