@@ -16,9 +16,7 @@ import torch
 from anyio import to_thread
 
 from manyhats.backbone import Backbone
-from manyhats.engine.engine import Engine
-from manyhats.engine.generator import Generator
-from manyhats.engine.scheduler import Scheduler
+from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.engine.self_check import self_check
 from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded
 from manyhats.formats.reader import read_adapter
@@ -89,15 +87,13 @@ class Runtime:
         batch_tokens = settings.batch_tokens or _BATCH_TOKENS.get(self.backbone.device.type, _BATCH_TOKENS_ELSEWHERE)
         self.engine = Engine(
             self.backbone,
-            Scheduler(batch_tokens=batch_tokens, task_limit=settings.queue_per_task, total_limit=settings.queue_total),
-            Generator(
-                self.backbone,
+            EngineConfig(
+                max_num_batched_tokens=batch_tokens,
+                max_num_seqs=settings.max_texts,
                 cache_bytes=settings.cache_memory,
-                step_tokens=settings.step_tokens,
-                most=settings.max_texts,
-            )
-            if self.backbone.has_language_model
-            else None,
+                queue_per_task=settings.queue_per_task,
+                queue_total=settings.queue_total,
+            ),
         )
         limits = Limits(
             max_inputs=settings.max_inputs, max_characters=settings.max_characters, timeout=settings.request_timeout
@@ -109,8 +105,8 @@ class Runtime:
         self.state: Literal["starting", "ready", "draining"] = "starting"
         self._scan_failed = ""  # why the last look for copied adapters failed
         self._watching: asyncio.Task[None] | None = None
-        self.engine.on_batch = self.metrics.batch
-        self.engine.step_scope = self.service.dispatcher.one_wake_up
+        self.engine.runner.on_batch = self.metrics.batch
+        self.engine.step_scope = self.engine.detokenizer.step_scope = self.service.dispatcher.one_wake_up
         self.residency.on_load = lambda version, seconds: self.metrics.loaded(seconds)
         self.service.on_answer = self.metrics.answered
 

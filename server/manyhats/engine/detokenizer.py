@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from manyhats.backbone import Tokenizer
 from manyhats.core.batch import SequenceOutput
 from manyhats.core.sequence import Delta
-from manyhats.engine.settle import settle
+from manyhats.engine.set_future import set_future
 from manyhats.errors import NotReady
 
 logger = logging.getLogger(__name__)
@@ -108,8 +108,8 @@ class IncrementalDetokenizer:
 class Detokenizer:
     """One thread that gives the texts of all sequences that generate, step by step, to those who listen.
 
-    It alone writes a sequence's `shown`, `token_times` and `finish_reason`, and sets the future of a request whose texts
-    have all ended. What fails one sequence, its decoder or its listener, fails its request alone; any other error is
+    It alone writes a sequence's `shown`, `token_times` and `finish_reason`, and sets the future of a request whose
+    texts have all ended. What fails one sequence, its decoder or its listener, fails its request alone; any other error is
     logged and counted, fails what was in the same step, and the thread goes on.
     """
 
@@ -159,20 +159,33 @@ class Detokenizer:
 
     # ---- its thread
 
+    def step(self) -> bool:
+        """Does the oldest step that waits; False where none does. The thread's alone, once it is started."""
+        outputs = self._take()
+        if outputs is None:
+            return False
+        try:
+            with self.step_scope():
+                for output in outputs:
+                    self._handle(output)
+        except BaseException as error:  # must not end the thread, whatever it is
+            self.failures += 1
+            logger.exception("the texts of a step failed")
+            self._fail(outputs, error if isinstance(error, Exception) else RuntimeError(repr(error)))
+        return True
+
     def _loop(self) -> None:
-        while (outputs := self._take()) is not None:
-            try:
-                with self.step_scope():
-                    for output in outputs:
-                        self._handle(output)
-            except BaseException as error:  # must not end the thread, whatever it is
-                self.failures += 1
-                logger.exception("the texts of a step failed")
-                self._fail(outputs, error if isinstance(error, Exception) else RuntimeError(repr(error)))
+        while self._wait():
+            self.step()
+
+    def _wait(self) -> bool:
+        """Until a step waits; False at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._steps) or self._stopping)
+            return bool(self._steps)
 
     def _take(self) -> list[SequenceOutput] | None:
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._steps) or self._stopping)
             taken = self._steps.popleft() if self._steps else None
             self._changed.notify_all()
             return taken
@@ -184,11 +197,11 @@ class Detokenizer:
         except Exception as error:
             if error is not output.error:
                 logger.error("a text of the task %s failed", request.task, exc_info=error)
-            settle(request.future, error)
+            set_future(request.future, error)
 
     def _fail(self, outputs: Sequence[SequenceOutput], error: Exception) -> None:
         for output in outputs:
-            settle(output.sequence.request.future, error)
+            set_future(output.sequence.request.future, error)
 
 
 def _advance(output: SequenceOutput) -> None:
@@ -218,4 +231,4 @@ def _advance(output: SequenceOutput) -> None:
     if reason is not None:
         request.unfinished -= 1
         if not request.unfinished:
-            settle(request.future, None)
+            set_future(request.future, None)
