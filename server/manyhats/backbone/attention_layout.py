@@ -335,9 +335,7 @@ def _cached_groups(chunks: Sequence[SequenceChunk]) -> list[list[int]]:
     return [sorted(members) for members in groups]  # in their order where that saves gathering them
 
 
-def _group(
-    chunks: Sequence[SequenceChunk], members: Sequence[int], groups: Sequence[Group], hidden: list[int]
-) -> Group:
+def _group(chunks: Sequence[SequenceChunk], members: Sequence[int], groups: Sequence[Group], hidden: list[int]) -> Group:
     """The group of some sequences that stands behind others. Prefix rows that a layer hides are added to `hidden`."""
     start = groups[-1].sequences.stop if groups else 0
     seen = [_before(chunks[i]) + chunks[i].length for i in members]

@@ -43,9 +43,7 @@ class HostBuffers:
         if copied is not None:
             copied.synchronize()  # type: ignore[no-untyped-call]
         if self._buffers[turn].numel() < words:
-            self._buffers[turn] = torch.empty(
-                max(words, 2 * self._buffers[turn].numel()), dtype=torch.long
-            ).pin_memory()
+            self._buffers[turn] = torch.empty(max(words, 2 * self._buffers[turn].numel()), dtype=torch.long).pin_memory()
         buffer = self._buffers[turn][:words]
         fill(buffer.numpy())
         # Memory of its own for each pass: a batch may be laid out while another one waits for its pass.

@@ -108,8 +108,8 @@ class IncrementalDetokenizer:
 class Detokenizer:
     """One thread that gives the texts of all sequences that generate, step by step, to those who listen.
 
-    It alone writes a sequence's `shown`, `token_times` and `finish_reason`, and sets the future of a request whose
-    texts have all ended. What fails one sequence, its decoder or its listener, fails its request alone; any other error is
+    It alone writes `shown`, `token_times` and `finish_reason` of sequences, and sets the future of a request whose texts
+    have all ended. What fails one sequence, its decoder or its listener, fails its request alone; any other error is
     logged and counted, fails what was in the same step, and the thread goes on.
     """
 
