@@ -67,7 +67,9 @@ def serve(launcher: Launcher, base_folder: Callable[[str], Path], tmp_path: Path
     """Starts `manyhats serve` on a store (of the test's own folder, if none is given); `script`: runs it otherwise."""
     started: list[Server] = []
 
-    def start(store: Path | None = None, *options: str, file_limit: int | None = None, script: str | None = None) -> Server:
+    def start(
+        store: Path | None = None, *options: str, file_limit: int | None = None, script: str | None = None
+    ) -> Server:
         arguments = ["serve", "--backbone", str(base_folder("bert")), "--store", str(store or tmp_path / "store")]
         arguments += ["--port", "0", "--device", "cpu", "--dtype", "float32", "--threads", "1"]
         arguments += ["--scan-interval", "0.1", *options]

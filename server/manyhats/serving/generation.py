@@ -14,7 +14,8 @@ from manyhats.core.sampling_params import BadWords, SampledToken, SamplingParams
 from manyhats.core.sequence import Delta, Request, Sequence, TextDecoder
 from manyhats.engine.detokenizer import IncrementalDetokenizer
 from manyhats.engine.grammar import Grammar, Grammars
-from manyhats.engine.prompt_scores import PromptScores, Score
+from manyhats.engine.prompt_scores import PromptScores as PromptScores
+from manyhats.engine.prompt_scores import Score as Score
 from manyhats.errors import InputTooLong, InvalidRequest
 from manyhats.methods.adapter import BoundAdapter
 from manyhats.serving.inputs import InputWarning
