@@ -23,7 +23,6 @@ from manyhats.formats.reader import read_adapter
 from manyhats.formats.tensor_file import mapped
 from manyhats.methods.adapter import Adapter, BoundAdapter
 from manyhats.methods.heads import Kind
-from manyhats.methods.stacks import stack_pool
 from manyhats.registry.imports import FolderImports
 from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Task, TaskSettings, Version, parse_settings
@@ -70,7 +69,6 @@ class Runtime:
         self.registry = Registry(
             settings.store, self.inspect, max_tasks=settings.max_tasks, max_versions=settings.max_versions
         )
-        self.stacks = stack_pool(self.backbone.kept)
         self.residency = Residency(
             load=self._load,
             bind=self._bind,
@@ -79,9 +77,7 @@ class Runtime:
             slot_bytes=settings.slot_memory,
             memory_bytes=settings.host_memory,
             unbind=lambda bound: bound.release(self.backbone),
-            reclaim=self.stacks.clear,
         )
-        self.stacks.use(self.residency.budget)
         self.imports = FolderImports(self.registry)
         self.pinning = Pinning(self.registry, self.residency)
         self.engine = Engine(
@@ -146,7 +142,6 @@ class Runtime:
     def close(self) -> None:
         """Gives back threads and the store."""
         self.residency.close()
-        self.stacks.clear()
         self.registry.close()
 
     def _end(self, reason: str) -> None:

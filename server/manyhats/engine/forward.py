@@ -73,7 +73,7 @@ def passes(backbone: Backbone, lengths: Sequence[int]) -> list[list[int]]:
 
 
 def _one_pass(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
-    plan = Plan(segments_of([row.adapter for row in rows]))
+    plan = Plan(backbone, segments_of([row.adapter for row in rows]))
     batch = pack_chunks(backbone, None, [whole_chunk(row, plan, i) for i, row in enumerate(rows)])
     states = backbone.encode(batch, plan.token_actors(batch))
     outputs = read_out(backbone, plan, batch, states, rows)

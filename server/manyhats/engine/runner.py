@@ -160,7 +160,7 @@ class Runner:
     def _encode(self, group: Many[_Entry]) -> tuple[Tensor, Plan, PackedBatch, Tensor | None]:
         """The last states of all tokens of a pass, who acted where, and the logits of what is to be continued."""
         known = self._known(group)
-        plan = known.plan if known is not None else Plan(segments_of([entry.adapter for entry in group]))
+        plan = known.plan if known is not None else Plan(self.backbone, segments_of([entry.adapter for entry in group]))
         staging = self.backbone.staging()
         batch = self._packed(group, plan, staging)
         last = [[stop - 1] if e.ends else [] for e, stop in zip(group, batch.starts[1:], strict=True)]
