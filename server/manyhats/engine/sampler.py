@@ -10,6 +10,7 @@ that are equally likely, the one with the lower number comes first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from manyhats.engine.sampling_layout import SamplingInput, SamplingLayout, Trunc
 
 NO_TOKEN = -1  # in place of a token, where the constraints of a sequence leave none, or its logits are not finite
 _SORTED_AT_ONCE = 1 << 22  # logits: bounds the memory for sorting whole vocabularies
-_NO_LOGIT = float("-inf")
+_NO_LOGIT = -math.inf
 
 
 class SamplerOutput(NamedTuple):
@@ -65,7 +66,7 @@ def sample(logits: Tensor, inputs: Sequence[SamplingInput], buffers: HostBuffers
     host = _to_host(
         {
             "best": best,
-            "before": best if before is None else before,
+            **({} if before is None else {"before": before}),
             **{f"lacking {i}": draw.lacking for i, draw in enumerate(draws) if draw.lacking is not None},
             **_told(tokens, log_probs, layout, staging),
         }
@@ -126,8 +127,8 @@ def _draw_plain(
     staging: StagingBuffer,
     exact: torch.dtype,
 ) -> None:
-    """Draws for the rows that may have any token, into `tokens`; and the sums of all weights for those of the first of
-    `draws` whose top-p is a share of them."""
+    """Draws for the rows that may have any token, into `tokens`; and the sums of all weights for those of `draws`
+    whose top-p is a share of them."""
     plain, shares = layout.plain, layout.shares
     if not plain and not shares:
         return
@@ -142,7 +143,7 @@ def _draw_plain(
         chosen = _places(sums, numbers[0, :plain] * sums[:, -1])
         _put(tokens, chosen.clamp_(max=logits.shape[1] - 1), staging, "weighed")
     if shares:
-        draws[0].put_totals(weights[plain:].sum(-1, dtype=exact))
+        draws[layout.shared].put_totals(weights[plain:].sum(-1, dtype=exact))
 
 
 def _put(tokens: Tensor, chosen: Tensor, staging: StagingBuffer, name: str) -> None:
@@ -170,7 +171,7 @@ class _Draw:
     def put_totals(self, totals: Tensor) -> None:
         """The sums of all weights of `part.shares`."""
         if len(totals) < len(self._part.rows):
-            whole = torch.zeros(len(self._part.rows), dtype=totals.dtype, device=totals.device)
+            whole = torch.full((len(self._part.rows),), math.inf, dtype=totals.dtype, device=totals.device)
             totals = whole.index_copy_(0, self._staging[f"{self._part.name}.shares"], totals)
         self._totals = totals
 
@@ -182,10 +183,10 @@ class _Draw:
             return
         logits = _rows(self._logits, self._staging, self._part.name)
         values, ids = _likeliest(logits, self._part.count)
-        chosen, last = _draw_truncated(values, ids, self._numbers, self._totals)
+        chosen, last = _draw_truncated(values, ids, self._part, self._numbers, self._totals)
         _put(tokens, chosen, self._staging, self._part.name)
         # Where the last one that may be drawn is likelier than the last one here, none behind these may be drawn.
-        self.lacking = (last <= values[:, -1]) & (values[:, 0] > _NO_LOGIT)
+        self.lacking = last <= values[:, -1]
 
     def sample_whole(self, tokens: Tensor, count: int) -> None:
         """Draws again, with the whole vocabulary, for the `count` rows for which the first ones were not enough."""
@@ -200,40 +201,64 @@ class _Draw:
         step = max(_SORTED_AT_ONCE // self._logits.shape[1], 1)
         for i in range(0, len(rows), step):
             some = slice(i, i + step)
-            values, ids = self._logits.index_select(0, rows[some]).sort(dim=-1, descending=True, stable=True)
-            chosen, _ = _draw_truncated(values, ids, numbers[:, some], None if totals is None else totals[some])
+            values, ids = _likeliest(self._logits.index_select(0, rows[some]), self._logits.shape[1])
+            whole = None if totals is None else totals[some]
+            chosen, _ = _draw_truncated(values, ids, self._part, numbers[:, some], whole)
             tokens.index_copy_(0, rows[some], chosen)
 
 
 def _likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The highest values of each row and where they stand, the highest first and of equal ones the first in the row."""
-    ids = logits.topk(count, sorted=False).indices.sort(dim=-1).values
-    values, order = logits.gather(1, ids).sort(dim=-1, descending=True, stable=True)
-    return values, ids.gather(1, order)
+    if count < logits.shape[1]:
+        values, ids = logits.topk(count, sorted=False)
+        if logits.device.type == "cpu":
+            return _sorted_on_host(logits, values, ids)
+        ids = ids.sort(dim=-1).values
+        values, order = logits.gather(1, ids).sort(dim=-1, descending=True, stable=True)
+        return values, ids.gather(1, order)
+    if logits.device.type == "cpu":
+        return _sorted_on_host(logits, logits, torch.arange(count))
+    return logits.sort(dim=-1, descending=True, stable=True)
 
 
-def _draw_truncated(values: Tensor, ids: Tensor, numbers: Tensor, totals: Tensor | None) -> tuple[Tensor, Tensor]:
+def _sorted_on_host(logits: Tensor, values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """numpy sorts whole numbers many times as fast as torch sorts pairs: the value's bits, and below them the place."""
+    bits = (values.numpy() + np.float32(0)).view(np.int32)  # no zero is negative
+    keys = np.where(bits < 0, bits & 0x7FFFFFFF, ~bits).astype(np.int64)  # rise where the values fall
+    keys <<= 32
+    keys |= ids.numpy()
+    keys.sort(axis=-1)
+    keys &= 0xFFFFFFFF
+    order = torch.from_numpy(keys)
+    return logits.gather(1, order), order
+
+
+def _draw_truncated(
+    values: Tensor, ids: Tensor, part: Truncated, numbers: Tensor, totals: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """As transformers' warpers do, one after another: the k likeliest, of these the fewest that have p together, of
     these the ones that have min_p times the likeliest's share.
 
-    `values`, `ids`: falling logits and their tokens. `numbers`: see `Truncated`. `totals`: 0, or the sum of the weights
+    `values`, `ids`: falling logits and their tokens. `numbers`: see `Truncated`. `totals`: infinite, or the sum of the weights
     of the whole vocabulary, of which top-p is a share. Returns the tokens and the last logits that may be drawn.
     """
-    at, temperatures, limits, top_p, min_p = numbers
-    scores = values / temperatures.float()[:, None]
+    scores = values / numbers[1].float()[:, None]
     weights = (scores - scores[:, :1]).exp_().to(numbers.dtype)
     sums = weights.cumsum(-1)
-    count = values.shape[1]
-    limits = limits.clamp(max=count)
-    shares = sums.gather(1, limits.long()[:, None] - 1)[:, 0]
-    if totals is not None:
-        shares = torch.where(totals > 0, totals, shares)
-    keep = torch.arange(count, device=values.device) < limits[:, None]
-    keep &= sums - weights < (top_p * shares)[:, None]
-    keep &= weights >= min_p[:, None]  # the likeliest has the weight 1
-    keep &= values > _NO_LOGIT
+    keep = weights >= numbers[4][:, None]  # the likeliest has the weight 1
+    limits = numbers[2].clamp(max=values.shape[1])[:, None]
+    if part.limited:
+        keep &= torch.arange(values.shape[1], device=values.device) < limits
+    if part.nucleus:
+        shares = totals
+        if part.limited or shares is None:
+            shares = sums.gather(1, limits.long() - 1)[:, 0]
+            if totals is not None:
+                shares = torch.where(totals < math.inf, totals, shares)
+        keep &= sums - weights < (numbers[3] * shares)[:, None]
     last = keep.sum(-1, keepdim=True).clamp_(min=1) - 1  # what is kept stands in front: the weights fall
-    places = torch.searchsorted(sums, at[:, None] * sums.gather(1, last), right=True).minimum(last)
+    at = numbers[0][:, None] * sums.gather(1, last)
+    places = torch.searchsorted(sums, at, right=True).minimum(last)
     return ids.gather(1, places)[:, 0], values.gather(1, last)[:, 0]
 
 
@@ -264,7 +289,7 @@ def _to_host(tensors: dict[str, Tensor]) -> dict[str, NDArray[Any]]:
 
 
 def _output(host: dict[str, NDArray[Any]], layout: SamplingLayout, count: int) -> SamplerOutput:
-    finite: NDArray[np.bool_] = np.isfinite(host["before"])
+    finite: NDArray[np.bool_] = np.isfinite(host.get("before", host["best"]))
     best = host["best"]
     impossible = np.isneginf(best)
     finite &= impossible | np.isfinite(best)

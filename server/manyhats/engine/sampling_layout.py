@@ -16,7 +16,9 @@ from manyhats.core.token_history import TokenHistory
 
 # How many of the likeliest tokens are looked at first: mostly they hold all that top-p or min-p leaves. A row's own
 # settings alone say which of these it is.
-_CANDIDATES = (256, 4096)
+_CANDIDATES = (64, 256, 4096)
+_CANDIDATES_FOR_SHARES = 256  # where there is no top-k
+_TINY = 1e-45  # less than any weight but 0, which is never drawn
 _TOP = 32  # likeliest tokens that are taken for logprobs, unless more are asked for
 
 
@@ -41,7 +43,7 @@ class Truncated(NamedTuple):
     """Rows that are truncated to their likeliest tokens, of which `count` are looked at first.
 
     Under `name` their numbers are staged, and under `name`.numbers, (5, rows): the random number, the temperature, the
-    most tokens, top-p (infinite: all) and min-p. `shares`: places among the rows, whose top-p is a share of the whole
+    most tokens, top-p (infinite: all) and min-p, more than 0. `shares`: places among the rows, whose top-p is a share of the whole
     vocabulary's weights.
     """
 
@@ -49,6 +51,8 @@ class Truncated(NamedTuple):
     count: int
     rows: list[int]
     shares: list[int]
+    limited: bool  # whether some have a top-k
+    nucleus: bool  # whether some have a top-p
 
 
 class SamplingLayout:
@@ -56,7 +60,7 @@ class SamplingLayout:
 
     `adjusted`: whether logits are changed before anything is chosen. `logprobs`: rows whose token's are asked for, and
     `tops` how many of the likeliest tokens' with each, of all `top`. Weighed are all tokens of the `plain` rows, which may
-    have any, and behind them of the `shares` rows, those of the first of `truncated`. `masks`: packed
+    have any, and behind them of the `shares` rows, those of the one of `truncated` with the index `shared`. `masks`: packed
     bits, (rows with constraints, bytes), of the tokens that may not come.
     """
 
@@ -74,6 +78,7 @@ class SamplingLayout:
         self.truncated: list[Truncated] = []
         self.plain = 0
         self.shares = 0
+        self.shared = 0
         self.masks: NDArray[np.uint8] | None = None
         self._put_logprobs()
         self._put_adjustments()
@@ -126,6 +131,7 @@ class SamplingLayout:
         rows: dict[int, list[int]] = {}
         numbers: dict[int, list[tuple[float, ...]]] = {}
         shares: list[int] = []
+        unlimited = min(_CANDIDATES_FOR_SHARES, vocabulary)
         for i, (params, random, *_) in enumerate(self._inputs):
             if params.temperature <= 0:
                 continue
@@ -135,24 +141,32 @@ class SamplingLayout:
                 plain.append(i)
                 plain_numbers.append((at, params.temperature))
                 continue
-            count = next((c for c in _CANDIDATES if params.top_k < c < vocabulary), vocabulary)
+            count = unlimited
+            if params.top_k:
+                count = next((c for c in _CANDIDATES if params.top_k < c < vocabulary), vocabulary)
             limit = min(params.top_k, vocabulary) or vocabulary
             top_p = params.top_p if params.top_p < 1 else math.inf
             if not params.top_k and params.top_p < 1:
                 shares.append(len(rows.get(count, ())))
             rows.setdefault(count, []).append(i)
-            numbers.setdefault(count, []).append((at, params.temperature, limit, top_p, params.min_p))
-        for count in sorted(rows):
-            part = Truncated(f"truncated {count}", count, rows[count], [] if self.truncated else shares)
-            self._put_rows(part.name, part.rows)
+            numbers.setdefault(count, []).append((at, params.temperature, limit, top_p, max(params.min_p, _TINY)))
+        for count, some in rows.items():
+            if count == unlimited:
+                self.shared = len(self.truncated)
+            limited = any(self._inputs[i].params.top_k > 0 for i in some)
+            nucleus = any(self._inputs[i].params.top_p < 1 for i in some)
+            part = Truncated(
+                f"truncated {count}", count, some, shares if count == unlimited else [], limited, nucleus
+            )
+            self._put_rows(part.name, some)
             self._put(f"{part.name}.numbers", np.array(numbers[count], dtype=self._exact).T)
-            if part.shares and len(part.shares) < len(part.rows):
+            if 0 < len(part.shares) < len(some):
                 self._put(f"{part.name}.shares", np.array(part.shares, dtype=np.int64))
             self.truncated.append(part)
         self.plain, self.shares = len(plain), len(shares)
         for place in shares:
-            plain.append(self.truncated[0].rows[place])
-            plain_numbers.append(numbers[self.truncated[0].count][place][:2])
+            plain.append(rows[unlimited][place])
+            plain_numbers.append(numbers[unlimited][place][:2])
         if plain:
             self._put_rows("weighed", plain)
             self._put("weighed.numbers", np.array(plain_numbers, dtype=self._exact).T)
