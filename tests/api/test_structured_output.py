@@ -10,7 +10,7 @@ from typing import Any
 
 import openai
 import pytest
-from manyhats.engine.grammar import Grammar
+from manyhats.engine.structured_output import Grammar
 from manyhats.errors import InvalidRequest
 
 from tests import tiny

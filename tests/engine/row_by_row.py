@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from manyhats.core.sampling_params import SampledToken, SamplingParams
-from manyhats.engine.sampler import NO_TOKEN
-from manyhats.engine.sampling_layout import SamplingInput
+from manyhats.engine.sampler import NO_TOKEN, SamplingInput
 from torch import Tensor
 from transformers import RepetitionPenaltyLogitsProcessor
 

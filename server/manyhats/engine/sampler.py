@@ -23,6 +23,8 @@ from manyhats.backbone.staging import HostBuffers, StagingBuffer
 from manyhats.core.sampling_params import SampledToken
 from manyhats.engine.sampling_layout import SamplingInput, SamplingLayout, Truncated
 
+__all__ = ["NO_TOKEN", "SamplerOutput", "SamplingInput", "sample"]
+
 NO_TOKEN = -1  # in place of a token, where the constraints of a sequence leave none, or its logits are not finite
 _SORTED_AT_ONCE = 1 << 22  # logits: bounds the memory for sorting whole vocabularies
 _NO_LOGIT = -math.inf
@@ -35,18 +37,19 @@ class SamplerOutput(NamedTuple):
     finite: list[bool]
 
 
-def sample(logits: Tensor, inputs: Sequence[SamplingInput], buffers: HostBuffers | None = None) -> SamplerOutput:
+def sample(logits: Tensor, inputs: Sequence[SamplingInput], staging: StagingBuffer | None = None) -> SamplerOutput:
     """One token for each row of `logits`, (rows, vocabulary), which are changed.
 
     What is chosen for a row depends on its own logits and input alone. A row whose constraints leave no token gets
-    NO_TOKEN. `buffers`: host memory for the copy to the device, where there is some already.
+    NO_TOKEN. `staging`: an empty buffer for the copy to the device, where the caller keeps host memory for it.
     """
     if not inputs:
         return SamplerOutput([], [])
     logits = logits.float().contiguous()
     device = logits.device
     exact = torch.float32 if device.type == "mps" else torch.float64  # which has no wider numbers
-    staging = StagingBuffer(buffers or HostBuffers(device))
+    if staging is None:
+        staging = StagingBuffer(HostBuffers(device))
     layout = SamplingLayout(inputs, logits.shape[1], staging, np.float32 if exact == torch.float32 else np.float64)
     if layout.staged:
         staging.commit()
@@ -107,7 +110,7 @@ def _adjust(logits: Tensor, layout: SamplingLayout, staging: StagingBuffer) -> N
 
 def _unpacked(masks: NDArray[np.uint8], vocabulary: int, device: torch.device) -> Tensor:
     """(rows, vocabulary) bool from packed bits, the lowest first: only the bits are copied to a device."""
-    if device.type == "cpu":
+    if _on_host(device):
         bits = np.unpackbits(masks, axis=1, count=vocabulary, bitorder="little")
         return torch.from_numpy(bits).view(torch.bool)
     host = torch.from_numpy(masks)
@@ -211,14 +214,19 @@ def _likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The highest values of each row and where they stand, the highest first and of equal ones the first in the row."""
     if count < logits.shape[1]:
         values, ids = logits.topk(count, sorted=False)
-        if logits.device.type == "cpu":
+        if _on_host(logits.device):
             return _sorted_on_host(logits, values, ids)
         ids = ids.sort(dim=-1).values
         values, order = logits.gather(1, ids).sort(dim=-1, descending=True, stable=True)
         return values, ids.gather(1, order)
-    if logits.device.type == "cpu":
+    if _on_host(logits.device):
         return _sorted_on_host(logits, logits, torch.arange(count))
     return logits.sort(dim=-1, descending=True, stable=True)
+
+
+def _on_host(device: torch.device) -> bool:
+    """Whether numpy can take the tensors as they are."""
+    return device.type == "cpu"
 
 
 def _sorted_on_host(logits: Tensor, values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -239,8 +247,9 @@ def _draw_truncated(
     """As transformers' warpers do, one after another: the k likeliest, of these the fewest that have p together, of
     these the ones that have min_p times the likeliest's share.
 
-    `values`, `ids`: falling logits and their tokens. `numbers`: see `Truncated`. `totals`: infinite, or the sum of the weights
-    of the whole vocabulary, of which top-p is a share. Returns the tokens and the last logits that may be drawn.
+    `values`, `ids`: falling logits and their tokens. `numbers`: see `Truncated`. `totals`: the sum of the whole
+    vocabulary's weights, where top-p is a share of it; else infinite. Returns the tokens and the last logits that may
+    be drawn.
     """
     scores = values / numbers[1].float()[:, None]
     weights = (scores - scores[:, :1]).exp_().to(numbers.dtype)
@@ -301,8 +310,6 @@ def _output(host: dict[str, NDArray[Any]], layout: SamplingLayout, count: int) -
         asked = layout.tops[place]
         top: tuple[tuple[int, float], ...] = ()
         if asked:
-            top = tuple(
-                zip(host["top.ids"][place, :asked].tolist(), host["top"][place, :asked].tolist(), strict=True)
-            )
+            top = tuple(zip(host["top.ids"][place, :asked].tolist(), host["top"][place, :asked].tolist(), strict=True))
         sampled[row] = SampledToken(tokens[row], float(host["logprob"][place, 0]), top)
     return SamplerOutput(sampled, finite.tolist())

@@ -9,8 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from manyhats.core.sampling_params import BadWords, SampledToken, SamplingParams
-from manyhats.engine.sampler import NO_TOKEN, sample
-from manyhats.engine.sampling_layout import SamplingInput
+from manyhats.engine.sampler import NO_TOKEN, SamplingInput, sample
 
 __all__ = ["NO_TOKEN", "BadWords", "Chosen", "Draw", "Sampling", "choose"]
 

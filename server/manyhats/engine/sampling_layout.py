@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,9 +27,9 @@ class SamplingInput(NamedTuple):
     """One row to sample for.
 
     `random`: gives one number for each token; None where the temperature is 0. `prompt`, `output`: tokens; the output
-    so far may be left out where `params.looks_back` is False. `constraint`: what may come next, on the host, (vocabulary,)
-    bool or the same in bits, the lowest first, (vocabulary / 32 rounded up,) int32. `history`: of this prompt and output;
-    without it their tokens are counted anew each time.
+    so far may be left out where `params.looks_back` is False. `constraint`: what may come next, on the host:
+    (vocabulary,) bool, or the same in bits, the lowest first, (vocabulary / 32 rounded up,) int32. `history`: of this
+    prompt and output; without it their tokens are counted anew each time.
     """
 
     params: SamplingParams
@@ -39,29 +40,30 @@ class SamplingInput(NamedTuple):
     history: TokenHistory | None = None
 
 
-class Truncated(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Truncated:
     """Rows that are truncated to their likeliest tokens, of which `count` are looked at first.
 
     Under `name` their numbers are staged, and under `name`.numbers, (5, rows): the random number, the temperature, the
-    most tokens, top-p (infinite: all) and min-p, more than 0. `shares`: places among the rows, whose top-p is a share of the whole
-    vocabulary's weights.
+    most tokens, top-p (infinite: all) and min-p, more than 0. `shares`: places among the rows, whose top-p is a share
+    of the whole vocabulary's weights. `limited`, `nucleus`: whether some rows have a top-k, a top-p.
     """
 
     name: str
     count: int
     rows: list[int]
     shares: list[int]
-    limited: bool  # whether some have a top-k
-    nucleus: bool  # whether some have a top-p
+    limited: bool
+    nucleus: bool
 
 
 class SamplingLayout:
     """Puts everything into `staging`, which is to be committed where `staged`.
 
-    `adjusted`: whether logits are changed before anything is chosen. `logprobs`: rows whose token's are asked for, and
-    `tops` how many of the likeliest tokens' with each, of all `top`. Weighed are all tokens of the `plain` rows, which may
-    have any, and behind them of the `shares` rows, those of the one of `truncated` with the index `shared`. `masks`: packed
-    bits, (rows with constraints, bytes), of the tokens that may not come.
+    `adjusted`: whether logits are changed before anything is chosen. `masks`: packed bits, (rows with constraints,
+    bytes), of the tokens that may not come. `logprobs`: rows whose tokens' are asked for, and `tops`: how many of the
+    likeliest with each. All tokens are weighed of the `plain` first rows of "weighed", which may have any, and of the
+    `shares` rows behind them, which belong to `truncated[shared]`.
     """
 
     def __init__(
@@ -155,9 +157,7 @@ class SamplingLayout:
                 self.shared = len(self.truncated)
             limited = any(self._inputs[i].params.top_k > 0 for i in some)
             nucleus = any(self._inputs[i].params.top_p < 1 for i in some)
-            part = Truncated(
-                f"truncated {count}", count, some, shares if count == unlimited else [], limited, nucleus
-            )
+            part = Truncated(f"truncated {count}", count, some, shares if count == unlimited else [], limited, nucleus)
             self._put_rows(part.name, some)
             self._put(f"{part.name}.numbers", np.array(numbers[count], dtype=self._exact).T)
             if 0 < len(part.shares) < len(some):

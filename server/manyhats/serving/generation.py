@@ -11,17 +11,17 @@ from torch import Tensor
 
 from manyhats.backbone import Backbone, Encoded, Tokenizer
 from manyhats.engine.generator import Generator
-from manyhats.engine.grammar import Grammar, Grammars
 from manyhats.engine.sampling import BadWords, Chosen, Sampling
 from manyhats.engine.scoring import PromptScores, Score
 from manyhats.engine.stream import Delta, Stream, Writing
+from manyhats.engine.structured_output import Grammar, Grammars
 from manyhats.engine.text import TextWriter
 from manyhats.errors import InputTooLong, InvalidRequest
 from manyhats.methods.adapter import BoundAdapter
 from manyhats.serving.inputs import Notice
 from manyhats.serving.outputs import Answer
 from manyhats.serving.parameters import GenerateParameters
-from manyhats.serving.structured_output import grammar_of
+from manyhats.serving.response_format import grammar_of
 
 _LONGEST_WORD = 1000  # tokens of a bad word
 
