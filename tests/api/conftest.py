@@ -53,7 +53,7 @@ def start(base_folder: Callable[[str], Path], tmp_path: Path) -> Callable[..., A
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     """Holds all batches of all servers until it is opened."""
     closed = Gate()
-    monkeypatch.setattr(Runner, "execute", lambda *given: closed(*given))
+    monkeypatch.setattr(Runner, "execute", lambda runner, batch: closed.execute(runner, batch))
     yield closed
     closed.open()
 

@@ -187,7 +187,8 @@ class Gate:
         self.batches: list[int] = []  # sequences of each
         self._execute = Runner.execute
 
-    def __call__(self, runner: Runner, batch: ScheduledBatch) -> list[SequenceOutput]:
+    def execute(self, runner: Runner, batch: ScheduledBatch) -> list[SequenceOutput]:
+        """What a runner does with each of its batches in the meantime."""
         self.entered += 1
         self.batches.append(len(batch.sequences))
         assert self._open.wait(2 * PATIENCE), "nobody opened the gate"

@@ -108,7 +108,7 @@ class IncrementalDetokenizer:
 class Detokenizer:
     """One thread that gives the texts of all sequences that generate, step by step, to those who listen.
 
-    It alone writes a sequence's `shown`, `token_times` and `finish_reason`, and sets the future of a request whose texts
+    It alone writes `shown`, `token_times` and `finish_reason` of sequences, and sets the future of a request whose texts
     have all ended. What fails one sequence, its decoder or its listener, fails its request alone; any other error is
     logged and counted, fails what was in the same step, and the thread goes on.
     """
@@ -159,20 +159,33 @@ class Detokenizer:
 
     # ---- its thread
 
+    def step(self) -> bool:
+        """Does the oldest step that waits; False where none does. The thread's alone, once it is started."""
+        outputs = self._take()
+        if outputs is None:
+            return False
+        try:
+            with self.step_scope():
+                for output in outputs:
+                    self._handle(output)
+        except BaseException as error:  # must not end the thread, whatever it is
+            self.failures += 1
+            logger.exception("the texts of a step failed")
+            self._fail(outputs, error if isinstance(error, Exception) else RuntimeError(repr(error)))
+        return True
+
     def _loop(self) -> None:
-        while (outputs := self._take()) is not None:
-            try:
-                with self.step_scope():
-                    for output in outputs:
-                        self._handle(output)
-            except BaseException as error:  # must not end the thread, whatever it is
-                self.failures += 1
-                logger.exception("the texts of a step failed")
-                self._fail(outputs, error if isinstance(error, Exception) else RuntimeError(repr(error)))
+        while self._wait():
+            self.step()
+
+    def _wait(self) -> bool:
+        """Until a step waits; False at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._steps) or self._stopping)
+            return bool(self._steps)
 
     def _take(self) -> list[SequenceOutput] | None:
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._steps) or self._stopping)
             taken = self._steps.popleft() if self._steps else None
             self._changed.notify_all()
             return taken
