@@ -62,7 +62,7 @@ def _sees_its_neighbours(patch: pytest.MonkeyPatch) -> None:
 
 def _positions_run_on(patch: pytest.MonkeyPatch) -> None:
     """Positions that count through the whole batch."""
-    pack = packing.pack
+    pack = packing.pack_chunks
 
     def wrong(backbone: Backbone, *args: Any, **options: Any) -> Any:
         batch = pack(backbone, *args, **options)
@@ -71,7 +71,7 @@ def _positions_run_on(patch: pytest.MonkeyPatch) -> None:
         running.copy_(torch.arange(len(running)) % (backbone.max_tokens - first) + first)
         return batch
 
-    patch.setattr("manyhats.engine.forward.pack", wrong)
+    patch.setattr("manyhats.engine.forward.pack_chunks", wrong)
 
 
 def _another_scale(patch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manyhats.backbone import Backbone, PackedBatch, pack, run_length
+from manyhats.backbone import Actors, Backbone, PackedBatch, SequenceChunk, pack_chunks, padded_length
 from manyhats.backbone.sentence import EVERY_TOKEN, Pooling, pool
 from manyhats.methods.adapter import BoundAdapter
 from manyhats.methods.plan import Plan, Segment, segments_of
@@ -60,7 +60,7 @@ def passes(backbone: Backbone, lengths: Sequence[int]) -> list[list[int]]:
     Of equal length alone where pads may change the answer; else of similar length, so that one long row among many
     short ones does not make all of them long.
     """
-    lengths = [run_length(backbone, length) for length in lengths]
+    lengths = [padded_length(backbone, length) for length in lengths]
     apart = backbone.family.multiple_of is not None
     groups: list[list[int]] = []
     most = -1
@@ -73,23 +73,22 @@ def passes(backbone: Backbone, lengths: Sequence[int]) -> list[list[int]]:
 
 
 def _one_pass(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
-    plan = Plan(segments_of([row.adapter for row in rows]))
-    batch = pack_rows(backbone, rows, plan)
+    plan = Plan(backbone, segments_of([row.adapter for row in rows]))
+    batch = pack_chunks(backbone, None, [whole_chunk(row, plan, i) for i, row in enumerate(rows)])
     states = backbone.encode(batch, plan.token_actors(batch))
     outputs = read_out(backbone, plan, batch, states, rows)
     return [output for output in outputs if output is not None]
 
 
-def pack_rows(backbone: Backbone, rows: Sequence[Row], plan: Plan) -> PackedBatch:
-    """Whole sequences side by side. `plan`: of their adapters."""
-    return pack(
-        backbone,
-        [row.ids for row in rows],
-        [row.type_ids for row in rows],
-        prefixes=plan.prefixes,
-        left_out=plan.left_out,
-        shifts=plan.shifts,
-        virtual=plan.virtual,
+def whole_chunk(row: Row, plan: Plan, index: int) -> SequenceChunk:
+    """A whole sequence for a pass, of whose plan it is the sequence `index`."""
+    return SequenceChunk(
+        row.ids,
+        virtual=plan.virtual[index],
+        position_offset=plan.shifts[index],
+        left_out=plan.left_out[index],
+        batch_prefix=plan.prefixes[index],
+        type_ids=row.type_ids,
     )
 
 
@@ -167,20 +166,32 @@ def _read_states(
                 outputs[i] = one
 
 
-def vocabulary_logits(backbone: Backbone, plan: Plan, states: Tensor, places: Sequence[Sequence[int]]) -> Tensor | None:
+def vocabulary_logits(
+    backbone: Backbone, plan: Plan, states: Tensor, positions: Sequence[Sequence[int]]
+) -> Tensor | None:
     """The language-model head on some rows of `states`; None where there are none.
 
-    `places`: for each sequence of the plan its rows that are asked. Returns (all places, vocabulary), in order.
+    `positions`: for each sequence of the plan its rows that are asked. Returns (all positions, vocabulary), in order.
     """
-    chosen: list[int] = []
+    segments, rows = asked_segments(plan, positions)
+    if not rows:
+        return None
+    return backbone.vocabulary_logits(states[rows], vocabulary_actors(backbone, plan, segments))
+
+
+def asked_segments(plan: Plan, positions: Sequence[Sequence[int]]) -> tuple[list[Segment], list[int]]:
+    """The rows of `vocabulary_logits`, in order, and the segments that they form side by side."""
+    rows: list[int] = []
     segments: list[Segment] = []
     for segment in plan.segments:
-        own = [place for i in range(segment.sequences.start, segment.sequences.stop) for place in places[i]]
+        own = [row for i in range(segment.sequences.start, segment.sequences.stop) for row in positions[i]]
         if own:
-            segments.append(Segment(segment.adapter, slice(len(chosen), len(chosen) + len(own))))
-            chosen += own
-    if not chosen:
-        return None
+            segments.append(Segment(segment.adapter, slice(len(rows), len(rows) + len(own))))
+            rows += own
+    return segments, rows
+
+
+def vocabulary_actors(backbone: Backbone, plan: Plan, segments: Sequence[Segment]) -> Actors:
+    """What acts in the language-model head on rows that form `segments`."""
     head = backbone.vocabulary
-    actors = plan.sequence_actors(segments, frozenset() if head is None else head.parts)
-    return backbone.vocabulary_logits(states[chosen], actors)
+    return plan.sequence_actors(segments, frozenset() if head is None else head.parts)

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyhats.backbone import Actors, Backbone, PackedBatch, Piece, pack_pieces
+from manyhats.backbone import Actors, Backbone, PackedBatch, SequenceChunk, StagingBuffer, pack_chunks
 from manyhats.core.batch import ScheduledBatch, ScheduledSequence, SequenceOutput
 from manyhats.core.report import BatchReport
 from manyhats.core.sequence import Output, PoolingParams, PromptScoring, Sequence
-from manyhats.engine.forward import Row, pack_rows, passes, read_out, vocabulary_logits
+from manyhats.engine.forward import Row, asked_segments, passes, read_out, vocabulary_actors, whole_chunk
 from manyhats.engine.kv_cache import KVCache
 from manyhats.engine.prompt_scores import score_pass
 from manyhats.engine.sampler import SamplingInput, sample
@@ -51,12 +51,15 @@ class _Entry(NamedTuple):
 
 
 class _Planned(NamedTuple):
-    """Who acted where in the last pass."""
+    """Who acted where in the last pass: the same again where the same adapters have as many tokens each, as in most
+    steps. `ending`: which rows are asked for a token."""
 
     adapters: list[BoundAdapter]
-    lengths: tuple[int, ...]
+    lengths: list[int]
+    ending: list[bool]
     plan: Plan
     actors: Actors
+    vocabulary: Actors | None
 
 
 class Runner:
@@ -133,13 +136,11 @@ class Runner:
         ended: list[Sequence] = []
         logits: list[Tensor] = []
         for group in self._groups(entries):
-            states, plan, batch = self._encode(group)
+            states, plan, batch, ending = self._encode(group)
             rows = [_row(entry) if entry.sequence.sampling is None else None for entry in group]
             if any(row is not None for row in rows):
                 read = read_out(self.backbone, plan, batch, states, rows)
                 pooled += [(e.sequence, out) for e, out in zip(group, read, strict=True) if out is not None]
-            last = [[stop - 1] if e.ends else [] for e, stop in zip(group, batch.starts[1:], strict=True)]
-            ending = vocabulary_logits(self.backbone, plan, states, last)
             if ending is not None:
                 ended += [entry.sequence for entry in group if entry.ends]
                 logits.append(ending)
@@ -150,37 +151,49 @@ class Runner:
         with_output = {output.sequence for output in outputs}
         return outputs + [SequenceOutput(e.sequence) for e in entries if e.sequence not in with_output]
 
-    def _groups(self, entries: Many[_Entry]) -> list[list[_Entry]]:
-        """Which go through the backbone together."""
-        if not self.backbone.family.packed:
-            return [[entries[i] for i in own] for own in passes(self.backbone, [e.sequence.length for e in entries])]
-        groups = [[e for e in entries if not e.cached], [e for e in entries if e.cached]]
-        return [group for group in groups if group]
+    def _groups(self, entries: Many[_Entry]) -> list[Many[_Entry]]:
+        """Which go through the backbone together: all of them, unless the model runs padded."""
+        if self.backbone.family.packed:
+            return [entries]
+        return [[entries[i] for i in own] for own in passes(self.backbone, [e.sequence.length for e in entries])]
 
-    def _encode(self, group: Many[_Entry]) -> tuple[Tensor, Plan, PackedBatch]:
-        """The last states of all tokens of a pass, and who acted where."""
-        adapters = [entry.adapter for entry in group]
-        same = self._planned
-        if same is not None and same.adapters == adapters and group[0].cached:
-            batch = self._packed(group, same.plan)
-            if same.lengths == batch.lengths:  # as in most steps
-                return self.backbone.encode(batch, same.actors), same.plan, batch
-            plan = same.plan
-        else:
-            plan = Plan(segments_of(adapters))
-            batch = self._packed(group, plan)
-        actors = plan.token_actors(batch)
-        self._planned = None
-        if group[0].cached and not actors.states:
-            self._planned = _Planned(adapters, batch.lengths, plan, actors)
-        return self.backbone.encode(batch, actors), plan, batch
+    def _encode(self, group: Many[_Entry]) -> tuple[Tensor, Plan, PackedBatch, Tensor | None]:
+        """The last states of all tokens of a pass, who acted where, and the logits of what is to be continued."""
+        known = self._known(group)
+        plan = known.plan if known is not None else Plan(self.backbone, segments_of([entry.adapter for entry in group]))
+        staging = self.backbone.staging()
+        batch = self._packed(group, plan, staging)
+        last = [[stop - 1] if e.ends else [] for e, stop in zip(group, batch.starts[1:], strict=True)]
+        segments, rows = asked_segments(plan, last)
+        if len(rows) < batch.starts[-1]:
+            staging.put("last", np.array(rows, dtype=np.int64))
+        staging.commit()
+        if known is None:
+            actors = plan.token_actors(batch)
+            vocabulary = vocabulary_actors(self.backbone, plan, segments) if rows else None
+            known = _planned(group, plan, actors, vocabulary)
+            self._planned = None if actors.states else known
+        states = self.backbone.encode(batch, known.actors)
+        if known.vocabulary is None:
+            return states, plan, batch, None
+        ending = states.index_select(0, staging["last"]) if "last" in staging else states
+        return states, plan, batch, self.backbone.vocabulary_logits(ending, known.vocabulary)
 
-    def _packed(self, group: Many[_Entry], plan: Plan) -> PackedBatch:
-        """The tokens of a pass side by side: whole sequences, or chunks whose keys and values go into the cache."""
-        if not group[0].cached:
-            return pack_rows(self.backbone, [_row(entry) for entry in group], plan)
-        assert self.cache is not None
-        return pack_pieces(self.backbone, self.cache.tensors, [_piece(entry) for entry in group])
+    def _known(self, group: Many[_Entry]) -> _Planned | None:
+        """The last pass's plan, where it is this one's too."""
+        last = self._planned
+        if last is None or len(last.adapters) != len(group):
+            return None
+        for entry, adapter, length, ends in zip(group, last.adapters, last.lengths, last.ending, strict=True):
+            if entry.adapter is not adapter or entry.tokens != length or entry.ends != ends:
+                return None
+        return last
+
+    def _packed(self, group: Many[_Entry], plan: Plan, staging: StagingBuffer) -> PackedBatch:
+        """The tokens of a pass side by side: whole sequences, and chunks whose keys and values go into the cache."""
+        chunks = [_cached_chunk(e) if e.cached else whole_chunk(_row(e), plan, i) for i, e in enumerate(group)]
+        cache = self.cache.tensors if self.cache is not None and any(e.cached for e in group) else None
+        return pack_chunks(self.backbone, cache, chunks, staging)
 
     # ---- what it gives
 
@@ -230,6 +243,13 @@ class Runner:
         return outputs
 
 
+def _planned(group: Many[_Entry], plan: Plan, actors: Actors, vocabulary: Actors | None) -> _Planned:
+    adapters = [entry.adapter for entry in group]
+    return _Planned(
+        adapters, [entry.tokens for entry in group], [entry.ends for entry in group], plan, actors, vocabulary
+    )
+
+
 def _entry(scheduled: ScheduledSequence) -> _Entry:
     sequence, tokens, cached = scheduled
     adapter = sequence.adapter
@@ -250,12 +270,12 @@ def _row(entry: _Entry) -> Row:
     return Row(ids, type_ids, entry.adapter)
 
 
-def _piece(entry: _Entry) -> Piece:
+def _cached_chunk(entry: _Entry) -> SequenceChunk:
     """The next positions of a sequence whose earlier ones are in the cache."""
     sequence = entry.sequence
     start, stop = sequence.computed, sequence.computed + entry.tokens
     virtual = max(min(stop, sequence.virtual) - start, 0)
-    return Piece(
+    return SequenceChunk(
         sequence.content(start, stop)[virtual:],
         start + virtual - sequence.virtual,
         virtual,
