@@ -59,7 +59,7 @@ def sample(logits: Tensor, inputs: Sequence[SamplingInput], staging: StagingBuff
     if layout.logprobs:
         log_probs = torch.log_softmax(_rows(logits, staging, "logprobs"), -1)
     if layout.adjusted:
-        _adjust(logits, layout, staging)
+        _adjust(logits, staging)
     best, tokens = logits.max(-1)
 
     draws = [_Draw(logits, part, staging, exact) for part in layout.truncated]
@@ -87,7 +87,7 @@ def _rows(values: Tensor, staging: StagingBuffer, name: str) -> Tensor:
     return values.index_select(0, staging[name]) if name in staging else values
 
 
-def _adjust(logits: Tensor, layout: SamplingLayout, staging: StagingBuffer) -> None:
+def _adjust(logits: Tensor, staging: StagingBuffer) -> None:
     """Penalties, biases and what is not allowed; in place. Each index stands once in its list."""
     flat = logits.view(-1)
     if "repeated" in staging:
@@ -99,24 +99,21 @@ def _adjust(logits: Tensor, layout: SamplingLayout, staging: StagingBuffer) -> N
             flat.scatter_add_(0, staging[name], staging[f"{name}.amounts"])
     if "forbidden" in staging:
         flat.index_fill_(0, staging["forbidden"], _NO_LOGIT)
-    if layout.masks is not None:
-        left_out = _unpacked(layout.masks, logits.shape[1], logits.device)
-        if "masked" not in staging:
-            logits.masked_fill_(left_out, _NO_LOGIT)
-        else:
+    if "masks" in staging:
+        left_out = _unpacked(staging, logits.shape[1], logits.device)
+        if "masked" in staging:
             rows = staging["masked"]
             logits.index_copy_(0, rows, logits.index_select(0, rows).masked_fill_(left_out, _NO_LOGIT))
+        else:
+            logits.masked_fill_(left_out, _NO_LOGIT)
 
 
-def _unpacked(masks: NDArray[np.uint8], vocabulary: int, device: torch.device) -> Tensor:
-    """(rows, vocabulary) bool from packed bits, the lowest first: only the bits are copied to a device."""
+def _unpacked(staging: StagingBuffer, vocabulary: int, device: torch.device) -> Tensor:
+    """(rows, vocabulary) bool from the bits of "masks", the lowest first: only the bits are copied to a device."""
     if _on_host(device):
-        bits = np.unpackbits(masks, axis=1, count=vocabulary, bitorder="little")
+        bits = np.unpackbits(staging.host("masks"), axis=1, count=vocabulary, bitorder="little")
         return torch.from_numpy(bits).view(torch.bool)
-    host = torch.from_numpy(masks)
-    packed = (host.pin_memory() if device.type == "cuda" and torch.cuda.is_available() else host).to(
-        device, non_blocking=True
-    )
+    packed = staging["masks"]
     shifts = torch.arange(8, dtype=torch.uint8, device=device)
     return packed[:, :, None].bitwise_right_shift(shifts).bitwise_and_(1).bool().flatten(1)[:, :vocabulary]
 

@@ -60,10 +60,9 @@ class Truncated:
 class SamplingLayout:
     """Puts everything into `staging`, which is to be committed where `staged`.
 
-    `adjusted`: whether logits are changed before anything is chosen. `masks`: packed bits, (rows with constraints,
-    bytes), of the tokens that may not come. `logprobs`: rows whose tokens' are asked for, and `tops`: how many of the
-    likeliest with each. All tokens are weighed of the `plain` first rows of "weighed", which may have any, and of the
-    `shares` rows behind them, which belong to `truncated[shared]`.
+    `adjusted`: whether logits are changed before anything is chosen. `logprobs`: rows whose tokens' are asked for, and
+    `tops`: how many of the likeliest with each. All tokens are weighed of the first `plain` rows of "weighed", which
+    may have any, and of the `shares` rows behind them, which belong to `truncated[shared]`.
     """
 
     def __init__(
@@ -81,7 +80,6 @@ class SamplingLayout:
         self.plain = 0
         self.shares = 0
         self.shared = 0
-        self.masks: NDArray[np.uint8] | None = None
         self._put_logprobs()
         self._put_adjustments()
         self._put_draws()
@@ -121,7 +119,7 @@ class SamplingLayout:
         for name, array in changes.arrays().items():
             self._put(name, array)
         if masks:
-            self.masks = np.bitwise_not(np.stack(masks))
+            self._put("masks", np.bitwise_not(np.stack(masks)))
             self._put_rows("masked", masked)
         self.adjusted = bool(masks) or not changes.empty
 
