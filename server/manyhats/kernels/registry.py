@@ -9,6 +9,8 @@ import torch
 
 from manyhats.errors import ConfigurationError
 from manyhats.kernels.base import Kernels
+from manyhats.kernels.cpu.backend import CpuKernels
+from manyhats.kernels.cpu.library import missing
 from manyhats.kernels.reference import Reference
 
 AUTO = "auto"
@@ -24,7 +26,10 @@ class Backend:
 
 
 # In the order in which they are preferred.
-BACKENDS: dict[str, Backend] = {"reference": Backend(Reference)}
+BACKENDS: dict[str, Backend] = {
+    "cpu": Backend(CpuKernels, frozenset({"cpu"}), missing),
+    "reference": Backend(Reference),
+}
 
 
 def choose(device: torch.device, name: str = AUTO, backends: Mapping[str, Backend] = BACKENDS) -> Kernels:
