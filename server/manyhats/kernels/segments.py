@@ -77,14 +77,14 @@ class Table(Generic[E]):
         while len(self.entries) <= slot:
             self.entries.append(None)
         self.entries[slot] = entry
-        self.version += 1
         self.changed.add(slot)
+        self.version += 1
 
     def drop(self, slot: int) -> None:
         """Takes an entry out. Nobody uses the slot any more."""
         self.entries[slot] = None
-        self.version += 1
         self.changed.add(slot)
+        self.version += 1
 
     def __getitem__(self, slot: int) -> E:
         entry = self.entries[slot]

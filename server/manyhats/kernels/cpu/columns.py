@@ -78,15 +78,18 @@ class Columns:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._version = 0  # the table's, up to which all has been filled
         self._kinds: dict[int, Kind] = {}
         self._counts: Counter[Kind] = Counter()
         self._filled = Filled(None, 0, 0, None)
 
     def filled(self, table: Table[Any]) -> Filled:
         """The structs with all that stands in the table now."""
-        if table.changed:
+        if self._version != table.version:
             with self._lock:
+                version = table.version
                 self._refresh(table)
+                self._version = version
         return self._filled
 
     def _refresh(self, table: Table[Any]) -> None:
@@ -109,10 +112,9 @@ class Columns:
             array[slot] = values
             self._kinds[slot] = kind
             self._counts[kind] += 1
-        kind = next(iter(self._counts)) if len(self._counts) == 1 else None
-        self._filled = (
-            Filled(array, 0, 0, kind) if array is None else Filled(array, array.ctypes.data, len(array), kind)
-        )
+        shared = next(iter(self._counts)) if len(self._counts) == 1 else None
+        if array is not None:
+            self._filled = Filled(array, array.ctypes.data, len(array), shared)
 
     def _forget(self, slot: int) -> None:
         kind = self._kinds.pop(slot, None)
