@@ -1,13 +1,14 @@
 /* Activations of float32, written so that compilers turn loops over them into vectors. NaN stays NaN.
 
-   The numbers are those of kernels/cpu/library.py. */
+   The numbers are those of columns.py. */
 
 #ifndef MANYHATS_ACTIVATIONS_H
 #define MANYHATS_ACTIVATIONS_H
 
 #include <stdint.h>
 
-enum { NONE, RELU, GELU, GELU_TANH, TANH, SILU, SIGMOID, QUICK_GELU, LEAKY_RELU, RELU_SQUARED, RELU6 };
+enum { NONE, RELU, GELU, GELU_TANH, TANH, SILU, SIGMOID, QUICK_GELU, LEAKY_RELU, RELU_SQUARED, RELU6,
+       GELU_10, MISH, HARDSWISH, LAPLACE };
 
 #define FORCED static inline __attribute__((always_inline))
 
@@ -72,6 +73,14 @@ FORCED float error_function(float x) {
     return c * p / q;
 }
 
+FORCED float gelu(float x) { return 0.5f * x * (1.0f + error_function(x * 0.70710678118f)); }
+
+/* x tanh(log(1 + e^x)) */
+FORCED float mish(float x) {
+    float e = exponential(x > 20.0f ? 20.0f : x), n = e * (e + 2.0f);
+    return x * (n / (n + 2.0f));
+}
+
 FORCED void activate(int32_t which, float *values, int64_t count) {
 #define EACH(expression)                                                                                               \
     for (int64_t i = 0; i < count; i++) {                                                                              \
@@ -81,7 +90,7 @@ FORCED void activate(int32_t which, float *values, int64_t count) {
     break
     switch (which) {
     case RELU: EACH(x < 0.0f ? 0.0f : x);
-    case GELU: EACH(0.5f * x * (1.0f + error_function(x * 0.70710678118f)));
+    case GELU: EACH(gelu(x));
     case GELU_TANH: EACH(0.5f * x * (1.0f + hyperbolic_tangent(0.79788456080f * (x + 0.044715f * x * x * x))));
     case TANH: EACH(hyperbolic_tangent(x));
     case SILU: EACH(x * sigmoid(x));
@@ -90,6 +99,10 @@ FORCED void activate(int32_t which, float *values, int64_t count) {
     case LEAKY_RELU: EACH(x < 0.0f ? 0.01f * x : x);
     case RELU_SQUARED: EACH(x < 0.0f ? 0.0f : x * x);
     case RELU6: EACH(between(x, 0.0f, 6.0f));
+    case GELU_10: EACH(between(gelu(x), -10.0f, 10.0f));
+    case MISH: EACH(mish(x));
+    case HARDSWISH: EACH(x * between(x + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f));
+    case LAPLACE: EACH(0.5f * (1.0f + error_function((x - 0.707107f) * (1.0f / (0.282095f * 1.41421356f)))));
     default: break;
     }
 #undef EACH

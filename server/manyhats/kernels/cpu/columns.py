@@ -37,6 +37,10 @@ ACTIVATIONS = {
     "leakyrelu": 8,
     "relu2": 9,
     "relu6": 10,
+    "gelu_10": 11,
+    "mish": 12,
+    "hardswish": 13,
+    "laplace": 14,
 }
 MOST_OUTPUTS = 32  # of a layer that is done here: with more, torch's own product is faster
 
@@ -57,6 +61,7 @@ _LOW_RANK = np.dtype(
 )
 _SCALE_ADD = np.dtype([("present", "i4"), ("unused", "i4"), ("gain", "u8"), ("offset", "u8")])
 _LINEAR = np.dtype([("present", "i4"), ("out", "i4"), ("weight", "u8"), ("bias", "u8")])
+_lock = threading.Lock()
 _FIRST = 8  # slots of a fresh array; doubled as it fills
 
 # What all slots of a table must share for one call to do them; for a kind that no call fits, the reference does all.
@@ -126,9 +131,11 @@ class Columns:
 
 def columns_of(table: Table[Any]) -> Columns:
     """The table's columns, which it keeps."""
-    columns = table.columns
-    if not isinstance(columns, Columns):
-        columns = table.columns = Columns()
+    if table.columns is None:
+        with _lock:
+            if table.columns is None:
+                table.columns = Columns()
+    columns: Columns = table.columns
     return columns
 
 
