@@ -1,5 +1,5 @@
 /* The loops over rows, for one type and one instruction set. Defined outside: TYPE, ELEMENT, PARTS (vectors of float32
-   that STEP elements fill), DOT_BF16 (whether products of pairs of bfloat16 are one instruction), and variant.h's names.
+   that STEP elements fill), and variant.h's names.
 
    bfloat16 comes in words of two: a vector of words gives one vector of the elements in even places and one of those in
    odd places, by a shift and a mask. Sums over a row do not care, and outputs are put together the same way. */
@@ -35,13 +35,15 @@ INLINE void NAME(load)(const ELEMENT *from, V *parts) {
 }
 
 INLINE void NAME(store)(ELEMENT *to, const V *parts) {
-#if PARTS == 2
+#if PARTS == 2 && HAS_BF16
+    __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)parts[1], (__m512)parts[0]);
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi16(INTERLEAVE, halves));
+#elif PARTS == 2
     B half[2];
     for (int i = 0; i < 2; i++) {
-        B bits = (B)parts[i];
-        B near = bits + 0x7fffu + ((bits >> 16) & 1u);
-        B none = (B)((bits & 0x7fffffffu) > 0x7f800000u);
-        half[i] = (near & ~none) | (none & 0x7fc00000u);
+        B bits = (B)parts[i], none = (B)(parts[i] != parts[i]);
+        half[i] = bits + 0x7fffu + ((bits >> 16) & 1u);
+        half[i] = (half[i] & ~none) | (none & 0x7fc00000u);
     }
     *(BU *)to = (BU)((half[0] >> 16) | (half[1] & 0xffff0000u));
 #else
@@ -57,18 +59,6 @@ INLINE void NAME(dots)(const ELEMENT *x, int64_t x_stride, const ELEMENT *down, 
     for (int i = 0; i < rows * ranks; i++) sum[i] = SPLAT(0.0f);
     int64_t k = 0;
     for (; k + STEP <= in; k += STEP) {
-#if DOT_BF16
-        __m512bh own[4];
-#pragma GCC unroll 4
-        for (int i = 0; i < rows; i++) own[i] = (__m512bh)_mm512_loadu_si512(x + i * x_stride + k);
-#pragma GCC unroll 8
-        for (int j = 0; j < ranks; j++) {
-            __m512bh weight = (__m512bh)_mm512_loadu_si512(down + j * in + k);
-#pragma GCC unroll 4
-            for (int i = 0; i < rows; i++)
-                sum[i * ranks + j] = (V)_mm512_dpbf16_ps((__m512)sum[i * ranks + j], own[i], weight);
-        }
-#else
         V own[4 * PARTS];
 #pragma GCC unroll 4
         for (int i = 0; i < rows; i++) NAME(load)(x + i * x_stride + k, own + i * PARTS);
@@ -81,7 +71,6 @@ INLINE void NAME(dots)(const ELEMENT *x, int64_t x_stride, const ELEMENT *down, 
 #pragma GCC unroll 2
                 for (int p = 0; p < PARTS; p++) sum[i * ranks + j] += own[i * PARTS + p] * weight[p];
         }
-#endif
     }
     if (ranks % 4 == 0) {
 #pragma GCC unroll 16
@@ -125,14 +114,6 @@ static TARGET void NAME(finish)(const LowRankSlot *slot, int64_t r0, int64_t r1,
         for (int64_t r = r0; r < r1; r++) low[r] = round_bf16(low[r]);
 #endif
     }
-#if DOT_BF16
-    /* a pair of ranks as one word, in the place of the first */
-    if ((r1 - r0) & 1) low[r1] = 0.0f;
-    for (int64_t r = r0; r < r1; r += 2) {
-        uint32_t pair = (uint32_t)to_bf16(low[r]) | (uint32_t)to_bf16(low[r + 1]) << 16;
-        memcpy(low + r, &pair, sizeof pair);
-    }
-#endif
 }
 
 static TARGET void NAME(down)(const Call *call, const Tile *tile, int64_t r0, int64_t r1, float *low) {
@@ -170,26 +151,6 @@ INLINE void NAME(raise)(const Call *call, const LowRankSlot *slot, int64_t row, 
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
         for (int p = 0; p < parts; p++) sum[i * parts + p] = SPLAT(0.0f);
-#if DOT_BF16
-    for (int64_t r = 0; r < rank; r += 2) {
-        __m512bh weights[4];
-#pragma GCC unroll 2
-        for (int p = 0; p < packs; p++) {
-            const ELEMENT *from = up + r * out + p * STEP;
-            __m512i first = _mm512_loadu_si512(from);
-            __m512i second = r + 1 < rank ? _mm512_loadu_si512(from + out) : _mm512_setzero_si512();
-            weights[2 * p] = (__m512bh)_mm512_mask_blend_epi16(0xaaaaaaaau, first, _mm512_slli_epi32(second, 16));
-            weights[2 * p + 1] = (__m512bh)_mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(first, 16), second);
-        }
-#pragma GCC unroll 4
-        for (int i = 0; i < rows; i++) {
-            __m512bh pair = (__m512bh)_mm512_castps_si512(_mm512_set1_ps(low[i * own + r]));
-#pragma GCC unroll 4
-            for (int p = 0; p < parts; p++)
-                sum[i * parts + p] = (V)_mm512_dpbf16_ps((__m512)sum[i * parts + p], pair, weights[p]);
-        }
-    }
-#else
     for (int64_t r = 0; r < rank; r++) {
         V weights[4];
 #pragma GCC unroll 4
@@ -201,7 +162,6 @@ INLINE void NAME(raise)(const Call *call, const LowRankSlot *slot, int64_t row, 
             for (int p = 0; p < parts; p++) sum[i * parts + p] += number * weights[p];
         }
     }
-#endif
     const int has_bias = slot->up_bias != 0, has_scale = slot->scale && slot->scale_step;
     V bias[4], scale[4];
 #pragma GCC unroll 4
@@ -237,16 +197,8 @@ INLINE void NAME(raise)(const Call *call, const LowRankSlot *slot, int64_t row, 
 /* One column of one row, where less than STEP are left. */
 INLINE void NAME(raise_one)(const Call *call, const LowRankSlot *slot, int64_t row, int64_t column, const float *low) {
     float sum = 0.0f;
-    for (int64_t r = 0; r < slot->rank; r++) {
-#if DOT_BF16
-        uint32_t pair;
-        memcpy(&pair, low + (r & ~(int64_t)1), sizeof pair);
-        float number = from_bf16((uint16_t)(r & 1 ? pair >> 16 : pair));
-#else
-        float number = low[r];
-#endif
-        sum += number * NAME(number)((const ELEMENT *)slot->up + r * call->out + column);
-    }
+    for (int64_t r = 0; r < slot->rank; r++)
+        sum += low[r] * NAME(number)((const ELEMENT *)slot->up + r * call->out + column);
     if (slot->up_bias) sum += NAME(number)((const ELEMENT *)slot->up_bias + column);
     if (slot->scale && slot->scale_step) sum *= NAME(number)((const ELEMENT *)slot->scale + column);
     ELEMENT *y = (ELEMENT *)call->y + row * call->y_stride + column;
@@ -339,4 +291,3 @@ static const Rows JOIN(JOIN(rows, VARIANT), TYPE) = {NAME(down), NAME(up), NAME(
 #undef TYPE
 #undef ELEMENT
 #undef PARTS
-#undef DOT_BF16

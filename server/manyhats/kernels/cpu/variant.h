@@ -1,9 +1,5 @@
-/* One instruction set's loops, for both types. Defined outside: VARIANT, TARGET, WIDTH (float32 of a vector). No include
-   guard: kernels.c includes it once for each variant. */
-
-#ifndef HAS_DOT_BF16
-#define HAS_DOT_BF16 0
-#endif
+/* One instruction set's loops, for both types. Defined outside: VARIANT, TARGET, WIDTH (float32 of a vector), HAS_BF16
+   (whether it rounds to bfloat16 itself). No include guard: kernels.c includes it once for each variant. */
 
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
@@ -48,13 +44,11 @@ INLINE void JOIN(sum4, VARIANT)(const V *v, float *sums) {
 #define TYPE f32
 #define ELEMENT float
 #define PARTS 1
-#define DOT_BF16 0
 #include "rows.h"
 
 #define TYPE bf16
 #define ELEMENT uint16_t
 #define PARTS 2
-#define DOT_BF16 HAS_DOT_BF16
 #include "rows.h"
 
 #undef INLINE
@@ -65,4 +59,4 @@ INLINE void JOIN(sum4, VARIANT)(const V *v, float *sums) {
 #undef VARIANT
 #undef TARGET
 #undef WIDTH
-#undef HAS_DOT_BF16
+#undef HAS_BF16
