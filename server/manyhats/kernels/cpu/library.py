@@ -48,7 +48,8 @@ class Library:
     does not exist or that the processor cannot run.
     """
 
-    def __init__(self, variant: str | None = None, file: Path = FILE) -> None:
+    def __init__(self, variant: str | None = None, file: Path | None = None) -> None:
+        file = file or FILE
         if not file.exists():
             raise ConfigurationError(
                 "the package was built without a C compiler: install one, and install manyhats again"
