@@ -25,10 +25,10 @@ FLAGS = ["-std=gnu11", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-
 # As much as kernels.c asks of a compiler.
 PROBE = """
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
-__attribute__((target("avx512f,avx512bf16"))) __m512 probe(__m512 sum, __m512i a)
-{ return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)a); }
-int supported(void) { return __builtin_cpu_supports("avx512bf16"); }
+__attribute__((target("avx512f,avx512bf16"))) __m512i probe(__m512 a)
+{ return (__m512i)_mm512_cvtne2ps_pbh(a, a); }
 #endif
 typedef float four __attribute__((vector_size(16)));
 four twice(four a) { return a + a; }

@@ -35,6 +35,12 @@ FORCED float exponential(float x) {
     return p * power.number;
 }
 
+/* Exactly 1 and -1 beyond a limit: what is left of either is multiplied by large numbers. */
+FORCED float saturated(float y, float x, float limit) {
+    y = x >= limit ? 1.0f : y;
+    return x <= -limit ? -1.0f : y;
+}
+
 FORCED float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
 /* A quotient of polynomials, within some units in the last place. */
@@ -51,7 +57,7 @@ FORCED float hyperbolic_tangent(float x) {
     q = q * s + 1.18534705686654e-04f;
     q = q * s + 2.26843463243900e-03f;
     q = q * s + 4.89352518554385e-03f;
-    float t = c * p / q;
+    float t = saturated(c * p / q, x, 7.90531110763549805f);
     return x < 0.0004f && x > -0.0004f ? x : t;
 }
 
@@ -70,7 +76,7 @@ FORCED float error_function(float x) {
     q = q * s - 1.68282697438203e-03f;
     q = q * s - 7.37332916720468e-03f;
     q = q * s - 1.42647390514189e-02f;
-    return c * p / q;
+    return saturated(c * p / q, x, 4.0f);
 }
 
 FORCED float gelu(float x) { return 0.5f * x * (1.0f + error_function(x * 0.70710678118f)); }

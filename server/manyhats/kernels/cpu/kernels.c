@@ -9,6 +9,7 @@
 #include <string.h>
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -159,19 +160,25 @@ static const Rows *const kernels_bf16[VARIANTS] = {
 
 EXPORT int32_t manyhats_abi(void) { return ABI; }
 
-/* The best variant that this processor, and the system on it, can run; those before it run too. */
-EXPORT int32_t manyhats_best_variant(void) {
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return BASELINE;
-    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
-        !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
-        return AVX2;
-    return __builtin_cpu_supports("avx512bf16") ? AVX512_BF16 : AVX512;
-#else
-    return BASELINE;
-#endif
+/* Not __builtin_cpu_supports: what stands behind it is not in every compiler's runtime. */
+static int32_t best_variant(void) {
+    const unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
+    unsigned a, b, c, d, features, saved, more;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & 1u << 27) || !(c & 1u << 12)) return BASELINE; /* OSXSAVE, FMA */
+    __asm__("xgetbv" : "=a"(saved), "=d"(d) : "c"(0));
+    if (!__get_cpuid_count(7, 0, &a, &features, &c, &d)) return BASELINE;
+    if (!(features & 1u << 5) || (saved & 0x06) != 0x06) return BASELINE; /* the system keeps the registers too */
+    if ((features & avx512) != avx512 || (saved & 0xe6) != 0xe6) return AVX2;
+    if (!__get_cpuid_count(7, 1, &more, &b, &c, &d)) return AVX512;
+    return more & 1u << 5 ? AVX512_BF16 : AVX512;
 }
+#else
+static int32_t best_variant(void) { return BASELINE; }
+#endif
+
+/* The best variant that this processor, and the system on it, can run; those before it run too. */
+EXPORT int32_t manyhats_best_variant(void) { return best_variant(); }
 
 /* --- threads ---------------------------------------------------------------------------------------------------- */
 
