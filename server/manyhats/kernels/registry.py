@@ -38,8 +38,8 @@ BACKENDS: dict[str, Backend] = {
 def choose(device: torch.device, name: str = AUTO, backends: Mapping[str, Backend] = BACKENDS) -> Kernels:
     """The backend called `name`, or the first that works on the device.
 
-    Raises ConfigurationError for a name that is not known, and for a backend that cannot work here, with the reason. The
-    log says why a backend that would be preferred is not used.
+    Raises ConfigurationError for a name that is not known, and for a backend that cannot work here, with the reason.
+    The log says why a backend that would be preferred is not used.
     """
     if name == AUTO:
         for own, backend in backends.items():
