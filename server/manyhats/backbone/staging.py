@@ -50,15 +50,16 @@ class HostBuffers:
         self._next = (turn + 1) % _IN_TURN
         copied = self._copied[turn]
         if copied is not None:
-            copied.synchronize()  # type: ignore[no-untyped-call]
+            copied.synchronize()
         if self._buffers[turn].numel() < words:
-            self._buffers[turn] = torch.empty(max(words, 2 * self._buffers[turn].numel()), dtype=torch.long).pin_memory()
+            room = max(words, 2 * self._buffers[turn].numel())
+            self._buffers[turn] = torch.empty(room, dtype=torch.long).pin_memory()
         buffer = self._buffers[turn][:words]
         fill(buffer.numpy())
         # Memory of its own for each pass: a batch may be laid out while another one waits for its pass.
         there = buffer.to(self.device, non_blocking=True)
-        copied = self._copied[turn] = copied or torch.cuda.Event()
-        copied.record()  # type: ignore[no-untyped-call]
+        copied = self._copied[turn] = copied or torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record()
         return there
 
 
