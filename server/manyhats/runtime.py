@@ -25,7 +25,6 @@ from manyhats.formats.reader import read_adapter
 from manyhats.formats.tensor_file import mapped
 from manyhats.methods.adapter import Adapter, BoundAdapter
 from manyhats.methods.heads import Kind
-from manyhats.methods.stacks import stack_pool
 from manyhats.registry.imports import FolderImports
 from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Task, TaskSettings, Version, parse_settings
@@ -72,7 +71,6 @@ class Runtime:
         self.registry = Registry(
             settings.store, self.inspect, max_tasks=settings.max_tasks, max_versions=settings.max_versions
         )
-        self.stacks = stack_pool(self.backbone.kept)
         self.residency = Residency(
             load=self._load,
             bind=self._bind,
@@ -81,9 +79,7 @@ class Runtime:
             slot_bytes=settings.slot_memory,
             memory_bytes=settings.host_memory,
             unbind=lambda bound: bound.release(self.backbone),
-            reclaim=self.stacks.clear,
         )
-        self.stacks.use(self.residency.budget)
         self.imports = FolderImports(self.registry)
         self.pinning = Pinning(self.registry, self.residency)
         batch_tokens = settings.batch_tokens or _BATCH_TOKENS.get(self.backbone.device.type, _BATCH_TOKENS_ELSEWHERE)
@@ -144,7 +140,6 @@ class Runtime:
     def close(self) -> None:
         """Gives back threads and the store."""
         self.residency.close()
-        self.stacks.clear()
         self.registry.close()
 
     async def _watch(self) -> None:

@@ -72,7 +72,7 @@ def _passes(backbone: Backbone, rows: Sequence[Row]) -> list[list[int]]:
 
 
 def _one_pass(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
-    plan = Plan(segments_of([row.adapter for row in rows]))
+    plan = Plan(backbone, segments_of([row.adapter for row in rows]))
     batch = pack(
         backbone,
         [row.ids for row in rows],

@@ -342,7 +342,7 @@ class Generator:
         same = self._planned
         if same is not None and same[0] == adapters and same[1] == batch.lengths:
             return same[2], same[3]
-        plan = Plan(segments_of(adapters))
+        plan = Plan(self.backbone, segments_of(adapters))
         actors = plan.token_actors(batch)
         self._planned = None if actors.states else (adapters, batch.lengths, plan, actors)
         return plan, actors
