@@ -155,9 +155,11 @@ def test_prefills_of_similar_length_share_a_call() -> None:
 def _prefix(backbone: Backbone) -> list[tuple[Tensor, Tensor]]:
     """Three rows for each layer."""
     generator = torch.Generator().manual_seed(5)
-    return [
-        tuple(torch.randn(3, *backbone.kv_shape, generator=generator) for _ in range(2)) for _ in range(backbone.layers)
-    ]
+
+    def fresh() -> Tensor:
+        return torch.randn(3, *backbone.kv_shape, generator=generator)
+
+    return [(fresh(), fresh()) for _ in range(backbone.layers)]
 
 
 def _behind(pair: tuple[Tensor, Tensor]) -> Any:

@@ -59,8 +59,7 @@ class Group:
     @property
     def size(self) -> int:
         """The number of sequences."""
-        count: int = self.sequences.stop - self.sequences.start
-        return count
+        return int(self.sequences.stop - self.sequences.start)
 
 
 class AttentionLayout:
@@ -201,7 +200,7 @@ class AttentionLayout:
         if self._device.type != "cpu" or len(sizes) == 1:
             return _split(rows.index_select(dim, index), sizes, dim)
         if name not in self._parts:
-            self._parts[name] = torch.split(index, sizes)
+            self._parts[name] = _split(index, sizes)
         # One after the other, which leaves them in the CPU's caches.
         return (rows.index_select(dim, part) for part in self._parts[name])
 
