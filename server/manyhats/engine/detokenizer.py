@@ -136,6 +136,8 @@ class Detokenizer:
         What waits is bounded by what the sequences that run may still have: an output for each token. Where many steps
         wait, each further one is slowed down by 10 ms, so that this thread comes to its turn.
         """
+        if not outputs:  # nothing that generates was in the step
+            return
         with self._changed:
             if len(self._steps) >= _MOST_STEPS and not self._stopping:
                 self._changed.wait_for(lambda: len(self._steps) < _MOST_STEPS, _SLOWED)
