@@ -225,14 +225,17 @@ class Runner:
         for sequence in sequences:
             params = sequence.sampling
             assert params is not None
-            allowed: Tensor | None = None
+            constraint: Tensor | None = None
             try:
-                allowed = None if sequence.constraint is None else sequence.constraint.allowed()
+                constraint = None if sequence.constraint is None else sequence.constraint.bits()
             except Exception as error:
                 faults[sequence] = error
-            output = [sampled.token for sampled in sequence.output] if params.looks_back else []
-            inputs.append(SamplingInput(params, sequence.random, sequence.prompt, output, allowed))
-        tokens, finite = sample(logits, inputs)
+            history = sequence.history
+            if history is not None:
+                history.follow(sequence.output)
+            output = history.output if history is not None else ()
+            inputs.append(SamplingInput(params, sequence.random, sequence.prompt, output, constraint, history))
+        tokens, finite = sample(logits, inputs, self.backbone.staging())
         outputs = []
         for sequence, token, fine in zip(sequences, tokens, finite, strict=True):
             fault = faults.get(sequence) if fine else _not_finite(sequence)

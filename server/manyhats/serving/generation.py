@@ -13,15 +13,15 @@ from manyhats.backbone import Backbone, Encoded, Tokenizer
 from manyhats.core.sampling_params import BadWords, SampledToken, SamplingParams
 from manyhats.core.sequence import Delta, Request, Sequence, TextDecoder
 from manyhats.engine.detokenizer import IncrementalDetokenizer
-from manyhats.engine.grammar import Grammar, Grammars
 from manyhats.engine.prompt_scores import PromptScores as PromptScores
 from manyhats.engine.prompt_scores import Score as Score
+from manyhats.engine.structured_output import Grammar, Grammars
 from manyhats.errors import InputTooLong, InvalidRequest
 from manyhats.methods.adapter import BoundAdapter
 from manyhats.serving.inputs import InputWarning
 from manyhats.serving.outputs import Answer
 from manyhats.serving.parameters import GenerateParameters
-from manyhats.serving.structured_output import grammar_of
+from manyhats.serving.response_format import grammar_of
 
 _LONGEST_WORD = 1000  # tokens of a bad word
 
