@@ -99,13 +99,13 @@ def serve(config: Path | None = None, **options: str | None) -> None:
     gc.freeze()
     server = create_server(create_app(runtime), settings)
 
-    def end() -> None:
+    def end_server() -> None:
         server.should_exit = True
         late = threading.Timer(settings.drain_timeout + _ENDING, os._exit, [1])
         late.daemon = True
         late.start()
 
-    runtime.on_fatal = end
+    runtime.on_fatal = end_server
     try:
         server.run()
     except SystemExit as end:  # it has said why, but with a code of its own
