@@ -384,10 +384,10 @@ def pretended_device(backbone: Backbone | None = None) -> Iterator[Count]:
     The backbone stays there: it is of no use outside of `pretended_device`. Adapters that are bound to it within are
     on the device too.
     """
-    torch._C._ensureCUDADeviceGuardSet()  # torch without CUDA knows no such device else
     ledger = _Ledger()
     with (
         mock.patch("torch.cuda._lazy_init", lambda: None),
+        mock.patch("torch.__future__.get_overwrite_module_params_on_conversion", lambda: True),
         torch.inference_mode(),
         _Operators(ledger),
         _Functions(ledger),
