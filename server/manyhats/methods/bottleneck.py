@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.methods.activations import activation
+from manyhats.kernels.activations import activation
 from manyhats.methods.base import (
     Bound,
     Leaves,

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch
-from manyhats.methods.activations import activation
+from manyhats.kernels.activations import activation
 from manyhats.methods.base import expect_shape
 
 if TYPE_CHECKING:

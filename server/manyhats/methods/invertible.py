@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from manyhats.backbone.sites import EMBEDDED
 from manyhats.errors import AdapterMismatch
-from manyhats.methods.activations import activation
+from manyhats.kernels.activations import activation
 from manyhats.methods.base import (
     Bound,
     Leaves,

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch
 from manyhats.formats.files import Remaining, flag, refuse_fields, shown
-from manyhats.methods.activations import activation
+from manyhats.kernels.activations import activation
 from manyhats.methods.base import Part
 from manyhats.methods.prefix import PrefixConfig, layer_site
 from manyhats.methods.prompt import PROMPT_SITE, PromptConfig

@@ -1,0 +1,85 @@
+"""The operations in plain torch: on any device, with gradients, and what every other backend is compared with.
+
+A loop over the segments stands inside each call: torch has no operation for matrices of different sizes at different
+addresses.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from manyhats.kernels.activations import activation
+from manyhats.kernels.base import Bits, LowRank, ScaleAdd, Sparse, Weight
+from manyhats.kernels.segments import Segments, Table
+
+
+class Reference:
+    """See `kernels.base.Kernels`."""
+
+    name = "reference"
+    keeps_bits = False  # to unpack bits at every batch takes 2 to 4 times as long as the linear layer itself
+    keeps_sparse = False
+
+    def low_rank(
+        self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None
+    ) -> None:
+        for start, stop, slot in segments:
+            down, up, down_bias, up_bias, function, scale = table[slot]
+            rows, out = x[start:stop], y[start:stop]
+            if down_bias is None and up_bias is None and function is None and scale is None:
+                # A x^T: on a CPU a product with r rows is faster than the same one with r columns
+                low = (down @ rows.T).T
+                if row_scale is not None:
+                    low = low * row_scale[start:stop]
+                out.addmm_(low.to(y.dtype), up.to(y.dtype))  # they differ under autocast alone
+                continue
+            low = F.linear(rows, down, down_bias)
+            if function is not None:
+                low = activation(function)(low)
+            more = F.linear(low, up.T, up_bias)
+            if scale is not None:
+                more = more * scale
+            if row_scale is not None:
+                more = more * row_scale[start:stop]
+            out += more
+
+    def scale_add(self, y: Tensor, table: Table[ScaleAdd], segments: Segments) -> None:
+        for start, stop, slot in segments:
+            gain, offset = table[slot]
+            rows = y[start:stop]
+            if gain is not None:
+                rows *= gain
+            if offset is not None:
+                rows += offset
+
+    def linear(self, x: Tensor, y: Tensor, table: Table[Weight], segments: Segments) -> None:
+        for start, stop, slot in segments:
+            weight, bias = table[slot]
+            out = y[start:stop, : len(weight)]
+            if bias is None or torch.is_grad_enabled() or not out.is_contiguous():
+                out.copy_(F.linear(x[start:stop], weight, bias))
+            else:
+                torch.addmm(bias, x[start:stop], weight.T, out=out)
+
+    def masked_linear(
+        self, x: Tensor, y: Tensor, base: Tensor, bias: Tensor | None, table: Table[Bits], segments: Segments
+    ) -> None:
+        for start, stop, slot in segments:
+            keep = unpack_bits(table[slot].bits, (base.shape[0], base.shape[1]))
+            y[start:stop] = F.linear(x[start:stop], base * keep, bias)
+
+    def sparse_add(self, x: Tensor, y: Tensor, table: Table[Sparse], segments: Segments) -> None:
+        width = x.shape[1]
+        for start, stop, slot in segments:
+            indices, values = table[slot]
+            columns = torch.div(indices, width, rounding_mode="floor")
+            y[start:stop].index_add_(1, columns, x[start:stop].index_select(1, indices % width) * values)
+
+
+def unpack_bits(bits: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Bytes, the first value in the lowest bit, row by row, to bool (out, in)."""
+    places = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    flat = (bits[:, None] >> places) & 1
+    return flat.view(-1)[: shape[0] * shape[1]].view(shape).bool()
