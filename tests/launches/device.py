@@ -324,7 +324,6 @@ class _Operators(TorchDispatchMode):
         else:
             self._ledger.add_view(name)
 
-
         def wrapped(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
                 return leaf
@@ -372,8 +371,8 @@ def _refuse_mixed_devices(name: str, leaves: Sequence[Any]) -> None:
     elsewhere = [tensor for tensor in tensors if not isinstance(tensor, PretendedTensor) and tensor.dim() > 0]
     if elsewhere and len(elsewhere) < len(tensors):
         raise RuntimeError(
-            f"Expected all tensors to be on the same device, but {name} got one of shape {tuple(elsewhere[0].shape)} on "
-            f"the CPU beside others on {DEVICE}, at {_place()}"
+            f"Expected all tensors to be on the same device, but {name} got one of shape {tuple(elsewhere[0].shape)} "
+            f"on the CPU beside others on {DEVICE}, at {_place()}"
         )
 
 
@@ -386,8 +385,8 @@ def pretended_device(backbone: Backbone | None = None) -> Iterator[Count]:
     """
     ledger = _Ledger()
     with (
-        mock.patch("torch.cuda._lazy_init", lambda: None),
-        mock.patch("torch.__future__.get_overwrite_module_params_on_conversion", lambda: True),
+        mock.patch("torch.cuda._lazy_init"),
+        mock.patch("torch.__future__.get_overwrite_module_params_on_conversion", return_value=True),
         torch.inference_mode(),
         _Operators(ledger),
         _Functions(ledger),
@@ -401,7 +400,9 @@ def pretended_device(backbone: Backbone | None = None) -> Iterator[Count]:
 def _move(backbone: Backbone) -> None:
     """Weights, buffers and what stands behind pooling."""
     modules: set[torch.nn.Module] = set(backbone.model.modules())
-    modules |= {site.module for sites in (backbone.linear, backbone.embedding, backbone.norm) for site in sites.values()}
+    modules |= {
+        site.module for sites in (backbone.linear, backbone.embedding, backbone.norm) for site in sites.values()
+    }
     if backbone.vocabulary is not None:
         modules |= set(backbone.vocabulary.module.modules())
     moved: dict[int, PretendedTensor] = {}
@@ -417,5 +418,3 @@ def _move(backbone: Backbone) -> None:
 def host_values(tensor: Tensor) -> Tensor:
     """A tensor's values on the CPU, uncounted."""
     return tensor.inner if isinstance(tensor, PretendedTensor) else tensor
-
-

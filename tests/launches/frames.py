@@ -26,8 +26,9 @@ def frames_within(outer: CodeType, *, without: str) -> Iterator[Counter[str]]:
             if left_out or (depth and without in frame.f_code.co_filename):
                 left_out += 1
             elif depth or frame.f_code is outer:
+                if depth:
+                    calls[f"{frame.f_code.co_filename}:{frame.f_code.co_name}"] += 1
                 depth += 1
-                calls[f"{frame.f_code.co_filename}:{frame.f_code.co_name}"] += depth > 1
         elif event == "return":
             if left_out:
                 left_out -= 1
