@@ -9,46 +9,22 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
-from manyhats.engine import scoring
+from manyhats.core.sequence import Delta, Request
+from manyhats.engine import prompt_scores
 from manyhats.engine.forward import Row, forward
-from manyhats.engine.generator import Generator
-from manyhats.engine.sampling import Sampling
-from manyhats.engine.scoring import PromptScores
-from manyhats.engine.stream import Delta, Stream, Writing
-from manyhats.engine.text import TextWriter
+from manyhats.engine.prompt_scores import PromptScores
 from manyhats.methods.adapter import BARE, BoundAdapter
 from transformers import AutoModelForCausalLM
 
-from tests import every, tiny
+from tests import engines, every, tiny
 
 PROMPTS = [[7], [2, 17, 30, 41], [*range(10, 60)]]
 
 
-def generator(backbone: Backbone, *, step: int = 512, cache: int = 1 << 22, most: int = 16) -> Generator:
-    return Generator(backbone, cache_bytes=cache, step_tokens=step, most=most)
-
-
-def writing(
+def request(
     backbone: Backbone, adapter: BoundAdapter, prompt: Sequence[int], *, top: int | None = 3, new: int = 2, n: int = 1
-) -> Writing:
-    scores = None if top is None else PromptScores(prompt, top)
-    streams = [
-        Stream(i, adapter, prompt, new, Sampling(), frozenset(), TextWriter(backbone.tokenizer), scores=scores)
-        for i in range(n)
-    ]
-    name = str(id(adapter))
-    return Writing(name, name, streams, each=n)
-
-
-def run(generator: Generator, writings: Sequence[Writing]) -> None:
-    for one in writings:
-        generator.add(one)
-    for _ in range(2000):
-        if generator.idle:
-            break
-        generator.advance(generator.arrange())
-    for one in writings:
-        one.future.result(0)
+) -> Request:
+    return engines.generation(backbone, str(id(adapter)), adapter, prompt, new=new, n=n, top=top)
 
 
 def expected(backbone: Backbone, adapter: BoundAdapter, prompt: Sequence[int]) -> torch.Tensor:
@@ -58,9 +34,9 @@ def expected(backbone: Backbone, adapter: BoundAdapter, prompt: Sequence[int]) -
         return torch.log_softmax(forward(backbone, [row])[0].float(), -1)
 
 
-def check(one: Writing, want: torch.Tensor, top: int = 3) -> None:
-    scores = one.streams[0].scores
-    assert scores is not None
+def check(one: Request, want: torch.Tensor, top: int = 3) -> None:
+    scores = one.sequences[0].scores
+    assert isinstance(scores, PromptScores)
     assert scores.complete
     assert scores.scores[0] is None
     assert len(scores.scores) == len(scores.prompt)
@@ -78,8 +54,8 @@ def check(one: Writing, want: torch.Tensor, top: int = 3) -> None:
 def test_scores_are_those_of_transformers(load_backbone: Any, base_folder: Callable[[str], Path], family: str) -> None:
     backbone = load_backbone(family)
     model = AutoModelForCausalLM.from_pretrained(base_folder(family)).eval()
-    asked = [writing(backbone, BARE, prompt) for prompt in PROMPTS]
-    run(generator(backbone, step=16), asked)
+    asked = [request(backbone, BARE, prompt) for prompt in PROMPTS]
+    engines.run(engines.engine(backbone, tokens=16), asked)
     for one, prompt in zip(asked, PROMPTS, strict=True):
         with torch.inference_mode():
             want = torch.log_softmax(model(torch.tensor([prompt])).logits[0].float(), -1)
@@ -88,69 +64,69 @@ def test_scores_are_those_of_transformers(load_backbone: Any, base_folder: Calla
 
 def test_every_adapters_scores_are_those_of_a_whole_pass(load_backbone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """All together, in pieces, and a few places at a time."""
-    monkeypatch.setattr(scoring, "_MOST_LOGITS", 7 * tiny.VOCABULARY)
+    monkeypatch.setattr(prompt_scores, "_MOST_LOGITS", 7 * tiny.VOCABULARY)
     backbone = load_backbone("llama")
     worn = [BARE, *(a.bind(backbone) for name, a in every.adapters(backbone).items() if name != "invertible")]
-    asked = [writing(backbone, adapter, prompt) for prompt in PROMPTS for adapter in worn]
-    others = [writing(backbone, adapter, PROMPTS[2], top=None) for adapter in worn]
-    run(generator(backbone, step=48), [*asked, *others])
+    asked = [request(backbone, adapter, prompt) for prompt in PROMPTS for adapter in worn]
+    others = [request(backbone, adapter, PROMPTS[2], top=None) for adapter in worn]
+    engines.run(engines.engine(backbone, tokens=48, cache=1 << 24), [*asked, *others])
     for one in asked:
-        check(one, expected(backbone, one.streams[0].adapter, one.streams[0].prompt))
+        check(one, expected(backbone, one.sequences[0].adapter, one.sequences[0].prompt))
     for one, scored in zip(others, asked[-len(worn) :], strict=True):
-        assert [c.token for c in one.streams[0].tokens] == [c.token for c in scored.streams[0].tokens]
+        assert engines.tokens(one) == engines.tokens(scored)
 
 
 def test_what_the_cache_knows_is_read_again(load_backbone: Any) -> None:
     backbone = load_backbone("llama")
-    one = generator(backbone)
-    run(one, [writing(backbone, BARE, PROMPTS[2], top=None)])
-    scored = writing(backbone, BARE, PROMPTS[2])
-    run(one, [scored])
+    one = engines.engine(backbone)
+    engines.run(one, [request(backbone, BARE, PROMPTS[2], top=None)])
+    scored = request(backbone, BARE, PROMPTS[2])
+    engines.run(one, [scored])
     check(scored, expected(backbone, BARE, PROMPTS[2]))
-    assert one.reused == 0
-    run(one, [writing(backbone, BARE, PROMPTS[2], top=None)])
-    assert one.reused == 48
-    assert one.pool.used == 0
+    assert one.cache.reused == 0
+    engines.run(one, [request(backbone, BARE, PROMPTS[2], top=None)])
+    assert one.cache.reused == 48
+    assert one.cache.pool.used == 0
 
 
 def test_many_texts_of_a_prompt_score_it_once(load_backbone: Any) -> None:
     backbone = load_backbone("llama")
-    one = generator(backbone, step=16)
-    asked = writing(backbone, BARE, PROMPTS[2], n=3)
+    one = engines.engine(backbone, tokens=16)
+    asked = request(backbone, BARE, PROMPTS[2], n=3)
     begun: list[bool] = []
 
     def listen(delta: Delta) -> None:
-        assert delta.stream.scores is not None
-        begun.append(delta.stream.scores.complete)
+        assert delta.sequence.scores is not None
+        begun.append(delta.sequence.scores.complete)
 
     asked.listener = listen
-    run(one, [asked])
+    engines.run(one, [asked])
     check(asked, expected(backbone, BARE, PROMPTS[2]))
     assert len(begun) == 6
     assert all(begun)  # nobody is told of a text whose prompt has no values yet
-    assert one.reused == 2 * 48
+    assert one.cache.reused == 2 * 48
 
 
 def test_a_full_cache_changes_no_score(load_backbone: Any) -> None:
     backbone = load_backbone("llama")
     heads, dim = backbone.kv_shape
-    one = generator(backbone, step=24, cache=5 * 16 * 2 * backbone.layers * heads * dim * 4)
-    asked = [writing(backbone, BARE, [*PROMPTS[2][:40], i], new=12) for i in range(4)]
-    run(one, asked)
-    assert one.preempted > 0
+    one = engines.engine(backbone, tokens=24, cache=5 * 16 * 2 * backbone.layers * heads * dim * 4)
+    asked = [request(backbone, BARE, [*PROMPTS[2][:40], i], new=12) for i in range(4)]
+    engines.run(one, asked)
+    assert one.scheduler.preempted > 0
     for each in asked:
-        check(each, expected(backbone, BARE, each.streams[0].prompt))
+        check(each, expected(backbone, BARE, each.sequences[0].prompt))
 
 
 def test_a_prompt_can_be_read_alone(load_backbone: Any) -> None:
     """No new token: for adapters that see a text as a whole too."""
     backbone = load_backbone("llama")
     worn = [BARE, *(every.adapters(backbone)[name].bind(backbone) for name in ("lora", "side"))]
-    asked = [writing(backbone, adapter, prompt, new=0, n=2) for prompt in PROMPTS for adapter in worn]
-    run(generator(backbone, step=24), asked)
+    asked = [request(backbone, adapter, prompt, new=0, n=2) for prompt in PROMPTS for adapter in worn]
+    engines.run(engines.engine(backbone, tokens=24), asked)
     for one in asked:
-        assert [(s.finished, s.tokens, s.text.text) for s in one.streams] == [("length", [], "")] * 2
-        check(one, expected(backbone, one.streams[0].adapter, one.streams[0].prompt))
+        assert [(s.finish_reason, s.shown, s.decoder.text) for s in one.sequences] == [("length", [], "")] * 2
+        check(one, expected(backbone, one.sequences[0].adapter, one.sequences[0].prompt))
 
 
 def test_values_that_are_not_finite_fail_the_task_alone(load_backbone: Any) -> None:
@@ -160,11 +136,8 @@ def test_values_that_are_not_finite_fail_the_task_alone(load_backbone: Any) -> N
         for act in bound.linear.values():
             with torch.inference_mode():
                 act.up.fill_(float("inf"))
-    fine, bad = writing(backbone, BARE, PROMPTS[1], new=0), writing(backbone, broken, PROMPTS[1], new=0)
-    one = generator(backbone)
-    for each in (fine, bad):
-        one.add(each)
-    while not one.idle:
-        one.advance(one.arrange())
+    fine, bad = request(backbone, BARE, PROMPTS[1], new=0), request(backbone, broken, PROMPTS[1], new=0)
+    one = engines.engine(backbone)
+    engines.step_all(one, [fine, bad])
     assert "not finite" in str(bad.future.exception(0))
     check(fine, expected(backbone, BARE, PROMPTS[1]))

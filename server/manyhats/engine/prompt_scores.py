@@ -7,14 +7,14 @@ values, but no logits.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from manyhats.backbone import Backbone
-from manyhats.engine.forward import Row, forward, vocabulary_logits
+from manyhats.core.sequence import PromptScoring
+from manyhats.engine.forward import vocabulary_logits
 from manyhats.errors import EngineFailure
 from manyhats.methods.plan import Plan
 
@@ -71,7 +71,7 @@ class PromptScores:
 
 
 def score_pass(
-    backbone: Backbone, plan: Plan, states: Tensor, asked: Sequence[tuple[PromptScores, int, range] | None]
+    backbone: Backbone, plan: Plan, states: Tensor, asked: Sequence[tuple[PromptScoring, int, range] | None]
 ) -> None:
     """Scores prompts of a pass, some places at a time: the logits of all together may not fit.
 
@@ -89,14 +89,6 @@ def score_pass(
             logits = vocabulary_logits(backbone, plan, states, rows)
             assert logits is not None
             scores.put(some.start, logits)
-
-
-def score_whole(backbone: Backbone, row: Row, scores: PromptScores) -> None:
-    """Scores a prompt of an adapter that looks at a text as a whole. `row`: the prompt."""
-    size = max(_MOST_LOGITS // int(backbone.config.vocab_size), 1)
-    for some in _in_parts(scores.wanted(0, len(row.ids)), size):
-        (logits,) = forward(backbone, [replace(row, masks=tuple(some))])
-        scores.put(some.start, logits)
 
 
 def _in_parts(places: range, size: int) -> Iterator[range]:

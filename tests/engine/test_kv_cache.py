@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from manyhats.engine.blocks import BLOCK, BlockPool, first_key, next_key, rows_of
+from manyhats.engine.kv_cache import BLOCK, BlockPool, chained_hash, root_hash, slot_mapping
 
 COUNT = 6
 
@@ -20,8 +20,8 @@ class Pool(RuleBasedStateMachine):
         self.content: dict[int, bytes] = {}
 
     @rule()
-    def take(self) -> None:
-        block = self.pool.take()
+    def allocate(self) -> None:
+        block = self.pool.allocate()
         if block is None:
             assert len(set(self.holders)) == COUNT
             return
@@ -30,27 +30,29 @@ class Pool(RuleBasedStateMachine):
         self.holders.append(block)
 
     @rule(key=st.sampled_from([b"a", b"b", b"c"]), pick=st.integers(0, 99))
-    def remember(self, key: bytes, pick: int) -> None:
+    def cache(self, key: bytes, pick: int) -> None:
         if not self.holders:
             return
         block = self.holders[pick % len(self.holders)]
         fresh = key not in self.content.values() and block not in self.content
-        self.pool.remember(block, key)
+        self.pool.cache(block, key)
         if fresh:
             self.content[block] = key
 
     @rule(key=st.sampled_from([b"a", b"b", b"c"]))
-    def find(self, key: bytes) -> None:
-        block = self.pool.find(key)
+    def lookup(self, key: bytes) -> None:
+        contained = self.pool.contains(key)
+        block = self.pool.lookup(key)
+        assert contained == (block is not None)
         known = [b for b, k in self.content.items() if k == key]
         assert ([] if block is None else [block]) == known
         if block is not None:
             self.holders.append(block)
 
     @rule(pick=st.integers(0, 99))
-    def give_back(self, pick: int) -> None:
+    def free(self, pick: int) -> None:
         if self.holders:
-            self.pool.give_back([self.holders.pop(pick % len(self.holders))])
+            self.pool.free([self.holders.pop(pick % len(self.holders))])
 
     @invariant()
     def counts(self) -> None:
@@ -64,27 +66,27 @@ TestPool.settings = settings(max_examples=60, stateful_step_count=40, deadline=N
 
 def test_the_longest_unused_goes_first() -> None:
     pool = BlockPool(2)
-    one, two = pool.take(), pool.take()
+    one, two = pool.allocate(), pool.allocate()
     assert one is not None
     assert two is not None
-    pool.remember(one, b"1")
-    pool.remember(two, b"2")
-    pool.give_back([two])
-    pool.give_back([one])
-    assert pool.take() == two
-    assert pool.find(b"2") is None
-    assert pool.find(b"1") == one
+    pool.cache(one, b"1")
+    pool.cache(two, b"2")
+    pool.free([two])
+    pool.free([one])
+    assert pool.allocate() == two
+    assert pool.lookup(b"2") is None
+    assert pool.lookup(b"1") == one
 
 
-def test_keys_name_the_adapter_and_all_before() -> None:
+def test_hashes_name_the_adapter_and_all_before() -> None:
     content = list(range(BLOCK))
-    keys = {next_key(first_key(digest), content) for digest in ("a", "b")}
-    keys.add(next_key(next_key(first_key("a"), content), content))
-    keys.add(next_key(first_key("a"), [*content[:-1], 99]))
-    assert len(keys) == 4
-    assert next_key(first_key("a"), content) in keys
+    hashes = {chained_hash(root_hash(digest), content) for digest in ("a", "b")}
+    hashes.add(chained_hash(chained_hash(root_hash("a"), content), content))
+    hashes.add(chained_hash(root_hash("a"), [*content[:-1], 99]))
+    assert len(hashes) == 4
+    assert chained_hash(root_hash("a"), content) in hashes
 
 
-def test_rows_stand_in_the_blocks_order() -> None:
-    assert rows_of([2, 0]).tolist() == [*range(2 * BLOCK, 3 * BLOCK), *range(BLOCK)]
-    assert rows_of([]).tolist() == []
+def test_slots_stand_in_the_blocks_order() -> None:
+    assert slot_mapping([2, 0]).tolist() == [*range(2 * BLOCK, 3 * BLOCK), *range(BLOCK)]
+    assert slot_mapping([]).tolist() == []

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 
-def settle(future: Future[Any], outcome: Any) -> None:
+def set_future(future: Future[Any], outcome: Any) -> None:
     """Sets the result, or the exception where `outcome` is one; what is done already stays."""
     if future.done():
         return
