@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
-from manyhats.backbone import Backbone
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -184,6 +184,24 @@ class _Ledger:
         return tensor.untyped_storage().data_ptr() in self._pinned
 
 
+class _Event:
+    """Stands in the queue of the device's work. To wait for it costs nothing where the host has waited since."""
+
+    def __init__(self, ledger: _Ledger, **_: Any) -> None:
+        self._ledger = ledger
+        self._recorded = -1  # waits until then
+
+    def record(self, _: Any = None) -> None:
+        self._recorded = self._ledger.count.waits.total()
+
+    def query(self) -> bool:
+        return self._recorded < self._ledger.count.waits.total()
+
+    def synchronize(self) -> None:
+        if not self.query():
+            self._ledger.wait("event")
+
+
 class _Functions(TorchFunctionMode):
     """What torch does before it comes to operators, and would do with the device's memory itself."""
 
@@ -287,7 +305,7 @@ class _Operators(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        given = dict(kwargs or {})
+        args, given = tree_map(_numbered, (args, dict(kwargs or {})))
         name: str = func.overloadpacket.__name__
         with self:  # in inference mode operators come whole that are made of others
             parts = func.decompose(*args, **given)
@@ -366,6 +384,11 @@ def _unwrapped(leaf: Any) -> Any:
     return torch.device("cpu") if isinstance(leaf, torch.device) else leaf
 
 
+def _numbered(leaf: Any) -> Any:
+    """`cuda` is the first one: torch would ask CUDA's own code."""
+    return DEVICE if isinstance(leaf, torch.device) and leaf.type == DEVICE.type else leaf
+
+
 def _refuse_mixed_devices(name: str, leaves: Sequence[Any]) -> None:
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     elsewhere = [tensor for tensor in tensors if not isinstance(tensor, PretendedTensor) and tensor.dim() > 0]
@@ -377,42 +400,22 @@ def _refuse_mixed_devices(name: str, leaves: Sequence[Any]) -> None:
 
 
 @contextmanager
-def pretended_device(backbone: Backbone | None = None) -> Iterator[Count]:
-    """Within it the device is there. Counting begins when the backbone, if one is given, stands on it.
+def pretended_device() -> Iterator[Count]:
+    """Within it the device is there, under the name `cuda`: what is loaded and bound there stands on it.
 
-    The backbone stays there: it is of no use outside of `pretended_device`. Adapters that are bound to it within are
-    on the device too.
+    It stays there, and is of no use outside of `pretended_device`.
     """
     ledger = _Ledger()
     with (
+        mock.patch("torch.cuda.is_available", return_value=True),
         mock.patch("torch.cuda._lazy_init"),
+        mock.patch("torch.cuda.Event", partial(_Event, ledger)),
         mock.patch("torch.__future__.get_overwrite_module_params_on_conversion", return_value=True),
         torch.inference_mode(),
         _Operators(ledger),
         _Functions(ledger),
     ):
-        if backbone is not None:
-            _move(backbone)
-        ledger.count.reset()
         yield ledger.count
-
-
-def _move(backbone: Backbone) -> None:
-    """Weights, buffers and what stands behind pooling."""
-    modules: set[torch.nn.Module] = set(backbone.model.modules())
-    modules |= {
-        site.module for sites in (backbone.linear, backbone.embedding, backbone.norm) for site in sites.values()
-    }
-    if backbone.vocabulary is not None:
-        modules |= set(backbone.vocabulary.module.modules())
-    moved: dict[int, PretendedTensor] = {}
-    for module in modules:
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None and not isinstance(tensor, PretendedTensor):
-                    tensors[name] = moved.setdefault(id(tensor), PretendedTensor(tensor.detach()))  # type: ignore[assignment]
-    backbone.device = DEVICE
-    backbone.sentence_embedding = backbone.sentence_embedding.to(DEVICE, backbone.dtype)
 
 
 def host_values(tensor: Tensor) -> Tensor:

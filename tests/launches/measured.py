@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from manyhats.backbone import Backbone
+
 from tests import tiny
 from tests.launches.device import Count, pretended_device
 from tests.launches.passes import ENCODER_SEQUENCES, STREAMS, Decoding, adapters_of, encoder_pass, tasks_of
@@ -14,10 +16,9 @@ class OnDevice:
     """A tiny backbone that stands on the pretended device, with one adapter of each method to bind to it."""
 
     def __init__(self, folder: Path) -> None:
-        self.backbone = tiny.load(folder)
-        self.adapters = adapters_of(self.backbone)
-        with pretended_device(self.backbone):
-            pass
+        self.adapters = adapters_of(tiny.load(folder))
+        with pretended_device():
+            self.backbone = Backbone.load(str(folder), device="cuda", dtype="float32")
 
     def encoder(self, name: str, tasks: int = 1, sequences: int = ENCODER_SEQUENCES) -> Count:
         """What a pass costs that is not the first."""

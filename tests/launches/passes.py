@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 
+import torch
 from manyhats.backbone import Backbone
+from manyhats.core.sampling_params import SamplingParams
+from manyhats.core.sequence import Request
+from manyhats.core.sequence import Sequence as Generated
 from manyhats.engine.forward import Row, forward
-from manyhats.engine.generator import Generator
-from manyhats.engine.sampling import Sampling
-from manyhats.engine.stream import Stream, Writing
-from manyhats.engine.text import TextWriter
+from manyhats.engine.kv_cache import KVCache
+from manyhats.engine.runner import Runner
+from manyhats.engine.scheduler import Scheduler
 from manyhats.methods.adapter import BARE, Adapter, BoundAdapter
 from manyhats.methods.plan import in_batch_order
 
@@ -62,24 +64,23 @@ class Decoding:
     def __init__(
         self, backbone: Backbone, adapters: Sequence[BoundAdapter], streams: int = STREAMS, *, sampled: bool = False
     ) -> None:
-        self._generator = Generator(backbone, cache_bytes=1 << 22, step_tokens=4096, most=max(streams, 64))
+        cache = KVCache(backbone, 1 << 22)
+        self._scheduler = Scheduler(cache, max_num_batched_tokens=4096, max_num_seqs=max(streams, 64))
+        self._runner = Runner(backbone, cache)
         pick = random.Random(0)
-        self._futures: list[Future[None]] = []
         for i in range(streams):
             prompt = [5 + pick.randrange(tiny.WORDS) for _ in range(_PROMPT)]
-            sampling = Sampling(temperature=0.8, top_p=0.9, top_k=20, seed=i) if sampled else Sampling()
-            text = TextWriter(backbone.tokenizer)
-            stream = Stream(0, adapters[i % len(adapters)], prompt, 40, sampling, frozenset(), text)
+            params = SamplingParams(40, temperature=0.8, top_p=0.9, top_k=20, seed=i) if sampled else SamplingParams(40)
             name = f"task {i % len(adapters)}"
-            writing = Writing(name, name, [stream])
-            self._futures.append(writing.future)
-            self._generator.add(writing)
+            self._scheduler.add(Request(name, [Generated(adapters[i % len(adapters)], prompt, params)], digest=name))
         self.step()
-        assert self._generator.running == streams, "the streams are not all under way"
+        assert len(self._scheduler.running) == streams, "the streams are not all under way"
 
+    @torch.inference_mode()
     def step(self) -> None:
         """One token of every stream. Raises what failed one."""
-        self._generator.advance(self._generator.arrange())
-        for future in self._futures:
-            if future.done():
-                future.result()
+        batch = self._scheduler.schedule()
+        assert batch is not None
+        for output in self._scheduler.update(batch, self._runner.execute(batch)):
+            if output.error is not None:
+                raise output.error

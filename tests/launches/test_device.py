@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from manyhats.backbone import Backbone
 from torch.nn import functional as F
 
 from tests import every, tiny
@@ -97,6 +98,17 @@ def test_each_copy_to_the_device_is_counted(name: str) -> None:
     assert not count.waits
 
 
+def test_an_event_is_waited_for_once() -> None:
+    with pretended_device() as count:
+        event = torch.cuda.Event()
+        event.record()
+        assert not event.query()
+        event.synchronize()
+        event.synchronize()
+        assert event.query()
+    assert count.waits.total() == 1
+
+
 def test_operators_that_mix_devices_are_refused() -> None:
     with pytest.raises(RuntimeError, match=r"same device, but add got one of shape \(4, 3\) on the CPU"):
         counted(lambda x: x + torch.ones(4, 3))
@@ -119,10 +131,11 @@ def test_what_counts_as_one_kernel_counts_as_one() -> None:
 @pytest.mark.parametrize("method", ["lora", "mask", "side"])
 def test_the_engine_answers_there_as_on_the_cpu(method: str, base_folder: Callable[[str], Path]) -> None:
     texts = tiny.texts([1, 9, 4])
-    backbone = tiny.load(base_folder("bert"))
-    adapter = every.adapters(backbone)[method]
-    expected = tiny.ask(backbone, adapter, texts)
-    with pretended_device(backbone) as count:
+    on_cpu = tiny.load(base_folder("bert"))
+    adapter = every.adapters(on_cpu)[method]
+    expected = tiny.ask(on_cpu, adapter, texts)
+    with pretended_device() as count:
+        backbone = Backbone.load(str(base_folder("bert")), device="cuda", dtype="float32")
         answers = [host_values(answer) for answer in tiny.ask(backbone, adapter, texts)]
         assert count.kernels
     assert tiny.difference(answers, expected) < tiny.CLOSE
