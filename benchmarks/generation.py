@@ -24,12 +24,9 @@ from typing import Any
 import peft
 import torch
 from manyhats.backbone import Backbone
-from manyhats.engine.generator import Generator
-from manyhats.engine.sampling import Sampling
-from manyhats.engine.stream import Stream, Writing
-from manyhats.engine.text import TextWriter
 from manyhats.formats.reader import read_adapter
 from manyhats.methods.adapter import BARE, BoundAdapter
+from stepping import Generation
 from transformers import AutoModelForCausalLM
 
 NEW = 64
@@ -80,25 +77,23 @@ def make_adapters(backbone: str, folder: Path) -> list[Path]:
 
 def ours(backbone: Backbone, adapters: list[BoundAdapter], texts: list[list[int]]) -> Result:
     """Text i belongs to adapter i modulo their number."""
-    generator = Generator(backbone, cache_bytes=1 << 30, step_tokens=512, most=64)
-    writings = []
-    for i, prompt in enumerate(texts):
-        adapter = adapters[i % len(adapters)]
-        stream = Stream(0, adapter, prompt, NEW, Sampling(), frozenset(), TextWriter(backbone.tokenizer))
-        writings.append(Writing(str(i % len(adapters)), str(i % len(adapters)), [stream]))
+    generation = Generation(backbone, cache_bytes=1 << 30, tokens=512, streams=64)
     begin = time.perf_counter()
-    origin = time.monotonic()
-    for writing in writings:
-        generator.add(writing)
-    while not generator.idle:
-        generator.advance(generator.arrange())
+    times: dict[Any, list[float]] = {}  # by text
+    for i, prompt in enumerate(texts):
+        task = i % len(adapters)
+        times[generation.add(str(task), adapters[task], prompt, NEW)] = []
+    while not generation.idle:
+        stepped = generation.step()
+        now = time.perf_counter()
+        for sequence in stepped:
+            times[sequence].append(now)
     seconds = time.perf_counter() - begin
-    times = [writing.streams[0].ready_at for writing in writings]
     return Result(
         seconds,
-        sum(len(t) for t in times),
-        [t[0] - origin for t in times],
-        [b - a for t in times for a, b in itertools.pairwise(t)],
+        sum(len(t) for t in times.values()),
+        [t[0] - begin for t in times.values()],
+        [b - a for t in times.values() for a, b in itertools.pairwise(t)],
     )
 
 
