@@ -24,9 +24,12 @@ from typing import Any
 import peft
 import torch
 from manyhats.backbone import Backbone
+from manyhats.core.sampling_params import SamplingParams
+from manyhats.core.sequence import Request, Sequence
+from manyhats.engine.detokenizer import IncrementalDetokenizer
+from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.formats.reader import read_adapter
 from manyhats.methods.adapter import BARE, BoundAdapter
-from stepping import Generation
 from transformers import AutoModelForCausalLM
 
 NEW = 64
@@ -77,23 +80,27 @@ def make_adapters(backbone: str, folder: Path) -> list[Path]:
 
 def ours(backbone: Backbone, adapters: list[BoundAdapter], texts: list[list[int]]) -> Result:
     """Text i belongs to adapter i modulo their number."""
-    generation = Generation(backbone, cache_bytes=1 << 30, tokens=512, streams=64)
-    begin = time.perf_counter()
-    times: dict[Any, list[float]] = {}  # by text
+    engine = Engine(backbone, EngineConfig(max_num_batched_tokens=512, max_num_seqs=64))
+    requests = []
     for i, prompt in enumerate(texts):
         task = i % len(adapters)
-        times[generation.add(str(task), adapters[task], prompt, NEW)] = []
-    while not generation.idle:
-        stepped = generation.step()
-        now = time.perf_counter()
-        for sequence in stepped:
-            times[sequence].append(now)
+        decoder = IncrementalDetokenizer(backbone.tokenizer)
+        sequence = Sequence(adapters[task], prompt, SamplingParams(max_new_tokens=NEW), decoder=decoder)
+        requests.append(Request(str(task), [sequence], digest=str(task)))
+    begin = time.perf_counter()
+    origin = time.monotonic()
+    engine.submit(requests)
+    engine.start()
+    for request in requests:
+        request.future.result()
     seconds = time.perf_counter() - begin
+    engine.stop(timeout=60)
+    times = [request.sequences[0].token_times for request in requests]
     return Result(
         seconds,
-        sum(len(t) for t in times.values()),
-        [t[0] - begin for t in times.values()],
-        [b - a for t in times.values() for a, b in itertools.pairwise(t)],
+        sum(len(t) for t in times),
+        [t[0] - origin for t in times],
+        [b - a for t in times for a, b in itertools.pairwise(t)],
     )
 
 

@@ -6,22 +6,35 @@ from collections.abc import Sequence as Many
 from typing import Any
 
 from manyhats.backbone import Backbone
+from manyhats.core.batch import SequenceOutput
 from manyhats.core.sampling_params import SamplingParams
 from manyhats.core.sequence import PoolingParams, Request, Sequence
+from manyhats.engine.detokenizer import Detokenizer, IncrementalDetokenizer
 from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.engine.prompt_scores import PromptScores
-from manyhats.engine.text import TextWriter
 from manyhats.methods.adapter import BoundAdapter
 
 from tests import tiny
 from tests.waiting import PATIENCE
 
 
+class AtOnce(Detokenizer):
+    """One that has no thread: what is put is shown when `put` comes back."""
+
+    def start(self) -> None: ...
+
+    def put(self, outputs: list[SequenceOutput]) -> None:
+        for output in outputs:
+            self._handle(output)
+
+
 def engine(
     backbone: Backbone, *, tokens: int = 512, seqs: int = 16, cache: int = 1 << 22, limit: int = 1 << 20
 ) -> Engine:
     """Not started: `run` steps it. `cache`: bytes; `limit`: how many sequences may wait."""
-    return Engine(backbone, EngineConfig(tokens, seqs, cache, limit, limit))
+    one = Engine(backbone, EngineConfig(tokens, seqs, cache, limit, limit))
+    one.detokenizer = AtOnce()
+    return one
 
 
 def generation(
@@ -43,7 +56,7 @@ def generation(
             prompt,
             SamplingParams(max_new_tokens=new, **params),
             index=i,
-            decoder=TextWriter(backbone.tokenizer),
+            decoder=IncrementalDetokenizer(backbone.tokenizer),
             scores=scores,
         )
         for i in range(n)

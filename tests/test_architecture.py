@@ -14,7 +14,7 @@ ALLOWED = {
     "kernels": set(),
     "methods": {"backbone", "kernels"},
     "core": {"methods", "backbone"},
-    "formats": {"methods", "backbone"},
+    "formats": {"methods", "kernels", "backbone"},
     "engine": {"core", "methods", "kernels", "backbone", "supported"},
     "registry": {"formats", "methods", "backbone"},
     "training": {"engine", "core", "formats", "methods", "backbone"},

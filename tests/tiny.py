@@ -6,20 +6,23 @@ spaces and knows `w0` ... `w99`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from manyhats.backbone import Backbone, Text
-from manyhats.engine.forward import Row, forward
+from manyhats.engine.forward import forward
+from manyhats.engine.row import Row
+from manyhats.kernels.base import LowRank
 from manyhats.methods.adapter import BARE, Adapter, BoundAdapter
 from manyhats.methods.base import Part
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.heads import HEADLESS, Head, Kind, Layer
 from manyhats.methods.lora import LoraConfig
 from manyhats.methods.mask import MaskConfig, pack_bits
-from manyhats.methods.plan import batch_order
+from manyhats.methods.operations import AddLowRank
+from manyhats.methods.plan import in_batch_order
 from manyhats.methods.prefix import PrefixConfig, layer_site
 from tokenizers import Tokenizer as RawTokenizer
 from torch import Tensor
@@ -100,8 +103,7 @@ def row(backbone: Backbone, adapter: BoundAdapter, text: str | Text, pooling: st
 @torch.inference_mode()
 def run(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
     """One packed pass over rows in any order; the outputs stand in the rows' order."""
-    seen = {id(r.adapter): i for i, r in reversed(list(enumerate(rows)))}
-    order = sorted(range(len(rows)), key=lambda i: (batch_order(rows[i].adapter), seen[id(rows[i].adapter)], i))
+    order = in_batch_order(range(len(rows)), lambda i: rows[i].adapter)
     outputs: list[Tensor | None] = [None] * len(rows)
     for i, output in zip(order, forward(backbone, [rows[i] for i in order]), strict=True):
         outputs[i] = output
@@ -129,6 +131,16 @@ def difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
 
 
 # ---- adapters
+
+
+def spoil(adapter: BoundAdapter, change: Callable[[LowRank], Any]) -> None:
+    """Changes the low-rank pairs of a LoRA in its slot, in place."""
+    with torch.inference_mode():
+        for _, component in adapter.parts:
+            for operations in component.linear.values():
+                for operation in operations:
+                    if isinstance(operation, AddLowRank):
+                        change(operation.pair)
 
 
 def _random(generator: torch.Generator, *shape: int, spread: float = 0.2) -> Tensor:

@@ -13,7 +13,8 @@ import torch
 from manyhats.backbone import Backbone, Tokenizer
 from manyhats.backbone.attention import PACKED_ATTENTION, register
 from manyhats.backbone.vocabulary import VocabularyHead, causal_head
-from manyhats.engine.forward import Row, forward
+from manyhats.engine.forward import forward
+from manyhats.engine.row import Row
 from manyhats.methods.adapter import BARE, Adapter, BoundAdapter
 from manyhats.methods.base import Part
 from manyhats.methods.bottleneck import BottleneckConfig

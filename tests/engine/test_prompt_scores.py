@@ -11,8 +11,9 @@ import torch
 from manyhats.backbone import Backbone
 from manyhats.core.sequence import Delta, Request
 from manyhats.engine import prompt_scores
-from manyhats.engine.forward import Row, forward
+from manyhats.engine.forward import forward
 from manyhats.engine.prompt_scores import PromptScores
+from manyhats.engine.row import Row
 from manyhats.methods.adapter import BARE, BoundAdapter
 from transformers import AutoModelForCausalLM
 
@@ -132,10 +133,7 @@ def test_a_prompt_can_be_read_alone(load_backbone: Any) -> None:
 def test_values_that_are_not_finite_fail_the_task_alone(load_backbone: Any) -> None:
     backbone = load_backbone("llama")
     broken = tiny.adapter(backbone, "lora", 2, kind="generate").bind(backbone)
-    for _, bound in broken.parts:
-        for act in bound.linear.values():
-            with torch.inference_mode():
-                act.up.fill_(float("inf"))
+    tiny.spoil(broken, lambda pair: pair.up.fill_(float("inf")))
     fine, bad = request(backbone, BARE, PROMPTS[1], new=0), request(backbone, broken, PROMPTS[1], new=0)
     one = engines.engine(backbone)
     engines.step_all(one, [fine, bad])

@@ -11,8 +11,9 @@ from manyhats.backbone import Backbone
 from manyhats.core.sampling_params import SamplingParams
 from manyhats.core.sequence import Request
 from manyhats.core.sequence import Sequence as Generated
-from manyhats.engine.forward import Row, forward
+from manyhats.engine.forward import forward
 from manyhats.engine.kv_cache import KVCache
+from manyhats.engine.row import Row
 from manyhats.engine.runner import Runner
 from manyhats.engine.scheduler import Scheduler
 from manyhats.methods.adapter import BARE, Adapter, BoundAdapter

@@ -10,8 +10,8 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch
-from manyhats.methods import METHODS
 from manyhats.kernels.activations import activation
+from manyhats.methods import METHODS
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.base import Part
 from manyhats.methods.heads import Head, Layer

@@ -131,7 +131,8 @@ def test_a_cached_pass_equals_a_whole_one(load_backbone: Any) -> None:
     """Each new token is the likeliest of a pass over the whole text before it."""
     from dataclasses import replace
 
-    from manyhats.engine.forward import Row, forward
+    from manyhats.engine.forward import forward
+    from manyhats.engine.row import Row
 
     backbone = load_backbone("llama")
     for name, adapter in every.adapters(backbone).items():
@@ -159,14 +160,10 @@ def test_an_adapters_fault_fails_its_own_texts_alone(load_backbone: Any) -> None
             raise RuntimeError("broken")
 
     infinite = tiny.adapter(backbone, "lora", 2, kind="generate").bind(backbone)
-    for _, bound in infinite.parts:
-        for act in bound.linear.values():
-            with torch.inference_mode():
-                act.up.fill_(float("inf"))
+    tiny.spoil(infinite, lambda pair: pair.up.fill_(float("inf")))
     method, bound = good.parts[0]
-    failing = BoundAdapter(
-        "lora", "generate", ((method, type(bound)(linear=dict.fromkeys(bound.linear, Broken()))),), None
-    )
+    failing = tiny.adapter(backbone, "lora", 2, kind="generate").bind(backbone)
+    tiny.spoil(failing, lambda pair: pair.down.resize_(1, 1))
     unready = BoundAdapter("prefix", "generate", ((method, type(bound)(prefix_rows=3, key_value={0: Broken()})),), None)
     for bad in (infinite, failing, unready):
         engine = _engine(backbone)

@@ -232,15 +232,8 @@ def test_the_bytes_of_slots_are_bounded(tiers):
     assert residency.stats().slots == 1
 
 
-def test_what_methods_keep_beside_adapters_counts_and_makes_room(disk):
+def test_who_leaves_is_told_and_gives_its_bytes_back(disk):
     left: list[str] = []
-
-    def reclaim() -> bool:
-        had = bool(kept)
-        residency.budget.give_back(sum(kept))
-        kept.clear()
-        return had
-
     residency = Residency(
         load=disk.load,
         bind=disk.bind,
@@ -249,16 +242,11 @@ def test_what_methods_keep_beside_adapters_counts_and_makes_room(disk):
         slot_bytes=100,
         memory_bytes=100,
         unbind=lambda bound: left.append(bound.name),
-        reclaim=reclaim,
     )
-    kept = [50]
-    assert residency.budget.take(50)
     for wanted in (A, B):
         use(residency, wanted)
-    use(residency, version("c", 35))
-    assert (left, kept) == (["a"], [50])  # who is idle goes first
     use(residency, version("large", 95))
-    assert (left, kept) == (["a", "b", "c"], [])
+    assert left == ["a", "b"]
     assert residency.budget.used == residency.stats().slot_bytes == 95
     residency.unload("sha-large")
     assert left[-1] == "large"

@@ -314,6 +314,7 @@ class Backbone:
     def _acting(self, actors: Actors, layout: AttentionLayout | None = None) -> Iterator[None]:
         assert not self._busy, "two forward passes at once on one backbone"
         self._busy = True
+        actors.start()
         self._switch.actors = actors
         self._entered = False
         for residual in self._residual_sites:

@@ -107,7 +107,9 @@ def pack_chunks(
     place = np.arange(total) - np.repeat(starts, rows)
     moved = np.array([chunk.position_offset + chunk.start - chunk.virtual for chunk in chunks])
     is_token = place >= np.repeat(virtual, rows)
-    positions = place + np.where(is_token, np.repeat(moved, rows), 0)  # virtual tokens' start where an unmoved sequence's do
+    positions = place + np.where(
+        is_token, np.repeat(moved, rows), 0
+    )  # virtual tokens' start where an unmoved sequence's do
     is_pad = place >= np.repeat(lengths, rows)
     positions[is_pad] = 0
     batch.put("position_ids", positions + family.first_position(config))

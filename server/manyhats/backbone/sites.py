@@ -42,9 +42,9 @@ class EmbeddingActor(Protocol):
 
 
 class NormActor(Protocol):
-    """Changes a norm's output. `x`, `y`: (rows, ..., dim), before and after the backbone's own norm."""
+    """Changes the output of the norm `site`. `x`, `y`: (rows, ..., dim), before and after the backbone's own."""
 
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor, y: Tensor, site: NormSite) -> Tensor: ...
 
 
 class ResidualActor(Protocol):
@@ -74,7 +74,7 @@ class StatesActor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Actors:
-    """What acts during one forward pass, by site name."""
+    """What acts during one forward pass, by site name. `start` is called when the pass begins."""
 
     linear: Mapping[str, LinearActor] = field(default_factory=dict)
     embedding: Mapping[str, EmbeddingActor] = field(default_factory=dict)
@@ -82,6 +82,7 @@ class Actors:
     residual: Mapping[str, ResidualActor] = field(default_factory=dict)
     key_value: Mapping[int, KeyValueActor] = field(default_factory=dict)  # by layer
     states: Mapping[str, StatesActor] = field(default_factory=dict)  # `embedded`, `last`
+    start: Callable[[], None] = lambda: None
 
 
 class SiteSwitch:
@@ -182,6 +183,7 @@ class NormSite(ModuleSite):
     def __init__(self, name: str, module: nn.Module, switch: SiteSwitch) -> None:
         super().__init__(name, module, switch)
         self.plain: Callable[..., Tensor] = module.forward
+        self._identity: nn.Module | None = None  # the same with gain 1 and offset 0
         module.forward = self._forward
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -190,20 +192,27 @@ class NormSite(ModuleSite):
         if actor is None:
             return y
         if x.dim() == 2:
-            return actor(x, y)
-        return actor(x.flatten(0, 1), y.flatten(0, 1)).view(y.shape)  # (batch, tokens, ..., dim)
+            return actor(x, y, self)
+        return actor(x.flatten(0, 1), y.flatten(0, 1), self).view(y.shape)  # (batch, tokens, ..., dim)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The norm with whatever acts there; all rows of the batch."""
         return self._forward(x)
 
-    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
-        """The same norm with other parameters, which may need gradients. Those not given stay."""
-        twin: nn.Module = copy.copy(self.module)
-        twin.__dict__ = {k: v for k, v in self.module.__dict__.items() if k != "forward"}
-        twin.__dict__["_parameters"] = {k: v for k, v in self.module._parameters.items() if k not in parameters}
-        twin.__dict__.update(parameters)
-        return twin
+    def normalised(self, x: Tensor) -> Tensor:
+        """What comes before the norm's own gain and offset, in float32: (..., dim) to (..., dim)."""
+        if self._identity is None:
+            twin: nn.Module = copy.copy(self.module)
+            twin.__dict__ = {k: v for k, v in self.module.__dict__.items() if k != "forward"}
+            with torch.inference_mode(False):  # training uses them too
+                neutral = {
+                    name: None if own is None else torch.full_like(own, name == "weight", dtype=torch.float32)
+                    for name, own in self.module._parameters.items()
+                }
+            twin.__dict__["_parameters"] = neutral
+            self._identity = twin
+        normed: Tensor = self._identity(x.float())
+        return normed
 
 
 class ResidualSite:

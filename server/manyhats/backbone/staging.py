@@ -17,6 +17,15 @@ _WORD = 8  # bytes; every array begins at a multiple, so that a view of any type
 _IN_TURN = 3  # page-locked buffers: the host lays out the next pass while the copy of the last one may be under way
 
 
+_TYPES = {
+    np.dtype(np.int64): torch.int64,
+    np.dtype(np.int32): torch.int32,
+    np.dtype(np.uint8): torch.uint8,
+    np.dtype(np.bool_): torch.bool,
+    np.dtype(np.float32): torch.float32,
+}
+
+
 class HostBuffers:
     """Host memory for the copies to one device; used by one thread.
 
@@ -70,13 +79,16 @@ class StagingBuffer:
     def put(self, name: str, array: ArrayLike) -> None:
         """An array of any shape; Python's whole numbers become int64. It must stay as it is until `commit`.
 
-        Raises ValueError where the name is taken or everything has been copied.
+        Raises ValueError where the name is taken, everything has been copied, or the type is none of `_TYPES`.
         """
         if self._there is not None:
             raise ValueError(f"'{name}' comes too late: the buffer has been copied to the device")
         if name in self._arrays:
             raise ValueError(f"'{name}' is in the buffer already")
         given = np.ascontiguousarray(array)
+        if given.dtype not in _TYPES:
+            known = ", ".join(str(kind) for kind in _TYPES)
+            raise ValueError(f"'{name}' has the type {given.dtype}; these can be copied: {known}")
         self._arrays[name] = given
         self._offsets[name] = self._words
         self._words += -(-given.nbytes // _WORD)
@@ -113,11 +125,3 @@ class StagingBuffer:
                 words = words.view(_TYPES[array.dtype])[: array.size]
             found = self._views[name] = words.view(array.shape)
         return found
-
-
-_TYPES = {
-    np.dtype(np.int32): torch.int32,
-    np.dtype(np.uint8): torch.uint8,
-    np.dtype(np.bool_): torch.bool,
-    np.dtype(np.float32): torch.float32,
-}

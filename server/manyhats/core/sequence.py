@@ -21,6 +21,7 @@ from manyhats.backbone import Encoded
 from manyhats.backbone.sentence import Pooling
 from manyhats.core.report import BatchReport
 from manyhats.core.sampling_params import SampledToken, SamplingParams
+from manyhats.core.token_history import TokenHistory
 from manyhats.methods.adapter import BoundAdapter
 
 FinishReason = Literal["stop", "length"]
@@ -41,8 +42,9 @@ class PoolingParams:
 class TokenConstraint(Protocol):
     """What a form lets come next; see `engine.structured_output`."""
 
-    def allowed(self) -> Tensor:
-        """(vocabulary,) bool, on the host."""
+    def bits(self) -> Tensor:
+        """(vocabulary / 32 rounded up,) int32 on the host, with a bit for each token, the lowest first: whether it may
+        come next. Holds until the next call. Raises as `accept`."""
         ...
 
     def accept(self, token: int) -> bool:
@@ -103,6 +105,7 @@ class Sequence:
     rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # prefix, then its own
     # the model's thread: the sampler. None where nothing is drawn
     random: np.random.Generator | None = None
+    history: TokenHistory | None = None  # None where nothing looks back on its tokens
     # the model's thread: the runner
     pooled: Output | None = None
     # the model's thread, read by others: why no token follows any more (an end token, the length, a complete form)
@@ -117,6 +120,8 @@ class Sequence:
     def __post_init__(self) -> None:
         if isinstance(self.params, SamplingParams) and self.params.temperature > 0:
             self.random = np.random.Generator(np.random.Philox(self.params.seed))
+        if isinstance(self.params, SamplingParams) and self.params.looks_back:
+            self.history = TokenHistory(self.prompt)
 
     @property
     def sampling(self) -> SamplingParams | None:

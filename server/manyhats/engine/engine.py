@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,6 +38,7 @@ _DEATHS = 5  # so many errors outside a batch within `_WITHIN` seconds, and the 
 _WITHIN = 60.0
 _STOPPING = "the server is shutting down"
 _LAST_PASS = 30.0  # seconds that a pass under way may take, after the time to stop is over
+_LAST_TEXTS = 5.0  # seconds for the texts of the last passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class Engine:
         )
         self.runner = Runner(backbone, self.cache)
         self.detokenizer = Detokenizer()
+        # What the end of a pass gives to others: all of it together.
+        self.step_scope: Callable[[], AbstractContextManager[None]] = nullcontext
         self.on_fatal: Callable[[str], None] = lambda reason: None
         self.restarts = 0  # errors outside a batch, after which the loop began anew
         self.failed = 0  # sequences that ended with an error
@@ -87,7 +91,8 @@ class Engine:
     # ---- from any thread
 
     def start(self) -> None:
-        """Starts the model's thread."""
+        """Starts the model's thread, and the detokenizer's beside it."""
+        self.detokenizer.start()
         self._thread.start()
 
     @property
@@ -186,13 +191,18 @@ class Engine:
 
     def _answer(self, outputs: Many[SequenceOutput]) -> None:
         """To those who wait: here for what one pass answers; texts are the detokenizer's."""
-        self.detokenizer.put([output for output in outputs if output.sequence.sampling is not None])
-        for output in outputs:
-            request = output.sequence.request
-            if output.error is not None:
-                self.failed += 1
-                set_future(request.future, output.error)
-            elif output.sequence.sampling is None:
+        texts = [output for output in outputs if output.sequence.sampling is not None]
+        if texts:
+            self.detokenizer.put(texts)
+        self.failed += sum(output.error is not None for output in outputs)
+        with self.step_scope():
+            for output in outputs:
+                request = output.sequence.request
+                if output.sequence.sampling is not None:
+                    continue
+                if output.error is not None:
+                    set_future(request.future, output.error)
+                    continue
                 request.unfinished -= 1
                 if not request.unfinished:
                     set_future(request.future, None)
@@ -259,7 +269,7 @@ class Engine:
         """Nothing runs any more: what is left fails."""
         with self._changed:
             reason = self._refusing = self._refusing or "the engine has given up; the server's log says why"
-        self.detokenizer.stop()  # tells first of what has been put
+        self.detokenizer.stop(_LAST_TEXTS)  # tells first of what has been put
         with self._changed:
             left = list(self._open)
         for request in left:

@@ -179,9 +179,9 @@ class Scheduler:
             if sequence not in self._chosen:
                 prompts.setdefault(_key(sequence.request), []).append(sequence)
         due = {key: own[0].request.due for key, own in prompts.items()}
-        for key, queue in self._waiting.items():
-            if queue.passes:
-                due[key] = min(queue.passes[0].request.due, due.get(key, inf))
+        for key, waiting in self._waiting.items():
+            if waiting.passes:
+                due[key] = min(waiting.passes[0].request.due, due.get(key, inf))
         if not due:
             return
         tasks = Counter(key.tenant for key in due)

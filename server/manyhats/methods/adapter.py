@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,9 +13,13 @@ from torch import Tensor
 
 from manyhats.backbone.sentence import Projection
 from manyhats.errors import AdapterMismatch
+from manyhats.kernels.base import Weight
 from manyhats.methods import METHODS
 from manyhats.methods.base import Bound, Method, Part
 from manyhats.methods.heads import Head, Kind, headless_kinds
+from manyhats.methods.operations import HeadLayer, Operation, OwnMask, OwnWeight, ScaleInput, Step
+from manyhats.methods.signature import Category, Placement, Signature, signature_of
+from manyhats.methods.slots import slot_tables
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -123,7 +128,7 @@ class Adapter:
     def bind(self, backbone: Backbone) -> BoundAdapter:
         """The adapter ready to act on the backbone's device."""
         parts = tuple((METHODS[part.method], METHODS[part.method].bind(part, backbone)) for part in self.parts)
-        return BoundAdapter(
+        bound = BoundAdapter(
             method=self.method,
             kind=self.kind,
             parts=parts,
@@ -131,11 +136,16 @@ class Adapter:
             projection=None if self.projection is None else self.projection.to(backbone.device, backbone.dtype),
             whole=any(METHODS[part.method].whole(part) for part in self.parts),
         )
+        slot_tables(backbone).slot_of(bound)  # here, and not when a batch waits for it
+        return bound
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class BoundAdapter:
-    """An adapter ready to act. Compared by identity. `whole`: see `Method.whole`."""
+    """An adapter ready to act. Compared by identity. `whole`: see `Method.whole`.
+
+    `slot`: its number in the backbone's tables, which set it; None until it first acts.
+    """
 
     method: str
     kind: Kind
@@ -143,11 +153,53 @@ class BoundAdapter:
     head: Head | None
     whole: bool = False
     projection: Projection | None = None  # None: the backbone's own
+    slot: int | None = field(default=None, init=False)
 
     def release(self, backbone: Backbone) -> None:
-        """Gives back what methods keep of it on the device beside itself: it leaves its slot."""
-        for method, bound in self.parts:
-            method.release(bound, backbone)
+        """Frees its slot, which no pass uses any more."""
+        for one in (self, self.__dict__.get("starting"), self.__dict__.get("resumed")):
+            if one is not None:
+                slot_tables(backbone).release(one)
+
+    @cached_property
+    def signature(self) -> Signature:
+        """Where it acts, and how."""
+        return self._placed[0]
+
+    @property
+    def operations(self) -> list[Operation]:
+        """One for each placement of its signature."""
+        return self._placed[1]
+
+    @cached_property
+    def _placed(self) -> tuple[Signature, list[Operation]]:
+        stages: Counter[tuple[str, str | int]] = Counter()
+        placements: list[Placement] = []
+        operations: list[Operation] = []
+
+        def put(category: Category, site: str | int, operation: Operation) -> None:
+            placements.append(Placement(category, site, stages[category, site], operation.kind))
+            stages[category, site] += 1
+            operations.append(operation)
+
+        for _, bound in self.parts:
+            for site, several in bound.linear.items():
+                for one in several:
+                    put(_LINEAR.get(type(one), "output"), site, one)
+            for site, norm in bound.norm.items():
+                put("norm", site, norm)
+            for site, residual in bound.residual.items():
+                put("residual", site, residual)
+            for site, look_up in bound.embedding.items():
+                put("embedding", site, Step(look_up))
+            for site, change in bound.states.items():
+                put("states", site, Step(change))
+            for layer, rows in bound.key_value.items():
+                put("key_value", layer, Step(rows))
+        if self.head is not None:
+            for i, own in enumerate(self.head.layers):
+                put("head", i, HeadLayer(Weight(own.weight, own.bias)))
+        return signature_of(tuple(placements)), operations
 
     @cached_property
     def starting(self) -> BoundAdapter:
@@ -182,11 +234,6 @@ class BoundAdapter:
         return sum(bound.nbytes for _, bound in self.parts) + outputs
 
     @property
-    def own_weight(self) -> bool:
-        """Whether any part brings its own weights for linear layers."""
-        return any(bound.weight for _, bound in self.parts)
-
-    @property
     def prefix_rows(self) -> int:
         """Rows that attention sees before every sequence."""
         return sum(bound.prefix_rows for _, bound in self.parts)
@@ -211,5 +258,7 @@ class BoundAdapter:
         """How far real tokens' positions move on."""
         return sum(bound.position_shift for _, bound in self.parts)
 
+
+_LINEAR: dict[type, Category] = {ScaleInput: "input", OwnWeight: "weight", OwnMask: "weight"}
 
 BARE = BoundAdapter(method="base", kind="embed", parts=(), head=None)

@@ -11,10 +11,19 @@ from pydantic import Field
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.methods.base import Bound, Method, MethodConfig, Norm, Part, Spans, Trainable, on_device, size_of
-from manyhats.methods.bottleneck import Bottleneck, BottleneckConfig, BottleneckStep, bottleneck_step
-from manyhats.methods.fusion import join_members, member_leaves
+from manyhats.methods.base import Bound, Method, MethodConfig, Part, Trainable, on_device, size_of
+from manyhats.methods.bottleneck import (
+    Bottleneck,
+    BottleneckConfig,
+    BottleneckOperation,
+    Bottlenecks,
+    bottleneck_operation,
+    finish,
+)
+from manyhats.methods.fusion import join_members, member_columns, member_leaves, member_tables
+from manyhats.methods.operations import Kind
 from manyhats.methods.options import Options
+from manyhats.methods.residual import ResidualGroup, ResidualPass, in_rows
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -27,19 +36,52 @@ class AverageConfig(MethodConfig):
     weights: tuple[float, ...]
 
 
-@dataclass(slots=True)
-class _AverageStep:
-    members: list[tuple[float, BottleneckStep]]
+@dataclass(frozen=True, slots=True)
+class AverageOperation:
+    """Members and their weights at one site."""
 
-    def step(self, hidden: Tensor, f: Tensor, x: Tensor, norm: Norm | None, joined: Tensor, spans: Spans) -> Tensor:
-        outs = [weight * member.step(hidden, f, x, norm, joined, spans) for weight, member in self.members]
-        total = outs[0]
-        for out in outs[1:]:
-            total = total + out
-        return total
+    members: tuple[BottleneckOperation, ...]
+    weights: tuple[float, ...]
 
-    def finish(self, hidden: Tensor, f: Tensor, x: Tensor, norm: Norm | None) -> Tensor:
-        return self.members[-1][1].finish(hidden, f, x, norm)
+    @property
+    def kind(self) -> Kind:
+        own = tuple(member.kind for member in self.members)
+        return Kind("average", tuple(member_columns(self.members)), (own, self.weights), Averages)
+
+    @property
+    def columns(self) -> tuple[Any, ...]:
+        return tuple(member_columns(self.members).values())
+
+
+class Averages:
+    """Averages with the same weights, of members with the same flags. See `methods.residual.ResidualRun`."""
+
+    @staticmethod
+    def step(group: ResidualGroup, site: ResidualPass, hidden: Tensor) -> Tensor:
+        kinds, weights = _detail(group.kind)
+        outs = []
+        for i, kind in enumerate(kinds):
+            one = ResidualGroup(kind, group.stage, member_tables(group.tables, i), group.members)
+            outs.append(Bottlenecks.step(one, site, hidden))
+
+        def total(rows: slice) -> Tensor:
+            found = weights[0] * outs[0][rows]
+            for weight, out in zip(weights[1:], outs[1:], strict=True):
+                found = found + weight * out[rows]
+            return found
+
+        return in_rows(site.of(group.members), outs[0], total)
+
+    @staticmethod
+    def finish(group: ResidualGroup, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
+        return finish(_detail(group.kind)[0][-1].detail, site, hidden, members)
+
+
+def _detail(kind: Kind) -> tuple[tuple[Any, ...], tuple[float, ...]]:
+    """The members' kinds, and their weights."""
+    assert isinstance(kind.detail, tuple)
+    kinds, weights = kind.detail
+    return kinds, weights
 
 
 class Average(Method):
@@ -65,17 +107,15 @@ class Average(Method):
     def bind(self, part: Part, backbone: Backbone) -> Bound:
         assert isinstance(part.config, AverageConfig)
         ready = {site: on_device(leaves, backbone) for site, leaves in part.tensors.items()}
-        pairs = list(zip(part.config.weights, part.config.members, strict=True))
-        steps = {
-            site: _AverageStep(
-                [
-                    (weight, bottleneck_step(member_leaves(leaves, i), config))
-                    for i, (weight, config) in enumerate(pairs)
-                ]
+        config = part.config
+        operations = {
+            site: AverageOperation(
+                tuple(bottleneck_operation(member_leaves(leaves, i), own) for i, own in enumerate(config.members)),
+                config.weights,
             )
             for site, leaves in ready.items()
         }
-        return Bound(residual=steps, nbytes=size_of(ready.values()))
+        return Bound(residual=operations, nbytes=size_of(ready.values()))
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         """`members`: the parts that are averaged; `weights`: one for each, else all count alike."""

@@ -7,9 +7,9 @@ Life of an adapter's weights: a format reader makes `Part`s (host memory, as in 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
+from manyhats.methods.operations import Operation, OwnNorm
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone, PackedBatch
-    from manyhats.backbone.sites import LinearSite
 
-Norm = Callable[[Tensor], Tensor]
 Leaves = Mapping[str, Tensor]
 Spans = Sequence[slice]  # by sequence: its rows, counted from the segment's first
 Pair = tuple[Tensor, Tensor]  # weight and bias
@@ -63,23 +62,6 @@ class EmbeddingStep(Protocol):
     def __call__(self, ids: Tensor, y: Tensor, spans: Spans) -> Tensor: ...
 
 
-class ResidualStep(Protocol):
-    """One of the things that stand one behind the other where a sub-layer joins the residual stream.
-
-    `f`: the sub-layer's output, `x`: its residual input, `hidden`: what the step before made of `f` (first: `f`
-    itself), all (rows, hidden). `norm`: the norm behind the sum, None in blocks that normalise elsewhere. `joined`:
-    norm(f + x), which is there already. `spans`: each sequence's rows.
-    """
-
-    def step(self, hidden: Tensor, f: Tensor, x: Tensor, norm: Norm | None, joined: Tensor, spans: Spans) -> Tensor:
-        """The next `hidden`."""
-        ...
-
-    def finish(self, hidden: Tensor, f: Tensor, x: Tensor, norm: Norm | None) -> Tensor:
-        """Asked of the last step alone: what goes on in the residual stream."""
-        ...
-
-
 class StatesStep(Protocol):
     """Changes a segment's rows of the residual stream as a whole.
 
@@ -101,17 +83,16 @@ class KeyValueStep(Protocol):
 
 @dataclass(slots=True)
 class Bound:
-    """One part on the device. Each mapping goes from a site to what acts there.
+    """One component on the device. Each mapping goes from a site to what acts there.
 
-    `linear`: whatever the method's own hooks need; `weight`: (out, in), used in place of the backbone's; `norm`: the
-    norm in place of the backbone's.
+    `linear`: operations at a linear layer, in their order: `ScaleInput`, `OwnWeight` or `OwnMask`, and those that
+    change its output (see `methods.operations`).
     """
 
-    linear: Mapping[str, Any] = field(default_factory=dict)
-    weight: Mapping[str, Tensor] = field(default_factory=dict)
+    linear: Mapping[str, Sequence[Operation]] = field(default_factory=dict)
     embedding: Mapping[str, EmbeddingStep] = field(default_factory=dict)
-    norm: Mapping[str, Norm] = field(default_factory=dict)
-    residual: Mapping[str, ResidualStep] = field(default_factory=dict)
+    norm: Mapping[str, OwnNorm] = field(default_factory=dict)
+    residual: Mapping[str, Operation] = field(default_factory=dict)  # of a kind that has a `run`
     states: Mapping[str, StatesStep] = field(default_factory=dict)  # `embedded`, `last`
     key_value: Mapping[int, KeyValueStep] = field(default_factory=dict)  # by layer
     prefix_rows: int = 0  # rows that key_value puts before a sequence
@@ -120,20 +101,6 @@ class Bound:
     virtual_tokens: int = 0  # rows before every sequence that are no tokens of its own
     position_shift: int = 0  # how far real tokens' positions move on
     nbytes: int = 0
-
-
-class Act(NamedTuple):
-    """A method's weights at one site, and the rows of the batch that they act on. `spans`: each sequence's of these."""
-
-    rows: slice
-    weights: Any
-    spans: Spans
-
-
-class Acts(list[Act]):
-    """All of a method's acts at one site, in batch order. `memo`: what the method keeps for passes of the same plan."""
-
-    memo: Any = None
 
 
 class Trainable(nn.Module, ABC):
@@ -204,16 +171,6 @@ class Method(ABC):
         """Whether what the part does to a token depends on tokens behind it, so that no pass can build on another."""
         return part.gated
 
-    def before_linear(self, x: Tensor, acts: Sequence[Act]) -> Tensor:
-        """What a linear layer reads: `x` (rows, in), or another tensor where the acts' rows are changed."""
-        return x
-
-    def after_linear(self, x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> None:  # noqa: B027 (most need not)
-        """Changes rows of the output of the linear layer `site` in place. x: (rows, in), y: (rows, out)."""
-
-    def release(self, bound: Bound, backbone: Backbone) -> None:  # noqa: B027 (most need not)
-        """Gives back what the method keeps of a part that leaves its slot, beside `bound` itself."""
-
 
 def expect_shape(tensor: Tensor, shape: tuple[int, ...], name: str, backbone: Backbone) -> None:
     """Raises AdapterMismatch where a tensor of the adapter has another shape than the backbone asks for."""
@@ -282,10 +239,23 @@ def gate_means(h: Tensor, gate: Pair, spans: Spans) -> Tensor:
     return torch.stack([opened[span].mean() for span in spans])
 
 
-def sequence_gate(h: Tensor, gate: Pair, spans: Spans) -> Tensor:
-    """`gate_means` for every row: (rows, width) to (rows, 1)."""
-    lengths = torch.tensor([span.stop - span.start for span in spans], device=h.device)
-    return gate_means(h, gate, spans).repeat_interleave(lengths)[:, None]
+def span_slices(spans: Sequence[tuple[int, int]], start: int) -> list[slice]:
+    """Sequences' rows in a batch, counted from the row `start`."""
+    return [slice(first - start, stop - start) for first, stop in spans]
+
+
+def put_rows(y: Tensor, pieces: Sequence[tuple[slice, Tensor]]) -> Tensor:
+    """`y` with some runs of rows, in rising order, put in their places."""
+    if not torch.is_grad_enabled():
+        for rows, new in pieces:
+            y[rows] = new
+        return y
+    whole: list[Tensor] = []  # the old rows may be needed for the gradient
+    done = 0
+    for rows, new in pieces:
+        whole += [y[done : rows.start], new]
+        done = rows.stop
+    return torch.cat([*whole, y[done:]])
 
 
 def refuse_padded(backbone: Backbone, what: str) -> None:

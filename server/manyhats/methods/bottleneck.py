@@ -25,15 +25,14 @@ from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.kernels.activations import activation
+from manyhats.kernels.base import Kernels, LowRank, ScaleAdd, Weight
+from manyhats.kernels.segments import Segments, Table
 from manyhats.methods.base import (
     Bound,
     Leaves,
     Method,
     MethodConfig,
-    Norm,
-    Pair,
     Part,
-    Spans,
     Trainable,
     expect_leaves,
     expect_matrix,
@@ -43,11 +42,12 @@ from manyhats.methods.base import (
     on_device,
     pair_of,
     parameter_key,
-    sequence_gate,
     size_of,
 )
 from manyhats.methods.kronecker import MOST_VALUES, kronecker_sum
+from manyhats.methods.operations import Kind, gate_rows
 from manyhats.methods.options import Options
+from manyhats.methods.residual import ResidualGroup, ResidualPass, Tables, in_rows
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -80,66 +80,105 @@ class Read(NamedTuple):
     residual: Tensor | None  # added to the adapter's output; None for a parallel one
 
 
-@dataclass(slots=True)
-class BottleneckStep:
-    """One adapter at one residual site. down: (width, hidden), up: (hidden, width), gate: (1, hidden) and (1,)."""
+@dataclass(frozen=True, slots=True)
+class BottleneckOperation:
+    """One adapter at one residual site. `norm_before`, `norm_after`: gain and offset in float32, (hidden,); `gate`:
+    weight (1, hidden), bias (1,)."""
 
-    down: Tensor
-    down_bias: Tensor
-    up: Tensor
-    up_bias: Tensor
-    scaling: Tensor | float  # a number, (1,) or (hidden,)
-    norm_before: Pair | None
-    norm_after: Pair | None
-    gate: Pair | None
+    pair: LowRank
+    norm_before: ScaleAdd | None
+    norm_after: ScaleAdd | None
+    gate: Weight | None
     config: BottleneckConfig
 
-    def read(self, hidden: Tensor, f: Tensor, x: Tensor, norm: Norm | None, joined: Tensor) -> Read:
-        """Where the adapter's input and residual come from (`adapters`: `Adapter.pre_forward`)."""
-        c = self.config
-        if c.is_parallel:
-            return Read(x, x, None)
-        h = residual = query = hidden
-        if c.original_ln_before:
-            h = joined if hidden is f else _join(hidden, x, norm)
-            if c.residual_before_ln == "post_add":
-                residual = hidden + x
-        if c.residual_before_ln is False:
-            residual = h
-        return Read(h, query, residual)
+    @property
+    def kind(self) -> Kind:
+        return Kind("bottleneck", tuple(self._own), self.config, Bottlenecks)
 
-    def project(self, h: Tensor) -> Tensor:
-        """The adapter without its residual: (rows, hidden) to (rows, hidden)."""
-        if self.norm_before is not None:
-            h = F.layer_norm(h, h.shape[-1:], *self.norm_before, self.config.epsilon)
-        z = activation(self.config.non_linearity)(F.linear(h, self.down, self.down_bias))
-        up = F.linear(z, self.up, self.up_bias)
-        return up if isinstance(self.scaling, float) and self.scaling == 1.0 else up * self.scaling
+    @property
+    def columns(self) -> tuple[Any, ...]:
+        return tuple(self._own.values())
 
-    def step(self, hidden: Tensor, f: Tensor, x: Tensor, norm: Norm | None, joined: Tensor, spans: Spans) -> Tensor:
-        c = self.config
-        h, _, residual = self.read(hidden, f, x, norm, joined)
-        out = self.project(h)
-        if self.gate is not None:
-            out = out * sequence_gate(h, self.gate, spans)
-        if residual is not None and c.adapter_residual_before_ln:
-            out = out + residual
-        if self.norm_after is not None:
-            out = F.layer_norm(out, out.shape[-1:], *self.norm_after, c.epsilon)
-        if residual is not None and not c.adapter_residual_before_ln:
-            out = out + residual
+    @property
+    def _own(self) -> dict[str, Any]:
+        own = {"pair": self.pair, "norm_before": self.norm_before, "norm_after": self.norm_after, "gate": self.gate}
+        return {name: value for name, value in own.items() if value is not None}
+
+
+class Bottlenecks:
+    """Bottleneck adapters with the same flags, of all tasks together. See `methods.residual.ResidualRun`.
+
+    AdapterHub's `Adapter.pre_forward`, `forward` and `post_forward`.
+    """
+
+    @staticmethod
+    def step(group: ResidualGroup, site: ResidualPass, hidden: Tensor) -> Tensor:
+        config = group.kind.detail
+        assert isinstance(config, BottleneckConfig)
+        segments, tables = site.of(group.members), group.tables
+        h, _, residual = read(config, group, site, hidden)
+        normed = "norm_after" in tables
+        first = residual if not normed or config.adapter_residual_before_ln else None
+        out = project(site.kernels, config, tables, h, segments, first)
+        if normed:
+            out = _own_layer_norms(site.kernels, out, tables["norm_after"], segments, config.epsilon)
+            if residual is not None and not config.adapter_residual_before_ln:
+                done, before = out, residual
+                out = in_rows(segments, done, lambda rows: done[rows] + before[rows])
         return out
 
-    def finish(self, hidden: Tensor, f: Tensor, x: Tensor, norm: Norm | None) -> Tensor:
-        if self.config.is_parallel:
-            hidden = hidden + f
-        if not self.config.original_ln_after:
-            return hidden
-        return _join(hidden, x, norm)
+    @staticmethod
+    def finish(group: ResidualGroup, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
+        config = group.kind.detail
+        assert isinstance(config, BottleneckConfig)
+        return finish(config, site, hidden, members)
 
 
-def _join(hidden: Tensor, x: Tensor, norm: Norm | None) -> Tensor:
-    return hidden + x if norm is None else norm(hidden + x)
+def read(config: BottleneckConfig, group: ResidualGroup, site: ResidualPass, hidden: Tensor) -> Read:
+    """Where the adapters' input and residual come from (`adapters`: `Adapter.pre_forward`)."""
+    if config.is_parallel:
+        return Read(site.x, site.x, None)
+    h = residual = hidden
+    if config.original_ln_before:
+        h = site.joined if hidden is site.f else site.join(hidden, group.members)
+        if config.residual_before_ln == "post_add":
+            residual = in_rows(site.of(group.members), hidden, lambda rows: hidden[rows] + site.x[rows])
+    if config.residual_before_ln is False:
+        residual = h
+    return Read(h, hidden, residual)
+
+
+def project(
+    kernels: Kernels, config: BottleneckConfig, tables: Tables, h: Tensor, segments: Segments, first: Tensor | None
+) -> Tensor:
+    """`first`, or nothing, and what the adapters make of `h`: (rows, hidden) to (rows, hidden)."""
+    gates = gate_rows(kernels, h, tables["gate"], segments) if "gate" in tables else None
+    if "norm_before" in tables:
+        h = _own_layer_norms(kernels, h, tables["norm_before"], segments, config.epsilon)
+    out = torch.empty_like(h if first is None else first)
+    for rows in segments.runs:
+        if first is None:
+            out[rows] = 0
+        else:
+            out[rows] = first[rows]
+    kernels.low_rank(h, out, tables["pair"], segments, gates)
+    return out
+
+
+def finish(config: BottleneckConfig, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
+    """What goes on in the residual stream behind adapters with these flags."""
+    if config.is_parallel:
+        alone = hidden
+        hidden = in_rows(site.of(members), alone, lambda rows: alone[rows] + site.f[rows])
+    return site.join(hidden, members) if config.original_ln_after else hidden
+
+
+def _own_layer_norms(kernels: Kernels, h: Tensor, table: Table[ScaleAdd], segments: Segments, epsilon: float) -> Tensor:
+    """Layer norms with each adapter's own gain and offset: (rows, hidden) to (rows, hidden)."""
+    width = h.shape[-1:]
+    normed = in_rows(segments, h, lambda rows: F.layer_norm(h[rows].float(), width, None, None, epsilon))
+    kernels.scale_add(normed, table, segments)
+    return normed.to(h.dtype)
 
 
 def plain(leaves: Leaves) -> Leaves:
@@ -225,7 +264,7 @@ class Bottleneck(Method):
         assert isinstance(part.config, BottleneckConfig)
         ready = {site: on_device(plain(leaves), backbone) for site, leaves in part.tensors.items()}
         return Bound(
-            residual={site: bottleneck_step(leaves, part.config) for site, leaves in ready.items()},
+            residual={site: bottleneck_operation(leaves, part.config) for site, leaves in ready.items()},
             nbytes=size_of(ready.values()),
         )
 
@@ -269,20 +308,30 @@ class Bottleneck(Method):
         return _TrainableBottleneck(backbone, sites, width, config, generator, pieces)
 
 
-def bottleneck_step(leaves: Mapping[str, Tensor], config: BottleneckConfig) -> BottleneckStep:
+def bottleneck_operation(leaves: Mapping[str, Tensor], config: BottleneckConfig) -> BottleneckOperation:
     """An adapter's leaves at one site, ready to act."""
     leaves = plain(leaves)
-    return BottleneckStep(
-        down=leaves["down.weight"],
-        down_bias=leaves["down.bias"],
-        up=leaves["up.weight"],
-        up_bias=leaves["up.bias"],
-        scaling=leaves.get("scaling", config.scaling),
-        norm_before=pair_of(leaves, "norm_before"),
-        norm_after=pair_of(leaves, "norm_after"),
-        gate=pair_of(leaves, "gate"),
+    scale = leaves.get("scaling", config.scaling)
+    gate = pair_of(leaves, "gate")
+    return BottleneckOperation(
+        pair=LowRank(
+            leaves["down.weight"],
+            leaves["up.weight"].T.contiguous(),  # as the kernels read it
+            leaves["down.bias"],
+            leaves["up.bias"],
+            config.non_linearity,
+            None if isinstance(scale, float) and scale == 1.0 else scale,
+        ),
+        norm_before=_norm(leaves, "norm_before"),
+        norm_after=_norm(leaves, "norm_after"),
+        gate=None if gate is None else Weight(*gate),
         config=config,
     )
+
+
+def _norm(leaves: Leaves, name: str) -> ScaleAdd | None:
+    own = pair_of(leaves, name)
+    return None if own is None else ScaleAdd(own[0].float(), own[1].float())
 
 
 class _TrainableBottleneck(Trainable):
@@ -318,7 +367,7 @@ class _TrainableBottleneck(Trainable):
         return leaves if self.rule is None else leaves | {"rule": self.rule}
 
     def bound(self) -> Bound:
-        return Bound(residual={site: bottleneck_step(self._of(site), self.config) for site in self.sites})
+        return Bound(residual={site: bottleneck_operation(self._of(site), self.config) for site in self.sites})
 
     def part(self) -> Part:
         return Part(

@@ -17,18 +17,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
+from manyhats.kernels.base import Kernels, Weight
+from manyhats.kernels.segments import Segment, Segments, Table
 from manyhats.methods.base import (
     Bound,
     Leaves,
     Method,
     MethodConfig,
-    Norm,
-    Pair,
     Part,
-    Spans,
     Trainable,
     expect_leaves,
     expect_shape,
@@ -37,8 +35,18 @@ from manyhats.methods.base import (
     parameter_key,
     size_of,
 )
-from manyhats.methods.bottleneck import Bottleneck, BottleneckConfig, BottleneckStep, bottleneck_step
+from manyhats.methods.bottleneck import (
+    Bottleneck,
+    BottleneckConfig,
+    BottleneckOperation,
+    bottleneck_operation,
+    finish,
+    project,
+    read,
+)
+from manyhats.methods.operations import Kind
 from manyhats.methods.options import Options
+from manyhats.methods.residual import ResidualGroup, ResidualPass, Tables, in_rows
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -89,37 +97,109 @@ def member_leaves(leaves: Leaves, index: int) -> dict[str, Tensor]:
     return {name.removeprefix(start): tensor for name, tensor in leaves.items() if name.startswith(start)}
 
 
-@dataclass(slots=True)
-class _FusionStep:
-    """`query`, `key`: weight (hidden, hidden) and bias (hidden,); `value`: weight alone. None: the identity."""
+def member_columns(members: Sequence[BottleneckOperation]) -> dict[str, Any]:
+    """The columns of several members, each under its member's name."""
+    return {
+        member_leaf(i, name): value
+        for i, member in enumerate(members)
+        for name, value in zip(member.kind.columns, member.columns, strict=True)
+    }
 
-    members: list[BottleneckStep]
-    query: Pair | None
-    key: Pair | None
-    value: Tensor | None
+
+def member_tables(tables: Tables, index: int) -> Tables:
+    """A member's own tables."""
+    start = member_leaf(index, "")
+    return {name.removeprefix(start): table for name, table in tables.items() if name.startswith(start)}
+
+
+@dataclass(frozen=True, slots=True)
+class FusionOperation:
+    """A fusion at one site. `query`, `key`: weight (hidden, hidden) and bias (hidden,); `value`: weight alone. None:
+    the identity."""
+
+    members: tuple[BottleneckOperation, ...]
+    query: Weight | None
+    key: Weight | None
+    value: Weight | None
     config: FusionConfig
 
-    def step(self, hidden: Tensor, f: Tensor, x: Tensor, norm: Norm | None, joined: Tensor, spans: Spans) -> Tensor:
-        h, before, residual = self.members[-1].read(hidden, f, x, norm, joined)
-        residual = x if residual is None else residual
-        ups = torch.stack([member.project(h) for member in self.members], dim=1)  # (rows, members, hidden)
-        if self.config.residual_before:
-            ups = ups + residual[:, None]
-        query = before if self.config.query_before_ln else h
-        if self.query is not None:
-            query = F.linear(query, *self.query)
-        keys = ups if self.key is None else F.linear(ups, *self.key)
-        values = ups
-        if self.value is not None and self.config.value_before_softmax:
-            values = F.linear(values, self.value)
-        weights = torch.softmax(torch.einsum("rh,rmh->rm", query, keys), dim=1)
-        out = torch.einsum("rm,rmh->rh", weights, values)
-        if self.value is not None and not self.config.value_before_softmax:
-            out = F.linear(out, self.value)
-        return out if self.config.residual_before else out + residual
+    @property
+    def kind(self) -> Kind:
+        own = tuple(member.kind for member in self.members)
+        return Kind("fusion", tuple(self._own), (own, self.config), Fusions)
 
-    def finish(self, hidden: Tensor, f: Tensor, x: Tensor, norm: Norm | None) -> Tensor:
-        return self.members[-1].finish(hidden, f, x, norm)
+    @property
+    def columns(self) -> tuple[Any, ...]:
+        return tuple(self._own.values())
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        layers = {"query": self.query, "key": self.key, "value": self.value}
+        return member_columns(self.members) | {name: layer for name, layer in layers.items() if layer is not None}
+
+
+class Fusions:
+    """Fusions with the same flags and members of the same flags, of all tasks together. See `residual.ResidualRun`."""
+
+    @staticmethod
+    def step(group: ResidualGroup, site: ResidualPass, hidden: Tensor) -> Tensor:
+        kinds, config = _detail(group.kind)
+        segments, tables, kernels = site.of(group.members), group.tables, site.kernels
+        h, before, residual = read(kinds[-1].detail, group, site, hidden)
+        residual = site.x if residual is None else residual
+        first = residual if config.residual_before else None
+        ups = torch.stack(
+            [
+                project(kernels, kind.detail, member_tables(tables, i), h, segments, first)
+                for i, kind in enumerate(kinds)
+            ],
+            dim=1,
+        )  # (rows, members, hidden)
+        query = before if config.query_before_ln else h
+        if "query" in tables:
+            query = _layer(kernels, query, tables["query"], segments)
+        keys = values = ups
+        if "key" in tables:
+            keys = _layers(kernels, ups, tables["key"], segments)
+        if "value" in tables and config.value_before_softmax:
+            values = _layers(kernels, ups, tables["value"], segments)
+
+        def mixed(rows: slice) -> Tensor:
+            weights = torch.softmax(torch.einsum("rh,rmh->rm", query[rows], keys[rows]), dim=1)
+            return torch.einsum("rm,rmh->rh", weights, values[rows])
+
+        out = in_rows(segments, h, mixed)
+        if "value" in tables and not config.value_before_softmax:
+            out = _layer(kernels, out, tables["value"], segments)
+        if config.residual_before:
+            return out
+        done = out
+        return in_rows(segments, done, lambda rows: done[rows] + residual[rows])
+
+    @staticmethod
+    def finish(group: ResidualGroup, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
+        return finish(_detail(group.kind)[0][-1].detail, site, hidden, members)
+
+
+def _detail(kind: Kind) -> tuple[tuple[Any, ...], FusionConfig]:
+    """The members' kinds, whose details are their configs, and the fusion's config."""
+    assert isinstance(kind.detail, tuple)
+    kinds, config = kind.detail
+    return kinds, config
+
+
+def _layer(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segments) -> Tensor:
+    """(rows, hidden) to (rows, hidden), through each adapter's own layer."""
+    y = torch.empty_like(x)
+    kernels.linear(x, y, table, segments)
+    return y
+
+
+def _layers(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segments) -> Tensor:
+    """(rows, members, hidden) to the same, through each adapter's own layer."""
+    count = x.shape[1]
+    each = Segments([Segment(s.start * count, s.stop * count, s.slot) for s in segments], segments.device)
+    return _layer(kernels, x.flatten(0, 1), table, each).view(x.shape)
 
 
 class Fusion(Method):
@@ -161,8 +241,8 @@ class Fusion(Method):
     def bind(self, part: Part, backbone: Backbone) -> Bound:
         assert isinstance(part.config, FusionConfig)
         ready = {site: on_device(leaves, backbone) for site, leaves in part.tensors.items()}
-        steps = {site: _step(leaves, part.config) for site, leaves in ready.items()}
-        return Bound(residual=steps, nbytes=size_of(ready.values()))
+        operations = {site: _operation(leaves, part.config) for site, leaves in ready.items()}
+        return Bound(residual=operations, nbytes=size_of(ready.values()))
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         """`members`: the parts that are fused, frozen."""
@@ -185,13 +265,20 @@ class Fusion(Method):
         return max(down.shape[0] for down in downs)
 
 
-def _step(leaves: Mapping[str, Tensor], config: FusionConfig) -> _FusionStep:
-    members = [
-        bottleneck_step(own, member)
+def _operation(leaves: Mapping[str, Tensor], config: FusionConfig) -> FusionOperation:
+    members = tuple(
+        bottleneck_operation(own, member)
         for index, member in enumerate(config.members)
         if (own := member_leaves(leaves, index))
-    ]
-    return _FusionStep(members, pair_of(leaves, "query"), pair_of(leaves, "key"), leaves.get("value.weight"), config)
+    )
+    query, key = pair_of(leaves, "query"), pair_of(leaves, "key")
+    return FusionOperation(
+        members,
+        None if query is None else Weight(*query),
+        None if key is None else Weight(*key),
+        Weight(leaves["value.weight"]) if "value.weight" in leaves else None,
+        config,
+    )
 
 
 _LAYER = ("query.weight", "query.bias", "key.weight", "key.bias", "value.weight")
@@ -229,7 +316,7 @@ class _TrainableFusion(Trainable):
     def bound(self) -> Bound:
         whole = self._whole()
         assert isinstance(whole.config, FusionConfig)
-        return Bound(residual={site: _step(leaves, whole.config) for site, leaves in whole.tensors.items()})
+        return Bound(residual={site: _operation(leaves, whole.config) for site, leaves in whole.tensors.items()})
 
     def penalty(self) -> Tensor | None:
         """Keeps the values near the identity, so that the members' own outputs are mixed (section 3.2)."""

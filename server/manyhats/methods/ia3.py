@@ -7,16 +7,16 @@ y = W (l * x) + b        at the feed-forward layers of PEFT's files
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
+from manyhats.kernels.base import ScaleAdd
 from manyhats.methods.base import (
-    Act,
-    Acts,
     Bound,
+    Leaves,
     Method,
     MethodConfig,
     Part,
@@ -25,21 +25,25 @@ from manyhats.methods.base import (
     on_device,
     size_of,
 )
+from manyhats.methods.operations import Operation, ScaleInput, ScaleOutput
 from manyhats.methods.options import Options
 from manyhats.methods.targets import target_sites
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
-    from manyhats.backbone.sites import LinearSite
 
 
 class Ia3Config(MethodConfig):
     """Nothing: the leaves say which side of the layer is rescaled."""
 
 
-class _Vectors(NamedTuple):
-    input: Tensor | None  # (in,)
-    output: Tensor | None  # (out,)
+def _operations(leaves: Leaves) -> list[Operation]:
+    found: list[Operation] = []
+    if "input" in leaves:
+        found.append(ScaleInput(ScaleAdd(gain=leaves["input"])))
+    if "output" in leaves:
+        found.append(ScaleOutput(ScaleAdd(gain=leaves["output"])))
+    return found
 
 
 class Ia3(Method):
@@ -59,22 +63,8 @@ class Ia3(Method):
 
     def bind(self, part: Part, backbone: Backbone) -> Bound:
         ready = {site: on_device(leaves, backbone) for site, leaves in part.tensors.items()}
-        vectors = {site: _Vectors(leaves.get("input"), leaves.get("output")) for site, leaves in ready.items()}
-        return Bound(linear=vectors, nbytes=size_of(ready.values()))
-
-    def before_linear(self, x: Tensor, acts: Sequence[Act]) -> Tensor:
-        scaled = [act for act in acts if act.weights.input is not None]
-        if not scaled:
-            return x
-        read = x.clone()
-        for rows, vectors, _ in scaled:
-            read[rows] = x[rows] * vectors.input
-        return read
-
-    def after_linear(self, x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> None:
-        for rows, vectors, _ in acts:
-            if vectors.output is not None:
-                y[rows] *= vectors.output
+        linear = {site: _operations(leaves) for site, leaves in ready.items()}
+        return Bound(linear=linear, nbytes=size_of(ready.values()))
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
@@ -126,8 +116,7 @@ class _TrainableIa3(Trainable):
         return sites
 
     def bound(self) -> Bound:
-        sites = self._leaves().items()
-        return Bound(linear={site: _Vectors(leaves.get("input"), leaves.get("output")) for site, leaves in sites})
+        return Bound(linear={site: _operations(leaves) for site, leaves in self._leaves().items()})
 
     def part(self) -> Part:
         sites = self._leaves().items()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import ValidationError
@@ -16,15 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
+from manyhats.kernels.base import LowRank, ScaleAdd, Weight
 from manyhats.methods.base import (
-    Act,
-    Acts,
     Bound,
     EmbeddingStep,
     Leaves,
     Method,
     MethodConfig,
-    Pair,
     Part,
     Spans,
     Trainable,
@@ -34,20 +32,14 @@ from manyhats.methods.base import (
     fresh_gate,
     pair_of,
     parameter_key,
-    sequence_gate,
 )
+from manyhats.methods.operations import AddGatedLowRank, AddLowRank, Operation, ScaleOutput, bytes_of
 from manyhats.methods.options import Options
-from manyhats.methods.stacks import StackedRows, stack_pool
 from manyhats.methods.targets import target_sites
 from manyhats.methods.vera import Shared, pair, projections
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
-    from manyhats.backbone.sites import LinearSite
-
-
-_SEVERAL = 3  # adapters from which on a stack is faster than a loop
-_FEW_ROWS = 8  # of one adapter, up to which it is
 
 
 class LoraConfig(MethodConfig):
@@ -57,16 +49,6 @@ class LoraConfig(MethodConfig):
     scales: dict[str, float]
     dora: Literal["peft", "adapterhub"] | None = None
     vera: Shared | None = None
-
-
-class _Act(NamedTuple):
-    """y = gain * y + offset + gate(x) * (down x) up, each only where it is there."""
-
-    down: Tensor  # (r, in): A, as in the file
-    up: Tensor  # (r, out): s B transposed, times the gain
-    gain: Tensor | None = None  # (out,)
-    offset: Tensor | None = None  # (out,)
-    gate: Pair | None = None  # weight (1, in), bias (1,)
 
 
 @dataclass(slots=True)
@@ -124,7 +106,7 @@ class Lora(Method):
 
     def bind(self, part: Part, backbone: Backbone) -> Bound:
         assert isinstance(part.config, LoraConfig)
-        linear: dict[str, _Act] = {}
+        linear: dict[str, list[Operation]] = {}
         embedding: dict[str, EmbeddingStep] = {}
         nbytes = 0
         for site, given in _multiplied(part, backbone):
@@ -147,15 +129,12 @@ class Lora(Method):
             gain = _gain(leaves, place.weight, scale, part.config.dora)
             offset = _offset(leaves, place.bias, scale, gain, part.config.dora)
             up = leaves["B"].T * scale
-            act = _Act(
-                ready(leaves["A"]),
-                ready(up if gain is None else up * gain),
-                None if gain is None else ready(gain),
-                None if offset is None else ready(offset),
-                (ready(leaves["gate.weight"]), ready(leaves["gate.bias"])) if "gate.weight" in leaves else None,
+            pair = LowRank(ready(leaves["A"]), ready(up if gain is None else up * gain))
+            gate = Weight(ready(leaves["gate.weight"]), ready(leaves["gate.bias"])) if "gate.weight" in leaves else None
+            linear[place.name] = _operations(
+                pair, None if gain is None else ready(gain), None if offset is None else ready(offset), gate
             )
-            linear[place.name] = act
-            nbytes += act.down.nbytes + act.up.nbytes
+            nbytes += sum(bytes_of(operation) for operation in linear[place.name])
         return Bound(linear=linear, embedding=embedding, nbytes=nbytes)
 
     def rank(self, part: Part) -> int | None:
@@ -170,21 +149,6 @@ class Lora(Method):
             return part.nbytes
         sizes = (sum(backbone.site_of(site).shape) for site in part.tensors)
         return sum(sizes) * part.config.vera.rank * backbone.dtype.itemsize
-
-    def after_linear(self, x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> None:
-        for rows, (down, up, gain, offset, gate), spans in _stacked(x, y, acts, site):
-            if gain is not None:
-                y[rows] *= gain
-            if offset is not None:
-                y[rows] += offset
-            # A x^T: on a CPU a product with r rows is faster than the same one with r columns (docs/performance.md)
-            low = (down @ x[rows].T).T
-            if gate is not None:
-                low = low * sequence_gate(x[rows], gate, spans)
-            y[rows].addmm_(low.to(y.dtype), up.to(y.dtype))  # they differ under autocast alone
-
-    def release(self, bound: Bound, backbone: Backbone) -> None:
-        stack_pool(backbone.kept).forget((site, act.down) for site, act in bound.linear.items())
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
@@ -231,36 +195,13 @@ def _multiplied(part: Part, backbone: Backbone) -> Iterator[tuple[str, Leaves]]:
         yield site, pair(leaves["lambda_b"].float(), leaves["lambda_d"].float(), down, up, width)
 
 
-def _stacked(x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> Sequence[Act]:
-    """Lets plain pairs with a row or a few act together where there are several; what is left to do one by one."""
-    if len(acts) < _SEVERAL or torch.is_grad_enabled():
-        return acts
-    memo: tuple[list[StackedRows], Sequence[Act]] | None = acts.memo
-    if memo is None or any(rows.stale for rows in memo[0]):
-        memo = acts.memo = _place(acts, site)
-    for rows in memo[0]:
-        rows.add(x, y)
-    return memo[1]
-
-
-def _place(acts: Sequence[Act], site: LinearSite) -> tuple[list[StackedRows], Sequence[Act]]:
-    """Brings pairs into the site's stacks, one for each rank; the acts that are left."""
-    pool = stack_pool(site.kept)
-    groups: dict[int, list[Act]] = {}
-    for act in acts:
-        weights: _Act = act.weights
-        if weights[2:] == (None, None, None) and act.rows.stop - act.rows.start <= _FEW_ROWS:
-            groups.setdefault(len(weights.down), []).append(act)
-    found: list[StackedRows] = []
-    done: set[int] = set()
-    for members in groups.values():
-        if len(members) < _SEVERAL:
-            continue
-        rows = pool.place(site.name, [(act.rows, act.weights.down, act.weights.up) for act in members])
-        if rows is not None:
-            found.append(rows)
-            done |= {act.rows.start for act in members}
-    return found, [act for act in acts if act.rows.start not in done]
+def _operations(pair: LowRank, gain: Tensor | None, offset: Tensor | None, gate: Weight | None) -> list[Operation]:
+    """y = gain * y + offset + gate(x) * (down x) up, each only where it is there. gain, offset: (out,)."""
+    found: list[Operation] = []
+    if gain is not None or offset is not None:
+        found.append(ScaleOutput(ScaleAdd(gain, offset)))
+    found.append(AddLowRank(pair) if gate is None else AddGatedLowRank(pair, gate))
+    return found
 
 
 def _gain(leaves: Leaves, weight: Tensor, scale: float, dora: str | None) -> Tensor | None:
@@ -348,19 +289,21 @@ class _TrainableLora(Trainable):
         return sites
 
     def bound(self) -> Bound:
-        acts: dict[str, _Act] = {}
+        linear: dict[str, list[Operation]] = {}
         for place, (site, leaves) in zip(self.places, self._leaves().items(), strict=True):
             up = leaves["B"].T * self.scale
+            own = pair_of(leaves, "gate")
+            gate = None if own is None else Weight(*own)
             if self.dora is None:
-                acts[site] = _Act(leaves["A"], up, gate=pair_of(leaves, "gate"))
+                linear[site] = _operations(LowRank(leaves["A"], up), None, None, gate)
                 continue
             # The norm is taken as a constant, which the paper found to cost nothing (section 4.3).
             fixed = {name: t if name == "magnitude" else t.detach() for name, t in leaves.items()}
             gain = _gain(fixed, place.weight, self.scale, self.dora)
             assert gain is not None
             offset = _offset(fixed, place.bias, self.scale, gain, self.dora)
-            acts[site] = _Act(leaves["A"], up * gain, gain, offset, pair_of(leaves, "gate"))
-        return Bound(linear=acts)
+            linear[site] = _operations(LowRank(leaves["A"], up * gain), gain, offset, gate)
+        return Bound(linear=linear)
 
     def part(self) -> Part:
         return Part(
@@ -394,11 +337,11 @@ class _TrainableVera(Trainable):
         return {name: self.lambdas[parameter_key(site, name)] for name in ("lambda_b", "lambda_d")}
 
     def bound(self) -> Bound:
-        acts = {}
+        linear = {}
         for site, (_, width) in self.shapes.items():
             own = pair(**self._of(site), down=self.down, up=self.up, width=width)
-            acts[site] = _Act(own["A"], own["B"].T)
-        return Bound(linear=acts)
+            linear[site] = [AddLowRank(LowRank(own["A"], own["B"].T))]
+        return Bound(linear=linear)
 
     def part(self) -> Part:
         sites = {site: {n: t.detach().cpu() for n, t in self._of(site).items()} for site in self.shapes}

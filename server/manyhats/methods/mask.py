@@ -2,7 +2,8 @@
 
     y = (W * M) x + b        M = 1[scores > threshold], one bit a weight in the file and in host memory
 
-In a slot the masked weights are kept dense, so that a hot task costs what the bare linear layer costs.
+In a slot it stays a bit a weight where the kernels read bits; else the masked weights are dense there, so that a hot
+task costs what the bare linear layer costs.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
+from manyhats.kernels.base import Bits, Weight
+from manyhats.kernels.reference import unpack_bits
 from manyhats.methods.base import Bound, Method, MethodConfig, Part, Trainable, expect_leaves, expect_shape
+from manyhats.methods.operations import Operation, OwnMask, OwnWeight
 from manyhats.methods.options import Options
+from manyhats.methods.slots import slot_tables
 from manyhats.methods.targets import target_sites
 
 if TYPE_CHECKING:
@@ -32,12 +37,6 @@ class MaskConfig(MethodConfig):
 def pack_bits(keep: Tensor) -> Tensor:
     """A boolean (out, in) as bytes: row-major, the first weight in the lowest bit, the last byte filled with zeros."""
     return torch.from_numpy(np.packbits(keep.cpu().numpy().reshape(-1), bitorder="little"))
-
-
-def unpack_bits(bits: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The inverse of `pack_bits`: bool (out, in)."""
-    flat = np.unpackbits(bits.cpu().numpy(), count=shape[0] * shape[1], bitorder="little")
-    return torch.from_numpy(flat.view(np.bool_).reshape(shape))
 
 
 class Mask(Method):
@@ -65,14 +64,25 @@ class Mask(Method):
 
     def bind(self, part: Part, backbone: Backbone) -> Bound:
         assert isinstance(part.config, MaskConfig)
-        dense = {}
+        as_bits = slot_tables(backbone).kernels.keeps_bits
+        linear: dict[str, list[Operation]] = {}
+        nbytes = 0
         for site, leaves in part.tensors.items():
-            weight = backbone.site_of(site).weight
-            keep = unpack_bits(leaves["mask"], part.config.shapes[site]).to(weight.device)
-            dense[site] = weight.detach() * keep
-        return Bound(weight=dense, nbytes=sum(t.nbytes for t in dense.values()))
+            place = backbone.site_of(site)
+            if as_bits:
+                bits = leaves["mask"].to(backbone.device)
+                linear[place.name] = [OwnMask(Bits(bits))]
+                nbytes += bits.nbytes
+                continue
+            keep = unpack_bits(leaves["mask"], part.config.shapes[site]).to(backbone.device)
+            weight = place.weight.detach() * keep
+            linear[place.name] = [OwnWeight(Weight(weight, place.bias))]
+            nbytes += weight.nbytes
+        return Bound(linear=linear, nbytes=nbytes)
 
     def slot_size(self, part: Part, backbone: Backbone) -> int:
+        if slot_tables(backbone).kernels.keeps_bits:
+            return part.nbytes
         return sum(backbone.site_of(site).weight.nbytes for site in part.tensors)
 
     def replaced_weights(self, part: Part) -> set[str]:
@@ -118,7 +128,7 @@ class _TrainableMask(Trainable):
         super().__init__()
         self.sites = sites
         self.threshold = threshold
-        self.weights = [backbone.linear[site].weight for site in sites]
+        self.places = [backbone.linear[site] for site in sites]
         self.scores = nn.ParameterList()
         # Uniform over [-s, u] such that the share `initial_sparsity` lies under the threshold.
         low, high = -spread, (spread + threshold) / max(sparsity, 1e-4) - spread
@@ -128,11 +138,11 @@ class _TrainableMask(Trainable):
             self.scores.append(nn.Parameter(scores.to(backbone.device)))
 
     def bound(self) -> Bound:
-        masked = {
-            site: weight * _Threshold.apply(scores, self.threshold)  # type: ignore[no-untyped-call]
-            for site, weight, scores in zip(self.sites, self.weights, self.scores, strict=True)
-        }
-        return Bound(weight=masked)
+        masked: dict[str, list[Operation]] = {}
+        for place, scores in zip(self.places, self.scores, strict=True):
+            keep = _Threshold.apply(scores, self.threshold)  # type: ignore[no-untyped-call]
+            masked[place.name] = [OwnWeight(Weight(place.weight * keep, place.bias))]
+        return Bound(linear=masked)
 
     def part(self) -> Part:
         tensors = {

@@ -13,15 +13,13 @@ from torch.nn import functional as F
 
 from manyhats.backbone.sites import EmbeddingSite, LinearSite, NormSite
 from manyhats.errors import AdapterMismatch
+from manyhats.kernels.base import ScaleAdd, Weight
 from manyhats.methods.base import (
-    Act,
-    Acts,
     Bound,
     EmbeddingStep,
     Leaves,
     Method,
     MethodConfig,
-    Norm,
     Part,
     Spans,
     Trainable,
@@ -29,6 +27,7 @@ from manyhats.methods.base import (
     on_device,
     size_of,
 )
+from manyhats.methods.operations import Operation, OwnNorm, OwnWeight, ScaleOutput
 from manyhats.methods.options import Options
 
 if TYPE_CHECKING:
@@ -74,9 +73,6 @@ class Parameters(Method):
     def replaced_weights(self, part: Part) -> set[str]:
         return {site for site, leaves in part.tensors.items() if "weight" in leaves}
 
-    def after_linear(self, x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> None:
-        add_changes(y, acts)
-
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
         which = chosen.choice("which", "biases", ("biases", "norms", "all"))
@@ -106,30 +102,37 @@ def own_parameter(backbone: Backbone, site: str, leaf: str) -> Tensor:
     return own
 
 
-def add_changes(y: Tensor, acts: Sequence[Act]) -> None:
-    """Adds each act's change of the bias to its rows. y: (rows, out)."""
-    for rows, change, _ in acts:
-        y[rows] += change
-
-
 def bound_parameters(backbone: Backbone, sites: Mapping[str, Leaves]) -> Bound:
     """What acts where parameters on the device stand in place of the backbone's."""
-    weight: dict[str, Tensor] = {}
-    change: dict[str, Tensor] = {}
+    linear: dict[str, list[Operation]] = {}
     embedding: dict[str, EmbeddingStep] = {}
-    norm: dict[str, Norm] = {}
+    norm: dict[str, OwnNorm] = {}
     for site, leaves in sites.items():
         place = backbone.parameter_site(site)
         if isinstance(place, LinearSite):
-            if "weight" in leaves:
-                weight[place.name] = leaves["weight"]
-            if "bias" in leaves:
-                change[place.name] = leaves["bias"] if place.bias is None else leaves["bias"] - place.bias
+            linear[place.name] = own_layer(place, leaves.get("weight"), leaves.get("bias"))
         elif isinstance(place, EmbeddingSite):
             embedding[place.name] = _Table(leaves["weight"])
         elif isinstance(place, NormSite):
-            norm[place.name] = place.with_parameters(leaves)
-    return Bound(linear=change, weight=weight, embedding=embedding, norm=norm)
+            norm[place.name] = _own_norm(place, leaves)
+    return Bound(linear=linear, embedding=embedding, norm=norm)
+
+
+def own_layer(place: LinearSite, weight: Tensor | None, bias: Tensor | None) -> list[Operation]:
+    """A linear layer's own weight (out, in) and bias (out,), each only where it is given."""
+    found: list[Operation] = []
+    if weight is not None:
+        found.append(OwnWeight(Weight(weight, place.bias)))
+    if bias is not None:
+        found.append(ScaleOutput(ScaleAdd(offset=bias if place.bias is None else bias - place.bias)))
+    return found
+
+
+def _own_norm(place: NormSite, leaves: Leaves) -> OwnNorm:
+    """Those that are not given are the backbone's."""
+    gain, offset = (leaves.get(name, place.parameter(name)) for name in ("weight", "bias"))
+    assert gain is not None, "a site of a norm has a weight"
+    return OwnNorm(ScaleAdd(gain.float(), None if offset is None else offset.float()))
 
 
 class _TrainableParameters(Trainable):

@@ -15,15 +15,14 @@ from torch import Tensor, nn
 
 from manyhats.backbone.sites import EmbeddingSite
 from manyhats.errors import AdapterMismatch
-from manyhats.methods.base import Acts, Bound, EmbeddingStep, Leaves, Method, MethodConfig, Part, Trainable
+from manyhats.methods.base import Bound, EmbeddingStep, Leaves, Method, MethodConfig, Part, Trainable
 from manyhats.methods.options import Options
-from manyhats.methods.parameters import ParametersConfig, add_changes, bound_parameters, own_parameter
+from manyhats.methods.parameters import ParametersConfig, bound_parameters, own_parameter
 from manyhats.methods.targets import target_sites
 from manyhats.methods.token_rows import Rows
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
-    from manyhats.backbone.sites import LinearSite
 
 
 class SparseConfig(MethodConfig):
@@ -87,9 +86,6 @@ class Sparse(Method):
 
     def replaced_weights(self, part: Part) -> set[str]:
         return {site for site, leaves in part.tensors.items() if "weight.indices" in leaves}
-
-    def after_linear(self, x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> None:
-        add_changes(y, acts)
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)

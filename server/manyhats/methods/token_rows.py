@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.methods.base import (
-    Acts,
     Bound,
     EmbeddingStep,
     Method,
@@ -22,11 +21,11 @@ from manyhats.methods.base import (
     expect_leaves,
     expect_shape,
 )
+from manyhats.methods.operations import Operation, SetOutputs
 from manyhats.methods.options import Options
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
-    from manyhats.backbone.sites import LinearSite
 
 
 class TokenRowsConfig(MethodConfig):
@@ -44,11 +43,6 @@ class Rows:
         where = torch.searchsorted(self.ids, ids).clamp_(max=len(self.ids) - 1)
         mine = (self.ids[where] == ids)[:, None]
         return torch.where(mine, self.rows[where], y)
-
-
-class _Outputs(NamedTuple):
-    ids: Tensor  # (n,)
-    rows: Tensor  # (n, in): these outputs' rows of the weight
 
 
 class TokenRows(Method):
@@ -85,10 +79,6 @@ class TokenRows(Method):
             ready[site] = ids, leaves["rows"].to(backbone.device, backbone.dtype)[order]
         return _bound(ready, backbone)
 
-    def after_linear(self, x: Tensor, y: Tensor, acts: Acts, site: LinearSite) -> None:
-        for rows, (ids, weights), _ in acts:
-            y[rows, ids] = x[rows] @ weights.T
-
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         """`tokens`: words that are one token each, or tokens' numbers."""
         chosen = Options(options, method=self.name)
@@ -114,14 +104,14 @@ def _token(backbone: Backbone, name: str) -> int:
 def _bound(sites: Mapping[str, tuple[Tensor, Tensor]], backbone: Backbone) -> Bound:
     """By site: ids (n,), rising, and rows (n, dim)."""
     embedding: dict[str, EmbeddingStep] = {}
-    linear: dict[str, _Outputs] = {}
+    linear: dict[str, list[Operation]] = {}
     head = backbone.vocabulary
     for site, (ids, rows) in sites.items():
         name = backbone.bare_name(site)
         if name in backbone.embedding:
             embedding[name] = Rows(ids, rows)
         if head is not None and (name == head.output_layer or (head.tied and name == backbone.family.word_embeddings)):
-            linear[head.output_layer] = _Outputs(ids, rows)
+            linear[head.output_layer] = [SetOutputs(ids, rows)]
     return Bound(embedding=embedding, linear=linear, nbytes=sum(rows.nbytes for _, rows in sites.values()))
 
 

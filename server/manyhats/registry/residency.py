@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from manyhats.errors import DamagedStore, Overloaded, TooLarge
 from manyhats.methods.adapter import Adapter, BoundAdapter
-from manyhats.methods.budget import MemoryBudget
+from manyhats.registry.budget import MemoryBudget
 from manyhats.registry.records import Version
 from manyhats.registry.slots import Arrival, Level, ResidencyStats, Slot
 
@@ -30,9 +30,8 @@ _PASSES = 1  # requests for adapters in slots that may pass one that waits for r
 class Residency:
     """`load` reads a version from disk; `bind` puts it on the device; `slot_size` foretells its bytes there.
 
-    Limits: `slots` adapters and `slot_bytes` on the device, `memory_bytes` in host memory. What methods keep beside the
-    adapters on the device is taken from `budget` too: `unbind` is told which adapter leaves, and `reclaim` gives all of
-    it up, and says whether there was any.
+    Limits: `slots` adapters and `slot_bytes` on the device, `memory_bytes` in host memory. `unbind` is told which
+    adapter leaves its slot.
     """
 
     def __init__(
@@ -45,13 +44,11 @@ class Residency:
         slot_bytes: int,
         memory_bytes: int,
         unbind: Callable[[BoundAdapter], None] = lambda bound: None,
-        reclaim: Callable[[], bool] = bool,
     ) -> None:
         self.budget = MemoryBudget(slot_bytes)
         self._load = load
         self._bind = bind
         self._unbind = unbind
-        self._reclaim = reclaim
         self._slot_size = slot_size
         self._slot_limit = slots
         self._slot_bytes = slot_bytes
@@ -309,7 +306,7 @@ class Residency:
                 return True
             if idle:
                 self._evict(idle.pop(0))
-            elif not placed or not self._reclaim():
+            else:
                 return False
 
     def _crowded(self, size: int) -> bool:

@@ -45,24 +45,31 @@ class Grammar:
     def __init__(self, matcher: llguidance.LLMatcher, vocabulary: int) -> None:
         self._matcher = matcher
         self._bits = llguidance.numpy.allocate_token_bitmask(1, vocabulary)
+        self._bits_tensor = torch.from_numpy(self._bits)[0]
         self._vocabulary = vocabulary
 
     def copy(self) -> Grammar:
         """The same form for another text."""
         return Grammar(self._matcher.deep_copy(), self._vocabulary)
 
-    def allowed(self) -> Tensor:
-        """(vocabulary,) bool: the tokens that may come next.
+    def bits(self) -> Tensor:
+        """(vocabulary / 32 rounded up,) int32 with a bit for each token, the lowest first: whether it may come next.
 
-        Raises InvalidRequest where the form cannot be followed: nothing matches it, or it is too large.
+        It holds until the next call. Raises InvalidRequest where the form cannot be followed: nothing matches it, or it
+        is too large.
         """
         llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bits)
         self._check()
+        return self._bits_tensor
+
+    def allowed(self) -> Tensor:
+        """(vocabulary,) bool: the same. Raises as `bits`."""
+        self.bits()
         flags = np.unpackbits(self._bits.view(np.uint8)[0], bitorder="little")[: self._vocabulary]
         return torch.from_numpy(flags.astype(bool))
 
     def accept(self, token: int) -> bool:
-        """Takes the token that was chosen; whether nothing may follow. Raises as `allowed`."""
+        """Takes the token that was chosen; whether nothing may follow. Raises as `bits`."""
         self._matcher.consume_token(token)
         self._check()
         return bool(self._matcher.is_stopped())
@@ -132,7 +139,7 @@ class Grammars:
         if error:
             raise InvalidRequest(f"the form of the answer is not valid: {_first_line(error)}", param="response_format")
         made = Grammar(matcher, self._vocabulary)
-        made.copy().allowed()  # some forms that nothing matches, or that are too large, show only now
+        made.copy().bits()  # some forms that nothing matches, or that are too large, show only now
         return made
 
 

@@ -8,7 +8,7 @@ _BROKEN = "\ufffd"
 _MOST_HELD = 32  # tokens: a character has four bytes
 
 
-class IncrementalDetokenizer:
+class DecodeStream:
     """Gives the text that is sure after each token; `decode` leaves special tokens out.
 
     Text that ends inside a character is held back. What a token adds is seen behind the tokens that added the text

@@ -1,4 +1,4 @@
-"""What is asked, what is answered, and what is on its way between the two."""
+"""What is asked of a task, what is answered, and the state of what is under way."""
 
 from __future__ import annotations
 
@@ -8,27 +8,39 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from manyhats.backbone import Text, Tokenizer
-from manyhats.engine.stream import Delta, Writing
-from manyhats.engine.work import Work
+from manyhats.core.sequence import Delta, Request
+from manyhats.core.sequence import Sequence as TokenSequence
 from manyhats.errors import InvalidRequest, TooLarge
 from manyhats.methods.adapter import BARE, BoundAdapter
 from manyhats.registry.names import BASE
 from manyhats.registry.records import TaskSettings, Version
 from manyhats.serving.chat import PLAIN, ChatOptions, Message, chat_prompt
-from manyhats.serving.inputs import Notice, Prepared, PromptCut, check_texts, prepare, prepare_prompt, prepare_tokens
+from manyhats.serving.inputs import (
+    InputWarning,
+    Prepared,
+    PromptCut,
+    check_texts,
+    filled_size,
+    prepare,
+    prepare_prompt,
+    prepare_tokens,
+)
 from manyhats.serving.merged import MergedVersion
 from manyhats.serving.outputs import Answer
-from manyhats.serving.parameters import GenerateParameters, Parameters
+from manyhats.serving.parameters import EmbedParameters, GenerateParameters, Parameters
+
+LARGE = 1 << 62  # of a cost
+_SEQUENCE = 32  # what each sequence costs besides its characters
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class InferenceRequest:
     """One item of a call: texts for one task. `task` may name an alias or a version (`spam@canary`, `spam@3`).
 
     In place of `texts`, for a task that generates: `chat`, a conversation that its template makes a prompt of, or
-    `prompts`, tokens as they are. `defaults`: parameters that hold where neither the task nor the question says
+    `prompts`, tokens as they are. `defaults`: parameters that hold where neither the task nor the request says
     otherwise. `generates`: the caller can read texts alone. `names`: what the caller calls a parameter, for messages.
-    `listener` is told of every token, in the model's thread.
+    `listener` is told of every token, in the detokenizer's thread.
     """
 
     task: str
@@ -44,8 +56,8 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """The answers to one question. Times in milliseconds."""
+class InferenceResponse:
+    """The answers to one request. Times in milliseconds."""
 
     id: str
     version: Version
@@ -57,25 +69,26 @@ class Reply:
     load_ms: float
     compute_ms: float
     batch: dict[str, Any]
-    warnings: list[Notice]
-    writing: Writing | None = None  # of a task that generates: the texts, token by token
+    warnings: list[InputWarning]
+    size: int  # roughly how many values it holds: what rendering it costs
+    sequences: Sequence[TokenSequence] = ()  # of a task that generates: the texts, token by token
 
 
 @dataclass(slots=True)
-class Pending:
-    """A question on its way."""
+class RequestState:
+    """A request on its way."""
 
-    question: Question
+    request: InferenceRequest
     version: Version
     settings: TaskSettings
     parameters: Parameters
     asked: float
     adapter: BoundAdapter = BARE
     acquired: bool = False
-    wish: Future[BoundAdapter] | None = None  # for the adapter's slot
+    load_future: Future[BoundAdapter] | None = None  # for the adapter's slot
     load_ms: float = 0.0
     prepared: Prepared | None = None
-    work: Work | Writing | None = None
+    engine_request: Request | None = None
     merged: MergedVersion | None = None  # what acts in the version's place
 
     @property
@@ -90,7 +103,29 @@ class Pending:
         return self.settings.overflow == "truncate" if truncate is None else truncate
 
     @property
-    def wearing(self) -> Version | None:
+    def preparing_cost(self) -> int:
+        """Roughly how many characters are gone through to make its tokens; `LARGE` for what waits or compiles."""
+        request = self.request
+        if request.chat is not None:  # rendered in a process beside, which is waited for
+            return LARGE
+        sequences = 1
+        if isinstance(self.parameters, GenerateParameters):
+            if self.parameters.compiles:
+                return LARGE
+            sequences = self.parameters.n
+        prompt = ""
+        if isinstance(self.parameters, EmbedParameters):
+            named = (self.settings.prompts or {}).values()
+            prompt = max([self.parameters.prompt or "", *named], key=len)
+        inputs = len(request.texts) + len(request.prompts or ())
+        return (
+            sum(len(prompt) + filled_size(self.settings.template, text) for text in request.texts)
+            + sum(map(len, request.prompts or ()))
+            + inputs * sequences * _SEQUENCE
+        )
+
+    @property
+    def effective_version(self) -> Version | None:
         """The version whose adapter acts; None for the bare backbone."""
         return self.merged or (None if self.version.task == BASE else self.version)
 
@@ -104,41 +139,41 @@ class Limits:
     timeout: float  # seconds until an unanswered question fails
 
 
-def check_question(question: Question, limits: Limits) -> None:
+def check_request(request: InferenceRequest, limits: Limits) -> None:
     """Raises InvalidRequest or TooLarge where there is nothing to answer, or too much."""
-    if question.chat is None and question.prompts is None:
-        check_texts(question.texts, max_inputs=limits.max_inputs, max_characters=limits.max_characters)
-    elif question.prompts is not None:
-        if not question.prompts:
+    if request.chat is None and request.prompts is None:
+        check_texts(request.texts, max_inputs=limits.max_inputs, max_characters=limits.max_characters)
+    elif request.prompts is not None:
+        if not request.prompts:
             raise InvalidRequest("there is no prompt", param="prompt")
-        if len(question.prompts) > limits.max_inputs:
-            raise TooLarge(f"there are {len(question.prompts)} prompts; at most {limits.max_inputs}", param="prompt")
+        if len(request.prompts) > limits.max_inputs:
+            raise TooLarge(f"there are {len(request.prompts)} prompts; at most {limits.max_inputs}", param="prompt")
 
 
-def prompts_of(one: Pending, tokenizer: Tokenizer, vocabulary: int, longest: int) -> Prepared:
+def prompts_of(one: RequestState, tokenizer: Tokenizer, vocabulary: int, longest: int) -> Prepared:
     """The tokens of what a task that generates is asked. Raises InputTooLong or InvalidRequest."""
-    question, settings = one.question, one.settings
+    request, settings = one.request, one.settings
     cut = _cut(one.parameters, longest)
-    if question.chat is not None:
+    if request.chat is not None:
         prompt = chat_prompt(
             tokenizer,
-            question.chat,
+            request.chat,
             template=settings.chat_template,
             system_prompt=settings.system_prompt,
-            options=question.chat_options,
+            options=request.chat_options,
         )
-        if question.chat_options.add_special_tokens:
+        if request.chat_options.add_special_tokens:
             return prepare(
                 tokenizer, [Text(prompt)], template=None, max_tokens=longest, truncate=one.truncates, cut=cut
             )
         return prepare_prompt(tokenizer, prompt, max_tokens=longest, truncate=one.truncates, cut=cut)
-    if question.prompts is not None:
+    if request.prompts is not None:
         return prepare_tokens(
-            question.prompts, vocabulary=vocabulary, max_tokens=longest, truncate=one.truncates, cut=cut
+            request.prompts, vocabulary=vocabulary, max_tokens=longest, truncate=one.truncates, cut=cut
         )
     return prepare(
         tokenizer,
-        question.texts,
+        request.texts,
         template=settings.template,
         max_tokens=longest,
         truncate=one.truncates,

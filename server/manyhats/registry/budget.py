@@ -1,4 +1,4 @@
-"""How much of the device's memory adapters may take: their slots, and what methods keep beside them."""
+"""How much of the device's memory adapters may take."""
 
 from __future__ import annotations
 

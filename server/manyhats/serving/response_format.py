@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from manyhats.engine.grammar import Grammar, Grammars
+from manyhats.engine.structured_output import Grammar, Grammars
 from manyhats.errors import InvalidRequest
 from manyhats.serving.parameters import GenerateParameters
 

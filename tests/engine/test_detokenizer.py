@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from manyhats.backbone import Text, Tokenizer
-from manyhats.engine.text import TextWriter
+from manyhats.engine.detokenizer import IncrementalDetokenizer
 
 from tests import tiny
 
@@ -47,7 +47,7 @@ def ids(tokenizer: Tokenizer, text: str) -> list[int]:
 def write(
     tokenizer: Tokenizer, tokens: list[int], stops: tuple[str, ...] = (), **options: Any
 ) -> tuple[str, list[str], str | None]:
-    writer = TextWriter(tokenizer, stops, **options)
+    writer = IncrementalDetokenizer(tokenizer, stops, **options)
     pieces = []
     for token in tokens:
         pieces.append(writer.push(token))
@@ -100,7 +100,7 @@ def test_stops_at_the_first(tokenizer: Tokenizer, words: list[str], stops: list[
 
 
 def test_nothing_of_a_stop_string_is_shown_before_it_is_sure(tokenizer: Tokenizer) -> None:
-    writer = TextWriter(tokenizer, ("mat and",))
+    writer = IncrementalDetokenizer(tokenizer, ("mat and",))
     shown = ""
     for token in ids(tokenizer, "cat sat on the mat and"):
         shown += writer.push(token)
