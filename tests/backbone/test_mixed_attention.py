@@ -99,9 +99,7 @@ def check(some: Sequence[Case], causal: bool, window: int | None, seed: int) -> 
             prefix += case.prefix
         chunks.append(chunk)
         hidden = case.prefix if case.left_out else 0
-        expected.append(
-            plain(q[own], torch.cat([seen[0], keys]), torch.cat([seen[1], values]), hidden, causal, window)
-        )
+        expected.append(plain(q[own], torch.cat([seen[0], keys]), torch.cat([seen[1], values]), hidden, causal, window))
         row += case.new
     staging = StagingBuffer(HostBuffers(CPU))
     layout = AttentionLayout(chunks, staging, causal=causal, device=CPU, dtype=torch.float32, cache=cache)
@@ -157,10 +155,11 @@ def test_prefills_of_similar_length_share_a_call() -> None:
 def _prefix(backbone: Backbone) -> list[tuple[Tensor, Tensor]]:
     """Three rows for each layer."""
     generator = torch.Generator().manual_seed(5)
-    return [
-        (torch.randn(3, *backbone.kv_shape, generator=generator), torch.randn(3, *backbone.kv_shape, generator=generator))
-        for _ in range(backbone.layers)
-    ]
+
+    def fresh() -> Tensor:
+        return torch.randn(3, *backbone.kv_shape, generator=generator)
+
+    return [(fresh(), fresh()) for _ in range(backbone.layers)]
 
 
 def _behind(pair: tuple[Tensor, Tensor]) -> Any:
@@ -220,9 +219,7 @@ def test_a_mixed_pass_through_a_model(family: str, seed: int, load_backbone: Any
         (span,) = batch.spans(slice(at, at + 1))
         assert tiny.difference([states[span]], [alone[i][: done[i]]]) < tiny.CLOSE
     order = random.permutation(len(texts)).tolist()
-    batch = pack_chunks(
-        backbone, cache, [chunk(i, done[i], lengths[i]) if i in cached else whole[i] for i in order]
-    )
+    batch = pack_chunks(backbone, cache, [chunk(i, done[i], lengths[i]) if i in cached else whole[i] for i in order])
     states = backbone.encode(batch, actors)
     for at, i in enumerate(order):
         (span,) = batch.spans(slice(at, at + 1))

@@ -59,7 +59,7 @@ class Group:
     @property
     def size(self) -> int:
         """The number of sequences."""
-        return self.sequences.stop - self.sequences.start
+        return int(self.sequences.stop - self.sequences.start)
 
 
 class AttentionLayout:
@@ -200,7 +200,7 @@ class AttentionLayout:
         if self._device.type != "cpu" or len(sizes) == 1:
             return _split(rows.index_select(dim, index), sizes, dim)
         if name not in self._parts:
-            self._parts[name] = index.split(sizes)
+            self._parts[name] = _split(index, sizes)
         # One after the other, which leaves them in the CPU's caches.
         return (rows.index_select(dim, part) for part in self._parts[name])
 
@@ -301,7 +301,7 @@ class AttentionLayout:
 
 
 def _split(rows: Tensor, sizes: list[int], dim: int = 0) -> tuple[Tensor, ...]:
-    return (rows,) if len(sizes) == 1 else rows.split(sizes, dim)
+    return (rows,) if len(sizes) == 1 else torch.split(rows, sizes, dim)
 
 
 def _cache_rows(chunk: SequenceChunk) -> NDArray[np.int64]:

@@ -47,7 +47,7 @@ class PackedBatch:
     @property
     def type_ids(self) -> Tensor | None:
         """(T,)."""
-        return self.staging["type_ids"] if "type_ids" in self.staging else None
+        return self.staging.get("type_ids")
 
     @property
     def host_type_ids(self) -> NDArray[np.int64] | None:

@@ -23,6 +23,7 @@ _TYPES = {
     np.dtype(np.uint8): torch.uint8,
     np.dtype(np.bool_): torch.bool,
     np.dtype(np.float32): torch.float32,
+    np.dtype(np.float64): torch.float64,
 }
 
 
@@ -49,16 +50,18 @@ class HostBuffers:
         turn = self._next
         self._next = (turn + 1) % _IN_TURN
         copied = self._copied[turn]
-        if copied is not None:
-            copied.synchronize()  # type: ignore[no-untyped-call]
+        if copied is not None and not copied.query():
+            copied.synchronize()
         if self._buffers[turn].numel() < words:
-            self._buffers[turn] = torch.empty(max(words, 2 * self._buffers[turn].numel()), dtype=torch.long).pin_memory()
+            self._buffers[turn] = torch.empty(
+                max(words, 2 * self._buffers[turn].numel()), dtype=torch.long
+            ).pin_memory()
         buffer = self._buffers[turn][:words]
         fill(buffer.numpy())
         # Memory of its own for each pass: a batch may be laid out while another one waits for its pass.
         there = buffer.to(self.device, non_blocking=True)
-        copied = self._copied[turn] = copied or torch.cuda.Event()
-        copied.record()  # type: ignore[no-untyped-call]
+        copied = self._copied[turn] = copied or torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record()
         return there
 
 
@@ -111,6 +114,10 @@ class StagingBuffer:
     def host(self, name: str) -> NDArray[Any]:
         """The array as it was put, without asking the device for it."""
         return self._arrays[name]
+
+    def get(self, name: str) -> Tensor | None:
+        """The array on the device; None if not put."""
+        return self[name] if name in self._arrays else None
 
     def __getitem__(self, name: str) -> Tensor:
         """The array on the device, in its shape and type. Raises ValueError before `commit`, KeyError if not put."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from manyhats.kernels.activations import activation
 from manyhats.kernels.segments import Segment, Segments
 from manyhats.methods.adapter import BoundAdapter
+from manyhats.methods.base import put_rows
 from manyhats.methods.heads import Head
 from manyhats.methods.slots import SlotTables
 
@@ -28,6 +29,10 @@ def head_logits(tables: SlotTables, states: Tensor, rows: Sequence[HeadRows]) ->
 
     `rows`: in rising order.
     """
+    dropping = [own for own in rows if type(own.adapter.head) is not Head]
+    if dropping:
+        pieces = [(slice(own.start, own.stop), _head(own).read(states[own.start : own.stop])) for own in dropping]
+        states = put_rows(states, pieces)
     widest = max(_head(own).num_labels for own in rows)
     logits = states.new_empty(len(states), widest)
     groups: dict[tuple[tuple[int, str | None], ...], list[HeadRows]] = {}

@@ -55,6 +55,10 @@ class Head:
     reads: Reads
     layers: tuple[Layer, ...]
 
+    def read(self, states: Tensor) -> Tensor:
+        """What the first layer is given of its rows (rows, hidden): all of it, but in training."""
+        return states
+
     @property
     def num_labels(self) -> int:
         """Width of the last layer."""
