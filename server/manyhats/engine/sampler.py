@@ -210,10 +210,12 @@ class _Draw:
 def _likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The highest values of each row and where they stand, the highest first and of equal ones the first in the row."""
     if count < logits.shape[1]:
-        values, ids = logits.topk(count, sorted=False)
         if _on_host(logits.device):
-            return _sorted_on_host(logits, values, ids)
-        ids = ids.sort(dim=-1).values
+            values, ids = logits.topk(count)
+            falling = values.numpy()
+            equal = (falling[:, 1:] == falling[:, :-1]).any()  # then they stand in any order
+            return _sorted_on_host(logits, values, ids) if equal else (values, ids)
+        ids = logits.topk(count, sorted=False).indices.sort(dim=-1).values
         values, order = logits.gather(1, ids).sort(dim=-1, descending=True, stable=True)
         return values, ids.gather(1, order)
     if _on_host(logits.device):
@@ -252,15 +254,15 @@ def _draw_truncated(
     weights = (scores - scores[:, :1]).exp_().to(numbers.dtype)
     sums = weights.cumsum(-1)
     keep = weights >= numbers[4][:, None]  # the likeliest has the weight 1
-    limits = numbers[2].clamp(max=values.shape[1])[:, None]
+    shares = totals
     if part.limited:
+        limits = numbers[2].clamp(max=values.shape[1])[:, None]
         keep &= torch.arange(values.shape[1], device=values.device) < limits
+        if part.nucleus:
+            left = sums.gather(1, limits.long() - 1)[:, 0]
+            shares = left if totals is None else torch.where(totals < math.inf, totals, left)
     if part.nucleus:
-        shares = totals
-        if part.limited or shares is None:
-            shares = sums.gather(1, limits.long() - 1)[:, 0]
-            if totals is not None:
-                shares = torch.where(totals < math.inf, totals, shares)
+        assert shares is not None, "top-p is a share of what top-k leaves, or of everything"
         keep &= sums - weights < (numbers[3] * shares)[:, None]
     last = keep.sum(-1, keepdim=True).clamp_(min=1) - 1  # what is kept stands in front: the weights fall
     at = numbers[0][:, None] * sums.gather(1, last)
