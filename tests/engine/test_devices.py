@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from manyhats.backbone import Backbone, Text
-from manyhats.engine.forward import Row, forward
+from manyhats.engine.forward import forward
+from manyhats.engine.row import Row
 from manyhats.engine.sampler import sample
 from manyhats.engine.self_check import self_check
 from manyhats.methods.plan import in_batch_order

@@ -11,8 +11,9 @@ import torch
 from manyhats.backbone import Backbone
 from manyhats.core.sequence import Delta, Request
 from manyhats.engine import prompt_scores
-from manyhats.engine.forward import Row, forward
+from manyhats.engine.forward import forward
 from manyhats.engine.prompt_scores import PromptScores
+from manyhats.engine.row import Row
 from manyhats.methods.adapter import BARE, BoundAdapter
 from transformers import AutoModelForCausalLM
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from manyhats import cli
@@ -67,8 +68,8 @@ def _positions_run_on(patch: pytest.MonkeyPatch) -> None:
     def wrong(backbone: Backbone, *args: Any, **options: Any) -> Any:
         batch = pack(backbone, *args, **options)
         first = backbone.family.first_position(backbone.config)
-        running = batch.staging["position_ids"]
-        running.copy_(torch.arange(len(running)) % (backbone.max_tokens - first) + first)
+        running = batch.staging.host("position_ids")  # it has not been copied to the device yet
+        running[:] = np.arange(len(running)) % (backbone.max_tokens - first) + first
         return batch
 
     patch.setattr("manyhats.engine.forward.pack_chunks", wrong)

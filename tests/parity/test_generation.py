@@ -131,7 +131,8 @@ def test_a_cached_pass_equals_a_whole_one(load_backbone: Any) -> None:
     """Each new token is the likeliest of a pass over the whole text before it."""
     from dataclasses import replace
 
-    from manyhats.engine.forward import Row, forward
+    from manyhats.engine.forward import forward
+    from manyhats.engine.row import Row
 
     backbone = load_backbone("llama")
     for name, adapter in every.adapters(backbone).items():

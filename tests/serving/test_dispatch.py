@@ -44,7 +44,7 @@ def test_a_step_of_64_requests_and_their_tokens_is_one_wake_up(wake_ups):
 
     async def main() -> None:
         dispatcher.attach()
-        waiting = [asyncio.create_task(dispatcher.wait(future)) for future in futures]
+        waiting = [dispatcher.end_of(future) for future in futures]
         await asyncio.sleep(0)
         in_thread(step)
         assert tokens == []  # the loop has not had its turn
@@ -118,12 +118,12 @@ def test_waiting_takes_any_outcome_and_may_be_given_up():
 
     async def main() -> None:
         dispatcher.attach()
-        await dispatcher.wait(failed)
+        await dispatcher.end_of(failed)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
-                await dispatcher.wait(late)
+                await dispatcher.end_of(late)
         in_thread(lambda: late.set_result(None))
-        await dispatcher.wait(late)
+        await dispatcher.end_of(late)
 
     asyncio.run(main())
 

@@ -9,7 +9,7 @@ decode steps are the groups: how many there are, and the rows that the longest s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -31,7 +31,8 @@ _CACHED_GROWTH = 1.5
 _CACHED_SLACK = 32
 
 # Query heads that share keys stand as further queries of one head, up to so many; beyond, as the mask is repeated for
-# them, the keys are repeated instead. Left to torch they would take a slow way on CUDA wherever there is a mask.
+# them, the keys are repeated instead. Left to torch they take a slow way on CUDA wherever there is a mask; on the CPU
+# its way is as fast, but for a single query.
 _MOST_FOLDED = 2048
 
 _QUERIES = "attention.queries"  # rows of the packed tokens, of all groups; pads repeat the sequence's first token
@@ -58,7 +59,7 @@ class Group:
     @property
     def size(self) -> int:
         """The number of sequences."""
-        return self.sequences.stop - self.sequences.start
+        return int(self.sequences.stop - self.sequences.start)
 
 
 class AttentionLayout:
@@ -94,6 +95,11 @@ class AttentionLayout:
         for members in groups:
             self.groups.append(_group(chunks, members, self.groups, hidden))
         self._whole, self._cached = self.groups[: len(whole)], self.groups[len(whole) :]
+
+        self._query_sizes = [group.size * group.queries for group in self.groups]
+        self._key_sizes = [group.size * group.keys for group in self._whole]
+        self._cached_sizes = [group.size * group.keys for group in self._cached]
+        self._parts: dict[str, tuple[Tensor, ...]] = {}
 
         before = np.array([_before(chunks[i]) for i in order])
         staging.put(_BOUNDS, np.stack([before, before + lengths[order]]))
@@ -160,35 +166,43 @@ class AttentionLayout:
         less than so many positions away; None for all.
         """
         # What saves an operation may sum in another order: training's gradients keep theirs.
-        in_order = self._in_order and not torch.is_grad_enabled()
-        rows = q if in_order else q.index_select(0, self._staging[_QUERIES])
-        queries = rows.split([group.size * group.queries for group in self.groups])
+        exact = torch.is_grad_enabled()
+        in_order = self._in_order and not exact
+        queries = _split(q, self._query_sizes) if in_order else self._gathered(q, _QUERIES, self._query_sizes)
         outs = []
-        for group, own, (keys, values) in zip(self.groups, queries, self._keys(layer, k, v), strict=True):
-            outs.append(self._attend(group, layer, own, keys, values, scaling, window))
+        for group, own, (keys, values) in zip(self.groups, queries, self._keys(layer, k, v, exact=exact), strict=True):
+            outs.append(self._attend(group, layer, own, keys, values, scaling, window, exact=exact))
         flat = outs[0] if len(outs) == 1 else torch.cat(outs)
         return flat if in_order else flat.index_select(0, self._staging[_INVERSE])
 
-    def _keys(self, layer: int, k: Tensor, v: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _keys(self, layer: int, k: Tensor, v: Tensor, *, exact: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """Keys and values of each group, (sequences, keys, kv_heads, dim)."""
         if self._whole:
-            sizes = [group.size * group.keys for group in self._whole]
-            if self._keys_in_order and not torch.is_grad_enabled():
-                pairs = k[: self._tokens].split(sizes), v[: self._tokens].split(sizes)
+            own: tuple[Iterable[Tensor], Iterable[Tensor]]
+            if self._keys_in_order and not exact:
+                own = _split(k[: self._tokens], self._key_sizes), _split(v[: self._tokens], self._key_sizes)
             else:
-                index = self._staging[_KEYS]
-                pairs = k.index_select(0, index).split(sizes), v.index_select(0, index).split(sizes)
-            for group, keys, values in zip(self._whole, *pairs, strict=True):
+                own = self._gathered(k, _KEYS, self._key_sizes), self._gathered(v, _KEYS, self._key_sizes)
+            for group, keys, values in zip(self._whole, *own, strict=True):
                 shape = (group.size, group.keys, *k.shape[1:])
                 yield keys.view(shape), values.view(shape)
         if self._cached:
             assert self._cache is not None
             self._write(self._cache, layer, k, v)
-            both = self._cache.entries[layer].index_select(0, self._staging[_CACHE_ROWS])
-            parts = both.split([group.size * group.keys for group in self._cached])
-            for group, part in zip(self._cached, parts, strict=True):
-                entries = part.view(group.size, group.keys, 2, *k.shape[1:])
-                yield entries[:, :, 0], entries[:, :, 1]
+            entries = self._gathered(self._cache.entries[layer], _CACHE_ROWS, self._cached_sizes, dim=1)
+            for group, both in zip(self._cached, entries, strict=True):
+                keys, values = both.view(2, group.size, group.keys, *k.shape[1:]).unbind(0)
+                yield keys, values
+
+    def _gathered(self, rows: Tensor, name: str, sizes: list[int], dim: int = 0) -> Iterable[Tensor]:
+        """The rows of each group. `sizes`: how many each has."""
+        index = self._staging[name]
+        if self._device.type != "cpu" or len(sizes) == 1:
+            return _split(rows.index_select(dim, index), sizes, dim)
+        if name not in self._parts:
+            self._parts[name] = _split(index, sizes)
+        # One after the other, which leaves them in the CPU's caches.
+        return (rows.index_select(dim, part) for part in self._parts[name])
 
     def _write(self, cache: KeyValueCache, layer: int, k: Tensor, v: Tensor) -> None:
         if _CACHED_TOKENS in self._staging:
@@ -205,29 +219,31 @@ class AttentionLayout:
         values: Tensor,
         scaling: float | None,
         window: int | None,
+        *,
+        exact: bool,
     ) -> Tensor:
         """One call: q (sequences * queries, heads, dim), keys and values (sequences, keys, kv_heads, dim)."""
         b, n = group.size, group.queries
         heads, dim = q.shape[1:]
         kv_heads = keys.shape[2]
         folded = heads // kv_heads
-        if folded > 1 and folded * n <= _MOST_FOLDED and not torch.is_grad_enabled():
+        keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+        fold = folded > 1 and not exact and (n == 1 or self._device.type != "cpu")
+        if fold and folded * n <= _MOST_FOLDED:
             q = q.view(b, n, kv_heads, folded, dim).permute(0, 2, 3, 1, 4).reshape(b, kv_heads, folded * n, dim)
             mask = self._mask(group, layer, window, folded)
-            out = F.scaled_dot_product_attention(
-                q, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask, scale=scaling
-            )
+            out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scaling)
             out = out.view(b, kv_heads, folded, n, dim).permute(0, 3, 1, 2, 4)
             return out.reshape(b * n, heads, dim)
-        if folded > 1 and not torch.is_grad_enabled():
-            keys, values = (t.unsqueeze(3).expand(-1, -1, -1, folded, -1).flatten(2, 3) for t in (keys, values))
+        if fold:
+            keys, values = (t.unsqueeze(2).expand(-1, -1, folded, -1, -1).flatten(1, 2) for t in (keys, values))
         out = F.scaled_dot_product_attention(
             q.view(b, n, heads, dim).transpose(1, 2),
-            keys.transpose(1, 2),
-            values.transpose(1, 2),
+            keys,
+            values,
             attn_mask=self._mask(group, layer, window, 1),
             scale=scaling,
-            enable_gqa=keys.shape[2] != heads,
+            enable_gqa=folded > 1 and not fold,
         )
         return out.transpose(1, 2).reshape(b * n, heads, dim)
 
@@ -284,6 +300,10 @@ class AttentionLayout:
         return torch.zeros((sequences, 1, queries, width), dtype=self._dtype, device=self._device)[..., :keys]
 
 
+def _split(rows: Tensor, sizes: list[int], dim: int = 0) -> tuple[Tensor, ...]:
+    return (rows,) if len(sizes) == 1 else torch.split(rows, sizes, dim)
+
+
 def _cache_rows(chunk: SequenceChunk) -> NDArray[np.int64]:
     assert chunk.cache_rows is not None
     return chunk.cache_rows
@@ -335,7 +355,9 @@ def _cached_groups(chunks: Sequence[SequenceChunk]) -> list[list[int]]:
     return [sorted(members) for members in groups]  # in their order where that saves gathering them
 
 
-def _group(chunks: Sequence[SequenceChunk], members: Sequence[int], groups: Sequence[Group], hidden: list[int]) -> Group:
+def _group(
+    chunks: Sequence[SequenceChunk], members: Sequence[int], groups: Sequence[Group], hidden: list[int]
+) -> Group:
     """The group of some sequences that stands behind others. Prefix rows that a layer hides are added to `hidden`."""
     start = groups[-1].sequences.stop if groups else 0
     seen = [_before(chunks[i]) + chunks[i].length for i in members]

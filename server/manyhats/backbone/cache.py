@@ -11,13 +11,17 @@ from torch import Tensor
 
 
 class KeyValueCache:
-    """`rows` rows for every layer, (rows, 2, kv_heads, head_dim) each: keys and values side by side, so that one
-    operation gathers both. Nothing in them means anything until written."""
+    """`rows` rows for every layer; nothing in them means anything until written.
+
+    `entries`: by layer (2, rows, kv_heads, head_dim), keys and values, so that one operation gathers both.
+    """
 
     def __init__(
         self, rows: int, layers: int, kv_shape: tuple[int, int], device: torch.device, dtype: torch.dtype
     ) -> None:
-        self.entries = [torch.empty((rows, 2, *kv_shape), device=device, dtype=dtype) for _ in range(layers)]
+        self.entries = [torch.empty((2, rows, *kv_shape), device=device, dtype=dtype) for _ in range(layers)]
+        self.keys = [entries[0] for entries in self.entries]
+        self.values = [entries[1] for entries in self.entries]
 
     @staticmethod
     def row_bytes(layers: int, kv_shape: tuple[int, int], dtype: torch.dtype) -> int:
@@ -26,5 +30,5 @@ class KeyValueCache:
 
     def write(self, layer: int, rows: Tensor, keys: Tensor, values: Tensor) -> None:
         """Puts (n, kv_heads, head_dim) into n rows."""
-        self.entries[layer][:, 0].index_copy_(0, rows, keys)
-        self.entries[layer][:, 1].index_copy_(0, rows, values)
+        self.keys[layer].index_copy_(0, rows, keys)
+        self.values[layer].index_copy_(0, rows, values)

@@ -47,7 +47,7 @@ class PackedBatch:
     @property
     def type_ids(self) -> Tensor | None:
         """(T,)."""
-        return self.staging["type_ids"] if "type_ids" in self.staging else None
+        return self.staging.get("type_ids")
 
     @property
     def host_type_ids(self) -> NDArray[np.int64] | None:
@@ -107,7 +107,9 @@ def pack_chunks(
     place = np.arange(total) - np.repeat(starts, rows)
     moved = np.array([chunk.position_offset + chunk.start - chunk.virtual for chunk in chunks])
     is_token = place >= np.repeat(virtual, rows)
-    positions = place + np.where(is_token, np.repeat(moved, rows), 0)  # virtual tokens' start where an unmoved sequence's do
+    positions = place + np.where(
+        is_token, np.repeat(moved, rows), 0
+    )  # virtual tokens' start where an unmoved sequence's do
     is_pad = place >= np.repeat(lengths, rows)
     positions[is_pad] = 0
     batch.put("position_ids", positions + family.first_position(config))

@@ -17,6 +17,16 @@ _WORD = 8  # bytes; every array begins at a multiple, so that a view of any type
 _IN_TURN = 3  # page-locked buffers: the host lays out the next pass while the copy of the last one may be under way
 
 
+_TYPES = {
+    np.dtype(np.int64): torch.int64,
+    np.dtype(np.int32): torch.int32,
+    np.dtype(np.uint8): torch.uint8,
+    np.dtype(np.bool_): torch.bool,
+    np.dtype(np.float32): torch.float32,
+    np.dtype(np.float64): torch.float64,
+}
+
+
 class HostBuffers:
     """Host memory for the copies to one device; used by one thread.
 
@@ -40,16 +50,18 @@ class HostBuffers:
         turn = self._next
         self._next = (turn + 1) % _IN_TURN
         copied = self._copied[turn]
-        if copied is not None:
-            copied.synchronize()  # type: ignore[no-untyped-call]
+        if copied is not None and not copied.query():  # type: ignore[no-untyped-call]
+            copied.synchronize()
         if self._buffers[turn].numel() < words:
-            self._buffers[turn] = torch.empty(max(words, 2 * self._buffers[turn].numel()), dtype=torch.long).pin_memory()
+            self._buffers[turn] = torch.empty(
+                max(words, 2 * self._buffers[turn].numel()), dtype=torch.long
+            ).pin_memory()
         buffer = self._buffers[turn][:words]
         fill(buffer.numpy())
         # Memory of its own for each pass: a batch may be laid out while another one waits for its pass.
         there = buffer.to(self.device, non_blocking=True)
-        copied = self._copied[turn] = copied or torch.cuda.Event()
-        copied.record()  # type: ignore[no-untyped-call]
+        copied = self._copied[turn] = copied or torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record()
         return there
 
 
@@ -70,13 +82,16 @@ class StagingBuffer:
     def put(self, name: str, array: ArrayLike) -> None:
         """An array of any shape; Python's whole numbers become int64. It must stay as it is until `commit`.
 
-        Raises ValueError where the name is taken or everything has been copied.
+        Raises ValueError where the name is taken, everything has been copied, or the type is none of `_TYPES`.
         """
         if self._there is not None:
             raise ValueError(f"'{name}' comes too late: the buffer has been copied to the device")
         if name in self._arrays:
             raise ValueError(f"'{name}' is in the buffer already")
         given = np.ascontiguousarray(array)
+        if given.dtype not in _TYPES:
+            known = ", ".join(str(kind) for kind in _TYPES)
+            raise ValueError(f"'{name}' has the type {given.dtype}; these can be copied: {known}")
         self._arrays[name] = given
         self._offsets[name] = self._words
         self._words += -(-given.nbytes // _WORD)
@@ -100,6 +115,10 @@ class StagingBuffer:
         """The array as it was put, without asking the device for it."""
         return self._arrays[name]
 
+    def get(self, name: str) -> Tensor | None:
+        """The array on the device; None if not put."""
+        return self[name] if name in self._arrays else None
+
     def __getitem__(self, name: str) -> Tensor:
         """The array on the device, in its shape and type. Raises ValueError before `commit`, KeyError if not put."""
         found = self._views.get(name)
@@ -113,12 +132,3 @@ class StagingBuffer:
                 words = words.view(_TYPES[array.dtype])[: array.size]
             found = self._views[name] = words.view(array.shape)
         return found
-
-
-_TYPES = {
-    np.dtype(np.int32): torch.int32,
-    np.dtype(np.uint8): torch.uint8,
-    np.dtype(np.bool_): torch.bool,
-    np.dtype(np.float32): torch.float32,
-    np.dtype(np.float64): torch.float64,
-}

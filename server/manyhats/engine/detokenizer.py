@@ -108,9 +108,9 @@ class IncrementalDetokenizer:
 class Detokenizer:
     """One thread that gives the texts of all sequences that generate, step by step, to those who listen.
 
-    It alone writes `shown`, `token_times` and `finish_reason` of sequences, and sets the future of a request whose texts
-    have all ended. What fails one sequence, its decoder or its listener, fails its request alone; any other error is
-    logged and counted, fails what was in the same step, and the thread goes on.
+    It alone writes `shown`, `token_times` and `finish_reason` of sequences, and sets the future of a request whose
+    texts have all ended. What fails one sequence, its decoder or its listener, fails its request alone; any other error
+    is logged and counted, fails what was in the same step, and the thread goes on.
     """
 
     def __init__(self) -> None:

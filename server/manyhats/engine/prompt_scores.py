@@ -14,7 +14,7 @@ from torch import Tensor
 
 from manyhats.backbone import Backbone
 from manyhats.core.sequence import PromptScoring
-from manyhats.engine.forward import vocabulary_logits
+from manyhats.engine.read_out import vocabulary_logits
 from manyhats.errors import EngineFailure
 from manyhats.methods.plan import Plan
 

@@ -22,9 +22,11 @@ from manyhats.backbone import Actors, Backbone, PackedBatch, SequenceChunk, Stag
 from manyhats.core.batch import ScheduledBatch, ScheduledSequence, SequenceOutput
 from manyhats.core.report import BatchReport
 from manyhats.core.sequence import Output, PoolingParams, PromptScoring, Sequence
-from manyhats.engine.forward import Row, asked_segments, passes, read_out, vocabulary_actors, whole_chunk
+from manyhats.engine.forward import passes, whole_chunk
 from manyhats.engine.kv_cache import KVCache
 from manyhats.engine.prompt_scores import score_pass
+from manyhats.engine.read_out import ReadOut, asked_segments, vocabulary_actors
+from manyhats.engine.row import Row
 from manyhats.engine.sampler import SamplingInput, sample
 from manyhats.errors import EngineFailure
 from manyhats.methods.adapter import BoundAdapter
@@ -136,11 +138,9 @@ class Runner:
         ended: list[Sequence] = []
         logits: list[Tensor] = []
         for group in self._groups(entries):
-            states, plan, batch, ending = self._encode(group)
-            rows = [_row(entry) if entry.sequence.sampling is None else None for entry in group]
-            if any(row is not None for row in rows):
-                read = read_out(self.backbone, plan, batch, states, rows)
-                pooled += [(e.sequence, out) for e, out in zip(group, read, strict=True) if out is not None]
+            states, plan, batch, ending, read = self._encode(group)
+            if read is not None:
+                pooled += [(e.sequence, out) for e, out in zip(group, read(states), strict=True) if out is not None]
             if ending is not None:
                 ended += [entry.sequence for entry in group if entry.ends]
                 logits.append(ending)
@@ -157,8 +157,9 @@ class Runner:
             return [entries]
         return [[entries[i] for i in own] for own in passes(self.backbone, [e.sequence.length for e in entries])]
 
-    def _encode(self, group: Many[_Entry]) -> tuple[Tensor, Plan, PackedBatch, Tensor | None]:
-        """The last states of all tokens of a pass, who acted where, and the logits of what is to be continued."""
+    def _encode(self, group: Many[_Entry]) -> tuple[Tensor, Plan, PackedBatch, Tensor | None, ReadOut | None]:
+        """The last states of all tokens of a pass, who acted where, the logits of what is to be continued, and what is
+        read out of the states besides."""
         known = self._known(group)
         plan = known.plan if known is not None else Plan(self.backbone, segments_of([entry.adapter for entry in group]))
         staging = self.backbone.staging()
@@ -167,6 +168,10 @@ class Runner:
         segments, rows = asked_segments(plan, last)
         if len(rows) < batch.starts[-1]:
             staging.put("last", np.array(rows, dtype=np.int64))
+        one_pass = [_row(entry) if entry.sequence.sampling is None else None for entry in group]
+        read = None
+        if any(row is not None for row in one_pass):
+            read = ReadOut(self.backbone, plan, batch, one_pass, staging)
         staging.commit()
         if known is None:
             actors = plan.token_actors(batch)
@@ -175,9 +180,9 @@ class Runner:
             self._planned = None if actors.states else known
         states = self.backbone.encode(batch, known.actors)
         if known.vocabulary is None:
-            return states, plan, batch, None
+            return states, plan, batch, None, read
         ending = states.index_select(0, staging["last"]) if "last" in staging else states
-        return states, plan, batch, self.backbone.vocabulary_logits(ending, known.vocabulary)
+        return states, plan, batch, self.backbone.vocabulary_logits(ending, known.vocabulary), read
 
     def _known(self, group: Many[_Entry]) -> _Planned | None:
         """The last pass's plan, where it is this one's too."""

@@ -62,7 +62,7 @@ def sample(logits: Tensor, inputs: Sequence[SamplingInput], staging: StagingBuff
         _adjust(logits, staging)
     best, tokens = logits.max(-1)
 
-    draws = [_Draw(logits, part, staging, exact) for part in layout.truncated]
+    draws = [_Draw(logits, part, staging) for part in layout.truncated]
     _draw_plain(logits, best, tokens, layout, draws, staging, exact)
     for draw in draws:
         draw.sample(tokens)
@@ -162,8 +162,8 @@ def _places(sums: Tensor, at: Tensor) -> Tensor:
 class _Draw:
     """Rows that are truncated to their likeliest tokens, of which `part.count` are looked at first."""
 
-    def __init__(self, logits: Tensor, part: Truncated, staging: StagingBuffer, exact: torch.dtype) -> None:
-        self._logits, self._part, self._staging, self._exact = logits, part, staging, exact
+    def __init__(self, logits: Tensor, part: Truncated, staging: StagingBuffer) -> None:
+        self._logits, self._part, self._staging = logits, part, staging
         self._numbers = staging[f"{part.name}.numbers"]
         self._totals: Tensor | None = None
         self.lacking: Tensor | None = None  # (rows,) bool: for which so many are not enough

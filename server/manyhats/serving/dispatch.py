@@ -58,13 +58,11 @@ class Dispatcher:
             self._thread.held = False
             self._wake()
 
-    async def wait(self, future: Future[Any]) -> None:
-        """Until `future` is done, whatever came of it."""
-        if future.done():
-            return
-        done = asyncio.get_running_loop().create_future()
-        future.add_done_callback(lambda _: self.post(_settle, done))
-        await done
+    def end_of(self, future: Future[Any]) -> asyncio.Future[None]:
+        """Is done on the event loop once `future` is, whatever came of it."""
+        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda _: self.post(_finish, end))
+        return end
 
     def _wake(self) -> None:
         with self._lock:
@@ -93,6 +91,6 @@ class Dispatcher:
                 self._loop.call_exception_handler({"message": "a call from another thread failed", "exception": error})
 
 
-def _settle(done: asyncio.Future[None]) -> None:
-    if not done.done():
-        done.set_result(None)
+def _finish(end: asyncio.Future[None]) -> None:
+    if not end.done():  # who waited may have given up
+        end.set_result(None)

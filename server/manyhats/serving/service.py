@@ -227,13 +227,14 @@ class Service:
         cost = sum(pending[i].preparing_cost for i in indices)
         await at_once_if(cost <= SMALL_TEXT, tokenise, self._tokenising)
         requests = {i: request for i in indices if (request := pending[i].engine_request) is not None}
+        ends = {i: self.dispatcher.end_of(request.future) for i, request in requests.items()}
         for i, error in self._submit(requests).items():
             answers[i] = error
             pending[i].engine_request = None
         waiting = [i for i in requests if pending[i].engine_request is not None]
         for i in waiting:
             try:
-                await self._wait(requests[i], deadline)
+                await self._wait(requests[i], ends[i], deadline)
             except Exception as error:
                 answers[i] = _as_answer(error)
 
@@ -248,30 +249,22 @@ class Service:
         cost = sum(response_cost(pending[i]) for i in waiting if answers[i] is None)
         await at_once_if(cost <= SMALL_OUTPUT, finish)
 
-    async def _wait(self, request: Request, deadline: asyncio.Timeout) -> None:
-        """Until the engine has finished it. Raises what it failed with.
+    async def _wait(self, request: Request, end: asyncio.Future[None], deadline: asyncio.Timeout) -> None:
+        """Until the engine has finished it, `end`. Raises what it failed with.
 
         The deadline moves on as long as texts grow: they may take any time, but not stand still.
         """
         if request.generates:
-            await self._wait_for_progress(request, deadline)
-        else:
-            await self.dispatcher.wait(request.future)
-        request.future.result()
-
-    async def _wait_for_progress(self, request: Request, deadline: asyncio.Timeout) -> None:
-        loop, seconds = asyncio.get_running_loop(), self.limits.timeout
-        done = asyncio.ensure_future(self.dispatcher.wait(request.future))
-        grown = -1
-        try:
-            while not done.done():
+            loop, seconds = asyncio.get_running_loop(), self.limits.timeout
+            grown = -1
+            while not end.done():
                 if request.output_tokens > grown:
                     grown = request.output_tokens
                     deadline.reschedule(loop.time() + seconds)
-                await asyncio.wait({done}, timeout=seconds / 4)
-        finally:
-            done.cancel()
-        deadline.reschedule(loop.time() + seconds)
+                await asyncio.wait({end}, timeout=seconds / 4)
+            deadline.reschedule(loop.time() + seconds)
+        await end
+        request.future.result()
 
     def _submit(self, requests: dict[int, Request]) -> dict[int, ManyhatsError]:
         """All together, or where they do not all fit in the queues, as many as do."""
