@@ -8,10 +8,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from manyhats.backbone.attention import AttentionLayout
+from manyhats.backbone import SequenceChunk
+from manyhats.backbone.attention_layout import AttentionLayout
+from manyhats.backbone.staging import HostBuffers, StagingBuffer
 from torch import Tensor
 
 CPU = torch.device("cpu")
+
+
+def whole_layout(
+    lengths: list[int], prefixes: list[tuple[int, int]], *, causal: bool, dtype: torch.dtype = torch.float32
+) -> AttentionLayout:
+    """Of whole sequences alone."""
+    staging = StagingBuffer(HostBuffers(CPU))
+    chunks = [SequenceChunk([0] * n, batch_prefix=prefix) for n, prefix in zip(lengths, prefixes, strict=True)]
+    layout = AttentionLayout(chunks, staging, causal=causal, device=CPU, dtype=dtype)
+    staging.commit()
+    return layout
 
 
 def plain(
@@ -64,27 +77,27 @@ def test_equals_plain_attention(batch, causal: bool, heads: tuple[int, int], sca
     q = torch.randn(total, heads[0], dim, generator=generator)
     k, v = (torch.randn(total + rows, heads[1], dim, generator=generator) for _ in range(2))
     scale = 0.3 if scaled else None
-    layout = AttentionLayout(lengths, prefixes, causal=causal, device=CPU, dtype=torch.float32)
+    layout = whole_layout(lengths, prefixes, causal=causal)
     expected = plain(q, k, v, lengths, prefixes, causal, scale or 1 / math.sqrt(dim))
     torch.testing.assert_close(layout.attend(0, q, k, v, scale, None), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_equal_lengths_need_one_call_without_a_mask() -> None:
-    layout = AttentionLayout([8] * 5, [(0, 0)] * 5, causal=False, device=CPU, dtype=torch.float32)
-    assert [bucket.mask for bucket in layout.buckets] == [None]
+    layout = whole_layout([8] * 5, [(0, 0)] * 5, causal=False)
+    assert [(group.size, group.padded) for group in layout.groups] == [(5, False)]
 
 
 def test_pads_stay_few() -> None:
     """No sequence is padded to a length far from its own."""
     lengths = [1, 2, 3, 8, 9, 30, 31, 33, 64, 200, 512]
-    layout = AttentionLayout(lengths, [(0, 0)] * len(lengths), causal=False, device=CPU, dtype=torch.float32)
-    assert sum(b.shape[0] * b.shape[1] for b in layout.buckets) < 1.3 * sum(lengths)
-    assert sum(b.shape[0] for b in layout.buckets) == len(lengths)
+    layout = whole_layout(lengths, [(0, 0)] * len(lengths), causal=False)
+    assert sum(group.size * group.queries for group in layout.groups) < 1.3 * sum(lengths)
+    assert sum(group.size for group in layout.groups) == len(lengths)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_mask_has_the_type_of_the_states(dtype: torch.dtype) -> None:
-    layout = AttentionLayout([3, 5], [(0, 0), (0, 2)], causal=True, device=CPU, dtype=dtype)
+    layout = whole_layout([3, 5], [(0, 0), (0, 2)], causal=True, dtype=dtype)
     q = torch.randn(8, 2, 4, dtype=dtype)
     kv = torch.randn(10, 2, 4, dtype=dtype)
     out = layout.attend(0, q, kv, kv, None, None)

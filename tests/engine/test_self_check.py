@@ -6,16 +6,16 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from manyhats import cli
 from manyhats.backbone import Backbone, attention, packing
-from manyhats.backbone.attention import PACKED_ATTENTION, AttentionLayout, packed_attention
-from manyhats.backbone.cache import CachedLayout
+from manyhats.backbone.attention import PACKED_ATTENTION, packed_attention
+from manyhats.backbone.attention_layout import AttentionLayout
 from manyhats.engine import self_check as module
 from manyhats.engine.self_check import self_check
 from manyhats.errors import ConfigurationError, UnsupportedAttention, WrongAnswers
@@ -54,31 +54,25 @@ def _sees_its_neighbours(patch: pytest.MonkeyPatch) -> None:
     def attend(self: Any, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: Any, window: Any) -> Tensor:
         q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
         out = torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, scale=scaling, enable_gqa=True, is_causal=self.causal
+            q, k, v, scale=scaling, enable_gqa=True, is_causal=self._causal
         )
         return out[0].transpose(0, 1)
 
-    made = AttentionLayout.__init__
-
-    def init(self: Any, *args: Any, causal: bool, **options: Any) -> None:
-        made(self, *args, causal=causal, **options)
-        self.causal = causal
-
-    patch.setattr(AttentionLayout, "__init__", init)
     patch.setattr(AttentionLayout, "attend", attend)
 
 
 def _positions_run_on(patch: pytest.MonkeyPatch) -> None:
     """Positions that count through the whole batch."""
-    pack = packing.pack
+    pack = packing.pack_chunks
 
     def wrong(backbone: Backbone, *args: Any, **options: Any) -> Any:
         batch = pack(backbone, *args, **options)
         first = backbone.family.first_position(backbone.config)
-        running = torch.arange(len(batch.position_ids)) % (backbone.max_tokens - first) + first
-        return replace(batch, position_ids=running)
+        running = batch.staging.host("position_ids")  # it has not been copied to the device yet
+        running[:] = np.arange(len(running)) % (backbone.max_tokens - first) + first
+        return batch
 
-    patch.setattr("manyhats.engine.forward.pack", wrong)
+    patch.setattr("manyhats.engine.forward.pack_chunks", wrong)
 
 
 def _another_scale(patch: pytest.MonkeyPatch) -> None:
@@ -185,13 +179,16 @@ def test_sequences_alone_would_have_passed(load_backbone: Any, monkeypatch: pyte
 
 
 def _forgets_the_first_row(patch: pytest.MonkeyPatch) -> None:
-    made = CachedLayout.__init__
+    made = AttentionLayout.__init__
 
-    def init(self: Any, cache: Any, lengths: Any, rows: Any, **prefixes: Any) -> None:
-        fewer = [own[1:] if len(own) > n else own for own, n in zip(rows, lengths, strict=True)]
-        made(self, cache, lengths, fewer, **prefixes)
+    def fewer(chunk: Any) -> Any:
+        rows = chunk.cache_rows
+        return chunk if rows is None or len(rows) == chunk.length else chunk._replace(cache_rows=rows[1:])
 
-    patch.setattr(CachedLayout, "__init__", init)
+    def init(self: Any, chunks: Any, *args: Any, **options: Any) -> None:
+        made(self, [fewer(chunk) for chunk in chunks], *args, **options)
+
+    patch.setattr(AttentionLayout, "__init__", init)
 
 
 def _positions_start_again(patch: pytest.MonkeyPatch) -> None:

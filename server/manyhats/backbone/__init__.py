@@ -1,9 +1,11 @@
 """The frozen model: loading, sites, packed attention."""
 
 from manyhats.backbone import requirements as requirements  # first: it refuses other versions of torch, transformers
+from manyhats.backbone.chunks import SequenceChunk
 from manyhats.backbone.model import Backbone
-from manyhats.backbone.packing import PackedBatch, Piece, pack, pack_pieces, run_length
+from manyhats.backbone.packing import PackedBatch, Piece, pack, pack_chunks, pack_pieces, padded_length, run_length
 from manyhats.backbone.sites import Actors
+from manyhats.backbone.staging import StagingBuffer
 from manyhats.backbone.tokenizer import Encoded, Text, Tokenizer
 
 __all__ = [
@@ -12,9 +14,13 @@ __all__ = [
     "Encoded",
     "PackedBatch",
     "Piece",
+    "SequenceChunk",
+    "StagingBuffer",
     "Text",
     "Tokenizer",
     "pack",
+    "pack_chunks",
     "pack_pieces",
+    "padded_length",
     "run_length",
 ]

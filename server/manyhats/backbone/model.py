@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from manyhats.backbone import loading
-from manyhats.backbone.attention import AttentionSite, Layout, choose_attention_kernels
+from manyhats.backbone.attention import LAYOUT_AS_MASK, AttentionSite, choose_attention_kernels
+from manyhats.backbone.attention_layout import AttentionLayout
 from manyhats.backbone.families import family_of
 from manyhats.backbone.layout import lay_out
 from manyhats.backbone.packing import PackedBatch
@@ -31,6 +32,7 @@ from manyhats.backbone.sites import (
     StatesSite,
     module_sites,
 )
+from manyhats.backbone.staging import HostBuffers, StagingBuffer
 from manyhats.backbone.tokenizer import Tokenizer
 from manyhats.backbone.vocabulary import VocabularyHead
 from manyhats.errors import AdapterMismatch, ConfigurationError
@@ -83,6 +85,7 @@ class Backbone:
         self.prefix: str = model.base_model_prefix
         self._switch = SiteSwitch()
         self.kept = self._switch.kept  # what methods keep with the backbone between passes, by keys of their own
+        self._host_buffers = HostBuffers(self.device)
         self._busy = False
         self._entered = False
 
@@ -268,6 +271,10 @@ class Backbone:
 
     # ---- forward
 
+    def staging(self) -> StagingBuffer:
+        """An empty buffer for what a pass needs on the device. Passes are laid out in one thread at a time."""
+        return StagingBuffer(self._host_buffers)
+
     def encode(self, batch: PackedBatch, actors: Actors = NO_ACTORS) -> Tensor:
         """The last hidden states of all rows, (T, width). One pass at a time."""
         shape = (1, -1) if batch.padded is None else (-1, batch.padded)
@@ -276,12 +283,11 @@ class Backbone:
             "position_ids": batch.position_ids.view(shape),
         }
         if batch.padded is not None:
-            places = torch.arange(batch.padded, device=self.device)
-            inputs["attention_mask"] = (places < torch.tensor(batch.lengths, device=self.device)[:, None]).long()
+            inputs["attention_mask"] = batch.padding_mask
         if batch.type_ids is not None:
             inputs["token_type_ids"] = batch.type_ids.view(shape)
         if self.family.causal:
-            inputs["use_cache"] = False
+            inputs |= {"use_cache": False, "attention_mask": LAYOUT_AS_MASK}
         with self._acting(actors, batch.layout):
             hidden: Tensor = self._last(self.model(**inputs).last_hidden_state)
         return hidden.flatten(0, 1)
@@ -305,7 +311,7 @@ class Backbone:
         return logits
 
     @contextmanager
-    def _acting(self, actors: Actors, layout: Layout | None = None) -> Iterator[None]:
+    def _acting(self, actors: Actors, layout: AttentionLayout | None = None) -> Iterator[None]:
         assert not self._busy, "two forward passes at once on one backbone"
         self._busy = True
         actors.start()

@@ -1,18 +1,21 @@
-"""Lays sequences side by side, for a pass over whole ones or over what is new of them."""
+"""Lays sequences side by side, whole ones and what is new of cached ones, for one pass."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import chain, repeat
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from manyhats.backbone.attention import AttentionLayout, Layout
-from manyhats.backbone.cache import CachedLayout, KeyValueCache
+from manyhats.backbone.attention_layout import AttentionLayout
+from manyhats.backbone.cache import KeyValueCache
+from manyhats.backbone.chunks import SequenceChunk
+from manyhats.backbone.staging import StagingBuffer
 
 if TYPE_CHECKING:
     from manyhats.backbone.model import Backbone
@@ -22,20 +25,51 @@ if TYPE_CHECKING:
 class PackedBatch:
     """All tokens of some sequences side by side, with no padding. T tokens, S sequences.
 
-    A sequence's virtual tokens, whose vectors an adapter brings, stand before its own.
+    A sequence's virtual tokens, whose vectors an adapter brings, stand before its own. Tensors are on the device once
+    `staging` has been committed.
     """
 
-    input_ids: Tensor  # (T,); any index at virtual tokens
-    type_ids: Tensor | None  # (T,)
-    position_ids: Tensor  # (T,)
     starts: tuple[int, ...]  # (S + 1,) first row of each sequence, and T
     lengths: tuple[int, ...]  # (S,) rows of each sequence; pads may follow
-    layout: Layout | None  # None where the model runs padded
+    layout: AttentionLayout | None  # None where the model runs padded
+    staging: StagingBuffer
+
+    @property
+    def input_ids(self) -> Tensor:
+        """(T,); any index at virtual tokens."""
+        return self.staging["input_ids"]
+
+    @property
+    def host_input_ids(self) -> NDArray[np.int64]:
+        """`input_ids`, without asking the device for them."""
+        return self.staging.host("input_ids")
+
+    @property
+    def type_ids(self) -> Tensor | None:
+        """(T,)."""
+        return self.staging.get("type_ids")
+
+    @property
+    def host_type_ids(self) -> NDArray[np.int64] | None:
+        """`type_ids`, without asking the device for them."""
+        return self.staging.host("type_ids") if "type_ids" in self.staging else None
+
+    @property
+    def position_ids(self) -> Tensor:
+        """(T,)."""
+        return self.staging["position_ids"]
 
     @property
     def padded(self) -> int | None:
         """Rows of each sequence, pads included, where the model runs padded."""
         return None if self.layout is not None else self.starts[1]
+
+    @property
+    def padding_mask(self) -> Tensor:
+        """(S, padded), 1 at tokens and 0 at pads, where the model runs padded."""
+        assert self.padded is not None
+        places = torch.arange(self.padded, device=self.input_ids.device)
+        return (places < self.staging["lengths"][:, None]).long()
 
     def rows(self, sequences: slice) -> slice:
         """The rows of consecutive sequences."""
@@ -48,51 +82,87 @@ class PackedBatch:
         )
 
 
-class Piece(NamedTuple):
-    """What is new of one sequence. `ids`: its next tokens; `start`: how many of its tokens stand before them.
+def pack_chunks(
+    backbone: Backbone,
+    cache: KeyValueCache | None,
+    chunks: Sequence[SequenceChunk],
+    staging: StagingBuffer | None = None,
+) -> PackedBatch:
+    """One pass over whole sequences and over new tokens of cached ones, in any order.
 
-    `virtual`: virtual tokens that come with its first ones; `shift`: how far its tokens' positions are moved on;
-    `rows`: of the cache, all that it sees in order, its new tokens' own (and virtual ones') being the last. The first
-    `prefix` of them are a prefix', which the layers `left_out` do not see.
+    `staging`: what else the pass needs on the device. The caller commits it, when all is in it; without one the batch
+    is on the device at once. Raises ValueError for a chunk that does not fit the pass.
     """
+    family, config = backbone.family, backbone.config
+    _check(chunks, cache, packed=family.packed)
+    batch = backbone.staging() if staging is None else staging
+    own = np.array([len(chunk.ids) for chunk in chunks])
+    virtual = np.array([chunk.virtual for chunk in chunks])
+    lengths = own + virtual
+    width = None if family.packed else max(padded_length(backbone, int(length)) for length in lengths)
+    rows = lengths if width is None else np.full(len(chunks), width)
+    starts = np.cumsum(rows) - rows
+    total = int(rows.sum())
 
-    ids: Sequence[int]
-    start: int
-    virtual: int
-    shift: int
-    rows: NDArray[np.int64]
-    prefix: int = 0
-    left_out: frozenset[int] = frozenset()
-
-
-def pack_pieces(backbone: Backbone, cache: KeyValueCache, pieces: Sequence[Piece]) -> PackedBatch:
-    """A pass over new tokens alone, whose keys and values go into the cache beside the earlier ones'."""
-    lengths = [len(piece.ids) + piece.virtual for piece in pieces]
-    starts = [0]
-    ids: list[int] = []
-    positions: list[int] = []
-    origin = backbone.family.first_position(backbone.config)
-    for piece, length in zip(pieces, lengths, strict=True):
-        starts.append(starts[-1] + length)
-        ids += [piece.ids[0]] * piece.virtual
-        ids += piece.ids
-        first = origin + piece.shift + piece.start
-        positions += range(origin, origin + piece.virtual)
-        positions += range(first, first + len(piece.ids))
-    return PackedBatch(
-        input_ids=torch.tensor(ids, dtype=torch.long, device=backbone.device),
-        type_ids=None,
-        position_ids=torch.tensor(positions, dtype=torch.long, device=backbone.device),
-        starts=tuple(starts),
-        lengths=tuple(lengths),
-        layout=CachedLayout(
-            cache,
-            lengths,
-            [piece.rows for piece in pieces],
-            prefixes=[piece.prefix for piece in pieces],
-            left_out=[piece.left_out for piece in pieces],
-        ),
+    place = np.arange(total) - np.repeat(starts, rows)
+    moved = np.array([chunk.position_offset + chunk.start - chunk.virtual for chunk in chunks])
+    is_token = place >= np.repeat(virtual, rows)
+    positions = place + np.where(
+        is_token, np.repeat(moved, rows), 0
+    )  # virtual tokens' start where an unmoved sequence's do
+    is_pad = place >= np.repeat(lengths, rows)
+    positions[is_pad] = 0
+    batch.put("position_ids", positions + family.first_position(config))
+    pads = rows - lengths
+    pad = config.pad_token_id or 0
+    ids = chain.from_iterable(
+        chain(repeat(chunk.ids[0], chunk.virtual), chunk.ids, repeat(pad, count))
+        for chunk, count in zip(chunks, pads.tolist(), strict=True)
     )
+    batch.put("input_ids", np.fromiter(ids, dtype=np.int64, count=total))
+    if family.token_types:
+        types = chain.from_iterable(
+            chain(repeat(0, chunk.virtual), chunk.type_ids if len(chunk.type_ids) else repeat(0, len(chunk.ids)))
+            for chunk in chunks
+        )
+        highest = config.type_vocab_size - 1  # RoBERTa has one type
+        batch.put("type_ids", np.minimum(np.fromiter(types, dtype=np.int64, count=total), highest))
+    layout = None
+    if family.packed:
+        layout = AttentionLayout(
+            chunks, batch, causal=family.causal, device=backbone.device, dtype=backbone.dtype, cache=cache
+        )
+    else:
+        batch.put("lengths", lengths)
+    if staging is None:
+        batch.commit()
+    return PackedBatch((*starts.tolist(), total), tuple(lengths.tolist()), layout, batch)
+
+
+def _check(chunks: Sequence[SequenceChunk], cache: KeyValueCache | None, *, packed: bool) -> None:
+    for chunk in chunks:
+        if not len(chunk.ids):
+            raise ValueError(f"a chunk has no tokens, with {chunk.virtual} virtual ones before them")
+        if len(chunk.type_ids) not in (0, len(chunk.ids)):
+            raise ValueError(f"a chunk of {len(chunk.ids)} tokens has the types of {len(chunk.type_ids)}")
+        if chunk.cache_rows is None:
+            if chunk.cached_prefix:
+                raise ValueError(f"a whole sequence has a prefix of {chunk.cached_prefix} rows in the cache")
+            continue
+        if cache is None or not packed:
+            raise ValueError("a chunk has rows of the cache, but the pass has none")
+        if chunk.batch_prefix[0] < chunk.batch_prefix[1]:
+            raise ValueError(f"a cached chunk has a prefix in the batch, the rows {chunk.batch_prefix}")
+        if len(chunk.cache_rows) < chunk.cached_prefix + chunk.length:
+            raise ValueError(
+                f"a chunk of {chunk.length} rows with a prefix of {chunk.cached_prefix} sees only "
+                f"{len(chunk.cache_rows)} rows of the cache"
+            )
+
+
+def pack_pieces(backbone: Backbone, cache: KeyValueCache, pieces: Sequence[SequenceChunk]) -> PackedBatch:
+    """A pass over cached sequences; the former name of `pack_chunks`."""
+    return pack_chunks(backbone, cache, pieces)
 
 
 def pack(
@@ -105,55 +175,32 @@ def pack(
     shifts: Sequence[int] | None = None,
     virtual: Sequence[int] | None = None,
 ) -> PackedBatch:
-    """Lays sequences side by side.
+    """A pass over whole sequences.
 
     By sequence: `prefixes`, the rows among the batch's prefix rows that it attends to besides its own, and `left_out`,
-    the layers at which it does not (see `AttentionLayout`); `shifts`, how far its tokens' positions are moved on;
-    `virtual`, the number of virtual tokens before its own, whose positions start where an unmoved sequence's do.
+    the layers at which it does not; `shifts`, how far its tokens' positions are moved on; `virtual`, the number of
+    virtual tokens before its own, whose positions start where an unmoved sequence's do.
     """
-    none = [0] * len(sequences)
-    shifts, virtual = shifts or none, virtual or none
-    lengths = [len(s) + v for s, v in zip(sequences, virtual, strict=True)]
-    width = None if backbone.family.packed else max(run_length(backbone, length) for length in lengths)
-    starts = [0]
-    for length in lengths:
-        starts.append(starts[-1] + (width or length))
-    first = backbone.family.first_position(backbone.config)
-    positions: list[int] = []
-    ids: list[int] = []
-    types: list[int] = []
-    highest = backbone.config.type_vocab_size - 1 if backbone.family.token_types else 0  # RoBERTa has one type
-    for i, (sequence, shift, v) in enumerate(zip(sequences, shifts, virtual, strict=True)):
-        pads = (width or lengths[i]) - lengths[i]
-        positions += range(first, first + v)
-        positions += range(first + shift, first + shift + len(sequence))
-        positions += [first] * pads
-        ids += [sequence[0]] * v
-        ids += sequence
-        ids += [backbone.config.pad_token_id or 0] * pads
-        if backbone.family.token_types:
-            types += [0] * v
-            types += [min(t, highest) for t in type_ids[i]]
-    return PackedBatch(
-        input_ids=torch.tensor(ids, dtype=torch.long, device=backbone.device),
-        type_ids=torch.tensor(types, dtype=torch.long, device=backbone.device) if backbone.family.token_types else None,
-        position_ids=torch.tensor(positions, dtype=torch.long, device=backbone.device),
-        starts=tuple(starts),
-        lengths=tuple(lengths),
-        layout=AttentionLayout(
-            lengths,
-            prefixes or [(0, 0)] * len(lengths),
-            left_out=left_out,
-            causal=backbone.family.causal,
-            device=backbone.device,
-            dtype=backbone.dtype,
+    chunks = [
+        SequenceChunk(
+            ids,
+            virtual=virtual[i] if virtual else 0,
+            position_offset=shifts[i] if shifts else 0,
+            left_out=left_out[i] if left_out else frozenset(),
+            batch_prefix=prefixes[i] if prefixes else (0, 0),
+            type_ids=types,
         )
-        if backbone.family.packed
-        else None,
-    )
+        for i, (ids, types) in enumerate(zip(sequences, type_ids, strict=True))
+    ]
+    return pack_chunks(backbone, None, chunks)
 
 
-def run_length(backbone: Backbone, length: int) -> int:
+def padded_length(backbone: Backbone, length: int) -> int:
     """The length that a sequence is brought to where the model runs padded."""
     grow = backbone.family.multiple_of
     return length if grow is None else grow(backbone.config, length)
+
+
+# Former names.
+Piece = SequenceChunk
+run_length = padded_length

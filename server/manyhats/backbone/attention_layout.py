@@ -1,0 +1,387 @@
+"""Who attends to whom in one pass: whole sequences and new tokens of cached ones, side by side.
+
+Sequences of similar length are gathered into a few groups, each one call of `scaled_dot_product_attention`; pads exist
+only there. All of a pass' groups are gathered by one operation and come back by one.
+
+Shapes: those of what stands by token or by sequence depend on their numbers alone. What else changes shape between two
+decode steps are the groups: how many there are, and the rows that the longest sequence of each sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from manyhats.backbone.cache import KeyValueCache
+from manyhats.backbone.chunks import SequenceChunk
+from manyhats.backbone.staging import StagingBuffer
+
+# A group takes sequences up to this much longer than its shortest: a trade between pads and the number of calls.
+_GROWTH = 1.25
+_SLACK = 4
+# The same for the rows that cached sequences see.
+_CACHED_GROWTH = 1.5
+_CACHED_SLACK = 32
+
+# Query heads that share keys stand as further queries of one head, up to so many; beyond, as the mask is repeated for
+# them, the keys are repeated instead. Left to torch they take a slow way on CUDA wherever there is a mask; on the CPU
+# its way is as fast, but for a single query.
+_MOST_FOLDED = 2048
+
+_QUERIES = "attention.queries"  # rows of the packed tokens, of all groups; pads repeat the sequence's first token
+_INVERSE = "attention.inverse"  # where each token stands among them
+_KEYS = "attention.keys"  # rows of tokens and prefixes, of all groups of whole sequences; pads as above
+_CACHE_ROWS = "attention.cache_rows"  # rows of the cache, of all groups of cached ones; pads repeat the first
+_CACHED_TOKENS = "attention.cached_tokens"  # rows of the packed tokens whose keys and values go into the cache
+_SLOT_MAPPING = "attention.slot_mapping"  # the rows of the cache that they go into
+_BOUNDS = "attention.bounds"  # (2, S) in the groups' order: rows before a sequence's first token, and all that it sees
+_HIDDEN_PREFIXES = "attention.hidden_prefixes"  # rows at a sequence's beginning that some layers do not see
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Sequences of similar length, each with `queries` query and `keys` key positions, pads included."""
+
+    sequences: slice  # among those in the groups' order
+    queries: int
+    keys: int
+    padded: bool  # whether some sequence sees fewer keys
+    hidden_prefixes: dict[int, int]  # by layer at which some prefix is not seen: where its rows begin
+    masks: dict[tuple[int | None, int | None, int], Tensor] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """The number of sequences."""
+        return int(self.sequences.stop - self.sequences.start)
+
+
+class AttentionLayout:
+    """Who attends to whom, for one packed batch; made once and used by every layer.
+
+    `chunks`: of each sequence, in batch order; `cache`: where the cached ones' keys and values are. All that the device
+    needs to know is put into `staging`, which must be committed before `attend`.
+    """
+
+    def __init__(
+        self,
+        chunks: Sequence[SequenceChunk],
+        staging: StagingBuffer,
+        *,
+        causal: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+        cache: KeyValueCache | None = None,
+    ) -> None:
+        self._staging = staging
+        self._causal = causal
+        self._device = device
+        self._dtype = dtype
+        self._cache = cache
+        lengths = np.array([chunk.length for chunk in chunks])
+        starts = np.cumsum(lengths) - lengths
+        self._tokens = int(lengths.sum())
+        whole = _whole_groups(chunks)
+        groups = [*whole, *_cached_groups(chunks)]
+        order = [i for members in groups for i in members]
+        hidden: list[int] = []
+        self.groups: list[Group] = []
+        for members in groups:
+            self.groups.append(_group(chunks, members, self.groups, hidden))
+        self._whole, self._cached = self.groups[: len(whole)], self.groups[len(whole) :]
+
+        self._query_sizes = [group.size * group.queries for group in self.groups]
+        self._key_sizes = [group.size * group.keys for group in self._whole]
+        self._cached_sizes = [group.size * group.keys for group in self._cached]
+        self._parts: dict[str, tuple[Tensor, ...]] = {}
+
+        before = np.array([_before(chunks[i]) for i in order])
+        staging.put(_BOUNDS, np.stack([before, before + lengths[order]]))
+        if hidden:
+            staging.put(_HIDDEN_PREFIXES, hidden)
+        self._in_order = self._put_queries(lengths[order], starts[order])
+        count = sum(map(len, whole))
+        first, last = order[:count], order[count:]
+        self._keys_in_order = bool(first) and self._put_keys([chunks[i] for i in first], starts[first])
+        if last:
+            self._put_cache_rows([chunks[i] for i in last])
+            self._put_slot_mapping(chunks, starts)
+
+    def _put_queries(self, own: NDArray[np.int64], starts: NDArray[np.int64]) -> bool:
+        """Which token each query position is. Whether they are the tokens as they stand."""
+        place, sequence = _positions(self.groups, [group.queries for group in self.groups])
+        real = place < own[sequence]
+        rows = starts[sequence] + np.where(real, place, 0)
+        inverse = np.empty(self._tokens, dtype=np.int64)
+        inverse[rows[real]] = np.flatnonzero(real)
+        self._staging.put(_QUERIES, rows)
+        self._staging.put(_INVERSE, inverse)
+        return self._as_they_stand(rows)
+
+    def _put_keys(self, chunks: Sequence[SequenceChunk], starts: NDArray[np.int64]) -> bool:
+        """Which row each key position of whole sequences is. Whether they are the tokens as they stand."""
+        prefix_start, prefix_stop = np.array([chunk.batch_prefix for chunk in chunks]).T
+        prefix = prefix_stop - prefix_start
+        seen = prefix + np.array([chunk.length for chunk in chunks])
+        place, sequence = _positions(self._whole, [group.keys for group in self._whole])
+        within = place - prefix[sequence]
+        own = starts[sequence] + np.where(place < seen[sequence], within, 0)
+        rows = np.where(within < 0, self._tokens + prefix_start[sequence] + place, own)
+        self._staging.put(_KEYS, rows)
+        return self._as_they_stand(rows)
+
+    def _put_cache_rows(self, chunks: Sequence[SequenceChunk]) -> None:
+        """Which row of the cache each key position of cached sequences is."""
+        table = [_cache_rows(chunk) for chunk in chunks]
+        seen = np.array([len(rows) for rows in table])
+        place, sequence = _positions(self._cached, [group.keys for group in self._cached])
+        first = np.cumsum(seen) - seen
+        index = first[sequence] + np.where(place < seen[sequence], place, 0)
+        self._staging.put(_CACHE_ROWS, np.concatenate(table)[index])
+
+    def _put_slot_mapping(self, chunks: Sequence[SequenceChunk], starts: NDArray[np.int64]) -> None:
+        """Where the cached sequences' tokens are, and where their keys and values go."""
+        cached = [(chunk, start) for chunk, start in zip(chunks, starts, strict=True) if chunk.cache_rows is not None]
+        slots = np.concatenate([_cache_rows(chunk)[-chunk.length :] for chunk, _ in cached])
+        self._staging.put(_SLOT_MAPPING, slots)
+        if len(slots) < self._tokens:
+            tokens = np.concatenate([np.arange(start, start + chunk.length) for chunk, start in cached])
+            self._staging.put(_CACHED_TOKENS, tokens)
+
+    def _as_they_stand(self, rows: NDArray[np.int64]) -> bool:
+        return len(rows) == self._tokens and bool((rows == np.arange(self._tokens)).all())
+
+    # ---- one layer
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: float | None, window: int | None) -> Tensor:
+        """q: (tokens, heads, dim); k, v: (tokens + prefix rows, kv_heads, dim). Returns (tokens, heads, dim).
+
+        Cached sequences' keys and values are written into the cache before. `window`: a query sees the keys that are
+        less than so many positions away; None for all.
+        """
+        # What saves an operation may sum in another order: training's gradients keep theirs.
+        exact = torch.is_grad_enabled()
+        in_order = self._in_order and not exact
+        queries = _split(q, self._query_sizes) if in_order else self._gathered(q, _QUERIES, self._query_sizes)
+        outs = []
+        for group, own, (keys, values) in zip(self.groups, queries, self._keys(layer, k, v, exact=exact), strict=True):
+            outs.append(self._attend(group, layer, own, keys, values, scaling, window, exact=exact))
+        flat = outs[0] if len(outs) == 1 else torch.cat(outs)
+        return flat if in_order else flat.index_select(0, self._staging[_INVERSE])
+
+    def _keys(self, layer: int, k: Tensor, v: Tensor, *, exact: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Keys and values of each group, (sequences, keys, kv_heads, dim)."""
+        if self._whole:
+            own: tuple[Iterable[Tensor], Iterable[Tensor]]
+            if self._keys_in_order and not exact:
+                own = _split(k[: self._tokens], self._key_sizes), _split(v[: self._tokens], self._key_sizes)
+            else:
+                own = self._gathered(k, _KEYS, self._key_sizes), self._gathered(v, _KEYS, self._key_sizes)
+            for group, keys, values in zip(self._whole, *own, strict=True):
+                shape = (group.size, group.keys, *k.shape[1:])
+                yield keys.view(shape), values.view(shape)
+        if self._cached:
+            assert self._cache is not None
+            self._write(self._cache, layer, k, v)
+            entries = self._gathered(self._cache.entries[layer], _CACHE_ROWS, self._cached_sizes, dim=1)
+            for group, both in zip(self._cached, entries, strict=True):
+                keys, values = both.view(2, group.size, group.keys, *k.shape[1:]).unbind(0)
+                yield keys, values
+
+    def _gathered(self, rows: Tensor, name: str, sizes: list[int], dim: int = 0) -> Iterable[Tensor]:
+        """The rows of each group. `sizes`: how many each has."""
+        index = self._staging[name]
+        if self._device.type != "cpu" or len(sizes) == 1:
+            return _split(rows.index_select(dim, index), sizes, dim)
+        if name not in self._parts:
+            self._parts[name] = _split(index, sizes)
+        # One after the other, which leaves them in the CPU's caches.
+        return (rows.index_select(dim, part) for part in self._parts[name])
+
+    def _write(self, cache: KeyValueCache, layer: int, k: Tensor, v: Tensor) -> None:
+        if _CACHED_TOKENS in self._staging:
+            tokens = self._staging[_CACHED_TOKENS]
+            k, v = k.index_select(0, tokens), v.index_select(0, tokens)
+        cache.write(layer, self._staging[_SLOT_MAPPING], k[: self._tokens], v[: self._tokens])
+
+    def _attend(
+        self,
+        group: Group,
+        layer: int,
+        q: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        scaling: float | None,
+        window: int | None,
+        *,
+        exact: bool,
+    ) -> Tensor:
+        """One call: q (sequences * queries, heads, dim), keys and values (sequences, keys, kv_heads, dim)."""
+        b, n = group.size, group.queries
+        heads, dim = q.shape[1:]
+        kv_heads = keys.shape[2]
+        folded = heads // kv_heads
+        keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+        fold = folded > 1 and not exact and (n == 1 or self._device.type != "cpu")
+        if fold and folded * n <= _MOST_FOLDED:
+            q = q.view(b, n, kv_heads, folded, dim).permute(0, 2, 3, 1, 4).reshape(b, kv_heads, folded * n, dim)
+            mask = self._mask(group, layer, window, folded)
+            out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scaling)
+            out = out.view(b, kv_heads, folded, n, dim).permute(0, 3, 1, 2, 4)
+            return out.reshape(b * n, heads, dim)
+        if fold:
+            keys, values = (t.unsqueeze(2).expand(-1, -1, folded, -1, -1).flatten(1, 2) for t in (keys, values))
+        out = F.scaled_dot_product_attention(
+            q.view(b, n, heads, dim).transpose(1, 2),
+            keys,
+            values,
+            attn_mask=self._mask(group, layer, window, 1),
+            scale=scaling,
+            enable_gqa=folded > 1 and not fold,
+        )
+        return out.transpose(1, 2).reshape(b * n, heads, dim)
+
+    # ---- masks, made on the device of what was staged
+
+    def _mask(self, group: Group, layer: int, window: int | None, folded: int) -> Tensor | None:
+        """(B, 1, 1 or folded * Q, K), 0 or -inf; None where every query sees all keys."""
+        if window is not None and window >= group.keys:
+            window = None
+        hidden = group.hidden_prefixes.get(layer)
+        causal = self._causal and group.queries > 1  # else the one query is the last of what the sequence sees
+        if not causal and window is None and hidden is None:
+            return self._pads[group.sequences, :, :, : group.keys] if group.padded else None
+        known = (window, hidden, folded)
+        if known not in group.masks:
+            group.masks[known] = self._make_mask(group, window, hidden, folded, causal=causal)
+        return group.masks[known]
+
+    @cached_property
+    def _pads(self) -> Tensor:
+        """(S, 1, 1, keys): what hides the pads, for all groups at once."""
+        most = max(group.keys for group in self.groups)
+        mask = self._zeros(self.groups[-1].sequences.stop, 1, most)
+        seen = self._staging[_BOUNDS][1]
+        return mask.masked_fill_(self._key_positions(most) >= seen[:, None, None, None], float("-inf"))
+
+    def _make_mask(
+        self, group: Group, window: int | None, hidden_prefixes: int | None, folded: int, *, causal: bool
+    ) -> Tensor:
+        before, seen = self._staging[_BOUNDS][:, group.sequences, None, None].unbind(0)  # (B, 1, 1)
+        keys = self._key_positions(group.keys)
+        hidden = keys >= seen  # (B, 1, K)
+        if causal or window is not None:
+            queries = before + torch.arange(group.queries, device=self._device)[:, None]  # (B, Q, 1)
+            if causal:
+                hidden = hidden | (keys > queries)
+            if window is not None:
+                hidden = hidden | ((queries - keys).abs() >= window)
+        if hidden_prefixes is not None:
+            rows = self._staging[_HIDDEN_PREFIXES][hidden_prefixes : hidden_prefixes + group.size]
+            hidden = hidden | (keys < rows[:, None, None])
+        if folded > 1 and hidden.shape[1] > 1:
+            hidden = hidden.repeat(1, folded, 1)
+        return self._zeros(*hidden.shape).masked_fill_(hidden.unsqueeze(1), float("-inf"))
+
+    def _key_positions(self, count: int) -> Tensor:
+        return torch.arange(count, device=self._device)
+
+    def _zeros(self, sequences: int, queries: int, keys: int) -> Tensor:
+        """(sequences, 1, queries, keys). CUDA's kernels read masks whose rows begin at a multiple of 8 as they are, and
+        would copy others in every layer."""
+        step = 8 if self._device.type == "cuda" else 1
+        width = -(-keys // step) * step
+        return torch.zeros((sequences, 1, queries, width), dtype=self._dtype, device=self._device)[..., :keys]
+
+
+def _split(rows: Tensor, sizes: list[int], dim: int = 0) -> tuple[Tensor, ...]:
+    return (rows,) if len(sizes) == 1 else torch.split(rows, sizes, dim)
+
+
+def _cache_rows(chunk: SequenceChunk) -> NDArray[np.int64]:
+    assert chunk.cache_rows is not None
+    return chunk.cache_rows
+
+
+def _prefix(chunk: SequenceChunk) -> int:
+    """Rows of its prefix."""
+    return chunk.batch_prefix[1] - chunk.batch_prefix[0] if chunk.cache_rows is None else chunk.cached_prefix
+
+
+def _before(chunk: SequenceChunk) -> int:
+    """Rows that it sees before its first token's own."""
+    return _prefix(chunk) if chunk.cache_rows is None else len(chunk.cache_rows) - chunk.length
+
+
+def _whole_groups(chunks: Sequence[SequenceChunk]) -> list[list[int]]:
+    """Whole sequences of similar length, by their place in the batch."""
+    sizes = {i: (chunk.length, _prefix(chunk)) for i, chunk in enumerate(chunks) if chunk.cache_rows is None}
+    groups: list[list[int]] = []
+    shortest = (0, 0)
+    for i in sorted(sizes, key=sizes.__getitem__):
+        length, prefix = sizes[i]
+        fits = length + prefix <= sum(shortest) * _GROWTH + _SLACK and length <= shortest[0] * _GROWTH + _SLACK
+        if groups and fits:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+            shortest = sizes[i]
+    return groups
+
+
+def _cached_groups(chunks: Sequence[SequenceChunk]) -> list[list[int]]:
+    """Cached sequences with about as many new tokens, that see about as many rows, by their place in the batch.
+
+    Those with a single one have no pads among their queries: most steps consist of them.
+    """
+    sizes = {i: (c.length, len(c.cache_rows)) for i, c in enumerate(chunks) if c.cache_rows is not None}
+    groups: list[list[int]] = []
+    first = least = most = 0
+    for i in sorted(sizes, key=sizes.__getitem__):
+        length, seen = sizes[i]
+        alike = length == first or (first > 1 and length <= first * _GROWTH + _SLACK)
+        if groups and alike and max(most, seen) <= min(least, seen) * _CACHED_GROWTH + _CACHED_SLACK:
+            groups[-1].append(i)
+            least, most = min(least, seen), max(most, seen)
+        else:
+            groups.append([i])
+            first, least, most = length, seen, seen
+    return [sorted(members) for members in groups]  # in their order where that saves gathering them
+
+
+def _group(
+    chunks: Sequence[SequenceChunk], members: Sequence[int], groups: Sequence[Group], hidden: list[int]
+) -> Group:
+    """The group of some sequences that stands behind others. Prefix rows that a layer hides are added to `hidden`."""
+    start = groups[-1].sequences.stop if groups else 0
+    seen = [_before(chunks[i]) + chunks[i].length for i in members]
+    begins: dict[tuple[int, ...], int] = {}
+    hidden_prefixes: dict[int, int] = {}
+    for layer in frozenset[int]().union(*(chunks[i].left_out for i in members)):
+        rows = tuple(_prefix(chunks[i]) if layer in chunks[i].left_out else 0 for i in members)
+        if any(rows):
+            if rows not in begins:
+                begins[rows] = len(hidden)
+                hidden.extend(rows)
+            hidden_prefixes[layer] = begins[rows]
+    return Group(
+        sequences=slice(start, start + len(members)),
+        queries=max(chunks[i].length for i in members),
+        keys=max(seen),
+        padded=min(seen) < max(seen),
+        hidden_prefixes=hidden_prefixes,
+    )
+
+
+def _positions(groups: Sequence[Group], counts: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For as many positions of every sequence as its group has: which position it is, and of which sequence."""
+    each = np.repeat(counts, [group.size for group in groups])
+    sequence = np.repeat(np.arange(len(each)), each)
+    first = np.cumsum(each) - each
+    return np.arange(len(sequence)) - first[sequence], sequence
