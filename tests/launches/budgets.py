@@ -56,7 +56,7 @@ ENCODER: dict[str, Budget] = {
 
 # A step of 32 streams in two blocks, a token each.
 DECODE_LIMITS = Limits(kernels=109, copies=7, waits=3)
-SAMPLED_LIMITS = Limits(kernels=562, copies=10, waits=99)
+SAMPLED_LIMITS = Limits(kernels=127, copies=2, waits=1)
 DECODE: dict[str, Budget] = {
     "lora": Budget(30, each=30),
     "mask": Budget(15, each=15),
