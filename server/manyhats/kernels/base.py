@@ -73,7 +73,7 @@ class Kernels(Protocol):
         ...
 
     def scale_add(self, y: Tensor, table: Table[ScaleAdd], segments: Segments) -> None:
-        """Scales and shifts rows of y (rows, width)."""
+        """Scales and shifts rows of y (rows, ..., width)."""
         ...
 
     def linear(self, x: Tensor, y: Tensor, table: Table[Weight], segments: Segments) -> None:

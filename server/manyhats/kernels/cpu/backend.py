@@ -72,6 +72,9 @@ class CpuKernels:
             raise Library.failure("low_rank", code)
 
     def scale_add(self, y: Tensor, table: Table[ScaleAdd], segments: Segments) -> None:
+        if y.dim() != 2:  # of norms over heads: the vectors of all of them are scaled alike
+            self._reference.scale_add(y, table, segments)
+            return
         function = self._library.scale_add.get(y.dtype)
         filled = columns_of(table).filled(table)
         rows, out = y.shape
