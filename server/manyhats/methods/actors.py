@@ -157,7 +157,7 @@ class _LinearActor:
             for group in self.weight
             for start, stop, slot in self.shape.now.of(group.members)
         ]
-        pieces = [(start, F.linear(x[start:stop], *layer)) for start, stop, layer in layers]
+        pieces = [(start, F.linear(x[start:stop], own.weight, own.bias)) for start, stop, own in layers]
         runs = [slice(start, stop) for start, stop, _ in sorted(layers, key=lambda layer: layer[0])]
         pieces += [(rows.start, site.product(x[rows])) for rows in gaps(runs, len(x))]
         return torch.cat([piece for _, piece in sorted(pieces, key=lambda piece: piece[0])])
