@@ -12,6 +12,7 @@
 #   TORCH_INDEX_URL   for cpu: PyTorch's own index of CPU builds (its "Get started" page names it). Left empty, torch comes
 #                     from wherever pip looks by itself, which on x86-64 may be the CUDA build: it runs, but is larger
 #   BACKBONE_PACKAGE  a Python package that carries a backbone's files
+#   COMPILER          Debian packages with a C compiler, for the CPU kernels; empty: none, and the image does without
 #   VERSION, REVISION only written into the labels
 #
 # The versions of everything that pip installs are those in requirements/, the same as `make install` takes.
@@ -63,8 +64,14 @@ RUN set -eu; \
 # --- wheel: the package itself ---------------------------------------------------------------
 FROM packages AS wheel
 
+# For the CPU kernels, here alone: the image itself gets the compiled library.
+ARG COMPILER="gcc libc6-dev"
+RUN if [ -n "${COMPILER}" ]; then \
+        apt-get update && apt-get install --yes --no-install-recommends ${COMPILER} && rm -rf /var/lib/apt/lists/*; \
+    fi
+
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE* ./
+COPY pyproject.toml setup.py README.md LICENSE* ./
 COPY server ./server
 RUN /opt/manyhats/bin/pip wheel --no-deps --build-constraint /tmp/requirements/constraints.txt --wheel-dir /dist .
 

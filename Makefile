@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 # One exact version of everything, for every install below; `make lock` writes it.
 LOCK   := requirements/constraints.txt
 ALONE  := requirements/alone.txt
+# What `make install` compiles.
+KERNELS := setup.py $(wildcard server/manyhats/kernels/cpu/*.[ch])
 # What is installed first, before anything else can ask for a build of torch. Its version comes from the lock, its build
 # from wherever pip is set up to look.
 TORCH  ?= torch
@@ -33,7 +35,7 @@ help:  ## List the targets
 install: $(VENV)/.installed  ## Make .venv with the server, the client and the tests' tools, in the lock's versions
 
 # PyTorch has builds for Python 3.11 to 3.14.
-$(VENV)/.installed: pyproject.toml clients/python/pyproject.toml $(LOCK) $(ALONE)
+$(VENV)/.installed: pyproject.toml clients/python/pyproject.toml $(KERNELS) $(LOCK) $(ALONE)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 14) or sys.exit("manyhats installs on Python 3.11 to 3.14, not %d.%d: make install PYTHON=python3.12, or another of them" % v)'
 	@$(PYTHON) scripts/lock.py --check
 	$(PYTHON) -m venv $(VENV)

@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 import transformers
 from manyhats.backbone import Backbone, Text
-from manyhats.engine.forward import Row, forward
+from manyhats.engine.forward import forward
+from manyhats.engine.row import Row
 from manyhats.methods import METHODS
 from manyhats.methods.adapter import BARE, BoundAdapter
 from manyhats.methods.base import Bound, Part

@@ -24,10 +24,10 @@ from typing import Any
 import peft
 import torch
 from manyhats.backbone import Backbone
-from manyhats.engine.generator import Generator
-from manyhats.engine.sampling import Sampling
-from manyhats.engine.stream import Stream, Writing
-from manyhats.engine.text import TextWriter
+from manyhats.core.sampling_params import SamplingParams
+from manyhats.core.sequence import Request, Sequence
+from manyhats.engine.detokenizer import IncrementalDetokenizer
+from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.formats.reader import read_adapter
 from manyhats.methods.adapter import BARE, BoundAdapter
 from transformers import AutoModelForCausalLM
@@ -80,20 +80,22 @@ def make_adapters(backbone: str, folder: Path) -> list[Path]:
 
 def ours(backbone: Backbone, adapters: list[BoundAdapter], texts: list[list[int]]) -> Result:
     """Text i belongs to adapter i modulo their number."""
-    generator = Generator(backbone, cache_bytes=1 << 30, step_tokens=512, most=64)
-    writings = []
+    engine = Engine(backbone, EngineConfig(max_num_batched_tokens=512, max_num_seqs=64))
+    requests = []
     for i, prompt in enumerate(texts):
-        adapter = adapters[i % len(adapters)]
-        stream = Stream(0, adapter, prompt, NEW, Sampling(), frozenset(), TextWriter(backbone.tokenizer))
-        writings.append(Writing(str(i % len(adapters)), str(i % len(adapters)), [stream]))
+        task = i % len(adapters)
+        decoder = IncrementalDetokenizer(backbone.tokenizer)
+        sequence = Sequence(adapters[task], prompt, SamplingParams(max_new_tokens=NEW), decoder=decoder)
+        requests.append(Request(str(task), [sequence], digest=str(task)))
     begin = time.perf_counter()
     origin = time.monotonic()
-    for writing in writings:
-        generator.add(writing)
-    while not generator.idle:
-        generator.advance(generator.arrange())
+    engine.submit(requests)
+    engine.start()
+    for request in requests:
+        request.future.result()
     seconds = time.perf_counter() - begin
-    times = [writing.streams[0].ready_at for writing in writings]
+    engine.stop(timeout=60)
+    times = [request.sequences[0].token_times for request in requests]
     return Result(
         seconds,
         sum(len(t) for t in times),

@@ -28,7 +28,8 @@ from typing import Any
 
 import torch
 from manyhats.backbone import Backbone
-from manyhats.engine.forward import Row, forward
+from manyhats.engine.forward import forward
+from manyhats.engine.row import Row
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
 from manyhats.methods.adapter import BARE, BoundAdapter

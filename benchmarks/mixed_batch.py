@@ -26,7 +26,8 @@ import torch
 import transformers
 from manyhats.backbone import Backbone, Text
 from manyhats.backbone.loading import locate
-from manyhats.engine.forward import Row, forward
+from manyhats.engine.forward import forward
+from manyhats.engine.row import Row
 from manyhats.formats.reader import read_adapter
 from manyhats.methods.adapter import BARE, BoundAdapter
 from peft import LoraConfig, PeftModel, get_peft_model

@@ -10,6 +10,12 @@ import pytest
 from manyhats.errors import WrongSetting
 from manyhats.settings import Settings, load_settings
 
+FORMER = {
+    "batch_tokens": "max_num_batched_tokens",
+    "step_tokens": "max_num_batched_tokens",
+    "max_texts": "max_num_seqs",
+}
+
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,19 +50,40 @@ def test_every_setting_can_come_from_every_source(file: Path, monkeypatch: pytes
     texts = dict.fromkeys(Settings.model_fields, "8") | {
         "log_level": "debug",
         "weight_layout": "plain",
-        "step_tokens": "32",
         "self_check": "false",
         "allow_unauthenticated": "true",
         "cors_origins": "https://a.example",
         "metrics_names": "nobody",
     }
+    texts = {name: text for name, text in texts.items() if name not in FORMER}
     file.write_text("".join(f'{name} = "{text}"\n' for name, text in texts.items()))
     from_file = load_settings(file)
     from_options = load_settings(**texts)
     for name, text in texts.items():
         monkeypatch.setenv(f"MANYHATS_{name.upper()}", text)
     assert from_file.model_dump() == from_options.model_dump() == load_settings().model_dump()
-    assert all(getattr(from_file, name) != field.default for name, field in Settings.model_fields.items())
+    assert all(getattr(from_file, name) != Settings.model_fields[name].default for name in texts)
+
+
+@pytest.mark.parametrize(("former", "name"), FORMER.items())
+def test_a_former_name_is_followed_and_named(
+    former: str, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert getattr(load_settings(**{former: "96"}), name) == 96
+    assert former in caplog.text
+    assert name in caplog.text
+    monkeypatch.setenv(f"MANYHATS_{former.upper()}", "97")
+    assert getattr(load_settings(), name) == 97
+    told = wrong(api_keys="secret", **{name: "5"})
+    assert former in told
+    assert name in told
+    assert "secret" not in told
+
+
+def test_two_former_names_of_one_setting_are_refused() -> None:
+    assert wrong(batch_tokens=5, step_tokens=6) == (
+        "batch_tokens and step_tokens are one setting now; give max_num_batched_tokens alone"
+    )
 
 
 @pytest.mark.parametrize(

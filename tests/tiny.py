@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from manyhats.backbone import Backbone, Text
-from manyhats.engine.forward import Row, forward
+from manyhats.engine.forward import forward
+from manyhats.engine.row import Row
 from manyhats.kernels.base import LowRank
 from manyhats.methods.adapter import BARE, Adapter, BoundAdapter
 from manyhats.methods.base import Part

@@ -7,6 +7,7 @@ import inspect
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,9 +18,11 @@ from typer.core import TyperCommand
 
 from manyhats._version import __version__
 from manyhats.commands import convert, doctor, remote, train
-from manyhats.errors import ManyhatsError, WrongSetting
+from manyhats.errors import EngineFailure, ManyhatsError, WrongSetting
 from manyhats.observability import logs
 from manyhats.settings import Settings, load_settings
+
+_ENDING = 60.0  # seconds beside those for draining, after which a server whose engine has given up ends at once
 
 app = typer.Typer(
     name="manyhats",
@@ -54,7 +57,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _shown(default: Any) -> str:
-    return str(default) if default not in ("", ()) else "none"
+    return str(default) if default not in ("", (), None) else "none"
 
 
 class _Serve(TyperCommand):
@@ -95,12 +98,22 @@ def serve(config: Path | None = None, **options: str | None) -> None:
     gc.collect()
     gc.freeze()
     server = create_server(create_app(runtime), settings)
+
+    def end_server() -> None:
+        server.should_exit = True
+        late = threading.Timer(settings.drain_timeout + _ENDING, os._exit, [1])
+        late.daemon = True
+        late.start()
+
+    runtime.on_fatal = end_server
     try:
         server.run()
     except SystemExit as end:  # it has said why, but with a code of its own
         sys.exit(1 if end.code else 0)
     except KeyboardInterrupt:  # it has stopped
         pass
+    if runtime.fatal:
+        raise EngineFailure(runtime.fatal)
 
 
 app.command("push")(remote.push)

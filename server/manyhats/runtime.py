@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -16,9 +16,7 @@ import torch
 from anyio import to_thread
 
 from manyhats.backbone import Backbone
-from manyhats.engine.engine import Engine
-from manyhats.engine.generator import Generator
-from manyhats.engine.scheduler import Scheduler
+from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.engine.self_check import self_check
 from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded
 from manyhats.formats.reader import read_adapter
@@ -30,10 +28,10 @@ from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Task, TaskSettings, Version, parse_settings
 from manyhats.registry.registry import Registry
 from manyhats.registry.residency import Residency
+from manyhats.serving.inference import Limits
 from manyhats.serving.merged import MergedVersion
 from manyhats.serving.merged import build as build_merged
 from manyhats.serving.metrics import Metrics, RuntimeGauges
-from manyhats.serving.question import Limits
 from manyhats.serving.service import Service
 from manyhats.serving.task_settings import check_settings
 from manyhats.serving.threads import ThreadLimits, in_thread
@@ -44,8 +42,8 @@ logger = logging.getLogger(__name__)
 _CARD = "README.md"
 _SETTLING = 50  # looks at a folder that is still being copied, before the start goes on without it
 _CARD_LIMIT = 64 << 10  # characters
-_BATCH_TOKENS = {"cpu": 2048}
-_BATCH_TOKENS_ELSEWHERE = 16384
+# Tokens of a pass, on a CPU and elsewhere. A decoder's decodes wait for the whole pass, so its are shorter.
+_BATCHED_TOKENS = {"encoder": (2048, 16384), "decoder": (512, 8192)}
 
 
 class Runtime:
@@ -82,18 +80,15 @@ class Runtime:
         )
         self.imports = FolderImports(self.registry)
         self.pinning = Pinning(self.registry, self.residency)
-        batch_tokens = settings.batch_tokens or _BATCH_TOKENS.get(self.backbone.device.type, _BATCH_TOKENS_ELSEWHERE)
         self.engine = Engine(
             self.backbone,
-            Scheduler(batch_tokens=batch_tokens, task_limit=settings.queue_per_task, total_limit=settings.queue_total),
-            Generator(
-                self.backbone,
+            EngineConfig(
+                max_num_batched_tokens=settings.max_num_batched_tokens or _batched_tokens(self.backbone),
+                max_num_seqs=settings.max_num_seqs,
                 cache_bytes=settings.cache_memory,
-                step_tokens=settings.step_tokens,
-                most=settings.max_texts,
-            )
-            if self.backbone.has_language_model
-            else None,
+                queue_per_task=settings.queue_per_task,
+                queue_total=settings.queue_total,
+            ),
         )
         limits = Limits(
             max_inputs=settings.max_inputs, max_characters=settings.max_characters, timeout=settings.request_timeout
@@ -103,16 +98,21 @@ class Runtime:
         self.uploads = 0  # under way
         self.started = time.time()
         self.state: Literal["starting", "ready", "draining"] = "starting"
+        self.on_fatal: Callable[[], None] = lambda: None  # in the model's thread
         self._scan_failed = ""  # why the last look for copied adapters failed
         self._watching: asyncio.Task[None] | None = None
-        self.engine.on_batch = self.metrics.batch
+        self.fatal = ""  # why the engine has given up
+        self.engine.runner.on_batch = self.metrics.batch
+        self.engine.on_fatal = self._end
+        self.engine.step_scope = self.service.dispatcher.one_wake_up
+        self.engine.detokenizer.step_scope = self.service.dispatcher.one_wake_up
         self.residency.on_load = lambda version, seconds: self.metrics.loaded(seconds)
         self.service.on_answer = self.metrics.answered
 
     @property
     def ready(self) -> bool:
         """Whether it can answer now."""
-        return self.state == "ready"
+        return self.state == "ready" and self.engine.healthy
 
     # ---- life
 
@@ -134,13 +134,21 @@ class Runtime:
             self._watching.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watching
-        await to_thread.run_sync(self.engine.stop, self.settings.drain_timeout)
-        await to_thread.run_sync(self.close)
+        if await to_thread.run_sync(self.engine.stop, self.settings.drain_timeout):
+            await to_thread.run_sync(self.close)
+        else:  # nothing is taken away beneath a pass
+            logger.error("a pass does not end; adapters and the store stay open until the process ends")
 
     def close(self) -> None:
         """Gives back threads and the store."""
         self.residency.close()
         self.registry.close()
+
+    def _end(self, reason: str) -> None:
+        """The engine has given up: the process ends, with a status that says so."""
+        self.fatal = reason
+        logger.critical("the engine has given up, the server ends: %s", reason)
+        self.on_fatal()
 
     async def _watch(self) -> None:
         for _ in range(_SETTLING):  # a folder that is being copied belongs to the start, within reason
@@ -303,6 +311,12 @@ class Runtime:
 
     def _bind(self, adapter: Adapter) -> BoundAdapter:
         return adapter.bind(self.backbone)
+
+
+def _batched_tokens(backbone: Backbone) -> int:
+    """The most tokens of one pass where no setting says it."""
+    on_cpu, elsewhere = _BATCHED_TOKENS["decoder" if backbone.has_language_model else "encoder"]
+    return on_cpu if backbone.device.type == "cpu" else elsewhere
 
 
 def _as_settings(partial: Mapping[str, Any]) -> TaskSettings:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -53,8 +54,12 @@ def _origins(value: Any) -> Any:
     return tuple(origin.lower() for origin in origins) if isinstance(origins, list | tuple) else origins
 
 
+logger = logging.getLogger(__name__)
+
 _HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*)|\[[0-9A-Fa-f:.]+\]")
 _ORIGIN = re.compile(r"\*|null|[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?")
+# By a setting's name what it was called before, for one release.
+_FORMER = {"max_num_batched_tokens": ("batch_tokens", "step_tokens"), "max_num_seqs": ("max_texts",)}
 _DAY = 86_400.0  # seconds; infinity is no time that anything can wait for
 
 Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_some_keys)]
@@ -84,9 +89,13 @@ class Settings(BaseSettings):
         description="compare the packed pass with the unmodified model at the start, and end where they differ",
     )
 
-    batch_tokens: int = Field(0, ge=0, description="most tokens of one batch; 0: 2048 on a CPU, else 16384")
-    step_tokens: int = Field(512, ge=16, description="most tokens of one pass of texts that are being written")
-    max_texts: int = Field(64, ge=1, description="most texts that are written at once")
+    max_num_batched_tokens: int = Field(
+        0, ge=0, description="most tokens of one pass; 0: 2048 on a CPU, else 16384; for decoders 512 and 8192"
+    )
+    max_num_seqs: int = Field(64, ge=1, description="most sequences that generate at once")
+    batch_tokens: int | None = Field(None, description="deprecated: max_num_batched_tokens")
+    step_tokens: int | None = Field(None, description="deprecated: max_num_batched_tokens")
+    max_texts: int | None = Field(None, description="deprecated: max_num_seqs")
     cache_memory: ByteSize = Field(ByteSize(2 << 30), description="most bytes of keys and values of texts")
     queue_per_task: int = Field(4096, ge=1, description="most inputs of one task that may wait")
     queue_total: int = Field(16384, ge=1, description="most inputs of all tasks that may wait")
@@ -156,6 +165,20 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_deprecated(cls, given: Any) -> Any:
+        """What is given by a setting's former name holds for the setting; both at once are an error."""
+        given = dict(given)
+        for name, former in _FORMER.items():
+            names = [one for one in (name, *former) if given.get(one) is not None]
+            if len(names) > 1:
+                raise ValueError(f"{' and '.join(names)} are one setting now; give {name} alone")
+            if names and names[0] != name:
+                logger.warning("the setting %s is deprecated and will go; write %s", names[0], name)
+                given[name] = given.pop(names[0])
+        return given
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -189,6 +212,8 @@ def load_settings(config: Path | None = None, **given: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
+        if not name:  # of several settings together, whose values may be keys
+            raise WrongSetting(first["msg"].removeprefix("Value error, ")) from None
         if first["type"] == "extra_forbidden":
             raise WrongSetting(f"there is no setting '{name}'") from None
         got = "" if "key" in name else f" (got {first['input']!r})"  # a key must not end up in a log

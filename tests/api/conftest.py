@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import manyhats.engine.engine as engine_module
 import pytest
 from manyhats.backbone import Backbone
+from manyhats.engine.runner import Runner
 
 from tests import tiny
 from tests.api.generating import add
@@ -53,7 +53,7 @@ def start(base_folder: Callable[[str], Path], tmp_path: Path) -> Callable[..., A
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     """Holds all batches of all servers until it is opened."""
     closed = Gate()
-    monkeypatch.setattr(engine_module, "forward", closed)
+    monkeypatch.setattr(Runner, "execute", lambda runner, batch: closed.execute(runner, batch))
     yield closed
     closed.open()
 

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import manyhats.engine.engine as engine_module
 import torch
 from manyhats.api.app import create_app
 from manyhats.api.connection import ConnectionLimits
 from manyhats.api.server import create_server
 from manyhats.backbone import Backbone
+from manyhats.core.batch import ScheduledBatch, SequenceOutput
+from manyhats.engine.runner import Runner
 from manyhats.formats.writer import write_adapter
 from manyhats.methods.heads import Kind
 from manyhats.runtime import Runtime
 from manyhats.settings import Settings
-from torch import Tensor
 
 from tests import tiny
 from tests.waiting import PATIENCE, STEP, wait_until
@@ -184,14 +184,15 @@ class Gate:
     def __init__(self) -> None:
         self._open = threading.Event()
         self.entered = 0
-        self.batches: list[int] = []  # rows of each
-        self._forward = engine_module.forward
+        self.batches: list[int] = []  # sequences of each
+        self._execute = Runner.execute
 
-    def __call__(self, backbone: Backbone, rows: Any) -> list[Tensor]:
+    def execute(self, runner: Runner, batch: ScheduledBatch) -> list[SequenceOutput]:
+        """What a runner does with each of its batches in the meantime."""
         self.entered += 1
-        self.batches.append(len(rows))
+        self.batches.append(len(batch.sequences))
         assert self._open.wait(2 * PATIENCE), "nobody opened the gate"
-        return self._forward(backbone, rows)
+        return self._execute(runner, batch)
 
     def open(self) -> None:
         """Lets all batches run."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from manyhats.engine.generator import Generator
+from manyhats.core.batch import ScheduledBatch, SequenceOutput
+from manyhats.engine.runner import Runner
 from manyhats.serving.parameters import GenerateParameters
 
 from tests import tiny
@@ -139,29 +140,28 @@ def test_who_hangs_up_frees_the_place(live: Live, tasks: list[str], monkeypatch:
     """The text that nobody reads any more is in no pass after the one under way."""
     body = {"inputs": PROMPTS[0], "parameters": {"max_new_tokens": 50, "stream": True, "ignore_eos": True}}
     passes: list[int] = []
-    step = Generator.advance
+    execute = Runner.execute
 
-    def slowly(generator: Generator, turn: Any, *others: Any) -> None:
-        passes.append(len(turn))
+    def slowly(runner: Runner, batch: ScheduledBatch) -> list[SequenceOutput]:
+        passes.append(len(batch.sequences))
         if len(passes) > 3:
             gone.wait(20)
-        step(generator, turn, *others)
+        return execute(runner, batch)
 
     import threading
 
     gone = threading.Event()
-    monkeypatch.setattr(Generator, "advance", slowly)
-    generator = live.runtime.engine.generator
-    assert generator is not None
+    monkeypatch.setattr(Runner, "execute", slowly)
+    engine = live.runtime.engine
     with live.new_client() as client, client.stream("POST", f"/v1/tasks/{tasks[1]}/predict", json=body) as response:
         next(response.iter_lines())
-    wait_until(lambda: all(s.writing.future.done() for s in generator._running), "the server knows of it")
+    wait_until(lambda: all(one.request.future.done() for one in engine.scheduler.running), "the server knows of it")
     before = len(passes)
     gone.set()
     live.wait_idle()
-    wait_until(lambda: generator.idle, "the place is free")
+    wait_until(lambda: engine.scheduler.idle, "the place is free")
     assert len(passes) <= before + 1
-    assert generator.pool.used == 0
+    assert engine.cache.pool.used == 0
 
 
 def test_one_client_cannot_take_the_whole_cache(base_folder: Any, tmp_path: Path) -> None:
@@ -170,7 +170,11 @@ def test_one_client_cannot_take_the_whole_cache(base_folder: Any, tmp_path: Path
     rows = 8 * 16
     kv_heads, dim = backbone.kv_shape
     with serving(
-        backbone, tmp_path, cache_memory=rows * 2 * backbone.layers * kv_heads * dim * 4, step_tokens=64, max_texts=8
+        backbone,
+        tmp_path,
+        cache_memory=rows * 2 * backbone.layers * kv_heads * dim * 4,
+        max_num_batched_tokens=64,
+        max_num_seqs=8,
     ) as live:
         greedy, other = add(live), add(live)
         lone = live.outputs(other, PROMPTS[0], max_new_tokens=10)
@@ -181,9 +185,7 @@ def test_one_client_cannot_take_the_whole_cache(base_folder: Any, tmp_path: Path
             for one in many:
                 one.result()
         live.wait_idle()
-        generator = live.runtime.engine.generator
-        assert generator is not None
-        assert generator.pool.used == 0
+        assert live.runtime.engine.cache.pool.used == 0
 
 
 def test_a_new_version_never_reads_the_old_ones_cache(live: Live) -> None:
@@ -197,8 +199,7 @@ def test_a_new_version_never_reads_the_old_ones_cache(live: Live) -> None:
     live.upload(apart, adapter_files(live.backbone, kind="generate", seed=2))
     assert answers[1] == live.outputs(apart, prompt, max_new_tokens=8)
     assert answers[0] != answers[1]
-    assert live.runtime.engine.generator is not None
-    assert live.runtime.engine.generator.reused > 0
+    assert live.runtime.engine.cache.reused > 0
 
 
 def test_encoders_say_what_they_cannot(served: Any, tmp_path: Path) -> None:

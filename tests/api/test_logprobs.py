@@ -12,7 +12,8 @@ import openai
 import pytest
 import torch
 from manyhats.backbone import Backbone
-from manyhats.engine.forward import Row, forward
+from manyhats.engine.forward import forward
+from manyhats.engine.row import Row
 from manyhats.formats.reader import read_adapter
 from manyhats.methods.adapter import BARE
 from transformers import AutoModelForCausalLM

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from manyhats.engine.runner import Runner
+
 from tests.api.live import (
     TEXTS,
     Gate,
@@ -337,18 +339,16 @@ def test_many_tasks_in_few_slots_while_they_come_and_go(start):
 
 
 def test_a_fault_of_the_model_is_its_own_requests_alone(live: Live, monkeypatch):
-    import manyhats.engine.engine as engine_module
-
     good, bad = ready(live), ready(live, labels=5)
     expected = live.outputs(good)
-    forward = engine_module.forward
+    run = Runner._run
 
-    def breaking(backbone, rows):
-        if any(row.adapter.head is not None and row.adapter.head.num_labels == 5 for row in rows):
+    def breaking(runner, entries):
+        if any(entry.adapter.head is not None and entry.adapter.head.num_labels == 5 for entry in entries):
             raise RuntimeError("out of everything: secret detail")
-        return forward(backbone, rows)
+        return run(runner, entries)
 
-    monkeypatch.setattr(engine_module, "forward", breaking)
+    monkeypatch.setattr(Runner, "_run", breaking)
     answer = live.ask(bad)
     assert_error(answer, 500)
     assert "secret" not in answer.text

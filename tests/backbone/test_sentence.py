@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone, loading, sentence_files
-from manyhats.backbone.sentence import ACTIVATIONS, MODES, Dense, Norm, Projection, UnitLength, pool
+from manyhats.backbone.pooling import PooledSpans, Span
+from manyhats.backbone.sentence import ACTIVATIONS, MODES, Dense, Norm, Projection, UnitLength
+from manyhats.backbone.staging import HostBuffers, StagingBuffer
 from manyhats.errors import ConfigurationError
 from torch import Tensor, nn
 
@@ -25,6 +28,16 @@ def states(*lengths: int, width: int = 8) -> list[Tensor]:
     return [torch.randn(n, width, generator=generator) for n in lengths]
 
 
+def pooled(texts: list[Tensor], modes: list[str], skip: int = 0) -> Tensor:
+    """The vectors of texts whose states lie side by side."""
+    staging = StagingBuffer(HostBuffers(texts[0].device))
+    ends = itertools.accumulate(map(len, texts))
+    spans = [Span(end - len(text), end, skip) for end, text in zip(ends, texts, strict=True)]
+    own = PooledSpans(staging, "texts", spans, modes, sum(map(len, texts)))
+    staging.commit()
+    return own(torch.cat(texts))
+
+
 def test_every_mode_has_its_reference() -> None:
     assert set(OURS.values()) == set(MODES)
 
@@ -34,13 +47,24 @@ def test_every_mode_has_its_reference() -> None:
 def test_pooling_is_the_library_s_over_a_padded_batch(modes: list[str], skip: int) -> None:
     texts = states(3, 9, 5)
     right = sentence.pooling(*sentence.padded(texts), modes, skip)
-    own = [pool(text, tuple(OURS[mode] for mode in modes), skip) for text in texts]
-    assert torch.allclose(torch.stack(own), right, atol=1e-6)
+    own = pooled(texts, [OURS[mode] for mode in modes], skip)
+    assert torch.allclose(own, right, atol=1e-6)
+
+
+def test_rows_between_sequences_do_not_count() -> None:
+    texts = states(3, 9, 5)
+    for mode in MODES:
+        apart = torch.stack([pooled([text], [mode])[0] for text in (texts[0], texts[2])])
+        batch = torch.cat([torch.full((2, 8), float("nan")), texts[0], texts[1], texts[2]])
+        staging = StagingBuffer(HostBuffers(batch.device))
+        some = PooledSpans(staging, "some", [Span(2, 5, 0), Span(14, 19, 0)], [mode], len(batch))
+        staging.commit()
+        assert torch.allclose(some(batch), apart, atol=1e-6)
 
 
 def test_weights_of_long_texts_are_whole_in_bfloat16() -> None:
     (text,) = states(700, width=64)
-    own = pool(text.bfloat16(), "weightedmean").float()
+    own = pooled([text.bfloat16()], ["weightedmean"]).float()
     right = sentence.pooling(*sentence.padded([text]), ["weightedmean"])[0]
     assert float((own - right).abs().max()) < 2e-3
 

@@ -1,4 +1,4 @@
-"""The model's thread: answers, faults, cancelling, stopping."""
+"""The model's thread: answers, faults, cancelling, stopping, and what watches over it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ import manyhats.engine.engine as engine_module
 import pytest
 import torch
 from manyhats.backbone import Backbone
+from manyhats.core.batch import ScheduledBatch, SequenceOutput
+from manyhats.core.report import BatchReport
+from manyhats.core.sequence import Request
 from manyhats.engine.engine import Engine
+from manyhats.engine.runner import Runner
 from manyhats.engine.scheduler import Scheduler
-from manyhats.engine.work import BatchReport, Work
-from manyhats.errors import NotReady, Overloaded
+from manyhats.errors import EngineFailure, NotReady, Overloaded
 from manyhats.methods.adapter import BARE, BoundAdapter
 
-from tests import tiny
+from tests import engines, tiny
+from tests.engines import one_pass
+from tests.waiting import PATIENCE, wait_until
 
-PATIENCE = 60.0
 Make = Callable[..., Engine]
 
 
@@ -28,20 +32,16 @@ def engine(bert: Backbone) -> Iterator[Make]:
     """Makes engines, started or not, and stops them at the end."""
     made: list[Engine] = []
 
-    def make(*, start: bool = True, tokens: int = 2048, limit: int = 1000) -> Engine:
-        one = Engine(bert, Scheduler(batch_tokens=tokens, task_limit=limit, total_limit=limit))
+    def make(backbone: Backbone = bert, *, start: bool = True, tokens: int = 2048, limit: int = 1000) -> Engine:
+        one = engines.engine(backbone, tokens=tokens, limit=limit)
+        made.append(one)
         if start:
             one.start()
-            made.append(one)
         return one
 
     yield make
     for one in made:
         one.stop(PATIENCE)
-
-
-def work(backbone: Backbone, adapter: BoundAdapter, texts: list[str], task: str = "t") -> Work:
-    return Work(task=task, rows=[tiny.row(backbone, adapter, text, "mean") for text in texts])
 
 
 def adapters(backbone: Backbone, count: int = 4) -> list[BoundAdapter]:
@@ -51,112 +51,266 @@ def adapters(backbone: Backbone, count: int = 4) -> list[BoundAdapter]:
     ]
 
 
-def close(outputs: Any, expected: list[torch.Tensor]) -> bool:
-    return tiny.difference([torch.tensor(output) for output in outputs], expected) < tiny.CLOSE
+def outputs(request: Request) -> list[Any]:
+    """The answers, when they are there."""
+    request.future.result(PATIENCE)
+    return [sequence.pooled for sequence in request.sequences]
+
+
+def close(given: Any, expected: list[torch.Tensor]) -> bool:
+    return tiny.difference([torch.tensor(output) for output in given], expected) < tiny.CLOSE
 
 
 class Held:
-    """A forward that waits."""
+    """A runner that waits before each batch."""
 
     def __init__(self) -> None:
         self.entered = threading.Event()
         self.go = threading.Event()
-        self.rows: list[int] = []
-        self._forward = engine_module.forward
+        self.sequences: list[int] = []
+        self.execute = Runner.execute
 
-    def __call__(self, backbone: Backbone, rows: Any) -> Any:
-        self.rows.append(len(rows))
+    def __call__(self, runner: Runner, batch: ScheduledBatch) -> list[SequenceOutput]:
+        self.sequences.append(len(batch.sequences))
         self.entered.set()
         assert self.go.wait(PATIENCE)
-        return self._forward(backbone, rows)
+        return self.execute(runner, batch)
 
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     """Holds every batch."""
     one = Held()
-    monkeypatch.setattr(engine_module, "forward", one)
+    monkeypatch.setattr(Runner, "execute", lambda *given: one(*given))
     yield one
     one.go.set()
 
 
-def test_works_of_many_adapters_share_a_batch_and_get_their_own_answers(bert, engine):
+def test_requests_of_many_adapters_share_a_batch_and_get_their_own_answers(bert: Backbone, engine: Make) -> None:
     texts = tiny.texts([3, 7, 1])
-    worn = [*adapters(bert), BARE]
-    expected = [tiny.alone(bert, adapter, texts, "mean") for adapter in worn]
+    bound = [*adapters(bert), BARE]
+    expected = [tiny.alone(bert, adapter, texts, "mean") for adapter in bound]
     one = engine(start=False)
     reports: list[BatchReport] = []
-    one.on_batch = reports.append
-    works = [work(bert, adapter, texts, f"t{i}") for i, adapter in enumerate(worn)]
-    one.submit(works)
+    one.runner.on_batch = reports.append
+    requests = [one_pass(bert, adapter, texts, f"t{i}") for i, adapter in enumerate(bound)]
+    one.submit(requests)
     one.start()
-    for each, right in zip(works, expected, strict=True):
-        assert close(each.future.result(PATIENCE), right)
+    for each, right in zip(requests, expected, strict=True):
+        assert close(outputs(each), right)
     one.stop(PATIENCE)
     (report,) = reports
     assert report.tasks == {f"t{i}": 3 for i in range(5)}
     assert report.methods == ("base", "bottleneck", "lora", "mask", "prefix")
     assert (report.sequences, report.tokens) == (15, 5 * (3 + 7 + 1 + 6))
-    assert all(each.batch is report and each.started and each.compute == report.seconds for each in works)
+    assert all(each.batch is report and each.started and each.compute == report.seconds for each in requests)
 
 
-def test_a_work_larger_than_a_batch_is_answered_in_order(bert, engine):
+def test_a_request_larger_than_a_batch_is_answered_in_order(bert: Backbone, engine: Make) -> None:
     texts = tiny.texts([5] * 20)
     one = engine(tokens=15)
-    each = work(bert, BARE, texts)
+    each = one_pass(bert, BARE, texts)
     one.submit([each])
-    assert close(each.future.result(PATIENCE), tiny.ask(bert, None, texts, "mean"))
+    assert close(outputs(each), tiny.ask(bert, None, texts, "mean"))
+
+
+def test_one_pass_prefill_and_decode_in_one_batch(load_backbone: Any) -> None:
+    """On a decoder; each gets what it gets alone."""
+    backbone = load_backbone("llama")
+    lora = tiny.adapter(backbone, "lora", 1, kind="generate").bind(backbone)
+    prefix = tiny.adapter(backbone, "prefix", 2).bind(backbone)
+    texts = tiny.texts([3, 9, 6])
+    expected = tiny.alone(backbone, prefix, texts, "mean")
+
+    def generations() -> list[Request]:
+        return [
+            engines.generation(backbone, "lora", lora, [5, 6, 7], new=8),
+            engines.generation(backbone, "prefix", prefix, [*range(10, 50)], new=4),
+        ]
+
+    alone = generations()
+    for request in alone:
+        engines.run(engines.engine(backbone), [request])
+    one = engines.engine(backbone, tokens=64)
+    first, second = generations()
+    one.submit([first])
+    assert one.step()
+    embedded = one_pass(backbone, prefix, texts, "embed")
+    reports: list[BatchReport] = []
+    one.runner.on_batch = reports.append
+    engines.run(one, [second, embedded])
+    assert reports[0].tasks == {"lora": 1, "prefix": 1, "embed": 3}
+    assert [engines.tokens(request) for request in (first, second)] == [engines.tokens(request) for request in alone]
+    assert close(outputs(embedded), expected)
+
+
+# ---- faults of a batch
+
+
+class Broken:
+    """A pass that fails where a sequence is in it that may not be; counts the passes."""
+
+    def __init__(self, breaks: Callable[[Any], bool]) -> None:
+        self.breaks = breaks
+        self.passes: list[int] = []
+        self._run = Runner._run
+
+    def __call__(self, runner: Runner, entries: Any) -> list[SequenceOutput]:
+        self.passes.append(len(entries))
+        if any(self.breaks(entry.sequence) for entry in entries):
+            raise RuntimeError("broken")
+        return self._run(runner, entries)
+
+    def put_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Runner, "_run", lambda *given: self(*given))
 
 
 @pytest.mark.parametrize("broken", range(5))
-def test_a_fault_of_one_adapter_fails_its_rows_alone(bert, engine, monkeypatch, broken):
+def test_a_fault_of_one_adapter_fails_its_sequences_alone(
+    bert: Backbone, engine: Make, monkeypatch: pytest.MonkeyPatch, broken: int
+) -> None:
     texts = tiny.texts([3, 4])
-    worn = [*adapters(bert), BARE]
-    expected = [tiny.alone(bert, adapter, texts, "mean") for adapter in worn]
-    forward = engine_module.forward
-
-    def failing(backbone: Backbone, rows: Any) -> Any:
-        if any(row.adapter is worn[broken] for row in rows):
-            raise RuntimeError("broken")
-        return forward(backbone, rows)
-
-    monkeypatch.setattr(engine_module, "forward", failing)
+    bound = [*adapters(bert), BARE]
+    expected = [tiny.alone(bert, adapter, texts, "mean") for adapter in bound]
+    Broken(lambda sequence: sequence.adapter is bound[broken]).put_in(monkeypatch)
     one = engine(start=False)
-    works = [work(bert, adapter, texts, f"t{i}") for i, adapter in enumerate(worn)]
-    twin = work(bert, worn[broken], texts, "twin")
-    one.submit([*works, twin])
+    requests = [one_pass(bert, adapter, texts, f"t{i}") for i, adapter in enumerate(bound)]
+    twin = one_pass(bert, bound[broken], texts, "twin")
+    one.submit([*requests, twin])
     one.start()
-    for i, (each, right) in enumerate(zip(works, expected, strict=True)):
+    for i, (each, right) in enumerate(zip(requests, expected, strict=True)):
         if i == broken:
             with pytest.raises(RuntimeError, match="broken"):
                 each.future.result(PATIENCE)
         else:
-            assert close(each.future.result(PATIENCE), right)
+            assert close(outputs(each), right)
     assert isinstance(twin.future.exception(PATIENCE), RuntimeError)
     monkeypatch.undo()
-    again = work(bert, worn[broken], texts)
+    again = one_pass(bert, bound[broken], texts)
     one.submit([again])
-    assert close(again.future.result(PATIENCE), expected[broken])
-    one.stop(PATIENCE)
+    assert close(outputs(again), expected[broken])
+    assert (one.restarts, one.failed, one.healthy) == (0, 4, True)
 
 
-def test_a_real_fault_inside_an_adapter_leaves_the_backbone_fit(bert, engine):
+def test_a_failing_batch_is_halved_until_the_culprit_is_alone(
+    bert: Backbone, engine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = engine(start=False)
+    requests = [one_pass(bert, BARE, ["w1 w2"], f"t{i}") for i in range(8)]
+    broken = Broken(lambda sequence: sequence.request is requests[5])
+    broken.put_in(monkeypatch)
+    reports: list[BatchReport] = []
+    one.runner.on_batch = reports.append
+    one.submit(requests)
+    assert one.step()
+    assert broken.passes == [8, 4, 4, 2, 1, 1, 2]
+    assert [report.sequences for report in reports] == [4, 1, 2]
+    assert [request.future.exception(0) is None for request in requests] == [i != 5 for i in range(8)]
+
+
+def test_values_that_are_not_finite_fail_their_own_sequence(bert: Backbone, engine: Make) -> None:
+    bad = tiny.adapter(bert, "lora", 2, kind="classify").bind(bert)
+    with torch.inference_mode():
+        bad.head.layers[-1].weight.fill_(float("nan"))
+    one = engine(start=False)
+    fine, faulty = one_pass(bert, BARE, ["w1"], "fine"), one_pass(bert, bad, ["w1"], "faulty")
+    one.submit([fine, faulty])
+    assert one.step()
+    assert fine.future.result(0) is None
+    with pytest.raises(EngineFailure, match="the task faulty gives values that are not finite"):
+        faulty.future.result(0)
+
+
+def test_a_real_fault_inside_an_adapter_leaves_the_backbone_fit(bert: Backbone, engine: Make) -> None:
     good = adapters(bert, 1)[0]
     bad = tiny.adapter(bert, "lora", 9).bind(bert)
     tiny.spoil(bad, lambda pair: pair.down.resize_(1, 1))
     texts = tiny.texts([3])
     expected = tiny.alone(bert, good, texts)
     one = engine(start=False)
-    works = [work(bert, good, texts, "good"), work(bert, bad, texts, "bad")]
-    one.submit(works)
+    requests = [one_pass(bert, good, texts, "good"), one_pass(bert, bad, texts, "bad")]
+    one.submit(requests)
     one.start()
-    assert works[1].future.exception(PATIENCE) is not None
-    assert close(works[0].future.result(PATIENCE), expected)
+    assert requests[1].future.exception(PATIENCE) is not None
+    assert close(outputs(requests[0]), expected)
     one.stop(PATIENCE)
     assert tiny.difference(tiny.alone(bert, good, texts), expected) < tiny.CLOSE
 
 
-def test_a_fault_outside_the_model_does_not_end_the_thread(bert, engine):
+# ---- faults outside a batch
+
+
+class FailsOnce:
+    """A method that raises at its first calls, and then does what it is there for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, times: int = 1) -> None:
+        self.left = times
+        method = getattr(owner, name)
+
+        def call(*given: Any) -> Any:
+            if self.left:
+                self.left -= 1
+                raise RuntimeError(f"{name} is broken")
+            return method(*given)
+
+        monkeypatch.setattr(owner, name, call)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (Scheduler, "schedule"),
+        (Scheduler, "add"),
+        (Scheduler, "update"),
+        (Runner, "execute"),
+        (engines.AtOnce, "put"),
+        (Runner, "_account"),
+    ],
+)
+def test_an_error_outside_a_batch_fails_what_is_under_way_alone(
+    load_backbone: Any, engine: Make, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
+) -> None:
+    """What waits is answered by the loop that begins anew, and the cache is whole."""
+    backbone = load_backbone("llama")
+    one = engine(backbone, start=False)
+    seen: list[bool] = []
+    recover = one._recover
+
+    def watched(error: BaseException) -> str | None:
+        seen.append(one.healthy)
+        return recover(error)
+
+    monkeypatch.setattr(one, "_recover", watched)
+    FailsOnce(monkeypatch, owner, name)
+    first = [
+        engines.generation(backbone, "a", BARE, [5, 6, 7], new=4),
+        one_pass(backbone, BARE, ["w1 w2"], "b"),
+    ]
+    one.submit(first)
+    one.start()
+    wait_until(lambda: seen, "the loop has failed")
+    second = [
+        engines.generation(backbone, "a", BARE, [5, 6, 7], new=4),
+        one_pass(backbone, BARE, ["w1 w2"], "b"),
+    ]
+    one.submit(second)
+    for request in second:
+        request.future.result(PATIENCE)
+    for request in first:
+        error = request.future.exception(PATIENCE)
+        assert error is None or isinstance(error, EngineFailure)
+    if name != "schedule":
+        assert any(request.future.exception(0) is not None for request in first)
+    assert seen == [False]
+    assert one.restarts == 1
+    wait_until(lambda: one.healthy, "it is healthy again")
+    wait_until(lambda: one.scheduler.idle, "nothing is left")
+    assert one.cache is not None
+    assert one.cache.pool.used == 0
+    assert one.waiting() == {}
+
+
+def test_a_fault_of_who_listens_does_not_end_the_thread(bert: Backbone, engine: Make) -> None:
     one = engine(start=False)
     calls: list[int] = []
 
@@ -165,20 +319,56 @@ def test_a_fault_outside_the_model_does_not_end_the_thread(bert, engine):
         if len(calls) == 1:
             raise RuntimeError("listener")
 
-    one.on_batch = listener
-    first = work(bert, BARE, ["w1"])
+    one.runner.on_batch = listener
+    first = one_pass(bert, BARE, ["w1"])
     one.submit([first])
     one.start()
-    assert isinstance(first.future.exception(PATIENCE), RuntimeError)
-    second = work(bert, BARE, ["w1"])
+    assert isinstance(first.future.exception(PATIENCE), EngineFailure)
+    second = one_pass(bert, BARE, ["w1"])
     one.submit([second])
-    assert second.future.result(PATIENCE)
-    one.stop(PATIENCE)
+    assert outputs(second)
 
 
-def test_cancelled_rows_leave_the_queue_and_are_never_computed(bert, engine, held):
+def test_it_gives_up_where_errors_come_one_upon_another(
+    bert: Backbone, engine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = engine(start=False)
+    FailsOnce(monkeypatch, Scheduler, "schedule", times=1000)
+    reasons: list[str] = []
+    one.on_fatal = reasons.append
+    requests = [one_pass(bert, BARE, ["w1"], f"t{i}") for i in range(3)]
+    one.submit(requests)
+    one.start()
+    for request in requests:
+        assert isinstance(request.future.exception(PATIENCE), NotReady)
+    wait_until(lambda: reasons, "it says why")
+    assert "5 times within 60 s" in reasons[0]
+    assert "schedule is broken" in reasons[0]
+    assert not one.healthy
+    assert one.restarts == 5
+    with pytest.raises(NotReady, match="given up"):
+        one.submit([one_pass(bert, BARE, ["w1"])])
+
+
+def test_errors_far_apart_are_no_reason_to_give_up(
+    bert: Backbone, engine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "_WITHIN", 0.0)
+    one = engine(start=False)
+    FailsOnce(monkeypatch, Scheduler, "schedule", times=20)
+    request = one_pass(bert, BARE, ["w1"])
+    one.submit([request])
+    one.start()
+    assert outputs(request)
+    assert one.restarts == 20
+
+
+# ---- cancelling
+
+
+def test_cancelled_sequences_leave_the_queue_and_are_never_computed(bert: Backbone, engine: Make, held: Held) -> None:
     one = engine()
-    running, gone, stays = (work(bert, BARE, ["w1"] * n, f"t{n}") for n in (1, 2, 3))
+    running, gone, stays = (one_pass(bert, BARE, ["w1"] * n, f"t{n}") for n in (1, 2, 3))
     one.submit([running])
     assert held.entered.wait(PATIENCE)
     one.submit([gone, stays])
@@ -186,81 +376,167 @@ def test_cancelled_rows_leave_the_queue_and_are_never_computed(bert, engine, hel
     one.cancel(gone)
     assert one.waiting() == {"t3": 3}
     held.go.set()
-    assert len(stays.future.result(PATIENCE)) == 3
-    assert held.rows == [1, 3]
+    assert len(outputs(stays)) == 3
+    assert held.sequences == [1, 3]
     with pytest.raises(CancelledError):
         gone.future.result(PATIENCE)
 
 
-def test_a_work_that_is_cancelled_while_it_runs(bert, engine, held):
+def test_a_request_that_is_cancelled_while_it_runs(bert: Backbone, engine: Make, held: Held) -> None:
     one = engine()
-    running, other = work(bert, BARE, ["w1"], "a"), work(bert, BARE, ["w1"], "b")
+    running, other = one_pass(bert, BARE, ["w1"], "a"), one_pass(bert, BARE, ["w1"], "b")
     one.submit([running, other])
     assert held.entered.wait(PATIENCE)
     one.cancel(running)
     held.go.set()
-    assert len(other.future.result(PATIENCE)) == 1
+    assert len(outputs(other)) == 1
     assert running.future.cancelled()
     one.cancel(other)  # after the answer it does nothing
     assert other.future.done()
 
 
-def test_cancelling_from_many_threads_loses_nobody_elses_rows(bert, engine):
+def test_cancelling_from_many_threads_loses_nobody_elses_sequences(bert: Backbone, engine: Make) -> None:
     one = engine(tokens=30)
-    works = [work(bert, BARE, ["w1 w2"] * 4, f"t{i % 3}") for i in range(40)]
+    requests = [one_pass(bert, BARE, ["w1 w2"] * 4, f"t{i % 3}") for i in range(40)]
 
-    def go(mine: list[Work]) -> None:
+    def go(mine: list[Request]) -> None:
         for i, each in enumerate(mine):
             one.submit([each])
             if i % 2:
                 one.cancel(each)
 
-    threads = [threading.Thread(target=go, args=(works[i::4],)) for i in range(4)]
+    threads = [threading.Thread(target=go, args=(requests[i::4],)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for part in (works[i::4] for i in range(4)):
+    for part in (requests[i::4] for i in range(4)):
         for i, each in enumerate(part):
             if not i % 2:
-                assert len(each.future.result(PATIENCE)) == 4
+                assert len(outputs(each)) == 4
             else:
-                assert each.future.cancelled() or len(each.future.result(PATIENCE)) == 4
+                assert each.future.cancelled() or len(outputs(each)) == 4
     assert one.waiting() == {}
 
 
-def test_stop_lets_the_queue_run_empty(bert, engine, held):
+# ---- beside the model's thread
+
+
+def test_no_lock_is_held_while_the_model_works(bert: Backbone, engine: Make, held: Held) -> None:
+    """Who asks, cancels or counts while a pass is under way comes through at once."""
+    one = engine()
+    one.submit([one_pass(bert, BARE, ["w1"])])
+    assert held.entered.wait(PATIENCE)
+    assert one._changed.acquire(blocking=False)
+    one._changed.release()
+    other = one_pass(bert, BARE, ["w1"], "other")
+    one.submit([other])
+    assert one.waiting() == {"other": 1}
+    one.cancel(other)
+
+
+def test_hashes_are_made_under_no_lock(load_backbone: Any, engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    import manyhats.engine.kv_cache as cache_module
+
+    backbone = load_backbone("llama")
+    one = engine(backbone, start=False)
+    lock = threading.Lock()
+    monkeypatch.setattr(one, "_changed", threading.Condition(lock))
+    held: list[bool] = []
+    chained = cache_module.chained_hash
+
+    def watched(*given: Any) -> bytes:
+        held.append(lock.locked())
+        return chained(*given)
+
+    monkeypatch.setattr(cache_module, "chained_hash", watched)
+    one.submit([engines.generation(backbone, "a", BARE, [*range(40)], new=1)])
+    assert not held
+    assert one.step()
+    assert held
+    assert not any(held)
+
+
+# ---- stopping
+
+
+def test_stop_lets_the_queue_run_empty(bert: Backbone, engine: Make, held: Held) -> None:
     one = engine(tokens=10)
-    works = [work(bert, BARE, ["w1 w2"] * 5, f"t{i}") for i in range(3)]
-    one.submit(works)
+    requests = [one_pass(bert, BARE, ["w1 w2"] * 5, f"t{i}") for i in range(3)]
+    one.submit(requests)
     assert held.entered.wait(PATIENCE)
     stopping = threading.Thread(target=one.stop, args=(PATIENCE,))
     stopping.start()
     held.go.set()
     stopping.join()
-    assert all(len(each.future.result(0)) == 5 for each in works)
+    for each in requests:
+        each.future.result(0)
+        assert len(outputs(each)) == 5
     with pytest.raises(NotReady):
-        one.submit([work(bert, BARE, ["w1"])])
+        one.submit([one_pass(bert, BARE, ["w1"])])
 
 
-def test_what_does_not_finish_in_time_is_told(bert, engine, held):
+def test_what_does_not_finish_in_time_is_told(bert: Backbone, engine: Make, held: Held) -> None:
+    """The pass under way is waited for all the same: nothing is taken away beneath it."""
     one = engine()
-    running, queued = work(bert, BARE, ["w1"]), work(bert, BARE, ["w1"])
+    running, queued = one_pass(bert, BARE, ["w1"]), one_pass(bert, BARE, ["w1"])
     one.submit([running])
     assert held.entered.wait(PATIENCE)
     one.submit([queued])
-    one.stop(0.01)
+    ended: list[bool] = []
+    stopping = threading.Thread(target=lambda: ended.append(one.stop(0.01)))
+    stopping.start()
     with pytest.raises(NotReady):
         queued.future.result(PATIENCE)
+    assert not ended
     held.go.set()
-    assert running.future.result(PATIENCE)
+    assert outputs(running)
+    stopping.join(PATIENCE)
+    assert ended == [True]
+    assert held.sequences == [1]
 
 
-def test_a_full_queue_takes_all_or_nothing(bert, engine, held):
-    one = engine(limit=4)
-    one.submit([work(bert, BARE, ["w1"])])
+def test_texts_that_do_not_finish_in_time_are_told(load_backbone: Any, engine: Make, held: Held) -> None:
+    backbone = load_backbone("llama")
+    one = engine(backbone)
+    request = engines.generation(backbone, "a", BARE, [1, 2], new=50)
+    one.submit([request])
     assert held.entered.wait(PATIENCE)
-    one.submit([work(bert, BARE, ["w1"] * 3, "a")])
+    stopping = threading.Thread(target=one.stop, args=(0.01,))
+    stopping.start()
+    wait_until(lambda: one._ending, "its time is over")
+    held.go.set()
+    stopping.join(PATIENCE)
+    with pytest.raises(NotReady, match="shutting down"):
+        request.future.result(0)
+    assert held.sequences == [1]
+
+
+def test_a_pass_that_does_not_end_is_said(
+    bert: Backbone, engine: Make, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "_LAST_PASS", 0.01)
+    one = engine()
+    one.submit([one_pass(bert, BARE, ["w1"])])
+    assert held.entered.wait(PATIENCE)
+    assert one.stop(0.01) is False
+    held.go.set()
+
+
+def test_an_engine_that_was_never_started_stops(bert: Backbone, engine: Make) -> None:
+    one = engine(start=False)
+    request = one_pass(bert, BARE, ["w1"])
+    one.submit([request])
+    assert one.stop(PATIENCE)
+    with pytest.raises(NotReady):
+        request.future.result(0)
+
+
+def test_a_full_queue_takes_all_or_nothing(bert: Backbone, engine: Make, held: Held) -> None:
+    one = engine(limit=4)
+    one.submit([one_pass(bert, BARE, ["w1"])])
+    assert held.entered.wait(PATIENCE)
+    one.submit([one_pass(bert, BARE, ["w1"] * 3, "a")])
     with pytest.raises(Overloaded):
-        one.submit([work(bert, BARE, ["w1"], "b"), work(bert, BARE, ["w1"], "c")])
+        one.submit([one_pass(bert, BARE, ["w1"], "b"), one_pass(bert, BARE, ["w1"], "c")])
     assert one.waiting() == {"a": 3}

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
-from manyhats.engine.forward import Row, forward
+from manyhats.engine.forward import forward
+from manyhats.engine.row import Row
 from manyhats.errors import ConfigurationError
 from manyhats.methods.adapter import Adapter, BoundAdapter
 from manyhats.methods.heads import Head, Layer

@@ -1,176 +1,395 @@
-"""Which rows go together: budget, age, shares, counts."""
+"""Which sequences go together: budget, age, shares, seats, and what happens where the cache is full."""
 
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from manyhats.engine.forward import Row
-from manyhats.engine.scheduler import Scheduler
-from manyhats.engine.work import Item, Work
+from manyhats.backbone import Backbone
+from manyhats.core.batch import ScheduledBatch, SequenceOutput
+from manyhats.core.sampling_params import SampledToken, SamplingParams
+from manyhats.core.sequence import PoolingParams, Request, Sequence
+from manyhats.engine.admission import Admission
+from manyhats.engine.kv_cache import BLOCK, KVCache
+from manyhats.engine.scheduler import Scheduler, TaskKey
 from manyhats.errors import Overloaded
 from manyhats.methods.adapter import BARE
 
-WIDE = {"task_limit": 1 << 30, "total_limit": 1 << 30}
+
+def request(task: str, lengths: list[int], queued: float = 0.0, priority: int = 0, tenant: str = "") -> Request:
+    """Sequences that one pass answers."""
+    sequences = [Sequence(BARE, [1] * length, PoolingParams(), index=i) for i, length in enumerate(lengths)]
+    return Request(task, sequences, queued=queued, priority=priority, tenant=tenant)
 
 
-def work(task: str, lengths: list[int], queued: float = 0.0, priority: int = 0) -> Work:
-    rows = [Row([1] * length, [0] * length, BARE) for length in lengths]
-    return Work(task=task, rows=rows, queued=queued, priority=priority)
+def generation(task: str, prompt: list[int], new: int = 3, queued: float = 0.0, n: int = 1) -> Request:
+    """Sequences that tokens follow."""
+    sequences = [Sequence(BARE, prompt, SamplingParams(max_new_tokens=new), index=i) for i in range(n)]
+    return Request(task, sequences, digest=task, queued=queued, each=n)
 
 
-def counts(*works: Work) -> list[tuple[str, int]]:
-    return [(one.task, len(one.rows)) for one in works]
+def chosen(batch: ScheduledBatch | None) -> list[Sequence]:
+    return [] if batch is None else [one.sequence for one in batch.sequences]
 
 
-def drain(scheduler: Scheduler) -> list[list[Item]]:
+def drain(scheduler: Scheduler) -> list[list[Sequence]]:
     batches = []
-    while batch := scheduler.next_batch():
-        batches.append(batch)
+    while batch := scheduler.schedule():
+        batches.append(chosen(batch))
     return batches
 
 
-works = st.lists(
+def waiting(scheduler: Scheduler) -> dict[TaskKey, list[Sequence]]:
+    return {key: [*queue.passes, *queue.seats] for key, queue in scheduler._waiting.items()}
+
+
+requests = st.lists(
     st.tuples(st.sampled_from("abcde"), st.lists(st.integers(1, 60), min_size=1, max_size=6), st.integers(-3, 3)),
     min_size=1,
     max_size=12,
-).map(lambda several: [work(t, lengths, float(i), p) for i, (t, lengths, p) in enumerate(several)])
+).map(lambda several: [request(t, lengths, float(i), p) for i, (t, lengths, p) in enumerate(several)])
 
 
-def filled(several: list[Work], budget: int) -> Scheduler:
-    scheduler = Scheduler(batch_tokens=budget, **WIDE)
+def filled(several: list[Request], budget: int) -> Scheduler:
+    scheduler = Scheduler(None, max_num_batched_tokens=budget, max_num_seqs=1)
     for one in several:
         scheduler.add(one)
     return scheduler
 
 
+# ---- sequences that one pass answers
+
+
 @settings(max_examples=60, deadline=None)
-@given(several=works, budget=st.integers(1, 100))
-def test_nothing_is_lost_or_doubled(several, budget):
+@given(several=requests, budget=st.integers(1, 100))
+def test_nothing_is_lost_or_doubled(several: list[Request], budget: int) -> None:
     scheduler = filled(several, budget)
-    assert scheduler.total == sum(len(one.rows) for one in several)
-    taken = Counter((id(item.work), item.index) for batch in drain(scheduler) for item in batch)
-    assert taken == {(id(one), i): 1 for one in several for i in range(len(one.rows))}
-    assert (scheduler.total, scheduler.waiting()) == (0, {})
-    assert all(one.waiting == 0 for one in several)
+    taken = Counter(sequence for batch in drain(scheduler) for sequence in batch)
+    assert taken == {sequence: 1 for one in several for sequence in one.sequences}
+    assert scheduler.idle
+    assert Counter(scheduler.placed) == taken
 
 
 @settings(max_examples=60, deadline=None)
-@given(several=works, budget=st.integers(1, 100))
-def test_the_budget_is_kept_but_for_a_lone_long_row(several, budget):
+@given(several=requests, budget=st.integers(1, 100))
+def test_the_budget_is_kept_but_for_a_lone_long_sequence(several: list[Request], budget: int) -> None:
     for batch in drain(filled(several, budget)):
-        assert sum(item.tokens for item in batch) <= budget or len(batch) == 1
+        assert sum(sequence.length for sequence in batch) <= budget or len(batch) == 1
 
 
 @settings(max_examples=60, deadline=None)
-@given(several=works, budget=st.integers(1, 100))
-def test_the_oldest_row_is_always_taken(several, budget):
+@given(several=requests, budget=st.integers(1, 100))
+def test_the_oldest_sequence_is_always_taken(several: list[Request], budget: int) -> None:
     scheduler = filled(several, budget)
-    while scheduler.total:
-        heads = {task: queue[0] for task, queue in scheduler._queues.items()}
-        due = min(item.work.due for item in heads.values())
-        batch = scheduler.next_batch()
-        assert any(item.work.due == due and item in batch for item in heads.values())
+    while not scheduler.idle:
+        heads = [own[0] for own in waiting(scheduler).values()]
+        due = min(sequence.request.due for sequence in heads)
+        batch = chosen(scheduler.schedule())
+        assert any(sequence.request.due == due and sequence in batch for sequence in heads)
 
 
 @settings(max_examples=60, deadline=None)
-@given(several=works, budget=st.integers(1, 100))
-def test_rows_of_a_task_keep_their_order(several, budget):
+@given(several=requests, budget=st.integers(1, 100))
+def test_sequences_of_a_task_keep_their_order(several: list[Request], budget: int) -> None:
     seen: dict[str, list[tuple[float, int]]] = {}
     for batch in drain(filled(several, budget)):
-        for item in batch:
-            seen.setdefault(item.work.task, []).append((item.work.queued, item.index))
+        for sequence in batch:
+            seen.setdefault(sequence.request.task, []).append((sequence.request.queued, sequence.index))
     assert all(order == sorted(order) for order in seen.values())
 
 
 @settings(max_examples=60, deadline=None)
-@given(several=works, budget=st.integers(1, 100))
-def test_every_task_gets_its_share(several, budget):
+@given(several=requests, budget=st.integers(1, 100))
+def test_every_task_gets_its_share(several: list[Request], budget: int) -> None:
     scheduler = filled(several, budget)
-    while scheduler.total:
-        queues = {task: [item.tokens for item in queue] for task, queue in scheduler._queues.items()}
+    while not scheduler.idle:
+        queues = {key.task: [sequence.length for sequence in own] for key, own in waiting(scheduler).items()}
         share = budget // len(queues)
-        batch = scheduler.next_batch()
-        lone_long_row = len(batch) == 1 and batch[0].tokens > share
-        got = Counter[str]()
-        for item in batch:
-            got[item.work.task] += item.tokens
+        batch = chosen(scheduler.schedule())
+        lone_long_one = len(batch) == 1 and batch[0].length > share
+        got = {sequence.request.task for sequence in batch}
         for task, lengths in queues.items():
-            if lone_long_row or task in got:
+            if lone_long_one or task in got:
                 continue
-            # A task that got nothing asked for more than its share with its very first row, or the oldest task's
-            # long row, which is taken first, has used up what it needed.
-            assert lengths[0] > share or batch[0].tokens > share
+            # A task that got nothing asked for more than its share with its very first sequence, or the oldest task's
+            # long one, which is taken first, has used up what it needed.
+            assert lengths[0] > share or batch[0].length > share
 
 
-def test_a_flood_of_one_task_does_not_hold_up_another():
-    flood, drop = work("flood", [10] * 1000, 0), work("drop", [10], 1)
-    scheduler = filled([flood, drop], 100)
-    first = scheduler.next_batch()
-    assert Counter(item.work.task for item in first) == {"flood": 9, "drop": 1}
+def test_a_flood_of_one_task_does_not_hold_up_another() -> None:
+    flood, drop = request("flood", [10] * 1000, 0), request("drop", [10], 1)
+    first = chosen(filled([flood, drop], 100).schedule())
+    assert Counter(sequence.request.task for sequence in first) == {"flood": 9, "drop": 1}
 
 
-def test_priority_goes_before_age():
-    scheduler = filled([work("a", [10], 5.0), work("b", [10], 8.0, priority=10)], 10)
-    assert [batch[0].work.task for batch in drain(scheduler)] == ["b", "a"]
+def test_shares_are_by_tenant_and_then_by_task() -> None:
+    """A tenant does not get more by asking for more tasks."""
+    many = [request(f"t{i}", [10] * 100, i, tenant="many") for i in range(9)]
+    one = request("t", [10] * 100, 50, tenant="one")
+    batch = chosen(filled([*many, one], 180).schedule())
+    assert Counter(sequence.request.tenant for sequence in batch) == {"many": 9, "one": 9}
+    assert Counter(sequence.request.task for sequence in batch) == {"t": 9} | {f"t{i}": 1 for i in range(9)}
+
+
+def test_priority_goes_before_age() -> None:
+    scheduler = filled([request("a", [10], 5.0), request("b", [10], 8.0, priority=10)], 10)
+    assert [batch[0].request.task for batch in drain(scheduler)] == ["b", "a"]
 
 
 @settings(max_examples=60, deadline=None)
-@given(several=works, data=st.data(), budget=st.integers(1, 100))
-def test_counts_are_right_after_removal(several, data, budget):
+@given(several=requests, data=st.data(), budget=st.integers(1, 100))
+def test_what_is_aborted_is_gone(several: list[Request], data: Any, budget: int) -> None:
     scheduler = filled(several, budget)
+    inside: list[Sequence] = []
     for _ in range(3):
         if data.draw(st.booleans()):
-            scheduler.next_batch()
+            scheduler.schedule()
         gone = data.draw(st.sampled_from(several))
-        scheduler.remove(gone)
-        scheduler.remove(gone)  # once more does nothing
-        inside = [item for queue in scheduler._queues.values() for item in queue]
-        assert all(item.work is not gone for item in inside)
-        assert scheduler.total == len(inside)
-        assert scheduler.waiting() == Counter(item.work.task for item in inside)
-        assert all(scheduler._queues.values())
-    rest = [item for batch in drain(scheduler) for item in batch]
-    assert len(rest) == len(inside)
+        scheduler.abort(gone)
+        scheduler.abort(gone)  # once more does nothing
+        inside = [sequence for own in waiting(scheduler).values() for sequence in own]
+        assert all(sequence.request is not gone for sequence in inside)
+        assert all(waiting(scheduler).values())
+    assert Counter(sequence for batch in drain(scheduler) for sequence in batch) == Counter(inside)
 
 
-def test_removing_what_was_never_there():
-    scheduler = filled([work("a", [1])], 10)
-    scheduler.remove(work("a", [1]))
-    scheduler.remove(work("b", [1]))
-    assert scheduler.total == 1
+def test_aborting_what_was_never_there() -> None:
+    scheduler = filled([request("a", [1])], 10)
+    scheduler.abort(request("a", [1]))
+    scheduler.abort(request("b", [1]))
+    assert len(drain(scheduler)) == 1
+
+
+def test_what_nobody_waits_for_is_not_computed() -> None:
+    gone, stays = request("a", [1, 1]), request("a", [1])
+    scheduler = filled([gone, stays], 10)
+    gone.future.cancel()
+    assert drain(scheduler) == [stays.sequences]
+    assert len(scheduler.placed) == 3
+
+
+def test_an_empty_scheduler_has_no_batch() -> None:
+    assert filled([], 10).schedule() is None
+
+
+# ---- sequences that generate
+
+
+class Model:
+    """Stands in the runner's place: every token is 7."""
+
+    def __init__(self, backbone: Backbone, *, budget: int, seats: int, blocks: int = 64) -> None:
+        kv_heads, dim = backbone.kv_shape
+        self.cache = KVCache(backbone, blocks * BLOCK * 2 * backbone.layers * kv_heads * dim * 4)
+        self.scheduler = Scheduler(self.cache, max_num_batched_tokens=budget, max_num_seqs=seats)
+
+    def add(self, *several: Request) -> None:
+        for one in several:
+            self.scheduler.add(one)
+
+    def step(self) -> dict[Sequence, int]:
+        """How many tokens of each were in the pass."""
+        batch = self.scheduler.schedule()
+        if batch is None:
+            return {}
+        outputs = []
+        for sequence, tokens, cached in batch.sequences:
+            ends = cached and sequence.computed + tokens == sequence.length
+            outputs.append(SequenceOutput(sequence, SampledToken(7, None, ()) if ends else None))
+        for output in self.scheduler.update(batch, outputs):
+            output.sequence.finish_reason = output.finished
+        return {one.sequence: one.tokens for one in batch.sequences}
+
+    def finish(self) -> list[dict[Sequence, int]]:
+        steps = []
+        while step := self.step():
+            steps.append(step)
+        assert self.scheduler.idle
+        assert self.cache.pool.used == 0
+        return steps
+
+
+@pytest.fixture(scope="module")
+def llama(load_backbone: Any) -> Backbone:
+    return load_backbone("llama")
+
+
+def test_decodes_prompts_and_one_pass_sequences_share_a_pass(llama: Backbone) -> None:
+    model = Model(llama, budget=64, seats=8)
+    first = generation("a", [1] * 10)
+    model.add(first)
+    assert model.step() == {first.sequences[0]: 10}
+    prompt, whole = generation("b", [2] * 200, queued=1), request("c", [20, 20], queued=2)
+    model.add(prompt, whole)
+    step = model.step()
+    assert step[first.sequences[0]] == 1
+    assert step[whole.sequences[0]] == 20
+    assert step[prompt.sequences[0]] == 64 - 1 - 20  # its share, and what the others left
+    assert sum(step.values()) == 64
+    model.finish()
+    assert len(prompt.sequences[0].output) == 3
+
+
+def test_nobody_waits_for_ever(llama: Backbone) -> None:
+    """However full the passes are of decodes, the oldest of all others goes."""
+    model = Model(llama, budget=4, seats=4)
+    model.add(*(generation("a", [i], new=30) for i in range(4)))
+    model.step()
+    late = request("b", [50], queued=1)
+    model.add(late)
+    assert model.step()[late.sequences[0]] == 50
+
+
+def test_a_long_prompt_is_read_in_chunks_that_leave_room(llama: Backbone) -> None:
+    model = Model(llama, budget=32, seats=4)
+    long, short = generation("a", [*range(100)]), generation("b", [5] * 8, queued=1)
+    model.add(long, short)
+    steps = model.finish()
+    assert steps[0] == {long.sequences[0]: 24, short.sequences[0]: 8}
+    assert all(step[short.sequences[0]] == 1 for step in steps[1:3])
+    assert all(sum(step.values()) <= 32 for step in steps)
+
+
+def test_seats_go_to_the_task_that_has_the_fewest(llama: Backbone) -> None:
+    model = Model(llama, budget=64, seats=4)
+    model.add(*(generation("greedy", [i, 1], queued=i) for i in range(10)))
+    model.add(generation("other", [1, 2], queued=20))
+    model.step()
+    assert Counter(sequence.request.task for sequence in model.scheduler.running) == {"greedy": 3, "other": 1}
+    model.finish()
+
+
+def test_a_beginning_that_is_just_being_read_is_waited_for(llama: Backbone) -> None:
+    prompt = [*range(3 * BLOCK)]
+    model = Model(llama, budget=128, seats=8)
+    one = generation("a", [*prompt, 1], n=2)
+    model.add(one)
+    assert list(model.step()) == [one.sequences[0]]
+    assert model.step() == {one.sequences[0]: 1, one.sequences[1]: 1}
+    assert model.cache.reused == 3 * BLOCK
+
+
+def test_where_the_cache_is_full_the_youngest_gives_way(llama: Backbone) -> None:
+    model = Model(llama, budget=64, seats=8, blocks=6)
+    old, young = generation("a", [1] * 30, new=40), generation("b", [2] * 30, new=40, queued=1)
+    model.add(old, young)
+    steps = model.finish()
+    assert model.scheduler.preempted > 0
+    assert Counter(model.scheduler.displaced) == {young.sequences[0]: model.scheduler.preempted}
+    assert all(old.sequences[0] in step for step in steps[:40])
+    assert [len(one.sequences[0].output) for one in (old, young)] == [40, 40]
+
+
+def test_a_sequence_whose_text_has_ended_leaves(llama: Backbone) -> None:
+    """A stop string is seen beside the model's thread."""
+    model = Model(llama, budget=64, seats=8)
+    one = generation("a", [1], new=40)
+    model.add(one)
+    model.step()
+    one.sequences[0].finish_reason = "stop"
+    assert model.step() == {}
+    assert model.scheduler.idle
+    assert model.cache.pool.used == 0
+
+
+def test_what_is_aborted_gives_its_blocks_back(llama: Backbone) -> None:
+    model = Model(llama, budget=16, seats=1)
+    running, queued = generation("a", [*range(40)]), generation("a", [2], queued=1)
+    model.add(running, queued)
+    model.step()
+    model.scheduler.abort(queued)
+    model.scheduler.abort(running)
+    assert model.scheduler.idle
+    assert model.cache.pool.used == 0
+
+
+def test_all_under_way_can_be_given_up(llama: Backbone) -> None:
+    """Whatever state the cache is in: it begins anew."""
+    model = Model(llama, budget=16, seats=1)
+    running, queued = generation("a", [*range(40)]), generation("a", [2], queued=1)
+    model.add(running, queued)
+    model.step()
+    batch = model.scheduler.schedule()
+    assert batch is not None
+    assert model.scheduler.abort_running() == running.sequences
+    assert model.cache.pool.used == 0
+    assert [list(step) for step in model.finish()] == [queued.sequences] * 3
+
+
+mixed = st.lists(
+    st.tuples(st.sampled_from("abc"), st.booleans(), st.integers(1, 50), st.integers(1, 12)), min_size=1, max_size=10
+)
 
 
 @settings(max_examples=60, deadline=None)
-@given(several=works, task_limit=st.integers(1, 20), total_limit=st.integers(1, 30))
-def test_limits_hold_and_a_refusal_changes_nothing(several, task_limit, total_limit):
-    scheduler = Scheduler(batch_tokens=10, task_limit=task_limit, total_limit=total_limit)
+@given(several=mixed, budget=st.integers(4, 60), seats=st.integers(1, 4), blocks=st.integers(5, 12))
+def test_all_kinds_together_end(
+    llama: Backbone, several: list[tuple[str, bool, int, int]], budget: int, seats: int, blocks: int
+) -> None:
+    model = Model(llama, budget=budget, seats=seats, blocks=blocks)
+    asked = [
+        generation(task, [i] * length, new, i) if generates else request(task, [length], i)
+        for i, (task, generates, length, new) in enumerate(several)
+    ]
+    model.add(*asked)
+    steps = model.finish()
+    passes = Counter(sequence for step in steps for sequence in step)
+    for step in steps:
+        wholes = [tokens for sequence, tokens in step.items() if sequence.sampling is None]
+        assert sum(step.values()) <= max(budget, seats) or len(wholes) == 1
+        assert sum(sequence.sampling is not None for sequence in step) <= seats
+    for one, (_, generates, _, new) in zip(asked, several, strict=True):
+        (sequence,) = one.sequences
+        if generates:
+            assert (len(sequence.output), sequence.finished) == (new, "length")
+        else:
+            assert passes[sequence] == 1
+
+
+# ---- how many may wait
+
+
+@settings(max_examples=60, deadline=None)
+@given(several=requests, task_limit=st.integers(1, 20), total_limit=st.integers(1, 30))
+def test_limits_hold_and_a_refusal_changes_nothing(several: list[Request], task_limit: int, total_limit: int) -> None:
+    admission = Admission(task_limit=task_limit, total_limit=total_limit)
     for one in several:
-        before = scheduler.waiting()
-        after = before.get(one.task, 0) + len(one.rows)
-        fits = after <= task_limit and scheduler.total + len(one.rows) <= total_limit
+        before = admission.waiting()
+        after = before.get(one.task, 0) + len(one.sequences)
+        fits = after <= task_limit and admission.total + len(one.sequences) <= total_limit
         if fits:
-            scheduler.admit(counts(one))
-            scheduler.add(one)
+            admission.admit([one])
         else:
             with pytest.raises(Overloaded) as caught:
-                scheduler.admit(counts(one))
+                admission.admit([one])
             assert caught.value.retry_after > 0
-            assert scheduler.waiting() == before
-    assert scheduler.total <= total_limit
-    assert all(count <= task_limit for count in scheduler.waiting().values())
+            assert admission.waiting() == before
+    assert admission.total <= total_limit
+    assert all(count <= task_limit for count in admission.waiting().values())
 
 
-def test_works_that_are_admitted_together_are_counted_together():
-    scheduler = Scheduler(batch_tokens=10, task_limit=3, total_limit=4)
+def test_requests_that_are_admitted_together_are_counted_together() -> None:
+    admission = Admission(task_limit=3, total_limit=4)
     with pytest.raises(Overloaded, match="`a`"):
-        scheduler.admit(counts(work("a", [1, 1]), work("a", [1, 1])))
+        admission.admit([request("a", [1, 1]), request("a", [1, 1])])
     with pytest.raises(Overloaded, match="at most 4"):
-        scheduler.admit(counts(work("a", [1, 1, 1]), work("b", [1, 1])))
-    scheduler.admit(counts(work("a", [1, 1]), work("b", [1, 1])))
+        admission.admit([request("a", [1, 1, 1]), request("b", [1, 1])])
+    admission.admit([request("a", [1, 1]), request("b", [1, 1])])
 
 
-def test_an_empty_scheduler_has_no_batch():
-    assert Scheduler(batch_tokens=10, **WIDE).next_batch() == []
+def test_counts_follow_who_has_a_place() -> None:
+    admission = Admission(task_limit=10, total_limit=10)
+    one, other = request("a", [1, 1, 1]), request("b", [1])
+    admission.admit([one, other])
+    admission.placed([*one.sequences[:2], *other.sequences])
+    assert admission.waiting() == {"a": 1}
+    admission.displaced(one.sequences[:1])
+    assert (admission.waiting(), admission.total) == ({"a": 2}, 2)
+    admission.forget(one)
+    admission.placed(one.sequences)  # it may come later
+    one.future.cancel()
+    admission.displaced(one.sequences)
+    assert (admission.waiting(), admission.total) == ({}, 0)

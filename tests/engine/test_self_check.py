@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from manyhats import cli
@@ -62,16 +63,16 @@ def _sees_its_neighbours(patch: pytest.MonkeyPatch) -> None:
 
 def _positions_run_on(patch: pytest.MonkeyPatch) -> None:
     """Positions that count through the whole batch."""
-    pack = packing.pack
+    pack = packing.pack_chunks
 
     def wrong(backbone: Backbone, *args: Any, **options: Any) -> Any:
         batch = pack(backbone, *args, **options)
         first = backbone.family.first_position(backbone.config)
-        running = batch.staging["position_ids"]
-        running.copy_(torch.arange(len(running)) % (backbone.max_tokens - first) + first)
+        running = batch.staging.host("position_ids")  # it has not been copied to the device yet
+        running[:] = np.arange(len(running)) % (backbone.max_tokens - first) + first
         return batch
 
-    patch.setattr("manyhats.engine.forward.pack", wrong)
+    patch.setattr("manyhats.engine.forward.pack_chunks", wrong)
 
 
 def _another_scale(patch: pytest.MonkeyPatch) -> None:

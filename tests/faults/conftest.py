@@ -18,8 +18,11 @@ from tests.processes import Launcher, Process
 class Server(Process):
     """`manyhats serve` on a store."""
 
-    def __init__(self, launcher: Launcher, log: Path, arguments: list[str], file_limit: int | None) -> None:
-        super().__init__(launcher, log, arguments, file_limit=file_limit)
+    def __init__(
+        self, launcher: Launcher, log: Path, arguments: list[str], file_limit: int | None, script: str | None
+    ) -> None:
+        needs = ("manyhats.api.app", "manyhats.runtime")
+        super().__init__(launcher, log, arguments, script=script, needs=needs, file_limit=file_limit)
         self.client = httpx.Client(timeout=PATIENCE)
 
     def wait_ready(self) -> Server:
@@ -61,14 +64,16 @@ Start = Callable[..., Server]
 
 @pytest.fixture
 def serve(launcher: Launcher, base_folder: Callable[[str], Path], tmp_path: Path) -> Iterator[Start]:
-    """Starts `manyhats serve` on a store (of the test's own folder, if none is given)."""
+    """Starts `manyhats serve` on a store (of the test's own folder, if none is given); `script`: runs it otherwise."""
     started: list[Server] = []
 
-    def start(store: Path | None = None, *options: str, file_limit: int | None = None) -> Server:
+    def start(
+        store: Path | None = None, *options: str, file_limit: int | None = None, script: str | None = None
+    ) -> Server:
         arguments = ["serve", "--backbone", str(base_folder("bert")), "--store", str(store or tmp_path / "store")]
         arguments += ["--port", "0", "--device", "cpu", "--dtype", "float32", "--threads", "1"]
         arguments += ["--scan-interval", "0.1", *options]
-        one = Server(launcher, tmp_path / f"log-{len(started)}", arguments, file_limit)
+        one = Server(launcher, tmp_path / f"log-{len(started)}", arguments, file_limit, script)
         started.append(one)
         return one
 

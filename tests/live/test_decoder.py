@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
-from manyhats.engine.generator import Generator
 from manyhats.formats.reader import read_adapter
 from manyhats.methods.adapter import BARE
 from transformers import AutoModelForCausalLM
 
-from tests.parity.test_generation import write, writing
+from tests import engines
+from tests.parity.test_generation import generate as ours
 
 peft = pytest.importorskip("peft")
 from tests.references.peft_library import generate  # noqa: E402 - it imports PEFT
@@ -66,8 +66,8 @@ def test_a_mixed_batch_equals_peft(tmp_path: Path) -> None:
         wrapped.save_pretrained(tmp_path / name)
         worn[name] = read_adapter(tmp_path / name, backbone).bind(backbone)
     asked = [(name, i) for i in range(len(prompts)) for name in worn]
-    generator = Generator(backbone, cache_bytes=1 << 30, step_tokens=64, most=32)
-    texts = write(generator, [writing(backbone, name, worn[name], prompts[i], NEW) for name, i in asked])
+    engine = engines.engine(backbone, cache=1 << 30, tokens=64, seqs=32)
+    texts = ours(engine, [engines.generation(backbone, name, worn[name], prompts[i], new=NEW) for name, i in asked])
     sure = {pair: text for pair, text in zip(asked, texts, strict=True) if expected[pair] is not None}
     assert len(sure) > len(asked) // 2
     assert sure == {pair: expected[pair] for pair in sure}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
-from manyhats.engine.forward import Row
+from manyhats.engine.row import Row
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
 from manyhats.training.batches import Item

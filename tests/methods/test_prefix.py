@@ -9,10 +9,6 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
-from manyhats.engine.generator import Generator
-from manyhats.engine.sampling import Sampling
-from manyhats.engine.stream import Stream, Writing
-from manyhats.engine.text import TextWriter
 from manyhats.errors import AdapterMismatch
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
@@ -20,7 +16,7 @@ from manyhats.methods.adapter import BARE, Adapter, BoundAdapter
 from manyhats.methods.base import Part
 from manyhats.methods.prefix import PrefixConfig, layer_site
 
-from tests import tiny
+from tests import engines, tiny
 
 TEXTS = ["w1 w2 w3", "w4 w5 w6 w7 w8 w9 w10 w11 w12 w13 w14 w15 w16 w17", "w18"]
 
@@ -77,16 +73,12 @@ def test_a_layer_that_is_left_out_is_the_backbone_s(load_backbone: Callable[[str
 
 def greedy(backbone: Backbone, adapters: list[BoundAdapter], prompts: list[list[int]], new: int) -> list[list[int]]:
     """Step by step over kept keys and values."""
-    generator = Generator(backbone, cache_bytes=1 << 22, step_tokens=7, most=8)
-    writings = []
-    for i, (adapter, prompt) in enumerate(zip(adapters, prompts, strict=True)):
-        text = TextWriter(backbone.tokenizer)
-        stream = Stream(0, adapter, prompt, new, Sampling(), frozenset(), text)
-        writings.append(Writing(str(id(adapter)), str(id(adapter)), [stream]))
-        generator.add(writings[i])
-    while not generator.idle:
-        generator.advance(generator.arrange())
-    return [[chosen.token for chosen in writing.streams[0].tokens] for writing in writings]
+    requests = [
+        engines.generation(backbone, str(id(adapter)), adapter, prompt, new=new)
+        for adapter, prompt in zip(adapters, prompts, strict=True)
+    ]
+    engines.run(engines.engine(backbone, tokens=7, seqs=8), requests)
+    return [engines.tokens(request) for request in requests]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mistral"])

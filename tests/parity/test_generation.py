@@ -11,14 +11,12 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
-from manyhats.engine.generator import Generator
-from manyhats.engine.sampling import Sampling
-from manyhats.engine.stream import Stream, Writing
-from manyhats.engine.text import TextWriter
+from manyhats.core.sequence import Request
+from manyhats.engine.engine import Engine
 from manyhats.formats.reader import read_adapter
 from manyhats.methods.adapter import BARE, BoundAdapter
 
-from tests import every, tiny
+from tests import engines, every, tiny
 from tests.references.peft import References
 from tests.references.peft_absent import ABSENT
 from tests.references.peft_recipes import NEW, WRITERS
@@ -55,39 +53,39 @@ def cases(peft_references: References, peft_backbone: Any) -> Callable[[str], li
     return load
 
 
-def writing(backbone: Backbone, name: str, adapter: BoundAdapter, prompt: list[int], new: int = NEW) -> Writing:
-    text = TextWriter(backbone.tokenizer)
-    return Writing(name, name, [Stream(0, adapter, prompt, new, Sampling(), frozenset(), text)])
+def generate(engine: Engine, requests: list[Request]) -> list[list[int]]:
+    """Runs until all are done; every step stays within its budget, but for virtual tokens, which cannot be split."""
+    schedule = engine.scheduler.schedule
+
+    def within_budget() -> Any:
+        batch = schedule()
+        if batch is not None:
+            split = [s for s in batch.sequences if s.cached and (s.sequence.computed or not s.sequence.virtual)]
+            assert sum(one.tokens for one in split) <= engine.scheduler.max_num_batched_tokens
+        return batch
+
+    engine.scheduler.schedule = within_budget  # type: ignore[method-assign]
+    engines.run(engine, requests)
+    return [engines.tokens(one) for one in requests]
 
 
-def write(generator: Generator, writings: list[Writing]) -> list[list[int]]:
-    """Runs until all are done; every step stays within its budget."""
-    for one in writings:
-        generator.add(one)
-    for _ in range(5000):
-        if generator.idle:
-            break
-        turn = generator.arrange()
-        assert sum(count for stream, count in turn if not stream.adapter.whole) <= generator.step_tokens
-        generator.advance(turn)
-    for one in writings:
-        one.future.result(0)
-    return [[chosen.token for chosen in one.streams[0].tokens] for one in writings]
-
-
-def check(backbone: Backbone, found: list[Case], *, cache: int, step: int, most: int = 16) -> Generator:
-    generator = Generator(backbone, cache_bytes=cache, step_tokens=step, most=most)
+def check(backbone: Backbone, found: list[Case], *, cache: int, step: int, most: int = 16) -> Engine:
+    engine = engines.engine(backbone, cache=cache, tokens=step, seqs=most)
     asked = [(case, i) for i in range(len(PROMPTS)) for case in found]
     random.Random(1).shuffle(asked)
-    texts = write(generator, [writing(backbone, case.name, case.adapter, PROMPTS[i]) for case, i in asked])
+    texts = generate(
+        engine,
+        [engines.generation(backbone, case.name, case.adapter, PROMPTS[i], new=NEW) for case, i in asked],
+    )
     wrong = [
         (case.name, i, case.expected[i], text)
         for (case, i), text in zip(asked, texts, strict=True)
         if case.expected[i] is not None and text != case.expected[i]
     ]
     assert not wrong
-    assert generator.pool.used == 0
-    return generator
+    assert engine.cache is not None
+    assert engine.cache.pool.used == 0
+    return engine
 
 
 @pytest.mark.parametrize("family", tiny.DECODERS)
@@ -107,8 +105,8 @@ def test_prompts_in_pieces_equal_peft(cases: Any, peft_backbone: Any, family: st
 def test_a_full_cache_changes_nothing(cases: Any, peft_backbone: Any, family: str) -> None:
     """Room for three texts: the youngest give their places up, and are read again."""
     backbone = peft_backbone(family)
-    generator = check(backbone, cases(family), cache=_bytes(backbone, 12), step=32)
-    assert generator.preempted > 0
+    engine = check(backbone, cases(family), cache=_bytes(backbone, 12), step=32)
+    assert engine.scheduler.preempted > 0
 
 
 def _bytes(backbone: Backbone, blocks: int) -> int:
@@ -123,10 +121,9 @@ def test_each_alone_equals_all_together(load_backbone: Any) -> None:
     asked = [(name, prompt) for name in worn for prompt in PROMPTS[:3]]
     alone = []
     for name, prompt in asked:
-        generator = Generator(backbone, cache_bytes=1 << 22, step_tokens=512, most=4)
-        alone += write(generator, [writing(backbone, name, worn[name], prompt)])
-    generator = Generator(backbone, cache_bytes=1 << 22, step_tokens=48, most=24)
-    together = write(generator, [writing(backbone, name, worn[name], prompt) for name, prompt in asked])
+        alone += generate(_engine(backbone), [_request(backbone, name, worn[name], prompt)])
+    engine = engines.engine(backbone, tokens=48, seqs=24)
+    together = generate(engine, [_request(backbone, name, worn[name], prompt) for name, prompt in asked])
     assert together == alone
 
 
@@ -134,15 +131,15 @@ def test_a_cached_pass_equals_a_whole_one(load_backbone: Any) -> None:
     """Each new token is the likeliest of a pass over the whole text before it."""
     from dataclasses import replace
 
-    from manyhats.engine.forward import Row, forward
+    from manyhats.engine.forward import forward
+    from manyhats.engine.row import Row
 
     backbone = load_backbone("llama")
     for name, adapter in every.adapters(backbone).items():
         if name == "invertible":
             continue
         worn = adapter.bind(backbone)
-        generator = Generator(backbone, cache_bytes=1 << 22, step_tokens=512, most=4)
-        (text,) = write(generator, [writing(backbone, name, worn, PROMPTS[1], new=6)])
+        (text,) = generate(_engine(backbone), [engines.generation(backbone, name, worn, PROMPTS[1], new=6)])
         row = Row(PROMPTS[1], [0] * len(PROMPTS[1]), worn, continues=True)
         for token in text:
             with torch.inference_mode():
@@ -156,7 +153,7 @@ def test_an_adapters_fault_fails_its_own_texts_alone(load_backbone: Any) -> None
     """Whether it shows in the pass, in the values, or before the first token."""
     backbone = load_backbone("llama")
     good = tiny.adapter(backbone, "lora", 1, kind="generate").bind(backbone)
-    (expected,) = write(_generator(backbone), [writing(backbone, "good", good, PROMPTS[1])])
+    (expected,) = generate(_engine(backbone), [_request(backbone, "good", good, PROMPTS[1])])
 
     class Broken:
         def __getattr__(self, name: str) -> Any:
@@ -169,18 +166,17 @@ def test_an_adapters_fault_fails_its_own_texts_alone(load_backbone: Any) -> None
     tiny.spoil(failing, lambda pair: pair.down.resize_(1, 1))
     unready = BoundAdapter("prefix", "generate", ((method, type(bound)(prefix_rows=3, key_value={0: Broken()})),), None)
     for bad in (infinite, failing, unready):
-        generator = _generator(backbone)
-        fine = [writing(backbone, "good", good, PROMPTS[1]) for _ in range(2)]
-        faulty = writing(backbone, "bad", bad, PROMPTS[1])
-        for one in (fine[0], faulty, fine[1]):
-            generator.add(one)
-        while not generator.idle:
-            generator.advance(generator.arrange())
+        engine = _engine(backbone)
+        fine = [_request(backbone, "good", good, PROMPTS[1]) for _ in range(2)]
+        faulty = _request(backbone, "bad", bad, PROMPTS[1])
+        engines.step_all(engine, [fine[0], faulty, fine[1]])
         assert isinstance(faulty.future.exception(0), Exception)
         for one in fine:
             one.future.result(0)
-            assert [chosen.token for chosen in one.streams[0].tokens] == expected
-        assert generator.pool.used == 0
+            assert engines.tokens(one) == expected
+        assert engine.cache is not None
+        assert engine.cache.pool.used == 0
+        assert engine.failed == 1
 
 
 def test_texts_that_begin_alike_are_read_once(load_backbone: Any) -> None:
@@ -189,15 +185,19 @@ def test_texts_that_begin_alike_are_read_once(load_backbone: Any) -> None:
     first, second = (tiny.adapter(backbone, "lora", seed, kind="generate").bind(backbone) for seed in (1, 2))
     shared = PROMPTS[3]
     prompts = [[*shared, 9 + i] for i in range(4)]
-    alone = [write(_generator(backbone), [writing(backbone, "a", first, prompt)])[0] for prompt in prompts]
-    generator = _generator(backbone)
-    assert write(generator, [writing(backbone, "a", first, prompt) for prompt in prompts]) == alone
-    assert generator.reused == 3 * 32  # two full blocks, by all but the first
-    before = generator.reused
-    other = write(generator, [writing(backbone, "b", second, prompts[0])])
-    assert generator.reused == before
-    assert other == write(_generator(backbone), [writing(backbone, "b", second, prompts[0])])
+    alone = [generate(_engine(backbone), [_request(backbone, "a", first, prompt)])[0] for prompt in prompts]
+    engine = _engine(backbone)
+    assert generate(engine, [_request(backbone, "a", first, prompt) for prompt in prompts]) == alone
+    assert engine.cache.reused == 3 * 32  # two full blocks, by all but the first
+    before = engine.cache.reused
+    other = generate(engine, [_request(backbone, "b", second, prompts[0])])
+    assert engine.cache.reused == before
+    assert other == generate(_engine(backbone), [_request(backbone, "b", second, prompts[0])])
 
 
-def _generator(backbone: Backbone) -> Generator:
-    return Generator(backbone, cache_bytes=1 << 22, step_tokens=256, most=8)
+def _engine(backbone: Backbone) -> Engine:
+    return engines.engine(backbone, tokens=256, seqs=8)
+
+
+def _request(backbone: Backbone, name: str, adapter: BoundAdapter, prompt: list[int]) -> Request:
+    return engines.generation(backbone, name, adapter, prompt, new=NEW)

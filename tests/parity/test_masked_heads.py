@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
-from manyhats.engine.forward import Row
+from manyhats.engine.row import Row
 from manyhats.errors import AdapterMismatch
 from manyhats.formats.reader import read_adapter
 from manyhats.methods.adapter import BARE, BoundAdapter

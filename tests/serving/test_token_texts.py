@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from manyhats.backbone import Text, Tokenizer
-from manyhats.engine.text import TextWriter
+from manyhats.engine.detokenizer import IncrementalDetokenizer
 from manyhats.serving.token_texts import TokenText, TokenTexts, prompt_token_texts, token_names
 
 from tests import tokenizer_kinds
@@ -124,7 +124,7 @@ def test_any_tokens_give_a_text(of: Callable[[str], Tokenizer], kind: str, seed:
     tokenizer = of(kind)
     pick = random.Random(seed)
     ids = [pick.randrange(tokenizer._backend.get_vocab_size()) for _ in range(40)]
-    writer, texts = TextWriter(tokenizer), TokenTexts(tokenizer)
+    writer, texts = IncrementalDetokenizer(tokenizer), TokenTexts(tokenizer)
     pieces = [writer.push(token) for token in ids]
     pieces.append(writer.finish())
     told = [texts.push(token) for token in ids]

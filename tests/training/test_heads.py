@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 import torch
 from manyhats.errors import InvalidRequest
+from manyhats.methods.adapter import BoundAdapter
+from manyhats.methods.grouped_heads import HeadRows, head_logits
+from manyhats.methods.slots import slot_tables
 from manyhats.training.heads import head_for
 from manyhats.training.recipes import recipe_for
 
@@ -25,4 +28,6 @@ def test_fits_the_backbone(family: str, method: str, load_backbone: Any) -> None
         head = head_for(backbone, recipe_for(method), kind, 3, torch.Generator().manual_seed(0)).saved()
         head.check(backbone)
         width = backbone.hidden if head.reads == "pooler" else backbone.output_width
-        assert head(torch.zeros(2, width)).shape == (2, 1 if kind == "regress" else 3)
+        ready = BoundAdapter("none", kind, (), head)
+        logits = head_logits(slot_tables(backbone), torch.zeros(2, width), [HeadRows(ready, 0, 2)])
+        assert logits.shape == (2, 1 if kind == "regress" else 3)

@@ -11,8 +11,8 @@ from starlette.requests import ClientDisconnect
 from manyhats._version import __version__
 from manyhats.api import downloads, errors, imports, lorax, openai, operations, predict, tasks, uploads
 from manyhats.api.body import BodyLimit
+from manyhats.api.disconnect import ClientDisconnected
 from manyhats.api.exposure import allowed_hosts
-from manyhats.api.hangup import ClientGone
 from manyhats.api.middleware.content import JsonBodies
 from manyhats.api.middleware.cors import Cors
 from manyhats.api.middleware.encoding import GzipBodies
@@ -64,14 +64,20 @@ def create_app(runtime: Runtime) -> FastAPI:
     app.add_middleware(RequestId)
     errors.install(app)
 
-    @app.exception_handler(ClientGone)
+    @app.exception_handler(ClientDisconnected)
     @app.exception_handler(ClientDisconnect)  # while the body was still on its way
     async def gone(_: Request, __: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it
 
     ours = (
-        predict.router, downloads.ask, uploads.change, tasks.ask, tasks.change, imports.router, operations.router,
-    )  # fmt: skip
+        predict.router,
+        downloads.read_router,
+        uploads.admin_router,
+        tasks.read_router,
+        tasks.admin_router,
+        imports.router,
+        operations.router,
+    )
     for router in (*ours, *openai.routers, lorax.router):
         app.include_router(router)
     return app

@@ -1,4 +1,7 @@
-"""Keys: who may ask, and who may change tasks."""
+"""Keys: who may ask, and who may change tasks.
+
+What routes depend on is asynchronous here, though nothing in it waits: a plain function would be run in a thread.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,15 @@ def is_reader(request: Request) -> bool:
     return not settings.api_keys or _has(request, (*settings.api_keys, *settings.admin_keys))
 
 
-def may_ask(request: Request) -> None:
+async def require_read(request: Request) -> None:
     """Raises AuthenticationRequired where keys are set and the request has none of them."""
     if not is_reader(request):
         raise AuthenticationRequired("a key is needed: send it as 'Authorization: Bearer KEY'")
 
 
-def may_change(request: Request) -> None:
+async def require_admin(request: Request) -> None:
     """Raises PermissionDenied where admin keys are set and the request has none of them."""
-    may_ask(request)
+    await require_read(request)
     settings = runtime_of(request).settings
     if settings.admin_keys and not _has(request, settings.admin_keys):
         if not _given(request):

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from typing import Any, TypeVar
 
-from anyio import to_thread
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,11 +15,10 @@ from manyhats.api.json_size import check_values
 from manyhats.api.middleware.content import is_upload
 from manyhats.api.state import runtime_of
 from manyhats.errors import InvalidRequest, Overloaded, TooLarge
+from manyhats.serving.threads import SMALL_BODY, at_once_if
 
 M = TypeVar("M", bound=BaseModel)
 
-# Smaller bodies are parsed at once: handing them to a thread would take longer.
-_AT_ONCE = 16 << 10  # bytes
 _ALWAYS = 64 << 10  # bytes of a body that are read however much is under way
 _TOGETHER = 16  # times the limit of one body: what all that are under way may hold
 
@@ -78,9 +76,7 @@ async def parse(request: Request, model: type[M]) -> M:
     """
     body = await request.body()
     limit = runtime_of(request).settings.max_values
-    if len(body) <= _AT_ONCE:
-        return parse_bytes(body, model, limit)
-    return await to_thread.run_sync(parse_bytes, body, model, limit)
+    return await at_once_if(len(body) <= SMALL_BODY, lambda: parse_bytes(body, model, limit))
 
 
 def parse_bytes(body: bytes, model: type[M], max_values: int) -> M:

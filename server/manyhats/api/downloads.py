@@ -14,18 +14,18 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from manyhats.api.auth import may_ask
+from manyhats.api.auth import require_read
 from manyhats.api.state import runtime_of
 from manyhats.registry.records import Version
 from manyhats.runtime import Runtime
 from manyhats.serving.threads import in_thread
 
-ask = APIRouter(prefix="/v1/tasks", tags=["versions"], dependencies=[Depends(may_ask)])
+read_router = APIRouter(prefix="/v1/tasks", tags=["versions"], dependencies=[Depends(require_read)])
 
 _CHUNK = 1 << 20  # bytes
 
 
-@ask.get("/{task}/versions/{number}/download")
+@read_router.get("/{task}/versions/{number}/download")
 async def download(task: str, number: int, request: Request) -> StreamingResponse:
     """A version's files, as they were uploaded, in a tar.gz."""
     runtime = runtime_of(request)

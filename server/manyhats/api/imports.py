@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from manyhats.api.auth import may_ask
+from manyhats.api.auth import require_read
 from manyhats.api.state import runtime_of
 from manyhats.registry.imports import FolderImport
 from manyhats.registry.paging import page_of
 
-router = APIRouter(prefix="/v1/imports", tags=["tasks"], dependencies=[Depends(may_ask)])
+router = APIRouter(prefix="/v1/imports", tags=["tasks"], dependencies=[Depends(require_read)])
 
 
 @router.get("")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
@@ -11,23 +11,22 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from manyhats import errors
-from manyhats.api.auth import may_ask
+from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
+from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.errors import describe
-from manyhats.api.hangup import unless_gone
+from manyhats.api.json_response import json_response
 from manyhats.api.known_fields import FOLLOWED, add_parameter, reject_unsupported, translate
 from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text, Tokenizer
+from manyhats.core.sampling_params import SampledToken
+from manyhats.core.sequence import Delta, Sequence
 from manyhats.errors import InvalidRequest, ManyhatsError
 from manyhats.registry.names import BASE
-from manyhats.serving.generation import finite
+from manyhats.serving.generation import finite, scores_of, text_of
+from manyhats.serving.inference import InferenceRequest, InferenceResponse
 from manyhats.serving.merged import FIELD
-from manyhats.serving.question import Question, Reply
-
-if TYPE_CHECKING:
-    from manyhats.engine.sampling import Chosen
-    from manyhats.engine.stream import Delta, Stream
 
 # Exception, status, `error_type`: LoRAX's clients go by the last. The first that fits holds.
 _KINDS: tuple[tuple[type[Exception], int, str], ...] = (
@@ -64,7 +63,7 @@ class _Route(APIRoute):
         return handle
 
 
-router = APIRouter(tags=["lorax"], route_class=_Route, dependencies=[Depends(may_ask)])
+router = APIRouter(tags=["lorax"], route_class=_Route, dependencies=[Depends(require_read)])
 
 
 _Alternatives = Annotated[StrictInt, Field(ge=0, le=20)]
@@ -109,13 +108,13 @@ class GenerateBody(BaseModel):
 async def generate(request: Request) -> Response:
     """Continues a prompt."""
     body = await parse(request, GenerateBody)
-    return JSONResponse(await _whole(request, body))
+    return await _answer(request, body)
 
 
 @router.post("/generate_stream", openapi_extra=documented(GenerateBody))
 async def generate_stream(request: Request) -> Response:
     """Continues a prompt, token by token."""
-    return await _pieces(request, await parse(request, GenerateBody))
+    return await _stream(request, await parse(request, GenerateBody))
 
 
 @router.post("/", openapi_extra=documented(GenerateBody))
@@ -123,11 +122,11 @@ async def either(request: Request) -> Response:
     """As `stream` says; the answer in one piece stands in a list, as TGI has it."""
     body = await parse(request, GenerateBody)
     if body.stream:
-        return await _pieces(request, body)
-    return JSONResponse([await _whole(request, body)])
+        return await _stream(request, body)
+    return await _answer(request, body, listed=True)
 
 
-def _question(body: GenerateBody) -> Question:
+def _inference(body: GenerateBody) -> InferenceRequest:
     p = body.asked
     fields = p.model_extra or {}
     reject_unsupported(body.model_extra)
@@ -157,102 +156,115 @@ def _question(body: GenerateBody) -> Question:
     if p.merged_adapters is not None:
         given[FIELD] = {name: value for name, value in p.merged_adapters.items() if value is not None}
     names = {parameter: f"parameters.{name}" for parameter, (name, _) in found.items()}
-    return Question(p.adapter_id or BASE, [Text(body.inputs)], given, generates=True, names=names)
+    return InferenceRequest(p.adapter_id or BASE, [Text(body.inputs)], given, generates=True, names=names)
 
 
-async def _whole(request: Request, body: GenerateBody) -> dict[str, Any]:
+async def _answer(request: Request, body: GenerateBody, *, listed: bool = False) -> Response:
     service = runtime_of(request).service
-    reply = await unless_gone(request, service.ask(_question(body)))
-    assert reply.writing is not None
-    (text,) = reply.writing.streams
-    tokenizer = service.backbone.tokenizer
-    answer: dict[str, Any] = {"generated_text": _full(body, text)}
+    result = await cancel_on_disconnect(request, service.predict(_inference(body)))
+
+    def whole() -> Any:
+        answer = _whole(result, body, service.backbone.tokenizer)
+        return [answer] if listed else answer
+
+    return await json_response(whole, result.size)
+
+
+def _whole(result: InferenceResponse, body: GenerateBody, tokenizer: Tokenizer) -> dict[str, Any]:
+    (sequence,) = result.sequences
+    answer: dict[str, Any] = {"generated_text": _full(body, sequence)}
     if body.asked.details:
-        answer["details"] = _details(reply, text, body) | {
-            "prefill": _prefill(text, tokenizer),
-            "tokens": [_token(chosen, tokenizer.piece(chosen.token), tokenizer, body.asked) for chosen in text.tokens],
+        answer["details"] = _details(result, sequence, body) | {
+            "prefill": _prefill(sequence, tokenizer),
+            "tokens": [
+                _token(sampled, tokenizer.piece(sampled.token), tokenizer, body.asked) for sampled in sequence.shown
+            ],
         }
         if body.asked.top_n_tokens:
-            answer["details"]["top_tokens"] = [_top_tokens(chosen, tokenizer, body.asked) for chosen in text.tokens]
+            answer["details"]["top_tokens"] = [
+                _top_tokens(sampled, tokenizer, body.asked) for sampled in sequence.shown
+            ]
     return answer
 
 
-async def _pieces(request: Request, body: GenerateBody) -> Response:
+async def _stream(request: Request, body: GenerateBody) -> Response:
     """The last event has the whole text, and its token once more is not sent."""
     if body.asked.decoder_input_details:
         raise InvalidRequest("`decoder_input_details` is not supported in a stream", param="decoder_input_details")
     service = runtime_of(request).service
     tokenizer = service.backbone.tokenizer
-    held: list[tuple[Chosen | None, str]] = []  # the event of a token waits for the next: the last one tells more
+    held: list[tuple[SampledToken | None, str]] = []  # the event of a token waits for the next: the last one tells more
 
-    def event(chosen: Chosen | None, text: str) -> dict[str, Any]:
+    def event(sampled: SampledToken | None, text: str) -> dict[str, Any]:
         token = {"id": 0, "text": text, "logprob": 0.0, "special": True}
-        if chosen is not None:
-            token = _token(chosen, text, tokenizer, body.asked)
+        if sampled is not None:
+            token = _token(sampled, text, tokenizer, body.asked)
         told: dict[str, Any] = {"token": token, "generated_text": None, "details": None}
-        if chosen is not None and body.asked.top_n_tokens:
-            told["top_tokens"] = _top_tokens(chosen, tokenizer, body.asked)
+        if sampled is not None and body.asked.top_n_tokens:
+            told["top_tokens"] = _top_tokens(sampled, tokenizer, body.asked)
         return told
 
-    def pieces(delta: Delta) -> list[dict[str, Any]]:
+    def chunks(delta: Delta) -> list[dict[str, Any]]:
         ready = [event(*one) for one in held]
-        held[:] = [(delta.chosen, delta.text)]
+        held[:] = [(delta.token, delta.text)]
         return ready
 
-    def end(reply: Reply) -> list[dict[str, Any]]:
-        assert reply.writing is not None
-        (text,) = reply.writing.streams
+    def end(result: InferenceResponse) -> list[dict[str, Any]]:
+        (sequence,) = result.sequences
         last = event(*held[0]) if held else event(None, "")
-        details = _details(reply, text, body) if body.asked.details else None
-        return [last | {"generated_text": _full(body, text), "details": details}]
+        details = _details(result, sequence, body) if body.asked.details else None
+        return [last | {"generated_text": _full(body, sequence), "details": details}]
 
     return await stream(
         request,
         service,
-        _question(body),
-        pieces=pieces,
+        _inference(body),
+        chunks=chunks,
         end=end,
         failure=lambda error: _told(error)[1],
         done=False,
     )
 
 
-def _full(body: GenerateBody, text: Stream) -> str:
-    return (body.inputs if body.asked.return_full_text else "") + text.text.text
+def _full(body: GenerateBody, sequence: Sequence) -> str:
+    return (body.inputs if body.asked.return_full_text else "") + text_of(sequence).text
 
 
-def _details(reply: Reply, text: Stream, body: GenerateBody) -> dict[str, Any]:
-    reason = "length" if text.finished == "length" else "stop_sequence" if text.text.stop else "eos_token"
+def _details(result: InferenceResponse, sequence: Sequence, body: GenerateBody) -> dict[str, Any]:
+    reason = (
+        "length" if sequence.finish_reason == "length" else "stop_sequence" if text_of(sequence).stop else "eos_token"
+    )
     return {
         "finish_reason": reason,
-        "prompt_tokens": reply.input_tokens,
-        "generated_tokens": reply.output_tokens,
+        "prompt_tokens": result.input_tokens,
+        "generated_tokens": result.output_tokens,
         "seed": (body.asked.model_extra or {}).get("seed"),
     }
 
 
-def _prefill(text: Stream, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+def _prefill(sequence: Sequence, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """The prompt's tokens, where they are asked; the first has no value."""
-    if text.scores is None:
+    scores = scores_of(sequence)
+    if scores is None:
         return []
-    known = zip(text.scores.prompt, text.scores.scores, strict=True)
+    known = zip(scores.prompt, scores.scores, strict=True)
     return [
         {"id": t, "text": tokenizer.piece(t), "logprob": None if one is None else finite(one.logprob)}
         for t, one in known
     ]
 
 
-def _token(chosen: Chosen, text: str, tokenizer: Tokenizer, asked: Parameters) -> dict[str, Any]:
-    token: dict[str, Any] = {"id": chosen.token, "text": text, "logprob": chosen.logprob, "special": False}
-    if asked.return_k_alternatives and chosen.top:
-        token["alternative_tokens"] = _alternatives(chosen, asked.return_k_alternatives, tokenizer)
+def _token(sampled: SampledToken, text: str, tokenizer: Tokenizer, asked: Parameters) -> dict[str, Any]:
+    token: dict[str, Any] = {"id": sampled.token, "text": text, "logprob": sampled.logprob, "special": False}
+    if asked.return_k_alternatives and sampled.top:
+        token["alternative_tokens"] = _alternatives(sampled, asked.return_k_alternatives, tokenizer)
     return token
 
 
-def _top_tokens(chosen: Chosen, tokenizer: Tokenizer, asked: Parameters) -> list[dict[str, Any]]:
+def _top_tokens(sampled: SampledToken, tokenizer: Tokenizer, asked: Parameters) -> list[dict[str, Any]]:
     """TGI's form of the likeliest tokens in one's place."""
-    return [one | {"special": False} for one in _alternatives(chosen, asked.top_n_tokens or 0, tokenizer)]
+    return [one | {"special": False} for one in _alternatives(sampled, asked.top_n_tokens or 0, tokenizer)]
 
 
-def _alternatives(chosen: Chosen, most: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    return [{"id": t, "text": tokenizer.piece(t), "logprob": value} for t, value in chosen.top[:most]]
+def _alternatives(sampled: SampledToken, most: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    return [{"id": t, "text": tokenizer.piece(t), "logprob": value} for t, value in sampled.top[:most]]

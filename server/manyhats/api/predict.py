@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic_core import to_json
 
-from manyhats.api.auth import may_ask
+from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
+from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.errors import describe
-from manyhats.api.hangup import unless_gone
+from manyhats.api.json_response import json_response
 from manyhats.api.schemas import PredictBody, PredictManyBody, texts
 from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
+from manyhats.core.sequence import Delta
 from manyhats.errors import InvalidRequest, ManyhatsError, TooLarge
-from manyhats.serving.generation import told_tokens
-from manyhats.serving.question import Question, Reply
+from manyhats.serving.generation import token_logprobs
+from manyhats.serving.inference import InferenceRequest, InferenceResponse
 from manyhats.serving.service import Service
 
-if TYPE_CHECKING:
-    from manyhats.engine.stream import Delta
+_ERROR = 8  # values: the cost of an answer that is an error
 
-router = APIRouter(prefix="/v1", tags=["predict"], dependencies=[Depends(may_ask)])
+router = APIRouter(prefix="/v1", tags=["predict"], dependencies=[Depends(require_read)])
 
 
 @router.post("/tasks/{task}/predict", openapi_extra=documented(PredictBody))
@@ -32,32 +31,32 @@ async def predict(task: str, request: Request) -> Response:
     """Asks one task. `task` may name an alias or a version: `spam@canary`, `spam@3`."""
     body = await parse(request, PredictBody)
     service = runtime_of(request).service
-    question = Question(task, texts(body.inputs), body.parameters)
+    inference = InferenceRequest(task, texts(body.inputs), body.parameters)
     if body.parameters.get("stream") is True:
-        return await _stream(request, service, question)
-    reply = await unless_gone(request, service.ask(question))
-    return await _json(reply_body(reply))
+        return await _stream(request, service, inference)
+    result = await cancel_on_disconnect(request, service.predict(inference))
+    return await json_response(lambda: response_body(result), result.size)
 
 
-async def _stream(request: Request, service: Service, question: Question) -> Response:
+async def _stream(request: Request, service: Service, inference: InferenceRequest) -> Response:
     """One event for each token, then the whole answer, then `[DONE]`."""
 
-    def pieces(delta: Delta) -> list[dict[str, Any]]:
-        event: dict[str, Any] = {"input": delta.stream.prompt_index, "text": delta.text}
-        if delta.stream.writing.each != 1:
-            event["choice"] = delta.stream.index % delta.stream.writing.each
-        event["tokens"] = [] if delta.chosen is None else [delta.chosen.token]
-        if delta.chosen is not None and delta.chosen.logprob is not None:
-            event["logprobs"] = told_tokens([delta.chosen], service.backbone.tokenizer)
-        event["finish_reason"] = delta.finished
+    def chunks(delta: Delta) -> list[dict[str, Any]]:
+        event: dict[str, Any] = {"input": delta.sequence.prompt_index, "text": delta.text}
+        if delta.sequence.request.each != 1:
+            event["choice"] = delta.sequence.index % delta.sequence.request.each
+        event["tokens"] = [] if delta.token is None else [delta.token.token]
+        if delta.token is not None and delta.token.logprob is not None:
+            event["logprobs"] = token_logprobs([delta.token], service.backbone.tokenizer)
+        event["finish_reason"] = delta.finish_reason
         return [event]
 
     return await stream(
         request,
         service,
-        replace(question, generates=True),
-        pieces=pieces,
-        end=lambda reply: [reply_body(reply)],
+        replace(inference, generates=True),
+        chunks=chunks,
+        end=lambda result: [response_body(result)],
         failure=lambda error: describe(error)[1],
     )
 
@@ -67,20 +66,21 @@ async def predict_many(request: Request) -> Response:
     """Asks many tasks at once, or several tasks about the same input. One item's failure leaves the others alone."""
     body = await parse(request, PredictManyBody)
     runtime = runtime_of(request)
-    questions = _questions(body)
+    inferences = _inferences(body)
     limit = runtime.settings.max_inputs
-    count = sum(len(question.texts) for question in questions)
+    count = sum(len(question.texts) for question in inferences)
     if count > limit:
         raise TooLarge(f"there are {count} inputs; at most {limit} in one call", param="requests")
-    answers = await unless_gone(request, runtime.service.ask_all(questions))
+    answers = await cancel_on_disconnect(request, runtime.service.predict_many(inferences))
 
     def bodies() -> dict[str, Any]:
-        return {"results": [_result(answer, q.task) for answer, q in zip(answers, questions, strict=True)]}
+        return {"results": [_result(answer, one.task) for answer, one in zip(answers, inferences, strict=True)]}
 
-    return await _json(await to_thread.run_sync(bodies))
+    size = sum(answer.size if isinstance(answer, InferenceResponse) else _ERROR for answer in answers)
+    return await json_response(bodies, size)
 
 
-def _questions(body: PredictManyBody) -> list[Question]:
+def _inferences(body: PredictManyBody) -> list[InferenceRequest]:
     if (body.requests is None) == (body.tasks is None):
         raise InvalidRequest("give either 'requests' or 'tasks' with 'inputs'", param="requests")
     if body.requests is not None:
@@ -88,43 +88,38 @@ def _questions(body: PredictManyBody) -> list[Question]:
             raise InvalidRequest("'inputs' and 'parameters' belong inside each of 'requests'", param="inputs")
         if not body.requests:
             raise InvalidRequest("'requests' is empty", param="requests")
-        return [Question(item.task, texts(item.inputs), item.parameters) for item in body.requests]
+        return [InferenceRequest(item.task, texts(item.inputs), item.parameters) for item in body.requests]
     if body.inputs is None:
         raise InvalidRequest("'tasks' needs 'inputs'", param="inputs")
     if not body.tasks:
         raise InvalidRequest("'tasks' is empty", param="tasks")
     shared = texts(body.inputs)
-    return [Question(task, shared, body.parameters) for task in body.tasks]
+    return [InferenceRequest(task, shared, body.parameters) for task in body.tasks]
 
 
-def _result(answer: Reply | ManyhatsError, task: str) -> dict[str, Any]:
-    if isinstance(answer, Reply):
-        return reply_body(answer)
+def _result(answer: InferenceResponse | ManyhatsError, task: str) -> dict[str, Any]:
+    if isinstance(answer, InferenceResponse):
+        return response_body(answer)
     return {"task": task} | describe(answer)[1]
 
 
-def reply_body(reply: Reply) -> dict[str, Any]:
-    """The answer to one question, as api.md has it."""
+def response_body(result: InferenceResponse) -> dict[str, Any]:
+    """The answer to one inference, as api.md has it."""
     body: dict[str, Any] = {
-        "id": reply.id,
-        "task": reply.version.task,
-        "version": reply.version.number,
-        "sha256": reply.version.sha256,
-        "kind": reply.kind,
-        "outputs": reply.outputs,
-        "usage": {"input_tokens": reply.input_tokens, "output_tokens": reply.output_tokens},
+        "id": result.id,
+        "task": result.version.task,
+        "version": result.version.number,
+        "sha256": result.version.sha256,
+        "kind": result.kind,
+        "outputs": result.outputs,
+        "usage": {"input_tokens": result.input_tokens, "output_tokens": result.output_tokens},
         "timing": {
-            "queue_ms": round(reply.queue_ms, 3),
-            "load_ms": round(reply.load_ms, 3),
-            "compute_ms": round(reply.compute_ms, 3),
+            "queue_ms": round(result.queue_ms, 3),
+            "load_ms": round(result.load_ms, 3),
+            "compute_ms": round(result.compute_ms, 3),
         },
-        "batch": reply.batch,
+        "batch": result.batch,
     }
-    if reply.warnings:
-        body["warnings"] = [{"input": w.input, "code": w.code, "message": w.message} for w in reply.warnings]
+    if result.warnings:
+        body["warnings"] = [{"input": w.input, "code": w.code, "message": w.message} for w in result.warnings]
     return body
-
-
-async def _json(body: dict[str, Any]) -> Response:
-    """Serialised beside the event loop: embeddings of every token can be megabytes."""
-    return Response(await to_thread.run_sync(to_json, body), media_type="application/json")

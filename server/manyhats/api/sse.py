@@ -5,85 +5,115 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
-from anyio import to_thread
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 from pydantic_core import to_json
 
-from manyhats.api.hangup import unless_gone
-from manyhats.serving.question import Question, Reply
+from manyhats.api.disconnect import cancel_on_disconnect
+from manyhats.core.sequence import Delta
+from manyhats.serving.inference import InferenceRequest, InferenceResponse
 from manyhats.serving.service import Service
+from manyhats.serving.threads import SMALL_OUTPUT, at_once_if
 
-if TYPE_CHECKING:
-    from manyhats.engine.stream import Delta
+_EVENT = 32  # values: the cost of an event
 
 DONE = b"data: [DONE]\n\n"
 
 Events = Iterable[dict[str, Any]]
 
 
+class DeltaQueue:
+    """What has come of a stream and is not sent yet. On the event loop alone.
+
+    It has no limit of its own, as it needs none: it holds at most the deltas of the tokens that the request may have,
+    and the request keeps all its tokens to its end anyway. A client that takes nothing of its answer is cut off by
+    `send_timeout`; one that takes it slowly gets what has come meanwhile in one piece.
+    """
+
+    def __init__(self) -> None:
+        self._deltas: list[Delta] = []
+        self._closed = False
+        self._changed = asyncio.Event()
+
+    def put(self, delta: Delta) -> None:
+        """One more."""
+        self._deltas.append(delta)
+        self._changed.set()
+
+    def close(self) -> None:
+        """No more will come."""
+        self._closed = True
+        self._changed.set()
+
+    async def take(self) -> list[Delta]:
+        """All that have come since the last call, at least one; none at the end."""
+        if not self._deltas and not self._closed:
+            self._changed.clear()
+            await self._changed.wait()
+        taken, self._deltas = self._deltas, []
+        return taken
+
+
 async def stream(
     request: Request,
     service: Service,
-    question: Question,
+    inference: InferenceRequest,
     *,
-    pieces: Callable[[Delta], Events],
-    end: Callable[[Reply], Events],
+    chunks: Callable[[Delta], Events],
+    end: Callable[[InferenceResponse], Events],
     failure: Callable[[Exception], dict[str, Any]],
     done: bool = True,
 ) -> StreamingResponse:
-    """Asks, and sends what `pieces` makes of each token and `end` of the whole; then `[DONE]`, where `done` says so.
+    """Asks, and sends what `chunks` makes of each token and `end` of the whole; then `[DONE]`, where `done` says so.
 
     A failure before the first token is raised, so that it gets its status; a later one is an event made by `failure`.
-    Who hangs up frees the place within one pass.
+    Who disconnects frees the place within one pass.
     """
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[Delta | None] = asyncio.Queue()
-
-    def tell(delta: Delta) -> None:
-        loop.call_soon_threadsafe(queue.put_nowait, delta)
-
-    answer = asyncio.create_task(service.ask(replace(question, listener=tell)))
-    answer.add_done_callback(lambda _: queue.put_nowait(None))
+    queue = DeltaQueue()
+    inference = replace(inference, listener=lambda delta: service.dispatcher.post(queue.put, delta))
+    answer = asyncio.create_task(service.predict(inference))
+    answer.add_done_callback(lambda _: queue.close())
     try:
-        first = await unless_gone(request, queue.get())
+        first = await cancel_on_disconnect(request, queue.take())
     except BaseException:
         answer.cancel()
         raise
-    if first is None:
+    if not first:
         await answer  # raises what went wrong
 
     async def events() -> AsyncIterator[bytes]:
-        begun: set[int] = set()
+        started_choices: set[int] = set()
+
+        def written(deltas: list[Delta]) -> bytes:
+            return b"".join(_event(event) for delta in deltas for event in chunks(delta))
+
+        def last(result: InferenceResponse) -> bytes:
+            return b"".join(_event(event) for event in end(result)) + (DONE if done else b"")
+
         try:
-            delta = first
-            while delta is not None:
-                scored = delta.stream.scores is not None and delta.stream.index not in begun
-                begun.add(delta.stream.index)
+            deltas = first
+            while deltas:
                 # what is told of a prompt's tokens may be much: no work for the event loop
-                for event in await to_thread.run_sync(_made, pieces, delta) if scored else pieces(delta):
-                    yield _event(event)
-                delta = await queue.get()
+                new = {delta.sequence.index for delta in deltas if delta.sequence.scores is not None} - started_choices
+                started_choices |= new
+                small = not new and len(deltas) * _EVENT <= SMALL_OUTPUT
+                if data := await at_once_if(small, partial(written, deltas)):
+                    yield data
+                deltas = await queue.take()
             try:
-                reply = await answer
+                result = await answer
             except Exception as error:
                 yield _event(failure(error))
                 return
-            for event in end(reply):
-                yield _event(event)
-            if done:
-                yield DONE
+            yield await at_once_if(result.size <= SMALL_OUTPUT, lambda: last(result))
         finally:
             answer.cancel()
 
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return StreamingResponse(events(), media_type="text/event-stream", headers=headers)
-
-
-def _made(pieces: Callable[[Delta], Events], delta: Delta) -> list[dict[str, Any]]:
-    return list(pieces(delta))
 
 
 def _event(body: dict[str, Any]) -> bytes:

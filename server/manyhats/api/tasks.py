@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from manyhats.api.auth import may_ask, may_change
+from manyhats.api.auth import require_admin, require_read
 from manyhats.api.body import documented, parse
 from manyhats.api.schemas import AliasBody, RollbackBody, SettingsBody
 from manyhats.api.state import runtime_of
@@ -16,11 +16,11 @@ from manyhats.registry.records import Target, Task, TaskSettings, Version
 from manyhats.runtime import Runtime
 from manyhats.serving.threads import in_thread
 
-ask = APIRouter(prefix="/v1/tasks", tags=["tasks"], dependencies=[Depends(may_ask)])
-change = APIRouter(prefix="/v1/tasks", tags=["tasks"], dependencies=[Depends(may_change)])
+read_router = APIRouter(prefix="/v1/tasks", tags=["tasks"], dependencies=[Depends(require_read)])
+admin_router = APIRouter(prefix="/v1/tasks", tags=["tasks"], dependencies=[Depends(require_admin)])
 
 
-@ask.get("")
+@read_router.get("")
 async def list_tasks(
     request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 100, page_token: str | None = None
 ) -> dict[str, Any]:
@@ -30,7 +30,7 @@ async def list_tasks(
     return {"data": [summary(runtime, task) for task in tasks], "next_page_token": following}
 
 
-@ask.get("/{task}")
+@read_router.get("/{task}")
 async def show_task(task: str, request: Request) -> dict[str, Any]:
     """One task with its versions, aliases and settings."""
     runtime = runtime_of(request)
@@ -58,7 +58,7 @@ async def show_task(task: str, request: Request) -> dict[str, Any]:
     return details(runtime, found, version)
 
 
-@change.put("/{task}", openapi_extra=documented(SettingsBody))
+@admin_router.put("/{task}", openapi_extra=documented(SettingsBody))
 async def configure_task(task: str, request: Request) -> dict[str, Any]:
     """Sets what is not weights."""
     body = await parse(request, SettingsBody)
@@ -68,7 +68,7 @@ async def configure_task(task: str, request: Request) -> dict[str, Any]:
     return details(runtime, changed)
 
 
-@change.delete("/{task}", status_code=204)
+@admin_router.delete("/{task}", status_code=204)
 async def delete_task(task: str, request: Request) -> Response:
     """Takes a task away; requests in flight finish."""
     _not_base(task)
@@ -80,14 +80,14 @@ async def delete_task(task: str, request: Request) -> Response:
 # ---- versions
 
 
-@ask.get("/{task}/versions/{number}")
+@read_router.get("/{task}/versions/{number}")
 async def show_version(task: str, number: int, request: Request) -> dict[str, Any]:
     """One version."""
     runtime = runtime_of(request)
     return version_body(runtime, runtime.registry.task(task).version(number))
 
 
-@change.delete("/{task}/versions/{number}", status_code=204)
+@admin_router.delete("/{task}/versions/{number}", status_code=204)
 async def delete_version(task: str, number: int, request: Request) -> Response:
     """Removes a version that no alias points at."""
     runtime = runtime_of(request)
@@ -98,7 +98,7 @@ async def delete_version(task: str, number: int, request: Request) -> Response:
 # ---- aliases
 
 
-@change.put("/{task}/aliases/{alias}", openapi_extra=documented(AliasBody))
+@admin_router.put("/{task}/aliases/{alias}", openapi_extra=documented(AliasBody))
 async def set_alias(task: str, alias: str, request: Request) -> dict[str, Any]:
     """Points an alias at one version, or at several by weight."""
     body = await parse(request, AliasBody)
@@ -113,14 +113,14 @@ async def set_alias(task: str, alias: str, request: Request) -> dict[str, Any]:
     return details(runtime, await in_thread(runtime.threads.admin, runtime.registry.set_alias, task, alias, targets))
 
 
-@change.delete("/{task}/aliases/{alias}")
+@admin_router.delete("/{task}/aliases/{alias}")
 async def delete_alias(task: str, alias: str, request: Request) -> dict[str, Any]:
     """Removes an alias other than `stable`."""
     runtime = runtime_of(request)
     return details(runtime, await in_thread(runtime.threads.admin, runtime.registry.delete_alias, task, alias))
 
 
-@change.post("/{task}/rollback", openapi_extra=documented(RollbackBody))
+@admin_router.post("/{task}/rollback", openapi_extra=documented(RollbackBody))
 async def rollback(task: str, request: Request) -> dict[str, Any]:
     """Points `stable` back at what it pointed at before."""
     body = await parse(request, RollbackBody)
@@ -131,7 +131,7 @@ async def rollback(task: str, request: Request) -> dict[str, Any]:
 # ---- residency
 
 
-@change.post("/{task}/load")
+@admin_router.post("/{task}/load")
 async def load(task: str, request: Request) -> dict[str, Any]:
     """Brings the task's adapter into a slot; answers when it is there."""
     runtime = runtime_of(request)
@@ -139,7 +139,7 @@ async def load(task: str, request: Request) -> dict[str, Any]:
     return summary(runtime, *runtime.registry.lookup(task))
 
 
-@change.post("/{task}/unload")
+@admin_router.post("/{task}/unload")
 async def unload(task: str, request: Request) -> dict[str, Any]:
     """Gives back the memory of the task's adapters, once no request uses them."""
     runtime = runtime_of(request)
@@ -149,7 +149,7 @@ async def unload(task: str, request: Request) -> dict[str, Any]:
     return summary(runtime, found)
 
 
-@change.post("/{task}/pin")
+@admin_router.post("/{task}/pin")
 async def pin(task: str, request: Request) -> dict[str, Any]:
     """Keeps the task's adapter in a slot."""
     runtime = runtime_of(request)
@@ -157,7 +157,7 @@ async def pin(task: str, request: Request) -> dict[str, Any]:
     return details(runtime, await runtime.configure(task, {"pinned": True}))
 
 
-@change.post("/{task}/unpin")
+@admin_router.post("/{task}/unpin")
 async def unpin(task: str, request: Request) -> dict[str, Any]:
     """Lets the task's adapter be given up again."""
     runtime = runtime_of(request)

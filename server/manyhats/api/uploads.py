@@ -11,7 +11,7 @@ from anyio import CancelScope
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
-from manyhats.api.auth import may_change
+from manyhats.api.auth import require_admin
 from manyhats.api.body import parse_bytes
 from manyhats.api.multipart import FormReader, UploadForm
 from manyhats.api.schemas import SettingsBody
@@ -25,7 +25,7 @@ from manyhats.registry.records import Version
 from manyhats.runtime import Runtime
 from manyhats.serving.threads import in_thread
 
-change = APIRouter(prefix="/v1/tasks", tags=["versions"], dependencies=[Depends(may_change)])
+admin_router = APIRouter(prefix="/v1/tasks", tags=["versions"], dependencies=[Depends(require_admin)])
 
 _PIECE = 256 << 10  # bytes that are gathered before a thread writes them
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -58,7 +58,7 @@ class _Upload(NamedTuple):
     activate: bool
 
 
-@change.post("/{task}/versions", status_code=201, openapi_extra=_BODY)
+@admin_router.post("/{task}/versions", status_code=201, openapi_extra=_BODY)
 async def upload(task: str, request: Request) -> JSONResponse:
     """Uploads an adapter as a new version: parts named `files`, or one `archive`."""
     check_name(task, write=True)

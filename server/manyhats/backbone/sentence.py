@@ -1,4 +1,4 @@
-"""One vector of a text: pooling over its tokens' states, and what sentence-transformers puts behind that.
+"""One vector of a text: how a folder pools (`backbone.pooling`), and what sentence-transformers puts behind that.
 
 The formulae are sentence-transformers' own (its modules Pooling, Dense, LayerNorm and Normalize), over the tokens that
 are there: a packed pass has no pads.
@@ -6,7 +6,6 @@ are there: a packed pass has no pads.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -26,36 +25,6 @@ EVERY_TOKEN = "none"  # in place of a pooling: all states
 def modes_of(pooling: Pooling | Sequence[str]) -> tuple[str, ...]:
     """The modes of a pooling, one or several."""
     return (pooling,) if isinstance(pooling, str) else tuple(pooling)
-
-
-def pool(states: Tensor, pooling: Pooling, skip: int = 0) -> Tensor:
-    """(tokens, width) to (modes * width,), or unchanged for `none`. `skip`: tokens at the beginning that do not count.
-
-    A token keeps its place for `weightedmean`, where the n-th counts n times, whatever is left out before it.
-    """
-    if pooling == EVERY_TOKEN:
-        return states
-    kept = states[skip:]
-    pooled = [_pooled(kept, mode, skip) for mode in modes_of(pooling)]
-    return pooled[0] if len(pooled) == 1 else torch.cat(pooled)
-
-
-def _pooled(states: Tensor, mode: str, skip: int) -> Tensor:
-    match mode:
-        case "mean":
-            return states.mean(0)
-        case "cls":
-            return states[0]
-        case "last":
-            return states[-1]
-        case "max":
-            return states.max(0).values
-        case "mean_sqrt_len":
-            return states.sum(0) / math.sqrt(len(states))
-        case _:
-            # in float32: bfloat16 has no whole numbers above 256
-            weights = torch.arange(skip + 1, skip + 1 + len(states), device=states.device, dtype=torch.float32)
-            return ((weights @ states.float()) / weights.sum()).to(states.dtype)
 
 
 # Classes of torch.nn that take no argument and have no weights.

@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from manyhats.backbone.detokenizer import IncrementalDetokenizer
+from manyhats.backbone.decode_stream import DecodeStream
 from manyhats.backbone.token_bytes import TokenBytes
 from manyhats.errors import ConfigurationError
 
@@ -167,9 +167,9 @@ class Tokenizer:
             self._bytes = TokenBytes(self._backend)
         return self._bytes
 
-    def decode_stream(self, *, skip_special: bool = True) -> IncrementalDetokenizer:
+    def decode_stream(self, *, skip_special: bool = True) -> DecodeStream:
         """Takes tokens one by one, and gives the text that is sure after each."""
-        return IncrementalDetokenizer(partial(self.decode, skip_special=skip_special))
+        return DecodeStream(partial(self.decode, skip_special=skip_special))
 
     def _cut(self, text: Text, max_tokens: int, full_length: int, *, at_least: bool) -> Encoded:
         room = max(max_tokens - self._backend.num_special_tokens_to_add(text.pair is not None), 0)

@@ -21,6 +21,7 @@ from manyhats.backbone import Encoded
 from manyhats.backbone.sentence import Pooling
 from manyhats.core.report import BatchReport
 from manyhats.core.sampling_params import SampledToken, SamplingParams
+from manyhats.core.token_history import TokenHistory
 from manyhats.methods.adapter import BoundAdapter
 
 FinishReason = Literal["stop", "length"]
@@ -41,8 +42,9 @@ class PoolingParams:
 class TokenConstraint(Protocol):
     """What a form lets come next; see `engine.structured_output`."""
 
-    def allowed(self) -> Tensor:
-        """(vocabulary,) bool, on the host."""
+    def bits(self) -> Tensor:
+        """(vocabulary / 32 rounded up,) int32 on the host, with a bit for each token, the lowest first: whether it may
+        come next. Holds until the next call. Raises as `accept`."""
         ...
 
     def accept(self, token: int) -> bool:
@@ -89,7 +91,7 @@ class Sequence:
     decoder: TextDecoder | None = None  # of those that generate; the detokenizer's thread uses it
     scores: PromptScoring | None = None  # shared by the sequences that follow the same prompt
 
-    # its request
+    # its request, which sets it
     request: Request = field(init=False)
 
     # the model's thread: the scheduler and the cache
@@ -101,8 +103,9 @@ class Sequence:
     block_hashes: list[bytes] = field(default_factory=list)  # of its full blocks
     cached_blocks: int = 0  # of its blocks, those that others can find
     rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # prefix, then its own
-    # the model's thread: the sampler
+    # the model's thread: the sampler. None where nothing is drawn
     random: np.random.Generator | None = None
+    history: TokenHistory | None = None  # None where nothing looks back on its tokens
     # the model's thread: the runner
     pooled: Output | None = None
     # the model's thread, read by others: why no token follows any more (an end token, the length, a complete form)
@@ -113,6 +116,12 @@ class Sequence:
     shown: list[SampledToken] = field(default_factory=list)  # the tokens of the text that is answered
     token_times: list[float] = field(default_factory=list)  # `time.monotonic()`, of each of them
     finish_reason: FinishReason | None = None  # of the text; a stop string may end it before the model's thread does
+
+    def __post_init__(self) -> None:
+        if isinstance(self.params, SamplingParams) and self.params.temperature > 0:
+            self.random = np.random.Generator(np.random.Philox(self.params.seed))
+        if isinstance(self.params, SamplingParams) and self.params.looks_back:
+            self.history = TokenHistory(self.prompt)
 
     @property
     def sampling(self) -> SamplingParams | None:
@@ -133,6 +142,25 @@ class Sequence:
     def length(self) -> int:
         """Positions: virtual tokens, prompt and output."""
         return self.virtual + len(self.prompt) + len(self.output)
+
+    def content(self, start: int, stop: int) -> list[int]:
+        """Its tokens at some positions; virtual ones are -1."""
+        begin, end = max(start - self.virtual, 0), stop - self.virtual
+        prompt = len(self.prompt)
+        tokens = list(self.prompt[begin:end]) if begin < min(prompt, end) else []
+        if end > prompt:
+            tokens += [sampled.token for sampled in self.output[max(begin - prompt, 0) : end - prompt]]
+        return [-1] * max(min(stop, self.virtual) - start, 0) + tokens
+
+    @property
+    def unscored(self) -> bool:
+        """Whether its prompt has to be scored yet."""
+        return self.scores is not None and not self.scores.complete
+
+    @property
+    def scorer(self) -> bool:
+        """Whether it is the one among the sequences of its prompt that scores it."""
+        return self.index % self.request.each == 0
 
     @property
     def released(self) -> bool:
@@ -175,9 +203,11 @@ class Request:
 
     # who finishes its sequences: the model's thread, or for those that generate the detokenizer's
     unfinished: int = 0
+    # under the engine's lock: sequences that have no place in a pass yet
+    waiting: int = 0
 
     def __post_init__(self) -> None:
-        self.unfinished = len(self.sequences)
+        self.unfinished = self.waiting = len(self.sequences)
         for sequence in self.sequences:
             sequence.request = self
 

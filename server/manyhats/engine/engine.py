@@ -1,212 +1,276 @@
-"""The model's one thread: runs the scheduler's batches and the generator's passes in turn, and gives answers back."""
+"""The model's one thread: schedule, execute, update. Requests come in and go out beside it.
+
+Everything that knows of sequences' places, blocks and passes belongs to that thread, under no lock. `submit` and
+`cancel` only count, append to an inbox and wake it. The thread is supervised: an error outside a batch fails what is
+under way, and the loop goes on with its queue; if that happens again and again, the engine gives up and says why.
+"""
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Sequence as Many
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
 
 from manyhats.backbone import Backbone
-from manyhats.engine.forward import forward
-from manyhats.engine.generator import Generator, Turn
+from manyhats.core.batch import ScheduledBatch, SequenceOutput
+from manyhats.core.sequence import Request
+from manyhats.engine.admission import Admission
+from manyhats.engine.detokenizer import Detokenizer
+from manyhats.engine.kv_cache import KVCache
+from manyhats.engine.runner import Runner
 from manyhats.engine.scheduler import Scheduler
-from manyhats.engine.settle import settle
-from manyhats.engine.stream import Writing
-from manyhats.engine.work import BatchReport, Item, Output, Work
-from manyhats.errors import NotReady
-from manyhats.methods.adapter import BoundAdapter
-from manyhats.methods.plan import in_batch_order
+from manyhats.engine.set_future import set_future
+from manyhats.errors import EngineFailure, NotReady
 
 logger = logging.getLogger(__name__)
 
-_LOOK_AGAIN = 0.05  # seconds, where texts wait and none can run
+_LOOK_AGAIN = 0.05  # seconds, where sequences wait and none can run
+_DEATHS = 5  # so many errors outside a batch within `_WITHIN` seconds, and the engine gives up
+_WITHIN = 60.0
+_STOPPING = "the server is shutting down"
+_LAST_PASS = 30.0  # seconds that a pass under way may take, after the time to stop is over
+_LAST_TEXTS = 5.0  # seconds for the texts of the last passes
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How much runs at once, and how much may wait.
+
+    `max_num_batched_tokens`: the most tokens of one pass; `max_num_seqs`: the most sequences that generate at once;
+    `cache_bytes`: room for their keys and values; `queue_per_task`, `queue_total`: the most sequences that may wait.
+    """
+
+    max_num_batched_tokens: int
+    max_num_seqs: int = 64
+    cache_bytes: int = 1 << 30
+    queue_per_task: int = 4096
+    queue_total: int = 16384
 
 
 class Engine:
-    """Runs work on the backbone. `submit` and `cancel` may be called from any thread.
+    """Runs requests on the backbone. `submit`, `cancel` and `waiting` may be called from any thread.
 
-    `generator`: for backbones that continue texts.
+    `on_fatal` is called with a reason, in the model's thread, when the engine gives up: the process must end then.
     """
 
-    def __init__(self, backbone: Backbone, scheduler: Scheduler, generator: Generator | None = None) -> None:
+    def __init__(self, backbone: Backbone, config: EngineConfig) -> None:
         self.backbone = backbone
-        self.generator = generator
-        self._scheduler = scheduler
+        self.cache = KVCache(backbone, config.cache_bytes) if backbone.has_language_model else None
+        self.scheduler = Scheduler(
+            self.cache, max_num_batched_tokens=config.max_num_batched_tokens, max_num_seqs=config.max_num_seqs
+        )
+        self.runner = Runner(backbone, self.cache)
+        self.detokenizer = Detokenizer()
+        # What the end of a pass gives to others: all of it together.
+        self.step_scope: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.on_fatal: Callable[[str], None] = lambda reason: None
+        self.restarts = 0  # errors outside a batch, after which the loop began anew
+        self.failed = 0  # sequences that ended with an error
         self._changed = threading.Condition()
-        self._stopping = False
-        self._ids = itertools.count(1)
-        self._thread = threading.Thread(target=self._loop, name="model", daemon=True)
-        self.on_batch: Callable[[BatchReport], None] = lambda report: None
+        self._admission = Admission(task_limit=config.queue_per_task, total_limit=config.queue_total)
+        self._inbox: list[Request] = []
+        self._aborted: list[Request] = []
+        self._open: set[Request] = set()  # neither answered nor failed
+        self._refusing: str | None = None  # why no request is taken in any more
+        self._ending = False  # whether what is left is given up
+        self._well = True  # whether the last step was in order
+        self._deaths: deque[float] = deque(maxlen=_DEATHS)
+        self._arriving: deque[Request] = deque()  # out of the inbox, and not yet with the scheduler
+        self._batch: ScheduledBatch | None = None  # under way
+        self._thread = threading.Thread(target=self._supervise, name="model", daemon=True)
+
+    # ---- from any thread
 
     def start(self) -> None:
-        """Starts the model's thread."""
+        """Starts the model's thread, and the detokenizer's beside it."""
+        self.detokenizer.start()
         self._thread.start()
 
-    def stop(self, timeout: float) -> None:
-        """Takes no more work, and waits up to `timeout` seconds for what is there; the rest fails with NotReady."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-        self._thread.join(timeout)
-        late = NotReady("the server is shutting down")
-        with self._changed:
-            while batch := self._scheduler.next_batch():
-                for work in {item.work for item in batch}:
-                    settle(work.future, late)
-            if self.generator is not None:
-                self.generator.abandon(late)
+    @property
+    def healthy(self) -> bool:
+        """Whether the model's thread is at work, and its last step was in order."""
+        return self._well and self._thread.is_alive()
 
-    def submit(self, works: Sequence[Work | Writing]) -> None:
-        """Queues works together, so that they can share a batch. Raises Overloaded or NotReady."""
-        passes = [work for work in works if isinstance(work, Work)]
-        texts = [work for work in works if isinstance(work, Writing)]
+    def submit(self, requests: Many[Request]) -> None:
+        """Queues requests together, so that they can share a batch. Raises Overloaded or NotReady, for all of them."""
         with self._changed:
-            if self._stopping:
-                raise NotReady("the server is shutting down")
-            self._scheduler.admit([(work.task, len(work.rows)) for work in passes] + self._texts_waiting(texts))
-            for work in passes:
-                self._scheduler.add(work)
-            for writing in texts:
-                assert self.generator is not None
-                self.generator.add(writing)
+            if self._refusing is not None:
+                raise NotReady(self._refusing)
+            self._admission.admit(requests)
+            self._inbox.extend(requests)
+            self._open.update(requests)
             self._changed.notify_all()
+        for request in requests:
+            request.future.add_done_callback(partial(self._close, request))
 
-    def _texts_waiting(self, more: Sequence[Writing]) -> list[tuple[str, int]]:
-        """Texts that wait, and those that would join them."""
-        if not more or self.generator is None:
-            return []
-        return [*self.generator.waiting().items(), *((writing.task, len(writing.streams)) for writing in more)]
-
-    def cancel(self, work: Work | Writing) -> None:
-        """Takes a work out; rows that are in a pass already are computed and dropped, texts leave at its end."""
-        with self._changed:
-            work.future.cancel()
-            if isinstance(work, Work):
-                self._scheduler.remove(work)
-            self._changed.notify_all()
+    def cancel(self, request: Request) -> None:
+        """Takes a request out; sequences that are in a pass already are computed and dropped."""
+        request.future.cancel()
 
     def waiting(self) -> dict[str, int]:
-        """Rows and texts that wait, by task."""
+        """Sequences that wait, by task."""
         with self._changed:
-            counts = Counter(self._scheduler.waiting())
-            if self.generator is not None:
-                counts.update(self.generator.waiting())
-            return dict(counts)
+            return self._admission.waiting()
+
+    def stop(self, timeout: float) -> bool:
+        """Takes no more requests, and waits up to `timeout` seconds for those that are there; the rest fails with
+        NotReady. Returns when the pass under way has ended too; False where that takes too long."""
+        with self._changed:
+            self._refusing = self._refusing or _STOPPING
+            self._changed.notify_all()
+        if self._thread.ident is None:  # it was never started
+            self._end()
+            return True
+        self._thread.join(timeout)
+        with self._changed:
+            self._ending = True
+            queued = [request for request in self._open if not request.started]
+            self._changed.notify_all()
+        for request in queued:  # the others may be in the pass under way
+            set_future(request.future, NotReady(_STOPPING))
+        self._thread.join(_LAST_PASS)
+        return not self._thread.is_alive()
+
+    def _close(self, request: Request, _: Future[None]) -> None:
+        """A request is done, in whichever thread: nobody waits for it any more."""
+        with self._changed:
+            self._admission.forget(request)
+            self._open.discard(request)
+            if request.future.cancelled() or request.future.exception() is not None:
+                self._aborted.append(request)
+                self._changed.notify_all()
 
     # ---- the model's thread
 
-    def _loop(self) -> None:
-        while (following := self._next()) is not None:
-            batch, turn = following
-            try:
-                if batch:
-                    self._step(batch)
-                if turn:
-                    self._write(turn)
-            except Exception as error:  # must not end the thread
-                logger.exception("a batch failed outside the model")
-                for item in batch:
-                    settle(item.work.future, error)
-                for stream, _ in turn:
-                    settle(stream.writing.future, error)
+    def step(self) -> bool:
+        """One pass; False where there was nothing to run."""
+        self._take_in()
+        with torch.inference_mode():
+            batch = self._batch = self.scheduler.schedule()
+            self._count_places()
+            if batch is None:
+                self.runner.forget()
+                return False
+            outputs = self.runner.execute(batch)
+            outputs = self.scheduler.update(batch, outputs)
+        if self.scheduler.idle or any(output.finished is not None for output in outputs):
+            self.runner.forget()
+        self._answer(outputs)
+        self._batch = None
+        return True
 
-    def _next(self) -> tuple[list[Item], Turn] | None:
-        """What runs next; None at the end."""
+    def _take_in(self) -> None:
+        """What came since the last step."""
         with self._changed:
-            while True:
-                writes = self.generator is not None and not self.generator.idle
-                if self._scheduler.total or writes:
-                    batch = self._scheduler.next_batch()
-                    turn = self._arrange() if writes else []
-                    if batch or turn:
-                        return batch, turn
-                elif self._stopping:
-                    return None
-                self._changed.wait(_LOOK_AGAIN if writes else None)
+            self._arriving.extend(self._inbox)
+            self._inbox.clear()
+            aborted, self._aborted = self._aborted, []
+        while self._arriving:
+            self.scheduler.add(self._arriving[0])
+            self._arriving.popleft()
+        for request in aborted:
+            self.scheduler.abort(request)
 
-    def _arrange(self) -> Turn:
-        assert self.generator is not None
+    def _count_places(self) -> None:
+        """Tells the queue's counts who got a place, and who lost it."""
+        placed, self.scheduler.placed = self.scheduler.placed, []
+        displaced, self.scheduler.displaced = self.scheduler.displaced, []
+        if placed or displaced:
+            with self._changed:
+                self._admission.placed(placed)
+                self._admission.displaced(displaced)
+
+    def _answer(self, outputs: Many[SequenceOutput]) -> None:
+        """To those who wait: here for what one pass answers; texts are the detokenizer's."""
+        texts = [output for output in outputs if output.sequence.sampling is not None]
+        if texts:
+            self.detokenizer.put(texts)
+        self.failed += sum(output.error is not None for output in outputs)
+        with self.step_scope():
+            for output in outputs:
+                request = output.sequence.request
+                if output.sequence.sampling is not None:
+                    continue
+                if output.error is not None:
+                    set_future(request.future, output.error)
+                    continue
+                request.unfinished -= 1
+                if not request.unfinished:
+                    set_future(request.future, None)
+
+    def _wait(self) -> bool:
+        """Until there is something to do; False at the end."""
+        with self._changed:
+            while not self._inbox and not self._aborted and self.scheduler.idle:
+                if self._refusing is not None:
+                    return False
+                self._well = True
+                self._changed.wait()
+            return not self._ending
+
+    def _loop(self) -> None:
+        """Steps until there is nothing left to do, and nothing will come."""
+        while self._wait():
+            ran = self.step()
+            self._well = True
+            if not ran and not self.scheduler.idle:
+                with self._changed:
+                    self._changed.wait(_LOOK_AGAIN)
+
+    # ---- supervision
+
+    def _supervise(self) -> None:
+        """What the thread runs: the loop, again after each error outside a batch, unless they come one upon another."""
+        reason = None
+        while reason is None:
+            try:
+                self._loop()
+                break
+            except BaseException as error:
+                self._well = False
+                reason = self._recover(error)
+        self._end()
+        if reason is not None:
+            self.on_fatal(reason)
+
+    def _recover(self, error: BaseException) -> str | None:
+        """Fails what is under way. Returns why the engine gives up, where it does."""
+        logger.critical("the model's thread failed outside a batch", exc_info=error)
+        self.restarts += 1
+        self._deaths.append(time.monotonic())
+        failure = EngineFailure("the server failed on this request; its log says why")
         try:
-            return self.generator.arrange()
-        except Exception as error:  # must not end the thread
-            logger.exception("the texts under way cannot be arranged")
-            self.generator.abandon(error)
-            return []
+            under_way = self.scheduler.abort_running()
+            under_way += [one.sequence for one in self._batch.sequences] if self._batch is not None else []
+            self._batch = None
+            self.runner.forget()
+            self._count_places()
+            self.failed += len(set(under_way))
+            for request in [*self._arriving, *{sequence.request for sequence in under_way}]:
+                set_future(request.future, failure)
+            self._arriving.clear()
+        except Exception as second:
+            logger.critical("what was under way cannot be given up", exc_info=second)
+            return f"the model's thread failed with {error!r}, and cannot give up what was under way: {second!r}"
+        if len(self._deaths) == _DEATHS and self._deaths[-1] - self._deaths[0] < _WITHIN:
+            return f"the model's thread failed {_DEATHS} times within {_WITHIN:g} s, the last time with {error!r}"
+        return None
 
-    def _write(self, turn: Turn) -> None:
-        """One pass of the texts under way."""
-        assert self.generator is not None
-        begin = time.monotonic()
-        for stream, _ in turn:
-            stream.writing.started = stream.writing.started or begin
-
-        def report() -> None:
-            adapters = [(stream.writing, stream.adapter) for stream, _ in turn]
-            self._report(adapters, sum(count for _, count in turn), begin)
-
-        self.generator.advance(turn, report)
-
-    def _step(self, batch: list[Item]) -> None:
-        batch = in_batch_order(batch, lambda item: item.row.adapter)
-        begin = time.monotonic()
-        for item in batch:
-            item.work.started = item.work.started or begin
-        try:
-            with torch.inference_mode():
-                outputs = _to_host(forward(self.backbone, [item.row for item in batch]))
-        except Exception as error:
-            self._step_apart(batch, error)
-            return
-        self._report([(item.work, item.row.adapter) for item in batch], sum(item.tokens for item in batch), begin)
-        for item, output in zip(batch, outputs, strict=True):
-            work = item.work
-            work.outputs[item.index] = output
-            work.left -= 1
-            if not work.left:
-                _finish(work)
-
-    def _report(self, adapters: Sequence[tuple[Work | Writing, BoundAdapter]], tokens: int, begin: float) -> None:
-        """Tells of a pass, and every work in it. `adapters`: by sequence, its work and the adapter that it wore."""
-        report = BatchReport(
-            id=next(self._ids),
-            tasks=dict(Counter(work.task for work, _ in adapters)),
-            methods=tuple(sorted({adapter.method for _, adapter in adapters})),
-            sequences=len(adapters),
-            tokens=tokens,
-            seconds=time.monotonic() - begin,
-        )
-        self.on_batch(report)
-        for work in {work for work, _ in adapters}:
-            work.compute += report.seconds
-            work.batch = report
-
-    def _step_apart(self, batch: list[Item], error: Exception) -> None:
-        """After a failure: each adapter's rows by themselves, so that one adapter's fault stays its own."""
-        adapters = list({id(item.row.adapter): item.row.adapter for item in batch}.values())
-        if len(adapters) == 1:
-            logger.error("a batch of the task %s failed", batch[0].work.task, exc_info=error)
-            for item in batch:
-                settle(item.work.future, error)
-            return
-        for adapter in adapters:
-            self._step([item for item in batch if item.row.adapter is adapter])
-
-
-def _to_host(outputs: Sequence[Tensor]) -> list[Output]:
-    """All outputs in float32, in one copy from the device."""
-    flat: Output = torch.cat([output.reshape(-1) for output in outputs]).float().cpu().numpy()
-    ends = itertools.accumulate(output.numel() for output in outputs)
-    return [
-        flat[end - output.numel() : end].reshape(tuple(output.shape)) for output, end in zip(outputs, ends, strict=True)
-    ]
-
-
-def _finish(work: Work) -> None:
-    outputs = [output for output in work.outputs if output is not None]
-    settle(work.future, outputs)
+    def _end(self) -> None:
+        """Nothing runs any more: what is left fails."""
+        with self._changed:
+            reason = self._refusing = self._refusing or "the engine has given up; the server's log says why"
+        self.detokenizer.stop(_LAST_TEXTS)  # tells first of what has been put
+        with self._changed:
+            left = list(self._open)
+        for request in left:
+            set_future(request.future, NotReady(reason))

@@ -19,7 +19,8 @@ from torch import Tensor
 from manyhats import supported
 from manyhats.backbone import Backbone, Piece, pack_pieces
 from manyhats.backbone.cache import KeyValueCache
-from manyhats.engine.forward import Row, forward
+from manyhats.engine.forward import forward
+from manyhats.engine.row import Row
 from manyhats.errors import ConfigurationError, ManyhatsError, WrongAnswers
 from manyhats.methods.adapter import BARE
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -9,7 +10,11 @@ import torch
 
 from manyhats.errors import ConfigurationError
 from manyhats.kernels.base import Kernels
+from manyhats.kernels.cpu.backend import CpuKernels
+from manyhats.kernels.cpu.library import missing
 from manyhats.kernels.reference import Reference
+
+logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 
@@ -24,16 +29,26 @@ class Backend:
 
 
 # In the order in which they are preferred.
-BACKENDS: dict[str, Backend] = {"reference": Backend(Reference)}
+BACKENDS: dict[str, Backend] = {
+    "cpu": Backend(CpuKernels, frozenset({"cpu"}), missing),
+    "reference": Backend(Reference),
+}
 
 
 def choose(device: torch.device, name: str = AUTO, backends: Mapping[str, Backend] = BACKENDS) -> Kernels:
     """The backend called `name`, or the first that works on the device.
 
     Raises ConfigurationError for a name that is not known, and for a backend that cannot work here, with the reason.
+    The log says why a backend that would be preferred is not used.
     """
     if name == AUTO:
-        return next(one for one in backends.values() if _reason(one, device) is None).make()
+        for own, backend in backends.items():
+            if backend.devices and device.type not in backend.devices:
+                continue
+            reason = backend.missing()
+            if reason is None:
+                return backend.make()
+            logger.info("the kernels '%s' cannot be used, which costs time, not answers: %s", own, reason)
     if name not in backends:
         raise ConfigurationError(f"there are no kernels called '{name}'; there are {AUTO}, {', '.join(backends)}")
     reason = _reason(backends[name], device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -62,23 +62,28 @@ class Table(Generic[E]):
     """What each slot has at one site for one operation. `entries[slot]` is None where it has nothing.
 
     A backend that works with addresses keeps its own columns of them beside the entries (`columns`), which `version`
-    tells to be stale: it changes with every entry.
+    tells to be stale: it changes with every entry. `changed`: the slots whose entries the columns do not have yet; the
+    backend takes them out.
     """
 
     def __init__(self) -> None:
         self.entries: list[E | None] = []
         self.version = 0
+        self.changed: set[int] = set()
+        self.columns: Any = None
 
     def put(self, slot: int, entry: E) -> None:
         """A slot's entry. Nobody uses the slot yet."""
         while len(self.entries) <= slot:
             self.entries.append(None)
         self.entries[slot] = entry
+        self.changed.add(slot)
         self.version += 1
 
     def drop(self, slot: int) -> None:
         """Takes an entry out. Nobody uses the slot any more."""
         self.entries[slot] = None
+        self.changed.add(slot)
         self.version += 1
 
     def __getitem__(self, slot: int) -> E:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from manyhats.backbone.sentence import Projection
 from manyhats.errors import AdapterMismatch
+from manyhats.kernels.base import Weight
 from manyhats.methods import METHODS
 from manyhats.methods.base import Bound, Method, Part
 from manyhats.methods.heads import Head, Kind, headless_kinds
-from manyhats.methods.operations import Operation, OwnMask, OwnWeight, ScaleInput, Step
+from manyhats.methods.operations import HeadLayer, Operation, OwnMask, OwnWeight, ScaleInput, Step
 from manyhats.methods.signature import Category, Placement, Signature, signature_of
 from manyhats.methods.slots import slot_tables
 
@@ -195,6 +196,9 @@ class BoundAdapter:
                 put("states", site, Step(change))
             for layer, rows in bound.key_value.items():
                 put("key_value", layer, Step(rows))
+        if self.head is not None:
+            for i, own in enumerate(self.head.layers):
+                put("head", i, HeadLayer(Weight(own.weight, own.bias)))
         return signature_of(tuple(placements)), operations
 
     @cached_property

@@ -316,7 +316,7 @@ def bottleneck_operation(leaves: Mapping[str, Tensor], config: BottleneckConfig)
     return BottleneckOperation(
         pair=LowRank(
             leaves["down.weight"],
-            leaves["up.weight"].T,
+            leaves["up.weight"].T.contiguous(),  # as the kernels read it
             leaves["down.bias"],
             leaves["up.bias"],
             config.non_linearity,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch
 from manyhats.kernels.activations import activation
@@ -56,12 +55,8 @@ class Head:
     reads: Reads
     layers: tuple[Layer, ...]
 
-    def __call__(self, states: Tensor) -> Tensor:
-        """(rows, hidden) to logits (rows, labels)."""
-        for weight, bias, name in self.layers:
-            states = F.linear(states, weight, bias)
-            if name is not None:
-                states = activation(name)(states)
+    def read(self, states: Tensor) -> Tensor:
+        """What the first layer is given of its rows (rows, hidden): all of it, but in training."""
         return states
 
     @property

@@ -164,6 +164,18 @@ class OwnMask:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadLayer:
+    """A linear layer of a head."""
+
+    layer: Weight
+    kind: ClassVar = Kind("head", ("layer",))
+
+    @property
+    def columns(self) -> tuple[Any, ...]:
+        return (self.layer,)
+
+
+@dataclass(frozen=True, slots=True)
 class OwnNorm:
     """Gain and offset in place of a norm's, in float32."""
 

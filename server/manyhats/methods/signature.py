@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from manyhats.methods.operations import Kind
 
-Category = Literal["input", "weight", "output", "embedding", "norm", "residual", "states", "key_value"]
+Category = Literal["input", "weight", "output", "embedding", "norm", "residual", "states", "key_value", "head"]
 
 _numbers = itertools.count()
 

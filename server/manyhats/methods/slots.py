@@ -12,9 +12,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from manyhats.kernels.base import Kernels
+from manyhats.kernels.base import Kernels, Weight
 from manyhats.kernels.registry import choose
 from manyhats.kernels.segments import Table
+from manyhats.methods.operations import HeadLayer
 from manyhats.methods.signature import Placement, Signature
 
 if TYPE_CHECKING:
@@ -106,6 +107,10 @@ class SlotTables:
                     found.setdefault(placement, (tables, []))[1].append(i)
         made = [Group(placement, tables, tuple(members)) for placement, (tables, members) in found.items()]
         return sorted(made, key=lambda group: group.placement.stage)
+
+    def head_table(self, layer: int) -> Table[Weight]:
+        """The heads' layers that stand at one place."""
+        return self._tables[Placement("head", layer, 0, HeadLayer.kind), "layer"]
 
     def kept(self, shape: Hashable, make: Callable[[], T]) -> T:
         """What was made for a shape of batch; the shapes that were used last are kept. Of the model's thread alone."""

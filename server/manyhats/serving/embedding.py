@@ -7,7 +7,7 @@ from typing import Any
 
 from manyhats.backbone import Backbone, Text
 from manyhats.backbone.sentence import EVERY_TOKEN, Pooling, SentenceEmbedding, modes_of
-from manyhats.engine.forward import Row
+from manyhats.core.sequence import PoolingParams
 from manyhats.errors import InvalidRequest
 from manyhats.methods.adapter import BoundAdapter
 from manyhats.registry.records import TaskSettings
@@ -88,8 +88,8 @@ def prepare_embeddings(
     *,
     max_tokens: int,
     truncate: bool,
-) -> tuple[Prepared, list[Row]]:
-    """Texts with their prompt before them, and as rows that say how their states become a vector.
+) -> tuple[Prepared, PoolingParams]:
+    """Texts with their prompt before them, and how their states become a vector.
 
     `parameters` and `settings` are filled in. Raises as `prepare`, and InvalidRequest for an unknown prompt, a pooling
     that the layer behind it does not take, and a text of which nothing is left to pool.
@@ -112,7 +112,7 @@ def prepare_embeddings(
                 f"the prompt's {skip} tokens are not pooled, and leave none of the {len(encoded.ids)} of input {i}",
                 param=f"inputs.{i}",
             )
-    return prepared, [Row(e.ids, e.type_ids, adapter, pooling, skip=skip) for e in prepared.encoded]
+    return prepared, PoolingParams(pooling, skip)
 
 
 def _pooling(parameters: EmbedParameters) -> Pooling:

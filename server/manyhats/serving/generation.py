@@ -1,36 +1,38 @@
-"""From a question to the texts that the engine writes for it, and back to answers."""
+"""From what is asked of a task that generates to the request that the engine runs, and back to answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from manyhats.backbone import Backbone, Encoded, Tokenizer
-from manyhats.engine.generator import Generator
-from manyhats.engine.grammar import Grammar, Grammars
-from manyhats.engine.sampling import BadWords, Chosen, Sampling
-from manyhats.engine.scoring import PromptScores, Score
-from manyhats.engine.stream import Delta, Stream, Writing
-from manyhats.engine.text import TextWriter
+from manyhats.core.sampling_params import BadWords, SampledToken, SamplingParams
+from manyhats.core.sequence import Delta, Request, Sequence, TextDecoder
+from manyhats.engine.detokenizer import IncrementalDetokenizer
+from manyhats.engine.prompt_scores import PromptScores as PromptScores
+from manyhats.engine.prompt_scores import Score as Score
+from manyhats.engine.structured_output import Grammar, Grammars
 from manyhats.errors import InputTooLong, InvalidRequest
 from manyhats.methods.adapter import BoundAdapter
-from manyhats.serving.inputs import Notice
+from manyhats.serving.inputs import InputWarning
 from manyhats.serving.outputs import Answer
 from manyhats.serving.parameters import GenerateParameters
-from manyhats.serving.structured_output import grammar_of
+from manyhats.serving.response_format import grammar_of
 
 _LONGEST_WORD = 1000  # tokens of a bad word
 
+_LOGPROB = 32  # what a token with its text and value costs, in numbers
 _LOG_OF_NOTHING = -9999.0
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Who asks: the task, what names its adapter's weights, and how it wants to be told of each token.
+class GenerationContext:
+    """What holds for a request besides its prompts and parameters: the task, what names its adapter's weights, and who
+    is told of each token.
 
     `stop_token_ids`: tokens that end the task's texts, beside the backbone's own.
     """
@@ -44,125 +46,123 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Constraints:
-    """What the texts of a question may have; see `engine.stream.Stream`."""
+class _Shared:
+    """What all sequences of a request have: their parameters, but for length and seed, and the form as it begins."""
 
-    ends: frozenset[int]
-    kept_ends: frozenset[int]
-    allowed: Tensor | None
-    bad_words: BadWords | None
-    grammar: Grammar | None  # as it begins
+    params: SamplingParams
+    grammar: Grammar | None
 
 
 class Generation:
-    """Makes the texts of questions for one backbone. May be used from any thread."""
+    """Makes the engine's requests for one backbone. May be used from any thread.
 
-    def __init__(self, backbone: Backbone, generator: Generator) -> None:
+    `capacity`: the most tokens that a sequence with some adapter may have in the cache.
+    """
+
+    def __init__(self, backbone: Backbone, capacity: Callable[[BoundAdapter], int]) -> None:
         self.backbone = backbone
-        self.generator = generator
         self.vocabulary = int(backbone.config.vocab_size)
+        self._capacity = capacity
         self._grammars: Grammars | None = None
 
-    def open(
-        self, asked: Asked, prompts: Sequence[tuple[str | None, Encoded]], parameters: GenerateParameters, places: int
-    ) -> tuple[Writing, list[Notice]]:
-        """The texts for some prompts, `parameters.n` for each, and what the caller should know about them.
+    def request(
+        self,
+        context: GenerationContext,
+        prompts: Many[tuple[str | None, Encoded]],
+        parameters: GenerateParameters,
+        longest: int,
+    ) -> tuple[Request, list[InputWarning]]:
+        """The sequences that follow some prompts, `parameters.n` for each, and what the caller should know about them.
 
-        `prompts`: tokens, with the texts that they come from, or None where they were given as such. `places`: the most
-        tokens of a text, new ones too. Raises InvalidRequest, or InputTooLong where a prompt leaves no room.
+        `prompts`: tokens, with the texts that they come from, or None where they were given as such. `longest`: the
+        most tokens of a sequence, new ones too. Raises InvalidRequest, or InputTooLong where a prompt leaves no room.
         """
         self._check(parameters)
-        constraints = self._constraints(asked, parameters)
-        notices: list[Notice] = []
-        streams: list[Stream] = []
+        shared = self._shared(context, parameters)
+        warnings: list[InputWarning] = []
+        sequences: list[Sequence] = []
         least = min(parameters.max_new_tokens, 1)
         for i, (_, encoded) in enumerate(prompts):
             prompt = encoded.ids
-            room = min(parameters.max_new_tokens, self._room(asked.adapter, len(prompt), places, i, least))
-            told = parameters.prompt_logprobs
-            scores = None if told is None else PromptScores(prompt, told)
-            if room < parameters.max_new_tokens:
+            room = self._room(context.adapter, len(prompt), longest, i, least)
+            max_new_tokens = min(parameters.max_new_tokens, room)
+            top = parameters.prompt_logprobs
+            scores = None if top is None else PromptScores(prompt, top)
+            if max_new_tokens < parameters.max_new_tokens:
                 wanted = parameters.max_new_tokens
                 why = f"max_new_tokens is {wanted}, but after input {i} there is room for {room} tokens"
-                notices.append(Notice(i, "max_new_tokens", why))
-            for _ in range(parameters.n):
-                stream = self._stream(asked, prompt, room, parameters, len(streams), constraints)
-                stream.scores = scores
-                streams.append(stream)
-        writing = Writing(
-            asked.task, asked.digest, streams, parameters.n, asked.priority, asked.listener, prompts=prompts
+                warnings.append(InputWarning(i, "max_new_tokens", why))
+            for choice in range(parameters.n):
+                params = replace(shared.params, max_new_tokens=max_new_tokens, seed=parameters.seed_of(choice))
+                sequences.append(
+                    Sequence(
+                        context.adapter,
+                        prompt,
+                        params,
+                        index=len(sequences),
+                        constraint=None if shared.grammar is None else shared.grammar.copy(),
+                        decoder=self._decoder(parameters),
+                        scores=scores,
+                    )
+                )
+        request = Request(
+            context.task,
+            sequences,
+            digest=context.digest,
+            each=parameters.n,
+            priority=context.priority,
+            listener=context.listener,
+            prompts=prompts,
         )
-        return writing, notices
+        return request, warnings
 
-    def answers(self, writing: Writing, parameters: GenerateParameters) -> list[Answer]:
+    def answers(self, request: Request, parameters: GenerateParameters) -> list[Answer]:
         """One for each prompt, the further texts of it under `choices`."""
         tokenizer = self.backbone.tokenizer
-        texts = [_answer(stream, parameters, tokenizer) for stream in writing.streams]
+        texts = [_answer(sequence, parameters, tokenizer) for sequence in request.sequences]
         if parameters.n == 1:
             return texts
         groups = [texts[i : i + parameters.n] for i in range(0, len(texts), parameters.n)]
         return [group[0] | {"choices": group} for group in groups]
 
-    # ---- parts of one text
+    # ---- parts of a sequence
 
-    def _stream(
-        self,
-        asked: Asked,
-        prompt: Sequence[int],
-        room: int,
-        parameters: GenerateParameters,
-        index: int,
-        constraints: Constraints,
-    ) -> Stream:
-        return Stream(
-            index=index,
-            adapter=asked.adapter,
-            prompt=prompt,
-            room=room,
-            sampling=Sampling(
-                temperature=parameters.temperature,
-                top_k=parameters.top_k,
-                top_p=parameters.top_p,
-                min_p=parameters.min_p,
-                repetition=parameters.repetition_penalty,
-                presence=parameters.presence_penalty,
-                frequency=parameters.frequency_penalty,
-                bias=parameters.biases,
-                seed=parameters.seed_of(index % parameters.n),
-                logprobs=parameters.logprobs,
-                bad_words=constraints.bad_words,
-                min_tokens=parameters.min_tokens,
-            ),
-            ends=constraints.ends,
-            kept_ends=constraints.kept_ends,
-            allowed=constraints.allowed,
-            text=TextWriter(
-                self.backbone.tokenizer,
-                parameters.stop,
-                keep_stop=parameters.include_stop,
-                stop_after=parameters.min_tokens,
-                skip_special=parameters.skip_special_tokens,
-            ),
-            grammar=None if constraints.grammar is None else constraints.grammar.copy(),
+    def _decoder(self, parameters: GenerateParameters) -> IncrementalDetokenizer:
+        return IncrementalDetokenizer(
+            self.backbone.tokenizer,
+            parameters.stop,
+            keep_stop=parameters.include_stop,
+            stop_after=parameters.min_tokens,
+            skip_special=parameters.skip_special_tokens,
         )
 
-    def _constraints(self, asked: Asked, parameters: GenerateParameters) -> Constraints:
-        """What all texts of a question share. `ignore_eos` leaves out all ends of a text but the request's own."""
-        own = frozenset() if parameters.ignore_eos else self.backbone.end_tokens | asked.stop_token_ids
+    def _shared(self, context: GenerationContext, parameters: GenerateParameters) -> _Shared:
+        """`ignore_eos` leaves out all tokens that end a text but the request's own."""
+        own = frozenset() if parameters.ignore_eos else self.backbone.end_tokens | context.stop_token_ids
         stops = frozenset(parameters.stop_token_ids)
         allowed = None
         if parameters.allowed_token_ids is not None:
             allowed = torch.zeros(self.vocabulary, dtype=torch.bool)
             allowed[parameters.allowed_token_ids] = True
-        return Constraints(
-            ends=own | stops,
-            kept_ends=stops - own if parameters.include_stop else frozenset(),
-            allowed=allowed,
+        params = SamplingParams(
+            temperature=parameters.temperature,
+            top_k=parameters.top_k,
+            top_p=parameters.top_p,
+            min_p=parameters.min_p,
+            repetition_penalty=parameters.repetition_penalty,
+            presence_penalty=parameters.presence_penalty,
+            frequency_penalty=parameters.frequency_penalty,
+            logit_bias=parameters.biases,
+            logprobs=parameters.logprobs,
             bad_words=self._bad_words(parameters.bad_words),
-            grammar=grammar_of(parameters, self._all_grammars),
+            min_tokens=parameters.min_tokens,
+            eos_token_ids=own | stops,
+            kept_eos_token_ids=stops - own if parameters.include_stop else frozenset(),
+            allowed_tokens=allowed,
         )
+        return _Shared(params, grammar_of(parameters, self._all_grammars))
 
-    def _bad_words(self, words: Sequence[str]) -> BadWords | None:
+    def _bad_words(self, words: Many[str]) -> BadWords | None:
         """Each word as it is written at the beginning of a text, and behind a space."""
         if not words:
             return None
@@ -174,12 +174,12 @@ class Generation:
         ]
         return BadWords(ids for ids in sequences if ids)
 
-    def _room(self, adapter: BoundAdapter, prompt: int, places: int, index: int, least: int) -> int:
+    def _room(self, adapter: BoundAdapter, prompt: int, longest: int, index: int, least: int) -> int:
         """How many tokens may follow a prompt. Raises InputTooLong for fewer than `least`."""
-        rows = self.generator.capacity(adapter)
-        room = min(places - prompt, rows - prompt)
+        rows = self._capacity(adapter)
+        room = min(longest, rows) - prompt
         if room < least:
-            why = f"the backbone takes {places}" if places <= rows else f"the cache for generation holds {rows}"
+            why = f"the backbone takes {longest}" if longest <= rows else f"the cache for generation holds {rows}"
             more = ", and at least one is written" if least else ""
             raise InputTooLong(f"input {index} has {prompt} tokens; {why}{more}", param=f"inputs.{index}")
         return room
@@ -204,7 +204,36 @@ class Generation:
                 )
 
 
-def told_tokens(chosen: Sequence[Chosen | Score], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+def sampling_of(sequence: Sequence) -> SamplingParams:
+    """The parameters of a sequence that generates."""
+    assert sequence.sampling is not None
+    return sequence.sampling
+
+
+def text_of(sequence: Sequence) -> TextDecoder:
+    """The text of a sequence that generates."""
+    assert sequence.decoder is not None
+    return sequence.decoder
+
+
+def scores_of(sequence: Sequence) -> PromptScores | None:
+    """What was asked about the prompt's tokens, where it was."""
+    assert sequence.scores is None or isinstance(sequence.scores, PromptScores)
+    return sequence.scores
+
+
+def rendering_cost_of_texts(request: Request) -> int:
+    """Roughly how many values are gone through to answer with some texts; see `outputs.rendering_cost`."""
+    cost = 0
+    for sequence in request.sequences:
+        told = sampling_of(sequence).logprobs
+        cost += len(sequence.shown) * (1 if told is None else _LOGPROB * (2 + told))
+        if sequence.scores is not None:
+            cost += len(sequence.prompt) * _LOGPROB
+    return cost
+
+
+def token_logprobs(tokens: Many[SampledToken | Score], tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """Each token with its logarithm of probability, and the likeliest in its place."""
     return [
         {
@@ -213,7 +242,7 @@ def told_tokens(chosen: Sequence[Chosen | Score], tokenizer: Tokenizer) -> list[
             "logprob": finite(one.logprob),
             "top": [{"token": t, "text": tokenizer.piece(t), "logprob": finite(value)} for t, value in one.top],
         }
-        for one in chosen
+        for one in tokens
     ]
 
 
@@ -229,18 +258,18 @@ def _scored(scores: PromptScores, tokenizer: Tokenizer) -> list[dict[str, Any]]:
         if one is None:
             told.append({"token": token, "text": tokenizer.piece(token), "logprob": None, "rank": None, "top": []})
         else:
-            told += [known | {"rank": one.rank} for known in told_tokens([one], tokenizer)]
+            told += [known | {"rank": one.rank} for known in token_logprobs([one], tokenizer)]
     return told
 
 
-def _answer(stream: Stream, parameters: GenerateParameters, tokenizer: Tokenizer) -> Answer:
+def _answer(sequence: Sequence, parameters: GenerateParameters, tokenizer: Tokenizer) -> Answer:
     answer: Answer = {
-        "text": stream.text.text,
-        "finish_reason": stream.finished,
-        "tokens": [chosen.token for chosen in stream.tokens],
+        "text": text_of(sequence).text,
+        "finish_reason": sequence.finish_reason,
+        "tokens": [sampled.token for sampled in sequence.shown],
     }
     if parameters.logprobs is not None:
-        answer["logprobs"] = told_tokens(stream.tokens, tokenizer)
-    if stream.scores is not None:
-        answer["prompt_logprobs"] = _scored(stream.scores, tokenizer)
+        answer["logprobs"] = token_logprobs(sequence.shown, tokenizer)
+    if (scores := scores_of(sequence)) is not None:
+        answer["prompt_logprobs"] = _scored(scores, tokenizer)
     return answer

@@ -17,7 +17,7 @@ _MOST_FILLED = 32_000_000  # of all inputs of a call
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class InputWarning:
     """Something that the caller should know about one input. `input`: its index."""
 
     input: int
@@ -62,7 +62,7 @@ class Prepared:
 
     texts: list[Text]  # after the template
     encoded: list[Encoded]
-    warnings: list[Notice]
+    warnings: list[InputWarning]
 
     @property
     def tokens(self) -> int:
@@ -95,14 +95,21 @@ def fill_template(template: str | None, text: Text) -> Text:
     return Text(filled, None if "{text_pair}" in template else text.pair)
 
 
+def filled_size(template: str | None, text: Text) -> int:
+    """How many characters a text has in the template; nothing is filled for that."""
+    own, pair = len(text.text), len(text.pair or "")
+    if template is None:
+        return own + pair
+    return len(template) + template.count("{text}") * own + template.count("{text_pair}") * pair
+
+
 def check_filled(template: str | None, texts: Sequence[Text]) -> None:
     """Raises InputTooLong where the template would make far too much of the texts; nothing is filled for that."""
     if template is None:
         return
-    whole, pairs = template.count("{text}"), template.count("{text_pair}")
     total = 0
     for i, text in enumerate(texts):
-        size = len(template) + whole * len(text.text) + pairs * len(text.pair or "")
+        size = filled_size(template, text)
         total += size
         if size > _LONGEST_FILLED or total > _MOST_FILLED:
             told = (
@@ -184,7 +191,7 @@ def _checked(
 ) -> Prepared:
     if cut is not None:
         encoded = [cut.apply(one) for one in encoded]
-    warnings: list[Notice] = []
+    warnings: list[InputWarning] = []
     for i, one in enumerate(encoded):
         length = one.full_length if cut is None else len(one.ids)
         if length <= max_tokens:
@@ -199,5 +206,7 @@ def _checked(
         if cut is not None:
             encoded[i] = replace(cut, tokens=max_tokens).apply(one)
             part = "last" if cut.side == "left" else "first"
-        warnings.append(Notice(i, "truncated", f"{told}; the answer is for its {part} {len(encoded[i].ids)} tokens"))
+        warnings.append(
+            InputWarning(i, "truncated", f"{told}; the answer is for its {part} {len(encoded[i].ids)} tokens")
+        )
     return Prepared(filled, encoded, warnings)

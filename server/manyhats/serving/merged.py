@@ -1,4 +1,4 @@
-"""`parameters.merged_adapters`: several LoRA tasks merged for one question."""
+"""`parameters.merged_adapters`: several LoRA tasks merged for one request."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class MergeBody(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class MergedVersion(Version):
-    """A version that is nowhere stored: its content is made of its members. `head`: whose head it wears."""
+    """A version that is nowhere stored: its content is made of its members. `head`: whose head it has."""
 
     members: tuple[Version, ...] = ()
     head: Version | None = None
@@ -95,11 +95,11 @@ def build(version: MergedVersion, read: Callable[[Version], Adapter]) -> Adapter
     weights = body.weights or [1.0] * len(parts)
     seed = int(version.sha256[:15], 16)
     part = merge_loras(parts, weights, body.merge_strategy, body.density, body.majority_sign_method, seed)
-    wearer = None if version.head is None else read(version.head)
+    head_source = None if version.head is None else read(version.head)
     return Adapter(
         parts=(part,),
-        head=None if wearer is None else wearer.head,
-        projection=None if wearer is None else wearer.projection,
-        kind=wearer.kind if wearer is not None else version.info.kind,
+        head=None if head_source is None else head_source.head,
+        projection=None if head_source is None else head_source.projection,
+        kind=head_source.kind if head_source is not None else version.info.kind,
         matched_tensors=sum(len(leaves) for leaves in part.tensors.values()),
     )

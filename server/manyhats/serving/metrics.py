@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from manyhats.engine.work import BatchReport
+from manyhats.core.report import BatchReport
 
 if TYPE_CHECKING:
     from manyhats.runtime import Runtime
@@ -128,14 +128,20 @@ class RuntimeGauges(Collector):  # type: ignore[misc]
             "manyhats_quarantined_versions": ("Versions whose stored files are damaged", len(quarantined)),
             "manyhats_ready": ("Whether the server answers", int(self._runtime.ready)),
         }
-        generator = self._runtime.engine.generator
-        if generator is not None:
+        engine = self._runtime.engine
+        figures |= {
+            "manyhats_engine_restarts_total": ("Times that the model's thread failed and began anew", engine.restarts),
+            "manyhats_sequences_failed_total": ("Sequences that ended with an error of the engine", engine.failed),
+            "manyhats_detokenizer_failures_total": ("Steps whose texts failed", engine.detokenizer.failures),
+        }
+        if engine.cache is not None:
+            pool = engine.cache.pool
             figures |= {
-                "manyhats_texts_under_way": ("Texts that are being written", generator.running),
-                "manyhats_cache_blocks": ("Blocks of keys and values that there are", generator.pool.count),
-                "manyhats_cache_blocks_used": ("Blocks that texts use", generator.pool.used),
-                "manyhats_texts_preempted_total": ("Times that a text gave its blocks up", generator.preempted),
-                "manyhats_prompt_tokens_reused_total": ("Tokens of prompts found in the cache", generator.reused),
+                "manyhats_sequences_running": ("Sequences that generate", len(engine.scheduler.running)),
+                "manyhats_kv_blocks": ("Blocks of keys and values that there are", pool.count),
+                "manyhats_kv_blocks_used": ("Blocks that sequences use", pool.used),
+                "manyhats_preemptions_total": ("Times that a sequence gave its blocks up", engine.scheduler.preempted),
+                "manyhats_prompt_tokens_cached_total": ("Tokens of prompts found in the cache", engine.cache.reused),
             }
         for name, (text, value) in figures.items():
             yield GaugeMetricFamily(name, text, value)

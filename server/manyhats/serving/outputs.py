@@ -22,6 +22,8 @@ from manyhats.serving.spans import span_answer
 Array = NDArray[np.float32]
 Answer = dict[str, Any]
 
+_FIELDS_OF_TOKEN = 32  # what they cost, in numbers
+
 
 def label_names(labels: Sequence[str] | None, count: int) -> list[str]:
     """The task's labels, or `LABEL_0`, `LABEL_1`, ..."""
@@ -47,6 +49,18 @@ def render(
     if isinstance(parameters, EmbedParameters):
         return {"embedding": (_unit(output) if parameters.normalize else output).tolist()}
     return {"value": float(output[0])}
+
+
+def rendering_cost(parameters: Parameters, output: Array) -> int:
+    """Roughly how many values are gone through to render an output, and to write it as JSON.
+
+    A token becomes an object of several fields, and of a span's logits a table is made of every start and end.
+    """
+    if isinstance(parameters, TokensParameters):
+        return len(output) * (int(output.shape[-1]) + _FIELDS_OF_TOKEN)
+    if isinstance(parameters, SpanParameters):
+        return len(output) ** 2
+    return int(output.size)
 
 
 def _sigmoid(logits: Array) -> Array:

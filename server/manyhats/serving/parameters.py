@@ -208,6 +208,12 @@ class GenerateParameters(Parameters):
         """`logit_bias` by token."""
         return {int(token): value for token, value in self.logit_bias.items()}
 
+    @property
+    def compiles(self) -> bool:
+        """Whether something is made of them first that takes its time: a grammar, or a mask of the vocabulary."""
+        forms = any(getattr(self, name) is not None for name in FORMS)
+        return forms or bool(self.bad_words) or self.allowed_token_ids is not None
+
     def seed_of(self, index: int) -> int | None:
         """The seed of one of a prompt's texts, 0 to 2^64 - 1; None for another one each time, which -1 asks for too."""
         return None if self.seed in (None, -1) else (self.seed + index) % (1 << 64)

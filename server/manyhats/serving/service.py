@@ -9,19 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any
-
-import numpy as np
-from anyio import to_thread
 
 from manyhats.backbone import Backbone
+from manyhats.core.sequence import Request
 from manyhats.engine.engine import Engine
-from manyhats.engine.forward import Row
-from manyhats.engine.stream import Writing
-from manyhats.engine.work import Work
 from manyhats.errors import DeadlineExceeded, EngineFailure, InvalidRequest, ManyhatsError, NotFound, Overloaded
 from manyhats.methods.adapter import BoundAdapter
 from manyhats.registry.names import BASE
@@ -29,26 +22,17 @@ from manyhats.registry.records import TaskSettings, Version
 from manyhats.registry.registry import Registry
 from manyhats.registry.residency import Residency
 from manyhats.serving.base import BaseTask
-from manyhats.serving.embedding import prepare_embeddings, settings_of_base, with_backbone, with_pooling
-from manyhats.serving.fills import fill_answer, mask_places
-from manyhats.serving.generation import Asked, Generation
-from manyhats.serving.inputs import Prepared, prepare
+from manyhats.serving.dispatch import Dispatcher
+from manyhats.serving.embedding import settings_of_base, with_backbone, with_pooling
+from manyhats.serving.generation import Generation
+from manyhats.serving.inference import InferenceRequest, InferenceResponse, Limits, RequestState, check_request
 from manyhats.serving.merged import FIELD, MergeBody, MergedVersion, open_merged, parse
-from manyhats.serving.outputs import Answer, render
-from manyhats.serving.parameters import (
-    ClassifyParameters,
-    EmbedParameters,
-    FillParameters,
-    GenerateParameters,
-    of_one_label,
-    parse_parameters,
-)
-from manyhats.serving.question import Limits, Pending, Question, Reply, check_question, prompts_of
-from manyhats.serving.threads import in_thread, tokenising_limit
+from manyhats.serving.parameters import ClassifyParameters, EmbedParameters, of_one_label, parse_parameters
+from manyhats.serving.preparation import Preparation
+from manyhats.serving.responses import response_cost, response_of
+from manyhats.serving.threads import SMALL_OUTPUT, SMALL_REQUESTS, SMALL_TEXT, at_once_if, tokenising_limit
 
 logger = logging.getLogger(__name__)
-
-_AT_ONCE = 8  # questions that are looked up on the event loop itself
 
 
 class Service:
@@ -62,38 +46,37 @@ class Service:
         self.residency = residency
         self.engine = engine
         self.limits = limits
+        self.dispatcher = Dispatcher()
         self._tokenising = tokenising_limit()
         self._base = BaseTask(backbone)
-        self._generation = Generation(backbone, engine.generator) if engine.generator is not None else None
+        cache = engine.cache  # of backbones that continue texts
+        self._preparation = Preparation(backbone, None if cache is None else Generation(backbone, cache.capacity))
         self.on_answer: Callable[[str, Exception | None, float], None] = lambda task, error, seconds: None
 
-    async def ask(self, question: Question) -> Reply:
-        """One question. Raises ManyhatsError."""
-        (answer,) = await self.ask_all([question])
+    async def predict(self, request: InferenceRequest) -> InferenceResponse:
+        """One request. Raises ManyhatsError."""
+        (answer,) = await self.predict_many([request])
         if isinstance(answer, ManyhatsError):
             raise answer
         return answer
 
-    async def ask_all(self, questions: Sequence[Question]) -> list[Reply | ManyhatsError]:
-        """Questions of any tasks, batched together. A question's failure stands in its own place."""
+    async def predict_many(self, requests: Sequence[InferenceRequest]) -> list[InferenceResponse | ManyhatsError]:
+        """Requests of any tasks, batched together. A request's failure stands in its own place."""
         begin = time.monotonic()
-        answers: list[Reply | ManyhatsError | None] = [None] * len(questions)
-        pending: dict[int, Pending] = {}
+        self.dispatcher.attach()
+        answers: list[InferenceResponse | ManyhatsError | None] = [None] * len(requests)
+        pending: dict[int, RequestState] = {}
 
         def open_all() -> None:
-            for i, question in enumerate(questions):
+            for i, request in enumerate(requests):
                 try:
-                    pending[i] = self._open(question)
+                    pending[i] = self._open(request)
                 except ManyhatsError as error:
                     answers[i] = error
 
         try:
             async with asyncio.timeout(self.limits.timeout) as deadline:
-                # Many questions, each perhaps with a search for the nearest name, are no work for the event loop.
-                if len(questions) <= _AT_ONCE:
-                    open_all()
-                else:
-                    await to_thread.run_sync(open_all, abandon_on_cancel=False)
+                await at_once_if(len(requests) <= SMALL_REQUESTS, open_all)
                 await self._answer(pending, answers, deadline)
         except TimeoutError:
             late = DeadlineExceeded(f"no answer within {self.limits.timeout:g} s")
@@ -110,16 +93,16 @@ class Service:
 
     # ---- steps
 
-    def _open(self, question: Question) -> Pending:
+    def _open(self, request: InferenceRequest) -> RequestState:
         """Finds and pins the version. Raises NotFound or InvalidRequest."""
         asked = time.monotonic()
-        check_question(question, self.limits)
-        given = question.parameters
-        if question.task == BASE:
+        check_request(request, self.limits)
+        given = request.parameters
+        if request.task == BASE:
             version, given = self._base.open(given)
             settings = TaskSettings()
         else:
-            version = self.registry.pin(question.task)
+            version = self.registry.pin(request.task)
             try:
                 settings = self.registry.task(version.task).settings_for(version)
             except NotFound:  # deleted between the two steps
@@ -131,14 +114,14 @@ class Service:
             if FIELD in given:
                 body, given = parse(given)
             kind = settings.kind or version.info.kind
-            if question.generates and kind != "generate":
+            if request.generates and kind != "generate":
                 raise InvalidRequest(
                     f"the task `{version.task}` is of kind '{kind}' and cannot generate text; ask it with "
                     f"POST /v1/tasks/{version.task}/predict",
                     param="model",
                 )
-            defaults = {**question.defaults, **settings.defaults}
-            parameters = parse_parameters(kind, version.task, defaults, given, question.names)
+            defaults = {**request.defaults, **settings.defaults}
+            parameters = parse_parameters(kind, version.task, defaults, given, request.names)
             if isinstance(parameters, EmbedParameters):
                 own = self.backbone.sentence_embedding
                 settings = with_backbone(settings, own)
@@ -151,28 +134,29 @@ class Service:
             if version.task != BASE:
                 self.registry.unpin(version)
             raise
-        return Pending(question, version, settings, parameters, asked, merged=merged)
+        return RequestState(request, version, settings, parameters, asked, merged=merged)
 
     @property
     def base(self) -> Version:
-        """The bare backbone, as what it does where a question does not say otherwise."""
+        """The bare backbone, as what it does where a request does not say otherwise."""
         return self._base.version
 
     @property
     def base_settings(self) -> TaskSettings:
-        """What holds for the bare backbone, as what it does where a question does not say otherwise."""
+        """What holds for the bare backbone, as what it does where a request does not say otherwise."""
         return settings_of_base(self.backbone) if self.base.info.kind == "embed" else TaskSettings()
 
-    def _close(self, one: Pending) -> None:
-        if one.work is not None and (one.work.future.cancelled() or not one.work.future.done()):
-            self.engine.cancel(one.work)
-        wearing = one.wearing
-        if one.acquired and wearing is not None:
-            self.residency.release(wearing)
-        elif one.wish is not None and not one.wish.cancel():
+    def _close(self, one: RequestState) -> None:
+        request = one.engine_request
+        if request is not None and (request.future.cancelled() or not request.future.done()):
+            self.engine.cancel(request)
+        version_in_effect = one.effective_version
+        if one.acquired and version_in_effect is not None:
+            self.residency.release(version_in_effect)
+        elif one.load_future is not None and not one.load_future.cancel():
             # It came true while nobody waited for it any more.
-            given = wearing or one.version
-            one.wish.add_done_callback(lambda wish: _release_if_given(self.residency, given, wish))
+            given = version_in_effect or one.version
+            one.load_future.add_done_callback(lambda load: _release_if_given(self.residency, given, load))
         if one.merged is not None:
             for member in one.merged.members:
                 self._unpin(member)
@@ -186,22 +170,25 @@ class Service:
             asyncio.get_running_loop().run_in_executor(None, self.registry.unpin, version)
 
     async def _answer(
-        self, pending: dict[int, Pending], answers: list[Reply | ManyhatsError | None], deadline: asyncio.Timeout
+        self,
+        pending: dict[int, RequestState],
+        answers: list[InferenceResponse | ManyhatsError | None],
+        deadline: asyncio.Timeout,
     ) -> None:
         """Those whose adapters are in their slots go together at once; each other one follows when it is there."""
         waits: dict[int, asyncio.Future[BoundAdapter]] = {}
         ready: list[int] = []
         for i, one in pending.items():
-            wearing = one.wearing
-            if wearing is None:
+            version_in_effect = one.effective_version
+            if version_in_effect is None:
                 ready.append(i)
                 continue
-            wish = one.wish = self.residency.acquire(wearing)
-            if wish.done() and wish.exception() is None:
-                one.adapter, one.acquired = wish.result(), True
+            load = one.load_future = self.residency.acquire(version_in_effect)
+            if load.done() and load.exception() is None:
+                one.adapter, one.acquired = load.result(), True
                 ready.append(i)
             else:
-                waits[i] = asyncio.wrap_future(wish)
+                waits[i] = asyncio.wrap_future(load)
 
         async def later(i: int) -> None:
             one = pending[i]
@@ -214,6 +201,9 @@ class Service:
             one.load_ms = (time.monotonic() - one.asked) * 1000
             await self._run([i], pending, answers, deadline)
 
+        if ready and not waits:
+            await self._run(ready, pending, answers, deadline)
+            return
         async with asyncio.TaskGroup() as group:
             if ready:
                 group.create_task(self._run(ready, pending, answers, deadline))
@@ -223,26 +213,28 @@ class Service:
     async def _run(
         self,
         indices: list[int],
-        pending: dict[int, Pending],
-        answers: list[Reply | ManyhatsError | None],
+        pending: dict[int, RequestState],
+        answers: list[InferenceResponse | ManyhatsError | None],
         deadline: asyncio.Timeout,
     ) -> None:
         def tokenise() -> None:
             for i in indices:
                 try:
-                    self._prepare(pending[i])
+                    self._preparation.prepare(pending[i])
                 except Exception as error:
                     answers[i] = _as_answer(error)
 
-        await in_thread(self._tokenising, tokenise)
-        works = {i: work for i in indices if (work := pending[i].work) is not None}
-        for i, error in self._submit(works).items():
+        cost = sum(pending[i].preparing_cost for i in indices)
+        await at_once_if(cost <= SMALL_TEXT, tokenise, self._tokenising)
+        requests = {i: request for i in indices if (request := pending[i].engine_request) is not None}
+        ends = {i: self.dispatcher.end_of(request.future) for i, request in requests.items()}
+        for i, error in self._submit(requests).items():
             answers[i] = error
-            pending[i].work = None
-        waiting = [i for i in works if pending[i].work is not None]
+            pending[i].engine_request = None
+        waiting = [i for i in requests if pending[i].engine_request is not None]
         for i in waiting:
             try:
-                await _patiently(works[i], deadline, self.limits.timeout)
+                await self._wait(requests[i], ends[i], deadline)
             except Exception as error:
                 answers[i] = _as_answer(error)
 
@@ -250,150 +242,47 @@ class Service:
             for i in waiting:
                 if answers[i] is None:
                     try:
-                        answers[i] = self._reply(pending[i])
+                        answers[i] = response_of(pending[i], self.backbone.tokenizer, self._preparation.generation)
                     except Exception as error:
                         answers[i] = _as_answer(error)
 
-        await to_thread.run_sync(finish, abandon_on_cancel=False)
+        cost = sum(response_cost(pending[i]) for i in waiting if answers[i] is None)
+        await at_once_if(cost <= SMALL_OUTPUT, finish)
 
-    def _submit(self, works: dict[int, Work | Writing]) -> dict[int, ManyhatsError]:
+    async def _wait(self, request: Request, end: asyncio.Future[None], deadline: asyncio.Timeout) -> None:
+        """Until the engine has finished it, `end`. Raises what it failed with.
+
+        The deadline moves on as long as texts grow: they may take any time, but not stand still.
+        """
+        if request.generates:
+            loop, seconds = asyncio.get_running_loop(), self.limits.timeout
+            grown = -1
+            while not end.done():
+                if request.output_tokens > grown:
+                    grown = request.output_tokens
+                    deadline.reschedule(loop.time() + seconds)
+                await asyncio.wait({end}, timeout=seconds / 4)
+            deadline.reschedule(loop.time() + seconds)
+        await end
+        request.future.result()
+
+    def _submit(self, requests: dict[int, Request]) -> dict[int, ManyhatsError]:
         """All together, or where they do not all fit in the queues, as many as do."""
+        if not requests:
+            return {}
         try:
-            self.engine.submit(list(works.values()))
+            self.engine.submit(list(requests.values()))
         except Overloaded:
             refused: dict[int, ManyhatsError] = {}
-            for i, work in works.items():
+            for i, request in requests.items():
                 try:
-                    self.engine.submit([work])
+                    self.engine.submit([request])
                 except ManyhatsError as error:
                     refused[i] = error
             return refused
         except ManyhatsError as error:
-            return dict.fromkeys(works, error)
+            return dict.fromkeys(requests, error)
         return {}
-
-    def _prepare(self, one: Pending) -> None:
-        kind = one.kind
-        longest = self.backbone.max_tokens - one.adapter.position_shift
-        if kind == "span" and any(text.pair is None for text in one.question.texts):
-            raise InvalidRequest(
-                "a task of kind 'span' needs the question in 'text' and the context in 'text_pair'", param="inputs"
-            )
-        if isinstance(one.parameters, GenerateParameters):
-            self._prepare_texts(one, one.parameters, longest)
-            return
-        longest = min(one.settings.max_tokens or longest, longest)
-        if isinstance(one.parameters, EmbedParameters):
-            one.prepared, rows = prepare_embeddings(
-                one.question.texts,
-                one.parameters,
-                one.settings,
-                one.adapter,
-                self.backbone,
-                max_tokens=longest,
-                truncate=one.truncates,
-            )
-        else:
-            one.prepared = prepare(
-                self.backbone.tokenizer,
-                one.question.texts,
-                template=one.settings.template,
-                max_tokens=longest,
-                truncate=one.truncates,
-            )
-            masks = [
-                mask_places(self.backbone.tokenizer, e, i) if kind == "fill" else ()
-                for i, e in enumerate(one.prepared.encoded)
-            ]
-            rows = [
-                Row(e.ids, e.type_ids, one.adapter, masks=places)
-                for e, places in zip(one.prepared.encoded, masks, strict=True)
-            ]
-        one.work = Work(task=one.version.task, rows=rows, priority=one.settings.priority)
-
-    def _prepare_texts(self, one: Pending, parameters: GenerateParameters, places: int) -> None:
-        """Prompts and the texts that are to follow them. `places`: the most tokens of a text."""
-        assert self._generation is not None, "a task that generates on a backbone that cannot"
-        added = min(parameters.max_new_tokens, 1)  # at least one token, where any are asked
-        longest = min(one.settings.max_tokens or places, places - added)
-        one.prepared = prompts_of(one, self.backbone.tokenizer, self._generation.vocabulary, longest)
-        asked = Asked(
-            one.version.task,
-            (one.wearing or one.version).sha256,
-            one.adapter,
-            one.settings.priority,
-            one.question.listener,
-            frozenset(one.settings.stop_token_ids or ()),
-        )
-        given = one.question.prompts is not None
-        texts = [None if given else text.text for text in one.prepared.texts]
-        prompts = list(zip(texts, one.prepared.encoded, strict=True))
-        one.work, notices = self._generation.open(asked, prompts, parameters, places)
-        one.prepared.warnings.extend(notices)
-
-    def _reply(self, one: Pending) -> Reply:
-        assert one.prepared is not None
-        work = one.work
-        assert work is not None
-        assert work.batch is not None
-        writing = work if isinstance(work, Writing) else None
-        return Reply(
-            id=f"pred-{uuid.uuid4().hex}",
-            version=one.version,
-            kind=one.kind,
-            outputs=self._outputs(one, one.prepared, work),
-            input_tokens=one.prepared.tokens,
-            output_tokens=writing.output_tokens if writing else 0,
-            queue_ms=(work.started - work.queued) * 1000,
-            load_ms=one.load_ms,
-            compute_ms=work.compute * 1000,
-            batch={
-                "id": work.batch.id,
-                "sequences": work.batch.sequences,
-                "tasks": len(work.batch.tasks),
-                "methods": list(work.batch.methods),
-            },
-            warnings=one.prepared.warnings,
-            writing=writing,
-        )
-
-    def _outputs(self, one: Pending, prepared: Prepared, work: Work | Writing) -> list[Answer]:
-        parameters = one.parameters
-        if isinstance(work, Writing):
-            assert isinstance(parameters, GenerateParameters)
-            assert self._generation is not None
-            return self._generation.answers(work, parameters)
-        computed = work.future.result()
-        if not all(np.isfinite(output).all() for output in computed):
-            raise EngineFailure(f"the adapter {one.version.ref} gives values that are not finite")
-        if isinstance(parameters, FillParameters):
-            return [
-                fill_answer(output, parameters, self.backbone.tokenizer, encoded)
-                for output, encoded in zip(computed, prepared.encoded, strict=True)
-            ]
-        return [
-            render(one.kind, output, parameters, labels=one.settings.labels, text=text, encoded=encoded)
-            for output, text, encoded in zip(computed, prepared.texts, prepared.encoded, strict=True)
-        ]
-
-
-async def _patiently(work: Work | Writing, deadline: asyncio.Timeout, seconds: float) -> None:
-    """Waits for the work. The deadline moves on as long as texts grow: they may take any time, but not stand still."""
-    result: asyncio.Future[Any] = asyncio.wrap_future(work.future)
-    if isinstance(work, Work):
-        await result
-        return
-    loop = asyncio.get_running_loop()
-    grown = -1
-    while True:
-        if work.output_tokens > grown:
-            grown = work.output_tokens
-            deadline.reschedule(loop.time() + seconds)
-        done, _ = await asyncio.wait({result}, timeout=seconds / 4)
-        if done:
-            break
-    deadline.reschedule(loop.time() + seconds)
-    result.result()
 
 
 def _as_answer(error: Exception) -> ManyhatsError:
@@ -404,6 +293,6 @@ def _as_answer(error: Exception) -> ManyhatsError:
     return EngineFailure("the server failed on this request; its log says why")
 
 
-def _release_if_given(residency: Residency, version: Version, wish: Future[BoundAdapter]) -> None:
-    if not wish.cancelled() and wish.exception() is None:
+def _release_if_given(residency: Residency, version: Version, load: Future[BoundAdapter]) -> None:
+    if not load.cancelled() and load.exception() is None:
         residency.release(version)

@@ -33,9 +33,9 @@ class _DroppingHead(Head):
     dropout: float
     generator: torch.Generator
 
-    def __call__(self, states: Tensor) -> Tensor:
+    def read(self, states: Tensor) -> Tensor:
         keep = torch.empty_like(states).bernoulli_(1 - self.dropout, generator=self.generator)
-        return Head.__call__(self, states * keep / (1 - self.dropout))
+        return states * keep / (1 - self.dropout)
 
 
 class NoHead(nn.Module):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from manyhats.engine.forward import Row, forward
+from manyhats.engine.forward import forward
+from manyhats.engine.row import Row
 from manyhats.methods.adapter import BoundAdapter
 from manyhats.training.batches import IGNORED, Item
 from manyhats.training.heads import NoHead, TrainableHead

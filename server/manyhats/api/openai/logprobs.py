@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from manyhats.backbone import Tokenizer
-from manyhats.serving.generation import finite
+from manyhats.core.sampling_params import SampledToken
+from manyhats.serving.generation import PromptScores, Score, finite
 from manyhats.serving.token_texts import TokenText, TokenTexts, token_names
-
-if TYPE_CHECKING:
-    from manyhats.engine.sampling import Chosen
-    from manyhats.engine.scoring import PromptScores, Score
 
 
 class CompletionLogprobs:
-    """Lists by token, as completions have them. `top_logprobs` has the chosen token too."""
+    """Lists by token, as completions have them. `top_logprobs` has the sampled token too."""
 
     def __init__(self) -> None:
         self.tokens: list[str] = []
@@ -23,7 +20,7 @@ class CompletionLogprobs:
         self._top: list[dict[str, float | None] | None] = []
         self._offsets: list[int] = []
 
-    def add(self, token: TokenText, values: Chosen | Score | None, others: Sequence[TokenText]) -> None:
+    def add(self, token: TokenText, values: SampledToken | Score | None, others: Sequence[TokenText]) -> None:
         """One more token. `values`: None for the first of a prompt; `others`: the texts of the likeliest tokens."""
         self.tokens.append(token.text)
         self._logprobs.append(None if values is None else finite(values.logprob))
@@ -47,8 +44,8 @@ class CompletionLogprobs:
         }
 
 
-def _top(token: TokenText, values: Chosen | Score, others: Sequence[TokenText]) -> dict[str, float | None]:
-    """The likeliest tokens and the chosen one, by text; those that read alike are told apart."""
+def _top(token: TokenText, values: SampledToken | Score, others: Sequence[TokenText]) -> dict[str, float | None]:
+    """The likeliest tokens and the sampled one, by text; those that read alike are told apart."""
     texts = dict(zip((t for t, _ in values.top), (other.text for other in others), strict=True))
     logprobs = {**dict(values.top), values.token: values.logprob}
     texts[values.token] = token.text
@@ -57,7 +54,7 @@ def _top(token: TokenText, values: Chosen | Score, others: Sequence[TokenText]) 
     return {names[t]: finite(value) for t, value in logprobs.items()}
 
 
-def chat_token(token: TokenText, values: Chosen, others: Sequence[TokenText]) -> dict[str, Any]:
+def chat_token(token: TokenText, values: SampledToken, others: Sequence[TokenText]) -> dict[str, Any]:
     """One token of a chat, and the likeliest in its place."""
     top = [_chat_entry(other, value) for other, (_, value) in zip(others, values.top, strict=True)]
     return _chat_entry(token, values.logprob) | {"top_logprobs": top}
@@ -67,7 +64,7 @@ def _chat_entry(token: TokenText, logprob: float | None) -> dict[str, Any]:
     return {"token": token.text, "logprob": finite(logprob), "bytes": list(token.bytes)}
 
 
-def alternatives(writer: TokenTexts, values: Chosen | Score) -> list[TokenText]:
+def alternatives(writer: TokenTexts, values: SampledToken | Score) -> list[TokenText]:
     """The texts of the likeliest tokens in the place of the next."""
     return [writer.alternative(token) for token, _ in values.top]
 

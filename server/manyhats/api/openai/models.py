@@ -7,14 +7,14 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
-from manyhats.api.auth import may_ask
+from manyhats.api.auth import require_read
 from manyhats.api.state import runtime_of
 from manyhats.errors import NotFound
 from manyhats.registry.names import BASE
 from manyhats.registry.records import Version
 from manyhats.runtime import Runtime
 
-router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(may_ask)])
+router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(require_read)])
 
 _PAGE = 1000
 

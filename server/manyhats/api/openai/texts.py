@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from anyio import to_thread
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import JSONResponse
 
-from manyhats.api.auth import may_ask
+from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
+from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.errors import describe
-from manyhats.api.hangup import unless_gone
+from manyhats.api.json_response import json_response
 from manyhats.api.openai.bodies import (
     CHAT_DEFAULTS,
     COMPLETION_DEFAULTS,
@@ -20,15 +19,15 @@ from manyhats.api.openai.bodies import (
     chat_parameters,
     completion_parameters,
 )
-from manyhats.api.openai.forms import Chat, Completions, Form
+from manyhats.api.openai.formatters import Chat, Completions, ResponseFormatter
 from manyhats.api.openai.models import task_of, unknown_model
 from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text
 from manyhats.errors import InvalidRequest, NotFound
-from manyhats.serving.question import Question
+from manyhats.serving.inference import InferenceRequest
 
-router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(may_ask)])
+router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(require_read)])
 
 
 @router.post("/completions", openapi_extra=documented(CompletionBody))
@@ -38,7 +37,7 @@ async def completions(request: Request) -> Response:
     given = completion_parameters(body)
     task = task_of(runtime_of(request), body.model)
     texts, tokens = _prompts(body.prompt)
-    question = Question(
+    inference = InferenceRequest(
         task,
         texts,
         given.parameters,
@@ -47,8 +46,8 @@ async def completions(request: Request) -> Response:
         generates=True,
         names=given.names,
     )
-    form = Completions(body.model, request, echoes=bool(body.echo), prompt_logprobs=_prompt_logprobs(body))
-    return await _answer(request, body, question, form)
+    formatter = Completions(body.model, request, echoes=bool(body.echo), prompt_logprobs=_prompt_logprobs(body))
+    return await _answer(request, body, inference, formatter)
 
 
 @router.post("/chat/completions", openapi_extra=documented(ChatBody))
@@ -57,7 +56,7 @@ async def chat(request: Request) -> Response:
     body = await parse(request, ChatBody)
     given = chat_parameters(body)
     task = task_of(runtime_of(request), body.model)
-    question = Question(
+    inference = InferenceRequest(
         task,
         (),
         given.parameters,
@@ -67,7 +66,7 @@ async def chat(request: Request) -> Response:
         generates=True,
         names=given.names,
     )
-    return await _answer(request, body, question, Chat(body.model, request, prompt_logprobs=_prompt_logprobs(body)))
+    return await _answer(request, body, inference, Chat(body.model, request, prompt_logprobs=_prompt_logprobs(body)))
 
 
 def _prompt_logprobs(body: Body) -> bool:
@@ -91,19 +90,19 @@ def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> tuple[lis
     return [], [tokens] if tokens else [one for one in prompt if isinstance(one, list)]
 
 
-async def _answer(request: Request, body: Body, question: Question, form: Form) -> Response:
+async def _answer(request: Request, body: Body, inference: InferenceRequest, formatter: ResponseFormatter) -> Response:
     service = runtime_of(request).service
     try:
         if not body.stream:
-            reply = await unless_gone(request, service.ask(question))
-            return JSONResponse(await to_thread.run_sync(form.whole, reply))  # of thousands of tokens it takes its time
+            result = await cancel_on_disconnect(request, service.predict(inference))
+            return await json_response(lambda: formatter.whole(result), result.size)
         usage = bool(body.stream_options and body.stream_options.include_usage)
         return await stream(
             request,
             service,
-            question,
-            pieces=form.pieces,
-            end=lambda reply: [form.last(reply)] if usage else [],
+            inference,
+            chunks=formatter.chunks,
+            end=lambda result: [formatter.last(result)] if usage else [],
             failure=lambda error: describe(error)[1],
         )
     except NotFound:

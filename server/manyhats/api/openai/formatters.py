@@ -1,0 +1,196 @@
+"""The shapes of answers: whole, or in pieces as the tokens come."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from collections.abc import Sequence as Many
+from typing import Any, Literal
+
+from fastapi import Request
+
+from manyhats.api.openai.logprobs import CompletionLogprobs, alternatives, chat_token, prompt_logprobs
+from manyhats.api.state import runtime_of
+from manyhats.core.sampling_params import SampledToken
+from manyhats.core.sequence import Delta, Sequence
+from manyhats.serving.generation import sampling_of, scores_of, text_of
+from manyhats.serving.inference import InferenceResponse
+from manyhats.serving.token_texts import TokenText, TokenTexts, prompt_token_texts
+
+
+class ResponseFormatter(ABC):
+    """The shape of answers, whole or in chunks.
+
+    `prompt_logprobs`: whether vLLM's values of the prompts' tokens are told.
+    """
+
+    object: Literal["text_completion", "chat.completion"]
+    chunk = "text_completion"
+    prefix = "cmpl"
+
+    def __init__(self, model: str, request: Request, *, prompt_logprobs: bool = False) -> None:
+        self.tokenizer = runtime_of(request).backbone.tokenizer
+        self.prompt_logprobs = prompt_logprobs
+        self.about = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+        self.started_choices: set[int] = set()
+        self._writers: dict[int, TokenTexts] = {}  # of sequences
+
+    @abstractmethod
+    def whole(self, result: InferenceResponse) -> dict[str, Any]:
+        """The answer in one piece."""
+
+    def last(self, result: InferenceResponse) -> dict[str, Any]:
+        """The piece behind all others, with the counts."""
+        return self.about | {"object": self.chunk, "choices": [], "usage": _usage(result)}
+
+    @abstractmethod
+    def chunks(self, delta: Delta) -> list[dict[str, Any]]:
+        """What one token adds."""
+
+    def _writer(self, sequence: Sequence, offset: int = 0) -> TokenTexts:
+        return TokenTexts(self.tokenizer, offset, skip_special=text_of(sequence).skip_special)
+
+    def _all(self, result: InferenceResponse, choices: Many[Mapping[str, Any]]) -> dict[str, Any]:
+        return self.about | {"object": self.object, "choices": choices, "usage": _usage(result)}
+
+
+class Completions(ResponseFormatter):
+    """A completion's. `echoes`: whether the prompts stand before the texts."""
+
+    object = "text_completion"
+
+    def __init__(self, model: str, request: Request, *, echoes: bool = False, prompt_logprobs: bool = False) -> None:
+        super().__init__(model, request, prompt_logprobs=prompt_logprobs)
+        self.echoes = echoes
+        self._prompts: dict[int, tuple[str, CompletionLogprobs]] = {}
+
+    def whole(self, result: InferenceResponse) -> dict[str, Any]:
+        return self._all(result, [self._choice(sequence) for sequence in result.sequences])
+
+    def _choice(self, sequence: Sequence) -> dict[str, Any]:
+        echo, prompt = self._echo(sequence)
+        told = None
+        if sampling_of(sequence).logprobs is not None:
+            writer = self._writer(sequence, len(echo))
+            told = prompt.copy()
+            for sampled in [*sequence.shown, *self._end_of(sequence)]:
+                _tell(told, writer, sampled)
+        choice = {
+            "index": sequence.index,
+            "text": echo + text_of(sequence).text,
+            "finish_reason": sequence.finish_reason,
+            "logprobs": told and told.body(),
+        }
+        if self.prompt_logprobs and (scores := scores_of(sequence)) is not None:
+            choice["prompt_logprobs"] = prompt_logprobs(scores, self.tokenizer)
+        return choice
+
+    def chunks(self, delta: Delta) -> list[dict[str, Any]]:
+        sequence, text = delta.sequence, delta.text
+        told = CompletionLogprobs() if sampling_of(sequence).logprobs is not None else None
+        if sequence.index not in self.started_choices:
+            self.started_choices.add(sequence.index)
+            echo, prompt = self._echo(sequence)
+            text = echo + text
+            if told is not None:
+                self._writers[sequence.index] = self._writer(sequence, len(echo))
+                told = prompt.copy()
+        ended = self._end_of(sequence) if delta.finish_reason is not None else []
+        for sampled in [*([] if delta.token is None else [delta.token]), *ended]:
+            if told is not None:
+                _tell(told, self._writers[sequence.index], sampled)
+        logprobs = told.body() if told is not None and told.tokens else None
+        if not text and logprobs is None and delta.finish_reason is None:
+            return []
+        choice = {"index": sequence.index, "text": text, "finish_reason": delta.finish_reason, "logprobs": logprobs}
+        return [self.about | {"object": self.chunk, "choices": [choice]}]
+
+    def _echo(self, sequence: Sequence) -> tuple[str, CompletionLogprobs]:
+        """What stands before a text, and what is told of its tokens; the same for all texts of a prompt."""
+        if not self.echoes:
+            return "", CompletionLogprobs()
+        known = self._prompts.get(sequence.prompt_index)
+        if known is None:
+            echo, tokens = prompt_token_texts(
+                self.tokenizer,
+                *sequence.request.prompts[sequence.prompt_index],
+                skip_special=text_of(sequence).skip_special,
+            )
+            known = self._prompts[sequence.prompt_index] = echo, self._scored(sequence, tokens)
+        return known
+
+    def _scored(self, sequence: Sequence, tokens: Many[TokenText]) -> CompletionLogprobs:
+        told = CompletionLogprobs()
+        if (scores := scores_of(sequence)) is not None:
+            writer = TokenTexts(self.tokenizer)
+            for i, (token, score) in enumerate(zip(tokens, scores.scores, strict=True)):
+                told.add(token, score, [] if score is None else alternatives(writer, score))
+                writer.first = writer.first and i < 1 and not token.text
+        return told
+
+    def _end_of(self, sequence: Sequence) -> list[SampledToken]:
+        """The token that ended a text. With its prompt it is told, so that the lists have an entry for each token that
+        was asked for: evaluation harnesses count from the end."""
+        return [sequence.ended_by] if self.echoes and sequence.ended_by is not None else []
+
+
+class Chat(ResponseFormatter):
+    """A chat's."""
+
+    object = "chat.completion"
+    prefix = "chatcmpl"
+    chunk = "chat.completion.chunk"
+
+    def whole(self, result: InferenceResponse) -> dict[str, Any]:
+        sequences = result.sequences
+        body = self._all(result, [self._choice(sequence) for sequence in sequences])
+        if self.prompt_logprobs and (scores := scores_of(sequences[0])) is not None:
+            body["prompt_logprobs"] = prompt_logprobs(scores, self.tokenizer)
+        return body
+
+    def _choice(self, sequence: Sequence) -> dict[str, Any]:
+        logprobs = None
+        if sampling_of(sequence).logprobs is not None:
+            writer = self._writer(sequence)
+            logprobs = {"content": [_chat_told(writer, sampled) for sampled in sequence.shown]}
+        message = {"role": "assistant", "content": text_of(sequence).text}
+        return {
+            "index": sequence.index,
+            "message": message,
+            "finish_reason": sequence.finish_reason,
+            "logprobs": logprobs,
+        }
+
+    def chunks(self, delta: Delta) -> list[dict[str, Any]]:
+        events: list[Mapping[str, Any]] = []
+        index = delta.sequence.index
+        if index not in self.started_choices:
+            self.started_choices.add(index)
+            self._writers[index] = self._writer(delta.sequence)
+            events.append({"delta": {"role": "assistant", "content": ""}, "finish_reason": None, "logprobs": None})
+        told = delta.token is not None and delta.token.logprob is not None
+        if delta.text or told:
+            logprobs = None
+            if told and delta.token is not None:
+                logprobs = {"content": [_chat_told(self._writers[index], delta.token)]}
+            events.append({"delta": {"content": delta.text}, "finish_reason": None, "logprobs": logprobs})
+        if delta.finish_reason is not None:
+            events.append({"delta": {}, "finish_reason": delta.finish_reason, "logprobs": None})
+        return [self.about | {"object": self.chunk, "choices": [{"index": index, **e}]} for e in events]
+
+
+def _tell(told: CompletionLogprobs, writer: TokenTexts, sampled: SampledToken) -> None:
+    others = alternatives(writer, sampled)
+    told.add(writer.push(sampled.token), sampled, others)
+
+
+def _chat_told(writer: TokenTexts, sampled: SampledToken) -> dict[str, Any]:
+    others = alternatives(writer, sampled)
+    return chat_token(writer.push(sampled.token), sampled, others)
+
+
+def _usage(result: InferenceResponse) -> dict[str, int]:
+    total = result.input_tokens + result.output_tokens
+    return {"prompt_tokens": result.input_tokens, "completion_tokens": result.output_tokens, "total_tokens": total}

@@ -1,0 +1,84 @@
+"""Pooling of many sequences of a pass together, each to one vector.
+
+The formulae are sentence-transformers' own (its module Pooling), over the tokens that are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manyhats.backbone.staging import StagingBuffer
+
+_ENDS = ("cls", "last")  # modes that take one row of each sequence
+
+
+class Span(NamedTuple):
+    """A sequence's tokens, the rows `start` to `stop` of a pass, of which the first `skip` do not count."""
+
+    start: int
+    stop: int
+    skip: int
+
+
+class PooledSpans:
+    """The vectors of some sequences, `modes` side by side. What it needs on the device goes into `staging`."""
+
+    def __init__(
+        self, staging: StagingBuffer, name: str, spans: Sequence[Span], modes: Sequence[str], total: int
+    ) -> None:
+        self._staging = staging
+        self._name = name
+        self._modes = modes
+        first = np.array([span.start + span.skip for span in spans], dtype=np.int64)
+        stop = np.array([span.stop for span in spans], dtype=np.int64)
+        lengths = stop - first
+        places = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        rows = places + np.repeat(first, lengths)
+        self._all = len(rows) == total and bool((rows == np.arange(total)).all())
+        if not set(modes) <= set(_ENDS):
+            staging.put(f"{name} lengths", lengths)
+            if not self._all:
+                staging.put(f"{name} rows", rows)
+        if "cls" in modes:
+            staging.put(f"{name} cls", first)
+        if "last" in modes:
+            staging.put(f"{name} last", stop - 1)
+        if "weightedmean" in modes:  # a token keeps its place, whatever is left out before it
+            weights = places + np.repeat([span.skip for span in spans], lengths) + 1
+            staging.put(f"{name} weights", weights.astype(np.float32))
+            sums = np.array([np.arange(s.skip + 1, s.stop - s.start + 1).sum() for s in spans])
+            staging.put(f"{name} sums", sums.astype(np.float32))
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """(rows of the pass, width) to (sequences, modes * width)."""
+        kept: Tensor | None = None
+        if f"{self._name} lengths" in self._staging:
+            kept = states if self._all else states.index_select(0, self._staging[f"{self._name} rows"])
+        pooled = [self._pooled(states, kept, mode) for mode in self._modes]
+        return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
+
+    def _pooled(self, states: Tensor, kept: Tensor | None, mode: str) -> Tensor:
+        if mode in _ENDS:
+            return states.index_select(0, self._staging[f"{self._name} {mode}"])
+        assert kept is not None
+        values = kept.float()
+        lengths = self._staging[f"{self._name} lengths"]
+        if mode == "max":
+            return _over_sequences(values, lengths, "max").to(states.dtype)
+        if mode == "weightedmean":
+            values = values * self._staging[f"{self._name} weights"][:, None]
+            sums = self._staging[f"{self._name} sums"]
+        else:
+            sums = lengths if mode == "mean" else lengths.sqrt()
+        return (_over_sequences(values, lengths, "sum") / sums[:, None]).to(states.dtype)
+
+
+def _over_sequences(values: Tensor, lengths: Tensor, how: str) -> Tensor:
+    """(rows, width) to (sequences, width). `lengths`: of sequences that lie side by side."""
+    reduced: Tensor = torch.segment_reduce(values, how, lengths=lengths, axis=0, unsafe=True)
+    return reduced

@@ -1,0 +1,139 @@
+"""The operations by the C library. What it cannot do, the reference does for the whole call."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from manyhats.kernels.base import Bits, LowRank, ScaleAdd, Sparse, Weight
+from manyhats.kernels.cpu.columns import columns_of
+from manyhats.kernels.cpu.library import Library, load
+from manyhats.kernels.reference import Reference
+from manyhats.kernels.segments import Segments, Table
+
+
+class CpuKernels:
+    """See `kernels.base.Kernels`. In float32 and bfloat16, with sums in float32, on torch's own threads.
+
+    The reference does calls with gradients, of other dtypes, with rows that are not contiguous, and those whose table
+    holds something that the library does not know, such as a rarer activation: what stands in the table decides, so
+    that a task's answers do not depend on its neighbours in a batch. Raises ConfigurationError where the library cannot
+    be used.
+    """
+
+    name = "cpu"
+    keeps_bits = False
+    keeps_sparse = False
+
+    def __init__(self, library: Library | None = None) -> None:
+        self._library = library or load()
+        self._variant = self._library.number
+        self._reference = Reference()
+
+    def low_rank(
+        self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None
+    ) -> None:
+        function = self._library.low_rank.get(x.dtype)
+        filled = columns_of(table).filled(table)
+        rows, width = x.shape
+        more, out = y.shape
+        x_stride, x_step = x.stride()
+        y_stride, y_step = y.stride()
+        if (
+            function is None
+            or filled.kind != (x.dtype, width, out)
+            or torch.is_grad_enabled()
+            or y.dtype is not x.dtype
+            or more != rows
+            or x_step != 1
+            or y_step != 1
+            or (row_scale is not None and (row_scale.dtype is not x.dtype or row_scale.shape != (rows, 1)))
+        ):
+            self._reference.low_rank(x, y, table, segments, row_scale)
+            return
+        code = function(
+            self._variant,
+            x.data_ptr(),
+            y.data_ptr(),
+            rows,
+            width,
+            out,
+            x_stride,
+            y_stride,
+            segments.host.data_ptr(),
+            len(segments),
+            filled.address,
+            filled.slots,
+            None if row_scale is None else row_scale.data_ptr(),
+            0 if row_scale is None else row_scale.stride(0),
+            torch.get_num_threads(),
+        )
+        if code:
+            raise Library.failure("low_rank", code)
+
+    def scale_add(self, y: Tensor, table: Table[ScaleAdd], segments: Segments) -> None:
+        function = self._library.scale_add.get(y.dtype)
+        filled = columns_of(table).filled(table)
+        rows, out = y.shape
+        stride, step = y.stride()
+        if function is None or filled.kind != (y.dtype, out) or torch.is_grad_enabled() or step != 1:
+            self._reference.scale_add(y, table, segments)
+            return
+        code = function(
+            self._variant,
+            y.data_ptr(),
+            rows,
+            out,
+            stride,
+            segments.host.data_ptr(),
+            len(segments),
+            filled.address,
+            filled.slots,
+            torch.get_num_threads(),
+        )
+        if code:
+            raise Library.failure("scale_add", code)
+
+    def linear(self, x: Tensor, y: Tensor, table: Table[Weight], segments: Segments) -> None:
+        function = self._library.linear.get(x.dtype)
+        filled = columns_of(table).filled(table)
+        rows, width = x.shape
+        more, out = y.shape
+        x_stride, x_step = x.stride()
+        y_stride, y_step = y.stride()
+        if (
+            function is None
+            or filled.kind != (x.dtype, width)
+            or torch.is_grad_enabled()
+            or y.dtype is not x.dtype
+            or more != rows
+            or x_step != 1
+            or y_step != 1
+        ):
+            self._reference.linear(x, y, table, segments)
+            return
+        code = function(
+            self._variant,
+            x.data_ptr(),
+            y.data_ptr(),
+            rows,
+            width,
+            out,
+            x_stride,
+            y_stride,
+            segments.host.data_ptr(),
+            len(segments),
+            filled.address,
+            filled.slots,
+            torch.get_num_threads(),
+        )
+        if code:
+            raise Library.failure("linear", code)
+
+    def masked_linear(
+        self, x: Tensor, y: Tensor, base: Tensor, bias: Tensor | None, table: Table[Bits], segments: Segments
+    ) -> None:
+        self._reference.masked_linear(x, y, base, bias, table, segments)
+
+    def sparse_add(self, x: Tensor, y: Tensor, table: Table[Sparse], segments: Segments) -> None:
+        self._reference.sparse_add(x, y, table, segments)

@@ -1,0 +1,74 @@
+"""The heads of all tasks of a batch together: one product a layer, however many tasks there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from manyhats.kernels.activations import activation
+from manyhats.kernels.segments import Segment, Segments
+from manyhats.methods.adapter import BoundAdapter
+from manyhats.methods.base import put_rows
+from manyhats.methods.heads import Head
+from manyhats.methods.slots import SlotTables
+
+
+class HeadRows(NamedTuple):
+    """Rows `start` to `stop` of what heads read, which belong to one adapter with a head."""
+
+    adapter: BoundAdapter
+    start: int
+    stop: int
+
+
+def head_logits(tables: SlotTables, states: Tensor, rows: Sequence[HeadRows]) -> Tensor:
+    """(rows, width) to (rows, most labels). A row means something up to its own head's number of labels.
+
+    `rows`: in rising order.
+    """
+    dropping = [own for own in rows if type(own.adapter.head) is not Head]
+    if dropping:
+        pieces = [(slice(own.start, own.stop), _head(own).read(states[own.start : own.stop])) for own in dropping]
+        states = put_rows(states, pieces)
+    widest = max(_head(own).num_labels for own in rows)
+    logits = states.new_empty(len(states), widest)
+    groups: dict[tuple[tuple[int, str | None], ...], list[HeadRows]] = {}
+    for own in rows:
+        layers = _head(own).layers
+        inner = tuple((len(layer.weight), layer.activation) for layer in layers[:-1])
+        groups.setdefault((*inner, (0, layers[-1].activation)), []).append(own)  # the last may differ in width
+    for steps, several in groups.items():
+        slots = [Segment(own.start, own.stop, tables.slot_of(own.adapter)) for own in several]
+        segments = Segments(slots, states.device)
+        hidden = states
+        for i, (width, name) in enumerate(steps):
+            last = i == len(steps) - 1
+            out = logits if last else states.new_empty(len(states), width)
+            tables.kernels.linear(hidden, out, tables.head_table(i), segments)
+            if name is not None:
+                out = _activated(out, segments.runs, name)
+                if last:
+                    logits = out
+            hidden = out
+    return logits
+
+
+def _head(own: HeadRows) -> Head:
+    head = own.adapter.head
+    assert head is not None, "the adapter has no head"
+    return head
+
+
+def _activated(y: Tensor, runs: Sequence[slice], name: str) -> Tensor:
+    """`y` with some runs of rows behind an activation."""
+    pieces = [activation(name)(y[run]) for run in runs]
+    if len(pieces) == 1 and len(pieces[0]) == len(y):
+        return pieces[0]
+    out = torch.empty_like(y)
+    out.copy_(y)
+    for run, piece in zip(runs, pieces, strict=True):
+        out[run] = piece
+    return out

@@ -1,0 +1,192 @@
+"""What is asked of a task, what is answered, and the state of what is under way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from manyhats.backbone import Text, Tokenizer
+from manyhats.core.sequence import Delta, Request
+from manyhats.core.sequence import Sequence as TokenSequence
+from manyhats.errors import InvalidRequest, TooLarge
+from manyhats.methods.adapter import BARE, BoundAdapter
+from manyhats.registry.names import BASE
+from manyhats.registry.records import TaskSettings, Version
+from manyhats.serving.chat import PLAIN, ChatOptions, Message, chat_prompt
+from manyhats.serving.inputs import (
+    InputWarning,
+    Prepared,
+    PromptCut,
+    check_texts,
+    filled_size,
+    prepare,
+    prepare_prompt,
+    prepare_tokens,
+)
+from manyhats.serving.merged import MergedVersion
+from manyhats.serving.outputs import Answer
+from manyhats.serving.parameters import EmbedParameters, GenerateParameters, Parameters
+
+LARGE = 1 << 62  # of a cost
+_SEQUENCE = 32  # what each sequence costs besides its characters
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """One item of a call: texts for one task. `task` may name an alias or a version (`spam@canary`, `spam@3`).
+
+    In place of `texts`, for a task that generates: `chat`, a conversation that its template makes a prompt of, or
+    `prompts`, tokens as they are. `defaults`: parameters that hold where neither the task nor the request says
+    otherwise. `generates`: the caller can read texts alone. `names`: what the caller calls a parameter, for messages.
+    `listener` is told of every token, in the detokenizer's thread.
+    """
+
+    task: str
+    texts: Sequence[Text] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    chat: Sequence[Message] | None = None
+    chat_options: ChatOptions = PLAIN
+    prompts: Sequence[Sequence[int]] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    generates: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
+    listener: Callable[[Delta], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceResponse:
+    """The answers to one request. Times in milliseconds."""
+
+    id: str
+    version: Version
+    kind: str
+    outputs: list[Answer]
+    input_tokens: int
+    output_tokens: int
+    queue_ms: float
+    load_ms: float
+    compute_ms: float
+    batch: dict[str, Any]
+    warnings: list[InputWarning]
+    size: int  # roughly how many values it holds: what rendering it costs
+    sequences: Sequence[TokenSequence] = ()  # of a task that generates: the texts, token by token
+
+
+@dataclass(slots=True)
+class RequestState:
+    """A request on its way."""
+
+    request: InferenceRequest
+    version: Version
+    settings: TaskSettings
+    parameters: Parameters
+    asked: float
+    adapter: BoundAdapter = BARE
+    acquired: bool = False
+    load_future: Future[BoundAdapter] | None = None  # for the adapter's slot
+    load_ms: float = 0.0
+    prepared: Prepared | None = None
+    engine_request: Request | None = None
+    merged: MergedVersion | None = None  # what acts in the version's place
+
+    @property
+    def kind(self) -> str:
+        """What is answered: the task's own setting, else what the version's files say."""
+        return self.settings.kind or self.version.info.kind
+
+    @property
+    def truncates(self) -> bool:
+        """Whether an input that is too long is cut, which the answer says."""
+        truncate = self.parameters.truncate
+        return self.settings.overflow == "truncate" if truncate is None else truncate
+
+    @property
+    def preparing_cost(self) -> int:
+        """Roughly how many characters are gone through to make its tokens; `LARGE` for what waits or compiles."""
+        request = self.request
+        if request.chat is not None:  # rendered in a process beside, which is waited for
+            return LARGE
+        sequences = 1
+        if isinstance(self.parameters, GenerateParameters):
+            if self.parameters.compiles:
+                return LARGE
+            sequences = self.parameters.n
+        prompt = ""
+        if isinstance(self.parameters, EmbedParameters):
+            named = (self.settings.prompts or {}).values()
+            prompt = max([self.parameters.prompt or "", *named], key=len)
+        inputs = len(request.texts) + len(request.prompts or ())
+        return (
+            sum(len(prompt) + filled_size(self.settings.template, text) for text in request.texts)
+            + sum(map(len, request.prompts or ()))
+            + inputs * sequences * _SEQUENCE
+        )
+
+    @property
+    def effective_version(self) -> Version | None:
+        """The version whose adapter acts; None for the bare backbone."""
+        return self.merged or (None if self.version.task == BASE else self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a caller may ask for at once."""
+
+    max_inputs: int
+    max_characters: int
+    timeout: float  # seconds until an unanswered request fails
+
+
+def check_request(request: InferenceRequest, limits: Limits) -> None:
+    """Raises InvalidRequest or TooLarge where there is nothing to answer, or too much."""
+    if request.chat is None and request.prompts is None:
+        check_texts(request.texts, max_inputs=limits.max_inputs, max_characters=limits.max_characters)
+    elif request.prompts is not None:
+        if not request.prompts:
+            raise InvalidRequest("there is no prompt", param="prompt")
+        if len(request.prompts) > limits.max_inputs:
+            raise TooLarge(f"there are {len(request.prompts)} prompts; at most {limits.max_inputs}", param="prompt")
+
+
+def prompts_of(one: RequestState, tokenizer: Tokenizer, vocabulary: int, longest: int) -> Prepared:
+    """The tokens of what a task that generates is asked. Raises InputTooLong or InvalidRequest."""
+    request, settings = one.request, one.settings
+    cut = _cut(one.parameters, longest)
+    if request.chat is not None:
+        prompt = chat_prompt(
+            tokenizer,
+            request.chat,
+            template=settings.chat_template,
+            system_prompt=settings.system_prompt,
+            options=request.chat_options,
+        )
+        if request.chat_options.add_special_tokens:
+            return prepare(
+                tokenizer, [Text(prompt)], template=None, max_tokens=longest, truncate=one.truncates, cut=cut
+            )
+        return prepare_prompt(tokenizer, prompt, max_tokens=longest, truncate=one.truncates, cut=cut)
+    if request.prompts is not None:
+        return prepare_tokens(
+            request.prompts, vocabulary=vocabulary, max_tokens=longest, truncate=one.truncates, cut=cut
+        )
+    return prepare(
+        tokenizer,
+        request.texts,
+        template=settings.template,
+        max_tokens=longest,
+        truncate=one.truncates,
+        cut=cut,
+    )
+
+
+def _cut(parameters: Parameters, longest: int) -> PromptCut | None:
+    """How a prompt is cut; -1 leaves it as many tokens as fit, with room for the new ones."""
+    if not isinstance(parameters, GenerateParameters) or parameters.truncate_prompt_tokens is None:
+        return None
+    fits = longest + min(parameters.max_new_tokens, 1) - parameters.max_new_tokens
+    tokens = (
+        (fits if fits > 0 else longest) if parameters.truncate_prompt_tokens < 0 else parameters.truncate_prompt_tokens
+    )
+    return PromptCut(tokens, parameters.truncation_side)

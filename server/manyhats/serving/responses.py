@@ -1,0 +1,88 @@
+"""From the engine's finished requests to responses."""
+
+from __future__ import annotations
+
+import uuid
+
+import numpy as np
+
+from manyhats.backbone import Tokenizer
+from manyhats.core.sequence import Output, Request
+from manyhats.errors import EngineFailure
+from manyhats.serving.fills import fill_answer
+from manyhats.serving.generation import Generation, rendering_cost_of_texts
+from manyhats.serving.inference import InferenceResponse, RequestState
+from manyhats.serving.outputs import Answer, render, rendering_cost
+from manyhats.serving.parameters import FillParameters, GenerateParameters
+
+
+def response_cost(state: RequestState) -> int:
+    """Roughly how many values are gone through to make the response, and to write it as JSON."""
+    request = _finished(state)
+    if request.generates:
+        return rendering_cost_of_texts(request)
+    outputs = (sequence.pooled for sequence in request.sequences)
+    return sum(rendering_cost(state.parameters, output) for output in outputs if output is not None)
+
+
+def response_of(state: RequestState, tokenizer: Tokenizer, generation: Generation | None) -> InferenceResponse:
+    """The response to a request that the engine has finished. Raises EngineFailure for values that are not finite."""
+    request = _finished(state)
+    prepared = state.prepared
+    assert prepared is not None
+    assert request.batch is not None
+    return InferenceResponse(
+        id=f"pred-{uuid.uuid4().hex}",
+        version=state.version,
+        kind=state.kind,
+        outputs=_answers(state, request, tokenizer, generation),
+        input_tokens=prepared.tokens,
+        output_tokens=request.output_tokens,
+        queue_ms=(request.started - request.queued) * 1000,
+        load_ms=state.load_ms,
+        compute_ms=request.compute * 1000,
+        batch={
+            "id": request.batch.id,
+            "sequences": request.batch.sequences,
+            "tasks": len(request.batch.tasks),
+            "methods": list(request.batch.methods),
+        },
+        warnings=prepared.warnings,
+        size=response_cost(state),
+        sequences=request.sequences if request.generates else (),
+    )
+
+
+def _finished(state: RequestState) -> Request:
+    assert state.engine_request is not None
+    return state.engine_request
+
+
+def _outputs(state: RequestState, request: Request) -> list[Output]:
+    """Of sequences that one pass answers."""
+    outputs = [sequence.pooled for sequence in request.sequences if sequence.pooled is not None]
+    if len(outputs) < len(request.sequences):
+        raise EngineFailure(f"the pass of {state.version.ref} gave no values for some of its inputs")
+    return outputs
+
+
+def _answers(
+    state: RequestState, request: Request, tokenizer: Tokenizer, generation: Generation | None
+) -> list[Answer]:
+    parameters, prepared = state.parameters, state.prepared
+    assert prepared is not None
+    if isinstance(parameters, GenerateParameters):
+        assert generation is not None
+        return generation.answers(request, parameters)
+    outputs = _outputs(state, request)
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise EngineFailure(f"the adapter {state.version.ref} gives values that are not finite")
+    if isinstance(parameters, FillParameters):
+        return [
+            fill_answer(output, parameters, tokenizer, encoded)
+            for output, encoded in zip(outputs, prepared.encoded, strict=True)
+        ]
+    return [
+        render(state.kind, output, parameters, labels=state.settings.labels, text=text, encoded=encoded)
+        for output, text, encoded in zip(outputs, prepared.texts, prepared.encoded, strict=True)
+    ]
