@@ -55,12 +55,8 @@ class Group:
     keys: int
     padded: bool  # whether some sequence sees fewer keys
     hidden_prefixes: dict[int, int]  # by layer at which some prefix is not seen: where its rows begin
+    size: int  # the number of sequences
     masks: dict[tuple[int | None, int | None, int], Tensor] = field(default_factory=dict)
-
-    @property
-    def size(self) -> int:
-        """The number of sequences."""
-        return int(self.sequences.stop - self.sequences.start)
 
 
 class AttentionLayout:
@@ -83,6 +79,7 @@ class AttentionLayout:
         self._staging = staging
         self._causal = causal
         self._device = device
+        self._on_cpu = device.type == "cpu"
         self._dtype = dtype
         self._cache = cache
         lengths = np.array([chunk.length for chunk in chunks])
@@ -189,7 +186,7 @@ class AttentionLayout:
         elif self._whole:
             whole = tuple(self._gathered(t, _KEYS, self._key_sizes) for t in (k, v))
         if self._cached and self._cache is not None:
-            if self._device.type == "cpu":
+            if self._on_cpu:
                 both = self._cache.keys[layer], self._cache.values[layer]
                 cached = tuple(self._gathered(t, _CACHE_ROWS, self._cached_sizes) for t in both)
             else:  # in one launch
@@ -200,7 +197,7 @@ class AttentionLayout:
     def _gathered(self, rows: Tensor, name: str, sizes: list[int]) -> Iterator[Tensor]:
         """The rows of each group. `sizes`: how many each has."""
         index = self._staging[name]
-        if self._device.type != "cpu" or len(sizes) == 1:
+        if not self._on_cpu or len(sizes) == 1:
             return iter(_split(rows.index_select(0, index), sizes))
         if name not in self._parts:
             self._parts[name] = _split(index, sizes)
@@ -233,7 +230,7 @@ class AttentionLayout:
         folded = heads // kv_heads
         keys = keys.view(b, group.keys, kv_heads, dim).transpose(1, 2)
         values = values.view(b, group.keys, kv_heads, dim).transpose(1, 2)
-        fold = folded > 1 and not exact and (n == 1 or self._device.type != "cpu")
+        fold = folded > 1 and not exact and (n == 1 or not self._on_cpu)
         if fold and folded * n <= _MOST_FOLDED:
             q = q.view(b, n, kv_heads, folded, dim).permute(0, 2, 3, 1, 4).reshape(b, kv_heads, folded * n, dim)
             mask = self._mask(group, layer, window, folded)
@@ -381,6 +378,7 @@ def _group(
         keys=max(seen),
         padded=min(seen) < max(seen),
         hidden_prefixes=hidden_prefixes,
+        size=len(members),
     )
 
 
