@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -110,6 +111,26 @@ def test_one_pass_at_a_time(bert: Backbone) -> None:
     with pytest.raises(AssertionError, match="two forward passes"):
         bert.encode(plan, Actors(residual={"layers.0.ffn": Greedy().join}))
     tiny.ask(bert, None, ["w1"])  # and it works again
+
+
+@pytest.mark.parametrize("family", tiny.DECODERS)
+def test_no_decoder_looks_for_packed_sequences_or_pads(
+    family: str, load_backbone: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would ask the device how many there are, and wait for it."""
+
+    def asked(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model looks at its positions or tokens")
+
+    backbone = load_backbone(family)
+    expected = tiny.ask(backbone, None, ["w1 w2", "w3"])
+    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", asked)
+    monkeypatch.setattr(type(backbone.model), "warn_if_padding_and_no_attention_mask", _only_with_a_mask)
+    assert tiny.difference(tiny.ask(backbone, None, ["w1 w2", "w3"]), expected) == 0
+
+
+def _only_with_a_mask(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
+    assert attention_mask is not None
 
 
 @pytest.mark.real

@@ -9,9 +9,10 @@ decode steps are the groups: how many there are, and the rows that the longest s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import torch
@@ -54,12 +55,8 @@ class Group:
     keys: int
     padded: bool  # whether some sequence sees fewer keys
     hidden_prefixes: dict[int, int]  # by layer at which some prefix is not seen: where its rows begin
+    size: int  # the number of sequences
     masks: dict[tuple[int | None, int | None, int], Tensor] = field(default_factory=dict)
-
-    @property
-    def size(self) -> int:
-        """The number of sequences."""
-        return int(self.sequences.stop - self.sequences.start)
 
 
 class AttentionLayout:
@@ -82,6 +79,7 @@ class AttentionLayout:
         self._staging = staging
         self._causal = causal
         self._device = device
+        self._on_cpu = device.type == "cpu"
         self._dtype = dtype
         self._cache = cache
         lengths = np.array([chunk.length for chunk in chunks])
@@ -168,47 +166,50 @@ class AttentionLayout:
         # What saves an operation may sum in another order: training's gradients keep theirs.
         exact = torch.is_grad_enabled()
         in_order = self._in_order and not exact
-        queries = _split(q, self._query_sizes) if in_order else self._gathered(q, _QUERIES, self._query_sizes)
+        queries = iter(_split(q, self._query_sizes)) if in_order else self._gathered(q, _QUERIES, self._query_sizes)
+        if self._cached:
+            self._write(layer, k, v)
+        keys, values = self._keys(layer, k, v, exact=exact)
         outs = []
-        for group, own, (keys, values) in zip(self.groups, queries, self._keys(layer, k, v, exact=exact), strict=True):
-            outs.append(self._attend(group, layer, own, keys, values, scaling, window, exact=exact))
+        for group in self.groups:  # nothing of a group is kept but what comes out
+            out = self._attend(group, layer, next(queries), next(keys), next(values), scaling, window, exact=exact)
+            outs.append(out)
         flat = outs[0] if len(outs) == 1 else torch.cat(outs)
         return flat if in_order else flat.index_select(0, self._staging[_INVERSE])
 
-    def _keys(self, layer: int, k: Tensor, v: Tensor, *, exact: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """Keys and values of each group, (sequences, keys, kv_heads, dim)."""
-        if self._whole:
-            own: tuple[Iterable[Tensor], Iterable[Tensor]]
-            if self._keys_in_order and not exact:
-                own = _split(k[: self._tokens], self._key_sizes), _split(v[: self._tokens], self._key_sizes)
-            else:
-                own = self._gathered(k, _KEYS, self._key_sizes), self._gathered(v, _KEYS, self._key_sizes)
-            for group, keys, values in zip(self._whole, *own, strict=True):
-                shape = (group.size, group.keys, *k.shape[1:])
-                yield keys.view(shape), values.view(shape)
-        if self._cached:
-            assert self._cache is not None
-            self._write(self._cache, layer, k, v)
-            entries = self._gathered(self._cache.entries[layer], _CACHE_ROWS, self._cached_sizes, dim=1)
-            for group, both in zip(self._cached, entries, strict=True):
-                keys, values = both.view(2, group.size, group.keys, *k.shape[1:]).unbind(0)
-                yield keys, values
+    def _keys(self, layer: int, k: Tensor, v: Tensor, *, exact: bool) -> tuple[Iterator[Tensor], Iterator[Tensor]]:
+        """Keys and values of each group, (sequences * keys, kv_heads, dim)."""
+        whole: tuple[Iterator[Tensor], ...] = iter(()), iter(())
+        cached = whole
+        if self._whole and self._keys_in_order and not exact:
+            whole = tuple(iter(_split(t[: self._tokens], self._key_sizes)) for t in (k, v))
+        elif self._whole:
+            whole = tuple(self._gathered(t, _KEYS, self._key_sizes) for t in (k, v))
+        if self._cached and self._cache is not None:
+            if self._on_cpu:
+                both = self._cache.keys[layer], self._cache.values[layer]
+                cached = tuple(self._gathered(t, _CACHE_ROWS, self._cached_sizes) for t in both)
+            else:  # in one launch
+                rows = self._cache.entries[layer].index_select(1, self._staging[_CACHE_ROWS])
+                cached = tuple(iter(_split(t, self._cached_sizes)) for t in rows.unbind(0))
+        return chain(whole[0], cached[0]), chain(whole[1], cached[1])
 
-    def _gathered(self, rows: Tensor, name: str, sizes: list[int], dim: int = 0) -> Iterable[Tensor]:
+    def _gathered(self, rows: Tensor, name: str, sizes: list[int]) -> Iterator[Tensor]:
         """The rows of each group. `sizes`: how many each has."""
         index = self._staging[name]
-        if self._device.type != "cpu" or len(sizes) == 1:
-            return _split(rows.index_select(dim, index), sizes, dim)
+        if not self._on_cpu or len(sizes) == 1:
+            return iter(_split(rows.index_select(0, index), sizes))
         if name not in self._parts:
             self._parts[name] = _split(index, sizes)
         # One after the other, which leaves them in the CPU's caches.
-        return (rows.index_select(dim, part) for part in self._parts[name])
+        return (rows.index_select(0, part) for part in self._parts[name])
 
-    def _write(self, cache: KeyValueCache, layer: int, k: Tensor, v: Tensor) -> None:
+    def _write(self, layer: int, k: Tensor, v: Tensor) -> None:
+        assert self._cache is not None
         if _CACHED_TOKENS in self._staging:
             tokens = self._staging[_CACHED_TOKENS]
             k, v = k.index_select(0, tokens), v.index_select(0, tokens)
-        cache.write(layer, self._staging[_SLOT_MAPPING], k[: self._tokens], v[: self._tokens])
+        self._cache.write(layer, self._staging[_SLOT_MAPPING], k[: self._tokens], v[: self._tokens])
 
     def _attend(
         self,
@@ -222,13 +223,14 @@ class AttentionLayout:
         *,
         exact: bool,
     ) -> Tensor:
-        """One call: q (sequences * queries, heads, dim), keys and values (sequences, keys, kv_heads, dim)."""
+        """One call: q (sequences * queries, heads, dim), keys and values (sequences * keys, kv_heads, dim)."""
         b, n = group.size, group.queries
         heads, dim = q.shape[1:]
-        kv_heads = keys.shape[2]
+        kv_heads = keys.shape[1]
         folded = heads // kv_heads
-        keys, values = keys.transpose(1, 2), values.transpose(1, 2)
-        fold = folded > 1 and not exact and (n == 1 or self._device.type != "cpu")
+        keys = keys.view(b, group.keys, kv_heads, dim).transpose(1, 2)
+        values = values.view(b, group.keys, kv_heads, dim).transpose(1, 2)
+        fold = folded > 1 and not exact and (n == 1 or not self._on_cpu)
         if fold and folded * n <= _MOST_FOLDED:
             q = q.view(b, n, kv_heads, folded, dim).permute(0, 2, 3, 1, 4).reshape(b, kv_heads, folded * n, dim)
             mask = self._mask(group, layer, window, folded)
@@ -300,8 +302,8 @@ class AttentionLayout:
         return torch.zeros((sequences, 1, queries, width), dtype=self._dtype, device=self._device)[..., :keys]
 
 
-def _split(rows: Tensor, sizes: list[int], dim: int = 0) -> tuple[Tensor, ...]:
-    return (rows,) if len(sizes) == 1 else torch.split(rows, sizes, dim)
+def _split(rows: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+    return (rows,) if len(sizes) == 1 else torch.split(rows, sizes)
 
 
 def _cache_rows(chunk: SequenceChunk) -> NDArray[np.int64]:
@@ -376,6 +378,7 @@ def _group(
         keys=max(seen),
         padded=min(seen) < max(seen),
         hidden_prefixes=hidden_prefixes,
+        size=len(members),
     )
 
 
