@@ -45,7 +45,7 @@ ENCODER: dict[str, Budget] = {
     "prefix": Budget(4),
     "prompt": Budget(3, each=2.0),
     "invertible": Budget(10, each=10.0),
-    "side": Budget(37, each=26.9, copies=64, waits=128),
+    "side": Budget(37, each=36, copies=64, waits=128),
     "stack": Budget(36),
     "lora+ia3": Budget(48),
     "biases": Budget(3),
