@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from manyhats.kernels.base import Bits, LowRank, ScaleAdd, Sparse, Weight
+from manyhats.kernels.base import Bits, LowRank, Rows, ScaleAdd, Sparse, Weight
 from manyhats.kernels.reference import Reference
 from manyhats.kernels.segments import Segments, Table
 from torch import Tensor
@@ -40,6 +40,10 @@ class Counting:
     ) -> None:
         with self.count.one_kernel("masked_linear"):
             self._reference.masked_linear(x, y, base, bias, table, segments)
+
+    def lookup(self, ids: Tensor, y: Tensor, table: Table[Rows], segments: Segments) -> None:
+        with self.count.one_kernel("lookup"):
+            self._reference.lookup(ids, y, table, segments)
 
     def sparse_add(self, x: Tensor, y: Tensor, table: Table[Sparse], segments: Segments) -> None:
         with self.count.one_kernel("sparse_add"):

@@ -50,7 +50,7 @@ class HostBuffers:
         turn = self._next
         self._next = (turn + 1) % _IN_TURN
         copied = self._copied[turn]
-        if copied is not None and not copied.query():
+        if copied is not None and not copied.query():  # type: ignore[no-untyped-call]
             copied.synchronize()
         if self._buffers[turn].numel() < words:
             self._buffers[turn] = torch.empty(

@@ -62,7 +62,7 @@ def sample(logits: Tensor, inputs: Sequence[SamplingInput], staging: StagingBuff
         _adjust(logits, staging)
     best, tokens = logits.max(-1)
 
-    draws = [_Draw(logits, part, staging, exact) for part in layout.truncated]
+    draws = [_Draw(logits, part, staging) for part in layout.truncated]
     _draw_plain(logits, best, tokens, layout, draws, staging, exact)
     for draw in draws:
         draw.sample(tokens)
@@ -162,8 +162,8 @@ def _places(sums: Tensor, at: Tensor) -> Tensor:
 class _Draw:
     """Rows that are truncated to their likeliest tokens, of which `part.count` are looked at first."""
 
-    def __init__(self, logits: Tensor, part: Truncated, staging: StagingBuffer, exact: torch.dtype) -> None:
-        self._logits, self._part, self._staging, self._exact = logits, part, staging, exact
+    def __init__(self, logits: Tensor, part: Truncated, staging: StagingBuffer) -> None:
+        self._logits, self._part, self._staging = logits, part, staging
         self._numbers = staging[f"{part.name}.numbers"]
         self._totals: Tensor | None = None
         self.lacking: Tensor | None = None  # (rows,) bool: for which so many are not enough
@@ -210,10 +210,12 @@ class _Draw:
 def _likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The highest values of each row and where they stand, the highest first and of equal ones the first in the row."""
     if count < logits.shape[1]:
-        values, ids = logits.topk(count, sorted=False)
         if _on_host(logits.device):
-            return _sorted_on_host(logits, values, ids)
-        ids = ids.sort(dim=-1).values
+            values, ids = logits.topk(count)
+            falling = values.numpy()
+            equal = (falling[:, 1:] == falling[:, :-1]).any()  # then they stand in any order
+            return _sorted_on_host(logits, values, ids) if equal else (values, ids)
+        ids = logits.topk(count, sorted=False).indices.sort(dim=-1).values
         values, order = logits.gather(1, ids).sort(dim=-1, descending=True, stable=True)
         return values, ids.gather(1, order)
     if _on_host(logits.device):
@@ -252,15 +254,15 @@ def _draw_truncated(
     weights = (scores - scores[:, :1]).exp_().to(numbers.dtype)
     sums = weights.cumsum(-1)
     keep = weights >= numbers[4][:, None]  # the likeliest has the weight 1
-    limits = numbers[2].clamp(max=values.shape[1])[:, None]
+    shares = totals
     if part.limited:
+        limits = numbers[2].clamp(max=values.shape[1])[:, None]
         keep &= torch.arange(values.shape[1], device=values.device) < limits
+        if part.nucleus:
+            left = sums.gather(1, limits.long() - 1)[:, 0]
+            shares = left if totals is None else torch.where(totals < math.inf, totals, left)
     if part.nucleus:
-        shares = totals
-        if part.limited or shares is None:
-            shares = sums.gather(1, limits.long() - 1)[:, 0]
-            if totals is not None:
-                shares = torch.where(totals < math.inf, totals, shares)
+        assert shares is not None, "top-p is a share of what top-k leaves, or of everything"
         keep &= sums - weights < (numbers[3] * shares)[:, None]
     last = keep.sum(-1, keepdim=True).clamp_(min=1) - 1  # what is kept stands in front: the weights fall
     at = numbers[0][:, None] * sums.gather(1, last)

@@ -32,10 +32,11 @@ class ScaleAdd(NamedTuple):
 
 
 class Weight(NamedTuple):
-    """y = x weight^T + bias: a head's layer, or a weight in place of the backbone's."""
+    """y = x weight^T + bias: a head's layer, a weight in place of the backbone's, or some of its outputs."""
 
     weight: Tensor  # (out, in)
     bias: Tensor | None = None  # (out,)
+    outputs: Tensor | None = None  # (out,) int64: where they stand in y; None: its first
 
 
 class Bits(NamedTuple):
@@ -49,6 +50,13 @@ class Sparse(NamedTuple):
 
     indices: Tensor  # (n,) into the flattened (out, in), rising
     values: Tensor  # (n,)
+
+
+class Rows(NamedTuple):
+    """y = rows[ids]: an embedding's own table, or some rows of it."""
+
+    rows: Tensor  # (n, dim)
+    ids: Tensor | None = None  # (n,) int64, rising: which rows of the table these are; None: all of them
 
 
 class Kernels(Protocol):
@@ -69,13 +77,17 @@ class Kernels(Protocol):
         ...
 
     def linear(self, x: Tensor, y: Tensor, table: Table[Weight], segments: Segments) -> None:
-        """Writes y[:, :out] (rows, at least out) from x (rows, in); each slot may have an `out` of its own."""
+        """Writes outputs of y (rows, at least out) from x (rows, in); each slot may have an `out` of its own."""
         ...
 
     def masked_linear(
         self, x: Tensor, y: Tensor, base: Tensor, bias: Tensor | None, table: Table[Bits], segments: Segments
     ) -> None:
         """Writes y (rows, out) from x (rows, in) through the masked base (out, in)."""
+        ...
+
+    def lookup(self, ids: Tensor, y: Tensor, table: Table[Rows], segments: Segments) -> None:
+        """Writes rows of y (rows, dim) whose id, of `ids` (rows,), the slot's table has."""
         ...
 
     def sparse_add(self, x: Tensor, y: Tensor, table: Table[Sparse], segments: Segments) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manyhats.kernels.activations import activation
-from manyhats.kernels.base import Bits, LowRank, ScaleAdd, Sparse, Weight
+from manyhats.kernels.base import Bits, LowRank, Rows, ScaleAdd, Sparse, Weight
 from manyhats.kernels.segments import Segments, Table
 
 
@@ -56,7 +56,10 @@ class Reference:
 
     def linear(self, x: Tensor, y: Tensor, table: Table[Weight], segments: Segments) -> None:
         for start, stop, slot in segments:
-            weight, bias = table[slot]
+            weight, bias, outputs = table[slot]
+            if outputs is not None:
+                y[start:stop].index_copy_(1, outputs, F.linear(x[start:stop], weight, bias).to(y.dtype))
+                continue
             out = y[start:stop, : len(weight)]
             if bias is None or torch.is_grad_enabled() or not out.is_contiguous():
                 out.copy_(F.linear(x[start:stop], weight, bias))
@@ -69,6 +72,17 @@ class Reference:
         for start, stop, slot in segments:
             keep = unpack_bits(table[slot].bits, (base.shape[0], base.shape[1]))
             y[start:stop] = F.linear(x[start:stop], base * keep, bias)
+
+    def lookup(self, ids: Tensor, y: Tensor, table: Table[Rows], segments: Segments) -> None:
+        for start, stop, slot in segments:
+            rows, own = table[slot]
+            asked = ids[start:stop]
+            if own is None:
+                y[start:stop] = F.embedding(asked, rows)
+                continue
+            where = torch.searchsorted(own, asked).clamp_(max=len(own) - 1)
+            mine = (own[where] == asked)[:, None]
+            y[start:stop] = torch.where(mine, rows[where], y[start:stop])
 
     def sparse_add(self, x: Tensor, y: Tensor, table: Table[Sparse], segments: Segments) -> None:
         width = x.shape[1]

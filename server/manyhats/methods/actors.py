@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from manyhats.backbone.sites import Actors, LinearSite, NormSite
 from manyhats.kernels.segments import Segment, Segments
 from manyhats.methods.base import put_rows, span_slices
-from manyhats.methods.operations import OUTPUT_OPERATIONS, OwnMask
+from manyhats.methods.operations import OUTPUT_OPERATIONS, OwnMask, OwnRows
 from manyhats.methods.residual import ResidualGroup, ResidualPass, join_residual
 from manyhats.methods.signature import Category, Signature
 from manyhats.methods.slots import Group, SlotTables
@@ -184,6 +184,10 @@ class _EmbeddingActor:
     def __call__(self, ids: Tensor, y: Tensor) -> Tensor:
         for group in self.groups:  # two parts of one adapter act one after the other
             segments = self.shape.now.of(group.members)
+            if group.placement.kind is OwnRows.kind:
+                y = y.clone() if torch.is_grad_enabled() else y
+                self.shape.kernels.lookup(ids, y, group.tables["rows"], segments)
+                continue
             pieces = []
             for segment, spans in zip(segments, segments.spans, strict=True):
                 rows = slice(segment.start, segment.stop)

@@ -17,7 +17,7 @@ from manyhats.kernels.base import Weight
 from manyhats.methods import METHODS
 from manyhats.methods.base import Bound, Method, Part
 from manyhats.methods.heads import Head, Kind, headless_kinds
-from manyhats.methods.operations import HeadLayer, Operation, OwnMask, OwnWeight, ScaleInput, Step
+from manyhats.methods.operations import HeadLayer, Operation, OwnMask, OwnRows, OwnWeight, ScaleInput, Step
 from manyhats.methods.signature import Category, Placement, Signature, signature_of
 from manyhats.methods.slots import slot_tables
 
@@ -191,7 +191,7 @@ class BoundAdapter:
             for site, residual in bound.residual.items():
                 put("residual", site, residual)
             for site, look_up in bound.embedding.items():
-                put("embedding", site, Step(look_up))
+                put("embedding", site, look_up if isinstance(look_up, OwnRows) else Step(look_up))
             for site, change in bound.states.items():
                 put("states", site, Step(change))
             for layer, rows in bound.key_value.items():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.methods.operations import Operation, OwnNorm
+from manyhats.methods.operations import Operation, OwnNorm, OwnRows
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone, PackedBatch
@@ -90,7 +90,7 @@ class Bound:
     """
 
     linear: Mapping[str, Sequence[Operation]] = field(default_factory=dict)
-    embedding: Mapping[str, EmbeddingStep] = field(default_factory=dict)
+    embedding: Mapping[str, OwnRows | EmbeddingStep] = field(default_factory=dict)
     norm: Mapping[str, OwnNorm] = field(default_factory=dict)
     residual: Mapping[str, Operation] = field(default_factory=dict)  # of a kind that has a `run`
     states: Mapping[str, StatesStep] = field(default_factory=dict)  # `embedded`, `last`

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from manyhats.kernels.base import Bits, Kernels, LowRank, ScaleAdd, Weight
+from manyhats.kernels.base import Bits, Kernels, LowRank, Rows, ScaleAdd, Sparse, Weight
 from manyhats.kernels.segments import Segments, Table
 
 Tables = Mapping[str, Table[Any]]
@@ -108,23 +108,48 @@ class SetOutputs:
 
     ids: Tensor
     rows: Tensor
-    kind: ClassVar = Kind("set outputs", ("own",))
+    kind: ClassVar = Kind("set outputs", ("layer",))
 
     @property
     def columns(self) -> tuple[Any, ...]:
-        return (self,)
+        return (Weight(self.rows, None, self.ids),)
 
     @staticmethod
     def run(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
-        table = tables["own"]
-        for start, stop, slot in segments:
-            own: SetOutputs = table[slot]
-            y[start:stop].index_copy_(1, own.ids, (x[start:stop] @ own.rows.T).to(y.dtype))
+        kernels.linear(x, y, tables["layer"], segments)
+
+
+@dataclass(frozen=True, slots=True)
+class AddSparse:
+    """y += what a sparse difference of the weight makes of x."""
+
+    difference: Sparse
+    kind: ClassVar = Kind("sparse_add", ("difference",))
+
+    @property
+    def columns(self) -> tuple[Any, ...]:
+        return (self.difference,)
+
+    @staticmethod
+    def run(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
+        kernels.sparse_add(x, y, tables["difference"], segments)
 
 
 OUTPUT_OPERATIONS: dict[Kind, type[OutputOperation]] = {
-    operation.kind: operation for operation in (AddLowRank, AddGatedLowRank, ScaleOutput, SetOutputs)
+    operation.kind: operation for operation in (AddLowRank, AddGatedLowRank, ScaleOutput, SetOutputs, AddSparse)
 }
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRows:
+    """Rows in place of an embedding's."""
+
+    rows: Rows
+    kind: ClassVar = Kind("lookup", ("rows",))
+
+    @property
+    def columns(self) -> tuple[Any, ...]:
+        return (self.rows,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,30 +4,26 @@ module that was trained beside an adapter (PEFT's `modules_to_save`, `bias`)."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from manyhats.backbone.sites import EmbeddingSite, LinearSite, NormSite
 from manyhats.errors import AdapterMismatch
-from manyhats.kernels.base import ScaleAdd, Weight
+from manyhats.kernels.base import Rows, ScaleAdd, Weight
 from manyhats.methods.base import (
     Bound,
-    EmbeddingStep,
     Leaves,
     Method,
     MethodConfig,
     Part,
-    Spans,
     Trainable,
     expect_shape,
     on_device,
     size_of,
 )
-from manyhats.methods.operations import Operation, OwnNorm, OwnWeight, ScaleOutput
+from manyhats.methods.operations import Operation, OwnNorm, OwnRows, OwnWeight, ScaleOutput
 from manyhats.methods.options import Options
 
 if TYPE_CHECKING:
@@ -36,16 +32,6 @@ if TYPE_CHECKING:
 
 class ParametersConfig(MethodConfig):
     """Nothing: the leaves are the parameters."""
-
-
-@dataclass(slots=True)
-class _Table:
-    """An embedding's own table, (vocabulary, dim)."""
-
-    weight: Tensor
-
-    def __call__(self, ids: Tensor, y: Tensor, spans: Spans) -> Tensor:
-        return F.embedding(ids, self.weight)
 
 
 class Parameters(Method):
@@ -105,14 +91,14 @@ def own_parameter(backbone: Backbone, site: str, leaf: str) -> Tensor:
 def bound_parameters(backbone: Backbone, sites: Mapping[str, Leaves]) -> Bound:
     """What acts where parameters on the device stand in place of the backbone's."""
     linear: dict[str, list[Operation]] = {}
-    embedding: dict[str, EmbeddingStep] = {}
+    embedding: dict[str, OwnRows] = {}
     norm: dict[str, OwnNorm] = {}
     for site, leaves in sites.items():
         place = backbone.parameter_site(site)
         if isinstance(place, LinearSite):
             linear[place.name] = own_layer(place, leaves.get("weight"), leaves.get("bias"))
         elif isinstance(place, EmbeddingSite):
-            embedding[place.name] = _Table(leaves["weight"])
+            embedding[place.name] = OwnRows(Rows(leaves["weight"]))
         elif isinstance(place, NormSite):
             norm[place.name] = _own_norm(place, leaves)
     return Bound(linear=linear, embedding=embedding, norm=norm)

@@ -1,7 +1,8 @@
 """Sparse fine-tuning: a few changed values of the backbone's parameters (Radiya-Dixit & Wang 2020; diff pruning,
 Guo et al. 2021: theta = theta_0 + z * w with most of z zero).
 
-In a slot the changed parameters are dense, but for embeddings, of which the changed rows alone are kept.
+In a slot a linear layer's differences stay sparse where the kernels add them so, else its changed weight is dense
+there; of an embedding the changed rows alone are kept.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from manyhats.backbone.sites import EmbeddingSite
+from manyhats.backbone.sites import EmbeddingSite, LinearSite
 from manyhats.errors import AdapterMismatch
-from manyhats.methods.base import Bound, EmbeddingStep, Leaves, Method, MethodConfig, Part, Trainable
+from manyhats.kernels.base import Rows
+from manyhats.kernels.base import Sparse as Difference
+from manyhats.methods.base import Bound, Leaves, Method, MethodConfig, Part, Trainable
+from manyhats.methods.operations import AddSparse, OwnRows
 from manyhats.methods.options import Options
 from manyhats.methods.parameters import ParametersConfig, bound_parameters, own_parameter
+from manyhats.methods.slots import slot_tables
 from manyhats.methods.targets import target_sites
-from manyhats.methods.token_rows import Rows
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -47,7 +51,9 @@ class Sparse(Method):
     def bind(self, part: Part, backbone: Backbone) -> Bound:
         assert isinstance(part.config, SparseConfig)
         dense: dict[str, dict[str, Tensor]] = {}
-        tables: dict[str, EmbeddingStep] = {}
+        tables: dict[str, OwnRows] = {}
+        differences: dict[str, AddSparse] = {}
+        keeps = slot_tables(backbone).kernels.keeps_sparse
         nbytes = 0
         for site, leaves in part.tensors.items():
             place = backbone.parameter_site(site)
@@ -60,9 +66,16 @@ class Sparse(Method):
                     ids, where = torch.unique(indices // width, return_inverse=True)
                     rows = own[ids].float()
                     _put(rows, where * width + indices % width, values, part.config.mode)
-                    step = Rows(ids, rows.to(backbone.dtype))
-                    tables[place.name] = step
-                    nbytes += step.rows.nbytes
+                    changed_rows = rows.to(backbone.dtype)
+                    tables[place.name] = OwnRows(Rows(changed_rows, ids))
+                    nbytes += changed_rows.nbytes + ids.nbytes
+                    continue
+                if keeps and isinstance(place, LinearSite) and leaf == "weight":
+                    if part.config.mode == "replace":
+                        values = values - own.detach().reshape(-1)[indices].float()
+                    difference = Difference(indices, values.to(backbone.dtype))
+                    differences[place.name] = AddSparse(difference)
+                    nbytes += indices.nbytes + difference.values.nbytes
                     continue
                 changed = own.detach().to(torch.float32, copy=True).contiguous()
                 _put(changed, indices, values, part.config.mode)
@@ -71,15 +84,23 @@ class Sparse(Method):
                 dense.setdefault(site, {})[leaf] = ready
         bound = bound_parameters(backbone, dense)
         bound.embedding = tables
+        bound.linear = {
+            site: [*([differences[site]] if site in differences else []), *bound.linear.get(site, ())]
+            for site in {**bound.linear, **differences}
+        }
         bound.nbytes = nbytes
         return bound
 
     def slot_size(self, part: Part, backbone: Backbone) -> int:
         size = 0
+        keeps = slot_tables(backbone).kernels.keeps_sparse
         for site, leaves in part.tensors.items():
             place = backbone.parameter_site(site)
             for leaf in _changed(leaves):
                 own = own_parameter(backbone, site, leaf)
+                if keeps and isinstance(place, LinearSite) and leaf == "weight":
+                    size += leaves[f"{leaf}.indices"].numel() * (8 + own.element_size())
+                    continue
                 most = leaves[f"{leaf}.indices"].numel() * own.shape[-1] * own.element_size()
                 size += min(own.nbytes, most) if isinstance(place, EmbeddingSite) else own.nbytes
         return size

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
+from manyhats.kernels.base import Rows
 from manyhats.methods.base import (
     Bound,
-    EmbeddingStep,
     Method,
     MethodConfig,
     Part,
-    Spans,
     Trainable,
     expect_leaves,
     expect_shape,
 )
-from manyhats.methods.operations import Operation, SetOutputs
+from manyhats.methods.operations import Operation, OwnRows, SetOutputs
 from manyhats.methods.options import Options
 
 if TYPE_CHECKING:
@@ -30,19 +28,6 @@ if TYPE_CHECKING:
 
 class TokenRowsConfig(MethodConfig):
     """Nothing: the leaves say all."""
-
-
-@dataclass(slots=True)
-class Rows:
-    """`ids`: (n,), rising; `rows`: (n, dim), looked up in place of the table's."""
-
-    ids: Tensor
-    rows: Tensor
-
-    def __call__(self, ids: Tensor, y: Tensor, spans: Spans) -> Tensor:
-        where = torch.searchsorted(self.ids, ids).clamp_(max=len(self.ids) - 1)
-        mine = (self.ids[where] == ids)[:, None]
-        return torch.where(mine, self.rows[where], y)
 
 
 class TokenRows(Method):
@@ -103,13 +88,13 @@ def _token(backbone: Backbone, name: str) -> int:
 
 def _bound(sites: Mapping[str, tuple[Tensor, Tensor]], backbone: Backbone) -> Bound:
     """By site: ids (n,), rising, and rows (n, dim)."""
-    embedding: dict[str, EmbeddingStep] = {}
+    embedding: dict[str, OwnRows] = {}
     linear: dict[str, list[Operation]] = {}
     head = backbone.vocabulary
     for site, (ids, rows) in sites.items():
         name = backbone.bare_name(site)
         if name in backbone.embedding:
-            embedding[name] = Rows(ids, rows)
+            embedding[name] = OwnRows(Rows(rows, ids))
         if head is not None and (name == head.output_layer or (head.tied and name == backbone.family.word_embeddings)):
             linear[head.output_layer] = [SetOutputs(ids, rows)]
     return Bound(embedding=embedding, linear=linear, nbytes=sum(rows.nbytes for _, rows in sites.values()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from manyhats.kernels.base import Bits, LowRank, ScaleAdd, Sparse, Weight
+from manyhats.kernels.base import Bits, LowRank, Rows, ScaleAdd, Sparse, Weight
 from manyhats.kernels.cpu.columns import columns_of
 from manyhats.kernels.cpu.library import Library, load
 from manyhats.kernels.reference import Reference
@@ -134,6 +134,9 @@ class CpuKernels:
         self, x: Tensor, y: Tensor, base: Tensor, bias: Tensor | None, table: Table[Bits], segments: Segments
     ) -> None:
         self._reference.masked_linear(x, y, base, bias, table, segments)
+
+    def lookup(self, ids: Tensor, y: Tensor, table: Table[Rows], segments: Segments) -> None:
+        self._reference.lookup(ids, y, table, segments)
 
     def sparse_add(self, x: Tensor, y: Tensor, table: Table[Sparse], segments: Segments) -> None:
         self._reference.sparse_add(x, y, table, segments)

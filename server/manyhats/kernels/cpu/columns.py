@@ -181,9 +181,14 @@ def _scale_add(entry: ScaleAdd) -> tuple[Kind, tuple[Any, ...]]:
 
 
 def _linear(entry: Weight) -> tuple[Kind, tuple[Any, ...]]:
-    weight, bias = entry
+    weight, bias, outputs = entry
     out, width = weight.shape
-    fits = out <= MOST_OUTPUTS and _fit(weight.dtype, weight, bias) and (bias is None or bias.shape == (out,))
+    fits = (
+        outputs is None
+        and out <= MOST_OUTPUTS
+        and _fit(weight.dtype, weight, bias)
+        and (bias is None or bias.shape == (out,))
+    )
     kind: Kind = (weight.dtype, width) if fits else _UNFIT
     return kind, (1, out, _address(weight), _address(bias))
 

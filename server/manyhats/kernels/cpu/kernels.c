@@ -86,6 +86,8 @@ struct Call {
     int64_t next, joined;         /* the next tile or piece; the threads that have begun */
 };
 
+#define NEAREST_CACHE 32768 /* bytes, of the smallest that is met */
+
 static inline __attribute__((always_inline)) float from_bf16(uint16_t value) {
     union { uint32_t bits; float number; } word = {(uint32_t)value << 16};
     return word.number;

@@ -116,13 +116,24 @@ static TARGET void NAME(finish)(const LowRankSlot *slot, int64_t r0, int64_t r1,
     }
 }
 
+/* Has a row brought near while something else is done: what a layer before wrote is no longer in a core's own caches. */
+INLINE void NAME(fetch)(const ELEMENT *row, int64_t count) {
+    for (int64_t i = 0; i < count; i += 64 / (int64_t)sizeof(ELEMENT)) __builtin_prefetch(row + i, 0, 2);
+}
+
 static TARGET void NAME(down)(const Call *call, const Tile *tile, int64_t r0, int64_t r1, float *low) {
     const LowRankSlot *slot = tile->slot;
     const ELEMENT *x = (const ELEMENT *)call->x + tile->row * call->x_stride;
     const ELEMENT *weights = (const ELEMENT *)slot->down + r0 * call->in;
     int64_t in = call->in, stride = call->x_stride, own = call->low_stride, ranks = r1 - r0, i = 0;
-    for (; i + 4 <= tile->rows; i += 4)
+    for (; i + 4 <= tile->rows; i += 4) {
+        if (r0 == 0)
+            for (int64_t j = i; j < i + 4; j++) {
+                if (j + 4 < tile->rows) NAME(fetch)(x + (j + 4) * stride, in);
+                NAME(fetch)((const ELEMENT *)call->y + (tile->row + j) * call->y_stride, call->out);
+            }
         NAME(dots_all)(x + i * stride, stride, weights, in, ranks, low + i * own + r0, own, 4);
+    }
     if (i + 2 <= tile->rows) {
         NAME(dots_all)(x + i * stride, stride, weights, in, ranks, low + i * own + r0, own, 2);
         i += 2;
@@ -205,26 +216,33 @@ INLINE void NAME(raise_one)(const Call *call, const LowRankSlot *slot, int64_t r
     NAME(store_number)(y, NAME(number)(y) + NAME(weight)(call, slot, row) * sum);
 }
 
-/* All rows of a tile for `packs` times STEP columns: what is loaded of `up` stays near. */
-INLINE void NAME(raise_all)(const Call *call, const Tile *tile, int64_t column, const float *low, const int packs) {
+/* Some rows of a tile for `packs` times STEP columns: what is loaded of `up` stays near. */
+INLINE void NAME(raise_all)(const Call *call, const Tile *tile, int64_t row, int64_t rows, int64_t column,
+                            const float *low, const int packs) {
     const LowRankSlot *slot = tile->slot;
-    int64_t own = call->low_stride, i = 0;
-    for (; i + 4 <= tile->rows; i += 4) NAME(raise)(call, slot, tile->row + i, column, low + i * own, 4, packs);
-    if (i + 2 <= tile->rows) {
+    int64_t own = call->low_stride, i = row, end = row + rows;
+    for (; i + 4 <= end; i += 4) NAME(raise)(call, slot, tile->row + i, column, low + i * own, 4, packs);
+    if (i + 2 <= end) {
         NAME(raise)(call, slot, tile->row + i, column, low + i * own, 2, packs);
         i += 2;
     }
-    if (i < tile->rows) NAME(raise)(call, slot, tile->row + i, column, low + i * own, 1, packs);
+    if (i < end) NAME(raise)(call, slot, tile->row + i, column, low + i * own, 1, packs);
 }
 
+/* Where `up` stays in the nearest cache as a whole, few rows at a time, so that y is read along its rows; else all rows
+   of the tile for some columns of `up`. */
 static TARGET void NAME(up)(const Call *call, const Tile *tile, int64_t c0, int64_t c1, const float *low) {
-    int64_t column = c0;
-    for (; column + STEP * (4 / PARTS) <= c1; column += STEP * (4 / PARTS))
-        NAME(raise_all)(call, tile, column, low, 4 / PARTS);
-    for (; column + STEP <= c1; column += STEP) NAME(raise_all)(call, tile, column, low, 1);
-    for (; column < c1; column++)
-        for (int64_t i = 0; i < tile->rows; i++)
-            NAME(raise_one)(call, tile->slot, tile->row + i, column, low + i * call->low_stride);
+    const int64_t size = ((const LowRankSlot *)tile->slot)->rank * (c1 - c0) * (int64_t)sizeof(ELEMENT);
+    const int64_t step = size <= NEAREST_CACHE / 2 ? 4 : tile->rows;
+    for (int64_t row = 0; row < tile->rows; row += step) {
+        int64_t rows = tile->rows - row < step ? tile->rows - row : step, column = c0;
+        for (; column + STEP * (4 / PARTS) <= c1; column += STEP * (4 / PARTS))
+            NAME(raise_all)(call, tile, row, rows, column, low, 4 / PARTS);
+        for (; column + STEP <= c1; column += STEP) NAME(raise_all)(call, tile, row, rows, column, low, 1);
+        for (; column < c1; column++)
+            for (int64_t i = row; i < row + rows; i++)
+                NAME(raise_one)(call, tile->slot, tile->row + i, column, low + i * call->low_stride);
+    }
 }
 
 static TARGET void NAME(scale_add)(const Call *call, const Tile *tile) {
