@@ -86,10 +86,10 @@ class _Side:
 
     def mix(self, states: Tensor, spans: Spans, batch: PackedBatch, sequences: slice) -> Tensor:
         places = batch.spans(sequences)
-        ids = [batch.input_ids[span].tolist() for span in places]
+        ids = [batch.host_input_ids[span].tolist() for span in places]
         types = [[0] * len(one) for one in ids]
-        if batch.type_ids is not None:
-            types = [batch.type_ids[span].tolist() for span in places]
+        if batch.host_type_ids is not None:
+            types = [batch.host_type_ids[span].tolist() for span in places]
         actors = Actors()
         if self.on_embeddings:
             caught, self.caught = self.caught, None
