@@ -81,21 +81,16 @@ DECODE: dict[str, Budget] = {
 
 # Python functions called at the sites for each further task, by method; none where a method is left out.
 ENCODER_PYTHON: dict[str, float] = {
-    "sparse": 4,
-    "token_rows": 4,
     "fusion": 8,
     "prefix": 12,
     "prompt": 6,
     "invertible": 14,
     "side": 700,
     "stack": 12,
-    "mixture": 2,
+    "mixture": 1.5,
 }
 DECODE_PYTHON: dict[str, float] = {
-    "sparse": 4,
-    "token_rows": 4,
     "fusion": 8,
     "invertible": 14,
     "side": 450,
-    "mixture": 0.5,
 }
