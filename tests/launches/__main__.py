@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from tests import tiny
 from tests.launches.budgets import DECODE, ENCODER
 from tests.launches.device import Count
 from tests.launches.measured import OnDevice
-from tests.launches.passes import ENCODER_SEQUENCES, STREAMS
+from tests.launches.passes import ENCODER_SEQUENCES, STREAMS, least_tasks
 
 
 def table(title: str, measure: Callable[..., Count], names: list[str], most: int) -> None:
@@ -18,10 +19,12 @@ def table(title: str, measure: Callable[..., Count], names: list[str], most: int
     bare = measure("bare").totals()
     print(f"{title}_LIMITS = Limits(kernels={bare['kernels']}, copies={bare['copies']}, waits={bare['waits']})")
     for name in names:
-        one, many = measure(name, 1).totals(), measure(name, most).totals()
-        parts = [str(one["kernels"] - bare["kernels"])]
-        if many["kernels"] != one["kernels"]:
-            parts.append(f"each={round((many['kernels'] - one['kernels']) / (most - 1), 2)}")
+        least = least_tasks(name)
+        one, many = measure(name, least).totals(), measure(name, most).totals()
+        each = (many["kernels"] - one["kernels"]) / (most - least)
+        parts = [str(math.ceil(one["kernels"] - bare["kernels"] - each * (least - 1)))]
+        if each:
+            parts.append(f"each={math.ceil(each * 10) / 10}")
         for what in ("copies", "waits"):
             if many[what] != bare[what]:
                 parts.append(f"{what}={many[what] - bare[what]}")

@@ -142,6 +142,7 @@ class _Ledger:
 
     def __init__(self) -> None:
         self.count = Count()
+        self.waited = 0  # times, ever
         self._pinned: dict[int, Any] = {}  # storages by their address; held, so that no other gets it
 
     def copy(self, source: Tensor, *, non_blocking: bool) -> None:
@@ -156,9 +157,10 @@ class _Ledger:
     def read(self) -> None:
         if not self.count.paused:
             self.count.reads[_place()] += 1
-            self.wait("read")
+        self.wait("read")
 
     def wait(self, operator: str) -> None:
+        self.waited += 1
         if not self.count.paused:
             self.count.waits[f"{_place()} ({operator})"] += 1
 
@@ -184,18 +186,21 @@ class _Ledger:
         return tensor.untyped_storage().data_ptr() in self._pinned
 
 
+_LEDGER = _Ledger()  # one for all uses: what is pinned, and what stands in the queue, stays
+
+
 class _Event:
     """Stands in the queue of the device's work. To wait for it costs nothing where the host has waited since."""
 
     def __init__(self, ledger: _Ledger, **_: Any) -> None:
         self._ledger = ledger
-        self._recorded = -1  # waits until then
+        self._recorded = -1  # times that the host had waited then
 
     def record(self, _: Any = None) -> None:
-        self._recorded = self._ledger.count.waits.total()
+        self._recorded = self._ledger.waited
 
     def query(self) -> bool:
-        return self._recorded < self._ledger.count.waits.total()
+        return self._recorded < self._ledger.waited
 
     def synchronize(self) -> None:
         if not self.query():
@@ -405,7 +410,8 @@ def pretended_device() -> Iterator[Count]:
 
     It stays there, and is of no use outside of `pretended_device`.
     """
-    ledger = _Ledger()
+    ledger = _LEDGER
+    ledger.count = Count()
     with (
         mock.patch("torch.cuda.is_available", return_value=True),
         mock.patch("torch.cuda._lazy_init"),

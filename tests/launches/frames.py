@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -35,9 +36,14 @@ def frames_within(outer: CodeType, *, without: str) -> Iterator[Counter[str]]:
             elif depth:
                 depth -= 1
 
+    gc.collect()  # or what is let go of by others would call its finalizers meanwhile
+    collecting = gc.isenabled()
+    gc.disable()
     before = sys.getprofile()
     sys.setprofile(profile)
     try:
         yield calls
     finally:
         sys.setprofile(before)
+        if collecting:
+            gc.enable()

@@ -7,17 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from manyhats.backbone import Backbone
+from manyhats.backbone import Backbone, Text
+from manyhats.core.batch import ScheduledBatch, ScheduledSequence
 from manyhats.core.sampling_params import SamplingParams
-from manyhats.core.sequence import Request
+from manyhats.core.sequence import PoolingParams, Request
 from manyhats.core.sequence import Sequence as Generated
-from manyhats.engine.forward import forward
 from manyhats.engine.kv_cache import KVCache
-from manyhats.engine.row import Row
 from manyhats.engine.runner import Runner
 from manyhats.engine.scheduler import Scheduler
 from manyhats.methods.adapter import BARE, Adapter, BoundAdapter
-from manyhats.methods.plan import in_batch_order
 
 from tests import every, tiny
 
@@ -42,6 +40,11 @@ def adapters_of(backbone: Backbone) -> dict[str, Adapter | None]:
     return made
 
 
+def least_tasks(name: str) -> int:
+    """The fewest tasks with which a batch holds all of a name's methods."""
+    return len(MIXTURE) if name == "mixture" else 1
+
+
 def tasks_of(backbone: Backbone, made: Mapping[str, Adapter | None], name: str, count: int) -> list[BoundAdapter]:
     """So many tasks of one of the adapters `made`, or of the mixture, each in a slot of its own."""
     names = MIXTURE if name == "mixture" else (name,)
@@ -51,12 +54,24 @@ def tasks_of(backbone: Backbone, made: Mapping[str, Adapter | None], name: str, 
 
 def encoder_pass(
     backbone: Backbone, adapters: Sequence[BoundAdapter], sequences: int = ENCODER_SEQUENCES
-) -> Callable[[], object]:
-    """A pass over sequences of 2 to 14 words; the i-th belongs to adapter i modulo their number."""
-    texts = tiny.texts([2 + i * 5 % 13 for i in range(sequences)])
-    rows = [tiny.row(backbone, adapters[i % len(adapters)], text, "mean") for i, text in enumerate(texts)]
-    ordered: list[Row] = in_batch_order(rows, lambda row: row.adapter)
-    return lambda: forward(backbone, ordered)
+) -> Callable[[], None]:
+    """A pass over sequences of 2 to 14 words, its answers read; the i-th belongs to adapter i modulo their number."""
+    runner = Runner(backbone, None)
+    encoded = backbone.tokenizer.encode(
+        [Text(text) for text in tiny.texts([2 + i * 5 % 13 for i in range(sequences)])], backbone.max_tokens
+    )
+    chosen: list[ScheduledSequence] = []
+    for i, one in enumerate(encoded):
+        sequence = Generated(adapters[i % len(adapters)], one.ids, PoolingParams(), one.type_ids)
+        Request(f"task {i % len(adapters)}", [sequence])
+        chosen.append(ScheduledSequence(sequence, sequence.length, cached=False))
+
+    def run() -> None:
+        for output in runner.execute(ScheduledBatch(chosen)):
+            if output.error is not None:
+                raise output.error
+
+    return run
 
 
 class Decoding:
