@@ -83,7 +83,7 @@ struct Call {
     float *low;
     int64_t low_stride, low_size; /* of one tile, in floats */
     int64_t parts;                /* pieces of a tile's ranks or columns that threads share out */
-    int64_t next, joined;         /* the next tile or piece; the threads that have begun */
+    int64_t next, joined;         /* the next tile or piece; the threads that have a tile */
 };
 
 #define NEAREST_CACHE 32768 /* bytes, of the smallest that is met */
@@ -198,10 +198,10 @@ EXPORT void manyhats_use_threads(void *gomp_parallel) { parallel = (Parallel)gom
 #define RANK_PIECE 8
 #define COLUMN_PIECE 128
 
+/* Always all threads or one, as torch does: a smaller team would end threads that torch then has to start again. */
 static void run(Call *call, void (*work)(void *), int64_t pieces, int threads) {
     call->next = call->joined = 0;
-    if (threads > pieces) threads = (int)pieces;
-    if (threads > 1 && parallel) parallel(work, call, (unsigned)threads, 0);
+    if (threads > 1 && pieces > 1) parallel(work, call, (unsigned)threads, 0);
     else work(call);
 }
 
@@ -238,8 +238,10 @@ static int cut(Call *call, int64_t rows, const int32_t *segments, int64_t count,
 
 static void whole_tiles(void *data) {
     Call *call = data;
+    int64_t i = take(&call->next);
+    if (i >= call->count) return;
     float *low = call->low + take(&call->joined) * call->low_size;
-    for (int64_t i; (i = take(&call->next)) < call->count;) {
+    for (; i < call->count; i = take(&call->next)) {
         const Tile *tile = &call->tiles[i];
         const LowRankSlot *slot = tile->slot;
         call->kernels->down(call, tile, 0, slot->rank, low);
