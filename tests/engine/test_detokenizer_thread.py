@@ -224,9 +224,11 @@ def test_putting_never_waits_for_long(detokenizer, tokenizer):
     asked, let, begun = held(tokenizer)
     detokenizer.put(asked.steps("the cat", finished=None)[0])
     assert begun()
-    for _ in range(70):  # more than may wait without being slowed down
-        detokenizer.put([])
-    assert detokenizer.waiting == 70
+    detokenizer.put([])  # nobody is woken for nothing
+    assert detokenizer.waiting == 0
+    others = Asked(tokenizer).steps("the", finished=None) * 70  # more than may wait without being slowed down
+    feed(detokenizer, others)
+    assert detokenizer.waiting == len(others) >= 70
     let.set()
     wait_until(lambda: detokenizer.waiting == 0, "all steps are done")
 

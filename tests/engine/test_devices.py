@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +12,12 @@ import torch
 from manyhats.backbone import Backbone, Text
 from manyhats.engine.forward import forward
 from manyhats.engine.row import Row
+from manyhats.engine.sampler import sample
 from manyhats.engine.self_check import self_check
 from manyhats.methods.plan import in_batch_order
 
 from tests import tiny
+from tests.engine.sampling_inputs import any_input, different
 
 TEXTS = ["w1", "w2 w3 w4", " ".join(f"w{i}" for i in range(30))]
 
@@ -54,3 +58,24 @@ def test_attention_on_cuda_makes_no_plan_for_a_new_shape(base_folder: Callable[[
     ran = {event.key for event in profile.key_averages()}
     assert any("attention" in name for name in ran)
     assert not [name for name in ran if "cudnn_attention" in name]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("vocabulary", [50, 5001])
+def test_tokens_that_are_sampled_on_cuda_equal_the_cpu(vocabulary: int) -> None:
+    """Whatever the rows ask for, with two waits at most, of which torch warns."""
+    source = random.Random(vocabulary)
+    for _ in range(20):
+        inputs = [any_input(vocabulary, source) for _ in range(16)]
+        rows = different(len(inputs), vocabulary, source)
+        expected = [one.token for one in sample(rows.clone(), inputs).tokens]
+        there = rows.cuda()
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as waits:
+                warnings.simplefilter("always")
+                output = sample(there, inputs)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert [one.token for one in output.tokens] == expected
+        assert len([one for one in waits if "synchroniz" in str(one.message)]) <= 2

@@ -25,15 +25,19 @@ def grammars(backbone: Backbone) -> Grammars:
     return Grammars(backbone.tokenizer, int(backbone.config.vocab_size), min(backbone.end_tokens, default=None))
 
 
-def test_bits_say_what_is_allowed(backbone: Backbone, grammars: Grammars) -> None:
+def test_bits_say_what_may_come_next(backbone: Backbone, grammars: Grammars) -> None:
     grammar = grammars.choice(["ab", "ac"])
-    for token in backbone.tokenizer.encode_bare("ab", 10).ids:
-        allowed = grammar.allowed()
+    a, b = backbone.tokenizer.encode_bare("ab", 10).ids
+    c = backbone.tokenizer.encode_bare("c", 10).ids[-1]
+    vocabulary = int(backbone.config.vocab_size)
+    for token, possible in ((a, {a}), (b, {b, c})):
         bits = grammar.bits()
         assert bits.dtype == torch.int32
-        flags = np.unpackbits(bits.numpy().view(np.uint8), bitorder="little")[: len(allowed)]
-        assert flags.astype(bool).tolist() == allowed.tolist()
-        assert allowed[token]
+        assert bits.shape == (-(-vocabulary // 32),)
+        flags = np.unpackbits(bits.numpy().view(np.uint8), bitorder="little")
+        texts = {backbone.tokenizer.loaded.decode([i]) for i in np.flatnonzero(flags).tolist()}
+        assert possible <= set(np.flatnonzero(flags).tolist())
+        assert texts <= {"a", "ab", "ac", "b", "c"}
         grammar.accept(token)
 
 

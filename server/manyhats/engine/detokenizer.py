@@ -108,8 +108,8 @@ class IncrementalDetokenizer:
 class Detokenizer:
     """One thread that gives the texts of all sequences that generate, step by step, to those who listen.
 
-    It alone writes `shown`, `token_times` and `finish_reason` of sequences, and sets the future of a request whose
-    texts have all ended. What fails one sequence, its decoder or its listener, fails its request alone; any other error
+    It alone writes `shown`, `token_times` and `finish_reason` of sequences, and sets the future of a request when all
+    its texts have ended. What fails one sequence, its decoder or its listener, fails its request alone; any other error
     is logged and counted, fails what was in the same step, and the thread goes on.
     """
 
@@ -136,6 +136,8 @@ class Detokenizer:
         What waits is bounded by what the sequences that run may still have: an output for each token. Where many steps
         wait, each further one is slowed down by 10 ms, so that this thread comes to its turn.
         """
+        if not outputs:  # nothing that generates was in the step
+            return
         with self._changed:
             if len(self._steps) >= _MOST_STEPS and not self._stopping:
                 self._changed.wait_for(lambda: len(self._steps) < _MOST_STEPS, _SLOWED)

@@ -14,7 +14,6 @@ import llguidance
 import llguidance.gbnf_to_lark
 import llguidance.hf
 import llguidance.numpy
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,12 +60,6 @@ class Grammar:
         llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bits)
         self._check()
         return self._bits_tensor
-
-    def allowed(self) -> Tensor:
-        """(vocabulary,) bool: the same. Raises as `bits`."""
-        self.bits()
-        flags = np.unpackbits(self._bits.view(np.uint8)[0], bitorder="little")[: self._vocabulary]
-        return torch.from_numpy(flags.astype(bool))
 
     def accept(self, token: int) -> bool:
         """Takes the token that was chosen; whether nothing may follow. Raises as `bits`."""

@@ -30,7 +30,7 @@ class BaseTask:
 
     @property
     def version(self) -> Version:
-        """What it does where a question does not say otherwise: generate where it can, else embed."""
+        """What it does where a request does not say otherwise: generate where it can, else embed."""
         return self._versions[self._own]
 
     def open(self, given: Mapping[str, Any]) -> tuple[Version, Mapping[str, Any]]:

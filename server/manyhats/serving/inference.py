@@ -136,7 +136,7 @@ class Limits:
 
     max_inputs: int
     max_characters: int
-    timeout: float  # seconds until an unanswered question fails
+    timeout: float  # seconds until an unanswered request fails
 
 
 def check_request(request: InferenceRequest, limits: Limits) -> None:

@@ -1,4 +1,4 @@
-"""`parameters.merged_adapters`: several LoRA tasks merged for one question."""
+"""`parameters.merged_adapters`: several LoRA tasks merged for one request."""
 
 from __future__ import annotations
 

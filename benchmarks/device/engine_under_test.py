@@ -1,0 +1,198 @@
+"""What the blocks take from the engine, in one place: backbones with random weights, adapters, passes and steps."""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from manyhats.backbone import Backbone, Tokenizer
+from manyhats.backbone.attention import PACKED_ATTENTION, register
+from manyhats.backbone.vocabulary import VocabularyHead, causal_head
+from manyhats.engine.forward import forward
+from manyhats.engine.row import Row
+from manyhats.methods.adapter import BARE, Adapter, BoundAdapter
+from manyhats.methods.base import Part
+from manyhats.methods.bottleneck import BottleneckConfig
+from manyhats.methods.ia3 import Ia3Config
+from manyhats.methods.lora import LoraConfig
+from manyhats.methods.mask import MaskConfig
+from manyhats.methods.plan import in_batch_order
+from manyhats.methods.prefix import PrefixConfig, layer_site
+from manyhats.methods.targets import target_sites
+from stepping import Generation
+from torch import Tensor
+from transformers import BertConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from device.child import Run
+from tests import tiny
+
+MIXTURE = ("lora", "mask", "ia3", "bottleneck", "prefix")
+
+# ---- backbones
+
+
+def bert_config() -> BertConfig:
+    """BERT-base's shape."""
+    if Run.small:
+        return BertConfig(
+            vocab_size=500, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128
+        )
+    return BertConfig()
+
+
+def llama_config() -> LlamaConfig:
+    """Llama-1B's shape."""
+    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+             "intermediate_size")  # fmt: skip
+    shape = (500, 64, 2, 4, 2, 128) if Run.small else (128256, 2048, 16, 32, 8, 8192)
+    return LlamaConfig(
+        **dict(zip(names, shape, strict=True)), max_position_embeddings=4096, tie_word_embeddings=True,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+
+
+def made(kind: type, config: Any, dtype: torch.dtype, device: str | None = None) -> Any:
+    """A model with random weights, made on the device in its own precision."""
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device or Run.device):
+            return kind(config).eval().requires_grad_(False)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def backbone_of(
+    model: PreTrainedModel,
+    family: str,
+    dtype: torch.dtype,
+    vocabulary: VocabularyHead | None = None,
+    device: str | None = None,
+) -> Backbone:
+    """`Backbone(...)` and not `Backbone.load`, which hashes all weights on the host and copies them for a trial."""
+    folder = Path(tempfile.mkdtemp())
+    tiny.tokenizer(family).save_pretrained(folder)
+    register()
+    model.set_attn_implementation(PACKED_ATTENTION)
+    place = torch.device(device or Run.device)
+    return Backbone(model, Tokenizer(str(folder)), name="random", vocabulary=vocabulary, device=place, dtype=dtype)
+
+
+def llama(dtype: torch.dtype) -> Backbone:
+    """A decoder with its language-model head."""
+    model = made(LlamaForCausalLM, llama_config(), dtype)
+    return backbone_of(model.base_model, "llama", dtype, causal_head(model))
+
+
+def weight_bytes(backbone: Backbone) -> int:
+    """What a step must read of the backbone at least: each weight once, of the word table the head's reading alone."""
+    return sum(p.nbytes for p in backbone.model.parameters())
+
+
+# ---- adapters
+
+
+def _blocks_linear(backbone: Backbone) -> dict[str, tuple[int, int]]:
+    """The linear layers inside the blocks, with their shapes (out, in)."""
+    return {site: backbone.linear[site].shape for site in target_sites(backbone, ["all-linear"])}
+
+
+def part_of(backbone: Backbone, method: str, device: str, seed: int = 0) -> Part:
+    """Weights of a usual size, made on `device`."""
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def fresh(*shape: int, by: float = 0.05) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device) * by
+
+    linear, hidden = _blocks_linear(backbone), backbone.hidden
+    match method:
+        case "lora":
+            tensors = {site: {"A": fresh(8, w), "B": fresh(o, 8)} for site, (o, w) in linear.items()}
+            return Part("lora", LoraConfig(scales=dict.fromkeys(linear, 2.0)), tensors)
+        case "bottleneck":
+            shapes = {"down.weight": (24, hidden), "down.bias": (24,), "up.weight": (hidden, 24), "up.bias": (hidden,)}
+            tensors = {site: {n: fresh(*s, by=0.02) for n, s in shapes.items()} for site in backbone.residual}
+            return Part("bottleneck", BottleneckConfig(), tensors)
+        case "ia3":
+            return Part("ia3", Ia3Config(), {site: {"output": 1 + fresh(o, by=0.1)} for site, (o, _) in linear.items()})
+        case "prefix":
+            rows = {
+                layer_site(i): {n: fresh(16, *backbone.kv_shape, by=0.2) for n in ("keys", "values")}
+                for i in range(backbone.layers)
+            }
+            return Part("prefix", PrefixConfig(length=16), rows)
+        case "mask":
+            bits = {
+                site: {"mask": torch.randint(0, 256, ((o * w + 7) // 8,), generator=generator, device=device).byte()}
+                for site, (o, w) in linear.items()
+            }
+            return Part("mask", MaskConfig(shapes=linear), bits)
+    raise ValueError(method)
+
+
+def bind(backbone: Backbone, part: Part) -> BoundAdapter:
+    """An adapter in a slot, without a head."""
+    return Adapter(parts=(part,), head=None, kind="embed", matched_tensors=1).bind(backbone)
+
+
+def tasks_of(backbone: Backbone, method: str, count: int) -> list[BoundAdapter]:
+    """So many tasks of one method, or of five (`mixture`); `bare` is none."""
+    if method == "bare":
+        return [BARE]
+    names = [MIXTURE[i % len(MIXTURE)] if method == "mixture" else method for i in range(count)]
+    return [bind(backbone, part_of(backbone, name, Run.device, i)) for i, name in enumerate(names)]
+
+
+def fits(backbone: Backbone, masks: int) -> bool:
+    """Whether so many masks leave room on the device, were they dense there."""
+    if Run.device != "cuda":
+        return True
+    one = sum(backbone.linear[site].weight.nbytes for site in _blocks_linear(backbone))
+    return masks * one * 1.2 + (4 << 30) < torch.cuda.mem_get_info()[0]
+
+
+# ---- passes
+
+
+def sentences(count: int, vocabulary: int) -> list[list[int]]:
+    """Random tokens; 64 sentences have 1,619 of them, 6 to 61 each; 256 have 6,316."""
+    pick = random.Random(0)
+    lengths = [min(97, max(6, int(pick.gauss(25, 14)))) for _ in range(count)]
+    return [[2 + pick.randrange(vocabulary - 2) for _ in range(length)] for length in lengths]
+
+
+def rows_of(adapters: Sequence[BoundAdapter], ids: Sequence[list[int]], pooling: str = "mean") -> list[Row]:
+    """In batch order; sentence i belongs to adapter i modulo their number."""
+    rows = [Row(one, [0] * len(one), adapters[i % len(adapters)], pooling) for i, one in enumerate(ids)]
+    return in_batch_order(rows, lambda row: row.adapter)
+
+
+def encoder_pass(backbone: Backbone, rows: Sequence[Row]) -> Callable[[], list[Tensor]]:
+    """One packed pass, the answers left on the device."""
+    return lambda: forward(backbone, rows)
+
+
+# ---- steps
+
+
+def generation(
+    backbone: Backbone, adapters: Sequence[BoundAdapter], texts: int, new: int, *, sampled: bool = False
+) -> Generation:
+    """Texts under way; text i belongs to adapter i modulo their number. Prompts of 16 to 96 tokens."""
+    cache_bytes = (1 << 24) if Run.small else (1 << 30)
+    made = Generation(backbone, cache_bytes=cache_bytes, tokens=8192, streams=max(64, texts))
+    pick = random.Random(0)
+    for i in range(texts):
+        prompt = [5 + pick.randrange(90) for _ in range(16 + (80 * i) // max(texts - 1, 1))]
+        given = {"temperature": 0.8, "top_p": 0.9, "seed": i} if sampled else {}
+        made.add(f"task {i % len(adapters)}", adapters[i % len(adapters)], prompt, new, **given)
+    return made
+
+
+def cpus() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,110 @@
+"""Versions, the card, and what the host pays to ask it for something."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from device.child import Run, attempt, report
+from device.timing import timed
+
+_OTHERS = ("triton", "peft", "pytest", "pydantic", "fastapi")
+
+
+def run() -> None:
+    """All parts."""
+    versions: dict[str, Any] = {
+        "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
+        "numpy": np.__version__, "cpus": os.cpu_count(),
+    }  # fmt: skip
+    for name in _OTHERS:
+        try:
+            versions[name] = importlib.import_module(name).__version__
+        except Exception as error:
+            versions[name] = f"{type(error).__name__}: {error}"[:120]
+    report("versions", versions)
+    for part in (card, copy, product, host, bus):
+        attempt(part.__name__, part)
+
+
+def card() -> None:
+    """Its name and driver."""
+    told: dict[str, Any] = {"name": "none (CPU)"}
+    if Run.device == "cuda":
+        p = torch.cuda.get_device_properties(0)
+        told = {"name": p.name, "capability": f"{p.major}.{p.minor}", "multiprocessors": p.multi_processor_count,
+                "memory_gib": round(p.total_memory / 2**30, 1), "cuda": torch.version.cuda,
+                "tf32_products": torch.backends.cuda.matmul.allow_tf32}  # fmt: skip
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        told["driver"] = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+    report("card", told)
+
+
+def copy() -> None:
+    """Bandwidth of a copy within the device, read and written."""
+    size = 1 << (25 if Run.small else 31)
+    one = torch.randint(0, 255, (size,), dtype=torch.uint8, device=Run.device)
+    other = torch.empty_like(one)
+    other.copy_(one)
+    ms = statistics.median(timed(lambda: other.copy_(one))[0] for _ in range(10))
+    report("copy_gb_s", round(2 * size / ms / 1e6, 1))
+
+
+def product() -> None:
+    """A large matrix product in both precisions."""
+    n = 512 if Run.small else 8192
+    x, y = (torch.randn(n, n, device=Run.device, dtype=torch.bfloat16) for _ in range(2))
+    out = x @ y
+    ms = statistics.median(timed(lambda: torch.mm(x, y, out=out))[0] for _ in range(10))
+    report("product_tflops", round(2 * n**3 / ms / 1e9, 1))
+    exact = x[:8].double() @ y.double()
+    report("product_relative_error", float(f"{float((out[:8].double() - exact).norm() / exact.norm()):.2g}"))
+    wide = x.float()
+    ms = statistics.median(timed(lambda: wide @ wide)[0] for _ in range(3))
+    report("product_fp32_tflops", round(2 * n**3 / ms / 1e9, 1))
+
+
+@torch.inference_mode()
+def host() -> None:
+    """What the host pays, in microseconds: these decide where everything is bound by launches."""
+    t, n = torch.zeros(64, device=Run.device), 2000
+    w = torch.randn(2048, 8, device=Run.device, dtype=torch.bfloat16)
+    x = torch.randn(2, 2048, device=Run.device, dtype=torch.bfloat16)
+    index = torch.arange(64, device=Run.device)
+    rows = torch.randn(64, 64, device=Run.device)
+
+    def each(run: Callable[[], Any]) -> float:
+        for _ in range(20):
+            run()
+        ms, _ = timed(lambda: [run() for _ in range(n)])
+        return round(ms * 1e3 / n, 2)
+
+    report("host_us", {
+        "add": each(lambda: t.add_(1)), "small product": each(lambda: x @ w), "view": each(lambda: t[1:]),
+        "index_select": each(lambda: rows.index_select(0, index)),
+        "copy to the device, blocking": each(lambda: torch.tensor([1, 2, 3], device=Run.device)),
+        "operator and .item()": each(lambda: t.add_(1).sum().item()),
+    })  # fmt: skip
+
+
+def bus() -> None:
+    """From the host to the device."""
+    size = 1 << (22 if Run.small else 28)
+    target = torch.empty(size, dtype=torch.uint8, device=Run.device)
+    sides = {"pageable": torch.ones(size, dtype=torch.uint8)}
+    if Run.device == "cuda":
+        sides["pinned"] = sides["pageable"].pin_memory()
+    rates = {}
+    for name, source in sides.items():
+        ms = statistics.median(timed(lambda s=source: target.copy_(s, non_blocking=True))[0] for _ in range(5))
+        rates[name] = round(size / ms / 1e6, 1)
+    report("to_device_gb_s", rates)

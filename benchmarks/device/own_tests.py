@@ -1,0 +1,60 @@
+"""The project's tests that need a GPU, and those of generation with the tiny backbones on the device."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from device.child import Run, attempt, left, report
+
+_FINE = (0, 5)  # the second: no test was chosen
+_WORDS = ("PASSED", "FAILED", "ERROR", "SKIPPED")
+
+
+def run() -> None:
+    """Each in a process of its own."""
+    (Run.out / "tests.log").write_text("", encoding="utf-8")
+    marked = [str(p) for p in sorted(Path("tests").rglob("test_*.py")) if "mark.gpu" in p.read_text(encoding="utf-8")]
+    attempt("gpu tests", tests, "pytest -m gpu", 40, "-m", "gpu", *marked)
+    some = ["-k", "many_tasks_at_once or pieces"] if Run.small else []
+    attempt("api generation", tests, "generation over HTTP, tiny backbones on the device", 45, "-p", "device.on_device",
+            "tests/api/test_generation.py", *some)  # fmt: skip
+    if not Run.small:
+        attempt("mixing", tests, "PEFT's generate, tiny backbones on the device", 40, "-p", "device.on_device",
+                "tests/parity/test_generation.py")  # fmt: skip
+
+
+def tests(name: str, seconds: float, *given: str) -> None:
+    """Runs pytest, and reports what it counts and why tests fail."""
+    if left() < 8:
+        report(name, "skipped: no time left")
+        return
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--tb=short", "-W", "default", *given]
+    begin = time.time()
+    with (Run.out / "tests.log").open("a+", encoding="utf-8", errors="replace") as file:
+        file.write(f"== {name}\n")
+        file.flush()
+        at = file.tell()
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"MANYHATS_TEST_DEVICE": Run.device}
+        )
+        try:
+            rc: Any = process.wait(timeout=min(seconds, left() - 4))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            rc = "ended by the time limit"
+        file.seek(at)
+        log = file.read()
+    counts = {word.lower(): len(re.findall(rf"^tests/\S+.* {word}\b", log, re.M)) for word in _WORDS}
+    failed = re.findall(r"^(tests/\S+(?:\[[^\]]*\])?) (?:FAILED|ERROR)", log, re.M)
+    reasons = [line[:160] for line in log.splitlines() if line.startswith("E  ")]
+    report(name, {"rc": rc, "seconds": round(time.time() - begin, 1), **counts, "failed tests": failed[:30],
+                  "reasons": list(dict.fromkeys(reasons))[:12]})  # fmt: skip
+    if rc not in _FINE:
+        raise RuntimeError(f"pytest ended with {rc}")

@@ -1,0 +1,99 @@
+"""From host memory to a slot, and steps meanwhile."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+
+import torch
+from manyhats.backbone import Backbone
+from stepping import Generation, tokens_of
+
+from device.child import Run, attempt, report
+from device.engine_under_test import bind, generation, llama, part_of, tasks_of
+from device.timing import quantiles, spread, sync, timed
+
+
+@torch.inference_mode()
+def run() -> None:
+    """All parts."""
+    b = llama(torch.bfloat16)
+    for method, rounds in (("lora", 8), ("bottleneck", 5), ("prefix", 5), ("mask", 1)):
+        attempt(f"bind {method}", into_a_slot, b, method, rounds)
+    attempt("steps while swapping", swapping, b)
+    attempt("a new task joins", joining, b)
+
+
+def into_a_slot(b: Backbone, method: str, rounds: int) -> None:
+    """Beside one pinned copy of as many bytes."""
+    part = part_of(b, method, "cpu")
+    times = [timed(lambda: bind(b, part))[0] for _ in range(rounds + 1)][1:]
+    tensors = sum(len(leaves) for leaves in part.tensors.values())
+    told = spread(times) | {"tensors": tensors, "file_mb": round(part.nbytes / 1e6, 2)}
+    told["slot_mb"] = round(bind(b, part).nbytes / 1e6, 2)
+    if Run.device == "cuda":
+        pinned = torch.empty(part.nbytes, dtype=torch.uint8).pin_memory()
+        there = torch.empty(part.nbytes, dtype=torch.uint8, device=Run.device)
+        copies = [timed(lambda: there.copy_(pinned, non_blocking=True))[0] for _ in range(5)]
+        told["one pinned copy of as many bytes, ms"] = round(statistics.median(copies), 3)
+    report(f"from memory to a slot: {method}", told)
+
+
+def running(b: Backbone) -> Generation:
+    """Texts of some tasks, their prompts read."""
+    texts, tasks = (8, 4) if Run.small else (32, 16)
+    one = generation(b, tasks_of(b, "lora", tasks), texts, 400)
+    for _ in range(4):
+        one.step()
+    return one
+
+
+def swapping(b: Backbone) -> None:
+    """Steps while another thread binds adapters."""
+    under_way, steps = running(b), 8 if Run.small else 60
+    quiet = [timed(under_way.step)[0] for _ in range(steps)]
+    part, stop = part_of(b, "lora", "cpu", 5), threading.Event()
+    spent: list[float] = []
+    lost: list[Exception] = []
+
+    def swap() -> None:
+        try:
+            with torch.inference_mode():
+                while not stop.is_set():
+                    spent.append(timed(lambda: bind(b, part))[0])
+                    stop.wait(0.03)
+        except Exception as error:
+            lost.append(error)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    begin = time.time()
+    busy = [timed(under_way.step)[0] for _ in range(steps)]
+    seconds = time.time() - begin
+    stop.set()
+    thread.join()
+    if lost:
+        raise lost[0]
+    report("steps, ms", {
+        "quiet": quantiles(quiet), "while adapters are bound": quantiles(busy),
+        "bound a second": round(len(spent) / seconds, 1), "a bind then, ms": quantiles(spent),
+    })  # fmt: skip
+
+
+def joining(b: Backbone) -> None:
+    """A text of an adapter that nobody has asked yet joins those under way."""
+    under_way = running(b)
+    first: list[float] = []
+    others: list[float] = []
+    for i in range(3 if Run.small else 6):
+        part = part_of(b, "lora", "cpu", 50 + i)
+        sync()
+        begin = time.perf_counter()
+        sequence = under_way.add(f"new {i}", bind(b, part), list(range(5, 29)), 3)
+        while not tokens_of(sequence):
+            others.append(timed(under_way.step)[0])
+        first.append((time.perf_counter() - begin) * 1e3)
+        others += [timed(under_way.step)[0] for _ in range(4)]
+    report("from memory to the first token, ms", quantiles(first))
+    report("steps around a new task, ms", quantiles(others))

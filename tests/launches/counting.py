@@ -1,0 +1,46 @@
+"""Kernels that count as one launch for each operation, as those for a GPU do, whatever the number of tasks."""
+
+from __future__ import annotations
+
+from manyhats.kernels.base import Bits, LowRank, ScaleAdd, Sparse, Weight
+from manyhats.kernels.reference import Reference
+from manyhats.kernels.segments import Segments, Table
+from torch import Tensor
+
+from tests.launches.device import Count
+
+
+class Counting:
+    """See `kernels.base.Kernels`. Computes as the reference does."""
+
+    name = "counting"
+    keeps_bits = True
+    keeps_sparse = True
+
+    def __init__(self) -> None:
+        self.count = Count()  # whoever measures puts the pass's in its place
+        self._reference = Reference()
+
+    def low_rank(
+        self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None
+    ) -> None:
+        with self.count.one_kernel("low_rank"):
+            self._reference.low_rank(x, y, table, segments, row_scale)
+
+    def scale_add(self, y: Tensor, table: Table[ScaleAdd], segments: Segments) -> None:
+        with self.count.one_kernel("scale_add"):
+            self._reference.scale_add(y, table, segments)
+
+    def linear(self, x: Tensor, y: Tensor, table: Table[Weight], segments: Segments) -> None:
+        with self.count.one_kernel("linear"):
+            self._reference.linear(x, y, table, segments)
+
+    def masked_linear(
+        self, x: Tensor, y: Tensor, base: Tensor, bias: Tensor | None, table: Table[Bits], segments: Segments
+    ) -> None:
+        with self.count.one_kernel("masked_linear"):
+            self._reference.masked_linear(x, y, base, bias, table, segments)
+
+    def sparse_add(self, x: Tensor, y: Tensor, table: Table[Sparse], segments: Segments) -> None:
+        with self.count.one_kernel("sparse_add"):
+            self._reference.sparse_add(x, y, table, segments)

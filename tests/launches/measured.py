@@ -1,0 +1,51 @@
+"""Measures passes on the pretended device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from manyhats.backbone import Backbone
+from manyhats.methods.slots import SlotTables
+
+from tests import tiny
+from tests.launches.counting import Counting
+from tests.launches.device import Count, pretended_device
+from tests.launches.passes import ENCODER_SEQUENCES, STREAMS, Decoding, adapters_of, encoder_pass, tasks_of
+
+
+class OnDevice:
+    """A tiny backbone that stands on the pretended device, with one adapter of each method to bind to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.adapters = adapters_of(tiny.load(folder))
+        with pretended_device():
+            self.backbone = Backbone.load(str(folder), device="cuda", dtype="float32")
+        self._kernels = Counting()
+        self.backbone.kept[SlotTables] = SlotTables(self._kernels)
+
+    @contextmanager
+    def _counted(self) -> Iterator[Count]:
+        with pretended_device() as count:
+            self._kernels.count = count
+            yield count
+
+    def encoder(self, name: str, tasks: int = 1, sequences: int = ENCODER_SEQUENCES) -> Count:
+        """What a pass costs that is not the first."""
+        with self._counted() as count:
+            own = tasks_of(self.backbone, self.adapters, name, tasks)
+            return _second(encoder_pass(self.backbone, own, sequences), count)
+
+    def decode(self, name: str, tasks: int = 1, streams: int = STREAMS, *, sampled: bool = False) -> Count:
+        """What a step costs that is not the first after the prompts."""
+        with self._counted() as count:
+            own = tasks_of(self.backbone, self.adapters, name, tasks)
+            return _second(Decoding(self.backbone, own, streams, sampled=sampled).step, count)
+
+
+def _second(run: Callable[[], object], count: Count) -> Count:
+    run()
+    count.reset()
+    run()
+    return count
