@@ -217,7 +217,7 @@ def main() -> None:
         torch.set_num_threads(given.threads)
     with tempfile.TemporaryDirectory() as folder:
         paths = make_adapters(given.backbone, Path(folder))
-        backbone = Backbone.load(given.backbone, device="cpu", dtype="float32", laid_out=True)
+        backbone = Backbone.load(given.backbone, device="cpu", dtype="float32", prepacked=True)
         worn = [read_adapter(path, backbone).bind(backbone) for path in paths]
         texts = prompts(32, backbone.config.vocab_size)
         results: dict[str, list[Result]] = {}

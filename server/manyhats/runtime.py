@@ -23,6 +23,7 @@ from manyhats.formats.reader import read_adapter
 from manyhats.formats.tensor_file import mapped
 from manyhats.methods.adapter import Adapter, BoundAdapter
 from manyhats.methods.heads import Kind
+from manyhats.methods.slots import use_kernels
 from manyhats.registry.imports import FolderImports
 from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Task, TaskSettings, Version, parse_settings
@@ -59,8 +60,9 @@ class Runtime:
             settings.backbone,
             device=settings.device,
             dtype=settings.dtype,
-            laid_out=settings.weight_layout == "auto",
+            prepacked=settings.weight_layout == "auto" and not settings.deterministic,
         )
+        use_kernels(self.backbone, settings.kernels)
         if settings.self_check:
             self_check(self.backbone)
         else:

@@ -84,6 +84,15 @@ class Settings(BaseSettings):
         "auto", description="auto: a second copy of the weights as the CPU reads them fastest, where memory allows"
     )
 
+    kernels: str = Field(
+        "auto", description="what does the adapters' operations: auto, or one that `manyhats doctor` names"
+    )
+    deterministic: bool = Field(
+        False,
+        description="choose no kernel by measuring at the start, so that every start gives the same bits; a CPU then "
+        "reads the weights as they are, which makes generation slower",
+    )
+
     self_check: bool = Field(
         True,
         description="compare the packed pass with the unmodified model at the start, and end where they differ",

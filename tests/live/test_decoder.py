@@ -54,7 +54,7 @@ def _change(model: Any, name: str) -> None:
 
 
 def test_a_mixed_batch_equals_peft(tmp_path: Path) -> None:
-    backbone = Backbone.load(str(FOLDER), device="cpu", dtype="float32", laid_out=True)
+    backbone = Backbone.load(str(FOLDER), device="cpu", dtype="float32", prepacked=True)
     prompts = [backbone.tokenizer.encode_bare(text, 999).ids for text in TEXTS]
     worn = {"base": BARE}
     model = AutoModelForCausalLM.from_pretrained(FOLDER).eval()

@@ -17,9 +17,9 @@ from manyhats.backbone import loading
 from manyhats.backbone.attention import LAYOUT_AS_MASK, AttentionSite, choose_attention_kernels
 from manyhats.backbone.attention_layout import AttentionLayout
 from manyhats.backbone.families import family_of
-from manyhats.backbone.layout import lay_out
 from manyhats.backbone.packing import PackedBatch
 from manyhats.backbone.precision import cast, choose_dtype
+from manyhats.backbone.prepacking import prepack
 from manyhats.backbone.sentence import SentenceEmbedding
 from manyhats.backbone.sites import (
     EMBEDDED,
@@ -139,8 +139,8 @@ class Backbone:
         return args, kwargs | {"hidden_states": self._embedded(kwargs["hidden_states"])}
 
     @classmethod
-    def load(cls, name: str, *, device: str = "auto", dtype: str = "auto", laid_out: bool = False) -> Backbone:
-        """Loads what `--backbone NAME` means. `laid_out`: for serving, see `layout`.
+    def load(cls, name: str, *, device: str = "auto", dtype: str = "auto", prepacked: bool = False) -> Backbone:
+        """Loads what `--backbone NAME` means. `prepacked`: for serving, see `prepacking`.
 
         Raises ConfigurationError with the reason where it cannot.
         """
@@ -165,8 +165,8 @@ class Backbone:
             device=place,
             dtype=precision,
         )
-        if laid_out:
-            lay_out(backbone.linear.values())
+        if prepacked:
+            prepack(backbone.linear.values())
         logger.info(
             "backbone %s: %s, %.1f M weights, %s on %s, loaded in %.1f s",
             name,

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 if TYPE_CHECKING:
-    from manyhats.backbone.layout import LaidOut
+    from manyhats.backbone.prepacking import PrepackedWeight
 
 EMBEDDED = "embedded"
 LAST = "last"
@@ -118,7 +118,7 @@ class LinearSite(ModuleSite):
         super().__init__(name, module, switch)
         self.transposed = isinstance(module, Conv1D)  # its own weight is (in, out)
         self.kept = switch.kept  # of the whole backbone
-        self.laid_out: LaidOut | None = None  # its weight once more, as the CPU reads it
+        self.prepacked: PrepackedWeight | None = None  # its weight once more, as the CPU reads it
         module.forward = self._forward
 
     def parameter(self, leaf: str) -> Tensor | None:
@@ -153,8 +153,8 @@ class LinearSite(ModuleSite):
 
     def product(self, x: Tensor) -> Tensor:
         """The layer as it is in the checkpoint: (rows, in) to (rows, out)."""
-        if self.laid_out is not None and len(x) >= self.laid_out.least and not torch.is_grad_enabled():
-            return self.laid_out(x, self.bias)
+        if self.prepacked is not None and len(x) >= self.prepacked.min_rows and not torch.is_grad_enabled():
+            return self.prepacked(x, self.bias)
         return F.linear(x, self.weight, self.bias)
 
 

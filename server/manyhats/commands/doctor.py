@@ -28,6 +28,7 @@ def doctor() -> None:
 
     from manyhats.backbone.loading import choose_device
     from manyhats.backbone.precision import native_bfloat16
+    from manyhats.kernels.registry import choose, described
 
     device = choose_device("auto")
     rows |= {
@@ -37,6 +38,8 @@ def doctor() -> None:
         "cuda": _cuda() if torch.cuda.is_available() else "no",
         "mps": "yes" if torch.backends.mps.is_available() else "no",
         "device that would be used": str(device),
+        "kernels that would be used": choose(device).name,
+        "other kernels": "; ".join(f"{name}: {state}" for name, state in described(device).items()),
         "dtype that would be used": "bfloat16, if the answers agree" if native_bfloat16(device) else "float32",
     }
     _print(rows)

@@ -6,6 +6,7 @@ slot. To bring an adapter into a slot writes one entry for each of its operation
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections import OrderedDict
@@ -13,7 +14,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from manyhats.kernels.base import Kernels, Weight
-from manyhats.kernels.registry import choose
+from manyhats.kernels.registry import AUTO, choose
 from manyhats.kernels.segments import Table
 from manyhats.methods.operations import HeadLayer
 from manyhats.methods.signature import Placement, Signature
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from manyhats.methods.adapter import BoundAdapter
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 _MOST_SHAPES = 256  # of batches, whose groups are kept
 
@@ -122,6 +125,16 @@ class SlotTables:
         else:
             self._shapes.move_to_end(shape)
         return found
+
+
+def use_kernels(backbone: Backbone, name: str = AUTO) -> None:
+    """From now on the kernels called `name` do the operations on a backbone, on which no adapter is bound yet.
+
+    Raises what `kernels.registry.choose` raises.
+    """
+    kernels = choose(backbone.device, name)
+    logger.info("kernels: %s", kernels.name)
+    backbone.kept[SlotTables] = SlotTables(kernels)
 
 
 def slot_tables(backbone: Backbone) -> SlotTables:

@@ -1,4 +1,4 @@
-"""Frozen weights laid out once more, as the CPU's matrix kernels read them.
+"""Frozen weights once more, packed as the CPU's matrix kernels read them.
 
 oneDNN otherwise rearranges a weight at every call, which costs most where few rows meet a large weight: when texts are
 written token by token. The operators are private to torch; where they are missing, slower or fail, the plain product
@@ -27,11 +27,11 @@ _GAIN = 0.97  # of the plain product's time, at most
 _SHARE = 0.25  # of the memory that is free, at most
 
 
-class LaidOut:
-    """One weight (out, in) as oneDNN reads it. `least`: from so many rows on it is the faster one."""
+class PrepackedWeight:
+    """One weight (out, in) as oneDNN reads it. `min_rows`: from so many rows on it is the faster one."""
 
-    def __init__(self, weight: Tensor, least: int) -> None:
-        self.least = least
+    def __init__(self, weight: Tensor, min_rows: int) -> None:
+        self.min_rows = min_rows
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS[-1])
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -41,7 +41,7 @@ class LaidOut:
 
 
 @torch.inference_mode()
-def lay_out(sites: Iterable[LinearSite]) -> int:
+def prepack(sites: Iterable[LinearSite]) -> int:
     """Gives sites a second layout of their weights where that is faster; the bytes that these take.
 
     Does nothing on other devices than the CPU, or where the memory is short.
@@ -51,43 +51,43 @@ def lay_out(sites: Iterable[LinearSite]) -> int:
     there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if not chosen or not there or needed > _SHARE * _free_memory():
         return 0
-    least: dict[Any, int | None] = {}
+    min_rows: dict[Any, int | None] = {}
     taken = 0
     for site in chosen:
         key = (tuple(site.weight.shape), site.weight.dtype, site.bias is None)
-        if key not in least:
-            least[key] = _least(site)
-        rows = least[key]
+        if key not in min_rows:
+            min_rows[key] = _min_rows(site)
+        rows = min_rows[key]
         if rows is not None:
-            site.laid_out = LaidOut(site.weight, rows)
+            site.prepacked = PrepackedWeight(site.weight, rows)
             taken += site.weight.nbytes
     if taken:
-        logger.info("weights laid out for the CPU: %d MB more", taken >> 20)
+        logger.info("weights packed for the CPU: %d MB more", taken >> 20)
     return taken
 
 
-def _least(site: LinearSite) -> int | None:
+def _min_rows(site: LinearSite) -> int | None:
     """From how many rows on the layout is faster at every number that is tried; None where it never is."""
-    least: int | None = None
+    min_rows: int | None = None
     try:
-        laid = LaidOut(site.weight, 1)
+        packed = PrepackedWeight(site.weight, 1)
         for rows in reversed(_ROWS):
-            if not _faster(laid, site, torch.randn(rows, site.weight.shape[1]).to(site.weight.dtype)):
+            if not _faster(packed, site, torch.randn(rows, site.weight.shape[1]).to(site.weight.dtype)):
                 break
-            least = rows
+            min_rows = rows
     except (RuntimeError, AttributeError) as error:
         logger.info("weights stay as they are: %s", str(error).splitlines()[0])
-    return least
+    return min_rows
 
 
-def _faster(laid: LaidOut, site: LinearSite, x: Tensor) -> bool:
+def _faster(packed: PrepackedWeight, site: LinearSite, x: Tensor) -> bool:
     """Whether the layout gives the same sooner; both take turns, so that they meet the same noise."""
 
     def plain() -> Tensor:
         return F.linear(x, site.weight, site.bias)
 
     def other() -> Tensor:
-        return laid(x, site.bias)
+        return packed(x, site.bias)
 
     alike = F.cosine_similarity(plain().flatten().float(), other().flatten().float(), dim=0)
     times: tuple[list[float], list[float]] = ([], [])

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from manyhats.backbone import layout
-from manyhats.backbone.layout import LaidOut, lay_out
+from manyhats.backbone import prepacking
+from manyhats.backbone.prepacking import PrepackedWeight, prepack
 
 from tests import every, tiny
 
@@ -20,29 +20,29 @@ def test_equals_the_plain_product(rows: int, bias: bool) -> None:
     weight, x = torch.randn(40, 24), torch.randn(rows, 24)
     own = torch.randn(40) if bias else None
     with torch.inference_mode():
-        torch.testing.assert_close(LaidOut(weight, 1)(x, own), torch.nn.functional.linear(x, weight, own))
+        torch.testing.assert_close(PrepackedWeight(weight, 1)(x, own), torch.nn.functional.linear(x, weight, own))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
 def test_every_method_gives_the_same(base_folder: Any, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
     """With every layer laid out from one row on, whatever is faster here."""
     plain, laid = tiny.load(base_folder(family)), tiny.load(base_folder(family))
-    monkeypatch.setattr(layout, "_faster", lambda *_: True)
-    assert lay_out(laid.linear.values()) > 0
-    assert all(site.laid_out is not None and site.laid_out.least == 1 for site in laid.linear.values())
+    monkeypatch.setattr(prepacking, "_faster", lambda *_: True)
+    assert prepack(laid.linear.values()) > 0
+    assert all(site.prepacked is not None and site.prepacked.min_rows == 1 for site in laid.linear.values())
     texts = tiny.texts([1, 5, 12], seed=2)
     for adapter in every.adapters(plain).values():
         assert tiny.difference(tiny.ask(laid, adapter, texts), tiny.ask(plain, adapter, texts)) < tiny.CLOSE
 
 
-def test_nothing_is_laid_out_where_memory_is_short(base_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_prepacked_where_memory_is_short(base_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny.load(base_folder("llama"))
-    monkeypatch.setattr(layout, "_free_memory", lambda: 100)
-    assert lay_out(backbone.linear.values()) == 0
-    assert all(site.laid_out is None for site in backbone.linear.values())
+    monkeypatch.setattr(prepacking, "_free_memory", lambda: 100)
+    assert prepack(backbone.linear.values()) == 0
+    assert all(site.prepacked is None for site in backbone.linear.values())
 
 
 def test_a_slower_layout_is_not_taken(base_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny.load(base_folder("llama"))
-    monkeypatch.setattr(layout, "_faster", lambda *_: False)
-    assert lay_out(backbone.linear.values()) == 0
+    monkeypatch.setattr(prepacking, "_faster", lambda *_: False)
+    assert prepack(backbone.linear.values()) == 0
