@@ -26,7 +26,8 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
 .PHONY: help install lock demo serve test test-slow test-live coverage test-oldest test-newest lint check-lock check-style \
-	check-types check-files hooks format bench examples decoder demo-decoder examples-decoder bench-generation bench-methods \
+	check-types check-files hooks format bench examples decoder demo-decoder examples-decoder bench-generation bench-device \
+	bench-methods \
 	image-check release-check clean
 
 help:  ## List the targets
@@ -129,6 +130,9 @@ examples-decoder: decoder  ## Make the adapters of the tasks that write again fr
 
 bench-generation: decoder  ## Compare with PEFT: texts of many LoRA tasks (about ten minutes)
 	$(BIN)/python benchmarks/generation.py --backbone $(DECODER) --json benchmarks/results/generation.json
+
+bench-device: install  ## Look at the engine on a GPU: answers, times, launches (about five minutes)
+	$(BIN)/python benchmarks/device.py
 
 bench-methods: install  ## Train and serve every method on four tasks (an hour on 2 cores), and write the table
 	$(BIN)/python examples/prepare_data.py spam sentiment genre parts-of-speech

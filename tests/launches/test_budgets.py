@@ -79,7 +79,7 @@ def test_a_pass_without_adapters_stays_within_its_limits(
         assert not count.blocking_copies, count.told()
 
 
-@pytest.mark.parametrize("tasks", [1, 32])
+@pytest.mark.parametrize("tasks", [pytest.param(1, marks=pytest.mark.slow), 32])
 @pytest.mark.parametrize("name", ENCODER)
 def test_an_encoder_pass_stays_within_its_budget(
     name: str, tasks: int, encoder: OnDevice, bare_encoder: Callable[[int], Count]
@@ -88,7 +88,7 @@ def test_an_encoder_pass_stays_within_its_budget(
     assert_within(count, bare_encoder(ENCODER_SEQUENCES), ENCODER_LIMITS, ENCODER[name], tasks)
 
 
-@pytest.mark.parametrize("tasks", [1, 32])
+@pytest.mark.parametrize("tasks", [pytest.param(1, marks=pytest.mark.slow), 32])
 @pytest.mark.parametrize("name", DECODE)
 def test_a_decode_step_stays_within_its_budget(
     name: str, tasks: int, decoder: OnDevice, bare_decoder: Callable[[int], Count]
