@@ -115,4 +115,5 @@ def install(app: FastAPI) -> None:
         logger.error("%s %s failed (X-Request-Id %s)", request.method, request.url.path, request_id, exc_info=error)
         answer = response(error)
         answer.headers["X-Request-Id"] = request_id  # this answer is made outside of all middleware
+        answer.headers["Connection"] = "close"  # uvicorn closes it behind an exception: nobody may send more on it
         return answer
