@@ -116,6 +116,13 @@ class Runtime:
         """Whether it can answer now."""
         return self.state == "ready" and self.engine.healthy
 
+    @property
+    def condition(self) -> str:
+        """What it is, for those who wait until it is ready."""
+        if self.state == "ready" and not self.engine.healthy:
+            return "recovering from an error of its engine"
+        return self.state
+
     # ---- life
 
     def open(self) -> None:

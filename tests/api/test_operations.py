@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.api.live import Live, adapter_files, assert_error, fresh
+from tests.waiting import wait_until
 
 
 def figures(live: Live, key: str = "") -> dict[str, float]:
@@ -217,6 +218,15 @@ def test_a_server_that_is_not_ready_says_so(live: Live):
     finally:
         live.runtime.state = "ready"
     assert live.client.get("/readyz").status_code == 200
+
+
+def test_a_server_whose_engine_is_not_healthy_says_so(live: Live, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(live.runtime.engine, "_well", False)
+    assert_error(live.client.get("/readyz"), 503, "recovering from an error of its engine")
+    assert live.client.get("/healthz").status_code == 200
+    assert figures(live)["manyhats_ready"] == 0
+    live.ask("base")
+    wait_until(lambda: live.client.get("/readyz").status_code == 200, "a step was in order")
 
 
 def test_an_upload_is_ready_before_it_is_asked(live: Live):

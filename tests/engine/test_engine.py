@@ -310,6 +310,29 @@ def test_an_error_outside_a_batch_fails_what_is_under_way_alone(
     assert one.waiting() == {}
 
 
+def test_a_lost_device_is_no_sequences_fault(bert: Backbone, engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pass is tried again on it: the engine gives up, if it stays lost."""
+    one = engine(start=False)
+    broken = Broken(lambda sequence: True)
+    broken.put_in(monkeypatch)
+
+    def lost(_: Runner) -> None:
+        raise RuntimeError("the device is lost")
+
+    monkeypatch.setattr(Runner, "_check_device", lost)
+    reasons: list[str] = []
+    one.on_fatal = reasons.append
+    one.start()
+    for _ in range(5):
+        requests = [one_pass(bert, BARE, ["w1"], f"t{i}") for i in range(3)]
+        one.submit(requests)
+        for request in requests:
+            assert isinstance(request.future.exception(PATIENCE), EngineFailure)
+    wait_until(lambda: reasons, "it says why")
+    assert "the device is lost" in reasons[0]
+    assert broken.passes == [3] * 5
+
+
 def test_a_fault_of_who_listens_does_not_end_the_thread(bert: Backbone, engine: Make) -> None:
     one = engine(start=False)
     calls: list[int] = []

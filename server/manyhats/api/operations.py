@@ -34,7 +34,7 @@ async def readyz(request: Request) -> JSONResponse:
     """It can answer now."""
     runtime = runtime_of(request)
     if not runtime.ready:
-        return response(NotReady(f"the server is {runtime.state}"))
+        return response(NotReady(f"the server is {runtime.condition}"))
     return JSONResponse({"status": "ready", "backbone": runtime.backbone.name, "version": __version__})
 
 

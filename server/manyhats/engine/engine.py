@@ -177,8 +177,8 @@ class Engine:
         while self._arriving:
             self.scheduler.add(self._arriving[0])
             self._arriving.popleft()
-        for request in aborted:
-            self.scheduler.abort(request)
+        if aborted:
+            self.scheduler.abort(*aborted)
 
     def _count_places(self) -> None:
         """Tells the queue's counts who got a place, and who lost it."""

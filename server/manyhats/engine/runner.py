@@ -65,7 +65,7 @@ class _Planned(NamedTuple):
 
 
 class Runner:
-    """Executes batches, one at a time. The model's thread alone uses it.
+    """Executes batches, one at a time. The model's thread alone uses it. Raises where the device is lost.
 
     `cache`: for backbones that continue texts. `on_batch` is told of every pass.
     """
@@ -105,6 +105,7 @@ class Runner:
             outputs = self._run(entries)
         except Exception as error:
             self.forget()
+            self._check_device()
             if len(entries) == 1:
                 sequence = entries[0].sequence
                 logger.error("a sequence of the task %s failed", sequence.request.task, exc_info=error)
@@ -114,6 +115,11 @@ class Runner:
             return outputs
         middle = len(entries) // 2  # beside the handler, where the failed pass's tensors are held no longer
         return self._halving(entries[:middle], done) + self._halving(entries[middle:], done)
+
+    def _check_device(self) -> None:
+        """After a fault: raises where the device itself is lost, so that no sequence is at fault and no pass helps."""
+        if self.backbone.device.type == "cuda":
+            torch.cuda.synchronize(self.backbone.device)
 
     def _account(self, entries: Many[_Entry], seconds: float) -> None:
         """Tells of a pass, and notes it with every request in it."""

@@ -76,15 +76,16 @@ class Scheduler:
         for sequence in request.sequences:
             (queue.seats if sequence.sampling is not None else queue.passes).append(sequence)
 
-    def abort(self, request: Request) -> None:
-        """Takes out the sequences of a request that nobody waits for any more."""
-        for sequence in [one for one in self.running if one.request is request]:
+    def abort(self, *requests: Request) -> None:
+        """Takes out the sequences of requests that nobody waits for any more."""
+        gone = set(requests)
+        for sequence in [one for one in self.running if one.request in gone]:
             self._release(sequence)
-        key = _key(request)
-        if (queue := self._waiting.get(key)) is not None:
-            queue.seats = deque(one for one in queue.seats if one.request is not request)
-            queue.passes = deque(one for one in queue.passes if one.request is not request)
-            self._drop_if_empty(key)
+        for key in {_key(request) for request in gone}:
+            if (queue := self._waiting.get(key)) is not None:
+                queue.seats = deque(one for one in queue.seats if one.request not in gone)
+                queue.passes = deque(one for one in queue.passes if one.request not in gone)
+                self._drop_if_empty(key)
 
     def abort_running(self) -> list[Sequence]:
         """Takes out all sequences that have a seat or stand in a pass, whatever state the cache is in; gives them."""
