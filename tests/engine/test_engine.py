@@ -221,6 +221,37 @@ def test_values_that_are_not_finite_fail_their_own_sequence(bert: Backbone, engi
         faulty.future.result(0)
 
 
+def test_a_seeded_text_is_the_same_beside_a_fault(load_backbone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sampled again without the culprit is sampled from the same random numbers."""
+    import manyhats.engine.runner as runner_module
+
+    backbone = load_backbone("llama")
+
+    def generations() -> list[Request]:
+        drawn = [
+            engines.generation(backbone, f"t{i}", BARE, [5, 6 + i], new=6, temperature=2.0, seed=i, top_p=p)
+            for i, p in enumerate((0.9, 1.0, 1.0))
+        ]
+        return [*drawn, engines.generation(backbone, "bad", BARE, [3], new=6, temperature=2.0, seed=9, top_k=77)]
+
+    alone = generations()[:3]
+    for request in alone:
+        engines.run(engines.engine(backbone), [request])
+    sample = runner_module.sample
+
+    def breaking(logits: Any, inputs: Any, *given: Any) -> Any:
+        found = sample(logits, inputs, *given)
+        if any(one.params.top_k == 77 for one in inputs):
+            raise RuntimeError("broken")
+        return found
+
+    monkeypatch.setattr(runner_module, "sample", breaking)
+    together = generations()
+    engines.step_all(engines.engine(backbone), together)
+    assert isinstance(together[3].future.exception(0), RuntimeError)
+    assert [engines.tokens(request) for request in together[:3]] == [engines.tokens(request) for request in alone]
+
+
 def test_a_real_fault_inside_an_adapter_leaves_the_backbone_fit(bert: Backbone, engine: Make) -> None:
     good = adapters(bert, 1)[0]
     bad = tiny.adapter(bert, "lora", 9).bind(bert)

@@ -246,7 +246,13 @@ class Runner:
                 history.follow(sequence.output)
             output = history.output if history is not None else ()
             inputs.append(SamplingInput(params, sequence.random, sequence.prompt, output, constraint, history))
-        tokens, finite = sample(logits, inputs, self.backbone.staging())
+        drawn = [(one.random, one.random.bit_generator.state) for one in inputs if one.random is not None]
+        try:
+            tokens, finite = sample(logits, inputs, self.backbone.staging())
+        except Exception:
+            for random, state in drawn:  # the same numbers again, when it is tried without the culprit
+                random.bit_generator.state = state
+            raise
         outputs = []
         for sequence, token, fine in zip(sequences, tokens, finite, strict=True):
             fault = faults.get(sequence) if fine else _not_finite(sequence)

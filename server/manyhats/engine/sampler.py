@@ -151,7 +151,7 @@ def _put(tokens: Tensor, chosen: Tensor, staging: StagingBuffer, name: str) -> N
     if name in staging:
         tokens.index_copy_(0, staging[name][: len(chosen)], chosen)
     else:
-        tokens.copy_(chosen)
+        tokens[: len(chosen)] = chosen  # the first rows, in their order
 
 
 def _places(sums: Tensor, at: Tensor) -> Tensor:
