@@ -192,12 +192,12 @@ def _forgets_the_first_row(patch: pytest.MonkeyPatch) -> None:
 
 
 def _positions_start_again(patch: pytest.MonkeyPatch) -> None:
-    pack = packing.pack_pieces
+    pack = packing.pack_chunks
 
     def wrong(backbone: Backbone, cache: Any, pieces: Any) -> Any:
         return pack(backbone, cache, [piece._replace(start=0) for piece in pieces])
 
-    patch.setattr(module, "pack_pieces", wrong)
+    patch.setattr(module, "pack_chunks", wrong)
 
 
 @pytest.mark.parametrize("plant", [_forgets_the_first_row, _positions_start_again])

@@ -3,7 +3,7 @@
 from manyhats.backbone import requirements as requirements  # first: it refuses other versions of torch, transformers
 from manyhats.backbone.chunks import SequenceChunk
 from manyhats.backbone.model import Backbone
-from manyhats.backbone.packing import PackedBatch, Piece, pack, pack_chunks, pack_pieces, padded_length, run_length
+from manyhats.backbone.packing import PackedBatch, pack, pack_chunks, padded_length
 from manyhats.backbone.sites import Actors
 from manyhats.backbone.staging import StagingBuffer
 from manyhats.backbone.tokenizer import Encoded, Text, Tokenizer
@@ -13,14 +13,11 @@ __all__ = [
     "Backbone",
     "Encoded",
     "PackedBatch",
-    "Piece",
     "SequenceChunk",
     "StagingBuffer",
     "Text",
     "Tokenizer",
     "pack",
     "pack_chunks",
-    "pack_pieces",
     "padded_length",
-    "run_length",
 ]

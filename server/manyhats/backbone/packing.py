@@ -160,11 +160,6 @@ def _check(chunks: Sequence[SequenceChunk], cache: KeyValueCache | None, *, pack
             )
 
 
-def pack_pieces(backbone: Backbone, cache: KeyValueCache, pieces: Sequence[SequenceChunk]) -> PackedBatch:
-    """A pass over cached sequences; the former name of `pack_chunks`."""
-    return pack_chunks(backbone, cache, pieces)
-
-
 def pack(
     backbone: Backbone,
     sequences: Sequence[Sequence[int]],
@@ -199,8 +194,3 @@ def padded_length(backbone: Backbone, length: int) -> int:
     """The length that a sequence is brought to where the model runs padded."""
     grow = backbone.family.multiple_of
     return length if grow is None else grow(backbone.config, length)
-
-
-# Former names.
-Piece = SequenceChunk
-run_length = padded_length

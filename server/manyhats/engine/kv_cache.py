@@ -134,7 +134,7 @@ class KVCache:
     def capacity(self, adapter: BoundAdapter) -> int:
         """The most tokens that one sequence may have, its virtual tokens and its adapter's prefix left out. May be
         called from any thread."""
-        if adapter.whole:
+        if adapter.non_causal:
             return self.backbone.max_tokens
         return (self.pool.count - blocks_for(adapter.prefix_rows)) * BLOCK - adapter.virtual_tokens
 
@@ -144,7 +144,7 @@ class KVCache:
 
     def block_hashes(self, sequence: Sequence) -> list[BlockHash]:
         """Of the full blocks of what is to be read; at least one token is left to compute."""
-        if sequence.adapter.whole:
+        if sequence.adapter.non_causal:
             return []
         full = (sequence.length - 1) // BLOCK
         known = sequence.block_hashes
@@ -166,7 +166,7 @@ class KVCache:
     def begin(self, sequence: Sequence) -> bool:
         """Gives a sequence its adapter's prefix and what the cache knows of its beginning; False where there is no
         room. Raises what the adapter's prefix raises; the sequence has no blocks then."""
-        if sequence.adapter.whole:
+        if sequence.adapter.non_causal:
             return True
         if not self._share_prefix(sequence):
             return False

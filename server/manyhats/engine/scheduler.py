@@ -114,7 +114,7 @@ class Scheduler:
             sequence.request.started = sequence.request.started or now
         return ScheduledBatch(
             [
-                ScheduledSequence(one, tokens, one.sampling is not None and not one.adapter.whole)
+                ScheduledSequence(one, tokens, one.sampling is not None and not one.adapter.non_causal)
                 for one, tokens in self._chosen.items()
             ]
         )
@@ -156,7 +156,7 @@ class Scheduler:
         """Whether there are blocks for all that it has to read; nobody else may be there to give any."""
         assert self.cache is not None
         needed = blocks_for(sequence.length) + 1
-        return not self.running or sequence.adapter.whole or self.cache.pool.available >= needed
+        return not self.running or sequence.adapter.non_causal or self.cache.pool.available >= needed
 
     def _follows(self, sequence: Sequence, reading: set[BlockHash]) -> bool:
         """Whether another sequence is just reading the same beginning, or scores the same prompt."""
@@ -169,7 +169,7 @@ class Scheduler:
     def _decode(self) -> None:
         """One token of each sequence whose prompt has been read."""
         for sequence in list(self.running):
-            decodes = not sequence.adapter.whole and sequence.length - sequence.computed <= 1
+            decodes = not sequence.adapter.non_causal and sequence.length - sequence.computed <= 1
             if decodes and sequence in self.running:  # it may have given its blocks up for one before
                 self._take(sequence, 1)
 
@@ -208,7 +208,7 @@ class Scheduler:
             if sequence not in self.running:  # it gave its blocks up
                 continue
             planned = self._chosen.get(sequence, 0)
-            if sequence.adapter.whole:
+            if sequence.adapter.non_causal:
                 count = least = sequence.length - planned
             else:
                 start = sequence.computed + planned
@@ -237,7 +237,7 @@ class Scheduler:
     def _take(self, sequence: Sequence, tokens: int) -> bool:
         """Puts so many more of its tokens into the pass; False where there were no blocks and it gave up its own."""
         planned = self._chosen.get(sequence, 0)
-        if self.cache is not None and not sequence.adapter.whole:
+        if self.cache is not None and not sequence.adapter.non_causal:
             while not self.cache.grow(sequence, sequence.computed + planned + tokens):
                 youngest = next(one for one in reversed(self.running) if one.blocks or one is sequence)
                 self._preempt(youngest)
@@ -300,7 +300,7 @@ class Scheduler:
                 return _accepted(sequence, params, output.token)
             except Exception as error:
                 return SequenceOutput(sequence, error=error)
-        read = sequence.adapter.whole or sequence.computed == sequence.length
+        read = sequence.adapter.non_causal or sequence.computed == sequence.length
         return output._replace(finished="length") if read and not params.max_new_tokens else output
 
 

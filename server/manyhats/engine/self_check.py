@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from manyhats import supported
-from manyhats.backbone import Backbone, Piece, pack_pieces
+from manyhats.backbone import Backbone, SequenceChunk, pack_chunks
 from manyhats.backbone.cache import KeyValueCache
 from manyhats.engine.forward import forward
 from manyhats.engine.row import Row
@@ -157,8 +157,8 @@ def _cached_steps(backbone: Backbone, sequences: Sequence[list[int]]) -> Iterato
     done = [0] * len(sequences)
     for turn in range(max(map(len, stops))):
         read = [(i, own[turn]) for i, own in enumerate(stops) if turn < len(own)]
-        pieces = [Piece(sequences[i][done[i] : stop], done[i], 0, 0, rows[i][:stop]) for i, stop in read]
-        batch = pack_pieces(backbone, cache, pieces)
+        chunks = [SequenceChunk(sequences[i][done[i] : stop], done[i], 0, 0, rows[i][:stop]) for i, stop in read]
+        batch = pack_chunks(backbone, cache, chunks)
         states = backbone.encode(batch)
         last = torch.tensor(batch.starts[1:], device=backbone.device) - 1
         yield read, backbone.vocabulary_logits(states[last])

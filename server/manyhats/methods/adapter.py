@@ -134,7 +134,7 @@ class Adapter:
             parts=parts,
             head=None if self.head is None else self.head.to(backbone),
             projection=None if self.projection is None else self.projection.to(backbone.device, backbone.dtype),
-            whole=any(METHODS[part.method].whole(part) for part in self.parts),
+            non_causal=any(METHODS[part.method].non_causal(part) for part in self.parts),
         )
         slot_tables(backbone).slot_of(bound)  # here, and not when a batch waits for it
         return bound
@@ -142,7 +142,7 @@ class Adapter:
 
 @dataclass(eq=False)
 class BoundAdapter:
-    """An adapter ready to act. Compared by identity. `whole`: see `Method.whole`.
+    """An adapter ready to act. Compared by identity. `non_causal`: see `Method.non_causal`.
 
     `slot`: its number in the backbone's tables, which set it; None until it first acts.
     """
@@ -151,7 +151,7 @@ class BoundAdapter:
     kind: Kind
     parts: tuple[tuple[Method, Bound], ...]
     head: Head | None
-    whole: bool = False
+    non_causal: bool = False
     projection: Projection | None = None  # None: the backbone's own
     slot: int | None = field(default=None, init=False)
 

@@ -167,7 +167,7 @@ class Method(ABC):
         """The linear sites where the part brings its own weight; no two parts of an adapter may share one."""
         return set()
 
-    def whole(self, part: Part) -> bool:
+    def non_causal(self, part: Part) -> bool:
         """Whether what the part does to a token depends on tokens behind it, so that no pass can build on another."""
         return part.gated
 

@@ -109,7 +109,7 @@ class Side(Method):
     name: ClassVar[str] = "side"
     config: ClassVar[type[MethodConfig]] = SideConfig
 
-    def whole(self, part: Part) -> bool:
+    def non_causal(self, part: Part) -> bool:
         return True  # its network reads the text by itself
 
     def check(self, part: Part, backbone: Backbone) -> None:
