@@ -31,7 +31,7 @@ from manyhats.methods.ia3 import Ia3Config
 from manyhats.methods.lora import LoraConfig, target_sites
 from manyhats.methods.mask import MaskConfig, pack_bits
 from manyhats.methods.parameters import ParametersConfig
-from manyhats.methods.plan import batch_order
+from manyhats.methods.plan import in_batch_order
 from manyhats.methods.prefix import PrefixConfig, layer_site
 from manyhats.methods.prompt import PROMPT_SITE, PromptConfig
 from manyhats.methods.side import SIDE_SITE, SideConfig
@@ -144,8 +144,7 @@ def main() -> None:
 
         def batch(adapters: list[BoundAdapter]) -> Callable[[], object]:
             of_row = [adapters[i % len(adapters)] for i in range(len(encoded))]
-            seen = {id(a): i for i, a in enumerate(adapters)}
-            order = sorted(range(len(encoded)), key=lambda i: (batch_order(of_row[i]), seen[id(of_row[i])]))
+            order = in_batch_order(range(len(encoded)), lambda i: of_row[i])
             rows = [Row(encoded[i].ids, encoded[i].type_ids, of_row[i]) for i in order]
             return lambda: forward(backbone, rows)
 

@@ -1,7 +1,7 @@
 """The operations in plain torch: on any device, with gradients, and what every other backend is compared with.
 
 A loop over the segments stands inside each call: torch has no operation for matrices of different sizes at different
-addresses.
+addresses. Pairs with a few rows each are the exception (`kernels.padded`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from manyhats.kernels.activations import activation
 from manyhats.kernels.base import Bits, LowRank, Rows, ScaleAdd, Sparse, Weight
+from manyhats.kernels.padded import add_padded
 from manyhats.kernels.segments import Segments, Table
 
 
@@ -25,7 +26,8 @@ class Reference:
     def low_rank(
         self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None
     ) -> None:
-        for start, stop, slot in segments:
+        left = list(segments) if row_scale is not None else add_padded(x, y, table, segments)
+        for start, stop, slot in left:
             down, up, down_bias, up_bias, function, scale = table[slot]
             rows, out = x[start:stop], y[start:stop]
             if down_bias is None and up_bias is None and function is None and scale is None:

@@ -101,8 +101,11 @@ class Sparse(Method):
                 if keeps and isinstance(place, LinearSite) and leaf == "weight":
                     size += leaves[f"{leaf}.indices"].numel() * (8 + own.element_size())
                     continue
-                most = leaves[f"{leaf}.indices"].numel() * own.shape[-1] * own.element_size()
-                size += min(own.nbytes, most) if isinstance(place, EmbeddingSite) else own.nbytes
+                if isinstance(place, EmbeddingSite):
+                    rows = min(leaves[f"{leaf}.indices"].numel(), len(own))
+                    size += rows * (8 + own.shape[-1] * own.element_size())  # with the rows' numbers
+                    continue
+                size += own.nbytes
         return size
 
     def replaced_weights(self, part: Part) -> set[str]:
