@@ -50,6 +50,8 @@ def test_every_setting_can_come_from_every_source(file: Path, monkeypatch: pytes
     texts = dict.fromkeys(Settings.model_fields, "8") | {
         "log_level": "debug",
         "weight_layout": "plain",
+        "kernels": "reference",
+        "deterministic": "true",
         "self_check": "false",
         "allow_unauthenticated": "true",
         "cors_origins": "https://a.example",

@@ -12,6 +12,7 @@ from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch
 from manyhats.formats.files import equal_weights
 from manyhats.formats.reader import read_adapter
+from manyhats.methods.operations import OwnWeight
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -107,8 +108,9 @@ def test_a_trained_table_beneath_a_lora_acts(
     adapter = read_adapter(folder, backbone)
     assert [part.method for part in adapter.parts] == ["parameters", "lora"]
     assert tiny.difference(tiny.ask(backbone, adapter, TEXTS), expected) < tiny.CLOSE
-    logits = [bound.weight["lm_head"] for _, bound in adapter.bind(backbone).parts if "lm_head" in bound.weight]
-    assert torch.equal(logits[0], changes[f"{HEAD}.base_layer.weight"].float())
+    operations = [one for _, bound in adapter.bind(backbone).parts for one in bound.linear.get("lm_head", ())]
+    own = [one.layer for one in operations if isinstance(one, OwnWeight)]
+    assert torch.equal(own[0].weight, changes[f"{HEAD}.base_layer.weight"].float())
 
 
 @pytest.mark.parametrize("rows", [-3, 5])

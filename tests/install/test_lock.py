@@ -16,6 +16,10 @@ from scripts import lock
 
 ROOT = Path(__file__).resolve().parents[2]
 MADE_FROM = (*lock.PROJECTS, lock.HELD)
+COMPILED = (
+    "setup.py",
+    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("server/manyhats/kernels/cpu/*.[ch]")),
+)
 
 # Where an install must find a version of everything: one entry a Python, and the systems that differ in what they take.
 ENVIRONMENTS = [
@@ -53,7 +57,7 @@ def asked() -> list[tuple[str, Requirement]]:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """What an install reads before it installs anything."""
-    for name in (*MADE_FROM, lock.LOCK, "requirements/alone.txt", "scripts/lock.py", "Makefile"):
+    for name in (*MADE_FROM, *COMPILED, lock.LOCK, "requirements/alone.txt", "scripts/lock.py", "Makefile"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
@@ -175,7 +179,7 @@ def test_install_refuses_a_python_that_torch_has_no_build_for(checkout, version)
 
 
 def test_a_changed_lock_installs_again(checkout):
-    """`make install` is up to date until the lock, the ranges or the packages installed alone change."""
+    """`make install` is up to date until the lock, the ranges, the packages installed alone or the kernels change."""
     stamp = checkout / ".venv" / ".installed"
     stamp.parent.mkdir()
     stamp.touch()
@@ -184,7 +188,8 @@ def test_a_changed_lock_installs_again(checkout):
         return subprocess.run(["make", "-q", "install"], cwd=checkout, check=False, capture_output=True).returncode == 1
 
     assert not due()
-    for name in (*lock.PROJECTS, lock.LOCK, "requirements/alone.txt"):
+    assert len(COMPILED) > 1
+    for name in (*lock.PROJECTS, *COMPILED, lock.LOCK, "requirements/alone.txt"):
         changed = checkout / name
         later = stamp.stat().st_mtime_ns + 10**9
         os.utime(changed, ns=(later, later))
