@@ -81,16 +81,12 @@ DECODE: dict[str, Budget] = {
 
 # Python functions called at the sites for each further task, by method; none where a method is left out.
 ENCODER_PYTHON: dict[str, float] = {
-    "fusion": 8,
-    "prefix": 12,
     "prompt": 6,
     "invertible": 14,
     "side": 700,
-    "stack": 12,
     "mixture": 1.5,
 }
 DECODE_PYTHON: dict[str, float] = {
-    "fusion": 8,
     "invertible": 14,
     "side": 450,
 }

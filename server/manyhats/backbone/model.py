@@ -324,5 +324,6 @@ class Backbone:
         try:
             yield
         finally:
+            actors.stop()
             self._switch.actors = NO_ACTORS
             self._busy = False

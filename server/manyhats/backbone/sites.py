@@ -74,7 +74,8 @@ class StatesActor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Actors:
-    """What acts during one forward pass, by site name. `start` is called when the pass begins."""
+    """What acts during one forward pass, by site name. `start` is called when the pass begins, `stop` when it has
+    ended, well or not."""
 
     linear: Mapping[str, LinearActor] = field(default_factory=dict)
     embedding: Mapping[str, EmbeddingActor] = field(default_factory=dict)
@@ -83,6 +84,7 @@ class Actors:
     key_value: Mapping[int, KeyValueActor] = field(default_factory=dict)  # by layer
     states: Mapping[str, StatesActor] = field(default_factory=dict)  # `embedded`, `last`
     start: Callable[[], None] = lambda: None
+    stop: Callable[[], None] = lambda: None
 
 
 class SiteSwitch:

@@ -7,7 +7,6 @@ so nothing has to change when tasks do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -34,6 +33,16 @@ class _Shape(NamedTuple):
     activation: str | None
 
 
+class _Group(NamedTuple):
+    """Pairs of one shape, and where their rows are (see `_places`)."""
+
+    shape: _Shape
+    pairs: list[LowRank]
+    read: Tensor
+    back: Tensor
+    rows: Tensor
+
+
 def add_padded(x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments) -> list[Segment]:
     """Adds to y (rows, out) what some pairs make of x (rows, in), where that is faster than one by one.
 
@@ -41,28 +50,38 @@ def add_padded(x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments) 
     """
     if len(segments) < _SEVERAL or torch.is_grad_enabled():
         return list(segments)
+    groups, left = segments.prepared(table, lambda: _grouped(table, segments, x.device))
+    for group in groups:
+        _add(x, y, group)
+    return left
+
+
+def _grouped(table: Table[LowRank], segments: Segments, device: torch.device) -> tuple[list[_Group], list[Segment]]:
+    """The pairs that go together, and the segments that are left."""
     left: list[Segment] = []
-    groups: dict[_Shape, list[Segment]] = {}
+    alike: dict[_Shape, list[Segment]] = {}
     for segment in segments:
         pair = table[segment.slot]
-        small = x.device.type != "cpu" or segment.stop - segment.start <= _FEW_ROWS
+        small = device.type != "cpu" or segment.stop - segment.start <= _FEW_ROWS
         if pair.scale is not None or not small:
             left.append(segment)
             continue
         biases = pair.down_bias is not None, pair.up_bias is not None
         shape = _Shape(len(pair.down), pair.down.shape[1], pair.up.shape[1], *biases, pair.activation)
-        groups.setdefault(shape, []).append(segment)
-    for shape, several in groups.items():
+        alike.setdefault(shape, []).append(segment)
+    groups: list[_Group] = []
+    for shape, several in alike.items():
         lengths = [segment.stop - segment.start for segment in several]
         if len(several) < _SEVERAL or max(lengths) * len(several) > _MOST_PADS * sum(lengths):
             left += several
-        else:
-            _add(x, y, shape, [table[segment.slot] for segment in several], several)
-    return left
+            continue
+        places = _places(tuple((start, stop) for start, stop, _ in several), device)
+        groups.append(_Group(shape, [table[segment.slot] for segment in several], *places))
+    return groups, left
 
 
-def _add(x: Tensor, y: Tensor, shape: _Shape, pairs: Sequence[LowRank], segments: Sequence[Segment]) -> None:
-    read, back, rows = _places(tuple((start, stop) for start, stop, _ in segments), x.device)
+def _add(x: Tensor, y: Tensor, group: _Group) -> None:
+    shape, pairs, read, back, rows = group
     xs = x.index_select(0, read).view(len(pairs), -1, shape.width)
     down = torch.stack([pair.down for pair in pairs]).transpose(1, 2)
     if shape.down_bias:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 E = TypeVar("E")
+P = TypeVar("P")
 
 
 class Segment(NamedTuple):
@@ -30,6 +31,8 @@ class Segments:
         self, segments: Sequence[Segment], device: torch.device, spans: Sequence[Sequence[tuple[int, int]]] = ()
     ) -> None:
         self._segments = tuple(segments)
+        self._times: dict[int, Segments] = {}
+        self._prepared: dict[int, tuple[Table[Any], int, Any]] = {}
         self.device = device
         self.spans = spans
 
@@ -38,6 +41,21 @@ class Segments:
 
     def __iter__(self) -> Iterator[Segment]:
         return iter(self._segments)
+
+    def prepared(self, table: Table[E], make: Callable[[], P]) -> P:
+        """What a backend has made of these segments and a table, made once while the table stays as it is."""
+        known = self._prepared.get(id(table))
+        if known is None or known[1] != table.version:
+            known = self._prepared[id(table)] = table, table.version, make()
+        found: P = known[2]
+        return found
+
+    def times(self, count: int) -> Segments:
+        """The same where each row stands as `count` rows."""
+        if count not in self._times:
+            each = [Segment(start * count, stop * count, slot) for start, stop, slot in self._segments]
+            self._times[count] = Segments(each, self.device)
+        return self._times[count]
 
     @cached_property
     def runs(self) -> tuple[slice, ...]:

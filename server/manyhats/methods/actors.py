@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from manyhats.backbone.sites import Actors, LinearSite, NormSite
 from manyhats.kernels.segments import Segment, Segments
 from manyhats.methods.base import put_rows, span_slices
-from manyhats.methods.operations import OUTPUT_OPERATIONS, OwnMask, OwnRows
+from manyhats.methods.operations import OUTPUT_OPERATIONS, OwnMask, OwnRows, PrefixRows
 from manyhats.methods.residual import ResidualGroup, ResidualPass, join_residual
 from manyhats.methods.signature import Category, Signature
 from manyhats.methods.slots import Group, SlotTables
@@ -62,13 +63,13 @@ class Pass:
 
 
 class Shape:
-    """The actors of all batches with the same signatures. `now`: the pass under way."""
+    """The actors of all batches with the same signatures."""
 
     def __init__(
         self, tables: SlotTables, signatures: Sequence[Signature], within: Container[str] | None, tokens: bool
     ) -> None:
         self.kernels = tables.kernels
-        self.now: Pass
+        self._now: Pass | None = None
         groups: dict[tuple[Category, str | int], list[Group]] = {}
         for group in tables.groups(signatures):
             category, site = group.placement.category, group.placement.site
@@ -96,11 +97,17 @@ class Shape:
         }
         self.states = {site: _StatesActor(self, at("states", site)) for site in sites("states")} if tokens else {}
 
+    @property
+    def now(self) -> Pass:
+        """The pass under way."""
+        assert self._now is not None, "no pass is under way"
+        return self._now
+
     def actors(self, now: Pass) -> Actors:
         """What acts in a pass. One pass at a time."""
 
         def start() -> None:
-            self.now = now
+            self._now = now
 
         return Actors(
             linear=self.linear,
@@ -110,7 +117,12 @@ class Shape:
             key_value=self.key_value,
             states=self.states,
             start=start,
+            stop=self._stop,
         )
+
+    def _stop(self) -> None:
+        """Holds nothing of the pass any longer: its adapters may have to leave their slots."""
+        self._now = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,9 +288,13 @@ class _KeyValueActor:
         found: list[tuple[int, Tensor, Tensor]] = []
         for group in self.groups:
             segments = self.shape.now.of(group.members)
+            if group.placement.kind is PrefixRows.kind:
+                entries: list[Any] = group.tables["rows"].entries
+                found += [(segment.start, *entries[segment.slot]) for segment in segments]
+                continue
             for segment, spans in zip(segments, segments.spans, strict=True):
                 act = group.tables["act"][segment.slot]
                 rows = act(hidden[segment.start : segment.stop], span_slices(spans, segment.start))
                 found.append((segment.start, *rows))
-        found.sort(key=lambda one: one[0])  # of one segment by stage, as they came
-        return torch.cat([keys, *(k for _, k, _ in found)]), torch.cat([values, *(v for _, _, v in found)])
+        found.sort(key=itemgetter(0))  # of one segment by stage, as they came
+        return torch.cat([keys, *[k for _, k, _ in found]]), torch.cat([values, *[v for _, _, v in found]])

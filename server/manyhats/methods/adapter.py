@@ -17,7 +17,7 @@ from manyhats.kernels.base import Weight
 from manyhats.methods import METHODS
 from manyhats.methods.base import Bound, Method, Part
 from manyhats.methods.heads import Head, Kind, headless_kinds
-from manyhats.methods.operations import HeadLayer, Operation, OwnMask, OwnRows, OwnWeight, ScaleInput, Step
+from manyhats.methods.operations import HeadLayer, Operation, OwnMask, OwnRows, OwnWeight, PrefixRows, ScaleInput, Step
 from manyhats.methods.signature import Category, Placement, Signature, signature_of
 from manyhats.methods.slots import slot_tables
 
@@ -195,7 +195,7 @@ class BoundAdapter:
             for site, change in bound.states.items():
                 put("states", site, Step(change))
             for layer, rows in bound.key_value.items():
-                put("key_value", layer, Step(rows))
+                put("key_value", layer, rows if isinstance(rows, PrefixRows) else Step(rows))
         if self.head is not None:
             for i, own in enumerate(self.head.layers):
                 put("head", i, HeadLayer(Weight(own.weight, own.bias)))

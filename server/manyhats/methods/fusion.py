@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.kernels.base import Kernels, Weight
-from manyhats.kernels.segments import Segment, Segments, Table
+from manyhats.kernels.segments import Segments, Table
 from manyhats.methods.base import (
     Bound,
     Leaves,
@@ -198,8 +198,7 @@ def _layer(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segments
 def _layers(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segments) -> Tensor:
     """(rows, members, hidden) to the same, through each adapter's own layer."""
     count = x.shape[1]
-    each = Segments([Segment(s.start * count, s.stop * count, s.slot) for s in segments], segments.device)
-    return _layer(kernels, x.flatten(0, 1), table, each).view(x.shape)
+    return _layer(kernels, x.flatten(0, 1), table, segments.times(count)).view(x.shape)
 
 
 class Fusion(Method):

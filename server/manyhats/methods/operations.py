@@ -213,6 +213,23 @@ class OwnNorm:
 
 
 @dataclass(frozen=True, slots=True)
+class PrefixRows:
+    """Keys and values before every sequence's own, (length, kv_heads, head_dim) each, the same for all sequences."""
+
+    keys: Tensor
+    values: Tensor
+    kind: ClassVar = Kind("prefix rows", ("rows",))
+
+    @property
+    def columns(self) -> tuple[Any, ...]:
+        return ((self.keys, self.values),)
+
+    def __call__(self, hidden: Tensor, spans: Any) -> tuple[Tensor, Tensor]:
+        """See `methods.base.KeyValueStep`."""
+        return self.keys, self.values
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """What has no kernel: something that acts on one segment after another. `act`: see `methods.base`."""
 

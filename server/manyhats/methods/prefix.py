@@ -36,6 +36,7 @@ from manyhats.methods.base import (
     parameter_key,
     refuse_padded,
 )
+from manyhats.methods.operations import PrefixRows
 from manyhats.methods.options import Options
 
 if TYPE_CHECKING:
@@ -130,17 +131,6 @@ class Prefix(Method):
 
 
 @dataclass(slots=True)
-class _Rows:
-    """One layer's prefix. `keys`, `values`: (length, kv_heads, head_dim)."""
-
-    keys: Tensor
-    values: Tensor
-
-    def __call__(self, hidden: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
-        return self.keys, self.values
-
-
-@dataclass(slots=True)
 class _GatedRows:
     """A prefix that each sequence weighs for itself: rows * mean over its tokens of sigmoid(gate(hidden)).
 
@@ -168,14 +158,14 @@ class _NoRows:
         return rows, rows
 
 
-def _rows(leaves: Leaves) -> _Rows | _GatedRows:
+def _rows(leaves: Leaves) -> PrefixRows | _GatedRows:
     gate = pair_of(leaves, "gate")
     own = leaves["keys"], leaves["values"]
-    return _Rows(*own) if gate is None else _GatedRows(*own, gate)
+    return PrefixRows(*own) if gate is None else _GatedRows(*own, gate)
 
 
 def _bound(rows: Mapping[int, Any], config: PrefixConfig, nbytes: int = 0, *, gated: bool = False) -> Bound:
-    """`rows`: by layer `_Rows`, or `_GatedRows` for all."""
+    """`rows`: by layer `PrefixRows`, or `_GatedRows` for all."""
     return Bound(
         key_value=rows,
         prefix_rows=config.length,
