@@ -57,16 +57,16 @@ class Reference:
                 rows += offset
 
     def linear(self, x: Tensor, y: Tensor, table: Table[Weight], segments: Segments) -> None:
+        at_once = not torch.is_grad_enabled() and y.is_contiguous() and x.dtype == y.dtype
         for start, stop, slot in segments:
             weight, bias, outputs = table[slot]
+            rows = x[start:stop]
             if outputs is not None:
-                y[start:stop].index_copy_(1, outputs, F.linear(x[start:stop], weight, bias).to(y.dtype))
-                continue
-            out = y[start:stop, : len(weight)]
-            if bias is None or torch.is_grad_enabled() or not out.is_contiguous():
-                out.copy_(F.linear(x[start:stop], weight, bias))
+                y[start:stop].index_copy_(1, outputs, F.linear(rows, weight, bias).to(y.dtype))
+            elif at_once and bias is not None and weight.shape[0] == y.shape[1]:
+                torch.addmm(bias, rows, weight.T, out=y[start:stop])
             else:
-                torch.addmm(bias, x[start:stop], weight.T, out=out)
+                y[start:stop, : weight.shape[0]] = F.linear(rows, weight, bias)
 
     def masked_linear(
         self, x: Tensor, y: Tensor, base: Tensor, bias: Tensor | None, table: Table[Bits], segments: Segments
