@@ -16,6 +16,7 @@ import torch
 from anyio import to_thread
 
 from manyhats.backbone import Backbone
+from manyhats.engine.compute_threads import in_passing_thread, keep_threads, leave_threads
 from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.engine.self_check import self_check
 from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded
@@ -56,17 +57,8 @@ class Runtime:
         self.settings = settings
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        self.backbone = backbone or Backbone.load(
-            settings.backbone,
-            device=settings.device,
-            dtype=settings.dtype,
-            prepacked=settings.weight_layout == "auto" and not settings.deterministic,
-        )
-        use_kernels(self.backbone, settings.kernels)
-        if settings.self_check:
-            self_check(self.backbone)
-        else:
-            logger.warning("self_check is off: the packed pass is not compared with the unmodified model")
+        self._threads = torch.get_num_threads()
+        self.backbone = in_passing_thread(lambda: _backbone(settings, backbone))
         self.metrics = Metrics(settings.metrics_tasks)
         self.registry = Registry(
             settings.store, self.inspect, max_tasks=settings.max_tasks, max_versions=settings.max_versions
@@ -90,6 +82,7 @@ class Runtime:
                 cache_bytes=settings.cache_memory,
                 queue_per_task=settings.queue_per_task,
                 queue_total=settings.queue_total,
+                threads=self._threads,
             ),
         )
         limits = Limits(
@@ -134,6 +127,7 @@ class Runtime:
     async def start(self) -> None:
         """Starts the model's thread, takes in adapters copied by hand, preloads, and becomes ready."""
         self.engine.start()
+        leave_threads()
         self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
@@ -147,6 +141,7 @@ class Runtime:
             await to_thread.run_sync(self.close)
         else:  # nothing is taken away beneath a pass
             logger.error("a pass does not end; adapters and the store stay open until the process ends")
+        keep_threads(self._threads)
 
     def close(self) -> None:
         """Gives back threads and the store."""
@@ -326,6 +321,22 @@ def _batched_tokens(backbone: Backbone) -> int:
     """The most tokens of one pass where no setting says it."""
     on_cpu, elsewhere = _BATCHED_TOKENS["decoder" if backbone.has_language_model else "encoder"]
     return on_cpu if backbone.device.type == "cpu" else elsewhere
+
+
+def _backbone(settings: Settings, given: Backbone | None) -> Backbone:
+    """The backbone, ready and checked."""
+    backbone = given or Backbone.load(
+        settings.backbone,
+        device=settings.device,
+        dtype=settings.dtype,
+        prepacked=settings.weight_layout == "auto" and not settings.deterministic,
+    )
+    use_kernels(backbone, settings.kernels)
+    if settings.self_check:
+        self_check(backbone)
+    else:
+        logger.warning("self_check is off: the packed pass is not compared with the unmodified model")
+    return backbone
 
 
 def _as_settings(partial: Mapping[str, Any]) -> TaskSettings:

@@ -24,6 +24,7 @@ from manyhats.backbone import Backbone
 from manyhats.core.batch import ScheduledBatch, SequenceOutput
 from manyhats.core.sequence import Request
 from manyhats.engine.admission import Admission
+from manyhats.engine.compute_threads import keep_threads
 from manyhats.engine.detokenizer import Detokenizer
 from manyhats.engine.kv_cache import KVCache
 from manyhats.engine.runner import Runner
@@ -47,6 +48,7 @@ class EngineConfig:
 
     `max_num_batched_tokens`: the most tokens of one pass; `max_num_seqs`: the most sequences that generate at once;
     `cache_bytes`: room for their keys and values; `queue_per_task`, `queue_total`: the most sequences that may wait.
+    `threads`: of torch in the model's thread; 0: as many as others have.
     """
 
     max_num_batched_tokens: int
@@ -54,6 +56,7 @@ class EngineConfig:
     cache_bytes: int = 1 << 30
     queue_per_task: int = 4096
     queue_total: int = 16384
+    threads: int = 0
 
 
 class Engine:
@@ -86,6 +89,8 @@ class Engine:
         self._deaths: deque[float] = deque(maxlen=_DEATHS)
         self._arriving: deque[Request] = deque()  # out of the inbox, and not yet with the scheduler
         self._batch: ScheduledBatch | None = None  # under way
+        self._threads = config.threads
+        self._begun = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name="model", daemon=True)
 
     # ---- from any thread
@@ -94,6 +99,7 @@ class Engine:
         """Starts the model's thread, and the detokenizer's beside it."""
         self.detokenizer.start()
         self._thread.start()
+        self._begun.wait()
 
     @property
     def healthy(self) -> bool:
@@ -230,6 +236,9 @@ class Engine:
 
     def _supervise(self) -> None:
         """What the thread runs: the loop, again after each error outside a batch, unless they come one upon another."""
+        if self._threads:
+            keep_threads(self._threads)
+        self._begun.set()
         reason = None
         while reason is None:
             try:

@@ -1,8 +1,8 @@
 """Low-rank pairs of many adapters as one batch of matrices, where each adapter has a few rows.
 
-A loop over adapters then costs more in calls than in numbers: on a GPU always, on a CPU where each has a row or a few,
-as when many sequences generate. The matrices of a call are put side by side for that call alone; nothing of it is kept,
-so nothing has to change when tasks do.
+A loop over adapters then costs more in calls than in numbers: on a GPU and in half types always (oneDNN takes 30 us for
+a product of any size), else where each has a row or a few, as when many sequences generate. The matrices of a call are
+put side by side for that call alone; nothing of it is kept, so nothing has to change when tasks do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from manyhats.kernels.base import LowRank
 from manyhats.kernels.segments import Segment, Segments, Table
 
 _SEVERAL = 3  # adapters from which on it is faster
-_FEW_ROWS = 8  # of one adapter, up to which it is on a CPU
+_FEW_ROWS = 8  # of one adapter, up to which it is on a CPU in float32
 _MOST_PADS = 4  # times the real rows
 
 
@@ -62,8 +62,8 @@ def _grouped(table: Table[LowRank], segments: Segments, device: torch.device) ->
     alike: dict[_Shape, list[Segment]] = {}
     for segment in segments:
         pair = table[segment.slot]
-        small = device.type != "cpu" or segment.stop - segment.start <= _FEW_ROWS
-        if pair.scale is not None or not small:
+        dear = device.type != "cpu" or pair.down.dtype != torch.float32 or segment.stop - segment.start <= _FEW_ROWS
+        if pair.scale is not None or not dear:
             left.append(segment)
             continue
         biases = pair.down_bias is not None, pair.up_bias is not None
