@@ -83,7 +83,9 @@ class Shape:
             return list(dict.fromkeys(str(site) for category, site in groups if category in categories))
 
         self.linear = {
-            site: _LinearActor(self, at("input", site), at("weight", site), at("output", site))
+            site: _LinearActor(
+                self, at("input", site), at("weight", site), at("output", site), _members(at("weight", site))
+            )
             for site in sites("input", "weight", "output")
         }
         self.embedding = {site: _EmbeddingActor(self, at("embedding", site)) for site in sites("embedding")}
@@ -127,12 +129,16 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class _LinearActor:
-    """Runs the shared layer on the rows that use it, then lets the methods act on theirs."""
+    """Runs the shared layer on the rows that use it, then lets the methods act on theirs.
+
+    `owners`: the signatures of those with a weight of their own.
+    """
 
     shape: Shape
     input: list[Group]
     weight: list[Group]
     output: list[Group]
+    owners: tuple[int, ...]
 
     def __call__(self, x: Tensor, site: LinearSite) -> Tensor:
         kernels, now = self.shape.kernels, self.shape.now
@@ -147,12 +153,11 @@ class _LinearActor:
         return y
 
     def _with_own_weights(self, x: Tensor, site: LinearSite) -> Tensor:
-        kernels, now = self.shape.kernels, self.shape.now
-        own = now.of(tuple(sorted({member for group in self.weight for member in group.members})))
         if torch.is_grad_enabled():
             return self._joined(x, site)
+        kernels, now = self.shape.kernels, self.shape.now
         y = x.new_empty(len(x), site.shape[0])
-        for rows in gaps(own.runs, len(x)):
+        for rows in gaps(now.of(self.owners).runs, len(x)):
             y[rows] = site.product(x[rows])
         for group in self.weight:
             segments = now.of(group.members)
@@ -173,6 +178,11 @@ class _LinearActor:
         runs = [slice(start, stop) for start, stop, _ in sorted(layers, key=lambda layer: layer[0])]
         pieces += [(rows.start, site.product(x[rows])) for rows in gaps(runs, len(x))]
         return torch.cat([piece for _, piece in sorted(pieces, key=lambda piece: piece[0])])
+
+
+def _members(groups: Sequence[Group]) -> tuple[int, ...]:
+    """The signatures that take part in any of some groups."""
+    return tuple(sorted({member for group in groups for member in group.members}))
 
 
 def gaps(runs: Sequence[slice], rows: int) -> list[slice]:

@@ -36,17 +36,11 @@ class CpuKernels:
         function = self._library.low_rank.get(x.dtype)
         filled = columns_of(table).filled(table)
         rows, width = x.shape
-        more, out = y.shape
-        x_stride, x_step = x.stride()
-        y_stride, y_step = y.stride()
+        out = y.shape[1]
         if (
             function is None
             or filled.kind != (x.dtype, width, out)
-            or torch.is_grad_enabled()
-            or y.dtype is not x.dtype
-            or more != rows
-            or x_step != 1
-            or y_step != 1
+            or not _readable(x, y)
             or (row_scale is not None and (row_scale.dtype is not x.dtype or row_scale.shape != (rows, 1)))
         ):
             self._reference.low_rank(x, y, table, segments, row_scale)
@@ -58,8 +52,8 @@ class CpuKernels:
             rows,
             width,
             out,
-            x_stride,
-            y_stride,
+            x.stride(0),
+            y.stride(0),
             segments.host.data_ptr(),
             len(segments),
             filled.address,
@@ -101,18 +95,7 @@ class CpuKernels:
         function = self._library.linear.get(x.dtype)
         filled = columns_of(table).filled(table)
         rows, width = x.shape
-        more, out = y.shape
-        x_stride, x_step = x.stride()
-        y_stride, y_step = y.stride()
-        if (
-            function is None
-            or filled.kind != (x.dtype, width)
-            or torch.is_grad_enabled()
-            or y.dtype is not x.dtype
-            or more != rows
-            or x_step != 1
-            or y_step != 1
-        ):
+        if function is None or filled.kind != (x.dtype, width) or not _readable(x, y):
             self._reference.linear(x, y, table, segments)
             return
         code = function(
@@ -121,9 +104,9 @@ class CpuKernels:
             y.data_ptr(),
             rows,
             width,
-            out,
-            x_stride,
-            y_stride,
+            y.shape[1],
+            x.stride(0),
+            y.stride(0),
             segments.host.data_ptr(),
             len(segments),
             filled.address,
@@ -143,3 +126,9 @@ class CpuKernels:
 
     def sparse_add(self, x: Tensor, y: Tensor, table: Table[Sparse], segments: Segments) -> None:
         self._reference.sparse_add(x, y, table, segments)
+
+
+def _readable(x: Tensor, y: Tensor) -> bool:
+    """Whether C can go through the rows of both, (rows, in) and (rows, out)."""
+    alike = y.dtype is x.dtype and y.shape[0] == x.shape[0] and x.stride(1) == 1 and y.stride(1) == 1
+    return alike and not torch.is_grad_enabled()
