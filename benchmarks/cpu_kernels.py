@@ -118,7 +118,7 @@ def main() -> None:
             sites = [Site(tasks, rank, width, out, kind) for _ in range(SITES)]
             x, y = torch.randn(rows, width).to(kind), torch.randn(rows, out).to(kind)
             own = rows // tasks
-            segments = Segments([Segment(i * own, (i + 1) * own, i) for i in range(tasks)], x.device)
+            segments = Segments([Segment(i * own, (i + 1) * own, i) for i in range(tasks)])
             mask = torch.block_diag(*(torch.ones(own, rank) for _ in range(tasks))).to(kind)
             taken = measure(sides(x, y, segments, mask, kernels), sites, args.rounds)
             if not at:

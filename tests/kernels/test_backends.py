@@ -31,7 +31,7 @@ class Made:
 
 def segments() -> Segments:
     slots = [5, 0, 3, 9, 1, 8, 2]
-    return Segments([Segment(*place, slot) for place, slot in zip(PLACES, slots, strict=True)], CPU)
+    return Segments([Segment(*place, slot) for place, slot in zip(PLACES, slots, strict=True)])
 
 
 def check(got: Tensor, wanted: Tensor, before: Tensor, dtype: torch.dtype) -> None:

@@ -62,7 +62,7 @@ def table_of(*entries, first: int = 0) -> Table:
 
 
 def segments_of(*rows: tuple[int, int, int]) -> Segments:
-    return Segments([Segment(*one) for one in rows], CPU)
+    return Segments([Segment(*one) for one in rows])
 
 
 def exact(x: Tensor, y: Tensor, table: Table, segments: Segments, row_scale: Tensor | None = None) -> Tensor:

@@ -93,7 +93,7 @@ def _work() -> bool:
     table: Table[LowRank] = Table()
     table.put(0, LowRank(*(torch.randn(16, 512, generator=generator) / 20 for _ in range(2))))
     x, y = (torch.randn(512, 512, generator=generator) for _ in range(2))
-    segments = Segments([Segment(0, 200, 0), Segment(201, 512, 0)], CPU)
+    segments = Segments([Segment(0, 200, 0), Segment(201, 512, 0)])
     with torch.inference_mode():
         mine, plain = y.clone(), y.clone()
         CpuKernels().low_rank(x, mine, table, segments)
@@ -104,7 +104,7 @@ def _work() -> bool:
 def _child(kernels: CpuKernels, x: Tensor, y: Tensor, table: Table[LowRank]) -> None:
     """With the parent's tensors: torch's own products on several threads would never end here."""
     with torch.inference_mode():
-        kernels.low_rank(x, y, table, Segments([Segment(0, 512, 0)], CPU))
+        kernels.low_rank(x, y, table, Segments([Segment(0, 512, 0)]))
     os._exit(0 if float(y[511, 511]) == 8 * 512 else 1)
 
 

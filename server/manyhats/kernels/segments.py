@@ -27,13 +27,10 @@ class Segments:
     `spans`: for each segment the rows (start, stop) of its sequences, counted from the batch's first row.
     """
 
-    def __init__(
-        self, segments: Sequence[Segment], device: torch.device, spans: Sequence[Sequence[tuple[int, int]]] = ()
-    ) -> None:
+    def __init__(self, segments: Sequence[Segment], spans: Sequence[Sequence[tuple[int, int]]] = ()) -> None:
         self._segments = tuple(segments)
         self._times: dict[int, Segments] = {}
         self._prepared: dict[int, tuple[Table[Any], int, Any]] = {}
-        self.device = device
         self.spans = spans
 
     def __len__(self) -> int:
@@ -54,7 +51,7 @@ class Segments:
         """The same where each row stands as `count` rows."""
         if count not in self._times:
             each = [Segment(start * count, stop * count, slot) for start, stop, slot in self._segments]
-            self._times[count] = Segments(each, self.device)
+            self._times[count] = Segments(each)
         return self._times[count]
 
     @cached_property

@@ -39,10 +39,9 @@ class Member(NamedTuple):
 class Pass:
     """The segments of one pass over the backbone, and of some signatures alone where these are asked for."""
 
-    def __init__(self, members: Sequence[Member], device: torch.device, batch: PackedBatch | None) -> None:
+    def __init__(self, members: Sequence[Member], batch: PackedBatch | None) -> None:
         self.batch = batch
         self._all = members
-        self._device = device
         self._some: dict[tuple[int, ...], tuple[Segments, list[slice]]] = {}
 
     def of(self, signatures: tuple[int, ...]) -> Segments:
@@ -57,7 +56,7 @@ class Pass:
         found = self._some.get(signatures)
         if found is None:
             own = [member for member in self._all if member.signature in signatures]
-            segments = Segments([m.segment for m in own], self._device, [m.spans for m in own])
+            segments = Segments([m.segment for m in own], [m.spans for m in own])
             found = self._some[signatures] = segments, [m.sequences for m in own]
         return found
 

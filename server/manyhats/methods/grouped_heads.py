@@ -42,7 +42,7 @@ def head_logits(tables: SlotTables, states: Tensor, rows: Sequence[HeadRows]) ->
         groups.setdefault((*inner, (0, layers[-1].activation)), []).append(own)  # the last may differ in width
     for steps, several in groups.items():
         slots = [Segment(own.start, own.stop, tables.slot_of(own.adapter)) for own in several]
-        segments = Segments(slots, states.device)
+        segments = Segments(slots)
         hidden = states
         for i, (width, name) in enumerate(steps):
             last = i == len(steps) - 1

@@ -57,7 +57,6 @@ class Plan:
 
     def __init__(self, backbone: Backbone, segments: Sequence[Segment]) -> None:
         self.segments = segments
-        self._device = backbone.device
         self._tables: SlotTables = slot_tables(backbone)
         self.prefixes: list[tuple[int, int]] = []  # by sequence: rows among the batch's prefix rows
         self.left_out: list[frozenset[int]] = []  # by sequence: layers at which it does not see its prefix
@@ -120,7 +119,7 @@ class Plan:
         signatures = tuple(places)
         key: Hashable = signatures, within, batch is not None
         shape = self._tables.kept(key, lambda: Shape(self._tables, signatures, within, batch is not None))
-        return shape.actors(Pass(members, self._device, batch))
+        return shape.actors(Pass(members, batch))
 
 
 def segments_of(adapters: Sequence[BoundAdapter]) -> list[Segment]:
