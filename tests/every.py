@@ -11,11 +11,11 @@ from manyhats.backbone.sites import EMBEDDED
 from manyhats.methods import METHODS
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.average import AverageConfig
-from manyhats.methods.base import Part
+from manyhats.methods.base import Component
+from manyhats.methods.full_parameters import ParametersConfig
 from manyhats.methods.fusion import FusionConfig, member_leaf
 from manyhats.methods.ia3 import Ia3Config
 from manyhats.methods.invertible import InvertibleConfig
-from manyhats.methods.parameters import ParametersConfig
 from manyhats.methods.prompt import PROMPT_SITE, PromptConfig
 from manyhats.methods.side import SIDE_SITE, Side, SideConfig, _build, _needed
 from manyhats.methods.sparse import SparseConfig
@@ -25,7 +25,7 @@ from torch import Tensor
 from tests import tiny
 
 
-def parts(backbone: Backbone, seed: int = 1) -> dict[str, Part]:
+def parts(backbone: Backbone, seed: int = 1) -> dict[str, Component]:
     """By method; those that the family does not take are left out."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -38,12 +38,12 @@ def parts(backbone: Backbone, seed: int = 1) -> dict[str, Part]:
     linear = {name: site.shape for name, site in backbone.linear.items() if name != "lm_head"}
     norms = {name: site.module for name, site in backbone.norm.items()}
     made = {method: tiny.part(backbone, method, seed) for method in ("lora", "mask")}
-    made["ia3"] = Part(
+    made["ia3"] = Component(
         "ia3",
         Ia3Config(),
         {name: {"output": 1 + fresh(out), "input": 1 + fresh(width)} for name, (out, width) in linear.items()},
     )
-    made["parameters"] = Part(
+    made["parameters"] = Component(
         "parameters",
         ParametersConfig(),
         {
@@ -53,7 +53,7 @@ def parts(backbone: Backbone, seed: int = 1) -> dict[str, Part]:
         | {name: {"bias": fresh(out)} for name, (out, _) in list(linear.items())[:3]},
     )
     name, (out, width) = next(iter(linear.items()))
-    made["sparse"] = Part(
+    made["sparse"] = Component(
         "sparse",
         SparseConfig(),
         {
@@ -61,7 +61,7 @@ def parts(backbone: Backbone, seed: int = 1) -> dict[str, Part]:
             words: {"weight.indices": torch.arange(5, 900, 13), "weight.values": fresh(-(-895 // 13))},
         },
     )
-    made["token_rows"] = Part(
+    made["token_rows"] = Component(
         "token_rows",
         TokenRowsConfig(),
         {words: {"ids": torch.tensor([30, 9, 41]), "rows": fresh(3, table.embedding_dim)}},
@@ -74,9 +74,9 @@ def parts(backbone: Backbone, seed: int = 1) -> dict[str, Part]:
             site: {member_leaf(i, leaf): t for i, m in enumerate(members) for leaf, t in m.tensors[site].items()}
             for site in members[0].tensors
         }
-        made["average"] = Part("average", AverageConfig(members=configs, weights=(0.3, 0.7)), joined)  # type: ignore[arg-type]
+        made["average"] = Component("average", AverageConfig(members=configs, weights=(0.3, 0.7)), joined)  # type: ignore[arg-type]
         layers = ("query.weight", "key.weight", "value.weight")
-        made["fusion"] = Part(
+        made["fusion"] = Component(
             "fusion",
             FusionConfig(members=configs),  # type: ignore[arg-type]
             {
@@ -89,9 +89,9 @@ def parts(backbone: Backbone, seed: int = 1) -> dict[str, Part]:
     if not backbone.family.packed:
         return made
     made["prefix"] = tiny.part(backbone, "prefix", seed)
-    made["prompt"] = Part("prompt", PromptConfig(), {PROMPT_SITE: {"prompt": fresh(4, table.embedding_dim)}})
+    made["prompt"] = Component("prompt", PromptConfig(), {PROMPT_SITE: {"prompt": fresh(4, table.embedding_dim)}})
     half = hidden // 2
-    made["invertible"] = Part(
+    made["invertible"] = Component(
         "invertible",
         InvertibleConfig(),
         {
@@ -111,7 +111,7 @@ def parts(backbone: Backbone, seed: int = 1) -> dict[str, Part]:
     with torch.device("meta"):
         needed = _needed(_build(config, backbone), config)
     network = {f"network.{n}": fresh(*shape) + (1 if n.endswith("orm.weight") else 0) for n, shape in needed.items()}
-    made["side"] = Part(Side.name, config, {SIDE_SITE: {"alpha": torch.tensor([0.2])} | network})
+    made["side"] = Component(Side.name, config, {SIDE_SITE: {"alpha": torch.tensor([0.2])} | network})
     return made
 
 
@@ -119,10 +119,10 @@ def adapters(backbone: Backbone, seed: int = 1) -> dict[str, Adapter]:
     """One of each method, without a head, and two of several methods."""
     plain = tiny.adapter(backbone, "lora", seed)
     own = parts(backbone, seed)
-    made = {name: replace(plain, parts=(part,)) for name, part in own.items()}
+    made = {name: replace(plain, components=(part,)) for name, part in own.items()}
     if "prefix" in own and "bottleneck" in own:
-        made["stack"] = replace(plain, parts=(own["prefix"], own["bottleneck"], own["lora"]))
-    made["lora+ia3"] = replace(plain, parts=(own["lora"], own["ia3"]))
+        made["stack"] = replace(plain, components=(own["prefix"], own["bottleneck"], own["lora"]))
+    made["lora+ia3"] = replace(plain, components=(own["lora"], own["ia3"]))
     for adapter in made.values():
         adapter.check(backbone)
     return made
@@ -165,11 +165,13 @@ def nothing(backbone: Backbone) -> dict[str, Adapter]:
             case _:
                 continue
     own = parts(backbone)
-    made = {name: replace(plain, parts=(replace(own[name], tensors=tensors),)) for name, tensors in changed.items()}
+    made = {
+        name: replace(plain, components=(replace(own[name], tensors=tensors),)) for name, tensors in changed.items()
+    }
     if backbone.residual:
         zeros = tiny.part(backbone, "bottleneck", 1)
         tensors = {s: {n: torch.zeros_like(t) for n, t in leaves.items()} for s, leaves in zeros.tensors.items()}
-        made["bottleneck"] = replace(plain, parts=(replace(zeros, tensors=tensors),))
+        made["bottleneck"] = replace(plain, components=(replace(zeros, tensors=tensors),))
     return made
 
 

@@ -16,7 +16,7 @@ from manyhats.engine.forward import forward
 from manyhats.engine.row import Row
 from manyhats.kernels.base import LowRank
 from manyhats.methods.adapter import BARE, Adapter, BoundAdapter
-from manyhats.methods.base import Part
+from manyhats.methods.base import Component
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.heads import HEADLESS, Head, Kind, Layer
 from manyhats.methods.lora import LoraConfig
@@ -136,7 +136,7 @@ def difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
 def spoil(adapter: BoundAdapter, change: Callable[[LowRank], Any]) -> None:
     """Changes the low-rank pairs of a LoRA in its slot, in place."""
     with torch.inference_mode():
-        for _, component in adapter.parts:
+        for _, component in adapter.components:
             for operations in component.linear.values():
                 for operation in operations:
                     if isinstance(operation, AddLowRank):
@@ -162,7 +162,7 @@ def head(backbone: Backbone, kind: Kind, labels: int, seed: int) -> Head:
     return Head(kind, layout.reads, (*inner, Layer(_random(generator, labels, width), _random(generator, labels))))
 
 
-def part(backbone: Backbone, method: str, seed: int, spread: float = 0.2, **options: Any) -> Part:
+def part(backbone: Backbone, method: str, seed: int, spread: float = 0.2, **options: Any) -> Component:
     """Random weights of one method, at every site where it can act."""
     generator = torch.Generator().manual_seed(seed)
     hidden = backbone.hidden
@@ -174,7 +174,7 @@ def part(backbone: Backbone, method: str, seed: int, spread: float = 0.2, **opti
         case "lora":
             rank = options.get("rank", 3)
             sites = {n: s.shape for n, s in backbone.linear.items() if options.get("only", "") in n}
-            return Part(
+            return Component(
                 method,
                 LoraConfig(scales={n: 0.5 + i / 10 for i, n in enumerate(sites)}),
                 {n: {"A": fresh(rank, width), "B": fresh(out, rank)} for n, (out, width) in sites.items()},
@@ -186,7 +186,7 @@ def part(backbone: Backbone, method: str, seed: int, spread: float = 0.2, **opti
                     shapes |= {f"{name}.weight": (hidden,), f"{name}.bias": (hidden,)}
             width = options.pop("width", 4)
             shapes |= {"down.weight": (width, hidden), "down.bias": (width,), "up.weight": (hidden, width)}
-            return Part(
+            return Component(
                 method,
                 BottleneckConfig(**options),
                 {site: {name: fresh(*shape) for name, shape in shapes.items()} for site in backbone.residual},
@@ -194,7 +194,7 @@ def part(backbone: Backbone, method: str, seed: int, spread: float = 0.2, **opti
         case "prefix":
             length = options.pop("length", 5)
             shape = (length, *backbone.kv_shape)
-            return Part(
+            return Component(
                 method,
                 PrefixConfig(length=length, **options),
                 {layer_site(i): {"keys": fresh(*shape), "values": fresh(*shape)} for i in range(backbone.layers)},
@@ -202,7 +202,7 @@ def part(backbone: Backbone, method: str, seed: int, spread: float = 0.2, **opti
         case "mask":
             kept = options.get("kept", 0.8)
             shapes = {n: s.shape for n, s in backbone.linear.items() if options.get("only", "") in n}
-            return Part(
+            return Component(
                 method,
                 MaskConfig(shapes=shapes),
                 {n: {"mask": pack_bits(torch.rand(s, generator=generator) < kept)} for n, s in shapes.items()},
@@ -224,7 +224,7 @@ def adapter(
     made = part(backbone, method, seed, **options)
     top = None if kind in HEADLESS else head(backbone, kind, labels, seed + 1)
     tensors = sum(len(leaves) for leaves in made.tensors.values())
-    result = Adapter(parts=(made,), head=top, kind=kind, matched_tensors=tensors, settings=settings or {})
+    result = Adapter(components=(made,), head=top, kind=kind, matched_tensors=tensors, settings=settings or {})
     result.check(backbone)
     return result
 
@@ -234,8 +234,8 @@ def uneven_lora(backbone: Backbone) -> Adapter:
     """A LoRA whose layers differ in rank and scale."""
     first, second = (part(backbone, "lora", i + 1, only=f"layer.{i}", rank=rank) for i, rank in enumerate((2, 5)))
     config = type(first.config)(scales=first.config.scales | second.config.scales)
-    merged = Part("lora", config, dict(first.tensors) | dict(second.tensors))
-    return Adapter(parts=(merged,), head=head(backbone, "classify", 3, 4), kind="classify", matched_tensors=1)
+    merged = Component("lora", config, dict(first.tensors) | dict(second.tensors))
+    return Adapter(components=(merged,), head=head(backbone, "classify", 3, 4), kind="classify", matched_tensors=1)
 
 
 METHOD_NAMES = ("lora", "bottleneck", "prefix", "mask")

@@ -16,7 +16,7 @@ from manyhats.backbone.vocabulary import VocabularyHead, causal_head
 from manyhats.engine.forward import forward
 from manyhats.engine.row import Row
 from manyhats.methods.adapter import BARE, Adapter, BoundAdapter
-from manyhats.methods.base import Part
+from manyhats.methods.base import Component
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.ia3 import Ia3Config
 from manyhats.methods.lora import LoraConfig
@@ -101,7 +101,7 @@ def _blocks_linear(backbone: Backbone) -> dict[str, tuple[int, int]]:
     return {site: backbone.linear[site].shape for site in target_sites(backbone, ["all-linear"])}
 
 
-def part_of(backbone: Backbone, method: str, device: str, seed: int = 0) -> Part:
+def part_of(backbone: Backbone, method: str, device: str, seed: int = 0) -> Component:
     """Weights of a usual size, made on `device`."""
     generator = torch.Generator(device).manual_seed(seed)
 
@@ -112,31 +112,33 @@ def part_of(backbone: Backbone, method: str, device: str, seed: int = 0) -> Part
     match method:
         case "lora":
             tensors = {site: {"A": fresh(8, w), "B": fresh(o, 8)} for site, (o, w) in linear.items()}
-            return Part("lora", LoraConfig(scales=dict.fromkeys(linear, 2.0)), tensors)
+            return Component("lora", LoraConfig(scales=dict.fromkeys(linear, 2.0)), tensors)
         case "bottleneck":
             shapes = {"down.weight": (24, hidden), "down.bias": (24,), "up.weight": (hidden, 24), "up.bias": (hidden,)}
             tensors = {site: {n: fresh(*s, by=0.02) for n, s in shapes.items()} for site in backbone.residual}
-            return Part("bottleneck", BottleneckConfig(), tensors)
+            return Component("bottleneck", BottleneckConfig(), tensors)
         case "ia3":
-            return Part("ia3", Ia3Config(), {site: {"output": 1 + fresh(o, by=0.1)} for site, (o, _) in linear.items()})
+            return Component(
+                "ia3", Ia3Config(), {site: {"output": 1 + fresh(o, by=0.1)} for site, (o, _) in linear.items()}
+            )
         case "prefix":
             rows = {
                 layer_site(i): {n: fresh(16, *backbone.kv_shape, by=0.2) for n in ("keys", "values")}
                 for i in range(backbone.layers)
             }
-            return Part("prefix", PrefixConfig(length=16), rows)
+            return Component("prefix", PrefixConfig(length=16), rows)
         case "mask":
             bits = {
                 site: {"mask": torch.randint(0, 256, ((o * w + 7) // 8,), generator=generator, device=device).byte()}
                 for site, (o, w) in linear.items()
             }
-            return Part("mask", MaskConfig(shapes=linear), bits)
+            return Component("mask", MaskConfig(shapes=linear), bits)
     raise ValueError(method)
 
 
-def bind(backbone: Backbone, part: Part) -> BoundAdapter:
+def bind(backbone: Backbone, part: Component) -> BoundAdapter:
     """An adapter in a slot, without a head."""
-    return Adapter(parts=(part,), head=None, kind="embed", matched_tensors=1).bind(backbone)
+    return Adapter(components=(part,), head=None, kind="embed", matched_tensors=1).bind(backbone)
 
 
 def tasks_of(backbone: Backbone, method: str, count: int) -> list[BoundAdapter]:

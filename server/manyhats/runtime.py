@@ -25,11 +25,11 @@ from manyhats.formats.tensor_file import mapped
 from manyhats.methods.adapter import Adapter, BoundAdapter
 from manyhats.methods.heads import Kind
 from manyhats.methods.slots import use_kernels
+from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.imports import FolderImports
 from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Task, TaskSettings, Version, parse_settings
 from manyhats.registry.registry import Registry
-from manyhats.registry.residency import Residency
 from manyhats.serving.inference import Limits
 from manyhats.serving.merged import MergedVersion
 from manyhats.serving.merged import build as build_merged
@@ -63,7 +63,7 @@ class Runtime:
         self.registry = Registry(
             settings.store, self.inspect, max_tasks=settings.max_tasks, max_versions=settings.max_versions
         )
-        self.residency = Residency(
+        self.residency = AdapterCache(
             load=self._load,
             bind=self._bind,
             slot_size=lambda adapter: adapter.slot_size(self.backbone),

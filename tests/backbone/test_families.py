@@ -14,10 +14,10 @@ from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.methods import METHODS
 from manyhats.methods.adapter import Adapter
-from manyhats.methods.base import Part
+from manyhats.methods.base import Component
 from manyhats.methods.bottleneck import BottleneckConfig
+from manyhats.methods.full_parameters import ParametersConfig
 from manyhats.methods.lora import LoraConfig
-from manyhats.methods.parameters import ParametersConfig
 from torch import Tensor
 from transformers import AutoModel
 
@@ -52,7 +52,7 @@ def test_equals_the_model_itself(family: str, base_folder: Any, load_backbone: A
 def test_lora_on_every_linear_layer_equals_merged_weights(family: str, base_folder: Any, load_backbone: Any) -> None:
     backbone = load_backbone(family)
     adapter = tiny.adapter(backbone, "lora", 4)
-    part = adapter.parts[0]
+    part = adapter.components[0]
 
     def merge(model: Any) -> None:
         for site, leaves in part.tensors.items():
@@ -91,7 +91,7 @@ def test_bottleneck_at_every_place_equals_the_formula(family: str, base_folder: 
     """f + s * (U tanh(D f + d) + u) in place of each sub-layer's output f."""
     backbone = load_backbone(family)
     adapter = tiny.adapter(backbone, "bottleneck", 8, non_linearity="tanh", scaling=0.7)
-    tensors = adapter.parts[0].tensors
+    tensors = adapter.components[0].tensors
     assert list(tensors) == [f"layers.{i}.{place}" for i in range(2) for place in ("attention", "ffn")]
 
     def adapted(f: Tensor, leaves: Any) -> Tensor:
@@ -128,15 +128,15 @@ def test_bottleneck_alone_and_mixed(family: str, flags: dict[str, Any], load_bac
     """An adapter of zeros is the backbone; another is not, and gives alone what it gives among others."""
     backbone = load_backbone(family)
     adapter = tiny.adapter(backbone, "bottleneck", 6, **flags)
-    part = adapter.parts[0]
-    nothing = Part(
+    part = adapter.components[0]
+    nothing = Component(
         part.method,
         BottleneckConfig(**flags),
         {site: {n: torch.zeros_like(t) for n, t in leaves.items()} for site, leaves in part.tensors.items()},
     )
     bare = tiny.ask(backbone, None, TEXTS)
     if not (flags.get("original_ln_before") and backbone.family.post_norm):
-        zeros = copy.replace(adapter, parts=(nothing,)) if hasattr(copy, "replace") else _replace(adapter, nothing)
+        zeros = copy.replace(adapter, components=(nothing,)) if hasattr(copy, "replace") else _replace(adapter, nothing)
         assert tiny.difference(tiny.ask(backbone, zeros, TEXTS), bare) < CLOSE
     own = tiny.alone(backbone, adapter, TEXTS)
     assert tiny.difference(own, bare) > 1e-2
@@ -146,10 +146,10 @@ def test_bottleneck_alone_and_mixed(family: str, flags: dict[str, Any], load_bac
     assert tiny.difference(tiny.run(backbone, rows), expected) < CLOSE
 
 
-def _replace(adapter: Any, part: Part) -> Any:
+def _replace(adapter: Any, part: Component) -> Any:
     from dataclasses import replace
 
-    return replace(adapter, parts=(part,))
+    return replace(adapter, components=(part,))
 
 
 def test_parallel_residuals_have_no_place_for_bottlenecks(load_backbone: Any) -> None:
@@ -185,8 +185,8 @@ def test_lora_on_embeddings_equals_merged_tables(family: str, base_folder: Any, 
             "A": torch.randn(3, rows, generator=generator) * 0.2,
             "B": torch.randn(width, 3, generator=generator) * 0.2,
         }
-    part = Part("lora", LoraConfig(scales=dict.fromkeys(tensors, 0.5)), tensors)
-    adapter = Adapter(parts=(part,), head=None, kind="embed", matched_tensors=2 * len(tensors), settings={})
+    part = Component("lora", LoraConfig(scales=dict.fromkeys(tensors, 0.5)), tensors)
+    adapter = Adapter(components=(part,), head=None, kind="embed", matched_tensors=2 * len(tensors), settings={})
     adapter.check(backbone)
 
     def merge(model: Any) -> None:
@@ -206,4 +206,4 @@ def test_a_table_that_all_texts_read_as_one_is_refused(load_backbone: Any) -> No
         ("parameters", ParametersConfig(), {"weight": torch.zeros(32, 4)}),
     ):
         with pytest.raises(AdapterMismatch, match="once for all texts"):
-            METHODS[method].check(Part(method, config, {site: tensors}), backbone)
+            METHODS[method].check(Component(method, config, {site: tensors}), backbone)

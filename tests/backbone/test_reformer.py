@@ -73,7 +73,7 @@ def test_gradients_equal_those_of_the_reversible_blocks(load_backbone: Any, base
     with torch.no_grad():
         for parameter in trainable.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
-    worn = replace(tiny.BARE, parts=((METHODS["lora"], trainable.bound()),))
+    worn = replace(tiny.BARE, components=((METHODS["lora"], trainable.bound()),))
     row = tiny.row(backbone, worn, tiny.words(tiny.MAX_TOKENS - 2, 1))
     (states,) = forward(backbone, [row])
     weights = torch.arange(states.numel()).view(states.shape).float().cos()

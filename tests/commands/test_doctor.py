@@ -9,7 +9,7 @@ from manyhats.commands import doctor
 from typer.testing import CliRunner
 
 
-def shown() -> dict[str, str]:
+def short_repr() -> dict[str, str]:
     result = CliRunner().invoke(cli.app, ["doctor"], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     rows = [line.strip().split("  ", 1) for line in result.output.splitlines()]
@@ -17,7 +17,7 @@ def shown() -> dict[str, str]:
 
 
 def test_it_says_what_would_be_used() -> None:
-    rows = shown()
+    rows = short_repr()
     assert rows["torch"] == torch.__version__
     assert rows["device that would be used"] in {"cpu", "cuda:0", "cuda", "mps"}
     assert rows["dtype that would be used"].startswith(("bfloat16", "float32"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from manyhats import methods
 from manyhats.cli import app
-from manyhats.methods.base import Bound
+from manyhats.methods.base import BoundComponent
 from manyhats.settings import Settings
 from typer.main import get_command
 
@@ -144,7 +144,7 @@ def test_the_fields_that_a_method_may_bind_are_those_that_there_are() -> None:
     rows = re.findall(r"^ *\| (`.*?) \| ", (ROOT / "docs/adding-a-method.md").read_text(), re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert named
-    assert named <= {field.name for field in dataclasses.fields(Bound)}
+    assert named <= {field.name for field in dataclasses.fields(BoundComponent)}
 
 
 # ---- commands in the running text

@@ -99,7 +99,7 @@ def test_adapters_act_on_the_pooler(bert: Backbone, method: str) -> None:
     only = tiny.part(bert, method, 1, only="pooler")
     assert list(only.tensors) == ["pooler.dense"]
     head = _head("classify", "pooler")
-    acting = Adapter(parts=(only,), head=head, kind="classify", matched_tensors=2).bind(bert)
+    acting = Adapter(components=(only,), head=head, kind="classify", matched_tensors=2).bind(bert)
     plain = BoundAdapter("base", "classify", (), head)
     tokens = tiny.bound(bert, tiny.adapter(bert, "lora", 2, kind="tokens"))
 

@@ -619,7 +619,7 @@ def test_adapterhub_without_a_version(wrote, bert: Backbone) -> None:
     for theirs, ours in (("gelu", "gelu_new"), ("gelu_orig", "gelu"), ("relu", "relu")):
         value["config"]["non_linearity"] = theirs
         path.write_text(json.dumps(value))
-        assert read_adapter(path.parent, bert).parts[0].config.non_linearity == ours
+        assert read_adapter(path.parent, bert).components[0].config.non_linearity == ours
 
 
 @pytest.mark.parametrize("inner", [None, "compacter", {}, {"architecture": "reft"}, {"architecture": ["x"] * 99}, 3])

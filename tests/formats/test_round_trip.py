@@ -50,13 +50,13 @@ def test_what_was_trained_is_read_back(backbone: Backbone, tmp_path: Path, metho
     trainable = METHODS[method].trainable(backbone, {}, torch.Generator().manual_seed(1))
     part = trainable.part()
     head = tiny.head(backbone, "classify", 2, 3)
-    first = Adapter(parts=(part,), head=head, kind="classify", matched_tensors=1)
+    first = Adapter(components=(part,), head=head, kind="classify", matched_tensors=1)
     write_adapter(first, tmp_path, backbone)
     again = read_adapter(tmp_path, backbone)
     assert again.nbytes == first.nbytes
     for site, leaves in part.tensors.items():
         for name, tensor in leaves.items():
-            assert torch.equal(again.parts[0].tensors[site][name], tensor)
+            assert torch.equal(again.components[0].tensors[site][name], tensor)
     assert tiny.difference(tiny.ask(backbone, again, TEXTS), tiny.ask(backbone, first, TEXTS)) == 0
 
 
@@ -66,7 +66,7 @@ def test_adapterhub_adapters_keep_their_flags(tmp_path: Path, name: str) -> None
     assert one.adapter is not None
     write_adapter(one.adapter, tmp_path, one.backbone)
     again = read_adapter(tmp_path, one.backbone)
-    assert again.parts[0].config == one.adapter.parts[0].config
+    assert again.components[0].config == one.adapter.components[0].config
     assert tiny.difference(tiny.ask(one.backbone, again, one.texts), one.expected) < tiny.CLOSE
     written = json.loads((tmp_path / "adapter_config.json").read_text())["config"]
     theirs = json.loads((adapterhub.folder(name) / "adapter_config.json").read_text())["config"]
@@ -128,7 +128,7 @@ def test_a_head_that_pefts_format_has_no_place_for(load_backbone, tmp_path: Path
     backbone = load_backbone("roberta")
     adapter = tiny.adapter(backbone, "lora", 1, kind="classify")
     head = Head("classify", "first", (Layer(torch.zeros(3, 32), None),))
-    odd = Adapter(parts=adapter.parts, head=head, kind="classify", matched_tensors=1)
+    odd = Adapter(components=adapter.components, head=head, kind="classify", matched_tensors=1)
     with pytest.raises(InvalidRequest, match="2 layers and not 1"):
         write_adapter(odd, tmp_path, backbone)
 

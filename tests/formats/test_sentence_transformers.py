@@ -59,7 +59,7 @@ def test_what_the_folder_says_is_in_the_adapter(folder: Path, bert: Backbone) ->
     assert (adapter.projection.width, adapter.projection.out) == (32, 6)
     assert adapter.settings["pooling"] == "mean"
     assert adapter.settings["normalize"] is True
-    assert adapter.nbytes == sum(part.nbytes for part in adapter.parts) + 4 * (6 * 32 + 6)
+    assert adapter.nbytes == sum(part.nbytes for part in adapter.components) + 4 * (6 * 32 + 6)
     bound = adapter.bind(bert)
     assert bound.nbytes >= adapter.projection.nbytes
 

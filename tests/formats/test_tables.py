@@ -79,7 +79,7 @@ def test_the_backbones_own_in_any_precision_does_nothing(
     expected = tiny.ask(backbone, read_adapter(folder, backbone), TEXTS)
     add(folder, **{f"{name}{leaf}": own(backbone, name).to(dtype)})
     adapter = read_adapter(folder, backbone)
-    assert [part.method for part in adapter.parts] == ["lora"]
+    assert [part.method for part in adapter.components] == ["lora"]
     assert adapter.matched_tensors == 7
     assert tiny.difference(tiny.ask(backbone, adapter, TEXTS), expected) == 0
 
@@ -106,9 +106,9 @@ def test_a_trained_table_beneath_a_lora_acts(
     assert tiny.difference(tiny.ask(backbone, read_adapter(folder, backbone), TEXTS), expected) > 0.01
     add(folder, **changes)
     adapter = read_adapter(folder, backbone)
-    assert [part.method for part in adapter.parts] == ["parameters", "lora"]
+    assert [part.method for part in adapter.components] == ["parameters", "lora"]
     assert tiny.difference(tiny.ask(backbone, adapter, TEXTS), expected) < tiny.CLOSE
-    operations = [one for _, bound in adapter.bind(backbone).parts for one in bound.linear.get("lm_head", ())]
+    operations = [one for _, bound in adapter.bind(backbone).components for one in bound.linear.get("lm_head", ())]
     own = [one.layer for one in operations if isinstance(one, OwnWeight)]
     assert torch.equal(own[0].weight, changes[f"{HEAD}.base_layer.weight"].float())
 
@@ -139,7 +139,7 @@ def test_a_table_that_pefts_wrapper_saved_three_times_is_one(backbone: Backbone,
             f"{HEAD}.original_module.weight": own(backbone, HEAD),
         },
     )
-    (part,) = [part for part in read_adapter(folder, backbone).parts if part.method == "parameters"]
+    (part,) = [part for part in read_adapter(folder, backbone).components if part.method == "parameters"]
     assert torch.equal(part.tensors["lm_head"]["weight"], trained)
 
 
@@ -167,7 +167,7 @@ def test_a_tied_output_layer_is_adapted_as_the_file_says(tied: Backbone, folder:
         with pytest.raises(AdapterMismatch, match="ensure_weight_tying"):
             read_adapter(folder, tied)
         return
-    (part,) = read_adapter(folder, tied).parts
+    (part,) = read_adapter(folder, tied).components
     assert {"embed_tokens", "lm_head"} <= part.tensors.keys()
 
 
@@ -175,7 +175,7 @@ def test_layers_that_are_the_backbones_own_take_no_room(backbone: Backbone, fold
     """As in a file that holds the whole model."""
     weight = backbone.linear["layers.0.self_attn.k_proj"].weight.detach()
     add(folder, **{"base_model.model.model.layers.0.self_attn.k_proj.weight": weight.to(BRAIN)})
-    assert [part.method for part in read_adapter(folder, backbone).parts] == ["lora"]
+    assert [part.method for part in read_adapter(folder, backbone).components] == ["lora"]
 
 
 STEP = 2**-7  # of bfloat16, beside 1

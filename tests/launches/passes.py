@@ -33,7 +33,7 @@ def adapters_of(backbone: Backbone) -> dict[str, Adapter | None]:
     changed = own["parameters"]
     for name, sites in (("biases", backbone.linear), ("norms", backbone.norm)):
         tensors: Mapping[str, object] = {site: leaves for site, leaves in changed.tensors.items() if site in sites}
-        made[name] = replace(plain, parts=(replace(changed, tensors=tensors),))
+        made[name] = replace(plain, components=(replace(changed, tensors=tensors),))
     if not backbone.family.causal:
         made["head, of sequences"] = tiny.adapter(backbone, "lora", 1, kind="classify")
         made["head, of tokens"] = tiny.adapter(backbone, "lora", 1, kind="tokens")

@@ -13,7 +13,7 @@ from manyhats.errors import AdapterMismatch
 from manyhats.kernels.activations import activation
 from manyhats.methods import METHODS
 from manyhats.methods.adapter import Adapter
-from manyhats.methods.base import Part
+from manyhats.methods.base import Component
 from manyhats.methods.heads import Head, Layer
 from manyhats.methods.lora import LoraConfig
 from manyhats.methods.mask import MaskConfig
@@ -26,19 +26,19 @@ from tests import every, tiny
 QUERY = "encoder.layer.0.attention.self.query"
 
 
-def _with(part: Part, site: str, leaf: str, tensor: Tensor | None) -> Part:
+def _with(part: Component, site: str, leaf: str, tensor: Tensor | None) -> Component:
     """The part with one tensor changed, or taken out."""
     leaves = {k: v for k, v in part.tensors[site].items() if k != leaf} | ({} if tensor is None else {leaf: tensor})
-    return Part(part.method, part.config, dict(part.tensors) | {site: leaves})
+    return Component(part.method, part.config, dict(part.tensors) | {site: leaves})
 
 
-def _refusal(backbone: Backbone, part: Part) -> str:
+def _refusal(backbone: Backbone, part: Component) -> str:
     with pytest.raises(AdapterMismatch) as caught:
         METHODS[part.method].check(part, backbone)
     return caught.value.message
 
 
-def _site(part: Part) -> str:
+def _site(part: Component) -> str:
     return QUERY if QUERY in part.tensors else next(iter(part.tensors))
 
 
@@ -115,7 +115,7 @@ def test_norms_that_the_config_does_not_have(bert: Backbone) -> None:
 def test_an_unknown_site(bert: Backbone, method: str) -> None:
     part = tiny.part(bert, method, 1)
     leaves = next(iter(part.tensors.values()))
-    assert "no " in _refusal(bert, Part(method, part.config, {"layers.9.attention": leaves}))
+    assert "no " in _refusal(bert, Component(method, part.config, {"layers.9.attention": leaves}))
 
 
 def test_post_add_needs_a_norm_before(bert: Backbone) -> None:
@@ -139,7 +139,7 @@ def test_known_activations_keep_type_and_shape(name: str, dtype: torch.dtype) ->
 def test_a_prefix_for_other_layers(bert: Backbone, layers: int) -> None:
     part = tiny.part(bert, "prefix", 1)
     leaves = next(iter(part.tensors.values()))
-    other = Part("prefix", part.config, {layer_site(i): leaves for i in range(layers)})
+    other = Component("prefix", part.config, {layer_site(i): leaves for i in range(layers)})
     assert f"for {layers} layers" in _refusal(bert, other)
 
 
@@ -158,7 +158,7 @@ def test_the_longest_prefix_leaves_room_for_one_word(bert: Backbone) -> None:
 def test_a_mask_for_another_weight(bert: Backbone, shape: tuple[int, int]) -> None:
     part = tiny.part(bert, "mask", 1)
     assert isinstance(part.config, MaskConfig)
-    other = Part("mask", MaskConfig(shapes=part.config.shapes | {QUERY: shape}), part.tensors)
+    other = Component("mask", MaskConfig(shapes=part.config.shapes | {QUERY: shape}), part.tensors)
     message = _refusal(bert, other)
     assert str(list(shape)) in message
     assert "[32, 32]" in message
@@ -172,7 +172,7 @@ def test_a_mask_of_the_wrong_size_or_type(bert: Backbone, mask: Tensor) -> None:
 def test_an_adapter_without_weights(bert: Backbone) -> None:
     adapter = tiny.adapter(bert, "lora", 1)
     with pytest.raises(AdapterMismatch, match="no weights for any layer"):
-        replace(adapter, parts=(Part("lora", adapter.parts[0].config, {}),)).check(bert)
+        replace(adapter, components=(Component("lora", adapter.components[0].config, {}),)).check(bert)
 
 
 # ---- heads
@@ -204,11 +204,11 @@ def test_a_pooler_head_needs_a_pooler(load_backbone) -> None:
 
 def test_prefix_config_of_another_length(bert: Backbone) -> None:
     part = tiny.part(bert, "prefix", 1)
-    assert "[6, 4, 8]" in _refusal(bert, Part("prefix", PrefixConfig(length=6), part.tensors))
+    assert "[6, 4, 8]" in _refusal(bert, Component("prefix", PrefixConfig(length=6), part.tensors))
 
 
-def _both(backbone: Backbone, *parts: Part, kind: Any = "embed") -> None:
-    Adapter(parts=parts, head=None, kind=kind, matched_tensors=1).check(backbone)
+def _both(backbone: Backbone, *parts: Component, kind: Any = "embed") -> None:
+    Adapter(components=parts, head=None, kind=kind, matched_tensors=1).check(backbone)
 
 
 def test_an_invertible_adapter_before_a_language_model_head(load_backbone: Any) -> None:
@@ -223,7 +223,7 @@ def test_prefixes_gated_and_not(bert: Backbone) -> None:
     plain, other = (tiny.part(bert, "prefix", seed) for seed in (1, 2))
     _both(bert, plain, other)
     gate = {"gate.weight": torch.ones(1, bert.hidden), "gate.bias": torch.ones(1)}
-    gated = Part("prefix", other.config, {site: dict(leaves) | gate for site, leaves in other.tensors.items()})
+    gated = Component("prefix", other.config, {site: dict(leaves) | gate for site, leaves in other.tensors.items()})
     _both(bert, gated)
     with pytest.raises(AdapterMismatch, match="all are gated or none"):
         _both(bert, plain, gated)
@@ -232,7 +232,7 @@ def test_prefixes_gated_and_not(bert: Backbone) -> None:
 # ---- leaves that are multiplied out
 
 
-def _compacter(backbone: Backbone) -> Part:
+def _compacter(backbone: Backbone) -> Component:
     method = METHODS["bottleneck"]
     return method.trainable(backbone, {"kronecker": 2, "width": 4}, torch.Generator().manual_seed(1)).part()
 
@@ -259,7 +259,7 @@ def test_a_compacters_factors(bert: Backbone, leaf: str, shape: tuple[int, ...] 
     assert told in _refusal(bert, changed)
 
 
-def _vera(backbone: Backbone) -> Part:
+def _vera(backbone: Backbone) -> Component:
     return METHODS["lora"].trainable(backbone, {"variant": "vera", "rank": 6}, torch.Generator()).part()
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from manyhats.backbone import Backbone
 from manyhats.methods import METHODS
 from manyhats.methods.adapter import BARE, Adapter, BoundAdapter
-from manyhats.methods.base import Part
+from manyhats.methods.base import Component
 from manyhats.methods.plan import Plan, segments_of
 from torch import Tensor
 
@@ -48,7 +48,7 @@ def wardrobe(backbone: Backbone) -> list[BoundAdapter]:
 def _both(backbone: Backbone, make: Any) -> BoundAdapter:
     """One adapter of two methods."""
     lora, prefix = make("lora", 12, kind="classify"), make("prefix", 13)
-    return replace(lora, method="lora+prefix", parts=lora.parts + prefix.parts)
+    return replace(lora, method="lora+prefix", components=lora.components + prefix.components)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_segments_in_any_order_of_methods(known) -> None:
 
 
 def test_segments() -> None:
-    a, b = (BoundAdapter(method="base", kind="embed", parts=(), head=None) for _ in range(2))
+    a, b = (BoundAdapter(method="base", kind="embed", components=(), head=None) for _ in range(2))
     found = segments_of([a, a, b, a])
     assert [(s.adapter is a, s.sequences) for s in found] == [
         (True, slice(0, 2)),
@@ -131,8 +131,8 @@ def test_a_plan_gives_each_segment_its_own_prefix_rows(bert: Backbone) -> None:
 # ---- adapters that do nothing
 
 
-def _zeroed(part: Part, *leaves: str) -> Part:
-    return Part(
+def _zeroed(part: Component, *leaves: str) -> Component:
+    return Component(
         part.method,
         part.config,
         {s: {n: t * 0 if n in leaves else t for n, t in own.items()} for s, own in part.tensors.items()},
@@ -152,7 +152,7 @@ def _zeroed(part: Part, *leaves: str) -> Part:
 )
 def test_an_adapter_that_does_nothing_equals_the_backbone(backbone, method: str, options: dict, leaves) -> None:
     adapter = tiny.adapter(backbone, method, 1, **options)
-    adapter = replace(adapter, parts=(_zeroed(adapter.parts[0], *leaves),))
+    adapter = replace(adapter, components=(_zeroed(adapter.components[0], *leaves),))
     assert tiny.difference(tiny.ask(backbone, adapter, TEXTS), tiny.ask(backbone, None, TEXTS)) < 1e-5
 
 
@@ -163,13 +163,13 @@ def test_binding_twice_changes_nothing(bert: Backbone, method: str) -> None:
     first, second = adapter.bind(bert), adapter.bind(bert)
     assert first.nbytes == second.nbytes > 0
     assert tiny.difference(tiny.ask(bert, first, TEXTS), tiny.ask(bert, second, TEXTS)) == 0
-    for site, leaves in adapter.parts[0].tensors.items():
+    for site, leaves in adapter.components[0].tensors.items():
         for name, tensor in leaves.items():
             assert torch.equal(tensor, before[site][name])
 
 
 def _copy(adapter: Adapter) -> dict[str, dict[str, Tensor]]:
-    return {s: {n: t.clone() for n, t in own.items()} for s, own in adapter.parts[0].tensors.items()}
+    return {s: {n: t.clone() for n, t in own.items()} for s, own in adapter.components[0].tensors.items()}
 
 
 @pytest.mark.parametrize("method", tiny.METHOD_NAMES)

@@ -13,7 +13,7 @@ from manyhats.errors import AdapterMismatch
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
 from manyhats.methods.adapter import BARE, Adapter, BoundAdapter
-from manyhats.methods.base import Part
+from manyhats.methods.base import Component
 from manyhats.methods.prefix import PrefixConfig, layer_site
 
 from tests import engines, tiny
@@ -31,7 +31,7 @@ def prefix(backbone: Backbone, seed: int, left_out: list[int], length: int = 5, 
     for layer in left_out:
         del tensors[layer_site(layer)]
     config = PrefixConfig(length=length, shift_positions=False, left_out=left_out)
-    adapter = Adapter(parts=(Part("prefix", config, tensors),), head=None, kind="embed", matched_tensors=1)
+    adapter = Adapter(components=(Component("prefix", config, tensors),), head=None, kind="embed", matched_tensors=1)
     adapter.check(backbone)
     return adapter
 
@@ -107,15 +107,15 @@ def test_texts_go_on_as_a_whole_pass_has_it(family: str, load_backbone: Callable
 def test_layers_that_do_not_fit(bert: Backbone, left_out: list[int], kept: list[int], named: str) -> None:
     whole = tiny.part(bert, "prefix", 3)
     tensors = {layer_site(layer): whole.tensors[layer_site(layer)] for layer in kept}
-    part = Part("prefix", PrefixConfig(length=5, left_out=left_out), tensors)
+    part = Component("prefix", PrefixConfig(length=5, left_out=left_out), tensors)
     with pytest.raises(AdapterMismatch, match=named):
-        Adapter(parts=(part,), head=None, kind="embed", matched_tensors=1).check(bert)
+        Adapter(components=(part,), head=None, kind="embed", matched_tensors=1).check(bert)
 
 
 def test_several_prefixes_must_be_for_all_layers(bert: Backbone) -> None:
-    parts = (*prefix(bert, 3, [0]).parts, *prefix(bert, 4, []).parts)
+    parts = (*prefix(bert, 3, [0]).components, *prefix(bert, 4, []).components)
     with pytest.raises(AdapterMismatch, match="all layers"):
-        Adapter(parts=parts, head=None, kind="embed", matched_tensors=1).check(bert)
+        Adapter(components=parts, head=None, kind="embed", matched_tensors=1).check(bert)
 
 
 def test_it_is_written_with_its_layers_and_positions(bert: Backbone, tmp_path: Path) -> None:
@@ -126,6 +126,6 @@ def test_it_is_written_with_its_layers_and_positions(bert: Backbone, tmp_path: P
         adapter = prefix(bert, 3, left_out)
         write_adapter(adapter, folder, bert)
         again = read_adapter(folder, bert)
-        assert again.parts[0].config == adapter.parts[0].config
+        assert again.components[0].config == adapter.components[0].config
         asked: Any = [tiny.ask(bert, one, TEXTS) for one in (adapter, again)]
         assert tiny.difference(*asked) < 1e-6

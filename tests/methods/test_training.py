@@ -137,7 +137,7 @@ def test_what_is_saved_is_what_was_trained(backbone: Backbone, method: str, opti
         trained = _logits(backbone, worn)
     part = trainable.part()
     assert not any(t.requires_grad for leaves in part.tensors.values() for t in leaves.values())
-    adapter = Adapter(parts=(part,), head=worn.head, kind="classify", matched_tensors=1)
+    adapter = Adapter(components=(part,), head=worn.head, kind="classify", matched_tensors=1)
     adapter.check(backbone)
     served = tiny.ask(backbone, adapter, TEXTS)
     assert tiny.difference(served, list(trained)) < 1e-5
@@ -182,7 +182,7 @@ def test_sparse_keeps_what_moved_most(backbone: Backbone, pick: str, relaxation:
     worn = _worn(backbone, trainable, "sparse")
     with torch.no_grad():
         trained = _logits(backbone, worn)
-    adapter = Adapter(parts=(trainable.part(),), head=worn.head, kind="classify", matched_tensors=1)
+    adapter = Adapter(components=(trainable.part(),), head=worn.head, kind="classify", matched_tensors=1)
     adapter.check(backbone)
     assert tiny.difference(tiny.ask(backbone, adapter, TEXTS), list(trained)) < 1e-5
 

@@ -91,7 +91,7 @@ def test_a_stack_runs_its_members_in_order(stored: Stored, bert: Backbone) -> No
     lora = tiny.adapter(bert, "lora", 3)
     members = [stored.write(a) for a in (language, lora, task)]
     adapter = stored.compose(format="manyhats-stack/1", members=members)
-    by_hand = replace(task, parts=(*language.parts, *lora.parts, *task.parts))
+    by_hand = replace(task, components=(*language.components, *lora.components, *task.components))
     assert adapter.kind == "classify"
     assert tiny.difference(tiny.ask(bert, adapter, TEXTS), tiny.ask(bert, by_hand, TEXTS)) < 1e-6
     turned = stored.compose(format="manyhats-stack/1", members=[members[2], members[1], members[0]])
@@ -103,10 +103,13 @@ def test_an_average_of_loras_is_the_average_of_their_differences(stored: Stored,
     members = [stored.write(a) for a in loras]
     adapter = stored.compose(format="manyhats-average/1", members=members, weights=[0.25, 0.75])
     assert adapter.rank == 7
-    part = adapter.parts[0]
+    part = adapter.components[0]
     for site, leaves in part.tensors.items():
         wanted = sum(
-            w * a.parts[0].config.scales[site] * a.parts[0].tensors[site]["B"] @ a.parts[0].tensors[site]["A"]  # type: ignore[attr-defined]
+            w
+            * a.components[0].config.scales[site]
+            * a.components[0].tensors[site]["B"]
+            @ a.components[0].tensors[site]["A"]  # type: ignore[attr-defined]
             for w, a in zip((0.25, 0.75), loras, strict=True)
         )
         assert torch.allclose(leaves["B"] @ leaves["A"], wanted, atol=1e-6)

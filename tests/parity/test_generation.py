@@ -161,7 +161,7 @@ def test_an_adapters_fault_fails_its_own_texts_alone(load_backbone: Any) -> None
 
     infinite = tiny.adapter(backbone, "lora", 2, kind="generate").bind(backbone)
     tiny.spoil(infinite, lambda pair: pair.up.fill_(float("inf")))
-    method, bound = good.parts[0]
+    method, bound = good.components[0]
     failing = tiny.adapter(backbone, "lora", 2, kind="generate").bind(backbone)
     tiny.spoil(failing, lambda pair: pair.down.resize_(1, 1))
     unready = BoundAdapter("prefix", "generate", ((method, type(bound)(prefix_rows=3, key_value={0: Broken()})),), None)

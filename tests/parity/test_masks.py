@@ -30,7 +30,7 @@ def dense(backbone: Backbone, adapter: Adapter, texts: list[str]) -> list[Tensor
     kind: Any = AutoModelForTokenClassification if tokens else AutoModelForSequenceClassification
     assert adapter.head is not None
     model = kind.from_pretrained(backbone.name, num_labels=adapter.head.num_labels).eval()
-    (part,) = adapter.parts
+    (part,) = adapter.components
     assert isinstance(part.config, MaskConfig)
     for site, leaves in part.tensors.items():
         if site.startswith("pooler.") and getattr(model.base_model, "pooler", None) is None:

@@ -121,7 +121,7 @@ def test_a_stack_of_parts_is_read_back(tmp_path: Path, bert: Backbone) -> None:
         tiny.part(bert, "bottleneck", 2, is_parallel=True, scaling=4.0),
         tiny.part(bert, "lora", 3),
     )
-    adapter = replace(tiny.adapter(bert, "lora", 9, kind="tokens", labels=4), parts=parts)
+    adapter = replace(tiny.adapter(bert, "lora", 9, kind="tokens", labels=4), components=parts)
     write_adapter(adapter, tmp_path, bert)
     again = read_adapter(tmp_path, bert)
     assert again.method == "prefix+bottleneck+lora"
@@ -141,7 +141,7 @@ def test_zeros_by_their_places(tmp_path: Path, bert: Backbone) -> None:
         shapes={site: shape},
         encoding="zeros_idx32",
     )
-    (own,) = read_adapter(folder, bert).bind(bert).parts[0][1].linear[site]
+    (own,) = read_adapter(folder, bert).bind(bert).components[0][1].linear[site]
     wanted = weight.clone().view(-1)
     wanted[zeros.long()] = 0
     assert torch.equal(own.layer.weight, wanted.view(weight.shape))

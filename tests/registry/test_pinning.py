@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import Target
 from manyhats.registry.registry import Registry
-from manyhats.registry.residency import Residency
 
 from tests.registry.helpers import upload
 from tests.waiting import wait_until
 
 
 @pytest.fixture
-def residency(registry: Registry) -> Iterator[Residency]:
+def residency(registry: Registry) -> Iterator[AdapterCache]:
     """Tiers in step with the registry, of adapters that are nothing but a name."""
-    made = Residency(
+    made = AdapterCache(
         load=lambda version: _Named(version.sha256),  # type: ignore[arg-type,return-value]
         bind=lambda adapter: adapter,  # type: ignore[arg-type,return-value]
         slot_size=lambda adapter: 1,
@@ -40,7 +40,7 @@ class _Named:
 
 
 @pytest.fixture
-def pinned(registry: Registry, residency: Residency) -> Callable[[], dict[str, bool]]:
+def pinned(registry: Registry, residency: AdapterCache) -> Callable[[], dict[str, bool]]:
     """Which contents are pinned, by task and number."""
 
     def look() -> dict[str, bool]:
@@ -70,7 +70,7 @@ def test_another_alias_leaves_stable_pinned(registry: Registry, pinned: Look) ->
 
 
 def test_a_content_that_two_tasks_share_stays_for_the_other(
-    registry: Registry, residency: Residency, pinned: Look
+    registry: Registry, residency: AdapterCache, pinned: Look
 ) -> None:
     for task in ("spam", "ham", "eggs"):
         upload(registry, task, "one")
@@ -84,7 +84,9 @@ def test_a_content_that_two_tasks_share_stays_for_the_other(
     assert pinned() == {"eggs@1": False}
 
 
-def test_an_adapter_unpinned_on_its_way_arrives_unpinned(registry: Registry, residency: Residency, store: Path) -> None:
+def test_an_adapter_unpinned_on_its_way_arrives_unpinned(
+    registry: Registry, residency: AdapterCache, store: Path
+) -> None:
     version: Any = upload(registry, "spam", "one")
     wish = residency.pin(version)
     residency.unpin(version.sha256)

@@ -110,8 +110,8 @@ def test_a_recipe_of_several_methods_takes_options_of_each(invoke: Invoke, bert:
     assert result.exit_code == 0, result.output
     found = read_adapter(tmp_path / "out", bert)
     assert found.method == "bottleneck+prefix"
-    assert [part.method for part in found.parts] == ["bottleneck", "prefix"]
-    assert found.parts[1].config.length == 3  # type: ignore[attr-defined]
+    assert [part.method for part in found.components] == ["bottleneck", "prefix"]
+    assert found.components[1].config.length == 3  # type: ignore[attr-defined]
     assert "`mam` (prefix.length 3, bottleneck.width 4, size 4)" in (tmp_path / "out" / "README.md").read_text()
 
 

@@ -11,7 +11,7 @@ from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
-from manyhats.methods.base import Part
+from manyhats.methods.base import Component
 from manyhats.training.data import Dataset
 from manyhats.training.evaluation import predict
 from manyhats.training.job import Job, _identity
@@ -24,12 +24,12 @@ from tests.training.test_trainer import _schedule, _trained
 
 
 @pytest.fixture(scope="module")
-def members(bert: Backbone) -> list[Part]:
+def members(bert: Backbone) -> list[Component]:
     """Three trained adapters."""
     return [_trained(bert, "pfeiffer", epochs=2, seed=seed)[0].trainable.saved()[0] for seed in (1, 2, 3)]
 
 
-def test_learns_and_leaves_its_members_as_they_are(bert: Backbone, members: list[Part], tmp_path: Path) -> None:
+def test_learns_and_leaves_its_members_as_they_are(bert: Backbone, members: list[Component], tmp_path: Path) -> None:
     before = [{site: {n: t.clone() for n, t in leaves.items()} for site, leaves in m.tensors.items()} for m in members]
     trainer = Trainer(bert, "fusion", "classify", 2, _schedule("fusion", learning_rate=5e-3), {"members": members})
     assert trainer.parameters[0] == bert.layers * (3 * bert.hidden**2 + 2 * bert.hidden)
@@ -60,7 +60,7 @@ def test_what_cannot_be_fused_is_said(bert: Backbone, given: Any, told: str) -> 
         Trainer(bert, "fusion", "classify", 2, _schedule("fusion"), {} if given is None else {"members": given})
 
 
-def test_an_average_trains_its_head_alone(bert: Backbone, members: list[Part], tmp_path: Path) -> None:
+def test_an_average_trains_its_head_alone(bert: Backbone, members: list[Component], tmp_path: Path) -> None:
     options = {"members": members, "weights": "0.2,0.3,0.5"}
     trainer = Trainer(bert, "average", "classify", 2, _schedule("average"), options)
     assert trainer.parameters == (0, 2 * bert.hidden + 2)
@@ -69,12 +69,12 @@ def test_an_average_trains_its_head_alone(bert: Backbone, members: list[Part], t
     write_adapter(trainer.adapter({"labels": LABELS}), tmp_path, bert)
     reloaded = read_adapter(tmp_path, bert)
     assert reloaded.method == "average"
-    assert reloaded.parts[0].config.weights == (0.2, 0.3, 0.5)  # type: ignore[attr-defined]
+    assert reloaded.components[0].config.weights == (0.2, 0.3, 0.5)  # type: ignore[attr-defined]
     held = items(bert, "classify", 20, 2)
     assert tiny.difference(predict(bert, reloaded.bind(bert), held), predict(bert, trainer.bound(), held)) < 1e-5
 
 
-def test_an_average_without_a_head_has_nothing_to_learn(bert: Backbone, members: list[Part]) -> None:
+def test_an_average_without_a_head_has_nothing_to_learn(bert: Backbone, members: list[Component]) -> None:
     with pytest.raises(InvalidRequest, match="average trains a head alone, and the kind embed has none"):
         Trainer(bert, "average", "embed", 0, _schedule("average"), {"members": members})
 
@@ -82,7 +82,7 @@ def test_an_average_without_a_head_has_nothing_to_learn(bert: Backbone, members:
 @pytest.mark.parametrize(
     ("weights", "told"), [("1,2", "2 weights for 3 members"), ("1,2,much", "weights must be numbers, not 'much'")]
 )
-def test_weights_that_do_not_fit_are_said(bert: Backbone, members: list[Part], weights: str, told: str) -> None:
+def test_weights_that_do_not_fit_are_said(bert: Backbone, members: list[Component], weights: str, told: str) -> None:
     with pytest.raises((InvalidRequest, AdapterMismatch), match=told):
         Trainer(bert, "average", "classify", 2, _schedule("average"), {"members": members, "weights": weights})
 

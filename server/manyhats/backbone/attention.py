@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from manyhats.backbone.attention_layout import AttentionLayout
-    from manyhats.backbone.sites import SiteSwitch
+    from manyhats.backbone.sites import ActorContext
 
 PACKED_ATTENTION = "manyhats_packed"
 
@@ -34,7 +34,7 @@ class AttentionSite:
     A module that several layers share (ALBERT) has one site, which takes their numbers in turn.
     """
 
-    def __init__(self, module: nn.Module, switch: SiteSwitch) -> None:
+    def __init__(self, module: nn.Module, switch: ActorContext) -> None:
         self.layers: list[int] = []
         self._turn = 0
         self._switch = switch
@@ -69,7 +69,7 @@ class AttentionSite:
 _WITHOUT_EFFECT = frozenset({"position_ids", "cache_position", "use_cache", "deterministic"})
 
 
-def refuse_arguments(module: nn.Module, given: Mapping[str, Any]) -> None:
+def reject_arguments(module: nn.Module, given: Mapping[str, Any]) -> None:
     """Raises UnsupportedAttention for the first argument that is there and may change the answer."""
     for name, value in given.items():
         if value is not None and value is not LAYOUT_AS_MASK and name not in _WITHOUT_EFFECT:
@@ -95,7 +95,7 @@ def packed_attention(
 
     Raises UnsupportedAttention for an argument that would change the answer and is not followed here.
     """
-    refuse_arguments(module, others | {"attention_mask": attention_mask, "dropout": dropout or None})
+    reject_arguments(module, others | {"attention_mask": attention_mask, "dropout": dropout or None})
     site: AttentionSite = module.manyhats_site  # type: ignore[assignment]
     return site(query, key, value, scaling, sliding_window), None
 

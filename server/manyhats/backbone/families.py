@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from manyhats.backbone.attention import packed_attention, refuse_arguments
+from manyhats.backbone.attention import packed_attention, reject_arguments
 from manyhats.backbone.reformer import attach_reformer, prepare_reformer, reformer_length
 from manyhats.errors import ConfigurationError
 
@@ -96,7 +96,7 @@ def _pre_norm(attention: str, attention_norm: str, feed_forward: str, feed_forwa
         feed, norm_2 = getattr(block, feed_forward), getattr(block, feed_forward_norm)
 
         def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            refuse_arguments(block, {f"argument {i}": value for i, value in enumerate(args, 1)})
+            reject_arguments(block, {f"argument {i}": value for i, value in enumerate(args, 1)})
             f, _ = attend(hidden_states=norm_1(hidden_states), **kwargs)
             x = after_attention.join(f, hidden_states)
             return after_ffn.join(feed(norm_2(x)), x)

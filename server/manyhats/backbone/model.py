@@ -24,11 +24,11 @@ from manyhats.backbone.sentence import SentenceEmbedding
 from manyhats.backbone.sites import (
     EMBEDDED,
     LAST,
+    ActorContext,
     Actors,
     LinearSite,
     ModuleSite,
     ResidualSite,
-    SiteSwitch,
     StatesSite,
     module_sites,
 )
@@ -83,7 +83,7 @@ class Backbone:
         choose_attention_kernels(self.device)
         self.model = model
         self.prefix: str = model.base_model_prefix
-        self._switch = SiteSwitch()
+        self._switch = ActorContext()
         self.kept = self._switch.kept  # what methods keep with the backbone between passes, by keys of their own
         self._host_buffers = HostBuffers(self.device)
         self._busy = False

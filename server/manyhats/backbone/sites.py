@@ -87,7 +87,7 @@ class Actors:
     stop: Callable[[], None] = lambda: None
 
 
-class SiteSwitch:
+class ActorContext:
     """Holds the actors of the pass under way; every site of a backbone looks here. `kept`: see `Backbone.kept`."""
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class SiteSwitch:
 class ModuleSite:
     """Stands in front of one module with parameters."""
 
-    def __init__(self, name: str, module: nn.Module, switch: SiteSwitch) -> None:
+    def __init__(self, name: str, module: nn.Module, switch: ActorContext) -> None:
         self.name = name
         self.module: Any = module
         self._switch = switch
@@ -116,7 +116,7 @@ class ModuleSite:
 class LinearSite(ModuleSite):
     """A linear layer, or GPT-2's Conv1D, which is one with its weight the other way round."""
 
-    def __init__(self, name: str, module: nn.Module, switch: SiteSwitch) -> None:
+    def __init__(self, name: str, module: nn.Module, switch: ActorContext) -> None:
         super().__init__(name, module, switch)
         self.transposed = isinstance(module, Conv1D)  # its own weight is (in, out)
         self.kept = switch.kept  # of the whole backbone
@@ -163,7 +163,7 @@ class LinearSite(ModuleSite):
 class EmbeddingSite(ModuleSite):
     """A table of vectors. Acts only while the batch's own tokens are looked up, one index for each row."""
 
-    def __init__(self, name: str, module: nn.Embedding, switch: SiteSwitch) -> None:
+    def __init__(self, name: str, module: nn.Embedding, switch: ActorContext) -> None:
         super().__init__(name, module, switch)
         self._plain = module.forward
         self._offset: int | None = getattr(module, "offset", None)  # OPT's positions start at a later row
@@ -182,7 +182,7 @@ class EmbeddingSite(ModuleSite):
 class NormSite(ModuleSite):
     """A layer norm or RMS norm. `plain` is the backbone's own, whatever acts."""
 
-    def __init__(self, name: str, module: nn.Module, switch: SiteSwitch) -> None:
+    def __init__(self, name: str, module: nn.Module, switch: ActorContext) -> None:
         super().__init__(name, module, switch)
         self.plain: Callable[..., Tensor] = module.forward
         self._identity: nn.Module | None = None  # the same with gain 1 and offset 0
@@ -223,7 +223,7 @@ class ResidualSite:
     A block that several layers share (ALBERT) has one site, which takes their names in turn.
     """
 
-    def __init__(self, switch: SiteSwitch) -> None:
+    def __init__(self, switch: ActorContext) -> None:
         self.names: list[str] = []
         self._turn = 0
         self._switch = switch
@@ -244,7 +244,7 @@ class ResidualSite:
         return actor(f.reshape(-1, hidden), x.reshape(-1, hidden), site).view(f.shape)
 
 
-def _site_of_norm(norm: nn.Module, switch: SiteSwitch) -> NormSite:
+def _site_of_norm(norm: nn.Module, switch: ActorContext) -> NormSite:
     forward: Any = norm.forward
     owner = forward.__self__
     return owner if isinstance(owner, NormSite) else NormSite("", norm, switch)  # it has no parameters, hence no name
@@ -253,7 +253,7 @@ def _site_of_norm(norm: nn.Module, switch: SiteSwitch) -> NormSite:
 class StatesSite:
     """The residual stream where it enters the first block, or leaves the last one."""
 
-    def __init__(self, name: str, switch: SiteSwitch) -> None:
+    def __init__(self, name: str, switch: ActorContext) -> None:
         self.name = name
         self._switch = switch
 
@@ -274,7 +274,7 @@ class ModuleSites:
     norm: dict[str, NormSite]
 
 
-def module_sites(modules: Mapping[str, nn.Module], switch: SiteSwitch) -> ModuleSites:
+def module_sites(modules: Mapping[str, nn.Module], switch: ActorContext) -> ModuleSites:
     """A site for every linear layer, embedding and norm among `modules`."""
     sites = ModuleSites({}, {}, {})
     for name, module in modules.items():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from manyhats.backbone import Backbone
-    from manyhats.methods.base import Part
+    from manyhats.methods.base import Component
     from manyhats.methods.heads import Kind
 
 
@@ -48,7 +48,7 @@ def materialise(path: Path, out: Path, backbone_name: str, kind_said: Kind | Non
     head = read_head(tensors, kind, WRAPPER, backbone, kind_said)
     part = _changed(path, config, backbone, backbone_name, kind, head.num_labels if head else None)
     adapter = Adapter(
-        parts=(part,),
+        components=(part,),
         head=head,
         kind=kind if head is None else head.kind,
         matched_tensors=0,
@@ -60,14 +60,16 @@ def materialise(path: Path, out: Path, backbone_name: str, kind_said: Kind | Non
     return sum(len(leaves) for leaves in part.tensors.values())
 
 
-def _changed(path: Path, config: dict[str, Any], backbone: Backbone, name: str, kind: Kind, labels: int | None) -> Part:
+def _changed(
+    path: Path, config: dict[str, Any], backbone: Backbone, name: str, kind: Kind, labels: int | None
+) -> Component:
     """The parameters that differ from the backbone's once PEFT has merged its difference into its wrapped layers."""
     import torch
     import transformers
 
     from manyhats.backbone.loading import locate
-    from manyhats.methods.base import Part
-    from manyhats.methods.parameters import ParametersConfig
+    from manyhats.methods.base import Component
+    from manyhats.methods.full_parameters import ParametersConfig
 
     try:
         import peft
@@ -109,4 +111,4 @@ def _changed(path: Path, config: dict[str, Any], backbone: Backbone, name: str, 
             sites.setdefault(module, {})[leaf] = value.contiguous().clone()
     if not sites:
         raise InvalidRequest(f"'{path}' changes nothing of the backbone")
-    return Part("parameters", ParametersConfig(), sites, label=str(config["peft_type"]).lower()[:40])
+    return Component("parameters", ParametersConfig(), sites, label=str(config["peft_type"]).lower()[:40])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from manyhats.backbone import Tokenizer
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import read_json, shown
+from manyhats.formats.files import read_json, short_repr
 
 TOKENIZER = "tokenizer.json"
 ADDED = "added_tokens.json"
@@ -53,7 +53,9 @@ def check_added_tokens(
         own = tokenizer.token_id(added.text)
         if own is None and added.text == pad and added.text not in others:
             if not warnings:
-                warnings.append(f"the pad token {shown(added.text)} of {added.file} is left out: texts are not padded")
+                warnings.append(
+                    f"the pad token {short_repr(added.text)} of {added.file} is left out: texts are not padded"
+                )
         elif own is None:
             wrong.append((added, "which the backbone's tokenizer does not have"))
         elif added.number is not None and own != added.number:
@@ -63,10 +65,11 @@ def check_added_tokens(
     if wrong:
         first, why = wrong[0]
         number = "" if first.number is None else f" ({first.number})"
-        names = ", ".join(shown(added.text) for added, _ in wrong[1 : 1 + _SHOWN])
+        names = ", ".join(short_repr(added.text) for added, _ in wrong[1 : 1 + _SHOWN])
         rest = f"; also {names}{' and more' if len(wrong) > 1 + _SHOWN else ''}" if names else ""
         raise AdapterMismatch(
-            f"{first.file} adds the token {shown(first.text)}{number}, {why}{rest}; added tokens are not supported: "
+            f"{first.file} adds the token {short_repr(first.text)}{number}, {why}{rest}; added tokens are not "
+            "supported: "
             "train with tokens of the backbone's own, or leave the file out where the adapter does not use it",
             param=first.file,
         )
@@ -105,7 +108,7 @@ def _all_added(folder: Path, config: Mapping[str, Any], special: Mapping[str, An
 
 def _added(text: Any, number: Any, file: str) -> _Added:
     if not isinstance(text, str) or not text or type(number) is not int:
-        raise InvalidRequest(f"{file} adds a token {shown(text)} with the number {shown(number)}", param=file)
+        raise InvalidRequest(f"{file} adds a token {short_repr(text)} with the number {short_repr(number)}", param=file)
     return _Added(text, number, file)
 
 

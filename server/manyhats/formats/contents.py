@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
 from manyhats.formats.adapterhub import names as adapterhub
-from manyhats.formats.manyhats import names as manyhats
+from manyhats.formats.native import names as manyhats
 from manyhats.formats.peft import names as peft
 from manyhats.formats.pickles import PICKLES, pickle_message
 

@@ -52,7 +52,7 @@ def read_json_value(path: Path) -> Any:
         value = dict(pairs)
         if len(value) != len(pairs):
             twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-            raise InvalidRequest(f"the field {shown(twice)} stands in {path.name} twice", param=twice[:200])
+            raise InvalidRequest(f"the field {short_repr(twice)} stands in {path.name} twice", param=twice[:200])
         return value
 
     try:
@@ -79,7 +79,9 @@ def _check_values(value: Any, file: str) -> None:
             elif (isinstance(item, float) and not math.isfinite(item)) or (
                 type(item) is int and abs(item) > _INT_LIMIT and item != _NO_LIMIT
             ):
-                raise InvalidRequest(f"{file} is not valid: {shown(field)} is {shown(item)}", param=field[:200])
+                raise InvalidRequest(
+                    f"{file} is not valid: {short_repr(field)} is {short_repr(item)}", param=field[:200]
+                )
             _check_text(field, field, file)
         if not nested:
             return
@@ -91,7 +93,7 @@ def _check_text(text: str, field: str, file: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:  # half a surrogate pair
-        raise InvalidRequest(f"{file} is not valid JSON: {shown(field)} is no text", param=file) from None
+        raise InvalidRequest(f"{file} is not valid JSON: {short_repr(field)} is no text", param=file) from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -121,7 +123,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     path.chmod(0o644)  # safetensors makes it readable for its owner alone
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value of a file for a message, cut short."""
     return reprlib.repr(value)
 
@@ -131,7 +133,7 @@ def text_or_none(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-class Remaining:
+class UnclaimedTensors:
     """A file's tensors, each to be taken once; what is left at the end did not match anything."""
 
     def __init__(self, tensors: dict[str, Tensor], file: str, warnings: Sequence[str] = ()) -> None:
@@ -173,7 +175,7 @@ class Remaining:
             )
 
 
-def take_leaves(remaining: Remaining, place: Callable[[str], tuple[str, str] | None]) -> Sites:
+def take_leaves(remaining: UnclaimedTensors, place: Callable[[str], tuple[str, str] | None]) -> Sites:
     """Takes every tensor that `place` knows by its name: the leaves by site, and by the leaf's name.
 
     Raises what `place` raises, and InvalidRequest where two tensors have one place.
@@ -191,12 +193,12 @@ def take_leaves(remaining: Remaining, place: Callable[[str], tuple[str, str] | N
     return sites
 
 
-def refuse_fields(config: Mapping[str, Any], known: Container[str], of: str = "") -> None:
+def reject_fields(config: Mapping[str, Any], known: Container[str], of: str = "") -> None:
     """Raises AdapterMismatch for a field that is set and not understood; empty, false and zero are not set."""
     for name, value in config.items():
         if name not in known and value not in (None, False, 0, [], {}, ""):
             raise AdapterMismatch(
-                f"the field '{name}'{of} is set to {shown(value)}, which is not supported", param=name
+                f"the field '{name}'{of} is set to {short_repr(value)}, which is not supported", param=name
             )
 
 
@@ -218,7 +220,7 @@ def flag(config: Mapping[str, Any], field: str) -> bool:
     """A field that must be true or false; where it is missing or null it is false. Raises InvalidRequest."""
     value = config.get(field)
     if value is not None and not isinstance(value, bool):
-        raise InvalidRequest(f"{field} must be true or false, not {shown(value)}", param=field)
+        raise InvalidRequest(f"{field} must be true or false, not {short_repr(value)}", param=field)
     return bool(value)
 
 

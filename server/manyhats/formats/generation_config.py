@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from manyhats.errors import InvalidRequest
-from manyhats.formats.files import read_json, shown
+from manyhats.formats.files import read_json, short_repr
 
 FILE = "generation_config.json"
 # What sampling draws by, and what transformers takes where the file does not say it.
@@ -42,7 +42,7 @@ def read_generation_config(folder: Path) -> tuple[list[int], dict[str, Any], lis
     config = read_json(folder / FILE)
     sampled = config.get("do_sample")
     if sampled is not None and not isinstance(sampled, bool):
-        raise InvalidRequest(f"do_sample of {FILE} must be true or false, not {shown(sampled)}", param="do_sample")
+        raise InvalidRequest(f"do_sample of {FILE} must be true or false, not {short_repr(sampled)}", param="do_sample")
     defaults: dict[str, Any] = {}
     if sampled:
         for name, otherwise in _SAMPLED.items():
@@ -59,7 +59,7 @@ def read_generation_config(folder: Path) -> tuple[list[int], dict[str, Any], lis
         defaults["stop"] = config["stop_strings"]
     warnings = []
     if defaults:
-        told = ", ".join(f"{name} {shown(value)}" for name, value in defaults.items())
+        told = ", ".join(f"{name} {short_repr(value)}" for name, value in defaults.items())
         warnings.append(f"defaults taken from {FILE}: {told}")
     left = [] if sampled else [n for n, plain in _SAMPLED.items() if config.get(n) not in (None, plain)]
     if left:
@@ -81,7 +81,7 @@ def _end_tokens(config: Mapping[str, Any]) -> list[int]:
     ends = given if isinstance(given, list) else [] if given is None else [given]
     if any(type(end) is not int or end < 0 for end in ends):
         raise InvalidRequest(
-            f"eos_token_id of {FILE} must be a token's number or a list of them, not {shown(given)}",
+            f"eos_token_id of {FILE} must be a token's number or a list of them, not {short_repr(given)}",
             param="eos_token_id",
         )
     return ends

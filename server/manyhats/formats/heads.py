@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Remaining
+from manyhats.formats.files import UnclaimedTensors
 from manyhats.methods.heads import Head, Kind, Layer, Reads
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 
-def family_head(remaining: Remaining, prefix: str, kind: Kind, backbone: Backbone) -> Head | None:
+def family_head(remaining: UnclaimedTensors, prefix: str, kind: Kind, backbone: Backbone) -> Head | None:
     """Takes the head's tensors, whose names start with `prefix`; None where there are none.
 
     Raises InvalidRequest where the head is there in part.

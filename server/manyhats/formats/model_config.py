@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import read_json, shown
+from manyhats.formats.files import read_json, short_repr
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.heads import Kind
 
@@ -36,12 +36,14 @@ def read_model_config(folder: Path) -> ModelConfig:
     problem = config.get("problem_type")
     if problem not in (None, *get_args(ProblemType)):
         raise InvalidRequest(
-            f"problem_type of {FILE} is {shown(problem)}; these are: {', '.join(get_args(ProblemType))}",
+            f"problem_type of {FILE} is {short_repr(problem)}; these are: {', '.join(get_args(ProblemType))}",
             param="problem_type",
         )
     count = config.get("num_labels", config.get("_num_labels"))
     if count is not None and (type(count) is not int or count < 1):
-        raise InvalidRequest(f"num_labels of {FILE} must be a number from 1 on, not {shown(count)}", param="num_labels")
+        raise InvalidRequest(
+            f"num_labels of {FILE} must be a number from 1 on, not {short_repr(count)}", param="num_labels"
+        )
     labels = _labels(config)
     if labels is not None and count is not None and len(labels) != count:
         raise InvalidRequest(
@@ -65,12 +67,13 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
         return None
     labels: dict[int, str] = {}
     if not isinstance(given, dict):
-        raise InvalidRequest(f"{field} of {FILE} must be an object, not {shown(given)}", param=field)
+        raise InvalidRequest(f"{field} of {FILE} must be an object, not {short_repr(given)}", param=field)
     for place, label in given.items():
         text = str(place) if type(place) in (int, str) else ""
         if not text.isdecimal() or len(text) > 9 or not isinstance(label, (str, int)) or isinstance(label, bool):
             raise InvalidRequest(
-                f"{field} of {FILE} must go from output numbers to names, not from {shown(place)} to {shown(label)}",
+                f"{field} of {FILE} must go from output numbers to names, not from {short_repr(place)} to "
+                f"{short_repr(label)}",
                 param=field,
             )
         labels[int(text)] = str(label)

@@ -12,13 +12,13 @@ from manyhats.formats.adapterhub import names as adapterhub_names
 from manyhats.formats.adapterhub import reader as adapterhub
 from manyhats.formats.adapterhub.setup import is_setup, read_setup, setup_weights
 from manyhats.formats.contents import Contents, matches, names_of, select
-from manyhats.formats.files import read_json, shown
+from manyhats.formats.files import read_json, short_repr
 from manyhats.formats.kinds import Beside
-from manyhats.formats.manyhats import names as own_names
-from manyhats.formats.manyhats import reader as own
-from manyhats.formats.manyhats.compositions import compose
-from manyhats.formats.manyhats.description import describe
 from manyhats.formats.model_config import read_model_config, with_model_config
+from manyhats.formats.native import names as own_names
+from manyhats.formats.native import reader as own
+from manyhats.formats.native.compositions import compose
+from manyhats.formats.native.description import describe
 from manyhats.formats.peft import reader as peft
 from manyhats.formats.peft.names import WEIGHT_FILES
 from manyhats.formats.pickles import looks_like_pickle, pickle_message
@@ -29,7 +29,7 @@ from manyhats.methods.heads import Kind
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
-    from manyhats.formats.manyhats.description import Description
+    from manyhats.formats.native.description import Description
 
 Resolve = Callable[[str], Path]
 _DEPTH = 4  # of compositions made of compositions
@@ -94,7 +94,7 @@ def _kind(description: Description) -> Kind | None:
     if found is None or found in get_args(Kind):
         return found
     raise InvalidRequest(
-        f"{own_names.FILE}: task.kind is {shown(found)}; these are: {', '.join(get_args(Kind))}", param="kind"
+        f"{own_names.FILE}: task.kind is {short_repr(found)}; these are: {', '.join(get_args(Kind))}", param="kind"
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.added_tokens import CONFIG, NAMED, SPECIAL, check_added_tokens, token_text
-from manyhats.formats.files import read_json, shown
+from manyhats.formats.files import read_json, short_repr
 from manyhats.formats.generation_config import FILE as GENERATION
 from manyhats.formats.generation_config import read_generation_config
 from manyhats.methods.adapter import Adapter
@@ -82,7 +82,8 @@ def _stop_tokens(
         number = None if text is None else backbone.tokenizer.token_id(text)
         if number is None:
             raise AdapterMismatch(
-                f"eos_token of {file} is {shown(source['eos_token'])}, which is no token of the backbone's tokenizer",
+                f"eos_token of {file} is {short_repr(source['eos_token'])}, which is no token of the "
+                "backbone's tokenizer",
                 param="eos_token",
             )
         if number not in backbone.end_tokens:
@@ -158,7 +159,7 @@ def _own_template(folder: Path, config: Mapping[str, Any], warnings: list[str]) 
 
 def _tell_unused(names: list[str], warnings: list[str]) -> None:
     if names:
-        told = ", ".join(shown(name) for name in names[:5])
+        told = ", ".join(short_repr(name) for name in names[:5])
         warnings.append(f"of several chat templates 'default' is used; not used: {told}")
 
 
@@ -190,7 +191,8 @@ def _check_config(config: Mapping[str, Any], tokenizer: Tokenizer) -> list[str]:
                 param=name,
             )
     warnings = [
-        f"{name} of {CONFIG} is {shown(config[name])}, but {shown(theirs[name])} for the backbone's tokenizer, which "
+        f"{name} of {CONFIG} is {short_repr(config[name])}, but {short_repr(theirs[name])} for the backbone's "
+        "tokenizer, which "
         "reads the texts"
         for name in _SWITCHES
         if config.get(name) is not None and theirs.get(name) is not None and config[name] != theirs[name]
@@ -202,8 +204,8 @@ def _check_config(config: Mapping[str, Any], tokenizer: Tokenizer) -> list[str]:
     backbones = known[0] or known[1]
     if own and backbones and own not in known:
         warnings.append(
-            f"tokenizer_class of {CONFIG} is {shown(config['tokenizer_class'])}, but the backbone's tokenizer, which "
-            f"reads the texts, is a {backbones}"
+            f"tokenizer_class of {CONFIG} is {short_repr(config['tokenizer_class'])}, but the backbone's tokenizer, "
+            f"which reads the texts, is a {backbones}"
         )
     return warnings
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from manyhats.errors import InvalidRequest
-from manyhats.formats.files import Remaining, read_tensors
+from manyhats.formats.files import UnclaimedTensors, read_tensors
 
 # Each is a module that some library puts around another, and no model's own.
 _AROUND = (
@@ -60,11 +60,11 @@ def renamed(
     return found
 
 
-def open_tensors(path: Path) -> Remaining:
+def open_tensors(path: Path) -> UnclaimedTensors:
     """A file's tensors by their names without wrappers. Raises what `read_tensors` and `renamed` raise."""
     warnings: list[str] = []
     tensors = renamed(read_tensors(path), bare, path.name, warnings)
-    return Remaining(tensors, path.name, warnings)
+    return UnclaimedTensors(tensors, path.name, warnings)
 
 
 def check_gathered(tensors: Mapping[str, Tensor], file: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manyhats.formats.adapterhub import writer as adapterhub
-from manyhats.formats.manyhats import writer as own
+from manyhats.formats.native import writer as own
 from manyhats.formats.peft import writer as peft
 from manyhats.methods.adapter import Adapter
 

@@ -15,7 +15,7 @@ from manyhats.backbone.sentence import Projection
 from manyhats.errors import AdapterMismatch
 from manyhats.kernels.base import Weight
 from manyhats.methods import METHODS
-from manyhats.methods.base import Bound, Method, Part
+from manyhats.methods.base import BoundComponent, Component, Method
 from manyhats.methods.heads import Head, Kind, headless_kinds
 from manyhats.methods.operations import HeadLayer, Operation, OwnMask, OwnRows, OwnWeight, PrefixRows, ScaleInput, Step
 from manyhats.methods.signature import Category, Placement, Signature, signature_of
@@ -34,7 +34,7 @@ class Adapter:
     None: what the backbone brings.
     """
 
-    parts: tuple[Part, ...]
+    components: tuple[Component, ...]
     head: Head | None
     kind: Kind
     matched_tensors: int
@@ -47,22 +47,22 @@ class Adapter:
     @property
     def method(self) -> str:
         """What the parts are called, joined by `+`."""
-        return "+".join(dict.fromkeys(part.label or part.method for part in self.parts))
+        return "+".join(dict.fromkeys(part.label or part.method for part in self.components))
 
     @property
     def rank(self) -> int | None:
         """The rank of the first part that has one."""
-        ranks = (METHODS[part.method].rank(part) for part in self.parts)
+        ranks = (METHODS[part.method].rank(part) for part in self.components)
         return next((rank for rank in ranks if rank is not None), None)
 
     @property
     def nbytes(self) -> int:
         """Bytes in host memory."""
-        return sum(part.nbytes for part in self.parts) + self._output_bytes
+        return sum(part.nbytes for part in self.components) + self._output_bytes
 
     def slot_size(self, backbone: Backbone) -> int:
         """Bytes that the adapter will take on the device."""
-        sizes = (METHODS[part.method].slot_size(part, backbone) for part in self.parts)
+        sizes = (METHODS[part.method].slot_size(part, backbone) for part in self.components)
         return sum(sizes) + self._output_bytes
 
     @property
@@ -74,7 +74,7 @@ class Adapter:
         """What it may be asked for; its own kind is among them."""
         if self.head is None:
             found = headless_kinds(backbone)
-            if any(part.method == "invertible" for part in self.parts):
+            if any(part.method == "invertible" for part in self.components):
                 found = ("embed",)
             return (self.kind, *(kind for kind in found if kind != self.kind))
         return self.head.kinds
@@ -88,22 +88,22 @@ class Adapter:
 
     def check(self, backbone: Backbone) -> None:
         """Raises AdapterMismatch with the first thing that does not fit the backbone."""
-        if not any(part.tensors for part in self.parts):
+        if not any(part.tensors for part in self.components):
             raise AdapterMismatch("the adapter has no weights for any layer of the backbone")
         replaced: set[str] = set()
-        for part in self.parts:
+        for part in self.components:
             method = METHODS[part.method]
             method.check(part, backbone)
             twice = replaced & method.replaced_weights(part)
             if twice:
                 raise AdapterMismatch(f"two parts of the adapter bring a weight for '{min(twice)}'", param=min(twice))
             replaced |= method.replaced_weights(part)
-        prefixes = [part for part in self.parts if part.method == "prefix"]
+        prefixes = [part for part in self.components if part.method == "prefix"]
         if len({part.gated for part in prefixes}) > 1:
             raise AdapterMismatch("of several prefixes in one adapter all are gated or none", param="parts")
         if len(prefixes) > 1 and any(getattr(part.config, "left_out", ()) for part in prefixes):
             raise AdapterMismatch("of several prefixes in one adapter each must be for all layers", param="leave_out")
-        if {"side", "prompt"} <= {part.method for part in self.parts}:
+        if {"side", "prompt"} <= {part.method for part in self.components}:
             raise AdapterMismatch("a prompt's virtual tokens mean nothing to a side network", param="parts")
         if self.kind == "generate" and not backbone.has_language_model:
             raise AdapterMismatch(
@@ -115,7 +115,7 @@ class Adapter:
                 f"the adapter is for filling masks, but the backbone {backbone.name} has no masked language-model head",
                 param="kind",
             )
-        if self.kind in ("generate", "fill") and any(part.method == "invertible" for part in self.parts):
+        if self.kind in ("generate", "fill") and any(part.method == "invertible" for part in self.components):
             raise AdapterMismatch(
                 "an invertible adapter is undone before the language-model head, which is not supported; it is for "
                 "tasks without that head",
@@ -127,14 +127,14 @@ class Adapter:
     @torch.inference_mode()
     def bind(self, backbone: Backbone) -> BoundAdapter:
         """The adapter ready to act on the backbone's device."""
-        parts = tuple((METHODS[part.method], METHODS[part.method].bind(part, backbone)) for part in self.parts)
+        parts = tuple((METHODS[part.method], METHODS[part.method].bind(part, backbone)) for part in self.components)
         bound = BoundAdapter(
             method=self.method,
             kind=self.kind,
-            parts=parts,
+            components=parts,
             head=None if self.head is None else self.head.to(backbone),
             projection=None if self.projection is None else self.projection.to(backbone.device, backbone.dtype),
-            non_causal=any(METHODS[part.method].non_causal(part) for part in self.parts),
+            non_causal=any(METHODS[part.method].non_causal(part) for part in self.components),
         )
         slot_tables(backbone).slot_of(bound)  # here, and not when a batch waits for it
         return bound
@@ -149,7 +149,7 @@ class BoundAdapter:
 
     method: str
     kind: Kind
-    parts: tuple[tuple[Method, Bound], ...]
+    components: tuple[tuple[Method, BoundComponent], ...]
     head: Head | None
     non_causal: bool = False
     projection: Projection | None = None  # None: the backbone's own
@@ -182,7 +182,7 @@ class BoundAdapter:
             stages[category, site] += 1
             operations.append(operation)
 
-        for _, bound in self.parts:
+        for _, bound in self.components:
             for site, several in bound.linear.items():
                 for one in several:
                     put(_LINEAR.get(type(one), "output"), site, one)
@@ -212,18 +212,18 @@ class BoundAdapter:
         nothing: dict[str, Any] = {"embedding": {}, "states": {}, "virtual_tokens": 0}
         return self.starting._without(lambda bound: nothing if bound.virtual_tokens else {})
 
-    def _without(self, changes: Callable[[Bound], dict[str, Any]]) -> BoundAdapter:
+    def _without(self, changes: Callable[[BoundComponent], dict[str, Any]]) -> BoundAdapter:
         """Itself, where nothing changes."""
         parts = []
-        for method, bound in self.parts:
+        for method, bound in self.components:
             real = {name: value for name, value in changes(bound).items() if getattr(bound, name)}
             parts.append((method, replace(bound, **real) if real else bound))
-        changed = any(new is not old for (_, new), (_, old) in zip(parts, self.parts, strict=True))
-        return replace(self, parts=tuple(parts)) if changed else self
+        changed = any(new is not old for (_, new), (_, old) in zip(parts, self.components, strict=True))
+        return replace(self, components=tuple(parts)) if changed else self
 
     def prefix(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values that stand before every text: (prefix_rows, kv_heads, head_dim)."""
-        steps = [bound.key_value[layer] for _, bound in self.parts if bound.key_value]
+        steps = [bound.key_value[layer] for _, bound in self.components if bound.key_value]
         rows = [step(torch.empty(0), ()) for step in steps]
         return torch.cat([keys for keys, _ in rows]), torch.cat([values for _, values in rows])
 
@@ -231,34 +231,34 @@ class BoundAdapter:
     def nbytes(self) -> int:
         """Bytes on the device."""
         outputs = sum(part.nbytes for part in (self.head, self.projection) if part is not None)
-        return sum(bound.nbytes for _, bound in self.parts) + outputs
+        return sum(bound.nbytes for _, bound in self.components) + outputs
 
     @property
     def prefix_rows(self) -> int:
         """Rows that attention sees before every sequence."""
-        return sum(bound.prefix_rows for _, bound in self.parts)
+        return sum(bound.prefix_rows for _, bound in self.components)
 
     @property
     def prefix_each(self) -> bool:
         """Whether every sequence has prefix rows of its own."""
-        return any(bound.prefix_each for _, bound in self.parts)
+        return any(bound.prefix_each for _, bound in self.components)
 
     @property
     def prefix_left_out(self) -> frozenset[int]:
         """Layers at which the prefix rows are not seen."""
-        return frozenset().union(*(bound.prefix_left_out for _, bound in self.parts if bound.prefix_rows))
+        return frozenset().union(*(bound.prefix_left_out for _, bound in self.components if bound.prefix_rows))
 
     @property
     def virtual_tokens(self) -> int:
         """Rows before every sequence's own tokens."""
-        return sum(bound.virtual_tokens for _, bound in self.parts)
+        return sum(bound.virtual_tokens for _, bound in self.components)
 
     @property
     def position_shift(self) -> int:
         """How far real tokens' positions move on."""
-        return sum(bound.position_shift for _, bound in self.parts)
+        return sum(bound.position_shift for _, bound in self.components)
 
 
 _LINEAR: dict[type, Category] = {ScaleInput: "input", OwnWeight: "weight", OwnMask: "weight"}
 
-BARE = BoundAdapter(method="base", kind="embed", parts=(), head=None)
+BARE = BoundAdapter(method="base", kind="embed", components=(), head=None)

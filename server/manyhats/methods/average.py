@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.methods.base import Bound, Method, MethodConfig, Part, Trainable, on_device, size_of
+from manyhats.methods.base import BoundComponent, Component, Method, MethodConfig, Trainable, on_device, size_of
 from manyhats.methods.bottleneck import (
     Bottleneck,
     BottleneckConfig,
@@ -90,7 +90,7 @@ class Average(Method):
     name: ClassVar[str] = "average"
     config: ClassVar[type[MethodConfig]] = AverageConfig
 
-    def check(self, part: Part, backbone: Backbone) -> None:
+    def check(self, part: Component, backbone: Backbone) -> None:
         config = part.config
         assert isinstance(config, AverageConfig)
         if len(config.weights) != len(config.members):
@@ -102,9 +102,9 @@ class Average(Method):
             missing = [site for site, leaves in sites.items() if not leaves]
             if missing:
                 raise AdapterMismatch(f"the member {index} has no adapter at {missing[0]}", param=missing[0])
-            Bottleneck().check(Part(Bottleneck.name, member, sites), backbone)
+            Bottleneck().check(Component(Bottleneck.name, member, sites), backbone)
 
-    def bind(self, part: Part, backbone: Backbone) -> Bound:
+    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
         assert isinstance(part.config, AverageConfig)
         ready = {site: on_device(leaves, backbone) for site, leaves in part.tensors.items()}
         config = part.config
@@ -115,7 +115,7 @@ class Average(Method):
             )
             for site, leaves in ready.items()
         }
-        return Bound(residual=operations, nbytes=size_of(ready.values()))
+        return BoundComponent(residual=operations, nbytes=size_of(ready.values()))
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         """`members`: the parts that are averaged; `weights`: one for each, else all count alike."""
@@ -128,26 +128,26 @@ class Average(Method):
         return _Averaged(self, part, backbone)
 
 
-def average_of(members: Sequence[Part], weights: Sequence[float]) -> Part:
+def average_of(members: Sequence[Component], weights: Sequence[float]) -> Component:
     """Raises InvalidRequest for members that are no bottleneck adapters."""
     strange = next((part.method for part in members if not isinstance(part.config, BottleneckConfig)), None)
     if strange is not None or len(members) < 2:
         found = f"a member is a {strange}" if strange else f"{len(members)} members are named"
         raise InvalidRequest(f"average: {found}; two bottleneck adapters or more are averaged", param="members")
     configs = tuple(part.config for part in members if isinstance(part.config, BottleneckConfig))
-    return Part(Average.name, AverageConfig(members=configs, weights=tuple(weights)), join_members(members))
+    return Component(Average.name, AverageConfig(members=configs, weights=tuple(weights)), join_members(members))
 
 
 class _Averaged(Trainable):
     """Nothing of it is trained: members and weights are given, and the head learns to read them."""
 
-    def __init__(self, method: Average, part: Part, backbone: Backbone) -> None:
+    def __init__(self, method: Average, part: Component, backbone: Backbone) -> None:
         super().__init__()
         self._part = part
         self._bound = method.bind(part, backbone)
 
-    def bound(self) -> Bound:
+    def bound(self) -> BoundComponent:
         return self._bound
 
-    def part(self) -> Part:
+    def part(self) -> Component:
         return self._part

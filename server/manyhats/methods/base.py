@@ -1,7 +1,7 @@
 """What a method is: how its weights are checked, made ready and act on the rows of a packed batch.
 
-Life of an adapter's weights: a format reader makes `Part`s (host memory, as in the file); `Method.bind` makes them
-`Bound` (on the device, ready to act); a `Plan` lets all bound adapters of a batch act at their sites.
+Life of an adapter's weights: a format reader makes `Component`s (host memory, as in the file); `Method.bind` makes them
+`BoundComponent` (on the device, ready to act); a `Plan` lets all bound adapters of a batch act at their sites.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from manyhats.methods.operations import Operation, OwnNorm, OwnRows
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone, PackedBatch
 
-Leaves = Mapping[str, Tensor]
-Spans = Sequence[slice]  # by sequence: its rows, counted from the segment's first
+StateDict = Mapping[str, Tensor]
+SequenceSlices = Sequence[slice]  # by sequence: its rows, counted from the segment's first
 Pair = tuple[Tensor, Tensor]  # weight and bias
 
 
@@ -34,7 +34,7 @@ class MethodConfig(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Component:
     """The weights of one method, in host memory. `tensors`: by site, then by the method's own leaf names.
 
     `label`: what the user is shown where it is not the method's own name.
@@ -42,7 +42,7 @@ class Part:
 
     method: str
     config: MethodConfig
-    tensors: Mapping[str, Leaves]
+    tensors: Mapping[str, StateDict]
     label: str | None = None
 
     @property
@@ -59,7 +59,7 @@ class Part:
 class EmbeddingStep(Protocol):
     """Makes a segment's rows of an embedding's output. `ids`: (rows,), `y`: (rows, dim); `spans` within these rows."""
 
-    def __call__(self, ids: Tensor, y: Tensor, spans: Spans) -> Tensor: ...
+    def __call__(self, ids: Tensor, y: Tensor, spans: SequenceSlices) -> Tensor: ...
 
 
 class StatesStep(Protocol):
@@ -68,21 +68,21 @@ class StatesStep(Protocol):
     `states`: (rows, hidden), `spans` within them; `batch`: the pass under way, `sequences`: which of it these are.
     """
 
-    def __call__(self, states: Tensor, spans: Spans, batch: PackedBatch, sequences: slice) -> Tensor: ...
+    def __call__(self, states: Tensor, spans: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor: ...
 
 
 class KeyValueStep(Protocol):
     """The rows that a segment's sequences attend to before their own.
 
     `hidden`: (tokens, width), what the attention layer reads. Returns keys and values: (rows, kv_heads, head_dim)
-    for all sequences of the segment together, or as many for each of them after another (`Bound.prefix_each`).
+    for all sequences of the segment together, or as many for each of them after another (`BoundComponent.prefix_each`).
     """
 
-    def __call__(self, hidden: Tensor, spans: Spans) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, hidden: Tensor, spans: SequenceSlices) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(slots=True)
-class Bound:
+class BoundComponent:
     """One component on the device. Each mapping goes from a site to what acts there.
 
     `linear`: operations at a linear layer, in their order: `ScaleInput`, `OwnWeight` or `OwnMask`, and those that
@@ -114,7 +114,7 @@ class Trainable(nn.Module, ABC):
         return {}
 
     @abstractmethod
-    def bound(self) -> Bound:
+    def bound(self) -> BoundComponent:
         """The part as it acts now, with gradients; called once a step. Where chance takes part, that is only while it
         is in training mode."""
 
@@ -133,7 +133,7 @@ class Trainable(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def part(self) -> Part:
+    def part(self) -> Component:
         """The part to be saved; what was needed for training alone is left out or folded in."""
 
 
@@ -144,30 +144,30 @@ class Method(ABC):
     config: ClassVar[type[MethodConfig]]
 
     @abstractmethod
-    def check(self, part: Part, backbone: Backbone) -> None:
+    def check(self, part: Component, backbone: Backbone) -> None:
         """Raises AdapterMismatch, naming the tensor and both shapes, where the part does not fit the backbone."""
 
     @abstractmethod
-    def bind(self, part: Part, backbone: Backbone) -> Bound:
+    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
         """The part on the backbone's device in its dtype. The part has been checked."""
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         """Fresh weights to train. Raises InvalidRequest for an option that the method does not have."""
         raise InvalidRequest(f"the method '{self.name}' cannot be trained yet", param="method")
 
-    def rank(self, part: Part) -> int | None:
+    def rank(self, part: Component) -> int | None:
         """The size that the method is named by: LoRA's rank, an adapter's width, a prefix's length."""
         return None
 
-    def slot_size(self, part: Part, backbone: Backbone) -> int:
+    def slot_size(self, part: Component, backbone: Backbone) -> int:
         """Bytes that `bind` will take on the device."""
         return part.nbytes
 
-    def replaced_weights(self, part: Part) -> set[str]:
+    def replaced_weights(self, part: Component) -> set[str]:
         """The linear sites where the part brings its own weight; no two parts of an adapter may share one."""
         return set()
 
-    def non_causal(self, part: Part) -> bool:
+    def non_causal(self, part: Component) -> bool:
         """Whether what the part does to a token depends on tokens behind it, so that no pass can build on another."""
         return part.gated
 
@@ -188,24 +188,24 @@ def expect_matrix(tensor: Tensor, name: str) -> int:
     return tensor.shape[0]
 
 
-def expect_leaves(leaves: Leaves, required: Sequence[str], site: str) -> None:
+def expect_leaves(leaves: StateDict, required: Sequence[str], site: str) -> None:
     """Raises AdapterMismatch where tensors that belong together are not all there."""
     absent = [name for name in required if name not in leaves]
     if absent:
         raise AdapterMismatch(f"the adapter has no '{absent[0]}' for {site}", param=site)
 
 
-def on_device(leaves: Leaves, backbone: Backbone) -> dict[str, Tensor]:
+def on_device(leaves: StateDict, backbone: Backbone) -> dict[str, Tensor]:
     """The leaves on the backbone's device in its dtype."""
     return {name: tensor.to(backbone.device, backbone.dtype) for name, tensor in leaves.items()}
 
 
-def size_of(sites: Iterable[Leaves]) -> int:
+def size_of(sites: Iterable[StateDict]) -> int:
     """Bytes of all leaves."""
     return sum(tensor.nbytes for leaves in sites for tensor in leaves.values())
 
 
-def pair_of(leaves: Leaves, name: str) -> Pair | None:
+def pair_of(leaves: StateDict, name: str) -> Pair | None:
     """`name.weight` and `name.bias`, where they are there."""
     return (leaves[f"{name}.weight"], leaves[f"{name}.bias"]) if f"{name}.weight" in leaves else None
 
@@ -215,22 +215,20 @@ def parameter_key(site: str, leaf: str) -> str:
     return f"{site}:{leaf}".replace(".", "/")
 
 
-def fresh_parameter(
-    backbone: Backbone, shape: Sequence[int], spread: float, generator: torch.Generator
-) -> nn.Parameter:
+def init_parameter(backbone: Backbone, shape: Sequence[int], spread: float, generator: torch.Generator) -> nn.Parameter:
     """Normal numbers around zero, on the backbone's device."""
     return nn.Parameter((torch.randn(tuple(shape), generator=generator) * spread).to(backbone.device))
 
 
-def fresh_gate(backbone: Backbone, width: int, generator: torch.Generator) -> dict[str, nn.Parameter]:
+def init_gate(backbone: Backbone, width: int, generator: torch.Generator) -> dict[str, nn.Parameter]:
     """A gate that starts half open, as AdapterHub's do: weight (1, width), bias (1,)."""
     return {
-        "gate.weight": fresh_parameter(backbone, (1, width), 0.02, generator),
-        "gate.bias": fresh_parameter(backbone, (1,), 0.0, generator),
+        "gate.weight": init_parameter(backbone, (1, width), 0.02, generator),
+        "gate.bias": init_parameter(backbone, (1,), 0.0, generator),
     }
 
 
-def gate_means(h: Tensor, gate: Pair, spans: Spans) -> Tensor:
+def gate_means(h: Tensor, gate: Pair, spans: SequenceSlices) -> Tensor:
     """mean over each sequence's rows of sigmoid(gate(h)): (rows, width) to (sequences,) (Mao et al. 2022, 3.1).
 
     `gate`: weight (1, width) and bias (1,).
@@ -258,7 +256,7 @@ def put_rows(y: Tensor, pieces: Sequence[tuple[slice, Tensor]]) -> Tensor:
     return torch.cat([*whole, y[done:]])
 
 
-def refuse_padded(backbone: Backbone, what: str) -> None:
+def reject_padded(backbone: Backbone, what: str) -> None:
     """Raises AdapterMismatch on a backbone that runs padded, for what needs the packed batch."""
     if not backbone.family.packed:
         raise AdapterMismatch(

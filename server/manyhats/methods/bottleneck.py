@@ -28,17 +28,17 @@ from manyhats.kernels.activations import activation
 from manyhats.kernels.base import Kernels, LowRank, ScaleAdd, Weight
 from manyhats.kernels.segments import Segments, Table
 from manyhats.methods.base import (
-    Bound,
-    Leaves,
+    BoundComponent,
+    Component,
     Method,
     MethodConfig,
-    Part,
+    StateDict,
     Trainable,
     expect_leaves,
     expect_matrix,
     expect_shape,
-    fresh_gate,
-    fresh_parameter,
+    init_gate,
+    init_parameter,
     on_device,
     pair_of,
     parameter_key,
@@ -181,7 +181,7 @@ def _own_layer_norms(kernels: Kernels, h: Tensor, table: Table[ScaleAdd], segmen
     return normed.to(h.dtype)
 
 
-def plain(leaves: Leaves) -> Leaves:
+def plain(leaves: StateDict) -> StateDict:
     """A compacter's layers multiplied out: W^T = sum_i rule_i kron (left_i right_i); other leaves as they are."""
     if "rule" not in leaves:
         return leaves
@@ -192,7 +192,7 @@ def plain(leaves: Leaves) -> Leaves:
     return found
 
 
-def _check_factors(leaves: Leaves, site: str, backbone: Backbone) -> None:
+def _check_factors(leaves: StateDict, site: str, backbone: Backbone) -> None:
     """Before they are multiplied: a small file can stand for very large matrices."""
     if "rule" not in leaves:
         return
@@ -218,7 +218,7 @@ class Bottleneck(Method):
     name: ClassVar[str] = "bottleneck"
     config: ClassVar[type[MethodConfig]] = BottleneckConfig
 
-    def check(self, part: Part, backbone: Backbone) -> None:
+    def check(self, part: Component, backbone: Backbone) -> None:
         config = part.config
         assert isinstance(config, BottleneckConfig)
         activation(config.non_linearity)
@@ -260,18 +260,18 @@ class Bottleneck(Method):
                     continue
                 expect_shape(tensor, shapes.get(name, (hidden,)), f"{site}.{name}", backbone)
 
-    def bind(self, part: Part, backbone: Backbone) -> Bound:
+    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
         assert isinstance(part.config, BottleneckConfig)
         ready = {site: on_device(plain(leaves), backbone) for site, leaves in part.tensors.items()}
-        return Bound(
+        return BoundComponent(
             residual={site: bottleneck_operation(leaves, part.config) for site, leaves in ready.items()},
             nbytes=size_of(ready.values()),
         )
 
-    def rank(self, part: Part) -> int | None:
+    def rank(self, part: Component) -> int | None:
         return max(leaves["down.bias"].shape[0] for leaves in part.tensors.values())
 
-    def slot_size(self, part: Part, backbone: Backbone) -> int:
+    def slot_size(self, part: Component, backbone: Backbone) -> int:
         return size_of(plain(leaves) for leaves in part.tensors.values())
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
@@ -329,7 +329,7 @@ def bottleneck_operation(leaves: Mapping[str, Tensor], config: BottleneckConfig)
     )
 
 
-def _norm(leaves: Leaves, name: str) -> ScaleAdd | None:
+def _norm(leaves: StateDict, name: str) -> ScaleAdd | None:
     own = pair_of(leaves, name)
     return None if own is None else ScaleAdd(own[0].float(), own[1].float())
 
@@ -350,14 +350,14 @@ class _TrainableBottleneck(Trainable):
         self.config = config
         self.leaves = nn.ParameterDict()
         # The rule is shared by all sites, as the paper has it; started as AdapterHub does.
-        self.rule = fresh_parameter(backbone, (pieces,) * 3, 1e-2, generator) if pieces else None
+        self.rule = init_parameter(backbone, (pieces,) * 3, 1e-2, generator) if pieces else None
         shapes = _starts(backbone.hidden, width, pieces)
         self.names = list(shapes)
         for site in sites:
             for name, (shape, spread) in shapes.items():
-                self.leaves[parameter_key(site, name)] = fresh_parameter(backbone, shape, spread, generator)
+                self.leaves[parameter_key(site, name)] = init_parameter(backbone, shape, spread, generator)
             if config.use_gating:
-                for name, gate in fresh_gate(backbone, backbone.hidden, generator).items():
+                for name, gate in init_gate(backbone, backbone.hidden, generator).items():
                     self.leaves[parameter_key(site, name)] = gate
         if config.use_gating:
             self.names += ["gate.weight", "gate.bias"]
@@ -366,11 +366,11 @@ class _TrainableBottleneck(Trainable):
         leaves: dict[str, Tensor] = {name: self.leaves[parameter_key(site, name)] for name in self.names}
         return leaves if self.rule is None else leaves | {"rule": self.rule}
 
-    def bound(self) -> Bound:
-        return Bound(residual={site: bottleneck_operation(self._of(site), self.config) for site in self.sites})
+    def bound(self) -> BoundComponent:
+        return BoundComponent(residual={site: bottleneck_operation(self._of(site), self.config) for site in self.sites})
 
-    def part(self) -> Part:
-        return Part(
+    def part(self) -> Component:
+        return Component(
             Bottleneck.name,
             self.config,
             {site: {n: t.detach().cpu() for n, t in self._of(site).items()} for site in self.sites},

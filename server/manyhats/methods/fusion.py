@@ -22,11 +22,11 @@ from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.kernels.base import Kernels, Weight
 from manyhats.kernels.segments import Segments, Table
 from manyhats.methods.base import (
-    Bound,
-    Leaves,
+    BoundComponent,
+    Component,
     Method,
     MethodConfig,
-    Part,
+    StateDict,
     Trainable,
     expect_leaves,
     expect_shape,
@@ -69,15 +69,15 @@ class FusionConfig(FusionFlags):
     members: tuple[BottleneckConfig, ...]
 
 
-def fuse(members: Sequence[Part], layers: Mapping[str, Leaves], flags: FusionFlags) -> Part:
+def fuse(members: Sequence[Component], layers: Mapping[str, StateDict], flags: FusionFlags) -> Component:
     """One part of bottleneck adapters, which act nowhere else than `layers`, and of these, the fusion's own leaves."""
     configs = tuple(part.config for part in members if isinstance(part.config, BottleneckConfig))
     joined = join_members(members)
     sites = {site: {**leaves, **joined.get(site, {})} for site, leaves in layers.items()}
-    return Part(Fusion.name, FusionConfig(members=configs, **flags.model_dump()), sites)
+    return Component(Fusion.name, FusionConfig(members=configs, **flags.model_dump()), sites)
 
 
-def join_members(parts: Sequence[Part]) -> dict[str, dict[str, Tensor]]:
+def join_members(parts: Sequence[Component]) -> dict[str, dict[str, Tensor]]:
     """The leaves of several parts by site, each under its member's name."""
     sites: dict[str, dict[str, Tensor]] = {}
     for index, part in enumerate(parts):
@@ -91,7 +91,7 @@ def member_leaf(index: int, leaf: str) -> str:
     return f"member.{index}.{leaf}"
 
 
-def member_leaves(leaves: Leaves, index: int) -> dict[str, Tensor]:
+def member_leaves(leaves: StateDict, index: int) -> dict[str, Tensor]:
     """A member's own leaves at a site; empty where it has no adapter there."""
     start = member_leaf(index, "")
     return {name.removeprefix(start): tensor for name, tensor in leaves.items() if name.startswith(start)}
@@ -208,7 +208,7 @@ class Fusion(Method):
     name: ClassVar[str] = "fusion"
     config: ClassVar[type[MethodConfig]] = FusionConfig
 
-    def check(self, part: Part, backbone: Backbone) -> None:
+    def check(self, part: Component, backbone: Backbone) -> None:
         config = part.config
         assert isinstance(config, FusionConfig)
         if len(config.members) < 2:
@@ -218,7 +218,7 @@ class Fusion(Method):
         for index, member in enumerate(config.members):
             sites = {site: member_leaves(leaves, index) for site, leaves in part.tensors.items()}
             own = {site: leaves for site, leaves in sites.items() if leaves}
-            Bottleneck().check(Part(Bottleneck.name, member, own), backbone)
+            Bottleneck().check(Component(Bottleneck.name, member, own), backbone)
         hidden = backbone.hidden
         for site, leaves in part.tensors.items():
             if not any(member_leaves(leaves, index) for index in range(len(config.members))):
@@ -237,11 +237,11 @@ class Fusion(Method):
                 elif not name.startswith("member."):
                     raise AdapterMismatch(f"the fusion's config has no place for '{site}.{name}'", param=name)
 
-    def bind(self, part: Part, backbone: Backbone) -> Bound:
+    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
         assert isinstance(part.config, FusionConfig)
         ready = {site: on_device(leaves, backbone) for site, leaves in part.tensors.items()}
         operations = {site: _operation(leaves, part.config) for site, leaves in ready.items()}
-        return Bound(residual=operations, nbytes=size_of(ready.values()))
+        return BoundComponent(residual=operations, nbytes=size_of(ready.values()))
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         """`members`: the parts that are fused, frozen."""
@@ -259,7 +259,7 @@ class Fusion(Method):
             raise InvalidRequest("fusion: two members or more are fused; name their folders", param="members")
         return _TrainableFusion(backbone, members, weight, generator)
 
-    def rank(self, part: Part) -> int | None:
+    def rank(self, part: Component) -> int | None:
         downs = [t for leaves in part.tensors.values() for name, t in leaves.items() if name.endswith("down.bias")]
         return max(down.shape[0] for down in downs)
 
@@ -287,11 +287,11 @@ class _TrainableFusion(Trainable):
     """The second stage of AdapterFusion: the members are frozen (section 3.2)."""
 
     def __init__(
-        self, backbone: Backbone, members: Sequence[Part], regularisation: float, generator: torch.Generator
+        self, backbone: Backbone, members: Sequence[Component], regularisation: float, generator: torch.Generator
     ) -> None:
         super().__init__()
         self.members = [
-            Part(m.method, m.config, {site: on_device(leaves, backbone) for site, leaves in m.tensors.items()})
+            Component(m.method, m.config, {site: on_device(leaves, backbone) for site, leaves in m.tensors.items()})
             for m in members
         ]
         self.regularisation = regularisation
@@ -308,14 +308,16 @@ class _TrainableFusion(Trainable):
                     value = torch.randn(width, width, generator=generator) * 0.02
                 self.leaves[parameter_key(site, name)] = nn.Parameter(value.to(backbone.device))
 
-    def _whole(self) -> Part:
+    def _whole(self) -> Component:
         own = {site: {name: self.leaves[parameter_key(site, name)] for name in _LAYER} for site in self.sites}
         return fuse(self.members, own, FusionFlags())
 
-    def bound(self) -> Bound:
+    def bound(self) -> BoundComponent:
         whole = self._whole()
         assert isinstance(whole.config, FusionConfig)
-        return Bound(residual={site: _operation(leaves, whole.config) for site, leaves in whole.tensors.items()})
+        return BoundComponent(
+            residual={site: _operation(leaves, whole.config) for site, leaves in whole.tensors.items()}
+        )
 
     def penalty(self) -> Tensor | None:
         """Keeps the values near the identity, so that the members' own outputs are mixed (section 3.2)."""
@@ -325,7 +327,7 @@ class _TrainableFusion(Trainable):
         away = torch.stack([(v - torch.eye(len(v), device=v.device)).square().sum() for v in values])
         return self.regularisation * away.sum()
 
-    def part(self) -> Part:
+    def part(self) -> Component:
         whole = self._whole()
         tensors = {s: {n: t.detach().cpu() for n, t in leaves.items()} for s, leaves in whole.tensors.items()}
-        return Part(Fusion.name, whole.config, tensors)
+        return Component(Fusion.name, whole.config, tensors)

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.kernels.base import ScaleAdd
 from manyhats.methods.base import (
-    Bound,
-    Leaves,
+    BoundComponent,
+    Component,
     Method,
     MethodConfig,
-    Part,
+    StateDict,
     Trainable,
     expect_shape,
     on_device,
@@ -37,7 +37,7 @@ class Ia3Config(MethodConfig):
     """Nothing: the leaves say which side of the layer is rescaled."""
 
 
-def _operations(leaves: Leaves) -> list[Operation]:
+def _operations(leaves: StateDict) -> list[Operation]:
     found: list[Operation] = []
     if "input" in leaves:
         found.append(ScaleInput(ScaleAdd(gain=leaves["input"])))
@@ -52,7 +52,7 @@ class Ia3(Method):
     name: ClassVar[str] = "ia3"
     config: ClassVar[type[MethodConfig]] = Ia3Config
 
-    def check(self, part: Part, backbone: Backbone) -> None:
+    def check(self, part: Component, backbone: Backbone) -> None:
         for site, leaves in part.tensors.items():
             out, width = backbone.site_of(site).shape
             shapes = {"output": (out,), "input": (width,)}
@@ -61,10 +61,10 @@ class Ia3(Method):
                     raise AdapterMismatch(f"IA3 has no place for '{site}.{leaf}'", param=leaf)
                 expect_shape(tensor, shapes[leaf], f"{site}.ia3_l", backbone)
 
-    def bind(self, part: Part, backbone: Backbone) -> Bound:
+    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
         ready = {site: on_device(leaves, backbone) for site, leaves in part.tensors.items()}
         linear = {site: _operations(leaves) for site, leaves in ready.items()}
-        return Bound(linear=linear, nbytes=size_of(ready.values()))
+        return BoundComponent(linear=linear, nbytes=size_of(ready.values()))
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
@@ -115,12 +115,12 @@ class _TrainableIa3(Trainable):
             sites.setdefault(site, {})["output" if index < len(self.outputs) else "input"] = scale
         return sites
 
-    def bound(self) -> Bound:
-        return Bound(linear={site: _operations(leaves) for site, leaves in self._leaves().items()})
+    def bound(self) -> BoundComponent:
+        return BoundComponent(linear={site: _operations(leaves) for site, leaves in self._leaves().items()})
 
-    def part(self) -> Part:
+    def part(self) -> Component:
         sites = self._leaves().items()
-        return Part(
+        return Component(
             Ia3.name,
             Ia3Config(),
             {site: {name: scale.detach().cpu() for name, scale in leaves.items()} for site, leaves in sites},

@@ -19,19 +19,19 @@ from manyhats.backbone.sites import EMBEDDED
 from manyhats.errors import AdapterMismatch
 from manyhats.kernels.activations import activation
 from manyhats.methods.base import (
-    Bound,
-    Leaves,
+    BoundComponent,
+    Component,
     Method,
     MethodConfig,
-    Part,
-    Spans,
+    SequenceSlices,
+    StateDict,
     Trainable,
     expect_leaves,
     expect_shape,
-    fresh_parameter,
+    init_parameter,
     on_device,
     parameter_key,
-    refuse_padded,
+    reject_padded,
     size_of,
 )
 from manyhats.methods.options import Options
@@ -50,7 +50,7 @@ class InvertibleConfig(MethodConfig):
 
 @dataclass(slots=True)
 class _Coupling:
-    leaves: Leaves
+    leaves: StateDict
     config: InvertibleConfig
 
     def _net(self, name: str, x: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class _Coupling:
         outer = activation(self.config.non_linearity)(inner)
         return F.linear(outer, self.leaves[f"{name}.up.weight"], self.leaves[f"{name}.up.bias"])
 
-    def __call__(self, states: Tensor, spans: Spans, batch: PackedBatch, sequences: slice) -> Tensor:
+    def __call__(self, states: Tensor, spans: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor:
         first, second = states.chunk(2, dim=-1)
         first = first + self._net("F", second)
         return torch.cat([first, second + self._net("G", first)], dim=-1)
@@ -70,10 +70,10 @@ class Invertible(Method):
     name: ClassVar[str] = "invertible"
     config: ClassVar[type[MethodConfig]] = InvertibleConfig
 
-    def check(self, part: Part, backbone: Backbone) -> None:
+    def check(self, part: Component, backbone: Backbone) -> None:
         assert isinstance(part.config, InvertibleConfig)
         activation(part.config.non_linearity)
-        refuse_padded(backbone, "an invertible adapter")
+        reject_padded(backbone, "an invertible adapter")
         if set(part.tensors) != {EMBEDDED}:
             raise AdapterMismatch("an invertible adapter acts on the embeddings alone", param="inv_adapter")
         leaves = part.tensors[EMBEDDED]
@@ -89,17 +89,17 @@ class Invertible(Method):
             ):
                 expect_shape(leaves[f"{net}.{name}"], shape, f"{net}.{name}", backbone)
 
-    def bind(self, part: Part, backbone: Backbone) -> Bound:
+    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
         assert isinstance(part.config, InvertibleConfig)
         ready = on_device(part.tensors[EMBEDDED], backbone)
-        return Bound(states={EMBEDDED: _Coupling(ready, part.config)}, nbytes=size_of([ready]))
+        return BoundComponent(states={EMBEDDED: _Coupling(ready, part.config)}, nbytes=size_of([ready]))
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
         width = chosen.integer("width", max(backbone.hidden // 4, 1), least=1)
         kind = chosen.choice("non_linearity", "relu", ("relu", "gelu", "tanh", "swish"))
         chosen.done()
-        refuse_padded(backbone, "an invertible adapter")
+        reject_padded(backbone, "an invertible adapter")
         return _TrainableInvertible(backbone, width, InvertibleConfig(non_linearity=kind), generator)
 
 
@@ -114,14 +114,14 @@ class _TrainableInvertible(Trainable):
             shape = (rows, columns) if name.endswith("weight") else (rows,)
             # near the identity, as a bottleneck adapter starts
             spread = 0.0 if name.endswith("bias") else 1e-2 if ".down." in name else 1e-3
-            self.leaves[parameter_key(EMBEDDED, name)] = fresh_parameter(backbone, shape, spread, generator)
+            self.leaves[parameter_key(EMBEDDED, name)] = init_parameter(backbone, shape, spread, generator)
 
     def _named(self) -> dict[str, Tensor]:
         return {name: self.leaves[parameter_key(EMBEDDED, name)] for name in _LEAVES}
 
-    def bound(self) -> Bound:
-        return Bound(states={EMBEDDED: _Coupling(self._named(), self.config)})
+    def bound(self) -> BoundComponent:
+        return BoundComponent(states={EMBEDDED: _Coupling(self._named(), self.config)})
 
-    def part(self) -> Part:
+    def part(self) -> Component:
         leaves = {name: tensor.detach().cpu() for name, tensor in self._named().items()}
-        return Part(Invertible.name, self.config, {EMBEDDED: leaves})
+        return Component(Invertible.name, self.config, {EMBEDDED: leaves})

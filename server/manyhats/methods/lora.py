@@ -18,18 +18,18 @@ from torch.nn import functional as F
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.kernels.base import LowRank, ScaleAdd, Weight
 from manyhats.methods.base import (
-    Bound,
+    BoundComponent,
+    Component,
     EmbeddingStep,
-    Leaves,
     Method,
     MethodConfig,
-    Part,
-    Spans,
+    SequenceSlices,
+    StateDict,
     Trainable,
     expect_leaves,
     expect_matrix,
     expect_shape,
-    fresh_gate,
+    init_gate,
     pair_of,
     parameter_key,
 )
@@ -59,7 +59,7 @@ class _Lookup:
     up: Tensor  # (r, dim)
     gain: Tensor | None  # (dim,)
 
-    def __call__(self, ids: Tensor, y: Tensor, spans: Spans) -> Tensor:
+    def __call__(self, ids: Tensor, y: Tensor, spans: SequenceSlices) -> Tensor:
         out = y + F.embedding(ids, self.down) @ self.up
         return out if self.gain is None else out * self.gain
 
@@ -72,7 +72,7 @@ class Lora(Method):
     name: ClassVar[str] = "lora"
     config: ClassVar[type[MethodConfig]] = LoraConfig
 
-    def check(self, part: Part, backbone: Backbone) -> None:
+    def check(self, part: Component, backbone: Backbone) -> None:
         assert isinstance(part.config, LoraConfig)
         unscaled = [site for site in part.tensors if site not in part.config.scales]
         if unscaled:
@@ -104,7 +104,7 @@ class Lora(Method):
             if ("magnitude" in leaves) != (part.config.dora is not None):
                 raise AdapterMismatch(f"DoRA's magnitudes and the config do not agree at {site}", param=site)
 
-    def bind(self, part: Part, backbone: Backbone) -> Bound:
+    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
         assert isinstance(part.config, LoraConfig)
         linear: dict[str, list[Operation]] = {}
         embedding: dict[str, EmbeddingStep] = {}
@@ -135,15 +135,15 @@ class Lora(Method):
                 pair, None if gain is None else ready(gain), None if offset is None else ready(offset), gate
             )
             nbytes += sum(bytes_of(operation) for operation in linear[place.name])
-        return Bound(linear=linear, embedding=embedding, nbytes=nbytes)
+        return BoundComponent(linear=linear, embedding=embedding, nbytes=nbytes)
 
-    def rank(self, part: Part) -> int | None:
+    def rank(self, part: Component) -> int | None:
         assert isinstance(part.config, LoraConfig)
         if part.config.vera is not None:
             return part.config.vera.rank
         return max(leaves["A"].shape[0] for leaves in part.tensors.values())
 
-    def slot_size(self, part: Part, backbone: Backbone) -> int:
+    def slot_size(self, part: Component, backbone: Backbone) -> int:
         assert isinstance(part.config, LoraConfig)
         if part.config.vera is None:
             return part.nbytes
@@ -169,7 +169,7 @@ class Lora(Method):
         return made
 
 
-def _check_vera(part: Part, shared: Shared, backbone: Backbone) -> None:
+def _check_vera(part: Component, shared: Shared, backbone: Backbone) -> None:
     for site, leaves in part.tensors.items():
         expect_leaves(leaves, ("lambda_b", "lambda_d"), site)
         out, width = backbone.site_of(site).shape
@@ -183,7 +183,7 @@ def _check_vera(part: Part, shared: Shared, backbone: Backbone) -> None:
             )
 
 
-def _multiplied(part: Part, backbone: Backbone) -> Iterator[tuple[str, Leaves]]:
+def _multiplied(part: Component, backbone: Backbone) -> Iterator[tuple[str, StateDict]]:
     """The leaves by site, VeRA's as `A` and `B`."""
     assert isinstance(part.config, LoraConfig)
     if part.config.vera is None:
@@ -204,7 +204,7 @@ def _operations(pair: LowRank, gain: Tensor | None, offset: Tensor | None, gate:
     return found
 
 
-def _gain(leaves: Leaves, weight: Tensor, scale: float, dora: str | None) -> Tensor | None:
+def _gain(leaves: StateDict, weight: Tensor, scale: float, dora: str | None) -> Tensor | None:
     """DoRA's m / n (Liu et al. 2024, equation 5): n the norm of each output's row of the adapted weight (out, in).
 
     AdapterHub leaves the scale out of n.
@@ -217,7 +217,9 @@ def _gain(leaves: Leaves, weight: Tensor, scale: float, dora: str | None) -> Ten
     return gain
 
 
-def _offset(leaves: Leaves, bias: Tensor | None, scale: float, gain: Tensor | None, dora: str | None) -> Tensor | None:
+def _offset(
+    leaves: StateDict, bias: Tensor | None, scale: float, gain: Tensor | None, dora: str | None
+) -> Tensor | None:
     """What is added once the gain has taken hold: PEFT's DoRA leaves the bias as it is, AdapterHub's scales it."""
     own = leaves.get("bias")
     offset: Tensor | None = None
@@ -233,7 +235,7 @@ def _offset(leaves: Leaves, bias: Tensor | None, scale: float, gain: Tensor | No
     return offset
 
 
-def _embedding_gain(leaves: Leaves, table: Tensor, scale: float) -> Tensor | None:
+def _embedding_gain(leaves: StateDict, table: Tensor, scale: float) -> Tensor | None:
     """DoRA's m / n for a table (vocabulary, dim): the norm over the vocabulary of each dimension."""
     if "magnitude" not in leaves:
         return None
@@ -275,7 +277,7 @@ class _TrainableLora(Trainable):
     def add_gates(self, backbone: Backbone, generator: torch.Generator) -> None:
         """One for each site (UniPELT)."""
         for site in self.sites:
-            for name, value in fresh_gate(backbone, backbone.linear[site].shape[1], generator).items():
+            for name, value in init_gate(backbone, backbone.linear[site].shape[1], generator).items():
                 self.gates[parameter_key(site, name)] = value
 
     def _leaves(self) -> dict[str, dict[str, Tensor]]:
@@ -288,7 +290,7 @@ class _TrainableLora(Trainable):
                 leaves |= {name: self.gates[parameter_key(site, name)] for name in ("gate.weight", "gate.bias")}
         return sites
 
-    def bound(self) -> Bound:
+    def bound(self) -> BoundComponent:
         linear: dict[str, list[Operation]] = {}
         for place, (site, leaves) in zip(self.places, self._leaves().items(), strict=True):
             up = leaves["B"].T * self.scale
@@ -303,10 +305,10 @@ class _TrainableLora(Trainable):
             assert gain is not None
             offset = _offset(fixed, place.bias, self.scale, gain, self.dora)
             linear[site] = _operations(LowRank(leaves["A"], up * gain), gain, offset, gate)
-        return Bound(linear=linear)
+        return BoundComponent(linear=linear)
 
-    def part(self) -> Part:
-        return Part(
+    def part(self) -> Component:
+        return Component(
             Lora.name,
             LoraConfig(scales=dict.fromkeys(self.sites, self.scale), dora=self.dora),
             {site: {n: t.detach().cpu() for n, t in leaves.items()} for site, leaves in self._leaves().items()},
@@ -336,13 +338,13 @@ class _TrainableVera(Trainable):
     def _of(self, site: str) -> dict[str, Tensor]:
         return {name: self.lambdas[parameter_key(site, name)] for name in ("lambda_b", "lambda_d")}
 
-    def bound(self) -> Bound:
+    def bound(self) -> BoundComponent:
         linear = {}
         for site, (_, width) in self.shapes.items():
             own = pair(**self._of(site), down=self.down, up=self.up, width=width)
             linear[site] = [AddLowRank(LowRank(own["A"], own["B"].T))]
-        return Bound(linear=linear)
+        return BoundComponent(linear=linear)
 
-    def part(self) -> Part:
+    def part(self) -> Component:
         sites = {site: {n: t.detach().cpu() for n, t in self._of(site).items()} for site in self.shapes}
-        return Part(Lora.name, self.config, sites, label="vera")
+        return Component(Lora.name, self.config, sites, label="vera")

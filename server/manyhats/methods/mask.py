@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.kernels.base import Bits, Weight
 from manyhats.kernels.reference import unpack_bits
-from manyhats.methods.base import Bound, Method, MethodConfig, Part, Trainable, expect_leaves, expect_shape
+from manyhats.methods.base import (
+    BoundComponent,
+    Component,
+    Method,
+    MethodConfig,
+    Trainable,
+    expect_leaves,
+    expect_shape,
+)
 from manyhats.methods.operations import Operation, OwnMask, OwnWeight
 from manyhats.methods.options import Options
 from manyhats.methods.slots import slot_tables
@@ -45,7 +53,7 @@ class Mask(Method):
     name: ClassVar[str] = "mask"
     config: ClassVar[type[MethodConfig]] = MaskConfig
 
-    def check(self, part: Part, backbone: Backbone) -> None:
+    def check(self, part: Component, backbone: Backbone) -> None:
         assert isinstance(part.config, MaskConfig)
         for site, leaves in part.tensors.items():
             expect_leaves(leaves, ("mask",), site)
@@ -62,7 +70,7 @@ class Mask(Method):
                 raise AdapterMismatch(f"'{site}.mask' must be uint8, not {leaves['mask'].dtype}", param=site)
             expect_shape(leaves["mask"], ((shape[0] * shape[1] + 7) // 8,), f"{site}.mask", backbone)
 
-    def bind(self, part: Part, backbone: Backbone) -> Bound:
+    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
         assert isinstance(part.config, MaskConfig)
         as_bits = slot_tables(backbone).kernels.keeps_bits
         linear: dict[str, list[Operation]] = {}
@@ -78,14 +86,14 @@ class Mask(Method):
             weight = place.weight.detach() * keep
             linear[place.name] = [OwnWeight(Weight(weight, place.bias))]
             nbytes += weight.nbytes
-        return Bound(linear=linear, nbytes=nbytes)
+        return BoundComponent(linear=linear, nbytes=nbytes)
 
-    def slot_size(self, part: Part, backbone: Backbone) -> int:
+    def slot_size(self, part: Component, backbone: Backbone) -> int:
         if slot_tables(backbone).kernels.keeps_bits:
             return part.nbytes
         return sum(backbone.site_of(site).weight.nbytes for site in part.tensors)
 
-    def replaced_weights(self, part: Part) -> set[str]:
+    def replaced_weights(self, part: Component) -> set[str]:
         return set(part.tensors)
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
@@ -137,14 +145,14 @@ class _TrainableMask(Trainable):
             scores = torch.rand(out, width, generator=generator) * (high - low) + low
             self.scores.append(nn.Parameter(scores.to(backbone.device)))
 
-    def bound(self) -> Bound:
+    def bound(self) -> BoundComponent:
         masked: dict[str, list[Operation]] = {}
         for place, scores in zip(self.places, self.scores, strict=True):
             keep = _Threshold.apply(scores, self.threshold)  # type: ignore[no-untyped-call]
             masked[place.name] = [OwnWeight(Weight(place.weight * keep, place.bias))]
-        return Bound(linear=masked)
+        return BoundComponent(linear=masked)
 
-    def part(self) -> Part:
+    def part(self) -> Component:
         tensors = {
             site: {"mask": pack_bits(scores.detach() > self.threshold)}
             for site, scores in zip(self.sites, self.scores, strict=True)
@@ -152,4 +160,4 @@ class _TrainableMask(Trainable):
         shapes = {
             site: (scores.shape[0], scores.shape[1]) for site, scores in zip(self.sites, self.scores, strict=True)
         }
-        return Part(Mask.name, MaskConfig(shapes=shapes), tensors)
+        return Component(Mask.name, MaskConfig(shapes=shapes), tensors)

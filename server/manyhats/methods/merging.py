@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from manyhats.errors import InvalidRequest
-from manyhats.methods.base import Part
+from manyhats.methods.base import Component
 from manyhats.methods.lora import LoraConfig
 
 Strategy = Literal["linear", "ties", "dare_linear", "dare_ties"]
@@ -63,8 +63,13 @@ def _chosen(tensor: Tensor, density: float, generator: torch.Generator) -> Tenso
 
 
 def merge_loras(
-    parts: Sequence[Part], weights: Sequence[float], strategy: Strategy, density: float, sign: SignMethod, seed: int
-) -> Part:
+    parts: Sequence[Component],
+    weights: Sequence[float],
+    strategy: Strategy,
+    density: float,
+    sign: SignMethod,
+    seed: int,
+) -> Component:
     """One LoRA of several. A layer that only some of them adapt is merged of these.
 
     Raises InvalidRequest for other methods, LoRAs with more than A and B, and different ranks.
@@ -91,4 +96,4 @@ def merge_loras(
                 raise InvalidRequest(f"LoRAs of different ranks ({sorted(ranks)}) cannot be merged", param="ids")
             tensors, own = [t for t, _ in pairs], [w for _, w in pairs]
             merged.setdefault(site, {})[leaf] = merge(tensors, own, strategy, density, sign, generator)
-    return Part("lora", LoraConfig(scales=scales), merged)
+    return Component("lora", LoraConfig(scales=scales), merged)

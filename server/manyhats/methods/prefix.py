@@ -18,23 +18,23 @@ from manyhats.backbone.packing import pack
 from manyhats.backbone.sites import Actors, KeyValueActor
 from manyhats.errors import AdapterMismatch
 from manyhats.methods.base import (
-    Bound,
-    Leaves,
+    BoundComponent,
+    Component,
     Method,
     MethodConfig,
     Pair,
-    Part,
-    Spans,
+    SequenceSlices,
+    StateDict,
     Trainable,
     expect_leaves,
     expect_shape,
-    fresh_gate,
-    fresh_parameter,
     gate_means,
+    init_gate,
+    init_parameter,
     on_device,
     pair_of,
     parameter_key,
-    refuse_padded,
+    reject_padded,
 )
 from manyhats.methods.operations import PrefixRows
 from manyhats.methods.options import Options
@@ -66,10 +66,10 @@ class Prefix(Method):
     name: ClassVar[str] = "prefix"
     config: ClassVar[type[MethodConfig]] = PrefixConfig
 
-    def check(self, part: Part, backbone: Backbone) -> None:
+    def check(self, part: Component, backbone: Backbone) -> None:
         assert isinstance(part.config, PrefixConfig)
         length = part.config.length
-        refuse_padded(backbone, "a prefix")
+        reject_padded(backbone, "a prefix")
         if length < 1:
             raise AdapterMismatch("the prefix has no rows", param="num_virtual_tokens")
         if part.config.shift_positions and length + 3 > backbone.max_tokens:
@@ -102,7 +102,7 @@ class Prefix(Method):
                 expect_shape(leaves["gate.weight"], (1, backbone.hidden), f"{site}.gate.weight", backbone)
                 expect_shape(leaves["gate.bias"], (1,), f"{site}.gate.bias", backbone)
 
-    def bind(self, part: Part, backbone: Backbone) -> Bound:
+    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
         assert isinstance(part.config, PrefixConfig)
         left_out = frozenset(part.config.left_out)
         rows: dict[int, Any] = {
@@ -116,7 +116,7 @@ class Prefix(Method):
             rows |= dict.fromkeys(left_out, _NoRows(empty, gated))
         return _bound(rows, part.config, self.slot_size(part, backbone), gated=gated)
 
-    def rank(self, part: Part) -> int | None:
+    def rank(self, part: Component) -> int | None:
         assert isinstance(part.config, PrefixConfig)
         return part.config.length
 
@@ -126,7 +126,7 @@ class Prefix(Method):
         inner = chosen.integer("reparametrisation", 0, least=0)
         gated = chosen.flag("gated")
         chosen.done()
-        refuse_padded(backbone, "a prefix")
+        reject_padded(backbone, "a prefix")
         return _TrainablePrefix(backbone, length, inner, generator, gated=gated)
 
 
@@ -141,7 +141,7 @@ class _GatedRows:
     values: Tensor
     gate: Pair
 
-    def __call__(self, hidden: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
+    def __call__(self, hidden: Tensor, spans: SequenceSlices) -> tuple[Tensor, Tensor]:
         gates = gate_means(hidden, self.gate, spans)[:, None, None, None]
         return (self.keys * gates).flatten(0, 1), (self.values * gates).flatten(0, 1)
 
@@ -153,20 +153,20 @@ class _NoRows:
     empty: Tensor  # (length, kv_heads, head_dim)
     each: bool
 
-    def __call__(self, hidden: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
+    def __call__(self, hidden: Tensor, spans: SequenceSlices) -> tuple[Tensor, Tensor]:
         rows = self.empty.repeat(len(spans), 1, 1) if self.each else self.empty
         return rows, rows
 
 
-def _rows(leaves: Leaves) -> PrefixRows | _GatedRows:
+def _rows(leaves: StateDict) -> PrefixRows | _GatedRows:
     gate = pair_of(leaves, "gate")
     own = leaves["keys"], leaves["values"]
     return PrefixRows(*own) if gate is None else _GatedRows(*own, gate)
 
 
-def _bound(rows: Mapping[int, Any], config: PrefixConfig, nbytes: int = 0, *, gated: bool = False) -> Bound:
+def _bound(rows: Mapping[int, Any], config: PrefixConfig, nbytes: int = 0, *, gated: bool = False) -> BoundComponent:
     """`rows`: by layer `PrefixRows`, or `_GatedRows` for all."""
-    return Bound(
+    return BoundComponent(
         key_value=rows,
         prefix_rows=config.length,
         prefix_each=gated,
@@ -196,12 +196,12 @@ class _TrainablePrefix(Trainable):
         self.table = nn.Parameter(torch.zeros_like(self.start))
         self.mlp = nn.ParameterList()
         if inner:
-            self.table = fresh_parameter(backbone, (length, width), 1.0, generator)
-            self.mlp.append(fresh_parameter(backbone, (inner, width), width**-0.5, generator))
+            self.table = init_parameter(backbone, (length, width), 1.0, generator)
+            self.mlp.append(init_parameter(backbone, (inner, width), width**-0.5, generator))
             self.mlp.append(nn.Parameter(torch.zeros(out, inner, device=backbone.device)))
         self.gates = nn.ParameterDict()
         for layer in range(self.layers if gated else 0):
-            for name, value in fresh_gate(backbone, width, generator).items():
+            for name, value in init_gate(backbone, width, generator).items():
                 self.gates[parameter_key(layer_site(layer), name)] = value
 
     def _leaves(self) -> dict[int, dict[str, Tensor]]:
@@ -218,16 +218,16 @@ class _TrainablePrefix(Trainable):
                 found[i] |= {name: self.gates[parameter_key(layer_site(i), name)] for name in names}
         return found
 
-    def bound(self) -> Bound:
+    def bound(self) -> BoundComponent:
         rows = {layer: _rows(leaves) for layer, leaves in self._leaves().items()}
         return _bound(rows, self.config, gated=len(self.gates) > 0)
 
-    def part(self) -> Part:
+    def part(self) -> Component:
         sites = {
             layer_site(i): {name: tensor.detach().cpu().contiguous() for name, tensor in leaves.items()}
             for i, leaves in self._leaves().items()
         }
-        return Part(Prefix.name, self.config, sites)
+        return Component(Prefix.name, self.config, sites)
 
 
 @torch.no_grad()

@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from manyhats.backbone.sites import EMBEDDED
 from manyhats.errors import AdapterMismatch
 from manyhats.methods.base import (
-    Bound,
+    BoundComponent,
+    Component,
     Method,
     MethodConfig,
-    Part,
-    Spans,
+    SequenceSlices,
     Trainable,
     expect_leaves,
     expect_matrix,
     expect_shape,
-    refuse_padded,
+    reject_padded,
 )
 from manyhats.methods.options import Options
 
@@ -47,15 +47,15 @@ class _Prompt:
 
     prompt: Tensor
 
-    def _put(self, y: Tensor, spans: Spans) -> Tensor:
+    def _put(self, y: Tensor, spans: SequenceSlices) -> Tensor:
         length = len(self.prompt)
         pieces = [piece for span in spans for piece in (self.prompt, y[span.start + length : span.stop])]
         return torch.cat(pieces)
 
-    def look_up(self, ids: Tensor, y: Tensor, spans: Spans) -> Tensor:
+    def look_up(self, ids: Tensor, y: Tensor, spans: SequenceSlices) -> Tensor:
         return self._put(y, spans)
 
-    def enter(self, states: Tensor, spans: Spans, batch: PackedBatch, sequences: slice) -> Tensor:
+    def enter(self, states: Tensor, spans: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor:
         return self._put(states, spans)
 
 
@@ -65,9 +65,9 @@ class Prompt(Method):
     name: ClassVar[str] = "prompt"
     config: ClassVar[type[MethodConfig]] = PromptConfig
 
-    def check(self, part: Part, backbone: Backbone) -> None:
+    def check(self, part: Component, backbone: Backbone) -> None:
         assert isinstance(part.config, PromptConfig)
-        refuse_padded(backbone, "a prompt")
+        reject_padded(backbone, "a prompt")
         if set(part.tensors) != {PROMPT_SITE}:
             raise AdapterMismatch("a prompt acts on the embeddings alone", param="prompt")
         leaves = part.tensors[PROMPT_SITE]
@@ -88,12 +88,12 @@ class Prompt(Method):
                 param="num_virtual_tokens",
             )
 
-    def bind(self, part: Part, backbone: Backbone) -> Bound:
+    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
         assert isinstance(part.config, PromptConfig)
         prompt = part.tensors[PROMPT_SITE]["prompt"].to(backbone.device, backbone.dtype)
         return _bound(prompt, part.config, backbone, prompt.nbytes)
 
-    def rank(self, part: Part) -> int | None:
+    def rank(self, part: Component) -> int | None:
         return part.tensors[PROMPT_SITE]["prompt"].shape[0]
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
@@ -101,17 +101,17 @@ class Prompt(Method):
         length = chosen.integer("length", 16, least=1)
         encoder = chosen.choice("encoder", "none", ("none", "mlp", "lstm"))
         chosen.done()
-        refuse_padded(backbone, "a prompt")
+        reject_padded(backbone, "a prompt")
         return _TrainablePrompt(backbone, length, encoder, generator)
 
 
-def _bound(prompt: Tensor, config: PromptConfig, backbone: Backbone, nbytes: int = 0) -> Bound:
+def _bound(prompt: Tensor, config: PromptConfig, backbone: Backbone, nbytes: int = 0) -> BoundComponent:
     length = len(prompt)
     step = _Prompt(prompt)
     if config.after_embeddings:
-        return Bound(states={EMBEDDED: step.enter}, virtual_tokens=length, nbytes=nbytes)
+        return BoundComponent(states={EMBEDDED: step.enter}, virtual_tokens=length, nbytes=nbytes)
     words = backbone.family.word_embeddings
-    return Bound(embedding={words: step.look_up}, virtual_tokens=length, position_shift=length, nbytes=nbytes)
+    return BoundComponent(embedding={words: step.look_up}, virtual_tokens=length, position_shift=length, nbytes=nbytes)
 
 
 class _TrainablePrompt(Trainable):
@@ -154,9 +154,9 @@ class _TrainablePrompt(Trainable):
         encoded: Tensor = self.mlp(rows)
         return self.prompt + encoded * self.spread
 
-    def bound(self) -> Bound:
+    def bound(self) -> BoundComponent:
         return _bound(self._rows(), PromptConfig(), self.backbone)
 
-    def part(self) -> Part:
+    def part(self) -> Component:
         with torch.no_grad():
-            return Part(Prompt.name, PromptConfig(), {PROMPT_SITE: {"prompt": self._rows().detach().cpu()}})
+            return Component(Prompt.name, PromptConfig(), {PROMPT_SITE: {"prompt": self._rows().detach().cpu()}})

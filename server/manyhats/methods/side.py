@@ -25,17 +25,17 @@ from manyhats.backbone.packing import pack
 from manyhats.backbone.sites import EMBEDDED, LAST, Actors
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.methods.base import (
-    Bound,
-    Leaves,
+    BoundComponent,
+    Component,
     Method,
     MethodConfig,
-    Part,
-    Spans,
+    SequenceSlices,
+    StateDict,
     Trainable,
     expect_leaves,
     expect_shape,
     on_device,
-    refuse_padded,
+    reject_padded,
 )
 from manyhats.methods.options import Options
 
@@ -80,11 +80,11 @@ class _Side:
     on_embeddings: bool
     caught: Tensor | None = None
 
-    def catch(self, states: Tensor, spans: Spans, batch: PackedBatch, sequences: slice) -> Tensor:
+    def catch(self, states: Tensor, spans: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor:
         self.caught = states
         return states
 
-    def mix(self, states: Tensor, spans: Spans, batch: PackedBatch, sequences: slice) -> Tensor:
+    def mix(self, states: Tensor, spans: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor:
         places = batch.spans(sequences)
         ids = [batch.host_input_ids[span].tolist() for span in places]
         types = [[0] * len(one) for one in ids]
@@ -109,11 +109,11 @@ class Side(Method):
     name: ClassVar[str] = "side"
     config: ClassVar[type[MethodConfig]] = SideConfig
 
-    def non_causal(self, part: Part) -> bool:
+    def non_causal(self, part: Component) -> bool:
         return True  # its network reads the text by itself
 
-    def check(self, part: Part, backbone: Backbone) -> None:
-        refuse_padded(backbone, "a side network")
+    def check(self, part: Component, backbone: Backbone) -> None:
+        reject_padded(backbone, "a side network")
         assert isinstance(part.config, SideConfig)
         if set(part.tensors) != {SIDE_SITE}:
             raise AdapterMismatch("a side network stands beside the whole backbone", param=SIDE_SITE)
@@ -148,7 +148,7 @@ class Side(Method):
         if strange:
             raise AdapterMismatch(f"a side network has no place for '{strange[0]}'", param=strange[0])
 
-    def bind(self, part: Part, backbone: Backbone) -> Bound:
+    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
         assert isinstance(part.config, SideConfig)
         leaves = part.tensors[SIDE_SITE]
         network = _build(part.config, backbone)
@@ -164,20 +164,20 @@ class Side(Method):
             projection = ready["projection.weight"], ready.get("projection.bias")
         side = _Side(beside, torch.sigmoid(ready["alpha"]), projection, part.config.kind == "layers")
         steps = {LAST: side.mix} | ({EMBEDDED: side.catch} if side.on_embeddings else {})
-        return Bound(states=steps, nbytes=sum(p.nbytes for p in network.parameters()))
+        return BoundComponent(states=steps, nbytes=sum(p.nbytes for p in network.parameters()))
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
         layers = chosen.integer("layers", 1, least=1)
         start = chosen.choice("start", "copy", ("copy", "fresh"))
         chosen.done()
-        refuse_padded(backbone, "a side network")
+        reject_padded(backbone, "a side network")
         if layers > backbone.layers:
             raise InvalidRequest(f"side: layers must be at most {backbone.layers}, not {layers}", param="layers")
         return _TrainableSide(backbone, SideConfig(kind="layers", layers=layers), start, generator)
 
 
-def _network_leaves(leaves: Leaves) -> dict[str, Tensor]:
+def _network_leaves(leaves: StateDict) -> dict[str, Tensor]:
     return {name.removeprefix(_NETWORK): tensor for name, tensor in leaves.items() if name.startswith(_NETWORK)}
 
 
@@ -268,11 +268,11 @@ class _TrainableSide(Trainable):
         self.training = mode
         return self
 
-    def bound(self) -> Bound:
+    def bound(self) -> BoundComponent:
         side = _Side(self.beside, torch.sigmoid(self.alpha), None, on_embeddings=True)
-        return Bound(states={LAST: side.mix, EMBEDDED: side.catch})
+        return BoundComponent(states={LAST: side.mix, EMBEDDED: side.catch})
 
-    def part(self) -> Part:
+    def part(self) -> Component:
         state = self.network.state_dict()
         leaves = {f"{_NETWORK}{name}": state[name].detach().cpu().clone() for name in self.trained}
-        return Part(Side.name, self.config, {SIDE_SITE: leaves | {"alpha": self.alpha.detach().cpu()}})
+        return Component(Side.name, self.config, {SIDE_SITE: leaves | {"alpha": self.alpha.detach().cpu()}})

@@ -18,10 +18,10 @@ from manyhats.backbone.sites import EmbeddingSite, LinearSite
 from manyhats.errors import AdapterMismatch
 from manyhats.kernels.base import Rows
 from manyhats.kernels.base import Sparse as Difference
-from manyhats.methods.base import Bound, Leaves, Method, MethodConfig, Part, Trainable
+from manyhats.methods.base import BoundComponent, Component, Method, MethodConfig, StateDict, Trainable
+from manyhats.methods.full_parameters import ParametersConfig, bound_parameters, own_parameter
 from manyhats.methods.operations import AddSparse, OwnRows
 from manyhats.methods.options import Options
-from manyhats.methods.parameters import ParametersConfig, bound_parameters, own_parameter
 from manyhats.methods.slots import slot_tables
 from manyhats.methods.targets import target_sites
 
@@ -42,13 +42,13 @@ class Sparse(Method):
     name: ClassVar[str] = "sparse"
     config: ClassVar[type[MethodConfig]] = SparseConfig
 
-    def check(self, part: Part, backbone: Backbone) -> None:
+    def check(self, part: Component, backbone: Backbone) -> None:
         for site, leaves in part.tensors.items():
             for leaf in _changed(leaves):
                 own = own_parameter(backbone, site, leaf)
                 _check_pair(leaves, leaf, own.numel(), f"{site}.{leaf}")
 
-    def bind(self, part: Part, backbone: Backbone) -> Bound:
+    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
         assert isinstance(part.config, SparseConfig)
         dense: dict[str, dict[str, Tensor]] = {}
         tables: dict[str, OwnRows] = {}
@@ -91,7 +91,7 @@ class Sparse(Method):
         bound.nbytes = nbytes
         return bound
 
-    def slot_size(self, part: Part, backbone: Backbone) -> int:
+    def slot_size(self, part: Component, backbone: Backbone) -> int:
         size = 0
         keeps = slot_tables(backbone).kernels.keeps_sparse
         for site, leaves in part.tensors.items():
@@ -108,7 +108,7 @@ class Sparse(Method):
                 size += own.nbytes
         return size
 
-    def replaced_weights(self, part: Part) -> set[str]:
+    def replaced_weights(self, part: Component) -> set[str]:
         return {site for site, leaves in part.tensors.items() if "weight.indices" in leaves}
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
@@ -125,12 +125,12 @@ class Sparse(Method):
         return _TrainableSparse(backbone, names, share, pick, relaxation)
 
 
-def _changed(leaves: Leaves) -> list[str]:
+def _changed(leaves: StateDict) -> list[str]:
     """The parameters of a site that change."""
     return sorted({leaf.rpartition(".")[0] for leaf in leaves})
 
 
-def _check_pair(leaves: Leaves, leaf: str, count: int, name: str) -> None:
+def _check_pair(leaves: StateDict, leaf: str, count: int, name: str) -> None:
     indices, values = leaves.get(f"{leaf}.indices"), leaves.get(f"{leaf}.values")
     if indices is None or values is None:
         raise AdapterMismatch(f"'{name}' needs both indices and values", param=name)
@@ -266,7 +266,7 @@ class _TrainableSparse(Trainable):
         """(place in `names`, indices, values)."""
         return [(int(i), self.get_buffer(f"indices{i}"), values) for i, values in self.values.items()]
 
-    def bound(self) -> Bound:
+    def bound(self) -> BoundComponent:
         sites: dict[str, dict[str, Tensor]] = {}
         if len(self.differences):
             for (site, leaf), own, difference in zip(self.names, self.own, self._differences(), strict=True):
@@ -281,7 +281,7 @@ class _TrainableSparse(Trainable):
     def penalty(self) -> Tensor | None:
         return None if self.relaxation is None or not len(self.strengths) else self.relaxation.penalty(self.strengths)
 
-    def part(self) -> Part:
+    def part(self) -> Component:
         sites: dict[str, dict[str, Tensor]] = {}
         whole = self.pick == "parameters"
         for i, indices, values in self._kept():
@@ -292,5 +292,5 @@ class _TrainableSparse(Trainable):
             else:
                 leaves |= {f"{leaf}.indices": indices.cpu().int(), f"{leaf}.values": found}
         if whole:
-            return Part("parameters", ParametersConfig(), sites, label="sparse")
-        return Part(Sparse.name, SparseConfig(mode="add"), sites)
+            return Component("parameters", ParametersConfig(), sites, label="sparse")
+        return Component(Sparse.name, SparseConfig(mode="add"), sites)

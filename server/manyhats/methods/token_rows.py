@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.kernels.base import Rows
 from manyhats.methods.base import (
-    Bound,
+    BoundComponent,
+    Component,
     Method,
     MethodConfig,
-    Part,
     Trainable,
     expect_leaves,
     expect_shape,
@@ -37,7 +37,7 @@ class TokenRows(Method):
     name: ClassVar[str] = "token_rows"
     config: ClassVar[type[MethodConfig]] = TokenRowsConfig
 
-    def check(self, part: Part, backbone: Backbone) -> None:
+    def check(self, part: Component, backbone: Backbone) -> None:
         for site, leaves in part.tensors.items():
             expect_leaves(leaves, ("ids", "rows"), site)
             place = backbone.embedding.get(backbone.bare_name(site))
@@ -57,7 +57,7 @@ class TokenRows(Method):
                     param="token_indices",
                 )
 
-    def bind(self, part: Part, backbone: Backbone) -> Bound:
+    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
         ready: dict[str, tuple[Tensor, Tensor]] = {}
         for site, leaves in part.tensors.items():
             ids, order = leaves["ids"].to(backbone.device, torch.long).sort()
@@ -86,7 +86,7 @@ def _token(backbone: Backbone, name: str) -> int:
     return ids[0]
 
 
-def _bound(sites: Mapping[str, tuple[Tensor, Tensor]], backbone: Backbone) -> Bound:
+def _bound(sites: Mapping[str, tuple[Tensor, Tensor]], backbone: Backbone) -> BoundComponent:
     """By site: ids (n,), rising, and rows (n, dim)."""
     embedding: dict[str, OwnRows] = {}
     linear: dict[str, list[Operation]] = {}
@@ -97,7 +97,7 @@ def _bound(sites: Mapping[str, tuple[Tensor, Tensor]], backbone: Backbone) -> Bo
             embedding[name] = OwnRows(Rows(rows, ids))
         if head is not None and (name == head.output_layer or (head.tied and name == backbone.family.word_embeddings)):
             linear[head.output_layer] = [SetOutputs(ids, rows)]
-    return Bound(embedding=embedding, linear=linear, nbytes=sum(rows.nbytes for _, rows in sites.values()))
+    return BoundComponent(embedding=embedding, linear=linear, nbytes=sum(rows.nbytes for _, rows in sites.values()))
 
 
 class _TrainableRows(Trainable):
@@ -109,9 +109,9 @@ class _TrainableRows(Trainable):
         own = backbone.embedding[self.site].module.weight
         self.rows = nn.Parameter(own[self.ids].detach().float().clone())
 
-    def bound(self) -> Bound:
+    def bound(self) -> BoundComponent:
         return _bound({self.site: (self.ids, self.rows)}, self.backbone)
 
-    def part(self) -> Part:
+    def part(self) -> Component:
         leaves = {"ids": self.ids.cpu(), "rows": self.rows.detach().cpu()}
-        return Part(TokenRows.name, TokenRowsConfig(), {self.site: leaves})
+        return Component(TokenRows.name, TokenRowsConfig(), {self.site: leaves})

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from manyhats.methods.base import Leaves
+from manyhats.methods.base import StateDict
 
 _MOST = 1 << 26  # values of the two matrices; a small file can stand for very large ones
 
@@ -46,6 +46,6 @@ def projections(shared: Shared) -> tuple[Tensor, Tensor]:
     return fresh(shared.rank, shared.inputs), fresh(shared.outputs, shared.rank)
 
 
-def pair(lambda_b: Tensor, lambda_d: Tensor, down: Tensor, up: Tensor, width: int) -> Leaves:
+def pair(lambda_b: Tensor, lambda_d: Tensor, down: Tensor, up: Tensor, width: int) -> StateDict:
     """One layer's `A` (rank, width) and `B` (out, rank). `down`: (rank, inputs), `up`: (outputs, rank)."""
     return {"A": lambda_d[:, None] * down[:, :width], "B": lambda_b[:, None] * up[: len(lambda_b)]}

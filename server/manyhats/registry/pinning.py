@@ -6,15 +6,15 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 
 from manyhats.methods.adapter import BoundAdapter
+from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.records import Task, Version
 from manyhats.registry.registry import Registry
-from manyhats.registry.residency import Residency
 
 
 class Pinning:
     """Pins every version that `stable` of a pinned task points at, and no other. Two tasks may share a content."""
 
-    def __init__(self, registry: Registry, residency: Residency) -> None:
+    def __init__(self, registry: Registry, residency: AdapterCache) -> None:
         self._registry = registry
         self._residency = residency
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from manyhats.errors import DamagedStore, NotFound
 from manyhats.registry.blobs import Blobs
-from manyhats.registry.catalogue import Catalogue
+from manyhats.registry.index import AdapterIndex
 from manyhats.registry.records import Version
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 class Quarantine:
     """Checks contents by their digest, and knows those that did not pass. Safe from any thread."""
 
-    def __init__(self, blobs: Blobs, catalogue: Catalogue) -> None:
+    def __init__(self, blobs: Blobs, catalogue: AdapterIndex) -> None:
         self._blobs = blobs
         self._catalogue = catalogue
         self._lock = threading.Lock()

@@ -29,8 +29,8 @@ from manyhats.errors import (
 from manyhats.methods.heads import Kind
 from manyhats.registry.aliases import drop_alias, drop_ways_back, point, point_back
 from manyhats.registry.blobs import Blobs, digest, take_up
-from manyhats.registry.catalogue import Catalogue
 from manyhats.registry.database import DropRow, TaskRow, VersionRow, is_full
+from manyhats.registry.index import AdapterIndex
 from manyhats.registry.names import STABLE, check_alias, check_name
 from manyhats.registry.quarantine import Quarantine
 from manyhats.registry.records import (
@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 Listener = Callable[[str, Version | None, str], None]
 
 
-class Registry(Catalogue):
+class Registry(AdapterIndex):
     """`inspect` reads and checks an adapter folder, and raises where it cannot be served.
 
     It is given the kind that the upload says, or else the one that is set for the task.

@@ -86,18 +86,18 @@ def build(version: MergedVersion, read: Callable[[Version], Adapter]) -> Adapter
     parts = []
     for member in version.members:
         adapter = read(member)
-        if len(adapter.parts) != 1:
+        if len(adapter.components) != 1:
             raise InvalidRequest(
-                f"{member.ref} has {len(adapter.parts)} parts ({adapter.method}); LoRAs of one part can be merged",
+                f"{member.ref} has {len(adapter.components)} parts ({adapter.method}); LoRAs of one part can be merged",
                 param=f"parameters.{FIELD}.ids",
             )
-        parts.append(adapter.parts[0])
+        parts.append(adapter.components[0])
     weights = body.weights or [1.0] * len(parts)
     seed = int(version.sha256[:15], 16)
     part = merge_loras(parts, weights, body.merge_strategy, body.density, body.majority_sign_method, seed)
     head_source = None if version.head is None else read(version.head)
     return Adapter(
-        parts=(part,),
+        components=(part,),
         head=None if head_source is None else head_source.head,
         projection=None if head_source is None else head_source.projection,
         kind=head_source.kind if head_source is not None else version.info.kind,

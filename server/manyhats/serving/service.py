@@ -17,11 +17,11 @@ from manyhats.core.sequence import Request
 from manyhats.engine.engine import Engine
 from manyhats.errors import DeadlineExceeded, EngineFailure, InvalidRequest, ManyhatsError, NotFound, Overloaded
 from manyhats.methods.adapter import BoundAdapter
+from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.names import BASE
 from manyhats.registry.records import TaskSettings, Version
 from manyhats.registry.registry import Registry
-from manyhats.registry.residency import Residency
-from manyhats.serving.base import BaseTask
+from manyhats.serving.backbone_task import BackboneTask
 from manyhats.serving.dispatch import Dispatcher
 from manyhats.serving.embedding import settings_of_base, with_backbone, with_pooling
 from manyhats.serving.generation import Generation
@@ -39,7 +39,7 @@ class Service:
     """Asks and answers. All coroutines run on one event loop."""
 
     def __init__(
-        self, backbone: Backbone, registry: Registry, residency: Residency, engine: Engine, limits: Limits
+        self, backbone: Backbone, registry: Registry, residency: AdapterCache, engine: Engine, limits: Limits
     ) -> None:
         self.backbone = backbone
         self.registry = registry
@@ -48,7 +48,7 @@ class Service:
         self.limits = limits
         self.dispatcher = Dispatcher()
         self._tokenising = tokenising_limit()
-        self._base = BaseTask(backbone)
+        self._base = BackboneTask(backbone)
         cache = engine.cache  # of backbones that continue texts
         self._preparation = Preparation(backbone, None if cache is None else Generation(backbone, cache.capacity))
         self.on_answer: Callable[[str, Exception | None, float], None] = lambda task, error, seconds: None
@@ -293,6 +293,6 @@ def _as_answer(error: Exception) -> ManyhatsError:
     return EngineFailure("the server failed on this request; its log says why")
 
 
-def _release_if_given(residency: Residency, version: Version, load: Future[BoundAdapter]) -> None:
+def _release_if_given(residency: AdapterCache, version: Version, load: Future[BoundAdapter]) -> None:
     if not load.cancelled() and load.exception() is None:
         residency.release(version)

@@ -163,7 +163,7 @@ def _trainer(job: Job, method: str, schedule: Schedule, dataset: Dataset, backbo
     options = dict(job.options) if method == job.method else {}
     if "members" in options:
         folders = _members(options["members"])
-        options["members"] = [part for folder in folders for part in read_adapter(folder, backbone).parts]
+        options["members"] = [part for folder in folders for part in read_adapter(folder, backbone).components]
     return Trainer(
         backbone,
         method,

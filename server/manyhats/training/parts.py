@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from manyhats.errors import InvalidRequest
 from manyhats.methods import METHODS
-from manyhats.methods.base import Bound, Method, Part, Trainable
+from manyhats.methods.base import BoundComponent, Component, Method, Trainable
 from manyhats.training.recipes import Member, Recipe
 
 if TYPE_CHECKING:
@@ -51,11 +51,11 @@ class TrainableParts(nn.Module):
                     found.append((rate * part.rates.get(name.split(".")[0], 1.0), parameter))
         return found
 
-    def bound(self) -> tuple[tuple[Method, Bound], ...]:
+    def bound(self) -> tuple[tuple[Method, BoundComponent], ...]:
         """The parts as they act now, with gradients; called once a step."""
         return tuple((method, part.bound()) for method, part in zip(self.methods, self._each(), strict=True))
 
-    def saved(self) -> tuple[Part, ...]:
+    def saved(self) -> tuple[Component, ...]:
         """The parts to be saved, in host memory."""
         return tuple(part.part() for part in self._each())
 

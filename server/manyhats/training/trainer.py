@@ -159,7 +159,7 @@ class Trainer:
     def adapter(self, settings: Mapping[str, Any]) -> Adapter:
         """The adapter to be saved."""
         return Adapter(
-            parts=self.trainable.saved(),
+            components=self.trainable.saved(),
             head=self.head.saved(),
             kind=served(self.kind),
             matched_tensors=0,

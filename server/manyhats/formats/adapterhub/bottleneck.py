@@ -12,8 +12,8 @@ from torch import Tensor
 from manyhats.backbone.sites import EMBEDDED
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.adapterhub.names import CONFIG
-from manyhats.formats.files import Remaining, Sites, flag, refuse_fields, shown, take_leaves, validate
-from manyhats.methods.base import Part
+from manyhats.formats.files import Sites, UnclaimedTensors, flag, reject_fields, short_repr, take_leaves, validate
+from manyhats.methods.base import Component
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.invertible import InvertibleConfig
 from manyhats.methods.kronecker import MOST_VALUES, kronecker_sum
@@ -48,15 +48,15 @@ _LEGACY_ACTIVATIONS = {"gelu": "gelu_new", "gelu_orig": "gelu"}
 
 
 def bottleneck_parts(
-    remaining: Remaining, inner: Mapping[str, Any], name: str, backbone: Backbone, *, legacy: bool
-) -> list[Part]:
+    remaining: UnclaimedTensors, inner: Mapping[str, Any], name: str, backbone: Backbone, *, legacy: bool
+) -> list[Component]:
     """Takes the tensors of a bottleneck adapter; an invertible one stands before it."""
     sites = _sites(remaining, name, backbone)
     if not sites:
         raise AdapterMismatch(f"the file has no weights of a bottleneck adapter called '{name}'", param="name")
     _expand_phm(remaining, inner, sites, name, backbone)
     config = _config(inner, sites, legacy=legacy)
-    parts = [Part("bottleneck", config, sites)]
+    parts = [Component("bottleneck", config, sites)]
     inverse = _invertible(remaining, inner, name, backbone, config.non_linearity)
     return [inverse, *parts] if inverse else parts
 
@@ -64,13 +64,13 @@ def bottleneck_parts(
 def _config(inner: Mapping[str, Any], sites: Mapping[str, Mapping[str, Tensor]], *, legacy: bool) -> BottleneckConfig:
     fields = {name: value for name, value in inner.items() if name in BottleneckConfig.model_fields}
     fields.pop("epsilon", None)  # always torch's default there
-    refuse_fields(inner, _SILENT | fields.keys())
+    reject_fields(inner, _SILENT | fields.keys())
     learned = inner.get("scaling") in ("learned", "channel")  # then it is a tensor at every site
     for site, leaves in sites.items():
         if ("scaling" in leaves) != learned:
             found = "no" if learned else "a"
             raise AdapterMismatch(
-                f"the scaling is {shown(inner.get('scaling'))}, but {site} has {found} tensor for it",
+                f"the scaling is {short_repr(inner.get('scaling'))}, but {site} has {found} tensor for it",
                 param="scaling",
             )
     if learned:
@@ -105,7 +105,7 @@ def place_of(module: str, name: str, backbone: Backbone, known: Mapping[str, str
     return site
 
 
-def _sites(remaining: Remaining, adapter_name: str, backbone: Backbone) -> Sites:
+def _sites(remaining: UnclaimedTensors, adapter_name: str, backbone: Backbone) -> Sites:
     known = places(backbone)
     separator = re.compile(
         rf"\.(?:adapters|(?:attention|layer)_text_(?:task|lang)_adapters)\.{re.escape(adapter_name)}\."
@@ -141,7 +141,7 @@ def _name_down(leaves: dict[str, Tensor], site: str) -> None:
 
 
 def _expand_phm(
-    remaining: Remaining,
+    remaining: UnclaimedTensors,
     inner: Mapping[str, Any],
     sites: dict[str, dict[str, Tensor]],
     name: str,
@@ -184,7 +184,7 @@ class _Shared(dict[str, Tensor]):
         return self.get(leaf)
 
 
-def _shared(remaining: Remaining, name: str) -> _Shared:
+def _shared(remaining: UnclaimedTensors, name: str) -> _Shared:
     """Takes `shared_parameters.NAME.*`."""
     found = _Shared()
     for key in remaining.names():
@@ -233,13 +233,13 @@ def _check_size(pieces: int, rows: int, columns: int, place: str) -> None:
 
 
 def _invertible(
-    remaining: Remaining, inner: Mapping[str, Any], name: str, backbone: Backbone, non_linearity: str
-) -> Part | None:
+    remaining: UnclaimedTensors, inner: Mapping[str, Any], name: str, backbone: Backbone, non_linearity: str
+) -> Component | None:
     kind = inner.get("inv_adapter")
     if kind is None:
         return None
     if kind != "nice":
-        raise AdapterMismatch(f"inv_adapter {shown(kind)} is not supported; 'nice' is", param="inv_adapter")
+        raise AdapterMismatch(f"inv_adapter {short_repr(kind)} is not supported; 'nice' is", param="inv_adapter")
     prefix = re.compile(rf"(?:.+\.)?(?:invertible_adapters|invertible_lang_adapters)\.{re.escape(name)}\.")
     leaves: dict[str, Tensor] = {}
     for key in remaining.names():
@@ -248,4 +248,4 @@ def _invertible(
         if len(parts) != 3 or parts[0] not in "FG" or parts[1] not in ("0", "2"):
             continue
         leaves[f"{parts[0]}.{'down' if parts[1] == '0' else 'up'}.{parts[2]}"] = remaining.pop(key)
-    return Part("invertible", InvertibleConfig(non_linearity=non_linearity), {EMBEDDED: leaves})
+    return Component("invertible", InvertibleConfig(non_linearity=non_linearity), {EMBEDDED: leaves})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, HEAD_WEIGHTS
-from manyhats.formats.files import Remaining, equal_weights, flag, read_json, refuse_fields, shown
+from manyhats.formats.files import UnclaimedTensors, equal_weights, flag, read_json, reject_fields, short_repr
 from manyhats.formats.heads import family_head, with_own_kind
 from manyhats.formats.kinds import kind_of_class
 from manyhats.formats.wrappers import open_tensors
@@ -61,15 +61,15 @@ def read_head(folder: Path, backbone: Backbone) -> HeadFile:
     return replace(head, warnings=remaining.warnings)
 
 
-def _flexible(remaining: Remaining, outer: Mapping[str, Any], backbone: Backbone) -> HeadFile:
+def _flexible(remaining: UnclaimedTensors, outer: Mapping[str, Any], backbone: Backbone) -> HeadFile:
     """A head of the library's own, as its config says."""
     config = outer.get("config")
     told = config.get("head_type") if isinstance(config, dict) else config
     if not isinstance(config, dict) or not isinstance(told, str) or told not in _KINDS:
         raise AdapterMismatch(
-            f"the head type {shown(told)} is not supported; these are: {', '.join(_KINDS)}", param="head_type"
+            f"the head type {short_repr(told)} is not supported; these are: {', '.join(_KINDS)}", param="head_type"
         )
-    refuse_fields(config, _SILENT, " of the head")
+    reject_fields(config, _SILENT, " of the head")
     kind = _KINDS[told]
     head = Head(kind, _reads(kind, config, backbone), _layers(remaining, outer, config))
     remaining.done()
@@ -92,7 +92,7 @@ def _reads(kind: Kind, config: Mapping[str, Any], backbone: Backbone) -> Reads:
     return "last" if backbone.family.causal else "first"
 
 
-def _layers(remaining: Remaining, outer: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[Layer, ...]:
+def _layers(remaining: UnclaimedTensors, outer: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[Layer, ...]:
     """nn.Sequential of dropout, linear, activation, ...: the linear layers by rising index."""
     prefix = f"heads.{outer.get('name')}."
     pattern = re.compile(re.escape(prefix) + r"(0|[1-9][0-9]{0,3})\.weight")
@@ -100,7 +100,8 @@ def _layers(remaining: Remaining, outer: Mapping[str, Any], config: Mapping[str,
     between = config.get("activation_function")
     if len(indices) > 1 and not isinstance(between, str):
         raise InvalidRequest(
-            f"activation_function of {HEAD_CONFIG} must be a name, not {shown(between)}", param="activation_function"
+            f"activation_function of {HEAD_CONFIG} must be a name, not {short_repr(between)}",
+            param="activation_function",
         )
     layers: list[Layer] = []
     for position, index in enumerate(indices):
@@ -111,18 +112,18 @@ def _layers(remaining: Remaining, outer: Mapping[str, Any], config: Mapping[str,
         raise InvalidRequest(f"{HEAD_WEIGHTS} has no tensor '{prefix}<n>.weight'", param="model_head")
     if len(layers) != config.get("layers"):
         raise InvalidRequest(
-            f"{HEAD_CONFIG} says {shown(config.get('layers'))} layers, {HEAD_WEIGHTS} holds {len(layers)}",
+            f"{HEAD_CONFIG} says {short_repr(config.get('layers'))} layers, {HEAD_WEIGHTS} holds {len(layers)}",
             param="layers",
         )
     return tuple(layers)
 
 
-def _static(remaining: Remaining, outer: Mapping[str, Any], backbone: Backbone) -> HeadFile:
+def _static(remaining: UnclaimedTensors, outer: Mapping[str, Any], backbone: Backbone) -> HeadFile:
     """The head that the model class itself has."""
     model_class = str(outer.get("model_class"))
     kind = kind_of_class(model_class)
     if kind is None or kind == "embed":
-        raise AdapterMismatch(f"the head of a {shown(model_class)} is not supported", param="model_class")
+        raise AdapterMismatch(f"the head of a {short_repr(model_class)} is not supported", param="model_class")
     if kind in ("generate", "fill"):
         _check_language_model(remaining, backbone)
         remaining.done()
@@ -137,7 +138,7 @@ def _static(remaining: Remaining, outer: Mapping[str, Any], backbone: Backbone) 
     return HeadFile(head, head.kind, settings, remaining.taken)
 
 
-def _check_language_model(remaining: Remaining, backbone: Backbone) -> None:
+def _check_language_model(remaining: UnclaimedTensors, backbone: Backbone) -> None:
     """The library saves the model's own language-model head with every adapter; one that was trained is refused."""
     if backbone.vocabulary is None:
         raise AdapterMismatch(

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Remaining, Sites, flag, refuse_fields, shown, take_leaves
-from manyhats.methods.base import Part
+from manyhats.formats.files import Sites, UnclaimedTensors, flag, reject_fields, short_repr, take_leaves
+from manyhats.methods.base import Component
 from manyhats.methods.ia3 import Ia3Config
 from manyhats.methods.lora import LoraConfig
 
@@ -33,10 +33,10 @@ _LEAVES = {
 
 
 def lora_parts(
-    remaining: Remaining, inner: Mapping[str, Any], name: str, version: str, backbone: Backbone
-) -> list[Part]:
+    remaining: UnclaimedTensors, inner: Mapping[str, Any], name: str, version: str, backbone: Backbone
+) -> list[Component]:
     """Takes the tensors of a LoRA, DoRA or IA3."""
-    refuse_fields(inner, _SILENT)
+    reject_fields(inner, _SILENT)
     sites = _sites(remaining, name, backbone)
     if not sites:
         raise AdapterMismatch(f"the file has no weights of a LoRA called '{name}'", param="name")
@@ -51,10 +51,10 @@ def lora_parts(
             out = backbone.linear[site].shape[0]
             vector = leaves.pop("B").flatten()
             leaves["output"] = _spread_vector(vector, out, fused, site)
-        return [Part("ia3", Ia3Config(), sites)]
+        return [Component("ia3", Ia3Config(), sites)]
     if mode != "add":
         raise AdapterMismatch(
-            f"composition_mode {shown(mode)} is not known; 'add' and 'scale' are", param="composition_mode"
+            f"composition_mode {short_repr(mode)} is not known; 'add' and 'scale' are", param="composition_mode"
         )
     if flag(inner, "use_dora") != any("magnitude" in leaves for leaves in sites.values()):
         raise AdapterMismatch("use_dora and the tensors 'm.weight' do not agree", param="use_dora")
@@ -63,7 +63,7 @@ def lora_parts(
     rank: Any = inner.get("r")
     alpha: Any = inner.get("alpha")
     if type(rank) is not int or rank < 1 or type(alpha) not in (int, float):
-        raise InvalidRequest(f"r and alpha must be numbers, not {shown(rank)} and {shown(alpha)}", param="r")
+        raise InvalidRequest(f"r and alpha must be numbers, not {short_repr(rank)} and {short_repr(alpha)}", param="r")
     if _before_alpha(version):
         alpha = rank  # the library forces it for files of that age
     for site, leaves in sites.items():
@@ -72,7 +72,7 @@ def lora_parts(
         _spread(leaves, backbone.linear[site].shape[0], rank, fused, site)
     # With a gate the library multiplies by that in place of alpha / r.
     scales = dict.fromkeys(sites, 1.0 if flag(inner, "use_gating") else float(alpha) / rank)
-    return [Part("lora", LoraConfig(scales=scales, dora="adapterhub" if flag(inner, "use_dora") else None), sites)]
+    return [Component("lora", LoraConfig(scales=scales, dora="adapterhub" if flag(inner, "use_dora") else None), sites)]
 
 
 def _before_alpha(version: str) -> bool:
@@ -81,7 +81,7 @@ def _before_alpha(version: str) -> bool:
     return found is None or (int(found[1]), int(found[2])) < (1, 1)
 
 
-def _sites(remaining: Remaining, adapter_name: str, backbone: Backbone) -> Sites:
+def _sites(remaining: UnclaimedTensors, adapter_name: str, backbone: Backbone) -> Sites:
     def place(name: str) -> tuple[str, str] | None:
         module, found, leaf = name.partition(f".loras.{adapter_name}.")
         return (backbone.site_of(module).name, _LEAVES[leaf]) if found and leaf in _LEAVES else None
@@ -92,7 +92,9 @@ def _sites(remaining: Remaining, adapter_name: str, backbone: Backbone) -> Sites
 def _chosen(fused: Any) -> list[int]:
     """Which thirds of a fused layer's output are adapted."""
     if not isinstance(fused, list) or not fused or any(matrix not in _MATRICES for matrix in fused):
-        raise InvalidRequest(f"attn_matrices must be a list of q, k and v, not {shown(fused)}", param="attn_matrices")
+        raise InvalidRequest(
+            f"attn_matrices must be a list of q, k and v, not {short_repr(fused)}", param="attn_matrices"
+        )
     return [i for i, matrix in enumerate(_MATRICES) if matrix in fused]
 
 

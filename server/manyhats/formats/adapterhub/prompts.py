@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.files import Remaining, flag, refuse_fields, shown
+from manyhats.formats.files import UnclaimedTensors, flag, reject_fields, short_repr
 from manyhats.kernels.activations import activation
-from manyhats.methods.base import Part
+from manyhats.methods.base import Component
 from manyhats.methods.prefix import PrefixConfig, layer_site
 from manyhats.methods.prompt import PROMPT_SITE, PromptConfig
 
@@ -28,9 +28,11 @@ _PROMPT_SILENT = {
 }  # fmt: skip
 
 
-def prefix_parts(remaining: Remaining, inner: Mapping[str, Any], name: str, backbone: Backbone) -> list[Part]:
+def prefix_parts(
+    remaining: UnclaimedTensors, inner: Mapping[str, Any], name: str, backbone: Backbone
+) -> list[Component]:
     """Takes the tensors of a prefix: flat, or with the reparametrisation that made it, which is computed here once."""
-    refuse_fields(inner, _PREFIX_SILENT)
+    reject_fields(inner, _PREFIX_SILENT)
     # Every layer's module holds the same tensors once more.
     copies = re.compile(rf"\.prefix_tuning\.pool\.prefix_tunings\.{re.escape(name)}\.")
     for key in remaining.names():
@@ -57,21 +59,21 @@ def prefix_parts(remaining: Remaining, inner: Mapping[str, Any], name: str, back
     told = inner.get("prefix_length")
     if told is not None and told != rows.shape[0]:
         raise AdapterMismatch(
-            f"prefix_length is {shown(told)}, but the tensors make {rows.shape[0]} rows", param="prefix_length"
+            f"prefix_length is {short_repr(told)}, but the tensors make {rows.shape[0]} rows", param="prefix_length"
         )
     tensors = {
         layer_site(layer): {"keys": rows[:, 2 * i], "values": rows[:, 2 * i + 1]} for i, layer in enumerate(layers)
     }
     _gates(remaining, inner, name, backbone, tensors)
     config = PrefixConfig(length=rows.shape[0], shift_positions=False, left_out=left_out)
-    return [Part("prefix", config, tensors)]
+    return [Component("prefix", config, tensors)]
 
 
 def _left_out(inner: Mapping[str, Any], backbone: Backbone) -> list[int]:
     """The layers without a prefix. Those that there are not mean nothing, as in the library."""
     told = inner.get("leave_out") or []
     if not isinstance(told, list) or any(type(layer) is not int for layer in told):
-        raise AdapterMismatch(f"leave_out is {shown(told)}, not a list of layers' numbers", param="leave_out")
+        raise AdapterMismatch(f"leave_out is {short_repr(told)}, not a list of layers' numbers", param="leave_out")
     left_out = sorted(set(told) & set(range(backbone.layers)))
     if len(left_out) == backbone.layers:
         raise AdapterMismatch(f"leave_out leaves none of the {backbone.layers} layers", param="leave_out")
@@ -95,7 +97,7 @@ def _flat(leaves: Mapping[str, Tensor], inner: Mapping[str, Any]) -> Tensor:
 
 
 def _gates(
-    remaining: Remaining,
+    remaining: UnclaimedTensors,
     inner: Mapping[str, Any],
     name: str,
     backbone: Backbone,
@@ -115,11 +117,15 @@ def _gates(
         raise AdapterMismatch("use_gating and the tensors 'prefix_gates' do not agree", param="use_gating")
 
 
-def prompt_parts(remaining: Remaining, inner: Mapping[str, Any], name: str, backbone: Backbone) -> list[Part]:
+def prompt_parts(
+    remaining: UnclaimedTensors, inner: Mapping[str, Any], name: str, backbone: Backbone
+) -> list[Component]:
     """Takes the tensor of a soft prompt, which stands behind the whole embedding block."""
-    refuse_fields(inner, _PROMPT_SILENT)
+    reject_fields(inner, _PROMPT_SILENT)
     if inner.get("combine", "prefix") != "prefix":
-        raise AdapterMismatch(f"combine {shown(inner.get('combine'))} is not supported; 'prefix' is", param="combine")
+        raise AdapterMismatch(
+            f"combine {short_repr(inner.get('combine'))} is not supported; 'prefix' is", param="combine"
+        )
     suffix = f"prompt_tuning.prompt_tunings.{name}.prompt_embedding.weight"
     key = next((key for key in remaining.names() if backbone.bare_name(key) == suffix), None)
     if key is None:
@@ -128,6 +134,6 @@ def prompt_parts(remaining: Remaining, inner: Mapping[str, Any], name: str, back
     told = inner.get("prompt_length")
     if told is not None and (prompt.dim() != 2 or told != prompt.shape[0]):
         raise AdapterMismatch(
-            f"prompt_length is {shown(told)}, but the prompt has shape {list(prompt.shape)}", param="prompt_length"
+            f"prompt_length is {short_repr(told)}, but the prompt has shape {list(prompt.shape)}", param="prompt_length"
         )
-    return [Part("prompt", PromptConfig(after_embeddings=True), {PROMPT_SITE: {"prompt": prompt}})]
+    return [Component("prompt", PromptConfig(after_embeddings=True), {PROMPT_SITE: {"prompt": prompt}})]

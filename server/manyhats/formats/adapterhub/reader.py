@@ -13,10 +13,10 @@ from manyhats.formats.adapterhub.heads import read_head, without_head
 from manyhats.formats.adapterhub.lowrank import lora_parts
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, WEIGHTS
 from manyhats.formats.adapterhub.prompts import prefix_parts, prompt_parts
-from manyhats.formats.files import Remaining, shown, text_or_none
+from manyhats.formats.files import UnclaimedTensors, short_repr, text_or_none
 from manyhats.formats.wrappers import open_tensors
 from manyhats.methods.adapter import Adapter
-from manyhats.methods.base import Part
+from manyhats.methods.base import Component
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -56,7 +56,7 @@ class Weights:
     """One adapter's parts, without a head."""
 
     name: str
-    parts: tuple[Part, ...]
+    components: tuple[Component, ...]
     matched: int
     model_class: str
     base: str | None
@@ -73,7 +73,7 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone) -> Adapter:
     weights = read_weights(folder, config, backbone)
     head = read_head(folder, backbone) if (folder / HEAD_CONFIG).exists() else without_head([weights.model_class])
     return Adapter(
-        parts=weights.parts,
+        components=weights.components,
         head=head.head,
         kind=head.kind,
         matched_tensors=weights.matched + head.matched,
@@ -93,7 +93,7 @@ def read_weights(folder: Path, config: dict[str, Any], backbone: Backbone) -> We
     remaining.done()
     return Weights(
         name=name,
-        parts=tuple(parts),
+        components=tuple(parts),
         matched=remaining.taken,
         model_class=str(config.get("model_class", "")),
         base=text_or_none(config.get("model_name")),
@@ -106,29 +106,34 @@ def check_model_type(config: Mapping[str, Any], backbone: Backbone) -> None:
     model_type = config.get("model_type")
     if model_type != backbone.config.model_type:
         raise AdapterMismatch(
-            f"the adapter is for a model of type {shown(model_type)}, but the backbone {backbone.name} is a "
+            f"the adapter is for a model of type {short_repr(model_type)}, but the backbone {backbone.name} is a "
             f"'{backbone.config.model_type}'",
             param="model_type",
         )
 
 
-def _parts(remaining: Remaining, inner: Any, name: str, version: str | None, backbone: Backbone) -> list[Part]:
+def _parts(
+    remaining: UnclaimedTensors, inner: Any, name: str, version: str | None, backbone: Backbone
+) -> list[Component]:
     if isinstance(inner, str):
         preset = _PRESETS.get(inner)
         if preset is None:
             raise AdapterMismatch(
-                f"AdapterHub's {shown(inner)} is not supported by its name alone; these are: {', '.join(_PRESETS)}",
+                f"AdapterHub's {short_repr(inner)} is not supported by its name alone; these are: "
+                + ", ".join(_PRESETS),
                 param="config",
             )
         inner = preset
     if not isinstance(inner, dict):
-        raise AdapterMismatch(f"config must be an object, not {shown(inner)}", param="config")
+        raise AdapterMismatch(f"config must be an object, not {short_repr(inner)}", param="config")
     architecture = inner.get("architecture")
     match architecture:
         case "union":
             members = inner.get("configs")
             if not isinstance(members, list) or not members or len(members) > 8:
-                raise AdapterMismatch(f"configs must be a list of at most 8, not {shown(members)}", param="configs")
+                raise AdapterMismatch(
+                    f"configs must be a list of at most 8, not {short_repr(members)}", param="configs"
+                )
             return [part for member in members for part in _parts(remaining, member, name, version, backbone)]
         case "lora":
             return lora_parts(remaining, inner, name, version or "", backbone)
@@ -138,7 +143,7 @@ def _parts(remaining: Remaining, inner: Any, name: str, version: str | None, bac
             return prompt_parts(remaining, inner, name, backbone)
     if "mh_adapter" not in inner:
         raise AdapterMismatch(
-            f"AdapterHub's {shown(architecture)} is not supported; these are: bottleneck adapters, lora, "
+            f"AdapterHub's {short_repr(architecture)} is not supported; these are: bottleneck adapters, lora, "
             "prefix_tuning, prompt_tuning and unions of them",
             param="architecture",
         )

@@ -24,10 +24,10 @@ from manyhats.formats.adapterhub.names import (
     WEIGHTS,
 )
 from manyhats.formats.adapterhub.reader import Weights, check_model_type, read_weights
-from manyhats.formats.files import Sites, read_json, refuse_fields, shown, take_leaves
+from manyhats.formats.files import Sites, read_json, reject_fields, short_repr, take_leaves
 from manyhats.formats.wrappers import open_tensors
 from manyhats.methods.adapter import Adapter
-from manyhats.methods.base import Part
+from manyhats.methods.base import Component
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.fusion import FusionFlags, fuse
 
@@ -84,7 +84,7 @@ def read_setup(folder: Path, backbone: Backbone) -> Adapter:
     if unused:
         raise InvalidRequest(f"the setup does not use the adapter '{unused[0]}' that is among the files", param=SETUP)
     return Adapter(
-        parts=tuple(parts),
+        components=tuple(parts),
         head=head.head,
         kind=head.kind,
         matched_tensors=composed.matched + head.matched,
@@ -133,28 +133,28 @@ class _Composer:
         self.matched = 0
         self.warnings: tuple[str, ...] = ()  # about the names in its files
 
-    def parts(self, setup: Any, depth: int) -> list[Part]:
+    def parts(self, setup: Any, depth: int) -> list[Component]:
         """The parts of one block, in the order in which they act."""
         if depth > _DEPTH:
             raise InvalidRequest(f"{SETUP} is nested deeper than {_DEPTH} compositions", param=SETUP)
         if not isinstance(setup, dict) or not isinstance(setup.get("children"), list) or not setup["children"]:
-            raise InvalidRequest(f"{SETUP} holds {shown(setup)} where a composition should be", param=SETUP)
+            raise InvalidRequest(f"{SETUP} holds {short_repr(setup)} where a composition should be", param=SETUP)
         children = setup["children"]
         match setup.get("type"):
             case "single":
-                return list(self._adapter(str(children[0])).parts)
+                return list(self._adapter(str(children[0])).components)
             case "Stack":
                 return [part for child in children for part in self.parts(child, depth + 1)]
             case "Fuse":
                 return [self._fusion([self._name(child) for child in children])]
         raise AdapterMismatch(
-            f"the composition {shown(setup.get('type'))} is not supported; these are: Stack, Fuse",
+            f"the composition {short_repr(setup.get('type'))} is not supported; these are: Stack, Fuse",
             param="adapter_setup",
         )
 
     def _name(self, child: Any) -> str:
         if not isinstance(child, dict) or child.get("type") != "single" or len(child.get("children", ())) != 1:
-            raise AdapterMismatch(f"a fusion's members must be single adapters, not {shown(child)}", param=SETUP)
+            raise AdapterMismatch(f"a fusion's members must be single adapters, not {short_repr(child)}", param=SETUP)
         return str(child["children"][0])
 
     def _adapter(self, name: str) -> Weights:
@@ -167,7 +167,7 @@ class _Composer:
             self.warnings += self.used[name].warnings
         return self.used[name]
 
-    def _fusion(self, names: list[str]) -> Part:
+    def _fusion(self, names: list[str]) -> Component:
         fusion = ",".join(names)
         if fusion not in self._found.fusions:
             raise InvalidRequest(f"the fusion '{fusion}' is not among the files", param=fusion)
@@ -175,7 +175,7 @@ class _Composer:
         check_model_type(config, self._backbone)
         members = []
         for name in names:
-            parts = self._adapter(name).parts
+            parts = self._adapter(name).components
             if len(parts) != 1 or not isinstance(parts[0].config, BottleneckConfig):
                 raise AdapterMismatch(f"'{name}' is no plain bottleneck adapter, and cannot be fused", param=name)
             members.append(parts[0])
@@ -206,7 +206,7 @@ def _flags(config: Any) -> FusionFlags:
     if config in ("static", "dynamic"):
         return FusionFlags(value=config == "dynamic")
     if not isinstance(config, dict):
-        raise InvalidRequest(f"{FUSION_CONFIG}: config must be an object, not {shown(config)}", param="config")
+        raise InvalidRequest(f"{FUSION_CONFIG}: config must be an object, not {short_repr(config)}", param="config")
     if config.get("temperature"):
         # There it starts at 50 and falls by 0.05 with every call: the answer would depend on the calls before.
         raise AdapterMismatch(
@@ -215,11 +215,11 @@ def _flags(config: Any) -> FusionFlags:
             param="temperature",
         )
     fields = FusionFlags.model_fields
-    refuse_fields(config, _FUSION_SILENT | fields.keys())
+    reject_fields(config, _FUSION_SILENT | fields.keys())
     flags = {name: value for name, value in config.items() if name in fields}
     for name, value in flags.items():
         if not isinstance(value, bool):
-            raise InvalidRequest(f"{FUSION_CONFIG}: {name} must be true or false, not {shown(value)}", param=name)
+            raise InvalidRequest(f"{FUSION_CONFIG}: {name} must be true or false, not {short_repr(value)}", param=name)
     return FusionFlags(**flags)
 
 
@@ -228,7 +228,9 @@ def _head(found: _Folders, head_setup: Any, composed: _Composer, backbone: Backb
     if head_setup is not None:
         names = head_setup.get("children") if isinstance(head_setup, dict) else [head_setup]
         if not isinstance(names, list) or len(names) != 1 or str(names[0]) not in found.heads:
-            raise InvalidRequest(f"head_setup {shown(head_setup)} names no single head among the files", param=SETUP)
+            raise InvalidRequest(
+                f"head_setup {short_repr(head_setup)} names no single head among the files", param=SETUP
+            )
         chosen = str(names[0])
         others = sorted(set(found.heads) - {chosen})
         if others:

@@ -40,7 +40,7 @@ def _reduction(hidden: int, width: int) -> float:
 
 def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     """Writes a bottleneck adapter and its head as `adapters` does."""
-    (part,) = adapter.parts
+    (part,) = adapter.components
     config = part.config
     assert isinstance(config, BottleneckConfig)
     places = backbone.family.sublayers

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.files import refuse_fields, shown
+from manyhats.formats.files import reject_fields, short_repr
 from manyhats.formats.peft.types import check_types
 
 if TYPE_CHECKING:
@@ -88,21 +88,21 @@ def check_type(config: Mapping[str, Any]) -> str:
             f"difference of its weights on your own machine. Served as they are: {known}",
             param="peft_type",
         )
-    raise AdapterMismatch(f"PEFT's {shown(kind)} is not supported; these are: {known}", param="peft_type")
+    raise AdapterMismatch(f"PEFT's {short_repr(kind)} is not supported; these are: {known}", param="peft_type")
 
 
 def check_fields(config: Mapping[str, Any], kind: str, backbone: Backbone) -> None:
     """Raises InvalidRequest for a field of another type, AdapterMismatch for one that changes the answer unread."""
     check_types(config)
     told = {name: value for name, value in config.items() if value not in _NEUTRAL.get(name, ())}
-    refuse_fields(told, _BOOKKEEPING | _HARMLESS | UNDERSTOOD[kind], " of adapter_config.json")
+    reject_fields(told, _BOOKKEEPING | _HARMLESS | UNDERSTOOD[kind], " of adapter_config.json")
     bias = config.get("bias", "none")
     if bias not in ("none", "all", "lora_only", "vera_only"):
-        raise AdapterMismatch(f"bias {shown(bias)} is not known; none, all and lora_only are", param="bias")
+        raise AdapterMismatch(f"bias {short_repr(bias)} is not known; none, all and lora_only are", param="bias")
     start = str(config.get("init_lora_weights", True)).lower()
     if start.startswith(_CHANGED_BASE):
         raise AdapterMismatch(
-            f"init_lora_weights {shown(start)} is relative to a changed backbone; save the adapter with PEFT's "
+            f"init_lora_weights {short_repr(start)} is relative to a changed backbone; save the adapter with PEFT's "
             "`path_initial_model_for_weight_conversion`, which makes a plain LoRA of it",
             param="init_lora_weights",
         )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from manyhats.formats.files import Remaining, Sites, take_leaves
+from manyhats.formats.files import Sites, UnclaimedTensors, take_leaves
 from manyhats.formats.peft.names import WRAPPER
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def take(
-    remaining: Remaining, pattern: str, site_of: Callable[[str], str], leaf: str | None = None
+    remaining: UnclaimedTensors, pattern: str, site_of: Callable[[str], str], leaf: str | None = None
 ) -> tuple[Sites, dict[str, str]]:
     """All tensors whose name without the wrapper matches `pattern`: its first group is the module, its second the
     leaf, where `leaf` does not name that.

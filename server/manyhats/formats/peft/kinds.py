@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.files import Remaining, shown
+from manyhats.formats.files import UnclaimedTensors, short_repr
 from manyhats.formats.kinds import SAY, Beside, kind_of_class
 from manyhats.formats.peft.names import WRAPPER
 from manyhats.methods.heads import HEADLESS, Kind, headless_kinds
@@ -26,7 +26,7 @@ _UNTYPED = "adapter_config.json names no task_type"
 
 
 def kind_of(
-    remaining: Remaining,
+    remaining: UnclaimedTensors,
     config: Mapping[str, Any],
     prefix: str,
     backbone: Backbone,
@@ -42,7 +42,7 @@ def kind_of(
     if task_type is not None:
         if not isinstance(task_type, str) or task_type not in _TASK_TYPES:
             raise AdapterMismatch(
-                f"task_type {shown(task_type)} is not supported; these are: {', '.join(_TASK_TYPES)}",
+                f"task_type {short_repr(task_type)} is not supported; these are: {', '.join(_TASK_TYPES)}",
                 param="task_type",
             )
         return _TASK_TYPES[task_type]
@@ -52,13 +52,15 @@ def kind_of(
         found = kind_of_class(model_class) or beside.kind
         if found is None:
             raise AdapterMismatch(
-                f"{_UNTYPED}, and what a {shown(model_class)} is for is not known; {SAY}", param="task_type"
+                f"{_UNTYPED}, and what a {short_repr(model_class)} is for is not known; {SAY}", param="task_type"
             )
         return found
     return _by_head(remaining, prefix, backbone, beside, warnings) or _headless(remaining, backbone, beside, warnings)
 
 
-def _by_head(remaining: Remaining, prefix: str, backbone: Backbone, beside: Beside, warnings: list[str]) -> Kind | None:
+def _by_head(
+    remaining: UnclaimedTensors, prefix: str, backbone: Backbone, beside: Beside, warnings: list[str]
+) -> Kind | None:
     """What the head's tensors say; None where there is no head."""
     names = remaining.names()
     if any("qa_outputs" in name for name in names):
@@ -89,7 +91,7 @@ def _by_head(remaining: Remaining, prefix: str, backbone: Backbone, beside: Besi
     return found
 
 
-def _headless(remaining: Remaining, backbone: Backbone, beside: Beside, warnings: list[str]) -> Kind:
+def _headless(remaining: UnclaimedTensors, backbone: Backbone, beside: Beside, warnings: list[str]) -> Kind:
     """What an adapter without a head is for."""
     if beside.kind in HEADLESS:
         return beside.kind

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Remaining, Sites, shown, validate
+from manyhats.formats.files import Sites, UnclaimedTensors, short_repr, validate
 from manyhats.formats.peft.keys import linear_in, merge, take
 from manyhats.formats.peft.names import PROMPT_WRAPPER
 from manyhats.formats.peft.patterns import by_pattern
-from manyhats.methods.base import Part
+from manyhats.methods.base import Component
 from manyhats.methods.lora import LoraConfig
 from manyhats.methods.vera import Shared, pair, projections
 
@@ -25,7 +25,7 @@ _MOST_ALPHA = 1e6
 _MOST_VALUES = 1 << 30  # of all matrices that a VeRA, a file of short vectors, stands for
 
 
-def lora_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) -> Part:
+def lora_part(remaining: UnclaimedTensors, config: dict[str, Any], backbone: Backbone) -> Component:
     """Takes the tensors of a LoRA, on linear layers and embeddings."""
 
     site_of = linear_in(backbone)
@@ -64,7 +64,7 @@ def lora_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) 
         for site, module in modules.items()
     }
     _complete(sites, scales)
-    return Part("lora", LoraConfig(scales=scales, dora="peft" if config.get("use_dora") else None), sites)
+    return Component("lora", LoraConfig(scales=scales, dora="peft" if config.get("use_dora") else None), sites)
 
 
 def _complete(sites: Sites, scales: Mapping[str, float]) -> None:
@@ -76,12 +76,12 @@ def _complete(sites: Sites, scales: Mapping[str, float]) -> None:
 def _flag(config: Mapping[str, Any], field: str, found: bool, tensors: str) -> None:
     if bool(config.get(field)) != found:
         raise AdapterMismatch(
-            f"{field} is {shown(config.get(field))}, but the file has {'some' if found else 'no'} '{tensors}'",
+            f"{field} is {short_repr(config.get(field))}, but the file has {'some' if found else 'no'} '{tensors}'",
             param=field,
         )
 
 
-def take_own_biases(remaining: Remaining, sites: Sites, backbone: Backbone) -> None:
+def take_own_biases(remaining: UnclaimedTensors, sites: Sites, backbone: Backbone) -> None:
     """`bias` other than none: an adapted layer's bias stands in its wrapper, and replaces the backbone's."""
     own, _ = take(remaining, r"(.+)\.base_layer\.(bias)", linear_in(backbone))
     for site in list(sites):
@@ -93,10 +93,12 @@ def take_own_biases(remaining: Remaining, sites: Sites, backbone: Backbone) -> N
 
 def _lora_scale(module: str, leaves: dict[str, Tensor], config: dict[str, Any], rank: Any, alpha: Any) -> float:
     if type(rank) is not int or rank < 1:
-        raise InvalidRequest(f"the rank of '{module}' must be a positive whole number, not {shown(rank)}", param="r")
+        raise InvalidRequest(
+            f"the rank of '{module}' must be a positive whole number, not {short_repr(rank)}", param="r"
+        )
     if type(alpha) not in (int, float) or not abs(alpha) <= _MOST_ALPHA:
         raise InvalidRequest(
-            f"lora_alpha of '{module}' must be a number of at most {_MOST_ALPHA}, not {shown(alpha)}",
+            f"lora_alpha of '{module}' must be a number of at most {_MOST_ALPHA}, not {short_repr(alpha)}",
             param="lora_alpha",
         )
     stored = leaves["A"].shape[0] if "A" in leaves and leaves["A"].dim() else rank
@@ -111,7 +113,7 @@ def _lora_scale(module: str, leaves: dict[str, Tensor], config: dict[str, Any], 
 # ---- AdaLoRA
 
 
-def adalora_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) -> Part:
+def adalora_part(remaining: UnclaimedTensors, config: dict[str, Any], backbone: Backbone) -> Component:
     """B E A with a diagonal E (Zhang et al. 2023, equation 3), E folded into A; scaled by alpha over the first rank."""
     sites, _ = take(remaining, r"(.+)\.lora_(A|B|E)", linear_in(backbone))
     if not sites:
@@ -119,7 +121,7 @@ def adalora_part(remaining: Remaining, config: dict[str, Any], backbone: Backbon
     alpha, rank = config.get("lora_alpha", 8), config.get("init_r", 12)
     if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not abs(alpha) <= _MOST_ALPHA:
         raise InvalidRequest(
-            f"init_r and lora_alpha must be numbers, not {shown(rank)} and {shown(alpha)}", param="init_r"
+            f"init_r and lora_alpha must be numbers, not {short_repr(rank)} and {short_repr(alpha)}", param="init_r"
         )
     for site, leaves in sites.items():
         if set(leaves) != {"A", "B", "E"}:
@@ -134,13 +136,15 @@ def adalora_part(remaining: Remaining, config: dict[str, Any], backbone: Backbon
             leaves["A"] = torch.zeros(1, leaves["A"].shape[1])
             leaves["B"] = torch.zeros(leaves["B"].shape[0], 1)
     take_own_biases(remaining, sites, backbone)
-    return Part("lora", LoraConfig(scales=dict.fromkeys(sites, float(alpha / (rank + 1e-5)))), sites, label="adalora")
+    return Component(
+        "lora", LoraConfig(scales=dict.fromkeys(sites, float(alpha / (rank + 1e-5)))), sites, label="adalora"
+    )
 
 
 # ---- VeRA
 
 
-def vera_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) -> Part:
+def vera_part(remaining: UnclaimedTensors, config: dict[str, Any], backbone: Backbone) -> Component:
     """diag(b) B diag(d) A with A and B shared by all layers (Kopiczko et al. 2024, equation 2)."""
     sites, _ = take(remaining, r"(.+)\.vera_lambda_(b|d)", linear_in(backbone))
     if not sites:
@@ -170,7 +174,7 @@ def vera_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) 
                 raise AdapterMismatch(f"vera_lambda_{leaf} of '{site}' is {found}, but must be [{length}]", param=site)
         leaves |= pair(leaves.pop("b").float(), leaves.pop("d").float(), down.float(), up.float(), width)
     take_own_biases(remaining, sites, backbone)
-    return Part("lora", LoraConfig(scales=dict.fromkeys(sites, 1.0)), sites, label="vera")
+    return Component("lora", LoraConfig(scales=dict.fromkeys(sites, 1.0)), sites, label="vera")
 
 
 def _projections(config: Mapping[str, Any], out: int, width: int) -> tuple[Tensor, Tensor]:

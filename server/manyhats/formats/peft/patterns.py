@@ -13,7 +13,7 @@ from typing import Any
 from pydantic_core import SchemaError, SchemaValidator, ValidationError, core_schema
 
 from manyhats.errors import InvalidRequest
-from manyhats.formats.files import shown
+from manyhats.formats.files import short_repr
 
 _LENGTH = 200  # characters
 _REPETITIONS = 4  # of `*`, `+` and `{` in one pattern
@@ -30,7 +30,7 @@ def by_pattern(config: Mapping[str, Any], field: str, default: Any) -> Callable[
     """
     patterns = config.get(field) or {}
     if not isinstance(patterns, dict):
-        raise InvalidRequest(f"{field} must be an object, not {shown(patterns)}", param=field)
+        raise InvalidRequest(f"{field} must be an object, not {short_repr(patterns)}", param=field)
     if len(patterns) > _PATTERNS:
         raise InvalidRequest(f"{field} has {len(patterns)} patterns; at most {_PATTERNS} are followed", param=field)
     compiled = [(_compiled(key, field), value) for key, value in patterns.items()]
@@ -43,15 +43,15 @@ def by_pattern(config: Mapping[str, Any], field: str, default: Any) -> Callable[
 
 def _compiled(key: str, field: str) -> Callable[[str], bool]:
     if len(key) > _LENGTH or _COMPLEX.search(key) or len(re.findall(r"[*+{]", key)) > _REPETITIONS:
-        raise InvalidRequest(f"the pattern {shown(key)} of {field} is too complex", param=field)
+        raise InvalidRequest(f"the pattern {short_repr(key)} of {field} is too complex", param=field)
     try:
         re.compile(f"({key})")  # what PEFT would raise for
         validator = SchemaValidator(core_schema.str_schema(pattern=rf"^(?:.*\.)?(?:{key})$"))
     except (re.error, OverflowError, RecursionError) as error:
-        raise InvalidRequest(f"the pattern {shown(key)} is no regular expression: {error}", param=field) from None
+        raise InvalidRequest(f"the pattern {short_repr(key)} is no regular expression: {error}", param=field) from None
     except SchemaError:
         raise InvalidRequest(
-            f"the pattern {shown(key)} of {field} is too complex: it may not look around or back", param=field
+            f"the pattern {short_repr(key)} of {field} is too complex: it may not look around or back", param=field
         ) from None
 
     def matches(module: str) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.files import Remaining, shown
-from manyhats.methods.base import Part
+from manyhats.formats.files import UnclaimedTensors, short_repr
+from manyhats.methods.base import Component
 from manyhats.methods.prefix import PrefixConfig, layer_site
 from manyhats.methods.prompt import PROMPT_SITE, PromptConfig
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 
-def prefix_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) -> Part:
+def prefix_part(remaining: UnclaimedTensors, config: dict[str, Any], backbone: Backbone) -> Component:
     table = remaining.take("prompt_embeddings")
     if table is None:
         raise AdapterMismatch("the file has no 'prompt_embeddings'", param="prompt_embeddings")
@@ -35,19 +35,19 @@ def prefix_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone
         told = config.get(field)
         if told is not None and told != right:
             raise AdapterMismatch(
-                f"{field} is {shown(told)}, but 'prompt_embeddings' {list(table.shape)} and the backbone "
+                f"{field} is {short_repr(told)}, but 'prompt_embeddings' {list(table.shape)} and the backbone "
                 f"{backbone.name} make it {right}",
                 param=field,
             )
     rows = table.view(length, 2 * backbone.layers, heads, dim)
-    return Part(
+    return Component(
         "prefix",
         PrefixConfig(length=length, shift_positions=True),
         {layer_site(i): {"keys": rows[:, 2 * i], "values": rows[:, 2 * i + 1]} for i in range(backbone.layers)},
     )
 
 
-def prompt_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone) -> Part:
+def prompt_part(remaining: UnclaimedTensors, config: dict[str, Any], backbone: Backbone) -> Component:
     """Takes the tensor of a soft prompt, which stands in place of word embeddings."""
     prompt = remaining.take("prompt_embeddings")
     if prompt is None:
@@ -55,13 +55,13 @@ def prompt_part(remaining: Remaining, config: dict[str, Any], backbone: Backbone
     modules = config.get("num_transformer_submodules")
     if modules not in (None, 1):
         raise AdapterMismatch(
-            f"num_transformer_submodules is {shown(modules)}; the backbone {backbone.name} has 1",
+            f"num_transformer_submodules is {short_repr(modules)}; the backbone {backbone.name} has 1",
             param="num_transformer_submodules",
         )
     told = config.get("num_virtual_tokens")
     if told is not None and (prompt.dim() != 2 or told != prompt.shape[0]):
         raise AdapterMismatch(
-            f"num_virtual_tokens is {shown(told)}, but 'prompt_embeddings' has shape {list(prompt.shape)}",
+            f"num_virtual_tokens is {short_repr(told)}, but 'prompt_embeddings' has shape {list(prompt.shape)}",
             param="num_virtual_tokens",
         )
-    return Part("prompt", PromptConfig(), {PROMPT_SITE: {"prompt": prompt}})
+    return Component("prompt", PromptConfig(), {PROMPT_SITE: {"prompt": prompt}})

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.files import Remaining, text_or_none
+from manyhats.formats.files import UnclaimedTensors, text_or_none
 from manyhats.formats.heads import family_head, with_own_kind
 from manyhats.formats.kinds import Beside
 from manyhats.formats.peft.config import check_fields, check_type, normalised
 from manyhats.formats.peft.kinds import kind_of
 from manyhats.formats.peft.lora import adalora_part, lora_part, vera_part
-from manyhats.formats.peft.names import PROMPT_WRAPPER, WRAPPER
-from manyhats.formats.peft.others import (
+from manyhats.formats.peft.misc import (
     beft_part,
     check_tied,
     ia3_part,
@@ -23,10 +22,11 @@ from manyhats.formats.peft.others import (
     token_rows_part,
     whole_parameters,
 )
+from manyhats.formats.peft.names import PROMPT_WRAPPER, WRAPPER
 from manyhats.formats.peft.prompts import prefix_part, prompt_part
 from manyhats.formats.peft.weights import open_weights
 from manyhats.methods.adapter import Adapter
-from manyhats.methods.base import Part
+from manyhats.methods.base import Component
 from manyhats.methods.heads import HEADLESS, Head, Kind
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone, beside: Besid
     check_tied(parts, config, backbone)
     remaining.done()
     return Adapter(
-        parts=tuple(parts),
+        components=tuple(parts),
         head=head,
         kind=kind if head is None else head.kind,
         matched_tensors=remaining.taken,
@@ -73,7 +73,7 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone, beside: Besid
     )
 
 
-def _part(remaining: Remaining, peft_type: str, config: dict[str, Any], backbone: Backbone) -> Part:
+def _part(remaining: UnclaimedTensors, peft_type: str, config: dict[str, Any], backbone: Backbone) -> Component:
     match peft_type:
         case "LORA":
             return lora_part(remaining, config, backbone)
@@ -101,7 +101,7 @@ def _part(remaining: Remaining, peft_type: str, config: dict[str, Any], backbone
 
 
 def read_head(
-    remaining: Remaining, kind: Kind, prefix: str, backbone: Backbone, asked: Kind | None = None
+    remaining: UnclaimedTensors, kind: Kind, prefix: str, backbone: Backbone, asked: Kind | None = None
 ) -> Head | None:
     """The head of an adapter of that kind; None for a kind without. `asked`: the kind that the uploader says.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from manyhats.errors import InvalidRequest
-from manyhats.formats.files import shown
+from manyhats.formats.files import short_repr
 
 
 def _flag(value: Any) -> bool:
@@ -81,4 +81,6 @@ def check_types(config: Mapping[str, Any]) -> None:
             continue
         fits, wanted = _BY_FIELD[field]
         if not fits(value):
-            raise InvalidRequest(f"{field} of adapter_config.json must be {wanted}, not {shown(value)}", param=field)
+            raise InvalidRequest(
+                f"{field} of adapter_config.json must be {wanted}, not {short_repr(value)}", param=field
+            )

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from manyhats.errors import InvalidRequest
-from manyhats.formats.files import Remaining, equal_weights, read_json, read_tensors, shown
+from manyhats.formats.files import UnclaimedTensors, equal_weights, read_json, read_tensors, short_repr
 from manyhats.formats.peft.names import INDEX, PROMPT_WRAPPER, SHARDS, WEIGHTS, WRAPPER
 from manyhats.formats.wrappers import bare, check_gathered, renamed
 
@@ -26,7 +26,7 @@ _PARAMETERS = ("weight", "bias")
 _TWICE = re.compile(r"(.+)\.(modules_to_save|original_module)\.((?:.+\.)?(?:weight|bias))")
 
 
-def open_weights(folder: Path, *, prompt: bool) -> Remaining:
+def open_weights(folder: Path, *, prompt: bool) -> UnclaimedTensors:
     """An adapter's tensors. `prompt`: whether its type is prompt learning, which wraps the model otherwise.
 
     Raises InvalidRequest for damaged or incomplete files, for empty tensors, and where a name can be read in two ways.
@@ -35,7 +35,7 @@ def open_weights(folder: Path, *, prompt: bool) -> Remaining:
     check_gathered(tensors, WEIGHTS)
     warnings: list[str] = []
     tensors = renamed(tensors, _rename(tensors, PROMPT_WRAPPER if prompt else WRAPPER), WEIGHTS, warnings)
-    return Remaining(_once(tensors), WEIGHTS, warnings)
+    return UnclaimedTensors(_once(tensors), WEIGHTS, warnings)
 
 
 def _shards(folder: Path) -> dict[str, Tensor]:
@@ -68,7 +68,7 @@ def _shards(folder: Path) -> dict[str, Tensor]:
 
 def _check_index(told: Any, places: Mapping[str, str]) -> None:
     if not isinstance(told, dict):
-        raise InvalidRequest(f"weight_map of {INDEX} must be an object, not {shown(told)}", param="weight_map")
+        raise InvalidRequest(f"weight_map of {INDEX} must be an object, not {short_repr(told)}", param="weight_map")
     for name, file in told.items():
         if places.get(name) != file:
             raise InvalidRequest(f"{INDEX} says that '{name}' is in {str(file)[:80]!r}, but it is not", param=name)

@@ -14,11 +14,11 @@ from manyhats.errors import InvalidRequest
 from manyhats.formats.files import write_json, write_tensors
 from manyhats.formats.peft.names import PROMPT_WRAPPER, WEIGHTS, WRAPPER
 from manyhats.methods.adapter import Adapter
-from manyhats.methods.base import Part
+from manyhats.methods.base import Component
+from manyhats.methods.full_parameters import ParametersConfig
 from manyhats.methods.heads import Head
 from manyhats.methods.ia3 import Ia3Config
 from manyhats.methods.lora import LoraConfig
-from manyhats.methods.parameters import ParametersConfig
 from manyhats.methods.prefix import PrefixConfig, layer_site
 from manyhats.methods.prompt import PROMPT_SITE, PromptConfig
 from manyhats.methods.token_rows import TokenRowsConfig
@@ -43,9 +43,9 @@ _TASK_TYPES = {
 
 def holds(adapter: Adapter, backbone: Backbone) -> bool:
     """Whether it is of a method of PEFT's, and files as `write` makes them have a place for everything in it."""
-    if adapter.method not in _WRITTEN or any(part.gated for part in adapter.parts):
+    if adapter.method not in _WRITTEN or any(part.gated for part in adapter.components):
         return False
-    (part,) = adapter.parts
+    (part,) = adapter.components
     match part.config:
         case LoraConfig() if part.config.vera is None:  # biases and embeddings are not written
             layers = all(site in backbone.linear for site in part.tensors)
@@ -63,7 +63,7 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
 
     Raises InvalidRequest for what PEFT has no place for.
     """
-    (part,) = adapter.parts
+    (part,) = adapter.components
     prefix = "" if adapter.kind == "embed" else backbone.prefix + "."  # of embeddings the bare model is trained
 
     def full(site: str) -> str:
@@ -103,7 +103,7 @@ def _head(head: Head, wrapper: str, backbone: Backbone) -> dict[str, Tensor]:
     return tensors
 
 
-def _method(part: Part, full: Full, backbone: Backbone) -> Written:
+def _method(part: Component, full: Full, backbone: Backbone) -> Written:
     match part.config:
         case LoraConfig() if part.config.vera is not None:
             return _vera(part, part.config.vera, full)
@@ -123,7 +123,7 @@ def _method(part: Part, full: Full, backbone: Backbone) -> Written:
             raise InvalidRequest(f"PEFT has no format for the method {part.method}")
 
 
-def _lora(part: Part, config: LoraConfig, full: Full) -> Written:
+def _lora(part: Component, config: LoraConfig, full: Full) -> Written:
     if config.dora == "adapterhub":
         raise InvalidRequest("AdapterHub's DoRA is not PEFT's, and cannot be written as such")
     if part.gated:
@@ -151,7 +151,7 @@ def _lora(part: Part, config: LoraConfig, full: Full) -> Written:
     return fields, tensors
 
 
-def _vera(part: Part, shared: Shared, full: Full) -> Written:
+def _vera(part: Component, shared: Shared, full: Full) -> Written:
     """The shared matrices are made anew from the key, so the file is the vectors alone."""
     fields = {
         "peft_type": "VERA",
@@ -169,7 +169,7 @@ def _vera(part: Part, shared: Shared, full: Full) -> Written:
     return fields, tensors
 
 
-def _ia3(part: Part, full: Full) -> Written:
+def _ia3(part: Component, full: Full) -> Written:
     inputs = [site for site, leaves in part.tensors.items() if "input" in leaves]
     if any(set(leaves) == {"input", "output"} for leaves in part.tensors.values()):
         raise InvalidRequest("PEFT rescales what a layer reads, or what it gives, and not both")
@@ -185,7 +185,7 @@ def _ia3(part: Part, full: Full) -> Written:
     return fields, tensors
 
 
-def _prompt(part: Part, config: PromptConfig, backbone: Backbone) -> Written:
+def _prompt(part: Component, config: PromptConfig, backbone: Backbone) -> Written:
     """P-tuning's too, whose encoder is folded in."""
     if config.after_embeddings:
         raise InvalidRequest("PEFT's prompts stand in place of word embeddings, not behind the embedding block")
@@ -202,7 +202,7 @@ def _prompt(part: Part, config: PromptConfig, backbone: Backbone) -> Written:
     return fields, {"prompt_embeddings": prompt}
 
 
-def _prefix(part: Part, config: PrefixConfig, backbone: Backbone) -> Written:
+def _prefix(part: Component, config: PrefixConfig, backbone: Backbone) -> Written:
     """PEFT's tensor is (length, 2 * layers * heads * dim)."""
     if part.gated:
         raise InvalidRequest("PEFT's prefixes have no gate")
@@ -221,7 +221,7 @@ def _prefix(part: Part, config: PrefixConfig, backbone: Backbone) -> Written:
     return fields, {"prompt_embeddings": torch.stack(rows, dim=1).reshape(config.length, -1)}
 
 
-def _norms(part: Part, full: Full) -> Written:
+def _norms(part: Component, full: Full) -> Written:
     tensors = {
         f"{WRAPPER}{full(site)}.ln_tuning_layers.{leaf}": tensor
         for site, leaves in part.tensors.items()
@@ -230,7 +230,7 @@ def _norms(part: Part, full: Full) -> Written:
     return {"peft_type": "LN_TUNING", "target_modules": sorted(full(site) for site in part.tensors)}, tensors
 
 
-def _token_rows(part: Part, full: Full) -> Written:
+def _token_rows(part: Component, full: Full) -> Written:
     (site,) = part.tensors
     leaves = part.tensors[site]
     fields = {

@@ -51,7 +51,7 @@ def read_onto(adapter: Adapter, folder: Path, backbone: Backbone, asked: Kind | 
             f"{sentence_files.MODULES} is for embeddings, but the adapter has a head of kind '{adapter.kind}'",
             param=sentence_files.MODULES,
         )
-    if any(part.method == "prompt" for part in adapter.parts):
+    if any(part.method == "prompt" for part in adapter.components):
         raise AdapterMismatch(
             "sentence-transformers pools a prompt's virtual tokens with the text's own; not supported",
             param=sentence_files.MODULES,

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 _PASSES = 1  # requests for adapters in slots that may pass one that waits for room, before slots drain for it
 
 
-class Residency:
+class AdapterCache:
     """`load` reads a version from disk; `bind` puts it on the device; `slot_size` foretells its bytes there.
 
     Limits: `slots` adapters and `slot_bytes` on the device, `memory_bytes` in host memory. `unbind` is told which

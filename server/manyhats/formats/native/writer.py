@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from manyhats.formats.files import write_json, write_tensors
-from manyhats.formats.manyhats.description import TASK, Description, HeadDescription, PartDescription
-from manyhats.formats.manyhats.names import FILE, WEIGHTS
+from manyhats.formats.native.description import TASK, ComponentDescription, Description, HeadDescription
+from manyhats.formats.native.names import FILE, WEIGHTS
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.mask import MaskConfig
 
@@ -25,8 +25,8 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
         "base_sha256": backbone.sha256,
         "task": dict(adapter.settings),
     } | ({"answers": adapter.kind} if head is None else {"head": head})
-    masks = [part for part in adapter.parts if isinstance(part.config, MaskConfig)]
-    if len(adapter.parts) == 1 and masks:
+    masks = [part for part in adapter.components if isinstance(part.config, MaskConfig)]
+    if len(adapter.components) == 1 and masks:
         (part,) = masks
         assert isinstance(part.config, MaskConfig)
         tensors |= {f"{site}.mask": leaves["mask"] for site, leaves in part.tensors.items()}
@@ -42,8 +42,8 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
         )
     else:
         parts = []
-        for index, part in enumerate(adapter.parts):
-            parts.append(PartDescription(method=part.method, config=part.config.model_dump(), label=part.label))
+        for index, part in enumerate(adapter.components):
+            parts.append(ComponentDescription(method=part.method, config=part.config.model_dump(), label=part.label))
             tensors |= {
                 f"{index}:{site}:{leaf}": tensor.clone()
                 for site, leaves in part.tensors.items()

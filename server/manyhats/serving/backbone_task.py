@@ -15,7 +15,7 @@ KIND = "kind"  # the parameter that chooses
 EMBEDS = {"pooling", "normalize", "prompt", "prompt_name"}  # what only a request for embeddings says
 
 
-class BaseTask:
+class BackboneTask:
     """The versions of the task `base`, one for each kind of answer that the backbone gives."""
 
     def __init__(self, backbone: Backbone) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from manyhats.errors import InvalidRequest, Overloaded, TooLarge
+from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.records import AdapterInfo, Version
-from manyhats.registry.residency import Residency
 
 PATIENCE = 60.0
 
@@ -74,16 +74,16 @@ def disk() -> Disk:
     return Disk()
 
 
-Make = Callable[..., Residency]
+Make = Callable[..., AdapterCache]
 
 
 @pytest.fixture
 def tiers(disk: Disk) -> Iterator[Make]:
     """Makes residencies, and closes them."""
-    made: list[Residency] = []
+    made: list[AdapterCache] = []
 
-    def make(slots: int = 4, slot_bytes: int = 1000, memory_bytes: int = 1000) -> Residency:
-        one = Residency(
+    def make(slots: int = 4, slot_bytes: int = 1000, memory_bytes: int = 1000) -> AdapterCache:
+        one = AdapterCache(
             load=disk.load,
             bind=disk.bind,
             slot_size=lambda adapter: adapter.nbytes,
@@ -112,16 +112,16 @@ def got(future: Future[Any]) -> Any:
     return future.result(PATIENCE)
 
 
-def use(residency: Residency, wanted: Version) -> None:
+def use(residency: AdapterCache, wanted: Version) -> None:
     assert got(residency.acquire(wanted)).name == wanted.task
     residency.release(wanted)
 
 
-def users(residency: Residency) -> int:
+def users(residency: AdapterCache) -> int:
     return sum(slot.users for slot in residency._slots.values())
 
 
-def idle(residency: Residency) -> bool:
+def idle(residency: AdapterCache) -> bool:
     """Nobody uses anything, nothing is on its way, and the accounts agree."""
     with residency._lock:
         return (
@@ -234,7 +234,7 @@ def test_the_bytes_of_slots_are_bounded(tiers):
 
 def test_who_leaves_is_told_and_gives_its_bytes_back(disk):
     left: list[str] = []
-    residency = Residency(
+    residency = AdapterCache(
         load=disk.load,
         bind=disk.bind,
         slot_size=lambda adapter: adapter.nbytes,

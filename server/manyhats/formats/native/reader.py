@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Remaining, Sites, take_leaves, validate
-from manyhats.formats.manyhats.description import Description
-from manyhats.formats.manyhats.names import FILE, WEIGHTS
+from manyhats.formats.files import Sites, UnclaimedTensors, take_leaves, validate
+from manyhats.formats.native.description import Description
+from manyhats.formats.native.names import FILE, WEIGHTS
 from manyhats.formats.wrappers import bare, open_tensors
 from manyhats.methods import METHODS
 from manyhats.methods.adapter import Adapter
-from manyhats.methods.base import Part
+from manyhats.methods.base import Component
+from manyhats.methods.full_parameters import ParametersConfig
 from manyhats.methods.heads import Head, Layer
 from manyhats.methods.mask import MaskConfig, pack_bits
-from manyhats.methods.parameters import ParametersConfig
 from manyhats.methods.side import SIDE_SITE, SideConfig
 from manyhats.methods.sparse import SparseConfig
 
@@ -43,7 +43,7 @@ def read(folder: Path, description: Description, backbone: Backbone) -> Adapter:
             parts = _parts(remaining, description)
     remaining.done()
     return Adapter(
-        parts=tuple(parts),
+        components=tuple(parts),
         head=head,
         kind=description.answers if head is None else head.kind,
         matched_tensors=remaining.taken,
@@ -53,7 +53,7 @@ def read(folder: Path, description: Description, backbone: Backbone) -> Adapter:
     )
 
 
-def read_head(remaining: Remaining, description: Description) -> Head | None:
+def read_head(remaining: UnclaimedTensors, description: Description) -> Head | None:
     """The head whose tensors are `head.<n>.weight` and `head.<n>.bias`."""
     if description.head is None:
         return None
@@ -72,7 +72,7 @@ def _same(found: Iterable[str], stated: Iterable[str]) -> None:
         raise InvalidRequest(f"{FILE} and {WEIGHTS} do not mask the same weights: {min(odd)}", param=min(odd))
 
 
-def _mask(remaining: Remaining, description: Description, backbone: Backbone) -> Part:
+def _mask(remaining: UnclaimedTensors, description: Description, backbone: Backbone) -> Component:
     """`<site>.mask`: bits; or with the encoding `zeros_idx32` `<site>.zeros_indices`, where the zeros stand."""
     sites: Sites = {}
     shapes = {bare(site): shape for site, shape in description.shapes.items()}
@@ -96,7 +96,7 @@ def _mask(remaining: Remaining, description: Description, backbone: Backbone) ->
             if name.endswith(".mask"):
                 sites[name.removesuffix(".mask")] = {"mask": remaining.pop(name)}
     _same(sites, shapes)
-    return Part("mask", MaskConfig(shapes=shapes), sites)
+    return Component("mask", MaskConfig(shapes=shapes), sites)
 
 
 def _bits(zeros: Tensor, shape: tuple[int, int], name: str) -> Tensor:
@@ -110,7 +110,7 @@ def _bits(zeros: Tensor, shape: tuple[int, int], name: str) -> Tensor:
     return pack_bits(torch.from_numpy(keep))
 
 
-def _sparse(remaining: Remaining, description: Description, backbone: Backbone) -> Part:
+def _sparse(remaining: UnclaimedTensors, description: Description, backbone: Backbone) -> Component:
     """`<parameter>.indices` and `<parameter>.values`; or with the mode `replace_dense` `<parameter>` as a whole."""
     dense = description.mode == "replace_dense"
 
@@ -123,11 +123,11 @@ def _sparse(remaining: Remaining, description: Description, backbone: Backbone) 
 
     sites = take_leaves(remaining, place)
     if description.mode == "replace_dense":
-        return Part("parameters", ParametersConfig(), sites, label="sparse")
-    return Part("sparse", SparseConfig(mode=description.mode), sites)
+        return Component("parameters", ParametersConfig(), sites, label="sparse")
+    return Component("sparse", SparseConfig(mode=description.mode), sites)
 
 
-def _side(remaining: Remaining, description: Description) -> Part:
+def _side(remaining: UnclaimedTensors, description: Description) -> Component:
     """`alpha`, `side.<parameter>`, and with a projection `projection.weight` and maybe `projection.bias`."""
     leaves: dict[str, Tensor] = {}
     for name in remaining.names():
@@ -138,10 +138,10 @@ def _side(remaining: Remaining, description: Description) -> Part:
         raise InvalidRequest(f"{WEIGHTS} has no 'projection.weight'", param="projection")
     fields = {"kind": description.kind, "model": description.side_model_config, "layers": description.layers}
     config = validate(SideConfig, fields, FILE, "side")
-    return Part("side", config, {SIDE_SITE: leaves})
+    return Component("side", config, {SIDE_SITE: leaves})
 
 
-def _parts(remaining: Remaining, description: Description) -> list[Part]:
+def _parts(remaining: UnclaimedTensors, description: Description) -> list[Component]:
     """`<index>:<site>:<leaf>`, in the order in which the parts act."""
     sites: list[Sites] = [{} for _ in description.parts]
     for name in remaining.names():
@@ -158,5 +158,5 @@ def _parts(remaining: Remaining, description: Description) -> list[Part]:
                 f"the method '{told.method[:80]}' is not known; these are: {', '.join(METHODS)}", param="parts"
             )
         config = validate(method.config, told.config, f"{FILE}: parts", told.method)
-        parts.append(Part(told.method, config, own, label=told.label))
+        parts.append(Component(told.method, config, own, label=told.label))
     return parts

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Remaining, take_leaves
-from manyhats.formats.manyhats.description import Description
-from manyhats.formats.manyhats.names import WEIGHTS
-from manyhats.formats.manyhats.reader import read_head
+from manyhats.formats.files import UnclaimedTensors, take_leaves
+from manyhats.formats.native.description import Description
+from manyhats.formats.native.names import WEIGHTS
+from manyhats.formats.native.reader import read_head
 from manyhats.formats.wrappers import open_tensors
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.average import average_of
-from manyhats.methods.base import Part
+from manyhats.methods.base import Component
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.fusion import fuse
 from manyhats.methods.heads import Kind
@@ -42,13 +42,13 @@ def compose(folder: Path, description: Description, backbone: Backbone, members:
     has_weights = (folder / WEIGHTS).exists()
     if not has_weights and (description.head is not None or description.format == "manyhats-fusion/1"):
         raise InvalidRequest(f"the adapter has no {WEIGHTS}", param=WEIGHTS)
-    remaining = open_tensors(folder / WEIGHTS) if has_weights else Remaining({}, WEIGHTS)
+    remaining = open_tensors(folder / WEIGHTS) if has_weights else UnclaimedTensors({}, WEIGHTS)
     head = read_head(remaining, description)
     match description.format:
         case "manyhats-fusion/1":
             parts = [_fusion(remaining, description, backbone, members)]
         case "manyhats-stack/1":
-            parts = [part for member in members for part in member.parts]
+            parts = [part for member in members for part in member.components]
         case _:
             weights = description.weights or [1 / len(members)] * len(members)
             parts = [_average(members, weights)]
@@ -63,7 +63,7 @@ def compose(folder: Path, description: Description, backbone: Backbone, members:
     inherited = {} if wearer is None else dict(wearer.settings)
     references = {*description.members, *(sha for member in members for sha in member.references)}
     return Adapter(
-        parts=tuple(parts),
+        components=tuple(parts),
         head=head,
         kind=kind if head is None else head.kind,
         projection=None if wearer is None else wearer.projection,
@@ -75,19 +75,23 @@ def compose(folder: Path, description: Description, backbone: Backbone, members:
     )
 
 
-def _single(member: Adapter, sha: str, what: str) -> Part:
-    if len(member.parts) != 1:
-        raise AdapterMismatch(f"the member {sha[:12]} has {len(member.parts)} parts, and cannot be {what}", param=sha)
-    return member.parts[0]
+def _single(member: Adapter, sha: str, what: str) -> Component:
+    if len(member.components) != 1:
+        raise AdapterMismatch(
+            f"the member {sha[:12]} has {len(member.components)} parts, and cannot be {what}", param=sha
+        )
+    return member.components[0]
 
 
-def _fusion(remaining: Remaining, description: Description, backbone: Backbone, members: Sequence[Adapter]) -> Part:
+def _fusion(
+    remaining: UnclaimedTensors, description: Description, backbone: Backbone, members: Sequence[Adapter]
+) -> Component:
     def place(name: str) -> tuple[str, str] | None:
         site = next((site for site in backbone.residual if name.startswith(f"{site}.")), None)
         return None if site is None else (site, name.removeprefix(f"{site}."))
 
     layers = take_leaves(remaining, place)
-    parts: list[Part] = []
+    parts: list[Component] = []
     for member, sha in zip(members, description.members, strict=True):
         part = _single(member, sha, "fused")
         if not isinstance(part.config, BottleneckConfig):
@@ -100,7 +104,7 @@ def _fusion(remaining: Remaining, description: Description, backbone: Backbone, 
     return fuse(parts, layers, description.fusion)
 
 
-def _average(members: Sequence[Adapter], weights: Sequence[float]) -> Part:
+def _average(members: Sequence[Adapter], weights: Sequence[float]) -> Component:
     parts = [_single(member, "", "averaged") for member in members]
     methods = {part.method for part in parts}
     if methods == {"lora"}:
@@ -114,7 +118,7 @@ def _average(members: Sequence[Adapter], weights: Sequence[float]) -> Part:
     return average_of(parts, weights)
 
 
-def weighted_loras(parts: Sequence[Part], weights: Sequence[float]) -> Part:
+def weighted_loras(parts: Sequence[Component], weights: Sequence[float]) -> Component:
     """sum_i w_i s_i B_i A_i as one LoRA: the A stand one below the other, the B beside each other."""
     downs: dict[str, list[Tensor]] = {}
     ups: dict[str, list[Tensor]] = {}

@@ -17,7 +17,7 @@ from manyhats.registry.records import AdapterInfo, Task, Version
 _SEARCHED = 10_000  # names that are searched for the nearest ones: about a millisecond
 
 
-class Catalogue:
+class AdapterIndex:
     """All tasks, how many versions name each content, and how many requests need it. Safe from any thread."""
 
     def __init__(self, chance: random.Random) -> None:

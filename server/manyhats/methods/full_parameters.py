@@ -13,11 +13,11 @@ from manyhats.backbone.sites import EmbeddingSite, LinearSite, NormSite
 from manyhats.errors import AdapterMismatch
 from manyhats.kernels.base import Rows, ScaleAdd, Weight
 from manyhats.methods.base import (
-    Bound,
-    Leaves,
+    BoundComponent,
+    Component,
     Method,
     MethodConfig,
-    Part,
+    StateDict,
     Trainable,
     expect_shape,
     on_device,
@@ -40,7 +40,7 @@ class Parameters(Method):
     name: ClassVar[str] = "parameters"
     config: ClassVar[type[MethodConfig]] = ParametersConfig
 
-    def check(self, part: Part, backbone: Backbone) -> None:
+    def check(self, part: Component, backbone: Backbone) -> None:
         for site, leaves in part.tensors.items():
             place = backbone.parameter_site(site)
             for leaf, tensor in leaves.items():
@@ -50,13 +50,13 @@ class Parameters(Method):
                     shape = tuple(own_parameter(backbone, site, leaf).shape)
                 expect_shape(tensor, shape, f"{site}.{leaf}", backbone)
 
-    def bind(self, part: Part, backbone: Backbone) -> Bound:
+    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
         ready = {site: on_device(leaves, backbone) for site, leaves in part.tensors.items()}
         bound = bound_parameters(backbone, ready)
         bound.nbytes = size_of(ready.values())
         return bound
 
-    def replaced_weights(self, part: Part) -> set[str]:
+    def replaced_weights(self, part: Component) -> set[str]:
         return {site for site, leaves in part.tensors.items() if "weight" in leaves}
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
@@ -88,7 +88,7 @@ def own_parameter(backbone: Backbone, site: str, leaf: str) -> Tensor:
     return own
 
 
-def bound_parameters(backbone: Backbone, sites: Mapping[str, Leaves]) -> Bound:
+def bound_parameters(backbone: Backbone, sites: Mapping[str, StateDict]) -> BoundComponent:
     """What acts where parameters on the device stand in place of the backbone's."""
     linear: dict[str, list[Operation]] = {}
     embedding: dict[str, OwnRows] = {}
@@ -101,7 +101,7 @@ def bound_parameters(backbone: Backbone, sites: Mapping[str, Leaves]) -> Bound:
             embedding[place.name] = OwnRows(Rows(leaves["weight"]))
         elif isinstance(place, NormSite):
             norm[place.name] = _own_norm(place, leaves)
-    return Bound(linear=linear, embedding=embedding, norm=norm)
+    return BoundComponent(linear=linear, embedding=embedding, norm=norm)
 
 
 def own_layer(place: LinearSite, weight: Tensor | None, bias: Tensor | None) -> list[Operation]:
@@ -114,7 +114,7 @@ def own_layer(place: LinearSite, weight: Tensor | None, bias: Tensor | None) -> 
     return found
 
 
-def _own_norm(place: NormSite, leaves: Leaves) -> OwnNorm:
+def _own_norm(place: NormSite, leaves: StateDict) -> OwnNorm:
     """Those that are not given are the backbone's."""
     gain, offset = (leaves.get(name, place.parameter(name)) for name in ("weight", "bias"))
     assert gain is not None, "a site of a norm has a weight"
@@ -138,9 +138,9 @@ class _TrainableParameters(Trainable):
             sites.setdefault(site, {})[leaf] = value
         return sites
 
-    def bound(self) -> Bound:
+    def bound(self) -> BoundComponent:
         return bound_parameters(self.backbone, self._sites())
 
-    def part(self) -> Part:
+    def part(self) -> Component:
         tensors = {site: {n: t.detach().cpu() for n, t in leaves.items()} for site, leaves in self._sites().items()}
-        return Part(Parameters.name, ParametersConfig(), tensors, label=self.label)
+        return Component(Parameters.name, ParametersConfig(), tensors, label=self.label)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.files import read_json
-from manyhats.formats.manyhats.names import FILE
+from manyhats.formats.native.names import FILE
 from manyhats.methods.fusion import FusionFlags
 from manyhats.methods.heads import READS, Kind, Reads
 
@@ -50,7 +50,7 @@ class HeadDescription(BaseModel):
         return self
 
 
-class PartDescription(BaseModel):
+class ComponentDescription(BaseModel):
     """One part of an adapter, whose tensors are `<index>:<site>:<leaf>`. `config`: the method's own."""
 
     model_config = ConfigDict(extra="forbid")
@@ -92,7 +92,7 @@ class Description(BaseModel):
     mode: Literal["add", "replace", "replace_dense"] = "add"
 
     # manyhats-parts/1
-    parts: list[PartDescription] = Field(default_factory=list, max_length=16)
+    parts: list[ComponentDescription] = Field(default_factory=list, max_length=16)
 
     # manyhats-side/1: see methods.side
     kind: Literal["model", "layers"] = "model"

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from manyhats.backbone.sites import LM_HEAD
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Remaining, Sites, equal_weights, shown
+from manyhats.formats.files import Sites, UnclaimedTensors, equal_weights, short_repr
 from manyhats.formats.peft.keys import linear_in, take
 from manyhats.formats.peft.names import PROMPT_WRAPPER, WRAPPER
-from manyhats.methods.base import Part
+from manyhats.methods.base import Component
+from manyhats.methods.full_parameters import ParametersConfig
 from manyhats.methods.ia3 import Ia3Config
-from manyhats.methods.parameters import ParametersConfig
 from manyhats.methods.sparse import SparseConfig
 from manyhats.methods.token_rows import TokenRowsConfig
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 
-def ia3_part(remaining: Remaining, backbone: Backbone) -> Part:
+def ia3_part(remaining: UnclaimedTensors, backbone: Backbone) -> Component:
     """The vector's own shape says which side of the layer it rescales: (out, 1) or (1, in)."""
     sites, _ = take(remaining, r"(.+)\.ia3_l", linear_in(backbone), "l")
     if not sites:
@@ -36,10 +36,10 @@ def ia3_part(remaining: Remaining, backbone: Backbone) -> Part:
                 f"ia3_l of '{site}' has shape {list(vector.shape)}, but must be a row or a column", param=site
             )
         leaves["input" if vector.shape[0] == 1 and vector.shape[1] > 1 else "output"] = vector.flatten()
-    return Part("ia3", Ia3Config(), sites)
+    return Component("ia3", Ia3Config(), sites)
 
 
-def ln_part(remaining: Remaining, backbone: Backbone) -> Part:
+def ln_part(remaining: UnclaimedTensors, backbone: Backbone) -> Component:
     """Norms of their own in place of the backbone's."""
     sites, _ = take(
         remaining,
@@ -48,10 +48,10 @@ def ln_part(remaining: Remaining, backbone: Backbone) -> Part:
     )
     if not sites:
         raise AdapterMismatch("the file has no ln_tuning_layers")
-    return Part("parameters", ParametersConfig(), sites, label="ln")
+    return Component("parameters", ParametersConfig(), sites, label="ln")
 
 
-def beft_part(remaining: Remaining, backbone: Backbone) -> Part:
+def beft_part(remaining: UnclaimedTensors, backbone: Backbone) -> Component:
     """A bias that is added to the backbone's."""
     sites, _ = take(remaining, r"(.+)\.beft_bias", linear_in(backbone), "bias")
     if not sites:
@@ -62,10 +62,10 @@ def beft_part(remaining: Remaining, backbone: Backbone) -> Part:
         if own is not None and own.shape == change.shape:
             change = change + own.detach().float().cpu()
         leaves["bias"] = change
-    return Part("parameters", ParametersConfig(), sites, label="bias")
+    return Component("parameters", ParametersConfig(), sites, label="bias")
 
 
-def shira_part(remaining: Remaining, backbone: Backbone) -> Part:
+def shira_part(remaining: UnclaimedTensors, backbone: Backbone) -> Component:
     """Sparse differences of linear weights: `shira_indices` (2, n) rows and columns, `shira_weight` (n,)."""
     pairs, _ = take(remaining, r"(.+)\.shira_(weight|indices)", linear_in(backbone))
     if not pairs:
@@ -82,10 +82,10 @@ def shira_part(remaining: Remaining, backbone: Backbone) -> Part:
         flat, where = torch.unique(rows * width + columns, return_inverse=True)
         summed = torch.zeros(len(flat)).index_add_(0, where, values.flatten().float())
         sites[site] = {"weight.indices": flat, "weight.values": summed}
-    return Part("sparse", SparseConfig(mode="add"), sites, label="shira")
+    return Component("sparse", SparseConfig(mode="add"), sites, label="shira")
 
 
-def token_rows_part(remaining: Remaining, indices: Any, backbone: Backbone) -> Part | None:
+def token_rows_part(remaining: UnclaimedTensors, indices: Any, backbone: Backbone) -> Component | None:
     """Trained tokens, alone (TRAINABLE_TOKENS) or beside a LoRA. `indices`: a list, or one for each module's name."""
     found, modules = take(
         remaining,
@@ -95,7 +95,7 @@ def token_rows_part(remaining: Remaining, indices: Any, backbone: Backbone) -> P
     )
     for site, leaves in found.items():
         leaves["ids"] = _ids(indices, modules[site], len(leaves["rows"]))
-    return Part("token_rows", TokenRowsConfig(), found) if found else None
+    return Component("token_rows", TokenRowsConfig(), found) if found else None
 
 
 def _ids(indices: Any, module: str, count: int) -> Tensor:
@@ -103,7 +103,7 @@ def _ids(indices: Any, module: str, count: int) -> Tensor:
         indices = next((v for name, v in indices.items() if module == name or module.endswith(f".{name}")), None)
     if not isinstance(indices, list) or any(type(i) is not int for i in indices) or len(indices) != count:
         raise AdapterMismatch(
-            f"the file has {count} trained tokens of '{module}', but the config names {shown(indices)}",
+            f"the file has {count} trained tokens of '{module}', but the config names {short_repr(indices)}",
             param="trainable_token_indices",
         )
     try:
@@ -112,7 +112,7 @@ def _ids(indices: Any, module: str, count: int) -> Tensor:
         raise InvalidRequest(f"a trained token's number is out of range: {error}", param="token_indices") from None
 
 
-def table_part(remaining: Remaining, lora: Part, backbone: Backbone) -> Part | None:
+def table_part(remaining: UnclaimedTensors, lora: Component, backbone: Backbone) -> Component | None:
     """Takes the whole embedding or output layer that PEFT saves beside a LoRA on it, where it is not the backbone's.
 
     Raises AdapterMismatch for one of another size, and beneath a DoRA, whose norms are those of the backbone's.
@@ -135,7 +135,7 @@ def table_part(remaining: Remaining, lora: Part, backbone: Backbone) -> Part | N
                 param=name,
             )
         sites[site.name] = {"weight": tensor}
-    return Part("parameters", ParametersConfig(), sites) if sites else None
+    return Component("parameters", ParametersConfig(), sites) if sites else None
 
 
 def _check_rows(tensor: Tensor, own: Tensor, module: str, backbone: Backbone) -> None:
@@ -149,7 +149,7 @@ def _check_rows(tensor: Tensor, own: Tensor, module: str, backbone: Backbone) ->
         )
 
 
-def check_tied(parts: Sequence[Part], config: Mapping[str, Any], backbone: Backbone) -> None:
+def check_tied(parts: Sequence[Component], config: Mapping[str, Any], backbone: Backbone) -> None:
     """Raises AdapterMismatch where PEFT would adapt a tied output layer as the embedding, and the file holds but one.
 
     PEFT saves both; the rows of trained tokens are the output layer's as well.
@@ -168,7 +168,7 @@ def check_tied(parts: Sequence[Part], config: Mapping[str, Any], backbone: Backb
             )
 
 
-def whole_parameters(remaining: Remaining, backbone: Backbone) -> Part | None:
+def whole_parameters(remaining: UnclaimedTensors, backbone: Backbone) -> Component | None:
     """What is left of the backbone's own parameters: `bias: all`, and modules that were trained whole.
 
     A weight (out, in) that is the backbone's own, as PEFT saves a vocabulary's on its own account, is taken and does
@@ -196,4 +196,4 @@ def whole_parameters(remaining: Remaining, backbone: Backbone) -> Part | None:
     if not sites:
         return None
     only = {leaf for leaves in sites.values() for leaf in leaves}
-    return Part("parameters", ParametersConfig(), sites, label="bias" if only == {"bias"} else None)
+    return Component("parameters", ParametersConfig(), sites, label="bias" if only == {"bias"} else None)
