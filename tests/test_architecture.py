@@ -26,8 +26,9 @@ ALLOWED = {
     "supported": set(),
     "settings": set(),
     "errors": set(),
+    "messages": set(),
 }
-EVERYWHERE = {"errors", "_version"}
+EVERYWHERE = {"errors", "messages", "_version"}
 
 
 def imports(path: Path) -> set[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import reprlib
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats import tensor_file
+from manyhats.messages import first_error, short_repr
 
 Model = TypeVar("Model", bound=BaseModel)
 Sites = dict[str, dict[str, Tensor]]  # leaves, by site
@@ -123,11 +123,6 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     path.chmod(0o644)  # safetensors makes it readable for its owner alone
 
 
-def short_repr(value: Any) -> str:
-    """A value of a file for a message, cut short."""
-    return reprlib.repr(value)
-
-
 def text_or_none(value: Any) -> str | None:
     """A field that is only passed on: a text, or None for anything else."""
     return value if isinstance(value, str) else None
@@ -211,9 +206,9 @@ def validate(model: type[Model], fields: Mapping[str, Any], where: str, unnamed:
         # By JSON's own types: a text that reads like true is none. As JSON, because there a list may stand for a tuple.
         return model.model_validate_json(json.dumps(dict(fields)), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or unnamed
-        raise InvalidRequest(f"{where}: {field}: {first['msg']}", param=field) from None
+        first = first_error(error)
+        field = first.field or unnamed
+        raise InvalidRequest(f"{where}: {field}: {first.message}", param=field) from None
 
 
 def flag(config: Mapping[str, Any], field: str) -> bool:

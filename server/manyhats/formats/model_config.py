@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import read_json, short_repr
+from manyhats.formats.files import read_json
+from manyhats.messages import short_repr
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.heads import Kind
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.added_tokens import CONFIG, NAMED, SPECIAL, check_added_tokens, token_text
-from manyhats.formats.files import read_json, short_repr
+from manyhats.formats.files import read_json
 from manyhats.formats.generation_config import FILE as GENERATION
 from manyhats.formats.generation_config import read_generation_config
+from manyhats.messages import short_repr
 from manyhats.methods.adapter import Adapter
 
 if TYPE_CHECKING:

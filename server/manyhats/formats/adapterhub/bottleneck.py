@@ -12,7 +12,8 @@ from torch import Tensor
 from manyhats.backbone.sites import EMBEDDED
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.adapterhub.names import CONFIG
-from manyhats.formats.files import Sites, UnclaimedTensors, flag, reject_fields, short_repr, take_leaves, validate
+from manyhats.formats.files import Sites, UnclaimedTensors, flag, reject_fields, take_leaves, validate
+from manyhats.messages import short_repr
 from manyhats.methods.base import Component
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.invertible import InvertibleConfig

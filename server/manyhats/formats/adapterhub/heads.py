@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, HEAD_WEIGHTS
-from manyhats.formats.files import UnclaimedTensors, equal_weights, flag, read_json, reject_fields, short_repr
+from manyhats.formats.files import UnclaimedTensors, equal_weights, flag, read_json, reject_fields
 from manyhats.formats.heads import family_head, with_own_kind
 from manyhats.formats.kinds import kind_of_class
 from manyhats.formats.wrappers import open_tensors
+from manyhats.messages import short_repr
 from manyhats.methods.heads import HEADLESS, Head, Kind, Layer, Reads
 
 if TYPE_CHECKING:

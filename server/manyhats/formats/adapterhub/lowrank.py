@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Sites, UnclaimedTensors, flag, reject_fields, short_repr, take_leaves
+from manyhats.formats.files import Sites, UnclaimedTensors, flag, reject_fields, take_leaves
+from manyhats.messages import short_repr
 from manyhats.methods.base import Component
 from manyhats.methods.ia3 import Ia3Config
 from manyhats.methods.lora import LoraConfig

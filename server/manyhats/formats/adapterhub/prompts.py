@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.files import UnclaimedTensors, flag, reject_fields, short_repr
+from manyhats.formats.files import UnclaimedTensors, flag, reject_fields
 from manyhats.kernels.activations import activation
+from manyhats.messages import short_repr
 from manyhats.methods.base import Component
 from manyhats.methods.prefix import PrefixConfig, layer_site
 from manyhats.methods.prompt import PROMPT_SITE, PromptConfig

@@ -13,8 +13,9 @@ from manyhats.formats.adapterhub.heads import read_head, without_head
 from manyhats.formats.adapterhub.lowrank import lora_parts
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, WEIGHTS
 from manyhats.formats.adapterhub.prompts import prefix_parts, prompt_parts
-from manyhats.formats.files import UnclaimedTensors, short_repr, text_or_none
+from manyhats.formats.files import UnclaimedTensors, text_or_none
 from manyhats.formats.wrappers import open_tensors
+from manyhats.messages import short_repr
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.base import Component
 

@@ -24,8 +24,9 @@ from manyhats.formats.adapterhub.names import (
     WEIGHTS,
 )
 from manyhats.formats.adapterhub.reader import Weights, check_model_type, read_weights
-from manyhats.formats.files import Sites, read_json, reject_fields, short_repr, take_leaves
+from manyhats.formats.files import Sites, read_json, reject_fields, take_leaves
 from manyhats.formats.wrappers import open_tensors
+from manyhats.messages import short_repr
 from manyhats.methods.adapter import Adapter
 from manyhats.methods.base import Component
 from manyhats.methods.bottleneck import BottleneckConfig

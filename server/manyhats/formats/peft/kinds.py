@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.files import UnclaimedTensors, short_repr
+from manyhats.formats.files import UnclaimedTensors
 from manyhats.formats.kinds import SAY, Beside, kind_of_class
 from manyhats.formats.peft.names import WRAPPER
+from manyhats.messages import short_repr
 from manyhats.methods.heads import HEADLESS, Kind, headless_kinds
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Sites, UnclaimedTensors, short_repr, validate
+from manyhats.formats.files import Sites, UnclaimedTensors, validate
 from manyhats.formats.peft.keys import linear_in, merge, take
 from manyhats.formats.peft.names import PROMPT_WRAPPER
 from manyhats.formats.peft.patterns import by_pattern
+from manyhats.messages import short_repr
 from manyhats.methods.base import Component
 from manyhats.methods.lora import LoraConfig
 from manyhats.methods.vera import Shared, pair, projections

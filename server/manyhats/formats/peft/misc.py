@@ -9,9 +9,10 @@ from torch import Tensor
 
 from manyhats.backbone.sites import LM_HEAD
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Sites, UnclaimedTensors, equal_weights, short_repr
+from manyhats.formats.files import Sites, UnclaimedTensors, equal_weights
 from manyhats.formats.peft.keys import linear_in, take
 from manyhats.formats.peft.names import PROMPT_WRAPPER, WRAPPER
+from manyhats.messages import short_repr
 from manyhats.methods.base import Component
 from manyhats.methods.full_parameters import ParametersConfig
 from manyhats.methods.ia3 import Ia3Config

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.files import UnclaimedTensors, short_repr
+from manyhats.formats.files import UnclaimedTensors
+from manyhats.messages import short_repr
 from manyhats.methods.base import Component
 from manyhats.methods.prefix import PrefixConfig, layer_site
 from manyhats.methods.prompt import PROMPT_SITE, PromptConfig

@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from manyhats.errors import InvalidRequest
-from manyhats.formats.files import UnclaimedTensors, equal_weights, read_json, read_tensors, short_repr
+from manyhats.formats.files import UnclaimedTensors, equal_weights, read_json, read_tensors
 from manyhats.formats.peft.names import INDEX, PROMPT_WRAPPER, SHARDS, WEIGHTS, WRAPPER
 from manyhats.formats.wrappers import bare, check_gathered, renamed
+from manyhats.messages import short_repr
 
 _SHARD = re.compile(r"adapter_model-(\d{5})-of-(\d{5})\.safetensors")
 # PEFT keeps one entry an adapter behind these, and saves it without the adapter's name.
