@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.kernels.base import LowRank, ScaleAdd, Weight
+from manyhats.messages import first_error
 from manyhats.methods.base import (
     BoundComponent,
     EmbeddingStep,
@@ -319,7 +320,7 @@ class _TrainableVera(Trainable):
         try:
             shared = Shared(rank=rank, key=key, outputs=outputs, inputs=inputs)
         except ValidationError as error:
-            raise InvalidRequest(f"lora: {error.errors()[0]['msg']}", param="rank") from None
+            raise InvalidRequest(f"lora: {first_error(error).message}", param="rank") from None
         self.config = LoraConfig(scales=dict.fromkeys(sites, 1.0), vera=shared)
         down, up = projections(shared)
         self.down, self.up = down.to(backbone.device), up.to(backbone.device)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.messages import short_repr
+from manyhats.messages import first_error, short_repr
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -37,9 +37,9 @@ def validate(model: type[Model], fields: Mapping[str, Any], where: str, unnamed:
         # By JSON's own types: a text that reads like true is none. As JSON, because there a list may stand for a tuple.
         return model.model_validate_json(json.dumps(dict(fields)), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or unnamed
-        raise InvalidRequest(f"{where}: {field}: {first['msg']}", param=field) from None
+        first = first_error(error)
+        field = first.field or unnamed
+        raise InvalidRequest(f"{where}: {field}: {first.message}", param=field) from None
 
 
 def flag(config: Mapping[str, Any], field: str) -> bool:
