@@ -11,14 +11,15 @@ from manyhats.core.adapter import Adapter
 from manyhats.errors import AdapterMismatch
 from manyhats.formats.adapterhub.bottleneck import bottleneck_parts
 from manyhats.formats.adapterhub.heads import read_head, without_head
-from manyhats.formats.adapterhub.lowrank import lora_parts
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, WEIGHTS
 from manyhats.formats.adapterhub.prompts import prefix_parts, prompt_parts
 from manyhats.formats.wrappers import open_tensors
 from manyhats.messages import short_repr
 from manyhats.methods.component import Component
+from manyhats.methods.libraries.adapterhub import AdapterHubFile
 from manyhats.methods.libraries.fields import text_or_none
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
+from manyhats.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -138,7 +139,10 @@ def _parts(
                 )
             return [part for member in members for part in _parts(unclaimed, member, name, version, backbone)]
         case "lora":
-            return lora_parts(unclaimed, inner, name, version or "", backbone)
+            file = AdapterHubFile(name, version)
+            own = (method.adapterhub for method in METHODS.values())
+            found = next(one for one in own if one is not None and one.matches(inner))
+            return found.read(unclaimed, inner, file, backbone)
         case "prefix_tuning":
             return prefix_parts(unclaimed, inner, name, backbone)
         case "prompt_tuning":

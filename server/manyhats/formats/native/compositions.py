@@ -7,12 +7,8 @@ average  the members' outputs, weighted
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor
 
 from manyhats.core.adapter import Adapter
 from manyhats.errors import AdapterMismatch, InvalidRequest
@@ -26,7 +22,7 @@ from manyhats.methods.component import Component
 from manyhats.methods.fusion import fuse
 from manyhats.methods.heads import Kind
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors, claim_leaves
-from manyhats.methods.lora import LoraConfig
+from manyhats.methods.lora import weighted_loras
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,23 +112,6 @@ def _average(members: Sequence[Adapter], weights: Sequence[float]) -> Component[
             param="members",
         )
     return average_of(parts, weights)
-
-
-def weighted_loras(parts: Sequence[Component[Any]], weights: Sequence[float]) -> Component[Any]:
-    """sum_i w_i s_i B_i A_i as one LoRA: the A stand one below the other, the B beside each other."""
-    downs: dict[str, list[Tensor]] = {}
-    ups: dict[str, list[Tensor]] = {}
-    for part, weight in zip(parts, weights, strict=True):
-        assert isinstance(part.config, LoraConfig)
-        for site, leaves in part.tensors.items():
-            if set(leaves) != {"A", "B"}:
-                raise AdapterMismatch(
-                    f"a LoRA with {', '.join(sorted(leaves))} at {site} cannot be averaged", param=site
-                )
-            downs.setdefault(site, []).append(leaves["A"].float())
-            ups.setdefault(site, []).append(leaves["B"].float() * (weight * part.config.scales[site]))
-    tensors = {site: {"A": torch.cat(downs[site]), "B": torch.cat(ups[site], dim=1)} for site in downs}
-    return replace(parts[0], config=LoraConfig(scales=dict.fromkeys(tensors, 1.0)), tensors=tensors)
 
 
 def _kind(description: Description, members: Sequence[Adapter]) -> Kind:
