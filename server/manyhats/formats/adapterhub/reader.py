@@ -12,7 +12,6 @@ from manyhats.errors import AdapterMismatch
 from manyhats.formats.adapterhub.bottleneck import bottleneck_parts
 from manyhats.formats.adapterhub.heads import read_head, without_head
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, WEIGHTS
-from manyhats.formats.adapterhub.prompts import prefix_parts, prompt_parts
 from manyhats.formats.wrappers import open_tensors
 from manyhats.messages import short_repr
 from manyhats.methods.component import Component
@@ -138,15 +137,11 @@ def _parts(
                     f"configs must be a list of at most 8, not {short_repr(members)}", param="configs"
                 )
             return [part for member in members for part in _parts(unclaimed, member, name, version, backbone)]
-        case "lora":
+        case "lora" | "prefix_tuning" | "prompt_tuning":
             file = AdapterHubFile(name, version)
             own = (method.adapterhub for method in METHODS.values())
             found = next(one for one in own if one is not None and one.matches(inner))
             return found.read(unclaimed, inner, file, backbone)
-        case "prefix_tuning":
-            return prefix_parts(unclaimed, inner, name, backbone)
-        case "prompt_tuning":
-            return prompt_parts(unclaimed, inner, name, backbone)
     if "mh_adapter" not in inner:
         raise AdapterMismatch(
             f"AdapterHub's {short_repr(architecture)} is not supported; these are: bottleneck adapters, lora, "
