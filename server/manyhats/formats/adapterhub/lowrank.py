@@ -13,6 +13,7 @@ from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.messages import short_repr
 from manyhats.methods.component import Component
 from manyhats.methods.ia3 import Ia3Config
+from manyhats.methods.libraries.adapterhub import AdapterHubArchitecture, AdapterHubFile
 from manyhats.methods.libraries.fields import flag, reject_fields
 from manyhats.methods.libraries.unclaimed import SiteTensors, UnclaimedTensors, claim_leaves
 from manyhats.methods.lora import LoraConfig
@@ -35,13 +36,13 @@ _LEAVES = {
 
 
 def lora_parts(
-    unclaimed: UnclaimedTensors, inner: Mapping[str, Any], name: str, version: str, backbone: Backbone
+    unclaimed: UnclaimedTensors, inner: Mapping[str, Any], file: AdapterHubFile, backbone: Backbone
 ) -> list[Component[Any]]:
     """Takes the tensors of a LoRA, DoRA or IA3."""
     reject_fields(inner, _SILENT)
-    sites = _sites(unclaimed, name, backbone)
+    sites = _sites(unclaimed, file.name, backbone)
     if not sites:
-        raise AdapterMismatch(f"the file has no weights of a LoRA called '{name}'", param="name")
+        raise AdapterMismatch(f"the file has no weights of a LoRA called '{file.name}'", param="name")
     fused = inner.get("attn_matrices")
     mode = inner.get("composition_mode")
     if mode == "scale":
@@ -66,7 +67,7 @@ def lora_parts(
     alpha: Any = inner.get("alpha")
     if type(rank) is not int or rank < 1 or type(alpha) not in (int, float):
         raise InvalidRequest(f"r and alpha must be numbers, not {short_repr(rank)} and {short_repr(alpha)}", param="r")
-    if _before_alpha(version):
+    if _before_alpha(file.version or ""):
         alpha = rank  # the library forces it for files of that age
     for site, leaves in sites.items():
         if "magnitude" in leaves:
@@ -138,3 +139,6 @@ def _spread(leaves: dict[str, Tensor], out: int, rank: int, fused: Any, site: st
     for i, third in enumerate(chosen):
         whole[third * width : (third + 1) * width, i * rank : (i + 1) * rank] = b[i * width : (i + 1) * width]
     leaves["B"] = whole
+
+
+LORA = AdapterHubArchitecture("lora", lambda inner: inner.get("architecture") == "lora", lora_parts)
