@@ -1,7 +1,7 @@
 """The files of AdapterHub's folders."""
 
-from manyhats.methods.libraries.adapterhub import CONFIG as CONFIG
-from manyhats.methods.libraries.adapterhub import FUSION_CONFIG as FUSION_CONFIG
+from manyhats.methods.libraries.adapterhub_files import CONFIG as CONFIG
+from manyhats.methods.libraries.adapterhub_files import FUSION_CONFIG as FUSION_CONFIG
 
 WEIGHTS = "adapter.safetensors"
 HEAD_CONFIG = "head_config.json"

@@ -15,7 +15,8 @@ from manyhats.methods.bottleneck.compacter import MAX_VALUES, kronecker_sum
 from manyhats.methods.bottleneck.config import NAME, BottleneckConfig
 from manyhats.methods.component import Component
 from manyhats.methods.invertible.adapterhub import claim_invertible
-from manyhats.methods.libraries.adapterhub import CONFIG, AdapterHubArchitecture, AdapterHubFile, AdapterHubTensors
+from manyhats.methods.libraries.adapterhub import AdapterHubArchitecture, AdapterHubFile, AdapterHubTensors
+from manyhats.methods.libraries.adapterhub_files import CONFIG
 from manyhats.methods.libraries.adapterhub_places import residual_site, residual_sites, sublayer_modules
 from manyhats.methods.libraries.fields import flag, reject_fields, validate
 from manyhats.methods.libraries.unclaimed import SiteTensors, UnclaimedTensors, claim_leaves

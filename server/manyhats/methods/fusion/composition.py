@@ -15,7 +15,7 @@ from manyhats.methods.component import Component
 from manyhats.methods.composition import AdapterHubComposition, Composition, CompositionFields, Member
 from manyhats.methods.fusion.config import FusionFlags
 from manyhats.methods.fusion.operation import fuse
-from manyhats.methods.libraries.adapterhub import FUSION_CONFIG
+from manyhats.methods.libraries.adapterhub_files import FUSION_CONFIG
 from manyhats.methods.libraries.adapterhub_places import residual_site, residual_sites
 from manyhats.methods.libraries.fields import reject_fields
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors, claim_leaves

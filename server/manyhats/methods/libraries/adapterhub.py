@@ -14,9 +14,6 @@ from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-CONFIG = "adapter_config.json"
-FUSION_CONFIG = "adapter_fusion_config.json"
-
 
 class AdapterHubFile(NamedTuple):
     """What stands around the config of one adapter. `name`: the adapter's, a part of its tensors' names. `version`: of
