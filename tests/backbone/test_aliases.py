@@ -13,6 +13,7 @@ import pytest
 import torch
 from manyhats.backbone import Backbone, Text
 from manyhats.backbone.families import FAMILIES
+from manyhats.formats.adapterhub.places import places_of
 from manyhats.methods.adapter import BARE, BoundAdapter
 from manyhats.methods.heads import Head, Layer
 from torch import nn
@@ -64,9 +65,11 @@ OWN: dict[str, Change] = {
 
 @pytest.mark.parametrize("alias", ALIASES)
 def test_attaches_by_the_same_function(alias: str, load_backbone: Any) -> None:
-    own, other = (FAMILIES[load_backbone(name).config.model_type] for name in (alias, ALIASES[alias]))
+    types = [load_backbone(name).config.model_type for name in (alias, ALIASES[alias])]
+    own, other = (FAMILIES[model_type] for model_type in types)
     assert own.attach is other.attach
-    assert (own.block, own.attention, own.sublayers) == (other.block, other.attention, other.sublayers)
+    assert (own.block, own.attention) == (other.block, other.attention)
+    assert places_of(types[0]) == places_of(types[1])
 
 
 @pytest.mark.parametrize("alias", ALIASES)
@@ -114,7 +117,7 @@ def test_its_head_is_transformers_own(alias: str, base_folder: Callable[[str], P
     backbone: Backbone = load_backbone(alias)
     model = AutoModelForSequenceClassification.from_pretrained(base_folder(alias), num_labels=3).eval()
     tiny.randomise(model.classifier, 5)
-    layout = FAMILIES[backbone.config.model_type].classification_head
+    layout = backbone.task_heads.classification
     assert layout is not None
 
     def logits(activation: str) -> list[torch.Tensor]:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import prepacking
-from manyhats.backbone.prepacking import PrepackedWeight, prepack
+from manyhats.backbone.prepacked_weight import PrepackedWeight
+from manyhats.backbone.prepacking import prepack
 
 from tests import every, tiny
 

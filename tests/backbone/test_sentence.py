@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from manyhats.backbone import Backbone, loading, sentence_files
+from manyhats.backbone import Backbone, loading, sentence_files, transformers_internals
 from manyhats.backbone.pooling import PooledSpans, Span
 from manyhats.backbone.sentence import ACTIVATIONS, MODES, Dense, Norm, Projection, UnitLength
 from manyhats.backbone.staging import HostBuffers, StagingBuffer
@@ -183,11 +183,11 @@ def test_a_model_of_the_hub_is_asked_for_the_same_files(monkeypatch: pytest.Monk
         asked.append(name)
         return str(tmp_path / name) if (tmp_path / name).is_file() else None
 
-    monkeypatch.setattr(loading, "cached_file", cached)
+    monkeypatch.setattr(transformers_internals, "cached_file", cached)
     own = loading.sentence_embedding("someone/something", 32)
     assert (own.pooling, own.projection.out) == ("weightedmean", 6)
     assert {"1_Pooling/config.json", "2_Dense/model.safetensors", "sentence_bert_config.json"} <= set(asked)
-    monkeypatch.setattr(loading, "cached_file", lambda *given, **options: None)
+    monkeypatch.setattr(transformers_internals, "cached_file", lambda *given, **options: None)
     assert not loading.sentence_embedding("someone/something", 32).stated
 
 

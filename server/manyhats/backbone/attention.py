@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from manyhats.backbone.transformers_internals import LAYOUT_AS_MASK
 from manyhats.errors import UnsupportedAttention
 
 if TYPE_CHECKING:
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
     from manyhats.backbone.sites import ActorContext
 
 PACKED_ATTENTION = "manyhats_packed"
-
-# Handed to decoders as their mask: nobody reads it. transformers hands a mask of four dimensions on as it is; without
-# one it looks for packed sequences at the start of every pass, for whose number the host waits, and GPT-2 for pads.
-LAYOUT_AS_MASK = torch.zeros((1, 1, 1, 1))
 
 
 class AttentionSite:

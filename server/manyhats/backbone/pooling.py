@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from manyhats.backbone.staging import StagingBuffer
+from manyhats.backbone.torch_internals import reduce_segments
 
 _ENDS = ("cls", "last")  # modes that take one row of each sequence
 
@@ -69,16 +70,10 @@ class PooledSpans:
         values = kept.float()
         lengths = self._staging[f"{self._name} lengths"]
         if mode == "max":
-            return _over_sequences(values, lengths, "max").to(states.dtype)
+            return reduce_segments(values, lengths, "max").to(states.dtype)
         if mode == "weightedmean":
             values = values * self._staging[f"{self._name} weights"][:, None]
             sums = self._staging[f"{self._name} sums"]
         else:
             sums = lengths if mode == "mean" else lengths.sqrt()
-        return (_over_sequences(values, lengths, "sum") / sums[:, None]).to(states.dtype)
-
-
-def _over_sequences(values: Tensor, lengths: Tensor, how: str) -> Tensor:
-    """(rows, width) to (sequences, width). `lengths`: of sequences that lie side by side."""
-    reduced: Tensor = torch.segment_reduce(values, how, lengths=lengths, axis=0, unsafe=True)
-    return reduced
+        return (reduce_segments(values, lengths, "sum") / sums[:, None]).to(states.dtype)

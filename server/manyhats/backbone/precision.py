@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from manyhats.backbone.families import family_of
 from manyhats.backbone.loading import DTYPES
+from manyhats.backbone.transformers_internals import float32_patterns
 from manyhats.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -85,13 +86,6 @@ def cast(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
 
 
 def kept(module: nn.Module, name: str, dtype: torch.dtype) -> bool:
-    """Whether a model's class wants a weight in float32 though the model is in `dtype`.
-
-    transformers' classes have two lists, one for float16 alone and one for both half types.
-    """
-    patterns: set[str] = set()
-    if dtype in (torch.float16, torch.bfloat16):
-        patterns |= set(getattr(module, "_keep_in_fp32_modules_strict", None) or ())
-    if dtype == torch.float16:
-        patterns |= set(getattr(module, "_keep_in_fp32_modules", None) or ())
+    """Whether a model's class wants a weight in float32 though the model is in `dtype`."""
+    patterns = float32_patterns(module, dtype)
     return any(re.search(re.escape(pattern).replace(r"\*", ".*"), name) for pattern in patterns)

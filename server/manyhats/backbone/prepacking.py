@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from manyhats.backbone.prepacked_weight import PrepackedWeight
 from manyhats.backbone.sites import LinearSite
 
 logger = logging.getLogger(__name__)
@@ -25,19 +26,6 @@ _ROWS = (1, 4, 16, 64)  # numbers of rows that are tried
 _TRIES = 7
 _GAIN = 0.97  # of the plain product's time, at most
 _SHARE = 0.25  # of the memory that is free, at most
-
-
-class PrepackedWeight:
-    """One weight (out, in) as oneDNN reads it. `min_rows`: from so many rows on it is the faster one."""
-
-    def __init__(self, weight: Tensor, min_rows: int) -> None:
-        self.min_rows = min_rows
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS[-1])
-
-    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """(rows, in) to (rows, out), without gradients."""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, bias, "none", [], "")
-        return y
 
 
 @torch.inference_mode()

@@ -14,15 +14,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.pytorch_utils import Conv1D
+from transformers import Conv1D
 
-if TYPE_CHECKING:
-    from manyhats.backbone.prepacking import PrepackedWeight
+from manyhats.backbone.prepacked_weight import PrepackedWeight
 
 EMBEDDED = "embedded"
 LAST = "last"
@@ -105,8 +104,11 @@ class ModuleSite:
 
     def parameter(self, leaf: str) -> Tensor | None:
         """The backbone's own parameter of that name, as methods see it; None where there is none."""
-        own: Tensor | None = self.module._parameters.get(leaf)
-        return own
+        return dict(self.module.named_parameters(recurse=False)).get(leaf)
+
+    def parameter_names(self) -> list[str]:
+        """Of the backbone's own parameters."""
+        return [name for name, _ in self.module.named_parameters(recurse=False)]
 
     def turned(self, leaf: str, tensor: Tensor) -> Tensor:
         """A parameter in the module's own layout, as methods see it."""
@@ -204,14 +206,12 @@ class NormSite(ModuleSite):
     def normalised(self, x: Tensor) -> Tensor:
         """What comes before the norm's own gain and offset, in float32: (..., dim) to (..., dim)."""
         if self._identity is None:
-            twin: nn.Module = copy.copy(self.module)
-            twin.__dict__ = {k: v for k, v in self.module.__dict__.items() if k != "forward"}
-            with torch.inference_mode(False):  # training uses them too
-                neutral = {
-                    name: None if own is None else torch.full_like(own, name == "weight", dtype=torch.float32)
-                    for name, own in self.module._parameters.items()
-                }
-            twin.__dict__["_parameters"] = neutral
+            with torch.inference_mode(False):  # training uses it too
+                twin: nn.Module = copy.deepcopy(self.module, {id(self): self})
+                del twin.forward  # from here on its class' own
+                for name, own in self.module.named_parameters(recurse=False):
+                    neutral = torch.full_like(own, name == "weight", dtype=torch.float32)
+                    twin.register_parameter(name, nn.Parameter(neutral, requires_grad=False))
             self._identity = twin
         normed: Tensor = self._identity(x.float())
         return normed

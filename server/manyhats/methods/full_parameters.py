@@ -25,6 +25,7 @@ from manyhats.methods.base import (
 )
 from manyhats.methods.operations import Operation, OwnNorm, OwnRows, OwnWeight, ScaleOutput
 from manyhats.methods.options import Options
+from manyhats.methods.sites import parameter_site
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -42,7 +43,7 @@ class Parameters(Method):
 
     def check(self, part: Component, backbone: Backbone) -> None:
         for site, leaves in part.tensors.items():
-            place = backbone.parameter_site(site)
+            place = parameter_site(backbone, site)
             for leaf, tensor in leaves.items():
                 if isinstance(place, LinearSite) and leaf == "bias":  # added where the backbone has none
                     shape: tuple[int, ...] = place.shape[:1]
@@ -65,14 +66,13 @@ class Parameters(Method):
         chosen.done()
         if which == "norms":
             norms = [site for name, site in backbone.norm.items() if not backbone.in_vocabulary_head(name)]
-            names = [(site.name, leaf) for site in norms for leaf in site.module._parameters]
+            names = [(site.name, leaf) for site in norms for leaf in site.parameter_names()]
             return _TrainableParameters(backbone, names, "ln")
         every = [*backbone.linear.values(), *backbone.norm.values()]
         places = [place for place in every if not backbone.in_vocabulary_head(place.name)]
         if which == "all":
             tables = [site for site in backbone.embedding.values() if not backbone.in_vocabulary_head(site.name)]
-            owned = [(place, leaf) for place in (*places, *tables) for leaf in place.module._parameters]
-            names = [(place.name, leaf) for place, leaf in owned if place.parameter(leaf) is not None]
+            names = [(place.name, leaf) for place in (*places, *tables) for leaf in place.parameter_names()]
             return _TrainableParameters(backbone, names, "full")
         names = [(place.name, "bias") for place in places if place.parameter("bias") is not None]
         return _TrainableParameters(backbone, names, "bias")
@@ -80,7 +80,7 @@ class Parameters(Method):
 
 def own_parameter(backbone: Backbone, site: str, leaf: str) -> Tensor:
     """The backbone's own, a linear layer's weight as (out, in). Raises AdapterMismatch where there is none."""
-    own = backbone.parameter_site(site).parameter(leaf)
+    own = parameter_site(backbone, site).parameter(leaf)
     if own is None:
         raise AdapterMismatch(
             f"'{site}' of the backbone {backbone.name} has no parameter '{leaf}'", param=f"{site}.{leaf}"

@@ -27,6 +27,7 @@ from manyhats.methods.base import (
 )
 from manyhats.methods.operations import Operation, ScaleInput, ScaleOutput
 from manyhats.methods.options import Options
+from manyhats.methods.sites import linear_site
 from manyhats.methods.targets import target_sites
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Ia3(Method):
 
     def check(self, part: Component, backbone: Backbone) -> None:
         for site, leaves in part.tensors.items():
-            out, width = backbone.site_of(site).shape
+            out, width = linear_site(backbone, site).shape
             shapes = {"output": (out,), "input": (width,)}
             for leaf, tensor in leaves.items():
                 if leaf not in shapes:

@@ -29,6 +29,7 @@ from manyhats.methods.base import (
 )
 from manyhats.methods.operations import Operation, OwnMask, OwnWeight
 from manyhats.methods.options import Options
+from manyhats.methods.sites import linear_site
 from manyhats.methods.slots import slot_tables
 from manyhats.methods.targets import target_sites
 
@@ -57,7 +58,7 @@ class Mask(Method):
         assert isinstance(part.config, MaskConfig)
         for site, leaves in part.tensors.items():
             expect_leaves(leaves, ("mask",), site)
-            shape = backbone.site_of(site).shape
+            shape = linear_site(backbone, site).shape
             stated = part.config.shapes.get(site)
             if stated is None or tuple(stated) != shape:
                 told = "none" if stated is None else list(stated)

@@ -138,7 +138,7 @@ class Generation:
 
     def _shared(self, context: GenerationContext, parameters: GenerateParameters) -> _Shared:
         """`ignore_eos` leaves out all tokens that end a text but the request's own."""
-        own = frozenset() if parameters.ignore_eos else self.backbone.end_tokens | context.stop_token_ids
+        own = frozenset() if parameters.ignore_eos else self.backbone.eos_token_ids | context.stop_token_ids
         stops = frozenset(parameters.stop_token_ids)
         allowed = None
         if parameters.allowed_token_ids is not None:
@@ -186,7 +186,7 @@ class Generation:
 
     def _all_grammars(self) -> Grammars:
         if self._grammars is None:
-            end = min(self.backbone.end_tokens, default=None)
+            end = min(self.backbone.eos_token_ids, default=None)
             self._grammars = Grammars(self.backbone.tokenizer, self.vocabulary, end)
         return self._grammars
 

@@ -14,6 +14,7 @@ from manyhats.formats.files import Sites, UnclaimedTensors, flag, reject_fields,
 from manyhats.methods.base import Component
 from manyhats.methods.ia3 import Ia3Config
 from manyhats.methods.lora import LoraConfig
+from manyhats.methods.sites import linear_site
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -84,7 +85,7 @@ def _before_alpha(version: str) -> bool:
 def _sites(remaining: UnclaimedTensors, adapter_name: str, backbone: Backbone) -> Sites:
     def place(name: str) -> tuple[str, str] | None:
         module, found, leaf = name.partition(f".loras.{adapter_name}.")
-        return (backbone.site_of(module).name, _LEAVES[leaf]) if found and leaf in _LEAVES else None
+        return (linear_site(backbone, module).name, _LEAVES[leaf]) if found and leaf in _LEAVES else None
 
     return take_leaves(remaining, place)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from manyhats.formats.files import Sites, UnclaimedTensors, take_leaves
 from manyhats.formats.peft.names import WRAPPER
+from manyhats.methods.sites import linear_site
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -37,7 +38,7 @@ def take(
 
 def linear_in(backbone: Backbone) -> Callable[[str], str]:
     """For `take`: the linear site of a module. Raises AdapterMismatch where there is none."""
-    return lambda module: backbone.site_of(module).name
+    return lambda module: linear_site(backbone, module).name
 
 
 def merge(into: Sites, more: Sites) -> None:

@@ -15,6 +15,7 @@ from manyhats.formats.peft.names import PROMPT_WRAPPER, WRAPPER
 from manyhats.methods.base import Component
 from manyhats.methods.full_parameters import ParametersConfig
 from manyhats.methods.ia3 import Ia3Config
+from manyhats.methods.sites import parameter_site
 from manyhats.methods.sparse import SparseConfig
 from manyhats.methods.token_rows import TokenRowsConfig
 
@@ -44,7 +45,7 @@ def ln_part(remaining: UnclaimedTensors, backbone: Backbone) -> Component:
     sites, _ = take(
         remaining,
         r"(.+)\.ln_tuning_layers\.(weight|bias)",
-        lambda module: backbone.parameter_site(module).name,
+        lambda module: parameter_site(backbone, module).name,
     )
     if not sites:
         raise AdapterMismatch("the file has no ln_tuning_layers")
@@ -90,7 +91,7 @@ def token_rows_part(remaining: UnclaimedTensors, indices: Any, backbone: Backbon
     found, modules = take(
         remaining,
         r"(.+?)(?:\.token_adapter)?\.trainable_tokens_delta",
-        lambda module: module if module == LM_HEAD else backbone.parameter_site(module).name,
+        lambda module: module if module == LM_HEAD else parameter_site(backbone, module).name,
         "rows",
     )
     for site, leaves in found.items():
