@@ -192,6 +192,6 @@ def test_a_model_of_the_hub_is_asked_for_the_same_files(monkeypatch: pytest.Monk
 
 
 def test_paths_that_lead_elsewhere_are_not_fetched() -> None:
-    names = sentence_files.named([{"path": "../x"}, {"path": "/etc"}, {"path": 5}, 7, {"path": "2_Dense"}])
+    names = sentence_files.named_files([{"path": "../x"}, {"path": "/etc"}, {"path": 5}, 7, {"path": "2_Dense"}])
     assert [name for name in names if "/" in name] == ["2_Dense/config.json", "2_Dense/model.safetensors"]
-    assert sentence_files.named({"a": 1})[0] == sentence_files.SETTINGS
+    assert sentence_files.named_files({"a": 1})[0] == sentence_files.SETTINGS

@@ -39,7 +39,7 @@ def locate(name: str) -> str:
             folder = Path(name).resolve()
             modules = folder / sentence_files.MODULES
             if not (folder / "config.json").is_file() and modules.is_file():  # sentence-transformers' of old
-                folder = folder / sentence_files.transformer(_read_json(modules))
+                folder = folder / sentence_files.transformer_folder(_read_json(modules))
             return str(folder)
         if name.startswith((".", "/", "~")):
             raise ConfigurationError(f"the backbone folder '{name}' does not exist")
@@ -208,12 +208,12 @@ def _sentence_folder(source: str) -> tuple[Path | None, str]:
         if (folder / sentence_files.MODULES).is_file():
             return folder, ""
         around = folder.parent / sentence_files.MODULES
-        inside = around.is_file() and sentence_files.transformer(_read_json(around)) == folder.name
+        inside = around.is_file() and sentence_files.transformer_folder(_read_json(around)) == folder.name
         return (folder.parent, folder.name) if inside else (None, "")
     found = file_from_hub(source, sentence_files.MODULES)
     if found is None:
         return None, ""
-    for name in sentence_files.named(_read_json(found)):
+    for name in sentence_files.named_files(_read_json(found)):
         file_from_hub(source, name)
     return found.parent, ""
 
