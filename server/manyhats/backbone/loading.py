@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 from manyhats.backbone import sentence_files
 from manyhats.backbone.attention import PACKED_ATTENTION, register
 from manyhats.backbone.families import Family, family_of
-from manyhats.backbone.original import twin
+from manyhats.backbone.original import reference_copy
 from manyhats.backbone.sentence import SentenceEmbedding
 from manyhats.backbone.sites import LM_HEAD
 from manyhats.backbone.transformers_internals import attention_implementation, file_from_hub
@@ -101,7 +101,7 @@ def load_model(source: str) -> Loaded:
         model, info = (AutoModelForCausalLM if is_causal_lm else AutoModel).from_pretrained(
             source, config=config, dtype="auto", output_loading_info=True, use_safetensors=None
         )
-        original = twin(model)
+        original = reference_copy(model)
         vocabulary = causal_head(model) if is_causal_lm else masked_head(source, config, model)
     except ConfigurationError:
         raise

@@ -60,8 +60,8 @@ class PackedBatch:
     def padding_mask(self) -> Tensor:
         """(S, padded), 1 at tokens and 0 at pads, where the model runs padded."""
         assert self.padded is not None
-        places = torch.arange(self.padded, device=self.input_ids.device)
-        return (places < self.staging["lengths"][:, None]).long()
+        indices = torch.arange(self.padded, device=self.input_ids.device)
+        return (indices < self.staging["lengths"][:, None]).long()
 
     def rows(self, sequences: slice) -> slice:
         """The rows of consecutive sequences."""

@@ -1,4 +1,4 @@
-"""Lays sequences side by side, whole ones and what is new of cached ones, for one pass."""
+"""Packs sequences side by side for one pass: whole ones, and the new tokens of cached ones."""
 
 from __future__ import annotations
 
@@ -40,13 +40,12 @@ def pack_chunks(
     starts = np.cumsum(rows) - rows
     total = int(rows.sum())
 
-    place = np.arange(total) - np.repeat(starts, rows)
-    moved = np.array([chunk.position_offset + chunk.start - chunk.virtual for chunk in chunks])
-    is_token = place >= np.repeat(virtual, rows)
-    positions = place + np.where(
-        is_token, np.repeat(moved, rows), 0
-    )  # virtual tokens' start where an unmoved sequence's do
-    is_pad = place >= np.repeat(lengths, rows)
+    index = np.arange(total) - np.repeat(starts, rows)
+    offsets = np.array([chunk.position_offset + chunk.start - chunk.virtual for chunk in chunks])
+    is_token = index >= np.repeat(virtual, rows)
+    # Virtual tokens' positions start where those of a sequence without an offset do.
+    positions = index + np.where(is_token, np.repeat(offsets, rows), 0)
+    is_pad = index >= np.repeat(lengths, rows)
     positions[is_pad] = 0
     batch.put("position_ids", positions + family.first_position(config))
     pads = rows - lengths
@@ -103,20 +102,20 @@ def pack(
     *,
     prefixes: Sequence[tuple[int, int]] | None = None,
     left_out: Sequence[frozenset[int]] | None = None,
-    shifts: Sequence[int] | None = None,
+    position_offsets: Sequence[int] | None = None,
     virtual: Sequence[int] | None = None,
 ) -> PackedBatch:
     """A pass over whole sequences.
 
     By sequence: `prefixes`, the rows among the batch's prefix rows that it attends to besides its own, and `left_out`,
-    the layers at which it does not; `shifts`, how far its tokens' positions are moved on; `virtual`, the number of
-    virtual tokens before its own, whose positions start where an unmoved sequence's do.
+    the layers at which it does not; `position_offsets`, how far its tokens' positions are moved on; `virtual`,
+    the number of virtual tokens before its own, whose positions start where those of a sequence without an offset do.
     """
     chunks = [
         SequenceChunk(
             ids,
             virtual=virtual[i] if virtual else 0,
-            position_offset=shifts[i] if shifts else 0,
+            position_offset=position_offsets[i] if position_offsets else 0,
             left_out=left_out[i] if left_out else frozenset(),
             batch_prefix=prefixes[i] if prefixes else (0, 0),
             type_ids=types,

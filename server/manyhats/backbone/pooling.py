@@ -15,7 +15,7 @@ from torch import Tensor
 from manyhats.backbone.staging import StagingBuffer
 from manyhats.backbone.torch_internals import reduce_segments
 
-_ENDS = ("cls", "last")  # modes that take one row of each sequence
+_ONE_ROW = ("cls", "last")  # modes that take one row of each sequence
 
 
 class Span(NamedTuple):
@@ -38,10 +38,10 @@ class PooledSpans:
         first = np.array([span.start + span.skip for span in spans], dtype=np.int64)
         stop = np.array([span.stop for span in spans], dtype=np.int64)
         lengths = stop - first
-        places = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        rows = places + np.repeat(first, lengths)
+        indices = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        rows = indices + np.repeat(first, lengths)
         self._all = len(rows) == total and bool((rows == np.arange(total)).all())
-        if not set(modes) <= set(_ENDS):
+        if not set(modes) <= set(_ONE_ROW):
             staging.put(f"{name} lengths", lengths)
             if not self._all:
                 staging.put(f"{name} rows", rows)
@@ -49,8 +49,8 @@ class PooledSpans:
             staging.put(f"{name} cls", first)
         if "last" in modes:
             staging.put(f"{name} last", stop - 1)
-        if "weightedmean" in modes:  # a token keeps its place, whatever is left out before it
-            weights = places + np.repeat([span.skip for span in spans], lengths) + 1
+        if "weightedmean" in modes:  # a token's weight is its index, whatever is left out before it
+            weights = indices + np.repeat([span.skip for span in spans], lengths) + 1
             staging.put(f"{name} weights", weights.astype(np.float32))
             sums = np.array([np.arange(s.skip + 1, s.stop - s.start + 1).sum() for s in spans])
             staging.put(f"{name} sums", sums.astype(np.float32))
@@ -64,7 +64,7 @@ class PooledSpans:
         return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
 
     def _pooled(self, states: Tensor, kept: Tensor | None, mode: str) -> Tensor:
-        if mode in _ENDS:
+        if mode in _ONE_ROW:
             return states.index_select(0, self._staging[f"{self._name} {mode}"])
         assert kept is not None
         values = kept.float()

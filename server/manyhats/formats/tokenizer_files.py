@@ -183,7 +183,7 @@ def _check_config(config: Mapping[str, Any], tokenizer: Tokenizer) -> list[str]:
     Returns warnings for what may do so, and cannot be told for sure.
     """
     theirs = tokenizer.loaded.init_kwargs
-    for name, how in tokenizer.switches().items():
+    for name, how in tokenizer.observed_settings().items():
         told = config.get(name)
         if isinstance(told, bool) and told != how and theirs.get(name) != told:
             raise AdapterMismatch(

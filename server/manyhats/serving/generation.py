@@ -238,9 +238,11 @@ def token_logprobs(tokens: Many[SampledToken | Score], tokenizer: Tokenizer) -> 
     return [
         {
             "token": one.token,
-            "text": tokenizer.piece(one.token),
+            "text": tokenizer.token_to_string(one.token),
             "logprob": finite(one.logprob),
-            "top": [{"token": t, "text": tokenizer.piece(t), "logprob": finite(value)} for t, value in one.top],
+            "top": [
+                {"token": t, "text": tokenizer.token_to_string(t), "logprob": finite(value)} for t, value in one.top
+            ],
         }
         for one in tokens
     ]
@@ -256,7 +258,9 @@ def _scored(scores: PromptScores, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     told: list[dict[str, Any]] = []
     for token, one in zip(scores.prompt, scores.scores, strict=True):
         if one is None:
-            told.append({"token": token, "text": tokenizer.piece(token), "logprob": None, "rank": None, "top": []})
+            told.append(
+                {"token": token, "text": tokenizer.token_to_string(token), "logprob": None, "rank": None, "top": []}
+            )
         else:
             told += [known | {"rank": one.rank} for known in token_logprobs([one], tokenizer)]
     return told

@@ -127,7 +127,7 @@ def table_part(unclaimed: UnclaimedTensors, lora: Component[Any], backbone: Back
         own = None if site is None else site.parameter("weight")
         if site is None or own is None:
             continue
-        tensor = site.turned("weight", unclaimed.claim(name))
+        tensor = site.to_canonical("weight", unclaimed.claim(name))
         _check_rows(tensor, own, module, backbone)
         if equal_weights(tensor, own):
             continue
@@ -186,7 +186,7 @@ def whole_parameters(unclaimed: UnclaimedTensors, backbone: Backbone) -> Compone
         site = backbone.find(backbone.bare_name(module))
         if site is None or site.parameter(leaf) is None:
             continue
-        tensor, own = site.turned(leaf, unclaimed.claim(name)), site.parameter(leaf)
+        tensor, own = site.to_canonical(leaf, unclaimed.claim(name)), site.parameter(leaf)
         if leaf == "weight" and (site.name in backbone.embedding or backbone.in_vocabulary_head(site.name)):
             assert own is not None
             _check_rows(tensor, own, module, backbone)
