@@ -94,10 +94,10 @@ def test_what_is_its_own_counts(alias: str, base_folder: Any, load_backbone: Any
 @pytest.mark.parametrize("alias", ALIASES)
 def test_all_methods_in_one_batch(alias: str, load_backbone: Any) -> None:
     backbone: Backbone = load_backbone(alias)
-    worn = [BARE, *(adapter.bind(backbone) for adapter in every.adapters(backbone).values())]
+    bound = [BARE, *(adapter.bind(backbone) for adapter in every.adapters(backbone).values())]
     texts = TEXTS[:4]
-    alone = [tiny.alone(backbone, one, texts) for one in worn]
-    outputs = tiny.run(backbone, [tiny.row(backbone, one, text) for one in worn for text in texts])
+    alone = [tiny.alone(backbone, one, texts) for one in bound]
+    outputs = tiny.run(backbone, [tiny.row(backbone, one, text) for one in bound for text in texts])
     assert tiny.difference(outputs, [output for own in alone for output in own]) < tiny.CLOSE
     for own in alone[1:]:
         assert tiny.difference(own, alone[0]) > 1e-3
@@ -123,8 +123,8 @@ def test_its_head_is_transformers_own(alias: str, base_folder: Callable[[str], P
     def logits(activation: str) -> list[torch.Tensor]:
         inner, last = (model.get_submodule(name) for name in layout.linears)
         layers = (Layer(inner.weight.data, inner.bias.data, activation), Layer(last.weight.data, last.bias.data))
-        worn = BoundAdapter("base", "classify", (), Head("classify", layout.reads, layers))
-        return tiny.ask(backbone, worn, TEXTS)
+        bound = BoundAdapter("base", "classify", (), Head("classify", layout.reads, layers))
+        return tiny.ask(backbone, bound, TEXTS)
 
     expected = [_own(model, backbone, Text(text)).logits[0] for text in TEXTS]
     assert tiny.difference(logits(layout.activation), expected) < CLOSE

@@ -1,4 +1,4 @@
-"""One test for each thing that the backbone uses of torch and transformers without being promised it.
+"""One test for each thing that the backbone uses of torch, transformers and tokenizers without being promised it.
 
 Where one fails, a release has changed what the test is named after; `torch_internals` and `transformers_internals` say
 what it is used for. What kernels use so is in `tests/kernels/test_internals.py`.
@@ -15,6 +15,8 @@ import torch
 import transformers
 from manyhats.backbone import torch_internals, transformers_internals
 from manyhats.backbone.families import FAMILIES
+from manyhats.backbone.token_bytes import decoder_types
+from tokenizers import decoders
 from torch import nn
 from transformers import AutoModel, LlamaConfig, LlamaModel, ReformerConfig, ReformerModel
 
@@ -141,6 +143,13 @@ def a_decoder_hands_its_mask_on() -> None:
         model(input_ids=torch.ones(1, 1, dtype=torch.long), attention_mask=mask, use_cache=False)
     assert masks == [mask]
     assert masks[0] is mask
+
+
+@uses("tokenizers.decoders.Decoder.__getstate__, by `token_bytes`")
+def a_decoder_says_what_it_is_made_of() -> None:
+    decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    assert decoder_types(decoder) == {"Sequence", "ByteFallback", "Fuse"}
+    assert decoder_types(decoders.ByteLevel()) == {"ByteLevel"}
 
 
 @uses("a module's own `forward` stands before its class'")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from manyhats.backbone.attention import packed_attention, reject_arguments
-from manyhats.backbone.reformer import attach_reformer, prepare_reformer, reformer_length
+from manyhats.backbone.reformer import attach_reformer, prepare_reformer, prepare_reformer_config, reformer_length
 from manyhats.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ class Family:
     packed: bool = True  # its attention is dispatched by name; else it runs padded
     multiple_of: Callable[[Any, int], int] | None = None  # padded: the length that a sequence is brought to
     output_width: Callable[[Any], int] = lambda config: int(config.hidden_size)
+    prepare_config: Callable[[Any], None] = lambda config: None  # what the config needs before the model is loaded
     prepare: Callable[[Any], None] = lambda model: None  # what the model needs before its sites
+    unsupported: Callable[[Any], str | None] = lambda config: None  # why a pass would not be the model's own
     late_head_bias: bool = False  # transformers 5.24 gave its masked head a bias that older checkpoints do not hold
     shared_tables: tuple[str, ...] = ()  # embeddings that are read once for all sequences: nothing can act there
 
@@ -156,6 +158,11 @@ def _albert_group(config: Any, layer: int) -> int:
     return int(layer / (config.num_hidden_layers / config.num_hidden_groups))
 
 
+def _albert_unsupported(config: Any) -> str | None:
+    count = config.inner_group_num
+    return None if count == 1 else f"has groups of {count} ALBERT layers; groups of 1 are served"
+
+
 def _after_padding(config: Any) -> int:
     """RoBERTa counts positions from the padding index on."""
     return int(config.pad_token_id) + 1
@@ -217,6 +224,7 @@ FAMILIES: dict[str, Family] = {
         attach=_attach_albert,
         word_embeddings="embeddings.word_embeddings",
         block_of=_albert_group,
+        unsupported=_albert_unsupported,
         token_types=True,
     ),
     "modernbert": Family(
@@ -258,6 +266,7 @@ FAMILIES: dict[str, Family] = {
         post_norm=False,
         packed=False,
         multiple_of=reformer_length,
+        prepare_config=prepare_reformer_config,
         prepare=prepare_reformer,
         late_head_bias=True,
         output_width=lambda config: 2 * int(config.hidden_size),

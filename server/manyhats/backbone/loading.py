@@ -93,9 +93,8 @@ def load_model(source: str) -> Loaded:
     try:
         config = AutoConfig.from_pretrained(source)
         family = family_of(config.model_type)
-        config.chunk_size_feed_forward = 0  # pieces of a batch would not line up with its segments
-        if config.model_type == "reformer" and config.hash_seed is None:
-            config.hash_seed = 0  # its hashes are random; the same question shall have the same answer
+        config.chunk_size_feed_forward = 0  # chunks of a batch would not line up with its segments
+        family.prepare_config(config)
         _reject_unsupported(source, config, family)
         is_causal_lm = family.language_model and _brings_language_model(config)
         model, info = (AutoModelForCausalLM if is_causal_lm else AutoModel).from_pretrained(
@@ -131,10 +130,8 @@ def load_model(source: str) -> Loaded:
 
 def _reject_unsupported(source: str, config: Any, family: Family) -> None:
     """Raises ConfigurationError for settings with which a packed pass would not be the model's own."""
-    if config.model_type == "albert" and config.inner_group_num != 1:
-        raise ConfigurationError(
-            f"'{source}' has groups of {config.inner_group_num} ALBERT layers; groups of 1 are served"
-        )
+    if reason := family.unsupported(config):
+        raise ConfigurationError(f"'{source}' {reason}")
     if family.packed and not family.causal and getattr(config, "is_decoder", False):
         raise ConfigurationError(
             f"'{source}' is a {config.model_type} model set up as a decoder (is_decoder is true in its config.json); "

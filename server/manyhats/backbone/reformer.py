@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from manyhats.backbone.sites import ResidualSite
 
 
+def prepare_reformer_config(config: Any) -> None:
+    """Gives its hashes, which are random, a seed: the same input must have the same answer."""
+    if config.hash_seed is None:
+        config.hash_seed = 0
+
+
 def prepare_reformer(model: Any) -> None:
     """Runs the blocks plainly, one after the other.
 
