@@ -11,25 +11,42 @@ if TYPE_CHECKING:
 
     from manyhats.backbone import Backbone
 
+Places = tuple[str, str]  # module paths after attention and after feed-forward; `{i}` is the layer
 
-def sublayer_modules(backbone: Backbone) -> tuple[str, str] | None:
-    """The modules after attention and after feed-forward, relative to the bare model; `{i}` is the layer. None where
-    AdapterHub has none for the backbone's architecture."""
-    return backbone.family.sublayers
+_BERT = ("encoder.layer.{i}.attention.output", "encoder.layer.{i}.output")
+_LLAMA = ("layers.{i}.attention_adapters", "layers.{i}.output_adapters")
+
+_PLACES: dict[str, Places] = {
+    "bert": _BERT,
+    "distilbert": ("transformer.layer.{i}.attention_adapters", "transformer.layer.{i}.output_adapters"),
+    "electra": _BERT,
+    "gpt2": ("h.{i}.attention_adapters", "h.{i}.output_adapters"),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+}
+
+
+def places_of(model_type: str) -> Places | None:
+    """The modules of a config's `model_type`, relative to the bare model; None where AdapterHub has none."""
+    return _PLACES.get(model_type)
 
 
 def residual_sites(backbone: Backbone) -> dict[str, str]:
     """Our residual sites by the modules that AdapterHub's keys put an adapter into. Raises AdapterMismatch for an
     architecture that AdapterHub does not have."""
-    modules = sublayer_modules(backbone)
-    if modules is None:
+    places = places_of(backbone.config.model_type)
+    if places is None:
         raise AdapterMismatch(
             f"AdapterHub's adapters for {backbone.config.model_type} models are not supported", param="model_type"
         )
     return {
         path.format(i=layer): f"layers.{layer}.{name}"
         for layer in range(backbone.layers)
-        for path, name in zip(modules, ("attention", "ffn"), strict=True)
+        for path, name in zip(places, ("attention", "ffn"), strict=True)
     }
 
 
