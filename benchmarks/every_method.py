@@ -25,10 +25,11 @@ from manyhats.engine.forward import forward
 from manyhats.engine.row import Row
 from manyhats.methods.base import BoundComponent
 from manyhats.methods.bottleneck import BottleneckConfig
+from manyhats.methods.bottleneck.members import member_leaf
 from manyhats.methods.bound_adapter import BARE, BoundAdapter
 from manyhats.methods.component import Component
 from manyhats.methods.full_parameters import ParametersConfig
-from manyhats.methods.fusion import FusionConfig, member_leaf
+from manyhats.methods.fusion import FusionConfig
 from manyhats.methods.ia3 import Ia3Config
 from manyhats.methods.lora import LoraConfig
 from manyhats.methods.mask import MaskConfig, pack_bits

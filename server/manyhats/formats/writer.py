@@ -19,7 +19,7 @@ def write_adapter(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     if peft.holds(adapter, backbone):
         peft.write(adapter, folder, backbone)
         own.write_task(adapter, folder, backbone)
-    elif adapter.method == "bottleneck":
+    elif adapterhub.holds(adapter):
         adapterhub.write(adapter, folder, backbone)
         own.write_task(adapter, folder, backbone)
     else:

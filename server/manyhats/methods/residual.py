@@ -67,13 +67,11 @@ class ResidualPass:
 class ResidualRun(Protocol):
     """Does the operations of one kind. All tensors are (rows, hidden) and hold what is meant in the members' rows."""
 
-    @staticmethod
-    def step(group: ResidualGroup, site: ResidualPass, hidden: Tensor) -> Tensor:
+    def step(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor) -> Tensor:
         """What the adapters make of `hidden`, which is `site.f` itself or what those before them made of it."""
         ...
 
-    @staticmethod
-    def finish(group: ResidualGroup, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
+    def finish(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
         """What goes on in the residual stream, where these were the last of their adapters. `members`: for whom."""
         ...
 

@@ -20,6 +20,7 @@ from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 from manyhats.methods.operations import Operation, OwnRows, SetOutputs
 from manyhats.methods.options import Options
 from manyhats.methods.recipe import Recipe, Schedule
+from manyhats.methods.sites import parameter_site
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -42,7 +43,7 @@ def claim_token_rows(
     found, modules = claim(
         unclaimed,
         r"(.+?)(?:\.token_adapter)?\.trainable_tokens_delta",
-        lambda module: module if module == LM_HEAD else backbone.parameter_site(module).name,
+        lambda module: module if module == LM_HEAD else parameter_site(backbone, module).name,
         "rows",
     )
     for site, leaves in found.items():

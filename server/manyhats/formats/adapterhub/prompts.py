@@ -13,6 +13,7 @@ from manyhats.errors import AdapterMismatch
 from manyhats.kernels.activations import activation
 from manyhats.messages import short_repr
 from manyhats.methods.component import Component
+from manyhats.methods.libraries.adapterhub import AdapterHubArchitecture, AdapterHubFile
 from manyhats.methods.libraries.fields import flag, reject_fields
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 from manyhats.methods.prefix import PrefixConfig, layer_site
@@ -31,16 +32,16 @@ _PROMPT_SILENT = {
 
 
 def prefix_parts(
-    unclaimed: UnclaimedTensors, inner: Mapping[str, Any], name: str, backbone: Backbone
+    unclaimed: UnclaimedTensors, inner: Mapping[str, Any], file: AdapterHubFile, backbone: Backbone
 ) -> list[Component[Any]]:
     """Takes the tensors of a prefix: flat, or with the reparametrisation that made it, which is computed here once."""
     reject_fields(inner, _PREFIX_SILENT)
     # Every layer's module holds the same tensors once more.
-    copies = re.compile(rf"\.prefix_tuning\.pool\.prefix_tunings\.{re.escape(name)}\.")
+    copies = re.compile(rf"\.prefix_tuning\.pool\.prefix_tunings\.{re.escape(file.name)}\.")
     for key in unclaimed.names():
         if copies.search(key):
             unclaimed.ignore(key)
-    own = re.compile(rf"(?:.+\.)?prefix_tuning\.prefix_tunings\.{re.escape(name)}\.self(?:_prefix)?\.(.+)")
+    own = re.compile(rf"(?:.+\.)?prefix_tuning\.prefix_tunings\.{re.escape(file.name)}\.self(?:_prefix)?\.(.+)")
     leaves: dict[str, Tensor] = {}
     for key in unclaimed.names():
         found = own.fullmatch(key)
@@ -66,7 +67,7 @@ def prefix_parts(
     tensors = {
         layer_site(layer): {"keys": rows[:, 2 * i], "values": rows[:, 2 * i + 1]} for i, layer in enumerate(layers)
     }
-    _gates(unclaimed, inner, name, backbone, tensors)
+    _gates(unclaimed, inner, file.name, backbone, tensors)
     config = PrefixConfig(length=rows.shape[0], shift_positions=False, left_out=left_out)
     return [Component("prefix", config, tensors)]
 
@@ -120,7 +121,7 @@ def _gates(
 
 
 def prompt_parts(
-    unclaimed: UnclaimedTensors, inner: Mapping[str, Any], name: str, backbone: Backbone
+    unclaimed: UnclaimedTensors, inner: Mapping[str, Any], file: AdapterHubFile, backbone: Backbone
 ) -> list[Component[Any]]:
     """Takes the tensor of a soft prompt, which stands behind the whole embedding block."""
     reject_fields(inner, _PROMPT_SILENT)
@@ -128,7 +129,7 @@ def prompt_parts(
         raise AdapterMismatch(
             f"combine {short_repr(inner.get('combine'))} is not supported; 'prefix' is", param="combine"
         )
-    suffix = f"prompt_tuning.prompt_tunings.{name}.prompt_embedding.weight"
+    suffix = f"prompt_tuning.prompt_tunings.{file.name}.prompt_embedding.weight"
     key = next((key for key in unclaimed.names() if backbone.bare_name(key) == suffix), None)
     if key is None:
         raise AdapterMismatch(f"the file has no '{suffix}'", param="prompt_tuning")
@@ -139,3 +140,11 @@ def prompt_parts(
             f"prompt_length is {short_repr(told)}, but the prompt has shape {list(prompt.shape)}", param="prompt_length"
         )
     return [Component("prompt", PromptConfig(after_embeddings=True), {PROMPT_SITE: {"prompt": prompt}})]
+
+
+PREFIX = AdapterHubArchitecture(
+    "prefix_tuning", lambda inner: inner.get("architecture") == "prefix_tuning", prefix_parts
+)
+PROMPT = AdapterHubArchitecture(
+    "prompt_tuning", lambda inner: inner.get("architecture") == "prompt_tuning", prompt_parts
+)

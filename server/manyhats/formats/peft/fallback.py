@@ -25,6 +25,7 @@ from manyhats.methods.libraries.peft_fields import FLAG, NUMBER, OBJECT, PROMPT_
 from manyhats.methods.libraries.unclaimed import SiteTensors, UnclaimedTensors
 from manyhats.methods.prefix import PrefixConfig, layer_site
 from manyhats.methods.prompt import PROMPT_SITE, PromptConfig
+from manyhats.methods.sites import parameter_site
 from manyhats.methods.sparse import SparseConfig
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def ln_part(unclaimed: UnclaimedTensors, config: Mapping[str, Any], backbone: Ba
     sites, _ = claim(
         unclaimed,
         r"(.+)\.ln_tuning_layers\.(weight|bias)",
-        lambda module: backbone.parameter_site(module).name,
+        lambda module: parameter_site(backbone, module).name,
     )
     if not sites:
         raise AdapterMismatch("the file has no ln_tuning_layers")
