@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from manyhats.backbone.sites import EmbeddingSite, LinearSite, NormSite
-from manyhats.errors import AdapterMismatch
+from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.kernels.base import Rows, ScaleAdd, Weight
 from manyhats.methods.base import BoundComponent, Method, Trainable, expect_shape, on_device
 from manyhats.methods.component import Component, MethodConfig, StateDict, size_of
+from manyhats.methods.libraries.equal_weights import equal_weights
+from manyhats.methods.libraries.peft import PROMPT_WRAPPER, WRAPPER
+from manyhats.methods.libraries.resized import reject_resized
+from manyhats.methods.libraries.unclaimed import SiteTensors, UnclaimedTensors
 from manyhats.methods.operations import Operation, OwnNorm, OwnRows, OwnWeight, ScaleOutput
 from manyhats.methods.options import Options
 from manyhats.methods.sites import parameter_site
@@ -48,6 +52,36 @@ class Parameters(Method[ParametersConfig]):
         bound = bound_parameters(backbone, ready)
         bound.nbytes = size_of(ready.values())
         return bound
+
+    def claim_beside(self, unclaimed: UnclaimedTensors, backbone: Backbone) -> Component[ParametersConfig] | None:
+        """What is left of the backbone's own parameters: `bias: all`, and modules that were trained whole.
+
+        A weight (out, in) that is the backbone's own, as PEFT saves a vocabulary's on its own account, is claimed and
+        does nothing.
+        """
+        sites: SiteTensors = {}
+        for name in unclaimed.names():
+            bare = name.removeprefix(WRAPPER) if name.startswith(WRAPPER) else name.removeprefix(PROMPT_WRAPPER)
+            if backbone.vocabulary is not None and bare in backbone.vocabulary.bias_names:
+                bare = f"{backbone.vocabulary.output_layer}.bias"
+            module, _, leaf = bare.rpartition(".")
+            site = backbone.find(backbone.bare_name(module))
+            if site is None or site.parameter(leaf) is None:
+                continue
+            tensor, own = site.to_canonical(leaf, unclaimed.claim(name)), site.parameter(leaf)
+            if leaf == "weight" and (site.name in backbone.embedding or backbone.in_vocabulary_head(site.name)):
+                assert own is not None
+                reject_resized(tensor, own, module, backbone)
+            if tensor.dim() == 2 and own is not None and equal_weights(tensor, own):
+                continue
+            leaves = sites.setdefault(site.name, {})
+            if leaf in leaves and not equal_weights(leaves[leaf], tensor):
+                raise InvalidRequest(f"the file has two values for '{bare}', the other is '{name}'", param=name)
+            leaves[leaf] = tensor
+        if not sites:
+            return None
+        only = {leaf for leaves in sites.values() for leaf in leaves}
+        return Component(self.name, ParametersConfig(), sites, label="bias" if only == {"bias"} else None)
 
     def replaced_weights(self, component: Component[ParametersConfig]) -> set[str]:
         return {site for site, leaves in component.tensors.items() if "weight" in leaves}

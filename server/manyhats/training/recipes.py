@@ -15,13 +15,6 @@ from manyhats.methods.recipe import Recipe, Schedule
 from manyhats.methods.registry import METHODS
 
 _RECIPES: dict[str, Recipe] = {
-    "lora": Recipe("lora", Schedule(1e-3), "Hu et al. 2021", peft=True),
-    "rslora": Recipe("lora", Schedule(5e-4), "Kalajdzievski 2023", {"variant": "rslora"}, peft=True),
-    "dora": Recipe("lora", Schedule(1e-3), "Liu et al. 2024", {"variant": "dora"}, peft=True),
-    "vera": Recipe("lora", Schedule(3e-2, weight_decay=0.0), "Kopiczko et al. 2024", {"variant": "vera"}, peft=True),
-    "token-rows": Recipe(
-        "token_rows", Schedule(1e-2, weight_decay=0.0), "PEFT's trainable tokens", peft=True, needs="tokens"
-    ),
     "side": Recipe("side", Schedule(3e-3), "Zhang et al. 2020"),
     # A step costs much beside its tokens: every score is moved. Decay would pull all scores under the threshold.
     "mask": Recipe("mask", Schedule(3e-3, batch_tokens=1024, weight_decay=0.0), "Zhao et al. 2020"),
@@ -41,7 +34,6 @@ _RECIPES: dict[str, Recipe] = {
     "p-tuning": Recipe(
         "prompt", Schedule(3e-3, 2e-2, batch_tokens=256), "Liu et al. 2021", {"encoder": "lstm"}, peft=True
     ),
-    "ia3": Recipe("ia3", Schedule(5e-2, 3e-3, weight_decay=0.0), "Liu et al. 2022", peft=True),
     "bitfit": Recipe("parameters", Schedule(3e-3, weight_decay=0.0), "Ben Zaken et al. 2022", {"which": "biases"}),
     "layer-norm": Recipe(
         "parameters", Schedule(6e-3, weight_decay=0.0), "Qi et al. 2022", {"which": "norms"}, peft=True

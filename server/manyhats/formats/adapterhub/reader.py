@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from manyhats.core.adapter import Adapter
 from manyhats.errors import AdapterMismatch
 from manyhats.formats.adapterhub.heads import read_head, without_head
-from manyhats.formats.adapterhub.lowrank import LORA
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, WEIGHTS
 from manyhats.formats.adapterhub.prompts import PREFIX, PROMPT
 from manyhats.formats.wrappers import open_tensors
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 _ARCHITECTURES: list[AdapterHubArchitecture] = [
     *(method.adapterhub for method in METHODS.values() if method.adapterhub is not None),
-    LORA,
     PREFIX,
     PROMPT,
 ]

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from manyhats.errors import AdapterMismatch
 from manyhats.methods.average.method import average_of
@@ -16,7 +13,7 @@ from manyhats.methods.bottleneck import Bottleneck
 from manyhats.methods.component import Component
 from manyhats.methods.composition import Composition, CompositionFields, Member
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
-from manyhats.methods.lora import Lora, LoraConfig
+from manyhats.methods.lora import Lora, weighted_loras
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -43,7 +40,7 @@ def _compose(
     components = [member.single("averaged") for member in members]
     methods = {component.method for component in components}
     if methods == {Lora.name}:
-        return [average_loras(components, weights)]
+        return [weighted_loras(components, weights)]
     if methods != {Bottleneck.name}:
         raise AdapterMismatch(
             f"adapters of the methods {', '.join(sorted(methods))} cannot be averaged; LoRAs can, and bottleneck "
@@ -51,22 +48,6 @@ def _compose(
             param="members",
         )
     return [average_of(components, weights)]
-
-
-def average_loras(components: Sequence[Component[LoraConfig]], weights: Sequence[float]) -> Component[LoraConfig]:
-    """sum_i w_i s_i B_i A_i as one LoRA: the A stand one below the other, the B beside each other."""
-    downs: dict[str, list[Tensor]] = {}
-    ups: dict[str, list[Tensor]] = {}
-    for component, weight in zip(components, weights, strict=True):
-        for site, leaves in component.tensors.items():
-            if set(leaves) != {"A", "B"}:
-                raise AdapterMismatch(
-                    f"a LoRA with {', '.join(sorted(leaves))} at {site} cannot be averaged", param=site
-                )
-            downs.setdefault(site, []).append(leaves["A"].float())
-            ups.setdefault(site, []).append(leaves["B"].float() * (weight * component.config.scales[site]))
-    tensors = {site: {"A": torch.cat(downs[site]), "B": torch.cat(ups[site], dim=1)} for site in downs}
-    return replace(components[0], config=LoraConfig(scales=dict.fromkeys(tensors, 1.0)), tensors=tensors)
 
 
 AVERAGE = Composition(fields=AverageFields, compose=_compose)

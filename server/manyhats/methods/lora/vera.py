@@ -14,10 +14,10 @@ from torch import Tensor
 
 from manyhats.methods.component import StateDict
 
-_MOST = 1 << 26  # values of the two matrices; a small file can stand for very large ones
+_MAX_VALUES = 1 << 26  # values of the two matrices; a small file can stand for very large ones
 
 
-class Shared(BaseModel):
+class SharedMatrices(BaseModel):
     """What the two matrices are made of: A (rank, inputs), B (outputs, rank), the sizes those of the largest layer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -30,22 +30,22 @@ class Shared(BaseModel):
     @model_validator(mode="after")
     def _not_too_large(self) -> Self:
         values = self.rank * (self.outputs + self.inputs)
-        if values > _MOST:
-            raise ValueError(f"VeRA's matrices would have {values} values; at most {_MOST}")
+        if values > _MAX_VALUES:
+            raise ValueError(f"VeRA's matrices would have {values} values; at most {_MAX_VALUES}")
         return self
 
 
-def projections(shared: Shared) -> tuple[Tensor, Tensor]:
+def make_matrices(shared: SharedMatrices) -> tuple[Tensor, Tensor]:
     """A and B as PEFT makes them from the key."""
     generator = torch.Generator().manual_seed(shared.key)
 
-    def fresh(rows: int, columns: int) -> Tensor:
+    def init(rows: int, columns: int) -> Tensor:
         bound = math.sqrt(3.0) * math.sqrt(2) / math.sqrt(columns)  # Kaiming's, uniform
         return torch.empty(rows, columns).uniform_(-bound, bound, generator=generator)
 
-    return fresh(shared.rank, shared.inputs), fresh(shared.outputs, shared.rank)
+    return init(shared.rank, shared.inputs), init(shared.outputs, shared.rank)
 
 
-def pair(lambda_b: Tensor, lambda_d: Tensor, down: Tensor, up: Tensor, width: int) -> StateDict:
+def materialise(lambda_b: Tensor, lambda_d: Tensor, down: Tensor, up: Tensor, width: int) -> StateDict:
     """One layer's `A` (rank, width) and `B` (out, rank). `down`: (rank, inputs), `up`: (outputs, rank)."""
     return {"A": lambda_d[:, None] * down[:, :width], "B": lambda_b[:, None] * up[: len(lambda_b)]}
