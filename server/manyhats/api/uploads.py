@@ -19,7 +19,7 @@ from manyhats.api.state import runtime_of
 from manyhats.api.tasks import aliases_body
 from manyhats.errors import InvalidRequest, ManyhatsError, Overloaded
 from manyhats.registry.archive import ArchiveLimits, unpack_adapter
-from manyhats.registry.blobs import full_disk_told
+from manyhats.registry.blobs import storage_full
 from manyhats.registry.names import check_alias, check_name
 from manyhats.registry.records import Version
 from manyhats.runtime import Runtime
@@ -102,7 +102,7 @@ async def _staged(runtime: Runtime) -> AsyncIterator[Path]:
     stack = ExitStack()
 
     def make() -> Path:
-        with full_disk_told():
+        with storage_full():
             folder = stack.enter_context(runtime.registry.stage())
             (folder / "files").mkdir()
             return folder
@@ -122,7 +122,7 @@ async def _received(request: Request, runtime: Runtime, folder: Path) -> _Upload
     reader = FormReader(content_type, files, archive, max_files=runtime.settings.max_files)
 
     def feed(data: bytes) -> None:
-        with full_disk_told():
+        with storage_full():
             reader.feed(data)
 
     try:
@@ -166,7 +166,7 @@ def _store(runtime: Runtime, task: str, parts: _Upload, folder: Path) -> tuple[V
     """Blocking: unpacks an archive, checks the files, and makes the version."""
     files = folder / "files"
     warnings: tuple[str, ...] = ()
-    with full_disk_told():
+    with storage_full():
         if parts.archive is not None:
             limits = ArchiveLimits(max_files=runtime.settings.max_files, max_bytes=runtime.settings.max_unpacked)
             warnings = unpack_adapter(folder / "archive", parts.archive, files, limits)

@@ -12,25 +12,21 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from manyhats.errors import InvalidRequest, StorageFull, UnsupportedFormat
+from manyhats.disk import full_disk_as_storage_full, is_full
+from manyhats.errors import InvalidRequest, UnsupportedFormat
 from manyhats.formats.contents import leave_out
-from manyhats.formats.files import is_full
 from manyhats.formats.pickles import FIRST_BYTES
 from manyhats.formats.tensor_file import check_start
 
 
-@contextmanager
-def full_disk_told() -> Iterator[None]:
-    """Raises StorageFull in place of the operating system's own error."""
-    try:
-        yield
-    except OSError as error:
-        if is_full(error):
-            raise StorageFull(f"the store has no room: {os.strerror(error.errno or 0)}") from error
-        raise
+def storage_full() -> AbstractContextManager[None]:
+    """Raises StorageFull in place of the error of a full disk."""
+    return full_disk_as_storage_full(
+        lambda error: f"the store has no room: {error.strerror if isinstance(error, OSError) else error}"
+    )
 
 
 class Blobs:
@@ -50,7 +46,7 @@ class Blobs:
         """An empty folder for files on their way, removed at the end. Raises StorageFull where the disk is full."""
         folder = self._staging / uuid.uuid4().hex
         try:
-            with full_disk_told():
+            with storage_full():
                 folder.mkdir()
                 yield folder
         finally:

@@ -10,6 +10,7 @@ from sqlalchemy import JSON, URL, Engine, ForeignKey, create_engine, event, insp
 from sqlalchemy.exc import DatabaseError, DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
+from manyhats.disk import is_full
 from manyhats.errors import ConfigurationError, DamagedStore, ManyhatsError, NotReady, StorageFull
 
 SCHEMA = 1
@@ -106,11 +107,6 @@ def connect(path: Path, *, make: bool = True) -> sessionmaker[Session]:
         engine.dispose()
         raise
     return sessions
-
-
-def is_full(error: DatabaseError) -> bool:
-    """Whether a write failed for want of room."""
-    return "full" in str(error.orig)
 
 
 def write_failed(error: DatabaseError) -> ManyhatsError:

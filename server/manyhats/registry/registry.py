@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy import delete, select
 from sqlalchemy.exc import DatabaseError, OperationalError
 
+from manyhats.disk import is_full
 from manyhats.errors import (
     ConfigurationError,
     Conflict,
@@ -29,7 +30,7 @@ from manyhats.errors import (
 from manyhats.methods.heads import Kind
 from manyhats.registry.aliases import drop_alias, drop_ways_back, point, point_back
 from manyhats.registry.blobs import Blobs, digest, take_up
-from manyhats.registry.database import DropRow, TaskRow, VersionRow, is_full
+from manyhats.registry.database import DropRow, TaskRow, VersionRow
 from manyhats.registry.index import AdapterIndex
 from manyhats.registry.names import STABLE, check_alias, check_name
 from manyhats.registry.quarantine import Quarantine
@@ -220,7 +221,7 @@ class Registry(AdapterIndex):
             try:
                 session.commit()
             except OperationalError as error:
-                if is_full(error):  # surely not committed; the room is wanted back at once
+                if is_full(error):  # surely not committed; the disk space is needed at once
                     self._remove_blob(sha)
                 raise
             self.put(after)
