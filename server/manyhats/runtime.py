@@ -16,15 +16,16 @@ import torch
 from anyio import to_thread
 
 from manyhats.backbone import Backbone
+from manyhats.core.adapter import Adapter
 from manyhats.engine.compute_threads import in_passing_thread, keep_threads, leave_threads
 from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.engine.self_check import self_check
 from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.tensor_file import mapped
-from manyhats.methods.adapter import Adapter, BoundAdapter
+from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.heads import Kind
-from manyhats.methods.slots import use_kernels
+from manyhats.methods.slots import slot_tables, use_kernels
 from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.imports import FolderImports
 from manyhats.registry.pinning import Pinning
@@ -70,7 +71,7 @@ class Runtime:
             slots=settings.slots,
             slot_bytes=settings.slot_memory,
             memory_bytes=settings.host_memory,
-            unbind=lambda bound: bound.release(self.backbone),
+            unbind=lambda bound: slot_tables(self.backbone).release(bound),
         )
         self.imports = FolderImports(self.registry)
         self.pinning = Pinning(self.registry, self.adapter_cache)

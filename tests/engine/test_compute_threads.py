@@ -11,7 +11,7 @@ import torch
 from manyhats.backbone import Backbone
 from manyhats.engine.compute_threads import in_passing_thread, keep_threads, leave_threads
 from manyhats.engine.engine import Engine, EngineConfig
-from manyhats.methods.adapter import BARE
+from manyhats.methods.bound_adapter import BARE
 
 from tests import engines, tiny
 

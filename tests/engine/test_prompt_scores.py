@@ -14,7 +14,7 @@ from manyhats.engine import prompt_scores
 from manyhats.engine.forward import forward
 from manyhats.engine.prompt_scores import PromptScores
 from manyhats.engine.row import Row
-from manyhats.methods.adapter import BARE, BoundAdapter
+from manyhats.methods.bound_adapter import BARE, BoundAdapter
 from transformers import AutoModelForCausalLM
 
 from tests import engines, every, tiny

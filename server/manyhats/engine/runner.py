@@ -29,7 +29,7 @@ from manyhats.engine.read_out import ReadOut, asked_segments, vocabulary_actors
 from manyhats.engine.row import Row
 from manyhats.engine.sampler import SamplingInput, sample
 from manyhats.errors import EngineFailure
-from manyhats.methods.adapter import BoundAdapter
+from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.plan import Plan, in_batch_order, segments_of
 
 logger = logging.getLogger(__name__)

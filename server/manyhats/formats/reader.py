@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, get_args
 
+from manyhats.core.adapter import Adapter
 from manyhats.errors import InvalidRequest, UnsupportedFormat
 from manyhats.formats.adapterhub import names as adapterhub_names
 from manyhats.formats.adapterhub import reader as adapterhub
@@ -25,7 +26,6 @@ from manyhats.formats.pickles import looks_like_pickle, pickle_message
 from manyhats.formats.sentence_transformers import reader as sentence_transformers
 from manyhats.formats.tokenizer_files import with_tokenizer_files
 from manyhats.messages import short_repr
-from manyhats.methods.adapter import Adapter
 from manyhats.methods.heads import Kind
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from manyhats.core.adapter import Adapter
 from manyhats.errors import DamagedStore, Overloaded, TooLarge
-from manyhats.methods.adapter import Adapter, BoundAdapter
+from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.budget import MemoryBudget
 from manyhats.registry.cache_entries import CacheStats, Level, LoadJob, Slot
 from manyhats.registry.host_memory import HostMemory

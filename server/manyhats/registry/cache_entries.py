@@ -6,7 +6,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal
 
-from manyhats.methods.adapter import Adapter, BoundAdapter
+from manyhats.core.adapter import Adapter
+from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.records import Version
 
 Level = Literal["disk", "memory", "slot"]

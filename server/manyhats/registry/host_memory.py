@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from manyhats.methods.adapter import Adapter
+from manyhats.core.adapter import Adapter
 
 
 class HostMemory:

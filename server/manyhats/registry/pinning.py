@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import Future
 
-from manyhats.methods.adapter import BoundAdapter
+from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.records import Task, Version
 from manyhats.registry.registry import Registry

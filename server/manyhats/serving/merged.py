@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from manyhats.core.adapter import Adapter
 from manyhats.errors import InvalidRequest
 from manyhats.messages import first_error
-from manyhats.methods.adapter import Adapter
 from manyhats.methods.merging import SignMethod, Strategy, merge_loras
 from manyhats.registry.records import Version
 

@@ -16,7 +16,7 @@ from manyhats.backbone import Backbone
 from manyhats.core.sequence import Request
 from manyhats.engine.engine import Engine
 from manyhats.errors import DeadlineExceeded, EngineFailure, InvalidRequest, ManyhatsError, NotFound, Overloaded
-from manyhats.methods.adapter import BoundAdapter
+from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.names import BASE
 from manyhats.registry.records import TaskSettings, Version
