@@ -123,7 +123,15 @@ class Runtime:
         """Opens the store. Raises ConfigurationError where another server has it."""
         self.registry.open()
         self.registry.subscribe(self.pinning.on_change)
-        self.metrics.registry.register(RuntimeGauges(self))
+        self.metrics.registry.register(
+            RuntimeGauges(
+                self.registry,
+                self.adapter_cache,
+                self.engine,
+                is_ready=lambda: self.ready,
+                max_versions=self.settings.metrics_tasks,
+            )
+        )
 
     async def start(self) -> None:
         """Starts the model's thread, takes in adapters copied by hand, preloads, and becomes ready."""

@@ -15,7 +15,7 @@ import time
 import uvicorn
 from starlette.types import ASGIApp
 
-from manyhats.api.connection import Connection, ConnectionLimits
+from manyhats.api.connection import Connection, ConnectionLimits, LimitedConfig
 from manyhats.settings import Settings
 
 _SWEEP = 0.5  # seconds between looks at the connections
@@ -58,7 +58,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-class Config(uvicorn.Config):
+class Config(LimitedConfig):
     """uvicorn's settings, from ours."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -76,7 +76,7 @@ class Config(uvicorn.Config):
             timeout_graceful_shutdown=int(settings.drain_timeout) + 1,
         )
         self.connection_limits = ConnectionLimits(
-            most=lambda: settings.max_connections or room_for_connections(),
+            max_open=lambda: settings.max_connections or connection_capacity(),
             head=min(settings.header_timeout, settings.request_timeout),
             body=min(settings.body_timeout, settings.request_timeout),
             body_rate=settings.body_rate,
@@ -86,12 +86,12 @@ class Config(uvicorn.Config):
         )
 
 
-def room_for_connections() -> int:
-    """How many connections the limit on open files leaves room for now: uploads and the store need some too."""
+def connection_capacity() -> int:
+    """How many connections the limit on open files allows now: uploads and the store need some too."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return _MOST
-    reserved = max(limit // 4, _OTHER_FILES) + _TURNS * _ACCEPTED_AT_ONCE + ConnectionLimits.MOST_LEAVING
+    reserved = max(limit // 4, _OTHER_FILES) + _TURNS * _ACCEPTED_AT_ONCE + ConnectionLimits.MAX_CLOSING
     return max(min(limit - reserved, _MOST), _FEWEST)
 
 

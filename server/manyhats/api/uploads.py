@@ -16,7 +16,7 @@ from manyhats.api.body import parse_bytes
 from manyhats.api.multipart import FormReader, UploadForm
 from manyhats.api.schemas import SettingsBody
 from manyhats.api.state import runtime_of
-from manyhats.api.tasks import aliases_body
+from manyhats.api.views import uploaded_body
 from manyhats.errors import InvalidRequest, ManyhatsError, Overloaded
 from manyhats.registry.archive import ArchiveLimits, unpack_adapter
 from manyhats.registry.blobs import storage_full
@@ -67,21 +67,8 @@ async def upload(task: str, request: Request) -> JSONResponse:
         async with _staged(runtime) as folder:
             form = await _received(request, runtime, folder)
             version, created = await in_thread(runtime.threads.checking, _store, runtime, task, form, folder)
-    body: dict[str, Any] = {
-        "task": task,
-        "version": version.number,
-        "sha256": version.sha256,
-        "method": version.info.method,
-        "kind": runtime.registry.task(task).settings_for(version).kind,
-        "rank": version.info.rank,
-        "matched_tensors": version.info.matched_tensors,
-        "bytes": version.info.bytes,
-        "aliases": aliases_body(runtime.registry.task(task)),
-    }
-    if version.info.warnings:
-        body["warnings"] = list(version.info.warnings)
     location = f"/v1/tasks/{task}/versions/{version.number}"
-    return JSONResponse(body, 201 if created else 200, {"Location": location})
+    return JSONResponse(uploaded_body(runtime, version), 201 if created else 200, {"Location": location})
 
 
 @contextmanager
