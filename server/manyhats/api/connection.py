@@ -197,7 +197,7 @@ class Connection(H11Protocol):
 
 
 def _answer(error: ManyhatsError) -> bytes:
-    """An HTTP answer of one piece, by hand: h11 has none for a request that it has not read."""
+    """A whole HTTP answer, by hand: h11 has none for a request that it has not read."""
     made = response(error)
     made.headers["Connection"] = "close"
     made.headers[HEADER] = new_id()

@@ -27,7 +27,7 @@ from manyhats.serving.threads import in_thread
 
 admin_router = APIRouter(prefix="/v1/tasks", tags=["versions"], dependencies=[Depends(require_admin)])
 
-_PIECE = 256 << 10  # bytes that are gathered before a thread writes them
+_CHUNK = 256 << 10  # bytes that a thread writes at a time
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 _BODY = {
@@ -113,13 +113,13 @@ async def _received(request: Request, runtime: Runtime, folder: Path) -> _Upload
             reader.feed(data)
 
     try:
-        gathered = bytearray()
-        async for piece in request.stream():
-            gathered += piece
-            if len(gathered) >= _PIECE:
-                data, gathered = bytes(gathered), bytearray()
+        buffer = bytearray()
+        async for chunk in request.stream():
+            buffer += chunk
+            if len(buffer) >= _CHUNK:
+                data, buffer = bytes(buffer), bytearray()
                 await in_thread(receiving, feed, data)
-        await in_thread(receiving, feed, bytes(gathered))
+        await in_thread(receiving, feed, bytes(buffer))
         form = reader.finish()
         return await in_thread(receiving, _parts, form, runtime.settings.max_values)
     finally:
@@ -134,9 +134,9 @@ def _parts(form: UploadForm, max_values: int) -> _Upload:
     if activate not in (*_TRUE, *_FALSE):
         raise InvalidRequest(f"'activate' must be true or false, not '{activate[:100]}'", param="activate")
     settings = None
-    if (told := texts.get("task")) is not None:
+    if (given := texts.get("task")) is not None:
         try:
-            settings = parse_bytes(told, SettingsBody, max_values).model_dump(exclude_unset=True)
+            settings = parse_bytes(given, SettingsBody, max_values).model_dump(exclude_unset=True)
         except ManyhatsError as error:
             raise type(error)(f"the part 'task': {error.message}", param=error.param) from None
     return _Upload(form.archive, settings, alias, activate in _TRUE)

@@ -10,7 +10,7 @@ from manyhats.runtime import Runtime
 
 
 def summary(runtime: Runtime, task: Task, version: Version | None = None) -> dict[str, Any]:
-    """A task as the list shows it: of `version`, or of the one that `stable` points at (the largest of a split)."""
+    """A task as it stands in the list: of `version`, or of the one that `stable` points at (the largest of a split)."""
     version = version or task.stable
     if version is None:
         empty = {"name": task.name, "kind": None, "method": None, "version": None, "residency": "disk", "bytes": 0}

@@ -1,4 +1,4 @@
-"""What OpenAI's clients and vLLM's are told of tokens and their probabilities."""
+"""Tokens and their probabilities, in the shapes of OpenAI and of vLLM."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class CompletionLogprobs:
 
 
 def _top(token: TokenText, values: SampledToken | Score, others: Sequence[TokenText]) -> dict[str, float | None]:
-    """The likeliest tokens and the sampled one, by text; those that read alike are told apart."""
+    """The likeliest tokens and the sampled one, by text; those that read alike get names of their own."""
     texts = dict(zip((t for t, _ in values.top), (other.text for other in others), strict=True))
     logprobs = {**dict(values.top), values.token: values.logprob}
     texts[values.token] = token.text
