@@ -16,8 +16,8 @@ from manyhats.kernels.base import LowRank
 from manyhats.kernels.cpu import columns as columns_module
 from manyhats.kernels.cpu import library as module
 from manyhats.kernels.cpu.backend import CpuKernels
-from manyhats.kernels.cpu.columns import columns_of
 from manyhats.kernels.cpu.library import FILE, VARIABLE, Library, load, missing
+from manyhats.kernels.cpu.struct_arrays import columns_of
 from manyhats.kernels.reference import Reference
 from manyhats.kernels.registry import choose
 from manyhats.kernels.segments import Segment, Segments, Table

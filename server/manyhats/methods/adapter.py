@@ -254,9 +254,9 @@ class BoundAdapter:
         return sum(bound.virtual_tokens for _, bound in self.components)
 
     @property
-    def position_shift(self) -> int:
+    def position_offset(self) -> int:
         """How far real tokens' positions move on."""
-        return sum(bound.position_shift for _, bound in self.components)
+        return sum(bound.position_offset for _, bound in self.components)
 
 
 _LINEAR: dict[type, Category] = {ScaleInput: "input", OwnWeight: "weight", OwnMask: "weight"}

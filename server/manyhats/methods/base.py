@@ -99,7 +99,7 @@ class BoundComponent:
     prefix_each: bool = False  # every sequence has its own
     prefix_left_out: frozenset[int] = frozenset()  # layers at which these rows are not seen
     virtual_tokens: int = 0  # rows before every sequence that are no tokens of its own
-    position_shift: int = 0  # how far real tokens' positions move on
+    position_offset: int = 0  # how far real tokens' positions move on
     nbytes: int = 0
 
 

@@ -60,7 +60,7 @@ class Plan:
         self._tables: SlotTables = slot_tables(backbone)
         self.prefixes: list[tuple[int, int]] = []  # by sequence: rows among the batch's prefix rows
         self.left_out: list[frozenset[int]] = []  # by sequence: layers at which it does not see its prefix
-        self.shifts: list[int] = []  # by sequence: how far its positions move on
+        self.position_offsets: list[int] = []  # by sequence: how far its positions move on
         self.virtual: list[int] = []  # by sequence: virtual tokens before its own
         row = 0
         for segment in segments:
@@ -71,7 +71,7 @@ class Plan:
             self.prefixes += [(row + i * step, row + i * step + length) for i in range(count)]
             row += count * step if adapter.prefix_each else length
             self.left_out += [adapter.prefix_left_out] * count
-            self.shifts += [adapter.position_shift] * count
+            self.position_offsets += [adapter.position_offset] * count
             self.virtual += [adapter.virtual_tokens] * count
 
     def token_actors(self, batch: PackedBatch) -> Actors:

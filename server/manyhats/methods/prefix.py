@@ -171,7 +171,7 @@ def _bound(rows: Mapping[int, Any], config: PrefixConfig, nbytes: int = 0, *, ga
         prefix_rows=config.length,
         prefix_each=gated,
         prefix_left_out=frozenset(config.left_out),
-        position_shift=config.length if config.shift_positions else 0,
+        position_offset=config.length if config.shift_positions else 0,
         nbytes=nbytes,
     )
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from manyhats.kernels.base import Bits, LowRank, Rows, ScaleAdd, Sparse, Weight
-from manyhats.kernels.cpu.columns import columns_of
 from manyhats.kernels.cpu.library import Library, load
+from manyhats.kernels.cpu.struct_arrays import columns_of
 from manyhats.kernels.reference import Reference
 from manyhats.kernels.segments import Segments, Table
 
