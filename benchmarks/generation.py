@@ -29,7 +29,7 @@ from manyhats.core.sequence import Request, Sequence
 from manyhats.engine.detokenizer import IncrementalDetokenizer
 from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.formats.reader import read_adapter
-from manyhats.methods.adapter import BARE, BoundAdapter
+from manyhats.methods.bound_adapter import BARE, BoundAdapter
 from transformers import AutoModelForCausalLM
 
 NEW = 64

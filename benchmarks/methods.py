@@ -32,7 +32,7 @@ from manyhats.engine.forward import forward
 from manyhats.engine.forward_input import ForwardInput
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
-from manyhats.methods.adapter import BARE, BoundAdapter
+from manyhats.methods.bound_adapter import BARE, BoundAdapter
 from manyhats.training import baselines
 from manyhats.training.batches import encode_dataset
 from manyhats.training.data import Dataset

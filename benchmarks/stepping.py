@@ -13,7 +13,7 @@ from manyhats.core.sequence import Sequence as Generated
 from manyhats.engine.kv_cache import KVCache
 from manyhats.engine.runner import Runner
 from manyhats.engine.scheduler import Scheduler
-from manyhats.methods.adapter import BoundAdapter
+from manyhats.methods.bound_adapter import BoundAdapter
 
 
 class Generation:

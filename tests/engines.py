@@ -12,7 +12,7 @@ from manyhats.core.sequence import PoolingParams, Request, Sequence
 from manyhats.engine.detokenizer import Detokenizer, IncrementalDetokenizer
 from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.engine.prompt_logprobs import PromptLogprobs
-from manyhats.methods.adapter import BoundAdapter
+from manyhats.methods.bound_adapter import BoundAdapter
 
 from tests import tiny
 from tests.waiting import PATIENCE

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from manyhats.backbone import Backbone
 from manyhats.backbone.sites import EMBEDDED
-from manyhats.methods import METHODS
-from manyhats.methods.adapter import Adapter
+from manyhats.core.adapter import Adapter
 from manyhats.methods.average import AverageConfig
-from manyhats.methods.base import Component
+from manyhats.methods.component import Component
 from manyhats.methods.full_parameters import ParametersConfig
 from manyhats.methods.fusion import FusionConfig, member_leaf
 from manyhats.methods.ia3 import Ia3Config
 from manyhats.methods.invertible import InvertibleConfig
 from manyhats.methods.prompt import PROMPT_SITE, PromptConfig
+from manyhats.methods.registry import METHODS
 from manyhats.methods.side import SIDE_SITE, Side, SideConfig, _build, _needed
 from manyhats.methods.sparse import SparseConfig
 from manyhats.methods.token_rows import TokenRowsConfig
@@ -37,7 +37,7 @@ def parts(backbone: Backbone, seed: int = 1) -> dict[str, Component]:
     table = backbone.embedding[words].module
     linear = {name: site.shape for name, site in backbone.linear.items() if name != "lm_head"}
     norms = {name: site.module for name, site in backbone.norm.items()}
-    made = {method: tiny.part(backbone, method, seed) for method in ("lora", "mask")}
+    made = {method: tiny.component(backbone, method, seed) for method in ("lora", "mask")}
     made["ia3"] = Component(
         "ia3",
         Ia3Config(),
@@ -67,8 +67,8 @@ def parts(backbone: Backbone, seed: int = 1) -> dict[str, Component]:
         {words: {"ids": torch.tensor([30, 9, 41]), "rows": fresh(3, table.embedding_dim)}},
     )
     if backbone.residual:
-        made["bottleneck"] = tiny.part(backbone, "bottleneck", seed, original_ln_before=True)
-        members = [tiny.part(backbone, "bottleneck", seed + i) for i in (1, 2)]
+        made["bottleneck"] = tiny.component(backbone, "bottleneck", seed, original_ln_before=True)
+        members = [tiny.component(backbone, "bottleneck", seed + i) for i in (1, 2)]
         configs = tuple(m.config for m in members)
         joined: dict[str, dict[str, Tensor]] = {
             site: {member_leaf(i, leaf): t for i, m in enumerate(members) for leaf, t in m.tensors[site].items()}
@@ -88,7 +88,7 @@ def parts(backbone: Backbone, seed: int = 1) -> dict[str, Component]:
         )
     if not backbone.family.packed:
         return made
-    made["prefix"] = tiny.part(backbone, "prefix", seed)
+    made["prefix"] = tiny.component(backbone, "prefix", seed)
     made["prompt"] = Component("prompt", PromptConfig(), {PROMPT_SITE: {"prompt": fresh(4, table.embedding_dim)}})
     half = hidden // 2
     made["invertible"] = Component(
@@ -169,7 +169,7 @@ def nothing(backbone: Backbone) -> dict[str, Adapter]:
         name: replace(plain, components=(replace(own[name], tensors=tensors),)) for name, tensors in changed.items()
     }
     if backbone.residual:
-        zeros = tiny.part(backbone, "bottleneck", 1)
+        zeros = tiny.component(backbone, "bottleneck", 1)
         tensors = {s: {n: torch.zeros_like(t) for n, t in leaves.items()} for s, leaves in zeros.tensors.items()}
         made["bottleneck"] = replace(plain, components=(replace(zeros, tensors=tensors),))
     return made

@@ -14,9 +14,9 @@ ALLOWED = {
     "kernels": set(),
     "methods": {"backbone", "kernels"},
     "core": {"methods", "backbone"},
-    "formats": {"methods", "kernels", "backbone"},
+    "formats": {"core", "methods", "kernels", "backbone"},
     "engine": {"core", "methods", "kernels", "backbone", "supported"},
-    "registry": {"formats", "methods", "backbone"},
+    "registry": {"formats", "core", "methods", "backbone"},
     "training": {"engine", "core", "formats", "methods", "backbone"},
     "serving": {"engine", "core", "registry", "methods", "backbone"},
     "runtime": {"serving", "engine", "core", "kernels", "registry", "formats", "methods", "backbone", "settings"},
@@ -26,8 +26,9 @@ ALLOWED = {
     "supported": set(),
     "settings": set(),
     "errors": set(),
+    "messages": set(),
 }
-EVERYWHERE = {"errors", "_version"}
+EVERYWHERE = {"errors", "messages", "_version"}
 
 
 def imports(path: Path) -> set[str]:

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from manyhats.backbone import Backbone, Text
+from manyhats.core.adapter import Adapter
 from manyhats.engine.forward import forward
 from manyhats.engine.forward_input import ForwardInput
 from manyhats.kernels.base import LowRank
-from manyhats.methods.adapter import BARE, Adapter, BoundAdapter
-from manyhats.methods.base import Component
 from manyhats.methods.bottleneck import BottleneckConfig
+from manyhats.methods.bound_adapter import BARE, BoundAdapter
+from manyhats.methods.component import Component
 from manyhats.methods.heads import HEADLESS, Head, Kind, Layer
 from manyhats.methods.lora import LoraConfig
 from manyhats.methods.mask import MaskConfig, pack_bits
@@ -162,7 +163,7 @@ def head(backbone: Backbone, kind: Kind, labels: int, seed: int) -> Head:
     return Head(kind, layout.reads, (*inner, Layer(_random(generator, labels, width), _random(generator, labels))))
 
 
-def part(backbone: Backbone, method: str, seed: int, spread: float = 0.2, **options: Any) -> Component:
+def component(backbone: Backbone, method: str, seed: int, spread: float = 0.2, **options: Any) -> Component:
     """Random weights of one method, at every site where it can act."""
     generator = torch.Generator().manual_seed(seed)
     hidden = backbone.hidden
@@ -221,7 +222,7 @@ def adapter(
     **options: Any,
 ) -> Adapter:
     """A random adapter that fits the backbone."""
-    made = part(backbone, method, seed, **options)
+    made = component(backbone, method, seed, **options)
     top = None if kind in HEADLESS else head(backbone, kind, labels, seed + 1)
     tensors = sum(len(leaves) for leaves in made.tensors.values())
     result = Adapter(components=(made,), head=top, kind=kind, matched_tensors=tensors, settings=settings or {})
@@ -232,7 +233,7 @@ def adapter(
 # Those with a file format of one part, and a training recipe.
 def uneven_lora(backbone: Backbone) -> Adapter:
     """A LoRA whose layers differ in rank and scale."""
-    first, second = (part(backbone, "lora", i + 1, only=f"layer.{i}", rank=rank) for i, rank in enumerate((2, 5)))
+    first, second = (component(backbone, "lora", i + 1, only=f"layer.{i}", rank=rank) for i, rank in enumerate((2, 5)))
     config = type(first.config)(scales=first.config.scales | second.config.scales)
     merged = Component("lora", config, dict(first.tensors) | dict(second.tensors))
     return Adapter(components=(merged,), head=head(backbone, "classify", 3, 4), kind="classify", matched_tensors=1)

@@ -13,11 +13,12 @@ import torch
 from manyhats.backbone import Backbone, Tokenizer
 from manyhats.backbone.attention import PACKED_ATTENTION, register
 from manyhats.backbone.vocabulary import VocabularyHead, causal_head
+from manyhats.core.adapter import Adapter
 from manyhats.engine.forward import forward
 from manyhats.engine.forward_input import ForwardInput
-from manyhats.methods.adapter import BARE, Adapter, BoundAdapter
-from manyhats.methods.base import Component
 from manyhats.methods.bottleneck import BottleneckConfig
+from manyhats.methods.bound_adapter import BARE, BoundAdapter
+from manyhats.methods.component import Component
 from manyhats.methods.ia3 import Ia3Config
 from manyhats.methods.lora import LoraConfig
 from manyhats.methods.mask import MaskConfig
@@ -101,7 +102,7 @@ def _blocks_linear(backbone: Backbone) -> dict[str, tuple[int, int]]:
     return {site: backbone.linear[site].shape for site in target_sites(backbone, ["all-linear"])}
 
 
-def part_of(backbone: Backbone, method: str, device: str, seed: int = 0) -> Component:
+def part_of(backbone: Backbone, method: str, device: str, seed: int = 0) -> Component[Any]:
     """Weights of a usual size, made on `device`."""
     generator = torch.Generator(device).manual_seed(seed)
 
@@ -136,7 +137,7 @@ def part_of(backbone: Backbone, method: str, device: str, seed: int = 0) -> Comp
     raise ValueError(method)
 
 
-def bind(backbone: Backbone, part: Component) -> BoundAdapter:
+def bind(backbone: Backbone, part: Component[Any]) -> BoundAdapter:
     """An adapter in a slot, without a head."""
     return Adapter(components=(part,), head=None, kind="embed", matched_tensors=1).bind(backbone)
 

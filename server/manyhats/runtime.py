@@ -1,4 +1,4 @@
-"""Everything that runs in one process, put together from the settings: backbone, registry, residency, engine."""
+"""Everything that runs in one process, put together from the settings: backbone, registry, adapter cache, engine."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ import torch
 from anyio import to_thread
 
 from manyhats.backbone import Backbone
+from manyhats.core.adapter import Adapter
 from manyhats.engine.compute_threads import run_in_temporary_thread, set_compute_threads, use_one_compute_thread
 from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.engine.self_check import self_check
 from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.tensor_file import mapped
-from manyhats.methods.adapter import Adapter, BoundAdapter
+from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.heads import Kind
-from manyhats.methods.slots import use_kernels
+from manyhats.methods.slots import slot_tables, use_kernels
 from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.imports import FolderImports
 from manyhats.registry.pinning import Pinning
@@ -63,17 +64,17 @@ class Runtime:
         self.registry = Registry(
             settings.store, self.inspect, max_tasks=settings.max_tasks, max_versions=settings.max_versions
         )
-        self.residency = AdapterCache(
+        self.adapter_cache = AdapterCache(
             load=self._load,
             bind=self._bind,
             slot_size=lambda adapter: adapter.slot_size(self.backbone),
             slots=settings.slots,
             slot_bytes=settings.slot_memory,
             memory_bytes=settings.host_memory,
-            unbind=lambda bound: bound.release(self.backbone),
+            unbind=lambda bound: slot_tables(self.backbone).release(bound),
         )
         self.imports = FolderImports(self.registry)
-        self.pinning = Pinning(self.registry, self.residency)
+        self.pinning = Pinning(self.registry, self.adapter_cache)
         self.engine = Engine(
             self.backbone,
             EngineConfig(
@@ -88,7 +89,7 @@ class Runtime:
         limits = Limits(
             max_inputs=settings.max_inputs, max_characters=settings.max_characters, timeout=settings.request_timeout
         )
-        self.service = Service(self.backbone, self.registry, self.residency, self.engine, limits)
+        self.service = Service(self.backbone, self.registry, self.adapter_cache, self.engine, limits)
         self.threads = ThreadLimits(checking=settings.upload_threads)
         self.uploads = 0  # under way
         self.started = time.time()
@@ -101,7 +102,7 @@ class Runtime:
         self.engine.on_fatal = self._end
         self.engine.step_scope = self.service.dispatcher.one_wake_up
         self.engine.detokenizer.step_scope = self.service.dispatcher.one_wake_up
-        self.residency.on_load = lambda version, seconds: self.metrics.loaded(seconds)
+        self.adapter_cache.on_load = lambda version, seconds: self.metrics.loaded(seconds)
         self.service.on_answer = self.metrics.answered
 
     @property
@@ -145,7 +146,7 @@ class Runtime:
 
     def close(self) -> None:
         """Gives back threads and the store."""
-        self.residency.close()
+        self.adapter_cache.close()
         self.registry.close()
 
     def _end(self, reason: str) -> None:
@@ -184,7 +185,7 @@ class Runtime:
     def _preload(self) -> None:
         """Pinned tasks first, then others by name, as far as there is room."""
         tasks = sorted(self.registry.all(), key=lambda task: (not task.settings.pinned, task.name))
-        wishes: list[tuple[Version, Future[BoundAdapter]]] = []
+        loads: list[tuple[Version, Future[BoundAdapter]]] = []
         used = 0
         for task in tasks[: max(self.settings.preload, sum(task.settings.pinned for task in tasks))]:
             version = task.stable
@@ -192,12 +193,12 @@ class Runtime:
                 continue
             used += version.info.bytes
             if task.settings.pinned:
-                wishes.extend(self.pinning.pin(task))
-            elif len(wishes) < self.settings.slots and used < self.settings.slot_memory // 2:
-                wishes.append((version, self.residency.bring(version)))
-        for version, wish in wishes:
+                loads.extend(self.pinning.pin(task))
+            elif len(loads) < self.settings.slots and used < self.settings.slot_memory // 2:
+                loads.append((version, self.adapter_cache.ensure_loaded(version)))
+        for version, load_future in loads:
             try:
-                wish.result()
+                load_future.result()
             except Exception as error:
                 logger.warning("%s cannot be preloaded: %s", version.ref, error)
 
@@ -237,14 +238,14 @@ class Runtime:
     async def configure(self, task: str, partial: Mapping[str, Any]) -> Task:
         """Sets what is not weights. Raises InvalidRequest where labels do not fit the head."""
         self._check_settings(task, partial)
-        pins = self.pinning.pin(self.registry.task(task)) if partial.get("pinned") else []
+        pinned = self.pinning.pin(self.registry.task(task)) if partial.get("pinned") else []
         try:
-            for _, arrival in pins:
-                await self._arrival(arrival)
+            for _, load_future in pinned:
+                await self._wait_loaded(load_future)
             return await in_thread(self.threads.admin, self.registry.put_settings, task, dict(partial))
         finally:
-            if "pinned" in partial and (found := self.registry.find(task)) is not None:  # taken back, or not to be had
-                self.pinning.let_go(found.versions)
+            if "pinned" in partial and (found := self.registry.find(task)) is not None:  # also where pinning failed
+                self.pinning.unpin_unused(found.versions)
 
     def add_version(
         self,
@@ -287,19 +288,19 @@ class Runtime:
         own = self.registry.find(task)
         check_settings(task, partial, info, self.backbone, prompts=(own.settings.prompts if own else None) or ())
 
-    async def _arrival(self, wish: Future[BoundAdapter]) -> None:
-        """Waits for an adapter to reach its slot. Raises what loading raises, or DeadlineExceeded."""
+    async def _wait_loaded(self, load_future: Future[BoundAdapter]) -> None:
+        """Waits until an adapter is in its slot. Raises what loading raises, or DeadlineExceeded."""
         try:
             async with asyncio.timeout(self.settings.request_timeout):
-                await asyncio.wrap_future(wish)
+                await asyncio.wrap_future(load_future)
         except TimeoutError:
             raise DeadlineExceeded("the adapter did not get a slot in time; all slots are in use") from None
 
-    async def bring(self, task: str) -> None:
-        """Brings a task's adapter into a slot and waits for it."""
+    async def ensure_loaded(self, task: str) -> None:
+        """Loads a task's adapter into a slot, and waits for it."""
         version = self.registry.pin(task)
         try:
-            await self._arrival(self.residency.bring(version))
+            await self._wait_loaded(self.adapter_cache.ensure_loaded(version))
         finally:
             self.registry.unpin(version)
 

@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 
 from manyhats.errors import WrongSetting
+from manyhats.messages import first_error
 
 
 def _split(value: Any) -> Any:
@@ -219,13 +220,13 @@ def load_settings(config: Path | None = None, **given: Any) -> Settings:
     try:
         return FromFile(**given)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
+        first = first_error(error, with_input=True)
+        name = first.field
         if not name:  # of several settings together, whose values may be keys
-            raise WrongSetting(first["msg"].removeprefix("Value error, ")) from None
-        if first["type"] == "extra_forbidden":
+            raise WrongSetting(first.reason) from None
+        if first.type == "extra_forbidden":
             raise WrongSetting(f"there is no setting '{name}'") from None
-        got = "" if "key" in name else f" (got {first['input']!r})"  # a key must not end up in a log
-        raise WrongSetting(f"setting '{name}': {first['msg'].removeprefix('Value error, ')}{got}") from None
+        got = "" if "key" in name else f" (got {first.input!r})"  # a key must not end up in a log
+        raise WrongSetting(f"setting '{name}': {first.reason}{got}") from None
     except ValueError as error:
         raise WrongSetting(f"settings file '{config}': {error}") from None

@@ -126,7 +126,7 @@ class Live:
 
     def wait_arrived(self) -> None:
         """Until no adapter is on its way into a slot."""
-        wait_until(lambda: not self.runtime.residency._arrivals, "all adapters have arrived")
+        wait_until(lambda: not self.runtime.adapter_cache._load_jobs, "all adapters are loaded")
 
     def ask(self, task: str, inputs: Any = TEXTS, **parameters: Any) -> httpx.Response:
         """Asks one task."""
@@ -140,7 +140,7 @@ class Live:
 
     def users(self) -> int:
         """How many hold an adapter in its slot now."""
-        return sum(slot.users for slot in self.runtime.residency._slots.values())
+        return sum(slot.users for slot in self.runtime.adapter_cache._slots.values())
 
     def pins(self) -> int:
         """How many hold a version's files now."""

@@ -15,7 +15,7 @@ from manyhats.backbone import Backbone
 from manyhats.engine.forward import forward
 from manyhats.engine.forward_input import ForwardInput
 from manyhats.formats.reader import read_adapter
-from manyhats.methods.adapter import BARE
+from manyhats.methods.bound_adapter import BARE
 from transformers import AutoModelForCausalLM
 
 from tests import tiny

@@ -88,7 +88,7 @@ def test_the_server_answers_others_while_an_adapter_is_read(live: Live, monkeypa
     slow, quick = fresh(), ready(live)
     live.upload(slow, adapter_files(live.backbone), activate="false")
     let, begun = threading.Event(), threading.Event()
-    load = live.runtime.residency._load
+    load = live.runtime.adapter_cache._load
 
     def patient(version):
         if version.task == slow:
@@ -96,7 +96,7 @@ def test_the_server_answers_others_while_an_adapter_is_read(live: Live, monkeypa
             assert let.wait(60)
         return load(version)
 
-    monkeypatch.setattr(live.runtime.residency, "_load", patient)
+    monkeypatch.setattr(live.runtime.adapter_cache, "_load", patient)
     later = Later(lambda: live.ask(f"{slow}@1"))
     assert begun.wait(60)
     assert live.outputs(quick)
@@ -162,14 +162,14 @@ def test_a_client_that_hangs_up_while_its_adapter_is_read(live: Live, monkeypatc
     task = fresh()
     live.upload(task, adapter_files(live.backbone), activate="false")
     let, begun = threading.Event(), threading.Event()
-    load = live.runtime.residency._load
+    load = live.runtime.adapter_cache._load
 
     def patient(version):
         begun.set()
         assert let.wait(60)
         return load(version)
 
-    monkeypatch.setattr(live.runtime.residency, "_load", patient)
+    monkeypatch.setattr(live.runtime.adapter_cache, "_load", patient)
     connection = raw(live, post(f"/v1/tasks/{task}@1/predict", {"inputs": TEXTS}))
     assert begun.wait(60)
     connection.close()

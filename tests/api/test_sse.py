@@ -8,7 +8,7 @@ from typing import Any
 from manyhats.api.sse import DeltaQueue
 from manyhats.core.sampling_params import SamplingParams
 from manyhats.core.sequence import Delta, Request, Sequence
-from manyhats.methods.adapter import BARE
+from manyhats.methods.bound_adapter import BARE
 
 
 def deltas(count: int) -> list[Delta]:

@@ -1,4 +1,4 @@
-"""Tasks, versions, aliases, settings and residency over HTTP."""
+"""Tasks, versions, aliases, settings and the adapter cache over HTTP."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def test_a_split_shares_by_weight(live: Live):
     assert answer.json()["aliases"] == {"stable": split}
     assert answer.json()["version"] == 1
     expected = {1: live.outputs(f"{task}@1", "w1"), 2: live.outputs(f"{task}@2", "w1")}
-    live.runtime.registry._chance = random.Random(5)
+    live.runtime.registry._rng = random.Random(5)
     asked = {"requests": [{"task": task, "inputs": "w1"}] * 400}
     results = live.client.post("/v1/predict", json=asked).json()["results"]
     assert all(close(result["outputs"], expected[result["version"]]) for result in results)
@@ -358,11 +358,11 @@ def test_a_deleted_task_is_gone_and_its_memory_given_back(live: Live):
     live.outputs(task)
     live.outputs(f"{task}@1")
     live.wait_idle()
-    before = live.runtime.residency.stats()
+    before = live.runtime.adapter_cache.stats()
     blobs = len(list((live.hidden / "blobs").iterdir()))
     answer = live.client.delete(f"/v1/tasks/{task}")
     assert (answer.status_code, answer.content) == (204, b"")
-    after = live.runtime.residency.stats()
+    after = live.runtime.adapter_cache.stats()
     assert (before.slots - after.slots, before.memory - after.memory) == (2, 2)
     assert after.slot_bytes < before.slot_bytes
     assert after.memory_bytes < before.memory_bytes
@@ -384,10 +384,10 @@ def test_content_that_two_tasks_share_survives_the_deletion_of_one(live: Live):
     assert live.client.get(f"/v1/tasks/{other}/versions/1/download").status_code == 200
 
 
-# ---- residency
+# ---- the adapter cache
 
 
-def test_residency_by_hand(live: Live):
+def test_an_adapter_is_loaded_pinned_and_unloaded_by_hand(live: Live):
     task = live.add()
 
     def level() -> str:

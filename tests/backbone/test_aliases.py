@@ -13,7 +13,7 @@ import pytest
 import torch
 from manyhats.backbone import Backbone, Text
 from manyhats.backbone.families import FAMILIES
-from manyhats.methods.adapter import BARE, BoundAdapter
+from manyhats.methods.bound_adapter import BARE, BoundAdapter
 from manyhats.methods.heads import Head, Layer
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification

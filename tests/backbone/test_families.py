@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
+from manyhats.core.adapter import Adapter
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.methods import METHODS
-from manyhats.methods.adapter import Adapter
-from manyhats.methods.base import Component
 from manyhats.methods.bottleneck import BottleneckConfig
+from manyhats.methods.component import Component
 from manyhats.methods.full_parameters import ParametersConfig
 from manyhats.methods.lora import LoraConfig
+from manyhats.methods.registry import METHODS
 from torch import Tensor
 from transformers import AutoModel
 

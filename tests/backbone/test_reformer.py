@@ -10,7 +10,7 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.engine.forward import forward
-from manyhats.methods import METHODS
+from manyhats.methods.registry import METHODS
 from transformers import AutoModel
 
 from tests import tiny
@@ -79,7 +79,7 @@ def test_gradients_equal_those_of_the_reversible_blocks(load_backbone: Any, base
     weights = torch.arange(states.numel()).view(states.shape).float().cos()
     (states * weights).sum().backward()
 
-    part = trainable.part()
+    part = trainable.component()
     model = AutoModel.from_pretrained(base_folder("reformer"), **NO_DROPOUT).train()
     for site, leaves in part.tensors.items():
         merged = part.config.scales[site] * leaves["B"] @ leaves["A"]  # type: ignore[attr-defined]

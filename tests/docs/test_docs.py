@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from manyhats.api.errors import KINDS
 from manyhats.formats.contents import PICKLED, READ
-from manyhats.methods import METHODS
+from manyhats.methods.registry import METHODS
 from manyhats.settings import Settings
 
 ROOT = Path(__file__).parents[2]

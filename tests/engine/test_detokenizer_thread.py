@@ -15,7 +15,7 @@ from manyhats.core.sampling_params import SampledToken, SamplingParams
 from manyhats.core.sequence import Delta, Request, Sequence
 from manyhats.engine.detokenizer import Detokenizer, IncrementalDetokenizer
 from manyhats.errors import InvalidRequest, NotReady
-from manyhats.methods.adapter import BARE
+from manyhats.methods.bound_adapter import BARE
 
 from tests import tiny
 from tests.waiting import PATIENCE, wait_until

@@ -18,7 +18,7 @@ from manyhats.engine.engine import Engine
 from manyhats.engine.runner import Runner
 from manyhats.engine.scheduler import Scheduler
 from manyhats.errors import EngineFailure, NotReady, Overloaded
-from manyhats.methods.adapter import BARE, BoundAdapter
+from manyhats.methods.bound_adapter import BARE, BoundAdapter
 
 from tests import engines, tiny
 from tests.engines import one_pass

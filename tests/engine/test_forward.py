@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
+from manyhats.core.adapter import Adapter
 from manyhats.engine.forward import forward
 from manyhats.engine.forward_input import ForwardInput
 from manyhats.errors import ConfigurationError
-from manyhats.methods.adapter import Adapter, BoundAdapter
+from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.heads import Head, Layer
 from torch import Tensor
 from torch.nn import functional as F
@@ -96,7 +97,7 @@ def test_a_backbone_without_a_pooler(load_backbone) -> None:
 @pytest.mark.parametrize("method", ["lora", "mask"])
 def test_adapters_act_on_the_pooler(bert: Backbone, method: str) -> None:
     """Each on its own row, beside heads that read the pooler without acting on it and heads that do not read it."""
-    only = tiny.part(bert, method, 1, only="pooler")
+    only = tiny.component(bert, method, 1, only="pooler")
     assert list(only.tensors) == ["pooler.dense"]
     head = _head("classify", "pooler")
     acting = Adapter(components=(only,), head=head, kind="classify", matched_tensors=2).bind(bert)

@@ -14,7 +14,7 @@ from manyhats.engine import prompt_logprobs
 from manyhats.engine.forward import forward
 from manyhats.engine.forward_input import ForwardInput
 from manyhats.engine.prompt_logprobs import PromptLogprobs
-from manyhats.methods.adapter import BARE, BoundAdapter
+from manyhats.methods.bound_adapter import BARE, BoundAdapter
 from transformers import AutoModelForCausalLM
 
 from tests import engines, every, tiny

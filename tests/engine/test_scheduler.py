@@ -16,7 +16,7 @@ from manyhats.engine.admission import Admission
 from manyhats.engine.kv_cache import BLOCK, KVCache
 from manyhats.engine.scheduler import Scheduler, TaskKey
 from manyhats.errors import Overloaded
-from manyhats.methods.adapter import BARE
+from manyhats.methods.bound_adapter import BARE
 
 
 def request(task: str, lengths: list[int], arrival_time: float = 0.0, priority: int = 0, tenant: str = "") -> Request:

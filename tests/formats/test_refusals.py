@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch, InvalidRequest, ManyhatsError, UnsupportedFormat
 from manyhats.formats.peft import lora
-from manyhats.formats.peft.patterns import by_pattern
 from manyhats.formats.pickles import looks_like_pickle
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
+from manyhats.methods.libraries.peft_patterns import by_pattern
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

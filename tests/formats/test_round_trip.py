@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
+from manyhats.core.adapter import Adapter
 from manyhats.errors import InvalidRequest
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
-from manyhats.methods import METHODS
-from manyhats.methods.adapter import Adapter
 from manyhats.methods.heads import Head, Kind, Layer
+from manyhats.methods.registry import METHODS
 
 from tests import tiny
 from tests.references import adapterhub
@@ -48,7 +48,7 @@ def test_round_trip(backbone: Backbone, tmp_path: Path, method: str, kind: Kind,
 @pytest.mark.parametrize("method", tiny.METHOD_NAMES)
 def test_what_was_trained_is_read_back(backbone: Backbone, tmp_path: Path, method: str) -> None:
     trainable = METHODS[method].trainable(backbone, {}, torch.Generator().manual_seed(1))
-    part = trainable.part()
+    part = trainable.component()
     head = tiny.head(backbone, "classify", 2, 3)
     first = Adapter(components=(part,), head=head, kind="classify", matched_tensors=1)
     write_adapter(first, tmp_path, backbone)

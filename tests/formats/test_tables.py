@@ -10,8 +10,8 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.files import equal_weights
 from manyhats.formats.reader import read_adapter
+from manyhats.methods.libraries.equal_weights import equal_weights
 from manyhats.methods.operations import OwnWeight
 from safetensors.torch import load_file, save_file
 from torch import Tensor

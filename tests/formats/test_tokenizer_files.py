@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from manyhats.backbone import Backbone
+from manyhats.core.adapter import Adapter
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
-from manyhats.methods.adapter import Adapter
 from manyhats.methods.heads import Kind
 from manyhats.serving.chat import chat_prompt
 from tokenizers import AddedToken

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 from manyhats.backbone import Backbone, Text
+from manyhats.core.adapter import Adapter
 from manyhats.core.batch import ScheduledBatch, ScheduledSequence
 from manyhats.core.sampling_params import SamplingParams
 from manyhats.core.sequence import PoolingParams, Request
@@ -15,7 +16,7 @@ from manyhats.core.sequence import Sequence as Generated
 from manyhats.engine.kv_cache import KVCache
 from manyhats.engine.runner import Runner
 from manyhats.engine.scheduler import Scheduler
-from manyhats.methods.adapter import BARE, Adapter, BoundAdapter
+from manyhats.methods.bound_adapter import BARE, BoundAdapter
 
 from tests import every, tiny
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.formats.reader import read_adapter
-from manyhats.methods.adapter import BARE
+from manyhats.methods.bound_adapter import BARE
 from transformers import AutoModelForCausalLM
 
 from tests import engines

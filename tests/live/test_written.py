@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
+from manyhats.core.adapter import Adapter
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
-from manyhats.methods.adapter import Adapter
 from manyhats.methods.heads import Kind
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
+from manyhats.core.adapter import Adapter
 from manyhats.errors import AdapterMismatch
 from manyhats.kernels.activations import activation
-from manyhats.methods import METHODS
-from manyhats.methods.adapter import Adapter
-from manyhats.methods.base import Component
+from manyhats.methods.component import Component
 from manyhats.methods.heads import Head, Layer
 from manyhats.methods.lora import LoraConfig
 from manyhats.methods.mask import MaskConfig
 from manyhats.methods.prefix import PrefixConfig, layer_site
+from manyhats.methods.registry import METHODS
 from manyhats.methods.vera import Shared
 from torch import Tensor
 
@@ -64,7 +64,7 @@ def _flags(leaf: str) -> dict[str, bool]:
 
 @pytest.mark.parametrize(("method", "leaf", "shape", "told", "wanted"), LEAVES)
 def test_a_wrong_shape_names_both(bert: Backbone, method: str, leaf: str, shape: Any, told: str, wanted: str) -> None:
-    part = tiny.part(bert, method, 1, **_flags(leaf))
+    part = tiny.component(bert, method, 1, **_flags(leaf))
     message = _refusal(bert, _with(part, _site(part), leaf, torch.zeros(shape)))
     assert told in message
     assert wanted in message
@@ -74,7 +74,7 @@ def test_a_wrong_shape_names_both(bert: Backbone, method: str, leaf: str, shape:
 @pytest.mark.parametrize(("method", "leaf", "shape"), [row[:3] for row in LEAVES])
 @pytest.mark.parametrize("dims", [0, 1, 4])
 def test_a_wrong_number_of_dimensions(bert: Backbone, method: str, leaf: str, shape: Any, dims: int) -> None:
-    part = tiny.part(bert, method, 1, **_flags(leaf))
+    part = tiny.component(bert, method, 1, **_flags(leaf))
     odd = (2,) * dims
     if len(shape) != dims:
         assert str(list(odd)) in _refusal(bert, _with(part, _site(part), leaf, torch.zeros(odd)))
@@ -95,36 +95,36 @@ def test_a_wrong_number_of_dimensions(bert: Backbone, method: str, leaf: str, sh
     ],
 )
 def test_a_missing_leaf_is_named(bert: Backbone, method: str, leaf: str) -> None:
-    part = tiny.part(bert, method, 1)
+    part = tiny.component(bert, method, 1)
     assert f"no '{leaf}'" in _refusal(bert, _with(part, _site(part), leaf, None))
 
 
 @pytest.mark.parametrize("flag", ["ln_before", "ln_after"])
 def test_missing_norms(bert: Backbone, flag: str) -> None:
     leaf = flag.replace("ln_", "norm_") + ".weight"
-    part = tiny.part(bert, "bottleneck", 1, **{flag: True})
+    part = tiny.component(bert, "bottleneck", 1, **{flag: True})
     assert f"no '{leaf}'" in _refusal(bert, _with(part, _site(part), leaf, None))
 
 
 def test_norms_that_the_config_does_not_have(bert: Backbone) -> None:
-    part = _with(tiny.part(bert, "bottleneck", 1), "layers.1.ffn", "norm_before.weight", torch.ones(32))
+    part = _with(tiny.component(bert, "bottleneck", 1), "layers.1.ffn", "norm_before.weight", torch.ones(32))
     assert "no place for 'layers.1.ffn.norm_before.weight'" in _refusal(bert, part)
 
 
 @pytest.mark.parametrize("method", ["lora", "bottleneck", "mask"])
 def test_an_unknown_site(bert: Backbone, method: str) -> None:
-    part = tiny.part(bert, method, 1)
+    part = tiny.component(bert, method, 1)
     leaves = next(iter(part.tensors.values()))
     assert "no " in _refusal(bert, Component(method, part.config, {"layers.9.attention": leaves}))
 
 
 def test_post_add_needs_a_norm_before(bert: Backbone) -> None:
-    assert "post_add" in _refusal(bert, tiny.part(bert, "bottleneck", 1, residual_before_ln="post_add"))
+    assert "post_add" in _refusal(bert, tiny.component(bert, "bottleneck", 1, residual_before_ln="post_add"))
 
 
 @pytest.mark.parametrize("name", ["no_such", "", "prelu", "xielu"])
 def test_unknown_activations(bert: Backbone, name: str) -> None:
-    assert f"'{name}'" in _refusal(bert, tiny.part(bert, "bottleneck", 1, non_linearity=name))
+    assert f"'{name}'" in _refusal(bert, tiny.component(bert, "bottleneck", 1, non_linearity=name))
 
 
 @pytest.mark.parametrize("name", ["relu", "gelu", "gelu_new", "swish", "silu", "tanh", "leakyrelu", "LeakyReLU"])
@@ -137,7 +137,7 @@ def test_known_activations_keep_type_and_shape(name: str, dtype: torch.dtype) ->
 
 @pytest.mark.parametrize("layers", [0, 1, 3])
 def test_a_prefix_for_other_layers(bert: Backbone, layers: int) -> None:
-    part = tiny.part(bert, "prefix", 1)
+    part = tiny.component(bert, "prefix", 1)
     leaves = next(iter(part.tensors.values()))
     other = Component("prefix", part.config, {layer_site(i): leaves for i in range(layers)})
     assert f"for {layers} layers" in _refusal(bert, other)
@@ -145,7 +145,7 @@ def test_a_prefix_for_other_layers(bert: Backbone, layers: int) -> None:
 
 @pytest.mark.parametrize("length", [tiny.MAX_TOKENS - 2, 500])
 def test_a_prefix_longer_than_the_context(bert: Backbone, length: int) -> None:
-    assert "no room" in _refusal(bert, tiny.part(bert, "prefix", 1, length=length))
+    assert "no room" in _refusal(bert, tiny.component(bert, "prefix", 1, length=length))
 
 
 def test_the_longest_prefix_leaves_room_for_one_word(bert: Backbone) -> None:
@@ -156,7 +156,7 @@ def test_the_longest_prefix_leaves_room_for_one_word(bert: Backbone) -> None:
 
 @pytest.mark.parametrize("shape", [(32, 31), (31, 32), (0, 0), (64, 16)])
 def test_a_mask_for_another_weight(bert: Backbone, shape: tuple[int, int]) -> None:
-    part = tiny.part(bert, "mask", 1)
+    part = tiny.component(bert, "mask", 1)
     assert isinstance(part.config, MaskConfig)
     other = Component("mask", MaskConfig(shapes=part.config.shapes | {QUERY: shape}), part.tensors)
     message = _refusal(bert, other)
@@ -166,7 +166,7 @@ def test_a_mask_for_another_weight(bert: Backbone, shape: tuple[int, int]) -> No
 
 @pytest.mark.parametrize("mask", [torch.zeros(127, dtype=torch.uint8), torch.zeros(128), torch.zeros(32, 32).bool()])
 def test_a_mask_of_the_wrong_size_or_type(bert: Backbone, mask: Tensor) -> None:
-    _refusal(bert, _with(tiny.part(bert, "mask", 1), QUERY, "mask", mask))
+    _refusal(bert, _with(tiny.component(bert, "mask", 1), QUERY, "mask", mask))
 
 
 def test_an_adapter_without_weights(bert: Backbone) -> None:
@@ -203,7 +203,7 @@ def test_a_pooler_head_needs_a_pooler(load_backbone) -> None:
 
 
 def test_prefix_config_of_another_length(bert: Backbone) -> None:
-    part = tiny.part(bert, "prefix", 1)
+    part = tiny.component(bert, "prefix", 1)
     assert "[6, 4, 8]" in _refusal(bert, Component("prefix", PrefixConfig(length=6), part.tensors))
 
 
@@ -220,7 +220,7 @@ def test_an_invertible_adapter_before_a_language_model_head(load_backbone: Any) 
 
 
 def test_prefixes_gated_and_not(bert: Backbone) -> None:
-    plain, other = (tiny.part(bert, "prefix", seed) for seed in (1, 2))
+    plain, other = (tiny.component(bert, "prefix", seed) for seed in (1, 2))
     _both(bert, plain, other)
     gate = {"gate.weight": torch.ones(1, bert.hidden), "gate.bias": torch.ones(1)}
     gated = Component("prefix", other.config, {site: dict(leaves) | gate for site, leaves in other.tensors.items()})
@@ -234,7 +234,7 @@ def test_prefixes_gated_and_not(bert: Backbone) -> None:
 
 def _compacter(backbone: Backbone) -> Component:
     method = METHODS["bottleneck"]
-    return method.trainable(backbone, {"kronecker": 2, "width": 4}, torch.Generator().manual_seed(1)).part()
+    return method.trainable(backbone, {"kronecker": 2, "width": 4}, torch.Generator().manual_seed(1)).component()
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_compacters_factors(bert: Backbone, leaf: str, shape: tuple[int, ...] 
 
 
 def _vera(backbone: Backbone) -> Component:
-    return METHODS["lora"].trainable(backbone, {"variant": "vera", "rank": 6}, torch.Generator()).part()
+    return METHODS["lora"].trainable(backbone, {"variant": "vera", "rank": 6}, torch.Generator()).component()
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,9 @@ def test_dare_keeps_the_expected_value_and_repeats(merged: Any) -> None:
 
 
 def test_what_cannot_be_merged(bert: Backbone) -> None:
-    lora, other, mask = (tiny.part(bert, m, 1, **o) for m, o in (("lora", {}), ("lora", {"rank": 5}), ("mask", {})))
+    lora, other, mask = (
+        tiny.component(bert, m, 1, **o) for m, o in (("lora", {}), ("lora", {"rank": 5}), ("mask", {}))
+    )
     with pytest.raises(InvalidRequest, match="different ranks"):
         merge_loras([lora, other], [1, 1], "linear", 1.0, "total", 0)
     with pytest.raises(InvalidRequest, match="'mask' cannot be merged"):

@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from manyhats.backbone import Backbone
-from manyhats.methods import METHODS
-from manyhats.methods.adapter import BARE, Adapter, BoundAdapter
-from manyhats.methods.base import Component
+from manyhats.core.adapter import Adapter
+from manyhats.methods.bound_adapter import BARE, BoundAdapter
+from manyhats.methods.component import Component
 from manyhats.methods.plan import Plan, segments_of
+from manyhats.methods.registry import METHODS
 from torch import Tensor
 
 from tests import tiny

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
+from manyhats.core.adapter import Adapter
 from manyhats.errors import AdapterMismatch
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
-from manyhats.methods.adapter import BARE, Adapter, BoundAdapter
-from manyhats.methods.base import Component
+from manyhats.methods.bound_adapter import BARE, BoundAdapter
+from manyhats.methods.component import Component
 from manyhats.methods.prefix import PrefixConfig, layer_site
 
 from tests import engines, tiny
@@ -22,7 +23,7 @@ TEXTS = ["w1 w2 w3", "w4 w5 w6 w7 w8 w9 w10 w11 w12 w13 w14 w15 w16 w17", "w18"]
 
 
 def prefix(backbone: Backbone, seed: int, left_out: list[int], length: int = 5, *, gated: bool = False) -> Adapter:
-    whole = tiny.part(backbone, "prefix", seed, spread=1.0, length=length)
+    whole = tiny.component(backbone, "prefix", seed, spread=1.0, length=length)
     tensors = {site: dict(leaves) for site, leaves in whole.tensors.items()}
     if gated:
         for i, leaves in enumerate(tensors.values()):
@@ -105,7 +106,7 @@ def test_texts_go_on_as_a_whole_pass_has_it(family: str, load_backbone: Callable
     [([7], [0, 1], "left_out|leaves out"), ([0], [0, 1], "layers"), ([0, 1], [], "any layer")],
 )
 def test_layers_that_do_not_fit(bert: Backbone, left_out: list[int], kept: list[int], named: str) -> None:
-    whole = tiny.part(bert, "prefix", 3)
+    whole = tiny.component(bert, "prefix", 3)
     tensors = {layer_site(layer): whole.tensors[layer_site(layer)] for layer in kept}
     part = Component("prefix", PrefixConfig(length=5, left_out=left_out), tensors)
     with pytest.raises(AdapterMismatch, match=named):

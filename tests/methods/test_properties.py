@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from manyhats.backbone import Backbone
-from manyhats.methods import METHODS
-from manyhats.methods.adapter import BARE, BoundAdapter
+from manyhats.methods.bound_adapter import BARE, BoundAdapter
+from manyhats.methods.registry import METHODS
 from torch import Tensor
 
 from tests import every, tiny

@@ -41,14 +41,14 @@ def test_who_leaves_frees_its_slot_for_another_of_any_method(bert: Backbone, tab
     before = tiny.ask(bert, stays, TEXTS)
     slot = leaves.slot
     assert slot is not None
-    leaves.release(bert)
+    slot_tables(bert).release(leaves)
     assert leaves.slot is None
     assert entries(tables, slot) == 0
     other = tiny.adapter(bert, "bottleneck", 3).bind(bert)
     assert other.slot == slot
     assert tiny.difference(tiny.ask(bert, stays, TEXTS), before) == 0
-    other.release(bert)
-    other.release(bert)  # twice frees nothing twice
+    slot_tables(bert).release(other)
+    slot_tables(bert).release(other)  # twice frees nothing twice
     assert sorted(tables._free) == sorted(set(tables._free))
 
 

@@ -10,13 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from manyhats.backbone import Backbone
+from manyhats.core.adapter import Adapter
 from manyhats.engine.forward import forward
 from manyhats.errors import InvalidRequest
-from manyhats.methods import METHODS
-from manyhats.methods.adapter import Adapter, BoundAdapter
 from manyhats.methods.base import Trainable
+from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.mask import pack_bits, unpack_bits
 from manyhats.methods.options import Options
+from manyhats.methods.registry import METHODS
 
 from tests import tiny
 
@@ -135,7 +136,7 @@ def test_what_is_saved_is_what_was_trained(backbone: Backbone, method: str, opti
     worn = _worn(backbone, trainable, method)
     with torch.no_grad():
         trained = _logits(backbone, worn)
-    part = trainable.part()
+    part = trainable.component()
     assert not any(t.requires_grad for leaves in part.tensors.values() for t in leaves.values())
     adapter = Adapter(components=(part,), head=worn.head, kind="classify", matched_tensors=1)
     adapter.check(backbone)
@@ -174,7 +175,7 @@ def test_sparse_keeps_what_moved_most(backbone: Backbone, pick: str, relaxation:
     assert kept >= 0.05 * len(every) or pick == "parameters"
     assert trainable.penalty() is None
     if pick == "values":
-        moved = trainable.part()
+        moved = trainable.component()
         assert (
             sum(leaves[n].numel() for leaves in moved.tensors.values() for n in leaves if n.endswith("s")) == 2 * kept
         )
@@ -182,7 +183,7 @@ def test_sparse_keeps_what_moved_most(backbone: Backbone, pick: str, relaxation:
     worn = _worn(backbone, trainable, "sparse")
     with torch.no_grad():
         trained = _logits(backbone, worn)
-    adapter = Adapter(components=(trainable.part(),), head=worn.head, kind="classify", matched_tensors=1)
+    adapter = Adapter(components=(trainable.component(),), head=worn.head, kind="classify", matched_tensors=1)
     adapter.check(backbone)
     assert tiny.difference(tiny.ask(backbone, adapter, TEXTS), list(trained)) < 1e-5
 
@@ -193,7 +194,7 @@ def test_sparse_keeps_what_moved_most(backbone: Backbone, pick: str, relaxation:
 
 @pytest.mark.parametrize("sparsity", [0.05, 0.3, 1.0])
 def test_a_fresh_mask_has_the_sparsity_asked_for(bert: Backbone, sparsity: float) -> None:
-    part = _trainable(bert, "mask", {"initial_sparsity": sparsity}).part()
+    part = _trainable(bert, "mask", {"initial_sparsity": sparsity}).component()
     masks = [unpack_bits(part.tensors[s]["mask"], bert.linear[s].shape).float() for s in part.tensors]
     zeros = 1 - float(torch.cat([m.flatten() for m in masks]).mean())
     assert zeros == pytest.approx(sparsity, abs=0.02)

@@ -13,7 +13,7 @@ from manyhats.commands.convert import convert_folder
 from manyhats.errors import UnsupportedFormat
 from manyhats.formats.adapterhub.names import PICKLED as PICKLED_NAMES
 from manyhats.formats.reader import read_adapter
-from manyhats.methods.adapter import BARE
+from manyhats.methods.bound_adapter import BARE
 from safetensors.torch import load_file
 from torch import Tensor
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
+from manyhats.core.adapter import Adapter
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
-from manyhats.methods.adapter import Adapter
 from manyhats.registry.blobs import digest
 from safetensors.torch import load_file, save_file
 

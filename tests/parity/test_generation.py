@@ -14,7 +14,7 @@ from manyhats.backbone import Backbone
 from manyhats.core.sequence import Request
 from manyhats.engine.engine import Engine
 from manyhats.formats.reader import read_adapter
-from manyhats.methods.adapter import BARE, BoundAdapter
+from manyhats.methods.bound_adapter import BARE, BoundAdapter
 
 from tests import engines, every, tiny
 from tests.references.peft import References

@@ -14,7 +14,7 @@ from manyhats.backbone import Backbone
 from manyhats.engine.forward_input import ForwardInput
 from manyhats.errors import AdapterMismatch
 from manyhats.formats.reader import read_adapter
-from manyhats.methods.adapter import BARE, BoundAdapter
+from manyhats.methods.bound_adapter import BARE, BoundAdapter
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
 from transformers.models.reformer import modeling_reformer

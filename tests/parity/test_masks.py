@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
-from manyhats.methods.adapter import Adapter
+from manyhats.core.adapter import Adapter
 from manyhats.methods.mask import MaskConfig
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification

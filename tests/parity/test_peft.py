@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from manyhats.backbone import Backbone
+from manyhats.core.adapter import Adapter
 from manyhats.formats.reader import read_adapter
-from manyhats.methods.adapter import Adapter
 from torch import Tensor
 
 from tests import tiny

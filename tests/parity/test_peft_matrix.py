@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manyhats.core.adapter import Adapter
 from manyhats.errors import AdapterMismatch
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
-from manyhats.methods.adapter import Adapter
 from torch import Tensor
 
 from tests import tiny

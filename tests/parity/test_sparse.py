@@ -117,9 +117,9 @@ def test_whole_parameters_equal_dense(family: str, tmp_path: Path, base_folder: 
 def test_a_stack_of_parts_is_read_back(tmp_path: Path, bert: Backbone) -> None:
     """MAM (prefix and parallel adapter), LoRA and prefix: one adapter of several parts."""
     parts = (
-        tiny.part(bert, "prefix", 1),
-        tiny.part(bert, "bottleneck", 2, is_parallel=True, scaling=4.0),
-        tiny.part(bert, "lora", 3),
+        tiny.component(bert, "prefix", 1),
+        tiny.component(bert, "bottleneck", 2, is_parallel=True, scaling=4.0),
+        tiny.component(bert, "lora", 3),
     )
     adapter = replace(tiny.adapter(bert, "lora", 9, kind="tokens", labels=4), components=parts)
     write_adapter(adapter, tmp_path, bert)

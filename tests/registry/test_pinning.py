@@ -17,8 +17,8 @@ from tests.waiting import wait_until
 
 
 @pytest.fixture
-def residency(registry: Registry) -> Iterator[AdapterCache]:
-    """Tiers in step with the registry, of adapters that are nothing but a name."""
+def adapter_cache(registry: Registry) -> Iterator[AdapterCache]:
+    """An adapter cache in step with the registry, of adapters that are nothing but a name."""
     made = AdapterCache(
         load=lambda version: _Named(version.sha256),  # type: ignore[arg-type,return-value]
         bind=lambda adapter: adapter,  # type: ignore[arg-type,return-value]
@@ -40,12 +40,12 @@ class _Named:
 
 
 @pytest.fixture
-def pinned(registry: Registry, residency: AdapterCache) -> Callable[[], dict[str, bool]]:
+def pinned(registry: Registry, adapter_cache: AdapterCache) -> Callable[[], dict[str, bool]]:
     """Which contents are pinned, by task and number."""
 
     def look() -> dict[str, bool]:
-        wait_until(lambda: not residency._arrivals, "all adapters have arrived")
-        return {v.ref: residency.is_pinned(v.sha256) for task in registry.all() for v in task.versions}
+        wait_until(lambda: not adapter_cache._load_jobs, "all adapters are loaded")
+        return {v.ref: adapter_cache.is_pinned(v.sha256) for task in registry.all() for v in task.versions}
 
     return look
 
@@ -70,14 +70,14 @@ def test_another_alias_leaves_stable_pinned(registry: Registry, pinned: Look) ->
 
 
 def test_a_content_that_two_tasks_share_stays_for_the_other(
-    registry: Registry, residency: AdapterCache, pinned: Look
+    registry: Registry, adapter_cache: AdapterCache, pinned: Look
 ) -> None:
     for task in ("spam", "ham", "eggs"):
         upload(registry, task, "one")
     for task in ("spam", "ham"):
         registry.put_settings(task, {"pinned": True})
         registry.set_alias(task, "stable", [Target(1)])
-    Pinning(registry, residency).pin(registry.task("spam"))
+    Pinning(registry, adapter_cache).pin(registry.task("spam"))
     registry.delete_task("spam")
     assert pinned() == {"ham@1": True, "eggs@1": True}
     registry.delete_task("ham")
@@ -85,12 +85,12 @@ def test_a_content_that_two_tasks_share_stays_for_the_other(
 
 
 def test_an_adapter_unpinned_on_its_way_arrives_unpinned(
-    registry: Registry, residency: AdapterCache, store: Path
+    registry: Registry, adapter_cache: AdapterCache, store: Path
 ) -> None:
     version: Any = upload(registry, "spam", "one")
-    wish = residency.pin(version)
-    residency.unpin(version.sha256)
-    wish.result(60)
-    wait_until(lambda: not residency._arrivals, "it has arrived")
-    assert residency.level(version.sha256) == "slot"
-    assert not residency.is_pinned(version.sha256)
+    load_future = adapter_cache.pin(version)
+    adapter_cache.unpin(version.sha256)
+    load_future.result(60)
+    wait_until(lambda: not adapter_cache._load_jobs, "it is loaded")
+    assert adapter_cache.level(version.sha256) == "slot"
+    assert not adapter_cache.is_pinned(version.sha256)

@@ -73,7 +73,7 @@ def test_references_resolve(registry: Registry) -> None:
 
 
 def test_a_split_is_drawn_by_weight(store: Path, opened: Open) -> None:
-    registry = opened(store, chance=random.Random(7))
+    registry = opened(store, rng=random.Random(7))
     for content in ("one", "two"):
         upload(registry, "spam", content)
     registry.set_alias("spam", "stable", [Target(1, 90.0), Target(2, 10.0)])

@@ -11,7 +11,7 @@ from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
-from manyhats.methods.base import Component
+from manyhats.methods.component import Component
 from manyhats.training.data import Dataset
 from manyhats.training.evaluation import predict
 from manyhats.training.job import Job, _identity

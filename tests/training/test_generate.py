@@ -61,7 +61,7 @@ def test_the_score_is_the_mean_loss_of_the_answers_tokens(load_backbone: Any, ba
         with torch.inference_mode():
             logits = model(input_ids=torch.tensor([item.ids])).logits[0]
         losses += F.cross_entropy(logits[list(item.asked)], torch.tensor(item.target), reduction="none").tolist()
-    from manyhats.methods.adapter import BARE
+    from manyhats.methods.bound_adapter import BARE
     from manyhats.training.evaluation import evaluate
 
     found = evaluate(backbone, BARE, "generate", items.test)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from manyhats.errors import InvalidRequest
-from manyhats.methods.adapter import BoundAdapter
+from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.grouped_heads import HeadRows, head_logits
 from manyhats.methods.slots import slot_tables
 from manyhats.training.heads import head_for

@@ -15,11 +15,12 @@ from manyhats.backbone import Backbone
 from manyhats.errors import ConfigurationError, InvalidRequest
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
+from manyhats.methods.recipe import Schedule
 from manyhats.training.evaluation import predict
 from manyhats.training.heads import served
 from manyhats.training.metrics import Score
 from manyhats.training.objective import batch_loss
-from manyhats.training.recipes import RECIPES, Schedule, schedule_for
+from manyhats.training.recipes import RECIPES, schedule_for
 from manyhats.training.rows import TaskKind
 from manyhats.training.trainer import Outcome, Trainer, warm_up_and_decay
 from safetensors.torch import load_file

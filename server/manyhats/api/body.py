@@ -15,6 +15,7 @@ from manyhats.api.json_size import check_values
 from manyhats.api.middleware.content import is_upload
 from manyhats.api.state import runtime_of
 from manyhats.errors import InvalidRequest, Overloaded, TooLarge
+from manyhats.messages import first_error
 from manyhats.serving.threads import SMALL_BODY, at_once_if
 
 M = TypeVar("M", bound=BaseModel)
@@ -106,9 +107,9 @@ def _refuse_repeated(body: bytes) -> None:
 
 
 def _invalid(error: ValidationError) -> InvalidRequest:
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "body"
-    return InvalidRequest(f"{where}: {first['msg']}", param=where)
+    first = first_error(error)
+    where = first.field or "body"
+    return InvalidRequest(f"{where}: {first.message}", param=where)
 
 
 def documented(model: type[BaseModel]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from manyhats import errors
+from manyhats.messages import field_error
 
 logger = logging.getLogger(__name__)
 
@@ -105,9 +106,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
-        return response(errors.InvalidRequest(f"{where}: {first['msg']}", param=where))
+        first = field_error(error.errors()[0])
+        where = ".".join(map(str, first.location[1:]))  # without the part of the request that it stands in
+        return response(errors.InvalidRequest(f"{where}: {first.message}", param=where))
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""Tasks, their settings, versions, aliases and residency: `/v1/tasks`."""
+"""Tasks, their settings, versions and aliases, and where their adapters are: `/v1/tasks`."""
 
 from __future__ import annotations
 
@@ -128,14 +128,14 @@ async def rollback(task: str, request: Request) -> dict[str, Any]:
     return details(runtime, await in_thread(runtime.threads.admin, runtime.registry.rollback, task, body.version))
 
 
-# ---- residency
+# ---- the adapter cache
 
 
 @admin_router.post("/{task}/load")
 async def load(task: str, request: Request) -> dict[str, Any]:
-    """Brings the task's adapter into a slot; answers when it is there."""
+    """Loads the task's adapter into a slot; answers when it is there."""
     runtime = runtime_of(request)
-    await runtime.bring(task)
+    await runtime.ensure_loaded(task)
     return summary(runtime, *runtime.registry.lookup(task))
 
 
@@ -145,7 +145,7 @@ async def unload(task: str, request: Request) -> dict[str, Any]:
     runtime = runtime_of(request)
     found = runtime.registry.task(task)
     for version in found.versions:
-        runtime.residency.unload(version.sha256)
+        runtime.adapter_cache.unload(version.sha256)
     return summary(runtime, found)
 
 
@@ -159,7 +159,7 @@ async def pin(task: str, request: Request) -> dict[str, Any]:
 
 @admin_router.post("/{task}/unpin")
 async def unpin(task: str, request: Request) -> dict[str, Any]:
-    """Lets the task's adapter be given up again."""
+    """Lets the task's adapter be evicted again."""
     runtime = runtime_of(request)
     _not_base(task)
     return details(runtime, await runtime.configure(task, {"pinned": False}))
@@ -179,7 +179,7 @@ def summary(runtime: Runtime, task: Task, version: Version | None = None) -> dic
         "kind": task.settings_for(version).kind,
         "method": version.info.method,
         "version": version.number,
-        "residency": runtime.residency.level(version.sha256),
+        "residency": runtime.adapter_cache.level(version.sha256),
         "bytes": version.info.bytes,
     } | _quarantine_body(runtime, version)
 

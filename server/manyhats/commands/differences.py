@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from manyhats.backbone import Backbone
-    from manyhats.methods.base import Component
+    from manyhats.methods.component import Component
     from manyhats.methods.heads import Kind
 
 
@@ -28,14 +28,15 @@ def materialise(path: Path, out: Path, backbone_name: str, kind_said: Kind | Non
     Raises ConfigurationError without PEFT, and InvalidRequest for what PEFT cannot load or merge.
     """
     from manyhats.backbone import Backbone
-    from manyhats.formats.files import read_json, text_or_none
+    from manyhats.core.adapter import Adapter
+    from manyhats.formats.files import read_json
     from manyhats.formats.kinds import Beside
     from manyhats.formats.peft.kinds import kind_of
-    from manyhats.formats.peft.names import WRAPPER
     from manyhats.formats.peft.reader import read_head
     from manyhats.formats.peft.weights import open_weights
     from manyhats.formats.writer import write_adapter
-    from manyhats.methods.adapter import Adapter
+    from manyhats.methods.libraries.fields import text_or_none
+    from manyhats.methods.libraries.peft import WRAPPER
 
     check_folders(path, out)
     config = read_json(path / "adapter_config.json")
@@ -62,13 +63,13 @@ def materialise(path: Path, out: Path, backbone_name: str, kind_said: Kind | Non
 
 def _changed(
     path: Path, config: dict[str, Any], backbone: Backbone, name: str, kind: Kind, labels: int | None
-) -> Component:
+) -> Component[Any]:
     """The parameters that differ from the backbone's once PEFT has merged its difference into its wrapped layers."""
     import torch
     import transformers
 
     from manyhats.backbone.loading import locate
-    from manyhats.methods.base import Component
+    from manyhats.methods.component import Component
     from manyhats.methods.full_parameters import ParametersConfig
 
     try:

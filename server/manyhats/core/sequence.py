@@ -22,7 +22,7 @@ from manyhats.backbone.sentence import Pooling
 from manyhats.core.report import BatchReport
 from manyhats.core.sampling_params import SampledToken, SamplingParams
 from manyhats.core.token_history import TokenHistory
-from manyhats.methods.adapter import BoundAdapter
+from manyhats.methods.bound_adapter import BoundAdapter
 
 FinishReason = Literal["stop", "length"]
 Output = NDArray[np.float32]

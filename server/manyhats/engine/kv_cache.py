@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from manyhats.backbone import Backbone
 from manyhats.backbone.cache import KeyValueCache
 from manyhats.core.sequence import Sequence
-from manyhats.methods.adapter import BoundAdapter
+from manyhats.methods.bound_adapter import BoundAdapter
 
 BLOCK = 16  # rows
 

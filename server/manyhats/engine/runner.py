@@ -29,7 +29,7 @@ from manyhats.engine.prompt_logprobs import compute_prompt_logprobs
 from manyhats.engine.read_out import ReadOut, selected_segments, vocabulary_actors
 from manyhats.engine.sampler import SamplingInput, sample
 from manyhats.errors import EngineFailure
-from manyhats.methods.adapter import BoundAdapter
+from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.plan import Plan, in_batch_order, segments_of
 
 logger = logging.getLogger(__name__)

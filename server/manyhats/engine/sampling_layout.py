@@ -87,7 +87,7 @@ class SamplingLayout:
 
     @property
     def top(self) -> int:
-        """How many of the likeliest tokens are computed: mostly a fixed number, so that rows do not affect each other."""
+        """How many of the likeliest tokens are computed: mostly a constant, so that rows do not affect each other."""
         most = max(self.tops, default=0)
         return min(max(most, _MIN_TOP), self._vocabulary) if most else 0
 

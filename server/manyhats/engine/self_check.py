@@ -22,7 +22,7 @@ from manyhats.backbone.cache import KeyValueCache
 from manyhats.engine.forward import forward
 from manyhats.engine.forward_input import ForwardInput
 from manyhats.errors import ConfigurationError, ManyhatsError, WrongAnswers
-from manyhats.methods.adapter import BARE
+from manyhats.methods.bound_adapter import BARE
 
 logger = logging.getLogger(__name__)
 

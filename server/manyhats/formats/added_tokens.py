@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from manyhats.backbone import Tokenizer
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import read_json, short_repr
+from manyhats.formats.files import read_json
+from manyhats.messages import short_repr
 
 TOKENIZER = "tokenizer.json"
 ADDED = "added_tokens.json"

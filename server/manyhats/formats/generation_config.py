@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from manyhats.errors import InvalidRequest
-from manyhats.formats.files import read_json, short_repr
+from manyhats.formats.files import read_json
+from manyhats.messages import short_repr
 
 FILE = "generation_config.json"
 # What sampling draws by, and what transformers takes where the file does not say it.

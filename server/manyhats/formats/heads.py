@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import UnclaimedTensors
 from manyhats.methods.heads import Head, Kind, Layer, Reads
+from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 
-def family_head(remaining: UnclaimedTensors, prefix: str, kind: Kind, backbone: Backbone) -> Head | None:
+def family_head(unclaimed: UnclaimedTensors, prefix: str, kind: Kind, backbone: Backbone) -> Head | None:
     """Takes the head's tensors, whose names start with `prefix`; None where there are none.
 
     Raises InvalidRequest where the head is there in part.
@@ -33,12 +33,12 @@ def family_head(remaining: UnclaimedTensors, prefix: str, kind: Kind, backbone: 
         names, reads = ("qa_outputs",), "tokens"
     layers: list[Layer] = []
     for i, name in enumerate(names):
-        weight = remaining.take(f"{prefix}{name}.weight")
+        weight = unclaimed.claim_optional(f"{prefix}{name}.weight")
         if weight is None:
-            if layers or any(n.startswith(prefix) for n in remaining.names() if n.endswith("classifier.weight")):
+            if layers or any(n.startswith(prefix) for n in unclaimed.names() if n.endswith("classifier.weight")):
                 raise InvalidRequest(f"the head has no '{prefix}{name}.weight'", param=name)
             return None
-        bias = remaining.take(f"{prefix}{name}.bias")
+        bias = unclaimed.claim_optional(f"{prefix}{name}.bias")
         layers.append(Layer(weight, bias, layout.activation if i + 1 < len(names) else None))
     return Head(kind, reads, tuple(layers))
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from manyhats.core.adapter import Adapter
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import read_json, short_repr
-from manyhats.methods.adapter import Adapter
+from manyhats.formats.files import read_json
+from manyhats.messages import short_repr
 from manyhats.methods.heads import Kind
 
 FILE = "config.json"

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, get_args
 
+from manyhats.core.adapter import Adapter
 from manyhats.errors import InvalidRequest, UnsupportedFormat
 from manyhats.formats.adapterhub import names as adapterhub_names
 from manyhats.formats.adapterhub import reader as adapterhub
 from manyhats.formats.adapterhub.setup import is_setup, read_setup, setup_weights
 from manyhats.formats.contents import Contents, matches, names_of, select
-from manyhats.formats.files import read_json, short_repr
+from manyhats.formats.files import read_json
 from manyhats.formats.kinds import Beside
 from manyhats.formats.model_config import read_model_config, with_model_config
 from manyhats.formats.native import names as own_names
@@ -24,7 +25,7 @@ from manyhats.formats.peft.names import WEIGHT_FILES
 from manyhats.formats.pickles import looks_like_pickle, pickle_message
 from manyhats.formats.sentence_transformers import reader as sentence_transformers
 from manyhats.formats.tokenizer_files import with_tokenizer_files
-from manyhats.methods.adapter import Adapter
+from manyhats.messages import short_repr
 from manyhats.methods.heads import Kind
 
 if TYPE_CHECKING:

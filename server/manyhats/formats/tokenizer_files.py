@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manyhats.core.adapter import Adapter
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.added_tokens import CONFIG, NAMED, SPECIAL, check_added_tokens, token_text
-from manyhats.formats.files import read_json, short_repr
+from manyhats.formats.files import read_json
 from manyhats.formats.generation_config import FILE as GENERATION
 from manyhats.formats.generation_config import read_generation_config
-from manyhats.methods.adapter import Adapter
+from manyhats.messages import short_repr
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone, Tokenizer

@@ -9,7 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from manyhats.errors import InvalidRequest
-from manyhats.formats.files import UnclaimedTensors, read_tensors
+from manyhats.formats.files import read_tensors
+from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 
 # Each is a module that some library puts around another, and no model's own.
 _AROUND = (

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from manyhats.core.adapter import Adapter
 from manyhats.formats.adapterhub import writer as adapterhub
 from manyhats.formats.native import writer as own
 from manyhats.formats.peft import writer as peft
-from manyhats.methods.adapter import Adapter
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.methods.base import BoundComponent, Component, Method, MethodConfig, Trainable, on_device, size_of
+from manyhats.methods.base import BoundComponent, Method, Trainable, on_device
 from manyhats.methods.bottleneck import (
     Bottleneck,
     BottleneckConfig,
@@ -20,6 +20,7 @@ from manyhats.methods.bottleneck import (
     bottleneck_operation,
     finish,
 )
+from manyhats.methods.component import Component, MethodConfig, size_of
 from manyhats.methods.fusion import join_members, member_columns, member_leaves, member_tables
 from manyhats.methods.operations import Kind
 from manyhats.methods.options import Options
@@ -84,30 +85,28 @@ def _detail(kind: Kind) -> tuple[tuple[Any, ...], tuple[float, ...]]:
     return kinds, weights
 
 
-class Average(Method):
+class Average(Method[AverageConfig]):
     """Leaves at a residual site: `member.<i>.<leaf of bottleneck>`, of every member."""
 
     name: ClassVar[str] = "average"
-    config: ClassVar[type[MethodConfig]] = AverageConfig
+    config = AverageConfig
 
-    def check(self, part: Component, backbone: Backbone) -> None:
-        config = part.config
-        assert isinstance(config, AverageConfig)
+    def check(self, component: Component[AverageConfig], backbone: Backbone) -> None:
+        config = component.config
         if len(config.weights) != len(config.members):
             raise AdapterMismatch(
                 f"there are {len(config.weights)} weights for {len(config.members)} members", param="weights"
             )
         for index, member in enumerate(config.members):
-            sites = {site: member_leaves(leaves, index) for site, leaves in part.tensors.items()}
+            sites = {site: member_leaves(leaves, index) for site, leaves in component.tensors.items()}
             missing = [site for site, leaves in sites.items() if not leaves]
             if missing:
                 raise AdapterMismatch(f"the member {index} has no adapter at {missing[0]}", param=missing[0])
             Bottleneck().check(Component(Bottleneck.name, member, sites), backbone)
 
-    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
-        assert isinstance(part.config, AverageConfig)
-        ready = {site: on_device(leaves, backbone) for site, leaves in part.tensors.items()}
-        config = part.config
+    def bind(self, component: Component[AverageConfig], backbone: Backbone) -> BoundComponent:
+        ready = {site: on_device(leaves, backbone) for site, leaves in component.tensors.items()}
+        config = component.config
         operations = {
             site: AverageOperation(
                 tuple(bottleneck_operation(member_leaves(leaves, i), own) for i, own in enumerate(config.members)),
@@ -120,34 +119,36 @@ class Average(Method):
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         """`members`: the parts that are averaged; `weights`: one for each, else all count alike."""
         chosen = Options(options, method=self.name)
-        members = chosen.parts("members")
+        members = chosen.components("members")
         weights = chosen.numbers("weights", [1 / max(len(members), 1)] * len(members))
         chosen.done()
-        part = average_of(members, weights)
-        self.check(part, backbone)
-        return _Averaged(self, part, backbone)
+        component = average_of(members, weights)
+        self.check(component, backbone)
+        return _Averaged(self, component, backbone)
 
 
-def average_of(members: Sequence[Component], weights: Sequence[float]) -> Component:
+def average_of(members: Sequence[Component[Any]], weights: Sequence[float]) -> Component[Any]:
     """Raises InvalidRequest for members that are no bottleneck adapters."""
-    strange = next((part.method for part in members if not isinstance(part.config, BottleneckConfig)), None)
+    strange = next(
+        (component.method for component in members if not isinstance(component.config, BottleneckConfig)), None
+    )
     if strange is not None or len(members) < 2:
         found = f"a member is a {strange}" if strange else f"{len(members)} members are named"
         raise InvalidRequest(f"average: {found}; two bottleneck adapters or more are averaged", param="members")
-    configs = tuple(part.config for part in members if isinstance(part.config, BottleneckConfig))
+    configs = tuple(component.config for component in members if isinstance(component.config, BottleneckConfig))
     return Component(Average.name, AverageConfig(members=configs, weights=tuple(weights)), join_members(members))
 
 
 class _Averaged(Trainable):
     """Nothing of it is trained: members and weights are given, and the head learns to read them."""
 
-    def __init__(self, method: Average, part: Component, backbone: Backbone) -> None:
+    def __init__(self, method: Average, component: Component[AverageConfig], backbone: Backbone) -> None:
         super().__init__()
-        self._part = part
-        self._bound = method.bind(part, backbone)
+        self._part = component
+        self._bound = method.bind(component, backbone)
 
     def bound(self) -> BoundComponent:
         return self._bound
 
-    def part(self) -> Component:
+    def component(self) -> Component[AverageConfig]:
         return self._part

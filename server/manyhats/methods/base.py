@@ -1,59 +1,34 @@
 """What a method is: how its weights are checked, made ready and act on the rows of a packed batch.
 
-Life of an adapter's weights: a format reader makes `Component`s (host memory, as in the file); `Method.bind` makes them
-`BoundComponent` (on the device, ready to act); a `Plan` lets all bound adapters of a batch act at their sites.
+Life of an adapter's weights: a format reader makes components (host memory, as in the file); `Method.bind` makes bound
+components of them (on the device, ready to act); a `Plan` lets all bound adapters of a batch act at their sites.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
+from manyhats.methods.component import C, Component, StateDict
+from manyhats.methods.libraries.adapterhub import AdapterHubArchitecture
+from manyhats.methods.libraries.native import NativeFormat
+from manyhats.methods.libraries.peft import PeftType, PeftWriter
+from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 from manyhats.methods.operations import Operation, OwnNorm, OwnRows
+from manyhats.methods.recipe import Recipe
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone, PackedBatch
 
-StateDict = Mapping[str, Tensor]
 SequenceSlices = Sequence[slice]  # by sequence: its rows, counted from the segment's first
 Pair = tuple[Tensor, Tensor]  # weight and bias
-
-
-class MethodConfig(BaseModel):
-    """What a method needs to know besides its tensors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-@dataclass(frozen=True, slots=True)
-class Component:
-    """The weights of one method, in host memory. `tensors`: by site, then by the method's own leaf names.
-
-    `label`: what the user is shown where it is not the method's own name.
-    """
-
-    method: str
-    config: MethodConfig
-    tensors: Mapping[str, StateDict]
-    label: str | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return size_of(self.tensors.values())
-
-    @property
-    def gated(self) -> bool:
-        """Whether a gate, which reads a whole sequence, weighs what it does; a member's counts, too."""
-        return any(leaf.endswith("gate.weight") for leaves in self.tensors.values() for leaf in leaves)
 
 
 class EmbeddingStep(Protocol):
@@ -133,43 +108,75 @@ class Trainable(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def part(self) -> Component:
+    def component(self) -> Component[Any]:
         """The part to be saved; what was needed for training alone is left out or folded in."""
 
 
-class Method(ABC):
-    """One way of adapting a backbone. Stateless: one instance serves all tasks."""
+class Conflict(NamedTuple):
+    """Why an adapter is refused. `param`: the field at fault."""
+
+    reason: str
+    param: str
+
+
+class Method(ABC, Generic[C]):
+    """One way of adapting a backbone. Stateless: one instance serves all tasks.
+
+    Everything that is to be known of a method stands here: a new one is a module with a subclass, and a line in
+    `methods.registry`. `peft_types`, `peft_writer`, `adapterhub` and `native` say how files hold it,
+    `recipes` how it is trained, by the names that the field knows.
+
+    `incompatible_with`: other methods that cannot stand in one adapter with it, and why. `lm_head_conflict`: why an
+    adapter with it cannot end in the backbone's language-model head; None where it can. `tied_to_lm_head_ok`: whether
+    an embedding that shares its weight with the output layer may be adapted by it alone, though PEFT's
+    `ensure_weight_tying` asks for both.
+    """
 
     name: ClassVar[str]
-    config: ClassVar[type[MethodConfig]]
+    config: type[C]
+    peft_types: ClassVar[Sequence[PeftType]] = ()
+    peft_writer: ClassVar[PeftWriter[Any] | None] = None
+    adapterhub: ClassVar[AdapterHubArchitecture | None] = None
+    native: ClassVar[NativeFormat[Any] | None] = None
+    recipes: ClassVar[Mapping[str, Recipe]] = {}
+    incompatible_with: ClassVar[Mapping[str, str]] = {}
+    lm_head_conflict: ClassVar[Conflict | None] = None
+    tied_to_lm_head_ok: ClassVar[bool] = True
 
     @abstractmethod
-    def check(self, part: Component, backbone: Backbone) -> None:
+    def check(self, component: Component[C], backbone: Backbone) -> None:
         """Raises AdapterMismatch, naming the tensor and both shapes, where the part does not fit the backbone."""
 
+    def check_together(self, components: Sequence[Component[C]]) -> None:
+        """Raises AdapterMismatch where several components of this method cannot stand in one adapter."""
+
     @abstractmethod
-    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
+    def bind(self, component: Component[C], backbone: Backbone) -> BoundComponent:
         """The part on the backbone's device in its dtype. The part has been checked."""
+
+    def claim_beside(self, unclaimed: UnclaimedTensors, backbone: Backbone) -> Component[C] | None:
+        """What PEFT's files may hold of this method beside any other; None where they do not."""
+        return None
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         """Fresh weights to train. Raises InvalidRequest for an option that the method does not have."""
         raise InvalidRequest(f"the method '{self.name}' cannot be trained yet", param="method")
 
-    def rank(self, part: Component) -> int | None:
+    def rank(self, component: Component[C]) -> int | None:
         """The size that the method is named by: LoRA's rank, an adapter's width, a prefix's length."""
         return None
 
-    def slot_size(self, part: Component, backbone: Backbone) -> int:
+    def slot_size(self, component: Component[C], backbone: Backbone) -> int:
         """Bytes that `bind` will take on the device."""
-        return part.nbytes
+        return component.nbytes
 
-    def replaced_weights(self, part: Component) -> set[str]:
+    def replaced_weights(self, component: Component[C]) -> set[str]:
         """The linear sites where the part brings its own weight; no two parts of an adapter may share one."""
         return set()
 
-    def non_causal(self, part: Component) -> bool:
+    def non_causal(self, component: Component[C]) -> bool:
         """Whether what the part does to a token depends on tokens behind it, so that no pass can build on another."""
-        return part.gated
+        return component.gated
 
 
 def expect_shape(tensor: Tensor, shape: tuple[int, ...], name: str, backbone: Backbone) -> None:
@@ -198,11 +205,6 @@ def expect_leaves(leaves: StateDict, required: Sequence[str], site: str) -> None
 def on_device(leaves: StateDict, backbone: Backbone) -> dict[str, Tensor]:
     """The leaves on the backbone's device in its dtype."""
     return {name: tensor.to(backbone.device, backbone.dtype) for name, tensor in leaves.items()}
-
-
-def size_of(sites: Iterable[StateDict]) -> int:
-    """Bytes of all leaves."""
-    return sum(tensor.nbytes for leaves in sites for tensor in leaves.values())
 
 
 def pair_of(leaves: StateDict, name: str) -> Pair | None:

@@ -29,10 +29,7 @@ from manyhats.kernels.base import Kernels, LowRank, ScaleAdd, Weight
 from manyhats.kernels.segments import Segments, Table
 from manyhats.methods.base import (
     BoundComponent,
-    Component,
     Method,
-    MethodConfig,
-    StateDict,
     Trainable,
     expect_leaves,
     expect_matrix,
@@ -42,8 +39,8 @@ from manyhats.methods.base import (
     on_device,
     pair_of,
     parameter_key,
-    size_of,
 )
+from manyhats.methods.component import Component, MethodConfig, StateDict, size_of
 from manyhats.methods.kronecker import MOST_VALUES, kronecker_sum
 from manyhats.methods.operations import Kind, gate_rows
 from manyhats.methods.options import Options
@@ -210,17 +207,16 @@ def _check_factors(leaves: StateDict, site: str, backbone: Backbone) -> None:
         expect_shape(leaves[name], shapes[name], f"{site}.{name}", backbone)
 
 
-class Bottleneck(Method):
+class Bottleneck(Method[BottleneckConfig]):
     """Leaves at a residual site: `down.weight`, `down.bias`, `up.weight`, `up.bias`; where the config asks for them
     `norm_before.*`, `norm_after.*`, `gate.*`, `scaling`. In a compacter `rule` (n, n, n), which its sites share, and
     `down.left`, `down.right`, `up.left`, `up.right`, (n, in / n, 1) and (n, 1, out / n), in place of the weights."""
 
     name: ClassVar[str] = "bottleneck"
-    config: ClassVar[type[MethodConfig]] = BottleneckConfig
+    config = BottleneckConfig
 
-    def check(self, part: Component, backbone: Backbone) -> None:
-        config = part.config
-        assert isinstance(config, BottleneckConfig)
+    def check(self, component: Component[BottleneckConfig], backbone: Backbone) -> None:
+        config = component.config
         activation(config.non_linearity)
         if config.residual_before_ln == "post_add" and not (config.original_ln_before and backbone.family.post_norm):
             raise AdapterMismatch(
@@ -228,7 +224,7 @@ class Bottleneck(Method):
                 param="residual_before_ln",
             )
         hidden = backbone.hidden
-        for site, given in part.tensors.items():
+        for site, given in component.tensors.items():
             _check_factors(given, site, backbone)
             leaves = plain(given)
             if site not in backbone.residual:
@@ -260,19 +256,18 @@ class Bottleneck(Method):
                     continue
                 expect_shape(tensor, shapes.get(name, (hidden,)), f"{site}.{name}", backbone)
 
-    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
-        assert isinstance(part.config, BottleneckConfig)
-        ready = {site: on_device(plain(leaves), backbone) for site, leaves in part.tensors.items()}
+    def bind(self, component: Component[BottleneckConfig], backbone: Backbone) -> BoundComponent:
+        ready = {site: on_device(plain(leaves), backbone) for site, leaves in component.tensors.items()}
         return BoundComponent(
-            residual={site: bottleneck_operation(leaves, part.config) for site, leaves in ready.items()},
+            residual={site: bottleneck_operation(leaves, component.config) for site, leaves in ready.items()},
             nbytes=size_of(ready.values()),
         )
 
-    def rank(self, part: Component) -> int | None:
-        return max(leaves["down.bias"].shape[0] for leaves in part.tensors.values())
+    def rank(self, component: Component[BottleneckConfig]) -> int | None:
+        return max(leaves["down.bias"].shape[0] for leaves in component.tensors.values())
 
-    def slot_size(self, part: Component, backbone: Backbone) -> int:
-        return size_of(plain(leaves) for leaves in part.tensors.values())
+    def slot_size(self, component: Component[BottleneckConfig], backbone: Backbone) -> int:
+        return size_of(plain(leaves) for leaves in component.tensors.values())
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
@@ -369,7 +364,7 @@ class _TrainableBottleneck(Trainable):
     def bound(self) -> BoundComponent:
         return BoundComponent(residual={site: bottleneck_operation(self._of(site), self.config) for site in self.sites})
 
-    def part(self) -> Component:
+    def component(self) -> Component[BottleneckConfig]:
         return Component(
             Bottleneck.name,
             self.config,

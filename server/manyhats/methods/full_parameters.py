@@ -12,17 +12,8 @@ from torch import Tensor, nn
 from manyhats.backbone.sites import EmbeddingSite, LinearSite, NormSite
 from manyhats.errors import AdapterMismatch
 from manyhats.kernels.base import Rows, ScaleAdd, Weight
-from manyhats.methods.base import (
-    BoundComponent,
-    Component,
-    Method,
-    MethodConfig,
-    StateDict,
-    Trainable,
-    expect_shape,
-    on_device,
-    size_of,
-)
+from manyhats.methods.base import BoundComponent, Method, Trainable, expect_shape, on_device
+from manyhats.methods.component import Component, MethodConfig, StateDict, size_of
 from manyhats.methods.operations import Operation, OwnNorm, OwnRows, OwnWeight, ScaleOutput
 from manyhats.methods.options import Options
 
@@ -34,14 +25,15 @@ class ParametersConfig(MethodConfig):
     """Nothing: the leaves are the parameters."""
 
 
-class Parameters(Method):
+class Parameters(Method[ParametersConfig]):
     """Leaves at a linear, embedding or norm site: the module's own parameters by their names (`weight`, `bias`)."""
 
     name: ClassVar[str] = "parameters"
-    config: ClassVar[type[MethodConfig]] = ParametersConfig
+    config = ParametersConfig
+    tied_to_lm_head_ok = False
 
-    def check(self, part: Component, backbone: Backbone) -> None:
-        for site, leaves in part.tensors.items():
+    def check(self, component: Component[ParametersConfig], backbone: Backbone) -> None:
+        for site, leaves in component.tensors.items():
             place = backbone.parameter_site(site)
             for leaf, tensor in leaves.items():
                 if isinstance(place, LinearSite) and leaf == "bias":  # added where the backbone has none
@@ -50,14 +42,14 @@ class Parameters(Method):
                     shape = tuple(own_parameter(backbone, site, leaf).shape)
                 expect_shape(tensor, shape, f"{site}.{leaf}", backbone)
 
-    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
-        ready = {site: on_device(leaves, backbone) for site, leaves in part.tensors.items()}
+    def bind(self, component: Component[ParametersConfig], backbone: Backbone) -> BoundComponent:
+        ready = {site: on_device(leaves, backbone) for site, leaves in component.tensors.items()}
         bound = bound_parameters(backbone, ready)
         bound.nbytes = size_of(ready.values())
         return bound
 
-    def replaced_weights(self, part: Component) -> set[str]:
-        return {site for site, leaves in part.tensors.items() if "weight" in leaves}
+    def replaced_weights(self, component: Component[ParametersConfig]) -> set[str]:
+        return {site for site, leaves in component.tensors.items() if "weight" in leaves}
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
@@ -141,6 +133,6 @@ class _TrainableParameters(Trainable):
     def bound(self) -> BoundComponent:
         return bound_parameters(self.backbone, self._sites())
 
-    def part(self) -> Component:
+    def component(self) -> Component[ParametersConfig]:
         tensors = {site: {n: t.detach().cpu() for n, t in leaves.items()} for site, leaves in self._sites().items()}
         return Component(Parameters.name, ParametersConfig(), tensors, label=self.label)

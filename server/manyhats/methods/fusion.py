@@ -23,17 +23,13 @@ from manyhats.kernels.base import Kernels, Weight
 from manyhats.kernels.segments import Segments, Table
 from manyhats.methods.base import (
     BoundComponent,
-    Component,
     Method,
-    MethodConfig,
-    StateDict,
     Trainable,
     expect_leaves,
     expect_shape,
     on_device,
     pair_of,
     parameter_key,
-    size_of,
 )
 from manyhats.methods.bottleneck import (
     Bottleneck,
@@ -44,6 +40,7 @@ from manyhats.methods.bottleneck import (
     project,
     read,
 )
+from manyhats.methods.component import Component, MethodConfig, StateDict, size_of
 from manyhats.methods.operations import Kind
 from manyhats.methods.options import Options
 from manyhats.methods.residual import ResidualGroup, ResidualPass, Tables, in_rows
@@ -69,19 +66,19 @@ class FusionConfig(FusionFlags):
     members: tuple[BottleneckConfig, ...]
 
 
-def fuse(members: Sequence[Component], layers: Mapping[str, StateDict], flags: FusionFlags) -> Component:
+def fuse(members: Sequence[Component[Any]], layers: Mapping[str, StateDict], flags: FusionFlags) -> Component[Any]:
     """One part of bottleneck adapters, which act nowhere else than `layers`, and of these, the fusion's own leaves."""
-    configs = tuple(part.config for part in members if isinstance(part.config, BottleneckConfig))
+    configs = tuple(component.config for component in members if isinstance(component.config, BottleneckConfig))
     joined = join_members(members)
     sites = {site: {**leaves, **joined.get(site, {})} for site, leaves in layers.items()}
     return Component(Fusion.name, FusionConfig(members=configs, **flags.model_dump()), sites)
 
 
-def join_members(parts: Sequence[Component]) -> dict[str, dict[str, Tensor]]:
+def join_members(components: Sequence[Component[Any]]) -> dict[str, dict[str, Tensor]]:
     """The leaves of several parts by site, each under its member's name."""
     sites: dict[str, dict[str, Tensor]] = {}
-    for index, part in enumerate(parts):
-        for site, leaves in part.tensors.items():
+    for index, component in enumerate(components):
+        for site, leaves in component.tensors.items():
             sites.setdefault(site, {}).update({member_leaf(index, leaf): t for leaf, t in leaves.items()})
     return sites
 
@@ -201,26 +198,25 @@ def _layers(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segment
     return _layer(kernels, x.flatten(0, 1), table, segments.times(count)).view(x.shape)
 
 
-class Fusion(Method):
+class Fusion(Method[FusionConfig]):
     """Leaves at a residual site: `member.<i>.<leaf of bottleneck>`, and where the config asks for them
     `query.weight`, `query.bias`, `key.weight`, `key.bias`, `value.weight`."""
 
     name: ClassVar[str] = "fusion"
-    config: ClassVar[type[MethodConfig]] = FusionConfig
+    config = FusionConfig
 
-    def check(self, part: Component, backbone: Backbone) -> None:
-        config = part.config
-        assert isinstance(config, FusionConfig)
+    def check(self, component: Component[FusionConfig], backbone: Backbone) -> None:
+        config = component.config
         if len(config.members) < 2:
             raise AdapterMismatch(f"a fusion needs two members or more, not {len(config.members)}", param="members")
         if any(member.use_gating for member in config.members):
             raise AdapterMismatch("adapters with gating cannot be members of a fusion", param="use_gating")
         for index, member in enumerate(config.members):
-            sites = {site: member_leaves(leaves, index) for site, leaves in part.tensors.items()}
+            sites = {site: member_leaves(leaves, index) for site, leaves in component.tensors.items()}
             own = {site: leaves for site, leaves in sites.items() if leaves}
             Bottleneck().check(Component(Bottleneck.name, member, own), backbone)
         hidden = backbone.hidden
-        for site, leaves in part.tensors.items():
+        for site, leaves in component.tensors.items():
             if not any(member_leaves(leaves, index) for index in range(len(config.members))):
                 raise AdapterMismatch(f"none of the fusion's members has an adapter at {site}", param=site)
             wanted: dict[str, tuple[int, ...]] = {}
@@ -237,30 +233,29 @@ class Fusion(Method):
                 elif not name.startswith("member."):
                     raise AdapterMismatch(f"the fusion's config has no place for '{site}.{name}'", param=name)
 
-    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
-        assert isinstance(part.config, FusionConfig)
-        ready = {site: on_device(leaves, backbone) for site, leaves in part.tensors.items()}
-        operations = {site: _operation(leaves, part.config) for site, leaves in ready.items()}
+    def bind(self, component: Component[FusionConfig], backbone: Backbone) -> BoundComponent:
+        ready = {site: on_device(leaves, backbone) for site, leaves in component.tensors.items()}
+        operations = {site: _operation(leaves, component.config) for site, leaves in ready.items()}
         return BoundComponent(residual=operations, nbytes=size_of(ready.values()))
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         """`members`: the parts that are fused, frozen."""
         chosen = Options(options, method=self.name)
-        members = chosen.parts("members")
+        members = chosen.components("members")
         weight = chosen.number("value_regularisation", 0.01)
         chosen.done()
-        for part in members:
-            if not isinstance(part.config, BottleneckConfig):
+        for component in members:
+            if not isinstance(component.config, BottleneckConfig):
                 raise InvalidRequest(
-                    f"fusion: a member is a {part.method}; bottleneck adapters can be fused", param="members"
+                    f"fusion: a member is a {component.method}; bottleneck adapters can be fused", param="members"
                 )
-            Bottleneck().check(part, backbone)
+            Bottleneck().check(component, backbone)
         if len(members) < 2:
             raise InvalidRequest("fusion: two members or more are fused; name their folders", param="members")
         return _TrainableFusion(backbone, members, weight, generator)
 
-    def rank(self, part: Component) -> int | None:
-        downs = [t for leaves in part.tensors.values() for name, t in leaves.items() if name.endswith("down.bias")]
+    def rank(self, component: Component[FusionConfig]) -> int | None:
+        downs = [t for leaves in component.tensors.values() for name, t in leaves.items() if name.endswith("down.bias")]
         return max(down.shape[0] for down in downs)
 
 
@@ -287,7 +282,7 @@ class _TrainableFusion(Trainable):
     """The second stage of AdapterFusion: the members are frozen (section 3.2)."""
 
     def __init__(
-        self, backbone: Backbone, members: Sequence[Component], regularisation: float, generator: torch.Generator
+        self, backbone: Backbone, members: Sequence[Component[Any]], regularisation: float, generator: torch.Generator
     ) -> None:
         super().__init__()
         self.members = [
@@ -308,13 +303,12 @@ class _TrainableFusion(Trainable):
                     value = torch.randn(width, width, generator=generator) * 0.02
                 self.leaves[parameter_key(site, name)] = nn.Parameter(value.to(backbone.device))
 
-    def _whole(self) -> Component:
+    def _whole(self) -> Component[Any]:
         own = {site: {name: self.leaves[parameter_key(site, name)] for name in _LAYER} for site in self.sites}
         return fuse(self.members, own, FusionFlags())
 
     def bound(self) -> BoundComponent:
         whole = self._whole()
-        assert isinstance(whole.config, FusionConfig)
         return BoundComponent(
             residual={site: _operation(leaves, whole.config) for site, leaves in whole.tensors.items()}
         )
@@ -327,7 +321,7 @@ class _TrainableFusion(Trainable):
         away = torch.stack([(v - torch.eye(len(v), device=v.device)).square().sum() for v in values])
         return self.regularisation * away.sum()
 
-    def part(self) -> Component:
+    def component(self) -> Component[FusionConfig]:
         whole = self._whole()
         tensors = {s: {n: t.detach().cpu() for n, t in leaves.items()} for s, leaves in whole.tensors.items()}
         return Component(Fusion.name, whole.config, tensors)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from manyhats.kernels.activations import activation
 from manyhats.kernels.segments import Segment, Segments
-from manyhats.methods.adapter import BoundAdapter
 from manyhats.methods.base import put_rows
+from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.heads import Head
 from manyhats.methods.slots import SlotTables
 

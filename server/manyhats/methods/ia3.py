@@ -14,17 +14,8 @@ from torch import Tensor, nn
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.kernels.base import ScaleAdd
-from manyhats.methods.base import (
-    BoundComponent,
-    Component,
-    Method,
-    MethodConfig,
-    StateDict,
-    Trainable,
-    expect_shape,
-    on_device,
-    size_of,
-)
+from manyhats.methods.base import BoundComponent, Method, Trainable, expect_shape, on_device
+from manyhats.methods.component import Component, MethodConfig, StateDict, size_of
 from manyhats.methods.operations import Operation, ScaleInput, ScaleOutput
 from manyhats.methods.options import Options
 from manyhats.methods.targets import target_sites
@@ -46,14 +37,14 @@ def _operations(leaves: StateDict) -> list[Operation]:
     return found
 
 
-class Ia3(Method):
+class Ia3(Method[Ia3Config]):
     """Leaves at a linear site: `output` (out,), `input` (in,), or both."""
 
     name: ClassVar[str] = "ia3"
-    config: ClassVar[type[MethodConfig]] = Ia3Config
+    config = Ia3Config
 
-    def check(self, part: Component, backbone: Backbone) -> None:
-        for site, leaves in part.tensors.items():
+    def check(self, component: Component[Ia3Config], backbone: Backbone) -> None:
+        for site, leaves in component.tensors.items():
             out, width = backbone.site_of(site).shape
             shapes = {"output": (out,), "input": (width,)}
             for leaf, tensor in leaves.items():
@@ -61,8 +52,8 @@ class Ia3(Method):
                     raise AdapterMismatch(f"IA3 has no place for '{site}.{leaf}'", param=leaf)
                 expect_shape(tensor, shapes[leaf], f"{site}.ia3_l", backbone)
 
-    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
-        ready = {site: on_device(leaves, backbone) for site, leaves in part.tensors.items()}
+    def bind(self, component: Component[Ia3Config], backbone: Backbone) -> BoundComponent:
+        ready = {site: on_device(leaves, backbone) for site, leaves in component.tensors.items()}
         linear = {site: _operations(leaves) for site, leaves in ready.items()}
         return BoundComponent(linear=linear, nbytes=size_of(ready.values()))
 
@@ -118,7 +109,7 @@ class _TrainableIa3(Trainable):
     def bound(self) -> BoundComponent:
         return BoundComponent(linear={site: _operations(leaves) for site, leaves in self._leaves().items()})
 
-    def part(self) -> Component:
+    def component(self) -> Component[Ia3Config]:
         sites = self._leaves().items()
         return Component(
             Ia3.name,

@@ -20,11 +20,9 @@ from manyhats.errors import AdapterMismatch
 from manyhats.kernels.activations import activation
 from manyhats.methods.base import (
     BoundComponent,
-    Component,
+    Conflict,
     Method,
-    MethodConfig,
     SequenceSlices,
-    StateDict,
     Trainable,
     expect_leaves,
     expect_shape,
@@ -32,8 +30,8 @@ from manyhats.methods.base import (
     on_device,
     parameter_key,
     reject_padded,
-    size_of,
 )
+from manyhats.methods.component import Component, MethodConfig, StateDict, size_of
 from manyhats.methods.options import Options
 
 if TYPE_CHECKING:
@@ -64,19 +62,23 @@ class _Coupling:
         return torch.cat([first, second + self._net("G", first)], dim=-1)
 
 
-class Invertible(Method):
+class Invertible(Method[InvertibleConfig]):
     """Leaves at the site `embedded`: `F.down`, `F.up`, `G.down`, `G.up`, each with `.weight` and `.bias`."""
 
     name: ClassVar[str] = "invertible"
-    config: ClassVar[type[MethodConfig]] = InvertibleConfig
+    config = InvertibleConfig
+    lm_head_conflict = Conflict(
+        "an invertible adapter is undone before the language-model head, which is not supported; it is for tasks "
+        "without that head",
+        "inv_adapter",
+    )
 
-    def check(self, part: Component, backbone: Backbone) -> None:
-        assert isinstance(part.config, InvertibleConfig)
-        activation(part.config.non_linearity)
+    def check(self, component: Component[InvertibleConfig], backbone: Backbone) -> None:
+        activation(component.config.non_linearity)
         reject_padded(backbone, "an invertible adapter")
-        if set(part.tensors) != {EMBEDDED}:
+        if set(component.tensors) != {EMBEDDED}:
             raise AdapterMismatch("an invertible adapter acts on the embeddings alone", param="inv_adapter")
-        leaves = part.tensors[EMBEDDED]
+        leaves = component.tensors[EMBEDDED]
         expect_leaves(leaves, _LEAVES, EMBEDDED)
         half = backbone.hidden // 2
         for net in "FG":
@@ -89,10 +91,9 @@ class Invertible(Method):
             ):
                 expect_shape(leaves[f"{net}.{name}"], shape, f"{net}.{name}", backbone)
 
-    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
-        assert isinstance(part.config, InvertibleConfig)
-        ready = on_device(part.tensors[EMBEDDED], backbone)
-        return BoundComponent(states={EMBEDDED: _Coupling(ready, part.config)}, nbytes=size_of([ready]))
+    def bind(self, component: Component[InvertibleConfig], backbone: Backbone) -> BoundComponent:
+        ready = on_device(component.tensors[EMBEDDED], backbone)
+        return BoundComponent(states={EMBEDDED: _Coupling(ready, component.config)}, nbytes=size_of([ready]))
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
@@ -122,6 +123,6 @@ class _TrainableInvertible(Trainable):
     def bound(self) -> BoundComponent:
         return BoundComponent(states={EMBEDDED: _Coupling(self._named(), self.config)})
 
-    def part(self) -> Component:
+    def component(self) -> Component[InvertibleConfig]:
         leaves = {name: tensor.detach().cpu() for name, tensor in self._named().items()}
         return Component(Invertible.name, self.config, {EMBEDDED: leaves})

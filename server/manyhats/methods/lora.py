@@ -17,14 +17,12 @@ from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.kernels.base import LowRank, ScaleAdd, Weight
+from manyhats.messages import first_error
 from manyhats.methods.base import (
     BoundComponent,
-    Component,
     EmbeddingStep,
     Method,
-    MethodConfig,
     SequenceSlices,
-    StateDict,
     Trainable,
     expect_leaves,
     expect_matrix,
@@ -33,6 +31,7 @@ from manyhats.methods.base import (
     pair_of,
     parameter_key,
 )
+from manyhats.methods.component import Component, MethodConfig, StateDict
 from manyhats.methods.operations import AddGatedLowRank, AddLowRank, Operation, ScaleOutput, bytes_of
 from manyhats.methods.options import Options
 from manyhats.methods.targets import target_sites
@@ -64,23 +63,23 @@ class _Lookup:
         return out if self.gain is None else out * self.gain
 
 
-class Lora(Method):
+class Lora(Method[LoraConfig]):
     """Leaves at a linear site: `A` (r, in), `B` (out, r); `magnitude` (out,) of DoRA, `bias` (out,) in place of the
     backbone's, `bias_B` (out,) of B itself, `gate.weight` (1, in) and `gate.bias` (1,). At an embedding: `A`
     (r, vocabulary), `B` (dim, r), `magnitude` (dim,). Of VeRA `lambda_b` (out,) and `lambda_d` (r,) alone."""
 
     name: ClassVar[str] = "lora"
-    config: ClassVar[type[MethodConfig]] = LoraConfig
+    config = LoraConfig
+    tied_to_lm_head_ok = False
 
-    def check(self, part: Component, backbone: Backbone) -> None:
-        assert isinstance(part.config, LoraConfig)
-        unscaled = [site for site in part.tensors if site not in part.config.scales]
+    def check(self, component: Component[LoraConfig], backbone: Backbone) -> None:
+        unscaled = [site for site in component.tensors if site not in component.config.scales]
         if unscaled:
             raise AdapterMismatch(f"the config has no scale for the LoRA at {unscaled[0]}", param="scales")
-        if part.config.vera is not None:
-            _check_vera(part, part.config.vera, backbone)
+        if component.config.vera is not None:
+            _check_vera(component, component.config.vera, backbone)
             return
-        for site, leaves in part.tensors.items():
+        for site, leaves in component.tensors.items():
             expect_leaves(leaves, ("A", "B"), site)
             table = backbone.embedding.get(backbone.bare_name(site))
             shapes: dict[str, tuple[int, ...]] = {}
@@ -101,17 +100,16 @@ class Lora(Method):
                 expect_shape(tensor, shapes[leaf], f"{site}.{leaf}", backbone)
             if ("gate.weight" in leaves) != ("gate.bias" in leaves):
                 raise AdapterMismatch(f"the gate at {site} needs a weight and a bias", param=site)
-            if ("magnitude" in leaves) != (part.config.dora is not None):
+            if ("magnitude" in leaves) != (component.config.dora is not None):
                 raise AdapterMismatch(f"DoRA's magnitudes and the config do not agree at {site}", param=site)
 
-    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
-        assert isinstance(part.config, LoraConfig)
+    def bind(self, component: Component[LoraConfig], backbone: Backbone) -> BoundComponent:
         linear: dict[str, list[Operation]] = {}
         embedding: dict[str, EmbeddingStep] = {}
         nbytes = 0
-        for site, given in _multiplied(part, backbone):
+        for site, given in _multiplied(component, backbone):
             leaves = {leaf: tensor.to(backbone.device, torch.float32) for leaf, tensor in given.items()}
-            scale = part.config.scales[site]
+            scale = component.config.scales[site]
             table = backbone.embedding.get(backbone.bare_name(site))
 
             def ready(tensor: Tensor) -> Tensor:
@@ -126,8 +124,8 @@ class Lora(Method):
                 nbytes += look_up.down.nbytes + look_up.up.nbytes
                 continue
             place = backbone.site_of(site)
-            gain = _gain(leaves, place.weight, scale, part.config.dora)
-            offset = _offset(leaves, place.bias, scale, gain, part.config.dora)
+            gain = _gain(leaves, place.weight, scale, component.config.dora)
+            offset = _offset(leaves, place.bias, scale, gain, component.config.dora)
             up = leaves["B"].T * scale
             pair = LowRank(ready(leaves["A"]), ready(up if gain is None else up * gain))
             gate = Weight(ready(leaves["gate.weight"]), ready(leaves["gate.bias"])) if "gate.weight" in leaves else None
@@ -137,18 +135,16 @@ class Lora(Method):
             nbytes += sum(bytes_of(operation) for operation in linear[place.name])
         return BoundComponent(linear=linear, embedding=embedding, nbytes=nbytes)
 
-    def rank(self, part: Component) -> int | None:
-        assert isinstance(part.config, LoraConfig)
-        if part.config.vera is not None:
-            return part.config.vera.rank
-        return max(leaves["A"].shape[0] for leaves in part.tensors.values())
+    def rank(self, component: Component[LoraConfig]) -> int | None:
+        if component.config.vera is not None:
+            return component.config.vera.rank
+        return max(leaves["A"].shape[0] for leaves in component.tensors.values())
 
-    def slot_size(self, part: Component, backbone: Backbone) -> int:
-        assert isinstance(part.config, LoraConfig)
-        if part.config.vera is None:
-            return part.nbytes
-        sizes = (sum(backbone.site_of(site).shape) for site in part.tensors)
-        return sum(sizes) * part.config.vera.rank * backbone.dtype.itemsize
+    def slot_size(self, component: Component[LoraConfig], backbone: Backbone) -> int:
+        if component.config.vera is None:
+            return component.nbytes
+        sizes = (sum(backbone.site_of(site).shape) for site in component.tensors)
+        return sum(sizes) * component.config.vera.rank * backbone.dtype.itemsize
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
@@ -169,8 +165,8 @@ class Lora(Method):
         return made
 
 
-def _check_vera(part: Component, shared: Shared, backbone: Backbone) -> None:
-    for site, leaves in part.tensors.items():
+def _check_vera(component: Component[LoraConfig], shared: Shared, backbone: Backbone) -> None:
+    for site, leaves in component.tensors.items():
         expect_leaves(leaves, ("lambda_b", "lambda_d"), site)
         out, width = backbone.site_of(site).shape
         expect_shape(leaves["lambda_b"], (out,), f"{site}.lambda_b", backbone)
@@ -183,14 +179,13 @@ def _check_vera(part: Component, shared: Shared, backbone: Backbone) -> None:
             )
 
 
-def _multiplied(part: Component, backbone: Backbone) -> Iterator[tuple[str, StateDict]]:
+def _multiplied(component: Component[LoraConfig], backbone: Backbone) -> Iterator[tuple[str, StateDict]]:
     """The leaves by site, VeRA's as `A` and `B`."""
-    assert isinstance(part.config, LoraConfig)
-    if part.config.vera is None:
-        yield from part.tensors.items()
+    if component.config.vera is None:
+        yield from component.tensors.items()
         return
-    down, up = projections(part.config.vera)
-    for site, leaves in part.tensors.items():
+    down, up = projections(component.config.vera)
+    for site, leaves in component.tensors.items():
         width = backbone.site_of(site).shape[1]
         yield site, pair(leaves["lambda_b"].float(), leaves["lambda_d"].float(), down, up, width)
 
@@ -307,7 +302,7 @@ class _TrainableLora(Trainable):
             linear[site] = _operations(LowRank(leaves["A"], up * gain), gain, offset, gate)
         return BoundComponent(linear=linear)
 
-    def part(self) -> Component:
+    def component(self) -> Component[LoraConfig]:
         return Component(
             Lora.name,
             LoraConfig(scales=dict.fromkeys(self.sites, self.scale), dora=self.dora),
@@ -325,7 +320,7 @@ class _TrainableVera(Trainable):
         try:
             shared = Shared(rank=rank, key=key, outputs=outputs, inputs=inputs)
         except ValidationError as error:
-            raise InvalidRequest(f"lora: {error.errors()[0]['msg']}", param="rank") from None
+            raise InvalidRequest(f"lora: {first_error(error).message}", param="rank") from None
         self.config = LoraConfig(scales=dict.fromkeys(sites, 1.0), vera=shared)
         down, up = projections(shared)
         self.down, self.up = down.to(backbone.device), up.to(backbone.device)
@@ -345,6 +340,6 @@ class _TrainableVera(Trainable):
             linear[site] = [AddLowRank(LowRank(own["A"], own["B"].T))]
         return BoundComponent(linear=linear)
 
-    def part(self) -> Component:
+    def component(self) -> Component[LoraConfig]:
         sites = {site: {n: t.detach().cpu() for n, t in self._of(site).items()} for site in self.shapes}
         return Component(Lora.name, self.config, sites, label="vera")

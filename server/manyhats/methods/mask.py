@@ -18,15 +18,8 @@ from torch import Tensor, nn
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.kernels.base import Bits, Weight
 from manyhats.kernels.reference import unpack_bits
-from manyhats.methods.base import (
-    BoundComponent,
-    Component,
-    Method,
-    MethodConfig,
-    Trainable,
-    expect_leaves,
-    expect_shape,
-)
+from manyhats.methods.base import BoundComponent, Method, Trainable, expect_leaves, expect_shape
+from manyhats.methods.component import Component, MethodConfig
 from manyhats.methods.operations import Operation, OwnMask, OwnWeight
 from manyhats.methods.options import Options
 from manyhats.methods.slots import slot_tables
@@ -47,18 +40,17 @@ def pack_bits(keep: Tensor) -> Tensor:
     return torch.from_numpy(np.packbits(keep.cpu().numpy().reshape(-1), bitorder="little"))
 
 
-class Mask(Method):
+class Mask(Method[MaskConfig]):
     """Leaf at a linear site: `mask`, uint8, ceil(out * in / 8) bytes."""
 
     name: ClassVar[str] = "mask"
-    config: ClassVar[type[MethodConfig]] = MaskConfig
+    config = MaskConfig
 
-    def check(self, part: Component, backbone: Backbone) -> None:
-        assert isinstance(part.config, MaskConfig)
-        for site, leaves in part.tensors.items():
+    def check(self, component: Component[MaskConfig], backbone: Backbone) -> None:
+        for site, leaves in component.tensors.items():
             expect_leaves(leaves, ("mask",), site)
             shape = backbone.site_of(site).shape
-            stated = part.config.shapes.get(site)
+            stated = component.config.shapes.get(site)
             if stated is None or tuple(stated) != shape:
                 told = "none" if stated is None else list(stated)
                 raise AdapterMismatch(
@@ -70,31 +62,30 @@ class Mask(Method):
                 raise AdapterMismatch(f"'{site}.mask' must be uint8, not {leaves['mask'].dtype}", param=site)
             expect_shape(leaves["mask"], ((shape[0] * shape[1] + 7) // 8,), f"{site}.mask", backbone)
 
-    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
-        assert isinstance(part.config, MaskConfig)
+    def bind(self, component: Component[MaskConfig], backbone: Backbone) -> BoundComponent:
         as_bits = slot_tables(backbone).kernels.keeps_bits
         linear: dict[str, list[Operation]] = {}
         nbytes = 0
-        for site, leaves in part.tensors.items():
+        for site, leaves in component.tensors.items():
             place = backbone.site_of(site)
             if as_bits:
                 bits = leaves["mask"].to(backbone.device)
                 linear[place.name] = [OwnMask(Bits(bits))]
                 nbytes += bits.nbytes
                 continue
-            keep = unpack_bits(leaves["mask"], part.config.shapes[site]).to(backbone.device)
+            keep = unpack_bits(leaves["mask"], component.config.shapes[site]).to(backbone.device)
             weight = place.weight.detach() * keep
             linear[place.name] = [OwnWeight(Weight(weight, place.bias))]
             nbytes += weight.nbytes
         return BoundComponent(linear=linear, nbytes=nbytes)
 
-    def slot_size(self, part: Component, backbone: Backbone) -> int:
+    def slot_size(self, component: Component[MaskConfig], backbone: Backbone) -> int:
         if slot_tables(backbone).kernels.keeps_bits:
-            return part.nbytes
-        return sum(backbone.site_of(site).weight.nbytes for site in part.tensors)
+            return component.nbytes
+        return sum(backbone.site_of(site).weight.nbytes for site in component.tensors)
 
-    def replaced_weights(self, part: Component) -> set[str]:
-        return set(part.tensors)
+    def replaced_weights(self, component: Component[MaskConfig]) -> set[str]:
+        return set(component.tensors)
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
@@ -152,7 +143,7 @@ class _TrainableMask(Trainable):
             masked[place.name] = [OwnWeight(Weight(place.weight * keep, place.bias))]
         return BoundComponent(linear=masked)
 
-    def part(self) -> Component:
+    def component(self) -> Component[MaskConfig]:
         tensors = {
             site: {"mask": pack_bits(scores.detach() > self.threshold)}
             for site, scores in zip(self.sites, self.scores, strict=True)

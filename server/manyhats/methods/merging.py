@@ -7,13 +7,13 @@ there, DARE divides what is left by the density, as the paper does, and its chan
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from manyhats.errors import InvalidRequest
-from manyhats.methods.base import Component
+from manyhats.methods.component import Component
 from manyhats.methods.lora import LoraConfig
 
 Strategy = Literal["linear", "ties", "dare_linear", "dare_ties"]
@@ -63,28 +63,30 @@ def _chosen(tensor: Tensor, density: float, generator: torch.Generator) -> Tenso
 
 
 def merge_loras(
-    parts: Sequence[Component],
+    components: Sequence[Component[Any]],
     weights: Sequence[float],
     strategy: Strategy,
     density: float,
     sign: SignMethod,
     seed: int,
-) -> Component:
+) -> Component[Any]:
     """One LoRA of several. A layer that only some of them adapt is merged of these.
 
     Raises InvalidRequest for other methods, LoRAs with more than A and B, and different ranks.
     """
     found: dict[str, dict[str, list[tuple[Tensor, float]]]] = {}
     scales: dict[str, float] = {}
-    for part, weight in zip(parts, weights, strict=True):
-        if not isinstance(part.config, LoraConfig):
-            raise InvalidRequest(f"adapters of the method '{part.method}' cannot be merged; LoRAs can", param="ids")
-        for site, leaves in part.tensors.items():
+    for component, weight in zip(components, weights, strict=True):
+        if not isinstance(component.config, LoraConfig):
+            raise InvalidRequest(
+                f"adapters of the method '{component.method}' cannot be merged; LoRAs can", param="ids"
+            )
+        for site, leaves in component.tensors.items():
             if set(leaves) != {"A", "B"}:
                 raise InvalidRequest(
                     f"a LoRA with {', '.join(sorted(set(leaves) - {'A', 'B'}))} cannot be merged", param="ids"
                 )
-            scales.setdefault(site, part.config.scales[site])
+            scales.setdefault(site, component.config.scales[site])
             for leaf, tensor in leaves.items():
                 found.setdefault(site, {}).setdefault(leaf, []).append((tensor, weight))
     generator = torch.Generator().manual_seed(seed)

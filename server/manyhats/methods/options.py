@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manyhats.errors import InvalidRequest
-from manyhats.methods.base import Component
+from manyhats.methods.component import Component
 
 
 class Options:
@@ -76,10 +76,10 @@ class Options:
                 raise InvalidRequest(f"{self._method}: {name} must be numbers, not {item!r}")
         return found
 
-    def parts(self, name: str) -> list[Component]:
+    def components(self, name: str) -> list[Component[Any]]:
         """Adapters' parts that the caller has read. Raises InvalidRequest where they are not given."""
         value = self._take(name, None)
-        if not isinstance(value, list) or not all(isinstance(part, Component) for part in value):
+        if not isinstance(value, list) or not all(isinstance(component, Component) for component in value):
             raise InvalidRequest(f"{self._method} needs the option {name}: folders of trained adapters", param=name)
         return value
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from manyhats.backbone.sites import Actors
 from manyhats.kernels.segments import Segment as Rows
 from manyhats.methods.actors import Member, Pass, Shape
-from manyhats.methods.adapter import BoundAdapter
+from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.signature import Signature
 from manyhats.methods.slots import SlotTables, slot_tables
 

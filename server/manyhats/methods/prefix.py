@@ -6,7 +6,7 @@ adapter, however many sequences of a batch attend to it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,12 +19,9 @@ from manyhats.backbone.sites import Actors, KeyValueActor
 from manyhats.errors import AdapterMismatch
 from manyhats.methods.base import (
     BoundComponent,
-    Component,
     Method,
-    MethodConfig,
     Pair,
     SequenceSlices,
-    StateDict,
     Trainable,
     expect_leaves,
     expect_shape,
@@ -36,6 +33,7 @@ from manyhats.methods.base import (
     parameter_key,
     reject_padded,
 )
+from manyhats.methods.component import Component, MethodConfig, StateDict
 from manyhats.methods.operations import PrefixRows
 from manyhats.methods.options import Options
 
@@ -59,39 +57,38 @@ def layer_site(layer: int) -> str:
     return f"layers.{layer}.key_value"
 
 
-class Prefix(Method):
+class Prefix(Method[PrefixConfig]):
     """Leaves at the `key_value` of every layer that is not left out: `keys` and `values`, (length, kv_heads, head_dim);
     where the prefix is gated `gate.weight` (1, width) and `gate.bias` (1,)."""
 
     name: ClassVar[str] = "prefix"
-    config: ClassVar[type[MethodConfig]] = PrefixConfig
+    config = PrefixConfig
 
-    def check(self, part: Component, backbone: Backbone) -> None:
-        assert isinstance(part.config, PrefixConfig)
-        length = part.config.length
+    def check(self, component: Component[PrefixConfig], backbone: Backbone) -> None:
+        length = component.config.length
         reject_padded(backbone, "a prefix")
         if length < 1:
             raise AdapterMismatch("the prefix has no rows", param="num_virtual_tokens")
-        if part.config.shift_positions and length + 3 > backbone.max_tokens:
+        if component.config.shift_positions and length + 3 > backbone.max_tokens:
             raise AdapterMismatch(
                 f"the prefix has {length} rows, which leaves no room in the backbone's {backbone.max_tokens} positions",
                 param="num_virtual_tokens",
             )
-        left_out = part.config.left_out
+        left_out = component.config.left_out
         if any(not 0 <= layer < backbone.layers for layer in left_out):
             raise AdapterMismatch(
                 f"the prefix leaves out the layers {left_out}, but the backbone {backbone.name} has {backbone.layers}",
                 param="left_out",
             )
         wanted = {layer_site(i) for i in range(backbone.layers) if i not in left_out}
-        if set(part.tensors) != wanted or not wanted:
+        if set(component.tensors) != wanted or not wanted:
             raise AdapterMismatch(
-                f"the prefix is for {len(part.tensors)} layers, but the backbone {backbone.name} has {backbone.layers}"
-                + (f", of which it leaves out {len(set(left_out))}" if left_out else ""),
+                f"the prefix is for {len(component.tensors)} layers, but the backbone {backbone.name} has "
+                f"{backbone.layers}" + (f", of which it leaves out {len(set(left_out))}" if left_out else ""),
                 param="num_layers",
             )
-        gated = any("gate.weight" in leaves for leaves in part.tensors.values())
-        for site, leaves in part.tensors.items():
+        gated = any("gate.weight" in leaves for leaves in component.tensors.values())
+        for site, leaves in component.tensors.items():
             expect_leaves(leaves, ("keys", "values"), site)
             for name in ("keys", "values"):
                 expect_shape(leaves[name], (length, *backbone.kv_shape), f"{site}.{name}", backbone)
@@ -102,11 +99,16 @@ class Prefix(Method):
                 expect_shape(leaves["gate.weight"], (1, backbone.hidden), f"{site}.gate.weight", backbone)
                 expect_shape(leaves["gate.bias"], (1,), f"{site}.gate.bias", backbone)
 
-    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
-        assert isinstance(part.config, PrefixConfig)
-        left_out = frozenset(part.config.left_out)
+    def check_together(self, components: Sequence[Component[PrefixConfig]]) -> None:
+        if len({component.gated for component in components}) > 1:
+            raise AdapterMismatch("of several prefixes in one adapter all are gated or none", param="parts")
+        if len(components) > 1 and any(component.config.left_out for component in components):
+            raise AdapterMismatch("of several prefixes in one adapter each must be for all layers", param="leave_out")
+
+    def bind(self, component: Component[PrefixConfig], backbone: Backbone) -> BoundComponent:
+        left_out = frozenset(component.config.left_out)
         rows: dict[int, Any] = {
-            layer: _rows(on_device(part.tensors[layer_site(layer)], backbone))
+            layer: _rows(on_device(component.tensors[layer_site(layer)], backbone))
             for layer in range(backbone.layers)
             if layer not in left_out
         }
@@ -114,11 +116,10 @@ class Prefix(Method):
         if left_out:
             empty = torch.zeros_like(next(iter(rows.values())).keys)
             rows |= dict.fromkeys(left_out, _NoRows(empty, gated))
-        return _bound(rows, part.config, self.slot_size(part, backbone), gated=gated)
+        return _bound(rows, component.config, self.slot_size(component, backbone), gated=gated)
 
-    def rank(self, part: Component) -> int | None:
-        assert isinstance(part.config, PrefixConfig)
-        return part.config.length
+    def rank(self, component: Component[PrefixConfig]) -> int | None:
+        return component.config.length
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
@@ -222,7 +223,7 @@ class _TrainablePrefix(Trainable):
         rows = {layer: _rows(leaves) for layer, leaves in self._leaves().items()}
         return _bound(rows, self.config, gated=len(self.gates) > 0)
 
-    def part(self) -> Component:
+    def component(self) -> Component[PrefixConfig]:
         sites = {
             layer_site(i): {name: tensor.detach().cpu().contiguous() for name, tensor in leaves.items()}
             for i, leaves in self._leaves().items()

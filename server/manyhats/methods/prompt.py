@@ -17,9 +17,7 @@ from manyhats.backbone.sites import EMBEDDED
 from manyhats.errors import AdapterMismatch
 from manyhats.methods.base import (
     BoundComponent,
-    Component,
     Method,
-    MethodConfig,
     SequenceSlices,
     Trainable,
     expect_leaves,
@@ -27,6 +25,7 @@ from manyhats.methods.base import (
     expect_shape,
     reject_padded,
 )
+from manyhats.methods.component import Component, MethodConfig
 from manyhats.methods.options import Options
 
 if TYPE_CHECKING:
@@ -59,24 +58,23 @@ class _Prompt:
         return self._put(states, spans)
 
 
-class Prompt(Method):
+class Prompt(Method[PromptConfig]):
     """Leaf at `embeddings`: `prompt` (length, width of the word embeddings)."""
 
     name: ClassVar[str] = "prompt"
-    config: ClassVar[type[MethodConfig]] = PromptConfig
+    config = PromptConfig
 
-    def check(self, part: Component, backbone: Backbone) -> None:
-        assert isinstance(part.config, PromptConfig)
+    def check(self, component: Component[PromptConfig], backbone: Backbone) -> None:
         reject_padded(backbone, "a prompt")
-        if set(part.tensors) != {PROMPT_SITE}:
+        if set(component.tensors) != {PROMPT_SITE}:
             raise AdapterMismatch("a prompt acts on the embeddings alone", param="prompt")
-        leaves = part.tensors[PROMPT_SITE]
+        leaves = component.tensors[PROMPT_SITE]
         expect_leaves(leaves, ("prompt",), PROMPT_SITE)
         length = expect_matrix(leaves["prompt"], "prompt_embeddings")
         table = backbone.embedding[backbone.family.word_embeddings].module
-        width = backbone.hidden if part.config.after_embeddings else table.embedding_dim
+        width = backbone.hidden if component.config.after_embeddings else table.embedding_dim
         expect_shape(leaves["prompt"], (length, width), "prompt_embeddings", backbone)
-        if part.config.after_embeddings and backbone.family.rotary:
+        if component.config.after_embeddings and backbone.family.rotary:
             raise AdapterMismatch(
                 f"a prompt behind the embeddings has no positions of its own, which the backbone {backbone.name} "
                 f"({backbone.config.model_type}) turns into its keys",
@@ -88,13 +86,12 @@ class Prompt(Method):
                 param="num_virtual_tokens",
             )
 
-    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
-        assert isinstance(part.config, PromptConfig)
-        prompt = part.tensors[PROMPT_SITE]["prompt"].to(backbone.device, backbone.dtype)
-        return _bound(prompt, part.config, backbone, prompt.nbytes)
+    def bind(self, component: Component[PromptConfig], backbone: Backbone) -> BoundComponent:
+        prompt = component.tensors[PROMPT_SITE]["prompt"].to(backbone.device, backbone.dtype)
+        return _bound(prompt, component.config, backbone, prompt.nbytes)
 
-    def rank(self, part: Component) -> int | None:
-        return part.tensors[PROMPT_SITE]["prompt"].shape[0]
+    def rank(self, component: Component[PromptConfig]) -> int | None:
+        return component.tensors[PROMPT_SITE]["prompt"].shape[0]
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
@@ -157,6 +154,6 @@ class _TrainablePrompt(Trainable):
     def bound(self) -> BoundComponent:
         return _bound(self._rows(), PromptConfig(), self.backbone)
 
-    def part(self) -> Component:
+    def component(self) -> Component[PromptConfig]:
         with torch.no_grad():
             return Component(Prompt.name, PromptConfig(), {PROMPT_SITE: {"prompt": self._rows().detach().cpu()}})

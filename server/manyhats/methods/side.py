@@ -26,17 +26,15 @@ from manyhats.backbone.sites import EMBEDDED, LAST, Actors
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.methods.base import (
     BoundComponent,
-    Component,
     Method,
-    MethodConfig,
     SequenceSlices,
-    StateDict,
     Trainable,
     expect_leaves,
     expect_shape,
     on_device,
     reject_padded,
 )
+from manyhats.methods.component import Component, MethodConfig, StateDict
 from manyhats.methods.options import Options
 
 if TYPE_CHECKING:
@@ -102,29 +100,31 @@ class _Side:
         return self.blend * states + (1 - self.blend) * side
 
 
-class Side(Method):
+class Side(Method[SideConfig]):
     """Leaves at `side`: `alpha` () or (1,) or (width,), before the sigmoid; `network.<parameter>`; where the widths
     differ `projection.weight` (width, side width) and maybe `projection.bias`."""
 
     name: ClassVar[str] = "side"
-    config: ClassVar[type[MethodConfig]] = SideConfig
+    config = SideConfig
+    incompatible_with: ClassVar[Mapping[str, str]] = {
+        "prompt": "a prompt's virtual tokens mean nothing to a side network",
+    }
 
-    def non_causal(self, part: Component) -> bool:
+    def non_causal(self, component: Component[SideConfig]) -> bool:
         return True  # its network reads the text by itself
 
-    def check(self, part: Component, backbone: Backbone) -> None:
+    def check(self, component: Component[SideConfig], backbone: Backbone) -> None:
         reject_padded(backbone, "a side network")
-        assert isinstance(part.config, SideConfig)
-        if set(part.tensors) != {SIDE_SITE}:
+        if set(component.tensors) != {SIDE_SITE}:
             raise AdapterMismatch("a side network stands beside the whole backbone", param=SIDE_SITE)
-        leaves = part.tensors[SIDE_SITE]
+        leaves = component.tensors[SIDE_SITE]
         expect_leaves(leaves, ("alpha",), SIDE_SITE)
         width = backbone.output_width
         if tuple(leaves["alpha"].shape) not in ((), (1,)):
             expect_shape(leaves["alpha"], (width,), "alpha", backbone)
         with torch.device("meta"):
-            network = _build(part.config, backbone)
-        needed = _needed(network, part.config)
+            network = _build(component.config, backbone)
+        needed = _needed(network, component.config)
         given = _network_leaves(leaves)
         odd = [name for name in given if name not in needed and not name.startswith("pooler.")]
         missing = [name for name in needed if name not in given]
@@ -148,10 +148,9 @@ class Side(Method):
         if strange:
             raise AdapterMismatch(f"a side network has no place for '{strange[0]}'", param=strange[0])
 
-    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
-        assert isinstance(part.config, SideConfig)
-        leaves = part.tensors[SIDE_SITE]
-        network = _build(part.config, backbone)
+    def bind(self, component: Component[SideConfig], backbone: Backbone) -> BoundComponent:
+        leaves = component.tensors[SIDE_SITE]
+        network = _build(component.config, backbone)
         given = {name: t for name, t in _network_leaves(leaves).items() if not name.startswith("pooler.")}
         network.load_state_dict({name: t.float() for name, t in given.items()}, strict=False)
         if getattr(network, "pooler", None) is not None:
@@ -162,7 +161,7 @@ class Side(Method):
         projection = None
         if "projection.weight" in ready:
             projection = ready["projection.weight"], ready.get("projection.bias")
-        side = _Side(beside, torch.sigmoid(ready["alpha"]), projection, part.config.kind == "layers")
+        side = _Side(beside, torch.sigmoid(ready["alpha"]), projection, component.config.kind == "layers")
         steps = {LAST: side.mix} | ({EMBEDDED: side.catch} if side.on_embeddings else {})
         return BoundComponent(states=steps, nbytes=sum(p.nbytes for p in network.parameters()))
 
@@ -272,7 +271,7 @@ class _TrainableSide(Trainable):
         side = _Side(self.beside, torch.sigmoid(self.alpha), None, on_embeddings=True)
         return BoundComponent(states={LAST: side.mix, EMBEDDED: side.catch})
 
-    def part(self) -> Component:
+    def component(self) -> Component[SideConfig]:
         state = self.network.state_dict()
         leaves = {f"{_NETWORK}{name}": state[name].detach().cpu().clone() for name in self.trained}
         return Component(Side.name, self.config, {SIDE_SITE: leaves | {"alpha": self.alpha.detach().cpu()}})

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from manyhats.kernels.base import Kernels, Weight
 from manyhats.kernels.registry import AUTO, choose
 from manyhats.kernels.segments import Table
+from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.operations import HeadLayer
 from manyhats.methods.signature import Placement, Signature
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
-    from manyhats.methods.adapter import BoundAdapter
 
 T = TypeVar("T")
 
@@ -78,10 +78,11 @@ class SlotTables:
         return slot
 
     def release(self, adapter: BoundAdapter) -> None:
-        """Frees the adapter's slot, where it has one."""
-        slot, adapter.slot = adapter.slot, None
-        if slot is not None:
-            self._leaving[slot]()
+        """Frees the slots of an adapter that no pass uses any more, and of those that were made of it."""
+        for one in (adapter, *adapter.derived):
+            slot, one.slot = one.slot, None
+            if slot is not None:
+                self._leaving[slot]()
 
     def _drop(self, slot: int, tables: list[dict[str, Table[Any]]]) -> None:
         with self._lock:

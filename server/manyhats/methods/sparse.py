@@ -18,7 +18,8 @@ from manyhats.backbone.sites import EmbeddingSite, LinearSite
 from manyhats.errors import AdapterMismatch
 from manyhats.kernels.base import Rows
 from manyhats.kernels.base import Sparse as Difference
-from manyhats.methods.base import BoundComponent, Component, Method, MethodConfig, StateDict, Trainable
+from manyhats.methods.base import BoundComponent, Method, Trainable
+from manyhats.methods.component import Component, MethodConfig, StateDict
 from manyhats.methods.full_parameters import ParametersConfig, bound_parameters, own_parameter
 from manyhats.methods.operations import AddSparse, OwnRows
 from manyhats.methods.options import Options
@@ -35,27 +36,26 @@ class SparseConfig(MethodConfig):
     mode: Literal["add", "replace"] = "add"
 
 
-class Sparse(Method):
+class Sparse(Method[SparseConfig]):
     """Leaves at a linear, embedding or norm site, for each parameter that changes: `<parameter>.indices` (n,) into the
     flattened parameter (a linear weight as (out, in)), rising, and `<parameter>.values` (n,)."""
 
     name: ClassVar[str] = "sparse"
-    config: ClassVar[type[MethodConfig]] = SparseConfig
+    config = SparseConfig
 
-    def check(self, part: Component, backbone: Backbone) -> None:
-        for site, leaves in part.tensors.items():
+    def check(self, component: Component[SparseConfig], backbone: Backbone) -> None:
+        for site, leaves in component.tensors.items():
             for leaf in _changed(leaves):
                 own = own_parameter(backbone, site, leaf)
                 _check_pair(leaves, leaf, own.numel(), f"{site}.{leaf}")
 
-    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
-        assert isinstance(part.config, SparseConfig)
+    def bind(self, component: Component[SparseConfig], backbone: Backbone) -> BoundComponent:
         dense: dict[str, dict[str, Tensor]] = {}
         tables: dict[str, OwnRows] = {}
         differences: dict[str, AddSparse] = {}
         keeps = slot_tables(backbone).kernels.keeps_sparse
         nbytes = 0
-        for site, leaves in part.tensors.items():
+        for site, leaves in component.tensors.items():
             place = backbone.parameter_site(site)
             for leaf in _changed(leaves):
                 own = own_parameter(backbone, site, leaf)
@@ -65,20 +65,20 @@ class Sparse(Method):
                     width = own.shape[1]
                     ids, where = torch.unique(indices // width, return_inverse=True)
                     rows = own[ids].float()
-                    _put(rows, where * width + indices % width, values, part.config.mode)
+                    _put(rows, where * width + indices % width, values, component.config.mode)
                     changed_rows = rows.to(backbone.dtype)
                     tables[place.name] = OwnRows(Rows(changed_rows, ids))
                     nbytes += changed_rows.nbytes + ids.nbytes
                     continue
                 if keeps and isinstance(place, LinearSite) and leaf == "weight":
-                    if part.config.mode == "replace":
+                    if component.config.mode == "replace":
                         values = values - own.detach().reshape(-1)[indices].float()
                     difference = Difference(indices, values.to(backbone.dtype))
                     differences[place.name] = AddSparse(difference)
                     nbytes += indices.nbytes + difference.values.nbytes
                     continue
                 changed = own.detach().to(torch.float32, copy=True).contiguous()
-                _put(changed, indices, values, part.config.mode)
+                _put(changed, indices, values, component.config.mode)
                 ready = changed.to(backbone.dtype)
                 nbytes += ready.nbytes
                 dense.setdefault(site, {})[leaf] = ready
@@ -91,10 +91,10 @@ class Sparse(Method):
         bound.nbytes = nbytes
         return bound
 
-    def slot_size(self, part: Component, backbone: Backbone) -> int:
+    def slot_size(self, component: Component[SparseConfig], backbone: Backbone) -> int:
         size = 0
         keeps = slot_tables(backbone).kernels.keeps_sparse
-        for site, leaves in part.tensors.items():
+        for site, leaves in component.tensors.items():
             place = backbone.parameter_site(site)
             for leaf in _changed(leaves):
                 own = own_parameter(backbone, site, leaf)
@@ -108,8 +108,8 @@ class Sparse(Method):
                 size += own.nbytes
         return size
 
-    def replaced_weights(self, part: Component) -> set[str]:
-        return {site for site, leaves in part.tensors.items() if "weight.indices" in leaves}
+    def replaced_weights(self, component: Component[SparseConfig]) -> set[str]:
+        return {site for site, leaves in component.tensors.items() if "weight.indices" in leaves}
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
@@ -281,7 +281,7 @@ class _TrainableSparse(Trainable):
     def penalty(self) -> Tensor | None:
         return None if self.relaxation is None or not len(self.strengths) else self.relaxation.penalty(self.strengths)
 
-    def part(self) -> Component:
+    def component(self) -> Component[Any]:
         sites: dict[str, dict[str, Tensor]] = {}
         whole = self.pick == "parameters"
         for i, indices, values in self._kept():

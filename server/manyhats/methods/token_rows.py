@@ -10,15 +10,8 @@ from torch import Tensor, nn
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.kernels.base import Rows
-from manyhats.methods.base import (
-    BoundComponent,
-    Component,
-    Method,
-    MethodConfig,
-    Trainable,
-    expect_leaves,
-    expect_shape,
-)
+from manyhats.methods.base import BoundComponent, Method, Trainable, expect_leaves, expect_shape
+from manyhats.methods.component import Component, MethodConfig
 from manyhats.methods.operations import Operation, OwnRows, SetOutputs
 from manyhats.methods.options import Options
 
@@ -30,15 +23,15 @@ class TokenRowsConfig(MethodConfig):
     """Nothing: the leaves say all."""
 
 
-class TokenRows(Method):
+class TokenRows(Method[TokenRowsConfig]):
     """Leaves at an embedding or at the language-model head: `ids` (n,), `rows` (n, dim). The rows of an embedding that
     the language-model head shares are that head's too."""
 
     name: ClassVar[str] = "token_rows"
-    config: ClassVar[type[MethodConfig]] = TokenRowsConfig
+    config = TokenRowsConfig
 
-    def check(self, part: Component, backbone: Backbone) -> None:
-        for site, leaves in part.tensors.items():
+    def check(self, component: Component[TokenRowsConfig], backbone: Backbone) -> None:
+        for site, leaves in component.tensors.items():
             expect_leaves(leaves, ("ids", "rows"), site)
             place = backbone.embedding.get(backbone.bare_name(site))
             if place is None and (backbone.vocabulary is None or site != backbone.vocabulary.output_layer):
@@ -57,9 +50,9 @@ class TokenRows(Method):
                     param="token_indices",
                 )
 
-    def bind(self, part: Component, backbone: Backbone) -> BoundComponent:
+    def bind(self, component: Component[TokenRowsConfig], backbone: Backbone) -> BoundComponent:
         ready: dict[str, tuple[Tensor, Tensor]] = {}
-        for site, leaves in part.tensors.items():
+        for site, leaves in component.tensors.items():
             ids, order = leaves["ids"].to(backbone.device, torch.long).sort()
             ready[site] = ids, leaves["rows"].to(backbone.device, backbone.dtype)[order]
         return _bound(ready, backbone)
@@ -112,6 +105,6 @@ class _TrainableRows(Trainable):
     def bound(self) -> BoundComponent:
         return _bound({self.site: (self.ids, self.rows)}, self.backbone)
 
-    def part(self) -> Component:
+    def component(self) -> Component[TokenRowsConfig]:
         leaves = {"ids": self.ids.cpu(), "rows": self.rows.detach().cpu()}
         return Component(TokenRows.name, TokenRowsConfig(), {self.site: leaves})

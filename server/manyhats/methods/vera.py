@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from manyhats.methods.base import StateDict
+from manyhats.methods.component import StateDict
 
 _MOST = 1 << 26  # values of the two matrices; a small file can stand for very large ones
 

@@ -7,7 +7,7 @@ import threading
 
 
 class MemoryBudget:
-    """Bytes that are given out until there are none left. Safe from any thread."""
+    """Bytes that are reserved until none are left. Safe from any thread."""
 
     def __init__(self, limit: int = sys.maxsize) -> None:
         self.limit = limit
@@ -16,15 +16,15 @@ class MemoryBudget:
 
     @property
     def used(self) -> int:
-        """Bytes that are given out."""
+        """Bytes that are reserved."""
         return self._used
 
     def fits(self, size: int) -> bool:
         """Whether so many bytes are left."""
         return self._used + size <= self.limit
 
-    def take(self, size: int) -> bool:
-        """Gives out so many bytes; False, and none, where they are not left."""
+    def reserve(self, size: int) -> bool:
+        """Reserves so many bytes; False, and none, where they are not left."""
         with self._lock:
             if not self.fits(size):
                 return False
@@ -36,7 +36,7 @@ class MemoryBudget:
         with self._lock:
             self._used += size
 
-    def give_back(self, size: int) -> None:
-        """Takes bytes back that were given out."""
+    def free(self, size: int) -> None:
+        """Gives back bytes that were reserved or added."""
         with self._lock:
             self._used -= size

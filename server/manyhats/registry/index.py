@@ -20,8 +20,8 @@ _SEARCHED = 10_000  # names that are searched for the nearest ones: about a mill
 class AdapterIndex:
     """All tasks, how many versions name each content, and how many requests need it. Safe from any thread."""
 
-    def __init__(self, chance: random.Random) -> None:
-        self._chance = chance  # chooses among the versions of a split
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng  # samples one of the versions of a split
         self._lock = threading.Lock()  # guards what follows
         self._tasks: dict[str, Task] = {}
         self._names: list[str] = []  # sorted
@@ -89,7 +89,7 @@ class AdapterIndex:
             )
         if len(targets) == 1:
             return task.version(targets[0].version)
-        (chosen,) = self._chance.choices(targets, weights=[target.weight for target in targets])
+        (chosen,) = self._rng.choices(targets, weights=[target.weight for target in targets])
         return task.version(chosen.version)
 
     def uses(self, sha256: str) -> bool:
@@ -99,7 +99,7 @@ class AdapterIndex:
 
     def needing(self, sha256: str) -> list[Version]:
         """All versions that need this content."""
-        return [version for task in self.all() for version in task.versions if sha256 in needed(version)]
+        return [version for task in self.all() for version in task.versions if sha256 in contents_of(version)]
 
     def check_reading(self, sha256: str, info: AdapterInfo) -> None:
         """Raises Conflict where a version has the same content, and its head is read for something else there."""
@@ -124,15 +124,15 @@ class AdapterIndex:
             version = self.resolve(ref)
             with self._lock:
                 if version.sha256 in self._uses:  # not deleted between the two steps
-                    for sha in needed(version):
+                    for sha in contents_of(version):
                         self._pins[sha] = self._pins.get(sha, 0) + 1
                     return version
 
     def drop_pin(self, version: Version) -> list[str]:
-        """Takes a pin back; the contents that nobody needs any more."""
+        """Undoes `pin`; the contents that nobody needs any more."""
         orphans = []
         with self._lock:
-            for sha in needed(version):
+            for sha in contents_of(version):
                 self._pins[sha] -= 1
                 if not self._pins[sha]:
                     del self._pins[sha]
@@ -140,24 +140,24 @@ class AdapterIndex:
                         orphans.append(sha)
         return orphans
 
-    def wanted(self, sha256: str) -> bool:
+    def is_needed(self, sha256: str) -> bool:
         """Whether any version or request needs this content."""
         with self._lock:
             return sha256 in self._uses or sha256 in self._pins
 
     # ---- changing (the registry's writes call these after their commit)
 
-    def fill(self, tasks: Iterable[Task]) -> None:
-        """Takes in all tasks at once."""
+    def load(self, tasks: Iterable[Task]) -> None:
+        """Replaces everything by these tasks."""
         with self._lock:
             self._tasks = {task.name: task for task in tasks}
             self._names = sorted(self._tasks)
             self._uses = {}
             for task in self._tasks.values():
                 for version in task.versions:
-                    self._count_in(version)
+                    self._incref(version)
 
-    def publish(self, task: Task) -> Task:
+    def put(self, task: Task) -> Task:
         """Puts a task in the place of the one of its name; its new versions count as uses of their content."""
         with self._lock:
             before = self._tasks.get(task.name)
@@ -166,21 +166,21 @@ class AdapterIndex:
             known = {version.number for version in before.versions} if before else set()
             for version in task.versions:
                 if version.number not in known:
-                    self._count_in(version)
+                    self._incref(version)
             self._tasks[task.name] = task
         return task
 
-    def withdraw(self, task: str) -> None:
-        """Takes a task out. Its versions are to be counted out with `count_out`."""
+    def remove(self, task: str) -> None:
+        """Removes a task. `decref` is to follow for its versions."""
         with self._lock:
             del self._tasks[task]
             self._names.remove(task)
 
-    def count_out(self, versions: Iterable[Version]) -> list[str]:
-        """Counts versions out; the contents that nobody needs any more."""
+    def decref(self, versions: Iterable[Version]) -> list[str]:
+        """Removes a use of each content that these versions need; the contents that nobody needs any more."""
         orphans = []
         with self._lock:
-            for sha in (sha for version in versions for sha in needed(version)):
+            for sha in (sha for version in versions for sha in contents_of(version)):
                 self._uses[sha] -= 1
                 if not self._uses[sha]:
                     del self._uses[sha]
@@ -193,11 +193,11 @@ class AdapterIndex:
         with self._lock:
             return set(self._uses)
 
-    def _count_in(self, version: Version) -> None:
-        for sha in needed(version):
+    def _incref(self, version: Version) -> None:
+        for sha in contents_of(version):
             self._uses[sha] = self._uses.get(sha, 0) + 1
 
 
-def needed(version: Version) -> set[str]:
+def contents_of(version: Version) -> set[str]:
     """The contents that a version needs: its own, and those that it is made of."""
     return {version.sha256, *version.info.references}

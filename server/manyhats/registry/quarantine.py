@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 class Quarantine:
     """Checks contents by their digest, and knows those that did not pass. Safe from any thread."""
 
-    def __init__(self, blobs: Blobs, catalogue: AdapterIndex) -> None:
+    def __init__(self, blobs: Blobs, index: AdapterIndex) -> None:
         self._blobs = blobs
-        self._catalogue = catalogue
+        self._index = index
         self._lock = threading.Lock()
         self._held: dict[str, tuple[str, object]] = {}  # why, and how the files looked, by sha256
 
@@ -68,7 +68,7 @@ class Quarantine:
         """All versions of which `of` gives a reason."""
         with self._lock:
             held = list(self._held)
-        found = {version.ref: version for sha in held for version in self._catalogue.needing(sha)}
+        found = {version.ref: version for sha in held for version in self._index.needing(sha)}
         return [found[ref] for ref in sorted(found)]
 
     def lift(self, sha256: str) -> None:
@@ -80,9 +80,9 @@ class Quarantine:
 
     def _named(self, sha256: str) -> str:
         """The versions that need a content, for a message; empty where nobody does."""
-        if not self._catalogue.wanted(sha256):
+        if not self._index.is_needed(sha256):
             return ""
-        names = [version.ref for version in self._catalogue.needing(sha256)] or ["a deleted version"]
+        names = [version.ref for version in self._index.needing(sha256)] or ["a deleted version"]
         return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
     def _hold(self, sha256: str, reason: str, looks: object) -> None:

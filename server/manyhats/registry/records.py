@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from manyhats.backbone.sentence import MODES, Mode
 from manyhats.errors import InvalidRequest, NotFound
+from manyhats.messages import first_error
 from manyhats.methods.heads import Kind
 
 _SPLIT_LIMIT = 16
@@ -105,9 +106,9 @@ def parse_settings(values: Mapping[str, Any]) -> TaskSettings:
     try:
         return TaskSettings.model_validate(dict(values), strict=True)  # a text that reads like true is none
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(map(str, first["loc"])) or "settings"
-        raise InvalidRequest(f"{name}: {first['msg']}", param=name) from None
+        first = first_error(error)
+        name = first.field or "settings"
+        raise InvalidRequest(f"{name}: {first.message}", param=name) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,9 +63,9 @@ class Registry(AdapterIndex):
         *,
         max_tasks: int = 100_000,
         max_versions: int = 1000,
-        chance: random.Random | None = None,
+        rng: random.Random | None = None,
     ) -> None:
-        super().__init__(chance or random.Random())
+        super().__init__(rng or random.Random())
         self.store = store
         self.own_folder = store / ".manyhats"
         self._inspect = inspect
@@ -100,7 +100,7 @@ class Registry(AdapterIndex):
                 self._database.open(make=self._blobs.empty())
                 undo.callback(self._database.close)
                 with self._database.read() as session:
-                    self.fill(read_tasks(session))
+                    self.load(read_tasks(session))
                 self._blobs.clean(self.contents())
                 self.quarantine.check_present(self.contents())
             except ConfigurationError:
@@ -223,7 +223,7 @@ class Registry(AdapterIndex):
                 if is_full(error):  # surely not committed; the room is wanted back at once
                     self._remove_blob(sha)
                 raise
-            self.publish(after)
+            self.put(after)
             self.quarantine.lift(sha)
         if activate:
             self._tell("activated", version, task)
@@ -242,7 +242,7 @@ class Registry(AdapterIndex):
             settings = parse_settings(values)
             row.settings = values
             session.commit()
-            return self.publish(replace(found, settings=settings))
+            return self.put(replace(found, settings=settings))
 
     def delete_task(self, task: str) -> None:
         """Takes a task away. Requests in flight keep their files until they are done."""
@@ -255,7 +255,7 @@ class Registry(AdapterIndex):
             found = self.task(task)
             session.execute(delete(TaskRow).where(TaskRow.name == task))
             session.commit()
-            self.withdraw(task)
+            self.remove(task)
             self._forget(found.versions)
         return found.versions
 
@@ -279,7 +279,7 @@ class Registry(AdapterIndex):
             session.execute(delete(VersionRow).where(VersionRow.task == task, VersionRow.number == number))
             drop_ways_back(session, found, number)
             session.commit()
-            after = self.publish(replace(found, versions=tuple(v for v in found.versions if v is not version)))
+            after = self.put(replace(found, versions=tuple(v for v in found.versions if v is not version)))
             self._forget([version])
         return after, version
 
@@ -293,7 +293,7 @@ class Registry(AdapterIndex):
             versions = [found.version(target.version) for target in targets]
             after = point(session, found, alias, tuple(targets))
             session.commit()
-            self.publish(after)
+            self.put(after)
         for version in versions:
             self._tell("activated", version, task)
         return after
@@ -312,7 +312,7 @@ class Registry(AdapterIndex):
                 raise NotFound(f"The task `{task}` has no alias '{alias[:200]}'.", param="alias")
             after = drop_alias(session, found, alias)
             session.commit()
-            return self.publish(after)
+            return self.put(after)
 
     def rollback(self, task: str, to: int | None = None) -> Task:
         """`stable` back to what it pointed at before; again, further back. With `to`, to that version.
@@ -326,7 +326,7 @@ class Registry(AdapterIndex):
             found = self.task(task)
             after = point_back(session, found)
             session.commit()
-            self.publish(after)
+            self.put(after)
         for version in after.stable_versions:
             self._tell("activated", version, task)
         return after
@@ -348,17 +348,17 @@ class Registry(AdapterIndex):
 
     def _forget(self, versions: Iterable[Version]) -> None:
         """Counts versions out, and removes the blobs that nobody needs any more."""
-        for sha in self.count_out(versions):
+        for sha in self.decref(versions):
             self._remove_blob(sha)
 
     def _remove_blob(self, sha: str) -> None:
         with self._database.lock:  # not while an upload of the same content is being kept
-            if not self.wanted(sha):
+            if not self.is_needed(sha):
                 self._blobs.remove(sha)
                 self.quarantine.lift(sha)
 
     def _require(self, sha: str) -> None:
-        if not self.wanted(sha):
+        if not self.is_needed(sha):
             raise InvalidRequest(
                 f"no stored version has the sha256 '{sha[:80]}'; upload the member first", param="members"
             )

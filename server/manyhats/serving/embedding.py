@@ -9,7 +9,7 @@ from manyhats.backbone import Backbone, Text
 from manyhats.backbone.sentence import EVERY_TOKEN, Pooling, SentenceEmbedding, modes_of
 from manyhats.core.sequence import PoolingParams
 from manyhats.errors import InvalidRequest
-from manyhats.methods.adapter import BoundAdapter
+from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.records import TaskSettings
 from manyhats.serving.inputs import Prepared, prepare
 from manyhats.serving.parameters import EmbedParameters

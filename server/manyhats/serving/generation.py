@@ -17,7 +17,7 @@ from manyhats.engine.prompt_logprobs import PromptLogprob as PromptLogprob
 from manyhats.engine.prompt_logprobs import PromptLogprobs as PromptLogprobs
 from manyhats.engine.structured_output import Grammar, Grammars
 from manyhats.errors import InputTooLong, InvalidRequest
-from manyhats.methods.adapter import BoundAdapter
+from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.serving.inputs import InputWarning
 from manyhats.serving.outputs import Answer
 from manyhats.serving.parameters import GenerateParameters

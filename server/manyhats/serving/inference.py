@@ -11,7 +11,7 @@ from manyhats.backbone import Text, Tokenizer
 from manyhats.core.sequence import Delta, Request
 from manyhats.core.sequence import Sequence as TokenSequence
 from manyhats.errors import InvalidRequest, TooLarge
-from manyhats.methods.adapter import BARE, BoundAdapter
+from manyhats.methods.bound_adapter import BARE, BoundAdapter
 from manyhats.registry.names import BASE
 from manyhats.registry.records import TaskSettings, Version
 from manyhats.serving.chat import PLAIN, ChatOptions, Message, chat_prompt

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from manyhats.backbone import Encoded, Text, Tokenizer
 from manyhats.errors import InputTooLong, InvalidRequest, TooLarge
+from manyhats.messages import short_repr
 
 _ALL = 1 << 30  # tokens
 _LONGEST_FILLED = 4_000_000  # characters of one input in its template
@@ -176,7 +176,7 @@ def check_tokens(prompts: Sequence[Sequence[int]], vocabulary: int) -> None:
             told = (
                 "is empty"
                 if strange is None
-                else f"has the token {reprlib.repr(strange)}; the backbone has 0 to {vocabulary - 1}"
+                else f"has the token {short_repr(strange)}; the backbone has 0 to {vocabulary - 1}"
             )
             raise InvalidRequest(f"prompt {i} {told}", param=f"prompt.{i}")
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from manyhats.core.adapter import Adapter
 from manyhats.errors import InvalidRequest
-from manyhats.methods.adapter import Adapter
+from manyhats.messages import first_error
 from manyhats.methods.merging import SignMethod, Strategy, merge_loras
 from manyhats.registry.records import Version
 
@@ -54,9 +55,9 @@ def parse(parameters: Mapping[str, Any]) -> tuple[MergeBody, dict[str, Any]]:
     try:
         return MergeBody.model_validate(rest.pop(FIELD)), rest
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join([FIELD, *map(str, first["loc"])])
-        raise InvalidRequest(f"parameters.{name}: {first['msg']}", param=f"parameters.{name}") from None
+        first = first_error(error)
+        name = ".".join([FIELD, *map(str, first.location)])
+        raise InvalidRequest(f"parameters.{name}: {first.message}", param=f"parameters.{name}") from None
 
 
 def open_merged(registry: Registry, body: MergeBody, asked: Version, base: bool) -> MergedVersion:

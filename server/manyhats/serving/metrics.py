@@ -112,7 +112,7 @@ class RuntimeGauges(Collector):  # type: ignore[misc]
 
     def collect(self) -> Iterable[Metric]:
         """One family for each figure."""
-        stats = self._runtime.residency.stats()
+        stats = self._runtime.adapter_cache.stats()
         waiting = self._runtime.engine.waiting()
         quarantined = self._runtime.registry.quarantine.versions()
         figures = {

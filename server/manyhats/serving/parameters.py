@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -18,6 +17,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from manyhats.errors import InvalidRequest
+from manyhats.messages import first_error, short_repr
 from manyhats.registry.records import PoolingSetting
 
 _PROMPTS = {"prompt", "prompt_name"}
@@ -68,7 +68,7 @@ def _stops(value: Any) -> Any:
 def _token_name(value: str) -> str:
     if not (value.isascii() and value.isdigit() and len(value) <= 10):
         raise PydanticCustomError(
-            "token_name", "goes from token numbers to numbers, not from {got}", {"got": reprlib.repr(value)}
+            "token_name", "goes from token numbers to numbers, not from {got}", {"got": short_repr(value)}
         )
     return value
 
@@ -269,8 +269,8 @@ def parse_parameters(
     try:
         return model.model_validate({k: v for k, v in defaults.items() if k in model.model_fields} | dict(given))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else ""
+        first = first_error(error, with_input=True)
+        name = str(first.location[0]) if first.location else ""
         where = names.get(name, f"parameters.{name}") if name else "parameters"
-        got = f" (got {reprlib.repr(first['input'])})" if name else ""
-        raise InvalidRequest(f"{where}: {first['msg'].removeprefix('Value error, ')}{got}", param=where) from None
+        got = f" (got {short_repr(first.input)})" if name else ""
+        raise InvalidRequest(f"{where}: {first.reason}{got}", param=where) from None

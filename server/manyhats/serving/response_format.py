@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from manyhats.engine.structured_output import Grammar, Grammars
 from manyhats.errors import InvalidRequest
+from manyhats.messages import short_repr
 from manyhats.serving.parameters import GenerateParameters
 
 _PARAM = "response_format"
@@ -52,7 +52,7 @@ def _from_response_format(wanted: Mapping[str, Any], grammars: Callable[[], Gram
             return grammars().grammar(_text(wanted, "grammar", "value", "grammar"))
         case other:
             raise InvalidRequest(
-                f"response_format has the type {reprlib.repr(other)}, which is not supported; these are: {_TYPES}",
+                f"response_format has the type {short_repr(other)}, which is not supported; these are: {_TYPES}",
                 param=_PARAM,
             )
 

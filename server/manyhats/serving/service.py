@@ -16,7 +16,7 @@ from manyhats.backbone import Backbone
 from manyhats.core.sequence import Request
 from manyhats.engine.engine import Engine
 from manyhats.errors import DeadlineExceeded, EngineFailure, InvalidRequest, ManyhatsError, NotFound, Overloaded
-from manyhats.methods.adapter import BoundAdapter
+from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.names import BASE
 from manyhats.registry.records import TaskSettings, Version
@@ -39,11 +39,11 @@ class Service:
     """Asks and answers. All coroutines run on one event loop."""
 
     def __init__(
-        self, backbone: Backbone, registry: Registry, residency: AdapterCache, engine: Engine, limits: Limits
+        self, backbone: Backbone, registry: Registry, adapter_cache: AdapterCache, engine: Engine, limits: Limits
     ) -> None:
         self.backbone = backbone
         self.registry = registry
-        self.residency = residency
+        self.adapter_cache = adapter_cache
         self.engine = engine
         self.limits = limits
         self.dispatcher = Dispatcher()
@@ -152,11 +152,11 @@ class Service:
             self.engine.cancel(request)
         version_in_effect = one.effective_version
         if one.acquired and version_in_effect is not None:
-            self.residency.release(version_in_effect)
+            self.adapter_cache.release(version_in_effect)
         elif one.load_future is not None and not one.load_future.cancel():
             # It came true while nobody waited for it any more.
             given = version_in_effect or one.version
-            one.load_future.add_done_callback(lambda load: _release_if_given(self.residency, given, load))
+            one.load_future.add_done_callback(lambda load: _release_if_given(self.adapter_cache, given, load))
         if one.merged is not None:
             for member in one.merged.members:
                 self._unpin(member)
@@ -183,7 +183,7 @@ class Service:
             if version_in_effect is None:
                 ready.append(i)
                 continue
-            load = one.load_future = self.residency.acquire(version_in_effect)
+            load = one.load_future = self.adapter_cache.acquire(version_in_effect)
             if load.done() and load.exception() is None:
                 one.adapter, one.acquired = load.result(), True
                 ready.append(i)
@@ -293,6 +293,6 @@ def _as_answer(error: Exception) -> ManyhatsError:
     return EngineFailure("the server failed on this request; its log says why")
 
 
-def _release_if_given(residency: AdapterCache, version: Version, load: Future[BoundAdapter]) -> None:
+def _release_if_given(adapter_cache: AdapterCache, version: Version, load: Future[BoundAdapter]) -> None:
     if not load.cancelled() and load.exception() is None:
-        residency.release(version)
+        adapter_cache.release(version)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from manyhats.methods.adapter import BARE
+from manyhats.methods.bound_adapter import BARE
 from manyhats.training.batches import IGNORED, Item, Items
 from manyhats.training.evaluation import evaluate, predict
 from manyhats.training.libraries import require

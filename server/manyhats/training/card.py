@@ -11,9 +11,9 @@ import torch
 import transformers
 
 from manyhats._version import __version__
+from manyhats.methods.recipe import Schedule
 from manyhats.training.data import Dataset
 from manyhats.training.metrics import Score
-from manyhats.training.recipes import Schedule
 from manyhats.training.trainer import Outcome
 
 _PIPELINES = {

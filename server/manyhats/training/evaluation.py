@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manyhats.engine.forward import forward
-from manyhats.methods.adapter import BoundAdapter
+from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.training.batches import Item, ordered_batches
 from manyhats.training.metrics import Score, joined, score
 from manyhats.training.objective import row_of

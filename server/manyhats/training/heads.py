@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from manyhats.errors import InvalidRequest
 from manyhats.methods.heads import Head, Kind, Layer, Reads
-from manyhats.training.recipes import Recipe
+from manyhats.methods.recipe import Recipe
 from manyhats.training.rows import TaskKind
 
 if TYPE_CHECKING:

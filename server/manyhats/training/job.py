@@ -14,10 +14,11 @@ import torch
 from rich.console import Console
 
 from manyhats.backbone import Backbone
+from manyhats.core.adapter import Adapter
 from manyhats.errors import InvalidRequest, ManyhatsError
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
-from manyhats.methods.adapter import Adapter
+from manyhats.methods.recipe import Schedule
 from manyhats.training import baselines, data
 from manyhats.training.batches import Items, encode_dataset, shuffled_batches
 from manyhats.training.card import Report, model_card
@@ -29,7 +30,7 @@ from manyhats.training.files import sha256_of
 from manyhats.training.metrics import Score
 from manyhats.training.objective import balanced
 from manyhats.training.progress import Display
-from manyhats.training.recipes import Schedule, recipe_for, schedule_for
+from manyhats.training.recipes import recipe_for, schedule_for
 from manyhats.training.rows import Columns, TaskKind
 from manyhats.training.trainer import Trainer
 

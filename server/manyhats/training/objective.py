@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from manyhats.engine.forward import forward
 from manyhats.engine.forward_input import ForwardInput
-from manyhats.methods.adapter import BoundAdapter
+from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.training.batches import IGNORED, Item
 from manyhats.training.heads import NoHead, TrainableHead
 from manyhats.training.rows import TaskKind

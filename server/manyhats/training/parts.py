@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from manyhats.errors import InvalidRequest
-from manyhats.methods import METHODS
-from manyhats.methods.base import BoundComponent, Component, Method, Trainable
-from manyhats.training.recipes import Member, Recipe
+from manyhats.methods.base import BoundComponent, Method, Trainable
+from manyhats.methods.component import Component
+from manyhats.methods.recipe import Member, Recipe
+from manyhats.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -51,13 +52,13 @@ class TrainableParts(nn.Module):
                     found.append((rate * part.rates.get(name.split(".")[0], 1.0), parameter))
         return found
 
-    def bound(self) -> tuple[tuple[Method, BoundComponent], ...]:
+    def bound(self) -> tuple[tuple[Method[Any], BoundComponent], ...]:
         """The parts as they act now, with gradients; called once a step."""
         return tuple((method, part.bound()) for method, part in zip(self.methods, self._each(), strict=True))
 
-    def saved(self) -> tuple[Component, ...]:
+    def saved(self) -> tuple[Component[Any], ...]:
         """The parts to be saved, in host memory."""
-        return tuple(part.part() for part in self._each())
+        return tuple(part.component() for part in self._each())
 
     def penalty(self) -> Tensor | None:
         """What is added to the loss of every step."""

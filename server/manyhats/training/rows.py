@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from manyhats.messages import first_error
+
 TaskKind = Literal["classify", "multilabel", "regress", "tokens", "span", "embed", "generate"]
 
 # Of these every row has one of a set of labels, several, or a tag for every word.
@@ -192,13 +194,11 @@ def example_of(record: Mapping[Any, Any], kind: TaskKind, columns: Columns) -> E
 
 
 def _reason(error: ValidationError, wanted: dict[str, str]) -> str:
-    first = error.errors()[0]
-    told = first["msg"].removeprefix("Value error, ")
-    if first["type"] in ("string_too_short", "string_pattern_mismatch", "too_short"):
+    first = first_error(error, with_input=True)
+    told = first.reason
+    if first.type in ("string_too_short", "string_pattern_mismatch", "too_short"):
         told = "is empty"
-    if not first["loc"]:
+    if not first.location:
         return told
-    place = wanted.get(str(first["loc"][0]), str(first["loc"][0]))
-    return (
-        f"column '{place}' {told}" if told == "is empty" else f"column '{place}': {told} (got {first['input']!r:.60})"
-    )
+    place = wanted.get(str(first.location[0]), str(first.location[0]))
+    return f"column '{place}' {told}" if told == "is empty" else f"column '{place}': {told} (got {first.input!r:.60})"

@@ -17,8 +17,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from manyhats.core.adapter import Adapter
 from manyhats.errors import InvalidRequest
-from manyhats.methods.adapter import Adapter, BoundAdapter
+from manyhats.methods.bound_adapter import BoundAdapter
+from manyhats.methods.recipe import Schedule
 from manyhats.training.batches import Item, shuffled_batches
 from manyhats.training.checkpoints import Checkpoints
 from manyhats.training.evaluation import evaluate
@@ -27,7 +29,7 @@ from manyhats.training.metrics import Score
 from manyhats.training.objective import batch_loss, places
 from manyhats.training.parts import TrainableParts
 from manyhats.training.progress import Silent, Watcher
-from manyhats.training.recipes import Schedule, recipe_for
+from manyhats.training.recipes import recipe_for
 from manyhats.training.rows import TaskKind
 
 if TYPE_CHECKING:
@@ -372,9 +374,8 @@ class _Stage:
 
 def _check_causal(trainable: TrainableParts) -> None:
     """Raises InvalidRequest for what would read the answer that it is to learn to write."""
-    parts = trainable.saved()
-    gated = any(part.gated for part in parts)
-    if gated or any(part.method == "invertible" for part in parts):
+    gated = any(part.gated for part in trainable.saved())
+    if gated or any(method.lm_head_conflict is not None for method in trainable.methods):
         what = (
             "a gate reads the whole text, its answer too" if gated else "its inverse is not supported before that head"
         )

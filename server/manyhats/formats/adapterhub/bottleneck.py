@@ -12,11 +12,13 @@ from torch import Tensor
 from manyhats.backbone.sites import EMBEDDED
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.adapterhub.names import CONFIG
-from manyhats.formats.files import Sites, UnclaimedTensors, flag, reject_fields, short_repr, take_leaves, validate
-from manyhats.methods.base import Component
+from manyhats.messages import short_repr
 from manyhats.methods.bottleneck import BottleneckConfig
+from manyhats.methods.component import Component
 from manyhats.methods.invertible import InvertibleConfig
 from manyhats.methods.kronecker import MOST_VALUES, kronecker_sum
+from manyhats.methods.libraries.fields import flag, reject_fields, validate
+from manyhats.methods.libraries.unclaimed import SiteTensors, UnclaimedTensors, claim_leaves
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -48,16 +50,16 @@ _LEGACY_ACTIVATIONS = {"gelu": "gelu_new", "gelu_orig": "gelu"}
 
 
 def bottleneck_parts(
-    remaining: UnclaimedTensors, inner: Mapping[str, Any], name: str, backbone: Backbone, *, legacy: bool
-) -> list[Component]:
+    unclaimed: UnclaimedTensors, inner: Mapping[str, Any], name: str, backbone: Backbone, *, legacy: bool
+) -> list[Component[Any]]:
     """Takes the tensors of a bottleneck adapter; an invertible one stands before it."""
-    sites = _sites(remaining, name, backbone)
+    sites = _sites(unclaimed, name, backbone)
     if not sites:
         raise AdapterMismatch(f"the file has no weights of a bottleneck adapter called '{name}'", param="name")
-    _expand_phm(remaining, inner, sites, name, backbone)
+    _expand_phm(unclaimed, inner, sites, name, backbone)
     config = _config(inner, sites, legacy=legacy)
     parts = [Component("bottleneck", config, sites)]
-    inverse = _invertible(remaining, inner, name, backbone, config.non_linearity)
+    inverse = _invertible(unclaimed, inner, name, backbone, config.non_linearity)
     return [inverse, *parts] if inverse else parts
 
 
@@ -105,7 +107,7 @@ def place_of(module: str, name: str, backbone: Backbone, known: Mapping[str, str
     return site
 
 
-def _sites(remaining: UnclaimedTensors, adapter_name: str, backbone: Backbone) -> Sites:
+def _sites(unclaimed: UnclaimedTensors, adapter_name: str, backbone: Backbone) -> SiteTensors:
     known = places(backbone)
     separator = re.compile(
         rf"\.(?:adapters|(?:attention|layer)_text_(?:task|lang)_adapters)\.{re.escape(adapter_name)}\."
@@ -118,7 +120,7 @@ def _sites(remaining: UnclaimedTensors, adapter_name: str, backbone: Backbone) -
             return None
         return place_of(name[: found.start()], name, backbone, known), leaf
 
-    sites = take_leaves(remaining, place)
+    sites = claim_leaves(unclaimed, place)
     for site, leaves in sites.items():
         _name_down(leaves, site)
     return sites
@@ -141,7 +143,7 @@ def _name_down(leaves: dict[str, Tensor], site: str) -> None:
 
 
 def _expand_phm(
-    remaining: UnclaimedTensors,
+    unclaimed: UnclaimedTensors,
     inner: Mapping[str, Any],
     sites: dict[str, dict[str, Tensor]],
     name: str,
@@ -150,7 +152,7 @@ def _expand_phm(
     """Makes plain matrices of a compacter's."""
     if not flag(inner, "phm_layer"):
         return
-    shared = _shared(remaining, name)
+    shared = _shared(unclaimed, name)
     for site, leaves in sites.items():
         for layer in ("down", "up"):
             pieces = {
@@ -184,13 +186,13 @@ class _Shared(dict[str, Tensor]):
         return self.get(leaf)
 
 
-def _shared(remaining: UnclaimedTensors, name: str) -> _Shared:
+def _shared(unclaimed: UnclaimedTensors, name: str) -> _Shared:
     """Takes `shared_parameters.NAME.*`."""
     found = _Shared()
-    for key in remaining.names():
+    for key in unclaimed.names():
         _, separator, leaf = key.partition(f"shared_parameters.{name}.")
         if separator:
-            found[leaf] = remaining.pop(key)
+            found[leaf] = unclaimed.claim(key)
     return found
 
 
@@ -233,8 +235,8 @@ def _check_size(pieces: int, rows: int, columns: int, place: str) -> None:
 
 
 def _invertible(
-    remaining: UnclaimedTensors, inner: Mapping[str, Any], name: str, backbone: Backbone, non_linearity: str
-) -> Component | None:
+    unclaimed: UnclaimedTensors, inner: Mapping[str, Any], name: str, backbone: Backbone, non_linearity: str
+) -> Component[Any] | None:
     kind = inner.get("inv_adapter")
     if kind is None:
         return None
@@ -242,10 +244,10 @@ def _invertible(
         raise AdapterMismatch(f"inv_adapter {short_repr(kind)} is not supported; 'nice' is", param="inv_adapter")
     prefix = re.compile(rf"(?:.+\.)?(?:invertible_adapters|invertible_lang_adapters)\.{re.escape(name)}\.")
     leaves: dict[str, Tensor] = {}
-    for key in remaining.names():
+    for key in unclaimed.names():
         found = prefix.match(key)
         parts = key[found.end() :].split(".") if found else []
         if len(parts) != 3 or parts[0] not in "FG" or parts[1] not in ("0", "2"):
             continue
-        leaves[f"{parts[0]}.{'down' if parts[1] == '0' else 'up'}.{parts[2]}"] = remaining.pop(key)
+        leaves[f"{parts[0]}.{'down' if parts[1] == '0' else 'up'}.{parts[2]}"] = unclaimed.claim(key)
     return Component("invertible", InvertibleConfig(non_linearity=non_linearity), {EMBEDDED: leaves})

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, HEAD_WEIGHTS
-from manyhats.formats.files import UnclaimedTensors, equal_weights, flag, read_json, reject_fields, short_repr
+from manyhats.formats.files import read_json
 from manyhats.formats.heads import family_head, with_own_kind
 from manyhats.formats.kinds import kind_of_class
 from manyhats.formats.wrappers import open_tensors
+from manyhats.messages import short_repr
 from manyhats.methods.heads import HEADLESS, Head, Kind, Layer, Reads
+from manyhats.methods.libraries.equal_weights import equal_weights
+from manyhats.methods.libraries.fields import flag, reject_fields
+from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -55,13 +59,13 @@ def without_head(model_classes: Iterable[str]) -> HeadFile:
 def read_head(folder: Path, backbone: Backbone) -> HeadFile:
     """Reads `head_config.json` and `model_head.safetensors`. Raises AdapterMismatch or InvalidRequest."""
     outer = read_json(folder / HEAD_CONFIG)
-    remaining = open_tensors(folder / HEAD_WEIGHTS)
+    unclaimed = open_tensors(folder / HEAD_WEIGHTS)
     static = outer.get("config") is None
-    head = _static(remaining, outer, backbone) if static else _flexible(remaining, outer, backbone)
-    return replace(head, warnings=remaining.warnings)
+    head = _static(unclaimed, outer, backbone) if static else _flexible(unclaimed, outer, backbone)
+    return replace(head, warnings=unclaimed.warnings)
 
 
-def _flexible(remaining: UnclaimedTensors, outer: Mapping[str, Any], backbone: Backbone) -> HeadFile:
+def _flexible(unclaimed: UnclaimedTensors, outer: Mapping[str, Any], backbone: Backbone) -> HeadFile:
     """A head of the library's own, as its config says."""
     config = outer.get("config")
     told = config.get("head_type") if isinstance(config, dict) else config
@@ -71,8 +75,8 @@ def _flexible(remaining: UnclaimedTensors, outer: Mapping[str, Any], backbone: B
         )
     reject_fields(config, _SILENT, " of the head")
     kind = _KINDS[told]
-    head = Head(kind, _reads(kind, config, backbone), _layers(remaining, outer, config))
-    remaining.done()
+    head = Head(kind, _reads(kind, config, backbone), _layers(unclaimed, outer, config))
+    unclaimed.check_all_claimed()
     head.check(backbone)
     if told == "classification":
         head = with_own_kind(head)
@@ -81,7 +85,7 @@ def _flexible(remaining: UnclaimedTensors, outer: Mapping[str, Any], backbone: B
         settings = _labels(config.get("label2id"))
     if told == "multilabel_classification":
         settings["defaults"] = {"multi_label": True}
-    return HeadFile(head, head.kind, settings, remaining.taken)
+    return HeadFile(head, head.kind, settings, unclaimed.claimed)
 
 
 def _reads(kind: Kind, config: Mapping[str, Any], backbone: Backbone) -> Reads:
@@ -92,11 +96,11 @@ def _reads(kind: Kind, config: Mapping[str, Any], backbone: Backbone) -> Reads:
     return "last" if backbone.family.causal else "first"
 
 
-def _layers(remaining: UnclaimedTensors, outer: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[Layer, ...]:
+def _layers(unclaimed: UnclaimedTensors, outer: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[Layer, ...]:
     """nn.Sequential of dropout, linear, activation, ...: the linear layers by rising index."""
     prefix = f"heads.{outer.get('name')}."
     pattern = re.compile(re.escape(prefix) + r"(0|[1-9][0-9]{0,3})\.weight")
-    indices = sorted(int(m[1]) for name in remaining.names() if (m := pattern.fullmatch(name)))
+    indices = sorted(int(m[1]) for name in unclaimed.names() if (m := pattern.fullmatch(name)))
     between = config.get("activation_function")
     if len(indices) > 1 and not isinstance(between, str):
         raise InvalidRequest(
@@ -105,9 +109,9 @@ def _layers(remaining: UnclaimedTensors, outer: Mapping[str, Any], config: Mappi
         )
     layers: list[Layer] = []
     for position, index in enumerate(indices):
-        weight = remaining.pop(f"{prefix}{index}.weight")
+        weight = unclaimed.claim(f"{prefix}{index}.weight")
         last = position + 1 == len(indices)
-        layers.append(Layer(weight, remaining.take(f"{prefix}{index}.bias"), None if last else between))
+        layers.append(Layer(weight, unclaimed.claim_optional(f"{prefix}{index}.bias"), None if last else between))
     if not layers:
         raise InvalidRequest(f"{HEAD_WEIGHTS} has no tensor '{prefix}<n>.weight'", param="model_head")
     if len(layers) != config.get("layers"):
@@ -118,27 +122,27 @@ def _layers(remaining: UnclaimedTensors, outer: Mapping[str, Any], config: Mappi
     return tuple(layers)
 
 
-def _static(remaining: UnclaimedTensors, outer: Mapping[str, Any], backbone: Backbone) -> HeadFile:
+def _static(unclaimed: UnclaimedTensors, outer: Mapping[str, Any], backbone: Backbone) -> HeadFile:
     """The head that the model class itself has."""
     model_class = str(outer.get("model_class"))
     kind = kind_of_class(model_class)
     if kind is None or kind == "embed":
         raise AdapterMismatch(f"the head of a {short_repr(model_class)} is not supported", param="model_class")
     if kind in ("generate", "fill"):
-        _check_language_model(remaining, backbone)
-        remaining.done()
-        return HeadFile(None, kind, matched=remaining.taken)
-    head = family_head(remaining, "", kind, backbone)
-    remaining.done()
+        _check_language_model(unclaimed, backbone)
+        unclaimed.check_all_claimed()
+        return HeadFile(None, kind, matched=unclaimed.claimed)
+    head = family_head(unclaimed, "", kind, backbone)
+    unclaimed.check_all_claimed()
     if head is None:
         raise AdapterMismatch(f"{HEAD_WEIGHTS} has no head of a {model_class}", param="model_head")
     head.check(backbone)
     head = with_own_kind(head)
     settings = _labels(outer.get("label2id")) if head.kind in ("classify", "tokens") else {}
-    return HeadFile(head, head.kind, settings, remaining.taken)
+    return HeadFile(head, head.kind, settings, unclaimed.claimed)
 
 
-def _check_language_model(remaining: UnclaimedTensors, backbone: Backbone) -> None:
+def _check_language_model(unclaimed: UnclaimedTensors, backbone: Backbone) -> None:
     """The library saves the model's own language-model head with every adapter; one that was trained is refused."""
     if backbone.vocabulary is None:
         raise AdapterMismatch(
@@ -149,8 +153,8 @@ def _check_language_model(remaining: UnclaimedTensors, backbone: Backbone) -> No
         for name, module in backbone.vocabulary.parts.items()
         for leaf, parameter in module.named_parameters(recurse=False)
     }
-    for name in remaining.names():
-        if name in own and not equal_weights(remaining.pop(name), own[name]):
+    for name in unclaimed.names():
+        if name in own and not equal_weights(unclaimed.claim(name), own[name]):
             raise AdapterMismatch(
                 f"{name} is not the backbone's own; a trained language-model head is not supported in this format",
                 param=name,

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Sites, UnclaimedTensors, flag, reject_fields, short_repr, take_leaves
-from manyhats.methods.base import Component
+from manyhats.messages import short_repr
+from manyhats.methods.component import Component
 from manyhats.methods.ia3 import Ia3Config
+from manyhats.methods.libraries.fields import flag, reject_fields
+from manyhats.methods.libraries.unclaimed import SiteTensors, UnclaimedTensors, claim_leaves
 from manyhats.methods.lora import LoraConfig
 
 if TYPE_CHECKING:
@@ -33,11 +35,11 @@ _LEAVES = {
 
 
 def lora_parts(
-    remaining: UnclaimedTensors, inner: Mapping[str, Any], name: str, version: str, backbone: Backbone
-) -> list[Component]:
+    unclaimed: UnclaimedTensors, inner: Mapping[str, Any], name: str, version: str, backbone: Backbone
+) -> list[Component[Any]]:
     """Takes the tensors of a LoRA, DoRA or IA3."""
     reject_fields(inner, _SILENT)
-    sites = _sites(remaining, name, backbone)
+    sites = _sites(unclaimed, name, backbone)
     if not sites:
         raise AdapterMismatch(f"the file has no weights of a LoRA called '{name}'", param="name")
     fused = inner.get("attn_matrices")
@@ -81,12 +83,12 @@ def _before_alpha(version: str) -> bool:
     return found is None or (int(found[1]), int(found[2])) < (1, 1)
 
 
-def _sites(remaining: UnclaimedTensors, adapter_name: str, backbone: Backbone) -> Sites:
+def _sites(unclaimed: UnclaimedTensors, adapter_name: str, backbone: Backbone) -> SiteTensors:
     def place(name: str) -> tuple[str, str] | None:
         module, found, leaf = name.partition(f".loras.{adapter_name}.")
         return (backbone.site_of(module).name, _LEAVES[leaf]) if found and leaf in _LEAVES else None
 
-    return take_leaves(remaining, place)
+    return claim_leaves(unclaimed, place)
 
 
 def _chosen(fused: Any) -> list[int]:

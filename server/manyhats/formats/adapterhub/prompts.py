@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.files import UnclaimedTensors, flag, reject_fields, short_repr
 from manyhats.kernels.activations import activation
-from manyhats.methods.base import Component
+from manyhats.messages import short_repr
+from manyhats.methods.component import Component
+from manyhats.methods.libraries.fields import flag, reject_fields
+from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 from manyhats.methods.prefix import PrefixConfig, layer_site
 from manyhats.methods.prompt import PROMPT_SITE, PromptConfig
 
@@ -29,21 +31,21 @@ _PROMPT_SILENT = {
 
 
 def prefix_parts(
-    remaining: UnclaimedTensors, inner: Mapping[str, Any], name: str, backbone: Backbone
-) -> list[Component]:
+    unclaimed: UnclaimedTensors, inner: Mapping[str, Any], name: str, backbone: Backbone
+) -> list[Component[Any]]:
     """Takes the tensors of a prefix: flat, or with the reparametrisation that made it, which is computed here once."""
     reject_fields(inner, _PREFIX_SILENT)
     # Every layer's module holds the same tensors once more.
     copies = re.compile(rf"\.prefix_tuning\.pool\.prefix_tunings\.{re.escape(name)}\.")
-    for key in remaining.names():
+    for key in unclaimed.names():
         if copies.search(key):
-            remaining.drop(key)
+            unclaimed.ignore(key)
     own = re.compile(rf"(?:.+\.)?prefix_tuning\.prefix_tunings\.{re.escape(name)}\.self(?:_prefix)?\.(.+)")
     leaves: dict[str, Tensor] = {}
-    for key in remaining.names():
+    for key in unclaimed.names():
         found = own.fullmatch(key)
         if found:
-            leaves[found[1]] = remaining.pop(key)
+            leaves[found[1]] = unclaimed.claim(key)
     flat = _flat(leaves, inner)
     heads, dim = backbone.kv_shape
     left_out = _left_out(inner, backbone)
@@ -64,7 +66,7 @@ def prefix_parts(
     tensors = {
         layer_site(layer): {"keys": rows[:, 2 * i], "values": rows[:, 2 * i + 1]} for i, layer in enumerate(layers)
     }
-    _gates(remaining, inner, name, backbone, tensors)
+    _gates(unclaimed, inner, name, backbone, tensors)
     config = PrefixConfig(length=rows.shape[0], shift_positions=False, left_out=left_out)
     return [Component("prefix", config, tensors)]
 
@@ -97,7 +99,7 @@ def _flat(leaves: Mapping[str, Tensor], inner: Mapping[str, Any]) -> Tensor:
 
 
 def _gates(
-    remaining: UnclaimedTensors,
+    unclaimed: UnclaimedTensors,
     inner: Mapping[str, Any],
     name: str,
     backbone: Backbone,
@@ -108,18 +110,18 @@ def _gates(
         rf"{attention}\.{re.escape(backbone.family.attention)}\.prefix_tuning\.prefix_gates\.{re.escape(name)}\.(weight|bias)"
     )
     found = False
-    for key in remaining.names():
+    for key in unclaimed.names():
         match = gate.fullmatch(backbone.bare_name(key))
         if match and layer_site(int(match[1])) in tensors:
-            tensors[layer_site(int(match[1]))][f"gate.{match[2]}"] = remaining.pop(key)
+            tensors[layer_site(int(match[1]))][f"gate.{match[2]}"] = unclaimed.claim(key)
             found = True
     if found != flag(inner, "use_gating"):
         raise AdapterMismatch("use_gating and the tensors 'prefix_gates' do not agree", param="use_gating")
 
 
 def prompt_parts(
-    remaining: UnclaimedTensors, inner: Mapping[str, Any], name: str, backbone: Backbone
-) -> list[Component]:
+    unclaimed: UnclaimedTensors, inner: Mapping[str, Any], name: str, backbone: Backbone
+) -> list[Component[Any]]:
     """Takes the tensor of a soft prompt, which stands behind the whole embedding block."""
     reject_fields(inner, _PROMPT_SILENT)
     if inner.get("combine", "prefix") != "prefix":
@@ -127,10 +129,10 @@ def prompt_parts(
             f"combine {short_repr(inner.get('combine'))} is not supported; 'prefix' is", param="combine"
         )
     suffix = f"prompt_tuning.prompt_tunings.{name}.prompt_embedding.weight"
-    key = next((key for key in remaining.names() if backbone.bare_name(key) == suffix), None)
+    key = next((key for key in unclaimed.names() if backbone.bare_name(key) == suffix), None)
     if key is None:
         raise AdapterMismatch(f"the file has no '{suffix}'", param="prompt_tuning")
-    prompt = remaining.pop(key)
+    prompt = unclaimed.claim(key)
     told = inner.get("prompt_length")
     if told is not None and (prompt.dim() != 2 or told != prompt.shape[0]):
         raise AdapterMismatch(

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manyhats.core.adapter import Adapter
 from manyhats.errors import AdapterMismatch
 from manyhats.formats.adapterhub.bottleneck import bottleneck_parts
 from manyhats.formats.adapterhub.heads import read_head, without_head
 from manyhats.formats.adapterhub.lowrank import lora_parts
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, WEIGHTS
 from manyhats.formats.adapterhub.prompts import prefix_parts, prompt_parts
-from manyhats.formats.files import UnclaimedTensors, short_repr, text_or_none
 from manyhats.formats.wrappers import open_tensors
-from manyhats.methods.adapter import Adapter
-from manyhats.methods.base import Component
+from manyhats.messages import short_repr
+from manyhats.methods.component import Component
+from manyhats.methods.libraries.fields import text_or_none
+from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -56,7 +58,7 @@ class Weights:
     """One adapter's parts, without a head."""
 
     name: str
-    components: tuple[Component, ...]
+    components: tuple[Component[Any], ...]
     matched: int
     model_class: str
     base: str | None
@@ -88,16 +90,16 @@ def read_weights(folder: Path, config: dict[str, Any], backbone: Backbone) -> We
     check_model_type(config, backbone)
     name = str(config.get("name"))
     version = config.get("version")
-    remaining = open_tensors(folder / WEIGHTS)
-    parts = _parts(remaining, config.get("config"), name, text_or_none(version), backbone)
-    remaining.done()
+    unclaimed = open_tensors(folder / WEIGHTS)
+    parts = _parts(unclaimed, config.get("config"), name, text_or_none(version), backbone)
+    unclaimed.check_all_claimed()
     return Weights(
         name=name,
         components=tuple(parts),
-        matched=remaining.taken,
+        matched=unclaimed.claimed,
         model_class=str(config.get("model_class", "")),
         base=text_or_none(config.get("model_name")),
-        warnings=remaining.warnings,
+        warnings=unclaimed.warnings,
     )
 
 
@@ -113,8 +115,8 @@ def check_model_type(config: Mapping[str, Any], backbone: Backbone) -> None:
 
 
 def _parts(
-    remaining: UnclaimedTensors, inner: Any, name: str, version: str | None, backbone: Backbone
-) -> list[Component]:
+    unclaimed: UnclaimedTensors, inner: Any, name: str, version: str | None, backbone: Backbone
+) -> list[Component[Any]]:
     if isinstance(inner, str):
         preset = _PRESETS.get(inner)
         if preset is None:
@@ -134,17 +136,17 @@ def _parts(
                 raise AdapterMismatch(
                     f"configs must be a list of at most 8, not {short_repr(members)}", param="configs"
                 )
-            return [part for member in members for part in _parts(remaining, member, name, version, backbone)]
+            return [part for member in members for part in _parts(unclaimed, member, name, version, backbone)]
         case "lora":
-            return lora_parts(remaining, inner, name, version or "", backbone)
+            return lora_parts(unclaimed, inner, name, version or "", backbone)
         case "prefix_tuning":
-            return prefix_parts(remaining, inner, name, backbone)
+            return prefix_parts(unclaimed, inner, name, backbone)
         case "prompt_tuning":
-            return prompt_parts(remaining, inner, name, backbone)
+            return prompt_parts(unclaimed, inner, name, backbone)
     if "mh_adapter" not in inner:
         raise AdapterMismatch(
             f"AdapterHub's {short_repr(architecture)} is not supported; these are: bottleneck adapters, lora, "
             "prefix_tuning, prompt_tuning and unions of them",
             param="architecture",
         )
-    return bottleneck_parts(remaining, inner, name, backbone, legacy=version is None)
+    return bottleneck_parts(unclaimed, inner, name, backbone, legacy=version is None)

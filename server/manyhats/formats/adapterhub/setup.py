@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manyhats.core.adapter import Adapter
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.adapterhub.bottleneck import place_of, places
 from manyhats.formats.adapterhub.heads import HeadFile, read_head, without_head
@@ -24,12 +25,14 @@ from manyhats.formats.adapterhub.names import (
     WEIGHTS,
 )
 from manyhats.formats.adapterhub.reader import Weights, check_model_type, read_weights
-from manyhats.formats.files import Sites, read_json, reject_fields, short_repr, take_leaves
+from manyhats.formats.files import read_json
 from manyhats.formats.wrappers import open_tensors
-from manyhats.methods.adapter import Adapter
-from manyhats.methods.base import Component
+from manyhats.messages import short_repr
 from manyhats.methods.bottleneck import BottleneckConfig
+from manyhats.methods.component import Component
 from manyhats.methods.fusion import FusionFlags, fuse
+from manyhats.methods.libraries.fields import reject_fields
+from manyhats.methods.libraries.unclaimed import SiteTensors, claim_leaves
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -133,7 +136,7 @@ class _Composer:
         self.matched = 0
         self.warnings: tuple[str, ...] = ()  # about the names in its files
 
-    def parts(self, setup: Any, depth: int) -> list[Component]:
+    def parts(self, setup: Any, depth: int) -> list[Component[Any]]:
         """The parts of one block, in the order in which they act."""
         if depth > _DEPTH:
             raise InvalidRequest(f"{SETUP} is nested deeper than {_DEPTH} compositions", param=SETUP)
@@ -167,7 +170,7 @@ class _Composer:
             self.warnings += self.used[name].warnings
         return self.used[name]
 
-    def _fusion(self, names: list[str]) -> Component:
+    def _fusion(self, names: list[str]) -> Component[Any]:
         fusion = ",".join(names)
         if fusion not in self._found.fusions:
             raise InvalidRequest(f"the fusion '{fusion}' is not among the files", param=fusion)
@@ -186,18 +189,18 @@ class _Composer:
                 raise AdapterMismatch(f"'{name}' acts at {strange[0]}, where the fusion does not", param=strange[0])
         return fuse(members, layers, flags)
 
-    def _fusion_layers(self, folder: Path, fusion: str) -> Sites:
-        remaining = open_tensors(folder / FUSION_WEIGHTS)
-        self.warnings += remaining.warnings
+    def _fusion_layers(self, folder: Path, fusion: str) -> SiteTensors:
+        unclaimed = open_tensors(folder / FUSION_WEIGHTS)
+        self.warnings += unclaimed.warnings
         known = places(self._backbone)
 
         def place(name: str) -> tuple[str, str] | None:
             module, found, leaf = name.partition(f".adapter_fusion_layer.{fusion}.")
             return (place_of(module, name, self._backbone, known), leaf) if found else None
 
-        layers = take_leaves(remaining, place)
-        remaining.done()
-        self.matched += remaining.taken
+        layers = claim_leaves(unclaimed, place)
+        unclaimed.check_all_claimed()
+        self.matched += unclaimed.claimed
         return layers
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from manyhats._version import __version__
+from manyhats.core.adapter import Adapter
 from manyhats.errors import InvalidRequest
 from manyhats.formats.adapterhub.names import CONFIG, HEAD_CONFIG, HEAD_WEIGHTS, WEIGHTS
 from manyhats.formats.files import write_json, write_tensors
-from manyhats.methods.adapter import Adapter
 from manyhats.methods.bottleneck import BottleneckConfig
 
 if TYPE_CHECKING:

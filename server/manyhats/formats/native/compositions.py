@@ -9,23 +9,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from manyhats.core.adapter import Adapter
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import UnclaimedTensors, take_leaves
 from manyhats.formats.native.description import Description
 from manyhats.formats.native.names import WEIGHTS
 from manyhats.formats.native.reader import read_head
 from manyhats.formats.wrappers import open_tensors
-from manyhats.methods.adapter import Adapter
 from manyhats.methods.average import average_of
-from manyhats.methods.base import Component
 from manyhats.methods.bottleneck import BottleneckConfig
+from manyhats.methods.component import Component
 from manyhats.methods.fusion import fuse
 from manyhats.methods.heads import Kind
+from manyhats.methods.libraries.unclaimed import UnclaimedTensors, claim_leaves
 from manyhats.methods.lora import LoraConfig
 
 if TYPE_CHECKING:
@@ -42,17 +42,17 @@ def compose(folder: Path, description: Description, backbone: Backbone, members:
     has_weights = (folder / WEIGHTS).exists()
     if not has_weights and (description.head is not None or description.format == "manyhats-fusion/1"):
         raise InvalidRequest(f"the adapter has no {WEIGHTS}", param=WEIGHTS)
-    remaining = open_tensors(folder / WEIGHTS) if has_weights else UnclaimedTensors({}, WEIGHTS)
-    head = read_head(remaining, description)
+    unclaimed = open_tensors(folder / WEIGHTS) if has_weights else UnclaimedTensors({}, WEIGHTS)
+    head = read_head(unclaimed, description)
     match description.format:
         case "manyhats-fusion/1":
-            parts = [_fusion(remaining, description, backbone, members)]
+            parts = [_fusion(unclaimed, description, backbone, members)]
         case "manyhats-stack/1":
             parts = [part for member in members for part in member.components]
         case _:
             weights = description.weights or [1 / len(members)] * len(members)
             parts = [_average(members, weights)]
-    remaining.done()
+    unclaimed.check_all_claimed()
     # Whose output it is, and with it the settings: the last member that brings a head, or a way to embed.
     kind = _kind(description, members)
     embeds = kind == "embed"
@@ -67,15 +67,15 @@ def compose(folder: Path, description: Description, backbone: Backbone, members:
         head=head,
         kind=kind if head is None else head.kind,
         projection=None if wearer is None else wearer.projection,
-        matched_tensors=remaining.taken + sum(member.matched_tensors for member in members),
+        matched_tensors=unclaimed.claimed + sum(member.matched_tensors for member in members),
         base=description.base_model_name_or_path or members[0].base,
         settings=inherited | description.task,
-        warnings=(*remaining.warnings, *(warning for member in members for warning in member.warnings)),
+        warnings=(*unclaimed.warnings, *(warning for member in members for warning in member.warnings)),
         references=tuple(sorted(references)),
     )
 
 
-def _single(member: Adapter, sha: str, what: str) -> Component:
+def _single(member: Adapter, sha: str, what: str) -> Component[Any]:
     if len(member.components) != 1:
         raise AdapterMismatch(
             f"the member {sha[:12]} has {len(member.components)} parts, and cannot be {what}", param=sha
@@ -84,14 +84,14 @@ def _single(member: Adapter, sha: str, what: str) -> Component:
 
 
 def _fusion(
-    remaining: UnclaimedTensors, description: Description, backbone: Backbone, members: Sequence[Adapter]
-) -> Component:
+    unclaimed: UnclaimedTensors, description: Description, backbone: Backbone, members: Sequence[Adapter]
+) -> Component[Any]:
     def place(name: str) -> tuple[str, str] | None:
         site = next((site for site in backbone.residual if name.startswith(f"{site}.")), None)
         return None if site is None else (site, name.removeprefix(f"{site}."))
 
-    layers = take_leaves(remaining, place)
-    parts: list[Component] = []
+    layers = claim_leaves(unclaimed, place)
+    parts: list[Component[Any]] = []
     for member, sha in zip(members, description.members, strict=True):
         part = _single(member, sha, "fused")
         if not isinstance(part.config, BottleneckConfig):
@@ -104,7 +104,7 @@ def _fusion(
     return fuse(parts, layers, description.fusion)
 
 
-def _average(members: Sequence[Adapter], weights: Sequence[float]) -> Component:
+def _average(members: Sequence[Adapter], weights: Sequence[float]) -> Component[Any]:
     parts = [_single(member, "", "averaged") for member in members]
     methods = {part.method for part in parts}
     if methods == {"lora"}:
@@ -118,7 +118,7 @@ def _average(members: Sequence[Adapter], weights: Sequence[float]) -> Component:
     return average_of(parts, weights)
 
 
-def weighted_loras(parts: Sequence[Component], weights: Sequence[float]) -> Component:
+def weighted_loras(parts: Sequence[Component[Any]], weights: Sequence[float]) -> Component[Any]:
     """sum_i w_i s_i B_i A_i as one LoRA: the A stand one below the other, the B beside each other."""
     downs: dict[str, list[Tensor]] = {}
     ups: dict[str, list[Tensor]] = {}

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.files import read_json
 from manyhats.formats.native.names import FILE
+from manyhats.messages import first_error
 from manyhats.methods.fusion import FusionFlags
 from manyhats.methods.heads import READS, Kind, Reads
 
@@ -130,9 +131,10 @@ def describe(folder: Path, backbone: Backbone) -> Description | None:
         # By JSON's own types: a text that reads like true is none.
         description = Description.model_validate_json(json.dumps(read_json(folder / FILE)), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise InvalidRequest(f"{FILE}: {field or first['type']}: {first['msg']}", param=field or FILE) from None
+        first = first_error(error)
+        raise InvalidRequest(
+            f"{FILE}: {first.field or first.type}: {first.message}", param=first.field or FILE
+        ) from None
     if description.base_sha256 not in (None, backbone.sha256):
         raise AdapterMismatch(
             f"the adapter was made for a backbone with sha256 {description.base_sha256} "

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from manyhats.core.adapter import Adapter
 from manyhats.formats.files import write_json, write_tensors
 from manyhats.formats.native.description import TASK, ComponentDescription, Description, HeadDescription
 from manyhats.formats.native.names import FILE, WEIGHTS
-from manyhats.methods.adapter import Adapter
 from manyhats.methods.mask import MaskConfig
 
 if TYPE_CHECKING:

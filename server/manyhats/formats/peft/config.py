@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.files import reject_fields, short_repr
 from manyhats.formats.peft.types import check_types
+from manyhats.messages import short_repr
+from manyhats.methods.libraries.fields import reject_fields
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.files import UnclaimedTensors, short_repr
 from manyhats.formats.kinds import SAY, Beside, kind_of_class
-from manyhats.formats.peft.names import WRAPPER
+from manyhats.messages import short_repr
 from manyhats.methods.heads import HEADLESS, Kind, headless_kinds
+from manyhats.methods.libraries.peft import WRAPPER
+from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -26,7 +27,7 @@ _UNTYPED = "adapter_config.json names no task_type"
 
 
 def kind_of(
-    remaining: UnclaimedTensors,
+    unclaimed: UnclaimedTensors,
     config: Mapping[str, Any],
     prefix: str,
     backbone: Backbone,
@@ -55,14 +56,14 @@ def kind_of(
                 f"{_UNTYPED}, and what a {short_repr(model_class)} is for is not known; {SAY}", param="task_type"
             )
         return found
-    return _by_head(remaining, prefix, backbone, beside, warnings) or _headless(remaining, backbone, beside, warnings)
+    return _by_head(unclaimed, prefix, backbone, beside, warnings) or _headless(unclaimed, backbone, beside, warnings)
 
 
 def _by_head(
-    remaining: UnclaimedTensors, prefix: str, backbone: Backbone, beside: Beside, warnings: list[str]
+    unclaimed: UnclaimedTensors, prefix: str, backbone: Backbone, beside: Beside, warnings: list[str]
 ) -> Kind | None:
     """What the head's tensors say; None where there is no head."""
-    names = remaining.names()
+    names = unclaimed.names()
     if any("qa_outputs" in name for name in names):
         return "span"
     if not any(name.endswith(_HEADS) for name in names):
@@ -73,7 +74,7 @@ def _by_head(
         fits.append("classify")
     if f"{prefix}{token_layer}.weight" in names and (layout is None or len(layout.linears) == 1 or not fits):
         fits.append("tokens")  # where the head over a text has layers of its own, those tell the two apart
-    last = remaining.get(f"{prefix}{token_layer}.weight")
+    last = unclaimed.peek(f"{prefix}{token_layer}.weight")
     if len(fits) == 2 and last is not None and last.dim() and last.shape[0] == 1:
         fits = ["classify"]  # one output for each token says nothing
     said: Kind | None = "classify" if beside.kind == "regress" else beside.kind
@@ -91,13 +92,13 @@ def _by_head(
     return found
 
 
-def _headless(remaining: UnclaimedTensors, backbone: Backbone, beside: Beside, warnings: list[str]) -> Kind:
+def _headless(unclaimed: UnclaimedTensors, backbone: Backbone, beside: Beside, warnings: list[str]) -> Kind:
     """What an adapter without a head is for."""
     if beside.kind in HEADLESS:
         return beside.kind
     if beside.embeds:
         return "embed"
-    names = [name.removeprefix(WRAPPER) for name in remaining.names() if name.startswith(WRAPPER)]
+    names = [name.removeprefix(WRAPPER) for name in unclaimed.names() if name.startswith(WRAPPER)]
     layers = tuple(f"{part}." for part in backbone.vocabulary.parts if part) if backbone.vocabulary else ()
     headed = any(name.startswith(layers) for name in names) if layers else False
     bare = bool(names) and not headed and not any(name.startswith(f"{backbone.prefix}.") for name in names)

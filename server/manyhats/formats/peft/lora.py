@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Sites, UnclaimedTensors, short_repr, validate
-from manyhats.formats.peft.keys import linear_in, merge, take
-from manyhats.formats.peft.names import PROMPT_WRAPPER
-from manyhats.formats.peft.patterns import by_pattern
-from manyhats.methods.base import Component
+from manyhats.messages import short_repr
+from manyhats.methods.component import Component
+from manyhats.methods.libraries.fields import validate
+from manyhats.methods.libraries.peft import PROMPT_WRAPPER, claim, linear_in, merge
+from manyhats.methods.libraries.peft_patterns import by_pattern
+from manyhats.methods.libraries.unclaimed import SiteTensors, UnclaimedTensors
 from manyhats.methods.lora import LoraConfig
 from manyhats.methods.vera import Shared, pair, projections
 
@@ -25,7 +26,7 @@ _MOST_ALPHA = 1e6
 _MOST_VALUES = 1 << 30  # of all matrices that a VeRA, a file of short vectors, stands for
 
 
-def lora_part(remaining: UnclaimedTensors, config: dict[str, Any], backbone: Backbone) -> Component:
+def lora_part(unclaimed: UnclaimedTensors, config: dict[str, Any], backbone: Backbone) -> Component[Any]:
     """Takes the tensors of a LoRA, on linear layers and embeddings."""
 
     site_of = linear_in(backbone)
@@ -39,13 +40,13 @@ def lora_part(remaining: UnclaimedTensors, config: dict[str, Any], backbone: Bac
             )
         return site
 
-    sites, modules = take(remaining, r"(.+)\.lora_(A|B)\.weight", site_of)
-    tables, table_modules = take(remaining, r"(.+)\.lora_embedding_(A|B)", table_of)
+    sites, modules = claim(unclaimed, r"(.+)\.lora_(A|B)\.weight", site_of)
+    tables, table_modules = claim(unclaimed, r"(.+)\.lora_embedding_(A|B)", table_of)
     if not sites and not tables:
         raise AdapterMismatch("the file has no lora_A or lora_B weights")
-    biases, _ = take(remaining, r"(.+)\.lora_B\.bias", site_of, "bias_B")
-    magnitudes, _ = take(
-        remaining,
+    biases, _ = claim(unclaimed, r"(.+)\.lora_B\.bias", site_of, "bias_B")
+    magnitudes, _ = claim(
+        unclaimed,
         r"(.+)\.lora_magnitude_vector(?:\.weight)?",
         lambda module: table_of(module) if backbone.bare_name(module) in backbone.embedding else site_of(module),
         "magnitude",
@@ -55,7 +56,7 @@ def lora_part(remaining: UnclaimedTensors, config: dict[str, Any], backbone: Bac
     merge(sites, magnitudes)
     _flag(config, "use_dora", any("magnitude" in leaves for leaves in sites.values()), "lora_magnitude_vector")
     _flag(config, "lora_bias", bool(biases), "lora_B.bias")
-    take_own_biases(remaining, sites, backbone)
+    take_own_biases(unclaimed, sites, backbone)
     modules |= table_modules
     rank_of = by_pattern(config, "rank_pattern", config.get("r", 8))
     alpha_of = by_pattern(config, "alpha_pattern", config.get("lora_alpha", 8))
@@ -67,7 +68,7 @@ def lora_part(remaining: UnclaimedTensors, config: dict[str, Any], backbone: Bac
     return Component("lora", LoraConfig(scales=scales, dora="peft" if config.get("use_dora") else None), sites)
 
 
-def _complete(sites: Sites, scales: Mapping[str, float]) -> None:
+def _complete(sites: SiteTensors, scales: Mapping[str, float]) -> None:
     for site in sites:
         if site not in scales:
             raise AdapterMismatch(f"the adapter has no lora_A and lora_B for '{site}'", param=site)
@@ -81,9 +82,9 @@ def _flag(config: Mapping[str, Any], field: str, found: bool, tensors: str) -> N
         )
 
 
-def take_own_biases(remaining: UnclaimedTensors, sites: Sites, backbone: Backbone) -> None:
+def take_own_biases(unclaimed: UnclaimedTensors, sites: SiteTensors, backbone: Backbone) -> None:
     """`bias` other than none: an adapted layer's bias stands in its wrapper, and replaces the backbone's."""
-    own, _ = take(remaining, r"(.+)\.base_layer\.(bias)", linear_in(backbone))
+    own, _ = claim(unclaimed, r"(.+)\.base_layer\.(bias)", linear_in(backbone))
     for site in list(sites):
         if site in own:
             sites[site] |= own.pop(site)
@@ -113,9 +114,9 @@ def _lora_scale(module: str, leaves: dict[str, Tensor], config: dict[str, Any], 
 # ---- AdaLoRA
 
 
-def adalora_part(remaining: UnclaimedTensors, config: dict[str, Any], backbone: Backbone) -> Component:
+def adalora_part(unclaimed: UnclaimedTensors, config: dict[str, Any], backbone: Backbone) -> Component[Any]:
     """B E A with a diagonal E (Zhang et al. 2023, equation 3), E folded into A; scaled by alpha over the first rank."""
-    sites, _ = take(remaining, r"(.+)\.lora_(A|B|E)", linear_in(backbone))
+    sites, _ = claim(unclaimed, r"(.+)\.lora_(A|B|E)", linear_in(backbone))
     if not sites:
         raise AdapterMismatch("the file has no lora_A, lora_B and lora_E")
     alpha, rank = config.get("lora_alpha", 8), config.get("init_r", 12)
@@ -135,7 +136,7 @@ def adalora_part(remaining: UnclaimedTensors, config: dict[str, Any], backbone: 
         if not len(leaves["A"]):  # all of its rank was pruned away
             leaves["A"] = torch.zeros(1, leaves["A"].shape[1])
             leaves["B"] = torch.zeros(leaves["B"].shape[0], 1)
-    take_own_biases(remaining, sites, backbone)
+    take_own_biases(unclaimed, sites, backbone)
     return Component(
         "lora", LoraConfig(scales=dict.fromkeys(sites, float(alpha / (rank + 1e-5)))), sites, label="adalora"
     )
@@ -144,14 +145,14 @@ def adalora_part(remaining: UnclaimedTensors, config: dict[str, Any], backbone: 
 # ---- VeRA
 
 
-def vera_part(remaining: UnclaimedTensors, config: dict[str, Any], backbone: Backbone) -> Component:
+def vera_part(unclaimed: UnclaimedTensors, config: dict[str, Any], backbone: Backbone) -> Component[Any]:
     """diag(b) B diag(d) A with A and B shared by all layers (Kopiczko et al. 2024, equation 2)."""
-    sites, _ = take(remaining, r"(.+)\.vera_lambda_(b|d)", linear_in(backbone))
+    sites, _ = claim(unclaimed, r"(.+)\.vera_lambda_(b|d)", linear_in(backbone))
     if not sites:
         raise AdapterMismatch("the file has no vera_lambda_b and vera_lambda_d")
     shapes = [backbone.linear[site].shape for site in sites]
     out_most, in_most = max(s[0] for s in shapes), max(s[1] for s in shapes)
-    down, up = remaining.take(PROMPT_WRAPPER + "vera_A"), remaining.take(PROMPT_WRAPPER + "vera_B")
+    down, up = unclaimed.claim_optional(PROMPT_WRAPPER + "vera_A"), unclaimed.claim_optional(PROMPT_WRAPPER + "vera_B")
     if down is None or up is None:
         down, up = _projections(config, out_most, in_most)
     rank = down.shape[0] if down.dim() == 2 else 0
@@ -173,7 +174,7 @@ def vera_part(remaining: UnclaimedTensors, config: dict[str, Any], backbone: Bac
                 found = list(leaves[leaf].shape) if leaf in leaves else "missing"
                 raise AdapterMismatch(f"vera_lambda_{leaf} of '{site}' is {found}, but must be [{length}]", param=site)
         leaves |= pair(leaves.pop("b").float(), leaves.pop("d").float(), down.float(), up.float(), width)
-    take_own_biases(remaining, sites, backbone)
+    take_own_biases(unclaimed, sites, backbone)
     return Component("lora", LoraConfig(scales=dict.fromkeys(sites, 1.0)), sites, label="vera")
 
 

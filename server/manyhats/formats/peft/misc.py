@@ -9,12 +9,14 @@ from torch import Tensor
 
 from manyhats.backbone.sites import LM_HEAD
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.files import Sites, UnclaimedTensors, equal_weights, short_repr
-from manyhats.formats.peft.keys import linear_in, take
-from manyhats.formats.peft.names import PROMPT_WRAPPER, WRAPPER
-from manyhats.methods.base import Component
+from manyhats.messages import short_repr
+from manyhats.methods.component import Component
 from manyhats.methods.full_parameters import ParametersConfig
 from manyhats.methods.ia3 import Ia3Config
+from manyhats.methods.libraries.equal_weights import equal_weights
+from manyhats.methods.libraries.peft import PROMPT_WRAPPER, WRAPPER, claim, linear_in
+from manyhats.methods.libraries.unclaimed import SiteTensors, UnclaimedTensors
+from manyhats.methods.registry import METHODS
 from manyhats.methods.sparse import SparseConfig
 from manyhats.methods.token_rows import TokenRowsConfig
 
@@ -24,9 +26,9 @@ if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 
-def ia3_part(remaining: UnclaimedTensors, backbone: Backbone) -> Component:
+def ia3_part(unclaimed: UnclaimedTensors, backbone: Backbone) -> Component[Any]:
     """The vector's own shape says which side of the layer it rescales: (out, 1) or (1, in)."""
-    sites, _ = take(remaining, r"(.+)\.ia3_l", linear_in(backbone), "l")
+    sites, _ = claim(unclaimed, r"(.+)\.ia3_l", linear_in(backbone), "l")
     if not sites:
         raise AdapterMismatch("the file has no ia3_l weights")
     for site, leaves in sites.items():
@@ -39,10 +41,10 @@ def ia3_part(remaining: UnclaimedTensors, backbone: Backbone) -> Component:
     return Component("ia3", Ia3Config(), sites)
 
 
-def ln_part(remaining: UnclaimedTensors, backbone: Backbone) -> Component:
+def ln_part(unclaimed: UnclaimedTensors, backbone: Backbone) -> Component[Any]:
     """Norms of their own in place of the backbone's."""
-    sites, _ = take(
-        remaining,
+    sites, _ = claim(
+        unclaimed,
         r"(.+)\.ln_tuning_layers\.(weight|bias)",
         lambda module: backbone.parameter_site(module).name,
     )
@@ -51,9 +53,9 @@ def ln_part(remaining: UnclaimedTensors, backbone: Backbone) -> Component:
     return Component("parameters", ParametersConfig(), sites, label="ln")
 
 
-def beft_part(remaining: UnclaimedTensors, backbone: Backbone) -> Component:
+def beft_part(unclaimed: UnclaimedTensors, backbone: Backbone) -> Component[Any]:
     """A bias that is added to the backbone's."""
-    sites, _ = take(remaining, r"(.+)\.beft_bias", linear_in(backbone), "bias")
+    sites, _ = claim(unclaimed, r"(.+)\.beft_bias", linear_in(backbone), "bias")
     if not sites:
         raise AdapterMismatch("the file has no beft_bias")
     for site, leaves in sites.items():
@@ -65,12 +67,12 @@ def beft_part(remaining: UnclaimedTensors, backbone: Backbone) -> Component:
     return Component("parameters", ParametersConfig(), sites, label="bias")
 
 
-def shira_part(remaining: UnclaimedTensors, backbone: Backbone) -> Component:
+def shira_part(unclaimed: UnclaimedTensors, backbone: Backbone) -> Component[Any]:
     """Sparse differences of linear weights: `shira_indices` (2, n) rows and columns, `shira_weight` (n,)."""
-    pairs, _ = take(remaining, r"(.+)\.shira_(weight|indices)", linear_in(backbone))
+    pairs, _ = claim(unclaimed, r"(.+)\.shira_(weight|indices)", linear_in(backbone))
     if not pairs:
         raise AdapterMismatch("the file has no shira_weight and shira_indices")
-    sites: Sites = {}
+    sites: SiteTensors = {}
     for site, leaves in pairs.items():
         indices, values = leaves.get("indices"), leaves.get("weight")
         if indices is None or values is None or tuple(indices.shape) != (2, values.numel()):
@@ -85,10 +87,10 @@ def shira_part(remaining: UnclaimedTensors, backbone: Backbone) -> Component:
     return Component("sparse", SparseConfig(mode="add"), sites, label="shira")
 
 
-def token_rows_part(remaining: UnclaimedTensors, indices: Any, backbone: Backbone) -> Component | None:
+def token_rows_part(unclaimed: UnclaimedTensors, indices: Any, backbone: Backbone) -> Component[Any] | None:
     """Trained tokens, alone (TRAINABLE_TOKENS) or beside a LoRA. `indices`: a list, or one for each module's name."""
-    found, modules = take(
-        remaining,
+    found, modules = claim(
+        unclaimed,
         r"(.+?)(?:\.token_adapter)?\.trainable_tokens_delta",
         lambda module: module if module == LM_HEAD else backbone.parameter_site(module).name,
         "rows",
@@ -112,19 +114,19 @@ def _ids(indices: Any, module: str, count: int) -> Tensor:
         raise InvalidRequest(f"a trained token's number is out of range: {error}", param="token_indices") from None
 
 
-def table_part(remaining: UnclaimedTensors, lora: Component, backbone: Backbone) -> Component | None:
+def table_part(unclaimed: UnclaimedTensors, lora: Component[Any], backbone: Backbone) -> Component[Any] | None:
     """Takes the whole embedding or output layer that PEFT saves beside a LoRA on it, where it is not the backbone's.
 
     Raises AdapterMismatch for one of another size, and beneath a DoRA, whose norms are those of the backbone's.
     """
-    sites: Sites = {}
-    for name in remaining.names():
+    sites: SiteTensors = {}
+    for name in unclaimed.names():
         module, found, _ = name.removeprefix(WRAPPER).partition(".base_layer.weight")
         site = backbone.find(backbone.bare_name(module)) if found else None
         own = None if site is None else site.parameter("weight")
         if site is None or own is None:
             continue
-        tensor = site.turned("weight", remaining.pop(name))
+        tensor = site.turned("weight", unclaimed.claim(name))
         _check_rows(tensor, own, module, backbone)
         if equal_weights(tensor, own):
             continue
@@ -149,7 +151,7 @@ def _check_rows(tensor: Tensor, own: Tensor, module: str, backbone: Backbone) ->
         )
 
 
-def check_tied(parts: Sequence[Component], config: Mapping[str, Any], backbone: Backbone) -> None:
+def check_tied(parts: Sequence[Component[Any]], config: Mapping[str, Any], backbone: Backbone) -> None:
     """Raises AdapterMismatch where PEFT would adapt a tied output layer as the embedding, and the file holds but one.
 
     PEFT saves both; the rows of trained tokens are the output layer's as well.
@@ -160,7 +162,7 @@ def check_tied(parts: Sequence[Component], config: Mapping[str, Any], backbone: 
     shared = {backbone.family.word_embeddings, head.output_layer}
     for part in parts:
         found = shared & part.tensors.keys()
-        if part.method in ("lora", "parameters") and len(found) == 1:
+        if not METHODS[part.method].tied_to_lm_head_ok and len(found) == 1:
             raise AdapterMismatch(
                 f"ensure_weight_tying is set, but the file adapts '{min(found)}' alone, and not "
                 f"'{min(shared - found)}', which shares its weight",
@@ -168,14 +170,14 @@ def check_tied(parts: Sequence[Component], config: Mapping[str, Any], backbone: 
             )
 
 
-def whole_parameters(remaining: UnclaimedTensors, backbone: Backbone) -> Component | None:
+def whole_parameters(unclaimed: UnclaimedTensors, backbone: Backbone) -> Component[Any] | None:
     """What is left of the backbone's own parameters: `bias: all`, and modules that were trained whole.
 
     A weight (out, in) that is the backbone's own, as PEFT saves a vocabulary's on its own account, is taken and does
     nothing.
     """
-    sites: Sites = {}
-    for name in remaining.names():
+    sites: SiteTensors = {}
+    for name in unclaimed.names():
         bare = name.removeprefix(WRAPPER) if name.startswith(WRAPPER) else name.removeprefix(PROMPT_WRAPPER)
         if backbone.vocabulary is not None and bare in backbone.vocabulary.bias_names:
             bare = f"{backbone.vocabulary.output_layer}.bias"
@@ -183,7 +185,7 @@ def whole_parameters(remaining: UnclaimedTensors, backbone: Backbone) -> Compone
         site = backbone.find(backbone.bare_name(module))
         if site is None or site.parameter(leaf) is None:
             continue
-        tensor, own = site.turned(leaf, remaining.pop(name)), site.parameter(leaf)
+        tensor, own = site.turned(leaf, unclaimed.claim(name)), site.parameter(leaf)
         if leaf == "weight" and (site.name in backbone.embedding or backbone.in_vocabulary_head(site.name)):
             assert own is not None
             _check_rows(tensor, own, module, backbone)

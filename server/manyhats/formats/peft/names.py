@@ -13,5 +13,3 @@ PICKLED: dict[str, str | None] = {
     "trainable_params.bin": None,
     "value_head.bin": None,
 }
-WRAPPER = "base_model.model."
-PROMPT_WRAPPER = "base_model."  # prompt learning wraps the model otherwise

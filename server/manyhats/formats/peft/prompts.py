@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.files import UnclaimedTensors, short_repr
-from manyhats.methods.base import Component
+from manyhats.messages import short_repr
+from manyhats.methods.component import Component
+from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 from manyhats.methods.prefix import PrefixConfig, layer_site
 from manyhats.methods.prompt import PROMPT_SITE, PromptConfig
 
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 
-def prefix_part(remaining: UnclaimedTensors, config: dict[str, Any], backbone: Backbone) -> Component:
-    table = remaining.take("prompt_embeddings")
+def prefix_part(unclaimed: UnclaimedTensors, config: dict[str, Any], backbone: Backbone) -> Component[Any]:
+    table = unclaimed.claim_optional("prompt_embeddings")
     if table is None:
         raise AdapterMismatch("the file has no 'prompt_embeddings'", param="prompt_embeddings")
     heads, dim = backbone.kv_shape
@@ -47,9 +48,9 @@ def prefix_part(remaining: UnclaimedTensors, config: dict[str, Any], backbone: B
     )
 
 
-def prompt_part(remaining: UnclaimedTensors, config: dict[str, Any], backbone: Backbone) -> Component:
+def prompt_part(unclaimed: UnclaimedTensors, config: dict[str, Any], backbone: Backbone) -> Component[Any]:
     """Takes the tensor of a soft prompt, which stands in place of word embeddings."""
-    prompt = remaining.take("prompt_embeddings")
+    prompt = unclaimed.claim_optional("prompt_embeddings")
     if prompt is None:
         raise AdapterMismatch("the file has no 'prompt_embeddings'", param="prompt_embeddings")
     modules = config.get("num_transformer_submodules")

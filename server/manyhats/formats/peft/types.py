@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from manyhats.errors import InvalidRequest
-from manyhats.formats.files import short_repr
+from manyhats.messages import short_repr
 
 
 def _flag(value: Any) -> bool:

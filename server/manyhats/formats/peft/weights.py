@@ -10,9 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from manyhats.errors import InvalidRequest
-from manyhats.formats.files import UnclaimedTensors, equal_weights, read_json, read_tensors, short_repr
-from manyhats.formats.peft.names import INDEX, PROMPT_WRAPPER, SHARDS, WEIGHTS, WRAPPER
+from manyhats.formats.files import read_json, read_tensors
+from manyhats.formats.peft.names import INDEX, SHARDS, WEIGHTS
 from manyhats.formats.wrappers import bare, check_gathered, renamed
+from manyhats.messages import short_repr
+from manyhats.methods.libraries.equal_weights import equal_weights
+from manyhats.methods.libraries.peft import PROMPT_WRAPPER, WRAPPER
+from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 
 _SHARD = re.compile(r"adapter_model-(\d{5})-of-(\d{5})\.safetensors")
 # PEFT keeps one entry an adapter behind these, and saves it without the adapter's name.

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from manyhats.backbone.sites import LM_HEAD
+from manyhats.core.adapter import Adapter
 from manyhats.errors import InvalidRequest
 from manyhats.formats.files import write_json, write_tensors
-from manyhats.formats.peft.names import PROMPT_WRAPPER, WEIGHTS, WRAPPER
-from manyhats.methods.adapter import Adapter
-from manyhats.methods.base import Component
+from manyhats.formats.peft.names import WEIGHTS
+from manyhats.methods.component import Component
 from manyhats.methods.full_parameters import ParametersConfig
 from manyhats.methods.heads import Head
 from manyhats.methods.ia3 import Ia3Config
+from manyhats.methods.libraries.peft import PROMPT_WRAPPER, WRAPPER
 from manyhats.methods.lora import LoraConfig
 from manyhats.methods.prefix import PrefixConfig, layer_site
 from manyhats.methods.prompt import PROMPT_SITE, PromptConfig
@@ -103,7 +104,7 @@ def _head(head: Head, wrapper: str, backbone: Backbone) -> dict[str, Tensor]:
     return tensors
 
 
-def _method(part: Component, full: Full, backbone: Backbone) -> Written:
+def _method(part: Component[Any], full: Full, backbone: Backbone) -> Written:
     match part.config:
         case LoraConfig() if part.config.vera is not None:
             return _vera(part, part.config.vera, full)
@@ -123,7 +124,7 @@ def _method(part: Component, full: Full, backbone: Backbone) -> Written:
             raise InvalidRequest(f"PEFT has no format for the method {part.method}")
 
 
-def _lora(part: Component, config: LoraConfig, full: Full) -> Written:
+def _lora(part: Component[Any], config: LoraConfig, full: Full) -> Written:
     if config.dora == "adapterhub":
         raise InvalidRequest("AdapterHub's DoRA is not PEFT's, and cannot be written as such")
     if part.gated:
@@ -151,7 +152,7 @@ def _lora(part: Component, config: LoraConfig, full: Full) -> Written:
     return fields, tensors
 
 
-def _vera(part: Component, shared: Shared, full: Full) -> Written:
+def _vera(part: Component[Any], shared: Shared, full: Full) -> Written:
     """The shared matrices are made anew from the key, so the file is the vectors alone."""
     fields = {
         "peft_type": "VERA",
@@ -169,7 +170,7 @@ def _vera(part: Component, shared: Shared, full: Full) -> Written:
     return fields, tensors
 
 
-def _ia3(part: Component, full: Full) -> Written:
+def _ia3(part: Component[Any], full: Full) -> Written:
     inputs = [site for site, leaves in part.tensors.items() if "input" in leaves]
     if any(set(leaves) == {"input", "output"} for leaves in part.tensors.values()):
         raise InvalidRequest("PEFT rescales what a layer reads, or what it gives, and not both")
@@ -185,7 +186,7 @@ def _ia3(part: Component, full: Full) -> Written:
     return fields, tensors
 
 
-def _prompt(part: Component, config: PromptConfig, backbone: Backbone) -> Written:
+def _prompt(part: Component[Any], config: PromptConfig, backbone: Backbone) -> Written:
     """P-tuning's too, whose encoder is folded in."""
     if config.after_embeddings:
         raise InvalidRequest("PEFT's prompts stand in place of word embeddings, not behind the embedding block")
@@ -202,7 +203,7 @@ def _prompt(part: Component, config: PromptConfig, backbone: Backbone) -> Writte
     return fields, {"prompt_embeddings": prompt}
 
 
-def _prefix(part: Component, config: PrefixConfig, backbone: Backbone) -> Written:
+def _prefix(part: Component[Any], config: PrefixConfig, backbone: Backbone) -> Written:
     """PEFT's tensor is (length, 2 * layers * heads * dim)."""
     if part.gated:
         raise InvalidRequest("PEFT's prefixes have no gate")
@@ -221,7 +222,7 @@ def _prefix(part: Component, config: PrefixConfig, backbone: Backbone) -> Writte
     return fields, {"prompt_embeddings": torch.stack(rows, dim=1).reshape(config.length, -1)}
 
 
-def _norms(part: Component, full: Full) -> Written:
+def _norms(part: Component[Any], full: Full) -> Written:
     tensors = {
         f"{WRAPPER}{full(site)}.ln_tuning_layers.{leaf}": tensor
         for site, leaves in part.tensors.items()
@@ -230,7 +231,7 @@ def _norms(part: Component, full: Full) -> Written:
     return {"peft_type": "LN_TUNING", "target_modules": sorted(full(site) for site in part.tensors)}, tensors
 
 
-def _token_rows(part: Component, full: Full) -> Written:
+def _token_rows(part: Component[Any], full: Full) -> Written:
     (site,) = part.tensors
     leaves = part.tensors[site]
     fields = {

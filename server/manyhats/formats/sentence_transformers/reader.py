@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from manyhats.backbone import sentence_files
 from manyhats.backbone.sentence import SentenceEmbedding, modes_of
+from manyhats.core.adapter import Adapter
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.files import read_json, read_json_value, read_tensors
-from manyhats.methods.adapter import Adapter
 from manyhats.methods.heads import Kind
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic_core import SchemaError, SchemaValidator, ValidationError, core_schema
 
 from manyhats.errors import InvalidRequest
-from manyhats.formats.files import short_repr
+from manyhats.messages import short_repr
 
 _LENGTH = 200  # characters
 _REPETITIONS = 4  # of `*`, `+` and `{` in one pattern

@@ -1,0 +1,140 @@
+"""An adapter as its files hold it: the components of one or more methods, a head, and what the task is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from manyhats.backbone.sentence import Projection
+from manyhats.errors import AdapterMismatch
+from manyhats.methods.base import Conflict
+from manyhats.methods.bound_adapter import BoundAdapter
+from manyhats.methods.component import Component
+from manyhats.methods.heads import Head, Kind, headless_kinds
+from manyhats.methods.registry import METHODS
+from manyhats.methods.slots import slot_tables
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """What an adapter folder holds, in host memory.
+
+    `matched_tensors`: how many of the file's tensors found their place (all, or reading fails). `settings`: what the
+    files say about the task (labels, template, ...). `projection`: what stands behind an embedding's pooling;
+    None: what the backbone brings.
+    """
+
+    components: tuple[Component[Any], ...]
+    head: Head | None
+    kind: Kind
+    matched_tensors: int
+    base: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()  # sha256 of the stored contents that it is made of
+    projection: Projection | None = None
+
+    @property
+    def method(self) -> str:
+        """What the parts are called, joined by `+`."""
+        return "+".join(dict.fromkeys(part.label or part.method for part in self.components))
+
+    @property
+    def rank(self) -> int | None:
+        """The rank of the first part that has one."""
+        ranks = (METHODS[part.method].rank(part) for part in self.components)
+        return next((rank for rank in ranks if rank is not None), None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in host memory."""
+        return sum(part.nbytes for part in self.components) + self._output_bytes
+
+    def slot_size(self, backbone: Backbone) -> int:
+        """Bytes that the adapter will take on the device."""
+        sizes = (METHODS[part.method].slot_size(part, backbone) for part in self.components)
+        return sum(sizes) + self._output_bytes
+
+    @property
+    def _output_bytes(self) -> int:
+        """Bytes of what stands behind the states."""
+        return sum(part.nbytes for part in (self.head, self.projection) if part is not None)
+
+    @property
+    def _lm_head_conflict(self) -> Conflict | None:
+        """Why it cannot end in the backbone's language-model head; None where it can."""
+        conflicts = (METHODS[part.method].lm_head_conflict for part in self.components)
+        return next((conflict for conflict in conflicts if conflict is not None), None)
+
+    def kinds(self, backbone: Backbone) -> tuple[Kind, ...]:
+        """What it may be asked for; its own kind is among them."""
+        if self.head is None:
+            found = headless_kinds(backbone)
+            if self._lm_head_conflict is not None:
+                found = ("embed",)
+            return (self.kind, *(kind for kind in found if kind != self.kind))
+        return self.head.kinds
+
+    def as_kind(self, kind: Kind | None, backbone: Backbone) -> Adapter:
+        """Itself for that kind, where its head allows it; else as it is."""
+        if kind is None or kind == self.kind or kind not in self.kinds(backbone):
+            return self
+        head = None if self.head is None else replace(self.head, kind=kind)
+        return replace(self, kind=kind, head=head)
+
+    def check(self, backbone: Backbone) -> None:
+        """Raises AdapterMismatch with the first thing that does not fit the backbone."""
+        if not any(part.tensors for part in self.components):
+            raise AdapterMismatch("the adapter has no weights for any layer of the backbone")
+        replaced: set[str] = set()
+        for part in self.components:
+            method = METHODS[part.method]
+            method.check(part, backbone)
+            twice = replaced & method.replaced_weights(part)
+            if twice:
+                raise AdapterMismatch(f"two parts of the adapter bring a weight for '{min(twice)}'", param=min(twice))
+            replaced |= method.replaced_weights(part)
+        by_method: dict[str, list[Component[Any]]] = {}
+        for part in self.components:
+            by_method.setdefault(part.method, []).append(part)
+        for name, own in by_method.items():
+            METHODS[name].check_together(own)
+            for other, why in METHODS[name].incompatible_with.items():
+                if other in by_method:
+                    raise AdapterMismatch(why, param="parts")
+        if self.kind == "generate" and not backbone.has_language_model:
+            raise AdapterMismatch(
+                f"the adapter is for generating text, but the backbone {backbone.name} has no language-model head",
+                param="kind",
+            )
+        if self.kind == "fill" and not backbone.fills_masks:
+            raise AdapterMismatch(
+                f"the adapter is for filling masks, but the backbone {backbone.name} has no masked language-model head",
+                param="kind",
+            )
+        conflict = self._lm_head_conflict
+        if self.kind in ("generate", "fill") and conflict is not None:
+            raise AdapterMismatch(conflict.reason, param=conflict.param)
+        if self.head is not None:
+            self.head.check(backbone)
+
+    @torch.inference_mode()
+    def bind(self, backbone: Backbone) -> BoundAdapter:
+        """The adapter ready to act on the backbone's device."""
+        parts = tuple((METHODS[part.method], METHODS[part.method].bind(part, backbone)) for part in self.components)
+        bound = BoundAdapter(
+            method=self.method,
+            kind=self.kind,
+            components=parts,
+            head=None if self.head is None else self.head.to(backbone),
+            projection=None if self.projection is None else self.projection.to(backbone.device, backbone.dtype),
+            non_causal=any(METHODS[part.method].non_causal(part) for part in self.components),
+        )
+        slot_tables(backbone).slot_of(bound)  # here, and not when a batch waits for it
+        return bound

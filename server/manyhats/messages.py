@@ -1,0 +1,51 @@
+"""Parts of messages to callers that several packages word in the same way."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+_PREFIX = "Value error, "  # what pydantic puts before the text of a ValueError that a validator of ours raised
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """What pydantic says about one field.
+
+    `location`: the way to the field, names and positions; empty where the fault lies in no single field.
+    `type`: pydantic's name for the kind of fault. `message`: pydantic's text. `input`: the value, where it was wanted.
+    """
+
+    location: tuple[str | int, ...]
+    type: str
+    message: str
+    input: Any = None
+
+    @property
+    def field(self) -> str:
+        """The location with dots between; empty where the fault lies in no single field."""
+        return ".".join(map(str, self.location))
+
+    @property
+    def reason(self) -> str:
+        """The message, without the words that pydantic puts before a validator's own."""
+        return self.message.removeprefix(_PREFIX)
+
+
+def first_error(error: ValidationError, with_input: bool = False) -> FieldError:
+    """The first error of a pydantic model. `with_input`: with the value, which may copy all that was given."""
+    return field_error(error.errors(include_url=False, include_context=False, include_input=with_input)[0])
+
+
+def field_error(details: Mapping[str, Any]) -> FieldError:
+    """One error from what `errors()` lists, of pydantic or of FastAPI."""
+    return FieldError(tuple(details["loc"]), details["type"], details["msg"], details.get("input"))
+
+
+def short_repr(value: Any) -> str:
+    """A value for a message, cut short."""
+    return reprlib.repr(value)

@@ -1,0 +1,50 @@
+"""The weights of one method as a file holds them, in host memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+StateDict = Mapping[str, Tensor]  # a method's tensors at one site, by its own leaf names
+
+
+class MethodConfig(BaseModel):
+    """What a method needs to know besides its tensors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+C = TypeVar("C", bound=MethodConfig)
+C_co = TypeVar("C_co", bound=MethodConfig, covariant=True)
+
+
+@dataclass(frozen=True)
+class Component(Generic[C_co]):
+    """The weights of one method, in host memory. `tensors`: by site, then by the method's own leaf names.
+
+    `label`: what the user is shown where it is not the method's own name.
+    """
+
+    method: str
+    config: C_co
+    tensors: Mapping[str, StateDict]
+    label: str | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return size_of(self.tensors.values())
+
+    @property
+    def gated(self) -> bool:
+        """Whether a gate, which reads a whole sequence, weighs what it does; a member's counts, too."""
+        return any(leaf.endswith("gate.weight") for leaves in self.tensors.values() for leaf in leaves)
+
+
+def size_of(sites: Iterable[StateDict]) -> int:
+    """Bytes of all leaves."""
+    return sum(tensor.nbytes for leaves in sites for tensor in leaves.values())

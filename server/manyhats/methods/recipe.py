@@ -1,0 +1,58 @@
+"""What a way of adapting a backbone is trained with.
+
+Learning rates differ by a factor of thousands between methods, since they are steps of very different things: a LoRA's
+factors, a mask's scores, one number for every neuron. Those of the recipes were chosen by the validation score on small
+data (`docs/training.md` has the figures, and the papers' own).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long and how fast to train. Learning rates are the peak values of AdamW."""
+
+    learning_rate: float  # of the method's weights
+    head_learning_rate: float = 1e-3
+    epochs: int = 5  # of each stage, for methods with two
+    batch_tokens: int = 512  # most tokens of one batch
+    accumulate: int = 1  # batches of one step
+    patience: int = 2  # epochs without a better validation score until training stops
+    seed: int = 0
+    warm_up: float = 0.06  # share of the steps over which the learning rates rise
+    clip: float = 1.0  # largest norm of all gradients together
+    weight_decay: float = 0.01
+    dropout: float = 0.1  # share of the head's input that is left out
+
+
+class Member(NamedTuple):
+    """A method of a recipe: options that the recipe stands for, and how many times the schedule's learning rate."""
+
+    method: str
+    options: Mapping[str, Any] = {}
+    rate: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A method under the name that the field knows. `options`: the method's, which it stands for; `beside`: further
+    methods that are trained with it; `needs`: an option that must be given; `peft`: written as PEFT does, with the
+    family's own head; `baseline`: to compare with, not to serve."""
+
+    method: str
+    schedule: Schedule
+    source: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    peft: bool = False
+    baseline: bool = False
+    beside: tuple[Member, ...] = ()
+    needs: str | None = None
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """All methods, in the order in which they act."""
+        return Member(self.method, self.options), *self.beside

@@ -1,0 +1,37 @@
+"""The methods, by name. A new one is a module of its own and a line here."""
+
+from typing import Any
+
+from manyhats.methods.average import Average
+from manyhats.methods.base import Method
+from manyhats.methods.bottleneck import Bottleneck
+from manyhats.methods.full_parameters import Parameters
+from manyhats.methods.fusion import Fusion
+from manyhats.methods.ia3 import Ia3
+from manyhats.methods.invertible import Invertible
+from manyhats.methods.lora import Lora
+from manyhats.methods.mask import Mask
+from manyhats.methods.prefix import Prefix
+from manyhats.methods.prompt import Prompt
+from manyhats.methods.side import Side
+from manyhats.methods.sparse import Sparse
+from manyhats.methods.token_rows import TokenRows
+
+METHODS: dict[str, Method[Any]] = {
+    method.name: method
+    for method in (
+        Lora(),
+        Bottleneck(),
+        Fusion(),
+        Average(),
+        Invertible(),
+        Prefix(),
+        Prompt(),
+        Ia3(),
+        Parameters(),
+        Sparse(),
+        Side(),
+        TokenRows(),
+        Mask(),
+    )
+}
