@@ -195,7 +195,7 @@ def _layer(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segments
 def _layers(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segments) -> Tensor:
     """(rows, members, hidden) to the same, through each adapter's own layer."""
     count = x.shape[1]
-    return _layer(kernels, x.flatten(0, 1), table, segments.times(count)).view(x.shape)
+    return _layer(kernels, x.flatten(0, 1), table, segments.repeat_rows(count)).view(x.shape)
 
 
 class Fusion(Method[FusionConfig]):
