@@ -18,7 +18,7 @@ from manyhats.backbone.pooling import PooledSpans, Span
 from manyhats.backbone.sentence import EVERY_TOKEN, Pooling, Projection, modes_of
 from manyhats.engine.forward_input import ForwardInput
 from manyhats.methods.grouped_heads import HeadRows, head_logits
-from manyhats.methods.plan import Plan, Segment
+from manyhats.methods.plan import AdapterSegment, Plan
 from manyhats.methods.slots import slot_tables
 
 
@@ -30,7 +30,7 @@ class _HeadInputs:
     owners: list[HeadRows] = field(default_factory=list)
     sequences: dict[int, slice] = field(default_factory=dict)
 
-    def add(self, sequence: int, segment: Segment, rows: Iterable[int]) -> None:
+    def add(self, sequence: int, segment: AdapterSegment, rows: Iterable[int]) -> None:
         begin = len(self.rows)
         self.rows += rows
         self.sequences[sequence] = slice(begin, len(self.rows))
@@ -132,7 +132,7 @@ class ReadOut:
         if self._heads.rows:
             self._put_head_logits(self._heads, self._select(states, "heads"), outputs)
         if self._pooler.rows:
-            segments = [Segment(own.adapter, slice(own.start, own.stop)) for own in self._pooler.owners]
+            segments = [AdapterSegment(own.adapter, slice(own.start, own.stop)) for own in self._pooler.owners]
             pooled = self._backbone.pool(self._select(states, "pooler"), self._plan.sequence_actors(segments))
             self._put_head_logits(self._pooler, pooled, outputs)
         for vectors in self._vectors.values():
@@ -172,19 +172,19 @@ def vocabulary_logits(
     return backbone.vocabulary_logits(selected, vocabulary_actors(backbone, plan, segments))
 
 
-def selected_segments(plan: Plan, positions: Sequence[Sequence[int]]) -> tuple[list[Segment], list[int]]:
+def selected_segments(plan: Plan, positions: Sequence[Sequence[int]]) -> tuple[list[AdapterSegment], list[int]]:
     """The segments that the selected rows form when packed, and these rows. `positions`: see `vocabulary_logits`."""
     rows: list[int] = []
-    segments: list[Segment] = []
+    segments: list[AdapterSegment] = []
     for segment in plan.segments:
         own = [row for i in range(segment.sequences.start, segment.sequences.stop) for row in positions[i]]
         if own:
-            segments.append(Segment(segment.adapter, slice(len(rows), len(rows) + len(own))))
+            segments.append(AdapterSegment(segment.adapter, slice(len(rows), len(rows) + len(own))))
             rows += own
     return segments, rows
 
 
-def vocabulary_actors(backbone: Backbone, plan: Plan, segments: Sequence[Segment]) -> Actors:
+def vocabulary_actors(backbone: Backbone, plan: Plan, segments: Sequence[AdapterSegment]) -> Actors:
     """The actors in the language-model head for rows that form `segments`."""
     head = backbone.vocabulary
     return plan.sequence_actors(segments, frozenset() if head is None else head.parts)

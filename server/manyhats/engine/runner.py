@@ -279,7 +279,7 @@ def _make_entry(scheduled: ScheduledSequence) -> _Entry:
     adapter = sequence.adapter
     if cached:
         begins = sequence.virtual > 0 and sequence.computed == 0
-        adapter = adapter.starting if begins else adapter.resumed
+        adapter = adapter.first_chunk if begins else adapter.later_chunks
     return _Entry(adapter, sequence, tokens, cached)
 
 

@@ -41,7 +41,7 @@ from manyhats.methods.bottleneck import (
     read,
 )
 from manyhats.methods.component import Component, MethodConfig, StateDict, size_of
-from manyhats.methods.operations import Kind
+from manyhats.methods.operations import OperationKind
 from manyhats.methods.options import Options
 from manyhats.methods.residual import ResidualGroup, ResidualPass, Tables, in_rows
 
@@ -121,9 +121,9 @@ class FusionOperation:
     config: FusionConfig
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> OperationKind:
         own = tuple(member.kind for member in self.members)
-        return Kind("fusion", tuple(self._own), (own, self.config), Fusions)
+        return OperationKind("fusion", tuple(self._own), (own, self.config), Fusions)
 
     @property
     def columns(self) -> tuple[Any, ...]:
@@ -178,7 +178,7 @@ class Fusions:
         return finish(_detail(group.kind)[0][-1].detail, site, hidden, members)
 
 
-def _detail(kind: Kind) -> tuple[tuple[Any, ...], FusionConfig]:
+def _detail(kind: OperationKind) -> tuple[tuple[Any, ...], FusionConfig]:
     """The members' kinds, whose details are their configs, and the fusion's config."""
     assert isinstance(kind.detail, tuple)
     kinds, config = kind.detail
