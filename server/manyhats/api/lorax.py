@@ -177,12 +177,13 @@ def _whole(result: InferenceResponse, body: GenerateBody, tokenizer: Tokenizer) 
         answer["details"] = _details(result, sequence, body) | {
             "prefill": _prefill(sequence, tokenizer),
             "tokens": [
-                _token(sampled, tokenizer.piece(sampled.token), tokenizer, body.given) for sampled in sequence.shown
+                _token(sampled, tokenizer.piece(sampled.token), tokenizer, body.given)
+                for sampled in sequence.emitted_tokens
             ],
         }
         if body.given.top_n_tokens:
             answer["details"]["top_tokens"] = [
-                _top_tokens(sampled, tokenizer, body.given) for sampled in sequence.shown
+                _top_tokens(sampled, tokenizer, body.given) for sampled in sequence.emitted_tokens
             ]
     return answer
 
