@@ -177,7 +177,7 @@ def _whole(result: InferenceResponse, body: GenerateBody, tokenizer: Tokenizer) 
         answer["details"] = _details(result, sequence, body) | {
             "prefill": _prefill(sequence, tokenizer),
             "tokens": [
-                _token(sampled, tokenizer.piece(sampled.token), tokenizer, body.given)
+                _token(sampled, tokenizer.token_to_string(sampled.token), tokenizer, body.given)
                 for sampled in sequence.emitted_tokens
             ],
         }
@@ -251,7 +251,7 @@ def _prefill(sequence: Sequence, tokenizer: Tokenizer) -> list[dict[str, Any]]:
         return []
     known = zip(scores.prompt, scores.scores, strict=True)
     return [
-        {"id": t, "text": tokenizer.piece(t), "logprob": None if one is None else finite(one.logprob)}
+        {"id": t, "text": tokenizer.token_to_string(t), "logprob": None if one is None else finite(one.logprob)}
         for t, one in known
     ]
 
@@ -269,4 +269,4 @@ def _top_tokens(sampled: SampledToken, tokenizer: Tokenizer, given: Parameters) 
 
 
 def _alternatives(sampled: SampledToken, most: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    return [{"id": t, "text": tokenizer.piece(t), "logprob": value} for t, value in sampled.top[:most]]
+    return [{"id": t, "text": tokenizer.token_to_string(t), "logprob": value} for t, value in sampled.top[:most]]

@@ -80,4 +80,4 @@ def _by_number(score: PromptLogprob, tokenizer: Tokenizer) -> Iterable[tuple[str
     ranked = {score.token: (score.logprob, score.rank)}
     ranked |= {t: (value, ranked[t][1] if t in ranked else i) for i, (t, value) in enumerate(score.top, 1)}
     for token, (logprob, rank) in ranked.items():
-        yield str(token), {"logprob": finite(logprob), "rank": rank, "decoded_token": tokenizer.piece(token)}
+        yield str(token), {"logprob": finite(logprob), "rank": rank, "decoded_token": tokenizer.token_to_string(token)}
