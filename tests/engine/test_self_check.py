@@ -141,7 +141,7 @@ def test_what_rounding_does_by_itself_is_measured(base_folder: Any, monkeypatch:
     backbone = Backbone.load(str(base_folder("llama")), device="cpu", dtype="bfloat16")
     monkeypatch.setattr(module, "_TOLERANCE", {torch.bfloat16: 1e-9})
     self_check(backbone)
-    monkeypatch.setattr(module, "_TIMES_NOISE", 1e-9)
+    monkeypatch.setattr(module, "_NOISE_FACTOR", 1e-9)
     with pytest.raises(WrongAnswers):
         self_check(backbone)
     assert backbone.original is not None

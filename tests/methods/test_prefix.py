@@ -94,7 +94,7 @@ def test_texts_go_on_as_a_whole_pass_has_it(family: str, load_backbone: Callable
         ids = list(prompt)
         for token in tokens:
             row = tiny.row(backbone, adapter, "w1")
-            (logits,) = tiny.run(backbone, [type(row)(ids, [0] * len(ids), adapter, continues=True)])
+            (logits,) = tiny.run(backbone, [type(row)(ids, [0] * len(ids), adapter, next_token=True)])
             best = logits.topk(2).values
             assert int(logits.argmax()) == token or float(best[0] - best[1]) < 1e-3
             ids.append(token)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manyhats.commands.convert import check_folders
+from manyhats.commands.folders import check_folders
 from manyhats.errors import ConfigurationError, InvalidRequest
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from manyhats.methods.bottleneck import Bottleneck
 from manyhats.methods.component import Component
 from manyhats.methods.composition import Composition, CompositionFields, Member
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
-from manyhats.methods.lora import Lora, average_loras
+from manyhats.methods.lora import Lora, weighted_loras
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -40,7 +40,7 @@ def _compose(
     components = [member.single("averaged") for member in members]
     methods = {component.method for component in components}
     if methods == {Lora.name}:
-        return [average_loras(components, weights)]
+        return [weighted_loras(components, weights)]
     if methods != {Bottleneck.name}:
         raise AdapterMismatch(
             f"adapters of the methods {', '.join(sorted(methods))} cannot be averaged; LoRAs can, and bottleneck "

@@ -21,7 +21,7 @@ from manyhats.methods.bottleneck.members import (
 )
 from manyhats.methods.bottleneck.operation import BottleneckOperation, BottleneckRun, bottleneck_operation
 from manyhats.methods.component import Component, MethodConfig, size_of
-from manyhats.methods.operations import Kind
+from manyhats.methods.operations import OperationKind
 from manyhats.methods.options import Options
 from manyhats.methods.recipe import Recipe, Schedule
 from manyhats.methods.residual import ResidualGroup, ResidualPass, in_rows
@@ -49,9 +49,9 @@ class AverageOperation:
     weights: tuple[float, ...]
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> OperationKind:
         run = AverageRun(tuple(member.run for member in self.members), self.weights)
-        return Kind(NAME, tuple(member_columns(self.members)), run=run)
+        return OperationKind(NAME, tuple(member_columns(self.members)), run=run)
 
     @property
     def columns(self) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from manyhats.methods.base import pair_of
 from manyhats.methods.bottleneck.compacter import materialise
 from manyhats.methods.bottleneck.config import NAME, BottleneckConfig
 from manyhats.methods.component import StateDict
-from manyhats.methods.operations import Kind, gate_rows
+from manyhats.methods.operations import OperationKind, gate_rows
 from manyhats.methods.residual import ResidualGroup, ResidualPass, Tables, in_rows
 
 
@@ -45,8 +45,8 @@ class BottleneckOperation:
         return BottleneckRun(self.config)
 
     @property
-    def kind(self) -> Kind:
-        return Kind(NAME, tuple(self.by_column), run=self.run)
+    def kind(self) -> OperationKind:
+        return OperationKind(NAME, tuple(self.by_column), run=self.run)
 
     @property
     def columns(self) -> tuple[Any, ...]:

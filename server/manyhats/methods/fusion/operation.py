@@ -17,7 +17,7 @@ from manyhats.methods.bottleneck.members import join_members, member_columns, me
 from manyhats.methods.bottleneck.operation import BottleneckOperation, BottleneckRun, bottleneck_operation
 from manyhats.methods.component import Component, StateDict
 from manyhats.methods.fusion.config import NAME, FusionConfig, FusionFlags
-from manyhats.methods.operations import Kind
+from manyhats.methods.operations import OperationKind
 from manyhats.methods.residual import ResidualGroup, ResidualPass, in_rows
 
 
@@ -33,9 +33,9 @@ class FusionOperation:
     config: FusionConfig
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> OperationKind:
         run = FusionRun(tuple(member.run for member in self.members), self.config)
-        return Kind(NAME, tuple(self._by_column), run=run)
+        return OperationKind(NAME, tuple(self._by_column), run=run)
 
     @property
     def columns(self) -> tuple[Any, ...]:
@@ -104,7 +104,7 @@ def _layer(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segments
 def _layers(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segments) -> Tensor:
     """(rows, members, hidden) to the same, through each adapter's own layer."""
     count = x.shape[1]
-    return _layer(kernels, x.flatten(0, 1), table, segments.times(count)).view(x.shape)
+    return _layer(kernels, x.flatten(0, 1), table, segments.repeat_rows(count)).view(x.shape)
 
 
 def fuse(

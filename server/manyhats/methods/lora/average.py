@@ -13,7 +13,7 @@ from manyhats.methods.component import Component
 from manyhats.methods.lora.config import LoraConfig
 
 
-def average_loras(components: Sequence[Component[LoraConfig]], weights: Sequence[float]) -> Component[LoraConfig]:
+def weighted_loras(components: Sequence[Component[LoraConfig]], weights: Sequence[float]) -> Component[LoraConfig]:
     """sum_i w_i s_i B_i A_i as one LoRA: the A stand one below the other, the B beside each other.
 
     Raises AdapterMismatch for LoRAs with more than A and B.
