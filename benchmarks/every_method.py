@@ -22,13 +22,14 @@ import torch
 import transformers
 from manyhats.backbone import Backbone, Text
 from manyhats.engine.forward import forward
-from manyhats.engine.row import Row
+from manyhats.engine.forward_input import ForwardInput
 from manyhats.methods.base import BoundComponent
 from manyhats.methods.bottleneck import BottleneckConfig
+from manyhats.methods.bottleneck.members import member_leaf
 from manyhats.methods.bound_adapter import BARE, BoundAdapter
 from manyhats.methods.component import Component
 from manyhats.methods.full_parameters import ParametersConfig
-from manyhats.methods.fusion import FusionConfig, member_leaf
+from manyhats.methods.fusion import FusionConfig
 from manyhats.methods.ia3 import Ia3Config
 from manyhats.methods.lora import LoraConfig
 from manyhats.methods.mask import MaskConfig, pack_bits
@@ -148,7 +149,7 @@ def main() -> None:
         def batch(adapters: list[BoundAdapter]) -> Callable[[], object]:
             of_row = [adapters[i % len(adapters)] for i in range(len(encoded))]
             order = in_batch_order(range(len(encoded)), lambda i: of_row[i])
-            rows = [Row(encoded[i].ids, encoded[i].type_ids, of_row[i]) for i in order]
+            rows = [ForwardInput(encoded[i].ids, encoded[i].type_ids, of_row[i]) for i in order]
             return lambda: forward(backbone, rows)
 
         sides = {"bare": batch([BARE]), "all methods": batch(mixed)} | {n: batch(a) for n, a in pool.items()}

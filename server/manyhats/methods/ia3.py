@@ -24,11 +24,11 @@ from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 from manyhats.methods.operations import Operation, ScaleInput, ScaleOutput
 from manyhats.methods.options import Options
 from manyhats.methods.recipe import Recipe, Schedule
+from manyhats.methods.sites import linear_site
 from manyhats.methods.targets import target_sites
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
-
 
 NAME: Final = "ia3"
 
@@ -142,7 +142,7 @@ class Ia3(Method[Ia3Config]):
 
     def check(self, component: Component[Ia3Config], backbone: Backbone) -> None:
         for site, leaves in component.tensors.items():
-            out, width = backbone.site_of(site).shape
+            out, width = linear_site(backbone, site).shape
             shapes = {"output": (out,), "input": (width,)}
             for leaf, tensor in leaves.items():
                 if leaf not in shapes:

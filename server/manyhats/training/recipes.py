@@ -11,39 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from manyhats.errors import InvalidRequest
-from manyhats.methods.recipe import Member, Recipe, Schedule
+from manyhats.methods.recipe import Recipe, Schedule
 from manyhats.methods.registry import METHODS
 
-_REST: dict[str, Recipe] = {
-    "houlsby": Recipe("bottleneck", Schedule(2e-3), "Houlsby et al. 2019", {"placement": "houlsby"}),
-    "pfeiffer": Recipe("bottleneck", Schedule(2e-3), "Pfeiffer et al. 2020", {"placement": "pfeiffer"}),
-    "parallel": Recipe("bottleneck", Schedule(2e-3), "He et al. 2021", {"placement": "parallel"}),
-    "bottleneck": Recipe("bottleneck", Schedule(2e-3), "Houlsby et al. 2019, or by the option placement"),
-    "compacter": Recipe(
-        "bottleneck", Schedule(6e-3, weight_decay=0.0), "Karimi Mahabadi et al. 2021", {"kronecker": 4}
-    ),
-    "invertible": Recipe(
-        "invertible",
-        Schedule(2e-3),
-        "Pfeiffer et al. 2020 (MAD-X)",
-        beside=(Member("bottleneck", {"placement": "pfeiffer"}),),
-    ),
-    "mam": Recipe(
-        "bottleneck",
-        Schedule(1e-3, batch_tokens=256),
-        "He et al. 2021",
-        {"placement": "parallel"},
-        beside=(Member("prefix", rate=20.0),),
-    ),
-    "unipelt": Recipe(
-        "bottleneck",
-        Schedule(1e-3, batch_tokens=256),
-        "Mao et al. 2022",
-        {"placement": "pfeiffer", "gated": "yes"},
-        beside=(Member("prefix", {"length": 10, "gated": "yes"}, 20.0), Member("lora", {"gated": "yes"})),
-    ),
-    "fusion": Recipe("fusion", Schedule(1e-3), "Pfeiffer et al. 2021", needs="members"),
-    "average": Recipe("average", Schedule(1e-3), "AdapterHub's Average", needs="members"),
+_RECIPES: dict[str, Recipe] = {
     "side": Recipe("side", Schedule(3e-3), "Zhang et al. 2020"),
     # A step costs much beside its tokens: every score is moved. Decay would pull all scores under the threshold.
     "mask": Recipe("mask", Schedule(3e-3, batch_tokens=1024, weight_decay=0.0), "Zhao et al. 2020"),
@@ -69,7 +40,14 @@ _REST: dict[str, Recipe] = {
     ),
     "full": Recipe("parameters", Schedule(1e-4, 1e-3), "all weights", {"which": "all"}, baseline=True),
 }
-RECIPES = {name: recipe for method in METHODS.values() for name, recipe in method.recipes.items()} | _REST
+_RECIPES |= {name: recipe for method in METHODS.values() for name, recipe in method.recipes.items()}
+# Those that the field knows best stand first when all are listed or trained; any other follows.
+_FIRST = (
+    "lora", "rslora", "dora", "vera", "houlsby", "pfeiffer", "parallel", "bottleneck", "compacter", "invertible",
+    "mam", "unipelt", "fusion", "average", "token-rows", "side", "mask", "sparse", "diff-pruning", "prefix",
+    "prefix-mlp", "prompt", "p-tuning", "ia3", "bitfit", "layer-norm", "full",
+)  # fmt: skip
+RECIPES: dict[str, Recipe] = {name: _RECIPES[name] for name in _FIRST if name in _RECIPES} | _RECIPES
 
 
 def recipe_for(name: str, *, baselines: bool = False) -> Recipe:

@@ -60,7 +60,9 @@ class AdapterHub(Format):
         return reader.read(folder, read_json(folder / names.CONFIG), backbone)
 
     def holds(self, adapter: Adapter, backbone: Backbone) -> bool:
-        return adapter.method == "bottleneck"
+        from manyhats.formats.adapterhub import writer
+
+        return writer.holds(adapter)
 
     def write(self, adapter: Adapter, folder: Path, backbone: Backbone) -> None:
         from manyhats.formats.adapterhub import writer

@@ -17,6 +17,7 @@ from manyhats.methods.full_parameters.training import TrainableParameters
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 from manyhats.methods.options import Options
 from manyhats.methods.recipe import Recipe, Schedule
+from manyhats.methods.sites import parameter_site
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -38,7 +39,7 @@ class Parameters(Method[ParametersConfig]):
 
     def check(self, component: Component[ParametersConfig], backbone: Backbone) -> None:
         for site, leaves in component.tensors.items():
-            place = backbone.parameter_site(site)
+            place = parameter_site(backbone, site)
             for leaf, tensor in leaves.items():
                 if isinstance(place, LinearSite) and leaf == "bias":  # added where the backbone has none
                     shape: tuple[int, ...] = place.shape[:1]
@@ -64,14 +65,13 @@ class Parameters(Method[ParametersConfig]):
         chosen.done()
         if which == "norms":
             norms = [site for name, site in backbone.norm.items() if not backbone.in_vocabulary_head(name)]
-            names = [(site.name, leaf) for site in norms for leaf in site.module._parameters]
+            names = [(site.name, leaf) for site in norms for leaf in site.parameter_names()]
             return TrainableParameters(backbone, names, NORMS)
         every = [*backbone.linear.values(), *backbone.norm.values()]
         places = [place for place in every if not backbone.in_vocabulary_head(place.name)]
         if which == "all":
             tables = [site for site in backbone.embedding.values() if not backbone.in_vocabulary_head(site.name)]
-            owned = [(place, leaf) for place in (*places, *tables) for leaf in place.module._parameters]
-            names = [(place.name, leaf) for place, leaf in owned if place.parameter(leaf) is not None]
+            names = [(place.name, leaf) for place in (*places, *tables) for leaf in place.parameter_names()]
             return TrainableParameters(backbone, names, "full")
         names = [(place.name, "bias") for place in places if place.parameter("bias") is not None]
         return TrainableParameters(backbone, names, BIASES)

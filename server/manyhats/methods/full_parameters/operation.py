@@ -13,6 +13,7 @@ from manyhats.kernels.base import Rows, ScaleAdd, Weight
 from manyhats.methods.base import BoundComponent
 from manyhats.methods.component import StateDict
 from manyhats.methods.operations import Operation, OwnNorm, OwnRows, OwnWeight, ScaleOutput
+from manyhats.methods.sites import parameter_site
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def own_parameter(backbone: Backbone, site: str, leaf: str) -> Tensor:
     """The backbone's own, a linear layer's weight as (out, in). Raises AdapterMismatch where there is none."""
-    own = backbone.parameter_site(site).parameter(leaf)
+    own = parameter_site(backbone, site).parameter(leaf)
     if own is None:
         raise AdapterMismatch(
             f"'{site}' of the backbone {backbone.name} has no parameter '{leaf}'", param=f"{site}.{leaf}"
@@ -34,7 +35,7 @@ def bound_parameters(backbone: Backbone, sites: Mapping[str, StateDict]) -> Boun
     embedding: dict[str, OwnRows] = {}
     norm: dict[str, OwnNorm] = {}
     for site, leaves in sites.items():
-        place = backbone.parameter_site(site)
+        place = parameter_site(backbone, site)
         if isinstance(place, LinearSite):
             linear[place.name] = own_layer(place, leaves.get("weight"), leaves.get("bias"))
         elif isinstance(place, EmbeddingSite):

@@ -21,6 +21,7 @@ from manyhats.methods.libraries.peft import (
 )
 from manyhats.methods.libraries.resized import reject_resized
 from manyhats.methods.libraries.unclaimed import SiteTensors, UnclaimedTensors
+from manyhats.methods.sites import parameter_site
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -31,7 +32,7 @@ def _read_norms(unclaimed: UnclaimedTensors, config: Mapping[str, Any], backbone
     sites, _ = claim(
         unclaimed,
         r"(.+)\.ln_tuning_layers\.(weight|bias)",
-        lambda module: backbone.parameter_site(module).name,
+        lambda module: parameter_site(backbone, module).name,
     )
     if not sites:
         raise AdapterMismatch("the file has no ln_tuning_layers")
@@ -67,7 +68,7 @@ def claim_own_parameters(unclaimed: UnclaimedTensors, backbone: Backbone) -> Com
         site = backbone.find(backbone.bare_name(module))
         if site is None or site.parameter(leaf) is None:
             continue
-        tensor, own = site.turned(leaf, unclaimed.claim(name)), site.parameter(leaf)
+        tensor, own = site.to_canonical(leaf, unclaimed.claim(name)), site.parameter(leaf)
         if leaf == "weight" and (site.name in backbone.embedding or backbone.in_vocabulary_head(site.name)):
             assert own is not None
             reject_resized(tensor, own, module, backbone)

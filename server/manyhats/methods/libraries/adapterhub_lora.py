@@ -9,6 +9,7 @@ from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.messages import short_repr
 from manyhats.methods.libraries.fields import reject_fields
 from manyhats.methods.libraries.unclaimed import SiteTensors, UnclaimedTensors, claim_leaves
+from manyhats.methods.sites import linear_site
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -39,7 +40,7 @@ def claim_lora(unclaimed: UnclaimedTensors, config: Mapping[str, Any], name: str
 
     def place_of(tensor: str) -> tuple[str, str] | None:
         module, found, leaf = tensor.partition(f".loras.{name}.")
-        return (backbone.site_of(module).name, _LEAVES[leaf]) if found and leaf in _LEAVES else None
+        return (linear_site(backbone, module).name, _LEAVES[leaf]) if found and leaf in _LEAVES else None
 
     sites = claim_leaves(unclaimed, place_of)
     if not sites:

@@ -41,6 +41,7 @@ from manyhats.methods.lora.vera import SharedMatrices, make_matrices, materialis
 from manyhats.methods.operations import Operation, bytes_of
 from manyhats.methods.options import Options
 from manyhats.methods.recipe import Recipe, Schedule
+from manyhats.methods.sites import linear_site
 from manyhats.methods.targets import target_sites
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Lora(Method[LoraConfig]):
             if table is not None:
                 out, width = table.module.embedding_dim, table.module.num_embeddings
             else:
-                out, width = backbone.site_of(site).shape
+                out, width = linear_site(backbone, site).shape
                 shapes |= {"bias": (out,), "bias_B": (out,), "gate.weight": (1, width), "gate.bias": (1,)}
             shapes["magnitude"] = (out,)
             rank = expect_matrix(leaves["A"], f"{site}.lora_A")
@@ -161,7 +162,7 @@ class Lora(Method[LoraConfig]):
 def _check_vera(component: Component[LoraConfig], shared: SharedMatrices, backbone: Backbone) -> None:
     for site, leaves in component.tensors.items():
         expect_leaves(leaves, ("lambda_b", "lambda_d"), site)
-        out, width = backbone.site_of(site).shape
+        out, width = linear_site(backbone, site).shape
         expect_shape(leaves["lambda_b"], (out,), f"{site}.lambda_b", backbone)
         expect_shape(leaves["lambda_d"], (shared.rank,), f"{site}.lambda_d", backbone)
         if out > shared.outputs or width > shared.inputs:

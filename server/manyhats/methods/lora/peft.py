@@ -211,7 +211,7 @@ def _claim_base_layers(
         own = None if site is None else site.parameter("weight")
         if site is None or own is None:
             continue
-        tensor = site.turned("weight", unclaimed.claim(name))
+        tensor = site.to_canonical("weight", unclaimed.claim(name))
         reject_resized(tensor, own, module, backbone)
         if equal_weights(tensor, own):
             continue

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F
 
-from manyhats.methods.base import BoundComponent, Pair, SequenceSlices, gate_means, pair_of
+from manyhats.methods.base import BoundComponent, Pair, SequenceSlices, pair_of
 from manyhats.methods.component import StateDict
-from manyhats.methods.operations import PrefixRows
+from manyhats.methods.operations import PrefixRows, gate_means
 from manyhats.methods.prefix.config import PrefixConfig
 
 
@@ -26,7 +27,7 @@ class GatedRows:
     gate: Pair
 
     def __call__(self, hidden: Tensor, spans: SequenceSlices) -> tuple[Tensor, Tensor]:
-        gates = gate_means(hidden, self.gate, spans)[:, None, None, None]
+        gates = gate_means(F.linear(hidden, *self.gate), spans)[:, None, None, None]
         return (self.keys * gates).flatten(0, 1), (self.values * gates).flatten(0, 1)
 
 
@@ -56,6 +57,6 @@ def bind_rows(rows: Mapping[int, Any], config: PrefixConfig, nbytes: int = 0, *,
         prefix_rows=config.length,
         prefix_each=gated,
         prefix_left_out=frozenset(config.left_out),
-        position_shift=config.length if config.shift_positions else 0,
+        position_offset=config.length if config.shift_positions else 0,
         nbytes=nbytes,
     )

@@ -43,4 +43,4 @@ def bind_prompt(prompt: Tensor, config: PromptConfig, backbone: Backbone, nbytes
     if config.after_embeddings:
         return BoundComponent(states={EMBEDDED: step.enter}, virtual_tokens=length, nbytes=nbytes)
     words = backbone.family.word_embeddings
-    return BoundComponent(embedding={words: step.look_up}, virtual_tokens=length, position_shift=length, nbytes=nbytes)
+    return BoundComponent(embedding={words: step.look_up}, virtual_tokens=length, position_offset=length, nbytes=nbytes)

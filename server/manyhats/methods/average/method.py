@@ -1,4 +1,4 @@
-"""Averaging: the outputs of several bottleneck adapters at one place, weighted (AdapterHub's `Average`)."""
+"""Averages of bottleneck adapters as a method."""
 
 from __future__ import annotations
 
@@ -6,28 +6,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.methods.base import BoundComponent, Method, Trainable, on_device
-from manyhats.methods.bottleneck import (
-    Bottleneck,
-    BottleneckConfig,
-    BottleneckOperation,
-    Bottlenecks,
-    bottleneck_operation,
-    finish,
+from manyhats.methods.bottleneck import Bottleneck, BottleneckConfig
+from manyhats.methods.bottleneck.members import (
+    is_bottleneck,
+    join_members,
+    member_columns,
+    member_leaves,
+    member_tables,
 )
+from manyhats.methods.bottleneck.operation import BottleneckOperation, BottleneckRun, bottleneck_operation
 from manyhats.methods.component import Component, MethodConfig, size_of
-from manyhats.methods.fusion import join_members, member_columns, member_leaves, member_tables
-from manyhats.methods.operations import Kind
+from manyhats.methods.operations import OperationKind
 from manyhats.methods.options import Options
+from manyhats.methods.recipe import Recipe, Schedule
 from manyhats.methods.residual import ResidualGroup, ResidualPass, in_rows
 
 if TYPE_CHECKING:
+    import torch
+
     from manyhats.backbone import Backbone
+
+NAME = "average"
 
 
 class AverageConfig(MethodConfig):
@@ -45,51 +49,50 @@ class AverageOperation:
     weights: tuple[float, ...]
 
     @property
-    def kind(self) -> Kind:
-        own = tuple(member.kind for member in self.members)
-        return Kind("average", tuple(member_columns(self.members)), (own, self.weights), Averages)
+    def kind(self) -> OperationKind:
+        run = AverageRun(tuple(member.run for member in self.members), self.weights)
+        return OperationKind(NAME, tuple(member_columns(self.members)), run=run)
 
     @property
     def columns(self) -> tuple[Any, ...]:
         return tuple(member_columns(self.members).values())
 
 
-class Averages:
+@dataclass(frozen=True, slots=True)
+class AverageRun:
     """Averages with the same weights, of members with the same flags. See `methods.residual.ResidualRun`."""
 
-    @staticmethod
-    def step(group: ResidualGroup, site: ResidualPass, hidden: Tensor) -> Tensor:
-        kinds, weights = _detail(group.kind)
-        outs = []
-        for i, kind in enumerate(kinds):
-            one = ResidualGroup(kind, group.stage, member_tables(group.tables, i), group.members)
-            outs.append(Bottlenecks.step(one, site, hidden))
+    members: tuple[BottleneckRun, ...]
+    weights: tuple[float, ...]
+
+    def step(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor) -> Tensor:
+        """What the averages make of `hidden`."""
+        outs = [
+            member.step(group._replace(tables=member_tables(group.tables, index)), site, hidden)
+            for index, member in enumerate(self.members)
+        ]
 
         def total(rows: slice) -> Tensor:
-            found = weights[0] * outs[0][rows]
-            for weight, out in zip(weights[1:], outs[1:], strict=True):
+            found = self.weights[0] * outs[0][rows]
+            for weight, out in zip(self.weights[1:], outs[1:], strict=True):
                 found = found + weight * out[rows]
             return found
 
         return in_rows(site.of(group.members), outs[0], total)
 
-    @staticmethod
-    def finish(group: ResidualGroup, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
-        return finish(_detail(group.kind)[0][-1].detail, site, hidden, members)
-
-
-def _detail(kind: Kind) -> tuple[tuple[Any, ...], tuple[float, ...]]:
-    """The members' kinds, and their weights."""
-    assert isinstance(kind.detail, tuple)
-    kinds, weights = kind.detail
-    return kinds, weights
+    def finish(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
+        """What goes on in the residual stream, as behind the last of the averaged adapters."""
+        return self.members[-1].finish(group, site, hidden, members)
 
 
 class Average(Method[AverageConfig]):
     """Leaves at a residual site: `member.<i>.<leaf of bottleneck>`, of every member."""
 
-    name: ClassVar[str] = "average"
+    name: ClassVar[str] = NAME
     config = AverageConfig
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "average": Recipe(NAME, Schedule(1e-3), "AdapterHub's Average", needs="members")
+    }
 
     def check(self, component: Component[AverageConfig], backbone: Backbone) -> None:
         config = component.config
@@ -117,38 +120,37 @@ class Average(Method[AverageConfig]):
         return BoundComponent(residual=operations, nbytes=size_of(ready.values()))
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
-        """`members`: the parts that are averaged; `weights`: one for each, else all count alike."""
+        """`members`: the components that are averaged; `weights`: one for each, else all count alike."""
         chosen = Options(options, method=self.name)
         members = chosen.components("members")
         weights = chosen.numbers("weights", [1 / max(len(members), 1)] * len(members))
         chosen.done()
         component = average_of(members, weights)
         self.check(component, backbone)
-        return _Averaged(self, component, backbone)
+        return _FixedAverage(self, component, backbone)
 
 
-def average_of(members: Sequence[Component[Any]], weights: Sequence[float]) -> Component[Any]:
+def average_of(members: Sequence[Component[Any]], weights: Sequence[float]) -> Component[AverageConfig]:
     """Raises InvalidRequest for members that are no bottleneck adapters."""
-    strange = next(
-        (component.method for component in members if not isinstance(component.config, BottleneckConfig)), None
-    )
-    if strange is not None or len(members) < 2:
-        found = f"a member is a {strange}" if strange else f"{len(members)} members are named"
+    averaged = [component for component in members if is_bottleneck(component)]
+    other = next((component.method for component in members if not is_bottleneck(component)), None)
+    if other is not None or len(members) < 2:
+        found = f"a member is a {other}" if other else f"{len(members)} members are named"
         raise InvalidRequest(f"average: {found}; two bottleneck adapters or more are averaged", param="members")
-    configs = tuple(component.config for component in members if isinstance(component.config, BottleneckConfig))
-    return Component(Average.name, AverageConfig(members=configs, weights=tuple(weights)), join_members(members))
+    config = AverageConfig(members=tuple(component.config for component in averaged), weights=tuple(weights))
+    return Component(NAME, config, join_members(averaged))
 
 
-class _Averaged(Trainable):
+class _FixedAverage(Trainable):
     """Nothing of it is trained: members and weights are given, and the head learns to read them."""
 
     def __init__(self, method: Average, component: Component[AverageConfig], backbone: Backbone) -> None:
         super().__init__()
-        self._part = component
+        self._component = component
         self._bound = method.bind(component, backbone)
 
     def bound(self) -> BoundComponent:
         return self._bound
 
     def component(self) -> Component[AverageConfig]:
-        return self._part
+        return self._component

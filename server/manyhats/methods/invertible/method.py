@@ -1,9 +1,4 @@
-"""Invertible adapters: a coupling layer over the embeddings (Pfeiffer et al. 2020, MAD-X, section 3.3).
-
-    x = [x1, x2]        o1 = x1 + F(x2)        o2 = x2 + G(o1)        (NICE, Dinh et al. 2015)
-
-The inverse belongs before a language-model head that is tied to the embeddings.
-"""
+"""Invertible adapters as a method; the package says what they are."""
 
 from __future__ import annotations
 
@@ -31,19 +26,15 @@ from manyhats.methods.base import (
     parameter_key,
     reject_padded,
 )
-from manyhats.methods.component import Component, MethodConfig, StateDict, size_of
+from manyhats.methods.component import Component, StateDict, size_of
+from manyhats.methods.invertible.config import NAME, InvertibleConfig
 from manyhats.methods.options import Options
+from manyhats.methods.recipe import Member, Recipe, Schedule
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone, PackedBatch
 
 _LEAVES = [f"{net}.{layer}.{kind}" for net in "FG" for layer in ("down", "up") for kind in ("weight", "bias")]
-
-
-class InvertibleConfig(MethodConfig):
-    """`non_linearity` of both nets."""
-
-    non_linearity: str = "relu"
 
 
 @dataclass(slots=True)
@@ -65,8 +56,16 @@ class _Coupling:
 class Invertible(Method[InvertibleConfig]):
     """Leaves at the site `embedded`: `F.down`, `F.up`, `G.down`, `G.up`, each with `.weight` and `.bias`."""
 
-    name: ClassVar[str] = "invertible"
+    name: ClassVar[str] = NAME
     config = InvertibleConfig
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "invertible": Recipe(
+            NAME,
+            Schedule(2e-3),
+            "Pfeiffer et al. 2020 (MAD-X)",
+            beside=(Member("bottleneck", {"placement": "pfeiffer"}),),
+        ),
+    }
     lm_head_conflict = Conflict(
         "an invertible adapter is undone before the language-model head, which is not supported; it is for tasks "
         "without that head",
@@ -98,10 +97,10 @@ class Invertible(Method[InvertibleConfig]):
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
         width = chosen.integer("width", max(backbone.hidden // 4, 1), least=1)
-        kind = chosen.choice("non_linearity", "relu", ("relu", "gelu", "tanh", "swish"))
+        non_linearity = chosen.choice("non_linearity", "relu", ("relu", "gelu", "tanh", "swish"))
         chosen.done()
         reject_padded(backbone, "an invertible adapter")
-        return _TrainableInvertible(backbone, width, InvertibleConfig(non_linearity=kind), generator)
+        return _TrainableInvertible(backbone, width, InvertibleConfig(non_linearity=non_linearity), generator)
 
 
 class _TrainableInvertible(Trainable):
@@ -114,8 +113,8 @@ class _TrainableInvertible(Trainable):
             rows, columns = (width, half) if ".down." in name else (half, width)
             shape = (rows, columns) if name.endswith("weight") else (rows,)
             # near the identity, as a bottleneck adapter starts
-            spread = 0.0 if name.endswith("bias") else 1e-2 if ".down." in name else 1e-3
-            self.leaves[parameter_key(EMBEDDED, name)] = init_parameter(backbone, shape, spread, generator)
+            std = 0.0 if name.endswith("bias") else 1e-2 if ".down." in name else 1e-3
+            self.leaves[parameter_key(EMBEDDED, name)] = init_parameter(backbone, shape, std, generator)
 
     def _named(self) -> dict[str, Tensor]:
         return {name: self.leaves[parameter_key(EMBEDDED, name)] for name in _LEAVES}
@@ -125,4 +124,4 @@ class _TrainableInvertible(Trainable):
 
     def component(self) -> Component[InvertibleConfig]:
         leaves = {name: tensor.detach().cpu() for name, tensor in self._named().items()}
-        return Component(Invertible.name, self.config, {EMBEDDED: leaves})
+        return Component(NAME, self.config, {EMBEDDED: leaves})
