@@ -31,11 +31,11 @@ class TaskDescription:
 def read_task(folder: Path, backbone: Backbone) -> TaskDescription:
     """What is said of the task; nothing where there is no such file. Raises InvalidRequest or AdapterMismatch."""
     description = describe(folder, backbone)
-    if description is None or description.format != TASK:
+    if description is None or description.common.format != TASK:
         return TaskDescription({})
-    kind = description.task.get("kind")
+    kind = description.common.task.get("kind")
     if kind is not None and kind not in get_args(Kind):
         raise InvalidRequest(
             f"{FILE}: task.kind is {short_repr(kind)}; these are: {', '.join(get_args(Kind))}", param="kind"
         )
-    return TaskDescription(description.task, kind)
+    return TaskDescription(description.common.task, kind)

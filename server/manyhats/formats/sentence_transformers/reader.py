@@ -12,6 +12,7 @@ from manyhats.core.adapter import Adapter
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.files import read_json, read_json_value, read_tensors
 from manyhats.methods.heads import Kind
+from manyhats.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -32,26 +33,26 @@ def weight_files(folder: Path) -> set[str]:
     return sentence_files.weight_files(_source(folder)) if is_folder(folder) else set()
 
 
-def read_onto(adapter: Adapter, folder: Path, backbone: Backbone, asked: Kind | None = None) -> Adapter:
+def read_onto(adapter: Adapter, folder: Path, backbone: Backbone, stated: Kind | None = None) -> Adapter:
     """The adapter with what its sentence-transformers files say; as it is where there are none.
 
-    What `adapter.settings` says already stays. `asked`: what whoever brings it says that it is for; where that is no
+    What `adapter.settings` says already stays. `stated`: what whoever brings it says that it is for; where that is no
     embedding, the files mean nothing. Raises InvalidRequest for damaged or missing files, UnsupportedFormat
     for weights in a pickle, AdapterMismatch for what is not supported or contradicts the adapter.
     """
     if not is_folder(folder):
         _check_alone(folder)
         return adapter
-    if asked not in (None, "embed"):
-        told = f"the sentence-transformers files are not read: by its settings the adapter is of kind '{asked}'"
-        return replace(adapter, warnings=(*adapter.warnings, told))
+    if stated not in (None, "embed"):
+        warning = f"the sentence-transformers files are not read: by its settings the adapter is of kind '{stated}'"
+        return replace(adapter, warnings=(*adapter.warnings, warning))
     embedding = sentence_files.read(_source(folder), backbone.output_width)
     if adapter.head is not None:
         raise AdapterMismatch(
             f"{sentence_files.MODULES} is for embeddings, but the adapter has a head of kind '{adapter.kind}'",
             param=sentence_files.MODULES,
         )
-    if any(part.method == "prompt" for part in adapter.components):
+    if any(METHODS[component.method].pooled_virtual_tokens for component in adapter.components):
         raise AdapterMismatch(
             "sentence-transformers pools a prompt's virtual tokens with the text's own; not supported",
             param=sentence_files.MODULES,
