@@ -22,7 +22,7 @@ import torch
 import transformers
 from manyhats.backbone import Backbone, Text
 from manyhats.engine.forward import forward
-from manyhats.engine.row import Row
+from manyhats.engine.forward_input import ForwardInput
 from manyhats.methods.base import BoundComponent
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.bound_adapter import BARE, BoundAdapter
@@ -147,7 +147,7 @@ def main() -> None:
         def batch(adapters: list[BoundAdapter]) -> Callable[[], object]:
             of_row = [adapters[i % len(adapters)] for i in range(len(encoded))]
             order = in_batch_order(range(len(encoded)), lambda i: of_row[i])
-            rows = [Row(encoded[i].ids, encoded[i].type_ids, of_row[i]) for i in order]
+            rows = [ForwardInput(encoded[i].ids, encoded[i].type_ids, of_row[i]) for i in order]
             return lambda: forward(backbone, rows)
 
         sides = {"bare": batch([BARE]), "all methods": batch(mixed)} | {n: batch(a) for n, a in pool.items()}

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from manyhats.backbone import Backbone
 from manyhats.engine.forward import forward
-from manyhats.engine.row import Row
+from manyhats.engine.forward_input import ForwardInput
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
 from manyhats.methods.bound_adapter import BARE, BoundAdapter
@@ -230,7 +230,9 @@ def serving(work: Path, seed: int, rows: int, rounds: int) -> dict[str, float]:
 
     def side(adapters: Sequence[BoundAdapter]) -> Callable[[], Any]:
         each = len(encoded) // len(adapters)
-        batch = [Row(e.ids, e.type_ids, adapters[min(i // each, len(adapters) - 1)]) for i, e in enumerate(encoded)]
+        batch = [
+            ForwardInput(e.ids, e.type_ids, adapters[min(i // each, len(adapters) - 1)]) for i, e in enumerate(encoded)
+        ]
         return lambda: forward(bb, batch)
 
     sides["bare"] = side([BARE])

@@ -27,7 +27,7 @@ import transformers
 from manyhats.backbone import Backbone, Text
 from manyhats.backbone.loading import locate
 from manyhats.engine.forward import forward
-from manyhats.engine.row import Row
+from manyhats.engine.forward_input import ForwardInput
 from manyhats.formats.reader import read_adapter
 from manyhats.methods.bound_adapter import BARE, BoundAdapter
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -85,8 +85,8 @@ def measure(backbone: Backbone, model: PeftModel, adapters: list[BoundAdapter], 
     of_row = [i % count for i in range(len(texts))]
     order = sorted(range(len(texts)), key=lambda i: of_row[i])
 
-    rows = [Row(encoded[i].ids, encoded[i].type_ids, adapters[of_row[i]]) for i in order]
-    bare = [Row(encoded[i].ids, encoded[i].type_ids, BARE) for i in order]
+    rows = [ForwardInput(encoded[i].ids, encoded[i].type_ids, adapters[of_row[i]]) for i in order]
+    bare = [ForwardInput(encoded[i].ids, encoded[i].type_ids, BARE) for i in order]
 
     def padded(chosen: list[int]) -> dict[str, torch.Tensor]:
         longest = max(len(encoded[i].ids) for i in chosen)

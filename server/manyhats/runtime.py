@@ -17,7 +17,7 @@ from anyio import to_thread
 
 from manyhats.backbone import Backbone
 from manyhats.core.adapter import Adapter
-from manyhats.engine.compute_threads import in_passing_thread, keep_threads, leave_threads
+from manyhats.engine.compute_threads import run_in_temporary_thread, set_compute_threads, use_one_compute_thread
 from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.engine.self_check import self_check
 from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded
@@ -59,7 +59,7 @@ class Runtime:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self._threads = torch.get_num_threads()
-        self.backbone = in_passing_thread(lambda: _backbone(settings, backbone))
+        self.backbone = run_in_temporary_thread(lambda: _backbone(settings, backbone))
         self.metrics = Metrics(settings.metrics_tasks)
         self.registry = Registry(
             settings.store, self.inspect, max_tasks=settings.max_tasks, max_versions=settings.max_versions
@@ -136,7 +136,7 @@ class Runtime:
     async def start(self) -> None:
         """Starts the model's thread, imports adapters copied by hand, preloads, and becomes ready."""
         self.engine.start()
-        leave_threads()
+        use_one_compute_thread()
         self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
@@ -150,7 +150,7 @@ class Runtime:
             await to_thread.run_sync(self.close)
         else:  # a running pass keeps what it uses
             logger.error("a pass does not end; adapters and the store stay open until the process ends")
-        keep_threads(self._threads)
+        set_compute_threads(self._threads)
 
     def close(self) -> None:
         """Gives back threads and the store."""

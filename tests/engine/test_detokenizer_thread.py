@@ -77,7 +77,7 @@ def test_a_text_is_told_token_by_token_and_ends_its_request(detokenizer, tokeniz
     asked.request.future.result(PATIENCE)
     (sequence,) = asked.sequences
     assert sequence.decoder.text == asked.told == "the cat sat 🙂"
-    assert [delta.token for delta in asked.deltas] == sequence.shown == [step[0].token for step in steps]
+    assert [delta.token for delta in asked.deltas] == sequence.emitted_tokens == [step[0].token for step in steps]
     assert len(sequence.token_times) == len(steps)
     assert [delta.finish_reason for delta in asked.deltas] == [None] * (len(steps) - 1) + ["length"]
     assert sequence.finish_reason == "length"
@@ -92,10 +92,10 @@ def test_a_stop_string_ends_a_text_and_what_comes_behind_it_is_ignored(detokeniz
     assert sequence.released
     assert sequence.finish_reason == "stop"
     assert asked.told == "the cat "
-    shown = len(sequence.shown)
+    shown = len(sequence.emitted_tokens)
     feed(detokenizer, asked.steps("and more"))
     detokenizer.stop(PATIENCE)
-    assert len(sequence.shown) == shown
+    assert len(sequence.emitted_tokens) == shown
     assert asked.deltas[-1].finish_reason == "stop"
 
 
@@ -117,7 +117,7 @@ def test_an_end_token_is_no_part_of_the_text(detokenizer, tokenizer):
     sequence.ended_by = end
     detokenizer.put([SequenceOutput(sequence, end, "stop")])
     asked.request.future.result(PATIENCE)
-    assert end not in sequence.shown
+    assert end not in sequence.emitted_tokens
     assert asked.deltas[-1] == Delta(sequence, "", None, "stop")
 
 
@@ -188,7 +188,7 @@ def test_a_request_that_nobody_waits_for_is_told_nothing(detokenizer, tokenizer)
     feed(detokenizer, asked.steps("the cat") + other.steps("the cat"))
     other.request.future.result(PATIENCE)
     assert asked.deltas == []
-    assert asked.sequences[0].shown == []
+    assert asked.sequences[0].emitted_tokens == []
 
 
 def test_all_that_a_step_gives_stands_within_its_scope(detokenizer, tokenizer):

@@ -295,7 +295,7 @@ class FailsOnce:
         (Scheduler, "update"),
         (Runner, "execute"),
         (engines.AtOnce, "put"),
-        (Runner, "_account"),
+        (Runner, "_report"),
     ],
 )
 def test_an_error_outside_a_batch_fails_what_is_under_way_alone(
@@ -407,7 +407,7 @@ def test_it_gives_up_where_errors_come_one_upon_another(
 def test_errors_far_apart_are_no_reason_to_give_up(
     bert: Backbone, engine: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "_WITHIN", 0.0)
+    monkeypatch.setattr(engine_module, "_FAILURE_WINDOW", 0.0)
     one = engine(start=False)
     FailsOnce(monkeypatch, Scheduler, "schedule", times=20)
     request = one_pass(bert, BARE, ["w1"])
@@ -481,8 +481,8 @@ def test_no_lock_is_held_while_the_model_works(bert: Backbone, engine: Make, hel
     one = engine()
     one.submit([one_pass(bert, BARE, ["w1"])])
     assert held.entered.wait(PATIENCE)
-    assert one._changed.acquire(blocking=False)
-    one._changed.release()
+    assert one._condition.acquire(blocking=False)
+    one._condition.release()
     other = one_pass(bert, BARE, ["w1"], "other")
     one.submit([other])
     assert one.waiting() == {"other": 1}
@@ -495,7 +495,7 @@ def test_hashes_are_made_under_no_lock(load_backbone: Any, engine: Make, monkeyp
     backbone = load_backbone("llama")
     one = engine(backbone, start=False)
     lock = threading.Lock()
-    monkeypatch.setattr(one, "_changed", threading.Condition(lock))
+    monkeypatch.setattr(one, "_condition", threading.Condition(lock))
     held: list[bool] = []
     chained = cache_module.chained_hash
 
@@ -558,7 +558,7 @@ def test_texts_that_do_not_finish_in_time_are_told(load_backbone: Any, engine: M
     assert held.entered.wait(PATIENCE)
     stopping = threading.Thread(target=one.stop, args=(0.01,))
     stopping.start()
-    wait_until(lambda: one._ending, "its time is over")
+    wait_until(lambda: one._aborting, "its time is over")
     held.go.set()
     stopping.join(PATIENCE)
     with pytest.raises(NotReady, match="shutting down"):
@@ -569,7 +569,7 @@ def test_texts_that_do_not_finish_in_time_are_told(load_backbone: Any, engine: M
 def test_a_pass_that_does_not_end_is_said(
     bert: Backbone, engine: Make, held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "_LAST_PASS", 0.01)
+    monkeypatch.setattr(engine_module, "_LAST_BATCH_TIMEOUT", 0.01)
     one = engine()
     one.submit([one_pass(bert, BARE, ["w1"])])
     assert held.entered.wait(PATIENCE)

@@ -9,7 +9,7 @@ import torch
 from manyhats.backbone import Backbone
 from manyhats.core.adapter import Adapter
 from manyhats.engine.forward import forward
-from manyhats.engine.row import Row
+from manyhats.engine.forward_input import ForwardInput
 from manyhats.errors import ConfigurationError
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.heads import Head, Layer
@@ -143,7 +143,7 @@ def test_token_types_above_the_models_are_lowered(load_backbone) -> None:
     """RoBERTa has one type; a tokenizer may name two."""
     backbone = load_backbone("roberta")
     row = tiny.row(backbone, tiny.BARE, TEXTS[0])
-    odd = Row(row.ids, [1] * len(row.ids), row.adapter, "none")
+    odd = ForwardInput(row.ids, [1] * len(row.ids), row.adapter, "none")
     assert tiny.difference(tiny.run(backbone, [odd]), tiny.run(backbone, [row])) == 0
 
 

@@ -19,16 +19,16 @@ from manyhats.errors import Overloaded
 from manyhats.methods.bound_adapter import BARE
 
 
-def request(task: str, lengths: list[int], queued: float = 0.0, priority: int = 0, tenant: str = "") -> Request:
+def request(task: str, lengths: list[int], arrival_time: float = 0.0, priority: int = 0, tenant: str = "") -> Request:
     """Sequences that one pass answers."""
     sequences = [Sequence(BARE, [1] * length, PoolingParams(), index=i) for i, length in enumerate(lengths)]
-    return Request(task, sequences, queued=queued, priority=priority, tenant=tenant)
+    return Request(task, sequences, arrival_time=arrival_time, priority=priority, tenant=tenant)
 
 
-def generation(task: str, prompt: list[int], new: int = 3, queued: float = 0.0, n: int = 1) -> Request:
+def generation(task: str, prompt: list[int], new: int = 3, arrival_time: float = 0.0, n: int = 1) -> Request:
     """Sequences that tokens follow."""
     sequences = [Sequence(BARE, prompt, SamplingParams(max_new_tokens=new), index=i) for i in range(n)]
-    return Request(task, sequences, digest=task, queued=queued, each=n)
+    return Request(task, sequences, digest=task, arrival_time=arrival_time, samples_per_prompt=n)
 
 
 def chosen(batch: ScheduledBatch | None) -> list[Sequence]:
@@ -43,7 +43,7 @@ def drain(scheduler: Scheduler) -> list[list[Sequence]]:
 
 
 def waiting(scheduler: Scheduler) -> dict[TaskKey, list[Sequence]]:
-    return {key: [*queue.passes, *queue.seats] for key, queue in scheduler._waiting.items()}
+    return {key: [*queue.one_pass, *queue.generation] for key, queue in scheduler._waiting.items()}
 
 
 requests = st.lists(
@@ -70,7 +70,7 @@ def test_nothing_is_lost_or_doubled(several: list[Request], budget: int) -> None
     taken = Counter(sequence for batch in drain(scheduler) for sequence in batch)
     assert taken == {sequence: 1 for one in several for sequence in one.sequences}
     assert scheduler.idle
-    assert Counter(scheduler.placed) == taken
+    assert Counter(scheduler.newly_scheduled) == taken
 
 
 @settings(max_examples=60, deadline=None)
@@ -86,9 +86,9 @@ def test_the_oldest_sequence_is_always_taken(several: list[Request], budget: int
     scheduler = filled(several, budget)
     while not scheduler.idle:
         heads = [own[0] for own in waiting(scheduler).values()]
-        due = min(sequence.request.due for sequence in heads)
+        due = min(sequence.request.scheduling_key for sequence in heads)
         batch = chosen(scheduler.schedule())
-        assert any(sequence.request.due == due and sequence in batch for sequence in heads)
+        assert any(sequence.request.scheduling_key == due and sequence in batch for sequence in heads)
 
 
 @settings(max_examples=60, deadline=None)
@@ -97,7 +97,7 @@ def test_sequences_of_a_task_keep_their_order(several: list[Request], budget: in
     seen: dict[str, list[tuple[float, int]]] = {}
     for batch in drain(filled(several, budget)):
         for sequence in batch:
-            seen.setdefault(sequence.request.task, []).append((sequence.request.queued, sequence.index))
+            seen.setdefault(sequence.request.task, []).append((sequence.request.arrival_time, sequence.index))
     assert all(order == sorted(order) for order in seen.values())
 
 
@@ -168,7 +168,7 @@ def test_what_nobody_waits_for_is_not_computed() -> None:
     scheduler = filled([gone, stays], 10)
     gone.future.cancel()
     assert drain(scheduler) == [stays.sequences]
-    assert len(scheduler.placed) == 3
+    assert len(scheduler.newly_scheduled) == 3
 
 
 def test_an_empty_scheduler_has_no_batch() -> None:
@@ -222,7 +222,7 @@ def test_decodes_prompts_and_one_pass_sequences_share_a_pass(llama: Backbone) ->
     first = generation("a", [1] * 10)
     model.add(first)
     assert model.step() == {first.sequences[0]: 10}
-    prompt, whole = generation("b", [2] * 200, queued=1), request("c", [20, 20], queued=2)
+    prompt, whole = generation("b", [2] * 200, arrival_time=1), request("c", [20, 20], arrival_time=2)
     model.add(prompt, whole)
     step = model.step()
     assert step[first.sequences[0]] == 1
@@ -238,14 +238,14 @@ def test_nobody_waits_for_ever(llama: Backbone) -> None:
     model = Model(llama, budget=4, seats=4)
     model.add(*(generation("a", [i], new=30) for i in range(4)))
     model.step()
-    late = request("b", [50], queued=1)
+    late = request("b", [50], arrival_time=1)
     model.add(late)
     assert model.step()[late.sequences[0]] == 50
 
 
 def test_a_long_prompt_is_read_in_chunks_that_leave_room(llama: Backbone) -> None:
     model = Model(llama, budget=32, seats=4)
-    long, short = generation("a", [*range(100)]), generation("b", [5] * 8, queued=1)
+    long, short = generation("a", [*range(100)]), generation("b", [5] * 8, arrival_time=1)
     model.add(long, short)
     steps = model.finish()
     assert steps[0] == {long.sequences[0]: 24, short.sequences[0]: 8}
@@ -255,8 +255,8 @@ def test_a_long_prompt_is_read_in_chunks_that_leave_room(llama: Backbone) -> Non
 
 def test_seats_go_to_the_task_that_has_the_fewest(llama: Backbone) -> None:
     model = Model(llama, budget=64, seats=4)
-    model.add(*(generation("greedy", [i, 1], queued=i) for i in range(10)))
-    model.add(generation("other", [1, 2], queued=20))
+    model.add(*(generation("greedy", [i, 1], arrival_time=i) for i in range(10)))
+    model.add(generation("other", [1, 2], arrival_time=20))
     model.step()
     assert Counter(sequence.request.task for sequence in model.scheduler.running) == {"greedy": 3, "other": 1}
     model.finish()
@@ -274,11 +274,11 @@ def test_a_beginning_that_is_just_being_read_is_waited_for(llama: Backbone) -> N
 
 def test_where_the_cache_is_full_the_youngest_gives_way(llama: Backbone) -> None:
     model = Model(llama, budget=64, seats=8, blocks=6)
-    old, young = generation("a", [1] * 30, new=40), generation("b", [2] * 30, new=40, queued=1)
+    old, young = generation("a", [1] * 30, new=40), generation("b", [2] * 30, new=40, arrival_time=1)
     model.add(old, young)
     steps = model.finish()
     assert model.scheduler.preempted > 0
-    assert Counter(model.scheduler.displaced) == {young.sequences[0]: model.scheduler.preempted}
+    assert Counter(model.scheduler.newly_preempted) == {young.sequences[0]: model.scheduler.preempted}
     assert all(old.sequences[0] in step for step in steps[:40])
     assert [len(one.sequences[0].output) for one in (old, young)] == [40, 40]
 
@@ -297,10 +297,10 @@ def test_a_sequence_whose_text_has_ended_leaves(llama: Backbone) -> None:
 
 def test_what_is_aborted_gives_its_blocks_back(llama: Backbone) -> None:
     model = Model(llama, budget=16, seats=1)
-    running, queued = generation("a", [*range(40)]), generation("a", [2], queued=1)
-    model.add(running, queued)
+    running, arrival_time = generation("a", [*range(40)]), generation("a", [2], arrival_time=1)
+    model.add(running, arrival_time)
     model.step()
-    model.scheduler.abort(queued)
+    model.scheduler.abort(arrival_time)
     model.scheduler.abort(running)
     assert model.scheduler.idle
     assert model.cache.pool.used == 0
@@ -309,14 +309,14 @@ def test_what_is_aborted_gives_its_blocks_back(llama: Backbone) -> None:
 def test_all_under_way_can_be_given_up(llama: Backbone) -> None:
     """Whatever state the cache is in: it begins anew."""
     model = Model(llama, budget=16, seats=1)
-    running, queued = generation("a", [*range(40)]), generation("a", [2], queued=1)
-    model.add(running, queued)
+    running, arrival_time = generation("a", [*range(40)]), generation("a", [2], arrival_time=1)
+    model.add(running, arrival_time)
     model.step()
     batch = model.scheduler.schedule()
     assert batch is not None
     assert model.scheduler.abort_running() == running.sequences
     assert model.cache.pool.used == 0
-    assert [list(step) for step in model.finish()] == [queued.sequences] * 3
+    assert [list(step) for step in model.finish()] == [arrival_time.sequences] * 3
 
 
 mixed = st.lists(
@@ -384,12 +384,12 @@ def test_counts_follow_who_has_a_place() -> None:
     admission = Admission(task_limit=10, total_limit=10)
     one, other = request("a", [1, 1, 1]), request("b", [1])
     admission.admit([one, other])
-    admission.placed([*one.sequences[:2], *other.sequences])
+    admission.mark_scheduled([*one.sequences[:2], *other.sequences])
     assert admission.waiting() == {"a": 1}
-    admission.displaced(one.sequences[:1])
+    admission.mark_waiting(one.sequences[:1])
     assert (admission.waiting(), admission.total) == ({"a": 2}, 2)
-    admission.forget(one)
-    admission.placed(one.sequences)  # it may come later
+    admission.remove(one)
+    admission.mark_scheduled(one.sequences)  # it may come later
     one.future.cancel()
-    admission.displaced(one.sequences)
+    admission.mark_waiting(one.sequences)
     assert (admission.waiting(), admission.total) == ({}, 0)

@@ -9,8 +9,8 @@ import torch
 from manyhats.kernels.activations import activation
 from manyhats.kernels.base import LowRank, ScaleAdd, Weight
 from manyhats.kernels.cpu.backend import CpuKernels
-from manyhats.kernels.cpu.columns import ACTIVATIONS
 from manyhats.kernels.cpu.library import Library
+from manyhats.kernels.cpu.struct_arrays import ACTIVATIONS
 from manyhats.kernels.reference import Reference
 from manyhats.kernels.segments import Segment, Segments, Table
 from torch import Tensor

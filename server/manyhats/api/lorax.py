@@ -177,12 +177,13 @@ def _whole(result: InferenceResponse, body: GenerateBody, tokenizer: Tokenizer) 
         answer["details"] = _details(result, sequence, body) | {
             "prefill": _prefill(sequence, tokenizer),
             "tokens": [
-                _token(sampled, tokenizer.piece(sampled.token), tokenizer, body.given) for sampled in sequence.shown
+                _token(sampled, tokenizer.token_to_string(sampled.token), tokenizer, body.given)
+                for sampled in sequence.emitted_tokens
             ],
         }
         if body.given.top_n_tokens:
             answer["details"]["top_tokens"] = [
-                _top_tokens(sampled, tokenizer, body.given) for sampled in sequence.shown
+                _top_tokens(sampled, tokenizer, body.given) for sampled in sequence.emitted_tokens
             ]
     return answer
 
@@ -250,7 +251,7 @@ def _prefill(sequence: Sequence, tokenizer: Tokenizer) -> list[dict[str, Any]]:
         return []
     known = zip(scores.prompt, scores.scores, strict=True)
     return [
-        {"id": t, "text": tokenizer.piece(t), "logprob": None if one is None else finite(one.logprob)}
+        {"id": t, "text": tokenizer.token_to_string(t), "logprob": None if one is None else finite(one.logprob)}
         for t, one in known
     ]
 
@@ -268,4 +269,4 @@ def _top_tokens(sampled: SampledToken, tokenizer: Tokenizer, given: Parameters) 
 
 
 def _alternatives(sampled: SampledToken, most: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    return [{"id": t, "text": tokenizer.piece(t), "logprob": value} for t, value in sampled.top[:most]]
+    return [{"id": t, "text": tokenizer.token_to_string(t), "logprob": value} for t, value in sampled.top[:most]]

@@ -44,8 +44,8 @@ async def _stream(request: Request, service: Service, inference: InferenceReques
 
     def chunks(delta: Delta) -> list[dict[str, Any]]:
         event: dict[str, Any] = {"input": delta.sequence.prompt_index, "text": delta.text}
-        if delta.sequence.request.each != 1:
-            event["choice"] = delta.sequence.index % delta.sequence.request.each
+        if delta.sequence.request.samples_per_prompt != 1:
+            event["choice"] = delta.sequence.index % delta.sequence.request.samples_per_prompt
         event["tokens"] = [] if delta.token is None else [delta.token.token]
         if delta.token is not None and delta.token.logprob is not None:
             event["logprobs"] = token_logprobs([delta.token], service.backbone.tokenizer)

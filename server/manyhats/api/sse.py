@@ -97,7 +97,9 @@ async def stream(
             deltas = first
             while deltas:
                 # The logprobs of a prompt may be many: no work for the event loop.
-                new = {delta.sequence.index for delta in deltas if delta.sequence.scores is not None} - started_choices
+                new = {
+                    delta.sequence.index for delta in deltas if delta.sequence.prompt_logprobs is not None
+                } - started_choices
                 started_choices |= new
                 small = not new and len(deltas) * _EVENT <= SMALL_OUTPUT
                 if data := await at_once_if(small, partial(written, deltas)):

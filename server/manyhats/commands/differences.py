@@ -108,7 +108,7 @@ def _changed(
             if unserved is not None and not torch.equal(tensor.detach(), unserved):
                 raise InvalidRequest(f"'{path}' changes '{module}.{leaf}', where nothing can act on this backbone")
             continue
-        value = site.turned(leaf, tensor.detach())
+        value = site.to_canonical(leaf, tensor.detach())
         if not torch.equal(value, own):
             sites.setdefault(module, {})[leaf] = value.contiguous().clone()
     if not sites:

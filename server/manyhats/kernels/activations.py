@@ -14,9 +14,10 @@ from manyhats.errors import AdapterMismatch
 
 @cache
 def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """transformers' function of that name, and AdapterHub's `leakyrelu`. Raises AdapterMismatch for others.
+    """transformers' activation of that name, or AdapterHub's `leakyrelu`. Raises AdapterMismatch for other names.
 
-    Those with weights of their own (`prelu`, `xielu`) are not among them: adapter files do not hold these weights.
+    Activations with weights of their own (`prelu`, `xielu`) are not supported, because adapter files have no such
+    weights.
     """
     if name.lower() == "leakyrelu":
         return F.leaky_relu

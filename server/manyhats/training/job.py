@@ -90,7 +90,7 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
     schedule = job.chosen_schedule()
     dataset = data.load(job.kind, job.columns, job.data, job.validation, job.test, seed=schedule.seed)
     trainer = _trainer(job, job.method, schedule, dataset, backbone)
-    max_tokens = _max_tokens(job, backbone, trainer.position_shift)
+    max_tokens = _max_tokens(job, backbone, trainer.position_offset)
     items = encode_dataset(dataset, backbone, max_tokens, job.template)
     for note in dataset.notes:
         console.print(note, highlight=False, soft_wrap=True)

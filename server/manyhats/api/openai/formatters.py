@@ -75,7 +75,7 @@ class Completions(ResponseFormatter):
         if sampling_of(sequence).logprobs is not None:
             writer = self._writer(sequence, len(echo))
             logprobs = prompt.copy()
-            for sampled in [*sequence.shown, *self._end_of(sequence)]:
+            for sampled in [*sequence.emitted_tokens, *self._end_of(sequence)]:
                 _append(logprobs, writer, sampled)
         choice = {
             "index": sequence.index,
@@ -154,7 +154,7 @@ class Chat(ResponseFormatter):
         logprobs = None
         if sampling_of(sequence).logprobs is not None:
             writer = self._writer(sequence)
-            logprobs = {"content": [_chat_logprobs(writer, sampled) for sampled in sequence.shown]}
+            logprobs = {"content": [_chat_logprobs(writer, sampled) for sampled in sequence.emitted_tokens]}
         message = {"role": "assistant", "content": text_of(sequence).text}
         return {
             "index": sequence.index,

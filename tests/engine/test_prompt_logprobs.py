@@ -10,10 +10,10 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.core.sequence import Delta, Request
-from manyhats.engine import prompt_scores
+from manyhats.engine import prompt_logprobs
 from manyhats.engine.forward import forward
-from manyhats.engine.prompt_scores import PromptScores
-from manyhats.engine.row import Row
+from manyhats.engine.forward_input import ForwardInput
+from manyhats.engine.prompt_logprobs import PromptLogprobs
 from manyhats.methods.bound_adapter import BARE, BoundAdapter
 from transformers import AutoModelForCausalLM
 
@@ -30,14 +30,14 @@ def request(
 
 def expected(backbone: Backbone, adapter: BoundAdapter, prompt: Sequence[int]) -> torch.Tensor:
     """(tokens, vocabulary): logarithms of the probabilities of what follows each place."""
-    row = Row(prompt, [0] * len(prompt), adapter, masks=tuple(range(len(prompt))))
+    row = ForwardInput(prompt, [0] * len(prompt), adapter, mask_positions=tuple(range(len(prompt))))
     with torch.inference_mode():
         return torch.log_softmax(forward(backbone, [row])[0].float(), -1)
 
 
 def check(one: Request, want: torch.Tensor, top: int = 3) -> None:
-    scores = one.sequences[0].scores
-    assert isinstance(scores, PromptScores)
+    scores = one.sequences[0].prompt_logprobs
+    assert isinstance(scores, PromptLogprobs)
     assert scores.complete
     assert scores.scores[0] is None
     assert len(scores.scores) == len(scores.prompt)
@@ -65,7 +65,7 @@ def test_scores_are_those_of_transformers(load_backbone: Any, base_folder: Calla
 
 def test_every_adapters_scores_are_those_of_a_whole_pass(load_backbone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """All together, in pieces, and a few places at a time."""
-    monkeypatch.setattr(prompt_scores, "_MOST_LOGITS", 7 * tiny.VOCABULARY)
+    monkeypatch.setattr(prompt_logprobs, "_MAX_LOGITS", 7 * tiny.VOCABULARY)
     backbone = load_backbone("llama")
     worn = [BARE, *(a.bind(backbone) for name, a in every.adapters(backbone).items() if name != "invertible")]
     asked = [request(backbone, adapter, prompt) for prompt in PROMPTS for adapter in worn]
@@ -97,8 +97,8 @@ def test_many_texts_of_a_prompt_score_it_once(load_backbone: Any) -> None:
     begun: list[bool] = []
 
     def listen(delta: Delta) -> None:
-        assert delta.sequence.scores is not None
-        begun.append(delta.sequence.scores.complete)
+        assert delta.sequence.prompt_logprobs is not None
+        begun.append(delta.sequence.prompt_logprobs.complete)
 
     asked.listener = listen
     engines.run(one, [asked])
@@ -126,7 +126,7 @@ def test_a_prompt_can_be_read_alone(load_backbone: Any) -> None:
     asked = [request(backbone, adapter, prompt, new=0, n=2) for prompt in PROMPTS for adapter in worn]
     engines.run(engines.engine(backbone, tokens=24), asked)
     for one in asked:
-        assert [(s.finish_reason, s.shown, s.decoder.text) for s in one.sequences] == [("length", [], "")] * 2
+        assert [(s.finish_reason, s.emitted_tokens, s.decoder.text) for s in one.sequences] == [("length", [], "")] * 2
         check(one, expected(backbone, one.sequences[0].adapter, one.sequences[0].prompt))
 
 
