@@ -59,7 +59,7 @@ def write(
 
 @settings(max_examples=100, deadline=None)
 @given(words=st.lists(st.sampled_from(WORDS), min_size=1, max_size=12))
-def test_pieces_are_the_text(tokenizer: Tokenizer, words: list[str]) -> None:
+def test_chunks_are_the_text(tokenizer: Tokenizer, words: list[str]) -> None:
     text = " ".join(words)
     whole, chunks, _ = write(tokenizer, ids(tokenizer, text))
     assert whole == text
