@@ -151,7 +151,7 @@ def _random(generator: torch.Generator, *shape: int, spread: float = 0.2) -> Ten
 def head(backbone: Backbone, kind: Kind, labels: int, seed: int) -> Head:
     """A random head built as the backbone's family builds it."""
     generator = torch.Generator().manual_seed(seed)
-    layout = backbone.family.classification_head
+    layout = backbone.task_heads.classification
     hidden, width = backbone.hidden, backbone.output_width
     if kind == "tokens" or layout is None:
         reads = "tokens" if kind == "tokens" else "first"

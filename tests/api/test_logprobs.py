@@ -156,7 +156,7 @@ def test_several_texts_of_several_prompts(live: Live, tasks: dict[str, Any], pro
 
 def test_a_text_that_ends_at_once_has_an_entry_too(live: Live, prompts: list[list[int]]) -> None:
     """Or a harness, which counts from the end, would drop a token of the prompt."""
-    (end,) = live.backbone.end_tokens
+    (end,) = live.backbone.eos_token_ids
     asked: dict[str, Any] = {"model": "base", "prompt": prompts[0], "max_tokens": 1, "logit_bias": {str(end): 100}}
     (choice,) = complete(live, echo=True, logprobs=1, **asked)["choices"]
     assert choice["finish_reason"] == "stop"

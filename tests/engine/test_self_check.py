@@ -256,7 +256,7 @@ def test_an_argument_that_is_not_followed_is_refused(
 def test_an_argument_by_place_is_refused_too(family: str, load_backbone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks whose forward stands in for transformers' own get whatever the model hands them."""
     backbone = load_backbone(family)
-    block = backbone.model.get_submodule(backbone._block_name(0))
+    block = backbone.model.get_submodule(backbone.family.block_name(backbone.config, 0))
     plain = block.forward
     monkeypatch.setattr(
         block, "forward", lambda states, *_, **options: plain(states, torch.zeros(1, 1, 2, 2), **options)

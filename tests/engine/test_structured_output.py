@@ -22,7 +22,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 @pytest.fixture
 def grammars(backbone: Backbone) -> Grammars:
-    return Grammars(backbone.tokenizer, int(backbone.config.vocab_size), min(backbone.end_tokens, default=None))
+    return Grammars(backbone.tokenizer, int(backbone.config.vocab_size), min(backbone.eos_token_ids, default=None))
 
 
 def test_bits_say_what_may_come_next(backbone: Backbone, grammars: Grammars) -> None:

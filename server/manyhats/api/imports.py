@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/imports", tags=["tasks"], dependencies=[Depends(r
 async def list_imports(
     request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 100, page_token: str | None = None
 ) -> dict[str, Any]:
-    """All folders in the store by name, a page at a time: taken in, waiting, or refused with the reason."""
+    """All folders in the store by name, a page at a time: imported, waiting, or refused with the reason."""
     listed = {one.folder: one for one in runtime_of(request).imports.listed()}
     names, following = page_of(list(listed), limit, page_token)
     return {"data": [_body(listed[name]) for name in names], "next_page_token": following}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
+from manyhats.commands.folders import check_folders
 from manyhats.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -76,14 +77,6 @@ def convert_folder(path: Path, out: Path) -> tuple[int, tuple[str, ...]]:
     except OSError as error:
         raise InvalidRequest(f"'{out}' cannot be written: {error.strerror or error}") from None
     return len(converted), contents.warnings()
-
-
-def check_folders(path: Path, out: Path) -> None:
-    """Raises InvalidRequest where there is no folder to read, or none to write that is empty or does not exist."""
-    if not path.is_dir():
-        raise InvalidRequest(f"'{path}' is no folder")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InvalidRequest(f"'{out}' is {'not empty' if out.is_dir() else 'no folder'}")
 
 
 def _places(path: Path, contents: Contents) -> dict[Path, Path]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manyhats.commands.convert import check_folders
+from manyhats.commands.folders import check_folders
 from manyhats.errors import ConfigurationError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _changed(
             if unserved is not None and not torch.equal(tensor.detach(), unserved):
                 raise InvalidRequest(f"'{path}' changes '{module}.{leaf}', where nothing can act on this backbone")
             continue
-        value = site.turned(leaf, tensor.detach())
+        value = site.to_canonical(leaf, tensor.detach())
         if not torch.equal(value, own):
             sites.setdefault(module, {})[leaf] = value.contiguous().clone()
     if not sites:

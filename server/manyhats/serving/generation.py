@@ -138,7 +138,7 @@ class Generation:
 
     def _shared(self, context: GenerationContext, parameters: GenerateParameters) -> _Shared:
         """`ignore_eos` leaves out all tokens that end a text but the request's own."""
-        own = frozenset() if parameters.ignore_eos else self.backbone.end_tokens | context.stop_token_ids
+        own = frozenset() if parameters.ignore_eos else self.backbone.eos_token_ids | context.stop_token_ids
         stops = frozenset(parameters.stop_token_ids)
         allowed = None
         if parameters.allowed_token_ids is not None:
@@ -186,7 +186,7 @@ class Generation:
 
     def _all_grammars(self) -> Grammars:
         if self._grammars is None:
-            end = min(self.backbone.end_tokens, default=None)
+            end = min(self.backbone.eos_token_ids, default=None)
             self._grammars = Grammars(self.backbone.tokenizer, self.vocabulary, end)
         return self._grammars
 
@@ -238,9 +238,11 @@ def token_logprobs(tokens: Many[SampledToken | PromptLogprob], tokenizer: Tokeni
     return [
         {
             "token": one.token,
-            "text": tokenizer.piece(one.token),
+            "text": tokenizer.token_to_string(one.token),
             "logprob": finite(one.logprob),
-            "top": [{"token": t, "text": tokenizer.piece(t), "logprob": finite(value)} for t, value in one.top],
+            "top": [
+                {"token": t, "text": tokenizer.token_to_string(t), "logprob": finite(value)} for t, value in one.top
+            ],
         }
         for one in tokens
     ]
@@ -256,7 +258,9 @@ def _scored(scores: PromptLogprobs, tokenizer: Tokenizer) -> list[dict[str, Any]
     told: list[dict[str, Any]] = []
     for token, one in zip(scores.prompt, scores.scores, strict=True):
         if one is None:
-            told.append({"token": token, "text": tokenizer.piece(token), "logprob": None, "rank": None, "top": []})
+            told.append(
+                {"token": token, "text": tokenizer.token_to_string(token), "logprob": None, "rank": None, "top": []}
+            )
         else:
             told += [known | {"rank": one.rank} for known in token_logprobs([one], tokenizer)]
     return told

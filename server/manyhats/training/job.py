@@ -22,7 +22,7 @@ from manyhats.methods.recipe import Schedule
 from manyhats.training import baselines, data
 from manyhats.training.batches import Items, encode_dataset, shuffled_batches
 from manyhats.training.card import Report, model_card
-from manyhats.training.checkpoints import Checkpoints, full_disk_told
+from manyhats.training.checkpoints import Checkpoints, storage_full
 from manyhats.training.curves import CURVES, plot
 from manyhats.training.data import Dataset
 from manyhats.training.evaluation import evaluate
@@ -142,7 +142,7 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
     if not trainer.leads:  # of several processes one writes
         return report(0)
 
-    with full_disk_told(job.out.parent):
+    with storage_full(job.out.parent):
         job.out.parent.mkdir(parents=True, exist_ok=True)
         # A server may be watching the folder's parent: what appears there is complete, or not there at all.
         with tempfile.TemporaryDirectory(prefix=".training-", dir=job.out.parent) as temporary:

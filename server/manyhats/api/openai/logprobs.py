@@ -1,4 +1,4 @@
-"""What OpenAI's clients and vLLM's are told of tokens and their probabilities."""
+"""Tokens and their probabilities, in the shapes of OpenAI and of vLLM."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class CompletionLogprobs:
 def _top(
     token: TokenText, values: SampledToken | PromptLogprob, others: Sequence[TokenText]
 ) -> dict[str, float | None]:
-    """The likeliest tokens and the sampled one, by text; those that read alike are told apart."""
+    """The likeliest tokens and the sampled one, by text; those that read alike get names of their own."""
     texts = dict(zip((t for t, _ in values.top), (other.text for other in others), strict=True))
     logprobs = {**dict(values.top), values.token: values.logprob}
     texts[values.token] = token.text
@@ -80,4 +80,4 @@ def _by_number(score: PromptLogprob, tokenizer: Tokenizer) -> Iterable[tuple[str
     ranked = {score.token: (score.logprob, score.rank)}
     ranked |= {t: (value, ranked[t][1] if t in ranked else i) for i, (t, value) in enumerate(score.top, 1)}
     for token, (logprob, rank) in ranked.items():
-        yield str(token), {"logprob": finite(logprob), "rank": rank, "decoded_token": tokenizer.piece(token)}
+        yield str(token), {"logprob": finite(logprob), "rank": rank, "decoded_token": tokenizer.token_to_string(token)}

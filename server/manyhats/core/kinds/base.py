@@ -26,7 +26,8 @@ Answer = dict[str, Any]
 
 
 class Parameters(BaseModel):
-    """What a request may ask of any kind. `truncate`: cut an input that is too long (and say so) rather than refuse it."""
+    """What a request may ask of any kind. `truncate`: cut an input that is too long, and say so, where it is refused
+    else."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
