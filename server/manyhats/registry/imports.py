@@ -137,7 +137,7 @@ class FolderImports:
         except OSError as error:
             return FolderImport(name, "waiting", reason=f"it cannot be read: {error.strerror}"), None, False
         except Exception as error:  # one folder must not delay the others
-            logger.exception("the adapter folder %s makes the reader fail", name)
+            logger.exception("reading the adapter folder %s failed", name)
             outcome = _Outcome(f"{_REFUSED}{error}")
         if outcome is None:
             return FolderImport(name, "waiting", reason="it changed while it was copied"), None, True
@@ -215,7 +215,7 @@ class FolderImports:
             if now.status == "refused":
                 logger.warning("the adapter folder %s is refused: %s", name, now.reason)
             elif now.status == "waiting":
-                logger.warning("the adapter folder %s waits: %s", name, now.reason)
+                logger.warning("the adapter folder %s is not imported yet: %s", name, now.reason)
             elif name in done:
                 level = logging.WARNING if now.reason else logging.INFO
                 reason = f"; {now.reason}" if now.reason else ""
