@@ -10,6 +10,7 @@ import typer
 
 from manyhats.commands.folders import check_folders
 from manyhats.errors import InvalidRequest
+from manyhats.messages import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +103,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # what damaged bytes make of the unpickler is anything
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise InvalidRequest(f"'{file.name}' holds more than tensors, or is damaged: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(n, str) and _is_plain(t) for n, t in state.items()):
         raise InvalidRequest(f"'{file.name}' is not a plain mapping of names to tensors")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhats.commands.folders import check_folders
 from manyhats.errors import ConfigurationError, InvalidRequest
+from manyhats.messages import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,7 +92,7 @@ def _changed(
         wrapped: Any = peft.PeftModel.from_pretrained(model, str(path))
         wrapped.merge_adapter()
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise InvalidRequest(f"PEFT cannot merge '{path}' into the backbone: {reason}") from None
     task_model = wrapped.get_base_model()
     bare = task_model if model_class is transformers.AutoModel else task_model.base_model
