@@ -30,7 +30,6 @@ from manyhats.methods.targets import target_sites
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-
 NAME: Final = "ia3"
 
 

@@ -25,7 +25,6 @@ from manyhats.methods.sites import parameter_site
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-
 NAME: Final = "token_rows"
 
 
@@ -52,6 +51,7 @@ def claim_token_rows(
 
 
 def _ids(indices: Any, module: str, count: int) -> Tensor:
+    """The trained tokens of a module, of which the file has `count`. Raises AdapterMismatch and InvalidRequest."""
     if isinstance(indices, dict):
         indices = next((v for name, v in indices.items() if module == name or module.endswith(f".{name}")), None)
     if not isinstance(indices, list) or any(type(i) is not int for i in indices) or len(indices) != count:
@@ -111,13 +111,13 @@ class TokenRows(Method[TokenRowsConfig]):
     def check(self, component: Component[TokenRowsConfig], backbone: Backbone) -> None:
         for site, leaves in component.tensors.items():
             expect_leaves(leaves, ("ids", "rows"), site)
-            place = backbone.embedding.get(backbone.bare_name(site))
-            if place is None and (backbone.vocabulary is None or site != backbone.vocabulary.output_layer):
+            table = backbone.embedding.get(backbone.bare_name(site))
+            if table is None and (backbone.vocabulary is None or site != backbone.vocabulary.output_layer):
                 raise AdapterMismatch(f"the backbone {backbone.name} has no embedding called '{site}'", param=site)
-            if place is None:
+            if table is None:
                 count, dim = backbone.site_of(site).shape
             else:
-                count, dim = place.module.num_embeddings, place.module.embedding_dim
+                count, dim = table.module.num_embeddings, table.module.embedding_dim
             ids = leaves["ids"]
             expect_shape(leaves["rows"], (len(ids), dim), f"{site}.rows", backbone)
             if not len(ids) or len(torch.unique(ids)) != len(ids):
@@ -133,7 +133,7 @@ class TokenRows(Method[TokenRowsConfig]):
         for site, leaves in component.tensors.items():
             ids, order = leaves["ids"].to(backbone.device, torch.long).sort()
             ready[site] = ids, leaves["rows"].to(backbone.device, backbone.dtype)[order]
-        return _bound(ready, backbone)
+        return _bind(ready, backbone)
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         """`tokens`: words that are one token each, or tokens' numbers."""
@@ -157,7 +157,7 @@ def _token(backbone: Backbone, name: str) -> int:
     return ids[0]
 
 
-def _bound(sites: Mapping[str, tuple[Tensor, Tensor]], backbone: Backbone) -> BoundComponent:
+def _bind(sites: Mapping[str, tuple[Tensor, Tensor]], backbone: Backbone) -> BoundComponent:
     """By site: ids (n,), rising, and rows (n, dim)."""
     embedding: dict[str, OwnRows] = {}
     linear: dict[str, list[Operation]] = {}
@@ -181,7 +181,7 @@ class _TrainableRows(Trainable):
         self.rows = nn.Parameter(own[self.ids].detach().float().clone())
 
     def bound(self) -> BoundComponent:
-        return _bound({self.site: (self.ids, self.rows)}, self.backbone)
+        return _bind({self.site: (self.ids, self.rows)}, self.backbone)
 
     def component(self) -> Component[TokenRowsConfig]:
         leaves = {"ids": self.ids.cpu(), "rows": self.rows.detach().cpu()}

@@ -56,7 +56,7 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone, beside: Besid
 def _check_tied(components: Sequence[Component[Any]], config: Mapping[str, Any], backbone: Backbone) -> None:
     """Raises AdapterMismatch where PEFT would adapt a tied output layer as the embedding, and the file holds but one.
 
-    PEFT saves both; what acts on both by itself is not told to.
+    PEFT saves both. A method may adapt both by what the file holds of one, and says so by `tied_to_lm_head_ok`.
     """
     head = backbone.vocabulary
     if not config.get("ensure_weight_tying") or head is None or not head.tied:
