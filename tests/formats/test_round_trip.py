@@ -96,9 +96,9 @@ def test_written_tensors_have_adapterhubs_names(tmp_path: Path, name: str) -> No
 
 @pytest.mark.parametrize("hidden", [32, 384, 768])
 def test_every_width_has_a_reduction_factor(hidden: int) -> None:
-    from manyhats.formats.adapterhub.writer import _reduction
+    from manyhats.methods.bottleneck.adapterhub import reduction_factor
 
-    assert all(int(hidden // _reduction(hidden, width)) == width for width in range(1, hidden + 1))
+    assert all(int(hidden // reduction_factor(hidden, width)) == width for width in range(1, hidden + 1))
 
 
 @pytest.mark.parametrize("name", PEFT)
