@@ -11,7 +11,6 @@ from manyhats.core.adapter import Adapter
 from manyhats.errors import AdapterMismatch
 from manyhats.formats.adapterhub.heads import read_head, without_head
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, WEIGHTS
-from manyhats.formats.adapterhub.prompts import PREFIX, PROMPT
 from manyhats.formats.wrappers import open_tensors
 from manyhats.messages import short_repr
 from manyhats.methods.component import Component
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 _ARCHITECTURES: list[AdapterHubArchitecture] = [
     *(method.adapterhub for method in METHODS.values() if method.adapterhub is not None),
-    PREFIX,
-    PROMPT,
 ]
 _PRESETS: dict[str, Mapping[str, Any]] = {
     name: config for architecture in _ARCHITECTURES for name, config in architecture.presets.items()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from manyhats.formats.peft.fallback import FALLBACK
 from manyhats.methods.libraries.peft import PeftType
 from manyhats.methods.registry import METHODS
 
-PEFT_TYPES: dict[str, PeftType] = FALLBACK | {
+PEFT_TYPES: dict[str, PeftType] = {
     peft_type.name: peft_type for method in METHODS.values() for peft_type in method.peft_types
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -11,11 +11,9 @@ from manyhats.backbone.sites import LM_HEAD
 from manyhats.core.adapter import Adapter
 from manyhats.errors import InvalidRequest
 from manyhats.formats.files import write_json, write_tensors
-from manyhats.formats.peft.fallback import FALLBACK_WRITERS
 from manyhats.formats.peft.names import WEIGHTS
-from manyhats.methods.component import Component
 from manyhats.methods.heads import Head
-from manyhats.methods.libraries.peft import PROMPT_WRAPPER, WRAPPER, PeftWriter
+from manyhats.methods.libraries.peft import PROMPT_WRAPPER, WRAPPER
 from manyhats.methods.registry import METHODS
 
 if TYPE_CHECKING:
@@ -31,17 +29,12 @@ _TASK_TYPES = {
 }
 
 
-def _writer(component: Component[Any]) -> PeftWriter[Any] | None:
-    own = METHODS[component.method].peft_writer
-    return FALLBACK_WRITERS.get(component.label or component.method) if own is None else own
-
-
 def holds(adapter: Adapter, backbone: Backbone) -> bool:
     """Whether it is of one method of PEFT's, and files as `write` makes them have a place for everything in it."""
     if len(adapter.components) != 1:
         return False
     (component,) = adapter.components
-    writer = _writer(component)
+    writer = METHODS[component.method].peft_writer
     return writer is not None and not component.gated and writer.holds(component, backbone)
 
 
@@ -51,7 +44,7 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     Raises InvalidRequest for what PEFT has no place for.
     """
     (component,) = adapter.components
-    writer = _writer(component)
+    writer = METHODS[component.method].peft_writer
     if writer is None:
         raise InvalidRequest(f"PEFT has no format for the method {component.method}")
     prefix = "" if adapter.kind == "embed" else backbone.prefix + "."  # of embeddings the bare model is trained

@@ -1,4 +1,4 @@
-"""AdapterHub's prefix-tuning and prompt tuning."""
+"""AdapterHub's prefix-tuning."""
 
 from __future__ import annotations
 
@@ -16,26 +16,24 @@ from manyhats.methods.component import Component
 from manyhats.methods.libraries.adapterhub import AdapterHubArchitecture, AdapterHubFile
 from manyhats.methods.libraries.fields import flag, reject_fields
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
-from manyhats.methods.prefix import PrefixConfig, layer_site
-from manyhats.methods.prompt import PROMPT_SITE, PromptConfig
+from manyhats.methods.prefix.config import NAME, PrefixConfig, layer_site
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-_PREFIX_SILENT = {
+_ARCHITECTURE = "prefix_tuning"
+# Fields that are read elsewhere, or change nothing.
+_IGNORED = {
     "architecture", "bottleneck_size", "cross_prefix", "encoder_prefix", "dropout", "flat", "init_weights_seed",
     "leave_out", "non_linearity", "prefix_length", "shared_gating", "use_gating",
 }  # fmt: skip
-_PROMPT_SILENT = {
-    "architecture", "combine", "init_weights_seed", "prompt_init", "prompt_init_text", "prompt_length",
-}  # fmt: skip
 
 
-def prefix_parts(
-    unclaimed: UnclaimedTensors, inner: Mapping[str, Any], file: AdapterHubFile, backbone: Backbone
+def _read(
+    unclaimed: UnclaimedTensors, config: Mapping[str, Any], file: AdapterHubFile, backbone: Backbone
 ) -> list[Component[Any]]:
-    """Takes the tensors of a prefix: flat, or with the reparametrisation that made it, which is computed here once."""
-    reject_fields(inner, _PREFIX_SILENT)
+    """Claims the tensors of a prefix: flat, or with the reparametrisation that made it, which is computed here once."""
+    reject_fields(config, _IGNORED)
     # Every layer's module holds the same tensors once more.
     copies = re.compile(rf"\.prefix_tuning\.pool\.prefix_tunings\.{re.escape(file.name)}\.")
     for key in unclaimed.names():
@@ -47,9 +45,9 @@ def prefix_parts(
         found = own.fullmatch(key)
         if found:
             leaves[found[1]] = unclaimed.claim(key)
-    flat = _flat(leaves, inner)
+    flat = _flat(leaves, config)
     heads, dim = backbone.kv_shape
-    left_out = _left_out(inner, backbone)
+    left_out = _left_out(config, backbone)
     layers = [layer for layer in range(backbone.layers) if layer not in left_out]
     row = 2 * len(layers) * heads * dim
     if flat.numel() == 0 or flat.numel() % row:
@@ -59,31 +57,31 @@ def prefix_parts(
             param="prefix_length",
         )
     rows = flat.view(-1, 2 * len(layers), heads, dim)
-    told = inner.get("prefix_length")
-    if told is not None and told != rows.shape[0]:
+    declared = config.get("prefix_length")
+    if declared is not None and declared != rows.shape[0]:
         raise AdapterMismatch(
-            f"prefix_length is {short_repr(told)}, but the tensors make {rows.shape[0]} rows", param="prefix_length"
+            f"prefix_length is {short_repr(declared)}, but the tensors make {rows.shape[0]} rows", param="prefix_length"
         )
     tensors = {
         layer_site(layer): {"keys": rows[:, 2 * i], "values": rows[:, 2 * i + 1]} for i, layer in enumerate(layers)
     }
-    _gates(unclaimed, inner, file.name, backbone, tensors)
-    config = PrefixConfig(length=rows.shape[0], shift_positions=False, left_out=left_out)
-    return [Component("prefix", config, tensors)]
+    _claim_gates(unclaimed, config, file.name, backbone, tensors)
+    own_config = PrefixConfig(length=rows.shape[0], shift_positions=False, left_out=left_out)
+    return [Component(NAME, own_config, tensors)]
 
 
-def _left_out(inner: Mapping[str, Any], backbone: Backbone) -> list[int]:
+def _left_out(config: Mapping[str, Any], backbone: Backbone) -> list[int]:
     """The layers without a prefix. Those that there are not mean nothing, as in the library."""
-    told = inner.get("leave_out") or []
-    if not isinstance(told, list) or any(type(layer) is not int for layer in told):
-        raise AdapterMismatch(f"leave_out is {short_repr(told)}, not a list of layers' numbers", param="leave_out")
-    left_out = sorted(set(told) & set(range(backbone.layers)))
+    declared = config.get("leave_out") or []
+    if not isinstance(declared, list) or any(type(layer) is not int for layer in declared):
+        raise AdapterMismatch(f"leave_out is {short_repr(declared)}, not a list of layers' numbers", param="leave_out")
+    left_out = sorted(set(declared) & set(range(backbone.layers)))
     if len(left_out) == backbone.layers:
         raise AdapterMismatch(f"leave_out leaves none of the {backbone.layers} layers", param="leave_out")
     return left_out
 
 
-def _flat(leaves: Mapping[str, Tensor], inner: Mapping[str, Any]) -> Tensor:
+def _flat(leaves: Mapping[str, Tensor], config: Mapping[str, Any]) -> Tensor:
     """All values in the order (length, 2 x layers, heads, dim). The tensors decide, not the config's `flat`."""
     if "control_trans" in leaves and len(leaves) == 1:
         return leaves["control_trans"].flatten()
@@ -92,16 +90,16 @@ def _flat(leaves: Mapping[str, Tensor], inner: Mapping[str, Any]) -> Tensor:
         found = ", ".join(sorted(leaves)) or "none"
         raise AdapterMismatch(f"the prefix' tensors are {found}; needed are {', '.join(needed)}", param="prefix_tuning")
     table, w0, b0, w2, b2 = (leaves[leaf].float() for leaf in needed)
-    act = activation(str(inner.get("non_linearity", "tanh")))
+    act = activation(str(config.get("non_linearity", "tanh")))
     try:
         return F.linear(act(F.linear(table, w0, b0)), w2, b2).flatten()
     except RuntimeError as error:
         raise AdapterMismatch(f"the prefix' tensors do not fit each other: {error}", param="prefix_tuning") from None
 
 
-def _gates(
+def _claim_gates(
     unclaimed: UnclaimedTensors,
-    inner: Mapping[str, Any],
+    config: Mapping[str, Any],
     name: str,
     backbone: Backbone,
     tensors: dict[str, dict[str, Tensor]],
@@ -116,35 +114,8 @@ def _gates(
         if match and layer_site(int(match[1])) in tensors:
             tensors[layer_site(int(match[1]))][f"gate.{match[2]}"] = unclaimed.claim(key)
             found = True
-    if found != flag(inner, "use_gating"):
+    if found != flag(config, "use_gating"):
         raise AdapterMismatch("use_gating and the tensors 'prefix_gates' do not agree", param="use_gating")
 
 
-def prompt_parts(
-    unclaimed: UnclaimedTensors, inner: Mapping[str, Any], file: AdapterHubFile, backbone: Backbone
-) -> list[Component[Any]]:
-    """Takes the tensor of a soft prompt, which stands behind the whole embedding block."""
-    reject_fields(inner, _PROMPT_SILENT)
-    if inner.get("combine", "prefix") != "prefix":
-        raise AdapterMismatch(
-            f"combine {short_repr(inner.get('combine'))} is not supported; 'prefix' is", param="combine"
-        )
-    suffix = f"prompt_tuning.prompt_tunings.{file.name}.prompt_embedding.weight"
-    key = next((key for key in unclaimed.names() if backbone.bare_name(key) == suffix), None)
-    if key is None:
-        raise AdapterMismatch(f"the file has no '{suffix}'", param="prompt_tuning")
-    prompt = unclaimed.claim(key)
-    told = inner.get("prompt_length")
-    if told is not None and (prompt.dim() != 2 or told != prompt.shape[0]):
-        raise AdapterMismatch(
-            f"prompt_length is {short_repr(told)}, but the prompt has shape {list(prompt.shape)}", param="prompt_length"
-        )
-    return [Component("prompt", PromptConfig(after_embeddings=True), {PROMPT_SITE: {"prompt": prompt}})]
-
-
-PREFIX = AdapterHubArchitecture(
-    "prefix_tuning", lambda inner: inner.get("architecture") == "prefix_tuning", prefix_parts
-)
-PROMPT = AdapterHubArchitecture(
-    "prompt_tuning", lambda inner: inner.get("architecture") == "prompt_tuning", prompt_parts
-)
+ADAPTERHUB = AdapterHubArchitecture(_ARCHITECTURE, lambda config: config.get("architecture") == _ARCHITECTURE, _read)
