@@ -1,4 +1,4 @@
-"""Answers of a form: JSON, a schema, one of some choices, an expression, a grammar."""
+"""Structured output: JSON, a schema, one of some choices, an expression, a grammar."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BACKBONE = "llama"
 
 @pytest.fixture(scope="module")
 def bytes_live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """A server whose backbone reads bytes, as answers of a form need it."""
+    """A server whose backbone reads bytes, as structured output needs it."""
     base = tiny.write_byte_base(tmp_path_factory.mktemp("bytes"))
     with serving(tiny.load(base), tmp_path_factory.mktemp("store")) as running:
         yield running
@@ -184,7 +184,7 @@ def test_a_form_that_fails_later_fails_alone(bytes_live: Live, monkeypatch: pyte
     def until_later(grammar: Grammar) -> Any:
         steps.append(1)
         if len(steps) > 6:
-            raise InvalidRequest("the form of the answer cannot be followed: too large")
+            raise InvalidRequest("the structured output cannot be followed: too large")
         return followed(grammar)
 
     monkeypatch.setattr(Grammar, "bitmask", until_later)
