@@ -1,0 +1,27 @@
+"""A value for a whole text."""
+
+from __future__ import annotations
+
+from manyhats.core.kinds.base import Answer, HeadSpec, Kind, LibraryNames, Output, Parameters, Rendered
+
+
+class RegressParameters(Parameters):
+    """Nothing further."""
+
+
+class Regress(Kind[RegressParameters]):
+    """The head's one output as it is."""
+
+    name = "regress"
+    head = HeadSpec(reads=("first", "last", "pooler"), outputs=1)
+    parameters = RegressParameters
+    libraries = LibraryNames(
+        peft="SEQ_CLS",
+        problem_types=("regression",),
+        adapterhub=("classification",),
+        pipeline="text-classification",
+    )
+
+    def render(self, output: Output, parameters: RegressParameters, rendered: Rendered) -> Answer:
+        """output: (1,)."""
+        return {"value": float(output[0])}
