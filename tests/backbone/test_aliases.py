@@ -120,7 +120,7 @@ def test_its_head_is_transformers_own(alias: str, base_folder: Callable[[str], P
     def logits(activation: str) -> list[torch.Tensor]:
         inner, last = (model.get_submodule(name) for name in layout.linears)
         layers = (Layer(inner.weight.data, inner.bias.data, activation), Layer(last.weight.data, last.bias.data))
-        worn = BoundAdapter("base", "classify", (), Head("classify", layout.reads, layers))
+        worn = BoundAdapter("base", (), Head("classify", layout.reads, layers))
         return tiny.ask(backbone, worn, TEXTS)
 
     expected = [_own(model, backbone, Text(text)).logits[0] for text in TEXTS]

@@ -26,7 +26,7 @@ from manyhats.errors import (
     NotFound,
     TooLarge,
 )
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 from manyhats.registry.aliases import drop_alias, drop_ways_back, point, point_back
 from manyhats.registry.blobs import Blobs, digest, take_up
 from manyhats.registry.database import DropRow, TaskRow, VersionRow, is_full
@@ -59,7 +59,7 @@ class Registry(AdapterIndex):
     def __init__(
         self,
         store: Path,
-        inspect: Callable[[Path, Kind | None], AdapterInfo],
+        inspect: Callable[[Path, KindName | None], AdapterInfo],
         *,
         max_tasks: int = 100_000,
         max_versions: int = 1000,

@@ -17,6 +17,7 @@ class Regress(Kind[RegressParameters]):
     parameters = RegressParameters
     libraries = LibraryNames(
         peft="SEQ_CLS",
+        auto_class="AutoModelForSequenceClassification",
         problem_types=("regression",),
         adapterhub=("classification",),
         pipeline="text-classification",

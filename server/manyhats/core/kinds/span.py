@@ -37,6 +37,7 @@ class Span(Kind[SpanParameters]):
         peft="QUESTION_ANS",
         model_classes=("ForQuestionAnswering",),
         auto_class="AutoModelForQuestionAnswering",
+        head_layer="qa_outputs",
         adapterhub=("question_answering",),
         pipeline="question-answering",
     )
