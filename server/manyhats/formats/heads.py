@@ -20,15 +20,14 @@ def family_head(unclaimed: UnclaimedTensors, prefix: str, kind: KindName, backbo
 
     Raises InvalidRequest where the head is there in part.
     """
-    family = backbone.family
-    layout = family.classification_head
-    if layout is None or family.token_head is None:
+    layout, token_layer = backbone.task_heads.classification, backbone.task_heads.tokens
+    if layout is None or token_layer is None:
         raise AdapterMismatch(
             f"the head of {backbone.config.model_type} models has a dense layer and a norm that the file does not "
             "hold; an adapter without a head (FEATURE_EXTRACTION) is served",
             param="task_type",
         )
-    names = head_layers(kind, layout.linears, family.token_head)
+    names = head_layers(kind, layout.linears, token_layer)
     reads: Reads = layout.reads if KINDS[kind].over_text else "tokens"
     layers: list[Layer] = []
     for i, name in enumerate(names):

@@ -24,7 +24,7 @@ class Preparation:
 
     def prepare(self, state: RequestState) -> None:
         """Raises InvalidRequest or InputTooLong for what the task or the backbone does not take."""
-        longest = self.backbone.max_tokens - state.adapter.position_shift
+        longest = self.backbone.max_tokens - state.adapter.position_offset
         if (parameters := state.generate_parameters) is not None:
             self._prepare_generation(state, parameters, longest)
         else:

@@ -138,7 +138,7 @@ def _spans(examples: Sequence[Example], backbone: Backbone, max_tokens: int) -> 
 def _answered(examples: Sequence[Example], backbone: Backbone, max_tokens: int, template: str) -> list[Item]:
     """Prompt, answer and, where the backbone has one, the token that ends a text."""
     prompts = backbone.tokenizer.encode([Text(template.replace("{text}", e.text), e.pair) for e in examples], 1 << 30)
-    end = sorted(backbone.end_tokens)[:1]
+    end = sorted(backbone.eos_token_ids)[:1]
     items = []
     for prompt, example in zip(prompts, examples, strict=True):
         answer = [*backbone.tokenizer.encode_bare(str(example.target), 1 << 30).ids, *end]

@@ -116,7 +116,7 @@ def head_for(
     if kind in _HEADLESS:
         return NoHead()
     outputs = {"regress": 1, "span": 2}.get(kind, num_labels)
-    layout = backbone.family.classification_head
+    layout = backbone.task_heads.classification
     if recipe.peft and layout is None:
         raise InvalidRequest(
             f"PEFT's files do not hold the whole head of {backbone.config.model_type} models; use houlsby or mask",

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manyhats.engine.forward import forward
-from manyhats.engine.row import Row
+from manyhats.engine.forward_input import ForwardInput
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.training.batches import IGNORED, Item
 from manyhats.training.heads import NoHead, TrainableHead
@@ -24,9 +24,9 @@ from manyhats.backbone.sentence import Pooling
 _TEMPERATURE = 0.05
 
 
-def row_of(item: Item, adapter: BoundAdapter, pooling: Pooling = "mean") -> Row:
+def row_of(item: Item, adapter: BoundAdapter, pooling: Pooling = "mean") -> ForwardInput:
     """An item as a row of a batch."""
-    return Row(item.ids, item.type_ids, adapter, pooling, masks=item.asked)
+    return ForwardInput(item.ids, item.type_ids, adapter, pooling, mask_positions=item.asked)
 
 
 def places(kind: TaskKind, batch: Sequence[Item]) -> int:

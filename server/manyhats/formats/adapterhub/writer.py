@@ -12,6 +12,7 @@ from manyhats.core.adapter import Adapter
 from manyhats.core.kinds.registry import KINDS
 from manyhats.errors import InvalidRequest
 from manyhats.formats.adapterhub.names import CONFIG, HEAD_CONFIG, HEAD_WEIGHTS, WEIGHTS
+from manyhats.formats.adapterhub.places import places_of
 from manyhats.formats.files import write_json, write_tensors
 from manyhats.formats.kinds import adapterhub_head_type
 from manyhats.methods.bottleneck import BottleneckConfig
@@ -45,7 +46,7 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     (part,) = adapter.components
     config = part.config
     assert isinstance(config, BottleneckConfig)
-    places = backbone.family.sublayers
+    places = places_of(backbone.config.model_type)
     if places is None:
         raise InvalidRequest(f"AdapterHub has no names for adapters of {backbone.config.model_type} models")
     tensors: dict[str, Tensor] = {}
