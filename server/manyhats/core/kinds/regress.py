@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from manyhats.core.kinds.base import Answer, HeadSpec, Kind, LibraryNames, Output, Parameters, Rendered
+
+if TYPE_CHECKING:
+    from manyhats.methods.heads import Head
 
 
 class RegressParameters(Parameters):
@@ -22,6 +27,9 @@ class Regress(Kind[RegressParameters]):
         adapterhub=("classification",),
         pipeline="text-classification",
     )
+
+    def check_head(self, head: Head) -> None:
+        """Files with more outputs may be in stores; their value is the first."""
 
     def render(self, output: Output, parameters: RegressParameters, rendered: Rendered) -> Answer:
         """output: (1,)."""
