@@ -10,9 +10,10 @@ from manyhats.backbone import Backbone
 from manyhats.backbone.sites import EMBEDDED
 from manyhats.core.adapter import Adapter
 from manyhats.methods.average import AverageConfig
+from manyhats.methods.bottleneck.members import member_leaf
 from manyhats.methods.component import Component
 from manyhats.methods.full_parameters import ParametersConfig
-from manyhats.methods.fusion import FusionConfig, member_leaf
+from manyhats.methods.fusion import FusionConfig
 from manyhats.methods.ia3 import Ia3Config
 from manyhats.methods.invertible import InvertibleConfig
 from manyhats.methods.prompt import PROMPT_SITE, PromptConfig
@@ -29,8 +30,8 @@ def parts(backbone: Backbone, seed: int = 1) -> dict[str, Component]:
     """By method; those that the family does not take are left out."""
     generator = torch.Generator().manual_seed(seed)
 
-    def fresh(*shape: int, spread: float = 0.2) -> Tensor:
-        return torch.randn(shape, generator=generator) * spread
+    def fresh(*shape: int, std: float = 0.2) -> Tensor:
+        return torch.randn(shape, generator=generator) * std
 
     hidden = backbone.hidden
     words = backbone.family.word_embeddings

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+_NAME_LENGTH = 80
 _PREFIX = "Value error, "  # what pydantic puts before the text of a ValueError that a validator of ours raised
 
 
@@ -52,6 +53,11 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def pickle_refused(name: str, remedy: str) -> str:
+    """Why a pickle file is not read. `remedy`: what the caller can do about it."""
+    return f"'{name}' is a pickle file, which can run code and is never read here; {remedy}"
+
+
 def printable(text: str) -> str:
     """A text that can be encoded. What a caller sent and names of files need not be text: such parts are escaped."""
     return text.encode(errors="backslashreplace").decode()
@@ -60,3 +66,8 @@ def printable(text: str) -> str:
 def short_repr(value: Any) -> str:
     """A value for a message, cut short."""
     return reprlib.repr(value)
+
+
+def short_name(name: str) -> str:
+    """A file's name for a message, cut short."""
+    return name if len(name) <= _NAME_LENGTH else f"{name[:_NAME_LENGTH]}..."

@@ -93,10 +93,10 @@ def _activation(config: Mapping[str, Any]) -> str | None:
     return None if name == "Identity" else name
 
 
-def with_model_config(adapter: Adapter, config: ModelConfig, stated: KindName | None) -> Adapter:
+def with_model_config(adapter: Adapter, config: ModelConfig, declared: KindName | None) -> Adapter:
     """The adapter with what its config says: kind, labels, and several labels at once as the default.
 
-    Of an adapter without a head nothing is taken. What the adapter's own files say goes before it, and `stated`, the
+    Of an adapter without a head nothing is taken. What the adapter's own files say goes before it, and `declared`, the
     kind that the uploader says. Raises AdapterMismatch where the config and the head contradict each other.
     """
     head = adapter.head
@@ -108,7 +108,7 @@ def with_model_config(adapter: Adapter, config: ModelConfig, stated: KindName | 
         )
     settings, warnings = dict(adapter.settings), list(adapter.warnings)
     if KINDS[head.kind].over_text:
-        head = replace(head, kind=_kind(config, head.kind, head.num_labels, stated))
+        head = replace(head, kind=_kind(config, head.kind, head.num_labels, declared))
         if KINDS[head.kind].labelled and config.problem_type == "multi_label_classification":
             settings["defaults"] = {"multi_label": True} | dict(settings.get("defaults", {}))
             warnings.append(f"multi_label true by default: taken from problem_type of {FILE}")
@@ -131,9 +131,9 @@ def with_model_config(adapter: Adapter, config: ModelConfig, stated: KindName | 
     return replace(adapter, head=head, kind=head.kind, settings=settings, warnings=tuple(warnings))
 
 
-def _kind(config: ModelConfig, kind: KindName, outputs: int, stated: KindName | None) -> KindName:
+def _kind(config: ModelConfig, kind: KindName, outputs: int, declared: KindName | None) -> KindName:
     """What a head over a text is for, by `problem_type`. Raises AdapterMismatch where the head cannot be that."""
-    if stated is not None and KINDS[stated].over_text:
+    if declared is not None and KINDS[declared].over_text:
         return kind
     match config.problem_type:
         case "multi_label_classification":

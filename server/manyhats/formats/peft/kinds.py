@@ -74,9 +74,9 @@ def _by_head(
     if len(fits) == 2 and last is not None and last.dim() and last.shape[0] == 1:
         fits = [_OVER_TEXT]  # one output for each token says nothing
     over_text = beside.kind is not None and KINDS[beside.kind].over_text
-    stated = _OVER_TEXT if over_text else beside.kind
-    if stated in fits:
-        return stated
+    declared = _OVER_TEXT if over_text else beside.kind
+    if declared in fits:
+        return declared
     by_config = kind_of_class(beside.architecture) if beside.architecture else None
     if len(fits) == 2 and by_config not in fits:
         raise AdapterMismatch(

@@ -33,18 +33,18 @@ def weight_files(folder: Path) -> set[str]:
     return sentence_files.weight_files(_source(folder)) if is_folder(folder) else set()
 
 
-def read_onto(adapter: Adapter, folder: Path, backbone: Backbone, asked: KindName | None = None) -> Adapter:
+def read_onto(adapter: Adapter, folder: Path, backbone: Backbone, declared: KindName | None = None) -> Adapter:
     """The adapter with what its sentence-transformers files say; as it is where there are none.
 
-    What `adapter.settings` says already stays. `asked`: what whoever brings it says that it is for; where that is no
+    What `adapter.settings` says already stays. `declared`: what whoever brings it says that it is for; where that is no
     embedding, the files mean nothing. Raises InvalidRequest for damaged or missing files, UnsupportedFormat
     for weights in a pickle, AdapterMismatch for what is not supported or contradicts the adapter.
     """
     if not is_folder(folder):
         _check_alone(folder)
         return adapter
-    if asked not in (None, Embed.name):
-        told = f"the sentence-transformers files are not read: by its settings the adapter is of kind '{asked}'"
+    if declared not in (None, Embed.name):
+        told = f"the sentence-transformers files are not read: by its settings the adapter is of kind '{declared}'"
         return replace(adapter, warnings=(*adapter.warnings, told))
     embedding = sentence_files.read(_source(folder), backbone.output_width)
     if adapter.head is not None:
