@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
+from manyhats.core.kinds.examples import EncodedExample
 from manyhats.engine.row import Row
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
-from manyhats.training.batches import Item
 from manyhats.training.evaluation import predict
 from manyhats.training.job import Job, run
-from manyhats.training.rows import TaskKind
 from manyhats.training.trainer import Trainer
 from rich.console import Console
 from transformers import (
@@ -34,11 +33,11 @@ from tests.training.test_trainer import OPTIONS, _schedule
 peft = pytest.importorskip("peft")
 
 
-def inputs(item: Item) -> dict[str, torch.Tensor]:
+def inputs(item: EncodedExample) -> dict[str, torch.Tensor]:
     return {"input_ids": torch.tensor([item.ids]), "token_type_ids": torch.tensor([item.type_ids])}
 
 
-def _logits(output: Any, kind: TaskKind) -> torch.Tensor:
+def _logits(output: Any, kind: str) -> torch.Tensor:
     if kind == "span":
         return torch.stack([output.start_logits[0], output.end_logits[0]], dim=-1)
     return output.logits[0]
@@ -71,7 +70,7 @@ def test_peft_gives_the_same_logits(
     tmp_path: Path,
     family: str,
     method: str,
-    kind: TaskKind,
+    kind: str,
 ) -> None:
     backbone = load_backbone(family)
     trainer = Trainer(backbone, method, kind, len(LABELS), _schedule(method, epochs=2), OPTIONS.get(method))

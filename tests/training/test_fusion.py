@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
+from manyhats.core.kinds.registry import TRAININGS
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
@@ -94,7 +95,7 @@ def test_a_run_with_other_members_does_not_go_on(bert: Backbone, tmp_path: Path)
         folder.mkdir()
         trainer, _ = _trained(bert, "pfeiffer", epochs=1, count=20, seed=seed)
         write_adapter(trainer.adapter({"labels": LABELS}), folder, bert)
-    dataset = Dataset("classify", [], [], [], list(LABELS), [], [])
+    dataset = Dataset(TRAININGS["classify"], [], [], [], list(LABELS), [], [])
     job = Job("parity", "fusion", "classify", tmp_path, tmp_path, options={"members": f"{folders[0]},{folders[1]}"})
 
     def identity() -> Any:
