@@ -11,7 +11,7 @@ from manyhats.core.sampling_params import SamplingParams
 from manyhats.core.sequence import PoolingParams, Request, Sequence
 from manyhats.engine.detokenizer import Detokenizer, IncrementalDetokenizer
 from manyhats.engine.engine import Engine, EngineConfig
-from manyhats.engine.prompt_scores import PromptScores
+from manyhats.engine.prompt_logprobs import PromptLogprobs
 from manyhats.methods.bound_adapter import BoundAdapter
 
 from tests import tiny
@@ -49,7 +49,7 @@ def generation(
     **params: Any,
 ) -> Request:
     """Texts after a prompt. `name`: of the task and of its weights; `top`: scores the prompt, with so many tokens."""
-    scores = None if top is None else PromptScores(prompt, top)
+    scores = None if top is None else PromptLogprobs(prompt, top)
     sequences = [
         Sequence(
             adapter,
@@ -57,11 +57,11 @@ def generation(
             SamplingParams(max_new_tokens=new, **params),
             index=i,
             decoder=IncrementalDetokenizer(backbone.tokenizer),
-            scores=scores,
+            prompt_logprobs=scores,
         )
         for i in range(n)
     ]
-    return Request(name, sequences, digest=name, each=n)
+    return Request(name, sequences, digest=name, samples_per_prompt=n)
 
 
 def one_pass(
@@ -92,4 +92,4 @@ def step_all(one: Engine, requests: Many[Request], steps: int = 5000) -> None:
 def tokens(request: Request) -> list[int]:
     """Of its only text."""
     (sequence,) = request.sequences
-    return [sampled.token for sampled in sequence.shown]
+    return [sampled.token for sampled in sequence.emitted_tokens]

@@ -25,10 +25,11 @@ ALLOWED = {
     "observability": set(),
     "supported": set(),
     "settings": set(),
+    "disk": set(),
     "errors": set(),
     "messages": set(),
 }
-EVERYWHERE = {"errors", "messages", "_version"}
+EVERYWHERE = {"disk", "errors", "messages", "_version"}
 
 
 def imports(path: Path) -> set[str]:

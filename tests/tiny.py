@@ -14,7 +14,7 @@ import torch
 from manyhats.backbone import Backbone, Text
 from manyhats.core.adapter import Adapter
 from manyhats.engine.forward import forward
-from manyhats.engine.row import Row
+from manyhats.engine.forward_input import ForwardInput
 from manyhats.kernels.base import LowRank
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.bound_adapter import BARE, BoundAdapter
@@ -94,15 +94,15 @@ def bound(backbone: Backbone, adapter: Worn) -> BoundAdapter:
     return adapter.bind(backbone) if isinstance(adapter, Adapter) else adapter
 
 
-def row(backbone: Backbone, adapter: BoundAdapter, text: str | Text, pooling: str = "none") -> Row:
+def row(backbone: Backbone, adapter: BoundAdapter, text: str | Text, pooling: str = "none") -> ForwardInput:
     """One sequence for a batch."""
     asked = Text(text) if isinstance(text, str) else text
-    (encoded,) = backbone.tokenizer.encode([asked], backbone.max_tokens - adapter.position_shift)
-    return Row(encoded.ids, encoded.type_ids, adapter, pooling)
+    (encoded,) = backbone.tokenizer.encode([asked], backbone.max_tokens - adapter.position_offset)
+    return ForwardInput(encoded.ids, encoded.type_ids, adapter, pooling)
 
 
 @torch.inference_mode()
-def run(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
+def run(backbone: Backbone, rows: Sequence[ForwardInput]) -> list[Tensor]:
     """One packed pass over rows in any order; the outputs stand in the rows' order."""
     order = in_batch_order(range(len(rows)), lambda i: rows[i].adapter)
     outputs: list[Tensor | None] = [None] * len(rows)
@@ -151,7 +151,7 @@ def _random(generator: torch.Generator, *shape: int, spread: float = 0.2) -> Ten
 def head(backbone: Backbone, kind: Kind, labels: int, seed: int) -> Head:
     """A random head built as the backbone's family builds it."""
     generator = torch.Generator().manual_seed(seed)
-    layout = backbone.family.classification_head
+    layout = backbone.task_heads.classification
     hidden, width = backbone.hidden, backbone.output_width
     if kind == "tokens" or layout is None:
         reads = "tokens" if kind == "tokens" else "first"

@@ -15,7 +15,7 @@ from manyhats.backbone.attention import PACKED_ATTENTION, register
 from manyhats.backbone.vocabulary import VocabularyHead, causal_head
 from manyhats.core.adapter import Adapter
 from manyhats.engine.forward import forward
-from manyhats.engine.row import Row
+from manyhats.engine.forward_input import ForwardInput
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.bound_adapter import BARE, BoundAdapter
 from manyhats.methods.component import Component
@@ -151,7 +151,7 @@ def tasks_of(backbone: Backbone, method: str, count: int) -> list[BoundAdapter]:
 
 
 def fits(backbone: Backbone, masks: int) -> bool:
-    """Whether so many masks leave room on the device, were they dense there."""
+    """Whether the device's memory suffices for so many masks as dense weights."""
     if Run.device != "cuda":
         return True
     one = sum(backbone.linear[site].weight.nbytes for site in _blocks_linear(backbone))
@@ -168,13 +168,13 @@ def sentences(count: int, vocabulary: int) -> list[list[int]]:
     return [[2 + pick.randrange(vocabulary - 2) for _ in range(length)] for length in lengths]
 
 
-def rows_of(adapters: Sequence[BoundAdapter], ids: Sequence[list[int]], pooling: str = "mean") -> list[Row]:
+def rows_of(adapters: Sequence[BoundAdapter], ids: Sequence[list[int]], pooling: str = "mean") -> list[ForwardInput]:
     """In batch order; sentence i belongs to adapter i modulo their number."""
-    rows = [Row(one, [0] * len(one), adapters[i % len(adapters)], pooling) for i, one in enumerate(ids)]
+    rows = [ForwardInput(one, [0] * len(one), adapters[i % len(adapters)], pooling) for i, one in enumerate(ids)]
     return in_batch_order(rows, lambda row: row.adapter)
 
 
-def encoder_pass(backbone: Backbone, rows: Sequence[Row]) -> Callable[[], list[Tensor]]:
+def encoder_pass(backbone: Backbone, rows: Sequence[ForwardInput]) -> Callable[[], list[Tensor]]:
     """One packed pass, the answers left on the device."""
     return lambda: forward(backbone, rows)
 

@@ -46,8 +46,8 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     ]
     for name, field in Settings.model_fields.items():
         default = "" if field.default is PydanticUndefined else field.default
-        shown = f"{field.description} (MANYHATS_{name.upper()}; default {_shown(default)})"
-        option = typer.Option(f"--{name.replace('_', '-')}", help=shown, show_default=False)
+        text = f"{field.description} (MANYHATS_{name.upper()}; default {_default_text(default)})"
+        option = typer.Option(f"--{name.replace('_', '-')}", help=text, show_default=False)
         parameters.append(
             inspect.Parameter(
                 name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
@@ -57,7 +57,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _shown(default: Any) -> str:
+def _default_text(default: Any) -> str:
     return str(default) if default not in ("", (), None) else "none"
 
 
@@ -95,7 +95,7 @@ def serve(config: Path | None = None, **options: str | None) -> None:
     check_exposure(settings)
     runtime = Runtime(settings)
     runtime.open()
-    # What is here now stays: looking through it at every collection would keep all threads waiting each time.
+    # What is here now stays: walking through it at every collection would stop all threads each time.
     gc.collect()
     gc.freeze()
     server = create_server(create_app(runtime), settings)
@@ -109,9 +109,9 @@ def serve(config: Path | None = None, **options: str | None) -> None:
     runtime.on_fatal = end_server
     try:
         server.run()
-    except SystemExit as end:  # it has said why, but with a code of its own
+    except SystemExit as end:  # uvicorn has logged why, but has a code of its own
         sys.exit(1 if end.code else 0)
-    except KeyboardInterrupt:  # it has stopped
+    except KeyboardInterrupt:  # the server has stopped
         pass
     if runtime.fatal:
         raise EngineFailure(runtime.fatal)

@@ -17,7 +17,7 @@
     ├── NotReady                starting or draining
     ├── EngineFailure           the model failed on a request that was in order
     ├── DeadlineExceeded        no answer within the time allowed
-    ├── StorageFull             no room on the store's disk
+    ├── StorageFull             no space on the store's disk
     ├── DamagedStore            what the store holds is not what was put into it
     └── ConfigurationError      the operator's settings cannot work
         ├── WrongSetting        a setting that is unknown or has no such value
@@ -65,7 +65,7 @@ class HeadTooLarge(TooLarge):
 
 
 class UnsupportedFormat(ManyhatsError):
-    """Files that are not safetensors, or not an adapter; a body that is said to be no JSON."""
+    """Files that are not safetensors, or not an adapter; a body whose type is not JSON."""
 
 
 class AdapterMismatch(ManyhatsError):
@@ -109,7 +109,7 @@ class DeadlineExceeded(ManyhatsError):
 
 
 class StorageFull(ManyhatsError):
-    """No room on the store's disk."""
+    """No space on the store's disk."""
 
 
 class DamagedStore(ManyhatsError):

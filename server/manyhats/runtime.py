@@ -17,7 +17,7 @@ from anyio import to_thread
 
 from manyhats.backbone import Backbone
 from manyhats.core.adapter import Adapter
-from manyhats.engine.compute_threads import in_passing_thread, keep_threads, leave_threads
+from manyhats.engine.compute_threads import run_in_temporary_thread, set_compute_threads, use_one_compute_thread
 from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.engine.self_check import self_check
 from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded
@@ -43,7 +43,7 @@ from manyhats.settings import Settings
 logger = logging.getLogger(__name__)
 
 _CARD = "README.md"
-_SETTLING = 50  # looks at a folder that is still being copied, before the start goes on without it
+_START_SCANS = 50  # for folders that are still being copied, before the start goes on without them
 _CARD_LIMIT = 64 << 10  # characters
 # Tokens of a pass, on a CPU and elsewhere. A decoder's decodes wait for the whole pass, so its are shorter.
 _BATCHED_TOKENS = {"encoder": (2048, 16384), "decoder": (512, 8192)}
@@ -59,7 +59,7 @@ class Runtime:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self._threads = torch.get_num_threads()
-        self.backbone = in_passing_thread(lambda: _backbone(settings, backbone))
+        self.backbone = run_in_temporary_thread(lambda: _backbone(settings, backbone))
         self.metrics = Metrics(settings.metrics_tasks)
         self.registry = Registry(
             settings.store, self.inspect, max_tasks=settings.max_tasks, max_versions=settings.max_versions
@@ -95,7 +95,7 @@ class Runtime:
         self.started = time.time()
         self.state: Literal["starting", "ready", "draining"] = "starting"
         self.on_fatal: Callable[[], None] = lambda: None  # in the model's thread
-        self._scan_failed = ""  # why the last look for copied adapters failed
+        self._scan_failed = ""  # why the last scan for copied adapters failed
         self._watching: asyncio.Task[None] | None = None
         self.fatal = ""  # why the engine has given up
         self.engine.runner.on_batch = self.metrics.batch
@@ -123,12 +123,20 @@ class Runtime:
         """Opens the store. Raises ConfigurationError where another server has it."""
         self.registry.open()
         self.registry.subscribe(self.pinning.on_change)
-        self.metrics.registry.register(RuntimeGauges(self))
+        self.metrics.registry.register(
+            RuntimeGauges(
+                self.registry,
+                self.adapter_cache,
+                self.engine,
+                is_ready=lambda: self.ready,
+                max_versions=self.settings.metrics_tasks,
+            )
+        )
 
     async def start(self) -> None:
-        """Starts the model's thread, takes in adapters copied by hand, preloads, and becomes ready."""
+        """Starts the model's thread, imports adapters copied by hand, preloads, and becomes ready."""
         self.engine.start()
-        leave_threads()
+        use_one_compute_thread()
         self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
@@ -140,9 +148,9 @@ class Runtime:
                 await self._watching
         if await to_thread.run_sync(self.engine.stop, self.settings.drain_timeout):
             await to_thread.run_sync(self.close)
-        else:  # nothing is taken away beneath a pass
+        else:  # a running pass keeps what it uses
             logger.error("a pass does not end; adapters and the store stay open until the process ends")
-        keep_threads(self._threads)
+        set_compute_threads(self._threads)
 
     def close(self) -> None:
         """Gives back threads and the store."""
@@ -156,13 +164,13 @@ class Runtime:
         self.on_fatal()
 
     async def _watch(self) -> None:
-        for _ in range(_SETTLING):  # a folder that is being copied belongs to the start, within reason
+        for _ in range(_START_SCANS):  # the start waits for a folder that is being copied, within reason
             if not await to_thread.run_sync(self._scan):
                 break
             await asyncio.sleep(0.2)
         try:
             await to_thread.run_sync(self._preload)
-        except Exception:  # what cannot be preloaded is told when it is asked for
+        except Exception:  # a request for what cannot be preloaded gets the reason
             logger.exception("preloading failed")
         self.state = "ready"
         logger.info("ready: %d tasks in %s", self.registry.count, self.settings.store)
@@ -171,19 +179,19 @@ class Runtime:
             await to_thread.run_sync(self._scan)
 
     def _scan(self) -> bool:
-        """Takes in adapter folders that somebody copied into the store; whether one is still being copied."""
+        """Imports adapter folders that somebody copied into the store; whether one is still being copied."""
         try:
             copying = self.imports.scan()[1]
         except Exception as error:
-            if repr(error) != self._scan_failed:  # it looks every second
-                logger.exception("looking for copied adapters failed")
+            if repr(error) != self._scan_failed:  # it scans every second
+                logger.exception("the scan for adapters copied into the store failed")
             self._scan_failed = repr(error)
             return False
         self._scan_failed = ""
         return copying
 
     def _preload(self) -> None:
-        """Pinned tasks first, then others by name, as far as there is room."""
+        """Pinned tasks first, then others by name, as far as the slots go."""
         tasks = sorted(self.registry.all(), key=lambda task: (not task.settings.pinned, task.name))
         loads: list[tuple[Version, Future[BoundAdapter]]] = []
         used = 0

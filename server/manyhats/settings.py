@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     batch_tokens: int | None = Field(None, description="deprecated: max_num_batched_tokens")
     step_tokens: int | None = Field(None, description="deprecated: max_num_batched_tokens")
     max_texts: int | None = Field(None, description="deprecated: max_num_seqs")
-    cache_memory: ByteSize = Field(ByteSize(2 << 30), description="most bytes of keys and values of texts")
+    cache_memory: ByteSize = Field(ByteSize(2 << 30), description="most bytes of keys and values of sequences")
     queue_per_task: int = Field(4096, ge=1, description="most inputs of one task that may wait")
     queue_total: int = Field(16384, ge=1, description="most inputs of all tasks that may wait")
     request_timeout: float = Field(60.0, gt=0, le=_DAY, description="seconds until an unanswered request gets 504")
@@ -117,9 +117,9 @@ class Settings(BaseSettings):
     slots: int = Field(256, ge=1, description="most adapters that are ready on the device")
     slot_memory: ByteSize = Field(ByteSize(2 << 30), description="most bytes of adapters on the device")
     host_memory: ByteSize = Field(ByteSize(4 << 30), description="most bytes of adapters in host memory")
-    preload: int = Field(16, ge=0, description="most tasks brought into slots before the server says it is ready")
+    preload: int = Field(16, ge=0, description="most tasks loaded into slots before the server says it is ready")
     scan_interval: float = Field(
-        1.0, gt=0, le=_DAY, description="seconds between looks for adapters copied into the store"
+        1.0, gt=0, le=_DAY, description="seconds between scans for adapters copied into the store"
     )
 
     max_inputs: int = Field(2048, ge=1, description="most inputs of one call")
@@ -153,7 +153,7 @@ class Settings(BaseSettings):
     )
 
     max_connections: int = Field(
-        0, ge=0, description="most connections at once, more get 503; 0: what the limit on open files leaves room for"
+        0, ge=0, description="most connections at once, more get 503; 0: what the limit on open files allows"
     )
     header_timeout: float = Field(10.0, gt=0, le=_DAY, description="seconds until a request's head must have come")
     body_timeout: float = Field(

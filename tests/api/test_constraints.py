@@ -49,7 +49,7 @@ def test_a_least_length(live: Live, task: str) -> None:
     longer = tokens(live, task, stop_token_ids=[stop], min_tokens=6)
     assert len(longer) >= 6
     assert stop not in longer[:6]
-    end = min(live.backbone.end_tokens)
+    end = min(live.backbone.eos_token_ids)
     biased = {"logit_bias": {str(end): 100}, "ignore_eos": False}
     assert tokens(live, task, **biased) == []
     assert len(tokens(live, task, min_tokens=4, **biased)) == 4
@@ -95,7 +95,7 @@ def test_a_prompt_that_is_cut(live: Live, task: str) -> None:
 
 
 def test_special_tokens_in_the_text(live: Live, task: str) -> None:
-    special = next(t for t in live.backbone.tokenizer.loaded.all_special_ids if t not in live.backbone.end_tokens)
+    special = next(t for t in live.backbone.tokenizer.loaded.all_special_ids if t not in live.backbone.eos_token_ids)
     asked = {"max_new_tokens": 3, "allowed_token_ids": [special]}
     (skipped,) = live.outputs(task, PROMPTS[0], **asked)
     (told,) = live.outputs(task, PROMPTS[0], skip_special_tokens=False, **asked)

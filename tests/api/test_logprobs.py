@@ -13,7 +13,7 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.engine.forward import forward
-from manyhats.engine.row import Row
+from manyhats.engine.forward_input import ForwardInput
 from manyhats.formats.reader import read_adapter
 from manyhats.methods.bound_adapter import BARE
 from transformers import AutoModelForCausalLM
@@ -73,7 +73,7 @@ def tasks(live: Live, folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def _values(backbone: Backbone, adapter: Any = BARE) -> Callable[[list[int]], Any]:
     @torch.inference_mode()
     def values(ids: list[int]) -> Any:
-        row = Row(ids, [0] * len(ids), adapter, masks=tuple(range(len(ids))))
+        row = ForwardInput(ids, [0] * len(ids), adapter, mask_positions=tuple(range(len(ids))))
         return torch.log_softmax(forward(backbone, [row])[0].float(), -1)
 
     return values
@@ -156,7 +156,7 @@ def test_several_texts_of_several_prompts(live: Live, tasks: dict[str, Any], pro
 
 def test_a_text_that_ends_at_once_has_an_entry_too(live: Live, prompts: list[list[int]]) -> None:
     """Or a harness, which counts from the end, would drop a token of the prompt."""
-    (end,) = live.backbone.end_tokens
+    (end,) = live.backbone.eos_token_ids
     asked: dict[str, Any] = {"model": "base", "prompt": prompts[0], "max_tokens": 1, "logit_bias": {str(end): 100}}
     (choice,) = complete(live, echo=True, logprobs=1, **asked)["choices"]
     assert choice["finish_reason"] == "stop"

@@ -14,7 +14,7 @@ import pytest
 from manyhats.api import server as server_module
 from manyhats.api.app import create_app
 from manyhats.api.connection import Connection, ConnectionLimits
-from manyhats.api.server import create_server, room_for_connections
+from manyhats.api.server import connection_capacity, create_server
 
 from tests.api.live import PATIENCE, TEXTS, Live, assert_error_body, raw, wait_until
 
@@ -27,7 +27,7 @@ def of(live: Live, client: socket.socket) -> Connection:
     name = client.getsockname()
 
     def found() -> Connection | None:
-        there = [*live.limits.open, *live.limits.leaving]
+        there = [*live.limits.open, *live.limits.closing]
         return next((one for one in there if one.client == name), None)
 
     return wait_until(found, "the connection is there")
@@ -94,7 +94,7 @@ def test_a_head_that_comes_too_slowly(live: Live, begun: bytes):
             sent(connection, client, b"x")
         passes(live, connection, 3.0)
         refused(client, 408, "header_timeout")
-    wait_until(lambda: connection not in live.limits.leaving, "it is forgotten")
+    wait_until(lambda: connection not in live.limits.closing, "it is forgotten")
 
 
 def test_who_says_nothing_is_closed_without_a_word(live: Live):
@@ -128,7 +128,7 @@ def test_a_body_that_comes_too_slowly(live: Live, caplog: pytest.LogCaptureFixtu
             for _ in range(10):
                 sent(connection, client, b" ")
                 passes(live, connection, 1.5)
-            assert not connection._leaving
+            assert not connection._closing
             passes(live, connection, 6.0)
             refused(client, 408, r"too slowly: \d+ bytes", "body_timeout")
         wait_until(lambda server=connection: not server.tasks, "its request has ended")
@@ -158,7 +158,7 @@ def test_what_cannot_be_a_body_makes_its_time_no_longer(start):
         for _ in range(20):
             sent(connection, client, b"1;" + b"x" * 8000 + b"\r\n \r\n")
             passes(live, connection, 0.5)
-        assert not connection._leaving
+        assert not connection._closing
         passes(live, connection, 12.0)
         refused(client, 408, "too slowly")
 
@@ -173,7 +173,7 @@ def test_the_time_in_which_nothing_is_read_is_not_the_clients(live: Live):
 
         for _ in range(5):
             on_the_loop(connection, pause)
-        assert not connection._leaving
+        assert not connection._closing
         on_the_loop(connection, connection.flow.resume_reading)
         passes(live, connection, 30.0)
         refused(client, 408)
@@ -194,7 +194,7 @@ def test_times_are_no_longer_than_a_request_may_take(start):
         several = [of(live, slow_head), of(live, slow_body)]
         wait_until(lambda: several[1].cycle, "the request has begun")
         passes(live, several[0], 0.1, 1.0)
-        assert not any(one._leaving for one in several)
+        assert not any(one._closing for one in several)
         passes(live, several[0], 3.0)
         refused(slow_head, 408)
         refused(slow_body, 408)
@@ -251,26 +251,28 @@ def test_who_was_refused_does_not_stay(start):
         live.client.get("/healthz")
         with raw(live, b"") as client:
             connection = of(live, client)
-            wait_until(lambda: connection in live.limits.leaving, "it was refused")
+            wait_until(lambda: connection in live.limits.closing, "it was refused")
             sent = client.send(b"GET / HTTP/1.1\r\n\r\n")
             assert sent
             passes(live, connection, 0.2)
             assert not connection.transport.is_closing()
             passes(live, connection, 0.9)
             assert connection.transport.is_closing()
-        live.limits.leaving.update(range(ConnectionLimits.MOST_LEAVING))  # type: ignore[arg-type]  # many are
+        live.limits.closing.update(range(ConnectionLimits.MAX_CLOSING))  # type: ignore[arg-type]  # many are
         with raw(live, b"") as another:
             refused(another, 503)
-        live.limits.leaving.clear()
+        live.limits.closing.clear()
 
 
 @pytest.mark.parametrize(
-    ("files", "room"),
+    ("files", "capacity"),
     [(1024, 608), (256, 32), (64, 16), (20_000, 8192), (1 << 20, 8192), (server_module.resource.RLIM_INFINITY, 8192)],
 )
-def test_the_limit_on_files_says_how_many_there_may_be(monkeypatch: pytest.MonkeyPatch, files: int, room: int) -> None:
+def test_the_limit_on_files_says_how_many_there_may_be(
+    monkeypatch: pytest.MonkeyPatch, files: int, capacity: int
+) -> None:
     monkeypatch.setattr(server_module.resource, "getrlimit", lambda _: (files, files))
-    assert room_for_connections() == room
+    assert connection_capacity() == capacity
 
 
 def test_few_are_taken_at_once_and_many_may_wait(live: Live):

@@ -17,32 +17,32 @@ def deltas(count: int) -> list[Delta]:
     return [Delta(sequence, str(i), None, None) for i in range(count)]
 
 
-def test_a_slow_reader_gets_all_that_has_come_in_one_piece_and_in_order():
+def test_a_slow_reader_gets_all_that_has_come_at_once_and_in_order():
     async def main() -> list[Any]:
-        queue, told = DeltaQueue(), deltas(5)
-        for one in told[:3]:
+        queue, sent = DeltaQueue(), deltas(5)
+        for one in sent[:3]:
             queue.put(one)
-        first = await queue.take()
-        later = asyncio.create_task(queue.take())
+        first = await queue.get_all()
+        later = asyncio.create_task(queue.get_all())
         await asyncio.sleep(0)
         assert not later.done()
-        for one in told[3:]:
+        for one in sent[3:]:
             queue.put(one)
         second = await later
         queue.close()
-        assert [first, second] == [told[:3], told[3:]]
-        return await queue.take()
+        assert [first, second] == [sent[:3], sent[3:]]
+        return await queue.get_all()
 
     assert asyncio.run(main()) == []
 
 
 def test_what_came_before_the_end_is_taken_first():
     async def main() -> None:
-        queue, told = DeltaQueue(), deltas(2)
-        queue.put(told[0])
-        queue.put(told[1])
+        queue, sent = DeltaQueue(), deltas(2)
+        queue.put(sent[0])
+        queue.put(sent[1])
         queue.close()
-        assert await queue.take() == told
-        assert await queue.take() == []
+        assert await queue.get_all() == sent
+        assert await queue.get_all() == []
 
     asyncio.run(main())

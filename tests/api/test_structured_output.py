@@ -178,7 +178,7 @@ def test_a_form_that_ends_before_the_least_length(bytes_live: Live) -> None:
 def test_a_form_that_fails_later_fails_alone(bytes_live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others in the same pass go on."""
     whole = bytes_live.outputs("base", "ab", max_new_tokens=30)
-    followed = Grammar.bits
+    followed = Grammar.bitmask
     steps: list[int] = []
 
     def until_later(grammar: Grammar) -> Any:
@@ -187,7 +187,7 @@ def test_a_form_that_fails_later_fails_alone(bytes_live: Live, monkeypatch: pyte
             raise InvalidRequest("the form of the answer cannot be followed: too large")
         return followed(grammar)
 
-    monkeypatch.setattr(Grammar, "bits", until_later)
+    monkeypatch.setattr(Grammar, "bitmask", until_later)
     with ThreadPoolExecutor(4) as pool:
         others = [pool.submit(bytes_live.outputs, "base", "ab", max_new_tokens=30) for _ in range(3)]
         failed = pool.submit(bytes_live.ask, "base", "x", regex="[a-z]{20}", max_new_tokens=30)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from manyhats.backbone import Backbone, Text
 from manyhats.backbone.families import FAMILIES
+from manyhats.formats.adapterhub.places import places_of
 from manyhats.methods.bound_adapter import BARE, BoundAdapter
 from manyhats.methods.heads import Head, Layer
 from torch import nn
@@ -64,9 +65,11 @@ OWN: dict[str, Change] = {
 
 @pytest.mark.parametrize("alias", ALIASES)
 def test_attaches_by_the_same_function(alias: str, load_backbone: Any) -> None:
-    own, other = (FAMILIES[load_backbone(name).config.model_type] for name in (alias, ALIASES[alias]))
+    types = [load_backbone(name).config.model_type for name in (alias, ALIASES[alias])]
+    own, other = (FAMILIES[model_type] for model_type in types)
     assert own.attach is other.attach
-    assert (own.block, own.attention, own.sublayers) == (other.block, other.attention, other.sublayers)
+    assert (own.block, own.attention) == (other.block, other.attention)
+    assert places_of(types[0]) == places_of(types[1])
 
 
 @pytest.mark.parametrize("alias", ALIASES)
@@ -91,10 +94,10 @@ def test_what_is_its_own_counts(alias: str, base_folder: Any, load_backbone: Any
 @pytest.mark.parametrize("alias", ALIASES)
 def test_all_methods_in_one_batch(alias: str, load_backbone: Any) -> None:
     backbone: Backbone = load_backbone(alias)
-    worn = [BARE, *(adapter.bind(backbone) for adapter in every.adapters(backbone).values())]
+    bound = [BARE, *(adapter.bind(backbone) for adapter in every.adapters(backbone).values())]
     texts = TEXTS[:4]
-    alone = [tiny.alone(backbone, one, texts) for one in worn]
-    outputs = tiny.run(backbone, [tiny.row(backbone, one, text) for one in worn for text in texts])
+    alone = [tiny.alone(backbone, one, texts) for one in bound]
+    outputs = tiny.run(backbone, [tiny.row(backbone, one, text) for one in bound for text in texts])
     assert tiny.difference(outputs, [output for own in alone for output in own]) < tiny.CLOSE
     for own in alone[1:]:
         assert tiny.difference(own, alone[0]) > 1e-3
@@ -114,14 +117,14 @@ def test_its_head_is_transformers_own(alias: str, base_folder: Callable[[str], P
     backbone: Backbone = load_backbone(alias)
     model = AutoModelForSequenceClassification.from_pretrained(base_folder(alias), num_labels=3).eval()
     tiny.randomise(model.classifier, 5)
-    layout = FAMILIES[backbone.config.model_type].classification_head
+    layout = backbone.task_heads.classification
     assert layout is not None
 
     def logits(activation: str) -> list[torch.Tensor]:
         inner, last = (model.get_submodule(name) for name in layout.linears)
         layers = (Layer(inner.weight.data, inner.bias.data, activation), Layer(last.weight.data, last.bias.data))
-        worn = BoundAdapter("base", "classify", (), Head("classify", layout.reads, layers))
-        return tiny.ask(backbone, worn, TEXTS)
+        bound = BoundAdapter("base", "classify", (), Head("classify", layout.reads, layers))
+        return tiny.ask(backbone, bound, TEXTS)
 
     expected = [_own(model, backbone, Text(text)).logits[0] for text in TEXTS]
     assert tiny.difference(logits(layout.activation), expected) < CLOSE

@@ -1,4 +1,4 @@
-"""Settings of a checkpoint with which a packed pass would not be the model's own: served exactly, or refused."""
+"""Settings of a checkpoint with which a packed pass would not be the model's own: followed exactly, or refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make(folder: Path, family: str, settings: dict[str, Any]) -> Backbone:
     return tiny.load(folder)
 
 
-SERVED: list[tuple[str, dict[str, Any]]] = [
+SUPPORTED: list[tuple[str, dict[str, Any]]] = [
     ("albert", {"num_hidden_groups": 2, "num_hidden_layers": 4}),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
     ("gpt2", {"scale_attn_weights": False}),
@@ -60,7 +60,7 @@ SERVED: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("family", "settings"), SERVED, ids=[f"{f}-{next(iter(s))}" for f, s in SERVED])
+@pytest.mark.parametrize(("family", "settings"), SUPPORTED, ids=[f"{f}-{next(iter(s))}" for f, s in SUPPORTED])
 def test_is_the_models_own(tmp_path: Path, family: str, settings: dict[str, Any]) -> None:
     backbone = make(tmp_path, family, settings)
     model = AutoModel.from_pretrained(tmp_path).eval()
@@ -75,7 +75,7 @@ def test_is_the_models_own(tmp_path: Path, family: str, settings: dict[str, Any]
         assert tiny.difference(tiny.ask(backbone, adapter, TEXTS), tiny.alone(backbone, adapter, TEXTS)) < CLOSE
 
 
-REFUSED: list[tuple[str, dict[str, Any], str]] = [
+REJECTED: list[tuple[str, dict[str, Any], str]] = [
     ("bert", {"is_decoder": True}, "is_decoder"),
     ("roberta", {"is_decoder": True}, "is_decoder"),
     ("electra", {"is_decoder": True}, "is_decoder"),
@@ -88,7 +88,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("family", "settings", "reason"), REFUSED, ids=[f"{f}-{r}" for f, _, r in REFUSED])
+@pytest.mark.parametrize(("family", "settings", "reason"), REJECTED, ids=[f"{f}-{r}" for f, _, r in REJECTED])
 def test_is_refused_with_the_reason(tmp_path: Path, family: str, settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):
         make(tmp_path, family, settings)

@@ -140,8 +140,8 @@ def test_bottleneck_alone_and_mixed(family: str, flags: dict[str, Any], load_bac
         assert tiny.difference(tiny.ask(backbone, zeros, TEXTS), bare) < CLOSE
     own = tiny.alone(backbone, adapter, TEXTS)
     assert tiny.difference(own, bare) > 1e-2
-    worn = tiny.bound(backbone, adapter)
-    rows = [tiny.row(backbone, worn if i % 2 else tiny.BARE, text) for i, text in enumerate(TEXTS)]
+    bound = tiny.bound(backbone, adapter)
+    rows = [tiny.row(backbone, bound if i % 2 else tiny.BARE, text) for i, text in enumerate(TEXTS)]
     expected = [own[i] if i % 2 else bare[i] for i in range(len(TEXTS))]
     assert tiny.difference(tiny.run(backbone, rows), expected) < CLOSE
 

@@ -10,8 +10,10 @@ import pytest
 import torch
 from manyhats.backbone import Backbone, precision
 from manyhats.backbone.loading import choose_device, digest, load_model, locate
+from manyhats.backbone.names import UnknownSite
 from manyhats.backbone.precision import bfloat16_agreement, choose_dtype
 from manyhats.errors import AdapterMismatch, ConfigurationError
+from manyhats.methods.sites import linear_site
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BertModel
 
@@ -196,8 +198,10 @@ def test_bfloat16_backbone_answers_close_to_float32(base_folder, bert: Backbone)
 def test_site_names_with_and_without_the_task_models_prefix(backbone: Backbone) -> None:
     name = next(iter(backbone.linear))
     assert backbone.site_of(name) is backbone.site_of(f"{backbone.prefix}.{name}")
-    with pytest.raises(AdapterMismatch, match="no linear layer of that name"):
+    with pytest.raises(UnknownSite, match="no linear layer is called"):
         backbone.site_of("encoder.layer.7.attention.self.query")
+    with pytest.raises(AdapterMismatch, match="no linear layer of that name"):
+        linear_site(backbone, "encoder.layer.7.attention.self.query")
 
 
 def test_every_block_has_its_sites(backbone: Backbone) -> None:

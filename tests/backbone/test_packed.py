@@ -79,10 +79,10 @@ def test_pooler_equals_the_original(load_backbone) -> None:
 def test_weights_are_never_written_to(backbone: Backbone) -> None:
     before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
     name = digest(backbone.model, frozenset())
-    worn = [
+    bound = [
         tiny.bound(backbone, tiny.adapter(backbone, m, i, kind="classify")) for i, m in enumerate(tiny.METHOD_NAMES)
     ]
-    rows = [tiny.row(backbone, w, t) for w in [tiny.BARE, *worn] for t in tiny.texts([2, 9], seed=3)]
+    rows = [tiny.row(backbone, w, t) for w in [tiny.BARE, *bound] for t in tiny.texts([2, 9], seed=3)]
     first = tiny.run(backbone, rows)
     assert tiny.difference(first, tiny.run(backbone, rows)) == 0
     assert digest(backbone.model, frozenset()) == name

@@ -66,8 +66,8 @@ def _named(model: Any) -> dict[str, torch.Tensor]:
 def _same(backbone: Backbone, loaded: Any, family: str) -> None:
     """Every weight and table is of the type and the value that transformers itself gives it."""
     own, theirs = _named(backbone.model), _named(loaded.base_model)
-    if backbone._pooler is not None:  # it stands beside the model
-        own |= {f"pooler.{name}": weight for name, weight in _named(backbone._pooler).items()}
+    if backbone.pooler is not None:  # it stands beside the model
+        own |= {f"pooler.{name}": weight for name, weight in _named(backbone.pooler).items()}
     if family == "reformer":
         own, theirs = ({n: t for n, t in side.items() if not _OWN.search(n)} for side in (own, theirs))
     assert own.keys() == theirs.keys()

@@ -1,4 +1,4 @@
-"""Weights laid out for the CPU give what the plain ones give."""
+"""Prepacked weights give what the plain ones give."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import prepacking
-from manyhats.backbone.prepacking import PrepackedWeight, prepack
+from manyhats.backbone.prepacked_weight import PrepackedWeight
+from manyhats.backbone.prepacking import prepack
 
 from tests import every, tiny
 
@@ -25,14 +26,14 @@ def test_equals_the_plain_product(rows: int, bias: bool) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
 def test_every_method_gives_the_same(base_folder: Any, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
-    """With every layer laid out from one row on, whatever is faster here."""
-    plain, laid = tiny.load(base_folder(family)), tiny.load(base_folder(family))
+    """With every layer prepacked from one row on, whatever is faster here."""
+    plain, prepacked = tiny.load(base_folder(family)), tiny.load(base_folder(family))
     monkeypatch.setattr(prepacking, "_faster", lambda *_: True)
-    assert prepack(laid.linear.values()) > 0
-    assert all(site.prepacked is not None and site.prepacked.min_rows == 1 for site in laid.linear.values())
+    assert prepack(prepacked.linear.values()) > 0
+    assert all(site.prepacked is not None and site.prepacked.min_rows == 1 for site in prepacked.linear.values())
     texts = tiny.texts([1, 5, 12], seed=2)
     for adapter in every.adapters(plain).values():
-        assert tiny.difference(tiny.ask(laid, adapter, texts), tiny.ask(plain, adapter, texts)) < tiny.CLOSE
+        assert tiny.difference(tiny.ask(prepacked, adapter, texts), tiny.ask(plain, adapter, texts)) < tiny.CLOSE
 
 
 def test_nothing_is_prepacked_where_memory_is_short(base_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,8 +43,8 @@ def test_reformer_reads_long_inputs(tmp_path: Path) -> None:
     assert backbone.max_tokens == 4096
     long, short = tiny.words(4094, 1), tiny.words(20, 2)
     for method in ("lora", "bottleneck"):
-        worn = tiny.bound(backbone, tiny.adapter(backbone, method, 3))
-        rows = [tiny.row(backbone, worn, text) for text in (long, short)]
+        bound = tiny.bound(backbone, tiny.adapter(backbone, method, 3))
+        rows = [tiny.row(backbone, bound, text) for text in (long, short)]
         assert len(rows[0].ids) == 4096
         together = tiny.run(backbone, rows)
         assert together[0].shape == (4096, 64)
@@ -73,8 +73,8 @@ def test_gradients_equal_those_of_the_reversible_blocks(load_backbone: Any, base
     with torch.no_grad():
         for parameter in trainable.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
-    worn = replace(tiny.BARE, components=((METHODS["lora"], trainable.bound()),))
-    row = tiny.row(backbone, worn, tiny.words(tiny.MAX_TOKENS - 2, 1))
+    bound = replace(tiny.BARE, components=((METHODS["lora"], trainable.bound()),))
+    row = tiny.row(backbone, bound, tiny.words(tiny.MAX_TOKENS - 2, 1))
     (states,) = forward(backbone, [row])
     weights = torch.arange(states.numel()).view(states.shape).float().cos()
     (states * weights).sum().backward()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from manyhats.backbone import Backbone, loading, sentence_files
+from manyhats.backbone import Backbone, loading, sentence_files, transformers_internals
 from manyhats.backbone.pooling import PooledSpans, Span
 from manyhats.backbone.sentence import ACTIVATIONS, MODES, Dense, Norm, Projection, UnitLength
 from manyhats.backbone.staging import HostBuffers, StagingBuffer
@@ -31,8 +31,8 @@ def states(*lengths: int, width: int = 8) -> list[Tensor]:
 def pooled(texts: list[Tensor], modes: list[str], skip: int = 0) -> Tensor:
     """The vectors of texts whose states lie side by side."""
     staging = StagingBuffer(HostBuffers(texts[0].device))
-    ends = itertools.accumulate(map(len, texts))
-    spans = [Span(end - len(text), end, skip) for end, text in zip(ends, texts, strict=True)]
+    stops = itertools.accumulate(map(len, texts))
+    spans = [Span(end - len(text), end, skip) for end, text in zip(stops, texts, strict=True)]
     own = PooledSpans(staging, "texts", spans, modes, sum(map(len, texts)))
     staging.commit()
     return own(torch.cat(texts))
@@ -150,21 +150,21 @@ def test_what_cannot_be_followed_does_not_keep_a_server_from_starting(
 
 def test_a_model_in_a_folder_of_its_own(base_folder: Callable[[str], Path], tmp_path: Path) -> None:
     """As the library wrote it once: modules.json stands around the model's folder."""
-    place = tmp_path / "0_Transformer"
-    place.mkdir()
+    inside = tmp_path / "0_Transformer"
+    inside.mkdir()
     for path in base_folder("bert").iterdir():
-        (place / path.name).write_bytes(path.read_bytes())
+        (inside / path.name).write_bytes(path.read_bytes())
     sentence.write(tmp_path, ("lasttoken",), max_seq_length=9)
     modules = json.loads((tmp_path / "modules.json").read_text())
     modules[0]["path"] = "0_Transformer"
     (tmp_path / "modules.json").write_text(json.dumps(modules))
-    (tmp_path / "sentence_bert_config.json").rename(place / "sentence_bert_config.json")
-    for given in (tmp_path, place):
+    (tmp_path / "sentence_bert_config.json").rename(inside / "sentence_bert_config.json")
+    for given in (tmp_path, inside):
         own = tiny.load(given).sentence_embedding
         assert (own.pooling, own.max_tokens, own.refused) == ("last", 9, None)
     modules[0]["path"] = "1_Transformer"  # another one than this
     (tmp_path / "modules.json").write_text(json.dumps(modules))
-    assert not tiny.load(place).sentence_embedding.stated
+    assert not tiny.load(inside).sentence_embedding.stated
 
 
 def test_a_folder_without_such_files_says_nothing(bert: Backbone) -> None:
@@ -176,22 +176,22 @@ def test_a_folder_without_such_files_says_nothing(bert: Backbone) -> None:
 def test_a_model_of_the_hub_is_asked_for_the_same_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config, tensors = sentence.dense(32, 6)
     sentence.write(tmp_path, ("weightedmean",), [("Dense", config, tensors)])
-    asked = []
+    requested = []
 
     def cached(source: str, name: str, **options: Any) -> str | None:
         assert source == "someone/something"
-        asked.append(name)
+        requested.append(name)
         return str(tmp_path / name) if (tmp_path / name).is_file() else None
 
-    monkeypatch.setattr(loading, "cached_file", cached)
+    monkeypatch.setattr(transformers_internals, "cached_file", cached)
     own = loading.sentence_embedding("someone/something", 32)
     assert (own.pooling, own.projection.out) == ("weightedmean", 6)
-    assert {"1_Pooling/config.json", "2_Dense/model.safetensors", "sentence_bert_config.json"} <= set(asked)
-    monkeypatch.setattr(loading, "cached_file", lambda *given, **options: None)
+    assert {"1_Pooling/config.json", "2_Dense/model.safetensors", "sentence_bert_config.json"} <= set(requested)
+    monkeypatch.setattr(transformers_internals, "cached_file", lambda *given, **options: None)
     assert not loading.sentence_embedding("someone/something", 32).stated
 
 
 def test_paths_that_lead_elsewhere_are_not_fetched() -> None:
-    names = sentence_files.named([{"path": "../x"}, {"path": "/etc"}, {"path": 5}, 7, {"path": "2_Dense"}])
+    names = sentence_files.named_files([{"path": "../x"}, {"path": "/etc"}, {"path": 5}, 7, {"path": "2_Dense"}])
     assert [name for name in names if "/" in name] == ["2_Dense/config.json", "2_Dense/model.safetensors"]
-    assert sentence_files.named({"a": 1})[0] == sentence_files.SETTINGS
+    assert sentence_files.named_files({"a": 1})[0] == sentence_files.SETTINGS

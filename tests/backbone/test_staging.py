@@ -60,11 +60,11 @@ def test_a_type_that_no_device_reads_is_refused() -> None:
 def test_callers_put_more_into_a_pass(bert: Backbone) -> None:
     staging = bert.staging()
     batch = pack_chunks(bert, None, [SequenceChunk([2, 7, 3]), SequenceChunk([2, 3])], staging)
-    staging.put("asked", [batch.starts[1]])
+    staging.put("rows", [batch.starts[1]])
     staging.commit()
     states = bert.encode(batch)
     alone = bert.encode(pack_chunks(bert, None, [SequenceChunk([2, 3])]))
-    torch.testing.assert_close(states.index_select(0, staging["asked"]), alone[:1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(states.index_select(0, staging["rows"]), alone[:1], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.gpu

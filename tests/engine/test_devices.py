@@ -11,7 +11,7 @@ import pytest
 import torch
 from manyhats.backbone import Backbone, Text
 from manyhats.engine.forward import forward
-from manyhats.engine.row import Row
+from manyhats.engine.forward_input import ForwardInput
 from manyhats.engine.sampler import sample
 from manyhats.engine.self_check import self_check
 from manyhats.methods.plan import in_batch_order
@@ -32,7 +32,7 @@ def test_a_mixed_batch_on_cuda_equals_the_cpu(family: str, base_folder: Callable
             tiny.adapter(backbone, method, 1).bind(backbone) for method in ("lora", "bottleneck", "prefix", "mask")
         ]
         encoded = backbone.tokenizer.encode([Text(t) for t in TEXTS], backbone.max_tokens)
-        rows = [Row(e.ids, e.type_ids, a) for a in in_batch_order(adapters, lambda a: a) for e in encoded]
+        rows = [ForwardInput(e.ids, e.type_ids, a) for a in in_batch_order(adapters, lambda a: a) for e in encoded]
         with torch.inference_mode():
             outputs.append([output.float().cpu() for output in forward(backbone, rows)])
     for on_cpu, on_cuda in zip(*outputs, strict=True):

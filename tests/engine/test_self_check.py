@@ -141,7 +141,7 @@ def test_what_rounding_does_by_itself_is_measured(base_folder: Any, monkeypatch:
     backbone = Backbone.load(str(base_folder("llama")), device="cpu", dtype="bfloat16")
     monkeypatch.setattr(module, "_TOLERANCE", {torch.bfloat16: 1e-9})
     self_check(backbone)
-    monkeypatch.setattr(module, "_TIMES_NOISE", 1e-9)
+    monkeypatch.setattr(module, "_NOISE_FACTOR", 1e-9)
     with pytest.raises(WrongAnswers):
         self_check(backbone)
     assert backbone.original is not None
@@ -194,8 +194,8 @@ def _forgets_the_first_row(patch: pytest.MonkeyPatch) -> None:
 def _positions_start_again(patch: pytest.MonkeyPatch) -> None:
     pack = packing.pack_chunks
 
-    def wrong(backbone: Backbone, cache: Any, pieces: Any) -> Any:
-        return pack(backbone, cache, [piece._replace(start=0) for piece in pieces])
+    def wrong(backbone: Backbone, cache: Any, chunks: Any) -> Any:
+        return pack(backbone, cache, [chunk._replace(start=0) for chunk in chunks])
 
     patch.setattr(module, "pack_chunks", wrong)
 
@@ -256,7 +256,7 @@ def test_an_argument_that_is_not_followed_is_refused(
 def test_an_argument_by_place_is_refused_too(family: str, load_backbone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks whose forward stands in for transformers' own get whatever the model hands them."""
     backbone = load_backbone(family)
-    block = backbone.model.get_submodule(backbone._block_name(0))
+    block = backbone.model.get_submodule(backbone.family.block_name(backbone.config, 0))
     plain = block.forward
     monkeypatch.setattr(
         block, "forward", lambda states, *_, **options: plain(states, torch.zeros(1, 1, 2, 2), **options)

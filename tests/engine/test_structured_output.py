@@ -22,7 +22,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 @pytest.fixture
 def grammars(backbone: Backbone) -> Grammars:
-    return Grammars(backbone.tokenizer, int(backbone.config.vocab_size), min(backbone.end_tokens, default=None))
+    return Grammars(backbone.tokenizer, int(backbone.config.vocab_size), min(backbone.eos_token_ids, default=None))
 
 
 def test_bits_say_what_may_come_next(backbone: Backbone, grammars: Grammars) -> None:
@@ -31,7 +31,7 @@ def test_bits_say_what_may_come_next(backbone: Backbone, grammars: Grammars) -> 
     c = backbone.tokenizer.encode_bare("c", 10).ids[-1]
     vocabulary = int(backbone.config.vocab_size)
     for token, possible in ((a, {a}), (b, {b, c})):
-        bits = grammar.bits()
+        bits = grammar.bitmask()
         assert bits.dtype == torch.int32
         assert bits.shape == (-(-vocabulary // 32),)
         flags = np.unpackbits(bits.numpy().view(np.uint8), bitorder="little")
@@ -44,10 +44,10 @@ def test_bits_say_what_may_come_next(backbone: Backbone, grammars: Grammars) -> 
 def test_a_copy_goes_its_own_way(backbone: Backbone, grammars: Grammars) -> None:
     first = grammars.choice(["ab", "ac"])
     second = first.copy()
-    before = second.bits().clone()
+    before = second.bitmask().clone()
     first.accept(backbone.tokenizer.encode_bare("a", 10).ids[0])
-    assert not torch.equal(first.bits(), before)
-    assert torch.equal(second.bits(), before)
+    assert not torch.equal(first.bitmask(), before)
+    assert torch.equal(second.bitmask(), before)
 
 
 def test_says_when_the_form_is_complete(backbone: Backbone, grammars: Grammars) -> None:

@@ -13,11 +13,11 @@ import pytest
 import torch
 from manyhats.errors import ConfigurationError
 from manyhats.kernels.base import LowRank
-from manyhats.kernels.cpu import columns as columns_module
 from manyhats.kernels.cpu import library as module
+from manyhats.kernels.cpu import struct_arrays
 from manyhats.kernels.cpu.backend import CpuKernels
-from manyhats.kernels.cpu.columns import columns_of
 from manyhats.kernels.cpu.library import FILE, VARIABLE, Library, load, missing
+from manyhats.kernels.cpu.struct_arrays import struct_array_of
 from manyhats.kernels.reference import Reference
 from manyhats.kernels.registry import choose
 from manyhats.kernels.segments import Segment, Segments, Table
@@ -55,17 +55,17 @@ def test_a_file_that_is_no_library_is_told(tmp_path):
 
 @compiler
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         ("int manyhats_abi(void) { return 999; }", r"compiled from other sources \(version 999, not \d+\)"),
         ("int something_else(void) { return 0; }", "cannot be loaded: .*manyhats_abi"),
     ],
 )
-def test_a_library_of_another_version_is_told(tmp_path, source, told):
+def test_a_library_of_another_version_is_told(tmp_path, source, message):
     (tmp_path / "other.c").write_text(source)
     file = tmp_path / "other.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", file, tmp_path / "other.c"], check=True)
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=message):
         Library(file=file)
 
 
@@ -115,8 +115,8 @@ def test_a_forked_child_works_with_one_thread(library):
     assert _work()
     table: Table[LowRank] = Table()
     table.put(0, LowRank(torch.ones(8, 512), torch.ones(8, 512)))
-    given = CpuKernels(), torch.ones(512, 512), torch.zeros(512, 512), table
-    child = multiprocessing.get_context("fork").Process(target=_child, args=given)
+    arguments = CpuKernels(), torch.ones(512, 512), torch.zeros(512, 512), table
+    child = multiprocessing.get_context("fork").Process(target=_child, args=arguments)
     child.start()
     child.join(60)
     code = child.exitcode
@@ -126,30 +126,30 @@ def test_a_forked_child_works_with_one_thread(library):
     assert _work()
 
 
-def test_only_the_slots_that_changed_are_filled_again(monkeypatch):
-    filled = []
-    struct = columns_module._struct
-    monkeypatch.setattr(columns_module, "_struct", lambda entry: filled.append(entry) or struct(entry))
+def test_only_the_slots_that_changed_are_written_again(monkeypatch):
+    written = []
+    struct = struct_arrays._struct
+    monkeypatch.setattr(struct_arrays, "_struct", lambda entry: written.append(entry) or struct(entry))
     table: Table[LowRank] = Table()
     entries = [LowRank(torch.zeros(2, 4), torch.zeros(2, 6)) for _ in range(20)]
     for slot, entry in enumerate(entries):
         table.put(slot, entry)
-    columns = columns_of(table)
-    first = columns.filled(table)
-    assert len(filled) == 20
+    structs = struct_array_of(table)
+    first = structs.updated(table)
+    assert len(written) == 20
     assert first.kind == (torch.float32, 4, 6)
-    assert columns.filled(table) is first
+    assert structs.updated(table) is first
     table.drop(3)
     table.put(7, entries[3])
-    assert columns.filled(table).kind == first.kind
-    assert filled[20:] == [entries[3]]
-    array = columns.filled(table).array
+    assert structs.updated(table).kind == first.kind
+    assert written[20:] == [entries[3]]
+    array = structs.updated(table).array
     assert [bool(one) for one in array["present"][:20]] == [slot != 3 for slot in range(20)]
     assert array["down"][7] == entries[3].down.data_ptr()
     table.put(3, LowRank(torch.zeros(2, 5), torch.zeros(2, 6)))  # of another width: no call fits both
-    assert columns.filled(table).kind is None
+    assert structs.updated(table).kind is None
     table.drop(3)
-    assert columns.filled(table).kind == first.kind
+    assert structs.updated(table).kind == first.kind
 
 
 @compiler

@@ -12,7 +12,7 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.core.kinds.examples import EncodedExample
-from manyhats.engine.row import Row
+from manyhats.engine.forward_input import ForwardInput
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
 from manyhats.training.evaluation import predict
@@ -107,5 +107,5 @@ def test_peft_reads_what_writes(load_backbone: Any, base_folder: Any, tmp_path: 
     ids = torch.tensor([[2, 9, 11, 30]])
     with torch.inference_mode():
         expected = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1]
-    row = replace(Row(ids[0].tolist(), [0] * 4, read_adapter(out, backbone).bind(backbone)), continues=True)
+    row = replace(ForwardInput(ids[0].tolist(), [0] * 4, read_adapter(out, backbone).bind(backbone)), next_token=True)
     assert tiny.difference(tiny.run(backbone, [row]), [expected]) < tiny.CLOSE

@@ -126,7 +126,7 @@ def test_a_plan_gives_each_segment_its_own_prefix_rows(bert: Backbone) -> None:
     kept = tiny.bound(bert, tiny.adapter(bert, "prefix", 3, length=3, shift_positions=False))
     plan = Plan(bert, segments_of([long, long, BARE, short, kept]))
     assert plan.prefixes == [(0, 5), (0, 5), (5, 5), (5, 7), (7, 10)]
-    assert plan.shifts == [5, 5, 0, 2, 0]
+    assert plan.position_offsets == [5, 5, 0, 2, 0]
 
 
 # ---- adapters that do nothing

@@ -59,7 +59,7 @@ def test_a_layer_that_is_left_out_is_the_backbone_s(load_backbone: Callable[[str
     """With a prefix at the last layer alone, what the first one gives is the backbone's own."""
     backbone = load_backbone("bert")
     seen: list[torch.Tensor] = []
-    block = backbone.model.get_submodule(backbone._block_name(0))
+    block = backbone.model.get_submodule(backbone.family.block_name(backbone.config, 0))
     handle = block.register_forward_hook(lambda *given: seen.append(torch.as_tensor(given[2][0]).clone()))
     try:
         tiny.ask(backbone, None, TEXTS[:1])
@@ -94,7 +94,7 @@ def test_texts_go_on_as_a_whole_pass_has_it(family: str, load_backbone: Callable
         ids = list(prompt)
         for token in tokens:
             row = tiny.row(backbone, adapter, "w1")
-            (logits,) = tiny.run(backbone, [type(row)(ids, [0] * len(ids), adapter, continues=True)])
+            (logits,) = tiny.run(backbone, [type(row)(ids, [0] * len(ids), adapter, next_token=True)])
             best = logits.topk(2).values
             assert int(logits.argmax()) == token or float(best[0] - best[1]) < 1e-3
             ids.append(token)

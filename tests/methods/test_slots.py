@@ -77,9 +77,9 @@ def test_a_new_adapter_of_a_known_shape_makes_nothing_anew(bert: Backbone, table
     adapters = [tiny.adapter(bert, "lora", i).bind(bert) for i in range(4)]
     with torch.inference_mode():
         forward(bert, [tiny.row(bert, bound, TEXTS[0]) for bound in adapters[:2]])
-        known = len(tables._shapes), len(tables._tables)
+        known = len(tables._cache), len(tables._tables)
         forward(bert, [tiny.row(bert, bound, TEXTS[0]) for bound in adapters[1:]])
-    assert (len(tables._shapes), len(tables._tables)) == known
+    assert (len(tables._cache), len(tables._tables)) == known
 
 
 def test_kernels_by_name(bert: Backbone) -> None:

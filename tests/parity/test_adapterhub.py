@@ -36,7 +36,7 @@ METHODS_OF = {
 def continued(asked: Case, texts: list[str], wanted: list[Tensor]) -> list[list[int]]:
     """Greedy tokens, all texts in one batch at every step."""
     worn = tiny.bound(asked.backbone, asked.adapter) if asked.adapter else BARE
-    rows = [replace(tiny.row(asked.backbone, worn, text), continues=True) for text in texts]
+    rows = [replace(tiny.row(asked.backbone, worn, text), next_token=True) for text in texts]
     new: list[list[int]] = [[] for _ in rows]
     for _ in range(max(map(len, wanted))):
         for i, logits in enumerate(tiny.run(asked.backbone, rows)):

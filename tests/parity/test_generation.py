@@ -132,7 +132,7 @@ def test_a_cached_pass_equals_a_whole_one(load_backbone: Any) -> None:
     from dataclasses import replace
 
     from manyhats.engine.forward import forward
-    from manyhats.engine.row import Row
+    from manyhats.engine.forward_input import ForwardInput
 
     backbone = load_backbone("llama")
     for name, adapter in every.adapters(backbone).items():
@@ -140,7 +140,7 @@ def test_a_cached_pass_equals_a_whole_one(load_backbone: Any) -> None:
             continue
         worn = adapter.bind(backbone)
         (text,) = generate(_engine(backbone), [engines.generation(backbone, name, worn, PROMPTS[1], new=6)])
-        row = Row(PROMPTS[1], [0] * len(PROMPTS[1]), worn, continues=True)
+        row = ForwardInput(PROMPTS[1], [0] * len(PROMPTS[1]), worn, next_token=True)
         for token in text:
             with torch.inference_mode():
                 (logits,) = forward(backbone, [row])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
-from manyhats.engine.row import Row
+from manyhats.engine.forward_input import ForwardInput
 from manyhats.errors import AdapterMismatch
 from manyhats.formats.reader import read_adapter
 from manyhats.methods.bound_adapter import BARE, BoundAdapter
@@ -34,19 +34,21 @@ def base(peft_references: References, peft_backbone: Any) -> Callable[[str], tup
     return lambda family: (peft_references.base(f"{family}-masked"), peft_backbone(f"{family}-masked"))
 
 
-def rows(family: str, backbone: Backbone, worn: BoundAdapter) -> list[Row]:
+def rows(family: str, backbone: Backbone, worn: BoundAdapter) -> list[ForwardInput]:
     made = []
     for text in masked_texts("masked", family):
         row = tiny.row(backbone, worn, text)
         masks = tuple(i for i, token in enumerate(row.ids) if token == backbone.tokenizer.mask_id)
-        made.append(replace(row, masks=masks))
+        made.append(replace(row, mask_positions=masks))
     return made
 
 
 @torch.inference_mode()
-def reference(model: Any, asked: list[Row]) -> list[torch.Tensor]:
+def reference(model: Any, asked: list[ForwardInput]) -> list[torch.Tensor]:
     return [
-        model(input_ids=torch.tensor([row.ids]), attention_mask=torch.ones(1, len(row.ids))).logits[0, list(row.masks)]
+        model(input_ids=torch.tensor([row.ids]), attention_mask=torch.ones(1, len(row.ids))).logits[
+            0, list(row.mask_positions)
+        ]
         for row in asked
     ]
 

@@ -37,7 +37,7 @@ def dense(backbone: Backbone, adapter: Adapter, texts: list[str]) -> list[Tensor
             continue  # this task's model has none, and none is read
         weight = model.get_submodule(f"{backbone.prefix}.{site}").weight
         weight.mul_(torch.tensor(_bits(leaves["mask"], weight.numel())).view(weight.shape))
-    names = ("classifier",) if tokens else backbone.family.classification_head.linears
+    names = ("classifier",) if tokens else backbone.task_heads.classification.linears
     for name, layer in zip(names, adapter.head.layers, strict=True):
         assert layer.bias is not None
         model.get_submodule(name).weight.copy_(layer.weight)

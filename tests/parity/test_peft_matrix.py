@@ -81,7 +81,7 @@ def test_equals_peft(cells: Any, peft_backbone: Any, name: str, family: str) -> 
         return
     backbone = peft_backbone(family)
     worn = tiny.bound(backbone, one.adapter)
-    rows = [replace(tiny.row(backbone, worn, t), continues=METHODS[name].task == "CAUSAL_LM") for t in TEXTS]
+    rows = [replace(tiny.row(backbone, worn, t), next_token=METHODS[name].task == "CAUSAL_LM") for t in TEXTS]
     alone = [tiny.run(backbone, [row])[0] for row in rows]
     assert tiny.difference(alone, one.expected) < tiny.CLOSE
     assert tiny.difference(tiny.run(backbone, rows), one.expected) < tiny.CLOSE
@@ -94,8 +94,8 @@ def test_all_in_one_batch(cells: Any, peft_backbone: Any, family: str) -> None:
     for name, other in CELLS:
         if other == family and (one := cells(name, family)).adapter is not None:
             worn = tiny.bound(backbone, one.adapter)
-            continues = METHODS[name].task == "CAUSAL_LM"
-            rows += [replace(tiny.row(backbone, worn, text), continues=continues) for text in TEXTS]
+            next_token = METHODS[name].task == "CAUSAL_LM"
+            rows += [replace(tiny.row(backbone, worn, text), next_token=next_token) for text in TEXTS]
             expected += one.expected
     order = list(range(len(rows)))
     random.Random(0).shuffle(order)

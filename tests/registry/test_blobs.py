@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from manyhats.errors import InvalidRequest, StorageFull, UnsupportedFormat
-from manyhats.registry.blobs import Blobs, digest, take_up
+from manyhats.registry.blobs import Blobs, digest, keep_adapter_files
 
 from tests.registry.helpers import write_adapter
 
@@ -108,7 +108,7 @@ def test_weights_in_a_pickle_are_refused_with_the_way_out(tmp_path: Path, name: 
     folder = write_adapter(tmp_path / "a")
     (folder / "adapter_model.safetensors").rename(folder / name)
     with pytest.raises(UnsupportedFormat, match="manyhats convert PATH OUT"):
-        take_up(folder)
+        keep_adapter_files(folder)
 
 
 @pytest.mark.parametrize("name", ["run.sh", "model.onnx", "noending", "a.safetensors.py", "training_args.bin"])
@@ -116,14 +116,14 @@ def test_other_files_are_removed_and_named(tmp_path: Path, name: str) -> None:
     folder = write_adapter(tmp_path / "a")
     before = sorted(path.name for path in folder.iterdir())
     (folder / name).write_bytes(b"x")
-    (warning,) = take_up(folder)
+    (warning,) = keep_adapter_files(folder)
     assert name in warning
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
 def test_no_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="no files"):
-        take_up(tmp_path)
+        keep_adapter_files(tmp_path)
 
 
 def test_a_full_device_is_said_so(store: Blobs, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_links_are_refused_wherever_they_lead(tmp_path: Path, target: str) -> No
     (folder / "sub").mkdir()
     (folder / "sub" / "notes.txt").symlink_to(target)
     with pytest.raises(UnsupportedFormat, match=r"notes\.txt.*link"):
-        take_up(folder)
+        keep_adapter_files(folder)
 
 
 def test_the_digest_does_not_depend_on_the_order_of_writing(tmp_path: Path) -> None:

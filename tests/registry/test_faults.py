@@ -106,7 +106,7 @@ opened = True
 
 def fill():
     if opened:
-        registry._database.shorten()  # else the log of writes is as long as a deletion needs
+        registry._database.truncate_log()  # else the log of writes is as long as a deletion needs
     with (Path(sys.argv[1]) / "filler").open("ab", buffering=0) as out:
         for size in (1 << 16, 1 << 12, 1 << 9, 1):
             try:

@@ -51,7 +51,9 @@ def test_a_prompts_tokens_are_in_its_text(of: Callable[[str], Tokenizer], kind: 
     if "bytes" in kind:
         assert b"".join(one.bytes for one in own) == text.encode()
     names = [one.text for one, special in zip(told, encoded.special, strict=True) if special]
-    assert names == [tokenizer.piece(t) for t, special in zip(encoded.ids, encoded.special, strict=True) if special]
+    assert names == [
+        tokenizer.token_to_string(t) for t, special in zip(encoded.ids, encoded.special, strict=True) if special
+    ]
 
 
 @pytest.mark.parametrize("kind", tokenizer_kinds.KINDS)

@@ -55,7 +55,7 @@ def test_the_score_is_the_mean_loss_of_the_answers_tokens(load_backbone: Any, ba
     items = encode_dataset(load(TRAININGS["generate"], Columns(), data), backbone, 64, "w99 {text}")
     model = AutoModelForCausalLM.from_pretrained(base_folder("llama")).eval()
     losses = []
-    end = min(backbone.end_tokens)
+    end = min(backbone.eos_token_ids)
     for item in items.test:
         assert item.ids[-1] == end
         assert item.ids[item.label_positions[0] + 1 :] == item.target

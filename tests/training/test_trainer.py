@@ -67,7 +67,7 @@ def _trained(
 
 def _fingerprint(backbone: Backbone) -> str:
     total = hashlib.sha256()
-    pooler = backbone._pooler
+    pooler = backbone.pooler
     assert pooler is not None
     for tensor in [*backbone.model.state_dict().values(), *pooler.state_dict().values()]:
         total.update(tensor.numpy().tobytes())
@@ -250,7 +250,7 @@ def test_a_backbone_in_half_precision_is_refused(base_folder: Callable[[str], Pa
 
 
 def test_family_heads_need_the_pooler_that_they_read(bert: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bert, "_pooler_missing", True)
+    monkeypatch.setattr(bert, "has_pooler", False)
     with pytest.raises(InvalidRequest, match="has no weights for it; use houlsby or mask"):
         Trainer(bert, "prefix", "classify", 2, schedule_for("prefix"))
     Trainer(bert, "prefix", "tokens", 2, schedule_for("prefix"))

@@ -66,7 +66,7 @@ def create_app(runtime: Runtime) -> FastAPI:
 
     @app.exception_handler(ClientDisconnected)
     @app.exception_handler(ClientDisconnect)  # while the body was still on its way
-    async def gone(_: Request, __: Exception) -> Response:
+    async def disconnected(_: Request, __: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it
 
     ours = (

@@ -20,12 +20,12 @@ from manyhats.serving.threads import SMALL_BODY, at_once_if
 
 M = TypeVar("M", bound=BaseModel)
 
-_ALWAYS = 64 << 10  # bytes of a body that are read however much is under way
-_TOGETHER = 16  # times the limit of one body: what all that are under way may hold
+_ALWAYS_READ = 64 << 10  # bytes of a body that are read however much is under way
+_TOTAL_FACTOR = 16  # times the limit of one body: what all bodies under way may hold
 
 
 class BodyLimit:
-    """Refuses a body over its limit as soon as that shows, whether or not it says its length.
+    """Refuses a body over its limit as soon as it is known to be, whether or not it states its length.
 
     Uploads are written to files as they come; other bodies stand in memory, and all of them together are limited too.
     """
@@ -34,7 +34,7 @@ class BodyLimit:
         self._app = app
         self._json_limit = json_limit
         self._upload_limit = upload_limit
-        self._held = 0  # bytes of all JSON bodies under way
+        self._held_bytes = 0  # bytes of all JSON bodies under way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,9 +43,9 @@ class BodyLimit:
         headers = dict(scope["headers"])
         upload = is_upload(scope)
         limit = self._upload_limit if upload else self._json_limit
-        told = headers.get(b"content-length", b"0")
+        content_length = headers.get(b"content-length", b"0")
         error = TooLarge(f"the body is larger than {limit} bytes", param="body")
-        if told.isdigit() and (len(told) > 18 or int(told) > limit):
+        if content_length.isdigit() and (len(content_length) > 18 or int(content_length) > limit):
             await response(error)(scope, receive, send)
             return
         seen = 0
@@ -58,8 +58,8 @@ class BodyLimit:
             if seen > limit:
                 raise error
             if not upload:
-                self._held += size
-                if self._held > _TOGETHER * limit and seen > _ALWAYS:
+                self._held_bytes += size
+                if self._held_bytes > _TOTAL_FACTOR * limit and seen > _ALWAYS_READ:
                     raise Overloaded("the bodies of requests under way fill the memory that is set aside for them")
             return message
 
@@ -67,7 +67,7 @@ class BodyLimit:
             await self._app(scope, counted, send)
         finally:
             if not upload:
-                self._held -= seen
+                self._held_bytes -= seen
 
 
 async def parse(request: Request, model: type[M]) -> M:

@@ -7,9 +7,10 @@ import sys
 from asyncio import Transport
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import h11
+from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from manyhats.api.errors import response
@@ -17,25 +18,22 @@ from manyhats.api.middleware.content import is_upload
 from manyhats.api.middleware.request_id import HEADER, new_id
 from manyhats.errors import HeadTooLarge, InvalidRequest, ManyhatsError, NotReady, SlowRequest
 
-if TYPE_CHECKING:
-    from manyhats.api.server import Config
-
 logger = logging.getLogger(__name__)
 
-_LEAVE = 1.0  # seconds that a client has to read why it was refused, before the connection is closed
+_CLOSING_SECONDS = 1.0  # seconds that a client has to read why it was refused, before the connection is closed
 
 
 @dataclass
 class ConnectionLimits:
     """What connections may take, and those that there are. Times in seconds, `body_rate` in bytes a second.
 
-    `most`: how many there may be, asked for each new one. `send`: how long a client may take nothing of its answer.
+    `max_open`: how many there may be, asked for each new one. `send`: how long a client may take nothing of its answer.
     `json_bytes`, `upload_bytes`: what a body may have at most; more does not make its time longer.
     """
 
-    MOST_LEAVING: ClassVar[int] = 32
+    MAX_CLOSING: ClassVar[int] = 32
 
-    most: Callable[[], int]
+    max_open: Callable[[], int]
     head: float
     body: float
     body_rate: int
@@ -43,20 +41,26 @@ class ConnectionLimits:
     upload_bytes: int
     send: float
     open: set[Connection] = field(default_factory=set)
-    leaving: set[Connection] = field(default_factory=set)  # were answered; the client may still read
+    closing: set[Connection] = field(default_factory=set)  # were answered; the client may still read
 
     def sweep(self, elapsed: float) -> None:
         """Closes what has taken too long. `elapsed`: since the last call."""
         for connection in list(self.open):
             connection.check(elapsed)
-        for connection in list(self.leaving):
+        for connection in list(self.closing):
             connection.check(elapsed)
+
+
+class LimitedConfig(Config):
+    """uvicorn's settings, with limits for its connections."""
+
+    connection_limits: ConnectionLimits
 
 
 class Connection(H11Protocol):
     """Closes itself, with an answer, where its client is too slow or where there are too many."""
 
-    def __init__(self, config: Config, **options: Any) -> None:
+    def __init__(self, config: LimitedConfig, **options: Any) -> None:
         super().__init__(config=config, **options)
         self._limits = config.connection_limits
         self._waited = 0.0  # seconds, for the part of the request that is on its way, or for the end
@@ -65,31 +69,31 @@ class Connection(H11Protocol):
         self._part: tuple[str | None, Any] = (None, None)  # and the request before it, or that it belongs to
         self._unsent = 0  # bytes of the answer that the client had not taken at the last look
         self._stuck = 0.0  # seconds since when it has taken none
-        self._leaving = False
+        self._closing = False
 
     # ---- what asyncio calls
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
-        limits, most = self._limits, self._limits.most()
-        if len(limits.open) < most:
+        limits, max_open = self._limits, self._limits.max_open()
+        if len(limits.open) < max_open:
             limits.open.add(self)
             return
         self.connections.discard(self)  # nothing of it is waited for when the server stops
-        logger.warning("all %d connections are in use (max_connections); new ones get 503", most)
-        self._refuse(NotReady(f"all {most} connections of the server are in use; try again"))
+        logger.warning("all %d connections are in use (max_connections); new ones get 503", max_open)
+        self._refuse(NotReady(f"all {max_open} connections of the server are in use; try again"))
 
     def data_received(self, data: bytes) -> None:
         """The client has sent something."""
-        if not self._leaving:
+        if not self._closing:
             self.received += len(data)
             super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
         self._limits.open.discard(self)
-        self._limits.leaving.discard(self)
+        self._limits.closing.discard(self)
         super().connection_lost(exc)
 
     # ---- what uvicorn calls
@@ -104,7 +108,7 @@ class Connection(H11Protocol):
 
     def shutdown(self) -> None:
         """The server stops: lets a request under way end, and closes the connection."""
-        if self._leaving:
+        if self._closing:
             self.transport.close()
         else:
             super().shutdown()
@@ -115,9 +119,9 @@ class Connection(H11Protocol):
         """Ends the connection where its client has taken too long. `elapsed`: seconds since the last call."""
         if self.transport.is_closing():
             return
-        if self._leaving:
+        if self._closing:
             self._waited += elapsed
-            if self._waited > _LEAVE:
+            if self._waited > _CLOSING_SECONDS:
                 self.transport.abort()
             return
         self._check_reader(elapsed)
@@ -132,8 +136,8 @@ class Connection(H11Protocol):
             came = self.received - self._before
             allowed = limits.body + min(came, self._useful()) / limits.body_rate
             if self._waited > allowed:
-                told = f"{came} bytes in {self._waited:.0f} s"
-                self._refuse(SlowRequest(f"the body came too slowly: {told} (body_timeout, body_rate)"))
+                speed = f"{came} bytes in {self._waited:.0f} s"
+                self._refuse(SlowRequest(f"the body came too slowly: {speed} (body_timeout, body_rate)"))
         elif self._waited > limits.head:
             if part == "nothing":
                 self.transport.close()
@@ -153,9 +157,9 @@ class Connection(H11Protocol):
             waits_for_us = self.cycle is not None and self.cycle.waiting_for_100_continue
             return None if waits_for_us else "body"
         if state is h11.IDLE:
-            begun = bool(self.conn.trailing_data[0])
+            started = bool(self.conn.trailing_data[0])
             # Between two requests uvicorn has a timer of its own.
-            return "head" if begun else "nothing" if self.timeout_keep_alive_task is None else None
+            return "head" if started else "nothing" if self.timeout_keep_alive_task is None else None
         return None
 
     def _check_reader(self, elapsed: float) -> None:
@@ -168,32 +172,32 @@ class Connection(H11Protocol):
             self.transport.abort()
 
     def _refuse(self, error: ManyhatsError) -> None:
-        """Answers with an error, where no answer has begun, and ends the connection. A route learns that it is gone."""
+        """Answers with an error, where no answer has started, and closes the connection. A route is notified of it."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-            begun = self.cycle.response_started
+            started = self.cycle.response_started
         else:
-            begun = False
+            started = False
         self._unset_keepalive_if_required()
         limits = self._limits
         limits.open.discard(self)
-        answers = not begun and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE)
+        answers = not started and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE)
         if answers:
             self.transport.write(_answer(error))
-        if not answers or len(limits.leaving) >= limits.MOST_LEAVING:
+        if not answers or len(limits.closing) >= limits.MAX_CLOSING:
             self.transport.close()
             return
         # The client may be writing: closed at once, the connection would be reset, and the answer lost on its way.
-        self._leaving, self._waited = True, 0.0
-        limits.leaving.add(self)
+        self._closing, self._waited = True, 0.0
+        limits.closing.add(self)
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
 
 def _answer(error: ManyhatsError) -> bytes:
-    """An HTTP answer of one piece, by hand: h11 has none for a request that it has not read."""
+    """A whole HTTP answer, by hand: h11 has none for a request that it has not read."""
     made = response(error)
     made.headers["Connection"] = "close"
     made.headers[HEADER] = new_id()

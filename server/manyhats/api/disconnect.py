@@ -23,14 +23,14 @@ async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -
     """
     task = asyncio.current_task()
     assert task is not None
-    gone = over = False
+    disconnected = finished = False
 
     def cancel(watcher: asyncio.Task[None]) -> None:
-        nonlocal gone
-        if over or watcher.cancelled():
+        nonlocal disconnected
+        if finished or watcher.cancelled():
             return
-        gone = True
-        watcher.exception()  # a connection that cannot be read any more is gone too
+        disconnected = True
+        watcher.exception()  # a connection that cannot be read any more counts, too
         task.cancel()
 
     watcher = asyncio.ensure_future(_wait_for_disconnect(request))
@@ -38,11 +38,11 @@ async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -
     try:
         return await work
     except asyncio.CancelledError:
-        if gone and task.uncancel() == 0:
+        if disconnected and task.uncancel() == 0:
             raise ClientDisconnected from None
         raise
     finally:
-        over = True
+        finished = True
         watcher.cancel()
 
 

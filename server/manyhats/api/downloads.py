@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +43,21 @@ class _Download(StreamingResponse):
 
     def __init__(self, runtime: Runtime, version: Version, folder: Path) -> None:
         headers = {"Content-Disposition": f'attachment; filename="{version.task}-{version.number}.tar.gz"'}
+        self._chunks = packed(folder)
         super().__init__(self._content(), media_type="application/gzip", headers=headers)
         self._runtime = runtime
         self._version = version
-        self._folder = folder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
+            self._chunks.close()  # and with it the file that was being read
             await _unpin(self._runtime, self._version)
 
     async def _content(self) -> AsyncIterator[bytes]:
-        pieces = packed(self._folder)
-        while piece := await in_thread(self._runtime.threads.receiving, next, pieces, b""):
-            yield piece
+        while chunk := await in_thread(self._runtime.threads.receiving, next, self._chunks, b""):
+            yield chunk
 
 
 async def _unpin(runtime: Runtime, version: Version) -> None:
@@ -65,9 +65,9 @@ async def _unpin(runtime: Runtime, version: Version) -> None:
         await in_thread(runtime.threads.receiving, runtime.registry.unpin, version)
 
 
-def packed(folder: Path) -> Iterator[bytes]:
-    """A folder's files as a tar.gz, in pieces that are no larger than what is read at a time."""
-    buffer = _Drain()
+def packed(folder: Path) -> Generator[bytes]:
+    """A folder's files as a tar.gz, in chunks that are no larger than what is read at a time."""
+    buffer = _WriteBuffer()
     with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=1, mtime=0) as out:
         for path in sorted(folder.rglob("*")):
             info = _header(path, path.relative_to(folder).as_posix())
@@ -79,15 +79,15 @@ def packed(folder: Path) -> Iterator[bytes]:
                 while left and (chunk := file.read(min(_CHUNK, left))):
                     left -= len(chunk)
                     out.write(chunk)
-                    if piece := buffer.taken():
-                        yield piece
+                    if chunk := buffer.drain():
+                        yield chunk
             if left:
                 raise OSError(
                     f"{path.name} is shorter than it was"
-                )  # the client sees a broken archive, not a whole one
+                )  # the client sees a broken archive, not a complete one
             out.write(bytes(-info.size % tarfile.BLOCKSIZE))
         out.write(bytes(2 * tarfile.BLOCKSIZE))
-    yield buffer.taken()
+    yield buffer.drain()
 
 
 def _header(path: Path, name: str) -> tarfile.TarInfo:
@@ -101,21 +101,21 @@ def _header(path: Path, name: str) -> tarfile.TarInfo:
     return info
 
 
-class _Drain(io.RawIOBase):
-    """A file that gives away what was written to it."""
+class _WriteBuffer(io.RawIOBase):
+    """A file whose bytes are read as they are written."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._pieces: list[bytes] = []
+        self._chunks: list[bytes] = []
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        self._pieces.append(bytes(data))
+        self._chunks.append(bytes(data))
         return len(data)
 
-    def taken(self) -> bytes:
+    def drain(self) -> bytes:
         """What was written since the last call."""
-        data, self._pieces = b"".join(self._pieces), []
+        data, self._chunks = b"".join(self._chunks), []
         return data

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from manyhats.api.auth import require_read
 from manyhats.api.state import runtime_of
+from manyhats.messages import printable
 from manyhats.registry.imports import FolderImport
 from manyhats.registry.paging import page_of
 
@@ -18,7 +19,7 @@ router = APIRouter(prefix="/v1/imports", tags=["tasks"], dependencies=[Depends(r
 async def list_imports(
     request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 100, page_token: str | None = None
 ) -> dict[str, Any]:
-    """All folders in the store by name, a page at a time: taken in, waiting, or refused with the reason."""
+    """All folders in the store by name, a page at a time: imported, waiting, or refused with the reason."""
     listed = {one.folder: one for one in runtime_of(request).imports.listed()}
     names, following = page_of(list(listed), limit, page_token)
     return {"data": [_body(listed[name]) for name in names], "next_page_token": following}
@@ -26,14 +27,9 @@ async def list_imports(
 
 def _body(one: FolderImport) -> dict[str, Any]:
     return {
-        "folder": _text(one.folder),
+        "folder": printable(one.folder),
         "status": one.status,
         "task": one.folder if one.status == "taken_in" else None,
         "version": one.version,
-        "reason": None if one.reason is None else _text(one.reason),
+        "reason": None if one.reason is None else printable(one.reason),
     }
-
-
-def _text(name: str) -> str:
-    """File names need not be text."""
-    return name.encode(errors="backslashreplace").decode()

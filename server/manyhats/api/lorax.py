@@ -40,7 +40,7 @@ _KINDS: tuple[tuple[type[Exception], int, str], ...] = (
 )
 
 
-def _told(error: Exception) -> tuple[int, dict[str, Any]]:
+def _error_body(error: Exception) -> tuple[int, dict[str, Any]]:
     status, body = describe(error)
     known = ((own, name) for kind, own, name in _KINDS if isinstance(error, kind))
     status, name = next(known, (status, "unknown"))
@@ -57,7 +57,7 @@ class _Route(APIRoute):
             try:
                 return await inner(request)
             except ManyhatsError as error:
-                status, body = _told(error)
+                status, body = _error_body(error)
                 return JSONResponse(body, status)
 
         return handle
@@ -99,8 +99,8 @@ class GenerateBody(BaseModel):
     stream: StrictBool | None = None
 
     @property
-    def asked(self) -> Parameters:
-        """The parameters, none of them set where there are none."""
+    def given(self) -> Parameters:
+        """The parameters; where there are none, none of them is set."""
         return self.parameters or Parameters()
 
 
@@ -119,7 +119,7 @@ async def generate_stream(request: Request) -> Response:
 
 @router.post("/", openapi_extra=documented(GenerateBody))
 async def either(request: Request) -> Response:
-    """As `stream` says; the answer in one piece stands in a list, as TGI has it."""
+    """As `stream` says; a whole answer stands in a list, as TGI has it."""
     body = await parse(request, GenerateBody)
     if body.stream:
         return await _stream(request, body)
@@ -127,7 +127,7 @@ async def either(request: Request) -> Response:
 
 
 def _inference(body: GenerateBody) -> InferenceRequest:
-    p = body.asked
+    p = body.given
     fields = p.model_extra or {}
     reject_unsupported(body.model_extra)
     reject_unsupported(fields, FOLLOWED)
@@ -173,46 +173,48 @@ async def _answer(request: Request, body: GenerateBody, *, listed: bool = False)
 def _whole(result: InferenceResponse, body: GenerateBody, tokenizer: Tokenizer) -> dict[str, Any]:
     (sequence,) = result.sequences
     answer: dict[str, Any] = {"generated_text": _full(body, sequence)}
-    if body.asked.details:
+    if body.given.details:
         answer["details"] = _details(result, sequence, body) | {
             "prefill": _prefill(sequence, tokenizer),
             "tokens": [
-                _token(sampled, tokenizer.piece(sampled.token), tokenizer, body.asked) for sampled in sequence.shown
+                _token(sampled, tokenizer.token_to_string(sampled.token), tokenizer, body.given)
+                for sampled in sequence.emitted_tokens
             ],
         }
-        if body.asked.top_n_tokens:
+        if body.given.top_n_tokens:
             answer["details"]["top_tokens"] = [
-                _top_tokens(sampled, tokenizer, body.asked) for sampled in sequence.shown
+                _top_tokens(sampled, tokenizer, body.given) for sampled in sequence.emitted_tokens
             ]
     return answer
 
 
 async def _stream(request: Request, body: GenerateBody) -> Response:
     """The last event has the whole text, and its token once more is not sent."""
-    if body.asked.decoder_input_details:
+    if body.given.decoder_input_details:
         raise InvalidRequest("`decoder_input_details` is not supported in a stream", param="decoder_input_details")
     service = runtime_of(request).service
     tokenizer = service.backbone.tokenizer
-    held: list[tuple[SampledToken | None, str]] = []  # the event of a token waits for the next: the last one tells more
+    # The event of a token waits for the next: the last one says more.
+    pending: list[tuple[SampledToken | None, str]] = []
 
     def event(sampled: SampledToken | None, text: str) -> dict[str, Any]:
         token = {"id": 0, "text": text, "logprob": 0.0, "special": True}
         if sampled is not None:
-            token = _token(sampled, text, tokenizer, body.asked)
-        told: dict[str, Any] = {"token": token, "generated_text": None, "details": None}
-        if sampled is not None and body.asked.top_n_tokens:
-            told["top_tokens"] = _top_tokens(sampled, tokenizer, body.asked)
-        return told
+            token = _token(sampled, text, tokenizer, body.given)
+        sent: dict[str, Any] = {"token": token, "generated_text": None, "details": None}
+        if sampled is not None and body.given.top_n_tokens:
+            sent["top_tokens"] = _top_tokens(sampled, tokenizer, body.given)
+        return sent
 
     def chunks(delta: Delta) -> list[dict[str, Any]]:
-        ready = [event(*one) for one in held]
-        held[:] = [(delta.token, delta.text)]
+        ready = [event(*one) for one in pending]
+        pending[:] = [(delta.token, delta.text)]
         return ready
 
     def end(result: InferenceResponse) -> list[dict[str, Any]]:
         (sequence,) = result.sequences
-        last = event(*held[0]) if held else event(None, "")
-        details = _details(result, sequence, body) if body.asked.details else None
+        last = event(*pending[0]) if pending else event(None, "")
+        details = _details(result, sequence, body) if body.given.details else None
         return [last | {"generated_text": _full(body, sequence), "details": details}]
 
     return await stream(
@@ -221,13 +223,13 @@ async def _stream(request: Request, body: GenerateBody) -> Response:
         _inference(body),
         chunks=chunks,
         end=end,
-        failure=lambda error: _told(error)[1],
+        failure=lambda error: _error_body(error)[1],
         done=False,
     )
 
 
 def _full(body: GenerateBody, sequence: Sequence) -> str:
-    return (body.inputs if body.asked.return_full_text else "") + text_of(sequence).text
+    return (body.inputs if body.given.return_full_text else "") + text_of(sequence).text
 
 
 def _details(result: InferenceResponse, sequence: Sequence, body: GenerateBody) -> dict[str, Any]:
@@ -238,33 +240,33 @@ def _details(result: InferenceResponse, sequence: Sequence, body: GenerateBody) 
         "finish_reason": reason,
         "prompt_tokens": result.input_tokens,
         "generated_tokens": result.output_tokens,
-        "seed": (body.asked.model_extra or {}).get("seed"),
+        "seed": (body.given.model_extra or {}).get("seed"),
     }
 
 
 def _prefill(sequence: Sequence, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """The prompt's tokens, where they are asked; the first has no value."""
+    """The prompt's tokens, where they are requested; the first has no value."""
     scores = scores_of(sequence)
     if scores is None:
         return []
     known = zip(scores.prompt, scores.scores, strict=True)
     return [
-        {"id": t, "text": tokenizer.piece(t), "logprob": None if one is None else finite(one.logprob)}
+        {"id": t, "text": tokenizer.token_to_string(t), "logprob": None if one is None else finite(one.logprob)}
         for t, one in known
     ]
 
 
-def _token(sampled: SampledToken, text: str, tokenizer: Tokenizer, asked: Parameters) -> dict[str, Any]:
+def _token(sampled: SampledToken, text: str, tokenizer: Tokenizer, given: Parameters) -> dict[str, Any]:
     token: dict[str, Any] = {"id": sampled.token, "text": text, "logprob": sampled.logprob, "special": False}
-    if asked.return_k_alternatives and sampled.top:
-        token["alternative_tokens"] = _alternatives(sampled, asked.return_k_alternatives, tokenizer)
+    if given.return_k_alternatives and sampled.top:
+        token["alternative_tokens"] = _alternatives(sampled, given.return_k_alternatives, tokenizer)
     return token
 
 
-def _top_tokens(sampled: SampledToken, tokenizer: Tokenizer, asked: Parameters) -> list[dict[str, Any]]:
+def _top_tokens(sampled: SampledToken, tokenizer: Tokenizer, given: Parameters) -> list[dict[str, Any]]:
     """TGI's form of the likeliest tokens in one's place."""
-    return [one | {"special": False} for one in _alternatives(sampled, asked.top_n_tokens or 0, tokenizer)]
+    return [one | {"special": False} for one in _alternatives(sampled, given.top_n_tokens or 0, tokenizer)]
 
 
 def _alternatives(sampled: SampledToken, most: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    return [{"id": t, "text": tokenizer.piece(t), "logprob": value} for t, value in sampled.top[:most]]
+    return [{"id": t, "text": tokenizer.token_to_string(t), "logprob": value} for t, value in sampled.top[:most]]

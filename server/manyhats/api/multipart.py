@@ -1,6 +1,6 @@
 """Reads an upload's multipart body: its files are written as they come, and nothing of it is read without a bound.
 
-The parser calls back for every piece it finds, so it is fed in a thread, never on the event loop.
+The parser calls back for every part of a body that it finds, so it is fed in a thread, never on the event loop.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class UploadForm(NamedTuple):
 
 
 class FormReader:
-    """Takes an upload's body piece by piece. Not for several threads at once.
+    """Takes an upload's body chunk by chunk. Not for several threads at once.
 
     Files are written to `folder`, an archive to the file `archive`. Raises InvalidRequest for what cannot be read or is
     not allowed, TooLarge over a limit.
@@ -72,7 +72,7 @@ class FormReader:
                 "on_end": self._end,
             },
         )
-        self._begun = self._ended = False
+        self._started = self._ended = False
         self._marks = 0  # times that the boundary stood at the beginning of a line
         self._behind = 0  # bytes behind the last part
         self._headers = self._header_bytes = 0  # of the present part
@@ -87,12 +87,12 @@ class FormReader:
         self._texts: dict[str, bytearray] = {}
 
     def feed(self, data: bytes) -> None:
-        """Takes the next bytes; the first piece is to be larger than what may stand before a part, or the whole."""
-        if not self._begun:
+        """Takes the next bytes; the first chunk is to be larger than what may stand before a part, or the whole."""
+        if not self._started:
             at = data.find(self._mark, 0, _MARGIN)
             if at < 0:
                 raise InvalidRequest("the multipart body does not begin with its boundary")
-            data, self._begun = data[at:], True
+            data, self._started = data[at:], True
         if self._ended:
             self._behind += len(data)
             if self._behind > _MARGIN:

@@ -42,8 +42,8 @@ async def readyz(request: Request) -> JSONResponse:
 async def metrics(request: Request) -> Response:
     """Figures for Prometheus: by task for those who may see tasks' names (`metrics_names`), for others in sum."""
     runtime = runtime_of(request)
-    shown = runtime.settings.metrics_names
-    named = shown == "everybody" or (shown == "readers" and is_reader(request))
+    audience = runtime.settings.metrics_names
+    named = audience == "everybody" or (audience == "readers" and is_reader(request))
     registry = runtime.metrics.registry
     figures = generate_latest(registry if named else SummedOverTasks(registry))
     return Response(figures, media_type=CONTENT_TYPE_LATEST)

@@ -15,6 +15,7 @@ from manyhats.api.json_response import json_response
 from manyhats.api.schemas import PredictBody, PredictManyBody, texts
 from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
+from manyhats.api.views import version_ref
 from manyhats.core.sequence import Delta
 from manyhats.errors import InvalidRequest, ManyhatsError, TooLarge
 from manyhats.serving.generation import token_logprobs
@@ -43,8 +44,8 @@ async def _stream(request: Request, service: Service, inference: InferenceReques
 
     def chunks(delta: Delta) -> list[dict[str, Any]]:
         event: dict[str, Any] = {"input": delta.sequence.prompt_index, "text": delta.text}
-        if delta.sequence.request.each != 1:
-            event["choice"] = delta.sequence.index % delta.sequence.request.each
+        if delta.sequence.request.samples_per_prompt != 1:
+            event["choice"] = delta.sequence.index % delta.sequence.request.samples_per_prompt
         event["tokens"] = [] if delta.token is None else [delta.token.token]
         if delta.token is not None and delta.token.logprob is not None:
             event["logprobs"] = token_logprobs([delta.token], service.backbone.tokenizer)
@@ -108,8 +109,7 @@ def response_body(result: InferenceResponse) -> dict[str, Any]:
     body: dict[str, Any] = {
         "id": result.id,
         "task": result.version.task,
-        "version": result.version.number,
-        "sha256": result.version.sha256,
+        **version_ref(result.version),
         "kind": result.kind,
         "outputs": result.outputs,
         "usage": {"input_tokens": result.input_tokens, "output_tokens": result.output_tokens},

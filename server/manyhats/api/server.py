@@ -15,7 +15,7 @@ import time
 import uvicorn
 from starlette.types import ASGIApp
 
-from manyhats.api.connection import Connection, ConnectionLimits
+from manyhats.api.connection import Connection, ConnectionLimits, LimitedConfig
 from manyhats.settings import Settings
 
 _SWEEP = 0.5  # seconds between looks at the connections
@@ -23,10 +23,10 @@ _TICK = 0.1  # seconds between uvicorn's
 # Connections that are taken in one turn of the event loop. asyncio takes as many before any of them is looked at, and
 # each is a file that is open for some turns, even if it is one too many.
 _ACCEPTED_AT_ONCE = 32
-_WAITING = 2048  # connections that the kernel keeps until they are taken
+_ACCEPT_QUEUE = 2048  # connections that the kernel keeps until they are taken
 _TURNS = 4  # until one that is refused at once has been closed
-_MOST = 8192  # connections, however many files may be open: each takes memory
-_FEWEST = 16
+_MAX_CONNECTIONS = 8192  # connections, however many files may be open: each takes memory
+_MIN_CONNECTIONS = 16
 _OTHER_FILES = 64
 
 
@@ -46,7 +46,7 @@ class Server(uvicorn.Server):
         for server in self.servers:
             for listening in server.sockets:
                 with socket.socket(fileno=os.dup(listening.fileno())) as same:
-                    same.listen(_WAITING)
+                    same.listen(_ACCEPT_QUEUE)
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second; whether to stop."""
@@ -58,7 +58,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-class Config(uvicorn.Config):
+class Config(LimitedConfig):
     """uvicorn's settings, from ours."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -76,7 +76,7 @@ class Config(uvicorn.Config):
             timeout_graceful_shutdown=int(settings.drain_timeout) + 1,
         )
         self.connection_limits = ConnectionLimits(
-            most=lambda: settings.max_connections or room_for_connections(),
+            max_open=lambda: settings.max_connections or connection_capacity(),
             head=min(settings.header_timeout, settings.request_timeout),
             body=min(settings.body_timeout, settings.request_timeout),
             body_rate=settings.body_rate,
@@ -86,13 +86,13 @@ class Config(uvicorn.Config):
         )
 
 
-def room_for_connections() -> int:
-    """How many connections the limit on open files leaves room for now: uploads and the store need some too."""
+def connection_capacity() -> int:
+    """How many connections the limit on open files allows now: uploads and the store need some too."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
-        return _MOST
-    reserved = max(limit // 4, _OTHER_FILES) + _TURNS * _ACCEPTED_AT_ONCE + ConnectionLimits.MOST_LEAVING
-    return max(min(limit - reserved, _MOST), _FEWEST)
+        return _MAX_CONNECTIONS
+    reserved = max(limit // 4, _OTHER_FILES) + _TURNS * _ACCEPTED_AT_ONCE + ConnectionLimits.MAX_CLOSING
+    return max(min(limit - reserved, _MAX_CONNECTIONS), _MIN_CONNECTIONS)
 
 
 def create_server(app: ASGIApp, settings: Settings) -> Server:

@@ -1,4 +1,4 @@
-"""Answers that come piece by piece, as server-sent events."""
+"""Answers in chunks, as server-sent events."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DeltaQueue:
 
     It has no limit of its own, as it needs none: it holds at most the deltas of the tokens that the request may have,
     and the request keeps all its tokens to its end anyway. A client that takes nothing of its answer is cut off by
-    `send_timeout`; one that takes it slowly gets what has come meanwhile in one piece.
+    `send_timeout`; one that takes it slowly gets what has come meanwhile in one chunk.
     """
 
     def __init__(self) -> None:
@@ -48,13 +48,13 @@ class DeltaQueue:
         self._closed = True
         self._changed.set()
 
-    async def take(self) -> list[Delta]:
+    async def get_all(self) -> list[Delta]:
         """All that have come since the last call, at least one; none at the end."""
         if not self._deltas and not self._closed:
             self._changed.clear()
             await self._changed.wait()
-        taken, self._deltas = self._deltas, []
-        return taken
+        deltas, self._deltas = self._deltas, []
+        return deltas
 
 
 async def stream(
@@ -70,14 +70,14 @@ async def stream(
     """Asks, and sends what `chunks` makes of each token and `end` of the whole; then `[DONE]`, where `done` says so.
 
     A failure before the first token is raised, so that it gets its status; a later one is an event made by `failure`.
-    Who disconnects frees the place within one pass.
+    Where the client disconnects, its sequences are aborted within one pass.
     """
     queue = DeltaQueue()
     inference = replace(inference, listener=lambda delta: service.dispatcher.post(queue.put, delta))
     answer = asyncio.create_task(service.predict(inference))
     answer.add_done_callback(lambda _: queue.close())
     try:
-        first = await cancel_on_disconnect(request, queue.take())
+        first = await cancel_on_disconnect(request, queue.get_all())
     except BaseException:
         answer.cancel()
         raise
@@ -96,13 +96,15 @@ async def stream(
         try:
             deltas = first
             while deltas:
-                # what is told of a prompt's tokens may be much: no work for the event loop
-                new = {delta.sequence.index for delta in deltas if delta.sequence.scores is not None} - started_choices
+                # The logprobs of a prompt may be many: no work for the event loop.
+                new = {
+                    delta.sequence.index for delta in deltas if delta.sequence.prompt_logprobs is not None
+                } - started_choices
                 started_choices |= new
                 small = not new and len(deltas) * _EVENT <= SMALL_OUTPUT
                 if data := await at_once_if(small, partial(written, deltas)):
                     yield data
-                deltas = await queue.take()
+                deltas = await queue.get_all()
             try:
                 result = await answer
             except Exception as error:

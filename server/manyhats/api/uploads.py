@@ -16,10 +16,10 @@ from manyhats.api.body import parse_bytes
 from manyhats.api.multipart import FormReader, UploadForm
 from manyhats.api.schemas import SettingsBody
 from manyhats.api.state import runtime_of
-from manyhats.api.tasks import aliases_body
+from manyhats.api.views import uploaded_body
 from manyhats.errors import InvalidRequest, ManyhatsError, Overloaded
 from manyhats.registry.archive import ArchiveLimits, unpack_adapter
-from manyhats.registry.blobs import full_disk_told
+from manyhats.registry.blobs import storage_full
 from manyhats.registry.names import check_alias, check_name
 from manyhats.registry.records import Version
 from manyhats.runtime import Runtime
@@ -27,7 +27,7 @@ from manyhats.serving.threads import in_thread
 
 admin_router = APIRouter(prefix="/v1/tasks", tags=["versions"], dependencies=[Depends(require_admin)])
 
-_PIECE = 256 << 10  # bytes that are gathered before a thread writes them
+_CHUNK = 256 << 10  # bytes that a thread writes at a time
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 _BODY = {
@@ -67,21 +67,8 @@ async def upload(task: str, request: Request) -> JSONResponse:
         async with _staged(runtime) as folder:
             form = await _received(request, runtime, folder)
             version, created = await in_thread(runtime.threads.checking, _store, runtime, task, form, folder)
-    body: dict[str, Any] = {
-        "task": task,
-        "version": version.number,
-        "sha256": version.sha256,
-        "method": version.info.method,
-        "kind": runtime.registry.task(task).settings_for(version).kind,
-        "rank": version.info.rank,
-        "matched_tensors": version.info.matched_tensors,
-        "bytes": version.info.bytes,
-        "aliases": aliases_body(runtime.registry.task(task)),
-    }
-    if version.info.warnings:
-        body["warnings"] = list(version.info.warnings)
     location = f"/v1/tasks/{task}/versions/{version.number}"
-    return JSONResponse(body, 201 if created else 200, {"Location": location})
+    return JSONResponse(uploaded_body(runtime, version), 201 if created else 200, {"Location": location})
 
 
 @contextmanager
@@ -102,7 +89,7 @@ async def _staged(runtime: Runtime) -> AsyncIterator[Path]:
     stack = ExitStack()
 
     def make() -> Path:
-        with full_disk_told():
+        with storage_full():
             folder = stack.enter_context(runtime.registry.stage())
             (folder / "files").mkdir()
             return folder
@@ -122,17 +109,17 @@ async def _received(request: Request, runtime: Runtime, folder: Path) -> _Upload
     reader = FormReader(content_type, files, archive, max_files=runtime.settings.max_files)
 
     def feed(data: bytes) -> None:
-        with full_disk_told():
+        with storage_full():
             reader.feed(data)
 
     try:
-        gathered = bytearray()
-        async for piece in request.stream():
-            gathered += piece
-            if len(gathered) >= _PIECE:
-                data, gathered = bytes(gathered), bytearray()
+        buffer = bytearray()
+        async for chunk in request.stream():
+            buffer += chunk
+            if len(buffer) >= _CHUNK:
+                data, buffer = bytes(buffer), bytearray()
                 await in_thread(receiving, feed, data)
-        await in_thread(receiving, feed, bytes(gathered))
+        await in_thread(receiving, feed, bytes(buffer))
         form = reader.finish()
         return await in_thread(receiving, _parts, form, runtime.settings.max_values)
     finally:
@@ -147,9 +134,9 @@ def _parts(form: UploadForm, max_values: int) -> _Upload:
     if activate not in (*_TRUE, *_FALSE):
         raise InvalidRequest(f"'activate' must be true or false, not '{activate[:100]}'", param="activate")
     settings = None
-    if (told := texts.get("task")) is not None:
+    if (given := texts.get("task")) is not None:
         try:
-            settings = parse_bytes(told, SettingsBody, max_values).model_dump(exclude_unset=True)
+            settings = parse_bytes(given, SettingsBody, max_values).model_dump(exclude_unset=True)
         except ManyhatsError as error:
             raise type(error)(f"the part 'task': {error.message}", param=error.param) from None
     return _Upload(form.archive, settings, alias, activate in _TRUE)
@@ -166,7 +153,7 @@ def _store(runtime: Runtime, task: str, parts: _Upload, folder: Path) -> tuple[V
     """Blocking: unpacks an archive, checks the files, and makes the version."""
     files = folder / "files"
     warnings: tuple[str, ...] = ()
-    with full_disk_told():
+    with storage_full():
         if parts.archive is not None:
             limits = ArchiveLimits(max_files=runtime.settings.max_files, max_bytes=runtime.settings.max_unpacked)
             warnings = unpack_adapter(folder / "archive", parts.archive, files, limits)

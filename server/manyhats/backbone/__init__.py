@@ -3,7 +3,8 @@
 from manyhats.backbone import requirements as requirements  # first: it refuses other versions of torch, transformers
 from manyhats.backbone.chunks import SequenceChunk
 from manyhats.backbone.model import Backbone
-from manyhats.backbone.packing import PackedBatch, pack, pack_chunks, padded_length
+from manyhats.backbone.packed_batch import PackedBatch
+from manyhats.backbone.packing import pack, pack_chunks, padded_length
 from manyhats.backbone.sites import Actors
 from manyhats.backbone.staging import StagingBuffer
 from manyhats.backbone.tokenizer import Encoded, Text, Tokenizer

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from manyhats.backbone.transformers_internals import LAYOUT_AS_MASK
 from manyhats.errors import UnsupportedAttention
 
 if TYPE_CHECKING:
@@ -23,21 +24,17 @@ if TYPE_CHECKING:
 
 PACKED_ATTENTION = "manyhats_packed"
 
-# Handed to decoders as their mask: nobody reads it. transformers hands a mask of four dimensions on as it is; without
-# one it looks for packed sequences at the start of every pass, for whose number the host waits, and GPT-2 for pads.
-LAYOUT_AS_MASK = torch.zeros((1, 1, 1, 1))
-
 
 class AttentionSite:
     """Stands at one attention layer; found by the registered function through the module it is called with.
 
-    A module that several layers share (ALBERT) has one site, which takes their numbers in turn.
+    A module that several layers share (ALBERT) has one site, which goes through their numbers call by call.
     """
 
-    def __init__(self, module: nn.Module, switch: ActorContext) -> None:
+    def __init__(self, module: nn.Module, context: ActorContext) -> None:
         self.layers: list[int] = []
-        self._turn = 0
-        self._switch = switch
+        self._calls = 0
+        self._context = context
         self._layout: AttentionLayout | None = None
         self._hidden: Tensor | None = None
         module.manyhats_site = self  # type: ignore[assignment]
@@ -47,7 +44,7 @@ class AttentionSite:
         """A new pass starts over a batch laid out so; None where it has ended."""
         self._layout = layout
         self._hidden = None
-        self._turn = 0
+        self._calls = 0
 
     def _remember(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._hidden = args[0] if args else kwargs["hidden_states"]
@@ -57,15 +54,15 @@ class AttentionSite:
         assert self._layout is not None, "packed attention outside a packed pass"
         assert self._hidden is not None
         q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
-        layer = self.layers[self._turn % len(self.layers)]
-        self._turn += 1
-        actor = self._switch.actors.key_value.get(layer)
+        layer = self.layers[self._calls % len(self.layers)]
+        self._calls += 1
+        actor = self._context.actors.key_value.get(layer)
         if actor is not None:
             k, v = actor(k, v, self._hidden[0])
         return self._layout.attend(layer, q, k, v, scaling, window).unsqueeze(0)
 
 
-# What models hand over for other attention functions, and what is settled before attention is called.
+# What models hand over for other attention functions, and what has had its effect before attention is called.
 _WITHOUT_EFFECT = frozenset({"position_ids", "cache_position", "use_cache", "deterministic"})
 
 
@@ -73,9 +70,9 @@ def reject_arguments(module: nn.Module, given: Mapping[str, Any]) -> None:
     """Raises UnsupportedAttention for the first argument that is there and may change the answer."""
     for name, value in given.items():
         if value is not None and value is not LAYOUT_AS_MASK and name not in _WITHOUT_EFFECT:
-            shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:80]
+            described = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:80]
             raise UnsupportedAttention(
-                f"{type(module).__name__} of transformers hands its attention `{name}` ({shown}), which the packed "
+                f"{type(module).__name__} of transformers hands its attention `{name}` ({described}), which the packed "
                 "pass does not follow"
             )
 

@@ -113,9 +113,9 @@ class AttentionLayout:
 
     def _put_queries(self, own: NDArray[np.int64], starts: NDArray[np.int64]) -> bool:
         """Which token each query position is. Whether they are the tokens as they stand."""
-        place, sequence = _positions(self.groups, [group.queries for group in self.groups])
-        real = place < own[sequence]
-        rows = starts[sequence] + np.where(real, place, 0)
+        index, sequence = _positions(self.groups, [group.queries for group in self.groups])
+        real = index < own[sequence]
+        rows = starts[sequence] + np.where(real, index, 0)
         inverse = np.empty(self._tokens, dtype=np.int64)
         inverse[rows[real]] = np.flatnonzero(real)
         self._staging.put(_QUERIES, rows)
@@ -127,10 +127,10 @@ class AttentionLayout:
         prefix_start, prefix_stop = np.array([chunk.batch_prefix for chunk in chunks]).T
         prefix = prefix_stop - prefix_start
         seen = prefix + np.array([chunk.length for chunk in chunks])
-        place, sequence = _positions(self._whole, [group.keys for group in self._whole])
-        within = place - prefix[sequence]
-        own = starts[sequence] + np.where(place < seen[sequence], within, 0)
-        rows = np.where(within < 0, self._tokens + prefix_start[sequence] + place, own)
+        index, sequence = _positions(self._whole, [group.keys for group in self._whole])
+        within = index - prefix[sequence]
+        own = starts[sequence] + np.where(index < seen[sequence], within, 0)
+        rows = np.where(within < 0, self._tokens + prefix_start[sequence] + index, own)
         self._staging.put(_KEYS, rows)
         return self._as_they_stand(rows)
 
@@ -138,10 +138,10 @@ class AttentionLayout:
         """Which row of the cache each key position of cached sequences is."""
         table = [_cache_rows(chunk) for chunk in chunks]
         seen = np.array([len(rows) for rows in table])
-        place, sequence = _positions(self._cached, [group.keys for group in self._cached])
+        index, sequence = _positions(self._cached, [group.keys for group in self._cached])
         first = np.cumsum(seen) - seen
-        index = first[sequence] + np.where(place < seen[sequence], place, 0)
-        self._staging.put(_CACHE_ROWS, np.concatenate(table)[index])
+        chosen = first[sequence] + np.where(index < seen[sequence], index, 0)
+        self._staging.put(_CACHE_ROWS, np.concatenate(table)[chosen])
 
     def _put_slot_mapping(self, chunks: Sequence[SequenceChunk], starts: NDArray[np.int64]) -> None:
         """Where the cached sequences' tokens are, and where their keys and values go."""
@@ -322,7 +322,7 @@ def _before(chunk: SequenceChunk) -> int:
 
 
 def _whole_groups(chunks: Sequence[SequenceChunk]) -> list[list[int]]:
-    """Whole sequences of similar length, by their place in the batch."""
+    """Whole sequences of similar length, by their index in the batch."""
     sizes = {i: (chunk.length, _prefix(chunk)) for i, chunk in enumerate(chunks) if chunk.cache_rows is None}
     groups: list[list[int]] = []
     shortest = (0, 0)
@@ -338,22 +338,22 @@ def _whole_groups(chunks: Sequence[SequenceChunk]) -> list[list[int]]:
 
 
 def _cached_groups(chunks: Sequence[SequenceChunk]) -> list[list[int]]:
-    """Cached sequences with about as many new tokens, that see about as many rows, by their place in the batch.
+    """Cached sequences with about as many new tokens, that see about as many rows, by their index in the batch.
 
     Those with a single one have no pads among their queries: most steps consist of them.
     """
     sizes = {i: (c.length, len(c.cache_rows)) for i, c in enumerate(chunks) if c.cache_rows is not None}
     groups: list[list[int]] = []
-    first = least = most = 0
+    first = fewest = most = 0
     for i in sorted(sizes, key=sizes.__getitem__):
         length, seen = sizes[i]
         alike = length == first or (first > 1 and length <= first * _GROWTH + _SLACK)
-        if groups and alike and max(most, seen) <= min(least, seen) * _CACHED_GROWTH + _CACHED_SLACK:
+        if groups and alike and max(most, seen) <= min(fewest, seen) * _CACHED_GROWTH + _CACHED_SLACK:
             groups[-1].append(i)
-            least, most = min(least, seen), max(most, seen)
+            fewest, most = min(fewest, seen), max(most, seen)
         else:
             groups.append([i])
-            first, least, most = length, seen, seen
+            first, fewest, most = length, seen, seen
     return [sorted(members) for members in groups]  # in their order where that saves gathering them
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 _BROKEN = "\ufffd"
-_MOST_HELD = 32  # tokens: a character has four bytes
+_MOST_PENDING = 32  # tokens: a character has four bytes
 
 
 class DecodeStream:
@@ -17,23 +17,23 @@ class DecodeStream:
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
-        self._before: list[int] = []  # the tokens that gave the last text
-        self._held: list[int] = []  # those that have given none yet
+        self._context: list[int] = []  # the tokens that gave the last text
+        self._pending: list[int] = []  # those that have given none yet
 
     def push(self, token: int) -> str:
         """What one more token adds."""
-        self._held.append(token)
+        self._pending.append(token)
         new = self._new()
-        if (not new or new.endswith(_BROKEN)) and len(self._held) < _MOST_HELD:
+        if (not new or new.endswith(_BROKEN)) and len(self._pending) < _MOST_PENDING:
             return ""
-        self._before, self._held = self._held, []
+        self._context, self._pending = self._pending, []
         return new
 
     def finish(self) -> str:
         """What is held back: broken characters."""
         new = self._new()
-        self._held = []
+        self._pending = []
         return new
 
     def _new(self) -> str:
-        return self._decode(self._before + self._held)[len(self._decode(self._before)) :]
+        return self._decode(self._context + self._pending)[len(self._decode(self._context)) :]

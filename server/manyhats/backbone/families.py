@@ -1,17 +1,17 @@
-"""The table of model families: where each keeps its blocks, sub-layers, positions and heads.
+"""The table of model families: where each keeps its blocks, sub-layers, embeddings and positions.
 
 Everything that differs between architectures stands here; Reformer, which differs most, has a module of its own. A new
-family is one entry.
+family is one entry; `task_heads` has the heads of those whose task models are not built as most are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from manyhats.backbone.attention import packed_attention, reject_arguments
-from manyhats.backbone.reformer import attach_reformer, prepare_reformer, reformer_length
+from manyhats.backbone.reformer import attach_reformer, prepare_reformer, prepare_reformer_config, reformer_length
 from manyhats.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -24,29 +24,13 @@ Attach = Callable[[Any, "ResidualSite", "ResidualSite"], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class HeadLayout:
-    """How a family's own classification head is built, as PEFT saves it under `modules_to_save`.
-
-    `linears`: the names of its linear layers in order, an activation between each two. `reads`: the first token's
-    last hidden state, the last token's, or the backbone's pooler.
-    """
-
-    linears: tuple[str, ...]
-    activation: str = "tanh"
-    reads: Literal["first", "last", "pooler"] = "first"
-
-
-@dataclass(frozen=True, slots=True)
 class Family:
     """One architecture. Paths are relative to the bare model; `{i}` is the layer."""
 
     block: str  # one transformer block
     attention: str  # the module that calls the attention function, relative to the block
     attach: Attach  # puts the residual sites into a block, where it has them
-    classification_head: HeadLayout | None  # None: one that PEFT's files do not hold as a whole
     word_embeddings: str  # the table of the tokens' vectors
-    sublayers: tuple[str, str] | None = None  # where AdapterHub's keys put an adapter: after attention, feed-forward
-    token_head: str | None = "classifier"  # the linear layer of a token classification head
     block_of: Callable[[Any, int], int] = lambda config, layer: layer  # layers may share a block
     first_position: Callable[[Any], int] = lambda config: 0
     token_types: bool = False  # takes token_type_ids
@@ -57,9 +41,15 @@ class Family:
     packed: bool = True  # its attention is dispatched by name; else it runs padded
     multiple_of: Callable[[Any, int], int] | None = None  # padded: the length that a sequence is brought to
     output_width: Callable[[Any], int] = lambda config: int(config.hidden_size)
+    prepare_config: Callable[[Any], None] = lambda config: None  # what the config needs before the model is loaded
     prepare: Callable[[Any], None] = lambda model: None  # what the model needs before its sites
+    unsupported: Callable[[Any], str | None] = lambda config: None  # why a pass would not be the model's own
     late_head_bias: bool = False  # transformers 5.24 gave its masked head a bias that older checkpoints do not hold
     shared_tables: tuple[str, ...] = ()  # embeddings that are read once for all sequences: nothing can act there
+
+    def block_name(self, config: Any, layer: int) -> str:
+        """The path of a layer's block."""
+        return self.block.format(i=self.block_of(config, layer))
 
 
 def _attach_bert(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
@@ -168,18 +158,21 @@ def _albert_group(config: Any, layer: int) -> int:
     return int(layer / (config.num_hidden_layers / config.num_hidden_groups))
 
 
+def _albert_unsupported(config: Any) -> str | None:
+    count = config.inner_group_num
+    return None if count == 1 else f"has groups of {count} ALBERT layers; groups of 1 are served"
+
+
 def _after_padding(config: Any) -> int:
     """RoBERTa counts positions from the padding index on."""
     return int(config.pad_token_id) + 1
 
 
-def _bert_like(head: HeadLayout, *, first_position: Callable[[Any], int] = lambda config: 0) -> Family:
+def _bert_like(*, first_position: Callable[[Any], int] = lambda config: 0) -> Family:
     return Family(
         block="encoder.layer.{i}",
         attention="attention.self",
-        sublayers=("encoder.layer.{i}.attention.output", "encoder.layer.{i}.output"),
         attach=_attach_bert,
-        classification_head=head,
         word_embeddings="embeddings.word_embeddings",
         first_position=first_position,
         token_types=True,
@@ -191,7 +184,6 @@ def _decoder(*, block: str, attention: str, attach: Attach, word_embeddings: str
         block=block,
         attention=attention,
         attach=attach,
-        classification_head=HeadLayout(linears=("score",), reads="last"),
         word_embeddings=word_embeddings,
         causal=True,
         language_model=True,
@@ -200,34 +192,29 @@ def _decoder(*, block: str, attention: str, attach: Attach, word_embeddings: str
     )
 
 
+_BERT = _bert_like()
 _LLAMA = _decoder(
     block="layers.{i}",
     attention="self_attn",
     attach=_pre_norm("self_attn", "input_layernorm", "mlp", "post_attention_layernorm"),
     word_embeddings="embed_tokens",
-    sublayers=("layers.{i}.attention_adapters", "layers.{i}.output_adapters"),
-    token_head="score",
     rotary=True,
 )
-_DENSE_HEAD = HeadLayout(linears=("classifier.dense", "classifier.out_proj"))
 
 FAMILIES: dict[str, Family] = {
-    "bert": _bert_like(HeadLayout(linears=("classifier",), reads="pooler")),
-    "roberta": _bert_like(_DENSE_HEAD, first_position=_after_padding),
-    "xlm-roberta": _bert_like(_DENSE_HEAD, first_position=_after_padding),
-    "electra": _bert_like(HeadLayout(linears=_DENSE_HEAD.linears, activation="gelu")),
+    "bert": _BERT,
+    "roberta": _bert_like(first_position=_after_padding),
+    "xlm-roberta": _bert_like(first_position=_after_padding),
+    "electra": _BERT,
     "distilbert": Family(
         block="transformer.layer.{i}",
         attention="attention",
-        sublayers=("transformer.layer.{i}.attention_adapters", "transformer.layer.{i}.output_adapters"),
         attach=_attach_distilbert,
-        classification_head=HeadLayout(linears=("pre_classifier", "classifier"), activation="relu"),
         word_embeddings="embeddings.word_embeddings",
     ),
     "gpt2": _decoder(
         block="h.{i}",
         attention="attn",
-        sublayers=("h.{i}.attention_adapters", "h.{i}.output_adapters"),
         attach=_pre_norm("attn", "ln_1", "mlp", "ln_2"),
         word_embeddings="wte",
     ),
@@ -235,17 +222,15 @@ FAMILIES: dict[str, Family] = {
         block="encoder.albert_layer_groups.{i}.albert_layers.0",
         attention="attention",
         attach=_attach_albert,
-        classification_head=HeadLayout(linears=("classifier",), reads="pooler"),
         word_embeddings="embeddings.word_embeddings",
         block_of=_albert_group,
+        unsupported=_albert_unsupported,
         token_types=True,
     ),
     "modernbert": Family(
         block="layers.{i}",
         attention="attn",
         attach=_pre_norm("attn", "attn_norm", "mlp", "mlp_norm"),
-        classification_head=None,
-        token_head=None,
         word_embeddings="embeddings.tok_embeddings",
         post_norm=False,
         rotary=True,
@@ -268,7 +253,6 @@ FAMILIES: dict[str, Family] = {
         block="encoder.layer.{i}",
         attention="attention.attn",
         attach=_attach_mpnet,
-        classification_head=_DENSE_HEAD,
         word_embeddings="embeddings.word_embeddings",
         first_position=_after_padding,
         packed=False,
@@ -278,11 +262,11 @@ FAMILIES: dict[str, Family] = {
         block="encoder.layers.{i}",
         attention="attention.self_attention",
         attach=attach_reformer,
-        classification_head=_DENSE_HEAD,
         word_embeddings="embeddings.word_embeddings",
         post_norm=False,
         packed=False,
         multiple_of=reformer_length,
+        prepare_config=prepare_reformer_config,
         prepare=prepare_reformer,
         late_head_bias=True,
         output_width=lambda config: 2 * int(config.hidden_size),

@@ -15,17 +15,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
-from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from manyhats.backbone import sentence_files
 from manyhats.backbone.attention import PACKED_ATTENTION, register
 from manyhats.backbone.families import Family, family_of
-from manyhats.backbone.original import twin
+from manyhats.backbone.original import reference_copy
 from manyhats.backbone.sentence import SentenceEmbedding
 from manyhats.backbone.sites import LM_HEAD
+from manyhats.backbone.transformers_internals import attention_implementation, file_from_hub
 from manyhats.backbone.vocabulary import VocabularyHead, causal_head, masked_head
 from manyhats.errors import ConfigurationError, InvalidRequest, ManyhatsError
+from manyhats.messages import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def locate(name: str) -> str:
             folder = Path(name).resolve()
             modules = folder / sentence_files.MODULES
             if not (folder / "config.json").is_file() and modules.is_file():  # sentence-transformers' of old
-                folder = folder / sentence_files.transformer(_read_json(modules))
+                folder = folder / sentence_files.transformer_folder(_read_json(modules))
             return str(folder)
         if name.startswith((".", "/", "~")):
             raise ConfigurationError(f"the backbone folder '{name}' does not exist")
@@ -65,7 +66,7 @@ def choose_device(wanted: str) -> torch.device:
         device = torch.device(wanted)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ConfigurationError(f"the device '{wanted}' cannot be used: {reason}") from None
     return device
 
@@ -80,7 +81,7 @@ class Loaded(NamedTuple):
     vocabulary: VocabularyHead | None
     missing: frozenset[str]
     original: PreTrainedModel
-    ends: frozenset[int] = frozenset()  # tokens that end a text
+    eos_token_ids: frozenset[int] = frozenset()
 
 
 def load_model(source: str) -> Loaded:
@@ -93,48 +94,45 @@ def load_model(source: str) -> Loaded:
     try:
         config = AutoConfig.from_pretrained(source)
         family = family_of(config.model_type)
-        config.chunk_size_feed_forward = 0  # pieces of a batch would not line up with its segments
-        if config.model_type == "reformer" and config.hash_seed is None:
-            config.hash_seed = 0  # its hashes are random; the same question shall have the same answer
-        _refuse_unserved(source, config, family)
-        speaks = family.language_model and _brings_language_model(config)
-        model, info = (AutoModelForCausalLM if speaks else AutoModel).from_pretrained(
+        config.chunk_size_feed_forward = 0  # chunks of a batch would not line up with its segments
+        family.prepare_config(config)
+        _reject_unsupported(source, config, family)
+        is_causal_lm = family.language_model and _brings_language_model(config)
+        model, info = (AutoModelForCausalLM if is_causal_lm else AutoModel).from_pretrained(
             source, config=config, dtype="auto", output_loading_info=True, use_safetensors=None
         )
-        original = twin(model)
-        vocabulary = causal_head(model) if speaks else masked_head(source, config, model)
+        original = reference_copy(model)
+        vocabulary = causal_head(model) if is_causal_lm else masked_head(source, config, model)
     except ConfigurationError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ConfigurationError(f"the backbone '{source}' cannot be loaded: {reason}") from error
     missing = frozenset(info["missing_keys"])
-    ends = _end_tokens(model.generation_config if speaks else config) or _end_tokens(config)
-    if speaks:
+    eos_token_ids = _eos_token_ids(model.generation_config if is_causal_lm else config) or _eos_token_ids(config)
+    if is_causal_lm:
         model = model.base_model
-    strangers = sorted(key for key in missing if not key.startswith("pooler."))
-    if strangers:
+    missing_keys = sorted(key for key in missing if not key.startswith("pooler."))
+    if missing_keys:
         raise ConfigurationError(
-            f"the checkpoint of '{source}' lacks {len(strangers)} weights, the first is {strangers[0]}"
+            f"the checkpoint of '{source}' lacks {len(missing_keys)} weights, the first is {missing_keys[0]}"
         )
     if family.packed:
         model.set_attn_implementation(PACKED_ATTENTION)
-        if model.config._attn_implementation != PACKED_ATTENTION:  # transformers only logs that it did not follow
+        if attention_implementation(model.config) != PACKED_ATTENTION:  # transformers only logs that it did not follow
             raise ConfigurationError(
                 f"{type(model).__name__} of transformers {transformers.__version__} does not fetch its attention by "
                 "name, so it cannot run packed"
             )
     else:
         logger.info("%s models have an attention of their own; this one runs padded", config.model_type)
-    return Loaded(model, vocabulary, missing, original, ends)
+    return Loaded(model, vocabulary, missing, original, eos_token_ids)
 
 
-def _refuse_unserved(source: str, config: Any, family: Family) -> None:
+def _reject_unsupported(source: str, config: Any, family: Family) -> None:
     """Raises ConfigurationError for settings with which a packed pass would not be the model's own."""
-    if config.model_type == "albert" and config.inner_group_num != 1:
-        raise ConfigurationError(
-            f"'{source}' has groups of {config.inner_group_num} ALBERT layers; groups of 1 are served"
-        )
+    if reason := family.unsupported(config):
+        raise ConfigurationError(f"'{source}' {reason}")
     if family.packed and not family.causal and getattr(config, "is_decoder", False):
         raise ConfigurationError(
             f"'{source}' is a {config.model_type} model set up as a decoder (is_decoder is true in its config.json); "
@@ -149,10 +147,10 @@ def _refuse_unserved(source: str, config: Any, family: Family) -> None:
         )
 
 
-def _end_tokens(config: Any) -> frozenset[int]:
-    """What a config says of the end of texts: no token, one or several."""
-    ends = getattr(config, "eos_token_id", None)
-    return frozenset(ends if isinstance(ends, (list, tuple)) else [] if ends is None else [ends])
+def _eos_token_ids(config: Any) -> frozenset[int]:
+    """The tokens that end a text, of which a config names none, one or several."""
+    given = getattr(config, "eos_token_id", None)
+    return frozenset(given if isinstance(given, (list, tuple)) else [] if given is None else [given])
 
 
 def _brings_language_model(config: Any) -> bool:
@@ -208,22 +206,14 @@ def _sentence_folder(source: str) -> tuple[Path | None, str]:
         if (folder / sentence_files.MODULES).is_file():
             return folder, ""
         around = folder.parent / sentence_files.MODULES
-        inside = around.is_file() and sentence_files.transformer(_read_json(around)) == folder.name
+        inside = around.is_file() and sentence_files.transformer_folder(_read_json(around)) == folder.name
         return (folder.parent, folder.name) if inside else (None, "")
-    found = _from_hub(source, sentence_files.MODULES)
+    found = file_from_hub(source, sentence_files.MODULES)
     if found is None:
         return None, ""
-    for name in sentence_files.named(_read_json(found)):
-        _from_hub(source, name)
+    for name in sentence_files.named_files(_read_json(found)):
+        file_from_hub(source, name)
     return found.parent, ""
-
-
-def _from_hub(source: str, name: str) -> Path | None:
-    """A file of a model on the hub, from the cache where it is there; None where the model has no such file."""
-    found = cached_file(
-        source, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-    )
-    return None if found is None else Path(found)
 
 
 def _read_json(path: Path) -> Any:
@@ -238,9 +228,3 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
         raise InvalidRequest(f"{path.name} cannot be read: {error}", param=path.name) from None
-
-
-def maximum_tokens(config: Any, first_position: int) -> int:
-    """The most tokens that one sequence may have, special tokens included."""
-    places = getattr(config, "max_position_embeddings", None) or 1 << 20
-    return int(places) - first_position

@@ -7,7 +7,7 @@ import copy
 from transformers import PreTrainedModel
 
 
-def twin(model: PreTrainedModel) -> PreTrainedModel:
+def reference_copy(model: PreTrainedModel) -> PreTrainedModel:
     """transformers' own modules once more, around the same weights, which are not copied.
 
     Taken before anything is put into the model: from then on each runs code of its own. Tables that are no weights

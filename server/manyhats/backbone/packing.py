@@ -1,85 +1,21 @@
-"""Lays sequences side by side, whole ones and what is new of cached ones, for one pass."""
+"""Packs sequences side by side for one pass: whole ones, and the new tokens of cached ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from manyhats.backbone.attention_layout import AttentionLayout
 from manyhats.backbone.cache import KeyValueCache
 from manyhats.backbone.chunks import SequenceChunk
+from manyhats.backbone.packed_batch import PackedBatch
 from manyhats.backbone.staging import StagingBuffer
 
 if TYPE_CHECKING:
     from manyhats.backbone.model import Backbone
-
-
-@dataclass(frozen=True, slots=True)
-class PackedBatch:
-    """All tokens of some sequences side by side, with no padding. T tokens, S sequences.
-
-    A sequence's virtual tokens, whose vectors an adapter brings, stand before its own. Tensors are on the device once
-    `staging` has been committed.
-    """
-
-    starts: tuple[int, ...]  # (S + 1,) first row of each sequence, and T
-    lengths: tuple[int, ...]  # (S,) rows of each sequence; pads may follow
-    layout: AttentionLayout | None  # None where the model runs padded
-    staging: StagingBuffer
-
-    @property
-    def input_ids(self) -> Tensor:
-        """(T,); any index at virtual tokens."""
-        return self.staging["input_ids"]
-
-    @property
-    def host_input_ids(self) -> NDArray[np.int64]:
-        """`input_ids`, without asking the device for them."""
-        return self.staging.host("input_ids")
-
-    @property
-    def type_ids(self) -> Tensor | None:
-        """(T,)."""
-        return self.staging.get("type_ids")
-
-    @property
-    def host_type_ids(self) -> NDArray[np.int64] | None:
-        """`type_ids`, without asking the device for them."""
-        return self.staging.host("type_ids") if "type_ids" in self.staging else None
-
-    @property
-    def position_ids(self) -> Tensor:
-        """(T,)."""
-        return self.staging["position_ids"]
-
-    @property
-    def padded(self) -> int | None:
-        """Rows of each sequence, pads included, where the model runs padded."""
-        return None if self.layout is not None else self.starts[1]
-
-    @property
-    def padding_mask(self) -> Tensor:
-        """(S, padded), 1 at tokens and 0 at pads, where the model runs padded."""
-        assert self.padded is not None
-        places = torch.arange(self.padded, device=self.input_ids.device)
-        return (places < self.staging["lengths"][:, None]).long()
-
-    def rows(self, sequences: slice) -> slice:
-        """The rows of consecutive sequences."""
-        return slice(self.starts[sequences.start], self.starts[sequences.stop])
-
-    def spans(self, sequences: slice) -> tuple[slice, ...]:
-        """The rows of each of some consecutive sequences, without pads."""
-        return tuple(
-            slice(self.starts[i], self.starts[i] + self.lengths[i]) for i in range(sequences.start, sequences.stop)
-        )
 
 
 def pack_chunks(
@@ -104,13 +40,12 @@ def pack_chunks(
     starts = np.cumsum(rows) - rows
     total = int(rows.sum())
 
-    place = np.arange(total) - np.repeat(starts, rows)
-    moved = np.array([chunk.position_offset + chunk.start - chunk.virtual for chunk in chunks])
-    is_token = place >= np.repeat(virtual, rows)
-    positions = place + np.where(
-        is_token, np.repeat(moved, rows), 0
-    )  # virtual tokens' start where an unmoved sequence's do
-    is_pad = place >= np.repeat(lengths, rows)
+    index = np.arange(total) - np.repeat(starts, rows)
+    offsets = np.array([chunk.position_offset + chunk.start - chunk.virtual for chunk in chunks])
+    is_token = index >= np.repeat(virtual, rows)
+    # Virtual tokens' positions start where those of a sequence without an offset do.
+    positions = index + np.where(is_token, np.repeat(offsets, rows), 0)
+    is_pad = index >= np.repeat(lengths, rows)
     positions[is_pad] = 0
     batch.put("position_ids", positions + family.first_position(config))
     pads = rows - lengths
@@ -167,20 +102,20 @@ def pack(
     *,
     prefixes: Sequence[tuple[int, int]] | None = None,
     left_out: Sequence[frozenset[int]] | None = None,
-    shifts: Sequence[int] | None = None,
+    position_offsets: Sequence[int] | None = None,
     virtual: Sequence[int] | None = None,
 ) -> PackedBatch:
     """A pass over whole sequences.
 
     By sequence: `prefixes`, the rows among the batch's prefix rows that it attends to besides its own, and `left_out`,
-    the layers at which it does not; `shifts`, how far its tokens' positions are moved on; `virtual`, the number of
-    virtual tokens before its own, whose positions start where an unmoved sequence's do.
+    the layers at which it does not; `position_offsets`, how far its tokens' positions are moved on; `virtual`,
+    the number of virtual tokens before its own, whose positions start where those of a sequence without an offset do.
     """
     chunks = [
         SequenceChunk(
             ids,
             virtual=virtual[i] if virtual else 0,
-            position_offset=shifts[i] if shifts else 0,
+            position_offset=position_offsets[i] if position_offsets else 0,
             left_out=left_out[i] if left_out else frozenset(),
             batch_prefix=prefixes[i] if prefixes else (0, 0),
             type_ids=types,

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from manyhats.backbone.staging import StagingBuffer
+from manyhats.backbone.torch_internals import reduce_segments
 
-_ENDS = ("cls", "last")  # modes that take one row of each sequence
+_ONE_ROW = ("cls", "last")  # modes that take one row of each sequence
 
 
 class Span(NamedTuple):
@@ -37,10 +38,10 @@ class PooledSpans:
         first = np.array([span.start + span.skip for span in spans], dtype=np.int64)
         stop = np.array([span.stop for span in spans], dtype=np.int64)
         lengths = stop - first
-        places = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        rows = places + np.repeat(first, lengths)
+        indices = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        rows = indices + np.repeat(first, lengths)
         self._all = len(rows) == total and bool((rows == np.arange(total)).all())
-        if not set(modes) <= set(_ENDS):
+        if not set(modes) <= set(_ONE_ROW):
             staging.put(f"{name} lengths", lengths)
             if not self._all:
                 staging.put(f"{name} rows", rows)
@@ -48,8 +49,8 @@ class PooledSpans:
             staging.put(f"{name} cls", first)
         if "last" in modes:
             staging.put(f"{name} last", stop - 1)
-        if "weightedmean" in modes:  # a token keeps its place, whatever is left out before it
-            weights = places + np.repeat([span.skip for span in spans], lengths) + 1
+        if "weightedmean" in modes:  # a token's weight is its index, whatever is left out before it
+            weights = indices + np.repeat([span.skip for span in spans], lengths) + 1
             staging.put(f"{name} weights", weights.astype(np.float32))
             sums = np.array([np.arange(s.skip + 1, s.stop - s.start + 1).sum() for s in spans])
             staging.put(f"{name} sums", sums.astype(np.float32))
@@ -63,22 +64,16 @@ class PooledSpans:
         return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
 
     def _pooled(self, states: Tensor, kept: Tensor | None, mode: str) -> Tensor:
-        if mode in _ENDS:
+        if mode in _ONE_ROW:
             return states.index_select(0, self._staging[f"{self._name} {mode}"])
         assert kept is not None
         values = kept.float()
         lengths = self._staging[f"{self._name} lengths"]
         if mode == "max":
-            return _over_sequences(values, lengths, "max").to(states.dtype)
+            return reduce_segments(values, lengths, "max").to(states.dtype)
         if mode == "weightedmean":
             values = values * self._staging[f"{self._name} weights"][:, None]
             sums = self._staging[f"{self._name} sums"]
         else:
             sums = lengths if mode == "mean" else lengths.sqrt()
-        return (_over_sequences(values, lengths, "sum") / sums[:, None]).to(states.dtype)
-
-
-def _over_sequences(values: Tensor, lengths: Tensor, how: str) -> Tensor:
-    """(rows, width) to (sequences, width). `lengths`: of sequences that lie side by side."""
-    reduced: Tensor = torch.segment_reduce(values, how, lengths=lengths, axis=0, unsafe=True)
-    return reduced
+        return (reduce_segments(values, lengths, "sum") / sums[:, None]).to(states.dtype)

@@ -12,11 +12,12 @@ from transformers import PreTrainedModel
 
 from manyhats.backbone.families import family_of
 from manyhats.backbone.loading import DTYPES
+from manyhats.backbone.transformers_internals import float32_patterns
 from manyhats.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
-# The least cosine similarity of mean-pooled states, over a few sequences, at which bfloat16 counts as the same.
+# The lowest cosine similarity of mean-pooled states, over a few sequences, at which bfloat16 counts as the same.
 _AGREEMENT = 0.999
 
 
@@ -50,17 +51,17 @@ def native_bfloat16(device: torch.device) -> bool:
 
 @torch.inference_mode()
 def bfloat16_agreement(model: PreTrainedModel, device: torch.device) -> float:
-    """The least cosine similarity between float32's and bfloat16's mean states over a few made-up sequences."""
+    """The lowest cosine similarity between float32's and bfloat16's mean states over a few made-up sequences."""
     vocabulary = model.config.vocab_size
     generator = torch.Generator().manual_seed(0)
     low = min(1000, vocabulary // 2)
-    texts = [torch.randint(low, vocabulary, (1, n), generator=generator).to(device) for n in (8, 24, 48)]
+    sequences = [torch.randint(low, vocabulary, (1, n), generator=generator).to(device) for n in (8, 24, 48)]
 
     def states(dtype: torch.dtype) -> Tensor:
         probe = copy.deepcopy(model).eval()
         cast(probe, device, dtype)
         probe.set_attn_implementation("sdpa")
-        return torch.stack([probe(input_ids=t).last_hidden_state[0].float().mean(0) for t in texts])
+        return torch.stack([probe(input_ids=t).last_hidden_state[0].float().mean(0) for t in sequences])
 
     similarity = torch.nn.functional.cosine_similarity(states(torch.float32), states(torch.bfloat16))
     return float(similarity.min())
@@ -75,7 +76,9 @@ def cast(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """
     stored = module.state_dict().keys()
     tables = [(name, table) for name, table in module.named_buffers() if name not in stored]
-    weights = [(weight, weight.data) for name, weight in module.named_parameters() if kept(module, name, dtype)]
+    weights = [
+        (weight, weight.data) for name, weight in module.named_parameters() if stays_float32(module, name, dtype)
+    ]
     module.to(device=device, dtype=dtype)
     for path, table in tables:
         owner, _, name = path.rpartition(".")
@@ -84,14 +87,7 @@ def cast(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         weight.data = values.to(device, torch.float32)
 
 
-def kept(module: nn.Module, name: str, dtype: torch.dtype) -> bool:
-    """Whether a model's class wants a weight in float32 though the model is in `dtype`.
-
-    transformers' classes have two lists, one for float16 alone and one for both half types.
-    """
-    patterns: set[str] = set()
-    if dtype in (torch.float16, torch.bfloat16):
-        patterns |= set(getattr(module, "_keep_in_fp32_modules_strict", None) or ())
-    if dtype == torch.float16:
-        patterns |= set(getattr(module, "_keep_in_fp32_modules", None) or ())
+def stays_float32(module: nn.Module, name: str, dtype: torch.dtype) -> bool:
+    """Whether a model's class wants a weight in float32 though the model is in `dtype`."""
+    patterns = float32_patterns(module, dtype)
     return any(re.search(re.escape(pattern).replace(r"\*", ".*"), name) for pattern in patterns)

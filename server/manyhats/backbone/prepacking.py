@@ -1,8 +1,8 @@
-"""Frozen weights once more, packed as the CPU's matrix kernels read them.
+"""Prepacks frozen weights: once more, in the layout that the CPU's matrix kernels read.
 
-oneDNN otherwise rearranges a weight at every call, which costs most where few rows meet a large weight: when texts are
-written token by token. The operators are private to torch; where they are missing, slower or fail, the plain product
-is taken. Which is faster depends on the machine, the shape and the number of rows, so it is measured once a shape.
+oneDNN otherwise reorders a weight at every call, which costs most where few rows meet a large weight: in decode steps.
+The operators are private to torch; where they are missing, slower or fail, the plain product is taken. Which is faster
+depends on the machine, the shape and the number of rows, so it is measured once a shape.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from manyhats.backbone.prepacked_weight import PrepackedWeight
 from manyhats.backbone.sites import LinearSite
+from manyhats.messages import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -27,29 +29,16 @@ _GAIN = 0.97  # of the plain product's time, at most
 _SHARE = 0.25  # of the memory that is free, at most
 
 
-class PrepackedWeight:
-    """One weight (out, in) as oneDNN reads it. `min_rows`: from so many rows on it is the faster one."""
-
-    def __init__(self, weight: Tensor, min_rows: int) -> None:
-        self.min_rows = min_rows
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS[-1])
-
-    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """(rows, in) to (rows, out), without gradients."""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, bias, "none", [], "")
-        return y
-
-
 @torch.inference_mode()
 def prepack(sites: Iterable[LinearSite]) -> int:
-    """Gives sites a second layout of their weights where that is faster; the bytes that these take.
+    """Prepacks the weights of sites where that is faster; the bytes that these take.
 
     Does nothing on other devices than the CPU, or where the memory is short.
     """
     chosen = [site for site in sites if site.weight.device.type == "cpu"]
     needed = sum(site.weight.nbytes for site in chosen)
-    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not chosen or not there or needed > _SHARE * _free_memory():
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not chosen or not available or needed > _SHARE * _free_memory():
         return 0
     min_rows: dict[Any, int | None] = {}
     taken = 0
@@ -67,7 +56,7 @@ def prepack(sites: Iterable[LinearSite]) -> int:
 
 
 def _min_rows(site: LinearSite) -> int | None:
-    """From how many rows on the layout is faster at every number that is tried; None where it never is."""
+    """From how many rows on a prepacked weight is faster at every number that is tried; None where it never is."""
     min_rows: int | None = None
     try:
         packed = PrepackedWeight(site.weight, 1)
@@ -76,12 +65,12 @@ def _min_rows(site: LinearSite) -> int | None:
                 break
             min_rows = rows
     except (RuntimeError, AttributeError) as error:
-        logger.info("weights stay as they are: %s", str(error).splitlines()[0])
+        logger.info("weights stay as they are: %s", first_line(error))
     return min_rows
 
 
 def _faster(packed: PrepackedWeight, site: LinearSite, x: Tensor) -> bool:
-    """Whether the layout gives the same sooner; both take turns, so that they meet the same noise."""
+    """Whether a prepacked weight gives the same sooner; both run alternately, so that they meet the same noise."""
 
     def plain() -> Tensor:
         return F.linear(x, site.weight, site.bias)
@@ -89,7 +78,7 @@ def _faster(packed: PrepackedWeight, site: LinearSite, x: Tensor) -> bool:
     def other() -> Tensor:
         return packed(x, site.bias)
 
-    alike = F.cosine_similarity(plain().flatten().float(), other().flatten().float(), dim=0)
+    similarity = F.cosine_similarity(plain().flatten().float(), other().flatten().float(), dim=0)
     times: tuple[list[float], list[float]] = ([], [])
     for i in range(_TRIES + 1):
         for run, spent in zip((plain, other), times, strict=True):
@@ -97,11 +86,11 @@ def _faster(packed: PrepackedWeight, site: LinearSite, x: Tensor) -> bool:
             run()
             if i:  # the first warms up
                 spent.append(time.perf_counter() - begin)
-    return bool(alike > 0.999) and median(times[1]) <= _GAIN * median(times[0])
+    return bool(similarity > 0.999) and median(times[1]) <= _GAIN * median(times[0])
 
 
 def _free_memory() -> int:
-    """Bytes; 0 where the system does not tell."""
+    """Bytes; 0 where the system does not say."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             fields = dict(line.split(":", 1) for line in file)

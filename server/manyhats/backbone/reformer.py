@@ -6,12 +6,19 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.models.reformer.modeling_reformer import ReformerEncoderOutput, ReformerOutput
+
+from manyhats.backbone.transformers_internals import reformer_encoder_output, reformer_layer_output
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from manyhats.backbone.sites import ResidualSite
+
+
+def prepare_reformer_config(config: Any) -> None:
+    """Gives its hashes, which are random, a seed: the same input must have the same answer."""
+    if config.hash_seed is None:
+        config.hash_seed = 0
 
 
 def prepare_reformer(model: Any) -> None:
@@ -39,7 +46,7 @@ def prepare_reformer(model: Any) -> None:
                 orig_sequence_length=orig_sequence_length,
             )
             first, second = out.attn_output, out.hidden_states
-        return ReformerEncoderOutput(
+        return reformer_encoder_output(
             hidden_states=encoder.layer_norm(torch.cat([first, second], dim=-1)),
             all_hidden_states=[],
             all_attentions=[],
@@ -59,7 +66,7 @@ def attach_reformer(block: Any, attention: ResidualSite, ffn: ResidualSite) -> b
         attended = block.attention(hidden_states=hidden_states, **kwargs)
         first = attention.join(attended.hidden_states, prev_attn_output)
         second = ffn.join(block.feed_forward(first), hidden_states)
-        return ReformerOutput(
+        return reformer_layer_output(
             attn_output=first,
             hidden_states=second,
             attention_probs=attended.attention_probs,

@@ -171,7 +171,7 @@ class SentenceEmbedding:
 
     `stated`: a sentence-transformers folder says it; what is not stated is the plain mean of the states.
     `prompts`: texts that go before an input, by name. `include_prompt`: whether a prompt's tokens are pooled too.
-    `max_tokens`: longer inputs are cut. `refused`: why what the folder says is not followed.
+    `max_tokens`: longer inputs are truncated. `refused`: why what the folder says is not followed.
     """
 
     pooling: Pooling = "mean"
@@ -196,26 +196,26 @@ class SentenceEmbedding:
 
     def __str__(self) -> str:
         """In words, for a log or a warning."""
-        said = [f"pooling {'+'.join(modes_of(self.pooling))}"]
+        parts = [f"pooling {'+'.join(modes_of(self.pooling))}"]
         dense = [step for step in self.projection.steps if isinstance(step, Dense)]
         if dense:
-            said.append(
+            parts.append(
                 f"{len(dense)} dense layer{'s' if len(dense) > 1 else ''} ({dense[0].width} to {dense[-1].out})"
             )
         if any(isinstance(step, Norm) for step in self.projection.steps):
-            said.append("a layer norm")
+            parts.append("a layer norm")
         if any(isinstance(step, UnitLength) for step in self.projection.steps):
-            said.append("vectors of length one before the last step")
-        said += [f"the first {step.out} numbers" for step in self.projection.steps if isinstance(step, First)]
-        said.append("vectors of length one" if self.normalize else "vectors not normalised")
+            parts.append("vectors of length one before the last step")
+        parts += [f"the first {step.out} numbers" for step in self.projection.steps if isinstance(step, First)]
+        parts.append("vectors of length one" if self.normalize else "vectors not normalised")
         if self.max_tokens is not None:
-            said.append(f"inputs cut after {self.max_tokens} tokens")
+            parts.append(f"inputs cut after {self.max_tokens} tokens")
         if self.lower_case:
-            said.append("inputs in lower case")
+            parts.append("inputs in lower case")
         prompts = [name for name, text in self.prompts.items() if text]
         if prompts:
-            said.append(f"prompts {', '.join(map(repr, prompts[:8]))}{', ...' if prompts[8:] else ''}")
+            parts.append(f"prompts {', '.join(map(repr, prompts[:8]))}{', ...' if prompts[8:] else ''}")
         if self.default_prompt_name is not None:
             tokens = "" if self.include_prompt else ", whose tokens are not pooled"
-            said.append(f"'{self.default_prompt_name}' by default{tokens}")
-        return "; ".join(said)
+            parts.append(f"'{self.default_prompt_name}' by default{tokens}")
+        return "; ".join(parts)

@@ -6,30 +6,18 @@ Followed exactly, or refused by name. Where its releases differ, the present one
 from __future__ import annotations
 
 import re
-import reprlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from manyhats.backbone.sentence import First, Projection, SentenceEmbedding, Step, UnitLength
+from manyhats.backbone.sentence_source import MODULES, WEIGHTS, Source, reject_unknown, short_repr
+from manyhats.backbone.sentence_steps import check_widths, step_of
+from manyhats.errors import AdapterMismatch, InvalidRequest
 
-from manyhats.backbone.sentence import (
-    ACTIVATIONS,
-    Dense,
-    First,
-    Norm,
-    Projection,
-    SentenceEmbedding,
-    Step,
-    UnitLength,
-)
-from manyhats.errors import AdapterMismatch, InvalidRequest, UnsupportedFormat
+__all__ = ["MODULES", "SETTINGS", "TRANSFORMER", "Source", "named_files", "read", "transformer_folder", "weight_files"]
 
-MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
 TOKENIZER = "tokenizer_config.json"
-WEIGHTS = "model.safetensors"
 # The first that is there counts, as in the library.
 TRANSFORMER = tuple(
     f"sentence_{kind}_config.json"
@@ -70,37 +58,7 @@ _ALWAYS = ("query", "document")  # prompts that every model has, empty where its
 _LONGEST_PROMPT = 20_000  # characters
 _MOST_PROMPTS = 1000
 _MOST_MODULES = 16
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 100
 _ENDLESS = 10**9  # a tokenizer without a limit says 10^30
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A folder and how its files are read. Both raise InvalidRequest for a damaged file."""
-
-    folder: Path
-    json: Callable[[Path], Any]
-    tensors: Callable[[Path], dict[str, Tensor]]
-    transformer: str = ""  # the folder inside that holds the model or the adapter, as `0_Transformer` of old
-
-    def has(self, name: str) -> bool:
-        """Whether a file is there."""
-        return (self.folder / name).is_file()
-
-    def object(self, name: str, *, needed: bool = False) -> dict[str, Any]:
-        """A JSON object; empty where the file is not there. Raises InvalidRequest where it is needed."""
-        if not self.has(name):
-            if needed:
-                raise InvalidRequest(
-                    f"{MODULES} leads to the file '{name}', which is not there; send the folder whole, as an archive",
-                    param=name,
-                )
-            return {}
-        value = self.json(self.folder / name)
-        if not isinstance(value, dict):
-            raise InvalidRequest(f"{name} must hold a JSON object, not {type(value).__name__}", param=name)
-        return value
 
 
 def read(source: Source, width: int) -> SentenceEmbedding:
@@ -122,7 +80,7 @@ def read(source: Source, width: int) -> SentenceEmbedding:
             f"'{source.transformer}'; move them beside {MODULES}, and leave its path empty",
             param=MODULES,
         )
-    lower_case, longest = _transformer(source)
+    lower_case, max_tokens = _transformer(source)
     pooling, include_prompt = _pooling(source, modules[1][1], width)
     if not include_prompt and "cls" in pooling and any(prompts.values()):
         raise AdapterMismatch(
@@ -132,7 +90,7 @@ def read(source: Source, width: int) -> SentenceEmbedding:
         )
     steps: list[Step] = []
     for name, folder in modules[2:]:
-        steps += _step(source, name, folder)
+        steps += step_of(source, name, folder)
     normalize = bool(steps) and isinstance(steps[-1], UnitLength)
     if first is not None:  # vectors are cut when they have their length, and are not made longer again
         steps.append(First(first))
@@ -140,7 +98,7 @@ def read(source: Source, width: int) -> SentenceEmbedding:
     while steps and isinstance(steps[-1], UnitLength):
         steps.pop()
     projection = Projection(tuple(steps))
-    _check_widths(projection, len(pooling) * width)
+    check_widths(projection, len(pooling) * width)
     return SentenceEmbedding(
         pooling=pooling[0] if len(pooling) == 1 else pooling,
         normalize=normalize,
@@ -149,21 +107,21 @@ def read(source: Source, width: int) -> SentenceEmbedding:
         default_prompt_name=default,
         include_prompt=include_prompt,
         lower_case=lower_case,
-        max_tokens=longest,
+        max_tokens=max_tokens,
         stated=True,
     )
 
 
-def named(modules: Any) -> list[str]:
+def named_files(modules: Any) -> list[str]:
     """The files, relative to the folder, that a modules.json leads to; those of paths that are not allowed left out."""
-    told = modules if isinstance(modules, list) else []
-    paths = [one.get("path") for one in told[:_MOST_MODULES] if isinstance(one, dict)]
+    listed = modules if isinstance(modules, list) else []
+    paths = [one.get("path") for one in listed[:_MOST_MODULES] if isinstance(one, dict)]
     folders = [path.rstrip("/") for path in paths if isinstance(path, str) and _FOLDER.fullmatch(path.rstrip("/"))]
     files = [f"{folder}/{name}" for folder in folders for name in ("config.json", WEIGHTS)]
     return [SETTINGS, TOKENIZER, *TRANSFORMER, *files]
 
 
-def transformer(modules: Any) -> str:
+def transformer_folder(modules: Any) -> str:
     """The folder of the first module of a modules.json; empty where it is the folder itself."""
     first = modules[0] if isinstance(modules, list) and modules else None
     path = first.get("path") if isinstance(first, dict) else None
@@ -177,11 +135,11 @@ def weight_files(source: Source) -> set[str]:
 
 def _modules(source: Source) -> list[tuple[str, str]]:
     """The class and the folder of each module, in order. Raises AdapterMismatch for a class of another library."""
-    told = source.json(source.folder / MODULES)
-    if not isinstance(told, list) or not 0 < len(told) <= _MOST_MODULES:
+    listed = source.json(source.folder / MODULES)
+    if not isinstance(listed, list) or not 0 < len(listed) <= _MOST_MODULES:
         raise InvalidRequest(f"{MODULES} must hold a list of 1 to {_MOST_MODULES} modules", param=MODULES)
     modules = []
-    for i, one in enumerate(told):
+    for i, one in enumerate(listed):
         kind = one.get("type") if isinstance(one, dict) else None
         folder = one.get("path", "") if isinstance(one, dict) else None
         if not isinstance(kind, str) or not isinstance(folder, str):
@@ -202,13 +160,13 @@ def _settings(source: Source) -> tuple[dict[str, str], str | None, int | None]:
     kind = config.get("model_type")
     if kind not in (None, "SentenceTransformer"):
         raise AdapterMismatch(
-            f"{SETTINGS} is of a {_short(kind)}; SentenceTransformer is supported", param="model_type"
+            f"{SETTINGS} is of a {short_repr(kind)}; SentenceTransformer is supported", param="model_type"
         )
-    told = config.get("prompts") or {}
-    if not isinstance(told, dict) or len(told) > _MOST_PROMPTS:
+    prompts_given = config.get("prompts") or {}
+    if not isinstance(prompts_given, dict) or len(prompts_given) > _MOST_PROMPTS:
         raise InvalidRequest(f"prompts in {SETTINGS} must be at most {_MOST_PROMPTS} texts by name", param="prompts")
     prompts = {}
-    for name, text in told.items():
+    for name, text in prompts_given.items():
         text = "" if text is None else text
         if not isinstance(text, str) or len(text) > _LONGEST_PROMPT:
             raise InvalidRequest(
@@ -219,12 +177,12 @@ def _settings(source: Source) -> tuple[dict[str, str], str | None, int | None]:
     default = config.get("default_prompt_name")
     if default is not None and (not isinstance(default, str) or default not in {*prompts, *_ALWAYS}):
         raise InvalidRequest(
-            f"default_prompt_name is {_short(default)}, but {SETTINGS} has the prompts {_listed(prompts)}",
+            f"default_prompt_name is {short_repr(default)}, but {SETTINGS} has the prompts {_listed(prompts)}",
             param="default_prompt_name",
         )
     first = config.get("truncate_dim")
     if first is not None and (type(first) is not int or first < 1):
-        raise InvalidRequest(f"truncate_dim in {SETTINGS} is {_short(first)}, not a number", param="truncate_dim")
+        raise InvalidRequest(f"truncate_dim in {SETTINGS} is {short_repr(first)}, not a number", param="truncate_dim")
     return dict.fromkeys(_ALWAYS, "") | prompts, default, first
 
 
@@ -233,40 +191,46 @@ def _transformer(source: Source) -> tuple[bool, int | None]:
     inside = f"{source.transformer}/" if source.transformer else ""
     name = next((f"{inside}{name}" for name in TRANSFORMER if source.has(f"{inside}{name}")), TRANSFORMER[0])
     config = source.object(name)
-    longest = config.pop("max_seq_length", None)
+    max_tokens = config.pop("max_seq_length", None)
     lower_case = config.pop("do_lower_case", False)
     for part in _ARGUMENTS:
         arguments = config.pop(part, None) or {}
         if not isinstance(arguments, dict):
             raise InvalidRequest(f"{part} in {name} must be an object", param=part)
-        _refuse(arguments, _HARMLESS, f"{part} in {name}")
-        longest = longest if longest is not None else arguments.get("model_max_length")
-    told = config.pop("transformer_task", None), config.pop("module_output_name", None)
-    if told[0] not in (None, "feature-extraction") or told[1] not in (None, "token_embeddings"):
-        raise AdapterMismatch(f"the Transformer of {name} gives {_short(told)}, which is not supported", param=name)
+        reject_unknown(arguments, _HARMLESS, f"{part} in {name}")
+        max_tokens = max_tokens if max_tokens is not None else arguments.get("model_max_length")
+    outputs = config.pop("transformer_task", None), config.pop("module_output_name", None)
+    if outputs[0] not in (None, "feature-extraction") or outputs[1] not in (None, "token_embeddings"):
+        raise AdapterMismatch(
+            f"the Transformer of {name} gives {short_repr(outputs)}, which is not supported", param=name
+        )
     modality = config.pop("modality_config", None)
     if modality not in (None, _TEXT_ONLY):
-        raise AdapterMismatch(f"modality_config in {name} is {_short(modality)}; text alone is supported", param=name)
+        raise AdapterMismatch(
+            f"modality_config in {name} is {short_repr(modality)}; text alone is supported", param=name
+        )
     config.pop("unpad_inputs", None)
-    _refuse(config, set(), name)
+    reject_unknown(config, set(), name)
     if not isinstance(lower_case, bool):
-        raise InvalidRequest(f"do_lower_case in {name} is {_short(lower_case)}, not true or false", param=name)
-    if longest is None:
-        longest = source.object(f"{inside}{TOKENIZER}").get("model_max_length")
-        if not _is_number(longest):
-            longest = None
-    elif type(longest) is not int or longest < 1:
-        raise InvalidRequest(f"max_seq_length in {name} is {_short(longest)}, not a number of tokens", param=name)
-    return lower_case, None if longest is None or longest > _ENDLESS else int(longest)
+        raise InvalidRequest(f"do_lower_case in {name} is {short_repr(lower_case)}, not true or false", param=name)
+    if max_tokens is None:
+        max_tokens = source.object(f"{inside}{TOKENIZER}").get("model_max_length")
+        if not _is_number(max_tokens):
+            max_tokens = None
+    elif type(max_tokens) is not int or max_tokens < 1:
+        raise InvalidRequest(
+            f"max_seq_length in {name} is {short_repr(max_tokens)}, not a number of tokens", param=name
+        )
+    return lower_case, None if max_tokens is None or max_tokens > _ENDLESS else int(max_tokens)
 
 
 def _pooling(source: Source, folder: str, width: int) -> tuple[tuple[str, ...], bool]:
     """The modes, and whether a prompt's tokens count."""
     name = f"{folder}/config.json" if folder else "config.json"
     config = source.object(name, needed=True)
-    told = config.pop("pooling_mode", None)
+    stated = config.pop("pooling_mode", None)
     flags = {flag: config.pop(flag, None) for flag in _FLAGS}
-    if told is None:
+    if stated is None:
         chosen: Sequence[Any] = [_FLAGS[flag] for flag, on in flags.items() if on]
         if chosen and flags["pooling_mode_mean_tokens"] is None:
             raise AdapterMismatch(
@@ -276,13 +240,13 @@ def _pooling(source: Source, folder: str, width: int) -> tuple[tuple[str, ...], 
             )
         chosen = chosen or ["mean"]
     else:
-        chosen = told if isinstance(told, list) else [told]
+        chosen = stated if isinstance(stated, list) else [stated]
     modes = []
     for mode in chosen:
         mode = mode.lower() if isinstance(mode, str) else mode
         if not isinstance(mode, str) or mode not in _MODES:
             raise AdapterMismatch(
-                f"the pooling {_short(mode)} of {name} is not supported; these are: {', '.join(_MODES)}",
+                f"the pooling {short_repr(mode)} of {name} is not supported; these are: {', '.join(_MODES)}",
                 param="pooling_mode",
             )
         modes.append(_MODES[mode])
@@ -290,113 +254,15 @@ def _pooling(source: Source, folder: str, width: int) -> tuple[tuple[str, ...], 
         raise InvalidRequest(f"{name} has {len(modes)} pooling modes", param="pooling_mode")
     include = config.pop("include_prompt", True)
     if not isinstance(include, bool):
-        raise InvalidRequest(f"include_prompt in {name} is {_short(include)}, not true or false", param=name)
+        raise InvalidRequest(f"include_prompt in {name} is {short_repr(include)}, not true or false", param=name)
     for key in ("word_embedding_dimension", "embedding_dimension"):
         own = config.pop(key, None)
         if own is not None and own != width:
             raise AdapterMismatch(
-                f"{key} in {name} is {_short(own)}, but the backbone's states have {width} numbers", param=key
+                f"{key} in {name} is {short_repr(own)}, but the backbone's states have {width} numbers", param=key
             )
-    _refuse(config, set(), name)
+    reject_unknown(config, set(), name)
     return tuple(modes), include
-
-
-def _step(source: Source, name: str, folder: str) -> list[Step]:
-    """What a module behind the pooling does; nothing for a dropout."""
-    place = f"{folder}/" if folder else ""
-    config = source.object(f"{place}config.json", needed=name in ("Dense", "LayerNorm")) if folder else {}
-    for key in ("module_input_name", "module_output_name"):
-        told = config.pop(key, None)
-        if told not in (None, "sentence_embedding"):
-            raise AdapterMismatch(
-                f"{key} of {place}config.json is {_short(told)}; 'sentence_embedding' is supported", param=key
-            )
-    match name:
-        case "Normalize":
-            _refuse(config, set(), f"{place}config.json")
-            return [UnitLength()]
-        case "Dropout":
-            return []
-        case "Dense" if folder:
-            return [_dense(source, place, config)]
-        case "LayerNorm" if folder:
-            dimension = config.pop("dimension", None)
-            _refuse(config, set(), f"{place}config.json")
-            leaves = _weights(source, place, {"norm.weight": (dimension,), "norm.bias": (dimension,)})
-            return [Norm(leaves["norm.weight"], leaves["norm.bias"])]
-        case _:
-            raise AdapterMismatch(
-                f"the module {name} behind the pooling in {MODULES} is not supported; Dense, LayerNorm, Normalize and "
-                "Dropout are",
-                param=MODULES,
-            )
-
-
-def _dense(source: Source, place: str, config: dict[str, Any]) -> Dense:
-    width, out = config.pop("in_features", None), config.pop("out_features", None)
-    bias, residual = config.pop("bias", True), config.pop("use_residual", False)
-    path = config.pop("activation_function", "torch.nn.modules.activation.Tanh")
-    _refuse(config, set(), f"{place}config.json")
-    known, _, activation = path.rpartition(".") if isinstance(path, str) else ("", "", "")
-    if not re.fullmatch(r"torch\.nn(\.modules(\.\w+)?)?", known) or activation not in ACTIVATIONS:
-        raise AdapterMismatch(
-            f"the activation {_short(path)} of {place}config.json is not supported; torch's {', '.join(ACTIVATIONS)} "
-            "are",
-            param="activation_function",
-        )
-    if not isinstance(bias, bool) or not isinstance(residual, bool):
-        raise InvalidRequest(f"bias and use_residual of {place}config.json must be true or false", param=place)
-    shapes: dict[str, tuple[Any, ...]] = {"linear.weight": (out, width)}
-    if bias:
-        shapes["linear.bias"] = (out,)
-    if residual and width != out:
-        shapes["residual.weight"] = (out, width)
-    leaves = _weights(source, place, shapes)
-    return Dense(
-        leaves["linear.weight"],
-        leaves.get("linear.bias"),
-        activation,
-        leaves.get("residual.weight", residual),
-    )
-
-
-def _weights(source: Source, place: str, shapes: Mapping[str, tuple[Any, ...]]) -> dict[str, Tensor]:
-    """The tensors of a module. Raises UnsupportedFormat for a pickle, InvalidRequest for others than `shapes` has."""
-    if any(type(size) is not int or size < 1 for shape in shapes.values() for size in shape):
-        raise InvalidRequest(f"{place}config.json has no whole numbers for the sizes of its layer", param=place)
-    name = f"{place}{WEIGHTS}"
-    if not source.has(name):
-        if source.has(f"{place}pytorch_model.bin"):
-            raise UnsupportedFormat(
-                f"'{place}pytorch_model.bin' is a pickle file, which can run code and is never read here; save the "
-                "model as safetensors, or turn an adapter's folder into such with `manyhats convert PATH OUT`",
-                param=f"{place}pytorch_model.bin",
-            )
-        raise InvalidRequest(f"{MODULES} names '{place}', but there is no file '{name}'", param=name)
-    tensors = source.tensors(source.folder / name)
-    found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    if found != dict(shapes):
-        raise InvalidRequest(f"{name} has the tensors {_short(found)}, but {_short(dict(shapes))} are due", param=name)
-    if not all(tensor.is_floating_point() for tensor in tensors.values()):
-        raise InvalidRequest(f"the tensors of {name} are not floating-point numbers", param=name)
-    return {key: tensor.float() for key, tensor in tensors.items()}
-
-
-def _check_widths(projection: Projection, width: int) -> None:
-    for step in projection.steps:
-        if step.width not in (None, width):
-            raise AdapterMismatch(
-                f"a {type(step).__name__} of {MODULES} takes {step.width} numbers, but what stands before it gives "
-                f"{width}",
-                param=MODULES,
-            )
-        width = step.out or width
-
-
-def _refuse(config: Mapping[str, Any], known: set[str], where: str) -> None:
-    for key, value in config.items():
-        if key not in known and value not in (None, False, 0, [], {}, ""):
-            raise AdapterMismatch(f"'{key[:100]}' of {where} is {_short(value)}, which is not supported", param=key)
 
 
 def _is_number(value: Any) -> bool:
@@ -405,7 +271,3 @@ def _is_number(value: Any) -> bool:
 
 def _listed(prompts: Mapping[str, str]) -> str:
     return ", ".join(map(repr, list(prompts)[:20])) or "none"
-
-
-def _short(value: Any) -> str:
-    return _REPR.repr(value)

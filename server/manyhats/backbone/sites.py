@@ -14,15 +14,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.pytorch_utils import Conv1D
+from transformers import Conv1D
 
-if TYPE_CHECKING:
-    from manyhats.backbone.prepacking import PrepackedWeight
+from manyhats.backbone.prepacked_weight import PrepackedWeight
 
 EMBEDDED = "embedded"
 LAST = "last"
@@ -98,42 +97,45 @@ class ActorContext:
 class ModuleSite:
     """Stands in front of one module with parameters."""
 
-    def __init__(self, name: str, module: nn.Module, switch: ActorContext) -> None:
+    def __init__(self, name: str, module: nn.Module, context: ActorContext) -> None:
         self.name = name
         self.module: Any = module
-        self._switch = switch
+        self._context = context
 
     def parameter(self, leaf: str) -> Tensor | None:
-        """The backbone's own parameter of that name, as methods see it; None where there is none."""
-        own: Tensor | None = self.module._parameters.get(leaf)
-        return own
+        """The backbone's own parameter of that name in the canonical layout; None where there is none."""
+        return dict(self.module.named_parameters(recurse=False)).get(leaf)
 
-    def turned(self, leaf: str, tensor: Tensor) -> Tensor:
-        """A parameter in the module's own layout, as methods see it."""
+    def parameter_names(self) -> list[str]:
+        """Of the backbone's own parameters."""
+        return [name for name, _ in self.module.named_parameters(recurse=False)]
+
+    def to_canonical(self, leaf: str, tensor: Tensor) -> Tensor:
+        """A parameter, given in the module's own layout, in the one that methods see: a linear weight as (out, in)."""
         return tensor
 
 
 class LinearSite(ModuleSite):
-    """A linear layer, or GPT-2's Conv1D, which is one with its weight the other way round."""
+    """A linear layer, or GPT-2's Conv1D, which is one with its weight transposed."""
 
-    def __init__(self, name: str, module: nn.Module, switch: ActorContext) -> None:
-        super().__init__(name, module, switch)
+    def __init__(self, name: str, module: nn.Module, context: ActorContext) -> None:
+        super().__init__(name, module, context)
         self.transposed = isinstance(module, Conv1D)  # its own weight is (in, out)
-        self.kept = switch.kept  # of the whole backbone
-        self.prepacked: PrepackedWeight | None = None  # its weight once more, as the CPU reads it
+        self.kept = context.kept  # of the whole backbone
+        self.prepacked: PrepackedWeight | None = None  # its weight once more, in the layout that the CPU reads
         module.forward = self._forward
 
     def parameter(self, leaf: str) -> Tensor | None:
         own = super().parameter(leaf)
-        return None if own is None else self.turned(leaf, own)
+        return None if own is None else self.to_canonical(leaf, own)
 
-    def turned(self, leaf: str, tensor: Tensor) -> Tensor:
+    def to_canonical(self, leaf: str, tensor: Tensor) -> Tensor:
         return tensor.T if self.transposed and leaf == "weight" else tensor
 
     @property
     def weight(self) -> Tensor:
         """(out, in), a view of the backbone's own."""
-        return self.turned("weight", self.module.weight)
+        return self.to_canonical("weight", self.module.weight)
 
     @property
     def bias(self) -> Tensor | None:
@@ -148,7 +150,7 @@ class LinearSite(ModuleSite):
         return out, width
 
     def _forward(self, x: Tensor) -> Tensor:
-        actor = self._switch.actors.linear.get(self.name)
+        actor = self._context.actors.linear.get(self.name)
         rows = x.reshape(-1, x.shape[-1])
         y = self.product(rows) if actor is None else actor(rows, self)
         return y.view(*x.shape[:-1], y.shape[-1])
@@ -163,15 +165,15 @@ class LinearSite(ModuleSite):
 class EmbeddingSite(ModuleSite):
     """A table of vectors. Acts only while the batch's own tokens are looked up, one index for each row."""
 
-    def __init__(self, name: str, module: nn.Embedding, switch: ActorContext) -> None:
-        super().__init__(name, module, switch)
+    def __init__(self, name: str, module: nn.Embedding, context: ActorContext) -> None:
+        super().__init__(name, module, context)
         self._plain = module.forward
         self._offset: int | None = getattr(module, "offset", None)  # OPT's positions start at a later row
         module.forward = self._forward  # type: ignore[method-assign, assignment]
 
     def _forward(self, ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         y: Tensor = self._plain(ids, *args, **kwargs)
-        actor = self._switch.actors.embedding.get(self.name)
+        actor = self._context.actors.embedding.get(self.name)
         if actor is None:
             return y
         if self._offset is not None:  # OPT hands over the mask first, and the positions by name
@@ -182,15 +184,15 @@ class EmbeddingSite(ModuleSite):
 class NormSite(ModuleSite):
     """A layer norm or RMS norm. `plain` is the backbone's own, whatever acts."""
 
-    def __init__(self, name: str, module: nn.Module, switch: ActorContext) -> None:
-        super().__init__(name, module, switch)
+    def __init__(self, name: str, module: nn.Module, context: ActorContext) -> None:
+        super().__init__(name, module, context)
         self.plain: Callable[..., Tensor] = module.forward
         self._identity: nn.Module | None = None  # the same with gain 1 and offset 0
         module.forward = self._forward
 
     def _forward(self, x: Tensor) -> Tensor:
         y = self.plain(x)
-        actor = self._switch.actors.norm.get(self.name)
+        actor = self._context.actors.norm.get(self.name)
         if actor is None:
             return y
         if x.dim() == 2:
@@ -204,15 +206,13 @@ class NormSite(ModuleSite):
     def normalised(self, x: Tensor) -> Tensor:
         """What comes before the norm's own gain and offset, in float32: (..., dim) to (..., dim)."""
         if self._identity is None:
-            twin: nn.Module = copy.copy(self.module)
-            twin.__dict__ = {k: v for k, v in self.module.__dict__.items() if k != "forward"}
-            with torch.inference_mode(False):  # training uses them too
-                neutral = {
-                    name: None if own is None else torch.full_like(own, name == "weight", dtype=torch.float32)
-                    for name, own in self.module._parameters.items()
-                }
-            twin.__dict__["_parameters"] = neutral
-            self._identity = twin
+            with torch.inference_mode(False):  # training uses it too
+                copied: nn.Module = copy.deepcopy(self.module, {id(self): self})
+                del copied.forward  # from here on its class' own
+                for name, own in self.module.named_parameters(recurse=False):
+                    neutral = torch.full_like(own, name == "weight", dtype=torch.float32)
+                    copied.register_parameter(name, nn.Parameter(neutral, requires_grad=False))
+            self._identity = copied
         normed: Tensor = self._identity(x.float())
         return normed
 
@@ -220,46 +220,46 @@ class NormSite(ModuleSite):
 class ResidualSite:
     """The place where a sub-layer's output joins the residual stream: after attention, or after feed-forward.
 
-    A block that several layers share (ALBERT) has one site, which takes their names in turn.
+    A block that several layers share (ALBERT) has one site, which goes through their names call by call.
     """
 
-    def __init__(self, switch: ActorContext) -> None:
+    def __init__(self, context: ActorContext) -> None:
         self.names: list[str] = []
-        self._turn = 0
-        self._switch = switch
+        self._calls = 0
+        self._context = context
 
     def begin(self) -> None:
         """A new pass starts."""
-        self._turn = 0
+        self._calls = 0
 
     def join(self, f: Tensor, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         """`norm(f + x)`, or what the acting methods make of it. `f`, `x`: (..., hidden)."""
-        name = self.names[self._turn % len(self.names)]
-        self._turn += 1
-        actor = self._switch.actors.residual.get(name)
+        name = self.names[self._calls % len(self.names)]
+        self._calls += 1
+        actor = self._context.actors.residual.get(name)
         if actor is None:
             return f + x if norm is None else norm(f + x)
         hidden = f.shape[-1]
-        site = None if norm is None else _site_of_norm(norm, self._switch)
+        site = None if norm is None else _site_of_norm(norm, self._context)
         return actor(f.reshape(-1, hidden), x.reshape(-1, hidden), site).view(f.shape)
 
 
-def _site_of_norm(norm: nn.Module, switch: ActorContext) -> NormSite:
+def _site_of_norm(norm: nn.Module, context: ActorContext) -> NormSite:
     forward: Any = norm.forward
     owner = forward.__self__
-    return owner if isinstance(owner, NormSite) else NormSite("", norm, switch)  # it has no parameters, hence no name
+    return owner if isinstance(owner, NormSite) else NormSite("", norm, context)  # it has no parameters, hence no name
 
 
 class StatesSite:
     """The residual stream where it enters the first block, or leaves the last one."""
 
-    def __init__(self, name: str, switch: ActorContext) -> None:
+    def __init__(self, name: str, context: ActorContext) -> None:
         self.name = name
-        self._switch = switch
+        self._context = context
 
     def __call__(self, states: Tensor) -> Tensor:
         """`states`, or what the acting methods make of them. (..., hidden)."""
-        actor = self._switch.actors.states.get(self.name)
+        actor = self._context.actors.states.get(self.name)
         if actor is None:
             return states
         return actor(states.reshape(-1, states.shape[-1])).view(states.shape)
@@ -274,16 +274,16 @@ class ModuleSites:
     norm: dict[str, NormSite]
 
 
-def module_sites(modules: Mapping[str, nn.Module], switch: ActorContext) -> ModuleSites:
+def module_sites(modules: Mapping[str, nn.Module], context: ActorContext) -> ModuleSites:
     """A site for every linear layer, embedding and norm among `modules`."""
     sites = ModuleSites({}, {}, {})
     for name, module in modules.items():
         if isinstance(module, (nn.Linear, Conv1D)):
-            sites.linear[name] = LinearSite(name, module, switch)
+            sites.linear[name] = LinearSite(name, module, context)
         elif isinstance(module, nn.Embedding):
-            sites.embedding[name] = EmbeddingSite(name, module, switch)
+            sites.embedding[name] = EmbeddingSite(name, module, context)
         elif _is_norm(module):
-            sites.norm[name] = NormSite(name, module, switch)
+            sites.norm[name] = NormSite(name, module, context)
     return sites
 
 

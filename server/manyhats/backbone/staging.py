@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 _WORD = 8  # bytes; every array begins at a multiple, so that a view of any type is aligned
-_IN_TURN = 3  # page-locked buffers: the host lays out the next pass while the copy of the last one may be under way
+_RING = 3  # page-locked buffers: the host lays out the next pass while the copy of the last one may be under way
 
 
 _TYPES = {
@@ -30,15 +30,15 @@ _TYPES = {
 class HostBuffers:
     """Host memory for the copies to one device; used by one thread.
 
-    On CUDA it is page-locked and comes round in turn. A buffer is not written to before the copy that reads it is
-    over: an event tells, for which nobody waits unless the device is `_IN_TURN` passes behind.
+    On CUDA it is a ring of page-locked buffers. A buffer is not written to before the copy that reads it is
+    over: an event tells, for which nobody waits unless the device is `_RING` passes behind.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._pinned = device.type == "cuda" and torch.cuda.is_available()
-        self._buffers: list[Tensor] = [torch.empty(0, dtype=torch.long)] * _IN_TURN
-        self._copied: list[torch.cuda.Event | None] = [None] * _IN_TURN
+        self._buffers: list[Tensor] = [torch.empty(0, dtype=torch.long)] * _RING
+        self._copied: list[torch.cuda.Event | None] = [None] * _RING
         self._next = 0
 
     def copy(self, words: int, fill: Any) -> Tensor:
@@ -47,22 +47,22 @@ class HostBuffers:
             host = np.empty(words, dtype=np.int64)
             fill(host)
             return torch.from_numpy(host).to(self.device)  # on the CPU itself there is nothing to copy
-        turn = self._next
-        self._next = (turn + 1) % _IN_TURN
-        copied = self._copied[turn]
+        current = self._next
+        self._next = (current + 1) % _RING
+        copied = self._copied[current]
         if copied is not None and not copied.query():  # type: ignore[no-untyped-call]
             copied.synchronize()
-        if self._buffers[turn].numel() < words:
-            self._buffers[turn] = torch.empty(
-                max(words, 2 * self._buffers[turn].numel()), dtype=torch.long
+        if self._buffers[current].numel() < words:
+            self._buffers[current] = torch.empty(
+                max(words, 2 * self._buffers[current].numel()), dtype=torch.long
             ).pin_memory()
-        buffer = self._buffers[turn][:words]
+        buffer = self._buffers[current][:words]
         fill(buffer.numpy())
         # Memory of its own for each pass: a batch may be laid out while another one waits for its pass.
-        there = buffer.to(self.device, non_blocking=True)
-        copied = self._copied[turn] = copied or torch.cuda.Event()  # type: ignore[no-untyped-call]
+        on_device = buffer.to(self.device, non_blocking=True)
+        copied = self._copied[current] = copied or torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
-        return there
+        return on_device
 
 
 class StagingBuffer:
@@ -76,7 +76,7 @@ class StagingBuffer:
         self._arrays: dict[str, NDArray[Any]] = {}
         self._offsets: dict[str, int] = {}  # words
         self._words = 0
-        self._there: Tensor | None = None
+        self._on_device: Tensor | None = None
         self._views: dict[str, Tensor] = {}
 
     def put(self, name: str, array: ArrayLike) -> None:
@@ -84,7 +84,7 @@ class StagingBuffer:
 
         Raises ValueError where the name is taken, everything has been copied, or the type is none of `_TYPES`.
         """
-        if self._there is not None:
+        if self._on_device is not None:
             raise ValueError(f"'{name}' comes too late: the buffer has been copied to the device")
         if name in self._arrays:
             raise ValueError(f"'{name}' is in the buffer already")
@@ -98,9 +98,9 @@ class StagingBuffer:
 
     def commit(self) -> None:
         """Copies everything to the device, once. Raises ValueError the second time."""
-        if self._there is not None:
+        if self._on_device is not None:
             raise ValueError("the buffer has been copied to the device already")
-        self._there = self._buffers.copy(self._words, self._fill)
+        self._on_device = self._buffers.copy(self._words, self._fill)
 
     def _fill(self, host: NDArray[np.int64]) -> None:
         every = host.view(np.uint8)
@@ -123,11 +123,11 @@ class StagingBuffer:
         """The array on the device, in its shape and type. Raises ValueError before `commit`, KeyError if not put."""
         found = self._views.get(name)
         if found is None:
-            if self._there is None:
+            if self._on_device is None:
                 raise ValueError(f"'{name}' is not on the device yet: the buffer has not been committed")
             array = self._arrays[name]
             begin = self._offsets[name]
-            words = self._there[begin : begin + -(-array.nbytes // _WORD)]
+            words = self._on_device[begin : begin + -(-array.nbytes // _WORD)]
             if array.dtype != np.int64:
                 words = words.view(_TYPES[array.dtype])[: array.size]
             found = self._views[name] = words.view(array.shape)

@@ -16,9 +16,9 @@ class TokenBytes:
 
     def __init__(self, backend: Any) -> None:
         self.backend = backend
-        kinds = _kinds(backend.decoder)
-        self._byte_level = "ByteLevel" in kinds
-        self._byte_fallback = "ByteFallback" in kinds
+        types = decoder_types(backend.decoder)
+        self._byte_level = "ByteLevel" in types
+        self._byte_fallback = "ByteFallback" in types
         self.special = frozenset(i for i, t in backend.get_added_tokens_decoder().items() if t.special)
         self._word: tuple[int, str] | None = None
         self._looked = False
@@ -58,8 +58,12 @@ class TokenBytes:
         return self._word
 
 
-def _kinds(decoder: Any) -> set[str]:
-    """The types of a decoder and of those that it is made of."""
+def decoder_types(decoder: Any) -> set[str]:
+    """The types of a `tokenizers` decoder and of those that it is made of.
+
+    Read from what pickling it would write: the objects have no public field for it, and the public `to_str` of the
+    tokenizer writes the whole vocabulary.
+    """
     if decoder is None:
         return set()
     found: set[str] = set()

@@ -1,7 +1,7 @@
 """Text to token ids, safely from many threads.
 
 The `tokenizers` object is used directly and never reconfigured after loading: truncation and padding switches on a
-shared tokenizer are shared state. An input that is too long is cut here, one by one, and the cut is reported.
+shared tokenizer are shared state. An input that is too long is truncated here, one by one, and that is reported.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 from manyhats.backbone.decode_stream import DecodeStream
 from manyhats.backbone.token_bytes import TokenBytes
 from manyhats.errors import ConfigurationError
+from manyhats.messages import first_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +38,15 @@ class Encoded:
     special: list[int]  # 1 for a token that the tokenizer added
     words: list[int | None]  # index of the word; None for special tokens
     sequence_ids: list[int | None]  # 0 text, 1 pair, None special
-    full_length: int  # tokens before any cut
-    at_least: bool = False  # whether only the text's beginning was read, as more would have been cut anyway
+    full_length: int  # tokens before any truncation
+    at_least: bool = False  # whether only the text's beginning was read, as more would have been truncated anyway
 
 
 # How much of a long text is read at first. Few texts have so many characters a token; where this one has, more is read.
 _CHARACTERS_A_TOKEN = 32
 _SHORT = 16_384  # characters that are always read at once
-_MARGIN = 64  # tokens behind a cut: the last ones before the end of what was read may differ from the whole text's
+# Tokens behind a truncation: the last ones before the end of what was read may differ from those of the whole text.
+_MARGIN = 64
 _WORD = 256  # characters before the end in which white space is looked for, so that no word is read by halves
 
 
@@ -55,7 +57,7 @@ class Tokenizer:
         try:
             loaded: Any = AutoTokenizer.from_pretrained(source)
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise ConfigurationError(f"the tokenizer of '{source}' cannot be loaded: {reason}") from error
         backend = getattr(loaded, "backend_tokenizer", None)
         if backend is None:
@@ -81,7 +83,7 @@ class Tokenizer:
     def encode(self, texts: Sequence[Text], max_tokens: int) -> list[Encoded]:
         """Tokens with the special ones around them; at most `max_tokens` of them each.
 
-        Of a pair the longer text is cut first. `Encoded.full_length` tells how many tokens there were; reading stops
+        Of a pair the longer text is truncated first. `Encoded.full_length` counts the tokens before that; reading stops
         where a text has more than `max_tokens` for sure (`at_least`), however long it is.
         """
         read = [
@@ -91,8 +93,8 @@ class Tokenizer:
         inputs = [t.text if t.pair is None else (t.text, t.pair) for t in read]
         encodings = self._backend.encode_batch(inputs, add_special_tokens=True)
         return [
-            _encoded(e, len(e)) if len(e) <= max_tokens else self._cut(t, max_tokens, len(e), at_least=t != whole)
-            for t, e, whole in zip(read, encodings, texts, strict=True)
+            _encoded(e, len(e)) if len(e) <= max_tokens else self._truncated(t, max_tokens, len(e), at_least=t != given)
+            for t, e, given in zip(read, encodings, texts, strict=True)
         ]
 
     def _beginning(self, text: str, max_tokens: int) -> str:
@@ -100,9 +102,9 @@ class Tokenizer:
         size = max(max_tokens * _CHARACTERS_A_TOKEN, _SHORT)
         while size < len(text):
             space = max(text.rfind(" ", size - _WORD, size), text.rfind("\n", size - _WORD, size))
-            piece = text[: space if space > 0 else size]
-            if len(self._backend.encode(piece, add_special_tokens=False)) > max_tokens + _MARGIN:
-                return piece
+            beginning = text[: space if space > 0 else size]
+            if len(self._backend.encode(beginning, add_special_tokens=False)) > max_tokens + _MARGIN:
+                return beginning
             size *= 4
         return text
 
@@ -125,19 +127,19 @@ class Tokenizer:
         """Those that are read as one wherever they stand in a text, before it is split in any other way."""
         return frozenset(added.content for added in self._backend.get_added_tokens_decoder().values())
 
-    def is_whole(self, token: str) -> bool:
+    def is_single_token(self, token: str) -> bool:
         """Whether a text that is a token's name is read as that token."""
         ids: list[int] = self._backend.encode(token, add_special_tokens=False).ids
         return ids == [self.token_id(token)]
 
-    def switches(self) -> dict[str, bool]:
-        """What it does to every text, by the names of transformers' settings, found by trying."""
+    def observed_settings(self) -> dict[str, bool]:
+        """What it does to every text, by the names of transformers' settings, as trying it shows."""
         ids = self._backend.encode("A").ids
         found = {}
-        for name, place in (("bos", 0), ("eos", -1)):
+        for name, index in (("bos", 0), ("eos", -1)):
             token = getattr(self.loaded, f"{name}_token_id")
             if token is not None:
-                found[f"add_{name}_token"] = bool(ids) and ids[place] == token
+                found[f"add_{name}_token"] = bool(ids) and ids[index] == token
         normalizer = self._backend.normalizer
         found["do_lower_case"] = normalizer is not None and normalizer.normalize_str("AB").strip("\u2581 ") == "ab"
         return found
@@ -147,7 +149,7 @@ class Tokenizer:
         text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special)
         return text
 
-    def piece(self, token: int) -> str:
+    def token_to_string(self, token: int) -> str:
         """The text of one token, special or not."""
         text: str = self._backend.decode([token], skip_special_tokens=False)
         return text
@@ -171,28 +173,28 @@ class Tokenizer:
         """Takes tokens one by one, and gives the text that is sure after each."""
         return DecodeStream(partial(self.decode, skip_special=skip_special))
 
-    def _cut(self, text: Text, max_tokens: int, full_length: int, *, at_least: bool) -> Encoded:
-        room = max(max_tokens - self._backend.num_special_tokens_to_add(text.pair is not None), 0)
+    def _truncated(self, text: Text, max_tokens: int, full_length: int, *, at_least: bool) -> Encoded:
+        capacity = max(max_tokens - self._backend.num_special_tokens_to_add(text.pair is not None), 0)
         first = self._backend.encode(text.text, add_special_tokens=False)
         if text.pair is None:
-            first.truncate(room)
+            first.truncate(capacity)
             return _encoded(self._backend.post_process(first, None, True), full_length, at_least=at_least)
         second = self._backend.encode(text.pair, add_special_tokens=False)
         keep_first, keep_second = len(first), len(second)
-        shorter = min(keep_first, keep_second, room // 2)
+        shorter = min(keep_first, keep_second, capacity // 2)
         if keep_first > keep_second:
-            keep_second = min(keep_second, max(shorter, room - keep_first))
-            keep_first = room - keep_second
+            keep_second = min(keep_second, max(shorter, capacity - keep_first))
+            keep_first = capacity - keep_second
         else:
-            keep_first = min(keep_first, max(shorter, room - keep_second))
-            keep_second = room - keep_first
+            keep_first = min(keep_first, max(shorter, capacity - keep_second))
+            keep_second = capacity - keep_first
         first.truncate(min(keep_first, len(first)))
         second.truncate(min(keep_second, len(second)))
-        whole = _encoded(self._backend.post_process(first, second, True), full_length, at_least=at_least)
-        # tokenizers forgets the first text's sequence where it alone was cut
+        both = _encoded(self._backend.post_process(first, second, True), full_length, at_least=at_least)
+        # tokenizers forgets the first text's sequence where it alone was truncated
         own = count()
-        sequence_ids = [None if special else int(next(own) >= len(first)) for special in whole.special]
-        return replace(whole, sequence_ids=sequence_ids)
+        sequence_ids = [None if special else int(next(own) >= len(first)) for special in both.special]
+        return replace(both, sequence_ids=sequence_ids)
 
 
 def _encoded(e: Any, full_length: int, *, at_least: bool = False) -> Encoded:

@@ -22,7 +22,7 @@ class VocabularyHead:
     """`module` takes (S, width) to (S, vocabulary). `parts`: the modules that it is made of, by name.
 
     `output_layer`: the name of the last of them. `tied`: whether its weight is the word embeddings'. `masked`: whether
-    it tells a masked token and not the next one. `bias_names`: what else its last layer's bias is called.
+    it predicts a masked token and not the next one. `bias_names`: the other names of its last layer's bias.
     """
 
     module: nn.Module
@@ -39,7 +39,7 @@ def causal_head(model: PreTrainedModel) -> VocabularyHead:
     return VocabularyHead(head, {LM_HEAD: head}, LM_HEAD, head.weight is model.get_input_embeddings().weight)
 
 
-class _Given(nn.Module):
+class _GivenStates(nn.Module):
     """Stands in the encoder's place, and gives the states that it is handed."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class _MaskedHead(nn.Module):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self.given = _Given()
+        self.given = _GivenStates()
         setattr(model, model.base_model_prefix, self.given)
         self.model = model
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
+from manyhats.commands.folders import check_folders
 from manyhats.errors import InvalidRequest
+from manyhats.messages import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,14 +80,6 @@ def convert_folder(path: Path, out: Path) -> tuple[int, tuple[str, ...]]:
     return len(converted), contents.warnings()
 
 
-def check_folders(path: Path, out: Path) -> None:
-    """Raises InvalidRequest where there is no folder to read, or none to write that is empty or does not exist."""
-    if not path.is_dir():
-        raise InvalidRequest(f"'{path}' is no folder")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InvalidRequest(f"'{out}' is {'not empty' if out.is_dir() else 'no folder'}")
-
-
 def _places(path: Path, contents: Contents) -> dict[Path, Path]:
     """What goes where: the adapter's files by the place, relative to the target, that each gets."""
     from manyhats.formats.contents import as_safetensors
@@ -109,7 +103,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # what damaged bytes make of the unpickler is anything
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise InvalidRequest(f"'{file.name}' holds more than tensors, or is damaged: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(n, str) and _is_plain(t) for n, t in state.items()):
         raise InvalidRequest(f"'{file.name}' is not a plain mapping of names to tensors")

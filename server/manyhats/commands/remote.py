@@ -23,7 +23,7 @@ Url = Annotated[str, typer.Option("--url", envvar="MANYHATS_URL", help="address 
 Key = Annotated[str, typer.Option("--key", envvar="MANYHATS_KEY", help="API key", show_default=False)]
 Name = Annotated[str, typer.Argument(help="the task's name")]
 _URL = "http://127.0.0.1:8000"
-_WIDE = 1000  # characters
+_LINE_WIDTH = 1000  # characters
 _ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
 
 
@@ -70,7 +70,7 @@ def tasks(url: Url = _URL, key: Key = "") -> None:
                 break
     console = Console()
     if not console.is_terminal:
-        console.width = _WIDE  # another program reads it: a row is a line
+        console.width = _LINE_WIDTH  # another program reads it: a row is a line
     console.print(table)
 
 
@@ -170,7 +170,7 @@ def _checked(answer: httpx.Response) -> dict[str, Any]:
     if answer.is_success and isinstance(body, dict):
         return body
     try:
-        told = body["error"]["message"]
+        message = body["error"]["message"]
     except (LookupError, TypeError):
-        told = f"{answer.url} answered {answer.status_code}, but not as this server does"
-    raise ManyhatsError(str(told))
+        message = f"{answer.url} answered {answer.status_code}, but not as this server does"
+    raise ManyhatsError(str(message))

@@ -1,1 +1,1 @@
-"""The engine's nouns: what a request, a sequence and a scheduled batch are, and who sets each of their fields."""
+"""The data that the engine works on: requests, sequences and scheduled batches, and which thread sets each field."""

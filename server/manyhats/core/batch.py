@@ -1,4 +1,4 @@
-"""What the scheduler chose for one pass, and what came of it."""
+"""The sequences that the scheduler chose for one forward pass, and the outputs of that pass."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from manyhats.core.sequence import FinishReason, Sequence
 
 
 class ScheduledSequence(NamedTuple):
-    """`tokens`: how many of the sequence's next positions go into the pass. `cached`: their keys and values go into the
-    cache and those before them are read from it; else the pass holds the whole sequence."""
+    """A sequence in a batch. `tokens`: how many of its next positions are computed.
+
+    `cached`: keys and values of these positions are written to the cache, and those of earlier positions are read from
+    it; else the pass computes the whole sequence without the cache.
+    """
 
     sequence: Sequence
     tokens: int
@@ -20,21 +23,21 @@ class ScheduledSequence(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ScheduledBatch:
-    """One pass. Made by the scheduler."""
+    """The sequences of one forward pass, chosen by the scheduler."""
 
     sequences: list[ScheduledSequence]
 
     @property
     def tokens(self) -> int:
-        """Of all sequences."""
+        """The number of tokens of all sequences."""
         return sum(one.tokens for one in self.sequences)
 
 
 class SequenceOutput(NamedTuple):
-    """What a step made of one sequence: made by the runner, completed by the scheduler's `update`.
+    """The output of one step for one sequence: made by the runner, completed by `Scheduler.update`.
 
-    `token`: what was sampled, where the pass came to the sequence's end; `finished`: why no token follows any more;
-    `error`: why the sequence failed, in which case nothing else holds.
+    `token`: the sampled token, where the pass computed the sequence's last position; `finished`: the reason why the
+    sequence has ended; `error`: why the sequence failed, in which case the other fields mean nothing.
     """
 
     sequence: Sequence

@@ -1,4 +1,4 @@
-"""What one pass held, for metrics and for those who asked."""
+"""A summary of one forward pass, for metrics and for the answers that carry it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """What one pass held. `tasks`: sequences by task; `seconds`: time in the model."""
+    """A summary of one forward pass. `tasks`: number of sequences by task; `seconds`: time in the model."""
 
     id: int
     tasks: Mapping[str, int]

@@ -1,4 +1,4 @@
-"""How the tokens of one sequence are chosen, and when it ends."""
+"""Sampling parameters of one sequence: how its tokens are sampled, and when it ends."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 
 class BadWords:
-    """Sequences of tokens that a text must not have, each of at least one token."""
+    """Token sequences, each of at least one token, that must not appear in the output."""
 
     def __init__(self, words: Iterable[Sequence[int]]) -> None:
-        self._last: dict[tuple[int, ...], set[int]] = {}  # by the tokens before the last one
+        self._last: dict[tuple[int, ...], set[int]] = {}  # last tokens, by the tokens before them
         for word in words:
             self._last.setdefault(tuple(word[:-1]), set()).add(word[-1])
         self._lengths = sorted({len(before) for before in self._last})
 
     def completing(self, output: Sequence[int]) -> list[int]:
-        """Tokens that would complete one of them after the tokens `output`."""
+        """The tokens that would complete one of these sequences if they followed `output`."""
         tokens: set[int] = set()
         for length in self._lengths:
             if length <= len(output):
@@ -29,15 +29,15 @@ class BadWords:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """`max_new_tokens` 0: the prompt is read alone. `temperature` 0: the likeliest token. `seed` None: another text
-    each time.
+    """Sampling parameters. `max_new_tokens` 0: only the prompt is computed. `temperature` 0: greedy. `seed` None: a
+    random seed.
 
-    `presence_penalty` and `frequency_penalty` are taken off the logits of tokens of the output; `repetition_penalty`
-    divides positive and multiplies negative logits of tokens of the prompt too (Keskar et al. 2019, section 4.1).
-    `logprobs`: None, or how many of the likeliest tokens are told with each token. `bad_words`: sequences of tokens
-    that never come. `min_tokens`: as long as there are fewer, no token is chosen that ends the text.
-    `eos_token_ids`: tokens that end the text, and are no part of it but for `kept_eos_token_ids`. `allowed_tokens`:
-    (vocabulary,) bool, on the host: the tokens that the text may have.
+    `presence_penalty` and `frequency_penalty` are subtracted from the logits of tokens of the output;
+    `repetition_penalty` divides positive and multiplies negative logits of tokens of the prompt and the output (Keskar
+    et al. 2019, section 4.1). `logprobs`: None, or how many of the likeliest tokens are returned with each token.
+    `bad_words`: token sequences that must not appear. `min_tokens`: no end token is sampled before there are so many
+    tokens. `eos_token_ids`: tokens that end the output; they are not part of it, but for `kept_eos_token_ids`.
+    `allowed_tokens`: (vocabulary,) bool, on the host: the only tokens that may be sampled.
     """
 
     max_new_tokens: int = 16
@@ -59,18 +59,19 @@ class SamplingParams:
 
     @property
     def looks_back(self) -> bool:
-        """Whether the tokens of the output so far matter."""
+        """Whether sampling depends on the tokens of the output so far."""
         penalties = self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
         return penalties or self.bad_words is not None or self.min_tokens > 0
 
     @property
     def truncated(self) -> bool:
-        """Whether some tokens are never drawn."""
+        """Whether top-k, top-p or min-p exclude some tokens."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
 
 class SampledToken(NamedTuple):
-    """A token, the logarithm of its probability before any setting acted, and the likeliest ones' where asked for."""
+    """A sampled token. `logprob`: the natural logarithm of its probability before any parameter changed the logits, and
+    `top`: the likeliest tokens with theirs; both only where they were requested."""
 
     token: int
     logprob: float | None

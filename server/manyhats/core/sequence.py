@@ -1,7 +1,7 @@
-"""A request and its sequences, from being asked to being answered.
+"""Requests and their sequences, from arrival to completion.
 
-There is one kind of sequence. `PoolingParams` say that one pass over all its tokens answers it (a vector, a head's
-logits, what stands behind masks); `SamplingParams` that tokens follow it.
+All sequences are of one class. A sequence with `PoolingParams` is answered by one pass over all its tokens (a vector, a
+head's logits, the logits at mask tokens); a sequence with `SamplingParams` generates tokens.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ Output = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class PoolingParams:
-    """One pass over all tokens. `pooling` (for adapters without a head): how the last hidden states become one vector
-    (see `backbone.sentence`), or `none`; `skip`: how many tokens at the beginning are not pooled. `masks`: asks for the
-    language-model head on these tokens instead."""
+    """What one pass over all tokens returns. `pooling` (for adapters without a head): how the last hidden states become
+    one vector (see `backbone.sentence`), or `none`; `skip`: how many tokens at the beginning are left out of pooling.
+    `mask_positions`: return the language-model head's logits at these tokens instead."""
 
     pooling: Pooling = "mean"
     skip: int = 0
-    masks: tuple[int, ...] = ()
+    mask_positions: tuple[int, ...] = ()
 
 
 class TokenConstraint(Protocol):
-    """What a form lets come next; see `engine.structured_output`."""
+    """Which tokens a structured output allows next; see `engine.structured_output`."""
 
-    def bits(self) -> Tensor:
-        """(vocabulary / 32 rounded up,) int32 on the host, with a bit for each token, the lowest first: whether it may
-        come next. Holds until the next call. Raises as `accept`."""
+    def bitmask(self) -> Tensor:
+        """The tokens that are allowed next, one bit each, the lowest bit first: (vocabulary / 32 rounded up,) int32, on
+        the host. Valid until the next call. Raises as `accept`."""
         ...
 
     def accept(self, token: int) -> bool:
-        """Takes a token; whether the form is complete. Raises InvalidRequest where it cannot be followed."""
+        """Advances by a token. Returns whether the output is complete. Raises InvalidRequest where none can match."""
         ...
 
 
 class TextDecoder(Protocol):
-    """Turns tokens into text as they come; see `engine.detokenizer`."""
+    """Decodes tokens to text incrementally; see `engine.detokenizer`."""
 
     skip_special: bool
     stop: str | None
@@ -66,8 +66,8 @@ class TextDecoder(Protocol):
     def finish(self) -> str: ...
 
 
-class PromptScoring(Protocol):
-    """The scores of a prompt's own tokens as they come; see `engine.prompt_scores`."""
+class PromptLogprobsSink(Protocol):
+    """Collects the log probabilities of a prompt's own tokens; see `engine.prompt_logprobs`."""
 
     @property
     def complete(self) -> bool: ...
@@ -79,43 +79,44 @@ class PromptScoring(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One input under way. All of its fields that belong to one thread are written by that thread alone."""
+    """One input of a request. Each field is written by one thread only, the one that is named above it."""
 
-    # who asks
+    # set by the caller
     adapter: BoundAdapter
     prompt: Many[int]  # its tokens
     params: PoolingParams | SamplingParams
     type_ids: Many[int] = ()  # of each token; empty: all 0
     index: int = 0  # among its request's sequences
     constraint: TokenConstraint | None = None
-    decoder: TextDecoder | None = None  # of those that generate; the detokenizer's thread uses it
-    scores: PromptScoring | None = None  # shared by the sequences that follow the same prompt
+    decoder: TextDecoder | None = None  # of sequences that generate; used by the detokenizer's thread
+    prompt_logprobs: PromptLogprobsSink | None = None  # shared by all sequences of one prompt
 
-    # its request, which sets it
+    # set by the request
     request: Request = field(init=False)
 
     # the model's thread: the scheduler and the cache
-    output: list[SampledToken] = field(default_factory=list)  # tokens that follow the prompt, computed or about to be
-    computed: int = 0  # positions, virtual tokens included, whose keys and values are in the cache
+    output: list[SampledToken] = field(default_factory=list)  # sampled tokens, the last of them not yet computed
+    computed: int = 0  # positions whose keys and values are in the cache; virtual tokens count
     prefix_blocks: list[int] = field(default_factory=list)  # of the adapter's prefix
-    prefix_rows: int = 0
+    prefix_rows: int = 0  # cache rows of the adapter's prefix
     blocks: list[int] = field(default_factory=list)  # of its own positions: the block table
     block_hashes: list[bytes] = field(default_factory=list)  # of its full blocks
-    cached_blocks: int = 0  # of its blocks, those that others can find
-    rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # prefix, then its own
-    # the model's thread: the sampler. None where nothing is drawn
+    cached_blocks: int = 0  # how many of its blocks other sequences can find by their hash
+    # the cache's row of each position: the adapter's prefix first, then its own
+    slot_mapping: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    # the model's thread: the sampler. None where sampling is greedy
     random: np.random.Generator | None = None
-    history: TokenHistory | None = None  # None where nothing looks back on its tokens
+    history: TokenHistory | None = None  # None where no parameter depends on earlier tokens
     # the model's thread: the runner
     pooled: Output | None = None
-    # the model's thread, read by others: why no token follows any more (an end token, the length, a complete form)
+    # the model's thread, read by others: why it generates no more (an end token, the length, a complete structure)
     finished: FinishReason | None = None
-    ended_by: SampledToken | None = None  # the end token, where one came and is no part of the text
+    ended_by: SampledToken | None = None  # the end token, where one was sampled that is not part of the output
 
     # the detokenizer's thread
-    shown: list[SampledToken] = field(default_factory=list)  # the tokens of the text that is answered
-    token_times: list[float] = field(default_factory=list)  # `time.monotonic()`, of each of them
-    finish_reason: FinishReason | None = None  # of the text; a stop string may end it before the model's thread does
+    emitted_tokens: list[SampledToken] = field(default_factory=list)  # tokens of the text that is returned
+    token_times: list[float] = field(default_factory=list)  # when each of them was emitted, by `time.monotonic()`
+    finish_reason: FinishReason | None = None  # of the text; a stop string may end it before the scheduler does
 
     def __post_init__(self) -> None:
         if isinstance(self.params, SamplingParams) and self.params.temperature > 0:
@@ -130,21 +131,21 @@ class Sequence:
 
     @property
     def prompt_index(self) -> int:
-        """Which of its request's prompts it follows."""
-        return self.index // self.request.each
+        """The index of its prompt among the request's prompts."""
+        return self.index // self.request.samples_per_prompt
 
     @property
     def virtual(self) -> int:
-        """Virtual tokens before its own."""
+        """The number of virtual tokens before its own."""
         return self.adapter.virtual_tokens
 
     @property
     def length(self) -> int:
-        """Positions: virtual tokens, prompt and output."""
+        """The number of positions: virtual tokens, prompt and output."""
         return self.virtual + len(self.prompt) + len(self.output)
 
     def content(self, start: int, stop: int) -> list[int]:
-        """Its tokens at some positions; virtual ones are -1."""
+        """The token ids at the positions from `start` to `stop`; virtual tokens are -1."""
         begin, end = max(start - self.virtual, 0), stop - self.virtual
         prompt = len(self.prompt)
         tokens = list(self.prompt[begin:end]) if begin < min(prompt, end) else []
@@ -153,23 +154,23 @@ class Sequence:
         return [-1] * max(min(stop, self.virtual) - start, 0) + tokens
 
     @property
-    def unscored(self) -> bool:
-        """Whether its prompt has to be scored yet."""
-        return self.scores is not None and not self.scores.complete
+    def needs_prompt_logprobs(self) -> bool:
+        """Whether log probabilities of its prompt are wanted and not complete."""
+        return self.prompt_logprobs is not None and not self.prompt_logprobs.complete
 
     @property
-    def scorer(self) -> bool:
-        """Whether it is the one among the sequences of its prompt that scores it."""
-        return self.index % self.request.each == 0
+    def computes_prompt_logprobs(self) -> bool:
+        """Whether it is the first of its prompt's sequences, which computes the prompt's log probabilities for all."""
+        return self.index % self.request.samples_per_prompt == 0
 
     @property
     def released(self) -> bool:
-        """Whether nobody waits for it any more: its text has ended, or its request is done."""
+        """Whether its output is no longer needed: its text has ended, or its request is done."""
         return self.finish_reason is not None or self.request.future.done()
 
 
 class Delta(NamedTuple):
-    """What one step added to a text. `token`: None where the text ended without one."""
+    """What one step added to a text. `token`: None where the text ended without a further token."""
 
     sequence: Sequence
     text: str
@@ -179,31 +180,31 @@ class Delta(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """What one question asks of the engine: sequences of one task, which may share batches with all others.
+    """Sequences of one task that are submitted together. They may share batches with those of any other request.
 
-    `future` is done when all sequences are. Times are `time.monotonic()` seconds.
+    `future` is done when all sequences are. Times are in seconds, by `time.monotonic()`.
     """
 
-    # who asks
+    # set by the caller
     task: str
     sequences: list[Sequence]
-    tenant: str = ""  # shares are by tenant, then by task
-    digest: str = ""  # names the adapter's weights: what the cache knows of a prompt belongs to it
-    each: int = 1  # sequences of one prompt, which stand side by side
+    tenant: str = ""  # the token budget is shared by tenant, then by task
+    digest: str = ""  # identifies the adapter's weights: cached blocks belong to them
+    samples_per_prompt: int = 1  # consecutive sequences with the same prompt
     priority: int = 0
     listener: Callable[[Delta], None] | None = None  # called in the detokenizer's thread
-    prompts: Many[tuple[str | None, Encoded]] = ()  # texts, where they were given as such, and their tokens
+    prompts: Many[tuple[str | None, Encoded]] = ()  # the text, where the prompt is not given as tokens, and its tokens
     future: Future[None] = field(default_factory=Future)
-    queued: float = field(default_factory=time.monotonic)
+    arrival_time: float = field(default_factory=time.monotonic)
 
     # the model's thread
-    started: float = 0.0  # the first batch with one of its sequences
-    compute: float = 0.0  # seconds in the model, over all its batches
+    started: float = 0.0  # when the first batch with one of its sequences was scheduled
+    compute: float = 0.0  # seconds in the model, summed over its batches
     batch: BatchReport | None = None  # the last batch with one of its sequences
 
-    # who finishes its sequences: the model's thread, or for those that generate the detokenizer's
+    # the model's thread, or the detokenizer's thread where it generates: sequences that are not finished
     unfinished: int = 0
-    # under the engine's lock: sequences that have no place in a pass yet
+    # any thread, under the engine's lock: sequences that were not scheduled yet
     waiting: int = 0
 
     def __post_init__(self) -> None:
@@ -212,16 +213,16 @@ class Request:
             sequence.request = self
 
     @property
-    def due(self) -> float:
-        """Orders the queue: the time of asking, moved by a second for each step of priority."""
-        return self.queued - self.priority
+    def scheduling_key(self) -> float:
+        """Orders the queue, the lowest first: the arrival time, one second earlier for each unit of priority."""
+        return self.arrival_time - self.priority
 
     @property
     def generates(self) -> bool:
-        """Whether tokens follow its sequences."""
+        """Whether its sequences generate tokens."""
         return any(sequence.sampling is not None for sequence in self.sequences)
 
     @property
     def output_tokens(self) -> int:
-        """Tokens of all its texts so far."""
-        return sum(len(sequence.shown) for sequence in self.sequences)
+        """The number of tokens of all its texts so far."""
+        return sum(len(sequence.emitted_tokens) for sequence in self.sequences)

@@ -1,4 +1,4 @@
-"""The tokens that one sequence has had, as its penalties ask for them: kept from step to step, never counted anew."""
+"""Token counts of one sequence for its penalties, updated from step to step instead of being counted again."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from manyhats.core.sampling_params import SampledToken
 
 
 class TokenHistory:
-    """The prompt and the output of one sequence. `output`: the tokens that follow the prompt so far.
+    """Counts the tokens of a prompt and its output. `output`: the tokens that have been generated so far.
 
-    What a call costs beside copying its answer grows with the tokens that came since the last one alone.
+    Besides copying the result, the cost of a call grows only with the tokens that were added since the last call.
     """
 
     def __init__(self, prompt: Sequence[int], output: Iterable[int] = ()) -> None:
         self.output: list[int] = list(output)
         self._prompt = prompt
         self._seen = _TokenCounts()
-        self._seen_output = -1  # tokens of the output that are counted there; -1: nor is the prompt
+        self._seen_output = -1  # how many output tokens `_seen` has; -1: not even the prompt's
         self._counted = _TokenCounts()
         self._counted_output = 0
 
     def follow(self, output: Sequence[SampledToken]) -> None:
-        """Takes the tokens that came since: `output` holds all of them, the known ones first."""
+        """Adds the new tokens of `output`, which holds all sampled tokens so far."""
         self.output.extend(sampled.token for sampled in output[len(self.output) :])
 
     def seen(self) -> NDArray[np.int64]:
-        """Each token of the prompt and of the output once, in no order."""
+        """The distinct tokens of the prompt and the output, in any order: (tokens,) int64."""
         if self._seen_output < 0:
             self._seen.add(self._prompt)
             self._seen_output = 0
@@ -38,36 +38,36 @@ class TokenHistory:
         return self._seen.tokens
 
     def counts(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Each token of the output once, in no order, and how often it is there."""
+        """The distinct tokens of the output, in any order, and how often each occurs: (tokens,) int64 and float32."""
         self._counted.add(self.output[self._counted_output :])
         self._counted_output = len(self.output)
         return self._counted.tokens, self._counted.counts
 
 
 class _TokenCounts:
-    """Different tokens, and how often each was added."""
+    """Distinct tokens, and how often each was added."""
 
     def __init__(self) -> None:
-        self._places: dict[int, int] = {}
+        self._indices: dict[int, int] = {}
         self._tokens = np.empty(0, dtype=np.int64)
         self._counts = np.empty(0, dtype=np.float32)
 
     @property
     def tokens(self) -> NDArray[np.int64]:
-        return self._tokens[: len(self._places)]
+        return self._tokens[: len(self._indices)]
 
     @property
     def counts(self) -> NDArray[np.float32]:
-        return self._counts[: len(self._places)]
+        return self._counts[: len(self._indices)]
 
     def add(self, tokens: Sequence[int]) -> None:
-        places = self._places
+        indices = self._indices
         for token in tokens:
-            place = places.setdefault(token, len(places))
-            if place == len(self._tokens):
-                self._grow(max(2 * place, len(tokens), 16))
-            self._tokens[place] = token
-            self._counts[place] += 1
+            index = indices.setdefault(token, len(indices))
+            if index == len(self._tokens):
+                self._grow(max(2 * index, len(tokens), 16))
+            self._tokens[index] = token
+            self._counts[index] += 1
 
     def _grow(self, size: int) -> None:
         more = size - len(self._tokens)

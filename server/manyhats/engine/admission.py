@@ -1,4 +1,4 @@
-"""How many sequences wait, by task, and how many may."""
+"""Counts the waiting sequences by task, and refuses requests above the limits."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from manyhats.errors import Overloaded
 
 
 class Admission:
-    """Counts of what waits. Not thread-safe: the engine calls it under its lock, and nothing here takes long.
+    """Counts waiting sequences. Not thread-safe: the engine calls it under its lock, so every method is short.
 
-    `task_limit`, `total_limit`: the most sequences that may wait, of one task and of all.
+    `task_limit`, `total_limit`: how many sequences of one task, and of all tasks, may wait at most.
     """
 
     def __init__(self, *, task_limit: int, total_limit: int) -> None:
@@ -23,20 +23,19 @@ class Admission:
         self._waiting: dict[str, int] = {}
 
     def waiting(self) -> dict[str, int]:
-        """Sequences that wait, by task: of as many tasks as `total_limit` at most, or where many gave their blocks up
-        a few more."""
+        """The number of waiting sequences by task. At most `total_limit` tasks, or a few more after preemptions."""
         return dict(self._waiting)
 
     def admit(self, requests: Many[Request]) -> None:
-        """Counts requests in, all or none. Raises Overloaded where they do not all fit."""
-        more = Counter[str]()
+        """Adds all requests to the counts, or none. Raises Overloaded where a limit would be exceeded."""
+        added = Counter[str]()
         for request in requests:
-            more[request.task] += len(request.sequences)
-        if self.total + more.total() > self.total_limit:
+            added[request.task] += len(request.sequences)
+        if self.total + added.total() > self.total_limit:
             raise Overloaded(
-                f"{self.total} inputs are waiting and {more.total()} would join; at most {self.total_limit} may wait"
+                f"{self.total} inputs are waiting and {added.total()} would join; at most {self.total_limit} may wait"
             )
-        for task, count in more.items():
+        for task, count in added.items():
             waiting = self._waiting.get(task, 0)
             if waiting + count > self.task_limit:
                 raise Overloaded(
@@ -47,22 +46,22 @@ class Admission:
             request.waiting = len(request.sequences)
             self._count(request.task, request.waiting)
 
-    def placed(self, sequences: Iterable[Sequence]) -> None:
-        """These wait no more."""
+    def mark_scheduled(self, sequences: Iterable[Sequence]) -> None:
+        """Sequences that were scheduled wait no longer."""
         for request in (sequence.request for sequence in sequences):
-            if request.waiting:  # else it was forgotten
+            if request.waiting:  # 0 where the request was removed meanwhile
                 request.waiting -= 1
                 self._count(request.task, -1)
 
-    def displaced(self, sequences: Iterable[Sequence]) -> None:
-        """These had their place, and wait again."""
+    def mark_waiting(self, sequences: Iterable[Sequence]) -> None:
+        """Preempted sequences wait again."""
         for request in (sequence.request for sequence in sequences):
             if not request.future.done():
                 request.waiting += 1
                 self._count(request.task, 1)
 
-    def forget(self, request: Request) -> None:
-        """Nobody waits for this request any more."""
+    def remove(self, request: Request) -> None:
+        """The request is finished or aborted: its sequences are no longer counted."""
         self._count(request.task, -request.waiting)
         request.waiting = 0
 

@@ -1,9 +1,9 @@
-"""torch's threads belong to the model's thread alone.
+"""Gives torch's intra-op threads to the model's thread alone.
 
-Each thread that computes with several threads has a team of its own in OpenMP. Where the teams together are larger than
-the processor, GNU's runtime lets their members sleep between two products: a step of generation on two cores then took
-1.6 times as long. So what computes before the model's thread does so in a thread that ends, with its team, and all
-others compute by themselves.
+OpenMP keeps a team of threads for each thread that computes in parallel. Where all teams together have more threads
+than the processor has cores, GNU's runtime puts them to sleep between two products; on two cores a generation step then
+took 1.6 times as long. So loading and the self-check run in a temporary thread, whose team ends with it, and all other
+threads compute on one core.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import torch
 T = TypeVar("T")
 
 
-def in_passing_thread(work: Callable[[], T]) -> T:
-    """The result of `work`, from a thread that has ended then. Raises what it raises."""
-    with ThreadPoolExecutor(1, thread_name_prefix="passing") as pool:
+def run_in_temporary_thread(work: Callable[[], T]) -> T:
+    """Runs `work` in a thread that ends afterwards. Returns its result, or raises its error."""
+    with ThreadPoolExecutor(1, thread_name_prefix="temporary") as pool:
         return pool.submit(work).result()
 
 
-def keep_threads(count: int) -> None:
-    """Lets torch's operations of this thread use so many threads. Those that begin later would have as many, too."""
-    torch.get_num_threads()  # a thread's first look sets its own number to that of all, which may change meanwhile
+def set_compute_threads(count: int) -> None:
+    """Sets the number of intra-op threads of the calling thread, and the default of threads that start later."""
+    torch.get_num_threads()  # the first call in a thread copies the global default, which another thread may change
     torch.set_num_threads(count)
 
 
-def leave_threads() -> None:
-    """Lets torch's operations of this thread, and of those that begin later, use no other."""
+def use_one_compute_thread() -> None:
+    """Makes the calling thread, and those that start later, compute without further threads."""
     torch.set_num_threads(1)

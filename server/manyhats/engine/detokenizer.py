@@ -1,4 +1,4 @@
-"""Tokens to text beside the model's thread: what may be shown already, and whether a stop string has come."""
+"""Incremental detokenization in a thread of its own: decodes tokens to text and looks for stop strings."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from manyhats.errors import NotReady
 
 logger = logging.getLogger(__name__)
 
-_MOST_STEPS = 64  # that may wait before the model's thread is slowed down
-_SLOWED = 0.01  # seconds, for a step
+_MAX_QUEUED_STEPS = 64  # with more, the model's thread is slowed down
+_BACKPRESSURE_SECONDS = 0.01  # how long it then waits at each step
 
 
 class IncrementalDetokenizer:
-    """Turns the tokens of one sequence into text, piece by piece.
+    """Decodes the tokens of one sequence incrementally.
 
-    A piece is held back while it may end inside a character, or may be the beginning of a stop string. The pieces
-    together are what decoding all tokens at once gives, up to the stop string. A stop string counts that ends behind
-    the first `stop_after` tokens. `skip_special`: special tokens are no text.
+    Text is buffered while it may end inside a character, or may be the beginning of a stop string. The emitted chunks
+    together equal the text that decoding all tokens at once gives, up to the stop string. A stop string is found only
+    where it ends after the first `stop_after` tokens. `keep_stop`: the stop string is part of the text.
+    `skip_special`: special tokens are left out of the text.
     """
 
     def __init__(
@@ -43,28 +44,28 @@ class IncrementalDetokenizer:
         self._stops = tuple(stops)
         self._keep_stop = keep_stop
         self._stop_after = stop_after
-        self._count = 0  # tokens
-        self._decoded = ""  # all of it, shown or not
-        self._shown = 0
-        self.stop: str | None = None  # the stop string that has come
+        self._count = 0  # tokens so far
+        self._decoded = ""  # all text so far, emitted or buffered
+        self._emitted = 0  # how many of its characters were emitted
+        self.stop: str | None = None  # the stop string that was found
 
     @property
     def text(self) -> str:
-        """What has been shown."""
-        return self._decoded[: self._shown]
+        """The text that has been emitted."""
+        return self._decoded[: self._emitted]
 
     def push(self, token: int) -> str:
-        """What may be shown after one more token."""
+        """Adds a token. Returns the text that can be emitted."""
         self._count += 1
         return self._add(self._decoder.push(token))
 
     def finish(self) -> str:
-        """What was held back until now."""
+        """Ends the sequence. Returns the text that was buffered."""
         if self.stop is None:
-            piece = self._add(self._decoder.finish())
+            chunk = self._add(self._decoder.finish())
             if self.stop is None:
-                piece += self._show(len(self._decoded))
-            return piece
+                chunk += self._emit(len(self._decoded))
+            return chunk
         return ""
 
     def _add(self, new: str) -> str:
@@ -72,23 +73,23 @@ class IncrementalDetokenizer:
             return ""
         begin = len(self._decoded)
         self._decoded += new
-        found = self._find(begin) if self._count > self._stop_after else None
+        found = self._find_stop(begin) if self._count > self._stop_after else None
         if found is not None:
-            place, self.stop = found
-            return self._show(place + len(self.stop) if self._keep_stop else place)
-        return self._show(len(self._decoded) - self._held())
+            start, self.stop = found
+            return self._emit(start + len(self.stop) if self._keep_stop else start)
+        return self._emit(len(self._decoded) - self._buffered_length())
 
-    def _find(self, begin: int) -> tuple[int, str] | None:
-        """The stop string that ends first, and where it begins."""
+    def _find_stop(self, begin: int) -> tuple[int, str] | None:
+        """The stop string that ends first, and where it starts, in text that is new from `begin` on."""
         found: list[tuple[int, int, str]] = []
         for stop in self._stops:
-            place = self._decoded.find(stop, max(begin - len(stop) + 1, 0))
-            if place >= 0:
-                found.append((place + len(stop), place, stop))
+            start = self._decoded.find(stop, max(begin - len(stop) + 1, 0))
+            if start >= 0:
+                found.append((start + len(stop), start, stop))
         return min(found)[1:] if found else None
 
-    def _held(self) -> int:
-        """How many characters at the end may begin a stop string."""
+    def _buffered_length(self) -> int:
+        """How many characters at the end may be the beginning of a stop string."""
         longest = 0
         for stop in self._stops:
             for size in range(min(len(stop) - 1, len(self._decoded)), longest, -1):
@@ -97,29 +98,29 @@ class IncrementalDetokenizer:
                     break
         return longest
 
-    def _show(self, end: int) -> str:
-        piece = self._decoded[self._shown : end]
-        self._shown = max(self._shown, end)
+    def _emit(self, end: int) -> str:
+        chunk = self._decoded[self._emitted : end]
+        self._emitted = max(self._emitted, end)
         if self.stop is not None:
-            self._decoded = self._decoded[: self._shown]
-        return piece
+            self._decoded = self._decoded[: self._emitted]
+        return chunk
 
 
 class Detokenizer:
-    """One thread that gives the texts of all sequences that generate, step by step, to those who listen.
+    """The thread that decodes the tokens of all generating sequences and passes the text to their requests' listeners.
 
-    It alone writes `shown`, `token_times` and `finish_reason` of sequences, and sets the future of a request when all
-    its texts have ended. What fails one sequence, its decoder or its listener, fails its request alone; any other error
-    is logged and counted, fails what was in the same step, and the thread goes on.
+    Only this thread writes `emitted_tokens`, `token_times` and `finish_reason` of sequences, and sets the future of a
+    request that generates when all its texts have ended. An error in a sequence's decoder or listener fails its request
+    alone. Any other error is logged and counted, and fails the requests of that step; the thread continues.
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._condition = threading.Condition()
         self._steps: deque[list[SequenceOutput]] = deque()
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="detokenizer", daemon=True)
-        self.step_scope: Callable[[], AbstractContextManager[None]] = nullcontext  # around all of a step
-        self.failures = 0  # errors outside of one sequence
+        self.step_scope: Callable[[], AbstractContextManager[None]] = nullcontext  # entered around each step
+        self.failures = 0  # errors that were not one sequence's own
 
     def start(self) -> None:
         """Starts the thread."""
@@ -127,52 +128,53 @@ class Detokenizer:
 
     @property
     def waiting(self) -> int:
-        """Steps that have not been begun."""
+        """The number of queued steps."""
         return len(self._steps)
 
     def put(self, outputs: list[SequenceOutput]) -> None:
-        """Takes what a step made. The model's thread calls it.
+        """Queues the outputs of a step. Called by the model's thread.
 
-        What waits is bounded by what the sequences that run may still have: an output for each token. Where many steps
-        wait, each further one is slowed down by 10 ms, so that this thread comes to its turn.
+        The queue is bounded by the tokens that the running sequences may still generate. Where many steps are queued,
+        the caller waits up to 10 ms at each further step, so that this thread catches up.
         """
-        if not outputs:  # nothing that generates was in the step
+        if not outputs:  # no sequence of the step generates
             return
-        with self._changed:
-            if len(self._steps) >= _MOST_STEPS and not self._stopping:
-                self._changed.wait_for(lambda: len(self._steps) < _MOST_STEPS, _SLOWED)
+        with self._condition:
+            if len(self._steps) >= _MAX_QUEUED_STEPS and not self._stopping:
+                self._condition.wait_for(lambda: len(self._steps) < _MAX_QUEUED_STEPS, _BACKPRESSURE_SECONDS)
             self._steps.append(outputs)
-            self._changed.notify_all()
+            self._condition.notify_all()
 
     def stop(self, timeout: float) -> bool:
-        """Ends the thread once it has done what waits; whether that took less than `timeout` seconds.
+        """Ends the thread after the queued steps. Returns whether that took less than `timeout` seconds.
 
-        What is left then fails with NotReady.
+        The requests of steps that are left fail with NotReady.
         """
-        with self._changed:
+        with self._condition:
             self._stopping = True
-            self._changed.notify_all()
+            self._condition.notify_all()
         if self._thread.is_alive():
             self._thread.join(timeout)
-        with self._changed:
+        with self._condition:
             left, self._steps = self._steps, deque()
         self._fail([output for outputs in left for output in outputs], NotReady("the server is shutting down"))
         return not self._thread.is_alive()
 
-    # ---- its thread
+    # ---- the detokenizer's thread
 
     def step(self) -> bool:
-        """Does the oldest step that waits; False where none does. The thread's alone, once it is started."""
-        outputs = self._take()
+        """Processes the oldest queued step. Returns False where none is queued. Once the thread is started, only it may
+        call this."""
+        outputs = self._pop()
         if outputs is None:
             return False
         try:
             with self.step_scope():
                 for output in outputs:
                     self._handle(output)
-        except BaseException as error:  # must not end the thread, whatever it is
+        except BaseException as error:  # no error may end the thread
             self.failures += 1
-            logger.exception("the texts of a step failed")
+            logger.exception("the detokenizer failed on a step")
             self._fail(outputs, error if isinstance(error, Exception) else RuntimeError(repr(error)))
         return True
 
@@ -181,16 +183,16 @@ class Detokenizer:
             self.step()
 
     def _wait(self) -> bool:
-        """Until a step waits; False at the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: bool(self._steps) or self._stopping)
+        """Waits until a step is queued. Returns False where the thread must end."""
+        with self._condition:
+            self._condition.wait_for(lambda: bool(self._steps) or self._stopping)
             return bool(self._steps)
 
-    def _take(self) -> list[SequenceOutput] | None:
-        with self._changed:
-            taken = self._steps.popleft() if self._steps else None
-            self._changed.notify_all()
-            return taken
+    def _pop(self) -> list[SequenceOutput] | None:
+        with self._condition:
+            step = self._steps.popleft() if self._steps else None
+            self._condition.notify_all()
+            return step
 
     def _handle(self, output: SequenceOutput) -> None:
         request = output.sequence.request
@@ -198,7 +200,7 @@ class Detokenizer:
             _advance(output)
         except Exception as error:
             if error is not output.error:
-                logger.error("a text of the task %s failed", request.task, exc_info=error)
+                logger.error("a sequence of the task %s failed", request.task, exc_info=error)
             set_future(request.future, error)
 
     def _fail(self, outputs: Sequence[SequenceOutput], error: Exception) -> None:
@@ -207,25 +209,25 @@ class Detokenizer:
 
 
 def _advance(output: SequenceOutput) -> None:
-    """Takes a text further. Raises the error that the output has, and whatever the decoder or the listener raises."""
+    """Adds an output to its sequence's text. Raises the output's error, and what the decoder or the listener raises."""
     sequence = output.sequence
     request = sequence.request
-    if sequence.released:  # behind a stop string, or nobody waits any more
+    if sequence.released:  # after a stop string, or the request is done
         return
     if output.error is not None:
         raise output.error
     decoder = sequence.decoder
     assert decoder is not None, "a sequence that generates has a decoder"
-    token = None if output.token is sequence.ended_by else output.token  # an end token is no part of the text
+    token = None if output.token is sequence.ended_by else output.token  # an end token is not part of the text
     text = ""
     if token is not None:
-        sequence.shown.append(token)
+        sequence.emitted_tokens.append(token)
         sequence.token_times.append(time.monotonic())
         text = decoder.push(token.token)
     reason = output.finished if decoder.stop is None else "stop"
     if reason is not None:
         text += decoder.finish()
-        if decoder.stop is not None:  # in what was held back
+        if decoder.stop is not None:  # found in the buffered text
             reason = "stop"
     if request.listener is not None:
         request.listener(Delta(sequence, text, token, reason))

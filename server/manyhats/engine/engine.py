@@ -1,8 +1,9 @@
-"""The model's one thread: schedule, execute, update. Requests come in and go out beside it.
+"""The engine: one thread runs the model in a loop of schedule, execute, update.
 
-Everything that knows of sequences' places, blocks and passes belongs to that thread, under no lock. `submit` and
-`cancel` only count, append to an inbox and wake it. The thread is supervised: an error outside a batch fails what is
-under way, and the loop goes on with its queue; if that happens again and again, the engine gives up and says why.
+The scheduler, the cache and the runner are used by that thread only, without a lock. `submit` and `cancel` may be
+called from any thread: they update counts, append to an inbox and wake the thread. The thread is supervised: an error
+outside a batch fails the running requests, and the loop continues with the queue. After repeated errors the engine
+gives up and reports the reason.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from manyhats.backbone import Backbone
 from manyhats.core.batch import ScheduledBatch, SequenceOutput
 from manyhats.core.sequence import Request
 from manyhats.engine.admission import Admission
-from manyhats.engine.compute_threads import keep_threads
+from manyhats.engine.compute_threads import set_compute_threads
 from manyhats.engine.detokenizer import Detokenizer
 from manyhats.engine.kv_cache import KVCache
 from manyhats.engine.runner import Runner
@@ -34,21 +35,21 @@ from manyhats.errors import EngineFailure, NotReady
 
 logger = logging.getLogger(__name__)
 
-_LOOK_AGAIN = 0.05  # seconds, where sequences wait and none can run
-_DEATHS = 5  # so many errors outside a batch within `_WITHIN` seconds, and the engine gives up
-_WITHIN = 60.0
-_STOPPING = "the server is shutting down"
-_LAST_PASS = 30.0  # seconds that a pass under way may take, after the time to stop is over
-_LAST_TEXTS = 5.0  # seconds for the texts of the last passes
+_IDLE_RETRY_SECONDS = 0.05  # until the next attempt, where sequences wait and none can run
+_MAX_FAILURES = 5  # after so many errors outside a batch within `_FAILURE_WINDOW` seconds the engine gives up
+_FAILURE_WINDOW = 60.0
+_SHUTTING_DOWN = "the server is shutting down"
+_LAST_BATCH_TIMEOUT = 30.0  # seconds that `stop` waits for the running batch after its own timeout
+_DETOKENIZER_TIMEOUT = 5.0  # seconds for decoding the text of the last batches
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """How much runs at once, and how much may wait.
+    """Limits of what runs at once and of what may wait.
 
-    `max_num_batched_tokens`: the most tokens of one pass; `max_num_seqs`: the most sequences that generate at once;
-    `cache_bytes`: room for their keys and values; `queue_per_task`, `queue_total`: the most sequences that may wait.
-    `threads`: of torch in the model's thread; 0: as many as others have.
+    `max_num_batched_tokens`: maximum tokens of one pass; `max_num_seqs`: maximum sequences that generate at once;
+    `cache_bytes`: memory for their keys and values; `queue_per_task`, `queue_total`: maximum waiting sequences, of one
+    task and of all. `threads`: torch's intra-op threads in the model's thread; 0: torch's default.
     """
 
     max_num_batched_tokens: int
@@ -62,7 +63,7 @@ class EngineConfig:
 class Engine:
     """Runs requests on the backbone. `submit`, `cancel` and `waiting` may be called from any thread.
 
-    `on_fatal` is called with a reason, in the model's thread, when the engine gives up: the process must end then.
+    `on_fatal` is called with the reason, in the model's thread, when the engine gives up; the process must then end.
     """
 
     def __init__(self, backbone: Backbone, config: EngineConfig) -> None:
@@ -73,133 +74,135 @@ class Engine:
         )
         self.runner = Runner(backbone, self.cache)
         self.detokenizer = Detokenizer()
-        # What the end of a pass gives to others: all of it together.
+        # Entered around the delivery of a batch's results, so that they can be handed over together.
         self.step_scope: Callable[[], AbstractContextManager[None]] = nullcontext
         self.on_fatal: Callable[[str], None] = lambda reason: None
-        self.restarts = 0  # errors outside a batch, after which the loop began anew
+        self.restarts = 0  # errors outside a batch, after each of which the loop was restarted
         self.failed = 0  # sequences that ended with an error
-        self._changed = threading.Condition()
+        self._condition = threading.Condition()
         self._admission = Admission(task_limit=config.queue_per_task, total_limit=config.queue_total)
         self._inbox: list[Request] = []
         self._aborted: list[Request] = []
-        self._open: set[Request] = set()  # neither answered nor failed
-        self._refusing: str | None = None  # why no request is taken in any more
-        self._ending = False  # whether what is left is given up
-        self._well = True  # whether the last step was in order
-        self._deaths: deque[float] = deque(maxlen=_DEATHS)
-        self._arriving: deque[Request] = deque()  # out of the inbox, and not yet with the scheduler
-        self._batch: ScheduledBatch | None = None  # under way
+        self._unfinished: set[Request] = set()  # submitted, and neither answered nor failed
+        self._rejection_reason: str | None = None  # why requests are rejected; None: they are accepted
+        self._aborting = False  # whether `stop` gave up waiting for the remaining requests
+        self._last_step_ok = True  # whether the last step raised no error
+        self._failure_times: deque[float] = deque(maxlen=_MAX_FAILURES)
+        self._incoming: deque[Request] = deque()  # taken from the inbox, and not yet added to the scheduler
+        self._batch: ScheduledBatch | None = None  # the running batch
         self._threads = config.threads
-        self._begun = threading.Event()
+        self._thread_ready = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name="model", daemon=True)
 
     # ---- from any thread
 
     def start(self) -> None:
-        """Starts the model's thread, and the detokenizer's beside it."""
+        """Starts the model's thread and the detokenizer's thread."""
         self.detokenizer.start()
         self._thread.start()
-        self._begun.wait()
+        self._thread_ready.wait()
 
     @property
     def healthy(self) -> bool:
-        """Whether the model's thread is at work, and its last step was in order."""
-        return self._well and self._thread.is_alive()
+        """Whether the model's thread is alive and its last step raised no error."""
+        return self._last_step_ok and self._thread.is_alive()
 
     def submit(self, requests: Many[Request]) -> None:
-        """Queues requests together, so that they can share a batch. Raises Overloaded or NotReady, for all of them."""
-        with self._changed:
-            if self._refusing is not None:
-                raise NotReady(self._refusing)
+        """Queues requests together, so that they can share a batch. Raises Overloaded or NotReady for all of them."""
+        with self._condition:
+            if self._rejection_reason is not None:
+                raise NotReady(self._rejection_reason)
             self._admission.admit(requests)
             self._inbox.extend(requests)
-            self._open.update(requests)
-            self._changed.notify_all()
+            self._unfinished.update(requests)
+            self._condition.notify_all()
         for request in requests:
-            request.future.add_done_callback(partial(self._close, request))
+            request.future.add_done_callback(partial(self._on_done, request))
 
     def cancel(self, request: Request) -> None:
-        """Takes a request out; sequences that are in a pass already are computed and dropped."""
+        """Aborts a request. Sequences of the running batch are computed all the same, and their outputs dropped."""
         request.future.cancel()
 
     def waiting(self) -> dict[str, int]:
-        """Sequences that wait, by task."""
-        with self._changed:
+        """The number of waiting sequences by task."""
+        with self._condition:
             return self._admission.waiting()
 
     def stop(self, timeout: float) -> bool:
-        """Takes no more requests, and waits up to `timeout` seconds for those that are there; the rest fails with
-        NotReady. Returns when the pass under way has ended too; False where that takes too long."""
-        with self._changed:
-            self._refusing = self._refusing or _STOPPING
-            self._changed.notify_all()
-        if self._thread.ident is None:  # it was never started
-            self._end()
+        """Rejects new requests and waits up to `timeout` seconds for the submitted ones; the rest fails with NotReady.
+
+        Returns after the running batch has ended too; False where that takes too long.
+        """
+        with self._condition:
+            self._rejection_reason = self._rejection_reason or _SHUTTING_DOWN
+            self._condition.notify_all()
+        if self._thread.ident is None:  # the engine was never started
+            self._shut_down()
             return True
         self._thread.join(timeout)
-        with self._changed:
-            self._ending = True
-            queued = [request for request in self._open if not request.started]
-            self._changed.notify_all()
-        for request in queued:  # the others may be in the pass under way
-            set_future(request.future, NotReady(_STOPPING))
-        self._thread.join(_LAST_PASS)
+        with self._condition:
+            self._aborting = True
+            queued = [request for request in self._unfinished if not request.started]
+            self._condition.notify_all()
+        for request in queued:  # the others may be in the running batch
+            set_future(request.future, NotReady(_SHUTTING_DOWN))
+        self._thread.join(_LAST_BATCH_TIMEOUT)
         return not self._thread.is_alive()
 
-    def _close(self, request: Request, _: Future[None]) -> None:
-        """A request is done, in whichever thread: nobody waits for it any more."""
-        with self._changed:
-            self._admission.forget(request)
-            self._open.discard(request)
+    def _on_done(self, request: Request, _: Future[None]) -> None:
+        """Called when a request's future is done, in any thread."""
+        with self._condition:
+            self._admission.remove(request)
+            self._unfinished.discard(request)
             if request.future.cancelled() or request.future.exception() is not None:
                 self._aborted.append(request)
-                self._changed.notify_all()
+                self._condition.notify_all()
 
     # ---- the model's thread
 
     def step(self) -> bool:
-        """One pass; False where there was nothing to run."""
-        self._take_in()
+        """Runs one batch. Returns False where nothing could run."""
+        self._drain_inbox()
         with torch.inference_mode():
             batch = self._batch = self.scheduler.schedule()
-            self._count_places()
+            self._update_waiting_counts()
             if batch is None:
-                self.runner.forget()
+                self.runner.drop_plan()
                 return False
             outputs = self.runner.execute(batch)
             outputs = self.scheduler.update(batch, outputs)
         if self.scheduler.idle or any(output.finished is not None for output in outputs):
-            self.runner.forget()
-        self._answer(outputs)
+            self.runner.drop_plan()
+        self._deliver(outputs)
         self._batch = None
         return True
 
-    def _take_in(self) -> None:
-        """What came since the last step."""
-        with self._changed:
-            self._arriving.extend(self._inbox)
+    def _drain_inbox(self) -> None:
+        """Passes new and aborted requests on to the scheduler."""
+        with self._condition:
+            self._incoming.extend(self._inbox)
             self._inbox.clear()
             aborted, self._aborted = self._aborted, []
-        while self._arriving:
-            self.scheduler.add(self._arriving[0])
-            self._arriving.popleft()
+        while self._incoming:
+            self.scheduler.add(self._incoming[0])
+            self._incoming.popleft()
         if aborted:
             self.scheduler.abort(*aborted)
 
-    def _count_places(self) -> None:
-        """Tells the queue's counts who got a place, and who lost it."""
-        placed, self.scheduler.placed = self.scheduler.placed, []
-        displaced, self.scheduler.displaced = self.scheduler.displaced, []
-        if placed or displaced:
-            with self._changed:
-                self._admission.placed(placed)
-                self._admission.displaced(displaced)
+    def _update_waiting_counts(self) -> None:
+        """Updates the counts of waiting sequences after scheduling and preemption."""
+        scheduled, self.scheduler.newly_scheduled = self.scheduler.newly_scheduled, []
+        preempted, self.scheduler.newly_preempted = self.scheduler.newly_preempted, []
+        if scheduled or preempted:
+            with self._condition:
+                self._admission.mark_scheduled(scheduled)
+                self._admission.mark_waiting(preempted)
 
-    def _answer(self, outputs: Many[SequenceOutput]) -> None:
-        """To those who wait: here for what one pass answers; texts are the detokenizer's."""
-        texts = [output for output in outputs if output.sequence.sampling is not None]
-        if texts:
-            self.detokenizer.put(texts)
+    def _deliver(self, outputs: Many[SequenceOutput]) -> None:
+        """Completes the requests that one pass answers; outputs of generating sequences go to the detokenizer."""
+        generated = [output for output in outputs if output.sequence.sampling is not None]
+        if generated:
+            self.detokenizer.put(generated)
         self.failed += sum(output.error is not None for output in outputs)
         with self.step_scope():
             for output in outputs:
@@ -214,72 +217,80 @@ class Engine:
                     set_future(request.future, None)
 
     def _wait(self) -> bool:
-        """Until there is something to do; False at the end."""
-        with self._changed:
+        """Waits until there is work. Returns False where the thread must end."""
+        with self._condition:
             while not self._inbox and not self._aborted and self.scheduler.idle:
-                if self._refusing is not None:
+                if self._rejection_reason is not None:
                     return False
-                self._well = True
-                self._changed.wait()
-            return not self._ending
+                self._last_step_ok = True
+                self._condition.wait()
+            return not self._aborting
 
     def _loop(self) -> None:
-        """Steps until there is nothing left to do, and nothing will come."""
+        """Runs steps until the engine is stopped and no request is left."""
         while self._wait():
             ran = self.step()
-            self._well = True
+            self._last_step_ok = True
             if not ran and not self.scheduler.idle:
-                with self._changed:
-                    self._changed.wait(_LOOK_AGAIN)
+                with self._condition:
+                    self._condition.wait(_IDLE_RETRY_SECONDS)
 
     # ---- supervision
 
     def _supervise(self) -> None:
-        """What the thread runs: the loop, again after each error outside a batch, unless they come one upon another."""
+        """The thread's function: runs the loop, and restarts it after an error outside a batch, unless they repeat."""
         if self._threads:
-            keep_threads(self._threads)
-        self._begun.set()
+            set_compute_threads(self._threads)
+        self._thread_ready.set()
         reason = None
         while reason is None:
             try:
                 self._loop()
                 break
             except BaseException as error:
-                self._well = False
+                self._last_step_ok = False
                 reason = self._recover(error)
-        self._end()
+        self._shut_down()
         if reason is not None:
             self.on_fatal(reason)
 
     def _recover(self, error: BaseException) -> str | None:
-        """Fails what is under way. Returns why the engine gives up, where it does."""
+        """Fails the running requests. Returns the reason where the engine gives up, else None."""
         logger.critical("the model's thread failed outside a batch", exc_info=error)
         self.restarts += 1
-        self._deaths.append(time.monotonic())
+        self._failure_times.append(time.monotonic())
         failure = EngineFailure("the server failed on this request; its log says why")
         try:
-            under_way = self.scheduler.abort_running()
-            under_way += [one.sequence for one in self._batch.sequences] if self._batch is not None else []
+            running = self.scheduler.abort_running()
+            running += [one.sequence for one in self._batch.sequences] if self._batch is not None else []
             self._batch = None
-            self.runner.forget()
-            self._count_places()
-            self.failed += len(set(under_way))
-            for request in [*self._arriving, *{sequence.request for sequence in under_way}]:
+            self.runner.drop_plan()
+            self._update_waiting_counts()
+            self.failed += len(set(running))
+            for request in [*self._incoming, *{sequence.request for sequence in running}]:
                 set_future(request.future, failure)
-            self._arriving.clear()
+            self._incoming.clear()
         except Exception as second:
-            logger.critical("what was under way cannot be given up", exc_info=second)
-            return f"the model's thread failed with {error!r}, and cannot give up what was under way: {second!r}"
-        if len(self._deaths) == _DEATHS and self._deaths[-1] - self._deaths[0] < _WITHIN:
-            return f"the model's thread failed {_DEATHS} times within {_WITHIN:g} s, the last time with {error!r}"
+            logger.critical("the running requests could not be aborted", exc_info=second)
+            return f"the model's thread failed with {error!r}, and could not abort the running requests: {second!r}"
+        if (
+            len(self._failure_times) == _MAX_FAILURES
+            and self._failure_times[-1] - self._failure_times[0] < _FAILURE_WINDOW
+        ):
+            return (
+                f"the model's thread failed {_MAX_FAILURES} times within {_FAILURE_WINDOW:g} s, the last time with "
+                f"{error!r}"
+            )
         return None
 
-    def _end(self) -> None:
-        """Nothing runs any more: what is left fails."""
-        with self._changed:
-            reason = self._refusing = self._refusing or "the engine has given up; the server's log says why"
-        self.detokenizer.stop(_LAST_TEXTS)  # tells first of what has been put
-        with self._changed:
-            left = list(self._open)
+    def _shut_down(self) -> None:
+        """Fails all unfinished requests, after the loop has ended."""
+        with self._condition:
+            reason = self._rejection_reason = (
+                self._rejection_reason or "the engine has given up; the server's log says why"
+            )
+        self.detokenizer.stop(_DETOKENIZER_TIMEOUT)  # first, so that it delivers the outputs that are queued
+        with self._condition:
+            left = list(self._unfinished)
         for request in left:
             set_future(request.future, NotReady(reason))

@@ -1,4 +1,4 @@
-"""One forward pass over a packed batch, heads included. Serving and training both run exactly this."""
+"""One forward pass over a packed batch, heads included. Serving and training share this code."""
 
 from __future__ import annotations
 
@@ -7,67 +7,68 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from manyhats.backbone import Backbone, SequenceChunk, pack_chunks, padded_length
+from manyhats.engine.forward_input import ForwardInput
 from manyhats.engine.read_out import ReadOut
-from manyhats.engine.row import Row
 from manyhats.methods.plan import Plan, segments_of
 
-# A padded pass takes rows up to this much longer than its shortest: a trade between pads and the number of passes.
+# A padded pass takes sequences up to this much longer than its shortest one: a compromise between computing on padding
+# and running many passes.
 _PAD_GROWTH = 1.5
 _PAD_SLACK = 16
 
 
-def forward(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
-    """Runs `rows`, which stand in batch order (see `methods.plan.in_batch_order`).
+def forward(backbone: Backbone, inputs: Sequence[ForwardInput]) -> list[Tensor]:
+    """Runs sequences that are sorted in batch order (see `methods.plan.in_batch_order`). Returns one tensor for each.
 
-    For each row: logits (labels,) of a sequence head, (tokens, labels) of a token head, (vocabulary,) for the next
-    token where it `continues`, (masks, vocabulary) where it has `masks`, or without a head the pooled state (width,),
-    projected where the adapter or else the backbone says so, or, pooling `none`, all states (tokens, width). Virtual
-    tokens are left out, but that a head which reads the first state reads theirs.
+    A sequence head gives logits (labels,), a token head (tokens, labels). With `next_token` the output is
+    (vocabulary,), with `mask_positions` (masks, vocabulary). Without a head it is the pooled state (width,), projected
+    by the adapter's projection or else the backbone's; with pooling `none` it is all states (tokens, width). Virtual
+    tokens are left out of the outputs, but a head that reads the first state reads the first virtual token's.
     """
     if backbone.family.packed:
-        return _one_pass(backbone, rows)
+        return _one_pass(backbone, inputs)
     outputs: dict[int, Tensor] = {}
-    for group in passes(backbone, [len(row.ids) + row.adapter.virtual_tokens for row in rows]):
-        outputs |= zip(group, _one_pass(backbone, [rows[i] for i in group]), strict=True)
-    return [outputs[i] for i in range(len(rows))]
+    for group in padded_groups(backbone, [len(one.ids) + one.adapter.virtual_tokens for one in inputs]):
+        outputs |= zip(group, _one_pass(backbone, [inputs[i] for i in group]), strict=True)
+    return [outputs[i] for i in range(len(inputs))]
 
 
-def passes(backbone: Backbone, lengths: Sequence[int]) -> list[list[int]]:
-    """Which sequences of `lengths` tokens, virtual ones included, share a pass where the model runs padded; in each
-    their order stays.
+def padded_groups(backbone: Backbone, lengths: Sequence[int]) -> list[list[int]]:
+    """Divides sequences into passes for a model that runs padded. Returns indices, in rising order in each group.
 
-    Of equal length alone where pads may change the answer; else of similar length, so that one long row among many
-    short ones does not make all of them long.
+    `lengths`: tokens of each sequence, virtual ones included. Where padding may change the answer, only sequences of
+    equal padded length share a pass; else sequences of similar length do, so that one long sequence among many short
+    ones does not pad all of them.
     """
     lengths = [padded_length(backbone, length) for length in lengths]
-    apart = backbone.family.multiple_of is not None
+    equal_only = backbone.family.multiple_of is not None
     groups: list[list[int]] = []
-    most = -1
+    longest_allowed = -1
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if lengths[i] > most:
+        if lengths[i] > longest_allowed:
             groups.append([])
-            most = lengths[i] if apart else int(lengths[i] * _PAD_GROWTH) + _PAD_SLACK
+            longest_allowed = lengths[i] if equal_only else int(lengths[i] * _PAD_GROWTH) + _PAD_SLACK
         groups[-1].append(i)
     return [sorted(group) for group in groups]
 
 
-def _one_pass(backbone: Backbone, rows: Sequence[Row]) -> list[Tensor]:
-    plan = Plan(backbone, segments_of([row.adapter for row in rows]))
+def _one_pass(backbone: Backbone, inputs: Sequence[ForwardInput]) -> list[Tensor]:
+    plan = Plan(backbone, segments_of([one.adapter for one in inputs]))
     staging = backbone.staging()
-    batch = pack_chunks(backbone, None, [whole_chunk(row, plan, i) for i, row in enumerate(rows)], staging)
-    read_out = ReadOut(backbone, plan, batch, rows, staging)
+    batch = pack_chunks(backbone, None, [whole_chunk(one, plan, i) for i, one in enumerate(inputs)], staging)
+    read_out = ReadOut(backbone, plan, batch, inputs, staging)
     staging.commit()
     outputs = read_out(backbone.encode(batch, plan.token_actors(batch)))
     return [output for output in outputs if output is not None]
 
 
-def whole_chunk(row: Row, plan: Plan, index: int) -> SequenceChunk:
-    """A whole sequence for a pass, of whose plan it is the sequence `index`."""
+def whole_chunk(sequence_input: ForwardInput, plan: Plan, index: int) -> SequenceChunk:
+    """The chunk that holds a whole sequence. `index`: its position among the sequences of `plan`."""
     return SequenceChunk(
-        row.ids,
+        sequence_input.ids,
         virtual=plan.virtual[index],
-        position_offset=plan.shifts[index],
+        position_offset=plan.position_offsets[index],
         left_out=plan.left_out[index],
         batch_prefix=plan.prefixes[index],
-        type_ids=row.type_ids,
+        type_ids=sequence_input.type_ids,
     )

@@ -1,6 +1,6 @@
-"""Runs a scheduled batch: packs it, takes it through the backbone, and reads out what each sequence asks for.
+"""Executes a scheduled batch: packs it, runs the backbone, and computes the output of each sequence.
 
-A fault stays with the sequence that brought it: a pass that fails is halved, in batch order, until the culprit is
+An error fails only the sequence that caused it: a failing batch is bisected, in batch order, until the sequence is
 alone, and values that are not finite fail their own sequence.
 """
 
@@ -21,12 +21,12 @@ from torch import Tensor
 from manyhats.backbone import Actors, Backbone, PackedBatch, SequenceChunk, StagingBuffer, pack_chunks
 from manyhats.core.batch import ScheduledBatch, ScheduledSequence, SequenceOutput
 from manyhats.core.report import BatchReport
-from manyhats.core.sequence import Output, PoolingParams, PromptScoring, Sequence
-from manyhats.engine.forward import passes, whole_chunk
+from manyhats.core.sequence import Output, PoolingParams, PromptLogprobsSink, Sequence
+from manyhats.engine.forward import padded_groups, whole_chunk
+from manyhats.engine.forward_input import ForwardInput
 from manyhats.engine.kv_cache import KVCache
-from manyhats.engine.prompt_scores import score_pass
-from manyhats.engine.read_out import ReadOut, asked_segments, vocabulary_actors
-from manyhats.engine.row import Row
+from manyhats.engine.prompt_logprobs import compute_prompt_logprobs
+from manyhats.engine.read_out import ReadOut, selected_segments, vocabulary_actors
 from manyhats.engine.sampler import SamplingInput, sample
 from manyhats.errors import EngineFailure
 from manyhats.methods.bound_adapter import BoundAdapter
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Entry(NamedTuple):
-    """A sequence's part in a pass, and its adapter as it acts there."""
+    """A scheduled sequence, and its adapter as it acts in this pass."""
 
     adapter: BoundAdapter
     sequence: Sequence
@@ -44,30 +44,30 @@ class _Entry(NamedTuple):
     cached: bool
 
     @property
-    def ends(self) -> bool:
-        """Whether a token is to follow what the pass holds of it."""
+    def samples(self) -> bool:
+        """Whether a token is sampled after this pass."""
         params = self.sequence.sampling
         if params is None or not params.max_new_tokens:
             return False
         return not self.cached or self.sequence.computed + self.tokens == self.sequence.length
 
 
-class _Planned(NamedTuple):
-    """Who acted where in the last pass: the same again where the same adapters have as many tokens each, as in most
-    steps. `ending`: which rows are asked for a token."""
+class _CachedPlan(NamedTuple):
+    """The plan of the last pass. It is used again while the same adapters have as many tokens each, as in most decode
+    steps. `samples`: for which entries a token is sampled."""
 
     adapters: list[BoundAdapter]
     lengths: list[int]
-    ending: list[bool]
+    samples: list[bool]
     plan: Plan
     actors: Actors
     vocabulary: Actors | None
 
 
 class Runner:
-    """Executes batches, one at a time. The model's thread alone uses it. Raises where the device is lost.
+    """Executes batches, one at a time. Only the model's thread uses it. Raises where the device is lost.
 
-    `cache`: for backbones that continue texts. `on_batch` is told of every pass.
+    `cache`: None for backbones without a language model. `on_batch` is called with a report of every pass.
     """
 
     def __init__(self, backbone: Backbone, cache: KVCache | None) -> None:
@@ -75,36 +75,37 @@ class Runner:
         self.cache = cache
         self.on_batch: Callable[[BatchReport], None] = lambda report: None
         self._ids = itertools.count(1)
-        self._planned: _Planned | None = None
+        self._cached_plan: _CachedPlan | None = None
 
     @torch.inference_mode()
     def execute(self, batch: ScheduledBatch) -> list[SequenceOutput]:
-        """What the pass makes of each of its sequences.
+        """Runs a batch. Returns one output for each of its sequences.
 
-        Those that one pass answers have their `pooled` then; of the others some have a token.
+        Sets `pooled` of the sequences that one pass answers. Of the others, those at their last position get a token.
         """
-        entries = in_batch_order(map(_entry, batch.sequences), lambda entry: entry.adapter)
+        entries = in_batch_order(map(_make_entry, batch.sequences), lambda entry: entry.adapter)
         done: list[tuple[Many[_Entry], float]] = []
-        outputs = self._halving(entries, done)
-        for passed, seconds in done:
-            self._account(passed, seconds)
+        outputs = self._run_or_bisect(entries, done)
+        for ran, seconds in done:
+            self._report(ran, seconds)
         return outputs
 
-    def forget(self) -> None:
-        """Holds no adapter any longer: those without a user may have to leave their slots."""
-        self._planned = None
+    def drop_plan(self) -> None:
+        """Drops the cached plan, whose references would keep the slots of unused adapters occupied."""
+        self._cached_plan = None
 
-    # ---- faults and accounts
+    # ---- fault isolation and reports
 
-    def _halving(self, entries: Many[_Entry], done: list[tuple[Many[_Entry], float]]) -> list[SequenceOutput]:
-        """Their outputs, the faults of some leaving the others alone. `done`: the passes that went well, in seconds."""
+    def _run_or_bisect(self, entries: Many[_Entry], done: list[tuple[Many[_Entry], float]]) -> list[SequenceOutput]:
+        """Runs the entries, and after an error each half by itself. Appends the successful passes and their seconds to
+        `done`."""
         if not entries:
             return []
         begin = time.monotonic()
         try:
             outputs = self._run(entries)
         except Exception as error:
-            self.forget()
+            self.drop_plan()
             self._check_device()
             if len(entries) == 1:
                 sequence = entries[0].sequence
@@ -113,16 +114,16 @@ class Runner:
         else:
             done.append((entries, time.monotonic() - begin))
             return outputs
-        middle = len(entries) // 2  # beside the handler, where the failed pass's tensors are held no longer
-        return self._halving(entries[:middle], done) + self._halving(entries[middle:], done)
+        middle = len(entries) // 2  # outside the handler, whose exception would keep the failed pass's tensors
+        return self._run_or_bisect(entries[:middle], done) + self._run_or_bisect(entries[middle:], done)
 
     def _check_device(self) -> None:
-        """After a fault: raises where the device itself is lost, so that no sequence is at fault and no pass helps."""
+        """Raises where the device itself has failed: then no sequence is at fault, and others would fail too."""
         if self.backbone.device.type == "cuda":
             torch.cuda.synchronize(self.backbone.device)
 
-    def _account(self, entries: Many[_Entry], seconds: float) -> None:
-        """Tells of a pass, and notes it with every request in it."""
+    def _report(self, entries: Many[_Entry], seconds: float) -> None:
+        """Reports a pass to `on_batch` and to every request in it."""
         report = BatchReport(
             id=next(self._ids),
             tasks=dict(Counter(entry.sequence.request.task for entry in entries)),
@@ -136,80 +137,86 @@ class Runner:
             request.compute += seconds
             request.batch = report
 
-    # ---- a pass
+    # ---- one pass
 
     def _run(self, entries: Many[_Entry]) -> list[SequenceOutput]:
-        """One pass over all of them, or as few as the backbone allows."""
+        """Runs all entries in one pass, or in as few passes as the backbone allows."""
         pooled: list[tuple[Sequence, Tensor]] = []
-        ended: list[Sequence] = []
+        sampling: list[Sequence] = []
         logits: list[Tensor] = []
         for group in self._groups(entries):
-            states, plan, batch, ending, read = self._encode(group)
+            states, plan, batch, last_logits, read = self._forward(group)
             if read is not None:
                 pooled += [(e.sequence, out) for e, out in zip(group, read(states), strict=True) if out is not None]
-            if ending is not None:
-                ended += [entry.sequence for entry in group if entry.ends]
-                logits.append(ending)
-            asked = [_scoring(entry, start) for entry, start in zip(group, batch.starts, strict=False)]
-            if any(one is not None for one in asked):
-                score_pass(self.backbone, plan, states, asked)
-        outputs = self._pooled(pooled) + self._sampled(ended, logits)
+            if last_logits is not None:
+                sampling += [entry.sequence for entry in group if entry.samples]
+                logits.append(last_logits)
+            requested = [
+                _prompt_logprobs_request(entry, start) for entry, start in zip(group, batch.starts, strict=False)
+            ]
+            if any(one is not None for one in requested):
+                compute_prompt_logprobs(self.backbone, plan, states, requested)
+        outputs = self._collect_pooled(pooled) + self._sample(sampling, logits)
         with_output = {output.sequence for output in outputs}
         return outputs + [SequenceOutput(e.sequence) for e in entries if e.sequence not in with_output]
 
     def _groups(self, entries: Many[_Entry]) -> list[Many[_Entry]]:
-        """Which go through the backbone together: all of them, unless the model runs padded."""
+        """The entries that share a pass: all of them, unless the model runs padded."""
         if self.backbone.family.packed:
             return [entries]
-        return [[entries[i] for i in own] for own in passes(self.backbone, [e.sequence.length for e in entries])]
+        return [[entries[i] for i in own] for own in padded_groups(self.backbone, [e.sequence.length for e in entries])]
 
-    def _encode(self, group: Many[_Entry]) -> tuple[Tensor, Plan, PackedBatch, Tensor | None, ReadOut | None]:
-        """The last states of all tokens of a pass, who acted where, the logits of what is to be continued, and what is
-        read out of the states besides."""
-        known = self._known(group)
-        plan = known.plan if known is not None else Plan(self.backbone, segments_of([entry.adapter for entry in group]))
+    def _forward(self, group: Many[_Entry]) -> tuple[Tensor, Plan, PackedBatch, Tensor | None, ReadOut | None]:
+        """Runs one pass. Returns the last states of all tokens, the plan, the packed batch, the logits to sample from,
+        and what computes the outputs of one-pass sequences; None where there are none of these."""
+        cached = self._matching_plan(group)
+        plan = (
+            cached.plan if cached is not None else Plan(self.backbone, segments_of([entry.adapter for entry in group]))
+        )
         staging = self.backbone.staging()
-        batch = self._packed(group, plan, staging)
-        last = [[stop - 1] if e.ends else [] for e, stop in zip(group, batch.starts[1:], strict=True)]
-        segments, rows = asked_segments(plan, last)
+        batch = self._pack(group, plan, staging)
+        last = [[stop - 1] if e.samples else [] for e, stop in zip(group, batch.starts[1:], strict=True)]
+        segments, rows = selected_segments(plan, last)
         if len(rows) < batch.starts[-1]:
             staging.put("last", np.array(rows, dtype=np.int64))
-        one_pass = [_row(entry) if entry.sequence.sampling is None else None for entry in group]
+        one_pass = [_forward_input(entry) if entry.sequence.sampling is None else None for entry in group]
         read = None
         if any(row is not None for row in one_pass):
             read = ReadOut(self.backbone, plan, batch, one_pass, staging)
         staging.commit()
-        if known is None:
+        if cached is None:
             actors = plan.token_actors(batch)
             vocabulary = vocabulary_actors(self.backbone, plan, segments) if rows else None
-            known = _planned(group, plan, actors, vocabulary)
-            self._planned = None if actors.states else known
-        states = self.backbone.encode(batch, known.actors)
-        if known.vocabulary is None:
+            cached = _make_plan(group, plan, actors, vocabulary)
+            self._cached_plan = None if actors.states else cached
+        states = self.backbone.encode(batch, cached.actors)
+        if cached.vocabulary is None:
             return states, plan, batch, None, read
-        ending = states.index_select(0, staging["last"]) if "last" in staging else states
-        return states, plan, batch, self.backbone.vocabulary_logits(ending, known.vocabulary), read
+        last_states = states.index_select(0, staging["last"]) if "last" in staging else states
+        return states, plan, batch, self.backbone.vocabulary_logits(last_states, cached.vocabulary), read
 
-    def _known(self, group: Many[_Entry]) -> _Planned | None:
-        """The last pass's plan, where it is this one's too."""
-        last = self._planned
+    def _matching_plan(self, group: Many[_Entry]) -> _CachedPlan | None:
+        """The last pass's plan, where it fits this pass too."""
+        last = self._cached_plan
         if last is None or len(last.adapters) != len(group):
             return None
-        for entry, adapter, length, ends in zip(group, last.adapters, last.lengths, last.ending, strict=True):
-            if entry.adapter is not adapter or entry.tokens != length or entry.ends != ends:
+        for entry, adapter, length, samples in zip(group, last.adapters, last.lengths, last.samples, strict=True):
+            if entry.adapter is not adapter or entry.tokens != length or entry.samples != samples:
                 return None
         return last
 
-    def _packed(self, group: Many[_Entry], plan: Plan, staging: StagingBuffer) -> PackedBatch:
-        """The tokens of a pass side by side: whole sequences, and chunks whose keys and values go into the cache."""
-        chunks = [_cached_chunk(e) if e.cached else whole_chunk(_row(e), plan, i) for i, e in enumerate(group)]
+    def _pack(self, group: Many[_Entry], plan: Plan, staging: StagingBuffer) -> PackedBatch:
+        """Packs the tokens of a pass: whole sequences, and chunks whose keys and values go into the cache."""
+        chunks = [
+            _cached_chunk(e) if e.cached else whole_chunk(_forward_input(e), plan, i) for i, e in enumerate(group)
+        ]
         cache = self.cache.tensors if self.cache is not None and any(e.cached for e in group) else None
         return pack_chunks(self.backbone, cache, chunks, staging)
 
-    # ---- what it gives
+    # ---- outputs
 
-    def _pooled(self, read: Many[tuple[Sequence, Tensor]]) -> list[SequenceOutput]:
-        """Sets the answers of sequences that one pass answers: in float32, in one copy from the device."""
+    def _collect_pooled(self, read: Many[tuple[Sequence, Tensor]]) -> list[SequenceOutput]:
+        """Sets `pooled` of sequences, in float32, with one copy from the device."""
         if not read:
             return []
         tensors = [tensor for _, tensor in read]
@@ -226,8 +233,8 @@ class Runner:
                 outputs.append(SequenceOutput(sequence, error=_not_finite(sequence)))
         return outputs
 
-    def _sampled(self, sequences: Many[Sequence], parts: Many[Tensor]) -> list[SequenceOutput]:
-        """The next token of each. A form that cannot be followed fails its own sequence."""
+    def _sample(self, sequences: Many[Sequence], parts: Many[Tensor]) -> list[SequenceOutput]:
+        """Samples the next token of each sequence. An error of a token constraint fails its own sequence."""
         if not sequences:
             return []
         logits = parts[0] if len(parts) == 1 else torch.cat(list(parts))
@@ -238,7 +245,7 @@ class Runner:
             assert params is not None
             constraint: Tensor | None = None
             try:
-                constraint = None if sequence.constraint is None else sequence.constraint.bits()
+                constraint = None if sequence.constraint is None else sequence.constraint.bitmask()
             except Exception as error:
                 faults[sequence] = error
             history = sequence.history
@@ -246,11 +253,11 @@ class Runner:
                 history.follow(sequence.output)
             output = history.output if history is not None else ()
             inputs.append(SamplingInput(params, sequence.random, sequence.prompt, output, constraint, history))
-        drawn = [(one.random, one.random.bit_generator.state) for one in inputs if one.random is not None]
+        rng_states = [(one.random, one.random.bit_generator.state) for one in inputs if one.random is not None]
         try:
             tokens, finite = sample(logits, inputs, self.backbone.staging())
         except Exception:
-            for random, state in drawn:  # the same numbers again, when it is tried without the culprit
+            for random, state in rng_states:  # so that the retry without the failing sequence samples the same tokens
                 random.bit_generator.state = state
             raise
         outputs = []
@@ -260,35 +267,37 @@ class Runner:
         return outputs
 
 
-def _planned(group: Many[_Entry], plan: Plan, actors: Actors, vocabulary: Actors | None) -> _Planned:
+def _make_plan(group: Many[_Entry], plan: Plan, actors: Actors, vocabulary: Actors | None) -> _CachedPlan:
     adapters = [entry.adapter for entry in group]
-    return _Planned(
-        adapters, [entry.tokens for entry in group], [entry.ends for entry in group], plan, actors, vocabulary
+    return _CachedPlan(
+        adapters, [entry.tokens for entry in group], [entry.samples for entry in group], plan, actors, vocabulary
     )
 
 
-def _entry(scheduled: ScheduledSequence) -> _Entry:
+def _make_entry(scheduled: ScheduledSequence) -> _Entry:
     sequence, tokens, cached = scheduled
     adapter = sequence.adapter
     if cached:
         begins = sequence.virtual > 0 and sequence.computed == 0
-        adapter = adapter.starting if begins else adapter.resumed
+        adapter = adapter.first_chunk if begins else adapter.later_chunks
     return _Entry(adapter, sequence, tokens, cached)
 
 
-def _row(entry: _Entry) -> Row:
-    """A whole sequence, and what it asks of the pass."""
+def _forward_input(entry: _Entry) -> ForwardInput:
+    """The input of a sequence that the pass computes as a whole."""
     sequence = entry.sequence
     ids = sequence.content(sequence.virtual, sequence.length) if sequence.output else sequence.prompt
     type_ids = sequence.type_ids or [0] * len(ids)
     params = sequence.params
     if isinstance(params, PoolingParams):
-        return Row(ids, type_ids, entry.adapter, params.pooling, masks=params.masks, skip=params.skip)
-    return Row(ids, type_ids, entry.adapter)
+        return ForwardInput(
+            ids, type_ids, entry.adapter, params.pooling, mask_positions=params.mask_positions, skip=params.skip
+        )
+    return ForwardInput(ids, type_ids, entry.adapter)
 
 
 def _cached_chunk(entry: _Entry) -> SequenceChunk:
-    """The next positions of a sequence whose earlier ones are in the cache."""
+    """The next positions of a sequence whose earlier positions are in the cache."""
     sequence = entry.sequence
     start, stop = sequence.computed, sequence.computed + entry.tokens
     virtual = max(min(stop, sequence.virtual) - start, 0)
@@ -296,20 +305,23 @@ def _cached_chunk(entry: _Entry) -> SequenceChunk:
         sequence.content(start, stop)[virtual:],
         start + virtual - sequence.virtual,
         virtual,
-        sequence.adapter.position_shift,
-        sequence.rows[: sequence.prefix_rows + stop],
+        sequence.adapter.position_offset,
+        sequence.slot_mapping[: sequence.prefix_rows + stop],
         sequence.prefix_rows,
         sequence.adapter.prefix_left_out,
     )
 
 
-def _scoring(entry: _Entry, row: int) -> tuple[PromptScoring, int, range] | None:
-    """What a pass tells of a prompt, for `score_pass`. `row`: where the sequence begins in the pass."""
+def _prompt_logprobs_request(entry: _Entry, row: int) -> tuple[PromptLogprobsSink, int, range] | None:
+    """Which log probabilities of its prompt a pass computes, for `compute_prompt_logprobs`; None where none are wanted.
+
+    `row`: the sequence's first row in the pass.
+    """
     sequence = entry.sequence
-    if sequence.scores is None or sequence.scores.complete:
+    if sequence.prompt_logprobs is None or sequence.prompt_logprobs.complete:
         return None
-    begin = (sequence.computed if entry.cached else 0) - sequence.virtual  # the prompt's position that stands in `row`
-    return sequence.scores, row - begin, sequence.scores.wanted(begin, begin + entry.tokens)
+    begin = (sequence.computed if entry.cached else 0) - sequence.virtual  # the prompt's position in `row`
+    return sequence.prompt_logprobs, row - begin, sequence.prompt_logprobs.wanted(begin, begin + entry.tokens)
 
 
 def _not_finite(sequence: Sequence) -> EngineFailure:

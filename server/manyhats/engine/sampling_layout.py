@@ -1,4 +1,4 @@
-"""What the rows of a batch ask of the sampler, laid out on the host for one copy to the device."""
+"""Collects the sampling parameters of a batch's rows on the host, for one copy to the device."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from manyhats.backbone.staging import StagingBuffer
 from manyhats.core.sampling_params import SamplingParams
 from manyhats.core.token_history import TokenHistory
 
-# How many of the likeliest tokens are looked at first: mostly they hold all that top-p or min-p leaves. A row's own
-# settings alone say which of these it is.
+# How many of the likeliest tokens are looked at first; mostly top-p and min-p keep fewer. Which number it is depends on
+# the row's own parameters only, so that a row's result does not depend on its neighbours.
 _CANDIDATES = (64, 256, 4096)
-_CANDIDATES_FOR_SHARES = 256  # where there is no top-k
-_TINY = 1e-45  # less than any weight but 0, which is never drawn
-_TOP = 32  # likeliest tokens that are taken for logprobs, unless more are asked for
+_CANDIDATES_WITHOUT_TOP_K = 256  # of rows without top-k
+_MIN_WEIGHT = 1e-45  # less than any weight above 0; tokens of weight 0 are never sampled
+_MIN_TOP = 32  # how many of the likeliest tokens are computed for logprobs, unless more are requested
 
 
 class SamplingInput(NamedTuple):
-    """One row to sample for.
+    """One row to sample a token for.
 
-    `random`: gives one number for each token; None where the temperature is 0. `prompt`, `output`: tokens; the output
-    so far may be left out where `params.looks_back` is False. `constraint`: what may come next, on the host:
-    (vocabulary,) bool, or the same in bits, the lowest first, (vocabulary / 32 rounded up,) int32. `history`: of this
-    prompt and output; without it their tokens are counted anew each time.
+    `random`: gives one number for each token; None where the temperature is 0. `prompt`, `output`: token ids; the
+    output may be left empty where `params.looks_back` is False. `constraint`: the tokens that are allowed next, on the
+    host: (vocabulary,) bool, or a bitmask, the lowest bit first, (vocabulary / 32 rounded up,) int32. `history`: the
+    token counts of this prompt and output; without it the tokens are counted again at each step.
     """
 
     params: SamplingParams
@@ -42,11 +42,11 @@ class SamplingInput(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Truncated:
-    """Rows that are truncated to their likeliest tokens, of which `count` are looked at first.
+    """Rows with top-k, top-p or min-p, for which the `count` likeliest tokens are looked at first.
 
-    Under `name` their numbers are staged, and under `name`.numbers, (5, rows): the random number, the temperature, the
-    most tokens, top-p (infinite: all) and min-p, more than 0. `shares`: places among the rows, whose top-p is a share
-    of the whole vocabulary's weights. `limited`, `nucleus`: whether some rows have a top-k, a top-p.
+    The row indices are staged under `name`, and under `name`.numbers, (5, rows): the random number, the temperature,
+    top-k, top-p (infinite: none) and min-p (above 0). `shares`: indices into `rows` of those whose top-p is a share of
+    the whole vocabulary's weights. `limited`, `nucleus`: whether any row has a top-k, a top-p.
     """
 
     name: str
@@ -58,11 +58,12 @@ class Truncated:
 
 
 class SamplingLayout:
-    """Puts everything into `staging`, which is to be committed where `staged`.
+    """Stages the parameters of all rows. `staged`: whether there are any, and `staging` has to be committed.
 
-    `adjusted`: whether logits are changed before anything is chosen. `logprobs`: rows whose tokens' are asked for, and
-    `tops`: how many of the likeliest with each. All tokens are weighed of the first `plain` rows of "weighed", which
-    may have any, and of the `shares` rows behind them, which belong to `truncated[shared]`.
+    `adjusted`: whether logits change before sampling. `logprobs`: rows whose log probabilities are requested, and
+    `tops`: how many of the likeliest tokens for each. The rows "weighed" need the weights of the whole vocabulary:
+    the first `plain` of them are sampled without truncation, and the `shares` rows after them are those of
+    `truncated[shared]` whose top-p is a share of the whole vocabulary.
     """
 
     def __init__(
@@ -82,20 +83,20 @@ class SamplingLayout:
         self.shared = 0
         self._put_logprobs()
         self._put_adjustments()
-        self._put_draws()
+        self._put_sampling()
 
     @property
     def top(self) -> int:
-        """How many of the likeliest tokens are taken: as a rule a fixed number, so that rows do not see each other."""
+        """How many of the likeliest tokens are computed: mostly a constant, so that rows do not affect each other."""
         most = max(self.tops, default=0)
-        return min(max(most, _TOP), self._vocabulary) if most else 0
+        return min(max(most, _MIN_TOP), self._vocabulary) if most else 0
 
     def _put(self, name: str, array: NDArray[Any]) -> None:
         self._staging.put(name, array)
         self.staged = True
 
     def _put_rows(self, name: str, rows: Sequence[int]) -> None:
-        if list(rows) != list(range(len(self._inputs))):  # all of them need no index
+        if list(rows) != list(range(len(self._inputs))):  # no index is needed for all rows in order
             self._put(name, np.array(rows, dtype=np.int64))
 
     def _put_logprobs(self) -> None:
@@ -107,7 +108,7 @@ class SamplingLayout:
             self._put_rows("logprobs", self.logprobs)
 
     def _put_adjustments(self) -> None:
-        changes = _Changes(self._vocabulary)
+        changes = _LogitChanges(self._vocabulary)
         masked: list[int] = []
         masks: list[NDArray[np.uint8]] = []
         for i, one in enumerate(self._inputs):
@@ -123,23 +124,23 @@ class SamplingLayout:
             self._put_rows("masked", masked)
         self.adjusted = bool(masks) or not changes.empty
 
-    def _put_draws(self) -> None:
-        """One number is drawn for each row that samples, whatever becomes of it."""
+    def _put_sampling(self) -> None:
+        """Takes one random number for each row that is not greedy, whatever its other parameters."""
         vocabulary = self._vocabulary
         plain: list[int] = []
         plain_numbers: list[tuple[float, ...]] = []
         rows: dict[int, list[int]] = {}
         numbers: dict[int, list[tuple[float, ...]]] = {}
         shares: list[int] = []
-        unlimited = min(_CANDIDATES_FOR_SHARES, vocabulary)
+        unlimited = min(_CANDIDATES_WITHOUT_TOP_K, vocabulary)
         for i, (params, random, *_) in enumerate(self._inputs):
             if params.temperature <= 0:
                 continue
             assert random is not None, "a sequence that is sampled has a source of random numbers"
-            at = random.random()
+            number = random.random()
             if not params.truncated:
                 plain.append(i)
-                plain_numbers.append((at, params.temperature))
+                plain_numbers.append((number, params.temperature))
                 continue
             count = unlimited
             if params.top_k:
@@ -149,7 +150,9 @@ class SamplingLayout:
             if not params.top_k and params.top_p < 1:
                 shares.append(len(rows.get(count, ())))
             rows.setdefault(count, []).append(i)
-            numbers.setdefault(count, []).append((at, params.temperature, limit, top_p, max(params.min_p, _TINY)))
+            numbers.setdefault(count, []).append(
+                (number, params.temperature, limit, top_p, max(params.min_p, _MIN_WEIGHT))
+            )
         for count, some in rows.items():
             if count == unlimited:
                 self.shared = len(self.truncated)
@@ -162,32 +165,32 @@ class SamplingLayout:
                 self._put(f"{part.name}.shares", np.array(part.shares, dtype=np.int64))
             self.truncated.append(part)
         self.plain, self.shares = len(plain), len(shares)
-        for place in shares:
-            plain.append(rows[unlimited][place])
-            plain_numbers.append(numbers[unlimited][place][:2])
+        for i in shares:
+            plain.append(rows[unlimited][i])
+            plain_numbers.append(numbers[unlimited][i][:2])
         if plain:
             self._put_rows("weighed", plain)
             self._put("weighed.numbers", np.array(plain_numbers, dtype=self._exact).T)
 
 
-class _Changes:
-    """What is done to single logits. Each list has an index into (rows * vocabulary,) once."""
+class _LogitChanges:
+    """Collects changes of single logits, as indices into (rows * vocabulary,). No list has an index twice."""
 
     def __init__(self, vocabulary: int) -> None:
         self._vocabulary = vocabulary
-        self._places: dict[str, list[NDArray[np.int64]]] = {}
+        self._indices: dict[str, list[NDArray[np.int64]]] = {}
         self._amounts: dict[str, list[NDArray[np.float32]]] = {}
         self._forbidden: list[int] = []
 
     @property
     def empty(self) -> bool:
-        return not self._places and not self._forbidden
+        return not self._indices and not self._forbidden
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The indices by what is done there, and beside them the amounts."""
+        """The indices by the name of the change, and under `name`.amounts by how much."""
         arrays: dict[str, NDArray[Any]] = {}
-        for name, places in self._places.items():
-            arrays[name] = np.concatenate(places)
+        for name, indices in self._indices.items():
+            arrays[name] = np.concatenate(indices)
             arrays[f"{name}.amounts"] = np.concatenate(self._amounts[name])
         if self._forbidden:
             arrays["forbidden"] = np.array(self._forbidden, dtype=np.int64)
@@ -205,7 +208,7 @@ class _Changes:
         history = one.history or TokenHistory(one.prompt, one.output)
         if p.repetition_penalty != 1:
             seen = history.seen()
-            seen = seen[seen < self._vocabulary]  # a prompt may have tokens that no output has
+            seen = seen[seen < self._vocabulary]  # a prompt may have ids above the size of the logits
             self._add("repeated", start, seen, np.full(len(seen), p.repetition_penalty, dtype=np.float32))
         if (p.presence_penalty or p.frequency_penalty) and one.output:
             tokens, counts = history.counts()
@@ -217,12 +220,12 @@ class _Changes:
             self._forbidden.extend(start + token for token in p.eos_token_ids)
 
     def _add(self, name: str, start: int, tokens: NDArray[np.int64], amounts: NDArray[np.float32]) -> None:
-        self._places.setdefault(name, []).append(start + tokens)
+        self._indices.setdefault(name, []).append(start + tokens)
         self._amounts.setdefault(name, []).append(amounts)
 
 
 def _bits(mask: Tensor, vocabulary: int) -> NDArray[np.uint8]:
-    """One bit a token, in bytes, the lowest first. Raises ValueError for a mask of another vocabulary."""
+    """A constraint as a bitmask of bytes, the lowest bit first. Raises ValueError for one of another vocabulary."""
     array = mask.numpy()
     size = -(-vocabulary // 8)
     if array.dtype == np.bool_ and len(array) == vocabulary:

@@ -1,12 +1,13 @@
-"""Which sequences go into the next pass, and with how many of their tokens.
+"""Chooses the sequences of the next batch, and how many tokens of each are computed.
 
-There is one structure of all that waits, by tenant and task, and one rule of fairness. Sequences that generate first
-get a seat: those whose task has the fewest, the oldest of them first. Then a pass is filled: one token of each sequence
-whose prompt has been read; what is left of the budget goes in equal shares to all tenants, and in each to its tasks,
-for prompts that are read, in chunks, and for sequences that one pass answers, as wholes; what they leave goes to the
-oldest. The oldest of all always goes, so nobody waits for ever.
+Waiting sequences are queued by tenant and task. Sequences that generate are admitted to `running` first: those of the
+task with the fewest running sequences, the oldest of them first. Then the token budget of the batch is spent: one token
+for each sequence that decodes; the rest in equal shares for all tenants, and within a tenant for its tasks, on chunks
+of prompts (chunked prefill) and on whole sequences that one pass answers. Tokens that a share leaves unused go to the
+oldest sequences. The oldest sequence of all is always scheduled, so that none waits for ever.
 
-Where the cache is full the youngest sequence gives its blocks up and is read again later; nothing fails for it.
+Where the cache is full the youngest running sequence is preempted: its blocks are freed, and it is computed again
+later.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class TaskKey(NamedTuple):
-    """Whose share it is."""
+    """The tenant and the task that a share of the token budget belongs to."""
 
     tenant: str
     task: str
@@ -37,290 +38,296 @@ class TaskKey(NamedTuple):
 
 @dataclass(slots=True)
 class _Queue:
-    """What waits of one task: for a seat, or for one pass."""
+    """The waiting sequences of one task: those that generate, and those that one pass answers."""
 
-    seats: deque[Sequence] = field(default_factory=deque)
-    passes: deque[Sequence] = field(default_factory=deque)
+    generation: deque[Sequence] = field(default_factory=deque)
+    one_pass: deque[Sequence] = field(default_factory=deque)
 
 
 class Scheduler:
-    """All sequences that the engine has taken in. The model's thread alone uses it.
+    """Holds all unfinished sequences, and schedules them. Only the model's thread uses it.
 
-    `cache`: for backbones that continue texts. `max_num_batched_tokens`: the most tokens of one pass; a single longer
-    sequence that cannot be read in chunks still goes. `max_num_seqs`: the most sequences that generate at once.
+    `cache`: None for backbones without a language model. `max_num_batched_tokens`: maximum tokens of one pass; a longer
+    sequence that cannot be computed in chunks gets a pass of its own. `max_num_seqs`: maximum sequences that generate
+    at once.
     """
 
     def __init__(self, cache: KVCache | None, *, max_num_batched_tokens: int, max_num_seqs: int) -> None:
         self.cache = cache
         self.max_num_batched_tokens = max_num_batched_tokens
-        if cache is not None:  # each that generates needs one token of every pass
+        if cache is not None:  # every running sequence needs one token of each pass
             self.max_num_batched_tokens = max(max_num_batched_tokens, max_num_seqs)
         self.max_num_seqs = max_num_seqs
-        self.running: list[Sequence] = []  # that generate and have a seat, the oldest first
-        self.preempted = 0  # times that a sequence gave its blocks up
-        self.placed: list[Sequence] = []  # since the engine last looked: they wait no more
-        self.displaced: list[Sequence] = []  # since then: they wait again
+        self.running: list[Sequence] = []  # admitted sequences that generate, in the order of their admission
+        self.preempted = 0  # number of preemptions
+        self.newly_scheduled: list[Sequence] = []  # since the engine last took them: they wait no longer
+        self.newly_preempted: list[Sequence] = []  # since the engine last took them: they wait again
         self._waiting: dict[TaskKey, _Queue] = {}
-        self._refused: list[SequenceOutput] = []  # could not begin
-        self._chosen: dict[Sequence, int] = {}  # of the pass that is being put together: how many tokens
-        self._left = 0  # tokens of the budget
+        self._failed_to_start: list[SequenceOutput] = []  # errors of sequences that could not be admitted
+        self._scheduled: dict[Sequence, int] = {}  # tokens of each sequence in the batch that is being scheduled
+        self._budget = 0  # tokens that the batch may still have
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do."""
+        """Whether no sequence waits or runs."""
         return not self.running and not self._waiting
 
     def add(self, request: Request) -> None:
-        """Takes a request in."""
+        """Queues the sequences of a request."""
         queue = self._waiting.setdefault(_key(request), _Queue())
         for sequence in request.sequences:
-            (queue.seats if sequence.sampling is not None else queue.passes).append(sequence)
+            (queue.generation if sequence.sampling is not None else queue.one_pass).append(sequence)
 
     def abort(self, *requests: Request) -> None:
-        """Takes out the sequences of requests that nobody waits for any more."""
-        gone = set(requests)
-        for sequence in [one for one in self.running if one.request in gone]:
+        """Removes the sequences of requests, and frees their blocks."""
+        aborted = set(requests)
+        for sequence in [one for one in self.running if one.request in aborted]:
             self._release(sequence)
-        for key in {_key(request) for request in gone}:
+        for key in {_key(request) for request in aborted}:
             if (queue := self._waiting.get(key)) is not None:
-                queue.seats = deque(one for one in queue.seats if one.request not in gone)
-                queue.passes = deque(one for one in queue.passes if one.request not in gone)
-                self._drop_if_empty(key)
+                queue.generation = deque(one for one in queue.generation if one.request not in aborted)
+                queue.one_pass = deque(one for one in queue.one_pass if one.request not in aborted)
+                self._remove_if_empty(key)
 
     def abort_running(self) -> list[Sequence]:
-        """Takes out all sequences that have a seat or stand in a pass, whatever state the cache is in; gives them."""
-        under_way = {*self.running, *self._chosen, *(output.sequence for output in self._refused)}
-        self.running, self._chosen, self._refused = [], {}, []
+        """Removes and returns all running and scheduled sequences, and resets the cache, whatever its state."""
+        active = {*self.running, *self._scheduled, *(output.sequence for output in self._failed_to_start)}
+        self.running, self._scheduled, self._failed_to_start = [], {}, []
         if self.cache is not None:
             self.cache.reset()
-        return list(under_way)
+        return list(active)
 
-    # ---- which go
+    # ---- scheduling
 
     def schedule(self) -> ScheduledBatch | None:
-        """The next pass; None where nothing can run. A batch without sequences: some could not even begin."""
-        self._chosen = {}
-        self._left = self.max_num_batched_tokens
+        """The next batch; None where nothing can run. It is empty where sequences could not be admitted, whose errors
+        `update` returns."""
+        self._scheduled = {}
+        self._budget = self.max_num_batched_tokens
         for sequence in [one for one in self.running if one.released]:
             self._release(sequence)
-        # An encode phase, of what sequences read besides their prompts, would be chosen here: before a seat is given.
-        self._give_seats()
-        self._decode()
-        self._share()
-        if not self._chosen and not self._refused:
+        # An encoder phase, as for images, would be scheduled here, before its sequences are admitted.
+        self._admit_waiting()
+        self._schedule_decodes()
+        self._schedule_rest()
+        if not self._scheduled and not self._failed_to_start:
             return None
         now = time.monotonic()
-        for sequence in self._chosen:
+        for sequence in self._scheduled:
             sequence.request.started = sequence.request.started or now
         return ScheduledBatch(
             [
                 ScheduledSequence(one, tokens, one.sampling is not None and not one.adapter.non_causal)
-                for one, tokens in self._chosen.items()
+                for one, tokens in self._scheduled.items()
             ]
         )
 
-    def _give_seats(self) -> None:
-        """Those get one whose task has the fewest, the oldest of them first."""
-        waiting = {key for key, queue in self._waiting.items() if queue.seats}
+    def _admit_waiting(self) -> None:
+        """Admits waiting sequences that generate: of the task with the fewest running ones first, the oldest first."""
+        waiting = {key for key, queue in self._waiting.items() if queue.generation}
         if not waiting or self.cache is None or len(self.running) >= self.max_num_seqs:
             return
-        reading = {one for running in self.running for one in self.cache.unread(running)}
-        seats = Counter(_key(one.request) for one in self.running)
+        computing = {one for sequence in self.running for one in self.cache.uncomputed_blocks(sequence)}
+        running = Counter(_key(one.request) for one in self.running)
         while waiting and len(self.running) < self.max_num_seqs:
-            key = min(waiting, key=lambda k: (seats[k], self._waiting[k].seats[0].request.due))
-            queue = self._waiting[key].seats
+            key = min(waiting, key=lambda k: (running[k], self._waiting[k].generation[0].request.scheduling_key))
+            queue = self._waiting[key].generation
             sequence = queue[0]
             if not sequence.released:
-                if self._follows(sequence, reading):
+                if self._waits_for_prefix(sequence, computing):
                     waiting.discard(key)
                     continue
-                if not self._has_room(sequence):
+                if not self._has_free_blocks(sequence):
                     return
                 try:
-                    if not self.cache.begin(sequence):
+                    if not self.cache.allocate_prefix(sequence):
                         return
-                except Exception as error:  # its adapter's fault
-                    logger.error("a sequence of the task %s cannot begin", key.task, exc_info=error)
-                    self._refused.append(SequenceOutput(sequence, error=error))
+                except Exception as error:  # from its adapter's prefix
+                    logger.error("a sequence of the task %s cannot be admitted", key.task, exc_info=error)
+                    self._failed_to_start.append(SequenceOutput(sequence, error=error))
                 else:
                     self.running.append(sequence)
-                    seats[key] += 1
-                    reading |= self.cache.unread(sequence)
+                    running[key] += 1
+                    computing |= self.cache.uncomputed_blocks(sequence)
             queue.popleft()
-            self.placed.append(sequence)
+            self.newly_scheduled.append(sequence)
             if not queue:
                 waiting.discard(key)
-                self._drop_if_empty(key)
+                self._remove_if_empty(key)
 
-    def _has_room(self, sequence: Sequence) -> bool:
-        """Whether there are blocks for all that it has to read; nobody else may be there to give any."""
+    def _has_free_blocks(self, sequence: Sequence) -> bool:
+        """Whether there are blocks for its whole prompt, or no other running sequence that could be preempted."""
         assert self.cache is not None
         needed = blocks_for(sequence.length) + 1
         return not self.running or sequence.adapter.non_causal or self.cache.pool.available >= needed
 
-    def _follows(self, sequence: Sequence, reading: set[BlockHash]) -> bool:
-        """Whether another sequence is just reading the same beginning, or scores the same prompt."""
+    def _waits_for_prefix(self, sequence: Sequence, computing: set[BlockHash]) -> bool:
+        """Whether a running sequence computes the block that it needs next, or its prompt's log probabilities."""
         assert self.cache is not None
-        if sequence.unscored:
-            return not sequence.scorer
+        if sequence.needs_prompt_logprobs:
+            return not sequence.computes_prompt_logprobs
         missing = self.cache.first_missing(sequence)
-        return missing is not None and missing in reading
+        return missing is not None and missing in computing
 
-    def _decode(self) -> None:
-        """One token of each sequence whose prompt has been read."""
+    def _schedule_decodes(self) -> None:
+        """Schedules one token of each sequence whose prompt has been computed."""
         for sequence in list(self.running):
             decodes = not sequence.adapter.non_causal and sequence.length - sequence.computed <= 1
-            if decodes and sequence in self.running:  # it may have given its blocks up for one before
-                self._take(sequence, 1)
+            if decodes and sequence in self.running:  # an earlier one may have preempted it
+                self._schedule_tokens(sequence, 1)
 
-    def _share(self) -> None:
-        """What is left goes in equal shares to all that is to be read, and what they leave to the oldest."""
+    def _schedule_rest(self) -> None:
+        """Spends the rest of the budget in equal shares on prompts and one-pass sequences, then what is left on the
+        oldest."""
         prompts: dict[TaskKey, list[Sequence]] = {}
         for sequence in self.running:
-            if sequence not in self._chosen:
+            if sequence not in self._scheduled:
                 prompts.setdefault(_key(sequence.request), []).append(sequence)
-        due = {key: own[0].request.due for key, own in prompts.items()}
+        oldest = {key: own[0].request.scheduling_key for key, own in prompts.items()}
         for key, waiting in self._waiting.items():
-            if waiting.passes:
-                due[key] = min(waiting.passes[0].request.due, due.get(key, inf))
-        if not due:
+            if waiting.one_pass:
+                oldest[key] = min(waiting.one_pass[0].request.scheduling_key, oldest.get(key, inf))
+        if not oldest:
             return
-        tasks = Counter(key.tenant for key in due)
-        by_age = sorted(due, key=due.__getitem__)
-        share = self._left // len(tasks)
-        read = _Reading(0)
-        for shared in (True, False):
+        tasks = Counter(key.tenant for key in oldest)
+        by_age = sorted(oldest, key=oldest.__getitem__)
+        tenant_share = self._budget // len(tasks)
+        share = _ShareBudget(0)
+        for limited in (True, False):
             for key in by_age:
-                read.left = share // tasks[key.tenant] if shared else self._left
+                share.tokens = tenant_share // tasks[key.tenant] if limited else self._budget
                 own, queue = prompts.get(key, []), self._waiting.get(key)
-                if own and own[0].request.due <= due[key]:
-                    self._read_prompts(own, read)
-                    self._read_wholes(queue, read)
+                if own and own[0].request.scheduling_key <= oldest[key]:
+                    self._schedule_prompts(own, share)
+                    self._schedule_one_pass(queue, share)
                 else:
-                    self._read_wholes(queue, read)
-                    self._read_prompts(own, read)
+                    self._schedule_one_pass(queue, share)
+                    self._schedule_prompts(own, share)
         for key in by_age:
-            self._drop_if_empty(key)
+            self._remove_if_empty(key)
 
-    def _read_prompts(self, prompts: list[Sequence], read: _Reading) -> None:
-        """The next chunks of the prompts of one task."""
+    def _schedule_prompts(self, prompts: list[Sequence], share: _ShareBudget) -> None:
+        """Schedules the next chunks of one task's prompts."""
         for sequence in prompts:
-            if sequence not in self.running:  # it gave its blocks up
+            if sequence not in self.running:  # it was preempted
                 continue
-            planned = self._chosen.get(sequence, 0)
+            planned = self._scheduled.get(sequence, 0)
             if sequence.adapter.non_causal:
-                count = least = sequence.length - planned
+                count = minimum = sequence.length - planned
             else:
                 start = sequence.computed + planned
-                least = sequence.virtual + 1 if start < sequence.virtual else 1  # virtual tokens in one piece
-                count = min(sequence.length - start, max(min(read.left, self._left), 0 if read.any else least))
-            if count <= 0 or count < least or (read.any and count > min(read.left, self._left)):
+                minimum = sequence.virtual + 1 if start < sequence.virtual else 1  # virtual tokens are in one chunk
+                available = min(share.tokens, self._budget)
+                count = min(sequence.length - start, max(available, 0 if share.used else minimum))
+            if count <= 0 or count < minimum or (share.used and count > min(share.tokens, self._budget)):
                 continue
-            if self._take(sequence, count):
-                read.note(count)
+            if self._schedule_tokens(sequence, count):
+                share.spend(count)
 
-    def _read_wholes(self, queue: _Queue | None, read: _Reading) -> None:
-        """The next sequences of one task that one pass answers."""
-        while queue is not None and queue.passes:
-            sequence = queue.passes[0]
+    def _schedule_one_pass(self, queue: _Queue | None, share: _ShareBudget) -> None:
+        """Schedules the next sequences of one task that one pass answers."""
+        while queue is not None and queue.one_pass:
+            sequence = queue.one_pass[0]
             if not sequence.released:
-                if read.any and sequence.length > min(read.left, self._left):
+                if share.used and sequence.length > min(share.tokens, self._budget):
                     return
-                self._chosen[sequence] = sequence.length
-                self._left -= sequence.length
-                read.note(sequence.length)
-            queue.passes.popleft()
-            self.placed.append(sequence)
+                self._scheduled[sequence] = sequence.length
+                self._budget -= sequence.length
+                share.spend(sequence.length)
+            queue.one_pass.popleft()
+            self.newly_scheduled.append(sequence)
 
-    # ---- places and blocks
+    # ---- blocks
 
-    def _take(self, sequence: Sequence, tokens: int) -> bool:
-        """Puts so many more of its tokens into the pass; False where there were no blocks and it gave up its own."""
-        planned = self._chosen.get(sequence, 0)
+    def _schedule_tokens(self, sequence: Sequence, tokens: int) -> bool:
+        """Schedules so many more tokens of a sequence, preempting the youngest while blocks are missing. Returns False
+        where the sequence itself was preempted."""
+        planned = self._scheduled.get(sequence, 0)
         if self.cache is not None and not sequence.adapter.non_causal:
-            while not self.cache.grow(sequence, sequence.computed + planned + tokens):
+            while not self.cache.allocate(sequence, sequence.computed + planned + tokens):
                 youngest = next(one for one in reversed(self.running) if one.blocks or one is sequence)
                 self._preempt(youngest)
                 if youngest is sequence:
                     return False
-        self._chosen[sequence] = planned + tokens
-        self._left -= tokens
+        self._scheduled[sequence] = planned + tokens
+        self._budget -= tokens
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
         self.preempted += 1
-        self._left += self._chosen.pop(sequence, 0)
+        self._budget += self._scheduled.pop(sequence, 0)
         self._release(sequence)
-        self._waiting.setdefault(_key(sequence.request), _Queue()).seats.appendleft(sequence)
-        self.displaced.append(sequence)
+        self._waiting.setdefault(_key(sequence.request), _Queue()).generation.appendleft(sequence)
+        self.newly_preempted.append(sequence)
 
     def _release(self, sequence: Sequence) -> None:
-        """Gives up its seat, its blocks and its part of the prefix."""
+        """Removes a sequence from `running`, and frees its blocks and its use of the prefix blocks."""
         if sequence in self.running:
             self.running.remove(sequence)
         if self.cache is not None:
             self.cache.free(sequence)
 
-    def _drop_if_empty(self, key: TaskKey) -> None:
+    def _remove_if_empty(self, key: TaskKey) -> None:
         queue = self._waiting.get(key)
-        if queue is not None and not queue.seats and not queue.passes:
+        if queue is not None and not queue.generation and not queue.one_pass:
             del self._waiting[key]
 
-    # ---- what came of it
+    # ---- results
 
     def update(self, batch: ScheduledBatch, outputs: Iterable[SequenceOutput]) -> list[SequenceOutput]:
-        """Takes in what a pass gave. Returns what there is to tell: answers, tokens, ends of sequences and failures."""
-        given = list(outputs)
-        failed = {output.sequence for output in given if output.error is not None}
+        """Applies the outputs of a batch. Returns those to deliver: results, tokens, ends of sequences and errors."""
+        received = list(outputs)
+        failed = {output.sequence for output in received if output.error is not None}
         for sequence, tokens, cached in batch.sequences:
             if cached and self.cache is not None and sequence not in failed:
-                self.cache.computed(sequence, tokens)
-        self._chosen = {}
-        told, self._refused = self._refused, []
-        for output in given:
+                self.cache.mark_computed(sequence, tokens)
+        self._scheduled = {}
+        to_deliver, self._failed_to_start = self._failed_to_start, []
+        for output in received:
             if output.sequence.sampling is None:
-                told.append(output)
+                to_deliver.append(output)
             elif not output.sequence.released:
-                new = self._advance(output, output.sequence.sampling)
+                new = self._advance_sequence(output, output.sequence.sampling)
                 if new.error is not None or new.finished is not None:
                     output.sequence.finished = new.finished
                     self._release(output.sequence)
-                    told.append(new)
+                    to_deliver.append(new)
                 elif new.token is not None:
-                    told.append(new)
-        return told
+                    to_deliver.append(new)
+        return to_deliver
 
-    def _advance(self, output: SequenceOutput, params: SamplingParams) -> SequenceOutput:
-        """One step of a sequence that generates."""
+    def _advance_sequence(self, output: SequenceOutput, params: SamplingParams) -> SequenceOutput:
+        """The output of a generating sequence, with its token appended or its end noted."""
         sequence = output.sequence
         if output.error is not None:
             return output
         if output.token is not None:
             try:
-                return _accepted(sequence, params, output.token)
+                return _accept_token(sequence, params, output.token)
             except Exception as error:
                 return SequenceOutput(sequence, error=error)
-        read = sequence.adapter.non_causal or sequence.computed == sequence.length
-        return output._replace(finished="length") if read and not params.max_new_tokens else output
+        computed = sequence.adapter.non_causal or sequence.computed == sequence.length
+        return output._replace(finished="length") if computed and not params.max_new_tokens else output
 
 
 @dataclass(slots=True)
-class _Reading:
-    """How far a share goes. `left`: tokens of the task whose turn it is; `any`: whether anything is read yet."""
+class _ShareBudget:
+    """What is left of a share of the token budget. `tokens`: of the current task; `used`: whether any task has spent
+    tokens. Before that, the oldest sequence may exceed the share, so that it is always scheduled."""
 
-    left: int
-    any: bool = False
+    tokens: int
+    used: bool = False
 
-    def note(self, tokens: int) -> None:
-        """So many tokens are read: the oldest have had theirs, whatever their length."""
-        self.left -= tokens
-        self.any = True
+    def spend(self, tokens: int) -> None:
+        """Takes tokens off the share."""
+        self.tokens -= tokens
+        self.used = True
 
 
-def _accepted(sequence: Sequence, params: SamplingParams, sampled: SampledToken) -> SequenceOutput:
-    """A sequence with one token more, or at its end. Raises InvalidRequest where nothing may follow."""
+def _accept_token(sequence: Sequence, params: SamplingParams, sampled: SampledToken) -> SequenceOutput:
+    """Appends the token to the sequence, or ends it. Raises InvalidRequest where the constraints allow no token."""
     if sampled.token < 0:
-        raise _no_token(sequence)
+        raise _no_token_error(sequence)
     complete = sequence.constraint.accept(sampled.token) if sequence.constraint is not None else False
     kept = sampled.token in params.kept_eos_token_ids
     if sampled.token in params.eos_token_ids and not kept:
@@ -328,7 +335,7 @@ def _accepted(sequence: Sequence, params: SamplingParams, sampled: SampledToken)
         return SequenceOutput(sequence, finished="stop")
     sequence.output.append(sampled)
     if complete and len(sequence.output) < params.min_tokens:
-        raise _no_token(sequence)
+        raise _no_token_error(sequence)
     finished: FinishReason | None = None
     if complete or kept:
         finished = "stop"
@@ -337,7 +344,7 @@ def _accepted(sequence: Sequence, params: SamplingParams, sampled: SampledToken)
     return SequenceOutput(sequence, sampled, finished)
 
 
-def _no_token(sequence: Sequence) -> InvalidRequest:
+def _no_token_error(sequence: Sequence) -> InvalidRequest:
     return InvalidRequest(
         f"after {len(sequence.output)} tokens of the answer its constraints leave no token that may follow: the form, "
         "allowed_token_ids, bad_words and min_tokens together",

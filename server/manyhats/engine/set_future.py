@@ -1,4 +1,4 @@
-"""Gives answers to futures that may be cancelled from another thread at any moment."""
+"""Sets futures that another thread may cancel at any moment."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def set_future(future: Future[Any], outcome: Any) -> None:
-    """Sets the result, or the exception where `outcome` is one; what is done already stays."""
+    """Sets the result, or the exception where `outcome` is one. Does nothing to a future that is done."""
     if future.done():
         return
-    with suppress(Exception):  # cancelled between the two lines
+    with suppress(Exception):  # the future was cancelled after the check above
         if isinstance(outcome, Exception):
             future.set_exception(outcome)
         else:

@@ -1,6 +1,6 @@
-"""Texts that must have a form: JSON, JSON of a schema, one of some choices, or what an expression or a grammar matches.
+"""Structured output: JSON, JSON of a schema, one of some choices, or text that matches an expression or a grammar.
 
-llguidance follows them.
+llguidance compiles the constraint and computes which tokens it allows next.
 """
 
 from __future__ import annotations
@@ -23,46 +23,46 @@ from manyhats.errors import InvalidRequest
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
-# Small models otherwise write white space for ever; what they are asked for reads the same without.
+# Without this, small models may generate white space without end.
 _JSON_STYLE: JsonCompileOptions = {
     "whitespace_flexible": False,
     "item_separator": ", ",
     "key_separator": ": ",
 }
-_LONGEST = 100_000  # characters of a schema or an expression
-# Of what llguidance builds for one step: with its own limits `(a{1000}){1000}` takes five seconds, with these a tenth.
+_MAX_SOURCE_LENGTH = 100_000  # characters of a schema or an expression
+# Limits of the lexer states that llguidance builds for one step. With its defaults the expression `(a{1000}){1000}`
+# takes five seconds, with these a tenth of that.
 _LIMITS = llguidance.LLParserLimits(initial_lexer_fuel=50_000, step_lexer_fuel=50_000)
-_LONGEST_ERROR = 500
-_LONGEST_GBNF = 20_000  # is read by a parser in Python
+_MAX_ERROR_LENGTH = 500
+_MAX_GBNF_LENGTH = 20_000  # characters; the parser for GBNF is slow
 _RULE_TEMPERATURE = re.compile(r"^[ \t]*\w+\[[^\]\n]*\btemperature[ \t]*=", re.MULTILINE)
 _GBNF_RULE = re.compile(r"^[ \t]*[\w-]+[ \t]*::=", re.MULTILINE)
 
 
 class Grammar:
-    """Where one text stands in its form."""
+    """The token constraint of one sequence: the state of a grammar after the tokens so far."""
 
     def __init__(self, matcher: llguidance.LLMatcher, vocabulary: int) -> None:
         self._matcher = matcher
-        self._bits = llguidance.numpy.allocate_token_bitmask(1, vocabulary)
-        self._bits_tensor = torch.from_numpy(self._bits)[0]
+        self._bitmask = llguidance.numpy.allocate_token_bitmask(1, vocabulary)
+        self._bitmask_tensor = torch.from_numpy(self._bitmask)[0]
         self._vocabulary = vocabulary
 
     def copy(self) -> Grammar:
-        """The same form for another text."""
+        """A copy with a state of its own, for another sequence."""
         return Grammar(self._matcher.deep_copy(), self._vocabulary)
 
-    def bits(self) -> Tensor:
-        """(vocabulary / 32 rounded up,) int32 with a bit for each token, the lowest first: whether it may come next.
+    def bitmask(self) -> Tensor:
+        """The tokens that are allowed next: (vocabulary / 32 rounded up,) int32, one bit a token, the lowest bit first.
 
-        It holds until the next call. Raises InvalidRequest where the form cannot be followed: nothing matches it, or it
-        is too large.
+        Valid until the next call. Raises InvalidRequest where nothing matches the grammar, or where it is too large.
         """
-        llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bits)
+        llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bitmask)
         self._check()
-        return self._bits_tensor
+        return self._bitmask_tensor
 
     def accept(self, token: int) -> bool:
-        """Takes the token that was chosen; whether nothing may follow. Raises as `bits`."""
+        """Advances by the sampled token. Returns whether the output is complete. Raises as `bitmask`."""
         self._matcher.consume_token(token)
         self._check()
         return bool(self._matcher.is_stopped())
@@ -76,12 +76,12 @@ class Grammar:
 
 
 class Grammars:
-    """Makes grammars for a tokenizer, from any thread. Raises InvalidRequest for a tokenizer that cannot be used."""
+    """Compiles grammars for a tokenizer, in any thread. Raises InvalidRequest for a tokenizer that is not supported."""
 
-    def __init__(self, tokenizer: Tokenizer, vocabulary: int, end: int | None) -> None:
+    def __init__(self, tokenizer: Tokenizer, vocabulary: int, eos_token_id: int | None) -> None:
         self._vocabulary = vocabulary
         try:
-            self._tokenizer = llguidance.hf.from_tokenizer(tokenizer.loaded, n_vocab=vocabulary, eos_token=end)
+            self._tokenizer = llguidance.hf.from_tokenizer(tokenizer.loaded, n_vocab=vocabulary, eos_token=eos_token_id)
         except (ValueError, TypeError, AssertionError) as error:
             raise InvalidRequest(
                 f"answers of a form need a tokenizer of bytes or characters, which the backbone's is not ({error})",
@@ -89,27 +89,27 @@ class Grammars:
             ) from None
 
     def json_schema(self, schema: Any) -> Grammar:
-        """JSON of a schema. Raises InvalidRequest with what is wrong with the schema."""
+        """JSON that a schema describes. Raises InvalidRequest with what is wrong with the schema."""
         if not isinstance(schema, (dict, bool)):
             raise InvalidRequest(f"a JSON schema is an object, not {type(schema).__name__}", param="response_format")
         text = json.dumps(schema)
-        return self._make(lambda: llguidance.LLMatcher.grammar_from_json_schema(text, overrides=_JSON_STYLE), text)
+        return self._compile(lambda: llguidance.LLMatcher.grammar_from_json_schema(text, overrides=_JSON_STYLE), text)
 
     def json_object(self) -> Grammar:
         """Any JSON object."""
         return self.json_schema({"type": "object"})
 
     def regex(self, pattern: str) -> Grammar:
-        """What an expression matches as a whole. Raises InvalidRequest with what is wrong with it."""
-        return self._make(lambda: llguidance.LLMatcher.grammar_from_regex(pattern), pattern)
+        """Text that a regular expression matches as a whole. Raises InvalidRequest with what is wrong with it."""
+        return self._compile(lambda: llguidance.LLMatcher.grammar_from_regex(pattern), pattern)
 
     def choice(self, texts: Sequence[str]) -> Grammar:
-        """Exactly one of some texts."""
+        """Exactly one of the given texts."""
         quoted = " | ".join(json.dumps(text) for text in texts)
-        return self._make(lambda: llguidance.LLMatcher.grammar_from_lark(f"start: {quoted}"), quoted)
+        return self._compile(lambda: llguidance.LLMatcher.grammar_from_lark(f"start: {quoted}"), quoted)
 
     def grammar(self, source: str) -> Grammar:
-        """What a context-free grammar produces, in Lark's notation or in llama.cpp's (GBNF, rules with `::=`).
+        """Text that a context-free grammar produces, in Lark's notation or in llama.cpp's (GBNF, rules with `::=`).
 
         Raises InvalidRequest with what is wrong with it.
         """
@@ -118,12 +118,12 @@ class Grammars:
                 "a rule's own temperature is not supported; set the request's", param="response_format"
             )
         if not _GBNF_RULE.search(source):
-            return self._make(lambda: llguidance.LLMatcher.grammar_from_lark(source), source)
-        _check_length(source, _LONGEST_GBNF)
-        return self._make(lambda: llguidance.LLMatcher.grammar_from_lark(_from_gbnf(source)), source)
+            return self._compile(lambda: llguidance.LLMatcher.grammar_from_lark(source), source)
+        _check_length(source, _MAX_GBNF_LENGTH)
+        return self._compile(lambda: llguidance.LLMatcher.grammar_from_lark(_from_gbnf(source)), source)
 
-    def _make(self, grammar: Callable[[], str], source: str) -> Grammar:
-        _check_length(source, _LONGEST)
+    def _compile(self, grammar: Callable[[], str], source: str) -> Grammar:
+        _check_length(source, _MAX_SOURCE_LENGTH)
         try:
             matcher = llguidance.LLMatcher(self._tokenizer, grammar(), log_level=0, limits=_LIMITS)
             error = matcher.get_error()
@@ -131,27 +131,27 @@ class Grammars:
             error = str(failure)
         if error:
             raise InvalidRequest(f"the form of the answer is not valid: {_first_line(error)}", param="response_format")
-        made = Grammar(matcher, self._vocabulary)
-        made.copy().bits()  # some forms that nothing matches, or that are too large, show only now
-        return made
+        compiled = Grammar(matcher, self._vocabulary)
+        compiled.copy().bitmask()  # some grammars that nothing matches, or that are too large, fail only here
+        return compiled
 
 
 def _first_line(error: str) -> str:
-    return error.strip().splitlines()[0][:_LONGEST_ERROR]
+    return error.strip().splitlines()[0][:_MAX_ERROR_LENGTH]
 
 
-def _check_length(source: str, longest: int) -> None:
-    if len(source) > longest:
+def _check_length(source: str, limit: int) -> None:
+    if len(source) > limit:
         raise InvalidRequest(
-            f"the form of the answer has {len(source)} characters; at most {longest} are read", param="response_format"
+            f"the form of the answer has {len(source)} characters; at most {limit} are read", param="response_format"
         )
 
 
 def _from_gbnf(source: str) -> str:
-    """Raises ValueError with what is wrong with the grammar."""
+    """A GBNF grammar in Lark's notation. Raises ValueError with what is wrong with the grammar."""
     try:
         return str(llguidance.gbnf_to_lark.any_to_lark(source))
     except RecursionError:
         raise ValueError("its groups are nested too deep") from None
-    except Exception as error:  # it raises this very class
+    except Exception as error:  # llguidance raises `Exception` itself
         raise ValueError(str(error)) from None

@@ -61,7 +61,7 @@ def check_added_tokens(
             wrong.append((added, "which the backbone's tokenizer does not have"))
         elif added.number is not None and own != added.number:
             wrong.append((added, f"which is {own} in the backbone's tokenizer"))
-        elif added.text not in whole and not tokenizer.is_whole(added.text):
+        elif added.text not in whole and not tokenizer.is_single_token(added.text):
             wrong.append((added, "which the backbone's tokenizer does not read as one token"))
     if wrong:
         first, why = wrong[0]

@@ -100,11 +100,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensor_file.load(path)
 
 
-def is_full(error: Exception) -> bool:
-    """Whether writing failed for want of room; safetensors has an error of its own, which tells it in words alone."""
-    return getattr(error, "errno", None) in tensor_file.FULL or "No space left" in str(error)
-
-
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Writes readable JSON."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

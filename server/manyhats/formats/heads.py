@@ -17,9 +17,8 @@ def family_head(unclaimed: UnclaimedTensors, prefix: str, kind: Kind, backbone: 
 
     Raises InvalidRequest where the head is there in part.
     """
-    family = backbone.family
-    layout = family.classification_head
-    if layout is None or family.token_head is None:
+    layout, token_layer = backbone.task_heads.classification, backbone.task_heads.tokens
+    if layout is None or token_layer is None:
         raise AdapterMismatch(
             f"the head of {backbone.config.model_type} models has a dense layer and a norm that the file does not "
             "hold; an adapter without a head (FEATURE_EXTRACTION) is served",
@@ -28,7 +27,7 @@ def family_head(unclaimed: UnclaimedTensors, prefix: str, kind: Kind, backbone: 
     names: tuple[str, ...] = layout.linears
     reads: Reads = layout.reads
     if kind == "tokens":
-        names, reads = (family.token_head,), "tokens"
+        names, reads = (token_layer,), "tokens"
     elif kind == "span":
         names, reads = ("qa_outputs",), "tokens"
     layers: list[Layer] = []

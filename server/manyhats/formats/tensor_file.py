@@ -10,7 +10,6 @@ This one refuses what is too much at once, and lets other threads have their tur
 
 from __future__ import annotations
 
-import errno
 import itertools
 import json
 import math
@@ -26,6 +25,7 @@ from typing import IO, Any, BinaryIO, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from manyhats.disk import is_full
 from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
 from manyhats.formats.contents import short_name
 from manyhats.formats.pickles import pickle_message, starts_like_pickle
@@ -37,8 +37,6 @@ _MAX_NAME = 1024  # characters
 _MAX_DIMENSIONS = 8
 _CHUNK = 4 << 20  # bytes that are looked through at a time
 _WIDEST = 8  # bytes of a value
-# What a disk, a quota or a limit on files says that has no room.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # What is no float, by how the names of such tensors end: those that say where others belong, and masks' bits.
 _WHOLE = {
@@ -89,7 +87,7 @@ def load(path: Path) -> dict[str, Tensor]:
                 return _views(path, file, entries, begin, own.parent)
             return _copies(file, entries, begin, path.name)
     except OSError as error:
-        if error.errno in FULL:
+        if is_full(error):
             raise
         raise _damaged(path.name, str(error)) from None
 

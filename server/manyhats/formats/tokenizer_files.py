@@ -75,7 +75,7 @@ def _stop_tokens(
                 f"eos_token_id of {GENERATION} has {end}, but the backbone's tokens are 0 to {size - 1}",
                 param="eos_token_id",
             )
-    found = dict.fromkeys((end for end in ends if end not in backbone.end_tokens), GENERATION)
+    found = dict.fromkeys((end for end in ends if end not in backbone.eos_token_ids), GENERATION)
     for source, file in ((config, CONFIG), (special, SPECIAL)):
         if source.get("eos_token") is None:
             continue
@@ -87,7 +87,7 @@ def _stop_tokens(
                 "backbone's tokenizer",
                 param="eos_token",
             )
-        if number not in backbone.end_tokens:
+        if number not in backbone.eos_token_ids:
             found.setdefault(number, file)
         break  # transformers reads the second only where the first says nothing
     if found:
@@ -183,7 +183,7 @@ def _check_config(config: Mapping[str, Any], tokenizer: Tokenizer) -> list[str]:
     Returns warnings for what may do so, and cannot be told for sure.
     """
     theirs = tokenizer.loaded.init_kwargs
-    for name, how in tokenizer.switches().items():
+    for name, how in tokenizer.observed_settings().items():
         told = config.get(name)
         if isinstance(told, bool) and told != how and theirs.get(name) != told:
             raise AdapterMismatch(

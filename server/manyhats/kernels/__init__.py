@@ -1,1 +1,1 @@
-"""What all tasks of a batch do at one site, in one call: protocols, and the backends that implement them."""
+"""Operations of all adapters of a batch at one site, one call each: their protocol, and the backends."""

@@ -1,4 +1,8 @@
-"""Activation functions by the names that adapter files use."""
+"""Activation functions by the names that adapter files use.
+
+transformers does not document `ACT2FN`, but libraries write its names into their files, and nothing public maps them to
+functions. It is used here alone, and `tests/kernels/test_internals.py` watches it.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,10 @@ from manyhats.errors import AdapterMismatch
 
 @cache
 def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """transformers' function of that name, and AdapterHub's `leakyrelu`. Raises AdapterMismatch for others.
+    """transformers' activation of that name, or AdapterHub's `leakyrelu`. Raises AdapterMismatch for other names.
 
-    Those with weights of their own (`prelu`, `xielu`) are not among them: adapter files do not hold these weights.
+    Activations with weights of their own (`prelu`, `xielu`) are not supported, because adapter files have no such
+    weights.
     """
     if name.lower() == "leakyrelu":
         return F.leaky_relu

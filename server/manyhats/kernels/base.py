@@ -1,7 +1,7 @@
-"""The operations that all methods are made of: one call does the rows of all tasks of a batch.
+"""The operations that all methods consist of. One call computes the rows of all adapters of a batch.
 
-Each takes the batch's rows, `segments` that say which rows belong to which slot, and a table that says what each slot
-has at the site. Outputs are written in place; rows that belong to no segment stay as they are.
+Each takes the rows of the batch, `segments` that say which rows belong to which slot, and a table with each slot's
+entry at the site. Outputs are written in place; rows that belong to no segment are not changed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from manyhats.kernels.segments import Segments, Table
 
 
 class LowRank(NamedTuple):
-    """y += scale * (act(x down^T + down_bias) up + up_bias): LoRA's pair, a bottleneck adapter, and their kin."""
+    """y += scale * (act(x down^T + down_bias) up + up_bias): LoRA, a bottleneck adapter, and similar."""
 
     down: Tensor  # (r, in)
     up: Tensor  # (r, out)
@@ -32,64 +32,64 @@ class ScaleAdd(NamedTuple):
 
 
 class Weight(NamedTuple):
-    """y = x weight^T + bias: a head's layer, a weight in place of the backbone's, or some of its outputs."""
+    """y = x weight^T + bias: a head's layer, or a weight that replaces the backbone's, in full or for some outputs."""
 
     weight: Tensor  # (out, in)
     bias: Tensor | None = None  # (out,)
-    outputs: Tensor | None = None  # (out,) int64: where they stand in y; None: its first
+    outputs: Tensor | None = None  # (out,) int64: their columns of y; None: its first columns
 
 
 class Bits(NamedTuple):
-    """y = x (base * bits)^T + bias: a mask over the backbone's own weight (out, in), a bit a weight, row by row."""
+    """y = x (base * bits)^T + bias: a binary mask over the backbone's weight (out, in), one bit for each weight."""
 
-    bits: Tensor  # uint8, (ceil(out * in / 8),), the first weight in the lowest bit
+    bits: Tensor  # uint8, (ceil(out * in / 8),), row by row, the lowest bit first
 
 
 class Sparse(NamedTuple):
-    """y += x D^T where D (out, in) is zero but for some values."""
+    """y += x D^T with a sparse D (out, in)."""
 
-    indices: Tensor  # (n,) into the flattened (out, in), rising
+    indices: Tensor  # (n,) into the flattened (out, in), in rising order
     values: Tensor  # (n,)
 
 
 class Rows(NamedTuple):
-    """y = rows[ids]: an embedding's own table, or some rows of it."""
+    """y = rows[ids]: a table that replaces an embedding's, or some rows of it."""
 
     rows: Tensor  # (n, dim)
-    ids: Tensor | None = None  # (n,) int64, rising: which rows of the table these are; None: all of them
+    ids: Tensor | None = None  # (n,) int64, in rising order: the token ids of these rows; None: all
 
 
 class Kernels(Protocol):
-    """One backend. All tensors of a call lie on one device and, but for indices and bits, have one dtype."""
+    """A backend. All tensors of a call are on one device and, except for indices and bits, of one dtype."""
 
     name: str
-    keeps_bits: bool  # whether masks stay bits in a slot (`masked_linear`), or become dense weights (`linear`)
-    keeps_sparse: bool  # whether sparse differences stay sparse (`sparse_add`), or become dense weights (`linear`)
+    keeps_bits: bool  # whether slots hold masks as bits (`masked_linear`), or as dense weights (`linear`)
+    keeps_sparse: bool  # whether slots hold sparse differences (`sparse_add`), or dense weights (`linear`)
 
     def low_rank(
         self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None
     ) -> None:
-        """Adds to y (rows, out) what the pairs make of x (rows, in). `row_scale`: (rows, 1), weighs what is added."""
+        """Adds the pairs' outputs for x (rows, in) to y (rows, out), each row multiplied by `row_scale` (rows, 1)."""
         ...
 
     def scale_add(self, y: Tensor, table: Table[ScaleAdd], segments: Segments) -> None:
-        """Scales and shifts rows of y (rows, ..., width)."""
+        """Multiplies rows of y (rows, ..., width) by the gain, and adds the offset."""
         ...
 
     def linear(self, x: Tensor, y: Tensor, table: Table[Weight], segments: Segments) -> None:
-        """Writes outputs of y (rows, at least out) from x (rows, in); each slot may have an `out` of its own."""
+        """Writes the layers' outputs for x (rows, in) into y (rows, out or more). Slots may differ in `out`."""
         ...
 
     def masked_linear(
         self, x: Tensor, y: Tensor, base: Tensor, bias: Tensor | None, table: Table[Bits], segments: Segments
     ) -> None:
-        """Writes y (rows, out) from x (rows, in) through the masked base (out, in)."""
+        """Writes the outputs of the masked base weight (out, in) for x (rows, in) into y (rows, out)."""
         ...
 
     def lookup(self, ids: Tensor, y: Tensor, table: Table[Rows], segments: Segments) -> None:
-        """Writes rows of y (rows, dim) whose id, of `ids` (rows,), the slot's table has."""
+        """Writes embeddings into those rows of y (rows, dim) whose token id, in `ids` (rows,), the slot's entry has."""
         ...
 
     def sparse_add(self, x: Tensor, y: Tensor, table: Table[Sparse], segments: Segments) -> None:
-        """Adds to y (rows, out) what the sparse differences make of x (rows, in)."""
+        """Adds the sparse differences' outputs for x (rows, in) to y (rows, out)."""
         ...

@@ -1,8 +1,8 @@
-"""Low-rank pairs of many adapters as one batch of matrices, where each adapter has a few rows.
+"""Low-rank pairs of several adapters as one padded batch of matrix products, where each adapter has few rows.
 
-A loop over adapters then costs more in calls than in numbers: on a GPU and in half types always (oneDNN takes 30 us for
-a product of any size), else where each has a row or a few, as when many sequences generate. The matrices of a call are
-put side by side for that call alone; nothing of it is kept, so nothing has to change when tasks do.
+In a loop over adapters the calls then cost more than the arithmetic: always on a GPU and in half types (any product
+takes oneDNN at least 30 us), and in float32 on a CPU where each adapter has only a few rows, as in decoding. The
+matrices are stacked again in every call, so that nothing has to be updated when other adapters take part.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from manyhats.kernels.activations import activation
 from manyhats.kernels.base import LowRank
 from manyhats.kernels.segments import Segment, Segments, Table
 
-_SEVERAL = 3  # adapters from which on it is faster
-_FEW_ROWS = 8  # of one adapter, up to which it is on a CPU in float32
-_MOST_PADS = 4  # times the real rows
+_MIN_ADAPTERS = 3  # with fewer, the loop is faster
+_MAX_ROWS_ON_CPU = 8  # of one adapter, in float32 on a CPU: with more, the loop is faster
+_MAX_PADDING = 4  # padded rows, as a multiple of the real rows
 
 
 class _Shape(NamedTuple):
-    """Pairs that go together. `rank`, `width`, `out`: of the matrices; the rest says what they have besides."""
+    """What pairs must have in common to share a product: the sizes of their matrices, and the optional steps."""
 
     rank: int
     width: int
@@ -34,55 +34,56 @@ class _Shape(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Pairs of one shape, and where their rows are (see `_places`)."""
+    """Pairs of one shape, and the indices of their rows (see `_row_indices`)."""
 
     shape: _Shape
     pairs: list[LowRank]
-    read: Tensor
-    back: Tensor
+    pad: Tensor
+    unpad: Tensor
     rows: Tensor
 
 
 def add_padded(x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments) -> list[Segment]:
-    """Adds to y (rows, out) what some pairs make of x (rows, in), where that is faster than one by one.
+    """Adds the outputs of pairs for x (rows, in) to y (rows, out), where a padded product is faster than the loop.
 
-    Returns the segments that are left to do.
+    Returns the segments that remain to be computed.
     """
-    if len(segments) < _SEVERAL or torch.is_grad_enabled():
+    if len(segments) < _MIN_ADAPTERS or torch.is_grad_enabled():
         return list(segments)
-    groups, left = segments.prepared(table, lambda: _grouped(table, segments, x.device))
+    groups, remaining = segments.prepared(table, lambda: _grouped(table, segments, x.device))
     for group in groups:
         _add(x, y, group)
-    return left
+    return remaining
 
 
 def _grouped(table: Table[LowRank], segments: Segments, device: torch.device) -> tuple[list[_Group], list[Segment]]:
-    """The pairs that go together, and the segments that are left."""
-    left: list[Segment] = []
-    alike: dict[_Shape, list[Segment]] = {}
+    """The groups of pairs that share a product, and the segments that remain."""
+    remaining: list[Segment] = []
+    by_shape: dict[_Shape, list[Segment]] = {}
     for segment in segments:
         pair = table[segment.slot]
-        dear = device.type != "cpu" or pair.down.dtype != torch.float32 or segment.stop - segment.start <= _FEW_ROWS
-        if pair.scale is not None or not dear:
-            left.append(segment)
+        few = segment.stop - segment.start <= _MAX_ROWS_ON_CPU
+        worthwhile = few or device.type != "cpu" or pair.down.dtype != torch.float32
+        if pair.scale is not None or not worthwhile:
+            remaining.append(segment)
             continue
         biases = pair.down_bias is not None, pair.up_bias is not None
         shape = _Shape(len(pair.down), pair.down.shape[1], pair.up.shape[1], *biases, pair.activation)
-        alike.setdefault(shape, []).append(segment)
+        by_shape.setdefault(shape, []).append(segment)
     groups: list[_Group] = []
-    for shape, several in alike.items():
-        lengths = [segment.stop - segment.start for segment in several]
-        if len(several) < _SEVERAL or max(lengths) * len(several) > _MOST_PADS * sum(lengths):
-            left += several
+    for shape, own in by_shape.items():
+        lengths = [segment.stop - segment.start for segment in own]
+        if len(own) < _MIN_ADAPTERS or max(lengths) * len(own) > _MAX_PADDING * sum(lengths):
+            remaining += own
             continue
-        places = _places(tuple((start, stop) for start, stop, _ in several), device)
-        groups.append(_Group(shape, [table[segment.slot] for segment in several], *places))
-    return groups, left
+        indices = _row_indices(tuple((start, stop) for start, stop, _ in own), device)
+        groups.append(_Group(shape, [table[segment.slot] for segment in own], *indices))
+    return groups, remaining
 
 
 def _add(x: Tensor, y: Tensor, group: _Group) -> None:
-    shape, pairs, read, back, rows = group
-    xs = x.index_select(0, read).view(len(pairs), -1, shape.width)
+    shape, pairs, pad, unpad, rows = group
+    xs = x.index_select(0, pad).view(len(pairs), -1, shape.width)
     down = torch.stack([pair.down for pair in pairs]).transpose(1, 2)
     if shape.down_bias:
         biases = torch.stack([pair.down_bias for pair in pairs if pair.down_bias is not None])
@@ -97,21 +98,22 @@ def _add(x: Tensor, y: Tensor, group: _Group) -> None:
         out = torch.baddbmm(biases[:, None], low, up)
     else:
         out = torch.bmm(low, up)
-    y.index_add_(0, rows, out.view(-1, shape.out).index_select(0, back))
+    y.index_add_(0, rows, out.view(-1, shape.out).index_select(0, unpad))
 
 
 @lru_cache(maxsize=64)
-def _places(spans: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows that each pair reads, pads repeating its first; where each real row stands among these; the real rows.
+def _row_indices(spans: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Three index tensors: the rows of each pair, padded with its first row; among these, the real ones (the inverse of
+    the padding); and the real rows themselves.
 
-    They stay while as many rows belong to each adapter, as in most steps of generation.
+    Cached, because in most decode steps the number of rows of each adapter stays the same.
     """
-    most = max(stop - start for start, stop in spans)
-    read = [row if row < stop else start for start, stop in spans for row in range(start, start + most)]
-    back = [i * most + row for i, (start, stop) in enumerate(spans) for row in range(stop - start)]
+    longest = max(stop - start for start, stop in spans)
+    pad = [row if row < stop else start for start, stop in spans for row in range(start, start + longest)]
+    unpad = [i * longest + row for i, (start, stop) in enumerate(spans) for row in range(stop - start)]
     rows = [row for start, stop in spans for row in range(start, stop)]
-    host = torch.tensor([*read, *back, *rows], dtype=torch.long)
+    host = torch.tensor([*pad, *unpad, *rows], dtype=torch.long)
     pinned = device.type == "cuda" and torch.cuda.is_available()
-    there = host.pin_memory().to(device, non_blocking=True) if pinned else host.to(device)
-    found = torch.split(there, [len(read), len(back), len(rows)])
+    on_device = host.pin_memory().to(device, non_blocking=True) if pinned else host.to(device)
+    found = torch.split(on_device, [len(pad), len(unpad), len(rows)])
     return found[0], found[1], found[2]

@@ -1,7 +1,7 @@
-"""The operations in plain torch: on any device, with gradients, and what every other backend is compared with.
+"""The operations in plain torch: for any device, with gradients, and as the reference for other backends' tests.
 
-A loop over the segments stands inside each call: torch has no operation for matrices of different sizes at different
-addresses. Pairs with a few rows each are the exception (`kernels.padded`).
+Each call loops over the segments, because torch has no operation for matrices of different sizes at different
+addresses. Low-rank pairs with few rows each are batched instead (`kernels.padded`).
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ class Reference:
     """See `kernels.base.Kernels`."""
 
     name = "reference"
-    keeps_bits = False  # to unpack bits at every batch takes 2 to 4 times as long as the linear layer itself
+    keeps_bits = False  # unpacking bits in every batch takes 2 to 4 times as long as the linear layer itself
     keeps_sparse = False
 
     def low_rank(
         self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None
     ) -> None:
-        left = list(segments) if row_scale is not None else add_padded(x, y, table, segments)
-        for start, stop, slot in left:
+        remaining = list(segments) if row_scale is not None else add_padded(x, y, table, segments)
+        for start, stop, slot in remaining:
             down, up, down_bias, up_bias, function, scale = table[slot]
             rows, out = x[start:stop], y[start:stop]
             if down_bias is None and up_bias is None and function is None and scale is None:
-                # A x^T: on a CPU a product with r rows is faster than the same one with r columns
+                # A x^T: on a CPU a product with r rows is faster than one with r columns
                 low = (down @ rows.T).T
                 if row_scale is not None:
                     low = low * row_scale[start:stop]
-                out.addmm_(low.to(y.dtype), up.to(y.dtype))  # they differ under autocast alone
+                out.addmm_(low.to(y.dtype), up.to(y.dtype))  # the dtypes differ only under autocast
                 continue
             low = F.linear(rows, down, down_bias)
             if function is not None:
@@ -78,13 +78,13 @@ class Reference:
     def lookup(self, ids: Tensor, y: Tensor, table: Table[Rows], segments: Segments) -> None:
         for start, stop, slot in segments:
             rows, own = table[slot]
-            asked = ids[start:stop]
+            wanted = ids[start:stop]
             if own is None:
-                y[start:stop] = F.embedding(asked, rows)
+                y[start:stop] = F.embedding(wanted, rows)
                 continue
-            where = torch.searchsorted(own, asked).clamp_(max=len(own) - 1)
-            mine = (own[where] == asked)[:, None]
-            y[start:stop] = torch.where(mine, rows[where], y[start:stop])
+            indices = torch.searchsorted(own, wanted).clamp_(max=len(own) - 1)
+            found = (own[indices] == wanted)[:, None]
+            y[start:stop] = torch.where(found, rows[indices], y[start:stop])
 
     def sparse_add(self, x: Tensor, y: Tensor, table: Table[Sparse], segments: Segments) -> None:
         width = x.shape[1]
@@ -95,7 +95,7 @@ class Reference:
 
 
 def unpack_bits(bits: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Bytes, the first value in the lowest bit, row by row, to bool (out, in)."""
-    places = torch.arange(8, dtype=torch.uint8, device=bits.device)
-    flat = (bits[:, None] >> places) & 1
+    """Unpacks bytes, the lowest bit first, row by row, to bool (out, in)."""
+    shifts = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    flat = (bits[:, None] >> shifts) & 1
     return flat.view(-1)[: shape[0] * shape[1]].view(shape).bool()

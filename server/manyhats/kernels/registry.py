@@ -1,4 +1,4 @@
-"""Which backend does the operations: chosen by the device and by what is installed."""
+"""Chooses the kernel backend, by the device and by what is installed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """`devices`: the types of device that it works on; none: all. `missing`: why it cannot be used here, or None."""
+    """A backend. `devices`: the device types that it supports; none: all. `missing`: why it cannot be used, or None."""
 
     make: Callable[[], Kernels]
     devices: frozenset[str] = frozenset()
@@ -36,10 +36,10 @@ BACKENDS: dict[str, Backend] = {
 
 
 def choose(device: torch.device, name: str = AUTO, backends: Mapping[str, Backend] = BACKENDS) -> Kernels:
-    """The backend called `name`, or the first that works on the device.
+    """The backend called `name`, or with `auto` the first one that can be used on the device.
 
-    Raises ConfigurationError for a name that is not known, and for a backend that cannot work here, with the reason.
-    The log says why a backend that would be preferred is not used.
+    Raises ConfigurationError for an unknown name, and for a backend that cannot be used here, with the reason. Logs why
+    a preferred backend is not used.
     """
     if name == AUTO:
         for own, backend in backends.items():
@@ -64,5 +64,5 @@ def _reason(backend: Backend, device: torch.device) -> str | None:
 
 
 def described(device: torch.device, backends: Mapping[str, Backend] = BACKENDS) -> dict[str, str]:
-    """By name, `ready` or why the backend cannot be used on the device."""
+    """For each backend `ready`, or why it cannot be used on the device."""
     return {name: _reason(one, device) or "ready" for name, one in backends.items()}

@@ -1,4 +1,4 @@
-"""Which rows of a batch belong to which slot, and what each slot has at a site."""
+"""Segments, which say which rows of a batch belong to which slot, and tables of each slot's entry at a site."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Segments:
 
     def __init__(self, segments: Sequence[Segment], spans: Sequence[Sequence[tuple[int, int]]] = ()) -> None:
         self._segments = tuple(segments)
-        self._times: dict[int, Segments] = {}
+        self._repeated: dict[int, Segments] = {}
         self._prepared: dict[int, tuple[Table[Any], int, Any]] = {}
         self.spans = spans
 
@@ -40,23 +40,23 @@ class Segments:
         return iter(self._segments)
 
     def prepared(self, table: Table[E], make: Callable[[], P]) -> P:
-        """What a backend has made of these segments and a table, made once while the table stays as it is."""
-        known = self._prepared.get(id(table))
-        if known is None or known[1] != table.version:
-            known = self._prepared[id(table)] = table, table.version, make()
-        found: P = known[2]
-        return found
+        """What a backend prepared for these segments and a table, by `make`; cached until the table changes."""
+        cached = self._prepared.get(id(table))
+        if cached is None or cached[1] != table.version:
+            cached = self._prepared[id(table)] = table, table.version, make()
+        prepared: P = cached[2]
+        return prepared
 
-    def times(self, count: int) -> Segments:
-        """The same where each row stands as `count` rows."""
-        if count not in self._times:
+    def repeat_rows(self, count: int) -> Segments:
+        """The segments of a batch in which each row is repeated as `count` consecutive rows."""
+        if count not in self._repeated:
             each = [Segment(start * count, stop * count, slot) for start, stop, slot in self._segments]
-            self._times[count] = Segments(each)
-        return self._times[count]
+            self._repeated[count] = Segments(each)
+        return self._repeated[count]
 
     @cached_property
     def runs(self) -> tuple[slice, ...]:
-        """The rows of all segments as few slices as can be: neighbours joined."""
+        """The rows of all segments, with adjacent segments merged into one slice."""
         found: list[slice] = []
         for start, stop, _ in self._segments:
             if found and found[-1].stop == start:
@@ -74,31 +74,31 @@ class Segments:
 
 
 class Table(Generic[E]):
-    """What each slot has at one site for one operation. `entries[slot]` is None where it has nothing.
+    """The entry of each slot for one operation at one site. `entries[slot]` is None where the slot has none.
 
-    A backend that works with addresses keeps its own columns of them beside the entries (`columns`), which `version`
-    tells to be stale: it changes with every entry. `changed`: the slots whose entries the columns do not have yet; the
-    backend takes them out.
+    A backend that works with addresses keeps an array of structs beside the entries (`struct_array`). `version` changes
+    with every entry, which shows that the array is stale. `changed_slots`: the slots whose entries the array does not
+    have yet; the backend removes them as it updates the array.
     """
 
     def __init__(self) -> None:
         self.entries: list[E | None] = []
         self.version = 0
-        self.changed: set[int] = set()
-        self.columns: Any = None
+        self.changed_slots: set[int] = set()
+        self.struct_array: Any = None
 
     def put(self, slot: int, entry: E) -> None:
-        """A slot's entry. Nobody uses the slot yet."""
+        """Sets a slot's entry. No pass may be using the slot."""
         while len(self.entries) <= slot:
             self.entries.append(None)
         self.entries[slot] = entry
-        self.changed.add(slot)
+        self.changed_slots.add(slot)
         self.version += 1
 
     def drop(self, slot: int) -> None:
-        """Takes an entry out. Nobody uses the slot any more."""
+        """Removes a slot's entry. No pass may be using the slot."""
         self.entries[slot] = None
-        self.changed.add(slot)
+        self.changed_slots.add(slot)
         self.version += 1
 
     def __getitem__(self, slot: int) -> E:

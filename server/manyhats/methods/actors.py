@@ -1,6 +1,7 @@
-"""What acts during a pass: for every site one object, made once for each shape of batch.
+"""The actors of a pass: for each site one object that runs the operations of all adapters of a batch there.
 
-A shape is which signatures a batch has, not which adapters: these are the slots in the pass's segments.
+They depend on the signatures in a batch only, and are made once for each combination of signatures. Which adapters take
+part is given by the slots in the segments of the current pass.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from manyhats.backbone import PackedBatch
 
 
-class Member(NamedTuple):
-    """A segment of a pass. `signature`: its place among the batch's; `spans`: its sequences' rows in the batch;
-    `sequences`: which of the batch these are."""
+class PassSegment(NamedTuple):
+    """A segment of a pass. `signature`: the index of its adapter's signature in the batch; `spans`: the rows (start,
+    stop) of its sequences; `sequences`: their indices in the batch."""
 
     segment: Segment
     signature: int
@@ -37,38 +38,43 @@ class Member(NamedTuple):
 
 
 class Pass:
-    """The segments of one pass over the backbone, and of some signatures alone where these are asked for."""
+    """The segments of one pass over the backbone, selected by signature. `batch`: None for a pass over one row for each
+    sequence."""
 
-    def __init__(self, members: Sequence[Member], batch: PackedBatch | None) -> None:
+    def __init__(self, members: Sequence[PassSegment], batch: PackedBatch | None) -> None:
         self.batch = batch
-        self._all = members
-        self._some: dict[tuple[int, ...], tuple[Segments, list[slice]]] = {}
+        self._segments = members
+        self._by_signatures: dict[tuple[int, ...], tuple[Segments, list[slice]]] = {}
 
     def of(self, signatures: tuple[int, ...]) -> Segments:
-        """The segments of adapters with these signatures."""
+        """The segments of the adapters with these signatures."""
         return self._of(signatures)[0]
 
     def sequences(self, signatures: tuple[int, ...]) -> list[slice]:
-        """Which sequences of the batch these segments hold."""
+        """The sequences of each of these segments, as indices in the batch."""
         return self._of(signatures)[1]
 
     def _of(self, signatures: tuple[int, ...]) -> tuple[Segments, list[slice]]:
-        found = self._some.get(signatures)
+        found = self._by_signatures.get(signatures)
         if found is None:
-            own = [member for member in self._all if member.signature in signatures]
+            own = [member for member in self._segments if member.signature in signatures]
             segments = Segments([m.segment for m in own], [m.spans for m in own])
-            found = self._some[signatures] = segments, [m.sequences for m in own]
+            found = self._by_signatures[signatures] = segments, [m.sequences for m in own]
         return found
 
 
-class Shape:
-    """The actors of all batches with the same signatures."""
+class ActorSet:
+    """The actors for all batches with the same signatures.
+
+    `within`: the only linear, embedding and norm sites of the pass; None: all. `tokens`: whether the pass is over all
+    tokens.
+    """
 
     def __init__(
         self, tables: SlotTables, signatures: Sequence[Signature], within: Container[str] | None, tokens: bool
     ) -> None:
         self.kernels = tables.kernels
-        self._now: Pass | None = None
+        self._current_pass: Pass | None = None
         groups: dict[tuple[Category, str | int], list[Group]] = {}
         for group in tables.groups(signatures):
             category, site = group.placement.category, group.placement.site
@@ -99,16 +105,16 @@ class Shape:
         self.states = {site: _StatesActor(self, at("states", site)) for site in sites("states")} if tokens else {}
 
     @property
-    def now(self) -> Pass:
-        """The pass under way."""
-        assert self._now is not None, "no pass is under way"
-        return self._now
+    def current(self) -> Pass:
+        """The running pass."""
+        assert self._current_pass is not None, "no pass is running"
+        return self._current_pass
 
-    def actors(self, now: Pass) -> Actors:
-        """What acts in a pass. One pass at a time."""
+    def actors(self, segments: Pass) -> Actors:
+        """The actors for one pass. Only one pass may run at a time."""
 
         def start() -> None:
-            self._now = now
+            self._current_pass = segments
 
         return Actors(
             linear=self.linear,
@@ -122,188 +128,188 @@ class Shape:
         )
 
     def _stop(self) -> None:
-        """Holds nothing of the pass any longer: its adapters may have to leave their slots."""
-        self._now = None
+        """Drops the pass, whose references would keep the slots of its adapters occupied."""
+        self._current_pass = None
 
 
 @dataclass(frozen=True, slots=True)
 class _LinearActor:
-    """Runs the shared layer on the rows that use it, then lets the methods act on theirs.
+    """Runs the backbone's linear layer on the rows that use its weight, then the operations of all adapters.
 
-    `owners`: the signatures of those with a weight of their own.
+    `owners`: the signatures of the adapters that replace its weight.
     """
 
-    shape: Shape
+    actor_set: ActorSet
     input: list[Group]
     weight: list[Group]
     output: list[Group]
     owners: tuple[int, ...]
 
     def __call__(self, x: Tensor, site: LinearSite) -> Tensor:
-        kernels, now = self.shape.kernels, self.shape.now
-        read = x
+        kernels, current = self.actor_set.kernels, self.actor_set.current
+        scaled = x
         for group in self.input:
-            read = read.clone()
-            kernels.scale_add(read, group.tables["values"], now.of(group.members))
-        y = self._with_own_weights(read, site) if self.weight else site.product(read)
+            scaled = scaled.clone()
+            kernels.scale_add(scaled, group.tables["values"], current.of(group.members))
+        y = self._with_own_weights(scaled, site) if self.weight else site.product(scaled)
         for group in self.output:
             run = OUTPUT_OPERATIONS[group.placement.kind].run
-            run(kernels, x, y, group.tables, now.of(group.members))
+            run(kernels, x, y, group.tables, current.of(group.members))
         return y
 
     def _with_own_weights(self, x: Tensor, site: LinearSite) -> Tensor:
         if torch.is_grad_enabled():
-            return self._joined(x, site)
-        kernels, now = self.shape.kernels, self.shape.now
+            return self._concatenated(x, site)
+        kernels, current = self.actor_set.kernels, self.actor_set.current
         y = x.new_empty(len(x), site.shape[0])
-        for rows in gaps(now.of(self.owners).runs, len(x)):
+        for rows in gaps(current.of(self.owners).runs, len(x)):
             y[rows] = site.product(x[rows])
         for group in self.weight:
-            segments = now.of(group.members)
+            segments = current.of(group.members)
             if group.placement.kind is OwnMask.kind:
                 kernels.masked_linear(x, y, site.weight, site.bias, group.tables["bits"], segments)
             else:
                 kernels.linear(x, y, group.tables["layer"], segments)
         return y
 
-    def _joined(self, x: Tensor, site: LinearSite) -> Tensor:
-        """With gradients: each run of rows by itself, so that none is written over."""
+    def _concatenated(self, x: Tensor, site: LinearSite) -> Tensor:
+        """With gradients, the outputs are concatenated, because tensors that autograd needs must not be overwritten."""
         layers = [
             (start, stop, group.tables["layer"][slot])
             for group in self.weight
-            for start, stop, slot in self.shape.now.of(group.members)
+            for start, stop, slot in self.actor_set.current.of(group.members)
         ]
-        pieces = [(start, F.linear(x[start:stop], own.weight, own.bias)) for start, stop, own in layers]
+        chunks = [(start, F.linear(x[start:stop], own.weight, own.bias)) for start, stop, own in layers]
         runs = [slice(start, stop) for start, stop, _ in sorted(layers, key=lambda layer: layer[0])]
-        pieces += [(rows.start, site.product(x[rows])) for rows in gaps(runs, len(x))]
-        return torch.cat([piece for _, piece in sorted(pieces, key=lambda piece: piece[0])])
+        chunks += [(rows.start, site.product(x[rows])) for rows in gaps(runs, len(x))]
+        return torch.cat([chunk for _, chunk in sorted(chunks, key=lambda chunk: chunk[0])])
 
 
 def _members(groups: Sequence[Group]) -> tuple[int, ...]:
-    """The signatures that take part in any of some groups."""
+    """The signatures of all members of some groups."""
     return tuple(sorted({member for group in groups for member in group.members}))
 
 
 def gaps(runs: Sequence[slice], rows: int) -> list[slice]:
-    """The rows that none of the runs, which rise, holds."""
+    """The rows, of `rows`, outside the given slices, which are in rising order."""
     found: list[slice] = []
-    done = 0
+    end = 0
     for run in [*runs, slice(rows, rows)]:
-        if done < run.start:
-            found.append(slice(done, run.start))
-        done = run.stop
+        if end < run.start:
+            found.append(slice(end, run.start))
+        end = run.stop
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class _EmbeddingActor:
-    """Looks all rows up in the backbone's table, then lets each segment make its own."""
+    """Replaces embeddings: rows from adapters' tables in one call, then other steps segment by segment."""
 
-    shape: Shape
+    actor_set: ActorSet
     groups: list[Group]
 
     def __call__(self, ids: Tensor, y: Tensor) -> Tensor:
-        for group in self.groups:  # two parts of one adapter act one after the other
-            segments = self.shape.now.of(group.members)
+        for group in self.groups:  # in order: a second component of an adapter changes the result of its first
+            segments = self.actor_set.current.of(group.members)
             if group.placement.kind is OwnRows.kind:
                 y = y.clone() if torch.is_grad_enabled() else y
-                self.shape.kernels.lookup(ids, y, group.tables["rows"], segments)
+                self.actor_set.kernels.lookup(ids, y, group.tables["rows"], segments)
                 continue
-            pieces = []
+            chunks = []
             for segment, spans in zip(segments, segments.spans, strict=True):
                 rows = slice(segment.start, segment.stop)
-                act = group.tables["act"][segment.slot]
-                pieces.append((rows, act(ids[rows], y[rows], span_slices(spans, segment.start))))
-            y = put_rows(y, pieces)
+                step = group.tables["act"][segment.slot]
+                chunks.append((rows, step(ids[rows], y[rows], span_slices(spans, segment.start))))
+            y = put_rows(y, chunks)
         return y
 
 
 @dataclass(frozen=True, slots=True)
 class _NormActor:
-    """Gives the rows of segments that bring a norm of their own what it makes of them."""
+    """Recomputes the rows of the adapters that replace a norm's weights."""
 
-    shape: Shape
+    actor_set: ActorSet
     groups: list[Group]
 
     def __call__(self, x: Tensor, y: Tensor, site: NormSite) -> Tensor:
         for group in self.groups:
-            y = self._own(x, y, site, group, self.shape.now.of(group.members))
+            y = self._apply(x, y, site, group, self.actor_set.current.of(group.members))
         return y
 
     def among(self, signatures: Sequence[int], x: Tensor, y: Tensor, site: NormSite) -> Tensor:
-        """The same for the adapters with some signatures alone."""
+        """The same, only for the adapters with these signatures."""
         for group in self.groups:
             members = tuple(member for member in group.members if member in signatures)
             if members:
-                y = self._own(x, y, site, group, self.shape.now.of(members))
+                y = self._apply(x, y, site, group, self.actor_set.current.of(members))
         return y
 
-    def _own(self, x: Tensor, y: Tensor, site: NormSite, group: Group, segments: Segments) -> Tensor:
+    def _apply(self, x: Tensor, y: Tensor, site: NormSite, group: Group, segments: Segments) -> Tensor:
         runs = segments.runs
         normalised = x.new_empty(x.shape, dtype=torch.float32)
         for rows in runs:
             normalised[rows] = site.normalised(x[rows])
-        self.shape.kernels.scale_add(normalised, group.tables["values"], segments)
+        self.actor_set.kernels.scale_add(normalised, group.tables["values"], segments)
         return put_rows(y, [(rows, normalised[rows].to(y.dtype)) for rows in runs])
 
 
 @dataclass(frozen=True, slots=True)
 class _ResidualActor:
-    """Joins all rows as the backbone does, then replaces the rows of the segments where a method acts."""
+    """Joins all rows with the residual stream as the backbone does, then replaces the rows where adapters act."""
 
-    shape: Shape
+    actor_set: ActorSet
     groups: list[ResidualGroup]
 
     def __call__(self, f: Tensor, x: Tensor, norm: NormSite | None) -> Tensor:
         joined = f + x if norm is None else norm(f + x)
-        own_norms = None if norm is None else self.shape.norm.get(norm.name)
-        site = ResidualPass(self.shape.kernels, f, x, joined, norm, own_norms, self.shape.now.of)
+        own_norms = None if norm is None else self.actor_set.norm.get(norm.name)
+        site = ResidualPass(self.actor_set.kernels, f, x, joined, norm, own_norms, self.actor_set.current.of)
         return join_residual(site, self.groups)
 
 
 def _residual_group(group: Group) -> ResidualGroup:
-    return ResidualGroup(group.placement.kind, group.placement.stage, group.tables, group.members)
+    return ResidualGroup(group.placement.kind, group.placement.order, group.tables, group.members)
 
 
 @dataclass(frozen=True, slots=True)
 class _StatesActor:
-    """Lets each segment change its rows of the residual stream."""
+    """Runs steps on the residual stream, segment by segment."""
 
-    shape: Shape
+    actor_set: ActorSet
     groups: list[Group]
 
     def __call__(self, states: Tensor) -> Tensor:
-        now = self.shape.now
-        assert now.batch is not None
+        current = self.actor_set.current
+        assert current.batch is not None
         for group in self.groups:
-            segments = now.of(group.members)
-            sequences = now.sequences(group.members)
+            segments = current.of(group.members)
+            sequences = current.sequences(group.members)
             for segment, spans, own in zip(segments, segments.spans, sequences, strict=True):
                 rows = slice(segment.start, segment.stop)
-                act = group.tables["act"][segment.slot]
-                new = act(states[rows], span_slices(spans, segment.start), now.batch, own)
+                step = group.tables["act"][segment.slot]
+                new = step(states[rows], span_slices(spans, segment.start), current.batch, own)
                 states = put_rows(states, [(rows, new)])
         return states
 
 
 @dataclass(frozen=True, slots=True)
 class _KeyValueActor:
-    """Puts the prefixes of all segments behind the tokens' keys and values, in the order of the segments."""
+    """Appends the prefixes of all segments to the tokens' keys and values, in the order of the segments."""
 
-    shape: Shape
+    actor_set: ActorSet
     groups: list[Group]
 
     def __call__(self, keys: Tensor, values: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         found: list[tuple[int, Tensor, Tensor]] = []
         for group in self.groups:
-            segments = self.shape.now.of(group.members)
+            segments = self.actor_set.current.of(group.members)
             if group.placement.kind is PrefixRows.kind:
                 entries: list[Any] = group.tables["rows"].entries
                 found += [(segment.start, *entries[segment.slot]) for segment in segments]
                 continue
             for segment, spans in zip(segments, segments.spans, strict=True):
-                act = group.tables["act"][segment.slot]
-                rows = act(hidden[segment.start : segment.stop], span_slices(spans, segment.start))
+                step = group.tables["act"][segment.slot]
+                rows = step(hidden[segment.start : segment.stop], span_slices(spans, segment.start))
                 found.append((segment.start, *rows))
-        found.sort(key=itemgetter(0))  # of one segment by stage, as they came
+        found.sort(key=itemgetter(0))  # a stable sort: several prefixes of a segment keep their order
         return torch.cat([keys, *[k for _, k, _ in found]]), torch.cat([values, *[v for _, _, v in found]])

@@ -22,7 +22,7 @@ from manyhats.methods.bottleneck import (
 )
 from manyhats.methods.component import Component, MethodConfig, size_of
 from manyhats.methods.fusion import join_members, member_columns, member_leaves, member_tables
-from manyhats.methods.operations import Kind
+from manyhats.methods.operations import OperationKind
 from manyhats.methods.options import Options
 from manyhats.methods.residual import ResidualGroup, ResidualPass, in_rows
 
@@ -45,9 +45,9 @@ class AverageOperation:
     weights: tuple[float, ...]
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> OperationKind:
         own = tuple(member.kind for member in self.members)
-        return Kind("average", tuple(member_columns(self.members)), (own, self.weights), Averages)
+        return OperationKind("average", tuple(member_columns(self.members)), (own, self.weights), Averages)
 
     @property
     def columns(self) -> tuple[Any, ...]:
@@ -62,7 +62,7 @@ class Averages:
         kinds, weights = _detail(group.kind)
         outs = []
         for i, kind in enumerate(kinds):
-            one = ResidualGroup(kind, group.stage, member_tables(group.tables, i), group.members)
+            one = ResidualGroup(kind, group.order, member_tables(group.tables, i), group.members)
             outs.append(Bottlenecks.step(one, site, hidden))
 
         def total(rows: slice) -> Tensor:
@@ -78,7 +78,7 @@ class Averages:
         return finish(_detail(group.kind)[0][-1].detail, site, hidden, members)
 
 
-def _detail(kind: Kind) -> tuple[tuple[Any, ...], tuple[float, ...]]:
+def _detail(kind: OperationKind) -> tuple[tuple[Any, ...], tuple[float, ...]]:
     """The members' kinds, and their weights."""
     assert isinstance(kind.detail, tuple)
     kinds, weights = kind.detail

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.methods.component import C, Component, StateDict
@@ -74,7 +73,7 @@ class BoundComponent:
     prefix_each: bool = False  # every sequence has its own
     prefix_left_out: frozenset[int] = frozenset()  # layers at which these rows are not seen
     virtual_tokens: int = 0  # rows before every sequence that are no tokens of its own
-    position_shift: int = 0  # how far real tokens' positions move on
+    position_offset: int = 0  # how far real tokens' positions move on
     nbytes: int = 0
 
 
@@ -228,15 +227,6 @@ def init_gate(backbone: Backbone, width: int, generator: torch.Generator) -> dic
         "gate.weight": init_parameter(backbone, (1, width), 0.02, generator),
         "gate.bias": init_parameter(backbone, (1,), 0.0, generator),
     }
-
-
-def gate_means(h: Tensor, gate: Pair, spans: SequenceSlices) -> Tensor:
-    """mean over each sequence's rows of sigmoid(gate(h)): (rows, width) to (sequences,) (Mao et al. 2022, 3.1).
-
-    `gate`: weight (1, width) and bias (1,).
-    """
-    opened = torch.sigmoid(F.linear(h, *gate))
-    return torch.stack([opened[span].mean() for span in spans])
 
 
 def span_slices(spans: Sequence[tuple[int, int]], start: int) -> list[slice]:

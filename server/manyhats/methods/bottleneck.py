@@ -42,7 +42,7 @@ from manyhats.methods.base import (
 )
 from manyhats.methods.component import Component, MethodConfig, StateDict, size_of
 from manyhats.methods.kronecker import MOST_VALUES, kronecker_sum
-from manyhats.methods.operations import Kind, gate_rows
+from manyhats.methods.operations import OperationKind, gate_rows
 from manyhats.methods.options import Options
 from manyhats.methods.residual import ResidualGroup, ResidualPass, Tables, in_rows
 
@@ -89,8 +89,8 @@ class BottleneckOperation:
     config: BottleneckConfig
 
     @property
-    def kind(self) -> Kind:
-        return Kind("bottleneck", tuple(self._own), self.config, Bottlenecks)
+    def kind(self) -> OperationKind:
+        return OperationKind("bottleneck", tuple(self._own), self.config, Bottlenecks)
 
     @property
     def columns(self) -> tuple[Any, ...]:

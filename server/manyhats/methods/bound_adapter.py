@@ -21,9 +21,9 @@ from manyhats.methods.signature import Category, Placement, Signature, signature
 
 @dataclass(eq=False)
 class BoundAdapter:
-    """An adapter ready to act. Compared by identity. `non_causal`: see `Method[Any].non_causal`.
+    """An adapter on the device. Compared by identity. `non_causal`: see `Method.non_causal`.
 
-    `slot`: its number in the backbone's tables, which set it; None until it first acts.
+    `slot`: its slot in the backbone's tables, which set it; None: it has none yet.
     """
 
     method: str
@@ -36,12 +36,12 @@ class BoundAdapter:
 
     @property
     def derived(self) -> list[BoundAdapter]:
-        """The adapters that were made of it for parts of a text, and have slots of their own."""
-        return [one for name in ("starting", "resumed") if (one := self.__dict__.get(name)) is not None]
+        """The adapters derived from it for chunks of a sequence, which have slots of their own."""
+        return [one for name in ("first_chunk", "later_chunks") if (one := self.__dict__.get(name)) is not None]
 
     @cached_property
     def signature(self) -> Signature:
-        """Where it acts, and how."""
+        """At which sites it acts, and with which kinds of operations."""
         return self._placed[0]
 
     @property
@@ -51,13 +51,13 @@ class BoundAdapter:
 
     @cached_property
     def _placed(self) -> tuple[Signature, list[Operation]]:
-        stages: Counter[tuple[str, str | int]] = Counter()
+        orders: Counter[tuple[str, str | int]] = Counter()
         placements: list[Placement] = []
         operations: list[Operation] = []
 
         def put(category: Category, site: str | int, operation: Operation) -> None:
-            placements.append(Placement(category, site, stages[category, site], operation.kind))
-            stages[category, site] += 1
+            placements.append(Placement(category, site, orders[category, site], operation.kind))
+            orders[category, site] += 1
             operations.append(operation)
 
         for _, bound in self.components:
@@ -80,18 +80,18 @@ class BoundAdapter:
         return signature_of(tuple(placements)), operations
 
     @cached_property
-    def starting(self) -> BoundAdapter:
-        """How it acts on the beginning of a text whose prefix is in the cache already."""
+    def first_chunk(self) -> BoundAdapter:
+        """The adapter for a sequence's first chunk, where its prefix is in the cache already."""
         return self._without(lambda bound: {"key_value": {}, "prefix_rows": 0})
 
     @cached_property
-    def resumed(self) -> BoundAdapter:
-        """How it acts on a text's further tokens, all before them being in the cache already."""
+    def later_chunks(self) -> BoundAdapter:
+        """The adapter for a sequence's later chunks, where all earlier positions are in the cache already."""
         nothing: dict[str, Any] = {"embedding": {}, "states": {}, "virtual_tokens": 0}
-        return self.starting._without(lambda bound: nothing if bound.virtual_tokens else {})
+        return self.first_chunk._without(lambda bound: nothing if bound.virtual_tokens else {})
 
     def _without(self, changes: Callable[[BoundComponent], dict[str, Any]]) -> BoundAdapter:
-        """Itself, where nothing changes."""
+        """A copy with changed components; the adapter itself where nothing changes."""
         components = []
         for method, bound in self.components:
             real = {name: value for name, value in changes(bound).items() if getattr(bound, name)}
@@ -100,7 +100,7 @@ class BoundAdapter:
         return replace(self, components=tuple(components)) if changed else self
 
     def prefix(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values that stand before every text: (prefix_rows, kv_heads, head_dim)."""
+        """Keys and values before those of every sequence, in one layer: (prefix_rows, kv_heads, head_dim) each."""
         steps = [bound.key_value[layer] for _, bound in self.components if bound.key_value]
         rows = [step(torch.empty(0), ()) for step in steps]
         return torch.cat([keys for keys, _ in rows]), torch.cat([values for _, values in rows])
@@ -113,28 +113,28 @@ class BoundAdapter:
 
     @property
     def prefix_rows(self) -> int:
-        """Rows that attention sees before every sequence."""
+        """How many rows of keys and values precede those of every sequence."""
         return sum(bound.prefix_rows for _, bound in self.components)
 
     @property
     def prefix_each(self) -> bool:
-        """Whether every sequence has prefix rows of its own."""
+        """Whether the prefix rows differ between sequences."""
         return any(bound.prefix_each for _, bound in self.components)
 
     @property
     def prefix_left_out(self) -> frozenset[int]:
-        """Layers at which the prefix rows are not seen."""
+        """Layers without the prefix rows."""
         return frozenset().union(*(bound.prefix_left_out for _, bound in self.components if bound.prefix_rows))
 
     @property
     def virtual_tokens(self) -> int:
-        """Rows before every sequence's own tokens."""
+        """How many virtual tokens precede every sequence's own tokens."""
         return sum(bound.virtual_tokens for _, bound in self.components)
 
     @property
-    def position_shift(self) -> int:
-        """How far real tokens' positions move on."""
-        return sum(bound.position_shift for _, bound in self.components)
+    def position_offset(self) -> int:
+        """What is added to the positions of real tokens."""
+        return sum(bound.position_offset for _, bound in self.components)
 
 
 _LINEAR: dict[type, Category] = {ScaleInput: "input", OwnWeight: "weight", OwnMask: "weight"}

@@ -16,6 +16,7 @@ from manyhats.methods.base import BoundComponent, Method, Trainable, expect_shap
 from manyhats.methods.component import Component, MethodConfig, StateDict, size_of
 from manyhats.methods.operations import Operation, OwnNorm, OwnRows, OwnWeight, ScaleOutput
 from manyhats.methods.options import Options
+from manyhats.methods.sites import parameter_site
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -34,7 +35,7 @@ class Parameters(Method[ParametersConfig]):
 
     def check(self, component: Component[ParametersConfig], backbone: Backbone) -> None:
         for site, leaves in component.tensors.items():
-            place = backbone.parameter_site(site)
+            place = parameter_site(backbone, site)
             for leaf, tensor in leaves.items():
                 if isinstance(place, LinearSite) and leaf == "bias":  # added where the backbone has none
                     shape: tuple[int, ...] = place.shape[:1]
@@ -57,14 +58,13 @@ class Parameters(Method[ParametersConfig]):
         chosen.done()
         if which == "norms":
             norms = [site for name, site in backbone.norm.items() if not backbone.in_vocabulary_head(name)]
-            names = [(site.name, leaf) for site in norms for leaf in site.module._parameters]
+            names = [(site.name, leaf) for site in norms for leaf in site.parameter_names()]
             return _TrainableParameters(backbone, names, "ln")
         every = [*backbone.linear.values(), *backbone.norm.values()]
         places = [place for place in every if not backbone.in_vocabulary_head(place.name)]
         if which == "all":
             tables = [site for site in backbone.embedding.values() if not backbone.in_vocabulary_head(site.name)]
-            owned = [(place, leaf) for place in (*places, *tables) for leaf in place.module._parameters]
-            names = [(place.name, leaf) for place, leaf in owned if place.parameter(leaf) is not None]
+            names = [(place.name, leaf) for place in (*places, *tables) for leaf in place.parameter_names()]
             return _TrainableParameters(backbone, names, "full")
         names = [(place.name, "bias") for place in places if place.parameter("bias") is not None]
         return _TrainableParameters(backbone, names, "bias")
@@ -72,7 +72,7 @@ class Parameters(Method[ParametersConfig]):
 
 def own_parameter(backbone: Backbone, site: str, leaf: str) -> Tensor:
     """The backbone's own, a linear layer's weight as (out, in). Raises AdapterMismatch where there is none."""
-    own = backbone.parameter_site(site).parameter(leaf)
+    own = parameter_site(backbone, site).parameter(leaf)
     if own is None:
         raise AdapterMismatch(
             f"'{site}' of the backbone {backbone.name} has no parameter '{leaf}'", param=f"{site}.{leaf}"

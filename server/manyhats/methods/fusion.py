@@ -41,7 +41,7 @@ from manyhats.methods.bottleneck import (
     read,
 )
 from manyhats.methods.component import Component, MethodConfig, StateDict, size_of
-from manyhats.methods.operations import Kind
+from manyhats.methods.operations import OperationKind
 from manyhats.methods.options import Options
 from manyhats.methods.residual import ResidualGroup, ResidualPass, Tables, in_rows
 
@@ -121,9 +121,9 @@ class FusionOperation:
     config: FusionConfig
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> OperationKind:
         own = tuple(member.kind for member in self.members)
-        return Kind("fusion", tuple(self._own), (own, self.config), Fusions)
+        return OperationKind("fusion", tuple(self._own), (own, self.config), Fusions)
 
     @property
     def columns(self) -> tuple[Any, ...]:
@@ -178,7 +178,7 @@ class Fusions:
         return finish(_detail(group.kind)[0][-1].detail, site, hidden, members)
 
 
-def _detail(kind: Kind) -> tuple[tuple[Any, ...], FusionConfig]:
+def _detail(kind: OperationKind) -> tuple[tuple[Any, ...], FusionConfig]:
     """The members' kinds, whose details are their configs, and the fusion's config."""
     assert isinstance(kind.detail, tuple)
     kinds, config = kind.detail
@@ -195,7 +195,7 @@ def _layer(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segments
 def _layers(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segments) -> Tensor:
     """(rows, members, hidden) to the same, through each adapter's own layer."""
     count = x.shape[1]
-    return _layer(kernels, x.flatten(0, 1), table, segments.times(count)).view(x.shape)
+    return _layer(kernels, x.flatten(0, 1), table, segments.repeat_rows(count)).view(x.shape)
 
 
 class Fusion(Method[FusionConfig]):

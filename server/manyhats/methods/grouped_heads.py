@@ -1,4 +1,4 @@
-"""The heads of all tasks of a batch together: one product a layer, however many tasks there are."""
+"""Computes the heads of all tasks of a batch together, with one call for each layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from manyhats.methods.slots import SlotTables
 
 
 class HeadRows(NamedTuple):
-    """Rows `start` to `stop` of what heads read, which belong to one adapter with a head."""
+    """The rows `start` to `stop` of the heads' input, which belong to one adapter with a head."""
 
     adapter: BoundAdapter
     start: int
@@ -25,14 +25,14 @@ class HeadRows(NamedTuple):
 
 
 def head_logits(tables: SlotTables, states: Tensor, rows: Sequence[HeadRows]) -> Tensor:
-    """(rows, width) to (rows, most labels). A row means something up to its own head's number of labels.
+    """The logits of all heads: (rows, width) to (rows, most labels). A row is valid up to its head's number of labels.
 
     `rows`: in rising order.
     """
-    dropping = [own for own in rows if type(own.adapter.head) is not Head]
-    if dropping:
-        pieces = [(slice(own.start, own.stop), _head(own).read(states[own.start : own.stop])) for own in dropping]
-        states = put_rows(states, pieces)
+    with_dropout = [own for own in rows if type(own.adapter.head) is not Head]
+    if with_dropout:
+        chunks = [(slice(own.start, own.stop), _head(own).read(states[own.start : own.stop])) for own in with_dropout]
+        states = put_rows(states, chunks)
     widest = max(_head(own).num_labels for own in rows)
     logits = states.new_empty(len(states), widest)
     groups: dict[tuple[tuple[int, str | None], ...], list[HeadRows]] = {}
@@ -40,8 +40,8 @@ def head_logits(tables: SlotTables, states: Tensor, rows: Sequence[HeadRows]) ->
         layers = _head(own).layers
         inner = tuple((len(layer.weight), layer.activation) for layer in layers[:-1])
         groups.setdefault((*inner, (0, layers[-1].activation)), []).append(own)  # the last may differ in width
-    for steps, several in groups.items():
-        slots = [Segment(own.start, own.stop, tables.slot_of(own.adapter)) for own in several]
+    for steps, own_rows in groups.items():
+        slots = [Segment(own.start, own.stop, tables.slot_of(own.adapter)) for own in own_rows]
         segments = Segments(slots)
         hidden = states
         for i, (width, name) in enumerate(steps):
@@ -49,7 +49,7 @@ def head_logits(tables: SlotTables, states: Tensor, rows: Sequence[HeadRows]) ->
             out = logits if last else states.new_empty(len(states), width)
             tables.kernels.linear(hidden, out, tables.head_table(i), segments)
             if name is not None:
-                out = _activated(out, segments.runs, name)
+                out = _apply_activation(out, segments.runs, name)
                 if last:
                     logits = out
             hidden = out
@@ -62,13 +62,13 @@ def _head(own: HeadRows) -> Head:
     return head
 
 
-def _activated(y: Tensor, runs: Sequence[slice], name: str) -> Tensor:
-    """`y` with some runs of rows behind an activation."""
-    pieces = [activation(name)(y[run]) for run in runs]
-    if len(pieces) == 1 and len(pieces[0]) == len(y):
-        return pieces[0]
+def _apply_activation(y: Tensor, runs: Sequence[slice], name: str) -> Tensor:
+    """`y` with an activation applied to some runs of rows."""
+    chunks = [activation(name)(y[run]) for run in runs]
+    if len(chunks) == 1 and len(chunks[0]) == len(y):
+        return chunks[0]
     out = torch.empty_like(y)
     out.copy_(y)
-    for run, piece in zip(runs, pieces, strict=True):
-        out[run] = piece
+    for run, chunk in zip(runs, chunks, strict=True):
+        out[run] = chunk
     return out

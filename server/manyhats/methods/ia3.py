@@ -18,6 +18,7 @@ from manyhats.methods.base import BoundComponent, Method, Trainable, expect_shap
 from manyhats.methods.component import Component, MethodConfig, StateDict, size_of
 from manyhats.methods.operations import Operation, ScaleInput, ScaleOutput
 from manyhats.methods.options import Options
+from manyhats.methods.sites import linear_site
 from manyhats.methods.targets import target_sites
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Ia3(Method[Ia3Config]):
 
     def check(self, component: Component[Ia3Config], backbone: Backbone) -> None:
         for site, leaves in component.tensors.items():
-            out, width = backbone.site_of(site).shape
+            out, width = linear_site(backbone, site).shape
             shapes = {"output": (out,), "input": (width,)}
             for leaf, tensor in leaves.items():
                 if leaf not in shapes:

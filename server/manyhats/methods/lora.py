@@ -34,6 +34,7 @@ from manyhats.methods.base import (
 from manyhats.methods.component import Component, MethodConfig, StateDict
 from manyhats.methods.operations import AddGatedLowRank, AddLowRank, Operation, ScaleOutput, bytes_of
 from manyhats.methods.options import Options
+from manyhats.methods.sites import linear_site
 from manyhats.methods.targets import target_sites
 from manyhats.methods.vera import Shared, pair, projections
 
@@ -86,7 +87,7 @@ class Lora(Method[LoraConfig]):
             if table is not None:
                 out, width = table.module.embedding_dim, table.module.num_embeddings
             else:
-                out, width = backbone.site_of(site).shape
+                out, width = linear_site(backbone, site).shape
                 shapes |= {"bias": (out,), "bias_B": (out,), "gate.weight": (1, width), "gate.bias": (1,)}
             shapes["magnitude"] = (out,)
             rank = expect_matrix(leaves["A"], f"{site}.lora_A")
@@ -168,7 +169,7 @@ class Lora(Method[LoraConfig]):
 def _check_vera(component: Component[LoraConfig], shared: Shared, backbone: Backbone) -> None:
     for site, leaves in component.tensors.items():
         expect_leaves(leaves, ("lambda_b", "lambda_d"), site)
-        out, width = backbone.site_of(site).shape
+        out, width = linear_site(backbone, site).shape
         expect_shape(leaves["lambda_b"], (out,), f"{site}.lambda_b", backbone)
         expect_shape(leaves["lambda_d"], (shared.rank,), f"{site}.lambda_d", backbone)
         if out > shared.outputs or width > shared.inputs:

@@ -22,6 +22,7 @@ from manyhats.methods.base import BoundComponent, Method, Trainable, expect_leav
 from manyhats.methods.component import Component, MethodConfig
 from manyhats.methods.operations import Operation, OwnMask, OwnWeight
 from manyhats.methods.options import Options
+from manyhats.methods.sites import linear_site
 from manyhats.methods.slots import slot_tables
 from manyhats.methods.targets import target_sites
 
@@ -49,7 +50,7 @@ class Mask(Method[MaskConfig]):
     def check(self, component: Component[MaskConfig], backbone: Backbone) -> None:
         for site, leaves in component.tensors.items():
             expect_leaves(leaves, ("mask",), site)
-            shape = backbone.site_of(site).shape
+            shape = linear_site(backbone, site).shape
             stated = component.config.shapes.get(site)
             if stated is None or tuple(stated) != shape:
                 told = "none" if stated is None else list(stated)

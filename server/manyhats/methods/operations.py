@@ -1,12 +1,12 @@
-"""What a method does at a site, as operations that the kernels have: one object for each site of a bound component.
+"""The operations of a bound component, one object for each site: which kernel they call, and with which tensors.
 
-All adapters of a batch whose operations at a site are of one `kind` are done in one call. `columns` are what the call
-finds by slot, each in a table of its own.
+Operations of one `kind` at a site are computed in one call for all adapters of a batch. `columns` are an operation's
+entries, one for each of the kind's tables, which the call finds by slot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -20,9 +20,10 @@ Tables = Mapping[str, Table[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """Operations that are done together. `columns`: the tables that they stand in; `detail`: what else must be equal,
-    like a config's flags; `run`: at a residual site, what does them (see `methods.residual.ResidualRun`)."""
+class OperationKind:
+    """What operations must have in common to be computed in one call. `columns`: the names of their tables; `detail`:
+    what else must be equal, such as a config's flags; `run`: at a residual site, the functions that compute them (see
+    `methods.residual.ResidualRun`)."""
 
     name: str
     columns: tuple[str, ...]
@@ -31,16 +32,16 @@ class Kind:
 
 
 class Operation(Protocol):
-    """What stands in a slot at one site."""
+    """One operation of an adapter at one site."""
 
     @property
-    def kind(self) -> Kind:
-        """Operations of one kind are done together."""
+    def kind(self) -> OperationKind:
+        """Operations of one kind are computed in one call."""
         ...
 
     @property
     def columns(self) -> tuple[Any, ...]:
-        """What is found by slot, one for each of the kind's tables."""
+        """Its entries, one for each of the kind's tables."""
         ...
 
 
@@ -49,16 +50,16 @@ class OutputOperation(Operation, Protocol):
 
     @staticmethod
     def run(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
-        """For all segments at once. `x`: (rows, in), what the layer was given; `y`: (rows, out), changed in place."""
+        """Computes all segments. `x`: (rows, in), the layer's input; `y`: (rows, out), its output, changed in place."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class AddLowRank:
-    """y += what the pair makes of x."""
+    """y += the low-rank pair's output for x."""
 
     pair: LowRank
-    kind: ClassVar = Kind("low_rank", ("pair",))
+    kind: ClassVar = OperationKind("low_rank", ("pair",))
 
     @property
     def columns(self) -> tuple[Any, ...]:
@@ -71,11 +72,11 @@ class AddLowRank:
 
 @dataclass(frozen=True, slots=True)
 class AddGatedLowRank:
-    """The same, weighed for each sequence by a gate: weight (1, in), bias (1,)."""
+    """The same, multiplied for each sequence by the mean of a gate: weight (1, in), bias (1,)."""
 
     pair: LowRank
     gate: Weight
-    kind: ClassVar = Kind("gated low_rank", ("pair", "gate"))
+    kind: ClassVar = OperationKind("gated low_rank", ("pair", "gate"))
 
     @property
     def columns(self) -> tuple[Any, ...]:
@@ -91,7 +92,7 @@ class ScaleOutput:
     """y = y * gain + offset."""
 
     values: ScaleAdd
-    kind: ClassVar = Kind("scale_add", ("values",))
+    kind: ClassVar = OperationKind("scale_add", ("values",))
 
     @property
     def columns(self) -> tuple[Any, ...]:
@@ -104,11 +105,11 @@ class ScaleOutput:
 
 @dataclass(frozen=True, slots=True)
 class SetOutputs:
-    """Some outputs through rows of a weight of their own. ids: (n,), rows: (n, in)."""
+    """Replaces some outputs, computed from rows of a weight. `ids`: (n,), the outputs; `rows`: (n, in)."""
 
     ids: Tensor
     rows: Tensor
-    kind: ClassVar = Kind("set outputs", ("layer",))
+    kind: ClassVar = OperationKind("set outputs", ("layer",))
 
     @property
     def columns(self) -> tuple[Any, ...]:
@@ -121,10 +122,10 @@ class SetOutputs:
 
 @dataclass(frozen=True, slots=True)
 class AddSparse:
-    """y += what a sparse difference of the weight makes of x."""
+    """y += the output of a sparse difference of the weight for x."""
 
     difference: Sparse
-    kind: ClassVar = Kind("sparse_add", ("difference",))
+    kind: ClassVar = OperationKind("sparse_add", ("difference",))
 
     @property
     def columns(self) -> tuple[Any, ...]:
@@ -135,17 +136,17 @@ class AddSparse:
         kernels.sparse_add(x, y, tables["difference"], segments)
 
 
-OUTPUT_OPERATIONS: dict[Kind, type[OutputOperation]] = {
+OUTPUT_OPERATIONS: dict[OperationKind, type[OutputOperation]] = {
     operation.kind: operation for operation in (AddLowRank, AddGatedLowRank, ScaleOutput, SetOutputs, AddSparse)
 }
 
 
 @dataclass(frozen=True, slots=True)
 class OwnRows:
-    """Rows in place of an embedding's."""
+    """Replaces rows of an embedding."""
 
     rows: Rows
-    kind: ClassVar = Kind("lookup", ("rows",))
+    kind: ClassVar = OperationKind("lookup", ("rows",))
 
     @property
     def columns(self) -> tuple[Any, ...]:
@@ -154,10 +155,10 @@ class OwnRows:
 
 @dataclass(frozen=True, slots=True)
 class ScaleInput:
-    """x = x * gain, before the layer."""
+    """x = x * gain, before the linear layer."""
 
     values: ScaleAdd
-    kind: ClassVar = Kind("scale input", ("values",))
+    kind: ClassVar = OperationKind("scale input", ("values",))
 
     @property
     def columns(self) -> tuple[Any, ...]:
@@ -166,10 +167,10 @@ class ScaleInput:
 
 @dataclass(frozen=True, slots=True)
 class OwnWeight:
-    """A weight in place of the layer's."""
+    """Replaces a linear layer's weight."""
 
     layer: Weight
-    kind: ClassVar = Kind("linear", ("layer",))
+    kind: ClassVar = OperationKind("linear", ("layer",))
 
     @property
     def columns(self) -> tuple[Any, ...]:
@@ -178,10 +179,10 @@ class OwnWeight:
 
 @dataclass(frozen=True, slots=True)
 class OwnMask:
-    """A mask over the layer's weight."""
+    """A binary mask over a linear layer's weight."""
 
     bits: Bits
-    kind: ClassVar = Kind("masked_linear", ("bits",))
+    kind: ClassVar = OperationKind("masked_linear", ("bits",))
 
     @property
     def columns(self) -> tuple[Any, ...]:
@@ -193,7 +194,7 @@ class HeadLayer:
     """A linear layer of a head."""
 
     layer: Weight
-    kind: ClassVar = Kind("head", ("layer",))
+    kind: ClassVar = OperationKind("head", ("layer",))
 
     @property
     def columns(self) -> tuple[Any, ...]:
@@ -202,10 +203,10 @@ class HeadLayer:
 
 @dataclass(frozen=True, slots=True)
 class OwnNorm:
-    """Gain and offset in place of a norm's, in float32."""
+    """Replaces a norm's gain and offset, in float32."""
 
     values: ScaleAdd
-    kind: ClassVar = Kind("norm", ("values",))
+    kind: ClassVar = OperationKind("norm", ("values",))
 
     @property
     def columns(self) -> tuple[Any, ...]:
@@ -218,7 +219,7 @@ class PrefixRows:
 
     keys: Tensor
     values: Tensor
-    kind: ClassVar = Kind("prefix rows", ("rows",))
+    kind: ClassVar = OperationKind("prefix rows", ("rows",))
 
     @property
     def columns(self) -> tuple[Any, ...]:
@@ -231,10 +232,10 @@ class PrefixRows:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What has no kernel: something that acts on one segment after another. `act`: see `methods.base`."""
+    """An operation without a kernel, which is called for one segment after another. `act`: see `methods.base`."""
 
     act: Any
-    kind: ClassVar = Kind("step", ("act",))
+    kind: ClassVar = OperationKind("step", ("act",))
 
     @property
     def columns(self) -> tuple[Any, ...]:
@@ -242,31 +243,34 @@ class Step:
 
 
 def bytes_of(operation: Operation) -> int:
-    """Of the tensors that it brings."""
+    """Bytes of the tensors in its entries."""
     return sum(value.nbytes for column in operation.columns for value in column if isinstance(value, Tensor))
 
 
-def _gate_means(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segments) -> Tensor:
-    """mean over each sequence's rows of sigmoid(gate(x)): (rows, width) to (sequences of the segments,).
+def gate_means(logits: Tensor, sequences: Sequence[slice]) -> Tensor:
+    """The mean of sigmoid(logits) over each sequence's rows: (rows, 1) to (sequences,).
 
-    Mao et al. 2022, section 3.1.
+    UniPELT's gate (Mao et al. 2022, section 3.1). `logits`: the output of the gate's linear layer.
     """
-    opened = x.new_empty(len(x), 1)
-    kernels.linear(x, opened, table, segments)
-    opened = torch.sigmoid(opened)
-    return torch.stack([opened[start:stop].mean() for spans in segments.spans for start, stop in spans])
+    gates = torch.sigmoid(logits)
+    return torch.stack([gates[rows].mean() for rows in sequences])
 
 
 def gate_rows(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segments) -> Tensor:
-    """That mean in every row of its sequence: (rows, width) to (rows, 1). Rows of no segment have no meaning."""
-    means = _gate_means(kernels, x, table, segments)
-    lengths = [stop - start for spans in segments.spans for start, stop in spans]
+    """The mean gate of each row's sequence, for x (rows, width): (rows, 1). Rows outside the segments are undefined.
+
+    `table`: each slot's gate, weight (1, width) and bias (1,).
+    """
+    logits = x.new_empty(len(x), 1)
+    kernels.linear(x, logits, table, segments)
+    sequences = [slice(start, stop) for spans in segments.spans for start, stop in spans]
+    means, lengths = gate_means(logits, sequences), [rows.stop - rows.start for rows in sequences]
     flat = torch.cat([mean.expand(length) for mean, length in zip(means, lengths, strict=True)])[:, None]
     if len(flat) == len(x):
         return flat
     gates = x.new_empty(len(x), 1)
-    done = 0
+    first = 0
     for rows in segments.runs:
-        gates[rows] = flat[done : done + rows.stop - rows.start]
-        done += rows.stop - rows.start
+        gates[rows] = flat[first : first + rows.stop - rows.start]
+        first += rows.stop - rows.start
     return gates

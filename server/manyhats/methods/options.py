@@ -1,4 +1,4 @@
-"""Reads a method's training options, and says which exist when one is not understood."""
+"""Reads a method's training options, and rejects unknown ones with a list of those that exist."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from manyhats.methods.component import Component
 
 
 class Options:
-    """Options that a caller gave for one method. Call `done` after reading the known ones."""
+    """The training options for one method. Call `done` after reading all options that the method has."""
 
     def __init__(self, given: Mapping[str, Any], *, method: str) -> None:
         self._left = dict(given)
@@ -52,11 +52,11 @@ class Options:
         return str(value)
 
     def flag(self, name: str) -> bool:
-        """`yes` or `no`, the default. Raises InvalidRequest."""
+        """`yes` or `no` (the default). Raises InvalidRequest."""
         return self.choice(name, "no", ("no", "yes")) == "yes"
 
     def names(self, name: str, default: Sequence[str]) -> list[str]:
-        """A list of names, or one text with commas between them. Raises InvalidRequest."""
+        """A list of names, or one string with commas between them. Raises InvalidRequest."""
         value = self._take(name, default)
         if isinstance(value, str):
             value = value.split(",")
@@ -65,7 +65,7 @@ class Options:
         return [str(item).strip() for item in value]
 
     def numbers(self, name: str, default: Sequence[float]) -> list[float]:
-        """A list of numbers, or one text with commas between them. Raises InvalidRequest."""
+        """A list of numbers, or one string with commas between them. Raises InvalidRequest."""
         found = []
         for item in self.names(name, [str(one) for one in default]):
             try:
@@ -77,7 +77,7 @@ class Options:
         return found
 
     def components(self, name: str) -> list[Component[Any]]:
-        """Adapters' parts that the caller has read. Raises InvalidRequest where they are not given."""
+        """The components that the caller has read. Raises InvalidRequest where they are not given."""
         value = self._take(name, None)
         if not isinstance(value, list) or not all(isinstance(component, Component) for component in value):
             raise InvalidRequest(f"{self._method} needs the option {name}: folders of trained adapters", param=name)

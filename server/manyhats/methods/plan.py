@@ -1,7 +1,7 @@
-"""Lets the adapters of a packed batch act, each on its own segment's rows.
+"""The plan of a packed batch: from the adapter of each sequence to the actors at the backbone's sites.
 
-A plan turns "these sequences belong to that adapter" into the backbone's actors: for every site one object that runs
-the shared module once and does what all segments need in one call for each kind of operation.
+At each site one actor runs the backbone's module once, and the operations of all adapters in one call for each kind of
+operation.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from manyhats.backbone.sites import Actors
-from manyhats.kernels.segments import Segment as Rows
-from manyhats.methods.actors import Member, Pass, Shape
+from manyhats.kernels.segments import Segment
+from manyhats.methods.actors import ActorSet, Pass, PassSegment
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.signature import Signature
 from manyhats.methods.slots import SlotTables, slot_tables
@@ -25,42 +25,42 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """A run of consecutive sequences of a batch that belong to one adapter."""
+class AdapterSegment:
+    """Consecutive sequences of a batch that belong to one adapter."""
 
     adapter: BoundAdapter
     sequences: slice
 
 
 def in_batch_order(items: Iterable[T], adapter: Callable[[T], BoundAdapter]) -> list[T]:
-    """Items of one adapter side by side, and adapters that act alike side by side; else as they come.
+    """Sorts items so that those of one adapter, and adapters of one signature, are adjacent; else in the given order.
 
-    Those with weights of their own stand last, so that the shared layers run once over all others.
+    Adapters that replace weights are last, so that the backbone's own layers run once over all other rows.
     """
-    known = list(items)
-    seen: dict[int, int] = {}
-    alike: dict[Signature, int] = {}
-    for i, item in enumerate(known):
+    unsorted = list(items)
+    first_of_adapter: dict[int, int] = {}
+    first_of_signature: dict[Signature, int] = {}
+    for i, item in enumerate(unsorted):
         one = adapter(item)
-        seen.setdefault(id(one), i)
-        alike.setdefault(one.signature, i)
+        first_of_adapter.setdefault(id(one), i)
+        first_of_signature.setdefault(one.signature, i)
 
     def order(item: T) -> tuple[bool, int, int]:
         one = adapter(item)
-        return one.signature.own_weight, alike[one.signature], seen[id(one)]
+        return one.signature.own_weight, first_of_signature[one.signature], first_of_adapter[id(one)]
 
-    return sorted(known, key=order)
+    return sorted(unsorted, key=order)
 
 
 class Plan:
-    """The actors for one batch. `segments` cover its sequences in order."""
+    """What a batch's adapters need: actors, prefixes, positions. `segments`: all sequences of the batch, in order."""
 
-    def __init__(self, backbone: Backbone, segments: Sequence[Segment]) -> None:
+    def __init__(self, backbone: Backbone, segments: Sequence[AdapterSegment]) -> None:
         self.segments = segments
         self._tables: SlotTables = slot_tables(backbone)
-        self.prefixes: list[tuple[int, int]] = []  # by sequence: rows among the batch's prefix rows
-        self.left_out: list[frozenset[int]] = []  # by sequence: layers at which it does not see its prefix
-        self.shifts: list[int] = []  # by sequence: how far its positions move on
+        self.prefixes: list[tuple[int, int]] = []  # by sequence: its rows (start, stop) among the batch's prefix rows
+        self.left_out: list[frozenset[int]] = []  # by sequence: layers at which it does not attend to its prefix
+        self.position_offsets: list[int] = []  # by sequence: what is added to its positions
         self.virtual: list[int] = []  # by sequence: virtual tokens before its own
         row = 0
         for segment in segments:
@@ -71,11 +71,11 @@ class Plan:
             self.prefixes += [(row + i * step, row + i * step + length) for i in range(count)]
             row += count * step if adapter.prefix_each else length
             self.left_out += [adapter.prefix_left_out] * count
-            self.shifts += [adapter.position_shift] * count
+            self.position_offsets += [adapter.position_offset] * count
             self.virtual += [adapter.virtual_tokens] * count
 
     def token_actors(self, batch: PackedBatch) -> Actors:
-        """For a pass over all tokens."""
+        """The actors for a pass over all tokens."""
         rows, spans = [], []
         for segment in self.segments:
             own = batch.rows(segment.sequences)
@@ -83,51 +83,53 @@ class Plan:
             spans.append([(span.start, span.stop) for span in batch.spans(segment.sequences)])
         return self._actors(self.segments, rows, spans, batch, None)
 
-    def sequence_actors(self, segments: Sequence[Segment] | None = None, within: Iterable[str] | None = None) -> Actors:
-        """For a pass over one row per sequence (pooler, language-model head); of all segments, or of some alone.
+    def sequence_actors(
+        self, segments: Sequence[AdapterSegment] | None = None, within: Iterable[str] | None = None
+    ) -> Actors:
+        """The actors for a pass over one row for each sequence (pooler, language-model head).
 
-        `within`: the sites that the pass meets; None for all.
+        `segments`: None: all of the plan's. `within`: the sites of the pass; None: all.
         """
-        chosen = self.segments if segments is None else segments
+        selected = self.segments if segments is None else segments
         rows, spans = [], []
         row = 0
-        for segment in chosen:
+        for segment in selected:
             count = segment.sequences.stop - segment.sequences.start
             rows.append((row, row + count))
             spans.append([(i, i + 1) for i in range(row, row + count)])
             row += count
-        return self._actors(chosen, rows, spans, None, None if within is None else frozenset(within))
+        return self._actors(selected, rows, spans, None, None if within is None else frozenset(within))
 
     def _actors(
         self,
-        segments: Sequence[Segment],
+        segments: Sequence[AdapterSegment],
         rows: Sequence[tuple[int, int]],
         spans: Sequence[Sequence[tuple[int, int]]],
         batch: PackedBatch | None,
         within: frozenset[str] | None,
     ) -> Actors:
-        places: dict[Signature, int] = {}
+        signature_indices: dict[Signature, int] = {}
         members = [
-            Member(
-                Rows(*own, self._tables.slot_of(segment.adapter)),
-                places.setdefault(segment.adapter.signature, len(places)),
+            PassSegment(
+                Segment(*own, self._tables.slot_of(segment.adapter)),
+                signature_indices.setdefault(segment.adapter.signature, len(signature_indices)),
                 inner,
                 segment.sequences,
             )
             for segment, own, inner in zip(segments, rows, spans, strict=True)
         ]
-        signatures = tuple(places)
+        signatures = tuple(signature_indices)
         key: Hashable = signatures, within, batch is not None
-        shape = self._tables.kept(key, lambda: Shape(self._tables, signatures, within, batch is not None))
-        return shape.actors(Pass(members, batch))
+        actor_set = self._tables.cached(key, lambda: ActorSet(self._tables, signatures, within, batch is not None))
+        return actor_set.actors(Pass(members, batch))
 
 
-def segments_of(adapters: Sequence[BoundAdapter]) -> list[Segment]:
-    """Segments for sequences that are already in batch order. `adapters`: one for each sequence."""
-    segments: list[Segment] = []
+def segments_of(adapters: Sequence[BoundAdapter]) -> list[AdapterSegment]:
+    """The segments of sequences in batch order. `adapters`: the adapter of each sequence."""
+    segments: list[AdapterSegment] = []
     start = 0
     for i in range(1, len(adapters) + 1):
         if i == len(adapters) or adapters[i] is not adapters[start]:
-            segments.append(Segment(adapters[start], slice(start, i)))
+            segments.append(AdapterSegment(adapters[start], slice(start, i)))
             start = i
     return segments

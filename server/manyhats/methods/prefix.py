@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from manyhats.backbone.packing import pack
 from manyhats.backbone.sites import Actors, KeyValueActor
@@ -25,7 +26,6 @@ from manyhats.methods.base import (
     Trainable,
     expect_leaves,
     expect_shape,
-    gate_means,
     init_gate,
     init_parameter,
     on_device,
@@ -34,7 +34,7 @@ from manyhats.methods.base import (
     reject_padded,
 )
 from manyhats.methods.component import Component, MethodConfig, StateDict
-from manyhats.methods.operations import PrefixRows
+from manyhats.methods.operations import PrefixRows, gate_means
 from manyhats.methods.options import Options
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class _GatedRows:
     gate: Pair
 
     def __call__(self, hidden: Tensor, spans: SequenceSlices) -> tuple[Tensor, Tensor]:
-        gates = gate_means(hidden, self.gate, spans)[:, None, None, None]
+        gates = gate_means(F.linear(hidden, *self.gate), spans)[:, None, None, None]
         return (self.keys * gates).flatten(0, 1), (self.values * gates).flatten(0, 1)
 
 
@@ -172,7 +172,7 @@ def _bound(rows: Mapping[int, Any], config: PrefixConfig, nbytes: int = 0, *, ga
         prefix_rows=config.length,
         prefix_each=gated,
         prefix_left_out=frozenset(config.left_out),
-        position_shift=config.length if config.shift_positions else 0,
+        position_offset=config.length if config.shift_positions else 0,
         nbytes=nbytes,
     )
 

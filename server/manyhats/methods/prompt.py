@@ -108,7 +108,7 @@ def _bound(prompt: Tensor, config: PromptConfig, backbone: Backbone, nbytes: int
     if config.after_embeddings:
         return BoundComponent(states={EMBEDDED: step.enter}, virtual_tokens=length, nbytes=nbytes)
     words = backbone.family.word_embeddings
-    return BoundComponent(embedding={words: step.look_up}, virtual_tokens=length, position_shift=length, nbytes=nbytes)
+    return BoundComponent(embedding={words: step.look_up}, virtual_tokens=length, position_offset=length, nbytes=nbytes)
 
 
 class _TrainablePrompt(Trainable):

@@ -1,7 +1,7 @@
-"""Where a sub-layer joins the residual stream: what the adapters of all tasks do there, group by group.
+"""Operations where a sub-layer joins the residual stream, such as bottleneck adapters and fusions.
 
-Adapters of one batch may differ in their kind, in their flags, and in how many of them stand one behind the other. Each
-group that is alike in this is a few operations over its own rows, however many tasks it has.
+Adapters of one batch may differ in the kind of operation, in its flags, and in how many operations follow each other.
+All operations of one kind and order form a group, which is computed together for all of its adapters.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from manyhats.backbone.sites import NormSite
 from manyhats.kernels.base import Kernels
 from manyhats.kernels.segments import Segments, Table
 from manyhats.methods.base import put_rows
-from manyhats.methods.operations import Kind
+from manyhats.methods.operations import OperationKind
 
 Tables = dict[str, Table[Any]]
 
 
 class OwnNorms(Protocol):
-    """The norms that adapters bring in place of the backbone's at one site."""
+    """The norms that replace the backbone's at one site."""
 
     def among(self, signatures: Sequence[int], x: Tensor, y: Tensor, site: NormSite) -> Tensor:
-        """`y`, the backbone's norm of `x`, with the rows of adapters with these signatures as their norms make them."""
+        """`y`, the backbone's norm of `x`, with the rows of adapters with these signatures replaced by their norms'."""
         ...
 
 
 class ResidualGroup(NamedTuple):
-    """Operations of one kind and stage. `members`: the signatures of their adapters."""
+    """Operations of one kind and order. `members`: their adapters' signatures, as indices in the batch."""
 
-    kind: Kind
-    stage: int
+    kind: OperationKind
+    order: int
     tables: Tables
     members: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ResidualPass:
-    """What all groups at one site work with. `f`: the sub-layer's output, `x`: its residual input, `joined`:
-    norm(f + x), all (rows, hidden); `norm`: the norm behind the sum, None in blocks that normalise elsewhere; `of`: the
-    segments of some signatures."""
+    """The inputs of all groups at one site. `f`: the sub-layer's output, `x`: its residual input, `joined`:
+    norm(f + x), all (rows, hidden); `norm`: the norm after the sum, None in blocks that normalise elsewhere; `of`:
+    gives the segments of some signatures."""
 
     kernels: Kernels
     f: Tensor
@@ -54,7 +54,7 @@ class ResidualPass:
     of: Callable[[tuple[int, ...]], Segments]
 
     def join(self, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
-        """norm(hidden + x) in the members' rows, with the norms that they bring."""
+        """norm(hidden + x) in the members' rows, with their own norms where they have some."""
         segments = self.of(members)
         total = in_rows(segments, hidden, lambda rows: hidden[rows] + self.x[rows])
         norm = self.norm
@@ -65,57 +65,59 @@ class ResidualPass:
 
 
 class ResidualRun(Protocol):
-    """Does the operations of one kind. All tensors are (rows, hidden) and hold what is meant in the members' rows."""
+    """Computes the operations of one kind. All tensors are (rows, hidden), and valid in the members' rows only."""
 
     @staticmethod
     def step(group: ResidualGroup, site: ResidualPass, hidden: Tensor) -> Tensor:
-        """What the adapters make of `hidden`, which is `site.f` itself or what those before them made of it."""
+        """The adapters' output for `hidden`, which is `site.f` or the output of the previous operations."""
         ...
 
     @staticmethod
     def finish(group: ResidualGroup, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
-        """What goes on in the residual stream, where these were the last of their adapters. `members`: for whom."""
+        """The residual stream after the last operation of some adapters. `members`: those adapters' signatures."""
         ...
 
 
 def join_residual(site: ResidualPass, groups: Sequence[ResidualGroup]) -> Tensor:
-    """`site.joined`, with the rows of all groups as their adapters make them. `groups`: by stage."""
-    made: dict[int, list[tuple[ResidualGroup, Tensor]]] = {}  # by stage
+    """`site.joined`, after replacing the rows of all groups by their outputs. `groups`: sorted by order."""
+    outputs: dict[int, list[tuple[ResidualGroup, Tensor]]] = {}  # by order
     for group in groups:
-        before = made.get(group.stage - 1, [])
-        hidden = _gathered(site, group.members, before) if group.stage else site.f
+        previous = outputs.get(group.order - 1, [])
+        hidden = _merge_previous(site, group.members, previous) if group.order else site.f
         run: ResidualRun = group.kind.run
-        made.setdefault(group.stage, []).append((group, run.step(group, site, hidden)))
-    pieces: list[tuple[slice, Tensor]] = []
-    for stage, several in made.items():
-        going_on = {member for group, _ in made.get(stage + 1, ()) for member in group.members}
-        for group, hidden in several:
-            last = tuple(member for member in group.members if member not in going_on)
+        outputs.setdefault(group.order, []).append((group, run.step(group, site, hidden)))
+    parts: list[tuple[slice, Tensor]] = []
+    for order, ran in outputs.items():
+        continued = {member for group, _ in outputs.get(order + 1, ()) for member in group.members}
+        for group, hidden in ran:
+            last = tuple(member for member in group.members if member not in continued)
             if last:
                 out = group.kind.run.finish(group, site, hidden, last)
-                pieces += [(rows, out[rows]) for rows in site.of(last).runs]
-    return put_rows(site.joined, sorted(pieces, key=lambda piece: piece[0].start))
+                parts += [(rows, out[rows]) for rows in site.of(last).runs]
+    return put_rows(site.joined, sorted(parts, key=lambda part: part[0].start))
 
 
-def _gathered(site: ResidualPass, members: tuple[int, ...], before: Sequence[tuple[ResidualGroup, Tensor]]) -> Tensor:
-    """What the operations before have made for some members."""
-    if len(before) == 1:
-        return before[0][1]
-    whole = torch.empty_like(before[0][1])
-    for group, hidden in before:
+def _merge_previous(
+    site: ResidualPass, members: tuple[int, ...], previous: Sequence[tuple[ResidualGroup, Tensor]]
+) -> Tensor:
+    """The outputs of the previous operations of some members, in one tensor."""
+    if len(previous) == 1:
+        return previous[0][1]
+    merged = torch.empty_like(previous[0][1])
+    for group, hidden in previous:
         own = tuple(member for member in group.members if member in members)
         for rows in site.of(own).runs:
-            whole[rows] = hidden[rows]
-    return whole
+            merged[rows] = hidden[rows]
+    return merged
 
 
 def in_rows(segments: Segments, like: Tensor, make: Callable[[slice], Tensor]) -> Tensor:
-    """A tensor with the shape of `like` whose rows in the segments `make` gives; others have no meaning."""
+    """A tensor of the shape of `like` with `make(rows)` in the segments' rows; other rows are undefined."""
     runs = segments.runs
     if len(runs) == 1 and runs[0] == slice(0, len(like)):
         return make(runs[0])
-    pieces = [make(rows) for rows in runs]
-    whole = pieces[0].new_empty(like.shape)
-    for rows, piece in zip(runs, pieces, strict=True):
-        whole[rows] = piece
-    return whole
+    parts = [make(rows) for rows in runs]
+    merged = parts[0].new_empty(like.shape)
+    for rows, part in zip(runs, parts, strict=True):
+        merged[rows] = part
+    return merged

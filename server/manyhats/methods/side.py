@@ -24,6 +24,7 @@ from manyhats.backbone.model import Backbone
 from manyhats.backbone.packing import pack
 from manyhats.backbone.sites import EMBEDDED, LAST, Actors
 from manyhats.errors import AdapterMismatch, InvalidRequest
+from manyhats.messages import first_line
 from manyhats.methods.base import (
     BoundComponent,
     Method,
@@ -208,7 +209,7 @@ def _build(config: SideConfig, backbone: Backbone) -> PreTrainedModel:
         made.chunk_size_feed_forward = 0
         network: PreTrainedModel = AutoModel.from_config(made)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise AdapterMismatch(f"the side network's config makes no model: {reason}", param="model") from None
     if config.kind == "model" and made.vocab_size < backbone.config.vocab_size:
         raise AdapterMismatch(

@@ -1,6 +1,7 @@
-"""Where an adapter acts, and how: what adapters of one shape have in common.
+"""Signatures: at which sites an adapter acts, and with which kinds of operations.
 
-Everything about a pass that depends on this alone is made once for it, so that the number of adapters costs nothing.
+Adapters of the same method and targets have the same signature. Everything about a pass that depends on signatures only
+is prepared once for all of these adapters.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import itertools
 import weakref
 from typing import Literal, NamedTuple
 
-from manyhats.methods.operations import Kind
+from manyhats.methods.operations import OperationKind
 
 Category = Literal["input", "weight", "output", "embedding", "norm", "residual", "states", "key_value", "head"]
 
@@ -17,16 +18,17 @@ _numbers = itertools.count()
 
 
 class Placement(NamedTuple):
-    """One operation of an adapter. `stage`: how many of the adapter's own stand before it at this site."""
+    """The place of one operation of an adapter. `order`: how many operations of the adapter precede it at this site."""
 
     category: Category
     site: str | int
-    stage: int
-    kind: Kind
+    order: int
+    kind: OperationKind
 
 
 class Signature:
-    """All placements of an adapter. Equal ones are one object."""
+    """All placements of an adapter. Equal signatures are one object. `own_weight`: whether it replaces a linear layer's
+    weight."""
 
     __slots__ = ("__weakref__", "number", "own_weight", "placements")
 
@@ -36,12 +38,12 @@ class Signature:
         self.own_weight = any(one.category == "weight" for one in placements)
 
 
-_KNOWN: weakref.WeakValueDictionary[tuple[Placement, ...], Signature] = weakref.WeakValueDictionary()
+_INTERNED: weakref.WeakValueDictionary[tuple[Placement, ...], Signature] = weakref.WeakValueDictionary()
 
 
 def signature_of(placements: tuple[Placement, ...]) -> Signature:
-    """The signature of these placements."""
-    found = _KNOWN.get(placements)
-    if found is None:
-        found = _KNOWN.setdefault(placements, Signature(placements))
-    return found
+    """The signature with these placements."""
+    signature = _INTERNED.get(placements)
+    if signature is None:
+        signature = _INTERNED.setdefault(placements, Signature(placements))
+    return signature

@@ -1,7 +1,7 @@
-"""Slots: adapters that are ready on the device, by number, and for each site and operation a table by slot.
+"""Slots: the numbers of the adapters on the device, and the tables of their operations' entries by slot.
 
-A pass finds what acts at a site by the signatures of the adapters in the batch, and each adapter's own weights by its
-slot. To bring an adapter into a slot writes one entry for each of its operations; nothing else changes.
+A pass finds the operations at a site by the signatures of the adapters in the batch, and each adapter's tensors by its
+slot. Putting an adapter into a slot writes one entry for each of its operations, and changes nothing else.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-_MOST_SHAPES = 256  # of batches, whose groups are kept
+_MAX_CACHED_BATCHES = 256  # combinations of signatures whose actors are cached
 
 
 class Group(NamedTuple):
-    """Operations that are done in one call. `members`: which of the batch's signatures take part."""
+    """Operations that one call computes. `members`: the indices of their adapters' signatures in the batch."""
 
     placement: Placement
     tables: dict[str, Table[Any]]
@@ -39,23 +39,23 @@ class Group(NamedTuple):
 
 
 class SlotTables:
-    """The tables of one backbone. Safe from any thread; an adapter that is taken out must not be in a pass.
+    """The slots and tables of one backbone. Thread-safe; an adapter that is released must not be in a pass.
 
-    `kernels`: what does the operations.
+    `kernels`: the backend that computes the operations.
     """
 
     def __init__(self, kernels: Kernels) -> None:
         self.kernels = kernels
-        self._lock = threading.RLock()  # the end of an adapter that nobody holds may come in the middle of all that
+        self._lock = threading.RLock()  # a finalizer may run at any moment, also while this thread holds the lock
         self._tables: dict[tuple[Placement, str], Table[Any]] = {}
         self._free: list[int] = []
-        self._count = 0
-        self._leaving: dict[int, weakref.finalize[..., BoundAdapter]] = {}  # frees a slot, once
-        self._columns: weakref.WeakKeyDictionary[Signature, list[dict[str, Table[Any]]]] = weakref.WeakKeyDictionary()
-        self._shapes: OrderedDict[Hashable, Any] = OrderedDict()
+        self._slots = 0
+        self._finalizers: dict[int, weakref.finalize[..., BoundAdapter]] = {}  # each frees its slot, at most once
+        self._tables_by_signature = weakref.WeakKeyDictionary[Signature, list[dict[str, Table[Any]]]]()
+        self._cache: OrderedDict[Hashable, Any] = OrderedDict()
 
     def slot_of(self, adapter: BoundAdapter) -> int:
-        """The adapter's slot. One that has none gets it, and keeps it until it is released or forgotten."""
+        """The adapter's slot. An adapter without one is given it, until it is released or garbage-collected."""
         slot = adapter.slot
         return self._install(adapter) if slot is None else slot
 
@@ -66,14 +66,14 @@ class SlotTables:
             if self._free:
                 slot = self._free.pop()
             else:
-                slot = self._count
-                self._count += 1
-            tables = self._columns_of(adapter.signature)
+                slot = self._slots
+                self._slots += 1
+            tables = self._tables_of(adapter.signature)
             for own, operation in zip(tables, adapter.operations, strict=True):
                 for table, entry in zip(own.values(), operation.columns, strict=True):
                     table.put(slot, entry)
-            self._leaving[slot] = weakref.finalize(adapter, self._drop, slot, tables)
-            self._leaving[slot].atexit = False
+            self._finalizers[slot] = weakref.finalize(adapter, self._drop, slot, tables)
+            self._finalizers[slot].atexit = False
             adapter.slot = slot
         return slot
 
@@ -82,7 +82,7 @@ class SlotTables:
         for one in (adapter, *adapter.derived):
             slot, one.slot = one.slot, None
             if slot is not None:
-                self._leaving[slot]()
+                self._finalizers[slot]()
 
     def _drop(self, slot: int, tables: list[dict[str, Table[Any]]]) -> None:
         with self._lock:
@@ -91,45 +91,46 @@ class SlotTables:
                     table.drop(slot)
             self._free.append(slot)
 
-    def _columns_of(self, signature: Signature) -> list[dict[str, Table[Any]]]:
-        """The tables of each placement of a signature. The lock is held."""
-        found = self._columns.get(signature)
+    def _tables_of(self, signature: Signature) -> list[dict[str, Table[Any]]]:
+        """The tables of each placement of a signature. The caller holds the lock."""
+        found = self._tables_by_signature.get(signature)
         if found is None:
             found = [
                 {name: self._tables.setdefault((one, name), Table()) for name in one.kind.columns}
                 for one in signature.placements
             ]
-            self._columns[signature] = found
+            self._tables_by_signature[signature] = found
         return found
 
     def groups(self, signatures: Sequence[Signature]) -> list[Group]:
-        """What is done in a batch of adapters with these signatures, by stage."""
+        """The groups of operations of a batch of adapters with these signatures, sorted by order."""
         found: dict[Placement, tuple[dict[str, Table[Any]], list[int]]] = {}
         with self._lock:
             for i, signature in enumerate(signatures):
-                for placement, tables in zip(signature.placements, self._columns_of(signature), strict=True):
+                for placement, tables in zip(signature.placements, self._tables_of(signature), strict=True):
                     found.setdefault(placement, (tables, []))[1].append(i)
         made = [Group(placement, tables, tuple(members)) for placement, (tables, members) in found.items()]
-        return sorted(made, key=lambda group: group.placement.stage)
+        return sorted(made, key=lambda group: group.placement.order)
 
     def head_table(self, layer: int) -> Table[Weight]:
-        """The heads' layers that stand at one place."""
+        """The table of all heads' layers with this index."""
         return self._tables[Placement("head", layer, 0, HeadLayer.kind), "layer"]
 
-    def kept(self, shape: Hashable, make: Callable[[], T]) -> T:
-        """What was made for a shape of batch; the shapes that were used last are kept. Of the model's thread alone."""
-        found: T | None = self._shapes.get(shape)
-        if found is None:
-            found = self._shapes[shape] = make()
-            if len(self._shapes) > _MOST_SHAPES:
-                self._shapes.popitem(last=False)
+    def cached(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The cached value of a key, else the result of `make`. The least recently used values are evicted. Only the
+        model's thread may call this."""
+        value: T | None = self._cache.get(key)
+        if value is None:
+            value = self._cache[key] = make()
+            if len(self._cache) > _MAX_CACHED_BATCHES:
+                self._cache.popitem(last=False)
         else:
-            self._shapes.move_to_end(shape)
-        return found
+            self._cache.move_to_end(key)
+        return value
 
 
 def use_kernels(backbone: Backbone, name: str = AUTO) -> None:
-    """From now on the kernels called `name` do the operations on a backbone, on which no adapter is bound yet.
+    """Sets the kernels of a backbone, on which no adapter may be bound yet.
 
     Raises what `kernels.registry.choose` raises.
     """
@@ -139,7 +140,7 @@ def use_kernels(backbone: Backbone, name: str = AUTO) -> None:
 
 
 def slot_tables(backbone: Backbone) -> SlotTables:
-    """The tables of a backbone; made when they are first asked for, with the kernels that suit its device."""
+    """The slot tables of a backbone; made at the first call, with the default kernels of its device."""
     tables: SlotTables | None = backbone.kept.get(SlotTables)
     if tables is None:
         tables = backbone.kept.setdefault(SlotTables, SlotTables(choose(backbone.device)))

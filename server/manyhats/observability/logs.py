@@ -34,23 +34,23 @@ class SafeFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The line of a record."""
-        record.message = _CONTROL.sub(_escaped, _cut(record.message, _LONGEST))
+        record.message = _CONTROL.sub(_escaped, _truncated(record.message, _LONGEST))
         return super().formatMessage(record)
 
     def formatException(self, ei: object) -> str:
-        """A traceback, moved in, so that none of its lines looks like one of the log's own."""
+        """A traceback, indented, so that none of its lines looks like one of the log's own."""
         text = super().formatException(ei)  # type: ignore[arg-type]
-        return textwrap.indent(_CONTROL_BUT_LINES.sub(_escaped, _cut(text, _LONGEST_TRACE)), "  ", lambda _: True)
+        return textwrap.indent(_CONTROL_BUT_LINES.sub(_escaped, _truncated(text, _LONGEST_TRACE)), "  ", lambda _: True)
 
 
 class RepeatFilter(logging.Filter):
-    """Leaves out warnings and errors that come again and again, and tells how many they were.
+    """Leaves out warnings and errors that come again and again, and says how many they were.
 
     In `period` seconds so many pass: `same` of one text, `alike` of one place in the code. The next one that passes
-    tells of those left out before it. `clock` gives the time in seconds.
+    says how many were left out before it. `clock` gives the time in seconds.
     """
 
-    MOST = 512  # texts and places that are remembered
+    MOST = 512  # texts and places that are counted
 
     def __init__(
         self, *, same: int = 5, alike: int = 100, period: float = 60.0, clock: Callable[[], float] = time.monotonic
@@ -66,7 +66,7 @@ class RepeatFilter(logging.Filter):
         if record.levelno < logging.WARNING:
             return True
         place = (record.name, record.levelno, record.pathname, record.lineno)
-        text = _cut(record.getMessage(), _LONGEST)
+        text = _truncated(record.getMessage(), _LONGEST)
         counts = [self._count(key) for key in ((*place, hash(text)), place)]
         passes = all(count.passed < limit for count, limit in zip(counts, self._limits, strict=True))
         if not passes:
@@ -107,7 +107,7 @@ def without_query(record: logging.LogRecord) -> bool:
     return True
 
 
-def _cut(text: str, longest: int) -> str:
+def _truncated(text: str, longest: int) -> str:
     if len(text) <= longest:
         return text
     half = longest // 2

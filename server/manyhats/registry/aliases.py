@@ -35,13 +35,13 @@ def point_back(session: Session, task: Task) -> Task:
     raise Conflict(f"`{task.name}` has pointed at nothing else before", param="task")
 
 
-def drop_alias(session: Session, task: Task, alias: str) -> Task:
+def remove_alias(session: Session, task: Task, alias: str) -> Task:
     """Removes an alias."""
     session.execute(delete(AliasRow).where(AliasRow.task == task.name, AliasRow.alias == alias))
     return task.with_alias(alias, None)
 
 
-def drop_ways_back(session: Session, task: Task, number: int) -> None:
+def remove_from_history(session: Session, task: Task, number: int) -> None:
     """Forgets that `stable` pointed at a version."""
     for row in session.scalars(select(HistoryRow).where(HistoryRow.task == task.name)):
         if any(target.version == number for target in targets_of(row.targets)):

@@ -122,13 +122,13 @@ def _weights_start(name: str, size: int, source: IO[bytes]) -> bytes:
 
 
 class _Directory(io.RawIOBase):
-    """A zip's bytes, of which a bounded piece is read at a time: the directory is read whole, however long it is."""
+    """A zip's bytes, of which a bounded chunk is read at a time: the directory is read whole, however long it is."""
 
     def __init__(self, source: IO[bytes]) -> None:
         self._source = source
 
     def read(self, size: int = -1) -> bytes:
-        """Raises TooLarge for a piece of more than 1 MiB."""
+        """Raises TooLarge for a chunk of more than 1 MiB."""
         data = self._source.read(size if 0 <= size <= _HEADERS else _HEADERS + 1)
         if len(data) > _HEADERS:
             raise TooLarge("the archive's directory is larger than 1 MiB", param="archive")
@@ -215,9 +215,9 @@ def _zip_members(packed: zipfile.ZipFile, limits: ArchiveLimits) -> Iterator[_Me
         if info.flag_bits & 1:
             raise UnsupportedFormat(f"'{info.filename[:200]}' in the archive is encrypted", param="archive")
         if info.compress_type not in _METHODS:
-            told = zipfile.compressor_names.get(info.compress_type, f"method {info.compress_type}")  # type: ignore[attr-defined]
+            method = zipfile.compressor_names.get(info.compress_type, f"method {info.compress_type}")  # type: ignore[attr-defined]
             raise UnsupportedFormat(
-                f"'{info.filename[:200]}' in the archive is compressed with {told}; only deflate is supported",
+                f"'{info.filename[:200]}' in the archive is compressed with {method}; only deflate is supported",
                 param="archive",
             )
         kind = info.external_attr >> 16 & 0o170000  # the file type, where the zip was made on Unix

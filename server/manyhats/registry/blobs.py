@@ -12,25 +12,21 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from manyhats.errors import InvalidRequest, StorageFull, UnsupportedFormat
+from manyhats.disk import full_disk_as_storage_full, is_full
+from manyhats.errors import InvalidRequest, UnsupportedFormat
 from manyhats.formats.contents import leave_out
-from manyhats.formats.files import is_full
 from manyhats.formats.pickles import FIRST_BYTES
 from manyhats.formats.tensor_file import check_start
 
 
-@contextmanager
-def full_disk_told() -> Iterator[None]:
-    """Raises StorageFull in place of the operating system's own error."""
-    try:
-        yield
-    except OSError as error:
-        if is_full(error):
-            raise StorageFull(f"the store has no room: {os.strerror(error.errno or 0)}") from error
-        raise
+def storage_full() -> AbstractContextManager[None]:
+    """Raises StorageFull in place of the error of a full disk."""
+    return full_disk_as_storage_full(
+        lambda error: f"the store has no room: {error.strerror if isinstance(error, OSError) else error}"
+    )
 
 
 class Blobs:
@@ -50,7 +46,7 @@ class Blobs:
         """An empty folder for files on their way, removed at the end. Raises StorageFull where the disk is full."""
         folder = self._staging / uuid.uuid4().hex
         try:
-            with full_disk_told():
+            with storage_full():
                 folder.mkdir()
                 yield folder
         finally:
@@ -80,13 +76,13 @@ class Blobs:
             return f"they cannot be read: {error.strerror}"
         return None if found == sha256 else f"what was stored has changed: its sha256 is now {found}"
 
-    def looks(self, sha256: str) -> object:
-        """How a blob's files look without reading them, to be compared; None where there is none."""
+    def signature(self, sha256: str) -> object:
+        """What changes with a blob's files, without reading them; None where there is none."""
         folder = self.path(sha256)
         try:
             stats = [(path.name, path.stat()) for path in sorted(folder.rglob("*"))] if folder.is_dir() else None
         except OSError:
-            return object()  # like nothing else: it is worth reading again
+            return object()  # equal to nothing else, so that the files are read again
         return stats and [(name, s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats]
 
     def keep(self, folder: Path, sha256: str, *, replace: bool = False) -> None:
@@ -111,22 +107,22 @@ class Blobs:
 
     def remove(self, sha256: str) -> None:
         """Takes a blob away: out of its place by one rename, then file by file."""
-        gone = self._set_aside(sha256)
-        if gone is not None:
-            _delete(gone)
+        removed = self._set_aside(sha256)
+        if removed is not None:
+            _delete(removed)
 
     def _set_aside(self, sha256: str) -> Path | None:
         """Moves a blob out of its place. The new place, or None where there was no blob."""
-        gone = self._staging / uuid.uuid4().hex
+        aside = self._staging / uuid.uuid4().hex
         try:
-            self.path(sha256).rename(gone)
+            self.path(sha256).rename(aside)
         except FileNotFoundError:
             return None
         except OSError as error:
             if not is_full(error):
                 raise
-            return self.path(sha256)  # a full disk may have no room for a name in another folder
-        return gone
+            return self.path(sha256)  # a full disk may have no space for a name in another folder
+        return aside
 
     def clean(self, known: set[str]) -> None:
         """Removes what a killed process left: staged files, and blobs that no version names."""
@@ -137,8 +133,8 @@ class Blobs:
                 self.remove(folder.name)
 
 
-def take_up(folder: Path) -> tuple[str, ...]:
-    """Leaves an adapter's files in a staged folder and removes what a trainer left beside them; returns the warnings.
+def keep_adapter_files(folder: Path) -> tuple[str, ...]:
+    """Removes from a staged folder what is no adapter's file, as what a trainer left; returns the warnings.
 
     Raises UnsupportedFormat for links and for weights in a pickle, InvalidRequest where there are no files or several
     adapters.

@@ -10,6 +10,7 @@ from sqlalchemy import JSON, URL, Engine, ForeignKey, create_engine, event, insp
 from sqlalchemy.exc import DatabaseError, DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
+from manyhats.disk import is_full
 from manyhats.errors import ConfigurationError, DamagedStore, ManyhatsError, NotReady, StorageFull
 
 SCHEMA = 1
@@ -65,7 +66,7 @@ class HistoryRow(Base):
     targets: Mapped[list[list[float]]] = mapped_column(JSON)
 
 
-class DropRow(Base):
+class FolderImportRow(Base):
     """An adapter folder that somebody copied into the store, and what became of it."""
 
     __tablename__ = "drops"
@@ -108,25 +109,20 @@ def connect(path: Path, *, make: bool = True) -> sessionmaker[Session]:
     return sessions
 
 
-def is_full(error: DatabaseError) -> bool:
-    """Whether a write failed for want of room."""
-    return "full" in str(error.orig)
-
-
 def write_failed(error: DatabaseError) -> ManyhatsError:
-    """What a caller is told of a write that failed, of which nothing was done."""
+    """The error for the caller of a write that failed, of which nothing was done."""
     if is_full(error):
         return StorageFull("the store has no room: the disk is full")
     if "locked" in str(error.orig):
         return NotReady("another process holds the store's database; try again")
-    # what a quota or a limit on the size of files does, too: SQLite has no other name for it
+    # A quota or a limit on the size of files does this, too: SQLite has no other name for it.
     if getattr(error.orig, "sqlite_errorname", "") == "SQLITE_IOERR_WRITE":
         return StorageFull(f"the store cannot be written: {error.orig}; a disk, a quota or a limit may be exhausted")
     return DamagedStore(f"the store's database cannot be written: {error.orig}")
 
 
-def give_room(sessions: sessionmaker[Session]) -> None:
-    """Gives the disk back what the log of writes takes, as far as it can be."""
+def truncate_log(sessions: sessionmaker[Session]) -> None:
+    """Frees the disk space of the write-ahead log, as far as that is possible."""
     with suppress(DBAPIError), sessions.kw["bind"].connect() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -134,7 +130,7 @@ def give_room(sessions: sessionmaker[Session]) -> None:
 def _durable(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def pragmas(connection: Any, _: Any) -> None:
-        # the log of writes stays short, so that a small disk is not filled by it
+        # The write-ahead log stays short, so that it does not fill a small disk.
         for pragma in (
             "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "wal_autocheckpoint=200", "temp_store=MEMORY"
         ):  # fmt: skip

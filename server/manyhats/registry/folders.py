@@ -37,8 +37,8 @@ class _File:
     path: Path
     size: int
     changed: int  # ns
-    touched: float  # seconds
-    fault: str = ""  # why it cannot be taken in
+    touched: float  # seconds; when anything of it changed, its inode too
+    fault: str = ""  # why it cannot be imported
 
 
 class FolderFiles:
@@ -61,12 +61,12 @@ class FolderFiles:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest over names, sizes and times of the files that would be taken in: a trainer's logs may grow."""
+        """A digest over names, sizes and times of the files that would be imported: a trainer's logs may grow."""
         return _fingerprint(self._needed())
 
     @cached_property
     def newest(self) -> float:
-        """When a file that would be taken in was changed last, in unix seconds.
+        """When a file that would be imported was changed last, in unix seconds.
 
         The inode's change time counts: `cp -p` gives a half copied file its old modification time.
         """
@@ -81,9 +81,9 @@ class FolderFiles:
         return [file for file in self._sorted() if every or file.name in needed]
 
     def chosen(self) -> tuple[dict[str, Path], list[str]]:
-        """Where each file that is taken in goes, and where it lies; and what is left out, with the reasons.
+        """Where each file that is imported goes, and where it lies; and what is left out, with the reasons.
 
-        Raises UnsupportedFormat for a pickle, TooLarge, and InvalidRequest where a file that is needed cannot be taken.
+        Raises UnsupportedFormat for a pickle, TooLarge, and InvalidRequest where a needed file cannot be copied.
         """
         if self._too_many:
             raise TooLarge(self._too_many)

@@ -1,6 +1,6 @@
-"""Adapter folders that somebody copied or linked into the store: each is taken in once, as a version of its task.
+"""Adapter folders that somebody copied or linked into the store: each is imported once, as a version of its task.
 
-The folder's name is the task's. It is copied, never moved or changed. What became of it is remembered by a
+The folder's name is the task's. It is copied, never moved or changed. What became of it is recorded with a
 fingerprint of its files, so that a restart, a rollback or a deletion of the task is not undone by it.
 """
 
@@ -25,7 +25,7 @@ from manyhats.registry.registry import Registry
 logger = logging.getLogger(__name__)
 
 SETTLED = 2.0  # seconds without a change after which a folder counts as copied
-_LOOSE = "."  # what the store itself is called among the folders
+_STORE_ITSELF = "."  # what the store itself is called among the folders
 _REFUSED = "refused: "
 
 Status = Literal["taken_in", "waiting", "refused"]
@@ -48,48 +48,52 @@ class _Outcome:
     text: str
     notes: tuple[str, ...] = ()
 
-    def remembered(self) -> str:
+    def recorded(self) -> str:
         return "; ".join([self.text, *self.notes])
 
 
 class FolderImports:
     """Watches the store for folders. `settled`: seconds that a folder must have lain still; below 0, it need not.
 
-    Whether it has is told by a clock that only goes forward: that of the day may be set back.
+    It is measured with a monotonic clock: the wall clock may be set back.
     """
 
     def __init__(self, registry: Registry, *, settled: float = SETTLED) -> None:
         self._registry = registry
         self._settled = settled
-        self._seen: dict[str, tuple[str, float, float]] = {}  # fingerprint, newest change, since when
-        self._deep: dict[str, tuple[int, str]] = {}  # of folders without an adapter: when changed, what lies deeper
+        self._changing: dict[
+            str, tuple[str, float, float]
+        ] = {}  # folders that change: fingerprint, newest change, since when
+        self._deeper_adapters: dict[
+            str, tuple[int, str]
+        ] = {}  # of folders without an adapter: when changed, what lies deeper
         self._lock = threading.Lock()
         self._listed: dict[str, FolderImport] = {}
 
     def listed(self) -> list[FolderImport]:
-        """All folders in the store at the last look, by name."""
+        """All folders in the store at the last scan, by name."""
         with self._lock:
             return [self._listed[name] for name in sorted(self._listed)]
 
     def scan(self) -> tuple[dict[str, str], bool]:
-        """Takes in folders that are new or have changed, and have settled.
+        """Imports folders that are new or have changed, and have settled.
 
-        Returns what was done, by folder, and whether a folder is still being copied, so that another look is due.
+        Returns what was done, by folder, and whether a folder is still being copied, so that another scan is due.
         """
         done: dict[str, str] = {}
         found: dict[str, FolderImport] = {}
         copying = False
         known = self._registry.imports()
         for name in self._names():
-            result, outcome, moving = self._look(name, known.get(name))
+            result, outcome, moving = self._scan_folder(name, known.get(name))
             copying = copying or moving
             if outcome is not None:
                 done[name] = outcome
             if result is not None:
                 found[name] = result
-        for name in self._seen.keys() - found.keys():
-            del self._seen[name]
-        self._tell(found, done)
+        for name in self._changing.keys() - found.keys():
+            del self._changing[name]
+        self._log(found, done)
         with self._lock:
             self._listed = found
         return done, copying
@@ -103,12 +107,12 @@ class FolderImports:
                 if not entry.name.startswith(".")
                 and (os.path.isdir(entry.path) or (entry.is_symlink() and not os.path.exists(entry.path)))
             ]
-        return sorted([_LOOSE, *names])
+        return sorted([_STORE_ITSELF, *names])
 
-    def _look(self, name: str, known: tuple[str, str] | None) -> tuple[FolderImport | None, str | None, bool]:
+    def _scan_folder(self, name: str, known: tuple[str, str] | None) -> tuple[FolderImport | None, str | None, bool]:
         """What is to be listed of a folder, what was done, and whether it is still being copied."""
         try:
-            reason = self._unfit(name)
+            reason = self._problem_with(name)
             if reason is not None:
                 return (FolderImport(name, "refused", reason=reason) if reason else None), None, False
             folder = adapter_folder(self._registry.store / name)
@@ -116,36 +120,36 @@ class FolderImports:
             files = read_folder(folder, self._registry.own_folder)
         except FileNotFoundError:  # it is being moved or taken away at this moment
             return FolderImport(name, "waiting", reason="it is being moved"), None, True
-        except OSError as error:  # one folder must not hold up the others
+        except OSError as error:  # one folder must not delay the others
             return FolderImport(name, "waiting", reason=f"it cannot be read: {error.strerror}"), None, False
         if known is not None and (known[0] == files.plain_fingerprint or known[0] == files.fingerprint):
             return _listed(name, known[1]), None, False
         if not self._has_settled(name, files):
             return FolderImport(name, "waiting", reason="it is being copied"), None, True
-        return self._take(name, folder, files)
+        return self._import(name, folder, files)
 
-    def _take(self, name: str, folder: Path, files: FolderFiles) -> tuple[FolderImport, str | None, bool]:
+    def _import(self, name: str, folder: Path, files: FolderFiles) -> tuple[FolderImport, str | None, bool]:
         try:
-            outcome = self._take_in(name, folder, files)
+            outcome = self._copy_and_add(name, folder, files)
         except (StorageFull, DamagedStore) as error:  # not the folder's fault: tried again
             return FolderImport(name, "waiting", reason=error.message), None, False
         except ManyhatsError as error:
             outcome = _Outcome(_REFUSED + error.message)
         except OSError as error:
             return FolderImport(name, "waiting", reason=f"it cannot be read: {error.strerror}"), None, False
-        except Exception as error:  # one folder must not hold up the others
-            logger.exception("the adapter folder %s breaks the reader", name)
+        except Exception as error:  # one folder must not delay the others
+            logger.exception("the adapter folder %s makes the reader fail", name)
             outcome = _Outcome(f"{_REFUSED}{error}")
         if outcome is None:
             return FolderImport(name, "waiting", reason="it changed while it was copied"), None, True
-        with suppress(StorageFull):  # then it is found to be there already at the next look
-            self._registry.remember_import(name, files.fingerprint, outcome.remembered())
-        return _listed(name, outcome.remembered()), outcome.text, False
+        with suppress(StorageFull):  # then the next scan finds that it is there already
+            self._registry.record_import(name, files.fingerprint, outcome.recorded())
+        return _listed(name, outcome.recorded()), outcome.text, False
 
-    def _unfit(self, name: str) -> str | None:
-        """Why a folder cannot be taken in, whatever its files say; empty where there is nothing to say of it."""
+    def _problem_with(self, name: str) -> str | None:
+        """Why a folder cannot be imported, whatever its files say; empty where there is nothing to say of it."""
         store = self._registry.store
-        if name == _LOOSE:
+        if name == _STORE_ITSELF:
             loose = [mark for mark in MARKS if (store / mark).is_file()]
             place = "lies in the store itself; put the adapter into a folder with its task's name"
             return f"{loose[0]} {place}" if loose else ""
@@ -171,11 +175,11 @@ class FolderImports:
     def _deeper(self, folder: Path) -> str:
         """Where an adapter lies two levels below a folder; empty where there is none. Looked for when that changes."""
         changed = folder.stat().st_mtime_ns
-        before = self._deep.get(folder.name)
+        before = self._deeper_adapters.get(folder.name)
         if before is None or before[0] != changed:
             found = next((path for mark in MARKS for path in folder.glob(f"*/*/{mark}")), None)
             before = changed, found.parent.relative_to(folder).as_posix() if found is not None else ""
-            self._deep[folder.name] = before
+            self._deeper_adapters[folder.name] = before
         return before[1]
 
     def _has_settled(self, name: str, files: FolderFiles) -> bool:
@@ -183,13 +187,13 @@ class FolderImports:
         if self._settled < 0 or age >= self._settled:
             return True
         now = time.monotonic()
-        before = self._seen.get(name)
+        before = self._changing.get(name)
         if before is None or before[:2] != (files.fingerprint, files.newest):
-            self._seen[name] = files.fingerprint, files.newest, now
+            self._changing[name] = files.fingerprint, files.newest, now
             return False
         return now - before[2] >= self._settled
 
-    def _take_in(self, name: str, folder: Path, files: FolderFiles) -> _Outcome | None:
+    def _copy_and_add(self, name: str, folder: Path, files: FolderFiles) -> _Outcome | None:
         """None where the folder changed meanwhile."""
         chosen, left_out = files.chosen()
         with self._registry.stage() as staged:
@@ -204,8 +208,8 @@ class FolderImports:
         notes = ["left out: " + "; ".join(left_out)] if left_out else []
         return _Outcome(f"{what} as version {version.number}", (*notes, *version.info.warnings))
 
-    def _tell(self, found: dict[str, FolderImport], done: dict[str, str]) -> None:
-        """One line for each folder that was not taken in, or not all of it; once, until it is something else."""
+    def _log(self, found: dict[str, FolderImport], done: dict[str, str]) -> None:
+        """Logs a line for each folder whose state is another than at the last scan."""
         for name, now in found.items():
             if now == self._listed.get(name) or (now.status == "waiting" and now.reason == "it is being copied"):
                 continue
@@ -220,7 +224,7 @@ class FolderImports:
 
 
 def _listed(name: str, outcome: str) -> FolderImport:
-    """What is listed of a folder by what was remembered of it."""
+    """What is listed of a folder by what was recorded of it."""
     if outcome.startswith(_REFUSED):
         return FolderImport(name, "refused", reason=outcome.removeprefix(_REFUSED))
     text, _, notes = outcome.partition("; ")

@@ -1,4 +1,4 @@
-"""Stored contents that are not what was stored: found when they are read, never used, healed by the right bytes."""
+"""Stored contents that are not what was stored: found when they are read, never used, restored by the right bytes."""
 
 from __future__ import annotations
 
@@ -23,59 +23,59 @@ class Quarantine:
         self._blobs = blobs
         self._index = index
         self._lock = threading.Lock()
-        self._held: dict[str, tuple[str, object]] = {}  # why, and how the files looked, by sha256
+        self._damaged: dict[str, tuple[str, object]] = {}  # why, and the files' signature, by sha256
 
     def check(self, sha256: str) -> Path:
         """The folder of a content whose bytes are those that were stored.
 
         Raises DamagedStore where they are not, and NotFound where the content was deleted meanwhile. All files are
-        read, but for those of a content that failed before and looks as it did then.
+        read, but for those of a content that failed before and have the same signature as then.
         """
-        looks = self._blobs.looks(sha256)
+        now = self._blobs.signature(sha256)
         with self._lock:
-            reason, before = self._held.get(sha256, (None, None))
-        if reason is None or before != looks:
+            reason, before = self._damaged.get(sha256, (None, None))
+        if reason is None or before != now:
             reason = self._blobs.fault(sha256)
             if reason is None:
                 self.lift(sha256)
             else:
-                self._hold(sha256, reason, looks)
+                self._add(sha256, reason, now)
         if reason is not None:
             raise DamagedStore(f"the stored files of {self._named(sha256)} are damaged: {reason}", param=sha256)
         return self._blobs.path(sha256)
 
     def check_present(self, contents: Iterable[str]) -> None:
-        """Holds those of the contents that have no files at all."""
+        """Adds those of the contents that have no files at all."""
         for sha in set(contents) - self._blobs.present():
-            self._hold(sha, self._blobs.fault(sha) or "", self._blobs.looks(sha))
+            self._add(sha, self._blobs.fault(sha) or "", self._blobs.signature(sha))
 
-    def damaged(self, sha256: str) -> bool:
+    def is_damaged(self, sha256: str) -> bool:
         """Whether there is a content of that digest, and not with its bytes."""
         return os.path.lexists(self._blobs.path(sha256)) and self._blobs.fault(sha256) is not None
 
     def of(self, version: Version) -> str | None:
         """Why a version's files, or those of what it is made of, are not used; None where they are."""
         with self._lock:
-            if not self._held:
+            if not self._damaged:
                 return None
             for sha in (version.sha256, *version.info.references):
-                if sha in self._held:
-                    reason = self._held[sha][0]
+                if sha in self._damaged:
+                    reason = self._damaged[sha][0]
                     return reason if sha == version.sha256 else f"its member {sha}: {reason}"
         return None
 
     def versions(self) -> list[Version]:
         """All versions of which `of` gives a reason."""
         with self._lock:
-            held = list(self._held)
-        found = {version.ref: version for sha in held for version in self._index.needing(sha)}
+            damaged = list(self._damaged)
+        found = {version.ref: version for sha in damaged for version in self._index.needing(sha)}
         return [found[ref] for ref in sorted(found)]
 
     def lift(self, sha256: str) -> None:
         """The content has its bytes again, or is no longer needed."""
         with self._lock:
-            gone = self._held.pop(sha256, None)
-        if gone is not None and (name := self._named(sha256)):
+            lifted = self._damaged.pop(sha256, None)
+        if lifted is not None and (name := self._named(sha256)):
             logger.warning("the stored files of %s are whole again", name)
 
     def _named(self, sha256: str) -> str:
@@ -85,14 +85,14 @@ class Quarantine:
         names = [version.ref for version in self._index.needing(sha256)] or ["a deleted version"]
         return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
-    def _hold(self, sha256: str, reason: str, looks: object) -> None:
+    def _add(self, sha256: str, reason: str, signature: object) -> None:
         name = self._named(sha256)
         if not name:
             raise NotFound(f"the content {sha256[:12]} was deleted meanwhile", param=sha256)
         with self._lock:
-            self._held[sha256] = reason, looks
+            self._damaged[sha256] = reason, signature
         logger.error(
-            "the stored files of %s (%s) are damaged, and not used: %s; upload the same files again to heal them",
+            "the stored files of %s (%s) are damaged, and not used: %s; upload the same files again to restore them",
             name,
             sha256,
             reason,

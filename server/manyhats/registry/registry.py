@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy import delete, select
 from sqlalchemy.exc import DatabaseError, OperationalError
 
+from manyhats.disk import is_full
 from manyhats.errors import (
     ConfigurationError,
     Conflict,
@@ -27,9 +28,9 @@ from manyhats.errors import (
     TooLarge,
 )
 from manyhats.methods.heads import Kind
-from manyhats.registry.aliases import drop_alias, drop_ways_back, point, point_back
-from manyhats.registry.blobs import Blobs, digest, take_up
-from manyhats.registry.database import DropRow, TaskRow, VersionRow, is_full
+from manyhats.registry.aliases import point, point_back, remove_alias, remove_from_history
+from manyhats.registry.blobs import Blobs, digest, keep_adapter_files
+from manyhats.registry.database import FolderImportRow, TaskRow, VersionRow
 from manyhats.registry.index import AdapterIndex
 from manyhats.registry.names import STABLE, check_alias, check_name
 from manyhats.registry.quarantine import Quarantine
@@ -51,7 +52,7 @@ Listener = Callable[[str, Version | None, str], None]
 
 
 class Registry(AdapterIndex):
-    """`inspect` reads and checks an adapter folder, and raises where it cannot be served.
+    """`inspect` reads and checks an adapter folder, and raises where it is not supported.
 
     It is given the kind that the upload says, or else the one that is set for the task.
     """
@@ -164,12 +165,12 @@ class Registry(AdapterIndex):
 
         Returns it, and whether it is new: the same content again gives the version that already holds it. Its warnings
         are this upload's: those given, about what was left out before, and those about its files. `check` is given
-        what the files are. Raises what it, `take_up` and `inspect` raise, and TooLarge over the limits of tasks or
-        versions.
+        what the files are. Raises what it, `keep_adapter_files` and `inspect` raise, and TooLarge over the limits of
+        tasks or versions.
         """
         check_name(task, write=True)
         check_alias(alias)
-        left_out = take_up(staged)
+        left_out = keep_adapter_files(staged)
         before = self.find(task)
         kind = settings.kind if settings is not None else None
         info = self._inspect(staged, kind or (before.settings.kind if before else None))
@@ -179,7 +180,7 @@ class Registry(AdapterIndex):
         if settings is not None:
             self._check_labels(settings, info)
         sha = digest(staged)
-        damaged = self.quarantine.damaged(sha)
+        damaged = self.quarantine.is_damaged(sha)
         with self._database.write() as session:
             for member in info.references:  # deleted since it was inspected
                 self._require(member)
@@ -220,13 +221,13 @@ class Registry(AdapterIndex):
             try:
                 session.commit()
             except OperationalError as error:
-                if is_full(error):  # surely not committed; the room is wanted back at once
+                if is_full(error):  # surely not committed; the disk space is needed at once
                     self._remove_blob(sha)
                 raise
             self.put(after)
             self.quarantine.lift(sha)
         if activate:
-            self._tell("activated", version, task)
+            self._notify("activated", version, task)
         return replace(version, info=replace(version.info, warnings=info.warnings)), known is None
 
     def put_settings(self, task: str, partial: Mapping[str, Any]) -> Task:
@@ -247,8 +248,8 @@ class Registry(AdapterIndex):
     def delete_task(self, task: str) -> None:
         """Takes a task away. Requests in flight keep their files until they are done."""
         check_name(task, write=True)
-        for version in self._database.free(lambda: self._delete_task(task)):
-            self._tell("deleted", version, task)
+        for version in self._database.delete(lambda: self._delete_task(task)):
+            self._notify("deleted", version, task)
 
     def _delete_task(self, task: str) -> tuple[Version, ...]:
         with self._database.write() as session:
@@ -256,14 +257,14 @@ class Registry(AdapterIndex):
             session.execute(delete(TaskRow).where(TaskRow.name == task))
             session.commit()
             self.remove(task)
-            self._forget(found.versions)
+            self._remove_unneeded(found.versions)
         return found.versions
 
     def delete_version(self, task: str, number: int) -> Task:
         """Removes a version. Raises Conflict naming the aliases that point at it."""
         check_name(task, write=True)
-        after, version = self._database.free(lambda: self._delete_version(task, number))
-        self._tell("deleted", version, task)
+        after, version = self._database.delete(lambda: self._delete_version(task, number))
+        self._notify("deleted", version, task)
         return after
 
     def _delete_version(self, task: str, number: int) -> tuple[Task, Version]:
@@ -277,10 +278,10 @@ class Registry(AdapterIndex):
                     param="version",
                 )
             session.execute(delete(VersionRow).where(VersionRow.task == task, VersionRow.number == number))
-            drop_ways_back(session, found, number)
+            remove_from_history(session, found, number)
             session.commit()
             after = self.put(replace(found, versions=tuple(v for v in found.versions if v is not version)))
-            self._forget([version])
+            self._remove_unneeded([version])
         return after, version
 
     def set_alias(self, task: str, alias: str, targets: Sequence[Target]) -> Task:
@@ -295,7 +296,7 @@ class Registry(AdapterIndex):
             session.commit()
             self.put(after)
         for version in versions:
-            self._tell("activated", version, task)
+            self._notify("activated", version, task)
         return after
 
     def delete_alias(self, task: str, alias: str) -> Task:
@@ -303,14 +304,14 @@ class Registry(AdapterIndex):
         check_name(task, write=True)
         if alias == STABLE:
             raise Conflict(f"the alias '{STABLE}' is what the plain name means; it cannot be removed", param="alias")
-        return self._database.free(lambda: self._delete_alias(task, alias))
+        return self._database.delete(lambda: self._delete_alias(task, alias))
 
     def _delete_alias(self, task: str, alias: str) -> Task:
         with self._database.write() as session:
             found = self.task(task)
             if alias not in found.aliases and alias not in found.lost:
                 raise NotFound(f"The task `{task}` has no alias '{alias[:200]}'.", param="alias")
-            after = drop_alias(session, found, alias)
+            after = remove_alias(session, found, alias)
             session.commit()
             return self.put(after)
 
@@ -328,7 +329,7 @@ class Registry(AdapterIndex):
             session.commit()
             self.put(after)
         for version in after.stable_versions:
-            self._tell("activated", version, task)
+            self._notify("activated", version, task)
         return after
 
     # ---- folders copied by hand (see imports)
@@ -336,18 +337,18 @@ class Registry(AdapterIndex):
     def imports(self) -> dict[str, tuple[str, str]]:
         """The fingerprint of each folder that was dealt with, and what became of it."""
         with self._database.read() as session:
-            return {row.folder: (row.fingerprint, row.outcome) for row in session.scalars(select(DropRow))}
+            return {row.folder: (row.fingerprint, row.outcome) for row in session.scalars(select(FolderImportRow))}
 
-    def remember_import(self, folder: str, fingerprint: str, outcome: str) -> None:
-        """Remembers what became of a folder."""
+    def record_import(self, folder: str, fingerprint: str, outcome: str) -> None:
+        """Records what became of a folder."""
         with self._database.write() as session:
-            session.merge(DropRow(folder=folder, fingerprint=fingerprint, outcome=outcome))
+            session.merge(FolderImportRow(folder=folder, fingerprint=fingerprint, outcome=outcome))
             session.commit()
 
     # ---- parts of writing
 
-    def _forget(self, versions: Iterable[Version]) -> None:
-        """Counts versions out, and removes the blobs that nobody needs any more."""
+    def _remove_unneeded(self, versions: Iterable[Version]) -> None:
+        """Removes the blobs of deleted versions that nobody else needs."""
         for sha in self.decref(versions):
             self._remove_blob(sha)
 
@@ -363,7 +364,7 @@ class Registry(AdapterIndex):
                 f"no stored version has the sha256 '{sha[:80]}'; upload the member first", param="members"
             )
 
-    def _tell(self, event: str, version: Version | None, task: str) -> None:
+    def _notify(self, event: str, version: Version | None, task: str) -> None:
         for listener in self._listeners:
             try:
                 listener(event, version, task)

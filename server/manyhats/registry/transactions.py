@@ -1,4 +1,4 @@
-"""Reading and writing the registry's database: one write at a time, and with room kept for deletions."""
+"""Reading and writing the registry's database: one write at a time, and disk space reserved for deletions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from manyhats.errors import StorageFull
-from manyhats.registry.database import connect, give_room, write_failed
+from manyhats.registry.database import connect, truncate_log, write_failed
 from manyhats.registry.reserve import Reserve
 
 T = TypeVar("T")
 
 
 class Transactions:
-    """The database in a folder, and the room that is kept beside it. `lock`: held by whoever writes."""
+    """The database in a folder, and the disk space that is reserved beside it. `lock`: held by whoever writes."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "registry.sqlite3"
@@ -31,10 +31,10 @@ class Transactions:
         """Opens the database, or makes one where `make` allows it. Raises what `connect` raises."""
         try:
             self._sessions = connect(self._path, make=make)
-        except OperationalError:  # perhaps for want of room: reading needs a little, too
-            self._reserve.spend()
+        except OperationalError:  # perhaps a full disk: reading needs a little space, too
+            self._reserve.release()
             self._sessions = connect(self._path, make=make)
-        self._reserve.fill()
+        self._reserve.create()
 
     def close(self) -> None:
         """Closes the database."""
@@ -54,20 +54,20 @@ class Transactions:
             except DatabaseError as error:
                 raise write_failed(error) from error
 
-    def free(self, delete: Callable[[], T]) -> T:
-        """Deletes something, in a write of its own; on a full disk, with the room that is kept for it."""
+    def delete(self, delete: Callable[[], T]) -> T:
+        """Runs a deletion, which writes by itself; on a full disk, with the space that is reserved for it."""
         try:
             return delete()
         except StorageFull:
-            self._reserve.spend()
-            self.shorten()
+            self._reserve.release()
+            self.truncate_log()
             try:
                 return delete()
             finally:
-                self.shorten()  # what the deletion wrote is the room to be kept again
+                self.truncate_log()  # what the deletion wrote is reserved again
         finally:
-            self._reserve.fill()
+            self._reserve.create()
 
-    def shorten(self) -> None:
-        """Gives the disk back what the log of writes takes, as far as it can be."""
-        give_room(self._sessions)
+    def truncate_log(self) -> None:
+        """Frees the disk space of the write-ahead log, as far as that is possible."""
+        truncate_log(self._sessions)

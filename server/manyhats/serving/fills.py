@@ -47,6 +47,6 @@ def fill_answer(
         best = np.argsort(-scores, kind="stable")[: parameters.top_k]
         ids[place] = int(best[0])
         start, end = encoded.offsets[place]
-        fills = [{"text": tokenizer.piece(int(t)), "token": int(t), "score": float(scores[t])} for t in best]
+        fills = [{"text": tokenizer.token_to_string(int(t)), "token": int(t), "score": float(scores[t])} for t in best]
         masks.append({"start": start, "end": end, "fills": fills})
     return {"text": tokenizer.decode(ids), "masks": masks}

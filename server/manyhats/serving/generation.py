@@ -13,8 +13,8 @@ from manyhats.backbone import Backbone, Encoded, Tokenizer
 from manyhats.core.sampling_params import BadWords, SampledToken, SamplingParams
 from manyhats.core.sequence import Delta, Request, Sequence, TextDecoder
 from manyhats.engine.detokenizer import IncrementalDetokenizer
-from manyhats.engine.prompt_scores import PromptScores as PromptScores
-from manyhats.engine.prompt_scores import Score as Score
+from manyhats.engine.prompt_logprobs import PromptLogprob as PromptLogprob
+from manyhats.engine.prompt_logprobs import PromptLogprobs as PromptLogprobs
 from manyhats.engine.structured_output import Grammar, Grammars
 from manyhats.errors import InputTooLong, InvalidRequest
 from manyhats.methods.bound_adapter import BoundAdapter
@@ -87,7 +87,7 @@ class Generation:
             room = self._room(context.adapter, len(prompt), longest, i, least)
             max_new_tokens = min(parameters.max_new_tokens, room)
             top = parameters.prompt_logprobs
-            scores = None if top is None else PromptScores(prompt, top)
+            scores = None if top is None else PromptLogprobs(prompt, top)
             if max_new_tokens < parameters.max_new_tokens:
                 wanted = parameters.max_new_tokens
                 why = f"max_new_tokens is {wanted}, but after input {i} there is room for {room} tokens"
@@ -102,14 +102,14 @@ class Generation:
                         index=len(sequences),
                         constraint=None if shared.grammar is None else shared.grammar.copy(),
                         decoder=self._decoder(parameters),
-                        scores=scores,
+                        prompt_logprobs=scores,
                     )
                 )
         request = Request(
             context.task,
             sequences,
             digest=context.digest,
-            each=parameters.n,
+            samples_per_prompt=parameters.n,
             priority=context.priority,
             listener=context.listener,
             prompts=prompts,
@@ -138,7 +138,7 @@ class Generation:
 
     def _shared(self, context: GenerationContext, parameters: GenerateParameters) -> _Shared:
         """`ignore_eos` leaves out all tokens that end a text but the request's own."""
-        own = frozenset() if parameters.ignore_eos else self.backbone.end_tokens | context.stop_token_ids
+        own = frozenset() if parameters.ignore_eos else self.backbone.eos_token_ids | context.stop_token_ids
         stops = frozenset(parameters.stop_token_ids)
         allowed = None
         if parameters.allowed_token_ids is not None:
@@ -186,7 +186,7 @@ class Generation:
 
     def _all_grammars(self) -> Grammars:
         if self._grammars is None:
-            end = min(self.backbone.end_tokens, default=None)
+            end = min(self.backbone.eos_token_ids, default=None)
             self._grammars = Grammars(self.backbone.tokenizer, self.vocabulary, end)
         return self._grammars
 
@@ -216,10 +216,10 @@ def text_of(sequence: Sequence) -> TextDecoder:
     return sequence.decoder
 
 
-def scores_of(sequence: Sequence) -> PromptScores | None:
+def scores_of(sequence: Sequence) -> PromptLogprobs | None:
     """What was asked about the prompt's tokens, where it was."""
-    assert sequence.scores is None or isinstance(sequence.scores, PromptScores)
-    return sequence.scores
+    assert sequence.prompt_logprobs is None or isinstance(sequence.prompt_logprobs, PromptLogprobs)
+    return sequence.prompt_logprobs
 
 
 def rendering_cost_of_texts(request: Request) -> int:
@@ -227,20 +227,22 @@ def rendering_cost_of_texts(request: Request) -> int:
     cost = 0
     for sequence in request.sequences:
         told = sampling_of(sequence).logprobs
-        cost += len(sequence.shown) * (1 if told is None else _LOGPROB * (2 + told))
-        if sequence.scores is not None:
+        cost += len(sequence.emitted_tokens) * (1 if told is None else _LOGPROB * (2 + told))
+        if sequence.prompt_logprobs is not None:
             cost += len(sequence.prompt) * _LOGPROB
     return cost
 
 
-def token_logprobs(tokens: Many[SampledToken | Score], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+def token_logprobs(tokens: Many[SampledToken | PromptLogprob], tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """Each token with its logarithm of probability, and the likeliest in its place."""
     return [
         {
             "token": one.token,
-            "text": tokenizer.piece(one.token),
+            "text": tokenizer.token_to_string(one.token),
             "logprob": finite(one.logprob),
-            "top": [{"token": t, "text": tokenizer.piece(t), "logprob": finite(value)} for t, value in one.top],
+            "top": [
+                {"token": t, "text": tokenizer.token_to_string(t), "logprob": finite(value)} for t, value in one.top
+            ],
         }
         for one in tokens
     ]
@@ -251,12 +253,14 @@ def finite(logprob: float | None) -> float | None:
     return None if logprob is None else max(logprob, _LOG_OF_NOTHING)
 
 
-def _scored(scores: PromptScores, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+def _scored(scores: PromptLogprobs, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """The prompt's tokens, the first without a value."""
     told: list[dict[str, Any]] = []
     for token, one in zip(scores.prompt, scores.scores, strict=True):
         if one is None:
-            told.append({"token": token, "text": tokenizer.piece(token), "logprob": None, "rank": None, "top": []})
+            told.append(
+                {"token": token, "text": tokenizer.token_to_string(token), "logprob": None, "rank": None, "top": []}
+            )
         else:
             told += [known | {"rank": one.rank} for known in token_logprobs([one], tokenizer)]
     return told
@@ -266,10 +270,10 @@ def _answer(sequence: Sequence, parameters: GenerateParameters, tokenizer: Token
     answer: Answer = {
         "text": text_of(sequence).text,
         "finish_reason": sequence.finish_reason,
-        "tokens": [sampled.token for sampled in sequence.shown],
+        "tokens": [sampled.token for sampled in sequence.emitted_tokens],
     }
     if parameters.logprobs is not None:
-        answer["logprobs"] = token_logprobs(sequence.shown, tokenizer)
+        answer["logprobs"] = token_logprobs(sequence.emitted_tokens, tokenizer)
     if (scores := scores_of(sequence)) is not None:
         answer["prompt_logprobs"] = _scored(scores, tokenizer)
     return answer

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from manyhats.core.report import BatchReport
-
-if TYPE_CHECKING:
-    from manyhats.runtime import Runtime
+from manyhats.engine.engine import Engine
+from manyhats.registry.adapter_cache import AdapterCache
+from manyhats.registry.registry import Registry
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -105,16 +104,28 @@ class SummedOverTasks(Collector):  # type: ignore[misc]
 
 
 class RuntimeGauges(Collector):  # type: ignore[misc]
-    """What is read off the runtime at each scrape."""
+    """What is read off the parts of the server at each scrape. `max_versions`: of damaged ones that are named."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(
+        self,
+        registry: Registry,
+        adapter_cache: AdapterCache,
+        engine: Engine,
+        *,
+        is_ready: Callable[[], bool],
+        max_versions: int,
+    ) -> None:
+        self._registry = registry
+        self._adapter_cache = adapter_cache
+        self._engine = engine
+        self._is_ready = is_ready
+        self._max_versions = max_versions
 
     def collect(self) -> Iterable[Metric]:
         """One family for each figure."""
-        stats = self._runtime.adapter_cache.stats()
-        waiting = self._runtime.engine.waiting()
-        quarantined = self._runtime.registry.quarantine.versions()
+        stats = self._adapter_cache.stats()
+        waiting = self._engine.waiting()
+        quarantined = self._registry.quarantine.versions()
         figures = {
             "manyhats_inputs_waiting": ("Inputs in the queues", sum(waiting.values())),
             "manyhats_tasks_waiting": ("Tasks with inputs in the queues", len(waiting)),
@@ -124,11 +135,11 @@ class RuntimeGauges(Collector):  # type: ignore[misc]
             "manyhats_memory_bytes": ("Bytes of adapters in host memory", stats.memory_bytes),
             "manyhats_adapter_loads_total": ("Adapters read from disk", stats.loads),
             "manyhats_adapter_evictions_total": ("Adapters that gave up their slot", stats.evictions),
-            "manyhats_tasks": ("Tasks in the registry", self._runtime.registry.count),
+            "manyhats_tasks": ("Tasks in the registry", self._registry.count),
             "manyhats_quarantined_versions": ("Versions whose stored files are damaged", len(quarantined)),
-            "manyhats_ready": ("Whether the server answers", int(self._runtime.ready)),
+            "manyhats_ready": ("Whether the server answers", int(self._is_ready())),
         }
-        engine = self._runtime.engine
+        engine = self._engine
         figures |= {
             "manyhats_engine_restarts_total": ("Times that the model's thread failed and began anew", engine.restarts),
             "manyhats_sequences_failed_total": ("Sequences that ended with an error of the engine", engine.failed),
@@ -145,9 +156,9 @@ class RuntimeGauges(Collector):  # type: ignore[misc]
             }
         for name, (text, value) in figures.items():
             yield GaugeMetricFamily(name, text, value)
-        held = GaugeMetricFamily(
+        damaged = GaugeMetricFamily(
             "manyhats_quarantined", "Versions whose stored files are damaged", labels=["task", "version"]
         )
-        for version in quarantined[: self._runtime.settings.metrics_tasks]:
-            held.add_metric([version.task, str(version.number)], 1)
-        yield held
+        for version in quarantined[: self._max_versions]:
+            damaged.add_metric([version.task, str(version.number)], 1)
+        yield damaged

@@ -25,7 +25,7 @@ class Preparation:
 
     def prepare(self, state: RequestState) -> None:
         """Raises InvalidRequest or InputTooLong for what the task or the backbone does not take."""
-        longest = self.backbone.max_tokens - state.adapter.position_shift
+        longest = self.backbone.max_tokens - state.adapter.position_offset
         if state.kind == "span" and any(text.pair is None for text in state.request.texts):
             raise InvalidRequest(
                 "a task of kind 'span' needs the question in 'text' and the context in 'text_pair'", param="inputs"
@@ -66,7 +66,7 @@ class Preparation:
         )
         if state.kind == "fill":
             places = [mask_places(self.backbone.tokenizer, e, i) for i, e in enumerate(prepared.encoded)]
-            return prepared, [PoolingParams(masks=masks) for masks in places]
+            return prepared, [PoolingParams(mask_positions=masks) for masks in places]
         return prepared, [PoolingParams()] * len(prepared.encoded)
 
     def _prepare_generation(self, state: RequestState, parameters: GenerateParameters, positions: int) -> None:

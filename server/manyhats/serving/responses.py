@@ -38,7 +38,7 @@ def response_of(state: RequestState, tokenizer: Tokenizer, generation: Generatio
         outputs=_answers(state, request, tokenizer, generation),
         input_tokens=prepared.tokens,
         output_tokens=request.output_tokens,
-        queue_ms=(request.started - request.queued) * 1000,
+        queue_ms=(request.started - request.arrival_time) * 1000,
         load_ms=state.load_ms,
         compute_ms=request.compute * 1000,
         batch={

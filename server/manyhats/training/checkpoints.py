@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
+from manyhats.disk import full_disk_as_storage_full
 from manyhats.errors import InvalidRequest, StorageFull
-from manyhats.formats.files import is_full
 
 _VERSION = 1
 
 
-@contextmanager
-def full_disk_told(folder: Path) -> Iterator[None]:
-    """Raises StorageFull in place of the operating system's error, or of safetensors' own."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        if is_full(error):
-            raise StorageFull(
-                f"there is no room in '{folder}' for the adapter: {error}; make room and run again with --resume, "
-                "which begins at the last checkpoint"
-            ) from None
-        raise
+def storage_full(folder: Path) -> AbstractContextManager[None]:
+    """Raises StorageFull in place of the error of a full disk."""
+    return full_disk_as_storage_full(
+        lambda error: (
+            f"there is no room in '{folder}' for the adapter: {error}; make room and run again with --resume, "
+            "which begins at the last checkpoint"
+        )
+    )
 
 
 @dataclass(slots=True)

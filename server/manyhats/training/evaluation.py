@@ -15,7 +15,7 @@ from manyhats.core.kinds.training import KindTraining
 from manyhats.engine.forward import forward
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.training.batches import ordered_batches
-from manyhats.training.objective import row_of
+from manyhats.training.objective import forward_input
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -30,8 +30,8 @@ def predict(
     """What the forward pass gives for every example, in the examples' order."""
     outputs: dict[int, Tensor] = {}
     for batch in ordered_batches(examples, _EVALUATION_TOKENS):
-        rows = [row_of(examples[i], adapter, pooling) for i in batch]
-        outputs.update(zip(batch, forward(backbone, rows), strict=True))
+        inputs = [forward_input(examples[i], adapter, pooling) for i in batch]
+        outputs.update(zip(batch, forward(backbone, inputs), strict=True))
     return [outputs[i] for i in range(len(examples))]
 
 

@@ -105,7 +105,7 @@ def head_for(
     if spec is None:
         return NoHead()
     outputs = num_labels if spec.outputs is None else spec.outputs
-    layout = backbone.family.classification_head
+    layout = backbone.task_heads.classification
     if recipe.peft and layout is None:
         raise InvalidRequest(
             f"PEFT's files do not hold the whole head of {backbone.config.model_type} models; use houlsby or mask",

@@ -27,7 +27,7 @@ from manyhats.methods.recipe import Schedule
 from manyhats.training import baselines, data
 from manyhats.training.batches import EncodedDataset, encode_dataset, shuffled_batches
 from manyhats.training.card import Report, model_card
-from manyhats.training.checkpoints import Checkpoints, full_disk_told
+from manyhats.training.checkpoints import Checkpoints, storage_full
 from manyhats.training.curves import CURVES, plot
 from manyhats.training.data import Dataset
 from manyhats.training.evaluation import evaluate
@@ -94,7 +94,7 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
     schedule = job.chosen_schedule()
     dataset = data.load(kind, job.columns, job.data, job.validation, job.test, seed=schedule.seed)
     trainer = _trainer(job, job.method, schedule, dataset, backbone)
-    max_tokens = _max_tokens(job, backbone, trainer.position_shift)
+    max_tokens = _max_tokens(job, backbone, trainer.position_offset)
     encoded = encode_dataset(dataset, backbone, max_tokens, job.template)
     for note in dataset.notes:
         console.print(note, highlight=False, soft_wrap=True)
@@ -146,7 +146,7 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
     if not trainer.is_main_process:  # of several processes one writes
         return report(0)
 
-    with full_disk_told(job.out.parent):
+    with storage_full(job.out.parent):
         job.out.parent.mkdir(parents=True, exist_ok=True)
         # A server may be watching the folder's parent: what appears there is complete, or not there at all.
         with tempfile.TemporaryDirectory(prefix=".training-", dir=job.out.parent) as temporary:

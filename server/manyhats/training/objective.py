@@ -11,16 +11,16 @@ from manyhats.backbone.sentence import Pooling
 from manyhats.core.kinds.examples import EncodedExample
 from manyhats.core.kinds.training import KindTraining, TargetScale
 from manyhats.engine.forward import forward
-from manyhats.engine.row import Row
+from manyhats.engine.forward_input import ForwardInput
 from manyhats.methods.bound_adapter import BoundAdapter
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 
-def row_of(example: EncodedExample, adapter: BoundAdapter, pooling: Pooling = "mean") -> Row:
-    """An example as a row of a batch."""
-    return Row(example.ids, example.type_ids, adapter, pooling, masks=example.label_positions)
+def forward_input(example: EncodedExample, adapter: BoundAdapter, pooling: Pooling = "mean") -> ForwardInput:
+    """An example as one input of a pass."""
+    return ForwardInput(example.ids, example.type_ids, adapter, pooling, mask_positions=example.label_positions)
 
 
 def batch_loss(
@@ -33,8 +33,8 @@ def batch_loss(
 ) -> Tensor:
     """The mean over the batch's targets. `weights`: (labels,), how much each class counts; `scale`: of the head."""
     pooling = backbone.sentence_embedding.pooling
-    rows = [row_of(one, adapter, pooling) for examples in kind.inputs(batch) for one in examples]
-    return kind.loss(forward(backbone, rows), batch, weights, scale)
+    inputs = [forward_input(one, adapter, pooling) for examples in kind.inputs(batch) for one in examples]
+    return kind.loss(forward(backbone, inputs), batch, weights, scale)
 
 
 def balanced(counts: Sequence[int]) -> list[float]:

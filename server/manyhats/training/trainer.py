@@ -110,9 +110,9 @@ class Trainer:
         return bool(self._accelerator.is_main_process)
 
     @property
-    def position_shift(self) -> int:
+    def position_offset(self) -> int:
         """How many of the backbone's positions the method takes for itself."""
-        return sum(bound.position_shift for _, bound in self.trainable.bound())
+        return sum(bound.position_offset for _, bound in self.trainable.bound())
 
     def bound(self, *, training: bool = False) -> BoundAdapter:
         """The adapter as it is now, with gradients where they are switched on."""

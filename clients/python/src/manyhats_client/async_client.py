@@ -18,7 +18,7 @@ from manyhats_client.errors import ManyhatsError, ServerNotReady, from_response
 from manyhats_client.models import Health, Prediction, Result, Task, TaskDetails, Upload, Version
 from manyhats_client.operations import Inputs, Operation, Question, Split
 from manyhats_client.packing import open_parts
-from manyhats_client.retries import NOT_YET, Patience, Retries
+from manyhats_client.retries import NOT_YET, ReadyWait, Retries
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class AsyncClient:
     ) -> None:
         """`base_url`: left out, the environment variable MANYHATS_URL, or http://127.0.0.1:8000.
 
-        `timeout`: seconds to connect, and to wait for the next piece of an answer; None waits for ever.
+        `timeout`: seconds to connect, and to wait for the next chunk of an answer; None waits for ever.
         `max_retries`: how often a refusal (429, 503) or a connection that was never made is tried again.
         `transport`: httpx's, for a Unix socket, a proxy or tests. `sleep`: waits between tries.
         """
@@ -149,27 +149,27 @@ class AsyncClient:
         with saved(out, task, number) as (file, path), translated():
             response = await self._send(ops.download(task, number), stream=True)
             async with aclosing(response):
-                async for piece in response.aiter_bytes():
-                    await asyncio.to_thread(file.write, piece)
+                async for chunk in response.aiter_bytes():
+                    await asyncio.to_thread(file.write, chunk)
         return path
 
-    # ---- residency
+    # ---- the adapter cache
 
     async def load(self, task: str) -> TaskDetails:
-        """Brings the task's adapter into a slot; returns when it is there."""
-        return await self._call(ops.residency(task, "load"))
+        """Loads the task's adapter into a slot; returns when it is there."""
+        return await self._call(ops.placement(task, "load"))
 
     async def unload(self, task: str) -> TaskDetails:
         """Gives back the memory of the task's adapters."""
-        return await self._call(ops.residency(task, "unload"))
+        return await self._call(ops.placement(task, "unload"))
 
     async def pin(self, task: str) -> TaskDetails:
         """Keeps the task's adapter in a slot."""
-        return await self._call(ops.residency(task, "pin"))
+        return await self._call(ops.placement(task, "pin"))
 
     async def unpin(self, task: str) -> TaskDetails:
-        """Lets the task's adapter be given up again."""
-        return await self._call(ops.residency(task, "unpin"))
+        """Lets the task's adapter be evicted again."""
+        return await self._call(ops.placement(task, "unpin"))
 
     # ---- the server
 
@@ -187,12 +187,12 @@ class AsyncClient:
 
     async def wait_ready(self, timeout: float = 60.0) -> None:
         """Returns once the server is ready. Raises Timeout after `timeout` seconds."""
-        patience = Patience(timeout)
+        wait = ReadyWait(timeout)
         while True:
             try:
-                return await self._call(ops.ready(patience.for_one))
+                return await self._call(ops.ready(wait.timeout_of_one))
             except NOT_YET as error:
-                pause = patience.pause(error)
+                pause = wait.pause(error)
             await self._sleep(pause)
 
     # ---- sending

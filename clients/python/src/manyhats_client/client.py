@@ -18,7 +18,7 @@ from manyhats_client.errors import ManyhatsError, ServerNotReady, from_response
 from manyhats_client.models import Health, Prediction, Result, Task, TaskDetails, Upload, Version
 from manyhats_client.operations import Inputs, Operation, Question, Split
 from manyhats_client.packing import open_parts
-from manyhats_client.retries import NOT_YET, Patience, Retries
+from manyhats_client.retries import NOT_YET, ReadyWait, Retries
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class Client:
     ) -> None:
         """`base_url`: left out, the environment variable MANYHATS_URL, or http://127.0.0.1:8000.
 
-        `timeout`: seconds to connect, and to wait for the next piece of an answer; None waits for ever.
+        `timeout`: seconds to connect, and to wait for the next chunk of an answer; None waits for ever.
         `max_retries`: how often a refusal (429, 503) or a connection that was never made is tried again.
         `transport`: httpx's, for a Unix socket, a proxy or tests. `sleep`: waits between tries.
         """
@@ -150,27 +150,27 @@ class Client:
             closing(self._send(ops.download(task, number), stream=True)) as response,
             translated(),
         ):
-            for piece in response.iter_bytes():
-                file.write(piece)
+            for chunk in response.iter_bytes():
+                file.write(chunk)
         return path
 
-    # ---- residency
+    # ---- the adapter cache
 
     def load(self, task: str) -> TaskDetails:
-        """Brings the task's adapter into a slot; returns when it is there."""
-        return self._call(ops.residency(task, "load"))
+        """Loads the task's adapter into a slot; returns when it is there."""
+        return self._call(ops.placement(task, "load"))
 
     def unload(self, task: str) -> TaskDetails:
         """Gives back the memory of the task's adapters."""
-        return self._call(ops.residency(task, "unload"))
+        return self._call(ops.placement(task, "unload"))
 
     def pin(self, task: str) -> TaskDetails:
         """Keeps the task's adapter in a slot."""
-        return self._call(ops.residency(task, "pin"))
+        return self._call(ops.placement(task, "pin"))
 
     def unpin(self, task: str) -> TaskDetails:
-        """Lets the task's adapter be given up again."""
-        return self._call(ops.residency(task, "unpin"))
+        """Lets the task's adapter be evicted again."""
+        return self._call(ops.placement(task, "unpin"))
 
     # ---- the server
 
@@ -188,12 +188,12 @@ class Client:
 
     def wait_ready(self, timeout: float = 60.0) -> None:
         """Returns once the server is ready. Raises Timeout after `timeout` seconds."""
-        patience = Patience(timeout)
+        wait = ReadyWait(timeout)
         while True:
             try:
-                return self._call(ops.ready(patience.for_one))
+                return self._call(ops.ready(wait.timeout_of_one))
             except NOT_YET as error:
-                pause = patience.pause(error)
+                pause = wait.pause(error)
             self._sleep(pause)
 
     # ---- sending

@@ -33,7 +33,7 @@ from pydantic import ValidationError
 
 from manyhats_client.models import ErrorBody, ErrorEnvelope
 
-_SHOWN = 200  # characters of a body that is not understood
+_QUOTED = 200  # characters of a body that is not understood
 
 
 class ManyhatsError(Exception):
@@ -164,7 +164,7 @@ def from_response(response: httpx.Response) -> APIError:
     except ValidationError:
         # Not the server's own: a proxy's page, or a redirect, which is not followed.
         where = f" (to {response.headers['location']})" if "location" in response.headers else ""
-        text = response.text.strip()[:_SHOWN]
+        text = response.text.strip()[:_QUOTED]
         status = f"{response.status_code} {response.reason_phrase}".strip()
         body = ErrorBody(message=f"{response.url} answered {status}{where}" + (f": {text}" if text else ""))
     return from_body(response.status_code, body, _retry_after(response))
@@ -187,12 +187,12 @@ def from_transport(error: httpx.RequestError) -> ManyhatsError:
 
 def _retry_after(response: httpx.Response) -> float | None:
     """The header `Retry-After` in seconds: a number or a date."""
-    told = response.headers.get("retry-after", "").strip()
+    value = response.headers.get("retry-after", "").strip()
     try:
-        seconds = float(told)
+        seconds = float(value)
     except ValueError:
         try:
-            date = parsedate_to_datetime(told)
+            date = parsedate_to_datetime(value)
         except ValueError:
             return None
         seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()

@@ -147,19 +147,22 @@ class Usage(Model):
 
 
 class Timing(Model):
-    """Milliseconds spent waiting, bringing the adapter in, and computing."""
+    """Milliseconds spent waiting, loading the adapter, and computing."""
 
     queue_ms: float = 0.0
     load_ms: float = 0.0
     compute_ms: float = 0.0
 
 
-class Notice(Model):
-    """Something worth knowing about one input, such as that it was cut; `input` is its index."""
+class InputWarning(Model):
+    """A warning about one input, such as that it was truncated; `input` is its index."""
 
     input: int | None = None
     code: str | None = None
     message: str
+
+
+Notice = InputWarning  # its name before
 
 
 class Batch(Model):
@@ -180,7 +183,7 @@ class Answer(Model):
     sha256: str | None
     usage: Usage = Field(default_factory=Usage)
     timing: Timing = Field(default_factory=Timing)
-    warnings: list[Notice] = Field(default_factory=list)
+    warnings: list[InputWarning] = Field(default_factory=list)
     batch: Batch | None = None
 
 
@@ -339,7 +342,7 @@ class Upload(Model):
     matched_tensors: int | None = None
     bytes: int
     aliases: list[str] | dict[str, int | list[Target]] = Field(default_factory=list)
-    warnings: list[Notice | str] = Field(default_factory=list)
+    warnings: list[InputWarning | str] = Field(default_factory=list)
     new: bool = True
 
 

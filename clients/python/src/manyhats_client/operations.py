@@ -84,13 +84,13 @@ def exception_of(failure: Failure) -> APIError:
 
 def predict(task: str, inputs: Inputs, parameters: Mapping[str, Any]) -> Operation[Prediction]:
     """Asks one task."""
-    return Operation("POST", _path(task, "predict"), _prediction, json=_asked(inputs, parameters))
+    return Operation("POST", _path(task, "predict"), _prediction, json=_request_body(inputs, parameters))
 
 
 def predict_many(questions: Iterable[Question]) -> Operation[list[Result]]:
     """Asks many questions at once."""
-    asked = [{"task": q["task"]} | _asked(q["inputs"], q.get("parameters", {})) for q in questions]
-    return Operation("POST", "/v1/predict", _results(len(asked)), json={"requests": asked})
+    requests = [{"task": q["task"]} | _request_body(q["inputs"], q.get("parameters", {})) for q in questions]
+    return Operation("POST", "/v1/predict", _results(len(requests)), json={"requests": requests})
 
 
 def predict_tasks(
@@ -100,11 +100,11 @@ def predict_tasks(
 ) -> Operation[list[Result]]:
     """Asks several tasks about the same inputs."""
     names = [tasks] if isinstance(tasks, str) else list(tasks)
-    body = {"tasks": names} | _asked(inputs, parameters)
+    body = {"tasks": names} | _request_body(inputs, parameters)
     return Operation("POST", "/v1/predict", _results(len(names)), json=body)
 
 
-def _asked(inputs: Inputs, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _request_body(inputs: Inputs, parameters: Mapping[str, Any]) -> dict[str, Any]:
     if parameters.get("stream"):
         raise ValueError("this client does not stream; the server's OpenAI routes do, with any OpenAI client")
     plain: Any = inputs
@@ -157,7 +157,7 @@ def rollback(name: str, version: int | None) -> Operation[TaskDetails]:
     return Operation("POST", _path(name, "rollback"), _details, json=body)
 
 
-def residency(name: str, verb: str) -> Operation[TaskDetails]:
+def placement(name: str, verb: str) -> Operation[TaskDetails]:
     """`load`, `unload`, `pin` or `unpin`."""
     return Operation("POST", _path(name, verb), _details)
 

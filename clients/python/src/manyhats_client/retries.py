@@ -36,23 +36,23 @@ class Retries:
         """Seconds to wait after `tried` tries, or None to give up."""
         if tried > self.max_retries:
             return None
-        told: float | None = None
+        retry_after: float | None = None
         match failure:
-            case Overloaded(retry_after=told) | ServerNotReady(retry_after=told):
+            case Overloaded(retry_after=retry_after) | ServerNotReady(retry_after=retry_after):
                 pass
             case ConnectionFailed(sent=False):
                 pass
             case _:
                 return None
-        if told is None:
+        if retry_after is None:
             return min(_FIRST * 2.0 ** (tried - 1), _LONGEST, self.max_wait) * random.uniform(0.5, 1.0)
-        if told > self.max_wait:
+        if retry_after > self.max_wait:
             return None
-        # A little later than told, so that not all who were told the same return together.
-        return min(told + random.uniform(0.0, 0.25) * max(told, _FIRST), self.max_wait)
+        # A little later than asked, so that not all who got the same answer return together.
+        return min(retry_after + random.uniform(0.0, 0.25) * max(retry_after, _FIRST), self.max_wait)
 
 
-class Patience:
+class ReadyWait:
     """Paces `wait_ready`."""
 
     def __init__(self, timeout: float) -> None:
@@ -61,12 +61,12 @@ class Patience:
         self._pause = 0.05
 
     @property
-    def for_one(self) -> float:
-        """Seconds that one look may take."""
+    def timeout_of_one(self) -> float:
+        """Seconds that one try may take."""
         return min(max(self._deadline - time.monotonic(), 0.1), 5.0)
 
     def pause(self, failure: ManyhatsError) -> float:
-        """Seconds until the next look. Raises Timeout when the time is up."""
+        """Seconds until the next try. Raises Timeout when the time is up."""
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise Timeout(f"not ready within {self._timeout:g} seconds: {failure}") from failure

@@ -1,4 +1,4 @@
-"""Bodies are JSON in UTF-8, whatever little else is said of them: the routes read nothing else, but for uploads."""
+"""Bodies are JSON in UTF-8, unless their headers say otherwise: the routes read nothing else, but for uploads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UPLOAD = re.compile(r"/v1/tasks/[^/]+/versions")
 _JSON = re.compile(r"application/([a-z0-9!#$&^_.+-]+\+)?json")
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 _BOM = b"\xef\xbb\xbf"
-_SHOWN = 100  # characters
+_QUOTED = 100  # characters of a header in a message
 
 
 def is_upload(scope: Scope) -> bool:
@@ -27,18 +27,18 @@ def complaint(content_type: str) -> str | None:
     """What is wrong with the type of a body that is to be JSON; None where nothing is."""
     kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
     if not _JSON.fullmatch(kind):
-        return f"the body's content type is {content_type[:_SHOWN]!r}"
+        return f"the body's content type is {content_type[:_QUOTED]!r}"
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip() == "charset" and value.strip().strip('"') not in _UTF8:
-            return f"the body's charset is {value.strip()[:_SHOWN]!r}"
+            return f"the body's charset is {value.strip()[:_QUOTED]!r}"
     return None
 
 
 class JsonBodies:
-    """Refuses bodies that are said to be something else than JSON in UTF-8, and takes a byte order mark off.
+    """Refuses bodies whose type is not JSON in UTF-8, and removes a byte order mark.
 
-    A page of another site can send text and forms without asking the browser's leave, but not JSON.
+    A page of another site can send text and forms without a preflight of the browser, but not JSON.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -48,8 +48,8 @@ class JsonBodies:
         if scope["type"] != "http" or scope["method"] not in _READ or is_upload(scope):
             await self._app(scope, receive, send)
             return
-        for told in Headers(scope=scope).getlist("content-type"):
-            wrong = complaint(told) if told.strip() else None
+        for content_type in Headers(scope=scope).getlist("content-type"):
+            wrong = complaint(content_type) if content_type.strip() else None
             if wrong is not None:
                 error = UnsupportedFormat(
                     f"{wrong}; send JSON in UTF-8, with 'Content-Type: application/json' (curl: "
@@ -63,20 +63,20 @@ class JsonBodies:
 
 def _without_mark(receive: Receive) -> Receive:
     """The same messages, without a byte order mark at the beginning of the body."""
-    held = b""  # what could be the beginning of a mark
+    prefix = b""  # what could be the beginning of a mark
     looking = True
 
     async def plain() -> Message:
-        nonlocal held, looking
+        nonlocal prefix, looking
         message = await receive()
         while looking and message["type"] == "http.request":
-            held += message.get("body", b"")
-            if len(held) < len(_BOM) and _BOM.startswith(held) and message.get("more_body", False):
+            prefix += message.get("body", b"")
+            if len(prefix) < len(_BOM) and _BOM.startswith(prefix) and message.get("more_body", False):
                 message = await receive()
                 continue
             looking = False
-            message = {**message, "body": held.removeprefix(_BOM)}
-            held = b""
+            message = {**message, "body": prefix.removeprefix(_BOM)}
+            prefix = b""
         return message
 
     return plain

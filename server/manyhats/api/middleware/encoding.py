@@ -1,4 +1,4 @@
-"""Bodies that were compressed with gzip are unpacked as they are read, a piece at a time."""
+"""Bodies that were compressed with gzip are unpacked as they are read, a chunk at a time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from manyhats.api.errors import response
 from manyhats.api.middleware.content import is_upload
 from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
 
-_PIECE = 64 << 10  # bytes unpacked between two turns of the event loop
+_CHUNK = 64 << 10  # bytes unpacked between two turns of the event loop
 _GZIP = 16 + zlib.MAX_WBITS
-_SHOWN = 100  # characters
+_QUOTED = 100  # characters of a header in a message
 
 
 class GzipBodies:
     """Unpacks what `Content-Encoding` says is gzip, and refuses every other encoding.
 
-    No more is unpacked than is asked for, so that whoever counts the bytes behind it can stop at a limit. The packed
+    No more is unpacked than is asked for, so that whatever counts the bytes behind it can stop at a limit. The packed
     body has the same limits, `json_limit` and `upload_limit` in bytes: some of it may unpack to nothing.
     """
 
@@ -35,8 +35,8 @@ class GzipBodies:
             return
         scope = {**scope, "headers": list(scope["headers"])}
         headers = MutableHeaders(scope=scope)
-        told = ", ".join(headers.getlist("content-encoding"))
-        encodings = [one for part in told.lower().split(",") if (one := part.strip()) not in ("", "identity")]
+        given = ", ".join(headers.getlist("content-encoding"))
+        encodings = [one for part in given.lower().split(",") if (one := part.strip()) not in ("", "identity")]
         if not encodings:
             await self._app(scope, receive, send)
         elif encodings in (["gzip"], ["x-gzip"]):
@@ -45,7 +45,7 @@ class GzipBodies:
             await self._app(scope, _unpacked(receive, limit), send)
         else:
             error = UnsupportedFormat(
-                f"the body's content encoding is {told[:_SHOWN]!r}; send it plain, or with gzip",
+                f"the body's content encoding is {given[:_QUOTED]!r}; send it plain, or with gzip",
                 param="Content-Encoding",
             )
             answer = response(error)
@@ -77,19 +77,19 @@ def _unpacked(receive: Receive, limit: int) -> Receive:
                     raise TooLarge(f"the body is larger than {limit} bytes", param="body")
             if inflate.eof and (packed := packed.lstrip(b"\0")):  # another member, behind what may fill a block
                 inflate = zlib.decompressobj(_GZIP)
-            piece = b""
+            chunk = b""
             if not inflate.eof:
                 try:
-                    piece = inflate.decompress(packed, _PIECE)
+                    chunk = inflate.decompress(packed, _CHUNK)
                 except zlib.error as error:
                     raise InvalidRequest(f"the body is no gzip: {error}", param="body") from None
                 packed = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
             last = not more and not packed
-            if last and not piece and not inflate.eof:
+            if last and not chunk and not inflate.eof:
                 raise InvalidRequest("the body is no gzip: it ends too early", param="body")
             ended = last and inflate.eof
             await asyncio.sleep(0)  # members without content may be many
-            if piece or ended:
-                return {"type": "http.request", "body": piece, "more_body": not ended}
+            if chunk or ended:
+                return {"type": "http.request", "body": chunk, "more_body": not ended}
 
     return plain

@@ -12,7 +12,7 @@ from manyhats.api.errors import response
 from manyhats.errors import UnknownHost
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::[0-9]*)?")
-_SHOWN = 100  # characters
+_QUOTED = 100  # characters of a header in a message
 
 
 def host_of(header: str) -> str | None:
@@ -42,7 +42,7 @@ class AllowedHosts:
             await self._app(scope, receive, send)
             return
         error = UnknownHost(
-            f"this server does not answer for the host {header[:_SHOWN]!r}; allowed_hosts names those that it does",
+            f"this server does not answer for the host {header[:_QUOTED]!r}; allowed_hosts names those that it does",
             param="Host",
         )
         await response(error)(scope, receive, send)

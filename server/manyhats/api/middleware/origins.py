@@ -15,7 +15,7 @@ from manyhats.api.errors import response
 from manyhats.errors import PermissionDenied
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # they change nothing, and a page elsewhere cannot read their answers
-_SHOWN = 200  # characters
+_QUOTED = 200  # characters of a header in a message
 
 
 class SameOrigin:
@@ -30,7 +30,7 @@ class SameOrigin:
             headers = Headers(scope=scope)
             if not self._allows(headers):
                 page = headers.get("origin")
-                whose = f"the page {page[:_SHOWN]!r}" if page else "a page of another site"
+                whose = f"the page {page[:_QUOTED]!r}" if page else "a page of another site"
                 error = PermissionDenied(
                     f"{whose} may not do this from a browser; cors_origins names the origins whose pages may",
                     param="Origin",

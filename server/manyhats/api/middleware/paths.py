@@ -27,7 +27,7 @@ class LenientPaths:
 
 
 class HeadAsGet:
-    """Answers HEAD with the headers of GET. The body is not sent, and no more of it is made than its first piece."""
+    """Answers HEAD with the headers of GET. The body is not sent, and no more of it is made than its first chunk."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -43,7 +43,7 @@ class HeadAsGet:
             if message["type"] == "http.response.start":
                 await send(message)
             elif message["type"] == "http.response.body" and not ended:
-                ended = True  # the server then tells the route that nobody listens any more
+                ended = True  # the route then learns that the client reads no more
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         await self._app({**scope, "method": "GET"}, receive, headers_alone)

@@ -34,13 +34,13 @@ from manyhats.serving.chat import ChatOptions
 # Parameters that hold where neither the task nor the request says otherwise.
 DEFAULTS: Mapping[str, Any] = {"temperature": 1.0}
 COMPLETION_DEFAULTS: Mapping[str, Any] = {**DEFAULTS, "max_new_tokens": 16}
-CHAT_DEFAULTS: Mapping[str, Any] = {**DEFAULTS, "max_new_tokens": 1_000_000}  # as many as there is room for
+CHAT_DEFAULTS: Mapping[str, Any] = {**DEFAULTS, "max_new_tokens": 1_000_000}  # as many as the context allows
 
-_FORM_FIELDS = ("json", "regex", "choice", "grammar", "json_object")  # of `structured_outputs`
+_STRUCTURED_FIELDS = ("json", "regex", "choice", "grammar", "json_object")  # of `structured_outputs`
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells besides its text."""
+    """What a stream has besides its text."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -170,36 +170,36 @@ def _common(body: Body) -> dict[str, tuple[str, Any]]:
             add_parameter(found, name, name, value)
     if body.best_of not in (None, 1, body.n) or isinstance(body.best_of, bool):
         raise InvalidRequest("'best_of' is not supported but where it is 'n'; leave it out", param="best_of")
-    for name, (parameter, value) in _forms(body).items():
+    for name, (parameter, value) in _structured_output(body).items():
         add_parameter(found, parameter, name, value)
     return found
 
 
-def _forms(body: Body) -> dict[str, tuple[str, Any]]:
+def _structured_output(body: Body) -> dict[str, tuple[str, Any]]:
     """What the answer looks like, by the fields of vLLM, SGLang, TGI and llama.cpp: each as a parameter."""
-    forms: dict[str, tuple[str, Any]] = {}
+    found: dict[str, tuple[str, Any]] = {}
     for name in ("guided_json", "json_schema"):
         if getattr(body, name) is not None:
-            forms[name] = ("response_format", _schema_format(getattr(body, name), name))
+            found[name] = ("response_format", _schema_format(getattr(body, name), name))
     if body.grammar is not None:
-        forms["grammar"] = ("grammar" if isinstance(body.grammar, str) else "response_format", body.grammar)
+        found["grammar"] = ("grammar" if isinstance(body.grammar, str) else "response_format", body.grammar)
     wanted = body.structured_outputs or {}
-    reject_unsupported(wanted, _FORM_FIELDS)
+    reject_unsupported(wanted, _STRUCTURED_FIELDS)
     for name, value in wanted.items():
         where = f"structured_outputs.{name}"
-        if value is None or name in HARMLESS or (name in CHANGE_ANSWERS and name not in _FORM_FIELDS):
+        if value is None or name in HARMLESS or (name in CHANGE_ANSWERS and name not in _STRUCTURED_FIELDS):
             continue
-        if name not in _FORM_FIELDS:
-            raise InvalidRequest(f"{where} is not supported; these are: {', '.join(_FORM_FIELDS)}", param=where)
+        if name not in _STRUCTURED_FIELDS:
+            raise InvalidRequest(f"{where} is not supported; these are: {', '.join(_STRUCTURED_FIELDS)}", param=where)
         if name == "json":
-            forms[where] = ("response_format", _schema_format(value, where))
+            found[where] = ("response_format", _schema_format(value, where))
         elif name != "json_object":
-            forms[where] = (name, value)
+            found[where] = (name, value)
         elif value is True:
-            forms[where] = ("response_format", {"type": "json_object"})
+            found[where] = ("response_format", {"type": "json_object"})
         elif value is not False:
             raise InvalidRequest(f"{where} is true or false", param=where)
-    return forms
+    return found
 
 
 def _schema_format(schema: Any, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The shapes of answers: whole, or in pieces as the tokens come."""
+"""The shapes of answers: whole, or in chunks as the tokens come."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from manyhats.serving.token_texts import TokenText, TokenTexts, prompt_token_tex
 class ResponseFormatter(ABC):
     """The shape of answers, whole or in chunks.
 
-    `prompt_logprobs`: whether vLLM's values of the prompts' tokens are told.
+    `prompt_logprobs`: whether vLLM's values of the prompts' tokens are included.
     """
 
     object: Literal["text_completion", "chat.completion"]
@@ -39,10 +39,10 @@ class ResponseFormatter(ABC):
 
     @abstractmethod
     def whole(self, result: InferenceResponse) -> dict[str, Any]:
-        """The answer in one piece."""
+        """The whole answer."""
 
     def last(self, result: InferenceResponse) -> dict[str, Any]:
-        """The piece behind all others, with the counts."""
+        """The chunk behind all others, with the counts."""
         return self.about | {"object": self.chunk, "choices": [], "usage": _usage(result)}
 
     @abstractmethod
@@ -71,17 +71,17 @@ class Completions(ResponseFormatter):
 
     def _choice(self, sequence: Sequence) -> dict[str, Any]:
         echo, prompt = self._echo(sequence)
-        told = None
+        logprobs = None
         if sampling_of(sequence).logprobs is not None:
             writer = self._writer(sequence, len(echo))
-            told = prompt.copy()
-            for sampled in [*sequence.shown, *self._end_of(sequence)]:
-                _tell(told, writer, sampled)
+            logprobs = prompt.copy()
+            for sampled in [*sequence.emitted_tokens, *self._end_of(sequence)]:
+                _append(logprobs, writer, sampled)
         choice = {
             "index": sequence.index,
             "text": echo + text_of(sequence).text,
             "finish_reason": sequence.finish_reason,
-            "logprobs": told and told.body(),
+            "logprobs": logprobs and logprobs.body(),
         }
         if self.prompt_logprobs and (scores := scores_of(sequence)) is not None:
             choice["prompt_logprobs"] = prompt_logprobs(scores, self.tokenizer)
@@ -89,26 +89,26 @@ class Completions(ResponseFormatter):
 
     def chunks(self, delta: Delta) -> list[dict[str, Any]]:
         sequence, text = delta.sequence, delta.text
-        told = CompletionLogprobs() if sampling_of(sequence).logprobs is not None else None
+        added = CompletionLogprobs() if sampling_of(sequence).logprobs is not None else None
         if sequence.index not in self.started_choices:
             self.started_choices.add(sequence.index)
             echo, prompt = self._echo(sequence)
             text = echo + text
-            if told is not None:
+            if added is not None:
                 self._writers[sequence.index] = self._writer(sequence, len(echo))
-                told = prompt.copy()
+                added = prompt.copy()
         ended = self._end_of(sequence) if delta.finish_reason is not None else []
         for sampled in [*([] if delta.token is None else [delta.token]), *ended]:
-            if told is not None:
-                _tell(told, self._writers[sequence.index], sampled)
-        logprobs = told.body() if told is not None and told.tokens else None
+            if added is not None:
+                _append(added, self._writers[sequence.index], sampled)
+        logprobs = added.body() if added is not None and added.tokens else None
         if not text and logprobs is None and delta.finish_reason is None:
             return []
         choice = {"index": sequence.index, "text": text, "finish_reason": delta.finish_reason, "logprobs": logprobs}
         return [self.about | {"object": self.chunk, "choices": [choice]}]
 
     def _echo(self, sequence: Sequence) -> tuple[str, CompletionLogprobs]:
-        """What stands before a text, and what is told of its tokens; the same for all texts of a prompt."""
+        """What stands before a text, with its logprobs; the same for all texts of a prompt."""
         if not self.echoes:
             return "", CompletionLogprobs()
         known = self._prompts.get(sequence.prompt_index)
@@ -122,17 +122,17 @@ class Completions(ResponseFormatter):
         return known
 
     def _scored(self, sequence: Sequence, tokens: Many[TokenText]) -> CompletionLogprobs:
-        told = CompletionLogprobs()
+        logprobs = CompletionLogprobs()
         if (scores := scores_of(sequence)) is not None:
             writer = TokenTexts(self.tokenizer)
             for i, (token, score) in enumerate(zip(tokens, scores.scores, strict=True)):
-                told.add(token, score, [] if score is None else alternatives(writer, score))
+                logprobs.add(token, score, [] if score is None else alternatives(writer, score))
                 writer.first = writer.first and i < 1 and not token.text
-        return told
+        return logprobs
 
     def _end_of(self, sequence: Sequence) -> list[SampledToken]:
-        """The token that ended a text. With its prompt it is told, so that the lists have an entry for each token that
-        was asked for: evaluation harnesses count from the end."""
+        """The token that ended a text. It is included behind an echoed prompt, so that the lists have an entry for each
+        token that was asked for: evaluation harnesses count from the end."""
         return [sequence.ended_by] if self.echoes and sequence.ended_by is not None else []
 
 
@@ -154,7 +154,7 @@ class Chat(ResponseFormatter):
         logprobs = None
         if sampling_of(sequence).logprobs is not None:
             writer = self._writer(sequence)
-            logprobs = {"content": [_chat_told(writer, sampled) for sampled in sequence.shown]}
+            logprobs = {"content": [_chat_logprobs(writer, sampled) for sampled in sequence.emitted_tokens]}
         message = {"role": "assistant", "content": text_of(sequence).text}
         return {
             "index": sequence.index,
@@ -170,23 +170,23 @@ class Chat(ResponseFormatter):
             self.started_choices.add(index)
             self._writers[index] = self._writer(delta.sequence)
             events.append({"delta": {"role": "assistant", "content": ""}, "finish_reason": None, "logprobs": None})
-        told = delta.token is not None and delta.token.logprob is not None
-        if delta.text or told:
+        has_logprob = delta.token is not None and delta.token.logprob is not None
+        if delta.text or has_logprob:
             logprobs = None
-            if told and delta.token is not None:
-                logprobs = {"content": [_chat_told(self._writers[index], delta.token)]}
+            if has_logprob and delta.token is not None:
+                logprobs = {"content": [_chat_logprobs(self._writers[index], delta.token)]}
             events.append({"delta": {"content": delta.text}, "finish_reason": None, "logprobs": logprobs})
         if delta.finish_reason is not None:
             events.append({"delta": {}, "finish_reason": delta.finish_reason, "logprobs": None})
         return [self.about | {"object": self.chunk, "choices": [{"index": index, **e}]} for e in events]
 
 
-def _tell(told: CompletionLogprobs, writer: TokenTexts, sampled: SampledToken) -> None:
+def _append(logprobs: CompletionLogprobs, writer: TokenTexts, sampled: SampledToken) -> None:
     others = alternatives(writer, sampled)
-    told.add(writer.push(sampled.token), sampled, others)
+    logprobs.add(writer.push(sampled.token), sampled, others)
 
 
-def _chat_told(writer: TokenTexts, sampled: SampledToken) -> dict[str, Any]:
+def _chat_logprobs(writer: TokenTexts, sampled: SampledToken) -> dict[str, Any]:
     others = alternatives(writer, sampled)
     return chat_token(writer.push(sampled.token), sampled, others)
 

@@ -1,4 +1,4 @@
-"""What OpenAI's clients and vLLM's are told of tokens and their probabilities."""
+"""Tokens and their probabilities, in the shapes of OpenAI and of vLLM."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from manyhats.backbone import Tokenizer
 from manyhats.core.sampling_params import SampledToken
-from manyhats.serving.generation import PromptScores, Score, finite
+from manyhats.serving.generation import PromptLogprob, PromptLogprobs, finite
 from manyhats.serving.token_texts import TokenText, TokenTexts, token_names
 
 
@@ -20,7 +20,7 @@ class CompletionLogprobs:
         self._top: list[dict[str, float | None] | None] = []
         self._offsets: list[int] = []
 
-    def add(self, token: TokenText, values: SampledToken | Score | None, others: Sequence[TokenText]) -> None:
+    def add(self, token: TokenText, values: SampledToken | PromptLogprob | None, others: Sequence[TokenText]) -> None:
         """One more token. `values`: None for the first of a prompt; `others`: the texts of the likeliest tokens."""
         self.tokens.append(token.text)
         self._logprobs.append(None if values is None else finite(values.logprob))
@@ -44,8 +44,10 @@ class CompletionLogprobs:
         }
 
 
-def _top(token: TokenText, values: SampledToken | Score, others: Sequence[TokenText]) -> dict[str, float | None]:
-    """The likeliest tokens and the sampled one, by text; those that read alike are told apart."""
+def _top(
+    token: TokenText, values: SampledToken | PromptLogprob, others: Sequence[TokenText]
+) -> dict[str, float | None]:
+    """The likeliest tokens and the sampled one, by text; those that read alike get names of their own."""
     texts = dict(zip((t for t, _ in values.top), (other.text for other in others), strict=True))
     logprobs = {**dict(values.top), values.token: values.logprob}
     texts[values.token] = token.text
@@ -64,18 +66,18 @@ def _chat_entry(token: TokenText, logprob: float | None) -> dict[str, Any]:
     return {"token": token.text, "logprob": finite(logprob), "bytes": list(token.bytes)}
 
 
-def alternatives(writer: TokenTexts, values: SampledToken | Score) -> list[TokenText]:
+def alternatives(writer: TokenTexts, values: SampledToken | PromptLogprob) -> list[TokenText]:
     """The texts of the likeliest tokens in the place of the next."""
     return [writer.alternative(token) for token, _ in values.top]
 
 
-def prompt_logprobs(scores: PromptScores, tokenizer: Tokenizer) -> list[dict[str, Any] | None]:
+def prompt_logprobs(scores: PromptLogprobs, tokenizer: Tokenizer) -> list[dict[str, Any] | None]:
     """vLLM's: for each token of the prompt but the first, it and the likeliest by number."""
     return [None if one is None else dict(_by_number(one, tokenizer)) for one in scores.scores]
 
 
-def _by_number(score: Score, tokenizer: Tokenizer) -> Iterable[tuple[str, dict[str, Any]]]:
+def _by_number(score: PromptLogprob, tokenizer: Tokenizer) -> Iterable[tuple[str, dict[str, Any]]]:
     ranked = {score.token: (score.logprob, score.rank)}
     ranked |= {t: (value, ranked[t][1] if t in ranked else i) for i, (t, value) in enumerate(score.top, 1)}
     for token, (logprob, rank) in ranked.items():
-        yield str(token), {"logprob": finite(logprob), "rank": rank, "decoded_token": tokenizer.piece(token)}
+        yield str(token), {"logprob": finite(logprob), "rank": rank, "decoded_token": tokenizer.token_to_string(token)}

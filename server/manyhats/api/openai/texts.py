@@ -70,11 +70,14 @@ async def chat(request: Request) -> Response:
 
 
 def _prompt_logprobs(body: Body) -> bool:
-    """Whether vLLM's values of the prompt's tokens are asked. Raises InvalidRequest in a stream: no place for them."""
-    asked = body.prompt_logprobs is not None
-    if asked and body.stream:
+    """Whether vLLM's values of the prompt's tokens are requested.
+
+    Raises InvalidRequest in a stream, which has no field for them.
+    """
+    requested = body.prompt_logprobs is not None
+    if requested and body.stream:
         raise InvalidRequest("'prompt_logprobs' is not supported with 'stream'; leave one out", param="prompt_logprobs")
-    return asked
+    return requested
 
 
 def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> tuple[list[Text], list[list[int]] | None]:

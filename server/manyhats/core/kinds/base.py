@@ -28,7 +28,8 @@ Answer = dict[str, Any]
 
 
 class Parameters(BaseModel):
-    """Common to all kinds. `truncate`: an input that is too long is truncated, which the answer says, and not refused."""
+    """What a request may ask of any kind. `truncate`: cut an input that is too long, and say so, where it is refused
+    else."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 

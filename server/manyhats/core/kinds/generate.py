@@ -222,7 +222,7 @@ class GenerateTraining(KindTraining):
     ) -> list[EncodedExample]:
         """Prompt, answer and, where the backbone has one, the token that ends a text."""
         texts = [Text((template or "{text}").replace("{text}", e.text), e.pair) for e in examples]
-        end = sorted(backbone.end_tokens)[:1]
+        end = sorted(backbone.eos_token_ids)[:1]
         made = []
         for prompt, example in zip(backbone.tokenizer.encode(texts, _UNLIMITED), examples, strict=True):
             answer = [*backbone.tokenizer.encode_bare(str(example.target), _UNLIMITED).ids, *end]

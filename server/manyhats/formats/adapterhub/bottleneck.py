@@ -12,6 +12,7 @@ from torch import Tensor
 from manyhats.backbone.sites import EMBEDDED
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.adapterhub.names import CONFIG
+from manyhats.formats.adapterhub.places import places_of
 from manyhats.messages import short_repr
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.component import Component
@@ -85,7 +86,7 @@ def _config(inner: Mapping[str, Any], sites: Mapping[str, Mapping[str, Tensor]],
 
 def places(backbone: Backbone) -> dict[str, str]:
     """Our residual sites by the modules that AdapterHub's keys put an adapter into."""
-    sublayers = backbone.family.sublayers
+    sublayers = places_of(backbone.config.model_type)
     if sublayers is None:
         raise AdapterMismatch(
             f"AdapterHub's adapters for {backbone.config.model_type} models are not supported", param="model_type"

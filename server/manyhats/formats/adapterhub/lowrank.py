@@ -16,6 +16,7 @@ from manyhats.methods.ia3 import Ia3Config
 from manyhats.methods.libraries.fields import flag, reject_fields
 from manyhats.methods.libraries.unclaimed import SiteTensors, UnclaimedTensors, claim_leaves
 from manyhats.methods.lora import LoraConfig
+from manyhats.methods.sites import linear_site
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -86,7 +87,7 @@ def _before_alpha(version: str) -> bool:
 def _sites(unclaimed: UnclaimedTensors, adapter_name: str, backbone: Backbone) -> SiteTensors:
     def place(name: str) -> tuple[str, str] | None:
         module, found, leaf = name.partition(f".loras.{adapter_name}.")
-        return (backbone.site_of(module).name, _LEAVES[leaf]) if found and leaf in _LEAVES else None
+        return (linear_site(backbone, module).name, _LEAVES[leaf]) if found and leaf in _LEAVES else None
 
     return claim_leaves(unclaimed, place)
 

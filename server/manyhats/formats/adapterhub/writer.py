@@ -11,6 +11,7 @@ from manyhats._version import __version__
 from manyhats.core.adapter import Adapter
 from manyhats.errors import InvalidRequest
 from manyhats.formats.adapterhub.names import CONFIG, HEAD_CONFIG, HEAD_WEIGHTS, WEIGHTS
+from manyhats.formats.adapterhub.places import places_of
 from manyhats.formats.files import write_json, write_tensors
 from manyhats.methods.bottleneck import BottleneckConfig
 
@@ -43,7 +44,7 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     (part,) = adapter.components
     config = part.config
     assert isinstance(config, BottleneckConfig)
-    places = backbone.family.sublayers
+    places = places_of(backbone.config.model_type)
     if places is None:
         raise InvalidRequest(f"AdapterHub has no names for adapters of {backbone.config.model_type} models")
     tensors: dict[str, Tensor] = {}

@@ -23,6 +23,7 @@ from manyhats.methods.libraries.unclaimed import SiteTensors, UnclaimedTensors, 
 from manyhats.methods.mask import MaskConfig, pack_bits
 from manyhats.methods.registry import METHODS
 from manyhats.methods.side import SIDE_SITE, SideConfig
+from manyhats.methods.sites import linear_site, parameter_site
 from manyhats.methods.sparse import SparseConfig
 
 if TYPE_CHECKING:
@@ -85,10 +86,10 @@ def _mask(unclaimed: UnclaimedTensors, description: Description, backbone: Backb
             shape = shapes.get(site)
             if not found or shape is None:
                 continue
-            if shape != backbone.site_of(site).shape:  # before so many bits are made
+            if shape != linear_site(backbone, site).shape:  # before so many bits are made
                 raise AdapterMismatch(
                     f"'{name}' is for a weight of shape {list(shape)}, but the backbone {backbone.name} has "
-                    f"{list(backbone.site_of(site).shape)}",
+                    f"{list(linear_site(backbone, site).shape)}",
                     param=site,
                 )
             sites[site] = {"mask": _bits(unclaimed.claim(name), shape, name)}
@@ -120,7 +121,7 @@ def _sparse(unclaimed: UnclaimedTensors, description: Description, backbone: Bac
         if not dense and which not in ("indices", "values"):
             return None
         module, _, leaf = parameter.rpartition(".")
-        return backbone.parameter_site(module).name, leaf if dense else f"{leaf}.{which}"
+        return parameter_site(backbone, module).name, leaf if dense else f"{leaf}.{which}"
 
     sites = claim_leaves(unclaimed, place)
     if description.mode == "replace_dense":

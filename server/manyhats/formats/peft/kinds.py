@@ -68,7 +68,7 @@ def _by_head(
         return "span"
     if not any(name.endswith(_HEADS) for name in names):
         return None
-    layout, token_layer = backbone.family.classification_head, backbone.family.token_head
+    layout, token_layer = backbone.task_heads.classification, backbone.task_heads.tokens
     fits: list[Kind] = []
     if layout is not None and all(f"{prefix}{layer}.weight" in names for layer in layout.linears):
         fits.append("classify")

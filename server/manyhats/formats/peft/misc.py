@@ -17,6 +17,7 @@ from manyhats.methods.libraries.equal_weights import equal_weights
 from manyhats.methods.libraries.peft import PROMPT_WRAPPER, WRAPPER, claim, linear_in
 from manyhats.methods.libraries.unclaimed import SiteTensors, UnclaimedTensors
 from manyhats.methods.registry import METHODS
+from manyhats.methods.sites import parameter_site
 from manyhats.methods.sparse import SparseConfig
 from manyhats.methods.token_rows import TokenRowsConfig
 
@@ -46,7 +47,7 @@ def ln_part(unclaimed: UnclaimedTensors, backbone: Backbone) -> Component[Any]:
     sites, _ = claim(
         unclaimed,
         r"(.+)\.ln_tuning_layers\.(weight|bias)",
-        lambda module: backbone.parameter_site(module).name,
+        lambda module: parameter_site(backbone, module).name,
     )
     if not sites:
         raise AdapterMismatch("the file has no ln_tuning_layers")
@@ -92,7 +93,7 @@ def token_rows_part(unclaimed: UnclaimedTensors, indices: Any, backbone: Backbon
     found, modules = claim(
         unclaimed,
         r"(.+?)(?:\.token_adapter)?\.trainable_tokens_delta",
-        lambda module: module if module == LM_HEAD else backbone.parameter_site(module).name,
+        lambda module: module if module == LM_HEAD else parameter_site(backbone, module).name,
         "rows",
     )
     for site, leaves in found.items():
@@ -126,7 +127,7 @@ def table_part(unclaimed: UnclaimedTensors, lora: Component[Any], backbone: Back
         own = None if site is None else site.parameter("weight")
         if site is None or own is None:
             continue
-        tensor = site.turned("weight", unclaimed.claim(name))
+        tensor = site.to_canonical("weight", unclaimed.claim(name))
         _check_rows(tensor, own, module, backbone)
         if equal_weights(tensor, own):
             continue
@@ -185,7 +186,7 @@ def whole_parameters(unclaimed: UnclaimedTensors, backbone: Backbone) -> Compone
         site = backbone.find(backbone.bare_name(module))
         if site is None or site.parameter(leaf) is None:
             continue
-        tensor, own = site.turned(leaf, unclaimed.claim(name)), site.parameter(leaf)
+        tensor, own = site.to_canonical(leaf, unclaimed.claim(name)), site.parameter(leaf)
         if leaf == "weight" and (site.name in backbone.embedding or backbone.in_vocabulary_head(site.name)):
             assert own is not None
             _check_rows(tensor, own, module, backbone)

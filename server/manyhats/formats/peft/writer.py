@@ -87,11 +87,11 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
 
 def _head(head: Head, wrapper: str, backbone: Backbone) -> dict[str, Tensor]:
     """The family's own head, whose layers must be as many."""
-    family = backbone.family
-    if family.classification_head is None or family.token_head is None:
+    layout, token_layer = backbone.task_heads.classification, backbone.task_heads.tokens
+    if layout is None or token_layer is None:
         raise InvalidRequest(f"PEFT's files do not hold the whole head of {backbone.config.model_type} models")
-    named = {"tokens": (family.token_head,), "span": ("qa_outputs",)}
-    names = named.get(head.kind, family.classification_head.linears)
+    named = {"tokens": (token_layer,), "span": ("qa_outputs",)}
+    names = named.get(head.kind, layout.linears)
     if len(names) != len(head.layers):
         raise InvalidRequest(
             f"PEFT's files hold the family's own head, which has {len(names)} layers and not {len(head.layers)}"

@@ -1,1 +1,1 @@
-"""The operations for CPUs, as a small C library: one call does all tasks of a site."""
+"""The backend for CPUs: a small C library whose calls compute all adapters at a site."""

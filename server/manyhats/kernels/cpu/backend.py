@@ -1,4 +1,4 @@
-"""The operations by the C library. What it cannot do, the reference does for the whole call."""
+"""The backend that calls the C library. Calls that the library does not support go to the reference."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 from manyhats.kernels.base import Bits, LowRank, Rows, ScaleAdd, Sparse, Weight
-from manyhats.kernels.cpu.columns import columns_of
 from manyhats.kernels.cpu.library import Library, load
+from manyhats.kernels.cpu.struct_arrays import struct_array_of
 from manyhats.kernels.reference import Reference
 from manyhats.kernels.segments import Segments, Table
 
 
 class CpuKernels:
-    """See `kernels.base.Kernels`. In float32 and bfloat16, with sums in float32, on torch's own threads.
+    """See `kernels.base.Kernels`. For float32 and bfloat16, accumulating in float32, on torch's own threads.
 
-    The reference does calls with gradients, of other dtypes, with rows that are not contiguous, and those whose table
-    holds something that the library does not know, such as a rarer activation: what stands in the table decides, so
-    that a task's answers do not depend on its neighbours in a batch. Raises ConfigurationError where the library cannot
-    be used.
+    The reference computes calls with gradients, of other dtypes, with rows that are not contiguous, and those whose
+    table has an entry that the library does not support, such as one with a rare activation. That depends on the whole
+    table, so that a task's outputs do not depend on the other tasks in a batch. Raises ConfigurationError where the
+    library cannot be used.
     """
 
     name = "cpu"
@@ -34,13 +34,13 @@ class CpuKernels:
         self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None
     ) -> None:
         function = self._library.low_rank.get(x.dtype)
-        filled = columns_of(table).filled(table)
+        structs = struct_array_of(table).updated(table)
         rows, width = x.shape
         out = y.shape[1]
         if (
             function is None
-            or filled.kind != (x.dtype, width, out)
-            or not _readable(x, y)
+            or structs.kind != (x.dtype, width, out)
+            or not _supported(x, y)
             or (row_scale is not None and (row_scale.dtype is not x.dtype or row_scale.shape != (rows, 1)))
         ):
             self._reference.low_rank(x, y, table, segments, row_scale)
@@ -56,8 +56,8 @@ class CpuKernels:
             y.stride(0),
             segments.host.data_ptr(),
             len(segments),
-            filled.address,
-            filled.slots,
+            structs.address,
+            structs.slots,
             None if row_scale is None else row_scale.data_ptr(),
             0 if row_scale is None else row_scale.stride(0),
             torch.get_num_threads(),
@@ -66,14 +66,14 @@ class CpuKernels:
             raise Library.failure("low_rank", code)
 
     def scale_add(self, y: Tensor, table: Table[ScaleAdd], segments: Segments) -> None:
-        if y.dim() != 2:  # of norms over heads: the vectors of all of them are scaled alike
+        if y.dim() != 2:  # norms over heads, which scale the vectors of all heads alike
             self._reference.scale_add(y, table, segments)
             return
         function = self._library.scale_add.get(y.dtype)
-        filled = columns_of(table).filled(table)
+        structs = struct_array_of(table).updated(table)
         rows, out = y.shape
         stride, step = y.stride()
-        if function is None or filled.kind != (y.dtype, out) or torch.is_grad_enabled() or step != 1:
+        if function is None or structs.kind != (y.dtype, out) or torch.is_grad_enabled() or step != 1:
             self._reference.scale_add(y, table, segments)
             return
         code = function(
@@ -84,8 +84,8 @@ class CpuKernels:
             stride,
             segments.host.data_ptr(),
             len(segments),
-            filled.address,
-            filled.slots,
+            structs.address,
+            structs.slots,
             torch.get_num_threads(),
         )
         if code:
@@ -93,9 +93,9 @@ class CpuKernels:
 
     def linear(self, x: Tensor, y: Tensor, table: Table[Weight], segments: Segments) -> None:
         function = self._library.linear.get(x.dtype)
-        filled = columns_of(table).filled(table)
+        structs = struct_array_of(table).updated(table)
         rows, width = x.shape
-        if function is None or filled.kind != (x.dtype, width) or not _readable(x, y):
+        if function is None or structs.kind != (x.dtype, width) or not _supported(x, y):
             self._reference.linear(x, y, table, segments)
             return
         code = function(
@@ -109,8 +109,8 @@ class CpuKernels:
             y.stride(0),
             segments.host.data_ptr(),
             len(segments),
-            filled.address,
-            filled.slots,
+            structs.address,
+            structs.slots,
             torch.get_num_threads(),
         )
         if code:
@@ -128,7 +128,7 @@ class CpuKernels:
         self._reference.sparse_add(x, y, table, segments)
 
 
-def _readable(x: Tensor, y: Tensor) -> bool:
-    """Whether C can go through the rows of both, (rows, in) and (rows, out)."""
-    alike = y.dtype is x.dtype and y.shape[0] == x.shape[0] and x.stride(1) == 1 and y.stride(1) == 1
-    return alike and not torch.is_grad_enabled()
+def _supported(x: Tensor, y: Tensor) -> bool:
+    """Whether the library can read and write the rows of x (rows, in) and y (rows, out)."""
+    matching = y.dtype is x.dtype and y.shape[0] == x.shape[0] and x.stride(1) == 1 and y.stride(1) == 1
+    return matching and not torch.is_grad_enabled()

@@ -1,8 +1,9 @@
-/* The operations of kernels/base.py on the CPU, behind a C interface: addresses, sizes and strides in elements.
+/* The operations of kernels/base.py on the CPU, with a C interface: addresses, and sizes and strides in elements.
 
-   One build serves all processors and all versions of torch: the loops of rows.h are compiled once for each instruction
-   set (a "variant"), and the caller names the one to use. Threads are those of torch's own OpenMP runtime, which the
-   caller hands over as a pointer to its GOMP_parallel: a second runtime in the process would make both slow. */
+   One build supports all processors and all versions of torch: the loops of rows.h are compiled once for each
+   instruction set (a "variant"), and the caller chooses the variant. The library runs on the threads of torch's own
+   OpenMP runtime, whose GOMP_parallel the caller passes as a pointer: a second runtime in the process would make both
+   slow. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -17,14 +18,14 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-/* Counts the changes of the functions below and of the structs; library.py expects the same number. */
+/* The version of the functions and structs below; library.py expects the same number. */
 #define ABI 1
 
 enum { OK = 0, NO_MEMORY = 1, OUT_OF_RANGE = 2, NO_SUCH_VARIANT = 3, EMPTY_SLOT = 4 };
 enum { BASELINE, AVX2, AVX512, AVX512_BF16, VARIANTS };
 
-/* What one slot has at a site. Matrices are contiguous; an address of 0 means that there is none. `present`: 0 where the
-   slot has no entry, which is an error when rows ask for it. */
+/* The entry of one slot at a site. Matrices are contiguous; an address of 0 means that there is none. `present`: 0
+   where the slot has no entry; a segment with such a slot is an error. */
 typedef struct {
     int32_t present;
     int32_t rank;
@@ -53,7 +54,7 @@ typedef struct {
     const void *bias;   /* (out) */
 } LinearSlot;
 
-/* Rows of one slot that one thread does. */
+/* Rows of one slot that one thread computes. */
 typedef struct {
     int64_t row, rows;
     const void *slot;
@@ -82,18 +83,18 @@ struct Call {
     int64_t count; /* tiles */
     float *low;
     int64_t low_stride, low_size; /* of one tile, in floats */
-    int64_t parts;                /* pieces of a tile's ranks or columns that threads share out */
-    int64_t next, joined;         /* the next tile or piece; the threads that have a tile */
+    int64_t parts;                /* chunks of a tile's ranks or columns, shared among threads */
+    int64_t next, workers;        /* the next tile or chunk; how many threads have a tile */
 };
 
-#define NEAREST_CACHE 32768 /* bytes, of the smallest that is met */
+#define L1_CACHE 32768 /* bytes of the smallest L1 data cache of common processors */
 
 static inline __attribute__((always_inline)) float from_bf16(uint16_t value) {
     union { uint32_t bits; float number; } word = {(uint32_t)value << 16};
     return word.number;
 }
 
-/* To the nearest, ties to even; NaN stays NaN. */
+/* Rounds to nearest, ties to even; NaN stays NaN. */
 static inline __attribute__((always_inline)) uint32_t rounded_bits(uint32_t bits) {
     uint32_t near = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
     return (bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc00000u : near;
@@ -120,7 +121,7 @@ static inline __attribute__((always_inline)) uint16_t to_bf16(float number) {
 #include "variant.h"
 
 #if defined(__x86_64__)
-/* Words 0, 16, 1, 17 and so on: the first half and the second by turns. */
+/* The words 0, 16, 1, 17 and so on: the two halves interleaved. */
 #define PAIR(i) ((i) | ((i) + 16) << 16)
 #define INTERLEAVE                                                                                                     \
     _mm512_setr_epi32(PAIR(0), PAIR(1), PAIR(2), PAIR(3), PAIR(4), PAIR(5), PAIR(6), PAIR(7), PAIR(8), PAIR(9),        \
@@ -138,8 +139,8 @@ static inline __attribute__((always_inline)) uint16_t to_bf16(float number) {
 #define HAS_BF16 0
 #include "variant.h"
 
-/* Of bfloat16's instructions the roundings: products of pairs (vdpbf16ps) take longer than the two that they replace on
-   processors that do two of those at a time. float32 has nothing to gain. */
+/* Of the bfloat16 instructions only the conversions are used: products of pairs (vdpbf16ps) take longer than the two
+   multiplications that they replace on processors that run two of those at a time. float32 would gain nothing. */
 #define VARIANT avx512_bf16
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")))
 #define WIDTH 16
@@ -163,14 +164,14 @@ static const Rows *const kernels_bf16[VARIANTS] = {
 EXPORT int32_t manyhats_abi(void) { return ABI; }
 
 #if defined(__x86_64__)
-/* Not __builtin_cpu_supports: what stands behind it is not in every compiler's runtime. */
+/* __builtin_cpu_supports is not used because not every compiler's runtime has the function that it calls. */
 static int32_t best_variant(void) {
     const unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
     unsigned a, b, c, d, features, saved, more;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & 1u << 27) || !(c & 1u << 12)) return BASELINE; /* OSXSAVE, FMA */
     __asm__("xgetbv" : "=a"(saved), "=d"(d) : "c"(0));
     if (!__get_cpuid_count(7, 0, &a, &features, &c, &d)) return BASELINE;
-    if (!(features & 1u << 5) || (saved & 0x06) != 0x06) return BASELINE; /* the system keeps the registers too */
+    if (!(features & 1u << 5) || (saved & 0x06) != 0x06) return BASELINE; /* the operating system saves the registers */
     if ((features & avx512) != avx512 || (saved & 0xe6) != 0xe6) return AVX2;
     if (!__get_cpuid_count(7, 1, &more, &b, &c, &d)) return AVX512;
     return more & 1u << 5 ? AVX512_BF16 : AVX512;
@@ -179,7 +180,7 @@ static int32_t best_variant(void) {
 static int32_t best_variant(void) { return BASELINE; }
 #endif
 
-/* The best variant that this processor, and the system on it, can run; those before it run too. */
+/* The best variant that the processor and the operating system support; all lower ones are supported too. */
 EXPORT int32_t manyhats_best_variant(void) { return best_variant(); }
 
 /* --- threads ---------------------------------------------------------------------------------------------------- */
@@ -187,32 +188,32 @@ EXPORT int32_t manyhats_best_variant(void) { return best_variant(); }
 typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
 static Parallel parallel; /* GOMP_parallel of torch's OpenMP runtime */
 
-/* Without this call, or after it with 0, the caller's thread does everything. */
+/* Without this call, or after it with 0, only the caller's thread is used. */
 EXPORT void manyhats_use_threads(void *gomp_parallel) { parallel = (Parallel)gomp_parallel; }
 
-#define TILE 32            /* rows of a tile at most: their ranks' sums stay in the nearest cache */
-#define GROUP 4            /* rows that a tile has at least, where there are as many: they share what is loaded */
-#define WORTH_THREADS 8e3  /* estimated nanoseconds of one thread below which waking another does not pay */
+#define TILE 32            /* maximum rows of a tile: their intermediate sums fit the L1 cache */
+#define GROUP 4            /* minimum rows of a tile, where the segment has as many: they share loaded weights */
+#define WORTH_THREADS 8e3  /* estimated nanoseconds on one thread, below which waking others costs more */
 #define FLOPS_A_NS 25.0
 #define BYTES_A_NS 8.0
 #define RANK_PIECE 8
 #define COLUMN_PIECE 128
 
-/* Always all threads or one, as torch does: a smaller team would end threads that torch then has to start again. */
+/* Uses all threads or one, as torch does: with a smaller team OpenMP ends threads that torch must then start again. */
 static void run(Call *call, void (*work)(void *), int64_t pieces, int threads) {
-    call->next = call->joined = 0;
+    call->next = call->workers = 0;
     if (threads > 1 && pieces > 1) parallel(work, call, (unsigned)threads, 0);
     else work(call);
 }
 
-static int64_t take(int64_t *counter) { return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED); }
+static int64_t fetch_next(int64_t *counter) { return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED); }
 
 static int64_t round_up(int64_t number, int64_t step) { return (number + step - 1) / step * step; }
 
-/* Cuts segments (first row, rows, slot) into tiles. */
-static int cut(Call *call, int64_t rows, const int32_t *segments, int64_t count, const char *slots, int64_t slot_size,
-               int64_t slot_count, int threads) {
-    int64_t total = 0, most = 0, step;
+/* Divides segments (first row, rows, slot) into tiles. */
+static int make_tiles(Call *call, int64_t rows, const int32_t *segments, int64_t count, const char *slots,
+                      int64_t slot_size, int64_t slot_count, int threads) {
+    int64_t total = 0, tile_count = 0, step;
     for (int64_t i = 0; i < count; i++) {
         int64_t first = segments[3 * i], own = segments[3 * i + 1];
         int64_t slot = segments[3 * i + 2];
@@ -222,8 +223,8 @@ static int cut(Call *call, int64_t rows, const int32_t *segments, int64_t count,
     }
     step = threads > 1 ? round_up(total / (3 * threads), GROUP) : TILE;
     step = step < GROUP ? GROUP : step > TILE ? TILE : step;
-    for (int64_t i = 0; i < count; i++) most += (segments[3 * i + 1] + step - 1) / step;
-    call->tiles = malloc((size_t)(most ? most : 1) * sizeof(Tile));
+    for (int64_t i = 0; i < count; i++) tile_count += (segments[3 * i + 1] + step - 1) / step;
+    call->tiles = malloc((size_t)(tile_count ? tile_count : 1) * sizeof(Tile));
     if (!call->tiles) return NO_MEMORY;
     call->count = 0;
     for (int64_t i = 0; i < count; i++) {
@@ -238,10 +239,10 @@ static int cut(Call *call, int64_t rows, const int32_t *segments, int64_t count,
 
 static void whole_tiles(void *data) {
     Call *call = data;
-    int64_t i = take(&call->next);
+    int64_t i = fetch_next(&call->next);
     if (i >= call->count) return;
-    float *low = call->low + take(&call->joined) * call->low_size;
-    for (; i < call->count; i = take(&call->next)) {
+    float *low = call->low + fetch_next(&call->workers) * call->low_size;
+    for (; i < call->count; i = fetch_next(&call->next)) {
         const Tile *tile = &call->tiles[i];
         const LowRankSlot *slot = tile->slot;
         call->kernels->down(call, tile, 0, slot->rank, low);
@@ -249,10 +250,10 @@ static void whole_tiles(void *data) {
     }
 }
 
-/* With few tiles threads share out the ranks of each, and then the columns. */
+/* With few tiles, the threads divide the ranks of each tile, and then its columns. */
 static void rank_pieces(void *data) {
     Call *call = data;
-    for (int64_t i; (i = take(&call->next)) < call->count * call->parts;) {
+    for (int64_t i; (i = fetch_next(&call->next)) < call->count * call->parts;) {
         int64_t tile = i / call->parts, first = i % call->parts * RANK_PIECE;
         int64_t rank = ((const LowRankSlot *)call->tiles[tile].slot)->rank;
         if (first >= rank) continue;
@@ -263,7 +264,7 @@ static void rank_pieces(void *data) {
 
 static void column_pieces(void *data) {
     Call *call = data;
-    for (int64_t i; (i = take(&call->next)) < call->count * call->parts;) {
+    for (int64_t i; (i = fetch_next(&call->next)) < call->count * call->parts;) {
         int64_t tile = i / call->parts, first = i % call->parts * COLUMN_PIECE;
         int64_t last = first + COLUMN_PIECE < call->out ? first + COLUMN_PIECE : call->out;
         call->kernels->up(call, &call->tiles[tile], first, last, call->low + tile * call->low_size);
@@ -278,7 +279,8 @@ static int low_rank(const Rows *const *kernels, int64_t item, int32_t variant, c
     Call call = {.kernels = kernels[variant], .x = x, .y = y, .row_scale = row_scale, .in = in, .out = out,
                  .x_stride = x_stride, .y_stride = y_stride, .row_scale_stride = row_scale_stride};
     if (!parallel || threads < 1) threads = 1;
-    int code = cut(&call, rows, segments, segment_count, (const char *)slots, sizeof *slots, slot_count, threads);
+    int code = make_tiles(&call, rows, segments, segment_count, (const char *)slots, sizeof *slots, slot_count,
+                          threads);
     if (code) return code;
 
     int64_t most_rank = 0, most_rows = 0, kept = 0;
@@ -302,7 +304,8 @@ static int low_rank(const Rows *const *kernels, int64_t item, int32_t variant, c
         return OK;
     }
     if (flops / FLOPS_A_NS + bytes / BYTES_A_NS < WORTH_THREADS) threads = 1;
-    /* whole cache lines, so that no two threads write into one; and no power of two between rows */
+    /* whole cache lines, so that no two threads write to the same one; and no power of two, so that rows do not map to
+       the same cache sets */
     call.low_stride = round_up(most_rank, 16) + 16;
     call.low_size = most_rows * call.low_stride;
     int share = threads > 1 && kept < 2 * threads;
@@ -337,7 +340,7 @@ LOW_RANK(manyhats_low_rank_bf16, kernels_bf16, 2)
 
 static void scaled_tiles(void *data) {
     Call *call = data;
-    for (int64_t i; (i = take(&call->next)) < call->count;) call->kernels->scale_add(call, &call->tiles[i]);
+    for (int64_t i; (i = fetch_next(&call->next)) < call->count;) call->kernels->scale_add(call, &call->tiles[i]);
 }
 
 static int scale_add(const Rows *const *kernels, int64_t item, int32_t variant, void *y, int64_t rows, int64_t out,
@@ -346,7 +349,8 @@ static int scale_add(const Rows *const *kernels, int64_t item, int32_t variant, 
     if (variant < 0 || variant >= VARIANTS || !kernels[variant]) return NO_SUCH_VARIANT;
     Call call = {.kernels = kernels[variant], .y = y, .out = out, .y_stride = y_stride};
     if (!parallel || threads < 1) threads = 1;
-    int code = cut(&call, rows, segments, segment_count, (const char *)slots, sizeof *slots, slot_count, threads);
+    int code = make_tiles(&call, rows, segments, segment_count, (const char *)slots, sizeof *slots, slot_count,
+                          threads);
     if (code) return code;
     int64_t total = 0;
     for (int64_t i = 0; i < call.count; i++) total += call.tiles[i].rows;
@@ -372,7 +376,7 @@ SCALE_ADD(manyhats_scale_add_bf16, kernels_bf16, 2)
 
 static void linear_tiles(void *data) {
     Call *call = data;
-    for (int64_t i; (i = take(&call->next)) < call->count;) call->kernels->linear(call, &call->tiles[i]);
+    for (int64_t i; (i = fetch_next(&call->next)) < call->count;) call->kernels->linear(call, &call->tiles[i]);
 }
 
 static int linear(const Rows *const *kernels, int64_t item, int32_t variant, const void *x, void *y, int64_t rows,
@@ -381,7 +385,8 @@ static int linear(const Rows *const *kernels, int64_t item, int32_t variant, con
     if (variant < 0 || variant >= VARIANTS || !kernels[variant]) return NO_SUCH_VARIANT;
     Call call = {.kernels = kernels[variant], .x = x, .y = y, .in = in, .x_stride = x_stride, .y_stride = y_stride};
     if (!parallel || threads < 1) threads = 1;
-    int code = cut(&call, rows, segments, segment_count, (const char *)slots, sizeof *slots, slot_count, threads);
+    int code = make_tiles(&call, rows, segments, segment_count, (const char *)slots, sizeof *slots, slot_count,
+                          threads);
     if (code) return code;
     double flops = 0, bytes = 0;
     for (int64_t i = 0; i < call.count && !code; i++) {

@@ -1,8 +1,8 @@
-"""The C library of `kernels.c`: where it lies, whether it can be used, and its functions.
+"""Loads the C library of `kernels.c`, checks whether it can be used, and declares its functions.
 
-It is compiled when the package is built where there is a C compiler (see setup.py), and holds the loops for several
-instruction sets ("variants"); the best that the processor has is used. For tests MANYHATS_CPU_KERNELS forces one:
-`baseline`, `avx2`, `avx512` or `avx512_bf16`.
+It is compiled when the package is built, where there is a C compiler (see setup.py). It holds the loops for several
+instruction sets ("variants"), of which the best one that the processor supports is used. For tests,
+MANYHATS_CPU_KERNELS forces one: `baseline`, `avx2`, `avx512` or `avx512_bf16`.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ class Library:
         use_threads = library.manyhats_use_threads
         use_threads.argtypes, use_threads.restype = [c_void_p], None
         use_threads(parallel)
-        # OpenMP's threads do not live on in a child, and a call that waited for them would never end.
+        # A forked child has none of OpenMP's threads, and a call that waited for them would never return.
         os.register_at_fork(after_in_child=lambda: use_threads(None))
 
     @staticmethod
     def failure(name: str, code: int) -> RuntimeError:
-        """What a function's code other than 0 means."""
+        """The error for a function's return code other than 0."""
         return RuntimeError(f"the CPU kernel {name} failed: {_FAILURES.get(code, f'code {code}')}")
 
 
@@ -113,7 +113,8 @@ def _torch_parallel() -> int | None:
     """The address of GOMP_parallel in the OpenMP runtime that torch is linked with, whatever its file is called.
 
     GNU's runtime and LLVM's both have it. A search through the handle of torch's library finds what that one is linked
-    with, never another runtime of the process. None: torch is built without OpenMP.
+    with, never another runtime of the process. torch has no public way to its runtime. None: torch is built without
+    OpenMP.
     """
     for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
         path = Path(torch.__file__).parent / "lib" / name

@@ -100,7 +100,7 @@ INLINE void NAME(dots_all)(const ELEMENT *x, int64_t x_stride, const ELEMENT *do
     for (; j < ranks; j++) NAME(dots)(x, x_stride, down + j * in, in, low + j, low_stride, rows, 1);
 }
 
-/* What becomes of the sums before they go up: bias, activation; for bfloat16 what torch rounds is rounded. */
+/* Applies bias and activation to the sums before `up`; for bfloat16 it rounds where torch does. */
 static TARGET void NAME(finish)(const LowRankSlot *slot, int64_t r0, int64_t r1, float *low) {
     const ELEMENT *bias = slot->down_bias;
     if (bias)
@@ -116,7 +116,7 @@ static TARGET void NAME(finish)(const LowRankSlot *slot, int64_t r0, int64_t r1,
     }
 }
 
-/* Has a row brought near while something else is done: what a layer before wrote is no longer in a core's own caches. */
+/* Prefetches a row: what an earlier layer wrote is no longer in the core's own caches. */
 INLINE void NAME(fetch)(const ELEMENT *row, int64_t count) {
     for (int64_t i = 0; i < count; i += 64 / (int64_t)sizeof(ELEMENT)) __builtin_prefetch(row + i, 0, 2);
 }
@@ -142,7 +142,7 @@ static TARGET void NAME(down)(const Call *call, const Tile *tile, int64_t r0, in
     for (i = 0; i < tile->rows; i++) NAME(finish)(slot, r0, r1, low + i * own);
 }
 
-/* What a row's sums are weighed with as they are added. */
+/* The factor of what is added to a row. */
 INLINE float NAME(weight)(const Call *call, const LowRankSlot *slot, int64_t row) {
     float weight = slot->factor;
     if (slot->scale && !slot->scale_step) weight *= NAME(number)(slot->scale);
@@ -205,7 +205,7 @@ INLINE void NAME(raise)(const Call *call, const LowRankSlot *slot, int64_t row, 
     }
 }
 
-/* One column of one row, where less than STEP are left. */
+/* One column of one row, where fewer than STEP columns remain. */
 INLINE void NAME(raise_one)(const Call *call, const LowRankSlot *slot, int64_t row, int64_t column, const float *low) {
     float sum = 0.0f;
     for (int64_t r = 0; r < slot->rank; r++)
@@ -216,7 +216,7 @@ INLINE void NAME(raise_one)(const Call *call, const LowRankSlot *slot, int64_t r
     NAME(store_number)(y, NAME(number)(y) + NAME(weight)(call, slot, row) * sum);
 }
 
-/* Some rows of a tile for `packs` times STEP columns: what is loaded of `up` stays near. */
+/* Some rows of a tile for `packs` times STEP columns, so that the loaded part of `up` stays in the L1 cache. */
 INLINE void NAME(raise_all)(const Call *call, const Tile *tile, int64_t row, int64_t rows, int64_t column,
                             const float *low, const int packs) {
     const LowRankSlot *slot = tile->slot;
@@ -229,11 +229,11 @@ INLINE void NAME(raise_all)(const Call *call, const Tile *tile, int64_t row, int
     if (i < end) NAME(raise)(call, slot, tile->row + i, column, low + i * own, 1, packs);
 }
 
-/* Where `up` stays in the nearest cache as a whole, few rows at a time, so that y is read along its rows; else all rows
+/* Where all of `up` fits the L1 cache, it takes a few rows at a time, so that y is read along its rows; else all rows
    of the tile for some columns of `up`. */
 static TARGET void NAME(up)(const Call *call, const Tile *tile, int64_t c0, int64_t c1, const float *low) {
     const int64_t size = ((const LowRankSlot *)tile->slot)->rank * (c1 - c0) * (int64_t)sizeof(ELEMENT);
-    const int64_t step = size <= NEAREST_CACHE / 2 ? 4 : tile->rows;
+    const int64_t step = size <= L1_CACHE / 2 ? 4 : tile->rows;
     for (int64_t row = 0; row < tile->rows; row += step) {
         int64_t rows = tile->rows - row < step ? tile->rows - row : step, column = c0;
         for (; column + STEP * (4 / PARTS) <= c1; column += STEP * (4 / PARTS))
@@ -276,7 +276,7 @@ static TARGET void NAME(scale_add)(const Call *call, const Tile *tile) {
 
 #define OUTPUTS 8
 
-/* OUTPUTS outputs at most of `rows` rows. */
+/* At most OUTPUTS outputs of `rows` rows. */
 INLINE void NAME(outputs)(const Call *call, const LinearSlot *slot, int64_t row, int64_t column, int64_t count,
                           const int rows) {
     float sums[4 * OUTPUTS];

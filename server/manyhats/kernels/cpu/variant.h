@@ -12,7 +12,7 @@ typedef float VU __attribute__((vector_size(4 * WIDTH), aligned(2), may_alias));
 typedef uint32_t B __attribute__((vector_size(4 * WIDTH)));
 typedef uint32_t BU __attribute__((vector_size(4 * WIDTH), aligned(2), may_alias));
 
-/* The same number in every place. */
+/* A vector with the same number in each lane. */
 INLINE V JOIN(splat, VARIANT)(float number) {
 #if WIDTH == 16
     return (V)_mm512_set1_ps(number);

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from manyhats.methods.component import C, Component
 from manyhats.methods.libraries.unclaimed import SiteTensors, UnclaimedTensors, claim_leaves
+from manyhats.methods.sites import linear_site
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -90,7 +91,7 @@ def claim(
 
 def linear_in(backbone: Backbone) -> Callable[[str], str]:
     """For `claim`: the linear site of a module. Raises AdapterMismatch where there is none."""
-    return lambda module: backbone.site_of(module).name
+    return lambda module: linear_site(backbone, module).name
 
 
 def merge(into: SiteTensors, more: SiteTensors) -> None:

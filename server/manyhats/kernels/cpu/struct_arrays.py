@@ -1,4 +1,4 @@
-"""A table's entries as the C library reads them: one struct a slot, in one array that grows.
+"""The entries of a table as C structs: one struct for each slot, in one array that grows.
 
 The layouts are those of the structs in kernels.c.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from manyhats.kernels.base import LowRank, ScaleAdd, Weight
 from manyhats.kernels.segments import Table
 
-# By the names that adapter files use, in lower case (transformers' ACT2FN): the numbers in activations.h.
+# The numbers in activations.h, by the names that adapter files use (transformers' ACT2FN), in lower case.
 ACTIVATIONS = {
     "linear": 0,
     "relu": 1,
@@ -42,7 +42,7 @@ ACTIVATIONS = {
     "hardswish": 13,
     "laplace": 14,
 }
-MOST_OUTPUTS = 32  # of a layer that is done here: with more, torch's own product is faster
+MAX_OUTPUTS = 32  # of a linear layer: with more, torch's own product is faster
 
 _LOW_RANK = np.dtype(
     [
@@ -62,54 +62,55 @@ _LOW_RANK = np.dtype(
 _SCALE_ADD = np.dtype([("present", "i4"), ("unused", "i4"), ("gain", "u8"), ("offset", "u8")])
 _LINEAR = np.dtype([("present", "i4"), ("out", "i4"), ("weight", "u8"), ("bias", "u8")])
 _lock = threading.Lock()
-_FIRST = 8  # slots of a fresh array; doubled as it fills
+_INITIAL_SLOTS = 8  # of a new array; its size doubles when it is full
 
-# What all slots of a table must share for one call to do them; for a kind that no call fits, the reference does all.
-Kind = tuple[Hashable, ...]
-_UNFIT: Kind = ("not for C",)
+# What all structs of an array must have in common for one call, such as dtype and sizes. Where they differ, or an entry
+# is not supported, the reference computes the call.
+StructKind = tuple[Hashable, ...]
+_UNSUPPORTED: StructKind = ("not supported",)
 
 
-class Filled(NamedTuple):
-    """The array of one moment. `kind`: what all its slots share, None where they differ or there are none."""
+class StructArrayView(NamedTuple):
+    """A version of the array. `kind`: of all its structs; None where they differ or there are none."""
 
     array: Any
     address: int
     slots: int
-    kind: Kind | None
+    kind: StructKind | None
 
 
-class Columns:
-    """The structs of one table. Only the slots that changed are filled again."""
+class StructArray:
+    """The structs of one table. An update writes only the slots that changed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._version = 0  # the table's, up to which all has been filled
-        self._kinds: dict[int, Kind] = {}
-        self._counts: Counter[Kind] = Counter()
-        self._filled = Filled(None, 0, 0, None)
+        self._version = 0  # of the table, as of the last update
+        self._kinds: dict[int, StructKind] = {}
+        self._counts: Counter[StructKind] = Counter()
+        self._view = StructArrayView(None, 0, 0, None)
 
-    def filled(self, table: Table[Any]) -> Filled:
-        """The structs with all that stands in the table now."""
+    def updated(self, table: Table[Any]) -> StructArrayView:
+        """The array, after an update with the table's current entries."""
         if self._version != table.version:
             with self._lock:
                 version = table.version
-                self._refresh(table)
+                self._update(table)
                 self._version = version
-        return self._filled
+        return self._view
 
-    def _refresh(self, table: Table[Any]) -> None:
-        array = self._filled.array
-        while table.changed:
-            slot = table.changed.pop()
+    def _update(self, table: Table[Any]) -> None:
+        array = self._view.array
+        while table.changed_slots:
+            slot = table.changed_slots.pop()
             entry = table.entries[slot]
-            self._forget(slot)
+            self._remove(slot)
             if entry is None:
                 if array is not None and slot < len(array):
                     array[slot]["present"] = 0
                 continue
             layout, kind, values = _struct(entry)
             if array is None:
-                array = np.zeros(_FIRST, layout)
+                array = np.zeros(_INITIAL_SLOTS, layout)
             if slot >= len(array):
                 grown = np.zeros(max(2 * len(array), slot + 1), array.dtype)
                 grown[: len(array)] = array
@@ -119,9 +120,9 @@ class Columns:
             self._counts[kind] += 1
         shared = next(iter(self._counts)) if len(self._counts) == 1 else None
         if array is not None:
-            self._filled = Filled(array, array.ctypes.data, len(array), shared)
+            self._view = StructArrayView(array, array.ctypes.data, len(array), shared)
 
-    def _forget(self, slot: int) -> None:
+    def _remove(self, slot: int) -> None:
         kind = self._kinds.pop(slot, None)
         if kind is not None:
             self._counts[kind] -= 1
@@ -129,18 +130,19 @@ class Columns:
                 del self._counts[kind]
 
 
-def columns_of(table: Table[Any]) -> Columns:
-    """The table's columns, which it keeps."""
-    if table.columns is None:
+def struct_array_of(table: Table[Any]) -> StructArray:
+    """The table's struct array, which is stored with the table."""
+    if table.struct_array is None:
         with _lock:
-            if table.columns is None:
-                table.columns = Columns()
-    columns: Columns = table.columns
-    return columns
+            if table.struct_array is None:
+                table.struct_array = StructArray()
+    struct_array: StructArray = table.struct_array
+    return struct_array
 
 
-def _struct(entry: LowRank | ScaleAdd | Weight) -> tuple[np.dtype[Any], Kind, tuple[Any, ...]]:
-    """An entry's layout, kind and values. The entry keeps its tensors alive for as long as it stands in its table."""
+def _struct(entry: LowRank | ScaleAdd | Weight) -> tuple[np.dtype[Any], StructKind, tuple[Any, ...]]:
+    """An entry's layout, kind and values. The addresses stay valid while the entry, which holds the tensors, is in its
+    table."""
     if isinstance(entry, LowRank):
         return _LOW_RANK, *_low_rank(entry)
     if isinstance(entry, ScaleAdd):
@@ -148,52 +150,52 @@ def _struct(entry: LowRank | ScaleAdd | Weight) -> tuple[np.dtype[Any], Kind, tu
     return _LINEAR, *_linear(entry)
 
 
-def _low_rank(entry: LowRank) -> tuple[Kind, tuple[Any, ...]]:
+def _low_rank(entry: LowRank) -> tuple[StructKind, tuple[Any, ...]]:
     down, up, down_bias, up_bias, activation, scale = entry
     rank, width = down.shape
     out = up.shape[1]
     number = 0 if activation is None else ACTIVATIONS.get(activation.lower())
-    factor, step, scales = 1.0, 0, None
+    factor, scale_step, scales = 1.0, 0, None
     if isinstance(scale, Tensor):
-        scales, step = scale, int(scale.numel() > 1)
+        scales, scale_step = scale, int(scale.numel() > 1)
     elif scale is not None:
         factor = float(scale)
-    fits = (
+    supported = (
         number is not None
         and len(up) == rank
-        and _fit(down.dtype, down, up, down_bias, up_bias, scales)
+        and _compatible(down.dtype, down, up, down_bias, up_bias, scales)
         and (down_bias is None or down_bias.shape == (rank,))
         and (up_bias is None or up_bias.shape == (out,))
         and (scales is None or scales.shape in ((1,), (out,)))
     )
-    kind: Kind = (down.dtype, width, out) if fits else _UNFIT
+    kind: StructKind = (down.dtype, width, out) if supported else _UNSUPPORTED
     addresses = (_address(down), _address(up), _address(down_bias), _address(up_bias), _address(scales))
-    return kind, (1, rank, *addresses, factor, number or 0, step, 0)
+    return kind, (1, rank, *addresses, factor, number or 0, scale_step, 0)
 
 
-def _scale_add(entry: ScaleAdd) -> tuple[Kind, tuple[Any, ...]]:
+def _scale_add(entry: ScaleAdd) -> tuple[StructKind, tuple[Any, ...]]:
     gain, offset = entry
     one = gain if gain is not None else offset
-    fits = one is not None and one.dim() == 1 and _fit(one.dtype, gain, offset)
-    fits = fits and all(other is None or other.shape == one.shape for other in entry)  # type: ignore[union-attr]
-    kind: Kind = (one.dtype, len(one)) if fits and one is not None else _UNFIT
+    supported = one is not None and one.dim() == 1 and _compatible(one.dtype, gain, offset)
+    supported = supported and all(other is None or other.shape == one.shape for other in entry)  # type: ignore[union-attr]
+    kind: StructKind = (one.dtype, len(one)) if supported and one is not None else _UNSUPPORTED
     return kind, (1, 0, _address(gain), _address(offset))
 
 
-def _linear(entry: Weight) -> tuple[Kind, tuple[Any, ...]]:
+def _linear(entry: Weight) -> tuple[StructKind, tuple[Any, ...]]:
     weight, bias, outputs = entry
     out, width = weight.shape
-    fits = (
+    supported = (
         outputs is None
-        and out <= MOST_OUTPUTS
-        and _fit(weight.dtype, weight, bias)
+        and out <= MAX_OUTPUTS
+        and _compatible(weight.dtype, weight, bias)
         and (bias is None or bias.shape == (out,))
     )
-    kind: Kind = (weight.dtype, width) if fits else _UNFIT
+    kind: StructKind = (weight.dtype, width) if supported else _UNSUPPORTED
     return kind, (1, out, _address(weight), _address(bias))
 
 
-def _fit(dtype: torch.dtype, *tensors: Tensor | None) -> bool:
+def _compatible(dtype: torch.dtype, *tensors: Tensor | None) -> bool:
     return all(t is None or (t.is_cpu and t.dtype == dtype and t.is_contiguous()) for t in tensors)
 
 

@@ -1,0 +1,63 @@
+"""The sites inside a model's blocks, and those where the residual stream enters the first and leaves the last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from manyhats.backbone.attention import AttentionSite
+from manyhats.backbone.attention_layout import AttentionLayout
+from manyhats.backbone.families import Family
+from manyhats.backbone.sites import EMBEDDED, LAST, ActorContext, ResidualSite, StatesSite
+
+
+class BlockSites:
+    """Puts the sites into the blocks; a block that several layers share gets them once.
+
+    `residual`: by name, empty where the blocks have no such places.
+    """
+
+    def __init__(self, model: PreTrainedModel, family: Family, layers: int, context: ActorContext) -> None:
+        self.residual: dict[str, ResidualSite] = {}
+        self.last = StatesSite(LAST, context)
+        self._embedded = StatesSite(EMBEDDED, context)
+        self._entered = False
+        self._residual_sites: list[ResidualSite] = []
+        self._attention_sites: list[AttentionSite] = []
+        known: dict[int, tuple[ResidualSite, ResidualSite, AttentionSite]] = {}
+        for layer in range(layers):
+            block = model.get_submodule(family.block_name(model.config, layer))
+            if id(block) not in known:
+                after_attention, after_ffn = ResidualSite(context), ResidualSite(context)
+                if family.attach(block, after_attention, after_ffn):
+                    self._residual_sites += [after_attention, after_ffn]
+                attention = AttentionSite(block.get_submodule(family.attention), context)
+                known[id(block)] = after_attention, after_ffn, attention
+                self._attention_sites.append(attention)
+            after_attention, after_ffn, attention = known[id(block)]
+            attention.layers.append(layer)
+            for site, sublayer in ((after_attention, "attention"), (after_ffn, "ffn")):
+                if site in self._residual_sites:
+                    site.names.append(f"layers.{layer}.{sublayer}")
+                    self.residual[site.names[-1]] = site
+        first = model.get_submodule(family.block_name(model.config, 0))
+        first.register_forward_pre_hook(self._enter, with_kwargs=True)
+
+    def begin(self, layout: AttentionLayout | None) -> None:
+        """A new pass starts over a batch that is laid out so."""
+        self._entered = False
+        for residual in self._residual_sites:
+            residual.begin()
+        for attention in self._attention_sites:
+            attention.begin(layout)
+
+    def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What enters the first block; a shared block comes by more than once."""
+        if self._entered:
+            return None
+        self._entered = True
+        if args:
+            return (self._embedded(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": self._embedded(kwargs["hidden_states"])}
