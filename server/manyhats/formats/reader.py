@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from manyhats.core.adapter import Adapter
+from manyhats.core.kinds.registry import KINDS
 from manyhats.errors import InvalidRequest, UnsupportedFormat
 from manyhats.formats.adapterhub import names as adapterhub_names
 from manyhats.formats.adapterhub import reader as adapterhub
@@ -26,7 +27,7 @@ from manyhats.formats.pickles import looks_like_pickle, pickle_message
 from manyhats.formats.sentence_transformers import reader as sentence_transformers
 from manyhats.formats.tokenizer_files import with_tokenizer_files
 from manyhats.messages import short_repr
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -36,7 +37,9 @@ Resolve = Callable[[str], Path]
 _DEPTH = 4  # of compositions made of compositions
 
 
-def read_adapter(folder: Path, backbone: Backbone, resolve: Resolve | None = None, kind: Kind | None = None) -> Adapter:
+def read_adapter(
+    folder: Path, backbone: Backbone, resolve: Resolve | None = None, kind: KindName | None = None
+) -> Adapter:
     """Reads and checks an adapter folder: every tensor finite, matched to a site and of the right shape.
 
     `resolve` finds the folder of a stored adapter by its sha256, for one that is made of others. `kind`: what whoever
@@ -48,7 +51,7 @@ def read_adapter(folder: Path, backbone: Backbone, resolve: Resolve | None = Non
     return _read(folder, backbone, resolve, kind, 0)
 
 
-def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, kind: Kind | None, depth: int) -> Adapter:
+def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, kind: KindName | None, depth: int) -> Adapter:
     contents = select(names_of(folder))
     contents.check()
     folder = folder / contents.root
@@ -89,17 +92,17 @@ def _members(description: Description, backbone: Backbone, resolve: Resolve | No
     return [_read(resolve(sha), backbone, resolve, kind, depth + 1) for sha in description.members]
 
 
-def _kind(description: Description) -> Kind | None:
+def _kind(description: Description) -> KindName | None:
     """What our own description, beside a library's files, says that they are for. Raises InvalidRequest."""
     found = description.task.get("kind")
-    if found is None or found in get_args(Kind):
+    if found is None or found in KINDS:
         return found
     raise InvalidRequest(
-        f"{own_names.FILE}: task.kind is {short_repr(found)}; these are: {', '.join(get_args(Kind))}", param="kind"
+        f"{own_names.FILE}: task.kind is {short_repr(found)}; these are: {', '.join(KINDS)}", param="kind"
     )
 
 
-def _read_library(folder: Path, weights: list[str], backbone: Backbone, kind: Kind | None) -> Adapter:
+def _read_library(folder: Path, weights: list[str], backbone: Backbone, kind: KindName | None) -> Adapter:
     """An adapter in another library's files, with what the tokenizer's and the model's files beside it say."""
     config = read_model_config(folder)
     beside = Beside(config.architecture, sentence_transformers.is_folder(folder), kind)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from manyhats.backbone import Backbone, Encoded, Tokenizer
+from manyhats.core.kinds.base import Answer
+from manyhats.core.kinds.generate import GenerateParameters
 from manyhats.core.sampling_params import BadWords, SampledToken, SamplingParams
 from manyhats.core.sequence import Delta, Request, Sequence, TextDecoder
 from manyhats.engine.detokenizer import IncrementalDetokenizer
@@ -19,8 +21,6 @@ from manyhats.engine.structured_output import Grammar, Grammars
 from manyhats.errors import InputTooLong, InvalidRequest
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.serving.inputs import InputWarning
-from manyhats.serving.outputs import Answer
-from manyhats.serving.parameters import GenerateParameters
 from manyhats.serving.response_format import grammar_of
 
 _LONGEST_WORD = 1000  # tokens of a bad word

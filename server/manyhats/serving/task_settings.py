@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from manyhats.backbone import Backbone
+from manyhats.core.kinds.registry import KINDS
 from manyhats.errors import InvalidRequest
 from manyhats.registry.records import AdapterInfo, parse_settings
-from manyhats.serving.embedding import check_embedding_settings
 from manyhats.serving.parameters import parse_parameters
 
 
@@ -46,8 +46,19 @@ def check_settings(
         info.require(kind)
     if partial.get("defaults"):
         parse_parameters(kind or info.kind, task, {}, partial["defaults"])
+    _check_kind(partial, kind or info.kind)
     known = {*prompts, *(info.settings.get("prompts") or ()), *backbone.sentence_embedding.prompts}
-    check_embedding_settings(partial, kind or info.kind, known)
+    KINDS[kind or info.kind].check_settings(partial, known)
+
+
+def _check_kind(partial: Mapping[str, Any], kind: str) -> None:
+    """Raises InvalidRequest for a setting that is for tasks of another kind alone."""
+    for other in KINDS.values():
+        given = next((name for name in other.settings if partial.get(name) is not None), None)
+        if given is not None and given not in KINDS[kind].settings:
+            raise InvalidRequest(
+                f"{given} is for tasks of kind '{other.name}'; this one is of kind '{kind}'", param=given
+            )
 
 
 def _check_labels(task: str, labels: list[str] | None, info: AdapterInfo | None) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from manyhats.core.kinds.training import KindTraining, TargetScale
 from manyhats.errors import InvalidRequest
-from manyhats.methods.heads import Head, Layer, Reads
+from manyhats.methods.heads import Head, KindName, Layer, Reads
 from manyhats.methods.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class TrainableHead(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        kind: str,
+        kind: KindName,
         reads: Reads,
         widths: Sequence[int],
         activation: str | None,
@@ -101,21 +101,21 @@ def head_for(
     backbone: Backbone, recipe: Recipe, kind: KindTraining, num_labels: int, generator: torch.Generator
 ) -> TrainableHead | NoHead:
     """A fresh head in the layout that the recipe's file format has. Raises InvalidRequest where it cannot be had."""
-    served, spec = kind.served_as.name, kind.served_as.head
-    if spec is None:
+    served = kind.served_as
+    if served.head is None:
         return NoHead()
-    outputs = num_labels if spec.outputs is None else spec.outputs
+    outputs = num_labels if served.head.outputs is None else served.head.outputs
     layout = backbone.task_heads.classification
     if recipe.peft and layout is None:
         raise InvalidRequest(
             f"PEFT's files do not hold the whole head of {backbone.config.model_type} models; use houlsby or mask",
             param="method",
         )
-    if not spec.over_text:
-        return TrainableHead(backbone, served, "tokens", [outputs], None, generator)
+    if not served.over_text:
+        return TrainableHead(backbone, served.name, "tokens", [outputs], None, generator)
     if not recipe.peft or layout is None:
         reads: Reads = "last" if backbone.family.causal else "first"
-        return TrainableHead(backbone, served, reads, [outputs], None, generator)
+        return TrainableHead(backbone, served.name, reads, [outputs], None, generator)
     if layout.reads == "pooler" and not backbone.has_pooler:
         raise InvalidRequest(
             f"with {recipe.method} a head reads the pooler, but the checkpoint of {backbone.name} has no weights for "
@@ -123,4 +123,4 @@ def head_for(
             param="method",
         )
     widths = [backbone.hidden] * (len(layout.linears) - 1) + [outputs]
-    return TrainableHead(backbone, served, layout.reads, widths, layout.activation, generator)
+    return TrainableHead(backbone, served.name, layout.reads, widths, layout.activation, generator)

@@ -49,7 +49,7 @@ class Learner(nn.Module):
         """The adapter as it is now, with gradients where they are switched on."""
         self.trainable.train(training)
         head = self.head.head(self.dropout, self.dropping) if training else self.head.head()
-        return BoundAdapter("training", self.kind.served_as.name, self.trainable.bound(), head)
+        return BoundAdapter("training", self.trainable.bound(), head)
 
     def forward(self, batch: Sequence[EncodedExample], share: float) -> Tensor:
         """The loss of a batch times `share`, its part of the step; () float32."""

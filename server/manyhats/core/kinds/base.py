@@ -28,8 +28,7 @@ Answer = dict[str, Any]
 
 
 class Parameters(BaseModel):
-    """What a request may ask of any kind. `truncate`: cut an input that is too long, and say so, where it is refused
-    else."""
+    """Common to all kinds. `truncate`: an input that is too long is truncated, and not refused; the answer says so."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -84,23 +83,14 @@ class HeadSpec:
     outputs: int | None = None
     outputs_named: str = ""
 
-    @property
-    def over_text(self) -> bool:
-        """Whether it reads one state for a whole text; else it reads every token's."""
-        return "tokens" not in self.reads
-
-    @property
-    def labelled(self) -> bool:
-        """Whether each output stands for a label."""
-        return self.outputs is None
-
 
 @dataclass(frozen=True, slots=True)
 class LibraryNames:
     """How other libraries name a kind. Where several kinds have the same name, a file is read as the first of them.
 
     `peft`: PEFT's `task_type`. `model_classes`: how the names of transformers' classes end. `auto_class`: the class of
-    transformers that loads any such model. `problem_types`: `problem_type`s of transformers' config. `adapterhub`: the
+    transformers that loads any such model. `head_layer`: what transformers calls the head's layer, where that is not
+    the family's own classifier. `problem_types`: `problem_type`s of transformers' config. `adapterhub`: the
     `head_type`s of AdapterHub's heads that are read as this kind; the first is the one that is written. `pipeline`:
     Hugging Face's name for the task, on a model's card.
     """
@@ -108,6 +98,7 @@ class LibraryNames:
     peft: str | None = None
     model_classes: tuple[str, ...] = ()
     auto_class: str = "AutoModel"
+    head_layer: str | None = None
     problem_types: tuple[str, ...] = ()
     adapterhub: tuple[str, ...] = ()
     pipeline: str = ""
@@ -138,7 +129,7 @@ class Kind(ABC, Generic[P]):
     `generates`: its answers are sequences of tokens that follow the input; `serving.generation` makes and answers them.
     `parameters`: what a request may ask. `settings`: those of a task's settings that are for this kind alone.
     `bare_parameters`: parameters that ask the bare backbone for this kind without naming it.
-    How it is trained says a `core.kinds.training.KindTraining` in the same module.
+    How it is trained stands in a `core.kinds.training.KindTraining` of the same module.
     """
 
     name: ClassVar[str]
@@ -149,6 +140,21 @@ class Kind(ABC, Generic[P]):
     settings: ClassVar[tuple[str, ...]] = ()
     bare_parameters: ClassVar[frozenset[str]] = frozenset()
     libraries: ClassVar[LibraryNames] = LibraryNames()
+
+    @property
+    def over_text(self) -> bool:
+        """Whether it has a head that reads one state for a whole text, and not every token's."""
+        return self.head is not None and "tokens" not in self.head.reads
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it has a head whose outputs stand for labels."""
+        return self.head is not None and self.head.outputs is None
+
+    @property
+    def ends_in_states(self) -> bool:
+        """Whether its answer is made of the last hidden states, without any head."""
+        return self.head is None and not self.lm_head
 
     # ---- what it needs
 

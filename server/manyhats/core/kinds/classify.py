@@ -95,7 +95,7 @@ class ClassifyTraining(LabelledTraining):
     """One of a set of labels for a text: cross entropy."""
 
     name = "classify"
-    served_as = Classify
+    served_as = Classify()
     row = ClassRow
     metric = Metric("accuracy", "accuracy", proportion=True, more_is_better=True)
     probe = ClassProbe(metric)

@@ -233,7 +233,7 @@ class EmbedTraining(KindTraining):
     Oord et al. 2018)."""
 
     name = "embed"
-    served_as = Embed
+    served_as = Embed()
     row = PairRow
     metric = Metric("own pair found first", "accuracy", proportion=True, more_is_better=True)
 

@@ -50,7 +50,7 @@ class Fill(Kind[FillParameters]):
     ) -> Sequence[PoolingParams]:
         """The language-model head's logits at the masks. Raises InvalidRequest for none, or too many."""
         tokenizer = preparing.backbone.tokenizer
-        return [PoolingParams(masks=_checked_masks(one, tokenizer, i)) for i, one in enumerate(encoded)]
+        return [PoolingParams(mask_positions=_checked_masks(one, tokenizer, i)) for i, one in enumerate(encoded)]
 
     def render(self, output: Output, parameters: FillParameters, rendered: Rendered) -> Answer:
         """The likeliest tokens for each mask, each by itself, and the text with the best of them.
@@ -64,7 +64,9 @@ class Fill(Kind[FillParameters]):
             best = np.argsort(-scores, kind="stable")[: parameters.top_k]
             ids[position] = int(best[0])
             start, end = encoded.offsets[position]
-            fills = [{"text": tokenizer.piece(int(t)), "token": int(t), "score": float(scores[t])} for t in best]
+            fills = [
+                {"text": tokenizer.token_to_string(int(t)), "token": int(t), "score": float(scores[t])} for t in best
+            ]
             masks.append({"start": start, "end": end, "fills": fills})
         return {"text": tokenizer.decode(ids), "masks": masks}
 

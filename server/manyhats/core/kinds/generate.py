@@ -199,7 +199,7 @@ class GenerateTraining(KindTraining):
     """A text as the answer to a prompt: cross entropy of the answer's tokens, each from all before it."""
 
     name = "generate"
-    served_as = Generate
+    served_as = Generate()
     row = AnswerRow
     metric = Metric("loss per token of the answer", "loss")
     takes_template = True

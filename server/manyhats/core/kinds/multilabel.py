@@ -54,7 +54,7 @@ class MultilabelTraining(LabelledTraining):
     """Any number of a set of labels for a text: binary cross entropy for each."""
 
     name = "multilabel"
-    served_as = Classify
+    served_as = Classify()
     row = LabelsRow
     metric = Metric("F1 over all labels", "f1", more_is_better=True)
     min_labels = 1  # which may be there or not

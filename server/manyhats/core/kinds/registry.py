@@ -59,14 +59,10 @@ def kinds_of_head(head: Head) -> tuple[str, ...]:
     Over a whole text no file says what the outputs mean, so that it may be any kind that has so many: one output is a
     value, or a label's logit. Over each token they are what the head's own kind says.
     """
-    spec = KINDS[head.kind].head
-    if spec is None or not spec.over_text:
+    if not KINDS[head.kind].over_text:
         return (head.kind,)
-    return tuple(
-        name
-        for name, kind in KINDS.items()
-        if kind.head is not None and kind.head.over_text and kind.head.outputs in (None, head.num_labels)
-    )
+    outputs = {name: kind.head.outputs for name, kind in KINDS.items() if kind.head is not None and kind.over_text}
+    return tuple(name for name, count in outputs.items() if count in (None, head.num_labels))
 
 
 def check_head(head: Head, backbone: Backbone) -> None:

@@ -34,6 +34,7 @@ class Regress(Kind[RegressParameters]):
     parameters = RegressParameters
     libraries = LibraryNames(
         peft="SEQ_CLS",
+        auto_class="AutoModelForSequenceClassification",
         problem_types=("regression",),
         adapterhub=("classification",),
         pipeline="text-classification",
@@ -72,7 +73,7 @@ class RegressTraining(KindTraining):
     """A number for a text: the squared error, of numbers of mean 0 and standard deviation 1."""
 
     name = "regress"
-    served_as = Regress
+    served_as = Regress()
     row = NumberRow
     metric = Metric("mean squared error", "mse")
     probe = NumberProbe(metric)

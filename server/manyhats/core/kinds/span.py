@@ -46,6 +46,7 @@ class Span(Kind[SpanParameters]):
         peft="QUESTION_ANS",
         model_classes=("ForQuestionAnswering",),
         auto_class="AutoModelForQuestionAnswering",
+        head_layer="qa_outputs",
         adapterhub=("question_answering",),
         pipeline="question-answering",
     )
@@ -128,7 +129,7 @@ class SpanTraining(KindTraining):
     """An answer within a context: its first and last token (Devlin et al. 2019, section 4.2)."""
 
     name = "span"
-    served_as = Span
+    served_as = Span()
     row = SpanRow
     metric = Metric("exact match", "exact_match", proportion=True, more_is_better=True)
 

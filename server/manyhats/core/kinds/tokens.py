@@ -173,7 +173,7 @@ class TokensTraining(LabelledTraining):
     """A tag for every word: cross entropy at each word's first token."""
 
     name = "tokens"
-    served_as = Tokens
+    served_as = Tokens()
     row = TaggedRow
     metric = Metric("accuracy per word", "accuracy", proportion=True, more_is_better=True)
     unit = "words"

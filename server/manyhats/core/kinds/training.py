@@ -45,7 +45,7 @@ class KindTraining(ABC):
     """
 
     name: ClassVar[str]
-    served_as: ClassVar[type[Kind[Any]]]
+    served_as: ClassVar[Kind[Any]]
     row: ClassVar[type[DataRow]]
     metric: ClassVar[Metric]
     labelled: ClassVar[bool] = False

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from manyhats.core.adapter import Adapter
+from manyhats.core.kinds.registry import KINDS
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.native.description import Description
 from manyhats.formats.native.names import WEIGHTS
@@ -24,7 +25,7 @@ from manyhats.methods.average import average_of
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.component import Component
 from manyhats.methods.fusion import fuse
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors, claim_leaves
 from manyhats.methods.lora import LoraConfig
 
@@ -55,7 +56,7 @@ def compose(folder: Path, description: Description, backbone: Backbone, members:
     unclaimed.check_all_claimed()
     # Whose output it is, and with it the settings: the last member that brings a head, or a way to embed.
     kind = _kind(description, members)
-    embeds = kind == "embed"
+    embeds = KINDS[kind].ends_in_states
     outputs = (m for m in reversed(members) if m.head is not None or (embeds and m.projection is not None))
     wearer = None if head is not None else next(outputs, None)
     if wearer is not None:
@@ -135,6 +136,6 @@ def weighted_loras(parts: Sequence[Component[Any]], weights: Sequence[float]) ->
     return replace(parts[0], config=LoraConfig(scales=dict.fromkeys(tensors, 1.0)), tensors=tensors)
 
 
-def _kind(description: Description, members: Sequence[Adapter]) -> Kind:
+def _kind(description: Description, members: Sequence[Adapter]) -> KindName:
     """What it says that it is for, or else what its last member is for."""
     return description.answers if "answers" in description.model_fields_set else members[-1].kind

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from manyhats.backbone.sites import LM_HEAD
 from manyhats.core.adapter import Adapter
+from manyhats.core.kinds.registry import KINDS
 from manyhats.errors import InvalidRequest
 from manyhats.formats.files import write_json, write_tensors
+from manyhats.formats.heads import head_layers
 from manyhats.formats.peft.names import WEIGHTS
 from manyhats.methods.component import Component
 from manyhats.methods.full_parameters import ParametersConfig
@@ -32,14 +34,6 @@ Written = tuple[dict[str, Any], dict[str, Tensor]]  # fields of the config, tens
 Full = Callable[[str], str]  # a site's whole name in the model that was trained
 
 _WRITTEN = ("lora", "vera", "prefix", "prompt", "ia3", "ln", "token_rows")
-_TASK_TYPES = {
-    "classify": "SEQ_CLS",
-    "regress": "SEQ_CLS",
-    "tokens": "TOKEN_CLS",
-    "span": "QUESTION_ANS",
-    "embed": "FEATURE_EXTRACTION",
-    "generate": "CAUSAL_LM",
-}
 
 
 def holds(adapter: Adapter, backbone: Backbone) -> bool:
@@ -65,7 +59,8 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     Raises InvalidRequest for what PEFT has no place for.
     """
     (part,) = adapter.components
-    prefix = "" if adapter.kind == "embed" else backbone.prefix + "."  # of embeddings the bare model is trained
+    # For embeddings the bare model is trained.
+    prefix = "" if KINDS[adapter.kind].ends_in_states else backbone.prefix + "."
 
     def full(site: str) -> str:
         return site if site == LM_HEAD else prefix + site
@@ -74,10 +69,11 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     config = {
         "base_model_name_or_path": backbone.name,
         "inference_mode": True,
-        "task_type": _TASK_TYPES[adapter.kind],
+        "task_type": KINDS[adapter.kind].libraries.peft,
     } | fields
     if adapter.head is not None:
-        if adapter.kind != "span":  # PEFT adds the name of that head by itself, and wraps twice what is named twice
+        # PEFT adds the name of another head layer by itself, and wraps twice what is named twice.
+        if KINDS[adapter.kind].libraries.head_layer is None:
             config["modules_to_save"] = ["classifier", "score"]
         wrapper = PROMPT_WRAPPER if part.method in ("prefix", "prompt") else WRAPPER
         tensors |= _head(adapter.head, wrapper, backbone)
@@ -90,8 +86,7 @@ def _head(head: Head, wrapper: str, backbone: Backbone) -> dict[str, Tensor]:
     layout, token_layer = backbone.task_heads.classification, backbone.task_heads.tokens
     if layout is None or token_layer is None:
         raise InvalidRequest(f"PEFT's files do not hold the whole head of {backbone.config.model_type} models")
-    named = {"tokens": (token_layer,), "span": ("qa_outputs",)}
-    names = named.get(head.kind, layout.linears)
+    names = head_layers(head.kind, layout.linears, token_layer)
     if len(names) != len(head.layers):
         raise InvalidRequest(
             f"PEFT's files hold the family's own head, which has {len(names)} layers and not {len(head.layers)}"
