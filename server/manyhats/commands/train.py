@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # What the task answers: the choices of `--kind`.
 Kind = StrEnum("Kind", list(TRAININGS))  # type: ignore[misc]
+_CLASSIFY = Kind("classify")
 
 
 class Precision(StrEnum):
@@ -83,7 +84,7 @@ def train(
         Path | None, typer.Option(help="data to choose the best epoch; without it a tenth of --data")
     ] = None,
     test: Annotated[Path | None, typer.Option(help="held-out data; without it a tenth of --data")] = None,
-    kind: Annotated[Kind, typer.Option(help="what the task answers")] = Kind("classify"),
+    kind: Annotated[Kind, typer.Option(help="what the task answers")] = _CLASSIFY,
     text: Annotated[str, typer.Option(help="column of the text, or of the question")] = "text",
     label: Annotated[str, typer.Option(help="column of the label, labels, number or answer")] = "label",
     template: Annotated[
