@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from tests import tiny
-from tests.training.samples import LABELS, items
+from tests.training.samples import LABELS, encoded_examples
 from tests.training.test_trainer import OPTIONS, _schedule
 
 peft = pytest.importorskip("peft")
@@ -74,7 +74,7 @@ def test_peft_gives_the_same_logits(
 ) -> None:
     backbone = load_backbone(family)
     trainer = Trainer(backbone, method, kind, len(LABELS), _schedule(method, epochs=2), OPTIONS.get(method))
-    trainer.run(items(backbone, kind, 60, 0), items(backbone, kind, 20, 1))
+    trainer.run(encoded_examples(backbone, kind, 60, 0), encoded_examples(backbone, kind, 20, 1))
     settings = {} if kind == "regress" else {"labels": LABELS}
     write_adapter(trainer.adapter(settings), tmp_path, backbone)
 
@@ -83,7 +83,7 @@ def test_peft_gives_the_same_logits(
     )
     model = model_class.from_pretrained(base_folder(family), num_labels=1 if kind == "regress" else len(LABELS))
     worn = peft.PeftModel.from_pretrained(model, tmp_path).eval()
-    held = items(backbone, kind, 6, 2)
+    held = encoded_examples(backbone, kind, 6, 2)
     with torch.inference_mode():
         # PEFT's wrapper for question answering leaves the token types out, so what it wraps is asked
         asked = worn.base_model if kind == "span" else worn

@@ -57,7 +57,7 @@ def examples(kind: str, count: int, seed: int) -> list[Example]:
     return [example_of(row, TRAININGS[kind], Columns()) for row in rows(kind, count, seed)]
 
 
-def items(backbone: Backbone, kind: str, count: int, seed: int) -> list[EncodedExample]:
+def encoded_examples(backbone: Backbone, kind: str, count: int, seed: int) -> list[EncodedExample]:
     """The same rows as tokens."""
     return TRAININGS[kind].encode(examples(kind, count, seed), LABELS, backbone, 40)
 

@@ -10,7 +10,7 @@ from manyhats.core.kinds.registry import TRAININGS
 from manyhats.training.baselines import probe
 from manyhats.training.batches import EncodedDataset
 
-from tests.training.samples import items
+from tests.training.samples import encoded_examples
 
 
 def _only(targets: list[object]) -> list[EncodedExample]:
@@ -34,7 +34,7 @@ def test_the_commonest_answer_comes_from_the_training_data() -> None:
 
 @pytest.mark.parametrize("kind", ["classify", "tokens", "regress"])
 def test_the_probe_finds_what_is_linear_in_the_states(bert: Backbone, kind: str) -> None:
-    data = EncodedDataset(*(items(bert, kind, count, seed) for seed, count in enumerate((150, 50, 50))))
+    data = EncodedDataset(*(encoded_examples(bert, kind, count, seed) for seed, count in enumerate((150, 50, 50))))
     linear = TRAININGS[kind].probe
     assert linear is not None
     found = probe(bert, linear, data, seed=0)

@@ -43,7 +43,7 @@ def test_reads_words_from_lists_and_from_spaces(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "text", "told"),
+    ("kind", "name", "text", "message"),
     [
         ("classify", "a.csv", "text,label\none,x\n", None),
         ("classify", "a.txt", "", "ends in '.txt'"),
@@ -64,14 +64,14 @@ def test_reads_words_from_lists_and_from_spaces(tmp_path: Path) -> None:
         ("tokens", "a.jsonl", '{"tokens": [], "tags": []}\n', "row 1: column 'tokens' is empty"),
     ],
 )
-def test_says_which_row_is_wrong(tmp_path: Path, kind: str, name: str, text: str, told: str | None) -> None:
+def test_says_which_row_is_wrong(tmp_path: Path, kind: str, name: str, text: str, message: str | None) -> None:
     path = _write(tmp_path, name, text)
-    if told is None:
+    if message is None:
         assert read_examples(path, TRAININGS[kind], Columns())
         return
     with pytest.raises(InvalidRequest) as caught:
         read_examples(path, TRAININGS[kind], Columns())
-    assert told in caught.value.message
+    assert message in caught.value.message
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:

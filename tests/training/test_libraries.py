@@ -18,15 +18,15 @@ def test_a_library_that_is_there_is_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "told"),
+    ("library", "message"),
     [
         ("sklearn", "scikit-learn, which is not installed: pip install '.\\[train\\]' in a clone of Manyhats"),
         ("accelerate", "training needs accelerate, which"),
     ],
 )
-def test_one_that_is_not_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch, library: str, told: str) -> None:
+def test_one_that_is_not_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch, library: str, message: str) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=message):
         require(library)
 
 

@@ -14,7 +14,7 @@ from manyhats.errors import InvalidRequest
 from manyhats.training.objective import balanced, batch_loss
 from manyhats.training.trainer import Trainer
 
-from tests.training.samples import LABELS, items
+from tests.training.samples import LABELS, encoded_examples
 from tests.training.test_trainer import _schedule
 
 
@@ -32,13 +32,13 @@ def _gradient(trainer: Trainer, groups: list[list[EncodedExample]]) -> torch.Ten
 @pytest.mark.parametrize("kind", ["classify", "multilabel", "regress", "tokens", "span"])
 def test_accumulated_batches_are_one_large_one(bert: Backbone, kind: str) -> None:
     trainer = Trainer(bert, "lora", kind, len(LABELS), _schedule("lora", dropout=0.0))
-    own = items(bert, kind, 12, 0)
+    own = encoded_examples(bert, kind, 12, 0)
     whole = _gradient(trainer, [own])
     torch.testing.assert_close(_gradient(trainer, [own[:3], own[3:8], own[8:]]), whole, atol=1e-6, rtol=1e-4)
 
 
 def test_class_weights_count(bert: Backbone) -> None:
-    own = items(bert, "classify", 12, 0)
+    own = encoded_examples(bert, "classify", 12, 0)
     rare = [item for item in own if item.target == 1]
     plain, weighted = (
         Trainer(bert, "lora", "classify", 2, _schedule("lora", dropout=0.0), class_weights=weights)
@@ -79,7 +79,7 @@ def test_steps_in_bfloat16(bert: Backbone, recipe: str) -> None:
     """The weights stay in float32, and move."""
     trainer = Trainer(bert, recipe, "classify", 2, _schedule(recipe, epochs=1), precision="bf16")
     before = [p.detach().clone() for p in trainer.head.parameters()]
-    outcome = trainer.run(items(bert, "classify", 20, 0), items(bert, "classify", 8, 1))
+    outcome = trainer.run(encoded_examples(bert, "classify", 20, 0), encoded_examples(bert, "classify", 8, 1))
     assert all(math.isfinite(loss) for loss in outcome.losses)
     weights = [*trainer.trainable.parameters(), *trainer.head.parameters()]
     assert all(p.dtype == torch.float32 and bool(torch.isfinite(p).all()) for p in weights)
@@ -92,7 +92,7 @@ def test_steps_in_bfloat16(bert: Backbone, recipe: str) -> None:
 )
 def test_bfloat16_learns_too(bert: Backbone, recipe: str) -> None:
     trainer = Trainer(bert, recipe, "classify", 2, _schedule(recipe, epochs=3), precision="bf16")
-    outcome = trainer.run(items(bert, "classify", 120, 0), items(bert, "classify", 40, 1))
+    outcome = trainer.run(encoded_examples(bert, "classify", 120, 0), encoded_examples(bert, "classify", 40, 1))
     assert outcome.losses[-1] < outcome.losses[0]
 
 
@@ -105,4 +105,4 @@ def test_memory_that_ends_says_what_to_lower(bert: Backbone, monkeypatch: pytest
     with pytest.raises(
         InvalidRequest, match=r"out of memory at step 1, in a batch of \d+ tokens: lower --batch-tokens"
     ):
-        trainer.run(items(bert, "classify", 20, 0), items(bert, "classify", 10, 1))
+        trainer.run(encoded_examples(bert, "classify", 20, 0), encoded_examples(bert, "classify", 10, 1))

@@ -26,7 +26,7 @@ from manyhats.training.trainer import Outcome, Trainer
 from safetensors.torch import load_file
 
 from tests import tiny
-from tests.training.samples import LABELS, items
+from tests.training.samples import LABELS, encoded_examples
 
 # All that need nothing else to begin with; the others have tests of their own.
 ALONE = [name for name, recipe in RECIPES.items() if recipe.needs is None and not recipe.baseline]
@@ -62,7 +62,7 @@ def _trained(
     backbone: Backbone, recipe: str, kind: str = "classify", count: int = 160, **changes: Any
 ) -> tuple[Trainer, Outcome]:
     trainer = Trainer(backbone, recipe, kind, len(LABELS), _schedule(recipe, **changes), OPTIONS.get(recipe))
-    return trainer, trainer.run(items(backbone, kind, count, 0), items(backbone, kind, 60, 1))
+    return trainer, trainer.run(encoded_examples(backbone, kind, count, 0), encoded_examples(backbone, kind, 60, 1))
 
 
 def _fingerprint(backbone: Backbone) -> str:
@@ -81,7 +81,7 @@ def _settings(kind: str) -> dict[str, Any]:
 
 def _reloads_the_same(backbone: Backbone, trainer: Trainer, kind: str, folder: Path) -> None:
     """What is read back answers as what was trained does."""
-    held = items(backbone, kind, 40, 2)
+    held = encoded_examples(backbone, kind, 40, 2)
     here = predict(backbone, trainer.bound(), held)
     settings = _settings(kind)
     write_adapter(trainer.adapter(settings), folder, backbone)
@@ -137,7 +137,7 @@ def test_steps_move_the_weights_and_reload(
     backbone = load_backbone(family)
     trainer = Trainer(backbone, recipe, kind, len(LABELS), _schedule(recipe, epochs=1), OPTIONS.get(recipe))
     before = [_values(module) for module in (trainer.trainable, trainer.head)]
-    outcome = trainer.run(items(backbone, kind, 24, 0), items(backbone, kind, 8, 1))
+    outcome = trainer.run(encoded_examples(backbone, kind, 24, 0), encoded_examples(backbone, kind, 8, 1))
     assert outcome.steps > 1
     assert all(math.isfinite(loss) for loss in outcome.losses)
     for module, values in zip((trainer.trainable, trainer.head), before, strict=True):
@@ -264,13 +264,13 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "told"),
+    ("recipe", "message"),
     [("unipelt", "a gate reads the whole text, its answer too"), ("invertible", "its inverse is not supported")],
 )
 def test_what_would_read_its_own_answer_learns_no_writing(
-    load_backbone: Callable[[str], Backbone], recipe: str, told: str
+    load_backbone: Callable[[str], Backbone], recipe: str, message: str
 ) -> None:
-    with pytest.raises(InvalidRequest, match=told):
+    with pytest.raises(InvalidRequest, match=message):
         Trainer(load_backbone("llama"), recipe, "generate", 0, schedule_for(recipe))
 
 
@@ -280,7 +280,7 @@ def test_trained_tokens_learn(bert: Backbone, tmp_path: Path, kind: str) -> None
     assert trainer.parameters[0] == 2 * bert.hidden
     assert outcome.losses[-1] < outcome.losses[0]
     write_adapter(trainer.adapter({"labels": LABELS}), tmp_path, bert)
-    held = items(bert, kind, 20, 2)
+    held = encoded_examples(bert, kind, 20, 2)
     reloaded = read_adapter(tmp_path, bert)
     assert tiny.difference(predict(bert, reloaded.bind(bert), held), predict(bert, trainer.bound(), held)) < 1e-5
 

@@ -67,7 +67,7 @@ class Job:
     precision: Literal["no", "bf16"] = "no"
     full: bool = False
     resume: bool = False
-    baselines: tuple[Baseline, ...] = ()  # what an earlier job on the same data found; else they are made
+    baselines: tuple[Baseline, ...] = ()  # of an earlier job on the same data; else they are made
     notes: tuple[str, ...] = ()  # for the model card
 
     def chosen_schedule(self) -> Schedule:
@@ -119,7 +119,7 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
         outcome = trainer.run(encoded.train, encoded.validation, display, checkpoints)
     if outcome.stopped:
         console.print(outcome.stopped, highlight=False, soft_wrap=True)
-    adapter = trainer.adapter(_settings(job, kind, dataset, backbone, max_tokens))
+    adapter = trainer.adapter(_settings(job, dataset, backbone, max_tokens))
     test = evaluate(backbone, trainer.bound(), trainer.kind, encoded.test)
 
     def report(nbytes: int) -> Report:
@@ -193,7 +193,7 @@ def _member_folders(given: Any) -> list[Path]:
 def _class_weights(job: Job, dataset: Dataset) -> list[float] | None:
     if job.class_weights is None:
         return None
-    if not TRAININGS[job.kind].labelled:
+    if not dataset.kind.labelled:
         raise InvalidRequest(f"class weights mean nothing for the kind {job.kind}", param="class_weights")
     if job.class_weights == "balanced":
         return balanced([dataset.count(label) for label in dataset.labels])
@@ -236,15 +236,15 @@ def _identity(
     }
 
 
-def _settings(job: Job, kind: KindTraining, dataset: Dataset, backbone: Backbone, max_tokens: int) -> dict[str, Any]:
+def _settings(job: Job, dataset: Dataset, backbone: Backbone, max_tokens: int) -> dict[str, Any]:
     """The settings that the task is served with."""
     settings: dict[str, Any] = {}
     if dataset.labels:
         settings["labels"] = dataset.labels
-    settings |= kind.settings(backbone)
+    settings |= dataset.kind.settings(backbone)
     if job.template is not None:
         settings["template"] = job.template
-    if job.max_tokens is not None and kind.serves_max_tokens:
+    if job.max_tokens is not None and dataset.kind.serves_max_tokens:
         settings |= {"max_tokens": max_tokens, "overflow": "truncate"}
     return settings
 

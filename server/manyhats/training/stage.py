@@ -111,7 +111,7 @@ class Stage:
         if self.checkpoints is None or not self.accelerator.is_main_process:
             return
         self.checkpoints.save(
-            {
+            {  # under the names that checkpoints have had from the first version on
                 "place": asdict(self.state),
                 "trainable": self.learner.trainable.state_dict(),
                 "head": self.learner.head.state_dict(),

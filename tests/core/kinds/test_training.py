@@ -8,15 +8,24 @@ from pathlib import Path
 import pytest
 from manyhats.backbone import Backbone
 from manyhats.core.kinds.examples import IGNORED, AnswerSpan, Columns, Example
-from manyhats.core.kinds.registry import TRAININGS
+from manyhats.core.kinds.registry import KINDS, TRAININGS
 from manyhats.errors import InvalidRequest
 from manyhats.training.files import read_examples
 
 from tests.training.samples import write_jsonl
 
 
+def test_what_is_trained_is_served() -> None:
+    for name, training in TRAININGS.items():
+        kind = KINDS[training.served_as.name]
+        assert training.name == name
+        assert type(kind) is type(training.served_as)
+        assert kind.libraries.pipeline
+        assert training.labelled == kind.labelled
+
+
 @pytest.mark.parametrize(
-    ("row", "span", "told"),
+    ("row", "span", "message"),
     [
         ({"text": "q", "context": "a b c", "label": "b"}, AnswerSpan(2, 3), None),
         ({"text": "q", "context": "b b", "label": "b", "answer_start": 2}, AnswerSpan(2, 3), None),
@@ -26,12 +35,14 @@ from tests.training.samples import write_jsonl
         ({"text": "q", "context": "a b", "label": "b", "answer_start": 1}, None, "does not stand at 1"),
     ],
 )
-def test_answers_have_a_span(tmp_path: Path, row: dict[str, object], span: AnswerSpan | None, told: str | None) -> None:
+def test_answers_have_a_span(
+    tmp_path: Path, row: dict[str, object], span: AnswerSpan | None, message: str | None
+) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [row])
-    if told is None:
+    if message is None:
         assert read_examples(path, TRAININGS["span"], Columns())[0].target == span
         return
-    with pytest.raises(InvalidRequest, match=told):
+    with pytest.raises(InvalidRequest, match=message):
         read_examples(path, TRAININGS["span"], Columns())
 
 
