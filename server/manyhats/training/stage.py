@@ -7,10 +7,9 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from manyhats.core.kinds.examples import EncodedExample
@@ -21,6 +20,9 @@ from manyhats.training.checkpoints import Checkpoints
 from manyhats.training.evaluation import evaluate
 from manyhats.training.learner import Learner, trained
 from manyhats.training.progress import Watcher
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 # A CPU's allocator has no error of its own.
 _OUT_OF_MEMORY = ("allocate memory", "out of memory", "not enough memory")

@@ -48,7 +48,6 @@ class KindTraining(ABC):
     served_as: ClassVar[Kind[Any]]
     row: ClassVar[type[DataRow]]
     metric: ClassVar[Metric]
-    labelled: ClassVar[bool] = False
     takes_template: ClassVar[bool] = False
     causal: ClassVar[bool] = False
     serves_max_tokens: ClassVar[bool] = True
@@ -58,6 +57,11 @@ class KindTraining(ABC):
     probe: ClassVar[Probe | None] = None
 
     # ---- the data
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every row has one of a set of labels, several, or one for every word."""
+        return self.served_as.labelled
 
     def columns(self, columns: Columns) -> dict[str, str]:
         """The row's name of each field that it must have, and the column's name in the files."""
@@ -146,7 +150,6 @@ class LabelledTraining(KindTraining):
     """Of a kind whose rows have one of a set of labels, several, or one for every word. `min_labels`: how many there
     must be for anything to be learned."""
 
-    labelled = True
     min_labels: ClassVar[int] = 2
 
     def labels(self, example: Example) -> tuple[str, ...]:
