@@ -53,6 +53,9 @@ class Probe(ABC):
 
     per_token: ClassVar[bool] = False
 
+    def __init__(self, metric: Metric) -> None:
+        self.metric = metric
+
     def targets(self, examples: Sequence[EncodedExample]) -> list[Any]:
         """One for each row of the states."""
         return judged_targets(examples)
@@ -68,9 +71,6 @@ class Probe(ABC):
 
 class ClassProbe(Probe):
     """A logistic regression."""
-
-    def __init__(self, metric: Metric) -> None:
-        self.metric = metric
 
     def models(self) -> list[Any]:
         from sklearn.linear_model import LogisticRegression

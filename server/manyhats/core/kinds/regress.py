@@ -57,9 +57,6 @@ class NumberRow(TextRow):
 class NumberProbe(Probe):
     """A ridge regression."""
 
-    def __init__(self, metric: Metric) -> None:
-        self.metric = metric
-
     def models(self) -> list[Any]:
         from sklearn.linear_model import Ridge
 
