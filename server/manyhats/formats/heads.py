@@ -55,6 +55,6 @@ def kind_as_read(head: Head) -> KindName:
     return kinds_of_head(head)[0]
 
 
-def with_own_kind(head: Head, asked: KindName | None = None) -> Head:
-    """The head for what the other libraries' files say, where nobody asks for its kind as it is."""
-    return head if asked == head.kind else replace(head, kind=kind_as_read(head))
+def with_own_kind(head: Head, stated: KindName | None = None) -> Head:
+    """The head for what the other libraries' files say. `stated`: the kind that the uploader says, which is kept."""
+    return head if stated == head.kind else replace(head, kind=kind_as_read(head))

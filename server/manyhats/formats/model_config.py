@@ -65,17 +65,17 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
     """The labels by their numbers, which are texts in JSON. None where there are none."""
     given, field = config.get("id2label"), "id2label"
     if given is None and isinstance(config.get("label2id"), dict):
-        given, field = {place: label for label, place in config["label2id"].items()}, "label2id"
+        given, field = {number: label for label, number in config["label2id"].items()}, "label2id"
     if given is None:
         return None
     labels: dict[int, str] = {}
     if not isinstance(given, dict):
         raise InvalidRequest(f"{field} of {FILE} must be an object, not {short_repr(given)}", param=field)
-    for place, label in given.items():
-        text = str(place) if type(place) in (int, str) else ""
+    for number, label in given.items():
+        text = str(number) if type(number) in (int, str) else ""
         if not text.isdecimal() or len(text) > 9 or not isinstance(label, (str, int)) or isinstance(label, bool):
             raise InvalidRequest(
-                f"{field} of {FILE} must go from output numbers to names, not from {short_repr(place)} to "
+                f"{field} of {FILE} must go from output numbers to names, not from {short_repr(number)} to "
                 f"{short_repr(label)}",
                 param=field,
             )
@@ -93,11 +93,11 @@ def _activation(config: Mapping[str, Any]) -> str | None:
     return None if name == "Identity" else name
 
 
-def with_model_config(adapter: Adapter, config: ModelConfig, asked: KindName | None) -> Adapter:
+def with_model_config(adapter: Adapter, config: ModelConfig, stated: KindName | None) -> Adapter:
     """The adapter with what its config says: kind, labels, and several labels at once as the default.
 
-    Of an adapter without a head nothing is taken. What the adapter's own files say goes before it, and `asked`, what
-    whoever brings it says that it is for. Raises AdapterMismatch where the config and the head contradict each other.
+    Of an adapter without a head nothing is taken. What the adapter's own files say goes before it, and `stated`, the
+    kind that the uploader says. Raises AdapterMismatch where the config and the head contradict each other.
     """
     head = adapter.head
     if head is None or not (KINDS[head.kind].labelled or KINDS[head.kind].over_text):
@@ -108,7 +108,7 @@ def with_model_config(adapter: Adapter, config: ModelConfig, asked: KindName | N
         )
     settings, warnings = dict(adapter.settings), list(adapter.warnings)
     if KINDS[head.kind].over_text:
-        head = replace(head, kind=_kind(config, head.kind, head.num_labels, asked))
+        head = replace(head, kind=_kind(config, head.kind, head.num_labels, stated))
         if KINDS[head.kind].labelled and config.problem_type == "multi_label_classification":
             settings["defaults"] = {"multi_label": True} | dict(settings.get("defaults", {}))
             warnings.append(f"multi_label true by default: taken from problem_type of {FILE}")
@@ -131,9 +131,9 @@ def with_model_config(adapter: Adapter, config: ModelConfig, asked: KindName | N
     return replace(adapter, head=head, kind=head.kind, settings=settings, warnings=tuple(warnings))
 
 
-def _kind(config: ModelConfig, kind: KindName, outputs: int, asked: KindName | None) -> KindName:
+def _kind(config: ModelConfig, kind: KindName, outputs: int, stated: KindName | None) -> KindName:
     """What a head over a text is for, by `problem_type`. Raises AdapterMismatch where the head cannot be that."""
-    if asked is not None and KINDS[asked].over_text:
+    if stated is not None and KINDS[stated].over_text:
         return kind
     match config.problem_type:
         case "multi_label_classification":

@@ -24,11 +24,11 @@ class Preparation:
 
     def prepare(self, state: RequestState) -> None:
         """Raises InvalidRequest or InputTooLong for what the task or the backbone does not take."""
-        longest = self.backbone.max_tokens - state.adapter.position_offset
+        positions = self.backbone.max_tokens - state.adapter.position_offset
         if (parameters := state.generate_parameters) is not None:
-            self._prepare_generation(state, parameters, longest)
+            self._prepare_generation(state, parameters, positions)
         else:
-            self._prepare_pass(state, min(state.settings.max_tokens or longest, longest))
+            self._prepare_pass(state, min(state.settings.max_tokens or positions, positions))
 
     def _prepare_pass(self, state: RequestState, max_tokens: int) -> None:
         """The tokens of each text, which one pass answers, and what it is to give for them."""
@@ -56,12 +56,12 @@ class Preparation:
         )
 
     def _prepare_generation(self, state: RequestState, parameters: GenerateParameters, positions: int) -> None:
-        """Prompts and the sequences that are to follow them. `positions`: the most tokens of a sequence."""
+        """Prompts and the sequences that are to follow them. `positions`: how many tokens a sequence may have."""
         assert self.generation is not None, "a task that generates on a backbone that cannot"
         new_tokens = min(parameters.max_new_tokens, 1)  # at least one, where any are requested
-        longest = min(state.settings.max_tokens or positions, positions - new_tokens)
+        max_tokens = min(state.settings.max_tokens or positions, positions - new_tokens)
         vocabulary = self.generation.vocabulary
-        state.prepared = _prompts(state, parameters, self.backbone.tokenizer, vocabulary, longest)
+        state.prepared = _prompts(state, parameters, self.backbone.tokenizer, vocabulary, max_tokens)
         context = GenerationContext(
             state.version.task,
             (state.effective_version or state.version).sha256,

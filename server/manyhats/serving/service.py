@@ -222,14 +222,14 @@ class Service:
         cost = sum(pending[i].preparing_cost for i in indices)
         await at_once_if(cost <= SMALL_TEXT, tokenise, self._tokenising)
         requests = {i: request for i in indices if (request := pending[i].engine_request) is not None}
-        ends = {i: self.dispatcher.end_of(request.future) for i, request in requests.items()}
+        finished = {i: self.dispatcher.end_of(request.future) for i, request in requests.items()}
         for i, error in self._submit(requests).items():
             answers[i] = error
             pending[i].engine_request = None
         waiting = [i for i in requests if pending[i].engine_request is not None]
         for i in waiting:
             try:
-                await self._wait(requests[i], ends[i], deadline)
+                await self._wait(requests[i], finished[i], deadline)
             except Exception as error:
                 answers[i] = _as_answer(error)
 
@@ -281,7 +281,7 @@ class Service:
 
 
 def _as_answer(error: Exception) -> ManyhatsError:
-    """What a caller is told; what is not a caller's business is in the log alone."""
+    """The error for the caller; what is not a caller's business is in the log alone."""
     if isinstance(error, ManyhatsError):
         return error
     logger.error("a request failed", exc_info=error)

@@ -27,10 +27,10 @@ def check_settings(
     """
     parse_settings({name: value for name, value in partial.items() if value is not None})
     _check_labels(task, partial.get("labels"), info)
-    longest = partial.get("max_tokens")
-    if longest is not None and longest > backbone.max_tokens:
+    max_tokens = partial.get("max_tokens")
+    if max_tokens is not None and max_tokens > backbone.max_tokens:
         raise InvalidRequest(
-            f"max_tokens is {longest}, but the backbone takes {backbone.max_tokens}", param="max_tokens"
+            f"max_tokens is {max_tokens}, but the backbone takes {backbone.max_tokens}", param="max_tokens"
         )
     vocabulary = int(backbone.config.vocab_size)
     for token in partial.get("stop_token_ids") or ():
@@ -71,5 +71,5 @@ def _check_labels(task: str, labels: list[str] | None, info: AdapterInfo | None)
             param="labels",
         )
     if any(not label.strip() for label in labels):
-        place = next(i for i, label in enumerate(labels) if not label.strip())
-        raise InvalidRequest(f"label {place} is empty", param="labels")
+        index = next(i for i, label in enumerate(labels) if not label.strip())
+        raise InvalidRequest(f"label {index} is empty", param="labels")

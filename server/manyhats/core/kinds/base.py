@@ -167,12 +167,10 @@ class Kind(ABC, Generic[P]):
 
     def check_head(self, head: Head) -> None:
         """Raises AdapterMismatch where a head has not the outputs that the kind needs."""
-        if self.head is not None and self.head.outputs not in (None, head.num_labels):
-            raise AdapterMismatch(
-                f"a head of kind '{self.name}' has {self.head.outputs} outputs{self.head.outputs_named}, "
-                f"not {head.num_labels}",
-                param="head",
-            )
+        expected = None if self.head is None else self.head.outputs
+        if self.head is not None and expected not in (None, head.num_labels):
+            outputs = f"{expected} output{'' if expected == 1 else 's'}{self.head.outputs_named}"
+            raise AdapterMismatch(f"a head of kind '{self.name}' has {outputs}, not {head.num_labels}", param="head")
 
     def check_settings(self, partial: Mapping[str, Any], prompts: Collection[str]) -> None:
         """Raises InvalidRequest for what is set for a task of this kind and does not fit.

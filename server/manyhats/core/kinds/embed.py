@@ -71,7 +71,7 @@ class Embed(Kind[EmbedParameters]):
             )
 
     def merge_parameters(self, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """The request's prompt takes the place of the task's, whichever parameter says it."""
+        """The request's prompt replaces the task's, whichever of the two parameters names it."""
         if given.keys() & _PROMPTS:
             defaults = {name: value for name, value in defaults.items() if name not in _PROMPTS}
         return super().merge_parameters(defaults, given)

@@ -74,7 +74,7 @@ Biases = Annotated[
 class GenerateParameters(Parameters):
     """See docs/generation.md. `temperature` 0 takes the likeliest token each time; `top_k` 0 leaves all.
 
-    `max_new_tokens` may be 0 where `prompt_logprobs` are asked. `stream`: the answer comes in chunks (the web layer's
+    `max_new_tokens` may be 0 where `prompt_logprobs` is set. `stream`: the answer comes in chunks (the web layer's
     business). `include_stop`: the stop string, or the stop token that the request names, stays in the text. An
     integer may be written as 3.0; null leaves a parameter out.
     """
@@ -172,7 +172,7 @@ class Generate(Kind[GenerateParameters]):
             )
 
     def merge_parameters(self, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """Null stands for what is left out; the form that the request asks for takes the place of the task's."""
+        """Null stands for what is left out; the request's structured output replaces the task's."""
         given = {name: value for name, value in given.items() if value is not None}
         dropped = STRUCTURED_OUTPUTS if any(name in given for name in STRUCTURED_OUTPUTS) else ()
         defaults = {name: value for name, value in defaults.items() if value is not None and name not in dropped}

@@ -20,6 +20,7 @@ from manyhats.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
+    from manyhats.methods.heads import Head
 
 
 class RegressParameters(Parameters):
@@ -39,6 +40,9 @@ class Regress(Kind[RegressParameters]):
         adapterhub=("classification",),
         pipeline="text-classification",
     )
+
+    def check_head(self, head: Head) -> None:
+        """Files with more outputs may be in stores; their value is the first."""
 
     def render(self, output: Output, parameters: RegressParameters, rendered: Rendered) -> Answer:
         """output: (1,)."""
