@@ -40,6 +40,8 @@ def recipe_for(name: str, *, baselines: bool = False) -> Recipe:
 
 def schedule_for(name: str, options: Mapping[str, Any] | None = None) -> Schedule:
     """The defaults of a recipe with these options. Raises InvalidRequest for one that there is not."""
-    if name == "prefix" and str((options or {}).get("reparametrisation", 0)) != "0":
-        name = "prefix-mlp"
-    return recipe_for(name, baselines=True).schedule
+    recipe = recipe_for(name, baselines=True)
+    for option, variant in recipe.variants.items():
+        if str((options or {}).get(option, 0)) != "0":
+            recipe = RECIPES[variant]
+    return recipe.schedule
