@@ -25,12 +25,13 @@ from manyhats.engine.forward import forward
 from manyhats.engine.forward_input import ForwardInput
 from manyhats.methods.base import BoundComponent
 from manyhats.methods.bottleneck import BottleneckConfig
+from manyhats.methods.bottleneck.members import member_leaf
 from manyhats.methods.bound_adapter import BARE, BoundAdapter
 from manyhats.methods.component import Component
 from manyhats.methods.full_parameters import ParametersConfig
-from manyhats.methods.fusion import FusionConfig, member_leaf
+from manyhats.methods.fusion import FusionConfig
 from manyhats.methods.ia3 import Ia3Config
-from manyhats.methods.lora import LoraConfig, target_sites
+from manyhats.methods.lora import LoraConfig
 from manyhats.methods.mask import MaskConfig, pack_bits
 from manyhats.methods.plan import in_batch_order
 from manyhats.methods.prefix import PrefixConfig, layer_site
@@ -38,6 +39,7 @@ from manyhats.methods.prompt import PROMPT_SITE, PromptConfig
 from manyhats.methods.registry import METHODS
 from manyhats.methods.side import SIDE_SITE, SideConfig
 from manyhats.methods.sparse import SparseConfig
+from manyhats.methods.targets import target_sites
 from rich.console import Console
 from rich.table import Table
 

@@ -10,9 +10,10 @@ from manyhats.backbone import Backbone
 from manyhats.backbone.sites import EMBEDDED
 from manyhats.core.adapter import Adapter
 from manyhats.methods.average import AverageConfig
+from manyhats.methods.bottleneck.members import member_leaf
 from manyhats.methods.component import Component
 from manyhats.methods.full_parameters import ParametersConfig
-from manyhats.methods.fusion import FusionConfig, member_leaf
+from manyhats.methods.fusion import FusionConfig
 from manyhats.methods.ia3 import Ia3Config
 from manyhats.methods.invertible import InvertibleConfig
 from manyhats.methods.prompt import PROMPT_SITE, PromptConfig

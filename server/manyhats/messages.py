@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+_NAME_LENGTH = 80
 _PREFIX = "Value error, "  # what pydantic puts before the text of a ValueError that a validator of ours raised
 
 
@@ -60,3 +61,8 @@ def printable(text: str) -> str:
 def short_repr(value: Any) -> str:
     """A value for a message, cut short."""
     return reprlib.repr(value)
+
+
+def short_name(name: str) -> str:
+    """A file's name for a message, cut short."""
+    return name if len(name) <= _NAME_LENGTH else f"{name[:_NAME_LENGTH]}..."

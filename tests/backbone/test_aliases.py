@@ -13,9 +13,9 @@ import pytest
 import torch
 from manyhats.backbone import Backbone, Text
 from manyhats.backbone.families import FAMILIES
-from manyhats.formats.adapterhub.places import places_of
 from manyhats.methods.bound_adapter import BARE, BoundAdapter
 from manyhats.methods.heads import Head, Layer
+from manyhats.methods.libraries.adapterhub_places import places_of
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 

@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch, InvalidRequest, ManyhatsError, UnsupportedFormat
-from manyhats.formats.peft import lora
 from manyhats.formats.pickles import looks_like_pickle
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
 from manyhats.methods.libraries.peft_patterns import by_pattern
+from manyhats.methods.lora import peft_vera
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -622,6 +622,17 @@ def test_adapterhub_without_a_version(wrote, bert: Backbone) -> None:
         assert read_adapter(path.parent, bert).components[0].config.non_linearity == ours
 
 
+def test_adapterhubs_architectures_and_short_names_are_listed(wrote, bert: Backbone) -> None:
+    """Whatever methods they belong to."""
+    folder = wrote("bottleneck")
+    edit_json(folder / "adapter_config.json", config={"architecture": "reft"})
+    listed = r"these are: bottleneck adapters, lora, prefix_tuning, prompt_tuning and unions of them"
+    refused(folder, bert, AdapterMismatch, f"AdapterHub's 'reft' is not supported; {listed}")
+    edit_json(folder / "adapter_config.json", config="compacter")
+    listed = r"these are: pfeiffer, houlsby, parallel, seq_bn, double_seq_bn, par_bn, pfeiffer\+inv, seq_bn_inv, "
+    refused(folder, bert, AdapterMismatch, f"'compacter' is not supported by its name alone; {listed}")
+
+
 @pytest.mark.parametrize("inner", [None, "compacter", {}, {"architecture": "reft"}, {"architecture": ["x"] * 99}, 3])
 def test_other_adapterhub_methods(wrote, bert: Backbone, inner: Any) -> None:
     folder = wrote("bottleneck")
@@ -820,8 +831,8 @@ def test_the_matrices_of_a_huge_vera(
     bert: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
 ) -> None:
     """A file of short vectors stands for matrices of every layer; they are counted before one is made."""
-    monkeypatch.setattr(lora, "_MOST_VALUES", 2**14 * 64 - 1)
-    monkeypatch.setattr(lora, "pair", lambda *given: pytest.fail("the matrices are made"))
+    monkeypatch.setattr(peft_vera, "_MAX_VALUES", 2**14 * 64 - 1)
+    monkeypatch.setattr(peft_vera, "materialise", lambda *given: pytest.fail("the matrices are made"))
     config = {"peft_type": "VERA", "task_type": "FEATURE_EXTRACTION", "r": rank, "projection_prng_key": 0}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     vectors = {f"{QUERY}.vera_lambda_b": torch.zeros(32), f"{QUERY}.vera_lambda_d": torch.zeros(rank)}

@@ -15,10 +15,10 @@ from manyhats.kernels.activations import activation
 from manyhats.methods.component import Component
 from manyhats.methods.heads import Head, Layer
 from manyhats.methods.lora import LoraConfig
+from manyhats.methods.lora.vera import SharedMatrices
 from manyhats.methods.mask import MaskConfig
 from manyhats.methods.prefix import PrefixConfig, layer_site
 from manyhats.methods.registry import METHODS
-from manyhats.methods.vera import Shared
 from torch import Tensor
 
 from tests import every, tiny
@@ -284,8 +284,9 @@ def test_veras_matrices_must_be_large_enough_and_not_too_large(bert: Backbone) -
     unscaled = replace(part, config=LoraConfig(scales={}))
     assert "has no scale for the LoRA at encoder.layer.0" in _refusal(bert, unscaled)
     small = replace(
-        part, config=LoraConfig(scales=dict.fromkeys(part.tensors, 1.0), vera=Shared(rank=6, outputs=32, inputs=32))
+        part,
+        config=LoraConfig(scales=dict.fromkeys(part.tensors, 1.0), vera=SharedMatrices(rank=6, outputs=32, inputs=32)),
     )
     assert "are made for layers of at most 32 inputs and 32 outputs, but" in _refusal(bert, small)
     with pytest.raises(ValueError, match="at most 67108864"):
-        Shared(rank=1 << 14, outputs=2048, inputs=2049)
+        SharedMatrices(rank=1 << 14, outputs=2048, inputs=2049)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.errors import InvalidRequest
-from manyhats.methods.merging import merge, merge_loras
+from manyhats.methods.merging import merge, merge_components
 
 from tests import tiny
 from tests.references.peft import References
@@ -60,6 +60,6 @@ def test_what_cannot_be_merged(bert: Backbone) -> None:
         tiny.component(bert, m, 1, **o) for m, o in (("lora", {}), ("lora", {"rank": 5}), ("mask", {}))
     )
     with pytest.raises(InvalidRequest, match="different ranks"):
-        merge_loras([lora, other], [1, 1], "linear", 1.0, "total", 0)
+        merge_components([lora, other], [1, 1], "linear", 1.0, "total", 0)
     with pytest.raises(InvalidRequest, match="'mask' cannot be merged"):
-        merge_loras([lora, mask], [1, 1], "linear", 1.0, "total", 0)
+        merge_components([lora, mask], [1, 1], "linear", 1.0, "total", 0)

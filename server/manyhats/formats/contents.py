@@ -16,10 +16,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
-from manyhats.formats.adapterhub import names as adapterhub
-from manyhats.formats.native import names as manyhats
-from manyhats.formats.peft import names as peft
 from manyhats.formats.pickles import PICKLES, pickle_message
+from manyhats.formats.registry import FORMATS
+from manyhats.formats.sentence_transformers import names as sentence_transformers
+from manyhats.messages import short_name
 
 CARD = "README.md"
 # What stands beside an adapter and changes how it is asked, whatever its format.
@@ -28,29 +28,28 @@ TOKENIZER_FILES = (
     "chat_template.json", "additional_chat_templates/*.jinja", "generation_config.json",
 )  # fmt: skip
 MODEL_FILES = ("config.json",)
-SENTENCE_FILES = (
-    "modules.json", "config_sentence_transformers.json", "sentence_*_config.json", "[0-9]*_*/config.json",
-    "[0-9]*_*/model.safetensors",
-)  # fmt: skip
-_MODULES, _MODULE_WEIGHTS = "modules.json", "model.safetensors"  # of sentence-transformers
-READ = (  # all patterns of what is read
-    CARD,
-    *peft.FILES,
-    *adapterhub.FILES,
-    *manyhats.FILES,
-    *TOKENIZER_FILES,
-    *MODEL_FILES,
-    *SENTENCE_FILES,
+READ = tuple(  # all patterns of what is read
+    dict.fromkeys(
+        (
+            CARD,
+            *(pattern for format in FORMATS for pattern in format.files),
+            *TOKENIZER_FILES,
+            *MODEL_FILES,
+            *sentence_transformers.FILES,
+        )
+    )
 )
+_SETUPS = [(format, format.setup) for format in FORMATS if format.setup is not None]
+_INNER_MARKS = {mark for _, setup in _SETUPS for mark in setup.inner_marks}
 # What says that a folder holds an adapter, and which of it says so of the folder itself and not of one around it.
-MARKS = (peft.CONFIG, adapterhub.FUSION_CONFIG, adapterhub.SETUP, _MODULES, manyhats.FILE)
-_MARKS = {*MARKS} - {adapterhub.FUSION_CONFIG}
-_MEMBER_MARKS = {peft.CONFIG, adapterhub.FUSION_CONFIG, adapterhub.HEAD_CONFIG}
+MARKS = tuple(
+    dict.fromkeys((*(mark for format in reversed(FORMATS) for mark in format.marks), sentence_transformers.MODULES))
+)
+_MARKS = {*MARKS} - _INNER_MARKS
 
 # What a pickle would be as safetensors, where it is the weights. None: weights that are not read in any form.
-PICKLED: Mapping[str, str | None] = peft.PICKLED | adapterhub.PICKLED
-_MODULES_PICKLED = {"pytorch_model.bin": _MODULE_WEIGHTS}
-_WEIGHTS = (*peft.WEIGHT_FILES, *adapterhub.WEIGHT_FILES, manyhats.WEIGHTS)
+PICKLED: Mapping[str, str | None] = {name: safe for format in FORMATS for name, safe in format.pickled.items()}
+_WEIGHTS = tuple(dict.fromkeys(pattern for format in FORMATS for pattern in format.weight_files))
 
 _STEP_FOLDER = re.compile(r"(?:checkpoint|ckpt|epoch|iter|step|global_?step)[-_]?\d+")
 _TRAINERS_FOLDER = re.compile(
@@ -69,7 +68,6 @@ _COPY = "pickles beside the same weights as safetensors"
 _TOKENIZERS = "the tokenizer's vocabulary, which is the backbone's here"
 _OTHER = "read by nothing here"
 _SHOWN = 8  # names of one reason in a warning
-_NAME_LENGTH = 80
 _CARD_LIMIT = 1 << 20  # bytes
 _FILE_LIMIT = 64 << 20  # bytes of a file that is no weights; the largest tokenizers have half of that
 
@@ -184,12 +182,9 @@ def check_size(name: str, size: int) -> str | None:
 
 def as_safetensors(pickle: str) -> str:
     """The name that the weights of a pickle get as safetensors."""
-    return PICKLED.get(pickle) or _MODULES_PICKLED.get(pickle) or f"{PurePosixPath(pickle).stem}.safetensors"
-
-
-def short_name(name: str) -> str:
-    """A file's name for a message, cut short."""
-    return name if len(name) <= _NAME_LENGTH else f"{name[:_NAME_LENGTH]}..."
+    return (
+        PICKLED.get(pickle) or sentence_transformers.PICKLED.get(pickle) or f"{PurePosixPath(pickle).stem}.safetensors"
+    )
 
 
 def _parent(path: PurePosixPath) -> str:
@@ -199,9 +194,9 @@ def _parent(path: PurePosixPath) -> str:
 def _roots(folders: Mapping[str, set[str]]) -> list[str]:
     """The folder that holds the adapter: the highest with a config in it. Several, where it cannot be told."""
     marked = {folder for folder, files in folders.items() if files & _MARKS and not _is_hidden(folder)}
-    # without a setup's file, the folder of a fusion and its members
-    fused = {_up(f) for f, files in folders.items() if f and adapterhub.FUSION_CONFIG in files and not _is_hidden(f)}
-    found = marked | {folder for folder in fused if folder not in marked}
+    # of a setup without a file of its own
+    around = {_up(f) for f, files in folders.items() if f and files & _INNER_MARKS and not _is_hidden(f)}
+    found = marked | around
     if not found:
         return [""]
     depth = min(_depth(folder) for folder in found)
@@ -227,12 +222,16 @@ def _is_hidden(folder: str) -> bool:
 def _members(root: str, folders: Mapping[str, set[str]]) -> set[str]:
     """The folders of a setup's adapters, fusions and heads; none where the root is one adapter."""
     own = folders.get(root, set())
-    if peft.CONFIG in own and adapterhub.SETUP not in own:
-        return set()
+    marks = {
+        mark
+        for format, setup in _SETUPS
+        if format.config not in own or own & setup.marks
+        for mark in setup.member_marks
+    }
     return {
         folder
         for folder, files in folders.items()
-        if folder and folder != root and _up(folder) == root and files & _MEMBER_MARKS and not _is_hidden(folder)
+        if folder and folder != root and _up(folder) == root and files & marks and not _is_hidden(folder)
     }
 
 
@@ -259,9 +258,10 @@ def _reason(path: PurePosixPath, root: str, members: set[str], folders: Mapping[
         return None
     if suffix in PICKLES:
         is_adapters = parent == root or parent in members or PICKLED.get(name) is not None
-        if not is_adapters and not matches(inner.with_name(_MODULE_WEIGHTS), SENTENCE_FILES):
+        twin = inner.with_name(sentence_transformers.MODULE_WEIGHTS)
+        if not is_adapters and not matches(twin, sentence_transformers.MODULE_WEIGHT_FILES):
             return _OTHER
-        return _pickles_reason(name, beside, _WEIGHTS if is_adapters else (_MODULE_WEIGHTS,))
+        return _pickles_reason(name, beside, _WEIGHTS if is_adapters else (twin.name,))
     return _TOKENIZERS if _VOCABULARY.fullmatch(name) else _OTHER
 
 
@@ -296,6 +296,6 @@ def _by_folder(names: Iterable[str]) -> list[str]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    told = [short_name(name) for name in names]
-    more = len(told) - _SHOWN
-    return ", ".join(told[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    shown = [short_name(name) for name in names]
+    more = len(shown) - _SHOWN
+    return ", ".join(shown[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

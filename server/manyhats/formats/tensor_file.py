@@ -27,8 +27,8 @@ from torch import Tensor
 
 from manyhats.disk import is_full
 from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
-from manyhats.formats.contents import short_name
 from manyhats.formats.pickles import pickle_message, starts_like_pickle
+from manyhats.messages import short_name
 
 MAX_HEADER = 16 << 20  # bytes; low-rank pairs on every expert of the largest models take 15 MB
 MAX_TENSORS = 100_000

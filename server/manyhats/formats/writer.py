@@ -1,4 +1,4 @@
-"""Writes an adapter in the format that most programs can read: PEFT's, AdapterHub's, or our own."""
+"""Writes an adapter in the format that most programs can read."""
 
 from __future__ import annotations
 
@@ -6,21 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manyhats.core.adapter import Adapter
-from manyhats.formats.adapterhub import writer as adapterhub
-from manyhats.formats.native import writer as own
-from manyhats.formats.peft import writer as peft
+from manyhats.formats.registry import FORMATS
+from manyhats.formats.task import write_task
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 
 def write_adapter(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
-    """Writes into an existing folder."""
-    if peft.holds(adapter, backbone):
-        peft.write(adapter, folder, backbone)
-        own.write_task(adapter, folder, backbone)
-    elif adapter.method == "bottleneck":
-        adapterhub.write(adapter, folder, backbone)
-        own.write_task(adapter, folder, backbone)
-    else:
-        own.write(adapter, folder, backbone)
+    """Writes into an existing folder. Raises InvalidRequest for what the format has no place for."""
+    format = next(format for format in reversed(FORMATS) if format.holds(adapter, backbone))
+    format.write(adapter, folder, backbone)
+    if not format.complete:
+        write_task(adapter, folder, backbone)

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from manyhats.errors import InvalidRequest
 from manyhats.methods.component import Component
-from manyhats.methods.lora import LoraConfig
+from manyhats.methods.lora import Lora, LoraConfig
 
 Strategy = Literal["linear", "ties", "dare_linear", "dare_ties"]
 SignMethod = Literal["total", "frequency"]
+
+METHOD = Lora.name  # of what is merged, and of what it becomes
 
 
 def merge(
@@ -31,9 +33,9 @@ def merge(
     """Tensors of one shape to one of it. `density`: the share of the values that TIES and DARE keep."""
     kept = [t.float() for t in tensors]
     if strategy == "ties":
-        kept = [_largest(t, density) for t in kept]
+        kept = [_keep_largest(t, density) for t in kept]
     elif strategy != "linear":
-        kept = [_chosen(t, density, generator) for t in kept]
+        kept = [_drop_at_random(t, density, generator) for t in kept]
     stacked = torch.stack(kept)
     weighted = stacked * torch.tensor(weights).view(-1, *[1] * (stacked.dim() - 1))
     if strategy in ("linear", "dare_linear"):
@@ -44,7 +46,7 @@ def merge(
     return (weighted * agree).sum(0) / agree.sum(0).clamp(min=1)
 
 
-def _largest(tensor: Tensor, density: float) -> Tensor:
+def _keep_largest(tensor: Tensor, density: float) -> Tensor:
     """The share of values that are largest, the others zero."""
     if density >= 1:
         return tensor
@@ -54,7 +56,7 @@ def _largest(tensor: Tensor, density: float) -> Tensor:
     return tensor * mask.view(tensor.shape)
 
 
-def _chosen(tensor: Tensor, density: float, generator: torch.Generator) -> Tensor:
+def _drop_at_random(tensor: Tensor, density: float, generator: torch.Generator) -> Tensor:
     """Values that chance keeps, made larger for those that are gone."""
     if density >= 1:
         return tensor
@@ -62,7 +64,7 @@ def _chosen(tensor: Tensor, density: float, generator: torch.Generator) -> Tenso
     return tensor * keep / max(density, 1e-12)
 
 
-def merge_loras(
+def merge_components(
     components: Sequence[Component[Any]],
     weights: Sequence[float],
     strategy: Strategy,
@@ -98,4 +100,4 @@ def merge_loras(
                 raise InvalidRequest(f"LoRAs of different ranks ({sorted(ranks)}) cannot be merged", param="ids")
             tensors, own = [t for t, _ in pairs], [w for _, w in pairs]
             merged.setdefault(site, {})[leaf] = merge(tensors, own, strategy, density, sign, generator)
-    return Component("lora", LoraConfig(scales=scales), merged)
+    return Component(METHOD, LoraConfig(scales=scales), merged)

@@ -1,12 +1,15 @@
-"""The methods, by name. A new one is a module of its own and a line here."""
+"""The methods by name, and the compositions by format. A new one is a module of its own and a line here."""
 
 from typing import Any
 
 from manyhats.methods.average import Average
+from manyhats.methods.average.composition import AVERAGE
 from manyhats.methods.base import Method
 from manyhats.methods.bottleneck import Bottleneck
+from manyhats.methods.composition import Composition
 from manyhats.methods.full_parameters import Parameters
 from manyhats.methods.fusion import Fusion
+from manyhats.methods.fusion.composition import FUSION
 from manyhats.methods.ia3 import Ia3
 from manyhats.methods.invertible import Invertible
 from manyhats.methods.lora import Lora
@@ -15,6 +18,7 @@ from manyhats.methods.prefix import Prefix
 from manyhats.methods.prompt import Prompt
 from manyhats.methods.side import Side
 from manyhats.methods.sparse import Sparse
+from manyhats.methods.stack import STACK
 from manyhats.methods.token_rows import TokenRows
 
 METHODS: dict[str, Method[Any]] = {
@@ -35,3 +39,5 @@ METHODS: dict[str, Method[Any]] = {
         Mask(),
     )
 }
+
+COMPOSITIONS: dict[str, Composition] = {composition.format: composition for composition in (FUSION, STACK, AVERAGE)}

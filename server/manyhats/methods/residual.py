@@ -67,13 +67,11 @@ class ResidualPass:
 class ResidualRun(Protocol):
     """Computes the operations of one kind. All tensors are (rows, hidden), and valid in the members' rows only."""
 
-    @staticmethod
-    def step(group: ResidualGroup, site: ResidualPass, hidden: Tensor) -> Tensor:
+    def step(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor) -> Tensor:
         """The adapters' output for `hidden`, which is `site.f` or the output of the previous operations."""
         ...
 
-    @staticmethod
-    def finish(group: ResidualGroup, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
+    def finish(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
         """The residual stream after the last operation of some adapters. `members`: those adapters' signatures."""
         ...
 

@@ -3,43 +3,121 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 
+from manyhats.backbone.sites import LM_HEAD
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.kernels.base import Rows
+from manyhats.messages import short_repr
 from manyhats.methods.base import BoundComponent, Method, Trainable, expect_leaves, expect_shape
 from manyhats.methods.component import Component, MethodConfig
+from manyhats.methods.libraries.peft import WRAPPER, FullName, PeftFiles, PeftType, PeftWriter, claim
+from manyhats.methods.libraries.peft_fields import LIST_OR_OBJECT
+from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 from manyhats.methods.operations import Operation, OwnRows, SetOutputs
 from manyhats.methods.options import Options
+from manyhats.methods.recipe import Recipe, Schedule
+from manyhats.methods.sites import parameter_site
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
+
+NAME: Final = "token_rows"
 
 
 class TokenRowsConfig(MethodConfig):
     """Nothing: the leaves say all."""
 
 
+# ---- PEFT's files
+
+
+def claim_token_rows(
+    unclaimed: UnclaimedTensors, indices: Any, backbone: Backbone
+) -> Component[TokenRowsConfig] | None:
+    """Trained tokens, alone (TRAINABLE_TOKENS) or beside a LoRA. `indices`: a list, or one for each module's name."""
+    found, modules = claim(
+        unclaimed,
+        r"(.+?)(?:\.token_adapter)?\.trainable_tokens_delta",
+        lambda module: module if module == LM_HEAD else parameter_site(backbone, module).name,
+        "rows",
+    )
+    for site, leaves in found.items():
+        leaves["ids"] = _ids(indices, modules[site], len(leaves["rows"]))
+    return Component(NAME, TokenRowsConfig(), found) if found else None
+
+
+def _ids(indices: Any, module: str, count: int) -> Tensor:
+    """The trained tokens of a module, of which the file has `count`. Raises AdapterMismatch and InvalidRequest."""
+    if isinstance(indices, dict):
+        indices = next((v for name, v in indices.items() if module == name or module.endswith(f".{name}")), None)
+    if not isinstance(indices, list) or any(type(i) is not int for i in indices) or len(indices) != count:
+        raise AdapterMismatch(
+            f"the file has {count} trained tokens of '{module}', but the config names {short_repr(indices)}",
+            param="trainable_token_indices",
+        )
+    try:
+        return torch.tensor(indices, dtype=torch.long)
+    except (RuntimeError, OverflowError) as error:
+        raise InvalidRequest(f"a trained token's number is out of range: {error}", param="token_indices") from None
+
+
+def _read(unclaimed: UnclaimedTensors, config: Mapping[str, Any], backbone: Backbone) -> list[Component[Any]]:
+    component = claim_token_rows(unclaimed, config.get("token_indices"), backbone)
+    if component is None:
+        raise AdapterMismatch("the file has no 'trainable_tokens_delta'", param="token_indices")
+    return [component]
+
+
+def _holds(component: Component[TokenRowsConfig], backbone: Backbone) -> bool:
+    """A language-model head with the same rows is a second place, which PEFT's files do not have."""
+    return component.label in (None, NAME) and len(component.tensors) == 1
+
+
+def _write(component: Component[TokenRowsConfig], full: FullName, backbone: Backbone) -> PeftFiles:
+    (site,) = component.tensors
+    leaves = component.tensors[site]
+    fields = {
+        "peft_type": "TRAINABLE_TOKENS",
+        "target_modules": [full(site).rpartition(".")[2]],
+        "token_indices": leaves["ids"].tolist(),
+    }
+    return PeftFiles(fields, {f"{WRAPPER}{full(site)}.trainable_tokens_delta": leaves["rows"]})
+
+
+TRAINABLE_TOKENS = PeftType(
+    "TRAINABLE_TOKENS", _read, {"token_indices": LIST_OR_OBJECT}, leaves=("trainable_tokens_delta",)
+)
+WRITER = PeftWriter(_holds, _write)
+
+
 class TokenRows(Method[TokenRowsConfig]):
     """Leaves at an embedding or at the language-model head: `ids` (n,), `rows` (n, dim). The rows of an embedding that
     the language-model head shares are that head's too."""
 
-    name: ClassVar[str] = "token_rows"
+    name: ClassVar[str] = NAME
     config = TokenRowsConfig
+    peft_types = (TRAINABLE_TOKENS,)
+    peft_writer = WRITER
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "token-rows": Recipe(
+            NAME, Schedule(1e-2, weight_decay=0.0), "PEFT's trainable tokens", peft=True, needs="tokens"
+        ),
+    }
 
     def check(self, component: Component[TokenRowsConfig], backbone: Backbone) -> None:
         for site, leaves in component.tensors.items():
             expect_leaves(leaves, ("ids", "rows"), site)
-            place = backbone.embedding.get(backbone.bare_name(site))
-            if place is None and (backbone.vocabulary is None or site != backbone.vocabulary.output_layer):
+            table = backbone.embedding.get(backbone.bare_name(site))
+            if table is None and (backbone.vocabulary is None or site != backbone.vocabulary.output_layer):
                 raise AdapterMismatch(f"the backbone {backbone.name} has no embedding called '{site}'", param=site)
-            if place is None:
+            if table is None:
                 count, dim = backbone.site_of(site).shape
             else:
-                count, dim = place.module.num_embeddings, place.module.embedding_dim
+                count, dim = table.module.num_embeddings, table.module.embedding_dim
             ids = leaves["ids"]
             expect_shape(leaves["rows"], (len(ids), dim), f"{site}.rows", backbone)
             if not len(ids) or len(torch.unique(ids)) != len(ids):
@@ -55,7 +133,7 @@ class TokenRows(Method[TokenRowsConfig]):
         for site, leaves in component.tensors.items():
             ids, order = leaves["ids"].to(backbone.device, torch.long).sort()
             ready[site] = ids, leaves["rows"].to(backbone.device, backbone.dtype)[order]
-        return _bound(ready, backbone)
+        return _bind(ready, backbone)
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         """`tokens`: words that are one token each, or tokens' numbers."""
@@ -79,7 +157,7 @@ def _token(backbone: Backbone, name: str) -> int:
     return ids[0]
 
 
-def _bound(sites: Mapping[str, tuple[Tensor, Tensor]], backbone: Backbone) -> BoundComponent:
+def _bind(sites: Mapping[str, tuple[Tensor, Tensor]], backbone: Backbone) -> BoundComponent:
     """By site: ids (n,), rising, and rows (n, dim)."""
     embedding: dict[str, OwnRows] = {}
     linear: dict[str, list[Operation]] = {}
@@ -103,8 +181,8 @@ class _TrainableRows(Trainable):
         self.rows = nn.Parameter(own[self.ids].detach().float().clone())
 
     def bound(self) -> BoundComponent:
-        return _bound({self.site: (self.ids, self.rows)}, self.backbone)
+        return _bind({self.site: (self.ids, self.rows)}, self.backbone)
 
     def component(self) -> Component[TokenRowsConfig]:
         leaves = {"ids": self.ids.cpu(), "rows": self.rows.detach().cpu()}
-        return Component(TokenRows.name, TokenRowsConfig(), {self.site: leaves})
+        return Component(NAME, TokenRowsConfig(), {self.site: leaves})

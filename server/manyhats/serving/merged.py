@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from manyhats.core.adapter import Adapter
 from manyhats.errors import InvalidRequest
 from manyhats.messages import first_error
-from manyhats.methods.merging import SignMethod, Strategy, merge_loras
+from manyhats.methods.merging import METHOD, SignMethod, Strategy, merge_components
 from manyhats.registry.records import Version
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def open_merged(registry: Registry, body: MergeBody, requested: Version, base: b
     head = None if base else requested
     content = body.model_dump() | {"ids": [v.sha256 for v in pinned], "head": head and head.sha256}
     sha = hashlib.sha256(b"merged:" + json.dumps(content, sort_keys=True).encode()).hexdigest()
-    info = replace(requested.info, method="lora", bytes=sum(version.info.bytes for version in pinned))
+    info = replace(requested.info, method=METHOD, bytes=sum(version.info.bytes for version in pinned))
     return MergedVersion(requested.task, requested.number, sha, info, requested.created, tuple(pinned), head, body)
 
 
@@ -95,7 +95,7 @@ def build(version: MergedVersion, read: Callable[[Version], Adapter]) -> Adapter
         parts.append(adapter.components[0])
     weights = body.weights or [1.0] * len(parts)
     seed = int(version.sha256[:15], 16)
-    part = merge_loras(parts, weights, body.merge_strategy, body.density, body.majority_sign_method, seed)
+    part = merge_components(parts, weights, body.merge_strategy, body.density, body.majority_sign_method, seed)
     head_source = None if version.head is None else read(version.head)
     return Adapter(
         components=(part,),

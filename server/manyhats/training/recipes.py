@@ -11,71 +11,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from manyhats.errors import InvalidRequest
-from manyhats.methods.recipe import Member, Recipe, Schedule
+from manyhats.methods.recipe import Recipe, Schedule
+from manyhats.methods.registry import METHODS
 
-RECIPES: dict[str, Recipe] = {
-    "lora": Recipe("lora", Schedule(1e-3), "Hu et al. 2021", peft=True),
-    "rslora": Recipe("lora", Schedule(5e-4), "Kalajdzievski 2023", {"variant": "rslora"}, peft=True),
-    "dora": Recipe("lora", Schedule(1e-3), "Liu et al. 2024", {"variant": "dora"}, peft=True),
-    "vera": Recipe("lora", Schedule(3e-2, weight_decay=0.0), "Kopiczko et al. 2024", {"variant": "vera"}, peft=True),
-    "houlsby": Recipe("bottleneck", Schedule(2e-3), "Houlsby et al. 2019", {"placement": "houlsby"}),
-    "pfeiffer": Recipe("bottleneck", Schedule(2e-3), "Pfeiffer et al. 2020", {"placement": "pfeiffer"}),
-    "parallel": Recipe("bottleneck", Schedule(2e-3), "He et al. 2021", {"placement": "parallel"}),
-    "bottleneck": Recipe("bottleneck", Schedule(2e-3), "Houlsby et al. 2019, or by the option placement"),
-    "compacter": Recipe(
-        "bottleneck", Schedule(6e-3, weight_decay=0.0), "Karimi Mahabadi et al. 2021", {"kronecker": 4}
-    ),
-    "invertible": Recipe(
-        "invertible",
-        Schedule(2e-3),
-        "Pfeiffer et al. 2020 (MAD-X)",
-        beside=(Member("bottleneck", {"placement": "pfeiffer"}),),
-    ),
-    "mam": Recipe(
-        "bottleneck",
-        Schedule(1e-3, batch_tokens=256),
-        "He et al. 2021",
-        {"placement": "parallel"},
-        beside=(Member("prefix", rate=20.0),),
-    ),
-    "unipelt": Recipe(
-        "bottleneck",
-        Schedule(1e-3, batch_tokens=256),
-        "Mao et al. 2022",
-        {"placement": "pfeiffer", "gated": "yes"},
-        beside=(Member("prefix", {"length": 10, "gated": "yes"}, 20.0), Member("lora", {"gated": "yes"})),
-    ),
-    "fusion": Recipe("fusion", Schedule(1e-3), "Pfeiffer et al. 2021", needs="members"),
-    "average": Recipe("average", Schedule(1e-3), "AdapterHub's Average", needs="members"),
-    "token-rows": Recipe(
-        "token_rows", Schedule(1e-2, weight_decay=0.0), "PEFT's trainable tokens", peft=True, needs="tokens"
-    ),
+_RECIPES: dict[str, Recipe] = {
     "side": Recipe("side", Schedule(3e-3), "Zhang et al. 2020"),
     # A step costs much beside its tokens: every score is moved. Decay would pull all scores under the threshold.
     "mask": Recipe("mask", Schedule(3e-3, batch_tokens=1024, weight_decay=0.0), "Zhao et al. 2020"),
-    # Decay of a difference would be decay towards the backbone.
-    "sparse": Recipe("sparse", Schedule(1e-4, weight_decay=0.0, epochs=4), "Radiya-Dixit & Wang 2020"),
-    "diff-pruning": Recipe(
-        "sparse", Schedule(1e-4, weight_decay=0.0, epochs=4), "Guo et al. 2021", {"relaxation": "l0"}
-    ),
-    # These need many steps, so they are small.
-    "prefix": Recipe("prefix", Schedule(3e-2, 1e-2, batch_tokens=256), "Li & Liang 2021", peft=True),
-    "prefix-mlp": Recipe(
-        "prefix", Schedule(1e-4, 1e-2, batch_tokens=256), "Li & Liang 2021", {"reparametrisation": 512}, peft=True
-    ),
-    "prompt": Recipe(
-        "prompt", Schedule(1e-1, 2e-2, batch_tokens=256, weight_decay=0.0), "Lester et al. 2021", peft=True
-    ),
-    "p-tuning": Recipe(
-        "prompt", Schedule(3e-3, 2e-2, batch_tokens=256), "Liu et al. 2021", {"encoder": "lstm"}, peft=True
-    ),
-    "ia3": Recipe("ia3", Schedule(5e-2, 3e-3, weight_decay=0.0), "Liu et al. 2022", peft=True),
-    "bitfit": Recipe("parameters", Schedule(3e-3, weight_decay=0.0), "Ben Zaken et al. 2022", {"which": "biases"}),
-    "layer-norm": Recipe(
-        "parameters", Schedule(6e-3, weight_decay=0.0), "Qi et al. 2022", {"which": "norms"}, peft=True
-    ),
-    "full": Recipe("parameters", Schedule(1e-4, 1e-3), "all weights", {"which": "all"}, baseline=True),
 }
+_RECIPES |= {name: recipe for method in METHODS.values() for name, recipe in method.recipes.items()}
+# Those that the field knows best stand first when all are listed or trained; any other follows.
+_FIRST = (
+    "lora", "rslora", "dora", "vera", "houlsby", "pfeiffer", "parallel", "bottleneck", "compacter", "invertible",
+    "mam", "unipelt", "fusion", "average", "token-rows", "side", "mask", "sparse", "diff-pruning", "prefix",
+    "prefix-mlp", "prompt", "p-tuning", "ia3", "bitfit", "layer-norm", "full",
+)  # fmt: skip
+RECIPES: dict[str, Recipe] = {name: _RECIPES[name] for name in _FIRST if name in _RECIPES} | _RECIPES
 
 
 def recipe_for(name: str, *, baselines: bool = False) -> Recipe:
@@ -89,6 +40,8 @@ def recipe_for(name: str, *, baselines: bool = False) -> Recipe:
 
 def schedule_for(name: str, options: Mapping[str, Any] | None = None) -> Schedule:
     """The defaults of a recipe with these options. Raises InvalidRequest for one that there is not."""
-    if name == "prefix" and str((options or {}).get("reparametrisation", 0)) != "0":
-        name = "prefix-mlp"
-    return recipe_for(name, baselines=True).schedule
+    recipe = recipe_for(name, baselines=True)
+    for option, variant in recipe.variants.items():
+        if str((options or {}).get(option, 0)) != "0":
+            recipe = RECIPES[variant]
+    return recipe.schedule

@@ -35,9 +35,7 @@ class Line:
 def named(methods: str) -> list[str]:
     """Recipes by their names with commas between them, or `all`. Raises InvalidRequest for one that there is not."""
     if methods == "all":
-        return [
-            name for name, one in RECIPES.items() if not one.baseline and one.needs is None and name != "bottleneck"
-        ]
+        return [name for name, one in RECIPES.items() if not one.baseline and one.needs is None and not one.general]
     names = [name.strip() for name in methods.split(",") if name.strip()]
     for name in names:
         recipe_for(name)

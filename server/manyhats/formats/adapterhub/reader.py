@@ -9,53 +9,29 @@ from typing import TYPE_CHECKING, Any
 
 from manyhats.core.adapter import Adapter
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.adapterhub.bottleneck import bottleneck_parts
 from manyhats.formats.adapterhub.heads import read_head, without_head
-from manyhats.formats.adapterhub.lowrank import lora_parts
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, WEIGHTS
-from manyhats.formats.adapterhub.prompts import prefix_parts, prompt_parts
 from manyhats.formats.wrappers import open_tensors
 from manyhats.messages import short_repr
 from manyhats.methods.component import Component
+from manyhats.methods.libraries.adapterhub import AdapterHubFile
 from manyhats.methods.libraries.fields import text_or_none
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
+from manyhats.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-# What the library's short names stand for, in files that hold no more than the name.
-_BOTTLENECK = {"mh_adapter": False, "output_adapter": True, "non_linearity": "relu", "original_ln_before": True}
-_PRESETS: dict[str, dict[str, Any]] = {
-    "pfeiffer": _BOTTLENECK,
-    "houlsby": {
-        "mh_adapter": True,
-        "output_adapter": True,
-        "non_linearity": "swish",
-        "original_ln_before": False,
-    },
-    "parallel": {
-        "mh_adapter": False,
-        "output_adapter": True,
-        "non_linearity": "relu",
-        "original_ln_before": False,
-        "is_parallel": True,
-        "scaling": 4.0,
-    },
+_ARCHITECTURES = [method.adapterhub for method in METHODS.values() if method.adapterhub is not None]
+_PRESETS: dict[str, Mapping[str, Any]] = {
+    name: config for architecture in _ARCHITECTURES for name, config in architecture.presets.items()
 }
-_PRESETS |= {
-    "seq_bn": _PRESETS["pfeiffer"],
-    "double_seq_bn": _PRESETS["houlsby"],
-    "par_bn": _PRESETS["parallel"],
-    "pfeiffer+inv": _BOTTLENECK | {"inv_adapter": "nice"},
-    "seq_bn_inv": _BOTTLENECK | {"inv_adapter": "nice"},
-    "houlsby+inv": _PRESETS["houlsby"] | {"inv_adapter": "nice"},
-    "double_seq_bn_inv": _PRESETS["houlsby"] | {"inv_adapter": "nice"},
-}
+_UNION_SIZE = 8  # configs
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One adapter's parts, without a head."""
+    """One adapter's components, without a head."""
 
     name: str
     components: tuple[Component[Any], ...]
@@ -88,14 +64,13 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone) -> Adapter:
 def read_weights(folder: Path, config: dict[str, Any], backbone: Backbone) -> Weights:
     """Reads `adapter.safetensors` by its config."""
     check_model_type(config, backbone)
-    name = str(config.get("name"))
-    version = config.get("version")
+    file = AdapterHubFile(str(config.get("name")), text_or_none(config.get("version")))
     unclaimed = open_tensors(folder / WEIGHTS)
-    parts = _parts(unclaimed, config.get("config"), name, text_or_none(version), backbone)
+    components = _components(unclaimed, config.get("config"), file, backbone)
     unclaimed.check_all_claimed()
     return Weights(
-        name=name,
-        components=tuple(parts),
+        name=file.name,
+        components=tuple(components),
         matched=unclaimed.claimed,
         model_class=str(config.get("model_class", "")),
         base=text_or_none(config.get("model_name")),
@@ -114,39 +89,32 @@ def check_model_type(config: Mapping[str, Any], backbone: Backbone) -> None:
         )
 
 
-def _parts(
-    unclaimed: UnclaimedTensors, inner: Any, name: str, version: str | None, backbone: Backbone
+def _components(
+    unclaimed: UnclaimedTensors, inner: Any, file: AdapterHubFile, backbone: Backbone
 ) -> list[Component[Any]]:
+    """The components of a config, which a short name may stand for, in the order in which they act."""
     if isinstance(inner, str):
-        preset = _PRESETS.get(inner)
-        if preset is None:
+        if inner not in _PRESETS:
             raise AdapterMismatch(
                 f"AdapterHub's {short_repr(inner)} is not supported by its name alone; these are: "
                 + ", ".join(_PRESETS),
                 param="config",
             )
-        inner = preset
+        inner = dict(_PRESETS[inner])
     if not isinstance(inner, dict):
         raise AdapterMismatch(f"config must be an object, not {short_repr(inner)}", param="config")
-    architecture = inner.get("architecture")
-    match architecture:
-        case "union":
-            members = inner.get("configs")
-            if not isinstance(members, list) or not members or len(members) > 8:
-                raise AdapterMismatch(
-                    f"configs must be a list of at most 8, not {short_repr(members)}", param="configs"
-                )
-            return [part for member in members for part in _parts(unclaimed, member, name, version, backbone)]
-        case "lora":
-            return lora_parts(unclaimed, inner, name, version or "", backbone)
-        case "prefix_tuning":
-            return prefix_parts(unclaimed, inner, name, backbone)
-        case "prompt_tuning":
-            return prompt_parts(unclaimed, inner, name, backbone)
-    if "mh_adapter" not in inner:
-        raise AdapterMismatch(
-            f"AdapterHub's {short_repr(architecture)} is not supported; these are: bottleneck adapters, lora, "
-            "prefix_tuning, prompt_tuning and unions of them",
-            param="architecture",
-        )
-    return bottleneck_parts(unclaimed, inner, name, backbone, legacy=version is None)
+    if inner.get("architecture") == "union":
+        configs = inner.get("configs")
+        if not isinstance(configs, list) or not configs or len(configs) > _UNION_SIZE:
+            raise AdapterMismatch(
+                f"configs must be a list of at most {_UNION_SIZE}, not {short_repr(configs)}", param="configs"
+            )
+        return [component for config in configs for component in _components(unclaimed, config, file, backbone)]
+    for architecture in _ARCHITECTURES:
+        if architecture.matches(inner):
+            return architecture.read(unclaimed, inner, file, backbone)
+    known = ", ".join(sorted({architecture.description for architecture in _ARCHITECTURES}))
+    raise AdapterMismatch(
+        f"AdapterHub's {short_repr(inner.get('architecture'))} is not supported; these are: {known} and unions of them",
+        param="architecture",
+    )

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from manyhats.core.adapter import Adapter
 from manyhats.core.kinds.registry import KINDS
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats.adapterhub.bottleneck import place_of, places
 from manyhats.formats.adapterhub.heads import HeadFile, read_head, without_head
 from manyhats.formats.adapterhub.names import (
     CONFIG,
@@ -29,17 +28,15 @@ from manyhats.formats.adapterhub.reader import Weights, check_model_type, read_w
 from manyhats.formats.files import read_json
 from manyhats.formats.wrappers import open_tensors
 from manyhats.messages import short_repr
-from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.component import Component
-from manyhats.methods.fusion import FusionFlags, fuse
-from manyhats.methods.libraries.fields import reject_fields
-from manyhats.methods.libraries.unclaimed import SiteTensors, claim_leaves
+from manyhats.methods.composition import AdapterHubComposition, Member
+from manyhats.methods.registry import COMPOSITIONS
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 _DEPTH = 4  # of compositions within compositions
-_FUSION_SILENT = {"dropout_prob", "regularization", "value_initialized", "temperature"}
+_COMPOSITIONS = [composition.adapterhub for composition in COMPOSITIONS.values() if composition.adapterhub is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +78,20 @@ def read_setup(folder: Path, backbone: Backbone) -> Adapter:
             )
         (name,) = found.fusions
         setup = {"type": "Fuse", "children": [{"type": "single", "children": [n]} for n in _members(found, name)]}
-    composed = _Composer(found, backbone)
-    parts = composed.parts(setup, 0)
-    head = _head(found, head_setup, composed, backbone, warnings)
-    unused = sorted(set(found.adapters) - set(composed.used))
+    composer = _Composer(found, backbone)
+    components = composer.components(setup, 0)
+    head = _head(found, head_setup, composer, backbone, warnings)
+    unused = sorted(set(found.adapters) - set(composer.used))
     if unused:
         raise InvalidRequest(f"the setup does not use the adapter '{unused[0]}' that is among the files", param=SETUP)
     return Adapter(
-        components=tuple(parts),
+        components=tuple(components),
         head=head.head,
         kind=head.kind,
-        matched_tensors=composed.matched + head.matched,
-        base=next((w.base for w in composed.used.values()), None),
+        matched_tensors=composer.matched + head.matched,
+        base=next((w.base for w in composer.used.values()), None),
         settings=head.settings,
-        warnings=(*composed.warnings, *head.warnings, *warnings),
+        warnings=(*composer.warnings, *head.warnings, *warnings),
     )
 
 
@@ -128,7 +125,7 @@ def _members(found: _Folders, fusion: str) -> list[str]:
 
 
 class _Composer:
-    """Makes parts of a composition, reading each adapter once."""
+    """Makes components of a setup, reading each adapter once."""
 
     def __init__(self, found: _Folders, backbone: Backbone) -> None:
         self._found = found
@@ -137,22 +134,24 @@ class _Composer:
         self.matched = 0
         self.warnings: tuple[str, ...] = ()  # about the names in its files
 
-    def parts(self, setup: Any, depth: int) -> list[Component[Any]]:
-        """The parts of one block, in the order in which they act."""
+    def components(self, setup: Any, depth: int) -> list[Component[Any]]:
+        """The components of one block, in the order in which they act."""
         if depth > _DEPTH:
             raise InvalidRequest(f"{SETUP} is nested deeper than {_DEPTH} compositions", param=SETUP)
         if not isinstance(setup, dict) or not isinstance(setup.get("children"), list) or not setup["children"]:
             raise InvalidRequest(f"{SETUP} holds {short_repr(setup)} where a composition should be", param=SETUP)
         children = setup["children"]
-        match setup.get("type"):
-            case "single":
-                return list(self._adapter(str(children[0])).components)
-            case "Stack":
-                return [part for child in children for part in self.parts(child, depth + 1)]
-            case "Fuse":
-                return [self._fusion([self._name(child) for child in children])]
+        block = setup.get("type")
+        if block == "single":
+            return list(self._adapter(str(children[0])).components)
+        if block == "Stack":
+            return [component for child in children for component in self.components(child, depth + 1)]
+        for composition in _COMPOSITIONS:
+            if block == composition.block:
+                return [self._compose(composition, [self._name(child) for child in children])]
+        known = ", ".join(["Stack", *(composition.block for composition in _COMPOSITIONS)])
         raise AdapterMismatch(
-            f"the composition {short_repr(setup.get('type'))} is not supported; these are: Stack, Fuse",
+            f"the composition {short_repr(block)} is not supported; these are: {known}",
             param="adapter_setup",
         )
 
@@ -171,63 +170,23 @@ class _Composer:
             self.warnings += self.used[name].warnings
         return self.used[name]
 
-    def _fusion(self, names: list[str]) -> Component[Any]:
-        fusion = ",".join(names)
-        if fusion not in self._found.fusions:
-            raise InvalidRequest(f"the fusion '{fusion}' is not among the files", param=fusion)
-        folder, config = self._found.fusions[fusion]
+    def _compose(self, composition: AdapterHubComposition, names: list[str]) -> Component[Any]:
+        """A composition that has files of its own, which are called by its members' names."""
+        name = ",".join(names)
+        if name not in self._found.fusions:
+            raise InvalidRequest(f"the fusion '{name}' is not among the files", param=name)
+        folder, config = self._found.fusions[name]
         check_model_type(config, self._backbone)
-        members = []
-        for name in names:
-            parts = self._adapter(name).components
-            if len(parts) != 1 or not isinstance(parts[0].config, BottleneckConfig):
-                raise AdapterMismatch(f"'{name}' is no plain bottleneck adapter, and cannot be fused", param=name)
-            members.append(parts[0])
-        flags = _flags(config.get("config"))
-        layers = self._fusion_layers(folder, fusion)
-        for name, member in zip(names, members, strict=True):
-            if strange := [site for site in member.tensors if site not in layers]:
-                raise AdapterMismatch(f"'{name}' acts at {strange[0]}, where the fusion does not", param=strange[0])
-        return fuse(members, layers, flags)
-
-    def _fusion_layers(self, folder: Path, fusion: str) -> SiteTensors:
+        members = [Member(one, self._adapter(one).components) for one in names]
         unclaimed = open_tensors(folder / FUSION_WEIGHTS)
-        self.warnings += unclaimed.warnings
-        known = places(self._backbone)
-
-        def place(name: str) -> tuple[str, str] | None:
-            module, found, leaf = name.partition(f".adapter_fusion_layer.{fusion}.")
-            return (place_of(module, name, self._backbone, known), leaf) if found else None
-
-        layers = claim_leaves(unclaimed, place)
+        component = composition.read(unclaimed, config.get("config"), name, members, self._backbone)
         unclaimed.check_all_claimed()
         self.matched += unclaimed.claimed
-        return layers
+        self.warnings += unclaimed.warnings
+        return component
 
 
-def _flags(config: Any) -> FusionFlags:
-    """The fields of AdapterHub's fusion config that change the answer."""
-    if config in ("static", "dynamic"):
-        return FusionFlags(value=config == "dynamic")
-    if not isinstance(config, dict):
-        raise InvalidRequest(f"{FUSION_CONFIG}: config must be an object, not {short_repr(config)}", param="config")
-    if config.get("temperature"):
-        # There it starts at 50 and falls by 0.05 with every call: the answer would depend on the calls before.
-        raise AdapterMismatch(
-            "a fusion with 'temperature' gives other answers at each call, and is not supported; set it to false to be "
-            "served at the temperature 1 that it falls to",
-            param="temperature",
-        )
-    fields = FusionFlags.model_fields
-    reject_fields(config, _FUSION_SILENT | fields.keys())
-    flags = {name: value for name, value in config.items() if name in fields}
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise InvalidRequest(f"{FUSION_CONFIG}: {name} must be true or false, not {short_repr(value)}", param=name)
-    return FusionFlags(**flags)
-
-
-def _head(found: _Folders, head_setup: Any, composed: _Composer, backbone: Backbone, warnings: list[str]) -> HeadFile:
+def _head(found: _Folders, head_setup: Any, composer: _Composer, backbone: Backbone, warnings: list[str]) -> HeadFile:
     """The head that the setup names; else the language-model head that the members' own files carry."""
     if head_setup is not None:
         names = head_setup.get("children") if isinstance(head_setup, dict) else [head_setup]
@@ -240,7 +199,7 @@ def _head(found: _Folders, head_setup: Any, composed: _Composer, backbone: Backb
         if others:
             warnings.append(f"the heads of {', '.join(others)} are not used; the setup names '{chosen}'")
         return read_head(found.heads[chosen], backbone)
-    own = without_head(weights.model_class for weights in composed.used.values())
+    own = without_head(weights.model_class for weights in composer.used.values())
     if KINDS[own.kind].lm_head:
         heads = [read_head(path, backbone) for path in found.heads.values()]
         return replace(own, matched=sum(head.matched for head in heads))

@@ -14,7 +14,7 @@ from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.files import read_json
 from manyhats.formats.native.names import FILE
 from manyhats.messages import first_error
-from manyhats.methods.fusion import FusionFlags
+from manyhats.methods.fusion.config import FusionFlags
 from manyhats.methods.heads import Reads
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
-"""Reads a PEFT adapter: its method, what was trained beside it, and its head."""
+"""Reads a PEFT adapter: by its `peft_type` the components of a method, what was trained beside them, and its head."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,29 +13,16 @@ from manyhats.formats.heads import family_head, with_own_kind
 from manyhats.formats.kinds import Beside
 from manyhats.formats.peft.config import check_fields, check_type, normalised
 from manyhats.formats.peft.kinds import kind_of
-from manyhats.formats.peft.lora import adalora_part, lora_part, vera_part
-from manyhats.formats.peft.misc import (
-    beft_part,
-    check_tied,
-    ia3_part,
-    ln_part,
-    shira_part,
-    table_part,
-    token_rows_part,
-    whole_parameters,
-)
-from manyhats.formats.peft.prompts import prefix_part, prompt_part
 from manyhats.formats.peft.weights import open_weights
 from manyhats.methods.component import Component
 from manyhats.methods.heads import Head, KindName
 from manyhats.methods.libraries.fields import text_or_none
 from manyhats.methods.libraries.peft import PROMPT_WRAPPER, WRAPPER
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
+from manyhats.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
-
-_PROMPTS = {"PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING"}
 
 
 def read(folder: Path, config: dict[str, Any], backbone: Backbone, beside: Beside | None = None) -> Adapter:
@@ -44,29 +32,20 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone, beside: Besid
     """
     config = normalised(config)
     peft_type = check_type(config)
-    check_fields(config, peft_type, backbone)
-    unclaimed = open_weights(folder, prompt=peft_type in _PROMPTS)
+    check_fields(config, peft_type)
+    unclaimed = open_weights(folder, prompt=peft_type.prompt)
     warnings = list(unclaimed.warnings)
     beside = beside or Beside()
-    prefix = PROMPT_WRAPPER if peft_type in _PROMPTS else WRAPPER
+    prefix = PROMPT_WRAPPER if peft_type.prompt else WRAPPER
     kind = kind_of(unclaimed, config, prefix, backbone, beside, warnings)
-    parts = [_part(unclaimed, peft_type, config, backbone)]
-    table = table_part(unclaimed, parts[0], backbone) if peft_type == "LORA" else None
-    if table is not None:
-        parts.insert(0, table)  # what a LoRA adds to an embedding is added to this one
-    if peft_type == "LORA" and config.get("trainable_token_indices"):
-        rows = token_rows_part(unclaimed, config["trainable_token_indices"], backbone)
-        if rows is None:
-            raise AdapterMismatch("the file has no 'trainable_tokens_delta'", param="trainable_token_indices")
-        parts.append(rows)
+    components = peft_type.read(unclaimed, config, backbone)
     head = read_head(unclaimed, kind, prefix, backbone, beside.kind)
-    others = whole_parameters(unclaimed, backbone)
-    if others is not None:
-        parts.append(others)
-    check_tied(parts, config, backbone)
+    further = (method.claim_beside(unclaimed, backbone) for method in METHODS.values())
+    components += [component for component in further if component is not None]
+    _check_tied(components, config, backbone)
     unclaimed.check_all_claimed()
     return Adapter(
-        components=tuple(parts),
+        components=tuple(components),
         head=head,
         kind=kind if head is None else head.kind,
         matched_tensors=unclaimed.claimed,
@@ -75,37 +54,29 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone, beside: Besid
     )
 
 
-def _part(unclaimed: UnclaimedTensors, peft_type: str, config: dict[str, Any], backbone: Backbone) -> Component[Any]:
-    match peft_type:
-        case "LORA":
-            return lora_part(unclaimed, config, backbone)
-        case "ADALORA":
-            return adalora_part(unclaimed, config, backbone)
-        case "VERA":
-            return vera_part(unclaimed, config, backbone)
-        case "IA3":
-            return ia3_part(unclaimed, backbone)
-        case "LN_TUNING":
-            return ln_part(unclaimed, backbone)
-        case "BEFT":
-            return beft_part(unclaimed, backbone)
-        case "SHIRA":
-            return shira_part(unclaimed, backbone)
-        case "TRAINABLE_TOKENS":
-            part = token_rows_part(unclaimed, config.get("token_indices"), backbone)
-            if part is None:
-                raise AdapterMismatch("the file has no 'trainable_tokens_delta'", param="token_indices")
-            return part
-        case "PREFIX_TUNING":
-            return prefix_part(unclaimed, config, backbone)
-        case _:
-            return prompt_part(unclaimed, config, backbone)
+def _check_tied(components: Sequence[Component[Any]], config: Mapping[str, Any], backbone: Backbone) -> None:
+    """Raises AdapterMismatch where PEFT would adapt a tied output layer as the embedding, and the file holds but one.
+
+    PEFT saves both. A method may adapt both by what the file holds of one, and says so by `tied_to_lm_head_ok`.
+    """
+    head = backbone.vocabulary
+    if not config.get("ensure_weight_tying") or head is None or not head.tied:
+        return
+    shared = {backbone.family.word_embeddings, head.output_layer}
+    for component in components:
+        found = shared & component.tensors.keys()
+        if not METHODS[component.method].tied_to_lm_head_ok and len(found) == 1:
+            raise AdapterMismatch(
+                f"ensure_weight_tying is set, but the file adapts '{min(found)}' alone, and not "
+                f"'{min(shared - found)}', which shares its weight",
+                param="ensure_weight_tying",
+            )
 
 
 def read_head(
-    unclaimed: UnclaimedTensors, kind: KindName, prefix: str, backbone: Backbone, asked: KindName | None = None
+    unclaimed: UnclaimedTensors, kind: KindName, prefix: str, backbone: Backbone, declared: KindName | None = None
 ) -> Head | None:
-    """The head of an adapter of that kind; None for a kind without. `asked`: the kind that the uploader says.
+    """The head of an adapter of that kind; None for a kind without. `declared`: the kind that the uploader says.
 
     Raises AdapterMismatch where the file lacks the head, or it does not fit.
     """
@@ -118,4 +89,4 @@ def read_head(
             param="task_type",
         )
     check_head(head, backbone)
-    return with_own_kind(head, asked)
+    return with_own_kind(head, declared)

@@ -12,19 +12,17 @@ from torch import Tensor
 from manyhats.errors import InvalidRequest
 from manyhats.formats.files import read_json, read_tensors
 from manyhats.formats.peft.names import INDEX, SHARDS, WEIGHTS
+from manyhats.formats.peft.types import PEFT_TYPES
 from manyhats.formats.wrappers import bare, check_gathered, renamed
 from manyhats.messages import short_repr
 from manyhats.methods.libraries.equal_weights import equal_weights
-from manyhats.methods.libraries.peft import PROMPT_WRAPPER, WRAPPER
+from manyhats.methods.libraries.peft import PROMPT_EMBEDDINGS, PROMPT_WRAPPER, WRAPPER
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 
 _SHARD = re.compile(r"adapter_model-(\d{5})-of-(\d{5})\.safetensors")
 # PEFT keeps one entry an adapter behind these, and saves it without the adapter's name.
-_LEAVES = (
-    "lora_A", "lora_B", "lora_E", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "ia3_l",
-    "vera_lambda_b", "vera_lambda_d", "vera_A", "vera_B", "ln_tuning_layers", "beft_bias", "shira_weight",
-    "shira_indices", "trainable_tokens_delta", "modules_to_save",
-)  # fmt: skip
+_LEAVES = sorted({leaf for peft_type in PEFT_TYPES.values() for leaf in peft_type.leaves} | {"modules_to_save"})
+_SHARED = tuple(name for peft_type in PEFT_TYPES.values() for name in peft_type.shared)
 _NAMED = re.compile(rf"((?:.+\.)?(?:{'|'.join(_LEAVES)}))\.([^.]+)((?:\.[^.]+)*)")
 _PARAMETERS = ("weight", "bias")
 _TWICE = re.compile(r"(.+)\.(modules_to_save|original_module)\.((?:.+\.)?(?:weight|bias))")
@@ -59,22 +57,23 @@ def _shards(folder: Path) -> dict[str, Tensor]:
             param=missing[0],
         )
     tensors: dict[str, Tensor] = {}
-    places: dict[str, str] = {}
+    files: dict[str, str] = {}
     for file, path in found.items():
         for name, tensor in read_tensors(path).items():
             if name in tensors:
-                raise InvalidRequest(f"'{name}' is both in '{places[name]}' and in '{file}'", param=name)
-            tensors[name], places[name] = tensor, file
+                raise InvalidRequest(f"'{name}' is both in '{files[name]}' and in '{file}'", param=name)
+            tensors[name], files[name] = tensor, file
     if (folder / INDEX).is_file():
-        _check_index(read_json(folder / INDEX).get("weight_map"), places)
+        _check_index(read_json(folder / INDEX).get("weight_map"), files)
     return tensors
 
 
-def _check_index(told: Any, places: Mapping[str, str]) -> None:
-    if not isinstance(told, dict):
-        raise InvalidRequest(f"weight_map of {INDEX} must be an object, not {short_repr(told)}", param="weight_map")
-    for name, file in told.items():
-        if places.get(name) != file:
+def _check_index(index: Any, files: Mapping[str, str]) -> None:
+    """`files`: where each tensor is. Raises InvalidRequest for an index that says otherwise."""
+    if not isinstance(index, dict):
+        raise InvalidRequest(f"weight_map of {INDEX} must be an object, not {short_repr(index)}", param="weight_map")
+    for name, file in index.items():
+        if files.get(name) != file:
             raise InvalidRequest(f"{INDEX} says that '{name}' is in {str(file)[:80]!r}, but it is not", param=name)
 
 
@@ -95,8 +94,8 @@ def _rename(tensors: Mapping[str, Tensor], prefix: str) -> Callable[[str], str]:
             name, wrapped = bare(name.removeprefix(WRAPPER)), True
         if wrapped:
             name = f"{WRAPPER}{name}"
-        if unwrapped and not name.startswith((PROMPT_WRAPPER, "prompt_embeddings")):
-            name = f"{PROMPT_WRAPPER if name.startswith(('vera_A', 'vera_B')) else prefix}{name}"
+        if unwrapped and not name.startswith((PROMPT_WRAPPER, PROMPT_EMBEDDINGS)):
+            name = f"{PROMPT_WRAPPER if name.startswith(_SHARED) else prefix}{name}"
         match = _NAMED.fullmatch(name)
         return f"{match[1]}{match[3]}" if match and _is_adapters(match) else name
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
@@ -37,9 +37,11 @@ class AdapterHubArchitecture:
     `matches` knows it by the config. `read` claims its tensors and makes components of them, in the order in which they
     act; it raises InvalidRequest for damaged files and AdapterMismatch for what does not fit the backbone. `write`,
     where it can be written, takes a component and the adapter's name, and raises InvalidRequest for what has no place.
+    `presets`: the configs that the library's short names stand for, in files that hold no more than the name.
     """
 
     description: str
     matches: Callable[[Mapping[str, Any]], bool]
     read: Callable[[UnclaimedTensors, Mapping[str, Any], AdapterHubFile, Backbone], list[Component[Any]]]
     write: Callable[[Component[Any], str, Backbone], AdapterHubTensors] | None = None
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -8,19 +8,21 @@ from torch import Tensor
 _ROWS = 4096  # compared at once
 
 
-def equal_weights(told: Tensor, own: Tensor) -> bool:
+def equal_weights(stored: Tensor, own: Tensor) -> bool:
     """Whether two tensors are the same weights, as exactly as the coarser of their types tells.
 
     float16 and bfloat16 each hold digits that the other drops: of the two a step of either is no difference.
     """
-    if told.shape != own.shape or not (told.is_floating_point() and own.is_floating_point()):
+    if stored.shape != own.shape or not (stored.is_floating_point() and own.is_floating_point()):
         return False
-    types = {told.dtype, own.dtype}
+    types = {stored.dtype, own.dtype}
     coarser = min(types, key=lambda dtype: (torch.finfo(dtype).bits, -torch.finfo(dtype).eps))
     mixed = types == {torch.float16, torch.bfloat16}
     own = own.detach()
-    for start in range(0, len(told) if told.dim() else 1, _ROWS):  # a few rows at a time: a vocabulary's table is large
-        left, right = (t[start : start + _ROWS] if t.dim() else t for t in (told, own))
+    for start in range(
+        0, len(stored) if stored.dim() else 1, _ROWS
+    ):  # a few rows at a time: a vocabulary's table is large
+        left, right = (t[start : start + _ROWS] if t.dim() else t for t in (stored, own))
         right = right.cpu()
         if mixed:
             if not torch.allclose(left.float(), right.float(), rtol=2**-8, atol=2**-24):

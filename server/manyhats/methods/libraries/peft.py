@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from torch import Tensor
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 WRAPPER = "base_model.model."
 PROMPT_WRAPPER = "base_model."  # prompt learning wraps the model otherwise
+PROMPT_EMBEDDINGS = "prompt_embeddings"  # the one tensor of prompt learning, in no wrapper
 
 FullName = Callable[[str], str]  # a site's whole name in the model that was trained
 
@@ -33,8 +34,12 @@ class FieldType(NamedTuple):
 class PeftType:
     """One `peft_type` of PEFT's files.
 
-    `fields`: those of `adapter_config.json` that it understands beside the fields of all types. `leaves`: the last
-    parts of tensors' names behind which PEFT keeps the adapter's own name. `prompt`: prompt learning, which wraps the
+    `fields`: those of `adapter_config.json` that it understands beside the fields of all types. `unsupported`: further
+    ones that PEFT has for it, which are refused where they are set. `check` raises AdapterMismatch for a value of its
+    fields that cannot be followed; it is called before any tensor is read.
+
+    `leaves`: the last parts of tensors' names behind which PEFT keeps the adapter's own name. `shared`: the names of
+    tensors that all layers share, which stand outside of the wrapped model. `prompt`: prompt learning, which wraps the
     model otherwise.
 
     `read` claims its tensors and makes components of them, in the order in which they act. It raises InvalidRequest for
@@ -45,7 +50,10 @@ class PeftType:
     read: Callable[[UnclaimedTensors, Mapping[str, Any], Backbone], list[Component[Any]]]
     fields: Mapping[str, FieldType]
     leaves: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
     prompt: bool = False
+    unsupported: Mapping[str, FieldType] = field(default_factory=dict)
+    check: Callable[[Mapping[str, Any]], None] | None = None
 
 
 class PeftFiles(NamedTuple):

@@ -1,0 +1,62 @@
+"""Parameters that stand in place of the backbone's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from manyhats.backbone.sites import EmbeddingSite, LinearSite, NormSite
+from manyhats.errors import AdapterMismatch
+from manyhats.kernels.base import Rows, ScaleAdd, Weight
+from manyhats.methods.base import BoundComponent
+from manyhats.methods.component import StateDict
+from manyhats.methods.operations import Operation, OwnNorm, OwnRows, OwnWeight, ScaleOutput
+from manyhats.methods.sites import parameter_site
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+
+def own_parameter(backbone: Backbone, site: str, leaf: str) -> Tensor:
+    """The backbone's own, a linear layer's weight as (out, in). Raises AdapterMismatch where there is none."""
+    own = parameter_site(backbone, site).parameter(leaf)
+    if own is None:
+        raise AdapterMismatch(
+            f"'{site}' of the backbone {backbone.name} has no parameter '{leaf}'", param=f"{site}.{leaf}"
+        )
+    return own
+
+
+def bound_parameters(backbone: Backbone, sites: Mapping[str, StateDict]) -> BoundComponent:
+    """What acts where parameters on the device stand in place of the backbone's."""
+    linear: dict[str, list[Operation]] = {}
+    embedding: dict[str, OwnRows] = {}
+    norm: dict[str, OwnNorm] = {}
+    for site, leaves in sites.items():
+        place = parameter_site(backbone, site)
+        if isinstance(place, LinearSite):
+            linear[place.name] = own_layer(place, leaves.get("weight"), leaves.get("bias"))
+        elif isinstance(place, EmbeddingSite):
+            embedding[place.name] = OwnRows(Rows(leaves["weight"]))
+        elif isinstance(place, NormSite):
+            norm[place.name] = _own_norm(place, leaves)
+    return BoundComponent(linear=linear, embedding=embedding, norm=norm)
+
+
+def own_layer(place: LinearSite, weight: Tensor | None, bias: Tensor | None) -> list[Operation]:
+    """A linear layer's own weight (out, in) and bias (out,), each only where it is given."""
+    found: list[Operation] = []
+    if weight is not None:
+        found.append(OwnWeight(Weight(weight, place.bias)))
+    if bias is not None:
+        found.append(ScaleOutput(ScaleAdd(offset=bias if place.bias is None else bias - place.bias)))
+    return found
+
+
+def _own_norm(place: NormSite, leaves: StateDict) -> OwnNorm:
+    """Those that are not given are the backbone's."""
+    gain, offset = (leaves.get(name, place.parameter(name)) for name in ("weight", "bias"))
+    assert gain is not None, "a site of a norm has a weight"
+    return OwnNorm(ScaleAdd(gain.float(), None if offset is None else offset.float()))

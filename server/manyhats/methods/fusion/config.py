@@ -1,0 +1,25 @@
+"""What changes the answer of a fusion besides its tensors."""
+
+from __future__ import annotations
+
+from manyhats.methods.bottleneck.config import BottleneckConfig
+from manyhats.methods.component import MethodConfig
+
+NAME = "fusion"
+
+
+class FusionFlags(MethodConfig):
+    """What AdapterHub's fusion config says that changes the answer."""
+
+    key: bool = True
+    query: bool = True
+    value: bool = True
+    query_before_ln: bool = False
+    residual_before: bool = False
+    value_before_softmax: bool = True
+
+
+class FusionConfig(FusionFlags):
+    """`members`: the adapters' configs, in the order of the fusion."""
+
+    members: tuple[BottleneckConfig, ...]

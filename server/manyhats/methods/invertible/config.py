@@ -1,0 +1,11 @@
+"""What an invertible adapter is besides its tensors."""
+
+from manyhats.methods.component import MethodConfig
+
+NAME = "invertible"
+
+
+class InvertibleConfig(MethodConfig):
+    """`non_linearity` of both nets."""
+
+    non_linearity: str = "relu"

@@ -1,0 +1,7 @@
+"""LoRA and its kin: rsLoRA, DoRA, AdaLoRA and VeRA, all low-rank differences beside a linear layer."""
+
+from manyhats.methods.lora.average import weighted_loras
+from manyhats.methods.lora.config import LoraConfig
+from manyhats.methods.lora.method import Lora
+
+__all__ = ["Lora", "LoraConfig", "weighted_loras"]

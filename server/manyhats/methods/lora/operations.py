@@ -1,0 +1,78 @@
+"""What a LoRA does at a linear layer and at an embedding, served and trained alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from manyhats.kernels.base import LowRank, ScaleAdd, Weight
+from manyhats.methods.base import SequenceSlices
+from manyhats.methods.component import StateDict
+from manyhats.methods.operations import AddGatedLowRank, AddLowRank, Operation, ScaleOutput
+
+
+@dataclass(slots=True)
+class LowRankLookup:
+    """On an embedding: gain * (E[ids] + s A[:, ids]^T B^T)."""
+
+    down: Tensor  # (vocabulary, r)
+    up: Tensor  # (r, dim)
+    gain: Tensor | None  # (dim,)
+
+    def __call__(self, ids: Tensor, y: Tensor, spans: SequenceSlices) -> Tensor:
+        out = y + F.embedding(ids, self.down) @ self.up
+        return out if self.gain is None else out * self.gain
+
+
+def low_rank_operations(
+    pair: LowRank, gain: Tensor | None, offset: Tensor | None, gate: Weight | None
+) -> list[Operation]:
+    """y = gain * y + offset + gate(x) * (down x) up, each only where it is there. gain, offset: (out,)."""
+    found: list[Operation] = []
+    if gain is not None or offset is not None:
+        found.append(ScaleOutput(ScaleAdd(gain, offset)))
+    found.append(AddLowRank(pair) if gate is None else AddGatedLowRank(pair, gate))
+    return found
+
+
+def dora_gain(leaves: StateDict, weight: Tensor, scale: float, dora: str | None) -> Tensor | None:
+    """DoRA's m / n (Liu et al. 2024, equation 5): n the norm of each output's row of the adapted weight (out, in).
+
+    AdapterHub leaves the scale out of n.
+    """
+    if "magnitude" not in leaves:
+        return None
+    factor = scale if dora == "peft" else 1.0
+    adapted = weight.float() + factor * (leaves["B"] @ leaves["A"])
+    gain: Tensor = leaves["magnitude"] / torch.linalg.vector_norm(adapted, dim=1)
+    return gain
+
+
+def output_offset(
+    leaves: StateDict, bias: Tensor | None, scale: float, gain: Tensor | None, dora: str | None
+) -> Tensor | None:
+    """What is added once the gain has taken hold: PEFT's DoRA leaves the bias as it is, AdapterHub's scales it."""
+    own = leaves.get("bias")
+    offset: Tensor | None = None
+    if gain is not None and dora == "peft" and bias is not None:
+        offset = (1 - gain) * bias.float()
+    if own is not None:
+        change = own if bias is None else own - bias.float()
+        offset = change if offset is None else offset + change
+    if "bias_B" in leaves:
+        more = scale * leaves["bias_B"]
+        more = more if gain is None else more * gain
+        offset = more if offset is None else offset + more
+    return offset
+
+
+def embedding_gain(leaves: StateDict, table: Tensor, scale: float) -> Tensor | None:
+    """DoRA's m / n for a table (vocabulary, dim): the norm over the vocabulary of each dimension."""
+    if "magnitude" not in leaves:
+        return None
+    adapted = table + scale * (leaves["B"] @ leaves["A"]).T
+    gain: Tensor = leaves["magnitude"] / torch.linalg.vector_norm(adapted, dim=0)
+    return gain

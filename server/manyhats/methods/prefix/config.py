@@ -1,0 +1,27 @@
+"""What a prefix is besides its tensors."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import Field
+
+from manyhats.methods.component import MethodConfig
+
+NAME: Final = "prefix"
+
+
+class PrefixConfig(MethodConfig):
+    """`shift_positions`: real tokens' positions start after the prefix (PEFT), or at the beginning (AdapterHub).
+
+    `left_out`: layers that have no prefix.
+    """
+
+    length: int
+    shift_positions: bool = True
+    left_out: list[int] = Field(default_factory=list)
+
+
+def layer_site(layer: int) -> str:
+    """The name that a layer's keys and values have in a component."""
+    return f"layers.{layer}.key_value"

@@ -1,0 +1,159 @@
+"""Sparse fine-tuning as a method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from manyhats.backbone.sites import EmbeddingSite, LinearSite
+from manyhats.errors import AdapterMismatch
+from manyhats.kernels.base import Rows
+from manyhats.kernels.base import Sparse as Difference
+from manyhats.methods.base import BoundComponent, Method, Trainable
+from manyhats.methods.component import Component, StateDict
+from manyhats.methods.full_parameters.operation import bound_parameters, own_parameter
+from manyhats.methods.operations import AddSparse, OwnRows
+from manyhats.methods.options import Options
+from manyhats.methods.recipe import Recipe, Schedule
+from manyhats.methods.slots import slot_tables
+from manyhats.methods.sparse.config import NAME, SparseConfig
+from manyhats.methods.sparse.peft import SHIRA
+from manyhats.methods.sparse.training import Relaxation, TrainableSparse
+from manyhats.methods.targets import target_sites
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+
+class Sparse(Method[SparseConfig]):
+    """Leaves at a linear, embedding or norm site, for each parameter that changes: `<parameter>.indices` (n,) into the
+    flattened parameter (a linear weight as (out, in)), rising, and `<parameter>.values` (n,)."""
+
+    name: ClassVar[str] = NAME
+    config = SparseConfig
+    peft_types = (SHIRA,)
+    # Decay of a difference would be decay towards the backbone.
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "sparse": Recipe(NAME, Schedule(1e-4, weight_decay=0.0, epochs=4), "Radiya-Dixit & Wang 2020"),
+        "diff-pruning": Recipe(
+            NAME, Schedule(1e-4, weight_decay=0.0, epochs=4), "Guo et al. 2021", {"relaxation": "l0"}
+        ),
+    }
+
+    def check(self, component: Component[SparseConfig], backbone: Backbone) -> None:
+        for site, leaves in component.tensors.items():
+            for leaf in _changed(leaves):
+                own = own_parameter(backbone, site, leaf)
+                _check_pair(leaves, leaf, own.numel(), f"{site}.{leaf}")
+
+    def bind(self, component: Component[SparseConfig], backbone: Backbone) -> BoundComponent:
+        dense: dict[str, dict[str, Tensor]] = {}
+        tables: dict[str, OwnRows] = {}
+        differences: dict[str, AddSparse] = {}
+        keeps = slot_tables(backbone).kernels.keeps_sparse
+        nbytes = 0
+        for site, leaves in component.tensors.items():
+            place = backbone.parameter_site(site)
+            for leaf in _changed(leaves):
+                own = own_parameter(backbone, site, leaf)
+                indices = leaves[f"{leaf}.indices"].to(backbone.device, torch.long)
+                values = leaves[f"{leaf}.values"].to(backbone.device, torch.float32)
+                if isinstance(place, EmbeddingSite):
+                    width = own.shape[1]
+                    ids, where = torch.unique(indices // width, return_inverse=True)
+                    rows = own[ids].float()
+                    _put(rows, where * width + indices % width, values, component.config.mode)
+                    changed_rows = rows.to(backbone.dtype)
+                    tables[place.name] = OwnRows(Rows(changed_rows, ids))
+                    nbytes += changed_rows.nbytes + ids.nbytes
+                    continue
+                if keeps and isinstance(place, LinearSite) and leaf == "weight":
+                    if component.config.mode == "replace":
+                        values = values - own.detach().reshape(-1)[indices].float()
+                    difference = Difference(indices, values.to(backbone.dtype))
+                    differences[place.name] = AddSparse(difference)
+                    nbytes += indices.nbytes + difference.values.nbytes
+                    continue
+                changed = own.detach().to(torch.float32, copy=True).contiguous()
+                _put(changed, indices, values, component.config.mode)
+                ready = changed.to(backbone.dtype)
+                nbytes += ready.nbytes
+                dense.setdefault(site, {})[leaf] = ready
+        bound = bound_parameters(backbone, dense)
+        bound.embedding = tables
+        bound.linear = {
+            site: [*([differences[site]] if site in differences else []), *bound.linear.get(site, ())]
+            for site in {**bound.linear, **differences}
+        }
+        bound.nbytes = nbytes
+        return bound
+
+    def slot_size(self, component: Component[SparseConfig], backbone: Backbone) -> int:
+        size = 0
+        keeps = slot_tables(backbone).kernels.keeps_sparse
+        for site, leaves in component.tensors.items():
+            place = backbone.parameter_site(site)
+            for leaf in _changed(leaves):
+                own = own_parameter(backbone, site, leaf)
+                if keeps and isinstance(place, LinearSite) and leaf == "weight":
+                    size += leaves[f"{leaf}.indices"].numel() * (8 + own.element_size())
+                    continue
+                if isinstance(place, EmbeddingSite):
+                    rows = min(leaves[f"{leaf}.indices"].numel(), len(own))
+                    size += rows * (8 + own.shape[-1] * own.element_size())  # with the rows' numbers
+                    continue
+                size += own.nbytes
+        return size
+
+    def replaced_weights(self, component: Component[SparseConfig]) -> set[str]:
+        return {site for site, leaves in component.tensors.items() if "weight.indices" in leaves}
+
+    def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
+        chosen = Options(options, method=self.name)
+        share = chosen.number("share", 0.01, most=1.0)
+        pick = chosen.choice("pick", "values", ("values", "parameters"))
+        targets = chosen.names("targets", ["all-linear"])
+        relaxed = chosen.choice("relaxation", "none", ("none", "l0")) == "l0"
+        weight = chosen.number("l0_weight", 0.1)
+        chosen.done()
+        places = [backbone.linear[site] for site in target_sites(backbone, targets)]
+        names = [(p.name, leaf) for p in places for leaf in ("weight", "bias") if p.parameter(leaf) is not None]
+        relaxation = Relaxation(weight, generator) if relaxed else None
+        return TrainableSparse(backbone, names, share, pick, relaxation)
+
+
+def _changed(leaves: StateDict) -> list[str]:
+    """The parameters of a site that change."""
+    return sorted({leaf.rpartition(".")[0] for leaf in leaves})
+
+
+def _check_pair(leaves: StateDict, leaf: str, count: int, name: str) -> None:
+    indices, values = leaves.get(f"{leaf}.indices"), leaves.get(f"{leaf}.values")
+    if indices is None or values is None:
+        raise AdapterMismatch(f"'{name}' needs both indices and values", param=name)
+    if indices.dim() != 1 or indices.shape != values.shape or indices.is_floating_point() or not len(indices):
+        raise AdapterMismatch(
+            f"the indices of '{name}' are {list(indices.shape)} {indices.dtype}, its values {list(values.shape)}; "
+            "both must be of one length, the indices whole numbers",
+            param=name,
+        )
+    if int(indices.min()) < 0 or int(indices.max()) >= count:
+        raise AdapterMismatch(
+            f"the indices of '{name}' run from {int(indices.min())} to {int(indices.max())}, but the backbone's "
+            f"parameter has {count} values",
+            param=name,
+        )
+    if bool((indices[1:] <= indices[:-1]).any()):
+        raise AdapterMismatch(f"the indices of '{name}' do not rise", param=name)
+
+
+def _put(whole: Tensor, indices: Tensor, values: Tensor, mode: str) -> None:
+    """Changes a contiguous tensor in place."""
+    flat = whole.view(-1)
+    if mode == "add":
+        flat.index_add_(0, indices, values)
+    else:
+        flat[indices] = values
