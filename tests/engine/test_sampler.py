@@ -94,9 +94,7 @@ def test_shares_are_those_of_transformers(sampling: SamplingParams) -> None:
     """Evenly spaced numbers in place of random ones give every token its share, to the spacing."""
     row = logits(1, 4)
     count = 4000
-    sampled = sample(
-        row.expand(count, -1).clone(), [row_for(sampling, (i + 0.5) / count) for i in range(count)]
-    ).tokens
+    sampled = sample(row.expand(count, -1).clone(), [row_for(sampling, (i + 0.5) / count) for i in range(count)]).tokens
     shares = torch.bincount(torch.tensor([c.token for c in sampled]), minlength=VOCABULARY) / count
     assert (shares - processed(row[0], sampling, [])).abs().max() <= 2 / count
 
@@ -112,9 +110,7 @@ def test_a_row_does_not_depend_on_the_others(mixture: list[SamplingParams], seed
 
 def test_greedy_is_the_likeliest() -> None:
     rows = logits(3, 1)
-    assert [c.token for c in sample(rows.clone(), [row_for(SamplingParams())] * 3).tokens] == rows.argmax(
-        -1
-    ).tolist()
+    assert [c.token for c in sample(rows.clone(), [row_for(SamplingParams())] * 3).tokens] == rows.argmax(-1).tolist()
 
 
 def test_penalties_and_biases() -> None:
@@ -174,9 +170,7 @@ def test_bad_words_are_those_of_transformers(words: list[list[int]], output: lis
     row = torch.randn(1, 12, generator=torch.Generator().manual_seed(seed))
     ids = torch.tensor([[11, *output]])  # transformers looks at the prompt too: one token that is in no word
     left = NoBadWordsLogitsProcessor([list(word) for word in words], eos_token_id=10)(ids, row.clone())
-    (sampled,) = sample(
-        row.clone(), [row_for(SamplingParams(bad_words=BadWords(words)), output=tuple(output))]
-    ).tokens
+    (sampled,) = sample(row.clone(), [row_for(SamplingParams(bad_words=BadWords(words)), output=tuple(output))]).tokens
     assert sampled.token == int(left.argmax())
 
 
@@ -206,9 +200,9 @@ def test_where_no_token_is_left_none_is_sampled(sampling: SamplingParams) -> Non
 def test_a_share_of_nothing_is_the_likeliest() -> None:
     row = logits(1, 8)
     for at in (0.0, 0.5, 0.999):
-        assert sample(row.clone(), [row_for(SamplingParams(temperature=2.0, top_p=0.0), at)]).tokens[
-            0
-        ].token == int(row.argmax())
+        assert sample(row.clone(), [row_for(SamplingParams(temperature=2.0, top_p=0.0), at)]).tokens[0].token == int(
+            row.argmax()
+        )
 
 
 @pytest.fixture(params=["host", "device"])
