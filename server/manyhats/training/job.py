@@ -34,7 +34,7 @@ from manyhats.training.evaluation import evaluate
 from manyhats.training.files import sha256_of
 from manyhats.training.objective import balanced
 from manyhats.training.progress import Display
-from manyhats.training.recipes import recipe_for, schedule_for
+from manyhats.training.recipes import FULL, recipe_for, schedule_for
 from manyhats.training.trainer import Trainer
 
 CARD = "README.md"
@@ -208,7 +208,7 @@ def _class_weights(job: Job, dataset: Dataset) -> list[float] | None:
 
 def _full(job: Job, dataset: Dataset, encoded: EncodedDataset, backbone: Backbone) -> Score:
     """Full fine-tuning on the same data, with its own recipe."""
-    trainer = _trainer(job, "full", replace(schedule_for("full"), seed=job.chosen_schedule().seed), dataset, backbone)
+    trainer = _trainer(job, FULL, replace(schedule_for(FULL), seed=job.chosen_schedule().seed), dataset, backbone)
     trainer.run(encoded.train, encoded.validation)
     return evaluate(backbone, trainer.bound(), trainer.kind, encoded.test)
 

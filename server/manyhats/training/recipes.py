@@ -29,6 +29,10 @@ _FIRST = (
 RECIPES: dict[str, Recipe] = {name: _RECIPES[name] for name in _FIRST if name in _RECIPES} | _RECIPES
 
 
+# What `--full` compares with.
+FULL = next(name for name, recipe in RECIPES.items() if recipe.baseline)
+
+
 def recipe_for(name: str, *, baselines: bool = False) -> Recipe:
     """Raises InvalidRequest for a name that there is not, with those that there are."""
     recipe = RECIPES.get(name)
