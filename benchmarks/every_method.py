@@ -115,7 +115,7 @@ def bind(backbone: Backbone, name: str, made: list[Component[Any]]) -> BoundAdap
         method = METHODS[part.method]
         method.check(part, backbone)
         bound.append((method, method.bind(part, backbone)))
-    return BoundAdapter(name, "embed", tuple(bound), None)  # type: ignore[arg-type]
+    return BoundAdapter(name, tuple(bound), None)  # type: ignore[arg-type]
 
 
 def timed(run: Callable[[], object]) -> float:

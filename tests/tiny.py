@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from manyhats.backbone import Backbone, Text
 from manyhats.core.adapter import Adapter
+from manyhats.core.kinds.registry import HEADLESS
 from manyhats.engine.forward import forward
 from manyhats.engine.forward_input import ForwardInput
 from manyhats.kernels.base import LowRank
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.bound_adapter import BARE, BoundAdapter
 from manyhats.methods.component import Component
-from manyhats.methods.heads import HEADLESS, Head, Kind, Layer
+from manyhats.methods.heads import Head, KindName, Layer
 from manyhats.methods.lora import LoraConfig
 from manyhats.methods.mask import MaskConfig, pack_bits
 from manyhats.methods.operations import AddLowRank
@@ -148,7 +149,7 @@ def _random(generator: torch.Generator, *shape: int, std: float = 0.2) -> Tensor
     return torch.randn(shape, generator=generator) * std
 
 
-def head(backbone: Backbone, kind: Kind, labels: int, seed: int) -> Head:
+def head(backbone: Backbone, kind: KindName, labels: int, seed: int) -> Head:
     """A random head built as the backbone's family builds it."""
     generator = torch.Generator().manual_seed(seed)
     layout = backbone.task_heads.classification
@@ -216,7 +217,7 @@ def adapter(
     method: str,
     seed: int,
     *,
-    kind: Kind = "embed",
+    kind: KindName = "embed",
     labels: int = 3,
     settings: dict[str, Any] | None = None,
     **options: Any,

@@ -24,7 +24,7 @@ from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceede
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.tensor_file import mapped
 from manyhats.methods.bound_adapter import BoundAdapter
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 from manyhats.methods.slots import slot_tables, use_kernels
 from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.imports import FolderImports
@@ -212,7 +212,7 @@ class Runtime:
 
     # ---- adapters
 
-    def inspect(self, folder: Path, kind: Kind | None = None) -> AdapterInfo:
+    def inspect(self, folder: Path, kind: KindName | None = None) -> AdapterInfo:
         """Reads and checks an adapter folder; `kind`: what it is for, where its head allows that.
 
         Raises what `read_adapter` raises.

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from manyhats.core.batch import ScheduledBatch, SequenceOutput
+from manyhats.core.kinds.generate import GenerateParameters
 from manyhats.engine.runner import Runner
-from manyhats.serving.parameters import GenerateParameters
 
 from tests import tiny
 from tests.api.generating import PROMPTS, add, events

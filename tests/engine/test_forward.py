@@ -62,14 +62,14 @@ def _by_hand(head: Head, states: Tensor) -> Tensor:
 
 def test_a_head_reads_the_first_token(backbone: Backbone) -> None:
     head = _head("classify", "first")
-    bound = BoundAdapter("base", "classify", (), head)
+    bound = BoundAdapter("base", (), head)
     states = tiny.ask(backbone, None, TEXTS)
     assert tiny.difference(tiny.ask(backbone, bound, TEXTS), [_by_hand(head, s[0]) for s in states]) < 1e-5
 
 
 def test_a_head_reads_every_token(backbone: Backbone) -> None:
     head = _head("tokens", "tokens")
-    bound = BoundAdapter("base", "tokens", (), head)
+    bound = BoundAdapter("base", (), head)
     states = tiny.ask(backbone, None, TEXTS)
     assert tiny.difference(tiny.ask(backbone, bound, TEXTS), [_by_hand(head, s) for s in states]) < 1e-5
 
@@ -78,7 +78,7 @@ def test_a_head_reads_every_token(backbone: Backbone) -> None:
 def test_a_head_reads_the_pooler(load_backbone, family: str) -> None:
     backbone = load_backbone(family)
     head = _head("classify", "pooler")
-    bound = BoundAdapter("base", "classify", (), head)
+    bound = BoundAdapter("base", (), head)
     model = AutoModel.from_pretrained(backbone.name).eval()
     with torch.inference_mode():
         ids = [torch.tensor([tiny.row(backbone, bound, t).ids]) for t in TEXTS]
@@ -87,7 +87,7 @@ def test_a_head_reads_the_pooler(load_backbone, family: str) -> None:
 
 
 def test_a_backbone_without_a_pooler(load_backbone) -> None:
-    bound = BoundAdapter("base", "classify", (), _head("classify", "pooler"))
+    bound = BoundAdapter("base", (), _head("classify", "pooler"))
     backbone = load_backbone("distilbert")
     with pytest.raises(ConfigurationError, match="no pooler"):
         tiny.ask(backbone, bound, TEXTS)
@@ -101,7 +101,7 @@ def test_adapters_act_on_the_pooler(bert: Backbone, method: str) -> None:
     assert list(only.tensors) == ["pooler.dense"]
     head = _head("classify", "pooler")
     acting = Adapter(components=(only,), head=head, kind="classify", matched_tensors=2).bind(bert)
-    plain = BoundAdapter("base", "classify", (), head)
+    plain = BoundAdapter("base", (), head)
     tokens = tiny.bound(bert, tiny.adapter(bert, "lora", 2, kind="tokens"))
 
     pooler = AutoModel.from_pretrained(bert.name).eval().pooler.dense

@@ -13,7 +13,7 @@ from manyhats.core.adapter import Adapter
 from manyhats.errors import InvalidRequest
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
-from manyhats.methods.heads import Head, Kind, Layer
+from manyhats.methods.heads import Head, KindName, Layer
 from manyhats.methods.registry import METHODS
 
 from tests import tiny
@@ -22,10 +22,10 @@ from tests.references.peft import References, files_of
 from tests.references.peft_recipes import ADAPTERS as PEFT
 
 TEXTS = tiny.texts([1, 8, 30], seed=31)
-KINDS: list[tuple[Kind, int]] = [("classify", 3), ("classify", 1), ("tokens", 5), ("regress", 1), ("embed", 0)]
+KINDS: list[tuple[KindName, int]] = [("classify", 3), ("classify", 1), ("tokens", 5), ("regress", 1), ("embed", 0)]
 
 
-def _adapter(backbone: Backbone, method: str, kind: Kind, labels: int) -> Adapter:
+def _adapter(backbone: Backbone, method: str, kind: KindName, labels: int) -> Adapter:
     names = [f"label {i}" for i in range(labels)] if kind in ("classify", "tokens") else None
     return tiny.adapter(
         backbone, method, 7, kind=kind, labels=labels, settings={} if names is None else {"labels": names}
@@ -34,7 +34,7 @@ def _adapter(backbone: Backbone, method: str, kind: Kind, labels: int) -> Adapte
 
 @pytest.mark.parametrize("method", tiny.METHOD_NAMES)
 @pytest.mark.parametrize(("kind", "labels"), KINDS)
-def test_round_trip(backbone: Backbone, tmp_path: Path, method: str, kind: Kind, labels: int) -> None:
+def test_round_trip(backbone: Backbone, tmp_path: Path, method: str, kind: KindName, labels: int) -> None:
     first = _adapter(backbone, method, kind, labels)
     write_adapter(first, tmp_path, backbone)
     again = read_adapter(tmp_path, backbone)

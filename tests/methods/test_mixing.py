@@ -112,7 +112,7 @@ def test_segments_in_any_order_of_methods(known) -> None:
 
 
 def test_segments() -> None:
-    a, b = (BoundAdapter(method="base", kind="embed", components=(), head=None) for _ in range(2))
+    a, b = (BoundAdapter(method="base", components=(), head=None) for _ in range(2))
     found = segments_of([a, a, b, a])
     assert [(s.adapter is a, s.sequences) for s in found] == [
         (True, slice(0, 2)),

@@ -70,7 +70,7 @@ def _trainable(backbone: Backbone, method: str, options: dict[str, Any], seed: i
 
 def _bound(backbone: Backbone, trainable: Trainable, method: str) -> BoundAdapter:
     head = tiny.head(backbone, "classify", 3, 5)
-    return BoundAdapter(method, "classify", ((METHODS[method], trainable.bound()),), head)
+    return BoundAdapter(method, ((METHODS[method], trainable.bound()),), head)
 
 
 def _logits(backbone: Backbone, bound: BoundAdapter) -> torch.Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from manyhats.errors import ConfigurationError, ManyhatsError, NotFound, StorageFull
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 from manyhats.registry.records import AdapterInfo
 from manyhats.registry.registry import Registry
 from sqlalchemy.exc import OperationalError
@@ -101,7 +101,7 @@ def test_members_stay_while_a_request_needs_what_is_made_of_them(store: Path) ->
     """The version is deleted, and so are its members' own tasks; the request may not have read them yet."""
     members: list[str] = []
 
-    def composed(folder: Path, kind: Kind | None = None) -> AdapterInfo:
+    def composed(folder: Path, kind: KindName | None = None) -> AdapterInfo:
         info = inspect(folder, kind)
         made = "made" in (folder / "adapter_config.json").read_text()
         return replace(info, references=tuple(members) if made else ())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from manyhats.errors import DamagedStore, NotFound
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 from manyhats.registry.blobs import Blobs
 from manyhats.registry.records import AdapterInfo
 from manyhats.registry.registry import Registry
@@ -137,7 +137,7 @@ def test_a_start_goes_on_beside_damage(store: Path, opened: Open, caplog: pytest
 def test_what_is_made_of_a_damaged_member_is_told_too(store: Path) -> None:
     members: list[str] = []
 
-    def composed(folder: Path, kind: Kind | None = None) -> AdapterInfo:
+    def composed(folder: Path, kind: KindName | None = None) -> AdapterInfo:
         made = "made" in (folder / "adapter_config.json").read_text()
         return replace(inspect(folder, kind), references=tuple(members) if made else ())
 

@@ -28,6 +28,6 @@ def test_fits_the_backbone(family: str, method: str, load_backbone: Any) -> None
         head = head_for(backbone, recipe_for(method), kind, 3, torch.Generator().manual_seed(0)).saved()
         head.check(backbone)
         width = backbone.hidden if head.reads == "pooler" else backbone.output_width
-        ready = BoundAdapter("none", kind, (), head)
+        ready = BoundAdapter("none", (), head)
         logits = head_logits(slot_tables(backbone), torch.zeros(2, width), [HeadRows(ready, 0, 2)])
         assert logits.shape == (2, 1 if kind == "regress" else 3)

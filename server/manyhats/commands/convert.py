@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,11 +32,11 @@ def convert(
     """Turns an adapter's pickle files into safetensors. Only tensors are read (torch.load with weights_only)."""
     if backbone:
         from manyhats.commands.differences import materialise
-        from manyhats.methods.heads import Kind
+        from manyhats.core.kinds.registry import KINDS
 
-        if kind and kind not in get_args(Kind):
-            raise InvalidRequest(f"--kind is '{kind[:100]}'; these are: {', '.join(get_args(Kind))}", param="kind")
-        changed = materialise(path, out, backbone, cast(Kind, kind) if kind else None)
+        if kind and kind not in KINDS:
+            raise InvalidRequest(f"--kind is '{kind[:100]}'; these are: {', '.join(KINDS)}", param="kind")
+        changed = materialise(path, out, backbone, kind or None)
         typer.echo(f"{out}: {changed} changed parameters as safetensors")
         return
     written, warnings = convert_folder(path, out)

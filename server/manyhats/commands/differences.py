@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from manyhats.backbone import Backbone
     from manyhats.methods.component import Component
-    from manyhats.methods.heads import Kind
+    from manyhats.methods.heads import KindName
 
 
-def materialise(path: Path, out: Path, backbone_name: str, kind_said: Kind | None = None) -> int:
+def materialise(path: Path, out: Path, backbone_name: str, kind_said: KindName | None = None) -> int:
     """Writes the adapter in `path` into the empty folder `out`; returns how many parameters it changes.
 
     `kind_said`: what the adapter is for, where its files leave that open.
@@ -63,13 +63,14 @@ def materialise(path: Path, out: Path, backbone_name: str, kind_said: Kind | Non
 
 
 def _changed(
-    path: Path, config: dict[str, Any], backbone: Backbone, name: str, kind: Kind, labels: int | None
+    path: Path, config: dict[str, Any], backbone: Backbone, name: str, kind: KindName, labels: int | None
 ) -> Component[Any]:
     """The parameters that differ from the backbone's once PEFT has merged its difference into its wrapped layers."""
     import torch
     import transformers
 
     from manyhats.backbone.loading import locate
+    from manyhats.core.kinds.registry import KINDS
     from manyhats.methods.component import Component
     from manyhats.methods.full_parameters import ParametersConfig
 
@@ -77,14 +78,7 @@ def _changed(
         import peft
     except ImportError:
         raise ConfigurationError("this needs PEFT: pip install peft") from None
-    classes: dict[Kind, Any] = {
-        "classify": transformers.AutoModelForSequenceClassification,
-        "tokens": transformers.AutoModelForTokenClassification,
-        "span": transformers.AutoModelForQuestionAnswering,
-        "generate": transformers.AutoModelForCausalLM,
-        "fill": transformers.AutoModelForMaskedLM,
-    }
-    model_class = classes.get(kind, transformers.AutoModel)
+    model_class: Any = getattr(transformers, KINDS[kind].libraries.auto_class)
     options = {} if labels is None else {"num_labels": labels}
     source = locate(name)
     try:

@@ -27,7 +27,7 @@ from manyhats.errors import (
     NotFound,
     TooLarge,
 )
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 from manyhats.registry.aliases import point, point_back, remove_alias, remove_from_history
 from manyhats.registry.blobs import Blobs, digest, keep_adapter_files
 from manyhats.registry.database import FolderImportRow, TaskRow, VersionRow
@@ -60,7 +60,7 @@ class Registry(AdapterIndex):
     def __init__(
         self,
         store: Path,
-        inspect: Callable[[Path, Kind | None], AdapterInfo],
+        inspect: Callable[[Path, KindName | None], AdapterInfo],
         *,
         max_tasks: int = 100_000,
         max_versions: int = 1000,

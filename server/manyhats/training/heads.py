@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from manyhats.errors import InvalidRequest
-from manyhats.methods.heads import Head, Kind, Layer, Reads
+from manyhats.methods.heads import Head, KindName, Layer, Reads
 from manyhats.methods.recipe import Recipe
 from manyhats.training.rows import TaskKind
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _HEADLESS: tuple[TaskKind, ...] = ("embed", "generate")
 
 
-def served(kind: TaskKind) -> Kind:
+def served(kind: TaskKind) -> KindName:
     """What a task of this kind is served as."""
     return "classify" if kind == "multilabel" else kind
 
@@ -67,7 +67,7 @@ class TrainableHead(nn.Module):
         """`widths`: outputs of each layer, the number of labels last."""
         super().__init__()
         self.kind = kind
-        self.served: Kind = served(kind)
+        self.served: KindName = served(kind)
         self.reads: Reads = reads
         self.activation = activation
         self.mean, self.spread = 0.0, 1.0

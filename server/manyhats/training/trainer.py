@@ -156,7 +156,7 @@ class Trainer:
         """The adapter as it is now, with gradients where they are switched on."""
         self.trainable.train(training)
         head = self.head.head(self.schedule.dropout, self._dropping) if training else self.head.head()
-        return BoundAdapter("training", served(self.kind), self.trainable.bound(), head)
+        return BoundAdapter("training", self.trainable.bound(), head)
 
     def adapter(self, settings: Mapping[str, Any]) -> Adapter:
         """The adapter to be saved."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyhats.core.adapter import Adapter
+from manyhats.core.kinds.registry import KINDS
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.adapterhub.heads import HeadFile, read_head, without_head
 from manyhats.formats.adapterhub.names import (
@@ -199,7 +200,7 @@ def _head(found: _Folders, head_setup: Any, composer: _Composer, backbone: Backb
             warnings.append(f"the heads of {', '.join(others)} are not used; the setup names '{chosen}'")
         return read_head(found.heads[chosen], backbone)
     own = without_head(weights.model_class for weights in composer.used.values())
-    if own.kind in ("generate", "fill"):
+    if KINDS[own.kind].lm_head:
         heads = [read_head(path, backbone) for path in found.heads.values()]
         return replace(own, matched=sum(head.matched for head in heads))
     if found.heads:

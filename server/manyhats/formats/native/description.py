@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from manyhats.core.kinds.embed import Embed
+from manyhats.core.kinds.registry import KINDS, HeadlessKind, KnownKind
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.files import read_json
 from manyhats.formats.native.names import FILE
 from manyhats.messages import first_error
 from manyhats.methods.fusion.config import FusionFlags
-from manyhats.methods.heads import READS, Kind, Reads
+from manyhats.methods.heads import Reads
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -40,13 +42,14 @@ class HeadDescription(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Kind
+    kind: KnownKind
     reads: Reads
     activations: list[str | None] = Field(min_length=1)  # one for each layer
 
     @model_validator(mode="after")
     def _fits(self) -> HeadDescription:
-        if self.reads not in READS.get(self.kind, ()):
+        spec = KINDS[self.kind].head
+        if spec is None or self.reads not in spec.reads:
             raise ValueError(f"a head of kind '{self.kind}' cannot read '{self.reads}'")
         return self
 
@@ -79,7 +82,7 @@ class Description(BaseModel):
     base_model_name_or_path: str | None = None
     base_sha256: str | None = None  # see backbone.loading.digest
     head: HeadDescription | None = None
-    answers: Literal["embed", "generate", "fill"] = "embed"  # what an adapter without a head is for
+    answers: HeadlessKind = Embed.name  # what an adapter without a head is for
     task: dict[str, Any] = Field(default_factory=dict)  # settings: labels, template, max_tokens, ...
 
     # manyhats-mask/1
@@ -114,7 +117,7 @@ class Description(BaseModel):
         if strange:
             beside = ", which stands beside another library's files," if self.format == TASK else ""
             raise ValueError(f"the format {self.format}{beside} has no '{min(strange)}'")
-        if self.head is not None and self.answers != "embed":
+        if self.head is not None and self.answers != Embed.name:
             raise ValueError(f"with a head an adapter is of the head's kind, and does not '{self.answers}'")
         if "members" in _FIELDS[self.format] and len(self.members) < 2:
             raise ValueError(f"the format {self.format} needs two members or more")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from manyhats.core.adapter import Adapter
 from manyhats.formats.files import write_json, write_tensors
+from manyhats.formats.heads import kind_as_read
 from manyhats.formats.native.description import TASK, ComponentDescription, Description, HeadDescription
 from manyhats.formats.native.names import FILE, WEIGHTS
 from manyhats.methods.mask import MaskConfig
@@ -73,13 +74,12 @@ def _head(adapter: Adapter) -> tuple[dict[str, Tensor], HeadDescription | None]:
 def write_task(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     """Writes what another library's files have no place for."""
     head = adapter.head
-    # One output is a regression's to the other libraries.
-    one_label = head is not None and head.kind == "classify" and head.num_labels == 1
+    read_as_other = head is not None and kind_as_read(head) != head.kind
     description = Description(
         format=TASK,
         base_model_name_or_path=backbone.name,
         base_sha256=backbone.sha256,
-        task=dict(adapter.settings) | ({"kind": "classify"} if one_label else {}),
+        task=dict(adapter.settings) | ({"kind": adapter.kind} if read_as_other else {}),
     )
     keep = {"format", "base_model_name_or_path", "base_sha256", "task"}
     write_json(folder / FILE, description.model_dump(include=keep))

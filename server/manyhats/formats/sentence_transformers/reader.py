@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from manyhats.backbone import sentence_files
 from manyhats.backbone.sentence import SentenceEmbedding, modes_of
 from manyhats.core.adapter import Adapter
+from manyhats.core.kinds.embed import Embed
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.files import read_json, read_json_value, read_tensors
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -32,7 +33,7 @@ def weight_files(folder: Path) -> set[str]:
     return sentence_files.weight_files(_source(folder)) if is_folder(folder) else set()
 
 
-def read_onto(adapter: Adapter, folder: Path, backbone: Backbone, asked: Kind | None = None) -> Adapter:
+def read_onto(adapter: Adapter, folder: Path, backbone: Backbone, asked: KindName | None = None) -> Adapter:
     """The adapter with what its sentence-transformers files say; as it is where there are none.
 
     What `adapter.settings` says already stays. `asked`: what whoever brings it says that it is for; where that is no
@@ -42,7 +43,7 @@ def read_onto(adapter: Adapter, folder: Path, backbone: Backbone, asked: Kind | 
     if not is_folder(folder):
         _check_alone(folder)
         return adapter
-    if asked not in (None, "embed"):
+    if asked not in (None, Embed.name):
         told = f"the sentence-transformers files are not read: by its settings the adapter is of kind '{asked}'"
         return replace(adapter, warnings=(*adapter.warnings, told))
     embedding = sentence_files.read(_source(folder), backbone.output_width)
@@ -57,13 +58,13 @@ def read_onto(adapter: Adapter, folder: Path, backbone: Backbone, asked: Kind | 
             param=sentence_files.MODULES,
         )
     warnings = [f"taken from the sentence-transformers files: {embedding}"]
-    if adapter.kind != "embed":
-        warnings.append(f"by {sentence_files.MODULES} the adapter is of kind 'embed', not '{adapter.kind}'")
+    if adapter.kind != Embed.name:
+        warnings.append(f"by {sentence_files.MODULES} the adapter is of kind '{Embed.name}', not '{adapter.kind}'")
     if embedding.max_tokens is not None:
         embedding = replace(embedding, max_tokens=min(embedding.max_tokens, backbone.max_tokens))
     return replace(
         adapter,
-        kind="embed",
+        kind=Embed.name,
         projection=embedding.projection,
         settings=settings_of(embedding) | dict(adapter.settings),
         warnings=(*adapter.warnings, *warnings),

@@ -1,0 +1,74 @@
+"""A label for a whole text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from pydantic import Field
+
+from manyhats.core.kinds.base import Answer, HeadSpec, Kind, LibraryNames, Output, Parameters, Rendered, S
+from manyhats.core.kinds.scores import label_names, sigmoid, softmax
+from manyhats.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+
+class ClassifyParameters(Parameters):
+    """`top_k`: only the k best labels in `scores`. `multi_label`: each label by itself (sigmoid)."""
+
+    logits: bool = False
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    multi_label: bool = False
+
+
+class Classify(Kind[ClassifyParameters]):
+    """One of the head's labels, or with `multi_label` any of them."""
+
+    name = "classify"
+    head = HeadSpec(reads=("first", "last", "pooler"))
+    parameters = ClassifyParameters
+    libraries = LibraryNames(
+        peft="SEQ_CLS",
+        model_classes=("ForSequenceClassification",),
+        auto_class="AutoModelForSequenceClassification",
+        problem_types=("single_label_classification", "multi_label_classification"),
+        adapterhub=("classification", "multilabel_classification"),
+        pipeline="text-classification",
+    )
+
+    def complete(
+        self, parameters: ClassifyParameters, settings: S, backbone: Backbone, num_labels: int | None
+    ) -> tuple[ClassifyParameters, S]:
+        """The score of a head with one output is a sigmoid: over one label alone a softmax is always 1.
+
+        Raises InvalidRequest where `multi_label` is false for such a head.
+        """
+        if num_labels != 1:
+            return parameters, settings
+        if "multi_label" in parameters.model_fields_set and not parameters.multi_label:
+            raise InvalidRequest(
+                "the head has one output, whose softmax is always 1; leave multi_label out, or set it to true",
+                param="parameters.multi_label",
+            )
+        return parameters.model_copy(update={"multi_label": True}), settings
+
+    def render(self, output: Output, parameters: ClassifyParameters, rendered: Rendered) -> Answer:
+        """The best label, and every label's score. output: (labels,)."""
+        names = label_names(rendered.labels, len(output))
+        scores = sigmoid(output) if parameters.multi_label else softmax(output).astype(np.float32)
+        best = int(scores.argmax())
+        ranked = (
+            range(len(names)) if parameters.top_k is None else np.argsort(-scores, kind="stable")[: parameters.top_k]
+        )
+        answer: Answer = {
+            "label": names[best],
+            "score": float(scores[best]),
+            "scores": {names[i]: float(scores[i]) for i in ranked},
+        }
+        if parameters.multi_label:
+            answer["labels"] = [name for name, score in zip(names, scores, strict=True) if score >= 0.5]
+        if parameters.logits:
+            answer["logits"] = output.tolist()
+        return answer
