@@ -59,7 +59,7 @@ def test_answers_of_a_form(bytes_live: Live) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "told"),
+    ("parameters", "message"),
     [
         ({"regex": "w("}, "not valid"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}}, "not valid"),
@@ -83,8 +83,8 @@ def test_answers_of_a_form(bytes_live: Live) -> None:
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": 3}}}, "schema is an object"),
     ],
 )
-def test_forms_that_are_none(bytes_live: Live, parameters: dict[str, Any], told: str) -> None:
-    assert_error(bytes_live.ask("base", "x", **parameters), 400, told)
+def test_forms_that_are_none(bytes_live: Live, parameters: dict[str, Any], message: str) -> None:
+    assert_error(bytes_live.ask("base", "x", **parameters), 400, message)
 
 
 def test_a_tokenizer_that_cannot_be_held_to_a_form(live: Live) -> None:
