@@ -53,6 +53,11 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def pickle_refused(name: str, remedy: str) -> str:
+    """Why a pickle file is not read. `remedy`: what the caller can do about it."""
+    return f"'{name}' is a pickle file, which can run code and is never read here; {remedy}"
+
+
 def printable(text: str) -> str:
     """A text that can be encoded. What a caller sent and names of files need not be text: such parts are escaped."""
     return text.encode(errors="backslashreplace").decode()

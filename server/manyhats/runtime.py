@@ -149,7 +149,7 @@ class Runtime:
         if await to_thread.run_sync(self.engine.stop, self.settings.drain_timeout):
             await to_thread.run_sync(self.close)
         else:  # a running pass keeps what it uses
-            logger.error("a pass does not end; adapters and the store stay open until the process ends")
+            logger.error("a pass has not ended in time; adapters and the store stay open until the process ends")
         set_compute_threads(self._threads)
 
     def close(self) -> None:
@@ -208,7 +208,7 @@ class Runtime:
             try:
                 load_future.result()
             except Exception as error:
-                logger.warning("%s cannot be preloaded: %s", version.ref, error)
+                logger.warning("the adapter %s cannot be preloaded: %s", version.ref, error)
 
     # ---- adapters
 

@@ -121,10 +121,10 @@ class Live:
         task = fresh(stem)
         answer = self.upload(task, adapter_files(self.backbone, method, **options))
         assert answer.status_code == 201, answer.text
-        self.wait_arrived()
+        self.wait_loaded()
         return task
 
-    def wait_arrived(self) -> None:
+    def wait_loaded(self) -> None:
         """Until no adapter is on its way into a slot."""
         wait_until(lambda: not self.runtime.adapter_cache._load_jobs, "all adapters are loaded")
 

@@ -33,7 +33,7 @@ def engine(bert: Backbone) -> Iterator[Make]:
 
 @pytest.fixture
 def blocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[BlockingRunner]:
-    """Holds every batch."""
+    """Blocks every batch."""
     one = BlockingRunner()
     monkeypatch.setattr(Runner, "execute", lambda *given: one(*given))
     yield one

@@ -176,10 +176,10 @@ class FailsOnce:
         (Runner, "_report"),
     ],
 )
-def test_an_error_outside_a_batch_fails_what_is_under_way_alone(
+def test_an_error_outside_a_batch_fails_only_the_running_requests(
     load_backbone: Any, engine: Make, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
 ) -> None:
-    """What waits is answered by the loop that begins anew, and the cache is whole."""
+    """What waits is answered by the restarted loop, and the cache is empty."""
     backbone = load_backbone("llama")
     one = engine(backbone, start=False)
     seen: list[bool] = []
@@ -242,7 +242,7 @@ def test_a_lost_device_is_no_sequences_fault(bert: Backbone, engine: Make, monke
     assert broken.passes == [3] * 5
 
 
-def test_a_fault_of_who_listens_does_not_end_the_thread(bert: Backbone, engine: Make) -> None:
+def test_an_error_of_a_listener_does_not_end_the_thread(bert: Backbone, engine: Make) -> None:
     one = engine(start=False)
     calls: list[int] = []
 
@@ -261,9 +261,7 @@ def test_a_fault_of_who_listens_does_not_end_the_thread(bert: Backbone, engine: 
     assert outputs(second)
 
 
-def test_it_gives_up_where_errors_come_one_upon_another(
-    bert: Backbone, engine: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_gives_up_after_repeated_errors(bert: Backbone, engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     one = engine(start=False)
     FailsOnce(monkeypatch, Scheduler, "schedule", times=1000)
     reasons: list[str] = []

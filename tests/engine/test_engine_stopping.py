@@ -95,7 +95,7 @@ def test_stop_lets_the_queue_run_empty(bert: Backbone, engine: Make, blocked: Bl
         one.submit([one_pass(bert, BARE, ["w1"])])
 
 
-def test_what_does_not_finish_in_time_is_told(bert: Backbone, engine: Make, blocked: BlockingRunner) -> None:
+def test_requests_that_do_not_finish_in_time_fail(bert: Backbone, engine: Make, blocked: BlockingRunner) -> None:
     """The pass under way is waited for all the same: nothing is taken away beneath it."""
     one = engine()
     running, queued = one_pass(bert, BARE, ["w1"]), one_pass(bert, BARE, ["w1"])
@@ -115,7 +115,7 @@ def test_what_does_not_finish_in_time_is_told(bert: Backbone, engine: Make, bloc
     assert blocked.sequences == [1]
 
 
-def test_texts_that_do_not_finish_in_time_are_told(load_backbone: Any, engine: Make, blocked: BlockingRunner) -> None:
+def test_generations_that_do_not_finish_in_time_fail(load_backbone: Any, engine: Make, blocked: BlockingRunner) -> None:
     backbone = load_backbone("llama")
     one = engine(backbone)
     request = engines.generation(backbone, "a", BARE, [1, 2], new=50)
@@ -131,7 +131,7 @@ def test_texts_that_do_not_finish_in_time_are_told(load_backbone: Any, engine: M
     assert blocked.sequences == [1]
 
 
-def test_a_pass_that_does_not_end_is_said(
+def test_stop_returns_false_where_a_pass_does_not_end(
     bert: Backbone, engine: Make, blocked: BlockingRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_module, "_LAST_BATCH_TIMEOUT", 0.01)

@@ -94,6 +94,16 @@ def test_written_tensors_have_adapterhubs_names(tmp_path: Path, name: str) -> No
     assert {n.replace(f".{ours}.", f".{theirs}.") for n in names(tmp_path)} == names(adapterhub.folder(name))
 
 
+def test_several_bottleneck_adapters_are_written_in_our_own_format(bert: Backbone, tmp_path: Path) -> None:
+    """An adapter of AdapterHub has one, beside which another component has no place."""
+    first, second = (tiny.component(bert, "bottleneck", seed) for seed in (1, 2))
+    both = Adapter(components=(first, second), head=None, kind="embed", matched_tensors=1)
+    write_adapter(both, tmp_path, bert)
+    assert not (tmp_path / "adapter_config.json").exists()
+    again = read_adapter(tmp_path, bert)
+    assert tiny.difference(tiny.ask(bert, again, TEXTS), tiny.ask(bert, both, TEXTS)) == 0
+
+
 @pytest.mark.parametrize("hidden", [32, 384, 768])
 def test_every_width_has_a_reduction_factor(hidden: int) -> None:
     from manyhats.methods.bottleneck.adapterhub import reduction_factor

@@ -61,7 +61,7 @@ def test_a_file_that_is_no_library_is_told(tmp_path):
         ("int something_else(void) { return 0; }", "cannot be loaded: .*manyhats_abi"),
     ],
 )
-def test_a_library_of_another_version_is_told(tmp_path, source, message):
+def test_a_library_of_another_version_is_refused(tmp_path, source, message):
     (tmp_path / "other.c").write_text(source)
     file = tmp_path / "other.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", file, tmp_path / "other.c"], check=True)

@@ -71,11 +71,11 @@ def test_other_folders_are_left_alone_and_named_where_they_hold_an_adapter(regis
     write_adapter(store / "deep" / "er" / "still")
     (store / "adapter_config.json").write_text("{}")
     assert taken(registry) == {}
-    told = {name: one.reason for name, one in listed(registry).items()}
-    assert set(told) == {"base", "no name", "-x", "deep", "."}
-    assert all("cannot be a task's name" in str(told[name]) for name in ("base", "no name", "-x"))
-    assert "er/still" in str(told["deep"])
-    assert "in the store itself" in str(told["."])
+    reasons = {name: one.reason for name, one in listed(registry).items()}
+    assert set(reasons) == {"base", "no name", "-x", "deep", "."}
+    assert all("cannot be a task's name" in str(reasons[name]) for name in ("base", "no name", "-x"))
+    assert "er/still" in str(reasons["deep"])
+    assert "in the store itself" in str(reasons["."])
 
 
 def test_hidden_files_are_left_out_wherever_they_lie(registry: Registry, store: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_folder_that_is_still_being_copied_waits(registry: Registry, store: Pa
     assert taken(registry) == {"spam": "taken in as version 1"}
 
 
-def test_a_bad_folder_is_told_once_and_tried_again_when_it_changes(
+def test_a_bad_folder_is_logged_once_and_tried_again_when_it_changes(
     registry: Registry, store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_adapter(store / "good")

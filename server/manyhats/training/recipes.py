@@ -18,27 +18,6 @@ _RECIPES: dict[str, Recipe] = {
     "side": Recipe("side", Schedule(3e-3), "Zhang et al. 2020"),
     # A step costs much beside its tokens: every score is moved. Decay would pull all scores under the threshold.
     "mask": Recipe("mask", Schedule(3e-3, batch_tokens=1024, weight_decay=0.0), "Zhao et al. 2020"),
-    # Decay of a difference would be decay towards the backbone.
-    "sparse": Recipe("sparse", Schedule(1e-4, weight_decay=0.0, epochs=4), "Radiya-Dixit & Wang 2020"),
-    "diff-pruning": Recipe(
-        "sparse", Schedule(1e-4, weight_decay=0.0, epochs=4), "Guo et al. 2021", {"relaxation": "l0"}
-    ),
-    # These need many steps, so they are small.
-    "prefix": Recipe("prefix", Schedule(3e-2, 1e-2, batch_tokens=256), "Li & Liang 2021", peft=True),
-    "prefix-mlp": Recipe(
-        "prefix", Schedule(1e-4, 1e-2, batch_tokens=256), "Li & Liang 2021", {"reparametrisation": 512}, peft=True
-    ),
-    "prompt": Recipe(
-        "prompt", Schedule(1e-1, 2e-2, batch_tokens=256, weight_decay=0.0), "Lester et al. 2021", peft=True
-    ),
-    "p-tuning": Recipe(
-        "prompt", Schedule(3e-3, 2e-2, batch_tokens=256), "Liu et al. 2021", {"encoder": "lstm"}, peft=True
-    ),
-    "bitfit": Recipe("parameters", Schedule(3e-3, weight_decay=0.0), "Ben Zaken et al. 2022", {"which": "biases"}),
-    "layer-norm": Recipe(
-        "parameters", Schedule(6e-3, weight_decay=0.0), "Qi et al. 2022", {"which": "norms"}, peft=True
-    ),
-    "full": Recipe("parameters", Schedule(1e-4, 1e-3), "all weights", {"which": "all"}, baseline=True),
 }
 _RECIPES |= {name: recipe for method in METHODS.values() for name, recipe in method.recipes.items()}
 # Those that the field knows best stand first when all are listed or trained; any other follows.
