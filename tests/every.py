@@ -31,8 +31,8 @@ def parts(backbone: Backbone, seed: int = 1) -> dict[str, Component]:
     """By method; those that the family does not take are left out."""
     generator = torch.Generator().manual_seed(seed)
 
-    def fresh(*shape: int, spread: float = 0.2) -> Tensor:
-        return torch.randn(shape, generator=generator) * spread
+    def fresh(*shape: int, std: float = 0.2) -> Tensor:
+        return torch.randn(shape, generator=generator) * std
 
     hidden = backbone.hidden
     words = backbone.family.word_embeddings

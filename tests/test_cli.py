@@ -109,7 +109,7 @@ def test_it_starts_without_loading_torch(tmp_path: Path) -> None:
         "try:\n    main()\nfinally:\n    assert 'torch' not in sys.modules, 'torch is loaded'\n"
     )
     nobody = "http://127.0.0.1:9"
-    for path, told in (
+    for path, message in (
         (tmp_path / "none", f"manyhats: '{tmp_path / 'none'}' is no adapter folder and no zip or tar.gz"),
         (folder, f"manyhats: no answer from {nobody}"),
     ):
@@ -117,4 +117,4 @@ def test_it_starts_without_loading_torch(tmp_path: Path) -> None:
             [sys.executable, "-c", script, str(path), "--url", nobody], capture_output=True, text=True, check=False
         )
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.splitlines()[-1].startswith(told)
+        assert done.stderr.splitlines()[-1].startswith(message)

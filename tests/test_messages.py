@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from manyhats.messages import FieldError, field_error, first_error, short_repr
+from manyhats.messages import FieldError, field_error, first_error, first_line, printable, short_repr
 from pydantic import BaseModel, ValidationError, field_validator, model_validator
 
 
@@ -57,3 +57,15 @@ def test_what_errors_lists_is_understood_without_a_value():
 def test_a_long_value_is_cut_short():
     assert short_repr("short") == "'short'"
     assert len(short_repr(list(range(1000)))) < 40
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [(ValueError("one\ntwo"), "one"), (ValueError("\n  one  \ntwo"), "one  "), (AssertionError(), "AssertionError")],
+)
+def test_of_a_long_error_the_first_line_is_said_and_of_an_empty_one_its_class(error: Exception, line: str) -> None:
+    assert first_line(error) == line
+
+
+def test_what_is_no_text_is_escaped() -> None:
+    assert printable("caf\u00e9 \udcff") == "caf\u00e9 \\udcff"

@@ -76,10 +76,10 @@ def test_a_former_name_is_followed_and_named(
     assert name in caplog.text
     monkeypatch.setenv(f"MANYHATS_{former.upper()}", "97")
     assert getattr(load_settings(), name) == 97
-    told = wrong(api_keys="secret", **{name: "5"})
-    assert former in told
-    assert name in told
-    assert "secret" not in told
+    message = wrong(api_keys="secret", **{name: "5"})
+    assert former in message
+    assert name in message
+    assert "secret" not in message
 
 
 def test_two_former_names_of_one_setting_are_refused() -> None:
@@ -107,8 +107,8 @@ def test_keys_come_as_text_or_as_a_list(file: Path, monkeypatch: pytest.MonkeyPa
     settings = load_settings(file)
     assert [key.get_secret_value() for key in settings.api_keys] == ["first", "second"]
     assert [key.get_secret_value() for key in settings.admin_keys] == ["third, with a comma"]
-    for told in (repr(settings), str(settings), settings.model_dump_json()):
-        assert not re.search("first|second|third", told)
+    for text in (repr(settings), str(settings), settings.model_dump_json()):
+        assert not re.search("first|second|third", text)
 
 
 @pytest.mark.parametrize("name", ["api_keys", "admin_keys"])
@@ -139,8 +139,8 @@ def test_keys_that_are_given_but_empty_are_refused(
     ],
 )
 def test_names_that_could_never_match_are_refused(name: str, text: str) -> None:
-    told = wrong(**{name: f"localhost,{text}" if name == "allowed_hosts" else f"http://localhost,{text}"})
-    assert told.startswith(f"setting '{name}': '{text}' is no ")
+    message = wrong(**{name: f"localhost,{text}" if name == "allowed_hosts" else f"http://localhost,{text}"})
+    assert message.startswith(f"setting '{name}': '{text}' is no ")
 
 
 def test_names_come_as_text_or_as_a_list(file: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_key_in_a_wrong_setting_is_not_repeated(file: Path, content: str) -> N
         (b"\xff\xfe", "settings file '"),
     ],
 )
-def test_a_wrong_file_is_told_in_one_line(file: Path, content: bytes, message: str) -> None:
+def test_a_wrong_file_is_reported_in_one_line(file: Path, content: bytes, message: str) -> None:
     file.write_bytes(content)
     assert wrong(file).startswith(message)
 
@@ -194,12 +194,12 @@ def test_a_wrong_file_is_told_in_one_line(file: Path, content: bytes, message: s
     ],
 )
 def test_values_out_of_their_range_are_refused(name: str, value: str) -> None:
-    told = wrong(**{name: value})
-    assert told.startswith(f"setting '{name}': ")
-    assert f"(got '{value}')" in told
+    message = wrong(**{name: value})
+    assert message.startswith(f"setting '{name}': ")
+    assert f"(got '{value}')" in message
 
 
-def test_a_wrong_variable_is_told_like_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_variable_is_reported_like_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MANYHATS_SLOTS", "many")
     assert wrong().startswith("setting 'slots'")
 

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from manyhats.backbone import Backbone, Text
 from manyhats.core.adapter import Adapter
+from manyhats.core.kinds.registry import HEADLESS
 from manyhats.engine.forward import forward
 from manyhats.engine.forward_input import ForwardInput
 from manyhats.kernels.base import LowRank
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.bound_adapter import BARE, BoundAdapter
 from manyhats.methods.component import Component
-from manyhats.methods.heads import HEADLESS, Head, Kind, Layer
+from manyhats.methods.heads import Head, KindName, Layer
 from manyhats.methods.lora import LoraConfig
 from manyhats.methods.mask import MaskConfig, pack_bits
 from manyhats.methods.operations import AddLowRank
@@ -96,8 +97,8 @@ def bound(backbone: Backbone, adapter: Worn) -> BoundAdapter:
 
 def row(backbone: Backbone, adapter: BoundAdapter, text: str | Text, pooling: str = "none") -> ForwardInput:
     """One sequence for a batch."""
-    asked = Text(text) if isinstance(text, str) else text
-    (encoded,) = backbone.tokenizer.encode([asked], backbone.max_tokens - adapter.position_offset)
+    given_text = Text(text) if isinstance(text, str) else text
+    (encoded,) = backbone.tokenizer.encode([given_text], backbone.max_tokens - adapter.position_offset)
     return ForwardInput(encoded.ids, encoded.type_ids, adapter, pooling)
 
 
@@ -113,14 +114,14 @@ def run(backbone: Backbone, rows: Sequence[ForwardInput]) -> list[Tensor]:
 
 def ask(backbone: Backbone, adapter: Worn, texts: Sequence[str | Text], pooling: str = "none") -> list[Tensor]:
     """The adapter's outputs for `texts`, in one packed batch."""
-    worn = bound(backbone, adapter)
-    return run(backbone, [row(backbone, worn, text, pooling) for text in texts])
+    on_device = bound(backbone, adapter)
+    return run(backbone, [row(backbone, on_device, text, pooling) for text in texts])
 
 
 def alone(backbone: Backbone, adapter: Worn, texts: Sequence[str | Text], pooling: str = "none") -> list[Tensor]:
     """The same, every text in a pass of its own."""
-    worn = bound(backbone, adapter)
-    return [run(backbone, [row(backbone, worn, text, pooling)])[0] for text in texts]
+    on_device = bound(backbone, adapter)
+    return [run(backbone, [row(backbone, on_device, text, pooling)])[0] for text in texts]
 
 
 def difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
@@ -144,11 +145,11 @@ def spoil(adapter: BoundAdapter, change: Callable[[LowRank], Any]) -> None:
                         change(operation.pair)
 
 
-def _random(generator: torch.Generator, *shape: int, spread: float = 0.2) -> Tensor:
-    return torch.randn(shape, generator=generator) * spread
+def _random(generator: torch.Generator, *shape: int, std: float = 0.2) -> Tensor:
+    return torch.randn(shape, generator=generator) * std
 
 
-def head(backbone: Backbone, kind: Kind, labels: int, seed: int) -> Head:
+def head(backbone: Backbone, kind: KindName, labels: int, seed: int) -> Head:
     """A random head built as the backbone's family builds it."""
     generator = torch.Generator().manual_seed(seed)
     layout = backbone.task_heads.classification
@@ -163,13 +164,13 @@ def head(backbone: Backbone, kind: Kind, labels: int, seed: int) -> Head:
     return Head(kind, layout.reads, (*inner, Layer(_random(generator, labels, width), _random(generator, labels))))
 
 
-def component(backbone: Backbone, method: str, seed: int, spread: float = 0.2, **options: Any) -> Component:
+def component(backbone: Backbone, method: str, seed: int, std: float = 0.2, **options: Any) -> Component:
     """Random weights of one method, at every site where it can act."""
     generator = torch.Generator().manual_seed(seed)
     hidden = backbone.hidden
 
     def fresh(*shape: int) -> Tensor:
-        return _random(generator, *shape, spread=spread)
+        return _random(generator, *shape, std=std)
 
     match method:
         case "lora":
@@ -216,7 +217,7 @@ def adapter(
     method: str,
     seed: int,
     *,
-    kind: Kind = "embed",
+    kind: KindName = "embed",
     labels: int = 3,
     settings: dict[str, Any] | None = None,
     **options: Any,

@@ -82,7 +82,7 @@ def _tail(error: BaseException, count: int = 4) -> list[str]:
 
 
 def child(options: argparse.Namespace) -> None:
-    """Imports what all blocks need, then waits to be told which one it is."""
+    """Imports what all blocks need, then waits for the name of its own."""
     Run.device, Run.small, Run.out = options.device, options.small, options.out
     Run.pipe = open(options.child, "w", encoding="utf-8")  # noqa: SIM115
     for name in _IMPORTS:

@@ -17,7 +17,7 @@ from device.child import Run, attempt, report
 from device.engine_under_test import BARE, backbone_of, rows_of
 from tests import every, tiny
 
-NOT_FINITE = 1e30  # stands for a difference where there are values that are not finite
+NOT_FINITE = 1e30  # the difference where values are not finite
 NEAR = 1e-3  # of two log probabilities: the other token may come as well
 FAMILIES = ("bert", "llama", "roberta", "distilbert", "gpt2")
 KINDS = {"fp32": "float32", "bf16": "bfloat16"}
@@ -67,24 +67,24 @@ def short(number: float) -> float:
 def outputs(root: Path, family: str) -> None:
     """Of all methods of one family, in both precisions."""
     folder = tiny.write_base(family, root / family)
-    asked = tiny.texts([1, 3, 30, 12], seed=5)
+    texts = tiny.texts([1, 3, 30, 12], seed=5)
     cpu = Backbone.load(str(folder), device="cpu", dtype="float32")
     adapters = {"bare": None} | every.adapters(cpu)
     expected: dict[str, list[Tensor]] = {}
     for name, adapter in adapters.items():
-        found = attempt(f"{family}/{name} on the CPU", lambda a=adapter: tiny.ask(cpu, a, asked))
+        found = attempt(f"{family}/{name} on the CPU", lambda a=adapter: tiny.ask(cpu, a, texts))
         if found is not None:
             expected[name] = found
     for kind, dtype in KINDS.items():
         there = attempt(f"{family}/load {kind}", lambda d=dtype: Backbone.load(str(folder), device=Run.device, dtype=d))
         if there is not None:
             yardstick = Backbone.load(str(folder), device="cpu", dtype=dtype) if kind == "bf16" else None
-            _compare(family, kind, there, yardstick, adapters, expected, asked)
+            _compare(family, kind, there, yardstick, adapters, expected, texts)
 
 
 def _compare(
     family: str, kind: str, there: Backbone, yardstick: Backbone | None, adapters: dict[str, Any],
-    expected: dict[str, list[Tensor]], asked: list[str],
+    expected: dict[str, list[Tensor]], texts: list[str],
 ) -> None:  # fmt: skip
     """`yardstick`: the CPU's own bfloat16."""
     measure = largest if kind == "fp32" else relative
@@ -95,14 +95,14 @@ def _compare(
 
     def one(name: str) -> None:
         ready = tiny.bound(there, adapters[name])
-        alone[name] = short(measure(tiny.ask(there, ready, asked), expected[name]))
+        alone[name] = short(measure(tiny.ask(there, ready, texts), expected[name]))
         bound[name] = ready
         if yardstick is not None:
-            own[name] = short(relative(tiny.ask(yardstick, adapters[name], asked), expected[name]))
+            own[name] = short(relative(tiny.ask(yardstick, adapters[name], texts), expected[name]))
 
     def all_of_them() -> None:
-        order = [(name, i) for i in range(len(asked)) for name in bound]
-        answers = tiny.run(there, [tiny.row(there, bound[name], asked[i]) for name, i in order])
+        order = [(name, i) for i in range(len(texts)) for name in bound]
+        answers = tiny.run(there, [tiny.row(there, bound[name], texts[i]) for name, i in order])
         for name in bound:
             ours = [a for a, (whose, _) in zip(answers, order, strict=True) if whose == name]
             mixed[name] = short(measure(ours, expected[name]))
@@ -151,7 +151,7 @@ def write(backbone: Backbone, adapters: list[tuple[str, Any]], **sampling: Any) 
 
 
 def texts(root: Path, family: str, dtype: str) -> None:
-    """Of all methods, token by token, alone and mixed, and some of them drawn with seeds."""
+    """Of all methods, token by token, alone and mixed, some of them sampled with seeds."""
     if not (root / family).is_dir():
         tiny.write_base(family, root / family)
     cpu = Backbone.load(str(root / family), device="cpu", dtype="float32")
@@ -162,7 +162,7 @@ def texts(root: Path, family: str, dtype: str) -> None:
         ready = attempt(f"{family}/generate {name}: bind", lambda a=adapter: (tiny.bound(cpu, a), tiny.bound(there, a)))
         if ready is not None:
             pairs.append((name, *ready))
-    told: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     expected: list[Text] = []
     for name, on_cpu, ready in pairs:
         first = attempt(f"{family}/generate {name} on the CPU", write, cpu, [(name, on_cpu)])
@@ -171,13 +171,13 @@ def texts(root: Path, family: str, dtype: str) -> None:
         expected += first
         found = attempt(f"{family}/generate {name} {dtype} alone", write, there, [(name, ready)])
         if found is not None and dtype == "float32":
-            _same_tokens(told, "alone", first, found)
+            _same_tokens(results, "alone", first, found)
     together = attempt(f"{family}/generate mixed {dtype}", write, there, [(n, r) for n, _, r in pairs])
     if together is not None:
-        _same_tokens(told, "mixed", expected, together)
-    different = {n: e["differs"] for n, e in told.items() if "differs" in e}
+        _same_tokens(results, "mixed", expected, together)
+    different = {n: e["differs"] for n, e in results.items() if "differs" in e}
     report(f"{family} generation {dtype}", {
-        **{what: sum(e[what] for e in told.values()) for what in ("texts", "equal", "near ties")},
+        **{what: sum(e[what] for e in results.values()) for what in ("texts", "equal", "near ties")},
         "differ": different if dtype == "float32" else "bf16: expected",
     })  # fmt: skip
     if dtype != "float32":
@@ -190,9 +190,9 @@ def texts(root: Path, family: str, dtype: str) -> None:
         report(f"{family} sampled with seeds", {"texts": len(want), "equal": same})
 
 
-def _same_tokens(told: dict[str, dict[str, Any]], how: str, expected: list[Text], found: list[Text]) -> None:
+def _same_tokens(results: dict[str, dict[str, Any]], how: str, expected: list[Text], found: list[Text]) -> None:
     for (name, want, gaps), (_, got, _) in zip(expected, found, strict=True):
-        entry = told.setdefault(name, {"texts": 0, "equal": 0, "near ties": 0})
+        entry = results.setdefault(name, {"texts": 0, "equal": 0, "near ties": 0})
         entry["texts"] += 1
         entry["equal"] += want == got
         if want == got:

@@ -16,13 +16,13 @@ from transformers import LlamaForCausalLM
 
 from device.child import Run, attempt, left, report
 from device.engine_under_test import fits, generation, llama, llama_config, made, tasks_of, weight_bytes
-from device.timing import counted, p99, spread, sync, timed
+from device.timing import counted, p99, summary_of, sync, timed
 
 Case = tuple[list[Any], int, bool]  # adapters, texts, sampled
 
 
 def cases_of(b: Backbone, texts: int, tasks: int) -> dict[str, Case]:
-    """What is measured; masks only where there is room."""
+    """What is measured; masks only where the memory suffices."""
     loras, bare = tasks_of(b, "lora", tasks), tasks_of(b, "bare", 1)
     cases: dict[str, Case] = {
         "bare": (bare, texts, False),
@@ -35,7 +35,7 @@ def cases_of(b: Backbone, texts: int, tasks: int) -> dict[str, Case]:
     }
     for method, masks in (("mixture", -(-tasks // 5)), ("mask", tasks)):
         if not fits(b, masks):
-            report(f"{tasks} {method}", "left out: no room")
+            report(f"{tasks} {method}", "left out: not enough memory")
             continue
         adapters = attempt(f"{tasks} {method}: bind", tasks_of, b, method, tasks)
         if adapters is not None:
@@ -45,7 +45,7 @@ def cases_of(b: Backbone, texts: int, tasks: int) -> dict[str, Case]:
 
 @torch.inference_mode()
 def run() -> None:
-    """All cases in turn, a step each."""
+    """All cases alternately, one step each."""
     new, texts, tasks, steps = (40, 8, 4, 8) if Run.small else (220, 32, 16, 40)
     begin = time.time()
     b = llama(torch.bfloat16)
@@ -65,7 +65,7 @@ def run() -> None:
         adapters, count, _ = cases[name]
         own = sum(a.nbytes for a in adapters) if "lora" in name else 0
         ordered = sorted(found)
-        report(name, spread(found) | {
+        report(name, summary_of(found) | {
             "p99": round(p99(ordered), 3), "texts": count,
             "tokens_s": round(count / statistics.median(found) * 1e3, 1), "floor_bytes": weight_bytes(b) + own,
         })  # fmt: skip
@@ -101,8 +101,8 @@ def in_turn(under_way: dict[str, Generation], steps: int) -> dict[str, list[floa
     times: dict[str, list[float]] = {name: [] for name in under_way}
     lost: set[str] = set()
     end = time.time() + min(25, max(left() - 35, 3))
-    for turn in range(steps):
-        if turn >= 5 and time.time() > end:
+    for step in range(steps):
+        if step >= 5 and time.time() > end:
             break
         for name, one in under_way.items():
             if name in lost:
@@ -155,5 +155,5 @@ def beside_peft(texts: int, tasks: int) -> None:
             report(name, "left out: no time")
             continue
         generate(2, **how)()
-        ends = [min(timed(generate(n, **how))[0] for _ in range(2)) for n in (low, high)]
-        report(name, {"ms": round((ends[1] - ends[0]) / (high - low), 3), "texts": texts})
+        totals = [min(timed(generate(n, **how))[0] for _ in range(2)) for n in (low, high)]
+        report(name, {"ms": round((totals[1] - totals[0]) / (high - low), 3), "texts": texts})

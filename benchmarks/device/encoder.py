@@ -37,10 +37,10 @@ class Passes:
     """The sentences, and a backbone for each precision, all with the same weights."""
 
     def __init__(self) -> None:
-        self.many, self.most = (8, 16) if Run.small else (32, 256)
+        self.many, self.largest = (8, 16) if Run.small else (32, 256)
         config = bert_config()
         self.ids = sentences(16 if Run.small else 64, config.vocab_size)
-        self.long = sentences(max(self.most, len(self.ids)), config.vocab_size)
+        self.long = sentences(max(self.largest, len(self.ids)), config.vocab_size)
         torch.manual_seed(0)
         self.weights = made(BertModel, config, torch.float32).state_dict()
         self.kept: dict[str, Backbone] = {}
@@ -67,17 +67,17 @@ class Passes:
     def speed(
         self, dtype: torch.dtype, kind: str, rounds: int, seconds: float, methods: Sequence[tuple[str, int]]
     ) -> None:
-        """All methods in turn, and in bf16 what they cost the device."""
+        """All methods alternately, and in bf16 their work on the device."""
         b = self.backbone(dtype)
         sides: dict[str, Callable[[], Any]] = {}
         for method, count in methods:
             if method == "mask" and not fits(b, count):
-                report(f"{kind}/{count} mask tasks", "left out: no room")
+                report(f"{kind}/{count} mask tasks", "left out: not enough memory")
                 continue
             adapters = attempt(f"{kind}/{count} {method}: bind", tasks_of, b, method, count)
             if adapters is None:
                 continue
-            batch = self.long if count > len(self.ids) or (method, count) == ("bare", self.most) else self.ids
+            batch = self.long if count > len(self.ids) or (method, count) == ("bare", self.largest) else self.ids
             name = f"bare, {len(batch)} sentences" if method == "bare" else f"{count} {method} tasks"
             sides[name] = encoder_pass(b, rows_of(adapters, batch))
         plain = made(BertModel, bert_config(), dtype)  # a config of its own: ours says which attention is used
@@ -105,13 +105,13 @@ class Passes:
             rows = rows_of(bound, self.ids[:8], "none")
             found[kind] = [t.float().cpu() for t in encoder_pass(b, rows)()]
             found[kind + " alone"] = [t.float().cpu() for row in rows for t in encoder_pass(b, [row])()]
-        told = {}
+        differences = {}
         other = torch.cat([a.flatten() for a in found.pop("cpu")])
         for kind, answers in found.items():
             one = torch.cat([a.flatten() for a in answers])
-            told[kind] = {"largest": float(f"{float((one - other).abs().max()):.2g}"),
+            differences[kind] = {"largest": float(f"{float((one - other).abs().max()):.2g}"),
                           "relative": float(f"{float((one - other).norm() / other.norm()):.2g}")}  # fmt: skip
-        report("four methods to the CPU's fp32 mixed batch", told)
+        report("four methods to the CPU's fp32 mixed batch", differences)
 
     def beside_peft(self) -> None:
         """PEFT's `adapter_names` with as many LoRAs."""
@@ -150,9 +150,9 @@ def mean_pooled(model: Any, inputs: dict[str, Tensor], **more: Any) -> Tensor:
 def run() -> None:
     """All of it."""
     passes = Passes()
-    many, most = passes.many, passes.most
+    many, largest = passes.many, passes.largest
     plan = [("bare", 1), ("lora", 1), ("lora", many), ("bottleneck", many), ("mask", many), ("prefix", many),
-            ("ia3", many), ("mixture", many), ("bare", most), ("lora", most)]  # fmt: skip
+            ("ia3", many), ("mixture", many), ("bare", largest), ("lora", largest)]  # fmt: skip
     attempt("bf16", passes.speed, torch.bfloat16, "bf16", 25, 3 if Run.small else 14, plan)
     few = [("bare", 1), ("lora", many), ("bottleneck", many), ("mask", many)]
     attempt("fp32", passes.speed, torch.float32, "fp32", 10, 2 if Run.small else 6, few)

@@ -151,7 +151,7 @@ def tasks_of(backbone: Backbone, method: str, count: int) -> list[BoundAdapter]:
 
 
 def fits(backbone: Backbone, masks: int) -> bool:
-    """Whether so many masks leave room on the device, were they dense there."""
+    """Whether the device's memory suffices for so many masks as dense weights."""
     if Run.device != "cuda":
         return True
     one = sum(backbone.linear[site].weight.nbytes for site in _blocks_linear(backbone))

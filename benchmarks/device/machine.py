@@ -1,4 +1,4 @@
-"""Versions, the card, and what the host pays to ask it for something."""
+"""Versions, the card, and the host's cost of a call to it."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def run() -> None:
 
 def card() -> None:
     """Its name and driver."""
-    told: dict[str, Any] = {"name": "none (CPU)"}
+    card: dict[str, Any] = {"name": "none (CPU)"}
     if Run.device == "cuda":
         p = torch.cuda.get_device_properties(0)
-        told = {"name": p.name, "capability": f"{p.major}.{p.minor}", "multiprocessors": p.multi_processor_count,
+        card = {"name": p.name, "capability": f"{p.major}.{p.minor}", "multiprocessors": p.multi_processor_count,
                 "memory_gib": round(p.total_memory / 2**30, 1), "cuda": torch.version.cuda,
                 "tf32_products": torch.backends.cuda.matmul.allow_tf32}  # fmt: skip
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        told["driver"] = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
-    report("card", told)
+        card["driver"] = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+    report("card", card)
 
 
 def copy() -> None:

@@ -38,17 +38,17 @@ class Report:
             new.write_text(json.dumps(self.data, indent=1) + "\n", encoding="utf-8")
             new.replace(self.folder / "device.json")
 
-    def log(self, line: str, *, shown: bool = False) -> None:
+    def log(self, line: str, *, echo: bool = False) -> None:
         """A line of the log."""
         with self._lock:
             self.file.write(line.rstrip("\n") + "\n")
             self.file.flush()
-        if shown:
+        if echo:
             print(line, flush=True)
 
 
 class Child:
-    """A process that has done its imports, or is about to, and waits to be told which block it is."""
+    """A process that has done its imports, or is about to, and waits for the name of its block."""
 
     def __init__(self, report: Report, options: argparse.Namespace, script: Path) -> None:
         self.report, self.block = report, ""
@@ -93,7 +93,7 @@ class Child:
             error = line["error"]
             if all(known["where"] != error["where"] for known in entry["errors"]):
                 entry["errors"].append(error)
-            self.report.log(f"[{self.block}] FAILED {error['where']}: {error['message']}", shown=True)
+            self.report.log(f"[{self.block}] FAILED {error['where']}: {error['message']}", echo=True)
         else:
             entry["results"][line["key"]] = line["value"]
             self.report.log(f"[{self.block}] {line['key']}: {json.dumps(line['value'])}")
@@ -110,7 +110,7 @@ class Child:
         except subprocess.TimeoutExpired:
             self.stop()
             return "timeout"
-        except OSError:  # gone before it was told
+        except OSError:  # the process ended before it received the name
             status = self.process.wait()
         self.reader.join(5)
         return "ok" if status == 0 else "poisoned" if status == POISONED else f"crashed ({status})"
@@ -133,7 +133,7 @@ def _commit(root: Path) -> str:
 
 
 def parent(options: argparse.Namespace, script: Path) -> int:
-    """All blocks that were asked for, one after another."""
+    """Runs all requested blocks, one after another."""
     options.out.mkdir(parents=True, exist_ok=True)
     about = {
         "commit": _commit(script.parents[1]), "device": options.device, "small": options.small,
@@ -156,7 +156,7 @@ def parent(options: argparse.Namespace, script: Path) -> int:
             limit = BLOCKS[block].seconds * options.slack + (_IMPORTS if i == 0 else 0)
 
             def left(begin: float = begin, limit: float = limit) -> float:
-                return min(limit - (time.time() - begin), options.total - (time.time() - options.begun))
+                return min(limit - (time.time() - begin), options.total - (time.time() - options.started))
 
             done: list[str] = []
             entry = report.data["blocks"][block]
@@ -175,12 +175,12 @@ def parent(options: argparse.Namespace, script: Path) -> int:
                 entry["status"] = "failed"
             entry["seconds"] = round(time.time() - begin, 1)
             report.log(f"== block {block} ({entry['what']}): {entry['status']}, {entry['seconds']} s, "
-                       f"{len(entry['results'])} results, {len(entry['errors'])} failures", shown=True)  # fmt: skip
+                       f"{len(entry['results'])} results, {len(entry['errors'])} failures", echo=True)  # fmt: skip
             report.write()
     finally:
         for process in waiting:
             process.stop()
-        about["seconds"] = round(time.time() - options.begun, 1)
+        about["seconds"] = round(time.time() - options.started, 1)
         report.write()
     text = summary(report.data)
     report.log(text)

@@ -1,4 +1,4 @@
-"""The figures that matter, on few lines; the rest stands in the JSON."""
+"""The most important figures, on few lines; the JSON has the rest."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def summary(data: dict[str, Any]) -> str:
     lines.append(f"card {card}; copy {machine.get('copy_gb_s')} GB/s; product {machine.get('product_tflops')} TFLOP/s; "
                  f"us: {machine.get('host_us')}")  # fmt: skip
     for key, value in found.get("c", {}).items():
-        told = json.dumps(value)
-        lines.append(f"  {key}: {told}" if len(told) < 220 else f"  {key}: (in the JSON)")
+        text = json.dumps(value)
+        lines.append(f"  {key}: {text}" if len(text) < 220 else f"  {key}: (in the JSON)")
     for block in "ef":
         for key, value in found.get(block, {}).items():
             if isinstance(value, dict) and "ms" in value:
-                rest = {k: v for k, v in value.items() if k in ("least", "most", "p99", "host_ms")}
+                rest = {k: v for k, v in value.items() if k in ("min", "max", "p99", "host_ms")}
                 if "floor_bytes" in value and machine.get("copy_gb_s"):
                     rest["floor_ms"] = round(value["floor_bytes"] / machine["copy_gb_s"] / 1e6, 2)
                 lines.append(f"  {block} {key}: {value['ms']} ms {json.dumps(rest)}")

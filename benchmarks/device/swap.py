@@ -12,7 +12,7 @@ from stepping import Generation, tokens_of
 
 from device.child import Run, attempt, report
 from device.engine_under_test import bind, generation, llama, part_of, tasks_of
-from device.timing import quantiles, spread, sync, timed
+from device.timing import quantiles, summary_of, sync, timed
 
 
 @torch.inference_mode()
@@ -30,14 +30,14 @@ def into_a_slot(b: Backbone, method: str, rounds: int) -> None:
     part = part_of(b, method, "cpu")
     times = [timed(lambda: bind(b, part))[0] for _ in range(rounds + 1)][1:]
     tensors = sum(len(leaves) for leaves in part.tensors.values())
-    told = spread(times) | {"tensors": tensors, "file_mb": round(part.nbytes / 1e6, 2)}
-    told["slot_mb"] = round(bind(b, part).nbytes / 1e6, 2)
+    result = summary_of(times) | {"tensors": tensors, "file_mb": round(part.nbytes / 1e6, 2)}
+    result["slot_mb"] = round(bind(b, part).nbytes / 1e6, 2)
     if Run.device == "cuda":
         pinned = torch.empty(part.nbytes, dtype=torch.uint8).pin_memory()
         there = torch.empty(part.nbytes, dtype=torch.uint8, device=Run.device)
         copies = [timed(lambda: there.copy_(pinned, non_blocking=True))[0] for _ in range(5)]
-        told["one pinned copy of as many bytes, ms"] = round(statistics.median(copies), 3)
-    report(f"from memory to a slot: {method}", told)
+        result["one pinned copy of as many bytes, ms"] = round(statistics.median(copies), 3)
+    report(f"from memory to a slot: {method}", result)
 
 
 def running(b: Backbone) -> Generation:
@@ -82,7 +82,7 @@ def swapping(b: Backbone) -> None:
 
 
 def joining(b: Backbone) -> None:
-    """A text of an adapter that nobody has asked yet joins those under way."""
+    """A request of an adapter that is not loaded yet joins the running ones."""
     under_way = running(b)
     first: list[float] = []
     others: list[float] = []

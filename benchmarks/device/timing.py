@@ -1,4 +1,4 @@
-"""Times, and counts of what the device was asked to do."""
+"""Times, and counts of the device's work."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def p99(ordered: list[float]) -> float:
     return ordered[max(math.ceil(0.99 * len(ordered)), 1) - 1]
 
 
-def spread(values: list[float], digits: int = 3) -> dict[str, Any]:
-    """Median, least and most."""
+def summary_of(values: list[float], digits: int = 3) -> dict[str, Any]:
+    """Median, minimum and maximum."""
     ordered = sorted(values)
     return {
-        "ms": round(statistics.median(ordered), digits), "least": round(ordered[0], digits),
-        "most": round(ordered[-1], digits), "rounds": len(ordered),
+        "ms": round(statistics.median(ordered), digits), "min": round(ordered[0], digits),
+        "max": round(ordered[-1], digits), "rounds": len(ordered),
     }  # fmt: skip
 
 
 def quantiles(values: list[float]) -> dict[str, float]:
-    """Median, 99th percentile and most, of milliseconds."""
+    """Median, 99th percentile and maximum, of milliseconds."""
     ordered = sorted(values)
-    return {"p50": round(statistics.median(ordered), 2), "p99": round(p99(ordered), 2), "most": round(ordered[-1], 2)}
+    return {"p50": round(statistics.median(ordered), 2), "p99": round(p99(ordered), 2), "max": round(ordered[-1], 2)}
 
 
 def in_turn(prefix: str, sides: dict[str, Callable[[], Any]], rounds: int, seconds: float) -> dict[str, float]:
@@ -56,13 +56,13 @@ def in_turn(prefix: str, sides: dict[str, Callable[[], Any]], rounds: int, secon
         if attempt(f"{prefix}/{name}", lambda run=run: (run(), run(), sync(), True)[-1]):
             times[name] = []
     end = time.time() + min(seconds, max(left() - 8, 1))
-    for turn in range(rounds):
-        if turn >= 3 and time.time() > end:
+    for round_ in range(rounds):
+        if round_ >= 3 and time.time() > end:
             break
         for name in times:
             times[name].append(timed(sides[name]))
     for name, found in times.items():
-        value = spread([one for one, _ in found]) | {"host_ms": round(statistics.median(h for _, h in found), 3)}
+        value = summary_of([one for one, _ in found]) | {"host_ms": round(statistics.median(h for _, h in found), 3)}
         report(f"{prefix}/{name}", value)
     return {name: statistics.median(one for one, _ in found) for name, found in times.items()}
 

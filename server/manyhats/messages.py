@@ -47,6 +47,22 @@ def field_error(details: Mapping[str, Any]) -> FieldError:
     return FieldError(tuple(details["loc"]), details["type"], details["msg"], details.get("input"))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; the name of its class, where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def pickle_refused(name: str, remedy: str) -> str:
+    """Why a pickle file is not read. `remedy`: what the caller can do about it."""
+    return f"'{name}' is a pickle file, which can run code and is never read here; {remedy}"
+
+
+def printable(text: str) -> str:
+    """A text that can be encoded. What a caller sent and names of files need not be text: such parts are escaped."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def short_repr(value: Any) -> str:
     """A value for a message, cut short."""
     return reprlib.repr(value)

@@ -24,7 +24,7 @@ from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceede
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.tensor_file import mapped
 from manyhats.methods.bound_adapter import BoundAdapter
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 from manyhats.methods.slots import slot_tables, use_kernels
 from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.imports import FolderImports
@@ -149,7 +149,7 @@ class Runtime:
         if await to_thread.run_sync(self.engine.stop, self.settings.drain_timeout):
             await to_thread.run_sync(self.close)
         else:  # a running pass keeps what it uses
-            logger.error("a pass does not end; adapters and the store stay open until the process ends")
+            logger.error("a pass has not ended in time; adapters and the store stay open until the process ends")
         set_compute_threads(self._threads)
 
     def close(self) -> None:
@@ -208,11 +208,11 @@ class Runtime:
             try:
                 load_future.result()
             except Exception as error:
-                logger.warning("%s cannot be preloaded: %s", version.ref, error)
+                logger.warning("the adapter %s cannot be preloaded: %s", version.ref, error)
 
     # ---- adapters
 
-    def inspect(self, folder: Path, kind: Kind | None = None) -> AdapterInfo:
+    def inspect(self, folder: Path, kind: KindName | None = None) -> AdapterInfo:
         """Reads and checks an adapter folder; `kind`: what it is for, where its head allows that.
 
         Raises what `read_adapter` raises.

@@ -185,7 +185,7 @@ class Settings(BaseSettings):
             if len(names) > 1:
                 raise ValueError(f"{' and '.join(names)} are one setting now; give {name} alone")
             if names and names[0] != name:
-                logger.warning("the setting %s is deprecated and will go; write %s", names[0], name)
+                logger.warning("the setting %s is deprecated and will be removed; use %s", names[0], name)
                 given[name] = given.pop(names[0])
         return given
 

@@ -15,6 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from manyhats.errors import UnsupportedVersion
+from manyhats.messages import first_line
 
 # As in pyproject.toml; a test compares them.
 RANGES = {"torch": ">=2.11,<2.15", "transformers": ">=5.17,<6"}
@@ -60,7 +61,7 @@ def require() -> None:
         try:
             module = importlib.import_module(name)
         except ImportError as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise UnsupportedVersion(f"{name} {version} cannot be imported: {reason}") from error
         # A build says more of itself than its record does: 2.11.0+cu130 and 2.11.0 are one.
         if Version(module.__version__).public != Version(version).public:

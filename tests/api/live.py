@@ -22,7 +22,7 @@ from manyhats.backbone import Backbone
 from manyhats.core.batch import ScheduledBatch, SequenceOutput
 from manyhats.engine.runner import Runner
 from manyhats.formats.writer import write_adapter
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 from manyhats.runtime import Runtime
 from manyhats.settings import Settings
 
@@ -48,7 +48,7 @@ def adapter_files(
     backbone: Backbone,
     method: str = "lora",
     *,
-    kind: Kind = "classify",
+    kind: KindName = "classify",
     labels: int = 3,
     seed: int | None = None,
     settings: dict[str, Any] | None = None,
@@ -121,10 +121,10 @@ class Live:
         task = fresh(stem)
         answer = self.upload(task, adapter_files(self.backbone, method, **options))
         assert answer.status_code == 201, answer.text
-        self.wait_arrived()
+        self.wait_loaded()
         return task
 
-    def wait_arrived(self) -> None:
+    def wait_loaded(self) -> None:
         """Until no adapter is on its way into a slot."""
         wait_until(lambda: not self.runtime.adapter_cache._load_jobs, "all adapters are loaded")
 

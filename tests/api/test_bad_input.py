@@ -214,7 +214,7 @@ def test_a_body_over_the_limit(start, path):
         head = b'--x\r\nContent-Disposition: form-data; name="archive"; filename="a"\r\n\r\n'
         for headers in ({}, {"Content-Type": "application/json"}) if "predict" in path else (kind,):
             assert_error(live.client.post(path, content=head + b"x" * size, headers=headers), 413, "bytes")
-            # With no length told: in chunks.
+            # With no length given: in chunks.
             chunks = (piece for piece in [head, *[b"x" * 10_000] * (size // 10_000)])
             assert_error(live.client.post(path, content=chunks, headers=headers), 413, "bytes")
         # A length that is only claimed is refused before a byte of the body is sent.

@@ -75,7 +75,7 @@ def test_bad_words(live: Live, task: str) -> None:
             assert all(written[i : i + len(ids)] != ids for i in range(len(written)))
 
 
-def test_what_leaves_no_token_is_told(live: Live, task: str) -> None:
+def test_what_leaves_no_token_is_refused(live: Live, task: str) -> None:
     (word,) = live.backbone.tokenizer.encode_bare("w5", 9).ids
     asked = {"allowed_token_ids": [word], "bad_words": ["w5"], "max_new_tokens": 4}
     assert_error(live.ask(task, PROMPTS[0], **asked), 400, "after 0 tokens .* leave no token")
@@ -98,10 +98,10 @@ def test_special_tokens_in_the_text(live: Live, task: str) -> None:
     special = next(t for t in live.backbone.tokenizer.loaded.all_special_ids if t not in live.backbone.eos_token_ids)
     asked = {"max_new_tokens": 3, "allowed_token_ids": [special]}
     (skipped,) = live.outputs(task, PROMPTS[0], **asked)
-    (told,) = live.outputs(task, PROMPTS[0], skip_special_tokens=False, **asked)
+    (kept,) = live.outputs(task, PROMPTS[0], skip_special_tokens=False, **asked)
     assert skipped["text"] == ""
-    assert told["text"] == live.backbone.tokenizer.loaded.decode([special] * 3)
-    assert skipped["tokens"] == told["tokens"] == [special] * 3
+    assert kept["text"] == live.backbone.tokenizer.loaded.decode([special] * 3)
+    assert skipped["tokens"] == kept["tokens"] == [special] * 3
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)

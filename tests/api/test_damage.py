@@ -41,7 +41,7 @@ def test_damaged_files_answer_500_until_the_same_are_uploaded(start, damage):
         files = adapter_files(live.backbone)
         live.upload("spam", files)
         other = live.add("other")
-        live.wait_arrived()
+        live.wait_loaded()
         before, others = live.outputs("spam"), live.outputs(other)
         damage(blob(live, "spam"))
         assert close(live.outputs("spam"), before)  # it is in its slot, with its own bytes
@@ -75,7 +75,7 @@ def test_a_member_that_is_damaged_fails_what_is_made_of_it(start):
         shas = [live.client.get(f"/v1/tasks/{name}").json()["versions"][0]["sha256"] for name in names]
         description = json.dumps({"format": "manyhats-stack/1", "members": shas}).encode()
         assert live.upload("made", {"manyhats.json": description}).status_code == 201
-        live.wait_arrived()
+        live.wait_loaded()
         changed(blob(live, names[0]))
         live.client.post("/v1/tasks/made/unload")
         assert_error(live.ask("made"), 500, names[0])

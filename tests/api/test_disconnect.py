@@ -11,7 +11,7 @@ from manyhats.api.disconnect import ClientDisconnected, cancel_on_disconnect
 
 
 class Connection:
-    """A request whose client disconnects when it is told to; `broken`: reading from it fails then."""
+    """A request whose client disconnects when the test says so; `broken`: reading from it fails then."""
 
     def __init__(self, *, broken: bool = False) -> None:
         self.gone = asyncio.Event()

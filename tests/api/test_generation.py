@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from manyhats.core.batch import ScheduledBatch, SequenceOutput
+from manyhats.core.kinds.generate import GenerateParameters
 from manyhats.engine.runner import Runner
-from manyhats.serving.parameters import GenerateParameters
 
 from tests import tiny
 from tests.api.generating import PROMPTS, add, events
@@ -63,10 +63,10 @@ def test_several_texts_of_one_prompt(live: Live) -> None:
     assert len(output["choices"]) == 3
     assert output["text"] == output["choices"][0]["text"]
     assert len({choice["text"] for choice in output["choices"]}) > 1
-    for told in output["logprobs"]:
-        assert told["logprob"] <= 0
-        assert len(told["top"]) == 2
-        assert told["top"][0]["logprob"] >= told["top"][1]["logprob"]
+    for token in output["logprobs"]:
+        assert token["logprob"] <= 0
+        assert len(token["top"]) == 2
+        assert token["top"][0]["logprob"] >= token["top"][1]["logprob"]
 
 
 def test_stops_and_limits(live: Live) -> None:
@@ -85,7 +85,7 @@ def test_stops_and_limits(live: Live) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "told"),
+    ("parameters", "message"),
     [
         ({"temperature": -1}, "temperature"),
         ({"top_p": -0.1}, "top_p"),
@@ -98,8 +98,8 @@ def test_stops_and_limits(live: Live) -> None:
         ({"pooling": "mean", "max_new_tokens": 3}, "no parameter 'max_new_tokens'"),
     ],
 )
-def test_wrong_parameters_are_named(live: Live, parameters: dict[str, Any], told: str) -> None:
-    assert_error(live.ask("base", PROMPTS[0], **parameters), 400, told)
+def test_wrong_parameters_are_named(live: Live, parameters: dict[str, Any], message: str) -> None:
+    assert_error(live.ask("base", PROMPTS[0], **parameters), 400, message)
 
 
 def test_no_parameters_and_nulls(live: Live) -> None:

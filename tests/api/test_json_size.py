@@ -1,4 +1,4 @@
-"""What a JSON body may hold: counted before it is parsed, and never more than a first fault told."""
+"""What a JSON body may hold: counted before it is parsed, and never more than a first fault reported."""
 
 from __future__ import annotations
 

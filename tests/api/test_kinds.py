@@ -60,7 +60,7 @@ def test_a_kind_that_is_no_kind_or_does_not_fit_is_refused_and_changes_nothing(l
     assert_error(live.upload(task, files, task=json.dumps({"kind": "guess"})), 400)
     assert_error(live.client.get(f"/v1/tasks/{task}"), 404)
     live.upload(task, files)
-    live.wait_arrived()
+    live.wait_loaded()
     before = live.client.get(f"/v1/tasks/{task}").json()
     for kind in ("tokens", "regress", "generate", "guess", 1):
         assert assert_error(live.client.put(f"/v1/tasks/{task}", json={"kind": kind}), 400)["param"] == "kind"

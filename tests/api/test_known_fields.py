@@ -9,9 +9,9 @@ import pytest
 from manyhats.api.known_fields import CHANGE_ANSWERS, FOLLOWED, HARMLESS, add_parameter, reject_unsupported, translate
 from manyhats.api.lorax import GenerateBody, Parameters
 from manyhats.api.openai.bodies import ChatBody, CompletionBody
+from manyhats.core.kinds.generate import GenerateParameters
 from manyhats.errors import InvalidRequest
 from manyhats.serving.merged import FIELD
-from manyhats.serving.parameters import GenerateParameters
 from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_params
 

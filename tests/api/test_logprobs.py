@@ -1,4 +1,4 @@
-"""What clients are told of tokens' probabilities, and how evaluation harnesses score prompts."""
+"""What clients get of tokens' probabilities, and how evaluation harnesses score prompts."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def tasks(live: Live, folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
         files = adapter_files(live.backbone, method, kind="generate")
         task = fresh("scored")
         assert live.upload(task, files).status_code == 201
-        live.wait_arrived()
+        live.wait_loaded()
         stored = tmp_path_factory.mktemp("adapter")
         for name, data in files.items():
             (stored / name).write_bytes(data)
@@ -113,12 +113,12 @@ def test_an_evaluation_harness_scores_as_transformers_do(
             assert len(answer["choices"]) == len(prompts)
             for choice, ids in zip(answer["choices"], prompts, strict=True):
                 want = values(ids)
-                told = choice["logprobs"]
-                assert [len(told[name]) for name in told] == [len(ids) + most] * 4
-                assert told["token_logprobs"][0] is None
-                assert told["top_logprobs"][0] is None
+                logprobs = choice["logprobs"]
+                assert [len(logprobs[name]) for name in logprobs] == [len(ids) + most] * 4
+                assert logprobs["token_logprobs"][0] is None
+                assert logprobs["top_logprobs"][0] is None
                 for i, token in enumerate(ids[1:]):
-                    value, top = told["token_logprobs"][i + 1], told["top_logprobs"][i + 1]
+                    value, top = logprobs["token_logprobs"][i + 1], logprobs["top_logprobs"][i + 1]
                     assert abs(value - float(want[i, token])) < tiny.CLOSE
                     likeliest = max(top.values())
                     assert abs(likeliest - float(want[i].max())) < tiny.CLOSE
@@ -135,12 +135,12 @@ def test_offsets_index_into_the_text(live: Live, tasks: dict[str, Any], prompts:
                 whole = complete(live, model=task, **asked)["choices"]
                 assert streamed(live, model=task, **asked) == whole
                 for i, choice in enumerate(whole):
-                    text, told = choice["text"], choice["logprobs"]
+                    text, logprobs = choice["text"], choice["logprobs"]
                     assert text.startswith(TEXTS[i]) or not echo
-                    for token, offset in zip(told["tokens"], told["text_offset"], strict=True):
+                    for token, offset in zip(logprobs["tokens"], logprobs["text_offset"], strict=True):
                         if not token.startswith("bytes:"):
                             assert text[offset : offset + len(token)] == token
-                    assert all(len(top) in (2, 3) for top in told["top_logprobs"] if top is not None)
+                    assert all(len(top) in (2, 3) for top in logprobs["top_logprobs"] if top is not None)
 
 
 def test_several_texts_of_several_prompts(live: Live, tasks: dict[str, Any], prompts: list[list[int]]) -> None:
@@ -150,8 +150,8 @@ def test_several_texts_of_several_prompts(live: Live, tasks: dict[str, Any], pro
         assert streamed(live, model=task, logprobs=0, **asked) == whole
         for choice, ids in zip(whole, [p for p in prompts[:2] for _ in range(2)], strict=True):
             want = values(ids)
-            told = choice["logprobs"]["token_logprobs"][1 : len(ids)]
-            assert told == pytest.approx([float(want[i, t]) for i, t in enumerate(ids[1:])], abs=tiny.CLOSE)
+            scores = choice["logprobs"]["token_logprobs"][1 : len(ids)]
+            assert scores == pytest.approx([float(want[i, t]) for i, t in enumerate(ids[1:])], abs=tiny.CLOSE)
 
 
 def test_a_text_that_ends_at_once_has_an_entry_too(live: Live, prompts: list[list[int]]) -> None:
@@ -179,16 +179,16 @@ def test_bytes_are_the_tokens_own(live: Live, client: openai.OpenAI) -> None:
     asked: Any = {"model": task, "messages": [{"role": "user", "content": "the"}], "logprobs": True, "top_logprobs": 3}
     for token, byte in zip(ids, "日".encode(), strict=True):
         answer = client.chat.completions.create(max_tokens=2, temperature=0, logit_bias={str(token): 100}, **asked)
-        told = answer.choices[0].logprobs
-        assert told is not None
-        assert told.content is not None
-        assert [one.bytes for one in told.content] == [[byte]] * 2
-        assert [one.token for one in told.content] == [f"bytes:\\x{byte:02x}"] * 2
-        assert all(len(one.top_logprobs) == 3 for one in told.content)
+        logprobs = answer.choices[0].logprobs
+        assert logprobs is not None
+        assert logprobs.content is not None
+        assert [one.bytes for one in logprobs.content] == [[byte]] * 2
+        assert [one.token for one in logprobs.content] == [f"bytes:\\x{byte:02x}"] * 2
+        assert all(len(one.top_logprobs) == 3 for one in logprobs.content)
     answer = client.chat.completions.create(max_tokens=20, temperature=0, **asked)
-    told = answer.choices[0].logprobs
-    assert told is not None
-    data = b"".join(bytes(one.bytes or []) for one in told.content or [])
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    data = b"".join(bytes(one.bytes or []) for one in logprobs.content or [])
     assert data.decode(errors="replace") == answer.choices[0].message.content
 
 
@@ -198,13 +198,13 @@ def test_prompt_logprobs_as_vllm_has_them(live: Live, tasks: dict[str, Any], pro
     first, *others = choice["prompt_logprobs"]
     assert first is None
     assert choice["logprobs"] is None
-    for i, told in enumerate(others):
-        own = told[str(prompts[0][i + 1])]
+    for i, by_token in enumerate(others):
+        own = by_token[str(prompts[0][i + 1])]
         assert abs(own["logprob"] - float(want[i, prompts[0][i + 1]])) < tiny.CLOSE
         order = want[i].sort(descending=True).values
         assert abs(float(order[own["rank"] - 1]) - own["logprob"]) < tiny.CLOSE
-        assert {1, 2} <= {one["rank"] for one in told.values()}
-        assert len(told) in (2, 3)
+        assert {1, 2} <= {one["rank"] for one in by_token.values()}
+        assert len(by_token) in (2, 3)
     answer = live.client.post(
         "/v1/completions", json={"model": "base", "prompt": "the", "prompt_logprobs": 1, "stream": True}
     )
@@ -217,10 +217,10 @@ def test_our_own_route_scores(live: Live, tasks: dict[str, Any], prompts: list[l
         for output, ids in zip(outputs, prompts, strict=True):
             assert output["tokens"] == []
             assert [one["token"] for one in output["prompt_logprobs"]] == ids
-            told = [one["logprob"] for one in output["prompt_logprobs"]]
+            scores = [one["logprob"] for one in output["prompt_logprobs"]]
             want = values(ids)
-            assert told[0] is None
-            assert told[1:] == pytest.approx([float(want[i, t]) for i, t in enumerate(ids[1:])], abs=tiny.CLOSE)
+            assert scores[0] is None
+            assert scores[1:] == pytest.approx([float(want[i, t]) for i, t in enumerate(ids[1:])], abs=tiny.CLOSE)
     assert_error(live.ask("base", TEXTS, max_new_tokens=0), 400, "max_new_tokens", "prompt_logprobs")
 
 
@@ -230,9 +230,9 @@ def test_details_of_the_prompt_as_tgi_has_them(live: Live, tasks: dict[str, Any]
     assert details is not None
     assert [one.id for one in details.prefill] == prompts[0]
     want = tasks["base"](prompts[0])
-    told = [one.logprob for one in details.prefill]
-    assert told[0] is None
-    assert told[1:] == pytest.approx([float(want[i, t]) for i, t in enumerate(prompts[0][1:])], abs=tiny.CLOSE)
+    scores = [one.logprob for one in details.prefill]
+    assert scores[0] is None
+    assert scores[1:] == pytest.approx([float(want[i, t]) for i, t in enumerate(prompts[0][1:])], abs=tiny.CLOSE)
     body = {"inputs": "the", "parameters": {"decoder_input_details": True}}
     answer = live.client.post("/generate_stream", json=body)
     assert answer.status_code == 422

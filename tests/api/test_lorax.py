@@ -103,7 +103,7 @@ def test_no_type_fails_the_server(live: Live) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "told"),
+    ("parameters", "message"),
     [
         ({"typical_p": 0.9}, "'typical_p' is not supported"),
         ({"watermark": True}, "'watermark'"),
@@ -123,11 +123,11 @@ def test_no_type_fails_the_server(live: Live) -> None:
         ({"adapter_id": "x", "adapter_source": "hub"}, "adapter_source"),
     ],
 )
-def test_what_is_not_followed_is_refused_by_name(live: Live, parameters: dict[str, Any], told: str) -> None:
+def test_what_is_not_followed_is_refused_by_name(live: Live, parameters: dict[str, Any], message: str) -> None:
     answer = generate(live, **parameters)
     assert answer.status_code == 422, answer.text
     assert answer.json()["error_type"] == "validation"
-    assert told in answer.json()["error"]
+    assert message in answer.json()["error"]
     flat = live.client.post("/generate", json={"inputs": PROMPTS[0]} | parameters)
     assert flat.status_code in (200, 422)
 
@@ -156,8 +156,8 @@ def test_the_likeliest_in_each_place(live: Live) -> None:
     details = generate(live, details=True, top_n_tokens=2, return_k_alternatives=1, ignore_eos_token=True).json()[
         "details"
     ]
-    told = live.outputs("base", PROMPTS[0], max_new_tokens=6, ignore_eos=True, logprobs=2)[0]["logprobs"]
-    for token, top, one in zip(details["tokens"], details["top_tokens"], told, strict=True):
+    logprobs = live.outputs("base", PROMPTS[0], max_new_tokens=6, ignore_eos=True, logprobs=2)[0]["logprobs"]
+    for token, top, one in zip(details["tokens"], details["top_tokens"], logprobs, strict=True):
         assert [t["id"] for t in top] == [t["token"] for t in one["top"]]
         assert [t["id"] for t in token["alternative_tokens"]] == [one["top"][0]["token"]]
         assert all(set(t) == {"id", "text", "logprob", "special"} for t in top)

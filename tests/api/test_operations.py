@@ -221,7 +221,7 @@ def test_a_server_that_is_not_ready_says_so(live: Live):
 
 
 def test_a_server_whose_engine_is_not_healthy_says_so(live: Live, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(live.runtime.engine, "_well", False)
+    monkeypatch.setattr(live.runtime.engine, "_last_step_ok", False)
     assert_error(live.client.get("/readyz"), 503, "recovering from an error of its engine")
     assert live.client.get("/healthz").status_code == 200
     assert figures(live)["manyhats_ready"] == 0

@@ -87,18 +87,18 @@ def test_the_server_answers_others_while_the_model_works(live: Live, gate: Gate)
 def test_the_server_answers_others_while_an_adapter_is_read(live: Live, monkeypatch):
     slow, quick = fresh(), ready(live)
     live.upload(slow, adapter_files(live.backbone), activate="false")
-    let, begun = threading.Event(), threading.Event()
+    let, started = threading.Event(), threading.Event()
     load = live.runtime.adapter_cache._load
 
     def patient(version):
         if version.task == slow:
-            begun.set()
+            started.set()
             assert let.wait(60)
         return load(version)
 
     monkeypatch.setattr(live.runtime.adapter_cache, "_load", patient)
     later = Later(lambda: live.ask(f"{slow}@1"))
-    assert begun.wait(60)
+    assert started.wait(60)
     assert live.outputs(quick)
     results = Later(
         lambda: live.client.post("/v1/predict", json={"tasks": [quick, f"{slow}@1"], "inputs": "w1"}).json()["results"]
@@ -161,17 +161,17 @@ def test_a_client_that_hangs_up_while_its_rows_are_computed(live: Live, gate: Ga
 def test_a_client_that_hangs_up_while_its_adapter_is_read(live: Live, monkeypatch):
     task = fresh()
     live.upload(task, adapter_files(live.backbone), activate="false")
-    let, begun = threading.Event(), threading.Event()
+    let, started = threading.Event(), threading.Event()
     load = live.runtime.adapter_cache._load
 
     def patient(version):
-        begun.set()
+        started.set()
         assert let.wait(60)
         return load(version)
 
     monkeypatch.setattr(live.runtime.adapter_cache, "_load", patient)
     connection = raw(live, post(f"/v1/tasks/{task}@1/predict", {"inputs": TEXTS}))
-    assert begun.wait(60)
+    assert started.wait(60)
     connection.close()
     wait_until(lambda: live.pins() == 0, "the files are given back")
     let.set()
@@ -203,7 +203,7 @@ def test_many_that_hang_up_leave_nothing_behind(live: Live, gate: Gate):
 # ---- full queues
 
 
-def test_a_full_queue_is_told_at_once(start, gate: Gate):
+def test_a_full_queue_is_refused_at_once(start, gate: Gate):
     with start(queue_per_task=4, queue_total=6) as live:
         one, other = ready(live), ready(live)
         running = held(live, gate)

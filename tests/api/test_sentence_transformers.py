@@ -1,4 +1,4 @@
-"""Folders of sentence-transformers over REST: what they say holds, is told, or is refused by name."""
+"""Folders of sentence-transformers over REST: what they say holds, is reported, or is refused by name."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pushed(live: Live, folder: Path, **form: str) -> tuple[str, dict[str, Any]]:
     task = fresh("sentence")
     answer = live.upload(task, archive=packed(folder), **form)
     assert answer.status_code == 201, answer.text
-    live.wait_arrived()
+    live.wait_loaded()
     return task, answer.json()
 
 
@@ -92,9 +92,9 @@ def test_pooling(
     assert answer["kind"] == "embed"
     assert any("sentence-transformers" in warning for warning in answer["warnings"])
     assert close(vectors(live, task), right(bert, TEXTS, modes, behind))
-    told = live.client.get(f"/v1/tasks/{task}").json()
-    assert told["normalize"] is bool(behind)
-    assert len(told["pooling"]) == 6 if len(modes) > 1 else isinstance(told["pooling"], str)
+    task_details = live.client.get(f"/v1/tasks/{task}").json()
+    assert task_details["normalize"] is bool(behind)
+    assert len(task_details["pooling"]) == 6 if len(modes) > 1 else isinstance(task_details["pooling"], str)
 
 
 def test_what_stands_behind_the_pooling_keeps_its_order(live: Live, bert: Backbone, folder: Path) -> None:
@@ -202,8 +202,10 @@ def test_a_limit_over_the_backbone_s(live: Live, folder: Path) -> None:
 
 def test_prompts_can_be_set_for_any_task(live: Live) -> None:
     task = live.add(kind="embed")
-    told = live.client.put(f"/v1/tasks/{task}", json={"prompts": {"a": "w5 "}, "default_prompt_name": "a"}).json()
-    assert (told["prompts"], told["default_prompt_name"]) == ({"a": "w5 "}, "a")
+    task_details = live.client.put(
+        f"/v1/tasks/{task}", json={"prompts": {"a": "w5 "}, "default_prompt_name": "a"}
+    ).json()
+    assert (task_details["prompts"], task_details["default_prompt_name"]) == ({"a": "w5 "}, "a")
     assert close(vectors(live, task), vectors(live, task, [f"w5 {text}" for text in TEXTS], prompt=""))
     live.client.put(f"/v1/tasks/{task}", json={"default_prompt_name": None, "defaults": {"prompt_name": "a"}})
     assert close(vectors(live, task), vectors(live, task, [f"w5 {text}" for text in TEXTS], prompt=""))
@@ -269,9 +271,14 @@ def test_the_bare_backbone_is_as_its_folder_says(own: tuple[Live, Any], bert: Ba
         vectors(live, "base", ["w1 w2"], prompt="", pooling="mean", normalize=False),
         right(bert, ["w1 w2"], ("mean",), behind[:1], adapter=None),
     )
-    told = live.client.get("/v1/tasks/base").json()
-    assert (told["pooling"], told["normalize"], told["max_tokens"], told["overflow"]) == ("cls", True, 5, "truncate")
-    assert told["default_prompt_name"] == "query"
+    task_details = live.client.get("/v1/tasks/base").json()
+    assert (
+        task_details["pooling"],
+        task_details["normalize"],
+        task_details["max_tokens"],
+        task_details["overflow"],
+    ) == ("cls", True, 5, "truncate")
+    assert task_details["default_prompt_name"] == "query"
 
 
 def test_an_adapter_that_says_nothing_is_as_the_backbone(own: tuple[Live, Any], bert: Backbone) -> None:

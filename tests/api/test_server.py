@@ -1,4 +1,4 @@
-"""Clients that are slow, silent or too many, on real sockets. The server is told how much time passes.
+"""Clients that are slow, silent or too many, on real sockets. The tests say how much time passes.
 
 Also the canary of what is used of uvicorn beyond its settings."""
 
@@ -84,11 +84,11 @@ def refused(client: socket.socket, status: int, *patterns: str) -> dict[str, str
 # ---- time
 
 
-@pytest.mark.parametrize("begun", [b"G", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "])
-def test_a_head_that_comes_too_slowly(live: Live, begun: bytes):
+@pytest.mark.parametrize("started", [b"G", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "])
+def test_a_head_that_comes_too_slowly(live: Live, started: bytes):
     with raw(live, b"") as client:
         connection = of(live, client)
-        sent(connection, client, begun)
+        sent(connection, client, started)
         for _ in range(5):  # a byte now and then does not help
             passes(live, connection, 1.5)
             sent(connection, client, b"x")
@@ -117,12 +117,12 @@ def test_a_slow_second_request_of_a_connection(live: Live):
 
 def test_a_body_that_comes_too_slowly(live: Live, caplog: pytest.LogCaptureFixture):
     part = b'--x\r\nContent-Disposition: form-data; name="archive"; filename="a.zip"\r\n\r\n'
-    for kind, path, begun in (
+    for kind, path, started in (
         ("application/json", PREDICT, b"{"),
         ("multipart/form-data; boundary=x", "/v1/tasks/slow/versions", part),
     ):
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 100000\r\n\r\n"
-        with raw(live, head.encode() + begun) as client:
+        with raw(live, head.encode() + started) as client:
             connection = of(live, client)
             passes(live, connection, 0.5)
             for _ in range(10):
@@ -189,10 +189,10 @@ def test_the_rest_of_a_body_that_nobody_wants_does_not_hold_a_connection(start):
 
 
 def test_times_are_no_longer_than_a_request_may_take(start):
-    begun = HEAD + b"Content-Length: 9\r\n\r\n{"
-    with start(request_timeout=3) as live, raw(live, b"POST ") as slow_head, raw(live, begun) as slow_body:
+    started = HEAD + b"Content-Length: 9\r\n\r\n{"
+    with start(request_timeout=3) as live, raw(live, b"POST ") as slow_head, raw(live, started) as slow_body:
         several = [of(live, slow_head), of(live, slow_body)]
-        wait_until(lambda: several[1].cycle, "the request has begun")
+        wait_until(lambda: several[1].cycle, "the request has started")
         passes(live, several[0], 0.1, 1.0)
         assert not any(one._closing for one in several)
         passes(live, several[0], 3.0)
@@ -234,10 +234,10 @@ def test_one_connection_too_many_gets_a_clear_answer(start, caplog: pytest.LogCa
                 assert refused(early, 503, "all 3 connections", "try again")["retry-after"] == "1"
             with live.new_client() as more:
                 for _ in range(3):
-                    told = more.post(PREDICT, json={"inputs": TEXTS})
-                    assert told.status_code == 503
-                    assert told.headers["retry-after"] == "1"
-                    assert_error_body(told.json(), 503, "all 3 connections")
+                    late = more.post(PREDICT, json={"inputs": TEXTS})
+                    assert late.status_code == 503
+                    assert late.headers["retry-after"] == "1"
+                    assert_error_body(late.json(), 503, "all 3 connections")
                 assert client.get("/healthz").status_code == 200  # who is there stays
                 one.close()
                 wait_until(lambda: len(live.limits.open) < 3, "one has gone")

@@ -1,4 +1,4 @@
-"""Answers of a form: JSON, a schema, one of some choices, an expression, a grammar."""
+"""Structured output: JSON, a schema, one of some choices, an expression, a grammar."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BACKBONE = "llama"
 
 @pytest.fixture(scope="module")
 def bytes_live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """A server whose backbone reads bytes, as answers of a form need it."""
+    """A server whose backbone reads bytes, as structured output needs it."""
     base = tiny.write_byte_base(tmp_path_factory.mktemp("bytes"))
     with serving(tiny.load(base), tmp_path_factory.mktemp("store")) as running:
         yield running
@@ -59,7 +59,7 @@ def test_answers_of_a_form(bytes_live: Live) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "told"),
+    ("parameters", "message"),
     [
         ({"regex": "w("}, "not valid"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}}, "not valid"),
@@ -83,8 +83,8 @@ def test_answers_of_a_form(bytes_live: Live) -> None:
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": 3}}}, "schema is an object"),
     ],
 )
-def test_forms_that_are_none(bytes_live: Live, parameters: dict[str, Any], told: str) -> None:
-    assert_error(bytes_live.ask("base", "x", **parameters), 400, told)
+def test_forms_that_are_none(bytes_live: Live, parameters: dict[str, Any], message: str) -> None:
+    assert_error(bytes_live.ask("base", "x", **parameters), 400, message)
 
 
 def test_a_tokenizer_that_cannot_be_held_to_a_form(live: Live) -> None:
@@ -178,16 +178,16 @@ def test_a_form_that_ends_before_the_least_length(bytes_live: Live) -> None:
 def test_a_form_that_fails_later_fails_alone(bytes_live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others in the same pass go on."""
     whole = bytes_live.outputs("base", "ab", max_new_tokens=30)
-    followed = Grammar.bits
+    followed = Grammar.bitmask
     steps: list[int] = []
 
     def until_later(grammar: Grammar) -> Any:
         steps.append(1)
         if len(steps) > 6:
-            raise InvalidRequest("the form of the answer cannot be followed: too large")
+            raise InvalidRequest("the structured output cannot be followed: too large")
         return followed(grammar)
 
-    monkeypatch.setattr(Grammar, "bits", until_later)
+    monkeypatch.setattr(Grammar, "bitmask", until_later)
     with ThreadPoolExecutor(4) as pool:
         others = [pool.submit(bytes_live.outputs, "base", "ab", max_new_tokens=30) for _ in range(3)]
         failed = pool.submit(bytes_live.ask, "base", "x", regex="[a-z]{20}", max_new_tokens=30)

@@ -99,7 +99,7 @@ def test_a_task_shows_everything_about_itself(live: Live):
     files = adapter_files(live.backbone, labels=2, settings={"labels": ["no", "yes"], "template": "w1 {text}"})
     task = fresh()
     live.upload(task, files)
-    live.wait_arrived()
+    live.wait_loaded()
     shown = live.client.get(f"/v1/tasks/{task}")
     assert shown.status_code == 200
     body = shown.json()

@@ -123,7 +123,7 @@ def test_its_head_is_transformers_own(alias: str, base_folder: Callable[[str], P
     def logits(activation: str) -> list[torch.Tensor]:
         inner, last = (model.get_submodule(name) for name in layout.linears)
         layers = (Layer(inner.weight.data, inner.bias.data, activation), Layer(last.weight.data, last.bias.data))
-        bound = BoundAdapter("base", "classify", (), Head("classify", layout.reads, layers))
+        bound = BoundAdapter("base", (), Head("classify", layout.reads, layers))
         return tiny.ask(backbone, bound, TEXTS)
 
     expected = [_own(model, backbone, Text(text)).logits[0] for text in TEXTS]

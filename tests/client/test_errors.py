@@ -164,7 +164,7 @@ def test_longer_than_is_bearable(client: Driver, server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "seconds"),
+    ("retry_after", "seconds"),
     [
         ("soon", None),
         ("", None),
@@ -174,8 +174,8 @@ def test_longer_than_is_bearable(client: Driver, server: Server) -> None:
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
     ],
 )
-def test_strange_times(kind: str, told: str, seconds: float | None) -> None:
-    server = Server([error(429, headers={"Retry-After": told})])
+def test_strange_times(kind: str, retry_after: str, seconds: float | None) -> None:
+    server = Server([error(429, headers={"Retry-After": retry_after})])
     with driven(kind, server, max_retries=1) as client:
         with pytest.raises(mc.Overloaded) as raised:
             client.health()

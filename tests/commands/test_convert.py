@@ -130,7 +130,7 @@ def test_damaged_pickles_give_errors_of_ours_alone(source: Path, tmp_path: Path,
     buffer = io.BytesIO()
     torch.save({"a": torch.ones(50)}, buffer, _use_new_zipfile_serialization=zipped)
     whole = buffer.getvalue()
-    told = []
+    messages = []
     for number in range(120):
         damaged = bytearray(whole)
         if number % 3:
@@ -142,9 +142,9 @@ def test_damaged_pickles_give_errors_of_ours_alone(source: Path, tmp_path: Path,
         try:
             convert_folder(source, tmp_path / f"out-{number}")
         except InvalidRequest as error:
-            told.append(error.message)
-    assert len(told) >= 40
-    assert not any("\n" in message for message in told)
+            messages.append(error.message)
+    assert len(messages) >= 40
+    assert not any("\n" in message for message in messages)
 
 
 def test_two_files_of_one_name_are_refused(source: Path, tmp_path: Path) -> None:

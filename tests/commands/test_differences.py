@@ -18,7 +18,7 @@ from tests.references.peft_recipes import DIFFERENCES
 
 @pytest.mark.parametrize("name", DIFFERENCES)
 @pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_an_upload_is_told_the_command(peft_references: References, peft_backbone: Any, name: str, family: str) -> None:
+def test_an_upload_gets_the_command(peft_references: References, peft_backbone: Any, name: str, family: str) -> None:
     with pytest.raises(AdapterMismatch, match="manyhats convert PATH OUT --backbone"):
         read_adapter(peft_references.folder("differences", family, name), peft_backbone(family))
 

@@ -34,7 +34,7 @@ PUSHED = {
 
 
 class Server:
-    """Answers what it is told to, and keeps the requests."""
+    """Gives the answers that it was made with, and keeps the requests."""
 
     def __init__(self) -> None:
         self.requests: list[httpx.Request] = []
@@ -163,8 +163,12 @@ def test_there_must_be_something_to_send(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / ".hidden").write_text("")
     (tmp_path / "a.safetensors").write_text("")
-    for path, told in (("empty", "is empty"), ("nowhere", "no adapter folder"), ("a.safetensors", "no adapter folder")):
-        with pytest.raises(InvalidRequest, match=told):
+    for path, message in (
+        ("empty", "is empty"),
+        ("nowhere", "no adapter folder"),
+        ("a.safetensors", "no adapter folder"),
+    ):
+        with pytest.raises(InvalidRequest, match=message):
             upload_parts(tmp_path / path)
 
 
@@ -232,7 +236,7 @@ def test_the_address_and_the_key_may_come_from_the_environment(server: Server) -
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "told"),
+    ("status", "body", "message"),
     [
         (404, {"error": {"message": "The task `x` does not exist.", "code": 404}}, "The task `x` does not exist."),
         (502, {"detail": "bad gateway"}, "answered 502, but not as this server does"),
@@ -247,10 +251,10 @@ def test_what_a_server_refuses_is_said_in_one_line(
     capsys: pytest.CaptureFixture[str],
     status: int,
     body: Any,
-    told: str,
+    message: str,
 ) -> None:
     server.answers(body, status)
-    assert told in refused(monkeypatch, capsys, "show", "x")
+    assert message in refused(monkeypatch, capsys, "show", "x")
 
 
 def test_an_answer_without_json_is_said_in_one_line(

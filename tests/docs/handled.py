@@ -39,7 +39,7 @@ COMMANDS: list[tuple[str, How, str]] = [
 DATA: list[tuple[str, str, str]] = [
     ("CONTRIBUTING.md", "make install", "targets"),
     ("docs/adding-a-method.md", "class AverageConfig", "excerpt"),
-    ("docs/adding-a-method.md", "def step(group", "excerpt"),
+    ("docs/adding-a-method.md", "def step(self", "excerpt"),
     ("docs/architecture.md", "FastAPI routes", "packages"),
     ("docs/architecture.md", "registry.sqlite3", "store"),
     ("docs/methods.md", "manyhats-mask/1", "mask"),

@@ -109,7 +109,7 @@ def test_build_arguments_are_those_of_the_dockerfile() -> None:
 
 def excerpt(block: Block) -> None:
     """Lines of the package, with `...` for some left out."""
-    source = Path(methods.__file__).with_name("average.py").read_text()
+    source = Path(methods.__file__).parent.joinpath("average/method.py").read_text()
     pieces = [piece for piece in re.split(r"^ *\.\.\.\n", block.content, flags=re.MULTILINE) if piece.strip()]
     assert pieces
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""A sampler that takes one row after another: what `engine.sampler` does for all together."""
+"""A simple sampler that computes one row at a time, to compare `engine.sampler` with."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _sample(row: Tensor, one: SamplingInput) -> SampledToken:
         if possible:
             scores = row / torch.tensor(p.temperature)
             weights = (scores - scores.amax()).exp()
-            token = _draw_truncated(weights, p, at) if p.truncated else _place(weights.double().cumsum(-1), at)
+            token = _sample_truncated(weights, p, at) if p.truncated else _first_above(weights.double().cumsum(-1), at)
     if not possible:
         return SampledToken(NO_TOKEN, None, ())
     if p.logprobs is None:
@@ -59,30 +59,30 @@ def _adjust(row: Tensor, one: SamplingInput) -> None:
             row.masked_fill_(~mask, float("-inf"))
 
 
-def _place(sums: Tensor, at: Tensor) -> int:
-    """The first place where the cumulated weights pass a share of their total."""
+def _first_above(sums: Tensor, at: Tensor) -> int:
+    """The first index where the cumulated weights are above a share of their total."""
     return min(int(torch.searchsorted(sums, at * sums[-1], right=True)), len(sums) - 1)
 
 
-def _draw_truncated(weights: Tensor, p: SamplingParams, at: Tensor) -> int:
+def _sample_truncated(weights: Tensor, p: SamplingParams, at: Tensor) -> int:
     count = min(p.top_k or _CANDIDATES, len(weights))
     while True:
         values, ids = weights.topk(count)
         kept = values.double()
         sums = kept.cumsum(0)
         # top-p is a share of what top-k leaves
-        whole = sums[-1] if p.top_k else weights.sum(dtype=torch.float64)
+        total = sums[-1] if p.top_k else weights.sum(dtype=torch.float64)
         enough = p.top_k > 0 or count == len(weights)
-        enough = enough or (p.top_p < 1 and bool(sums[-1] >= p.top_p * whole))
+        enough = enough or (p.top_p < 1 and bool(sums[-1] >= p.top_p * total))
         enough = enough or (p.min_p > 0 and bool(kept[-1] < p.min_p * kept[0]))
         if enough:
             break
         count = len(weights)
     keep = torch.ones_like(kept, dtype=torch.bool)
     if p.top_p < 1:
-        keep &= sums - kept < p.top_p * whole
+        keep &= sums - kept < p.top_p * total
     if p.min_p > 0:
         keep &= kept >= p.min_p * kept[0]
     keep[0] = True
-    left = kept[: int(keep.sum())]  # what is kept stands in front: the weights fall
-    return int(ids[_place(left.cumsum(0), at)])
+    kept_weights = kept[: int(keep.sum())]  # the kept tokens come first, because the weights fall
+    return int(ids[_first_above(kept_weights.cumsum(0), at)])

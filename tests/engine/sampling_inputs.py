@@ -1,4 +1,4 @@
-"""Rows that ask a sampler for anything."""
+"""Random sampling inputs, with every parameter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from manyhats.engine.sampler import SamplingInput
 
 
 class Fixed:
-    """Gives one number always, in place of a source of random ones."""
+    """A random number generator that always returns one number."""
 
     def __init__(self, value: float) -> None:
         self.value = value
@@ -20,7 +20,7 @@ class Fixed:
 
 
 def different(rows: int, vocabulary: int, source: random.Random) -> torch.Tensor:
-    """Logits of which no two in a row are equal: of such the likelier one is nobody's."""
+    """Logits without equal values in a row, because which of equal tokens is likelier is not defined."""
     generator = torch.Generator().manual_seed(source.randrange(1 << 30))
     ranks = torch.stack([torch.randperm(vocabulary, generator=generator) for _ in range(rows)])
     shares = (ranks + 0.5) / vocabulary
@@ -28,7 +28,7 @@ def different(rows: int, vocabulary: int, source: random.Random) -> torch.Tensor
 
 
 def any_input(vocabulary: int, source: random.Random) -> SamplingInput:
-    """A row that asks for something of everything, with a bool constraint."""
+    """A row with random values of all parameters, and a bool constraint."""
 
     def tokens(count: int) -> list[int]:
         return [source.randrange(vocabulary) for _ in range(count)]

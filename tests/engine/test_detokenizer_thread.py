@@ -36,8 +36,8 @@ def detokenizer() -> Iterator[Detokenizer]:
     assert one.stop(PATIENCE)
 
 
-class Asked:
-    """A request of some sequences, and what its listener was told."""
+class ListenedRequest:
+    """A request of some sequences, and what its listener received."""
 
     def __init__(self, tokenizer: Tokenizer, *, count: int = 1, listener: Any = None, **options: Any) -> None:
         self.tokenizer = tokenizer
@@ -61,7 +61,7 @@ class Asked:
         ]
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         return "".join(delta.text for delta in self.deltas)
 
 
@@ -71,74 +71,74 @@ def feed(detokenizer: Detokenizer, steps: list[list[SequenceOutput]]) -> None:
 
 
 def test_a_text_is_told_token_by_token_and_ends_its_request(detokenizer, tokenizer):
-    asked = Asked(tokenizer)
-    steps = asked.steps("the cat sat 🙂")
+    listened = ListenedRequest(tokenizer)
+    steps = listened.steps("the cat sat 🙂")
     feed(detokenizer, steps)
-    asked.request.future.result(PATIENCE)
-    (sequence,) = asked.sequences
-    assert sequence.decoder.text == asked.told == "the cat sat 🙂"
-    assert [delta.token for delta in asked.deltas] == sequence.emitted_tokens == [step[0].token for step in steps]
+    listened.request.future.result(PATIENCE)
+    (sequence,) = listened.sequences
+    assert sequence.decoder.text == listened.text == "the cat sat 🙂"
+    assert [delta.token for delta in listened.deltas] == sequence.emitted_tokens == [step[0].token for step in steps]
     assert len(sequence.token_times) == len(steps)
-    assert [delta.finish_reason for delta in asked.deltas] == [None] * (len(steps) - 1) + ["length"]
+    assert [delta.finish_reason for delta in listened.deltas] == [None] * (len(steps) - 1) + ["length"]
     assert sequence.finish_reason == "length"
-    assert asked.request.output_tokens == len(steps)
+    assert listened.request.output_tokens == len(steps)
 
 
 def test_a_stop_string_ends_a_text_and_what_comes_behind_it_is_ignored(detokenizer, tokenizer):
-    asked = Asked(tokenizer, stops=("sat",))
-    feed(detokenizer, asked.steps("the cat sat on a mat"))
-    asked.request.future.result(PATIENCE)
-    (sequence,) = asked.sequences
+    listened = ListenedRequest(tokenizer, stops=("sat",))
+    feed(detokenizer, listened.steps("the cat sat on a mat"))
+    listened.request.future.result(PATIENCE)
+    (sequence,) = listened.sequences
     assert sequence.released
     assert sequence.finish_reason == "stop"
-    assert asked.told == "the cat "
-    shown = len(sequence.emitted_tokens)
-    feed(detokenizer, asked.steps("and more"))
+    assert listened.text == "the cat "
+    emitted = len(sequence.emitted_tokens)
+    feed(detokenizer, listened.steps("and more"))
     detokenizer.stop(PATIENCE)
-    assert len(sequence.emitted_tokens) == shown
-    assert asked.deltas[-1].finish_reason == "stop"
+    assert len(sequence.emitted_tokens) == emitted
+    assert listened.deltas[-1].finish_reason == "stop"
 
 
 def test_a_stop_string_that_was_held_back_turns_the_reason(detokenizer, tokenizer):
-    asked = Asked(tokenizer, stops=("\ufffd",))
-    tokens = asked.tokens("🙂")[:-1]  # a character that is never whole
-    feed(detokenizer, [[SequenceOutput(asked.sequences[0], token)] for token in tokens])
-    detokenizer.put([SequenceOutput(asked.sequences[0], None, "length")])
-    asked.request.future.result(PATIENCE)
-    assert asked.sequences[0].finish_reason == "stop"
-    assert asked.told == ""
+    listened = ListenedRequest(tokenizer, stops=("\ufffd",))
+    tokens = listened.tokens("🙂")[:-1]  # a character that is never whole
+    feed(detokenizer, [[SequenceOutput(listened.sequences[0], token)] for token in tokens])
+    detokenizer.put([SequenceOutput(listened.sequences[0], None, "length")])
+    listened.request.future.result(PATIENCE)
+    assert listened.sequences[0].finish_reason == "stop"
+    assert listened.text == ""
 
 
 def test_an_end_token_is_no_part_of_the_text(detokenizer, tokenizer):
-    asked = Asked(tokenizer)
-    (sequence,) = asked.sequences
-    feed(detokenizer, asked.steps("the cat", finished=None))
+    listened = ListenedRequest(tokenizer)
+    (sequence,) = listened.sequences
+    feed(detokenizer, listened.steps("the cat", finished=None))
     end = SampledToken(0, -0.5, ())
     sequence.ended_by = end
     detokenizer.put([SequenceOutput(sequence, end, "stop")])
-    asked.request.future.result(PATIENCE)
+    listened.request.future.result(PATIENCE)
     assert end not in sequence.emitted_tokens
-    assert asked.deltas[-1] == Delta(sequence, "", None, "stop")
+    assert listened.deltas[-1] == Delta(sequence, "", None, "stop")
 
 
 def test_a_request_is_done_when_all_its_texts_are(detokenizer, tokenizer):
-    asked = Asked(tokenizer, count=2)
-    feed(detokenizer, asked.steps("the cat", index=0))
-    wait_until(lambda: asked.request.unfinished == 1, "one text has ended")
-    assert not asked.request.future.done()
-    feed(detokenizer, asked.steps("sat on", index=1))
-    asked.request.future.result(PATIENCE)
+    listened = ListenedRequest(tokenizer, count=2)
+    feed(detokenizer, listened.steps("the cat", index=0))
+    wait_until(lambda: listened.request.unfinished == 1, "one text has ended")
+    assert not listened.request.future.done()
+    feed(detokenizer, listened.steps("sat on", index=1))
+    listened.request.future.result(PATIENCE)
 
 
 def test_a_failed_sequence_fails_its_request(detokenizer, tokenizer):
-    asked, other = Asked(tokenizer, count=2), Asked(tokenizer)
+    listened, other = ListenedRequest(tokenizer, count=2), ListenedRequest(tokenizer)
     error = InvalidRequest("no token may follow")
-    detokenizer.put([SequenceOutput(asked.sequences[0], error=error), *other.steps("the")[0]])
-    assert asked.request.future.exception(PATIENCE) is error
-    feed(detokenizer, asked.steps("the cat", index=1))
+    detokenizer.put([SequenceOutput(listened.sequences[0], error=error), *other.steps("the")[0]])
+    assert listened.request.future.exception(PATIENCE) is error
+    feed(detokenizer, listened.steps("the cat", index=1))
     other.request.future.result(PATIENCE)
     detokenizer.stop(PATIENCE)
-    assert asked.deltas == []
+    assert listened.deltas == []
     assert detokenizer.failures == 0
 
 
@@ -153,20 +153,20 @@ def refuse(delta: Delta) -> None:
 
 @pytest.mark.parametrize("kind", ["listener", "decoder"])
 def test_what_raises_fails_its_own_request_alone(detokenizer, tokenizer, kind):
-    bad, good = Asked(tokenizer, listener=refuse if kind == "listener" else None), Asked(tokenizer)
+    bad, good = ListenedRequest(tokenizer, listener=refuse if kind == "listener" else None), ListenedRequest(tokenizer)
     if kind == "decoder":
         bad.sequences[0].decoder = Broken(tokenizer)
     for one, other in zip(bad.steps("the cat"), good.steps("the cat"), strict=True):
         detokenizer.put([*one, *other])
     assert isinstance(bad.request.future.exception(PATIENCE), ValueError)
     good.request.future.result(PATIENCE)
-    assert good.told == "the cat"
+    assert good.text == "the cat"
     assert detokenizer.failures == 0
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), SystemExit()])
 def test_an_error_outside_of_a_text_is_counted_and_the_thread_goes_on(detokenizer, tokenizer, error):
-    broken, whole = Asked(tokenizer), Asked(tokenizer)
+    broken, whole = ListenedRequest(tokenizer), ListenedRequest(tokenizer)
 
     @contextmanager
     def scope() -> Iterator[None]:
@@ -183,12 +183,12 @@ def test_an_error_outside_of_a_text_is_counted_and_the_thread_goes_on(detokenize
 
 
 def test_a_request_that_nobody_waits_for_is_told_nothing(detokenizer, tokenizer):
-    asked, other = Asked(tokenizer), Asked(tokenizer)
-    asked.request.future.cancel()
-    feed(detokenizer, asked.steps("the cat") + other.steps("the cat"))
+    listened, other = ListenedRequest(tokenizer), ListenedRequest(tokenizer)
+    listened.request.future.cancel()
+    feed(detokenizer, listened.steps("the cat") + other.steps("the cat"))
     other.request.future.result(PATIENCE)
-    assert asked.deltas == []
-    assert asked.sequences[0].emitted_tokens == []
+    assert listened.deltas == []
+    assert listened.sequences[0].emitted_tokens == []
 
 
 def test_all_that_a_step_gives_stands_within_its_scope(detokenizer, tokenizer):
@@ -201,63 +201,63 @@ def test_all_that_a_step_gives_stands_within_its_scope(detokenizer, tokenizer):
         seen.append("end")
 
     detokenizer.step_scope = scope
-    asked = [Asked(tokenizer, listener=lambda delta: seen.append("delta")) for _ in range(3)]
-    for one in asked:
+    listened = [ListenedRequest(tokenizer, listener=lambda delta: seen.append("delta")) for _ in range(3)]
+    for one in listened:
         one.request.future.add_done_callback(lambda _: seen.append("done"))
-    detokenizer.put([output for one in asked for output in one.steps("the")[0]])
+    detokenizer.put([output for one in listened for output in one.steps("the")[0]])
     wait_until(lambda: "end" in seen, "the step has ended")
     assert seen == ["begin", *["delta", "done"] * 3, "end"]
 
 
-def held(tokenizer: Tokenizer) -> tuple[Asked, threading.Event, Callable[[], bool]]:
+def blocking_request(tokenizer: Tokenizer) -> tuple[ListenedRequest, threading.Event, Callable[[], bool]]:
     """A request whose listener waits."""
-    let, begun = threading.Event(), threading.Event()
+    unblock, started = threading.Event(), threading.Event()
 
     def listen(delta: Delta) -> None:
-        begun.set()
-        assert let.wait(PATIENCE)
+        started.set()
+        assert unblock.wait(PATIENCE)
 
-    return Asked(tokenizer, listener=listen), let, lambda: begun.wait(PATIENCE)
+    return ListenedRequest(tokenizer, listener=listen), unblock, lambda: started.wait(PATIENCE)
 
 
 def test_putting_never_waits_for_long(detokenizer, tokenizer):
-    asked, let, begun = held(tokenizer)
-    detokenizer.put(asked.steps("the cat", finished=None)[0])
-    assert begun()
+    listened, unblock, started = blocking_request(tokenizer)
+    detokenizer.put(listened.steps("the cat", finished=None)[0])
+    assert started()
     detokenizer.put([])  # nobody is woken for nothing
     assert detokenizer.waiting == 0
-    others = Asked(tokenizer).steps("the", finished=None) * 70  # more than may wait without being slowed down
+    others = ListenedRequest(tokenizer).steps("the", finished=None) * 70  # more than may wait without being slowed down
     feed(detokenizer, others)
     assert detokenizer.waiting == len(others) >= 70
-    let.set()
+    unblock.set()
     wait_until(lambda: detokenizer.waiting == 0, "all steps are done")
 
 
 def test_stopping_does_what_waits(tokenizer):
     one = Detokenizer()
     one.start()
-    asked = Asked(tokenizer)
-    feed(one, asked.steps("the cat sat on a mat"))
+    listened = ListenedRequest(tokenizer)
+    feed(one, listened.steps("the cat sat on a mat"))
     assert one.stop(PATIENCE)
-    assert asked.told == "the cat sat on a mat"
+    assert listened.text == "the cat sat on a mat"
 
 
 def test_stopping_in_time_fails_what_is_left(tokenizer):
     one = Detokenizer()
     one.start()
-    slow, let, begun = held(tokenizer)
-    late = Asked(tokenizer)
+    slow, unblock, started = blocking_request(tokenizer)
+    late = ListenedRequest(tokenizer)
     one.put(slow.steps("the cat", finished=None)[0])
-    assert begun()
+    assert started()
     feed(one, late.steps("the cat"))
     assert not one.stop(0.0)
     assert isinstance(late.request.future.exception(), NotReady)
-    let.set()
+    unblock.set()
     assert one.stop(PATIENCE)
 
 
 def test_stopping_what_never_began(tokenizer):
-    one, asked = Detokenizer(), Asked(tokenizer)
-    feed(one, asked.steps("the cat"))
+    one, listened = Detokenizer(), ListenedRequest(tokenizer)
+    feed(one, listened.steps("the cat"))
     assert one.stop(PATIENCE)
-    assert isinstance(asked.request.future.exception(), NotReady)
+    assert isinstance(listened.request.future.exception(), NotReady)

@@ -1,89 +1,21 @@
-"""The model's thread: answers, faults, cancelling, stopping, and what watches over it."""
+"""The engine: what shares a batch, and what happens beside the model's thread."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
 from typing import Any
 
-import manyhats.engine.engine as engine_module
 import pytest
-import torch
 from manyhats.backbone import Backbone
-from manyhats.core.batch import ScheduledBatch, SequenceOutput
 from manyhats.core.report import BatchReport
 from manyhats.core.sequence import Request
-from manyhats.engine.engine import Engine
-from manyhats.engine.runner import Runner
-from manyhats.engine.scheduler import Scheduler
-from manyhats.errors import EngineFailure, NotReady, Overloaded
-from manyhats.methods.bound_adapter import BARE, BoundAdapter
+from manyhats.errors import Overloaded
+from manyhats.methods.bound_adapter import BARE
 
 from tests import engines, tiny
+from tests.engine.running import BlockingRunner, Make, adapters, close, outputs
 from tests.engines import one_pass
-from tests.waiting import PATIENCE, wait_until
-
-Make = Callable[..., Engine]
-
-
-@pytest.fixture
-def engine(bert: Backbone) -> Iterator[Make]:
-    """Makes engines, started or not, and stops them at the end."""
-    made: list[Engine] = []
-
-    def make(backbone: Backbone = bert, *, start: bool = True, tokens: int = 2048, limit: int = 1000) -> Engine:
-        one = engines.engine(backbone, tokens=tokens, limit=limit)
-        made.append(one)
-        if start:
-            one.start()
-        return one
-
-    yield make
-    for one in made:
-        one.stop(PATIENCE)
-
-
-def adapters(backbone: Backbone, count: int = 4) -> list[BoundAdapter]:
-    methods = ("lora", "prefix", "bottleneck", "mask")
-    return [
-        tiny.adapter(backbone, methods[i % 4], i, kind="classify", labels=i + 2).bind(backbone) for i in range(count)
-    ]
-
-
-def outputs(request: Request) -> list[Any]:
-    """The answers, when they are there."""
-    request.future.result(PATIENCE)
-    return [sequence.pooled for sequence in request.sequences]
-
-
-def close(given: Any, expected: list[torch.Tensor]) -> bool:
-    return tiny.difference([torch.tensor(output) for output in given], expected) < tiny.CLOSE
-
-
-class Held:
-    """A runner that waits before each batch."""
-
-    def __init__(self) -> None:
-        self.entered = threading.Event()
-        self.go = threading.Event()
-        self.sequences: list[int] = []
-        self.execute = Runner.execute
-
-    def __call__(self, runner: Runner, batch: ScheduledBatch) -> list[SequenceOutput]:
-        self.sequences.append(len(batch.sequences))
-        self.entered.set()
-        assert self.go.wait(PATIENCE)
-        return self.execute(runner, batch)
-
-
-@pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
-    """Holds every batch."""
-    one = Held()
-    monkeypatch.setattr(Runner, "execute", lambda *given: one(*given))
-    yield one
-    one.go.set()
+from tests.waiting import PATIENCE
 
 
 def test_requests_of_many_adapters_share_a_batch_and_get_their_own_answers(bert: Backbone, engine: Make) -> None:
@@ -144,343 +76,14 @@ def test_one_pass_prefill_and_decode_in_one_batch(load_backbone: Any) -> None:
     assert close(outputs(embedded), expected)
 
 
-# ---- faults of a batch
-
-
-class Broken:
-    """A pass that fails where a sequence is in it that may not be; counts the passes."""
-
-    def __init__(self, breaks: Callable[[Any], bool]) -> None:
-        self.breaks = breaks
-        self.passes: list[int] = []
-        self._run = Runner._run
-
-    def __call__(self, runner: Runner, entries: Any) -> list[SequenceOutput]:
-        self.passes.append(len(entries))
-        if any(self.breaks(entry.sequence) for entry in entries):
-            raise RuntimeError("broken")
-        return self._run(runner, entries)
-
-    def put_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Runner, "_run", lambda *given: self(*given))
-
-
-@pytest.mark.parametrize("broken", range(5))
-def test_a_fault_of_one_adapter_fails_its_sequences_alone(
-    bert: Backbone, engine: Make, monkeypatch: pytest.MonkeyPatch, broken: int
-) -> None:
-    texts = tiny.texts([3, 4])
-    bound = [*adapters(bert), BARE]
-    expected = [tiny.alone(bert, adapter, texts, "mean") for adapter in bound]
-    Broken(lambda sequence: sequence.adapter is bound[broken]).put_in(monkeypatch)
-    one = engine(start=False)
-    requests = [one_pass(bert, adapter, texts, f"t{i}") for i, adapter in enumerate(bound)]
-    twin = one_pass(bert, bound[broken], texts, "twin")
-    one.submit([*requests, twin])
-    one.start()
-    for i, (each, right) in enumerate(zip(requests, expected, strict=True)):
-        if i == broken:
-            with pytest.raises(RuntimeError, match="broken"):
-                each.future.result(PATIENCE)
-        else:
-            assert close(outputs(each), right)
-    assert isinstance(twin.future.exception(PATIENCE), RuntimeError)
-    monkeypatch.undo()
-    again = one_pass(bert, bound[broken], texts)
-    one.submit([again])
-    assert close(outputs(again), expected[broken])
-    assert (one.restarts, one.failed, one.healthy) == (0, 4, True)
-
-
-def test_a_failing_batch_is_halved_until_the_culprit_is_alone(
-    bert: Backbone, engine: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = engine(start=False)
-    requests = [one_pass(bert, BARE, ["w1 w2"], f"t{i}") for i in range(8)]
-    broken = Broken(lambda sequence: sequence.request is requests[5])
-    broken.put_in(monkeypatch)
-    reports: list[BatchReport] = []
-    one.runner.on_batch = reports.append
-    one.submit(requests)
-    assert one.step()
-    assert broken.passes == [8, 4, 4, 2, 1, 1, 2]
-    assert [report.sequences for report in reports] == [4, 1, 2]
-    assert [request.future.exception(0) is None for request in requests] == [i != 5 for i in range(8)]
-
-
-def test_values_that_are_not_finite_fail_their_own_sequence(bert: Backbone, engine: Make) -> None:
-    bad = tiny.adapter(bert, "lora", 2, kind="classify").bind(bert)
-    with torch.inference_mode():
-        bad.head.layers[-1].weight.fill_(float("nan"))
-    one = engine(start=False)
-    fine, faulty = one_pass(bert, BARE, ["w1"], "fine"), one_pass(bert, bad, ["w1"], "faulty")
-    one.submit([fine, faulty])
-    assert one.step()
-    assert fine.future.result(0) is None
-    with pytest.raises(EngineFailure, match="the task faulty gives values that are not finite"):
-        faulty.future.result(0)
-
-
-def test_a_seeded_text_is_the_same_beside_a_fault(load_backbone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is sampled again without the culprit is sampled from the same random numbers."""
-    import manyhats.engine.runner as runner_module
-
-    backbone = load_backbone("llama")
-
-    def generations() -> list[Request]:
-        drawn = [
-            engines.generation(backbone, f"t{i}", BARE, [5, 6 + i], new=6, temperature=2.0, seed=i, top_p=p)
-            for i, p in enumerate((0.9, 1.0, 1.0))
-        ]
-        return [*drawn, engines.generation(backbone, "bad", BARE, [3], new=6, temperature=2.0, seed=9, top_k=77)]
-
-    alone = generations()[:3]
-    for request in alone:
-        engines.run(engines.engine(backbone), [request])
-    sample = runner_module.sample
-
-    def breaking(logits: Any, inputs: Any, *given: Any) -> Any:
-        found = sample(logits, inputs, *given)
-        if any(one.params.top_k == 77 for one in inputs):
-            raise RuntimeError("broken")
-        return found
-
-    monkeypatch.setattr(runner_module, "sample", breaking)
-    together = generations()
-    engines.step_all(engines.engine(backbone), together)
-    assert isinstance(together[3].future.exception(0), RuntimeError)
-    assert [engines.tokens(request) for request in together[:3]] == [engines.tokens(request) for request in alone]
-
-
-def test_a_real_fault_inside_an_adapter_leaves_the_backbone_fit(bert: Backbone, engine: Make) -> None:
-    good = adapters(bert, 1)[0]
-    bad = tiny.adapter(bert, "lora", 9).bind(bert)
-    tiny.spoil(bad, lambda pair: pair.down.resize_(1, 1))
-    texts = tiny.texts([3])
-    expected = tiny.alone(bert, good, texts)
-    one = engine(start=False)
-    requests = [one_pass(bert, good, texts, "good"), one_pass(bert, bad, texts, "bad")]
-    one.submit(requests)
-    one.start()
-    assert requests[1].future.exception(PATIENCE) is not None
-    assert close(outputs(requests[0]), expected)
-    one.stop(PATIENCE)
-    assert tiny.difference(tiny.alone(bert, good, texts), expected) < tiny.CLOSE
-
-
-# ---- faults outside a batch
-
-
-class FailsOnce:
-    """A method that raises at its first calls, and then does what it is there for."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, times: int = 1) -> None:
-        self.left = times
-        method = getattr(owner, name)
-
-        def call(*given: Any) -> Any:
-            if self.left:
-                self.left -= 1
-                raise RuntimeError(f"{name} is broken")
-            return method(*given)
-
-        monkeypatch.setattr(owner, name, call)
-
-
-@pytest.mark.parametrize(
-    ("owner", "name"),
-    [
-        (Scheduler, "schedule"),
-        (Scheduler, "add"),
-        (Scheduler, "update"),
-        (Runner, "execute"),
-        (engines.AtOnce, "put"),
-        (Runner, "_report"),
-    ],
-)
-def test_an_error_outside_a_batch_fails_what_is_under_way_alone(
-    load_backbone: Any, engine: Make, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
-) -> None:
-    """What waits is answered by the loop that begins anew, and the cache is whole."""
-    backbone = load_backbone("llama")
-    one = engine(backbone, start=False)
-    seen: list[bool] = []
-    recover = one._recover
-
-    def watched(error: BaseException) -> str | None:
-        seen.append(one.healthy)
-        return recover(error)
-
-    monkeypatch.setattr(one, "_recover", watched)
-    FailsOnce(monkeypatch, owner, name)
-    first = [
-        engines.generation(backbone, "a", BARE, [5, 6, 7], new=4),
-        one_pass(backbone, BARE, ["w1 w2"], "b"),
-    ]
-    one.submit(first)
-    one.start()
-    wait_until(lambda: seen, "the loop has failed")
-    second = [
-        engines.generation(backbone, "a", BARE, [5, 6, 7], new=4),
-        one_pass(backbone, BARE, ["w1 w2"], "b"),
-    ]
-    one.submit(second)
-    for request in second:
-        request.future.result(PATIENCE)
-    for request in first:
-        error = request.future.exception(PATIENCE)
-        assert error is None or isinstance(error, EngineFailure)
-    if name != "schedule":
-        assert any(request.future.exception(0) is not None for request in first)
-    assert seen == [False]
-    assert one.restarts == 1
-    wait_until(lambda: one.healthy, "it is healthy again")
-    wait_until(lambda: one.scheduler.idle, "nothing is left")
-    assert one.cache is not None
-    assert one.cache.pool.used == 0
-    assert one.waiting() == {}
-
-
-def test_a_lost_device_is_no_sequences_fault(bert: Backbone, engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pass is tried again on it: the engine gives up, if it stays lost."""
-    one = engine(start=False)
-    broken = Broken(lambda sequence: True)
-    broken.put_in(monkeypatch)
-
-    def lost(_: Runner) -> None:
-        raise RuntimeError("the device is lost")
-
-    monkeypatch.setattr(Runner, "_check_device", lost)
-    reasons: list[str] = []
-    one.on_fatal = reasons.append
-    one.start()
-    for _ in range(5):
-        requests = [one_pass(bert, BARE, ["w1"], f"t{i}") for i in range(3)]
-        one.submit(requests)
-        for request in requests:
-            assert isinstance(request.future.exception(PATIENCE), EngineFailure)
-    wait_until(lambda: reasons, "it says why")
-    assert "the device is lost" in reasons[0]
-    assert broken.passes == [3] * 5
-
-
-def test_a_fault_of_who_listens_does_not_end_the_thread(bert: Backbone, engine: Make) -> None:
-    one = engine(start=False)
-    calls: list[int] = []
-
-    def listener(report: BatchReport) -> None:
-        calls.append(1)
-        if len(calls) == 1:
-            raise RuntimeError("listener")
-
-    one.runner.on_batch = listener
-    first = one_pass(bert, BARE, ["w1"])
-    one.submit([first])
-    one.start()
-    assert isinstance(first.future.exception(PATIENCE), EngineFailure)
-    second = one_pass(bert, BARE, ["w1"])
-    one.submit([second])
-    assert outputs(second)
-
-
-def test_it_gives_up_where_errors_come_one_upon_another(
-    bert: Backbone, engine: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = engine(start=False)
-    FailsOnce(monkeypatch, Scheduler, "schedule", times=1000)
-    reasons: list[str] = []
-    one.on_fatal = reasons.append
-    requests = [one_pass(bert, BARE, ["w1"], f"t{i}") for i in range(3)]
-    one.submit(requests)
-    one.start()
-    for request in requests:
-        assert isinstance(request.future.exception(PATIENCE), NotReady)
-    wait_until(lambda: reasons, "it says why")
-    assert "5 times within 60 s" in reasons[0]
-    assert "schedule is broken" in reasons[0]
-    assert not one.healthy
-    assert one.restarts == 5
-    with pytest.raises(NotReady, match="given up"):
-        one.submit([one_pass(bert, BARE, ["w1"])])
-
-
-def test_errors_far_apart_are_no_reason_to_give_up(
-    bert: Backbone, engine: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_module, "_FAILURE_WINDOW", 0.0)
-    one = engine(start=False)
-    FailsOnce(monkeypatch, Scheduler, "schedule", times=20)
-    request = one_pass(bert, BARE, ["w1"])
-    one.submit([request])
-    one.start()
-    assert outputs(request)
-    assert one.restarts == 20
-
-
-# ---- cancelling
-
-
-def test_cancelled_sequences_leave_the_queue_and_are_never_computed(bert: Backbone, engine: Make, held: Held) -> None:
-    one = engine()
-    running, gone, stays = (one_pass(bert, BARE, ["w1"] * n, f"t{n}") for n in (1, 2, 3))
-    one.submit([running])
-    assert held.entered.wait(PATIENCE)
-    one.submit([gone, stays])
-    assert one.waiting() == {"t2": 2, "t3": 3}
-    one.cancel(gone)
-    assert one.waiting() == {"t3": 3}
-    held.go.set()
-    assert len(outputs(stays)) == 3
-    assert held.sequences == [1, 3]
-    with pytest.raises(CancelledError):
-        gone.future.result(PATIENCE)
-
-
-def test_a_request_that_is_cancelled_while_it_runs(bert: Backbone, engine: Make, held: Held) -> None:
-    one = engine()
-    running, other = one_pass(bert, BARE, ["w1"], "a"), one_pass(bert, BARE, ["w1"], "b")
-    one.submit([running, other])
-    assert held.entered.wait(PATIENCE)
-    one.cancel(running)
-    held.go.set()
-    assert len(outputs(other)) == 1
-    assert running.future.cancelled()
-    one.cancel(other)  # after the answer it does nothing
-    assert other.future.done()
-
-
-def test_cancelling_from_many_threads_loses_nobody_elses_sequences(bert: Backbone, engine: Make) -> None:
-    one = engine(tokens=30)
-    requests = [one_pass(bert, BARE, ["w1 w2"] * 4, f"t{i % 3}") for i in range(40)]
-
-    def go(mine: list[Request]) -> None:
-        for i, each in enumerate(mine):
-            one.submit([each])
-            if i % 2:
-                one.cancel(each)
-
-    threads = [threading.Thread(target=go, args=(requests[i::4],)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for part in (requests[i::4] for i in range(4)):
-        for i, each in enumerate(part):
-            if not i % 2:
-                assert len(outputs(each)) == 4
-            else:
-                assert each.future.cancelled() or len(outputs(each)) == 4
-    assert one.waiting() == {}
-
-
 # ---- beside the model's thread
 
 
-def test_no_lock_is_held_while_the_model_works(bert: Backbone, engine: Make, held: Held) -> None:
+def test_no_lock_is_held_while_the_model_works(bert: Backbone, engine: Make, blocked: BlockingRunner) -> None:
     """Who asks, cancels or counts while a pass is under way comes through at once."""
     one = engine()
     one.submit([one_pass(bert, BARE, ["w1"])])
-    assert held.entered.wait(PATIENCE)
+    assert blocked.entered.wait(PATIENCE)
     assert one._condition.acquire(blocking=False)
     one._condition.release()
     other = one_pass(bert, BARE, ["w1"], "other")
@@ -496,100 +99,25 @@ def test_hashes_are_made_under_no_lock(load_backbone: Any, engine: Make, monkeyp
     one = engine(backbone, start=False)
     lock = threading.Lock()
     monkeypatch.setattr(one, "_condition", threading.Condition(lock))
-    held: list[bool] = []
+    locked: list[bool] = []
     chained = cache_module.chained_hash
 
     def watched(*given: Any) -> bytes:
-        held.append(lock.locked())
+        locked.append(lock.locked())
         return chained(*given)
 
     monkeypatch.setattr(cache_module, "chained_hash", watched)
     one.submit([engines.generation(backbone, "a", BARE, [*range(40)], new=1)])
-    assert not held
+    assert not locked
     assert one.step()
-    assert held
-    assert not any(held)
+    assert locked
+    assert not any(locked)
 
 
-# ---- stopping
-
-
-def test_stop_lets_the_queue_run_empty(bert: Backbone, engine: Make, held: Held) -> None:
-    one = engine(tokens=10)
-    requests = [one_pass(bert, BARE, ["w1 w2"] * 5, f"t{i}") for i in range(3)]
-    one.submit(requests)
-    assert held.entered.wait(PATIENCE)
-    stopping = threading.Thread(target=one.stop, args=(PATIENCE,))
-    stopping.start()
-    held.go.set()
-    stopping.join()
-    for each in requests:
-        each.future.result(0)
-        assert len(outputs(each)) == 5
-    with pytest.raises(NotReady):
-        one.submit([one_pass(bert, BARE, ["w1"])])
-
-
-def test_what_does_not_finish_in_time_is_told(bert: Backbone, engine: Make, held: Held) -> None:
-    """The pass under way is waited for all the same: nothing is taken away beneath it."""
-    one = engine()
-    running, queued = one_pass(bert, BARE, ["w1"]), one_pass(bert, BARE, ["w1"])
-    one.submit([running])
-    assert held.entered.wait(PATIENCE)
-    one.submit([queued])
-    ended: list[bool] = []
-    stopping = threading.Thread(target=lambda: ended.append(one.stop(0.01)))
-    stopping.start()
-    with pytest.raises(NotReady):
-        queued.future.result(PATIENCE)
-    assert not ended
-    held.go.set()
-    assert outputs(running)
-    stopping.join(PATIENCE)
-    assert ended == [True]
-    assert held.sequences == [1]
-
-
-def test_texts_that_do_not_finish_in_time_are_told(load_backbone: Any, engine: Make, held: Held) -> None:
-    backbone = load_backbone("llama")
-    one = engine(backbone)
-    request = engines.generation(backbone, "a", BARE, [1, 2], new=50)
-    one.submit([request])
-    assert held.entered.wait(PATIENCE)
-    stopping = threading.Thread(target=one.stop, args=(0.01,))
-    stopping.start()
-    wait_until(lambda: one._aborting, "its time is over")
-    held.go.set()
-    stopping.join(PATIENCE)
-    with pytest.raises(NotReady, match="shutting down"):
-        request.future.result(0)
-    assert held.sequences == [1]
-
-
-def test_a_pass_that_does_not_end_is_said(
-    bert: Backbone, engine: Make, held: Held, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_module, "_LAST_BATCH_TIMEOUT", 0.01)
-    one = engine()
-    one.submit([one_pass(bert, BARE, ["w1"])])
-    assert held.entered.wait(PATIENCE)
-    assert one.stop(0.01) is False
-    held.go.set()
-
-
-def test_an_engine_that_was_never_started_stops(bert: Backbone, engine: Make) -> None:
-    one = engine(start=False)
-    request = one_pass(bert, BARE, ["w1"])
-    one.submit([request])
-    assert one.stop(PATIENCE)
-    with pytest.raises(NotReady):
-        request.future.result(0)
-
-
-def test_a_full_queue_takes_all_or_nothing(bert: Backbone, engine: Make, held: Held) -> None:
+def test_a_full_queue_takes_all_or_nothing(bert: Backbone, engine: Make, blocked: BlockingRunner) -> None:
     one = engine(limit=4)
     one.submit([one_pass(bert, BARE, ["w1"])])
-    assert held.entered.wait(PATIENCE)
+    assert blocked.entered.wait(PATIENCE)
     one.submit([one_pass(bert, BARE, ["w1"] * 3, "a")])
     with pytest.raises(Overloaded):
         one.submit([one_pass(bert, BARE, ["w1"], "b"), one_pass(bert, BARE, ["w1"], "c")])

@@ -62,35 +62,35 @@ def _by_hand(head: Head, states: Tensor) -> Tensor:
 
 def test_a_head_reads_the_first_token(backbone: Backbone) -> None:
     head = _head("classify", "first")
-    worn = BoundAdapter("base", "classify", (), head)
+    bound = BoundAdapter("base", (), head)
     states = tiny.ask(backbone, None, TEXTS)
-    assert tiny.difference(tiny.ask(backbone, worn, TEXTS), [_by_hand(head, s[0]) for s in states]) < 1e-5
+    assert tiny.difference(tiny.ask(backbone, bound, TEXTS), [_by_hand(head, s[0]) for s in states]) < 1e-5
 
 
 def test_a_head_reads_every_token(backbone: Backbone) -> None:
     head = _head("tokens", "tokens")
-    worn = BoundAdapter("base", "tokens", (), head)
+    bound = BoundAdapter("base", (), head)
     states = tiny.ask(backbone, None, TEXTS)
-    assert tiny.difference(tiny.ask(backbone, worn, TEXTS), [_by_hand(head, s) for s in states]) < 1e-5
+    assert tiny.difference(tiny.ask(backbone, bound, TEXTS), [_by_hand(head, s) for s in states]) < 1e-5
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_a_head_reads_the_pooler(load_backbone, family: str) -> None:
     backbone = load_backbone(family)
     head = _head("classify", "pooler")
-    worn = BoundAdapter("base", "classify", (), head)
+    bound = BoundAdapter("base", (), head)
     model = AutoModel.from_pretrained(backbone.name).eval()
     with torch.inference_mode():
-        ids = [torch.tensor([tiny.row(backbone, worn, t).ids]) for t in TEXTS]
+        ids = [torch.tensor([tiny.row(backbone, bound, t).ids]) for t in TEXTS]
         expected = [_by_hand(head, model(input_ids=i).pooler_output[0]) for i in ids]
-    assert tiny.difference(tiny.ask(backbone, worn, TEXTS), expected) < 1e-4
+    assert tiny.difference(tiny.ask(backbone, bound, TEXTS), expected) < 1e-4
 
 
 def test_a_backbone_without_a_pooler(load_backbone) -> None:
-    worn = BoundAdapter("base", "classify", (), _head("classify", "pooler"))
+    bound = BoundAdapter("base", (), _head("classify", "pooler"))
     backbone = load_backbone("distilbert")
     with pytest.raises(ConfigurationError, match="no pooler"):
-        tiny.ask(backbone, worn, TEXTS)
+        tiny.ask(backbone, bound, TEXTS)
     tiny.ask(backbone, None, TEXTS)
 
 
@@ -101,7 +101,7 @@ def test_adapters_act_on_the_pooler(bert: Backbone, method: str) -> None:
     assert list(only.tensors) == ["pooler.dense"]
     head = _head("classify", "pooler")
     acting = Adapter(components=(only,), head=head, kind="classify", matched_tensors=2).bind(bert)
-    plain = BoundAdapter("base", "classify", (), head)
+    plain = BoundAdapter("base", (), head)
     tokens = tiny.bound(bert, tiny.adapter(bert, "lora", 2, kind="tokens"))
 
     pooler = AutoModel.from_pretrained(bert.name).eval().pooler.dense
@@ -130,12 +130,12 @@ def test_outputs_stand_in_the_rows_order(backbone: Backbone) -> None:
     one, other = (
         tiny.bound(backbone, tiny.adapter(backbone, "lora", i, kind="classify", labels=2 + i)) for i in (1, 2)
     )
-    worn = [one, one, tiny.BARE, other, other, one]
+    bound = [one, one, tiny.BARE, other, other, one]
     texts = [TEXTS[0], TEXTS[1], TEXTS[2], TEXTS[0], TEXTS[3], TEXTS[2]]
-    rows = [tiny.row(backbone, a, t) for a, t in zip(worn, texts, strict=True)]
+    rows = [tiny.row(backbone, a, t) for a, t in zip(bound, texts, strict=True)]
     with torch.inference_mode():
         outputs = forward(backbone, rows)
-    expected = [tiny.alone(backbone, a, [t])[0] for a, t in zip(worn, texts, strict=True)]
+    expected = [tiny.alone(backbone, a, [t])[0] for a, t in zip(bound, texts, strict=True)]
     assert tiny.difference(outputs, expected) < tiny.CLOSE
 
 

@@ -1,4 +1,4 @@
-"""Who has which rows of the cache: nothing is lost, nothing is given twice, and what is found is what was kept."""
+"""The block pool: no block is lost or allocated twice, and a cached block is found with its own content."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ COUNT = 6
 
 
 class Pool(RuleBasedStateMachine):
-    """Beside the pool stands a plain list of who has what."""
+    """Compares the pool with a plain list of the users of each block."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pool = BlockPool(COUNT)
-        self.holders: list[int] = []  # one entry for each use of a block
+        self.users: list[int] = []  # one entry for each use of a block
         self.content: dict[int, bytes] = {}
 
     @rule()
     def allocate(self) -> None:
         block = self.pool.allocate()
         if block is None:
-            assert len(set(self.holders)) == COUNT
+            assert len(set(self.users)) == COUNT
             return
-        assert block not in self.holders
+        assert block not in self.users
         self.content.pop(block, None)
-        self.holders.append(block)
+        self.users.append(block)
 
     @rule(key=st.sampled_from([b"a", b"b", b"c"]), pick=st.integers(0, 99))
     def cache(self, key: bytes, pick: int) -> None:
-        if not self.holders:
+        if not self.users:
             return
-        block = self.holders[pick % len(self.holders)]
+        block = self.users[pick % len(self.users)]
         fresh = key not in self.content.values() and block not in self.content
         self.pool.cache(block, key)
         if fresh:
@@ -47,17 +47,17 @@ class Pool(RuleBasedStateMachine):
         known = [b for b, k in self.content.items() if k == key]
         assert ([] if block is None else [block]) == known
         if block is not None:
-            self.holders.append(block)
+            self.users.append(block)
 
     @rule(pick=st.integers(0, 99))
     def free(self, pick: int) -> None:
-        if self.holders:
-            self.pool.free([self.holders.pop(pick % len(self.holders))])
+        if self.users:
+            self.pool.free([self.users.pop(pick % len(self.users))])
 
     @invariant()
     def counts(self) -> None:
-        assert self.pool.used == len(set(self.holders))
-        assert self.pool.available == COUNT - len(set(self.holders))
+        assert self.pool.used == len(set(self.users))
+        assert self.pool.available == COUNT - len(set(self.users))
 
 
 TestPool = Pool.TestCase

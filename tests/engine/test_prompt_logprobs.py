@@ -55,9 +55,9 @@ def check(one: Request, want: torch.Tensor, top: int = 3) -> None:
 def test_scores_are_those_of_transformers(load_backbone: Any, base_folder: Callable[[str], Path], family: str) -> None:
     backbone = load_backbone(family)
     model = AutoModelForCausalLM.from_pretrained(base_folder(family)).eval()
-    asked = [request(backbone, BARE, prompt) for prompt in PROMPTS]
-    engines.run(engines.engine(backbone, tokens=16), asked)
-    for one, prompt in zip(asked, PROMPTS, strict=True):
+    requests = [request(backbone, BARE, prompt) for prompt in PROMPTS]
+    engines.run(engines.engine(backbone, tokens=16), requests)
+    for one, prompt in zip(requests, PROMPTS, strict=True):
         with torch.inference_mode():
             want = torch.log_softmax(model(torch.tensor([prompt])).logits[0].float(), -1)
         check(one, want)
@@ -67,13 +67,13 @@ def test_every_adapters_scores_are_those_of_a_whole_pass(load_backbone: Any, mon
     """All together, in pieces, and a few places at a time."""
     monkeypatch.setattr(prompt_logprobs, "_MAX_LOGITS", 7 * tiny.VOCABULARY)
     backbone = load_backbone("llama")
-    worn = [BARE, *(a.bind(backbone) for name, a in every.adapters(backbone).items() if name != "invertible")]
-    asked = [request(backbone, adapter, prompt) for prompt in PROMPTS for adapter in worn]
-    others = [request(backbone, adapter, PROMPTS[2], top=None) for adapter in worn]
-    engines.run(engines.engine(backbone, tokens=48, cache=1 << 24), [*asked, *others])
-    for one in asked:
+    adapters = [BARE, *(a.bind(backbone) for name, a in every.adapters(backbone).items() if name != "invertible")]
+    requests = [request(backbone, adapter, prompt) for prompt in PROMPTS for adapter in adapters]
+    others = [request(backbone, adapter, PROMPTS[2], top=None) for adapter in adapters]
+    engines.run(engines.engine(backbone, tokens=48, cache=1 << 24), [*requests, *others])
+    for one in requests:
         check(one, expected(backbone, one.sequences[0].adapter, one.sequences[0].prompt))
-    for one, scored in zip(others, asked[-len(worn) :], strict=True):
+    for one, scored in zip(others, requests[-len(adapters) :], strict=True):
         assert engines.tokens(one) == engines.tokens(scored)
 
 
@@ -93,18 +93,18 @@ def test_what_the_cache_knows_is_read_again(load_backbone: Any) -> None:
 def test_many_texts_of_a_prompt_score_it_once(load_backbone: Any) -> None:
     backbone = load_backbone("llama")
     one = engines.engine(backbone, tokens=16)
-    asked = request(backbone, BARE, PROMPTS[2], n=3)
-    begun: list[bool] = []
+    scored = request(backbone, BARE, PROMPTS[2], n=3)
+    complete: list[bool] = []
 
     def listen(delta: Delta) -> None:
         assert delta.sequence.prompt_logprobs is not None
-        begun.append(delta.sequence.prompt_logprobs.complete)
+        complete.append(delta.sequence.prompt_logprobs.complete)
 
-    asked.listener = listen
-    engines.run(one, [asked])
-    check(asked, expected(backbone, BARE, PROMPTS[2]))
-    assert len(begun) == 6
-    assert all(begun)  # nobody is told of a text whose prompt has no values yet
+    scored.listener = listen
+    engines.run(one, [scored])
+    check(scored, expected(backbone, BARE, PROMPTS[2]))
+    assert len(complete) == 6
+    assert all(complete)  # no text is delivered before its prompt's log probabilities are complete
     assert one.cache.reused == 2 * 48
 
 
@@ -112,20 +112,20 @@ def test_a_full_cache_changes_no_score(load_backbone: Any) -> None:
     backbone = load_backbone("llama")
     heads, dim = backbone.kv_shape
     one = engines.engine(backbone, tokens=24, cache=5 * 16 * 2 * backbone.layers * heads * dim * 4)
-    asked = [request(backbone, BARE, [*PROMPTS[2][:40], i], new=12) for i in range(4)]
-    engines.run(one, asked)
+    requests = [request(backbone, BARE, [*PROMPTS[2][:40], i], new=12) for i in range(4)]
+    engines.run(one, requests)
     assert one.scheduler.preempted > 0
-    for each in asked:
+    for each in requests:
         check(each, expected(backbone, BARE, each.sequences[0].prompt))
 
 
 def test_a_prompt_can_be_read_alone(load_backbone: Any) -> None:
     """No new token: for adapters that see a text as a whole too."""
     backbone = load_backbone("llama")
-    worn = [BARE, *(every.adapters(backbone)[name].bind(backbone) for name in ("lora", "side"))]
-    asked = [request(backbone, adapter, prompt, new=0, n=2) for prompt in PROMPTS for adapter in worn]
-    engines.run(engines.engine(backbone, tokens=24), asked)
-    for one in asked:
+    adapters = [BARE, *(every.adapters(backbone)[name].bind(backbone) for name in ("lora", "side"))]
+    requests = [request(backbone, adapter, prompt, new=0, n=2) for prompt in PROMPTS for adapter in adapters]
+    engines.run(engines.engine(backbone, tokens=24), requests)
+    for one in requests:
         assert [(s.finish_reason, s.emitted_tokens, s.decoder.text) for s in one.sequences] == [("length", [], "")] * 2
         check(one, expected(backbone, one.sequences[0].adapter, one.sequences[0].prompt))
 

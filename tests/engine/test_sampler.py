@@ -38,10 +38,10 @@ def logits(rows: int, seed: int) -> torch.Tensor:
     return torch.randn(rows, VOCABULARY, generator=torch.Generator().manual_seed(seed)) * 3
 
 
-def draw(
-    sampling: SamplingParams, at: float = 0.5, seen: tuple[int, ...] = (), written: tuple[int, ...] = ()
+def row_for(
+    sampling: SamplingParams, at: float = 0.5, seen: tuple[int, ...] = (), output: tuple[int, ...] = ()
 ) -> SamplingInput:
-    return SamplingInput(sampling, Fixed(at), seen, written)  # type: ignore[arg-type]
+    return SamplingInput(sampling, Fixed(at), seen, output)  # type: ignore[arg-type]
 
 
 def processed(row: torch.Tensor, s: SamplingParams, ids: list[int]) -> torch.Tensor:
@@ -71,12 +71,12 @@ SETTINGS = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(sampling=SETTINGS, seed=st.integers(0, 1000), at=st.floats(0, 1, exclude_max=True))
-def test_draws_what_transformers_leaves(sampling: SamplingParams, seed: int, at: float) -> None:
+def test_samples_what_transformers_leaves(sampling: SamplingParams, seed: int, at: float) -> None:
     row = logits(1, seed)
     ids = [3, 9, 12]
-    (chosen,) = sample(row.clone(), [draw(sampling, at, tuple(ids))]).tokens
+    (sampled,) = sample(row.clone(), [row_for(sampling, at, tuple(ids))]).tokens
     left = processed(row[0], sampling, ids)
-    assert left[chosen.token] > 0
+    assert left[sampled.token] > 0
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def test_shares_are_those_of_transformers(sampling: SamplingParams) -> None:
     """Evenly spaced numbers in place of random ones give every token its share, to the spacing."""
     row = logits(1, 4)
     count = 4000
-    drawn = sample(row.expand(count, -1).clone(), [draw(sampling, (i + 0.5) / count) for i in range(count)]).tokens
-    shares = torch.bincount(torch.tensor([c.token for c in drawn]), minlength=VOCABULARY) / count
+    sampled = sample(row.expand(count, -1).clone(), [row_for(sampling, (i + 0.5) / count) for i in range(count)]).tokens
+    shares = torch.bincount(torch.tensor([c.token for c in sampled]), minlength=VOCABULARY) / count
     assert (shares - processed(row[0], sampling, [])).abs().max() <= 2 / count
 
 
@@ -103,22 +103,22 @@ def test_shares_are_those_of_transformers(sampling: SamplingParams) -> None:
 @given(mixture=st.lists(SETTINGS, min_size=1, max_size=6), seed=st.integers(0, 1000))
 def test_a_row_does_not_depend_on_the_others(mixture: list[SamplingParams], seed: int) -> None:
     rows = logits(len(mixture), seed)
-    draws = [draw(s, (seed % 97) / 97, (i, 5)) for i, s in enumerate(mixture)]
-    together = [c.token for c in sample(rows.clone(), draws).tokens]
-    assert together == [sample(rows[i : i + 1].clone(), [one]).tokens[0].token for i, one in enumerate(draws)]
+    inputs = [row_for(s, (seed % 97) / 97, (i, 5)) for i, s in enumerate(mixture)]
+    together = [c.token for c in sample(rows.clone(), inputs).tokens]
+    assert together == [sample(rows[i : i + 1].clone(), [one]).tokens[0].token for i, one in enumerate(inputs)]
 
 
 def test_greedy_is_the_likeliest() -> None:
     rows = logits(3, 1)
-    assert [c.token for c in sample(rows.clone(), [draw(SamplingParams())] * 3).tokens] == rows.argmax(-1).tolist()
+    assert [c.token for c in sample(rows.clone(), [row_for(SamplingParams())] * 3).tokens] == rows.argmax(-1).tolist()
 
 
 def test_penalties_and_biases() -> None:
     row = torch.zeros(1, VOCABULARY)
     row[0, [1, 2, 3]] = torch.tensor([5.0, 4.0, 3.0])
 
-    def best(sampling: SamplingParams, written: tuple[int, ...]) -> int:
-        return sample(row.clone(), [draw(sampling, written=written)]).tokens[0].token
+    def best(sampling: SamplingParams, output: tuple[int, ...]) -> int:
+        return sample(row.clone(), [row_for(sampling, output=output)]).tokens[0].token
 
     assert best(SamplingParams(presence_penalty=1.5), (1,)) == 2
     assert best(SamplingParams(presence_penalty=1.5), ()) == 1
@@ -127,23 +127,25 @@ def test_penalties_and_biases() -> None:
     assert best(SamplingParams(logit_bias={1: -100.0}), ()) == 2
 
 
-def test_what_is_not_allowed_is_never_chosen() -> None:
+def test_what_is_not_allowed_is_never_sampled() -> None:
     allowed = torch.zeros(VOCABULARY, dtype=torch.bool)
     allowed[[7, 8]] = True
     for sampling in (SamplingParams(), SamplingParams(temperature=5.0), SamplingParams(temperature=5.0, top_p=0.99)):
-        draws = [SamplingInput(sampling, Fixed(i / 20), (), (), allowed) for i in range(20)]  # type: ignore[arg-type]
-        assert {c.token for c in sample(logits(20, 3), draws).tokens} <= {7, 8}
+        inputs = [SamplingInput(sampling, Fixed(i / 20), (), (), allowed) for i in range(20)]  # type: ignore[arg-type]
+        assert {c.token for c in sample(logits(20, 3), inputs).tokens} <= {7, 8}
 
 
 def test_logprobs_are_those_before_any_setting() -> None:
     row = logits(1, 9)
     expected = row[0].log_softmax(-1)
-    (chosen,) = sample(row.clone(), [draw(SamplingParams(temperature=2.0, logit_bias={5: 50.0}, logprobs=3))]).tokens
-    assert chosen.token == 5
-    assert chosen.logprob == pytest.approx(float(expected[5]), abs=1e-5)
+    (sampled,) = sample(
+        row.clone(), [row_for(SamplingParams(temperature=2.0, logit_bias={5: 50.0}, logprobs=3))]
+    ).tokens
+    assert sampled.token == 5
+    assert sampled.logprob == pytest.approx(float(expected[5]), abs=1e-5)
     values, ids = expected.topk(3)
-    assert [t for t, _ in chosen.top] == ids.tolist()
-    assert [v for _, v in chosen.top] == pytest.approx(values.tolist(), abs=1e-5)
+    assert [t for t, _ in sampled.top] == ids.tolist()
+    assert [v for _, v in sampled.top] == pytest.approx(values.tolist(), abs=1e-5)
 
 
 def test_a_seed_gives_the_same_numbers() -> None:
@@ -160,16 +162,16 @@ def test_a_seed_gives_the_same_numbers() -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     words=st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=3), min_size=1, max_size=6),
-    written=st.lists(st.integers(0, 5), max_size=6),
+    output=st.lists(st.integers(0, 5), max_size=6),
     seed=st.integers(0, 100),
 )
-def test_bad_words_are_those_of_transformers(words: list[list[int]], written: list[int], seed: int) -> None:
+def test_bad_words_are_those_of_transformers(words: list[list[int]], output: list[int], seed: int) -> None:
     """The same tokens are left: a word's last token goes where the others stand before it."""
     row = torch.randn(1, 12, generator=torch.Generator().manual_seed(seed))
-    ids = torch.tensor([[11, *written]])  # transformers looks at the prompt too: one token that is in no word
+    ids = torch.tensor([[11, *output]])  # transformers looks at the prompt too: one token that is in no word
     left = NoBadWordsLogitsProcessor([list(word) for word in words], eos_token_id=10)(ids, row.clone())
-    (chosen,) = sample(row.clone(), [draw(SamplingParams(bad_words=BadWords(words)), written=tuple(written))]).tokens
-    assert chosen.token == int(left.argmax())
+    (sampled,) = sample(row.clone(), [row_for(SamplingParams(bad_words=BadWords(words)), output=tuple(output))]).tokens
+    assert sampled.token == int(left.argmax())
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
@@ -185,20 +187,20 @@ def test_a_least_length_is_that_of_transformers(count: int) -> None:
 @pytest.mark.parametrize(
     "sampling", [SamplingParams(), SamplingParams(temperature=1.0), SamplingParams(temperature=1.0, top_p=0.5)]
 )
-def test_where_no_token_is_left_none_is_chosen(sampling: SamplingParams) -> None:
+def test_where_no_token_is_left_none_is_sampled(sampling: SamplingParams) -> None:
     """And the others of the batch are as they are alone."""
     rows = logits(2, 3)
     none = SamplingInput(sampling, Fixed(0.5), (), (), torch.zeros(VOCABULARY, dtype=torch.bool))  # type: ignore[arg-type]
-    other = draw(sampling)
-    chosen = sample(rows.clone(), [none, other]).tokens
-    assert chosen[0].token == NO_TOKEN
-    assert chosen[1] == sample(rows[1:].clone(), [other]).tokens[0]
+    other = row_for(sampling)
+    sampled = sample(rows.clone(), [none, other]).tokens
+    assert sampled[0].token == NO_TOKEN
+    assert sampled[1] == sample(rows[1:].clone(), [other]).tokens[0]
 
 
 def test_a_share_of_nothing_is_the_likeliest() -> None:
     row = logits(1, 8)
     for at in (0.0, 0.5, 0.999):
-        assert sample(row.clone(), [draw(SamplingParams(temperature=2.0, top_p=0.0), at)]).tokens[0].token == int(
+        assert sample(row.clone(), [row_for(SamplingParams(temperature=2.0, top_p=0.0), at)]).tokens[0].token == int(
             row.argmax()
         )
 
@@ -253,14 +255,14 @@ def test_of_equal_tokens_the_first_comes_first(params: SamplingParams, way: str)
     """However many there are: their order must not depend on how many are looked at first."""
     for equal in (range(VOCABULARY), range(7, 90), range(990, 1000)):
         row = torch.zeros(1, VOCABULARY).index_fill_(1, torch.tensor(equal), 1.0)
-        (chosen,) = sample(row, [draw(params, 0.5)]).tokens
-        assert chosen.token == equal[2 if params.top_k else 0]
+        (sampled,) = sample(row, [row_for(params, 0.5)]).tokens
+        assert sampled.token == equal[2 if params.top_k else 0]
 
 
 def test_the_likeliest_tokens_are_in_order(way: str) -> None:
     row = torch.zeros(1, VOCABULARY).index_fill_(1, torch.tensor([40, 3, 9]), 1.0)
-    (chosen,) = sample(row, [draw(SamplingParams(logprobs=2))]).tokens
-    assert [token for token, _ in chosen.top] == [3, 9]
+    (sampled,) = sample(row, [row_for(SamplingParams(logprobs=2))]).tokens
+    assert [token for token, _ in sampled.top] == [3, 9]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -268,11 +270,11 @@ def test_tells_which_rows_are_not_finite(value: float, way: str) -> None:
     for params in (SamplingParams(), SamplingParams(temperature=1.0, top_p=0.9), SamplingParams(logit_bias={3: 1.0})):
         rows = logits(3, 5)
         rows[1, 4] = value
-        output = sample(rows.clone(), [draw(params)] * 3)
+        output = sample(rows.clone(), [row_for(params)] * 3)
         assert output.finite == [True, False, True]
         assert output.tokens[1].token == NO_TOKEN
-        assert output.tokens[::2] == sample(rows[::2].clone(), [draw(params)] * 2).tokens
-    assert sample(torch.full((1, 9), -torch.inf), [draw(SamplingParams())]).finite == [False]
+        assert output.tokens[::2] == sample(rows[::2].clone(), [row_for(params)] * 2).tokens
+    assert sample(torch.full((1, 9), -torch.inf), [row_for(SamplingParams())]).finite == [False]
 
 
 def test_a_constraint_of_another_vocabulary_is_an_error() -> None:
@@ -320,7 +322,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_greedy_costs_three_operators_and_one_wait(waits: list[int]) -> None:
     rows = logits(8, 1)
     with Operators() as operators:
-        sample(rows, [draw(SamplingParams())] * 8)
+        sample(rows, [row_for(SamplingParams())] * 8)
     assert {name: n for name, n in operators.counts.items() if not {"view", "empty"} & set(re.split(r"\W", name))} == {
         "aten.max.dim": 1,
         "aten._to_copy.default": 1,
@@ -351,5 +353,5 @@ def test_one_wait_where_the_likeliest_tokens_are_enough(waits: list[int]) -> Non
         SamplingParams(temperature=1.0, min_p=0.1),
         SamplingParams(temperature=1.0, repetition_penalty=1.2),
     ]
-    sample(logits(4, 3) * 3, [draw(one, written=(1, 2)) for one in params])
+    sample(logits(4, 3) * 3, [row_for(one, output=(1, 2)) for one in params])
     assert len(waits) == 1

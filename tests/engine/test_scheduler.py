@@ -1,4 +1,4 @@
-"""Which sequences go together: budget, age, shares, seats, and what happens where the cache is full."""
+"""Scheduling: the token budget, age, shares, admission, and preemption where the cache is full."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def request(task: str, lengths: list[int], arrival_time: float = 0.0, priority: 
 
 
 def generation(task: str, prompt: list[int], new: int = 3, arrival_time: float = 0.0, n: int = 1) -> Request:
-    """Sequences that tokens follow."""
+    """Sequences that generate."""
     sequences = [Sequence(BARE, prompt, SamplingParams(max_new_tokens=new), index=i) for i in range(n)]
     return Request(task, sequences, digest=task, arrival_time=arrival_time, samples_per_prompt=n)
 
 
-def chosen(batch: ScheduledBatch | None) -> list[Sequence]:
+def scheduled_in(batch: ScheduledBatch | None) -> list[Sequence]:
     return [] if batch is None else [one.sequence for one in batch.sequences]
 
 
 def drain(scheduler: Scheduler) -> list[list[Sequence]]:
     batches = []
     while batch := scheduler.schedule():
-        batches.append(chosen(batch))
+        batches.append(scheduled_in(batch))
     return batches
 
 
@@ -67,10 +67,10 @@ def filled(several: list[Request], budget: int) -> Scheduler:
 @given(several=requests, budget=st.integers(1, 100))
 def test_nothing_is_lost_or_doubled(several: list[Request], budget: int) -> None:
     scheduler = filled(several, budget)
-    taken = Counter(sequence for batch in drain(scheduler) for sequence in batch)
-    assert taken == {sequence: 1 for one in several for sequence in one.sequences}
+    scheduled = Counter(sequence for batch in drain(scheduler) for sequence in batch)
+    assert scheduled == {sequence: 1 for one in several for sequence in one.sequences}
     assert scheduler.idle
-    assert Counter(scheduler.newly_scheduled) == taken
+    assert Counter(scheduler.newly_scheduled) == scheduled
 
 
 @settings(max_examples=60, deadline=None)
@@ -87,7 +87,7 @@ def test_the_oldest_sequence_is_always_taken(several: list[Request], budget: int
     while not scheduler.idle:
         heads = [own[0] for own in waiting(scheduler).values()]
         due = min(sequence.request.scheduling_key for sequence in heads)
-        batch = chosen(scheduler.schedule())
+        batch = scheduled_in(scheduler.schedule())
         assert any(sequence.request.scheduling_key == due and sequence in batch for sequence in heads)
 
 
@@ -108,20 +108,20 @@ def test_every_task_gets_its_share(several: list[Request], budget: int) -> None:
     while not scheduler.idle:
         queues = {key.task: [sequence.length for sequence in own] for key, own in waiting(scheduler).items()}
         share = budget // len(queues)
-        batch = chosen(scheduler.schedule())
+        batch = scheduled_in(scheduler.schedule())
         lone_long_one = len(batch) == 1 and batch[0].length > share
         got = {sequence.request.task for sequence in batch}
         for task, lengths in queues.items():
             if lone_long_one or task in got:
                 continue
-            # A task that got nothing asked for more than its share with its very first sequence, or the oldest task's
-            # long one, which is taken first, has used up what it needed.
+            # A task gets nothing only where its first sequence is larger than its share, or where the long sequence of
+            # the oldest task, which is scheduled first, has used up the tokens.
             assert lengths[0] > share or batch[0].length > share
 
 
 def test_a_flood_of_one_task_does_not_hold_up_another() -> None:
     flood, drop = request("flood", [10] * 1000, 0), request("drop", [10], 1)
-    first = chosen(filled([flood, drop], 100).schedule())
+    first = scheduled_in(filled([flood, drop], 100).schedule())
     assert Counter(sequence.request.task for sequence in first) == {"flood": 9, "drop": 1}
 
 
@@ -129,7 +129,7 @@ def test_shares_are_by_tenant_and_then_by_task() -> None:
     """A tenant does not get more by asking for more tasks."""
     many = [request(f"t{i}", [10] * 100, i, tenant="many") for i in range(9)]
     one = request("t", [10] * 100, 50, tenant="one")
-    batch = chosen(filled([*many, one], 180).schedule())
+    batch = scheduled_in(filled([*many, one], 180).schedule())
     assert Counter(sequence.request.tenant for sequence in batch) == {"many": 9, "one": 9}
     assert Counter(sequence.request.task for sequence in batch) == {"t": 9} | {f"t{i}": 1 for i in range(9)}
 
@@ -163,7 +163,7 @@ def test_aborting_what_was_never_there() -> None:
     assert len(drain(scheduler)) == 1
 
 
-def test_what_nobody_waits_for_is_not_computed() -> None:
+def test_cancelled_requests_are_not_computed() -> None:
     gone, stays = request("a", [1, 1]), request("a", [1])
     scheduler = filled([gone, stays], 10)
     gone.future.cancel()
@@ -179,12 +179,12 @@ def test_an_empty_scheduler_has_no_batch() -> None:
 
 
 class Model:
-    """Stands in the runner's place: every token is 7."""
+    """Replaces the runner: every sampled token is 7."""
 
-    def __init__(self, backbone: Backbone, *, budget: int, seats: int, blocks: int = 64) -> None:
+    def __init__(self, backbone: Backbone, *, budget: int, max_num_seqs: int, blocks: int = 64) -> None:
         kv_heads, dim = backbone.kv_shape
         self.cache = KVCache(backbone, blocks * BLOCK * 2 * backbone.layers * kv_heads * dim * 4)
-        self.scheduler = Scheduler(self.cache, max_num_batched_tokens=budget, max_num_seqs=seats)
+        self.scheduler = Scheduler(self.cache, max_num_batched_tokens=budget, max_num_seqs=max_num_seqs)
 
     def add(self, *several: Request) -> None:
         for one in several:
@@ -197,8 +197,8 @@ class Model:
             return {}
         outputs = []
         for sequence, tokens, cached in batch.sequences:
-            ends = cached and sequence.computed + tokens == sequence.length
-            outputs.append(SequenceOutput(sequence, SampledToken(7, None, ()) if ends else None))
+            samples = cached and sequence.computed + tokens == sequence.length
+            outputs.append(SequenceOutput(sequence, SampledToken(7, None, ()) if samples else None))
         for output in self.scheduler.update(batch, outputs):
             output.sequence.finish_reason = output.finished
         return {one.sequence: one.tokens for one in batch.sequences}
@@ -218,7 +218,7 @@ def llama(load_backbone: Any) -> Backbone:
 
 
 def test_decodes_prompts_and_one_pass_sequences_share_a_pass(llama: Backbone) -> None:
-    model = Model(llama, budget=64, seats=8)
+    model = Model(llama, budget=64, max_num_seqs=8)
     first = generation("a", [1] * 10)
     model.add(first)
     assert model.step() == {first.sequences[0]: 10}
@@ -235,7 +235,7 @@ def test_decodes_prompts_and_one_pass_sequences_share_a_pass(llama: Backbone) ->
 
 def test_nobody_waits_for_ever(llama: Backbone) -> None:
     """However full the passes are of decodes, the oldest of all others goes."""
-    model = Model(llama, budget=4, seats=4)
+    model = Model(llama, budget=4, max_num_seqs=4)
     model.add(*(generation("a", [i], new=30) for i in range(4)))
     model.step()
     late = request("b", [50], arrival_time=1)
@@ -243,8 +243,8 @@ def test_nobody_waits_for_ever(llama: Backbone) -> None:
     assert model.step()[late.sequences[0]] == 50
 
 
-def test_a_long_prompt_is_read_in_chunks_that_leave_room(llama: Backbone) -> None:
-    model = Model(llama, budget=32, seats=4)
+def test_a_long_prompt_is_computed_in_chunks_beside_others(llama: Backbone) -> None:
+    model = Model(llama, budget=32, max_num_seqs=4)
     long, short = generation("a", [*range(100)]), generation("b", [5] * 8, arrival_time=1)
     model.add(long, short)
     steps = model.finish()
@@ -253,8 +253,8 @@ def test_a_long_prompt_is_read_in_chunks_that_leave_room(llama: Backbone) -> Non
     assert all(sum(step.values()) <= 32 for step in steps)
 
 
-def test_seats_go_to_the_task_that_has_the_fewest(llama: Backbone) -> None:
-    model = Model(llama, budget=64, seats=4)
+def test_the_task_with_the_fewest_running_sequences_is_admitted_first(llama: Backbone) -> None:
+    model = Model(llama, budget=64, max_num_seqs=4)
     model.add(*(generation("greedy", [i, 1], arrival_time=i) for i in range(10)))
     model.add(generation("other", [1, 2], arrival_time=20))
     model.step()
@@ -262,9 +262,9 @@ def test_seats_go_to_the_task_that_has_the_fewest(llama: Backbone) -> None:
     model.finish()
 
 
-def test_a_beginning_that_is_just_being_read_is_waited_for(llama: Backbone) -> None:
+def test_a_sequence_waits_for_a_prefix_that_is_being_computed(llama: Backbone) -> None:
     prompt = [*range(3 * BLOCK)]
-    model = Model(llama, budget=128, seats=8)
+    model = Model(llama, budget=128, max_num_seqs=8)
     one = generation("a", [*prompt, 1], n=2)
     model.add(one)
     assert list(model.step()) == [one.sequences[0]]
@@ -272,8 +272,8 @@ def test_a_beginning_that_is_just_being_read_is_waited_for(llama: Backbone) -> N
     assert model.cache.reused == 3 * BLOCK
 
 
-def test_where_the_cache_is_full_the_youngest_gives_way(llama: Backbone) -> None:
-    model = Model(llama, budget=64, seats=8, blocks=6)
+def test_where_the_cache_is_full_the_youngest_is_preempted(llama: Backbone) -> None:
+    model = Model(llama, budget=64, max_num_seqs=8, blocks=6)
     old, young = generation("a", [1] * 30, new=40), generation("b", [2] * 30, new=40, arrival_time=1)
     model.add(old, young)
     steps = model.finish()
@@ -285,7 +285,7 @@ def test_where_the_cache_is_full_the_youngest_gives_way(llama: Backbone) -> None
 
 def test_a_sequence_whose_text_has_ended_leaves(llama: Backbone) -> None:
     """A stop string is seen beside the model's thread."""
-    model = Model(llama, budget=64, seats=8)
+    model = Model(llama, budget=64, max_num_seqs=8)
     one = generation("a", [1], new=40)
     model.add(one)
     model.step()
@@ -295,8 +295,8 @@ def test_a_sequence_whose_text_has_ended_leaves(llama: Backbone) -> None:
     assert model.cache.pool.used == 0
 
 
-def test_what_is_aborted_gives_its_blocks_back(llama: Backbone) -> None:
-    model = Model(llama, budget=16, seats=1)
+def test_what_is_aborted_frees_its_blocks(llama: Backbone) -> None:
+    model = Model(llama, budget=16, max_num_seqs=1)
     running, arrival_time = generation("a", [*range(40)]), generation("a", [2], arrival_time=1)
     model.add(running, arrival_time)
     model.step()
@@ -306,9 +306,9 @@ def test_what_is_aborted_gives_its_blocks_back(llama: Backbone) -> None:
     assert model.cache.pool.used == 0
 
 
-def test_all_under_way_can_be_given_up(llama: Backbone) -> None:
-    """Whatever state the cache is in: it begins anew."""
-    model = Model(llama, budget=16, seats=1)
+def test_all_running_sequences_can_be_aborted(llama: Backbone) -> None:
+    """The cache is reset, whatever its state."""
+    model = Model(llama, budget=16, max_num_seqs=1)
     running, arrival_time = generation("a", [*range(40)]), generation("a", [2], arrival_time=1)
     model.add(running, arrival_time)
     model.step()
@@ -325,23 +325,23 @@ mixed = st.lists(
 
 
 @settings(max_examples=60, deadline=None)
-@given(several=mixed, budget=st.integers(4, 60), seats=st.integers(1, 4), blocks=st.integers(5, 12))
+@given(several=mixed, budget=st.integers(4, 60), max_num_seqs=st.integers(1, 4), blocks=st.integers(5, 12))
 def test_all_kinds_together_end(
-    llama: Backbone, several: list[tuple[str, bool, int, int]], budget: int, seats: int, blocks: int
+    llama: Backbone, several: list[tuple[str, bool, int, int]], budget: int, max_num_seqs: int, blocks: int
 ) -> None:
-    model = Model(llama, budget=budget, seats=seats, blocks=blocks)
-    asked = [
+    model = Model(llama, budget=budget, max_num_seqs=max_num_seqs, blocks=blocks)
+    submitted = [
         generation(task, [i] * length, new, i) if generates else request(task, [length], i)
         for i, (task, generates, length, new) in enumerate(several)
     ]
-    model.add(*asked)
+    model.add(*submitted)
     steps = model.finish()
     passes = Counter(sequence for step in steps for sequence in step)
     for step in steps:
-        wholes = [tokens for sequence, tokens in step.items() if sequence.sampling is None]
-        assert sum(step.values()) <= max(budget, seats) or len(wholes) == 1
-        assert sum(sequence.sampling is not None for sequence in step) <= seats
-    for one, (_, generates, _, new) in zip(asked, several, strict=True):
+        one_pass = [tokens for sequence, tokens in step.items() if sequence.sampling is None]
+        assert sum(step.values()) <= max(budget, max_num_seqs) or len(one_pass) == 1
+        assert sum(sequence.sampling is not None for sequence in step) <= max_num_seqs
+    for one, (_, generates, _, new) in zip(submitted, several, strict=True):
         (sequence,) = one.sequences
         if generates:
             assert (len(sequence.output), sequence.finished) == (new, "length")
@@ -380,7 +380,7 @@ def test_requests_that_are_admitted_together_are_counted_together() -> None:
     admission.admit([request("a", [1, 1]), request("b", [1, 1])])
 
 
-def test_counts_follow_who_has_a_place() -> None:
+def test_counts_follow_scheduling_and_preemption() -> None:
     admission = Admission(task_limit=10, total_limit=10)
     one, other = request("a", [1, 1, 1]), request("b", [1])
     admission.admit([one, other])

@@ -194,8 +194,8 @@ def _forgets_the_first_row(patch: pytest.MonkeyPatch) -> None:
 def _positions_start_again(patch: pytest.MonkeyPatch) -> None:
     pack = packing.pack_chunks
 
-    def wrong(backbone: Backbone, cache: Any, pieces: Any) -> Any:
-        return pack(backbone, cache, [piece._replace(start=0) for piece in pieces])
+    def wrong(backbone: Backbone, cache: Any, chunks: Any) -> Any:
+        return pack(backbone, cache, [chunk._replace(start=0) for chunk in chunks])
 
     patch.setattr(module, "pack_chunks", wrong)
 

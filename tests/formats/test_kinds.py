@@ -12,7 +12,7 @@ from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
@@ -25,7 +25,7 @@ Load = Callable[[str], Backbone]
 def untyped(load_backbone: Load, tmp_path: Path) -> Write:
     """Writes an adapter as transformers' own `add_adapter` does: with no word of what it is for."""
 
-    def write(family: str, kind: Kind, labels: int = 3, *, bare: bool = False, **fields: Any) -> Path:
+    def write(family: str, kind: KindName, labels: int = 3, *, bare: bool = False, **fields: Any) -> Path:
         backbone = load_backbone(family)
         folder = tmp_path / "adapter"
         folder.mkdir(exist_ok=True)
@@ -62,7 +62,7 @@ def untyped(load_backbone: Load, tmp_path: Path) -> Write:
     ],
 )
 def test_the_head_or_the_backbone_tells(
-    untyped: Write, load_backbone: Load, family: str, kind: Kind, labels: int, found: Kind
+    untyped: Write, load_backbone: Load, family: str, kind: KindName, labels: int, found: KindName
 ) -> None:
     folder = untyped(family, kind, labels)
     adapter = read_adapter(folder, load_backbone(family))
@@ -82,7 +82,7 @@ def test_the_head_or_the_backbone_tells(
     ],
 )
 def test_where_nothing_tells_the_kind_must_be_said(
-    untyped: Write, load_backbone: Load, family: str, kind: Kind, bare: bool, said: str
+    untyped: Write, load_backbone: Load, family: str, kind: KindName, bare: bool, said: str
 ) -> None:
     folder, backbone = untyped(family, kind, bare=bare), load_backbone(family)
     with pytest.raises(AdapterMismatch, match=f"`kind` in the part `task`: {said}"):
@@ -102,13 +102,18 @@ def test_a_kind_beside_the_files_is_taken(untyped: Write, bert: Backbone) -> Non
     (folder / "manyhats.json").write_text(json.dumps({"format": "manyhats-task/1", "task": {"kind": "guess"}}))
     with pytest.raises(InvalidRequest, match="'guess'; these are: classify"):
         read_adapter(folder, bert)
+    (folder / "manyhats.json").write_text(json.dumps({"format": "manyhats-task/1", "task": {"kind": ["embed"]}}))
+    with pytest.raises(InvalidRequest, match="these are: classify"):
+        read_adapter(folder, bert)
 
 
 @pytest.mark.parametrize(
     ("architecture", "kind"),
     [("BertForTokenClassification", "tokens"), ("BertForSequenceClassification", "classify")],
 )
-def test_a_models_class_tells_two_heads_apart(untyped: Write, bert: Backbone, architecture: str, kind: Kind) -> None:
+def test_a_models_class_tells_two_heads_apart(
+    untyped: Write, bert: Backbone, architecture: str, kind: KindName
+) -> None:
     folder = untyped("bert", "classify")
     (folder / "config.json").write_text(json.dumps({"architectures": [architecture]}))
     adapter = read_adapter(folder, bert)
@@ -128,7 +133,7 @@ def test_a_models_class_tells_two_heads_apart(untyped: Write, bert: Backbone, ar
     ],
 )
 def test_peft_names_the_class_that_it_wrapped(
-    untyped: Write, load_backbone: Load, model_class: str, kind: Kind, read: Kind
+    untyped: Write, load_backbone: Load, model_class: str, kind: KindName, read: KindName
 ) -> None:
     family = "llama" if model_class.startswith("Llama") else "bert"
     folder = untyped(family, kind, auto_mapping={"base_model_class": model_class, "parent_library": "transformers"})

@@ -12,7 +12,7 @@ from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch, InvalidRequest, ManyhatsError
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 
 from tests import tiny
 
@@ -23,7 +23,7 @@ Wrote = Callable[..., Path]
 def wrote(bert: Backbone, tmp_path: Path) -> Wrote:
     """Writes an adapter with a head of so many outputs, and a config.json beside it."""
 
-    def write(outputs: int, kind: Kind = "classify", **config: Any) -> Path:
+    def write(outputs: int, kind: KindName = "classify", **config: Any) -> Path:
         folder = tmp_path / "adapter"
         folder.mkdir(exist_ok=True)
         write_adapter(tiny.adapter(bert, "lora", 3, kind=kind, labels=outputs), folder, bert)
@@ -50,7 +50,7 @@ def names(*labels: str) -> dict[str, str]:
     ],
 )
 def test_the_kind_of_problem(
-    wrote: Wrote, bert: Backbone, outputs: int, problem: str | None, kind: Kind, multi: bool
+    wrote: Wrote, bert: Backbone, outputs: int, problem: str | None, kind: KindName, multi: bool
 ) -> None:
     adapter = read_adapter(wrote(outputs, problem_type=problem), bert)
     assert adapter.kind == kind

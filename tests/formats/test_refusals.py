@@ -622,6 +622,17 @@ def test_adapterhub_without_a_version(wrote, bert: Backbone) -> None:
         assert read_adapter(path.parent, bert).components[0].config.non_linearity == ours
 
 
+def test_adapterhubs_architectures_and_short_names_are_listed(wrote, bert: Backbone) -> None:
+    """Whatever methods they belong to."""
+    folder = wrote("bottleneck")
+    edit_json(folder / "adapter_config.json", config={"architecture": "reft"})
+    listed = r"these are: bottleneck adapters, lora, prefix_tuning, prompt_tuning and unions of them"
+    refused(folder, bert, AdapterMismatch, f"AdapterHub's 'reft' is not supported; {listed}")
+    edit_json(folder / "adapter_config.json", config="compacter")
+    listed = r"these are: pfeiffer, houlsby, parallel, seq_bn, double_seq_bn, par_bn, pfeiffer\+inv, seq_bn_inv, "
+    refused(folder, bert, AdapterMismatch, f"'compacter' is not supported by its name alone; {listed}")
+
+
 @pytest.mark.parametrize("inner", [None, "compacter", {}, {"architecture": "reft"}, {"architecture": ["x"] * 99}, 3])
 def test_other_adapterhub_methods(wrote, bert: Backbone, inner: Any) -> None:
     folder = wrote("bottleneck")

@@ -13,7 +13,7 @@ from manyhats.core.adapter import Adapter
 from manyhats.errors import InvalidRequest
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
-from manyhats.methods.heads import Head, Kind, Layer
+from manyhats.methods.heads import Head, KindName, Layer
 from manyhats.methods.registry import METHODS
 
 from tests import tiny
@@ -22,10 +22,10 @@ from tests.references.peft import References, files_of
 from tests.references.peft_recipes import ADAPTERS as PEFT
 
 TEXTS = tiny.texts([1, 8, 30], seed=31)
-KINDS: list[tuple[Kind, int]] = [("classify", 3), ("classify", 1), ("tokens", 5), ("regress", 1), ("embed", 0)]
+KINDS: list[tuple[KindName, int]] = [("classify", 3), ("classify", 1), ("tokens", 5), ("regress", 1), ("embed", 0)]
 
 
-def _adapter(backbone: Backbone, method: str, kind: Kind, labels: int) -> Adapter:
+def _adapter(backbone: Backbone, method: str, kind: KindName, labels: int) -> Adapter:
     names = [f"label {i}" for i in range(labels)] if kind in ("classify", "tokens") else None
     return tiny.adapter(
         backbone, method, 7, kind=kind, labels=labels, settings={} if names is None else {"labels": names}
@@ -34,7 +34,7 @@ def _adapter(backbone: Backbone, method: str, kind: Kind, labels: int) -> Adapte
 
 @pytest.mark.parametrize("method", tiny.METHOD_NAMES)
 @pytest.mark.parametrize(("kind", "labels"), KINDS)
-def test_round_trip(backbone: Backbone, tmp_path: Path, method: str, kind: Kind, labels: int) -> None:
+def test_round_trip(backbone: Backbone, tmp_path: Path, method: str, kind: KindName, labels: int) -> None:
     first = _adapter(backbone, method, kind, labels)
     write_adapter(first, tmp_path, backbone)
     again = read_adapter(tmp_path, backbone)
@@ -92,6 +92,16 @@ def test_written_tensors_have_adapterhubs_names(tmp_path: Path, name: str) -> No
     theirs = json.loads((adapterhub.folder(name) / "adapter_config.json").read_text())["name"]
     ours = json.loads((tmp_path / "adapter_config.json").read_text())["name"]
     assert {n.replace(f".{ours}.", f".{theirs}.") for n in names(tmp_path)} == names(adapterhub.folder(name))
+
+
+def test_several_bottleneck_adapters_are_written_in_our_own_format(bert: Backbone, tmp_path: Path) -> None:
+    """An adapter of AdapterHub has one, beside which another component has no place."""
+    first, second = (tiny.component(bert, "bottleneck", seed) for seed in (1, 2))
+    both = Adapter(components=(first, second), head=None, kind="embed", matched_tensors=1)
+    write_adapter(both, tmp_path, bert)
+    assert not (tmp_path / "adapter_config.json").exists()
+    again = read_adapter(tmp_path, bert)
+    assert tiny.difference(tiny.ask(bert, again, TEXTS), tiny.ask(bert, both, TEXTS)) == 0
 
 
 @pytest.mark.parametrize("hidden", [32, 384, 768])

@@ -13,7 +13,7 @@ from manyhats.core.adapter import Adapter
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 from manyhats.serving.chat import chat_prompt
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -38,7 +38,7 @@ Wrote = Callable[..., Path]
 def wrote(tmp_path: Path) -> Wrote:
     """Writes an adapter, and files beside it: JSON, or a text."""
 
-    def write(backbone: Backbone, kind: Kind = "generate", /, **files: Any) -> Path:
+    def write(backbone: Backbone, kind: KindName = "generate", /, **files: Any) -> Path:
         folder = tmp_path / "adapter"
         folder.mkdir(exist_ok=True)
         write_adapter(tiny.adapter(backbone, "lora", 3, kind=kind, only="0"), folder, backbone)
@@ -224,7 +224,9 @@ ADDED = "<|new|>"
     ],
 )
 @pytest.mark.parametrize("kind", ["generate", "embed"])
-def test_an_added_token_is_refused_by_name(wrote: Wrote, speaker: Backbone, kind: Kind, files: dict[str, Any]) -> None:
+def test_an_added_token_is_refused_by_name(
+    wrote: Wrote, speaker: Backbone, kind: KindName, files: dict[str, Any]
+) -> None:
     with pytest.raises(AdapterMismatch, match=r"<\|new\|>.*does not have"):
         read_adapter(wrote(speaker, kind, **files), speaker)
 

@@ -96,9 +96,9 @@ def check_low_rank(kernels, x, y, table, segments, row_scale=None):
     for start, stop, _ in segments:
         own[start:stop] = True
     if own.any():
-        most = wanted[own].abs().max()
-        assert (mine[own].double() - wanted[own]).abs().max() <= CLOSE[y.dtype] * most
-        assert (mine[own].double() - plain[own].double()).abs().max() <= 2 * CLOSE[y.dtype] * most
+        largest = wanted[own].abs().max()
+        assert (mine[own].double() - wanted[own]).abs().max() <= CLOSE[y.dtype] * largest
+        assert (mine[own].double() - plain[own].double()).abs().max() <= 2 * CLOSE[y.dtype] * largest
     assert torch.equal(mine[~own].view(torch.uint8), y[~own].view(torch.uint8))
     return mine
 

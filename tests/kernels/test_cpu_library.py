@@ -55,17 +55,17 @@ def test_a_file_that_is_no_library_is_told(tmp_path):
 
 @compiler
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         ("int manyhats_abi(void) { return 999; }", r"compiled from other sources \(version 999, not \d+\)"),
         ("int something_else(void) { return 0; }", "cannot be loaded: .*manyhats_abi"),
     ],
 )
-def test_a_library_of_another_version_is_told(tmp_path, source, told):
+def test_a_library_of_another_version_is_refused(tmp_path, source, message):
     (tmp_path / "other.c").write_text(source)
     file = tmp_path / "other.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", file, tmp_path / "other.c"], check=True)
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=message):
         Library(file=file)
 
 
@@ -115,8 +115,8 @@ def test_a_forked_child_works_with_one_thread(library):
     assert _work()
     table: Table[LowRank] = Table()
     table.put(0, LowRank(torch.ones(8, 512), torch.ones(8, 512)))
-    given = CpuKernels(), torch.ones(512, 512), torch.zeros(512, 512), table
-    child = multiprocessing.get_context("fork").Process(target=_child, args=given)
+    arguments = CpuKernels(), torch.ones(512, 512), torch.zeros(512, 512), table
+    child = multiprocessing.get_context("fork").Process(target=_child, args=arguments)
     child.start()
     child.join(60)
     code = child.exitcode

@@ -9,22 +9,22 @@ from pathlib import Path
 
 from tests import tiny
 from tests.launches.budgets import DECODE, ENCODER
-from tests.launches.device import Count
+from tests.launches.device_counts import Count
 from tests.launches.measured import OnDevice
-from tests.launches.passes import ENCODER_SEQUENCES, STREAMS, least_tasks
+from tests.launches.passes import ENCODER_SEQUENCES, STREAMS, min_tasks_of
 
 
-def table(title: str, measure: Callable[..., Count], names: list[str], most: int) -> None:
+def table(title: str, measure: Callable[..., Count], names: list[str], many_tasks: int) -> None:
     """A line for each method: beyond the pass without adapters, and for each further task."""
     bare = measure("bare").totals()
     print(f"{title}_LIMITS = Limits(kernels={bare['kernels']}, copies={bare['copies']}, waits={bare['waits']})")
     for name in names:
-        least = least_tasks(name)
-        one, many = measure(name, least).totals(), measure(name, most).totals()
-        each = (many["kernels"] - one["kernels"]) / (most - least)
-        parts = [str(math.ceil(one["kernels"] - bare["kernels"] - each * (least - 1)))]
-        if each:
-            parts.append(f"each={math.ceil(each * 10) / 10}")
+        min_tasks = min_tasks_of(name)
+        one, many = measure(name, min_tasks).totals(), measure(name, many_tasks).totals()
+        per_task = (many["kernels"] - one["kernels"]) / (many_tasks - min_tasks)
+        parts = [str(math.ceil(one["kernels"] - bare["kernels"] - per_task * (min_tasks - 1)))]
+        if per_task:
+            parts.append(f"per_task={math.ceil(per_task * 10) / 10}")
         for what in ("copies", "waits"):
             if many[what] != bare[what]:
                 parts.append(f"{what}={many[what] - bare[what]}")

@@ -17,7 +17,7 @@ class Budget(NamedTuple):
     """
 
     kernels: int
-    each: float = 0
+    per_task: float = 0
     copies: int = 0
     waits: int = 0
 
@@ -43,9 +43,9 @@ ENCODER: dict[str, Budget] = {
     "average": Budget(40),
     "fusion": Budget(60),
     "prefix": Budget(4),
-    "prompt": Budget(3, each=2.0),
-    "invertible": Budget(10, each=10.0),
-    "side": Budget(37, each=36, copies=64),
+    "prompt": Budget(3, per_task=2.0),
+    "invertible": Budget(10, per_task=10.0),
+    "side": Budget(37, per_task=36, copies=64),
     "stack": Budget(36),
     "lora+ia3": Budget(48),
     "biases": Budget(3),
@@ -70,8 +70,8 @@ DECODE: dict[str, Budget] = {
     "fusion": Budget(56),
     "prefix": Budget(0),
     "prompt": Budget(0),
-    "invertible": Budget(10, each=10.0),
-    "side": Budget(73, each=65.0, copies=32),
+    "invertible": Budget(10, per_task=10.0),
+    "side": Budget(73, per_task=65.0, copies=32),
     "stack": Budget(31),
     "lora+ia3": Budget(57),
     "biases": Budget(3),

@@ -7,7 +7,7 @@ from manyhats.kernels.reference import Reference
 from manyhats.kernels.segments import Segments, Table
 from torch import Tensor
 
-from tests.launches.device import Count
+from tests.launches.device_counts import Count
 
 
 class Counting:

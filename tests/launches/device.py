@@ -6,13 +6,9 @@ or slower than the CPU, and its answers are the CPU's.
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from types import FrameType
 from typing import Any
 from unittest import mock
 
@@ -23,6 +19,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from tests.launches.device_counts import Count, calling_line
 
 DEVICE = torch.device("cuda:0")
 
@@ -37,63 +35,6 @@ _WAITING = frozenset(
 )  # fmt: skip
 _INDEXING = frozenset({"index", "index_put", "index_put_", "_index_put_impl_"})
 _FROM_HOST_DATA = (torch.tensor, torch.as_tensor, torch.asarray)
-
-
-@dataclass(slots=True)
-class Count:
-    """What a GPU had to do, by the place in manyhats or transformers that asked for it.
-
-    `copies` go from the host to the device, `reads` the other way. `waits`: the host stood still until the device was
-    done: a read, or an operator whose result the host needs. `blocking_copies`: those of the copies that wait as well,
-    since their memory is not pinned or nobody said `non_blocking`.
-    """
-
-    kernels: Counter[str] = field(default_factory=Counter)
-    operators: Counter[str] = field(default_factory=Counter)  # the kernels, by operator
-    views: Counter[str] = field(default_factory=Counter)  # what costs the host alone: views and reserved memory
-    copies: Counter[str] = field(default_factory=Counter)
-    copied_bytes: int = 0
-    blocking_copies: Counter[str] = field(default_factory=Counter)
-    reads: Counter[str] = field(default_factory=Counter)
-    waits: Counter[str] = field(default_factory=Counter)
-    paused: bool = False
-
-    def reset(self) -> None:
-        """Starts again at nothing."""
-        self.copied_bytes = 0
-        for counter in self._counters().values():
-            counter.clear()
-
-    @contextmanager
-    def one_kernel(self, operator: str) -> Iterator[None]:
-        """All that happens within counts as one kernel."""
-        self.add_kernel(operator)
-        before, self.paused = self.paused, True
-        try:
-            yield
-        finally:
-            self.paused = before
-
-    def add_kernel(self, operator: str) -> None:
-        """One kernel, of the place that is running."""
-        if not self.paused:
-            self.kernels[_place()] += 1
-            self.operators[operator] += 1
-
-    def totals(self) -> dict[str, int]:
-        """By the names above."""
-        return {name: counter.total() for name, counter in self._counters().items()}
-
-    def told(self, most: int = 25) -> str:
-        """All counts with their places, the most frequent first; for the message of a failed test."""
-        lines = [f"{name}: {counter.total()}" for name, counter in self._counters().items()]
-        for name, counter in self._counters().items():
-            lines += [f"  {name} {n:6d} {place}" for place, n in counter.most_common(most)]
-        return "\n".join(lines)
-
-    def _counters(self) -> dict[str, Counter[str]]:
-        names = ("kernels", "operators", "views", "copies", "blocking_copies", "reads", "waits")
-        return {name: getattr(self, name) for name in names}
 
 
 class PretendedTensor(Tensor):
@@ -119,19 +60,6 @@ class PretendedTensor(Tensor):
         return f"PretendedTensor({tuple(self.shape)}, {self.dtype})"
 
 
-def _place() -> str:
-    """The nearest caller within manyhats, or within transformers where that is nearer: file and line, or function."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        path = frame.f_code.co_filename
-        if "/manyhats/" in path:
-            return f"{path.rpartition('/manyhats/')[2]}:{frame.f_lineno}"
-        if "/transformers/" in path:
-            return f"transformers/{path.rpartition('/transformers/')[2]}:{frame.f_code.co_name}"
-        frame = frame.f_back
-    return "elsewhere"
-
-
 def _shares_memory(one: Tensor, others: Sequence[Tensor]) -> bool:
     address = one.untyped_storage().data_ptr()
     return any(address == other.untyped_storage().data_ptr() for other in others)
@@ -148,7 +76,7 @@ class _Ledger:
     def copy(self, source: Tensor, *, non_blocking: bool) -> None:
         if self.count.paused:
             return
-        place = _place()
+        place = calling_line()
         self.count.copies[place] += 1
         self.count.copied_bytes += source.nbytes
         if not (non_blocking and self.is_pinned(source)):
@@ -156,13 +84,13 @@ class _Ledger:
 
     def read(self) -> None:
         if not self.count.paused:
-            self.count.reads[_place()] += 1
+            self.count.reads[calling_line()] += 1
         self.wait("read")
 
     def wait(self, operator: str) -> None:
         self.waited += 1
         if not self.count.paused:
-            self.count.waits[f"{_place()} ({operator})"] += 1
+            self.count.waits[f"{calling_line()} ({operator})"] += 1
 
     def add_view(self, operator: str) -> None:
         if not self.count.paused:
@@ -400,7 +328,7 @@ def _refuse_mixed_devices(name: str, leaves: Sequence[Any]) -> None:
     if elsewhere and len(elsewhere) < len(tensors):
         raise RuntimeError(
             f"Expected all tensors to be on the same device, but {name} got one of shape {tuple(elsewhere[0].shape)} "
-            f"on the CPU beside others on {DEVICE}, at {_place()}"
+            f"on the CPU beside others on {DEVICE}, at {calling_line()}"
         )
 
 

@@ -11,7 +11,8 @@ from manyhats.methods.slots import SlotTables
 
 from tests import tiny
 from tests.launches.counting import Counting
-from tests.launches.device import Count, pretended_device
+from tests.launches.device import pretended_device
+from tests.launches.device_counts import Count
 from tests.launches.passes import ENCODER_SEQUENCES, STREAMS, Decoding, adapters_of, encoder_pass, tasks_of
 
 

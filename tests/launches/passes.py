@@ -41,7 +41,7 @@ def adapters_of(backbone: Backbone) -> dict[str, Adapter | None]:
     return made
 
 
-def least_tasks(name: str) -> int:
+def min_tasks_of(name: str) -> int:
     """The fewest tasks with which a batch holds all of a name's methods."""
     return len(MIXTURE) if name == "mixture" else 1
 

@@ -21,10 +21,18 @@ from tests.launches.budgets import (
     Budget,
     Limits,
 )
-from tests.launches.device import Count
+from tests.launches.device_counts import Count
 from tests.launches.frames import frames_within
 from tests.launches.measured import OnDevice
-from tests.launches.passes import ENCODER_SEQUENCES, STREAMS, Decoding, adapters_of, encoder_pass, least_tasks, tasks_of
+from tests.launches.passes import (
+    ENCODER_SEQUENCES,
+    STREAMS,
+    Decoding,
+    adapters_of,
+    encoder_pass,
+    min_tasks_of,
+    tasks_of,
+)
 
 MANY = 256  # tasks, and as many sequences
 WITH_MANY = ("lora", "bottleneck", "ia3", "mixture")  # are asked so, and the others in the slow tests
@@ -54,10 +62,10 @@ def bare_decoder(decoder: OnDevice) -> Callable[[int], Count]:
 def assert_within(count: Count, bare: Count, limits: Limits, budget: Budget, tasks: int) -> None:
     """Beyond the bare pass no more kernels than the method has, and in all no more copies and waits."""
     more = count.kernels.total() - bare.kernels.total()
-    assert more <= budget.kernels + budget.each * (tasks - 1) + 1e-6, count.told()
-    assert count.copies.total() <= limits.copies + budget.copies, count.told()
-    assert count.waits.total() <= limits.waits + budget.waits, count.told()
-    assert count.blocking_copies.total() <= budget.copies, count.told()
+    assert more <= budget.kernels + budget.per_task * (tasks - 1) + 1e-6, count.report()
+    assert count.copies.total() <= limits.copies + budget.copies, count.report()
+    assert count.waits.total() <= limits.waits + budget.waits, count.report()
+    assert count.blocking_copies.total() <= budget.copies, count.report()
 
 
 def test_every_method_has_a_budget(encoder: OnDevice, decoder: OnDevice) -> None:
@@ -73,10 +81,10 @@ def test_a_pass_without_adapters_stays_within_its_limits(
         (bare_decoder(STREAMS), DECODE_LIMITS),
         (decoder.decode("bare", sampled=True), SAMPLED_LIMITS),
     ):
-        assert count.kernels.total() <= limits.kernels, count.told()
-        assert count.copies.total() <= limits.copies, count.told()
-        assert count.waits.total() <= limits.waits, count.told()
-        assert not count.blocking_copies, count.told()
+        assert count.kernels.total() <= limits.kernels, count.report()
+        assert count.copies.total() <= limits.copies, count.report()
+        assert count.waits.total() <= limits.waits, count.report()
+        assert not count.blocking_copies, count.report()
 
 
 @pytest.mark.parametrize("tasks", [pytest.param(1, marks=pytest.mark.slow), 32])
@@ -129,9 +137,9 @@ def tried(names: Iterable[str]) -> list[object]:
 def test_the_calls_at_the_sites_of_an_encoder_do_not_grow(name: str, bert: Backbone) -> None:
     adapters = adapters_of(bert)
     passes = [
-        encoder_pass(bert, tasks_of(bert, adapters, name, tasks), MANY) for tasks in (least_tasks(name), 32, MANY)
+        encoder_pass(bert, tasks_of(bert, adapters, name, tasks), MANY) for tasks in (min_tasks_of(name), 32, MANY)
     ]
-    assert_calls_stay([python_calls(bert, run) for run in passes], ENCODER_PYTHON.get(name, 0), least_tasks(name))
+    assert_calls_stay([python_calls(bert, run) for run in passes], ENCODER_PYTHON.get(name, 0), min_tasks_of(name))
 
 
 @pytest.mark.parametrize("name", tried(DECODE))
@@ -141,13 +149,13 @@ def test_the_calls_at_the_sites_of_a_decoder_do_not_grow(name: str, load_backbon
     with torch.inference_mode():
         steps = [
             Decoding(backbone, tasks_of(backbone, adapters, name, tasks), MANY).step
-            for tasks in (least_tasks(name), 32, MANY)
+            for tasks in (min_tasks_of(name), 32, MANY)
         ]
-    assert_calls_stay([python_calls(backbone, step) for step in steps], DECODE_PYTHON.get(name, 0), least_tasks(name))
+    assert_calls_stay([python_calls(backbone, step) for step in steps], DECODE_PYTHON.get(name, 0), min_tasks_of(name))
 
 
-def assert_calls_stay(calls: list[int], each: float, least: int) -> None:
+def assert_calls_stay(calls: list[int], per_task: float, min_tasks: int) -> None:
     """The same for 1, 32 and 256 tasks, but for so many calls for each further task."""
     one, some, many = calls
-    assert some <= one + each * (32 - least)
-    assert many <= one + each * (MANY - least)
+    assert some <= one + per_task * (32 - min_tasks)
+    assert many <= one + per_task * (MANY - min_tasks)

@@ -11,7 +11,8 @@ from manyhats.backbone import Backbone
 from torch.nn import functional as F
 
 from tests import every, tiny
-from tests.launches.device import DEVICE, Count, host_values, pretended_device
+from tests.launches.device import DEVICE, host_values, pretended_device
+from tests.launches.device_counts import Count
 from tests.launches.frames import frames_within
 
 
@@ -44,7 +45,7 @@ KERNELS: dict[str, tuple[int, Callable[[torch.Tensor], object]]] = {
 def test_kernels_are_counted_and_views_are_not(name: str) -> None:
     expected, run = KERNELS[name]
     count = counted(run)
-    assert count.kernels.total() == expected, count.told()
+    assert count.kernels.total() == expected, count.report()
     assert not count.copies
     assert not count.waits
 
@@ -69,7 +70,7 @@ WAITS: dict[str, Callable[[torch.Tensor], object]] = {
 @pytest.mark.parametrize("name", WAITS)
 def test_each_wait_is_counted_with_its_place(name: str) -> None:
     count = counted(WAITS[name])
-    assert count.waits.total() == 1, count.told()
+    assert count.waits.total() == 1, count.report()
 
 
 COPIES: dict[str, tuple[bool, Callable[[torch.Tensor], object]]] = {
@@ -92,7 +93,7 @@ COPIES: dict[str, tuple[bool, Callable[[torch.Tensor], object]]] = {
 def test_each_copy_to_the_device_is_counted(name: str) -> None:
     blocking, run = COPIES[name]
     count = counted(run)
-    assert count.copies.total() == 1, count.told()
+    assert count.copies.total() == 1, count.report()
     assert count.blocking_copies.total() == blocking
     assert count.copied_bytes > 0
     assert not count.waits

@@ -11,7 +11,7 @@ from manyhats.backbone import Backbone
 from manyhats.core.adapter import Adapter
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from tests import tiny
@@ -19,7 +19,7 @@ from tests import tiny
 peft = pytest.importorskip("peft")
 
 TEXTS = tiny.texts([1, 8, 30], seed=31)
-KINDS: list[tuple[Kind, int]] = [("classify", 3), ("tokens", 5), ("regress", 1), ("embed", 0)]
+KINDS: list[tuple[KindName, int]] = [("classify", 3), ("tokens", 5), ("regress", 1), ("embed", 0)]
 _CLASSES: dict[str, Any] = {
     "classify": AutoModelForSequenceClassification,
     "regress": AutoModelForSequenceClassification,
@@ -45,7 +45,9 @@ def _peft_answers(folder: Path, backbone: Backbone, adapter: Adapter) -> list[to
 @pytest.mark.parametrize(("kind", "labels"), KINDS)
 @pytest.mark.parametrize("method", ["lora", "prefix"])
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra-narrow", "distilbert"])
-def test_peft_reads_our_files(load_backbone, tmp_path: Path, family: str, method: str, kind: Kind, labels: int) -> None:
+def test_peft_reads_our_files(
+    load_backbone, tmp_path: Path, family: str, method: str, kind: KindName, labels: int
+) -> None:
     if (family, method) == ("distilbert", "prefix"):
         pytest.skip("PEFT has no prefix-tuning for DistilBERT")
     backbone = load_backbone(family)

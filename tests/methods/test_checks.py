@@ -62,11 +62,11 @@ def _flags(leaf: str) -> dict[str, bool]:
     return {"ln_after": True} if leaf.startswith("norm_after") else {}
 
 
-@pytest.mark.parametrize(("method", "leaf", "shape", "told", "wanted"), LEAVES)
-def test_a_wrong_shape_names_both(bert: Backbone, method: str, leaf: str, shape: Any, told: str, wanted: str) -> None:
+@pytest.mark.parametrize(("method", "leaf", "shape", "stated", "wanted"), LEAVES)
+def test_a_wrong_shape_names_both(bert: Backbone, method: str, leaf: str, shape: Any, stated: str, wanted: str) -> None:
     part = tiny.component(bert, method, 1, **_flags(leaf))
     message = _refusal(bert, _with(part, _site(part), leaf, torch.zeros(shape)))
-    assert told in message
+    assert stated in message
     assert wanted in message
     assert bert.name in message
 
@@ -238,7 +238,7 @@ def _compacter(backbone: Backbone) -> Component:
 
 
 @pytest.mark.parametrize(
-    ("leaf", "shape", "told"),
+    ("leaf", "shape", "stated"),
     [
         ("rule", (3, 2, 2), "has 3 products for matrices of 4 by 32"),
         ("rule", (2, 3, 2), "has shape [2, 3, 2]"),
@@ -250,13 +250,13 @@ def _compacter(backbone: Backbone) -> Component:
         ("down.right", None, "has no 'down.right'"),
     ],
 )
-def test_a_compacters_factors(bert: Backbone, leaf: str, shape: tuple[int, ...] | None, told: str) -> None:
+def test_a_compacters_factors(bert: Backbone, leaf: str, shape: tuple[int, ...] | None, stated: str) -> None:
     part = _compacter(bert)
     METHODS["bottleneck"].check(part, bert)
     assert METHODS["bottleneck"].rank(part) == 4
     assert METHODS["bottleneck"].slot_size(part, bert) == METHODS["bottleneck"].bind(part, bert).nbytes
     changed = _with(part, next(iter(part.tensors)), leaf, None if shape is None else torch.zeros(shape))
-    assert told in _refusal(bert, changed)
+    assert stated in _refusal(bert, changed)
 
 
 def _vera(backbone: Backbone) -> Component:
@@ -264,19 +264,19 @@ def _vera(backbone: Backbone) -> Component:
 
 
 @pytest.mark.parametrize(
-    ("leaf", "shape", "told"),
+    ("leaf", "shape", "stated"),
     [
         ("lambda_b", (31,), "has shape [31], but the backbone"),
         ("lambda_d", (7,), "has shape [7]"),
         ("lambda_d", None, "has no 'lambda_d'"),
     ],
 )
-def test_veras_vectors(bert: Backbone, leaf: str, shape: tuple[int, ...] | None, told: str) -> None:
+def test_veras_vectors(bert: Backbone, leaf: str, shape: tuple[int, ...] | None, stated: str) -> None:
     part = _vera(bert)
     METHODS["lora"].check(part, bert)
     assert METHODS["lora"].rank(part) == 6
     assert METHODS["lora"].slot_size(part, bert) == METHODS["lora"].bind(part, bert).nbytes
-    assert told in _refusal(bert, _with(part, QUERY, leaf, None if shape is None else torch.zeros(shape)))
+    assert stated in _refusal(bert, _with(part, QUERY, leaf, None if shape is None else torch.zeros(shape)))
 
 
 def test_veras_matrices_must_be_large_enough_and_not_too_large(bert: Backbone) -> None:

@@ -23,7 +23,7 @@ from tests import tiny
 TEXTS = tiny.texts([1, 4, 9, 20, 37, 0], seed=11)
 
 
-def wardrobe(backbone: Backbone) -> list[BoundAdapter]:
+def adapters_of_many_kinds(backbone: Backbone) -> list[BoundAdapter]:
     """Adapters of every method, head and flag."""
 
     def make(method: str, seed: int, **options: Any) -> BoundAdapter:
@@ -59,13 +59,13 @@ def known(load_backbone) -> Any:
     @cache
     def answers(family: str) -> tuple[Backbone, list[BoundAdapter], dict[tuple[int, int], Tensor]]:
         backbone = load_backbone(family)
-        worn = wardrobe(backbone)
-        right = {
+        adapters = adapters_of_many_kinds(backbone)
+        expected = {
             (a, t): tiny.run(backbone, [tiny.row(backbone, adapter, text)])[0]
-            for a, adapter in enumerate(worn)
+            for a, adapter in enumerate(adapters)
             for t, text in enumerate(TEXTS)
         }
-        return backbone, worn, right
+        return backbone, adapters, expected
 
     return answers
 
@@ -76,16 +76,16 @@ _PICKS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, len(TEXTS) - 1)),
 @settings(max_examples=60, deadline=None)
 @given(family=st.sampled_from(["bert", "roberta", "electra-narrow", "distilbert"]), picks=_PICKS)
 def test_any_mixture_gives_what_each_row_gives_alone(known, family: str, picks: list[tuple[int, int]]) -> None:
-    backbone, worn, right = known(family)
-    outputs = tiny.run(backbone, [tiny.row(backbone, worn[a], TEXTS[t]) for a, t in picks])
-    assert tiny.difference(outputs, [right[pick] for pick in picks]) < tiny.CLOSE
+    backbone, adapters, expected = known(family)
+    outputs = tiny.run(backbone, [tiny.row(backbone, adapters[a], TEXTS[t]) for a, t in picks])
+    assert tiny.difference(outputs, [expected[pick] for pick in picks]) < tiny.CLOSE
 
 
 @settings(max_examples=30, deadline=None)
 @given(picks=_PICKS, data=st.data())
 def test_the_order_of_rows_changes_nothing(known, picks: list[tuple[int, int]], data: st.DataObject) -> None:
-    backbone, worn, _ = known("bert")
-    rows = [tiny.row(backbone, worn[a], TEXTS[t]) for a, t in picks]
+    backbone, adapters, _ = known("bert")
+    rows = [tiny.row(backbone, adapters[a], TEXTS[t]) for a, t in picks]
     order = data.draw(st.permutations(range(len(rows))))
     first = tiny.run(backbone, rows)
     second = tiny.run(backbone, [rows[i] for i in order])
@@ -94,8 +94,8 @@ def test_the_order_of_rows_changes_nothing(known, picks: list[tuple[int, int]], 
 
 def test_the_adapters_differ_from_each_other(known) -> None:
     """The comparison above would see a mix-up."""
-    _, worn, right = known("bert")
-    states = [right[a, 3] for a, adapter in enumerate(worn) if adapter.head is None]
+    _, adapters, expected = known("bert")
+    states = [expected[a, 3] for a, adapter in enumerate(adapters) if adapter.head is None]
     assert min(float((x - y).abs().max()) for i, x in enumerate(states) for y in states[:i]) > 0.05
 
 
@@ -103,16 +103,16 @@ def test_segments_in_any_order_of_methods(known) -> None:
     """Also with masks that do not stand last, and one adapter in two segments."""
     from manyhats.engine.forward import forward
 
-    backbone, worn, right = known("bert")
+    backbone, adapters, expected = known("bert")
     picks = [(10, 0), (0, 1), (11, 2), (1, 3), (9, 1), (10, 4), (9, 0), (4, 2), (0, 5)]
-    rows = [tiny.row(backbone, worn[a], TEXTS[t]) for a, t in picks]
+    rows = [tiny.row(backbone, adapters[a], TEXTS[t]) for a, t in picks]
     with torch.inference_mode():
         outputs = forward(backbone, rows)
-    assert tiny.difference(outputs, [right[pick] for pick in picks]) < tiny.CLOSE
+    assert tiny.difference(outputs, [expected[pick] for pick in picks]) < tiny.CLOSE
 
 
 def test_segments() -> None:
-    a, b = (BoundAdapter(method="base", kind="embed", components=(), head=None) for _ in range(2))
+    a, b = (BoundAdapter(method="base", components=(), head=None) for _ in range(2))
     found = segments_of([a, a, b, a])
     assert [(s.adapter is a, s.sequences) for s in found] == [
         (True, slice(0, 2)),

@@ -23,7 +23,7 @@ TEXTS = ["w1 w2 w3", "w4 w5 w6 w7 w8 w9 w10 w11 w12 w13 w14 w15 w16 w17", "w18"]
 
 
 def prefix(backbone: Backbone, seed: int, left_out: list[int], length: int = 5, *, gated: bool = False) -> Adapter:
-    whole = tiny.component(backbone, "prefix", seed, spread=1.0, length=length)
+    whole = tiny.component(backbone, "prefix", seed, std=1.0, length=length)
     tensors = {site: dict(leaves) for site, leaves in whole.tensors.items()}
     if gated:
         for i, leaves in enumerate(tensors.values()):
@@ -44,8 +44,8 @@ def test_texts_of_many_prefixes_are_as_alone(
 ) -> None:
     backbone = load_backbone(family)
     lengths = [([], 5), ([0], 5), ([1], 5), ([0], 2)]
-    worn = [prefix(backbone, 3, out, length, gated=gated).bind(backbone) for out, length in lengths]
-    rows = [tiny.row(backbone, one, text) for text in TEXTS for one in [*worn, BARE]]
+    bound = [prefix(backbone, 3, out, length, gated=gated).bind(backbone) for out, length in lengths]
+    rows = [tiny.row(backbone, one, text) for text in TEXTS for one in [*bound, BARE]]
     together = tiny.run(backbone, rows)
     alone = [tiny.run(backbone, [row])[0] for row in rows]
     assert tiny.difference(together, alone) < tiny.CLOSE
@@ -85,12 +85,12 @@ def greedy(backbone: Backbone, adapters: list[BoundAdapter], prompts: list[list[
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mistral"])
 def test_texts_go_on_as_a_whole_pass_has_it(family: str, load_backbone: Callable[[str], Backbone]) -> None:
     backbone = load_backbone(family)
-    worn = [prefix(backbone, 3, out).bind(backbone) for out in ([], [0], [1])] + [BARE]
+    bound = [prefix(backbone, 3, out).bind(backbone) for out in ([], [0], [1])] + [BARE]
     prompts = [list(tiny.row(backbone, BARE, text).ids) for text in TEXTS[:2]]
-    adapters = [one for _ in prompts for one in worn]
-    asked = [prompt for prompt in prompts for _ in worn]
-    written = greedy(backbone, adapters, asked, 6)
-    for adapter, prompt, tokens in zip(adapters, asked, written, strict=True):
+    adapters = [one for _ in prompts for one in bound]
+    repeated = [prompt for prompt in prompts for _ in bound]
+    generated = greedy(backbone, adapters, repeated, 6)
+    for adapter, prompt, tokens in zip(adapters, repeated, generated, strict=True):
         ids = list(prompt)
         for token in tokens:
             row = tiny.row(backbone, adapter, "w1")
@@ -98,7 +98,7 @@ def test_texts_go_on_as_a_whole_pass_has_it(family: str, load_backbone: Callable
             best = logits.topk(2).values
             assert int(logits.argmax()) == token or float(best[0] - best[1]) < 1e-3
             ids.append(token)
-    assert len({tuple(tokens) for tokens in written[:4]}) > 1
+    assert len({tuple(tokens) for tokens in generated[:4]}) > 1
 
 
 @pytest.mark.parametrize(
@@ -128,5 +128,5 @@ def test_it_is_written_with_its_layers_and_positions(bert: Backbone, tmp_path: P
         write_adapter(adapter, folder, bert)
         again = read_adapter(folder, bert)
         assert again.components[0].config == adapter.components[0].config
-        asked: Any = [tiny.ask(bert, one, TEXTS) for one in (adapter, again)]
-        assert tiny.difference(*asked) < 1e-6
+        outputs: Any = [tiny.ask(bert, one, TEXTS) for one in (adapter, again)]
+        assert tiny.difference(*outputs) < 1e-6

@@ -26,7 +26,7 @@ def test_every_method_is_tried(load_backbone: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def worn(load_backbone: Any) -> Any:
+def bound_adapters(load_backbone: Any) -> Any:
     """By family: the bound adapters, and what each answers alone."""
 
     @cache
@@ -39,8 +39,8 @@ def worn(load_backbone: Any) -> Any:
 
 
 @pytest.mark.parametrize("family", one_of_each())
-def test_any_mixture_in_any_order(worn: Any, family: str) -> None:
-    backbone, bound, alone = worn(family)
+def test_any_mixture_in_any_order(bound_adapters: Any, family: str) -> None:
+    backbone, bound, alone = bound_adapters(family)
     pairs = st.tuples(st.integers(0, len(bound) - 1), st.integers(0, len(TEXTS) - 1))
 
     @_quick
@@ -53,23 +53,23 @@ def test_any_mixture_in_any_order(worn: Any, family: str) -> None:
 
 
 @pytest.mark.parametrize("family", one_of_each())
-def test_every_method_changes_the_answer(worn: Any, family: str) -> None:
-    _, _, alone = worn(family)
+def test_every_method_changes_the_answer(bound_adapters: Any, family: str) -> None:
+    _, _, alone = bound_adapters(family)
     for one in alone[1:]:
         assert tiny.difference(one, alone[0]) > 1e-3
 
 
 @pytest.mark.parametrize("family", one_of_each())
-def test_loading_again_changes_nothing(worn: Any, family: str) -> None:
-    backbone, _, alone = worn(family)
+def test_loading_again_changes_nothing(bound_adapters: Any, family: str) -> None:
+    backbone, _, alone = bound_adapters(family)
     for adapter, before in zip(every.adapters(backbone).values(), alone[1:], strict=True):
         assert tiny.difference(tiny.alone(backbone, adapter.bind(backbone), TEXTS), before) == 0
     assert tiny.difference(tiny.alone(backbone, BARE, TEXTS), alone[0]) == 0
 
 
 @pytest.mark.parametrize("family", one_of_each())
-def test_adapters_of_nothing_are_the_backbone(worn: Any, family: str) -> None:
-    backbone, _, alone = worn(family)
+def test_adapters_of_nothing_are_the_backbone(bound_adapters: Any, family: str) -> None:
+    backbone, _, alone = bound_adapters(family)
     for name, adapter in every.nothing(backbone).items():
         assert tiny.difference(tiny.ask(backbone, adapter, TEXTS), alone[0]) < CLOSE, name
 

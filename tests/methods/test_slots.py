@@ -1,4 +1,4 @@
-"""Slots and their tables: what an adapter leaves behind, and what a shape of batch keeps."""
+"""Slots and their tables: what a released adapter frees, and what is cached for a combination of signatures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tables(bert: Backbone) -> SlotTables:
 
 
 def entries(tables: SlotTables, slot: int) -> int:
-    """In how many tables a slot has something."""
+    """In how many tables a slot has an entry."""
     return sum(slot < len(table.entries) and table.entries[slot] is not None for table in tables._tables.values())
 
 
@@ -36,13 +36,13 @@ def test_an_adapter_gets_its_slot_before_it_acts(bert: Backbone, tables: SlotTab
     assert entries(tables, bound.slot) == len(bert.linear)
 
 
-def test_who_leaves_frees_its_slot_for_another_of_any_method(bert: Backbone, tables: SlotTables) -> None:
-    stays, leaves = (tiny.adapter(bert, "lora", i).bind(bert) for i in (1, 2))
+def test_a_released_adapter_frees_its_slot_for_another_of_any_method(bert: Backbone, tables: SlotTables) -> None:
+    stays, released = (tiny.adapter(bert, "lora", i).bind(bert) for i in (1, 2))
     before = tiny.ask(bert, stays, TEXTS)
-    slot = leaves.slot
+    slot = released.slot
     assert slot is not None
-    slot_tables(bert).release(leaves)
-    assert leaves.slot is None
+    slot_tables(bert).release(released)
+    assert released.slot is None
     assert entries(tables, slot) == 0
     other = tiny.adapter(bert, "bottleneck", 3).bind(bert)
     assert other.slot == slot
@@ -52,7 +52,7 @@ def test_who_leaves_frees_its_slot_for_another_of_any_method(bert: Backbone, tab
     assert sorted(tables._free) == sorted(set(tables._free))
 
 
-def test_who_is_forgotten_frees_its_slot_and_its_weights(bert: Backbone, tables: SlotTables) -> None:
+def test_a_collected_adapter_frees_its_slot_and_its_weights(bert: Backbone, tables: SlotTables) -> None:
     bound = tiny.adapter(bert, "lora", 1).bind(bert)
     tiny.ask(bert, bound, TEXTS)
     slot = bound.slot
@@ -73,7 +73,7 @@ def test_adapters_that_act_alike_share_a_signature_and_stand_together(bert: Back
     assert order == [*loras, *masks]  # own weights last
 
 
-def test_a_new_adapter_of_a_known_shape_makes_nothing_anew(bert: Backbone, tables: SlotTables) -> None:
+def test_a_new_adapter_of_a_known_signature_adds_no_tables_or_actors(bert: Backbone, tables: SlotTables) -> None:
     adapters = [tiny.adapter(bert, "lora", i).bind(bert) for i in range(4)]
     with torch.inference_mode():
         forward(bert, [tiny.row(bert, bound, TEXTS[0]) for bound in adapters[:2]])

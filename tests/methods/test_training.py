@@ -69,13 +69,13 @@ def _trainable(backbone: Backbone, method: str, options: dict[str, Any], seed: i
     return METHODS[method].trainable(backbone, _options(backbone, options), torch.Generator().manual_seed(seed))
 
 
-def _worn(backbone: Backbone, trainable: Trainable, method: str) -> BoundAdapter:
+def _bound(backbone: Backbone, trainable: Trainable, method: str) -> BoundAdapter:
     head = tiny.head(backbone, "classify", 3, 5)
-    return BoundAdapter(method, "classify", ((METHODS[method], trainable.bound()),), head)
+    return BoundAdapter(method, ((METHODS[method], trainable.bound()),), head)
 
 
-def _logits(backbone: Backbone, worn: BoundAdapter) -> torch.Tensor:
-    return torch.stack(forward(backbone, [tiny.row(backbone, worn, text) for text in TEXTS]))
+def _logits(backbone: Backbone, bound: BoundAdapter) -> torch.Tensor:
+    return torch.stack(forward(backbone, [tiny.row(backbone, bound, text) for text in TEXTS]))
 
 
 @torch.no_grad()
@@ -91,7 +91,7 @@ def _shake(trainable: Trainable, method: str) -> None:
 def test_gradients_reach_only_the_methods_parameters(backbone: Backbone, method: str, options: dict) -> None:
     trainable = _trainable(backbone, method, options)
     _shake(trainable, method)
-    loss = _logits(backbone, _worn(backbone, trainable, method)).square().sum()
+    loss = _logits(backbone, _bound(backbone, trainable, method)).square().sum()
     loss.backward()
     names = [name for name, parameter in trainable.named_parameters() if parameter.requires_grad]
     grads = [trainable.get_parameter(name).grad for name in names]
@@ -114,32 +114,32 @@ def test_gradients_are_the_slopes(bert: Backbone, method: str, options: dict) ->
     _shake(trainable, method)
 
     def loss() -> torch.Tensor:
-        return _logits(bert, _worn(bert, trainable, method)).sum()
+        return _logits(bert, _bound(bert, trainable, method)).sum()
 
     loss().backward()
     parameter = next(iter(trainable.parameters()))
     assert parameter.grad is not None
     place = int(parameter.grad.abs().argmax())
     slope, step = float(parameter.grad.flatten()[place]), 1e-3
-    ends = []
+    losses = []
     with torch.no_grad():
         for sign in (1, -1):
             parameter.view(-1)[place] += sign * step
-            ends.append(float(loss()))
+            losses.append(float(loss()))
             parameter.view(-1)[place] -= sign * step
-    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(slope, rel=0.05, abs=0.02)
+    assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(slope, rel=0.05, abs=0.02)
 
 
 @pytest.mark.parametrize(("method", "options"), OPTIONS, ids=_IDS)
 def test_what_is_saved_is_what_was_trained(backbone: Backbone, method: str, options: dict) -> None:
     trainable = _trainable(backbone, method, options)
     _shake(trainable, method)
-    worn = _worn(backbone, trainable, method)
+    bound = _bound(backbone, trainable, method)
     with torch.no_grad():
-        trained = _logits(backbone, worn)
+        trained = _logits(backbone, bound)
     part = trainable.component()
     assert not any(t.requires_grad for leaves in part.tensors.values() for t in leaves.values())
-    adapter = Adapter(components=(part,), head=worn.head, kind="classify", matched_tensors=1)
+    adapter = Adapter(components=(part,), head=bound.head, kind="classify", matched_tensors=1)
     adapter.check(backbone)
     served = tiny.ask(backbone, adapter, TEXTS)
     assert tiny.difference(served, list(trained)) < 1e-5
@@ -148,8 +148,8 @@ def test_what_is_saved_is_what_was_trained(backbone: Backbone, method: str, opti
 @pytest.mark.parametrize("method", ["lora", "bottleneck"])
 def test_training_starts_at_the_backbone(backbone: Backbone, method: str) -> None:
     trainable = _trainable(backbone, method, {})
-    worn = replace(_worn(backbone, trainable, method), head=None)
-    states = tiny.ask(backbone, worn, TEXTS)
+    bound = replace(_bound(backbone, trainable, method), head=None)
+    states = tiny.ask(backbone, bound, TEXTS)
     assert tiny.difference(states, tiny.ask(backbone, None, TEXTS)) < 0.02
 
 
@@ -181,10 +181,10 @@ def test_sparse_keeps_what_moved_most(backbone: Backbone, pick: str, relaxation:
             sum(leaves[n].numel() for leaves in moved.tensors.values() for n in leaves if n.endswith("s")) == 2 * kept
         )
     _shake(trainable, "mask")
-    worn = _worn(backbone, trainable, "sparse")
+    bound = _bound(backbone, trainable, "sparse")
     with torch.no_grad():
-        trained = _logits(backbone, worn)
-    adapter = Adapter(components=(trainable.component(),), head=worn.head, kind="classify", matched_tensors=1)
+        trained = _logits(backbone, bound)
+    adapter = Adapter(components=(trainable.component(),), head=bound.head, kind="classify", matched_tensors=1)
     adapter.check(backbone)
     assert tiny.difference(tiny.ask(backbone, adapter, TEXTS), list(trained)) < 1e-5
 

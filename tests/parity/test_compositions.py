@@ -129,6 +129,12 @@ def test_what_cannot_be_put_together(stored: Stored, bert: Backbone) -> None:
     lora, mask = stored.write(tiny.adapter(bert, "lora", 1)), stored.write(tiny.adapter(bert, "mask", 1))
     with pytest.raises(AdapterMismatch, match="cannot be averaged"):
         stored.compose(format="manyhats-average/1", members=[lora, mask])
+    several = stored.compose(format="manyhats-stack/1", members=[lora, lora])
+    parts = stored.write(several)
+    for format in ("manyhats-average/1", "manyhats-fusion/1"):
+        with pytest.raises(AdapterMismatch, match=f"the member {parts[:12]} has 2 parts, and cannot be") as caught:
+            stored.compose({"x": torch.ones(1)}, format=format, members=[parts, parts])
+        assert caught.value.param == parts
     with pytest.raises(AdapterMismatch, match="two parts of the adapter bring a weight"):
         stored.compose(format="manyhats-stack/1", members=[mask, mask])
     with pytest.raises(InvalidRequest, match="no stored version"):

@@ -164,7 +164,7 @@ def test_an_adapters_fault_fails_its_own_texts_alone(load_backbone: Any) -> None
     method, bound = good.components[0]
     failing = tiny.adapter(backbone, "lora", 2, kind="generate").bind(backbone)
     tiny.spoil(failing, lambda pair: pair.down.resize_(1, 1))
-    unready = BoundAdapter("prefix", "generate", ((method, type(bound)(prefix_rows=3, key_value={0: Broken()})),), None)
+    unready = BoundAdapter("prefix", ((method, type(bound)(prefix_rows=3, key_value={0: Broken()})),), None)
     for bad in (infinite, failing, unready):
         engine = _engine(backbone)
         fine = [_request(backbone, "good", good, PROMPTS[1]) for _ in range(2)]

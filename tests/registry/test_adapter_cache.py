@@ -161,12 +161,12 @@ def test_an_adapter_is_read_once_for_all_who_wait(make_cache, disk):
 
 def test_the_time_of_reading_is_reported(make_cache):
     adapter_cache = make_cache()
-    told: list[tuple[str, float]] = []
-    adapter_cache.on_load = lambda loaded, seconds: told.append((loaded.ref, seconds))
+    loads: list[tuple[str, float]] = []
+    adapter_cache.on_load = lambda loaded, seconds: loads.append((loaded.ref, seconds))
     use(adapter_cache, A)
     use(adapter_cache, A)
-    assert [ref for ref, _ in told] == ["a@1"]
-    assert told[0][1] >= 0
+    assert [ref for ref, _ in loads] == ["a@1"]
+    assert loads[0][1] >= 0
 
 
 def test_a_failing_load_fails_only_those_who_wait_for_it_and_can_be_tried_again(make_cache, disk):
@@ -208,7 +208,7 @@ def test_an_adapter_larger_than_all_slots_is_refused(make_cache):
     wait_until(lambda: idle(adapter_cache))
 
 
-# ---- room
+# ---- capacity
 
 
 def test_the_least_recently_used_leaves(make_cache, disk):
@@ -232,7 +232,7 @@ def test_the_bytes_of_slots_are_bounded(make_cache):
     assert adapter_cache.stats().slots == 1
 
 
-def test_who_leaves_is_told_and_gives_its_bytes_back(disk):
+def test_what_is_evicted_is_unbound_and_frees_its_bytes(disk):
     left: list[str] = []
     adapter_cache = AdapterCache(
         load=disk.load,
@@ -347,7 +347,7 @@ def test_under_steady_traffic_every_adapter_has_its_turn(make_cache):
 # ---- requests withdrawn
 
 
-def test_a_wish_that_is_given_up_while_it_is_read_leaks_nothing(make_cache, disk):
+def test_a_request_that_is_withdrawn_while_it_is_read_leaks_nothing(make_cache, disk):
     adapter_cache = make_cache()
     let = disk.hold("a")
     gone, stays = adapter_cache.acquire(A), adapter_cache.acquire(A)
@@ -362,7 +362,7 @@ def test_a_wish_that_is_given_up_while_it_is_read_leaks_nothing(make_cache, disk
         gone.result(0)
 
 
-def test_a_wish_that_everybody_has_given_up_holds_up_nobody(make_cache, disk):
+def test_a_load_that_everybody_has_withdrawn_from_delays_nobody(make_cache, disk):
     adapter_cache = make_cache(slots=1)
     got(adapter_cache.acquire(A))
     gone, next_one = adapter_cache.acquire(B), None
@@ -378,7 +378,7 @@ def test_a_wish_that_everybody_has_given_up_holds_up_nobody(make_cache, disk):
     use(adapter_cache, B)
 
 
-def test_what_lies_in_a_slot_answers_at_once_though_another_waits_for_room(make_cache):
+def test_what_lies_in_a_slot_answers_at_once_though_another_waits_for_memory(make_cache):
     adapter_cache = make_cache(slots=3)
     got(adapter_cache.pin(D))
     for wanted in (A, B):
@@ -386,12 +386,12 @@ def test_what_lies_in_a_slot_answers_at_once_though_another_waits_for_room(make_
     cold = adapter_cache.acquire(C)
     wait_until(lambda: adapter_cache._queue)
     for _ in range(20):
-        assert adapter_cache.acquire(D).done()  # pinned: it will never make room
+        assert adapter_cache.acquire(D).done()  # pinned: it will never make space
     first, second = adapter_cache.acquire(A), adapter_cache.acquire(A)
     assert first.done()
     assert not second.done()  # else A would never be idle, and C starve
     for _ in range(20):
-        assert adapter_cache.acquire(B).done()  # A alone makes room for C
+        assert adapter_cache.acquire(B).done()  # A alone makes space for C
     for _ in range(2):
         adapter_cache.release(A)
     assert got(cold).name == "c"
@@ -444,7 +444,7 @@ def test_pinning_what_is_there_and_what_is_used(make_cache):
     use(adapter_cache, B)
 
 
-def test_where_pinned_adapters_leave_no_room_the_others_are_told(make_cache):
+def test_where_pinned_adapters_leave_no_capacity_the_others_are_refused(make_cache):
     adapter_cache = make_cache(slots=2, slot_bytes=100)
     got(adapter_cache.pin(version("large", 85)))
     use(adapter_cache, A)

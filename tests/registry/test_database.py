@@ -66,7 +66,7 @@ def test_the_tables_can_be_made_in_postgresql() -> None:
         ("database is locked", "SQLITE_BUSY", NotReady),
     ],
 )
-def test_a_write_that_failed_is_told_by_its_cause(said: str, name: str, kind: type[ManyhatsError]) -> None:
+def test_a_write_that_failed_is_reported_by_its_cause(said: str, name: str, kind: type[ManyhatsError]) -> None:
     cause = sqlite3.OperationalError(said)
     cause.sqlite_errorname = name
     assert type(write_failed(DatabaseError("COMMIT", {}, cause))) is kind

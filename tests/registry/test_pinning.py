@@ -84,7 +84,7 @@ def test_a_content_that_two_tasks_share_stays_for_the_other(
     assert pinned() == {"eggs@1": False}
 
 
-def test_an_adapter_unpinned_on_its_way_arrives_unpinned(
+def test_an_adapter_unpinned_while_it_loads_is_not_pinned(
     registry: Registry, adapter_cache: AdapterCache, store: Path
 ) -> None:
     version: Any = upload(registry, "spam", "one")

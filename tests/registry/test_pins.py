@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from manyhats.errors import ConfigurationError, ManyhatsError, NotFound, StorageFull
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 from manyhats.registry.records import AdapterInfo
 from manyhats.registry.registry import Registry
 from sqlalchemy.exc import OperationalError
@@ -19,7 +19,7 @@ from tests.registry.helpers import blobs, inspect, staged, upload, write_adapter
 Open = Callable[..., Registry]
 
 
-def no_room(*_: object) -> None:
+def full_disk(*_: object) -> None:
     """What committing on a full disk raises."""
     raise OperationalError("COMMIT", {}, Exception("database or disk is full"))
 
@@ -64,7 +64,7 @@ def test_files_of_a_pinned_version_stay_when_the_same_upload_fails(
     registry.delete_task("spam")
 
     with monkeypatch.context() as patch:
-        patch.setattr("sqlalchemy.orm.Session.commit", no_room)
+        patch.setattr("sqlalchemy.orm.Session.commit", full_disk)
         with pytest.raises(StorageFull):
             upload(registry, "spam", "one")
     assert blobs(store) == {pinned.sha256}
@@ -89,7 +89,7 @@ def test_an_upload_that_is_not_committed_leaves_nothing(
     upload(registry, "spam", "one")
     before = registry.task("spam")
     with monkeypatch.context() as patch:
-        patch.setattr("sqlalchemy.orm.Session.commit", no_room)
+        patch.setattr("sqlalchemy.orm.Session.commit", full_disk)
         with pytest.raises(StorageFull):
             upload(registry, "spam", "two")
     assert registry.task("spam") == before
@@ -101,7 +101,7 @@ def test_members_stay_while_a_request_needs_what_is_made_of_them(store: Path) ->
     """The version is deleted, and so are its members' own tasks; the request may not have read them yet."""
     members: list[str] = []
 
-    def composed(folder: Path, kind: Kind | None = None) -> AdapterInfo:
+    def composed(folder: Path, kind: KindName | None = None) -> AdapterInfo:
         info = inspect(folder, kind)
         made = "made" in (folder / "adapter_config.json").read_text()
         return replace(info, references=tuple(members) if made else ())

@@ -1,4 +1,4 @@
-"""Stored files that change, shrink or go: found before they are used, told everywhere, healed by the right bytes."""
+"""Stored files that change, shrink or go: found before use, reported everywhere, restored by the right bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from manyhats.errors import DamagedStore, NotFound
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 from manyhats.registry.blobs import Blobs
 from manyhats.registry.records import AdapterInfo
 from manyhats.registry.registry import Registry
@@ -124,7 +124,7 @@ def test_a_start_goes_on_beside_damage(store: Path, opened: Open, caplog: pytest
     caplog.clear()
     again = opened(store)
     assert (again.quarantine.of(version) is not None) == (damage in (folder_gone, folder_a_file))
-    if damage in (folder_gone, folder_a_file):  # told before anybody asks
+    if damage in (folder_gone, folder_a_file):  # reported before anybody asks
         assert "spam@1" in caplog.text
     with pytest.raises(DamagedStore):
         again.files(version)
@@ -134,10 +134,10 @@ def test_a_start_goes_on_beside_damage(store: Path, opened: Open, caplog: pytest
     assert blobs(store) == {well.sha256}
 
 
-def test_what_is_made_of_a_damaged_member_is_told_too(store: Path) -> None:
+def test_what_is_made_of_a_damaged_member_is_reported_too(store: Path) -> None:
     members: list[str] = []
 
-    def composed(folder: Path, kind: Kind | None = None) -> AdapterInfo:
+    def composed(folder: Path, kind: KindName | None = None) -> AdapterInfo:
         made = "made" in (folder / "adapter_config.json").read_text()
         return replace(inspect(folder, kind), references=tuple(members) if made else ())
 

@@ -7,23 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 from manyhats.backbone import Text
+from manyhats.core.kinds.registry import KINDS
 from manyhats.registry.records import TaskSettings
 from manyhats.serving.inference import LARGE, InferenceRequest, RequestState
 from manyhats.serving.inputs import filled_size
-from manyhats.serving.outputs import rendering_cost
-from manyhats.serving.parameters import OF_KIND, FillParameters, SpanParameters, TokensParameters
 from manyhats.serving.threads import SMALL_OUTPUT, SMALL_TEXT
 
 
 def cost(kind: str = "classify", *texts: str, settings: Any = None, chat: Any = None, **given: Any) -> int:
     request = InferenceRequest("task", [Text(text) for text in texts], chat=chat)
-    parameters = OF_KIND[kind].model_validate(given)
-    state = RequestState(request, None, settings or TaskSettings(), parameters, 0.0)  # type: ignore[arg-type]
+    parameters = KINDS[kind].parameters.model_validate(given)
+    settings = (settings or TaskSettings()).model_copy(update={"kind": kind})
+    state = RequestState(request, None, settings, parameters, 0.0)  # type: ignore[arg-type]
     return state.preparing_cost
 
 
 def test_short_texts_are_small():
-    for kind in OF_KIND:
+    for kind in KINDS:
         assert cost(kind, "a text of some words") <= SMALL_TEXT, kind
 
 
@@ -68,11 +68,11 @@ def test_sizes_are_those_of_the_filled_template():
 
 
 def test_outputs_cost_what_is_made_of_them():
-    def of(kind: type[Any], *shape: int) -> int:
-        return rendering_cost(kind(), np.zeros(shape, dtype=np.float32))
+    def of(kind: str, *shape: int) -> int:
+        return KINDS[kind].rendering_cost(np.zeros(shape, dtype=np.float32), KINDS[kind].parameters())
 
-    assert of(OF_KIND["classify"], 3) <= SMALL_OUTPUT
-    assert of(OF_KIND["embed"], 1024) <= SMALL_OUTPUT
-    assert of(TokensParameters, 20, 9) <= SMALL_OUTPUT < of(TokensParameters, 200, 9)
-    assert of(SpanParameters, 30, 2) <= SMALL_OUTPUT < of(SpanParameters, 100, 2)
-    assert of(FillParameters, 1, 30_000) > SMALL_OUTPUT
+    assert of("classify", 3) <= SMALL_OUTPUT
+    assert of("embed", 1024) <= SMALL_OUTPUT
+    assert of("tokens", 20, 9) <= SMALL_OUTPUT < of("tokens", 200, 9)
+    assert of("span", 30, 2) <= SMALL_OUTPUT < of("span", 100, 2)
+    assert of("fill", 1, 30_000) > SMALL_OUTPUT

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from manyhats.backbone import Text
 from manyhats.errors import InputTooLong, InvalidRequest, TooLarge
-from manyhats.serving.inputs import PromptCut, check_texts, fill_template, prepare, prepare_tokens
+from manyhats.serving.inputs import PromptTruncation, check_texts, fill_template, prepare, prepare_tokens
 
 from tests import tiny
 
@@ -54,9 +54,9 @@ def test_a_text_that_is_too_long_is_refused_with_both_lengths_or_cut_with_a_warn
     with pytest.raises(InputTooLong, match=r"input 1 has 10 tokens; the task takes 9") as caught:
         prepare(bert.tokenizer, texts, template=None, max_tokens=9, truncate=False)
     assert caught.value.param == "inputs.1"
-    cut = prepare(bert.tokenizer, texts, template=None, max_tokens=9, truncate=True)
-    assert [len(e.ids) for e in cut.encoded] == [3, 9]
-    (warning,) = cut.warnings
+    truncated = prepare(bert.tokenizer, texts, template=None, max_tokens=9, truncate=True)
+    assert [len(e.ids) for e in truncated.encoded] == [3, 9]
+    (warning,) = truncated.warnings
     assert (warning.input, warning.code) == (1, "truncated")
     assert "10 tokens" in warning.message
     assert "takes 9" in warning.message
@@ -75,18 +75,29 @@ def test_a_prompt_is_cut_as_transformers_cuts_it(bert, side, kept):
     finally:
         loaded.truncation_side = before
         bert.tokenizer._backend.no_truncation()
-    cut = prepare(bert.tokenizer, [Text(text)], template=None, max_tokens=10, truncate=False, cut=PromptCut(kept, side))
-    assert cut.encoded[0].ids == expected
-    assert cut.warnings == []
+    truncated = prepare(
+        bert.tokenizer,
+        [Text(text)],
+        template=None,
+        max_tokens=10,
+        truncate=False,
+        truncation=PromptTruncation(kept, side),
+    )
+    assert truncated.encoded[0].ids == expected
+    assert truncated.warnings == []
 
 
 def test_of_tokens_the_last_or_the_first_are_kept():
     for side, expected in (("left", [4, 5, 6]), ("right", [1, 2, 3])):
-        cut = prepare_tokens([[1, 2, 3, 4, 5, 6]], vocabulary=9, max_tokens=4, truncate=False, cut=PromptCut(3, side))
-        assert cut.encoded[0].ids == expected
+        truncated = prepare_tokens(
+            [[1, 2, 3, 4, 5, 6]], vocabulary=9, max_tokens=4, truncate=False, truncation=PromptTruncation(3, side)
+        )
+        assert truncated.encoded[0].ids == expected
     with pytest.raises(InputTooLong, match="has 5 tokens; the task takes 4"):
-        prepare_tokens([[1] * 6], vocabulary=9, max_tokens=4, truncate=False, cut=PromptCut(5))
-    both = prepare_tokens([[1, 2, 3, 4, 5, 6]], vocabulary=9, max_tokens=4, truncate=True, cut=PromptCut(5))
+        prepare_tokens([[1] * 6], vocabulary=9, max_tokens=4, truncate=False, truncation=PromptTruncation(5))
+    both = prepare_tokens(
+        [[1, 2, 3, 4, 5, 6]], vocabulary=9, max_tokens=4, truncate=True, truncation=PromptTruncation(5)
+    )
     assert both.encoded[0].ids == [3, 4, 5, 6]
     assert "its last 4 tokens" in both.warnings[0].message
 

@@ -119,7 +119,7 @@ def test_many_threads_share_the_processes(processes: TemplateProcesses) -> None:
     for thread in threads:
         thread.join()
     assert sorted(map(int, found)) == list(range(24))
-    assert len(processes._idle) <= processes.most
+    assert len(processes._idle) <= processes.max_processes
 
 
 def test_a_template_that_took_too_long_is_rendered_one_at_a_time(processes: TemplateProcesses) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +43,20 @@ class _Download(StreamingResponse):
 
     def __init__(self, runtime: Runtime, version: Version, folder: Path) -> None:
         headers = {"Content-Disposition": f'attachment; filename="{version.task}-{version.number}.tar.gz"'}
+        self._chunks = packed(folder)
         super().__init__(self._content(), media_type="application/gzip", headers=headers)
         self._runtime = runtime
         self._version = version
-        self._folder = folder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
+            self._chunks.close()  # and with it the file that was being read
             await _unpin(self._runtime, self._version)
 
     async def _content(self) -> AsyncIterator[bytes]:
-        chunks = packed(self._folder)
-        while chunk := await in_thread(self._runtime.threads.receiving, next, chunks, b""):
+        while chunk := await in_thread(self._runtime.threads.receiving, next, self._chunks, b""):
             yield chunk
 
 
@@ -65,7 +65,7 @@ async def _unpin(runtime: Runtime, version: Version) -> None:
         await in_thread(runtime.threads.receiving, runtime.registry.unpin, version)
 
 
-def packed(folder: Path) -> Iterator[bytes]:
+def packed(folder: Path) -> Generator[bytes]:
     """A folder's files as a tar.gz, in chunks that are no larger than what is read at a time."""
     buffer = _WriteBuffer()
     with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=1, mtime=0) as out:

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from manyhats import errors
-from manyhats.messages import field_error
+from manyhats.messages import field_error, printable
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +62,10 @@ def envelope(status: int, kind: str, message: str, param: str | None = None) -> 
 
 
 def _shortened(text: str, longest: int) -> str:
-    """A text that an answer can carry: what a caller sent may stand in it, however long, and names need not be text."""
+    """A text that an answer can carry: what a caller sent may stand in it, however long."""
     if len(text) > longest:
         text = f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
-    return text.encode(errors="backslashreplace").decode()
+    return printable(text)
 
 
 def response(error: Exception) -> JSONResponse:

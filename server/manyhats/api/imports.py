@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from manyhats.api.auth import require_read
 from manyhats.api.state import runtime_of
+from manyhats.messages import printable
 from manyhats.registry.imports import FolderImport
 from manyhats.registry.paging import page_of
 
@@ -26,14 +27,9 @@ async def list_imports(
 
 def _body(one: FolderImport) -> dict[str, Any]:
     return {
-        "folder": _text(one.folder),
+        "folder": printable(one.folder),
         "status": one.status,
         "task": one.folder if one.status == "taken_in" else None,
         "version": one.version,
-        "reason": None if one.reason is None else _text(one.reason),
+        "reason": None if one.reason is None else printable(one.reason),
     }
-
-
-def _text(name: str) -> str:
-    """File names need not be text."""
-    return name.encode(errors="backslashreplace").decode()

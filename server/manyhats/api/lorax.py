@@ -24,7 +24,7 @@ from manyhats.core.sampling_params import SampledToken
 from manyhats.core.sequence import Delta, Sequence
 from manyhats.errors import InvalidRequest, ManyhatsError
 from manyhats.registry.names import BASE
-from manyhats.serving.generation import finite, scores_of, text_of
+from manyhats.serving.generation import finite, prompt_logprobs_of, text_of
 from manyhats.serving.inference import InferenceRequest, InferenceResponse
 from manyhats.serving.merged import FIELD
 
@@ -246,7 +246,7 @@ def _details(result: InferenceResponse, sequence: Sequence, body: GenerateBody) 
 
 def _prefill(sequence: Sequence, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """The prompt's tokens, where they are requested; the first has no value."""
-    scores = scores_of(sequence)
+    scores = prompt_logprobs_of(sequence)
     if scores is None:
         return []
     known = zip(scores.prompt, scores.scores, strict=True)
@@ -268,5 +268,5 @@ def _top_tokens(sampled: SampledToken, tokenizer: Tokenizer, given: Parameters) 
     return [one | {"special": False} for one in _alternatives(sampled, given.top_n_tokens or 0, tokenizer)]
 
 
-def _alternatives(sampled: SampledToken, most: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    return [{"id": t, "text": tokenizer.token_to_string(t), "logprob": value} for t, value in sampled.top[:most]]
+def _alternatives(sampled: SampledToken, limit: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    return [{"id": t, "text": tokenizer.token_to_string(t), "logprob": value} for t, value in sampled.top[:limit]]

@@ -11,8 +11,8 @@ from manyhats.api.body import documented, parse
 from manyhats.api.schemas import AliasBody, RollbackBody, SettingsBody
 from manyhats.api.state import runtime_of
 from manyhats.api.views import details, embedding_body, summary, version_body, version_ref
-from manyhats.errors import Conflict, InvalidRequest
-from manyhats.registry.names import BASE
+from manyhats.errors import InvalidRequest
+from manyhats.registry.names import BASE, check_not_base
 from manyhats.registry.records import Target
 from manyhats.serving.threads import in_thread
 
@@ -62,7 +62,7 @@ async def configure_task(task: str, request: Request) -> dict[str, Any]:
     """Sets what is not weights."""
     body = await parse(request, SettingsBody)
     runtime = runtime_of(request)
-    _not_base(task)
+    check_not_base(task)
     changed = await runtime.configure(task, body.model_dump(exclude_unset=True))
     return details(runtime, changed)
 
@@ -70,7 +70,7 @@ async def configure_task(task: str, request: Request) -> dict[str, Any]:
 @admin_router.delete("/{task}", status_code=204)
 async def delete_task(task: str, request: Request) -> Response:
     """Takes a task away; requests in flight finish."""
-    _not_base(task)
+    check_not_base(task)
     runtime = runtime_of(request)
     await in_thread(runtime.threads.admin, runtime.registry.delete_task, task)
     return Response(status_code=204)
@@ -152,7 +152,7 @@ async def unload(task: str, request: Request) -> dict[str, Any]:
 async def pin(task: str, request: Request) -> dict[str, Any]:
     """Keeps the task's adapter in a slot."""
     runtime = runtime_of(request)
-    _not_base(task)
+    check_not_base(task)
     return details(runtime, await runtime.configure(task, {"pinned": True}))
 
 
@@ -160,10 +160,5 @@ async def pin(task: str, request: Request) -> dict[str, Any]:
 async def unpin(task: str, request: Request) -> dict[str, Any]:
     """Lets the task's adapter be evicted again."""
     runtime = runtime_of(request)
-    _not_base(task)
+    check_not_base(task)
     return details(runtime, await runtime.configure(task, {"pinned": False}))
-
-
-def _not_base(task: str) -> None:
-    if task == BASE:
-        raise Conflict("`base` is the bare backbone; it cannot be changed", param="task")

@@ -26,6 +26,7 @@ from manyhats.backbone.sites import LM_HEAD
 from manyhats.backbone.transformers_internals import attention_implementation, file_from_hub
 from manyhats.backbone.vocabulary import VocabularyHead, causal_head, masked_head
 from manyhats.errors import ConfigurationError, InvalidRequest, ManyhatsError
+from manyhats.messages import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def choose_device(wanted: str) -> torch.device:
         device = torch.device(wanted)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ConfigurationError(f"the device '{wanted}' cannot be used: {reason}") from None
     return device
 
@@ -105,7 +106,7 @@ def load_model(source: str) -> Loaded:
     except ConfigurationError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ConfigurationError(f"the backbone '{source}' cannot be loaded: {reason}") from error
     missing = frozenset(info["missing_keys"])
     eos_token_ids = _eos_token_ids(model.generation_config if is_causal_lm else config) or _eos_token_ids(config)

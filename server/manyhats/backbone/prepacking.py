@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from manyhats.backbone.prepacked_weight import PrepackedWeight
 from manyhats.backbone.sites import LinearSite
+from manyhats.messages import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def _min_rows(site: LinearSite) -> int | None:
                 break
             min_rows = rows
     except (RuntimeError, AttributeError) as error:
-        logger.info("weights stay as they are: %s", str(error).splitlines()[0])
+        logger.info("weights stay as they are: %s", first_line(error))
     return min_rows
 
 

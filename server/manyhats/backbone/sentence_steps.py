@@ -11,6 +11,7 @@ from torch import Tensor
 from manyhats.backbone.sentence import ACTIVATIONS, Dense, Norm, Projection, Step, UnitLength
 from manyhats.backbone.sentence_source import MODULES, WEIGHTS, Source, reject_unknown, short_repr
 from manyhats.errors import AdapterMismatch, InvalidRequest, UnsupportedFormat
+from manyhats.messages import pickle_refused
 
 
 def step_of(source: Source, name: str, folder: str) -> list[Step]:
@@ -79,11 +80,11 @@ def _weights(source: Source, prefix: str, shapes: Mapping[str, tuple[Any, ...]])
     name = f"{prefix}{WEIGHTS}"
     if not source.has(name):
         if source.has(f"{prefix}pytorch_model.bin"):
-            raise UnsupportedFormat(
-                f"'{prefix}pytorch_model.bin' is a pickle file, which can run code and is never read here; save the "
-                "model as safetensors, or turn an adapter's folder into such with `manyhats convert PATH OUT`",
-                param=f"{prefix}pytorch_model.bin",
+            pickle = f"{prefix}pytorch_model.bin"
+            remedy = (
+                "save the model as safetensors, or turn an adapter's folder into such with `manyhats convert PATH OUT`"
             )
+            raise UnsupportedFormat(pickle_refused(pickle, remedy), param=pickle)
         raise InvalidRequest(f"{MODULES} names '{prefix}', but there is no file '{name}'", param=name)
     tensors = source.tensors(source.folder / name)
     found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}

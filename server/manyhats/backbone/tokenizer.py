@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 from manyhats.backbone.decode_stream import DecodeStream
 from manyhats.backbone.token_bytes import TokenBytes
 from manyhats.errors import ConfigurationError
+from manyhats.messages import first_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Tokenizer:
         try:
             loaded: Any = AutoTokenizer.from_pretrained(source)
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise ConfigurationError(f"the tokenizer of '{source}' cannot be loaded: {reason}") from error
         backend = getattr(loaded, "backend_tokenizer", None)
         if backend is None:

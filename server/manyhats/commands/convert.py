@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from manyhats.commands.folders import check_folders
 from manyhats.errors import InvalidRequest
+from manyhats.messages import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,11 +32,11 @@ def convert(
     """Turns an adapter's pickle files into safetensors. Only tensors are read (torch.load with weights_only)."""
     if backbone:
         from manyhats.commands.differences import materialise
-        from manyhats.methods.heads import Kind
+        from manyhats.core.kinds.registry import KINDS
 
-        if kind and kind not in get_args(Kind):
-            raise InvalidRequest(f"--kind is '{kind[:100]}'; these are: {', '.join(get_args(Kind))}", param="kind")
-        changed = materialise(path, out, backbone, cast(Kind, kind) if kind else None)
+        if kind and kind not in KINDS:
+            raise InvalidRequest(f"--kind is '{kind[:100]}'; these are: {', '.join(KINDS)}", param="kind")
+        changed = materialise(path, out, backbone, kind or None)
         typer.echo(f"{out}: {changed} changed parameters as safetensors")
         return
     written, warnings = convert_folder(path, out)
@@ -102,7 +103,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # what damaged bytes make of the unpickler is anything
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise InvalidRequest(f"'{file.name}' holds more than tensors, or is damaged: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(n, str) and _is_plain(t) for n, t in state.items()):
         raise InvalidRequest(f"'{file.name}' is not a plain mapping of names to tensors")

@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from manyhats.commands.folders import check_folders
 from manyhats.errors import ConfigurationError, InvalidRequest
+from manyhats.messages import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from manyhats.backbone import Backbone
     from manyhats.methods.component import Component
-    from manyhats.methods.heads import Kind
+    from manyhats.methods.heads import KindName
 
 
-def materialise(path: Path, out: Path, backbone_name: str, kind_said: Kind | None = None) -> int:
+def materialise(path: Path, out: Path, backbone_name: str, stated_kind: KindName | None = None) -> int:
     """Writes the adapter in `path` into the empty folder `out`; returns how many parameters it changes.
 
-    `kind_said`: what the adapter is for, where its files leave that open.
+    `stated_kind`: what the adapter is for, where its files leave that open.
 
     Raises ConfigurationError without PEFT, and InvalidRequest for what PEFT cannot load or merge.
     """
@@ -45,11 +46,11 @@ def materialise(path: Path, out: Path, backbone_name: str, kind_said: Kind | Non
     backbone = Backbone.load(backbone_name, device="cpu", dtype="float32")
     warnings: list[str] = []
     tensors = open_weights(path, prompt=False)
-    kind = kind_of(tensors, config, WRAPPER, backbone, Beside(kind=kind_said), warnings)
-    head = read_head(tensors, kind, WRAPPER, backbone, kind_said)
-    part = _changed(path, config, backbone, backbone_name, kind, head.num_labels if head else None)
+    kind = kind_of(tensors, config, WRAPPER, backbone, Beside(kind=stated_kind), warnings)
+    head = read_head(tensors, kind, WRAPPER, backbone, stated_kind)
+    component = _changed(path, config, backbone, backbone_name, kind, head.num_labels if head else None)
     adapter = Adapter(
-        components=(part,),
+        components=(component,),
         head=head,
         kind=kind if head is None else head.kind,
         matched_tensors=0,
@@ -58,32 +59,26 @@ def materialise(path: Path, out: Path, backbone_name: str, kind_said: Kind | Non
     adapter.check(backbone)
     out.mkdir(parents=True, exist_ok=True)
     write_adapter(adapter, out, backbone)
-    return sum(len(leaves) for leaves in part.tensors.values())
+    return sum(len(leaves) for leaves in component.tensors.values())
 
 
 def _changed(
-    path: Path, config: dict[str, Any], backbone: Backbone, name: str, kind: Kind, labels: int | None
+    path: Path, config: dict[str, Any], backbone: Backbone, name: str, kind: KindName, labels: int | None
 ) -> Component[Any]:
     """The parameters that differ from the backbone's once PEFT has merged its difference into its wrapped layers."""
     import torch
     import transformers
 
     from manyhats.backbone.loading import locate
+    from manyhats.core.kinds.registry import KINDS
     from manyhats.methods.component import Component
-    from manyhats.methods.full_parameters import ParametersConfig
+    from manyhats.methods.full_parameters import Parameters, ParametersConfig
 
     try:
         import peft
     except ImportError:
         raise ConfigurationError("this needs PEFT: pip install peft") from None
-    classes: dict[Kind, Any] = {
-        "classify": transformers.AutoModelForSequenceClassification,
-        "tokens": transformers.AutoModelForTokenClassification,
-        "span": transformers.AutoModelForQuestionAnswering,
-        "generate": transformers.AutoModelForCausalLM,
-        "fill": transformers.AutoModelForMaskedLM,
-    }
-    model_class = classes.get(kind, transformers.AutoModel)
+    model_class: Any = getattr(transformers, KINDS[kind].libraries.auto_class)
     options = {} if labels is None else {"num_labels": labels}
     source = locate(name)
     try:
@@ -91,7 +86,7 @@ def _changed(
         wrapped: Any = peft.PeftModel.from_pretrained(model, str(path))
         wrapped.merge_adapter()
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise InvalidRequest(f"PEFT cannot merge '{path}' into the backbone: {reason}") from None
     task_model = wrapped.get_base_model()
     bare = task_model if model_class is transformers.AutoModel else task_model.base_model
@@ -103,8 +98,8 @@ def _changed(
         site = backbone.find(module)
         own = site.parameter(leaf) if site is not None else None
         if site is None or own is None:
-            unserved = backbones.get(plain)
-            if unserved is not None and not torch.equal(tensor.detach(), unserved):
+            unadaptable = backbones.get(plain)
+            if unadaptable is not None and not torch.equal(tensor.detach(), unadaptable):
                 raise InvalidRequest(f"'{path}' changes '{module}.{leaf}', where nothing can act on this backbone")
             continue
         value = site.to_canonical(leaf, tensor.detach())
@@ -112,4 +107,4 @@ def _changed(
             sites.setdefault(module, {})[leaf] = value.contiguous().clone()
     if not sites:
         raise InvalidRequest(f"'{path}' changes nothing of the backbone")
-    return Component("parameters", ParametersConfig(), sites, label=str(config["peft_type"]).lower()[:40])
+    return Component(Parameters.name, ParametersConfig(), sites, label=str(config["peft_type"]).lower()[:40])

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from manyhats.backbone.sentence import Projection
+from manyhats.core.kinds.registry import KINDS, check_head, headless_kinds, kinds_of_head
 from manyhats.errors import AdapterMismatch
 from manyhats.methods.base import Conflict
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.component import Component
-from manyhats.methods.heads import Head, Kind, headless_kinds
+from manyhats.methods.heads import Head, KindName
 from manyhats.methods.registry import METHODS
 from manyhats.methods.slots import slot_tables
 
@@ -32,7 +33,7 @@ class Adapter:
 
     components: tuple[Component[Any], ...]
     head: Head | None
-    kind: Kind
+    kind: KindName
     matched_tensors: int
     base: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -72,16 +73,16 @@ class Adapter:
         conflicts = (METHODS[part.method].lm_head_conflict for part in self.components)
         return next((conflict for conflict in conflicts if conflict is not None), None)
 
-    def kinds(self, backbone: Backbone) -> tuple[Kind, ...]:
+    def kinds(self, backbone: Backbone) -> tuple[KindName, ...]:
         """What it may be asked for; its own kind is among them."""
         if self.head is None:
             found = headless_kinds(backbone)
             if self._lm_head_conflict is not None:
-                found = ("embed",)
+                found = tuple(kind for kind in found if not KINDS[kind].lm_head)
             return (self.kind, *(kind for kind in found if kind != self.kind))
-        return self.head.kinds
+        return kinds_of_head(self.head)
 
-    def as_kind(self, kind: Kind | None, backbone: Backbone) -> Adapter:
+    def as_kind(self, kind: KindName | None, backbone: Backbone) -> Adapter:
         """Itself for that kind, where its head allows it; else as it is."""
         if kind is None or kind == self.kind or kind not in self.kinds(backbone):
             return self
@@ -108,21 +109,12 @@ class Adapter:
             for other, why in METHODS[name].incompatible_with.items():
                 if other in by_method:
                     raise AdapterMismatch(why, param="parts")
-        if self.kind == "generate" and not backbone.has_language_model:
-            raise AdapterMismatch(
-                f"the adapter is for generating text, but the backbone {backbone.name} has no language-model head",
-                param="kind",
-            )
-        if self.kind == "fill" and not backbone.fills_masks:
-            raise AdapterMismatch(
-                f"the adapter is for filling masks, but the backbone {backbone.name} has no masked language-model head",
-                param="kind",
-            )
+        KINDS[self.kind].check_backbone(backbone)
         conflict = self._lm_head_conflict
-        if self.kind in ("generate", "fill") and conflict is not None:
+        if KINDS[self.kind].lm_head and conflict is not None:
             raise AdapterMismatch(conflict.reason, param=conflict.param)
         if self.head is not None:
-            self.head.check(backbone)
+            check_head(self.head, backbone)
 
     @torch.inference_mode()
     def bind(self, backbone: Backbone) -> BoundAdapter:
@@ -130,7 +122,6 @@ class Adapter:
         parts = tuple((METHODS[part.method], METHODS[part.method].bind(part, backbone)) for part in self.components)
         bound = BoundAdapter(
             method=self.method,
-            kind=self.kind,
             components=parts,
             head=None if self.head is None else self.head.to(backbone),
             projection=None if self.projection is None else self.projection.to(backbone.device, backbone.dtype),

@@ -346,8 +346,8 @@ def _accept_token(sequence: Sequence, params: SamplingParams, sampled: SampledTo
 
 def _no_token_error(sequence: Sequence) -> InvalidRequest:
     return InvalidRequest(
-        f"after {len(sequence.output)} tokens of the answer its constraints leave no token that may follow: the form, "
-        "allowed_token_ids, bad_words and min_tokens together",
+        f"after {len(sequence.output)} tokens of the answer its constraints leave no token that may follow: the "
+        "structured output, allowed_token_ids, bad_words and min_tokens together",
         param="parameters",
     )
 

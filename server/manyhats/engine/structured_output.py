@@ -70,7 +70,7 @@ class Grammar:
     def _check(self) -> None:
         if self._matcher.is_error():
             raise InvalidRequest(
-                f"the form of the answer cannot be followed: {_first_line(self._matcher.get_error())}",
+                f"the structured output cannot be followed: {_first_line(self._matcher.get_error())}",
                 param="response_format",
             )
 
@@ -84,7 +84,7 @@ class Grammars:
             self._tokenizer = llguidance.hf.from_tokenizer(tokenizer.loaded, n_vocab=vocabulary, eos_token=eos_token_id)
         except (ValueError, TypeError, AssertionError) as error:
             raise InvalidRequest(
-                f"answers of a form need a tokenizer of bytes or characters, which the backbone's is not ({error})",
+                f"structured output needs a tokenizer of bytes or characters, which the backbone's is not ({error})",
                 param="response_format",
             ) from None
 
@@ -130,7 +130,7 @@ class Grammars:
         except (ValueError, TypeError) as failure:
             error = str(failure)
         if error:
-            raise InvalidRequest(f"the form of the answer is not valid: {_first_line(error)}", param="response_format")
+            raise InvalidRequest(f"the structured output is not valid: {_first_line(error)}", param="response_format")
         compiled = Grammar(matcher, self._vocabulary)
         compiled.copy().bitmask()  # some grammars that nothing matches, or that are too large, fail only here
         return compiled
@@ -143,7 +143,7 @@ def _first_line(error: str) -> str:
 def _check_length(source: str, limit: int) -> None:
     if len(source) > limit:
         raise InvalidRequest(
-            f"the form of the answer has {len(source)} characters; at most {limit} are read", param="response_format"
+            f"the structured output has {len(source)} characters; at most {limit} are read", param="response_format"
         )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from manyhats.backbone import Backbone
     from manyhats.core.adapter import Adapter
     from manyhats.formats.kinds import Beside
-    from manyhats.methods.heads import Kind
+    from manyhats.methods.heads import KindName
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Surroundings:
     """
 
     beside: Beside
-    read_stored: Callable[[str, Kind | None], Adapter]
+    read_stored: Callable[[str, KindName | None], Adapter]
 
 
 class Format(ABC):

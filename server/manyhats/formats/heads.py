@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from manyhats.core.kinds.registry import KINDS, kinds_of_head
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.methods.heads import Head, Kind, Layer, Reads
+from manyhats.formats.kinds import kind_of_problem_type
+from manyhats.methods.heads import Head, KindName, Layer, Reads
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 
-def family_head(unclaimed: UnclaimedTensors, prefix: str, kind: Kind, backbone: Backbone) -> Head | None:
+def family_head(unclaimed: UnclaimedTensors, prefix: str, kind: KindName, backbone: Backbone) -> Head | None:
     """Takes the head's tensors, whose names start with `prefix`; None where there are none.
 
     Raises InvalidRequest where the head is there in part.
@@ -24,12 +27,8 @@ def family_head(unclaimed: UnclaimedTensors, prefix: str, kind: Kind, backbone: 
             "hold; an adapter without a head (FEATURE_EXTRACTION) is served",
             param="task_type",
         )
-    names: tuple[str, ...] = layout.linears
-    reads: Reads = layout.reads
-    if kind == "tokens":
-        names, reads = (token_layer,), "tokens"
-    elif kind == "span":
-        names, reads = ("qa_outputs",), "tokens"
+    names = head_layers(kind, layout.linears, token_layer)
+    reads: Reads = layout.reads if KINDS[kind].over_text else "tokens"
     layers: list[Layer] = []
     for i, name in enumerate(names):
         weight = unclaimed.claim_optional(f"{prefix}{name}.weight")
@@ -42,8 +41,20 @@ def family_head(unclaimed: UnclaimedTensors, prefix: str, kind: Kind, backbone: 
     return Head(kind, reads, tuple(layers))
 
 
-def with_own_kind(head: Head, asked: Kind | None = None) -> Head:
-    """A classification with one output is a regression, where nobody asks for the label's score (see `Head.kinds`)."""
-    if head.kind == "classify" and head.num_labels == 1 and asked != "classify":
-        return Head("regress", head.reads, head.layers)
-    return head
+def head_layers(kind: KindName, over_text: tuple[str, ...], over_tokens: str) -> tuple[str, ...]:
+    """What transformers calls the layers of a kind's head, by the names of a family's own two classifiers."""
+    if KINDS[kind].over_text:
+        return over_text
+    return (KINDS[kind].libraries.head_layer or over_tokens,)
+
+
+def kind_as_read(head: Head) -> KindName:
+    """What the other libraries' files say that such a head is for: to them one output over a text is a regression."""
+    if KINDS[head.kind].over_text and head.num_labels == 1:
+        return kind_of_problem_type("regression")
+    return kinds_of_head(head)[0]
+
+
+def with_own_kind(head: Head, declared: KindName | None = None) -> Head:
+    """The head for what the other libraries' files say. `declared`: the kind that the uploader says, which is kept."""
+    return head if declared == head.kind else replace(head, kind=kind_as_read(head))

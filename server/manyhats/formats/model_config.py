@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from manyhats.core.adapter import Adapter
+from manyhats.core.kinds.registry import KINDS
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.files import read_json
+from manyhats.formats.kinds import kind_of_problem_type
 from manyhats.messages import short_repr
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 
 FILE = "config.json"
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
@@ -63,17 +65,17 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
     """The labels by their numbers, which are texts in JSON. None where there are none."""
     given, field = config.get("id2label"), "id2label"
     if given is None and isinstance(config.get("label2id"), dict):
-        given, field = {place: label for label, place in config["label2id"].items()}, "label2id"
+        given, field = {number: label for label, number in config["label2id"].items()}, "label2id"
     if given is None:
         return None
     labels: dict[int, str] = {}
     if not isinstance(given, dict):
         raise InvalidRequest(f"{field} of {FILE} must be an object, not {short_repr(given)}", param=field)
-    for place, label in given.items():
-        text = str(place) if type(place) in (int, str) else ""
+    for number, label in given.items():
+        text = str(number) if type(number) in (int, str) else ""
         if not text.isdecimal() or len(text) > 9 or not isinstance(label, (str, int)) or isinstance(label, bool):
             raise InvalidRequest(
-                f"{field} of {FILE} must go from output numbers to names, not from {short_repr(place)} to "
+                f"{field} of {FILE} must go from output numbers to names, not from {short_repr(number)} to "
                 f"{short_repr(label)}",
                 param=field,
             )
@@ -91,28 +93,28 @@ def _activation(config: Mapping[str, Any]) -> str | None:
     return None if name == "Identity" else name
 
 
-def with_model_config(adapter: Adapter, config: ModelConfig, asked: Kind | None) -> Adapter:
+def with_model_config(adapter: Adapter, config: ModelConfig, declared: KindName | None) -> Adapter:
     """The adapter with what its config says: kind, labels, and several labels at once as the default.
 
-    Of an adapter without a head nothing is taken. What the adapter's own files say goes before it, and `asked`, what
-    whoever brings it says that it is for. Raises AdapterMismatch where the config and the head contradict each other.
+    Of an adapter without a head nothing is taken. What the adapter's own files say goes before it, and `declared`, the
+    kind that the uploader says. Raises AdapterMismatch where the config and the head contradict each other.
     """
     head = adapter.head
-    if head is None or head.kind == "span":
+    if head is None or not (KINDS[head.kind].labelled or KINDS[head.kind].over_text):
         return adapter
     if config.num_labels is not None and config.num_labels != head.num_labels:
         raise AdapterMismatch(
             f"{FILE} has {config.num_labels} labels, but the head has {head.num_labels} outputs", param="id2label"
         )
     settings, warnings = dict(adapter.settings), list(adapter.warnings)
-    if head.kind != "tokens":
-        head = replace(head, kind=_kind(config, head.kind, head.num_labels, asked))
-        if head.kind == "classify" and config.problem_type == "multi_label_classification":
+    if KINDS[head.kind].over_text:
+        head = replace(head, kind=_kind(config, head.kind, head.num_labels, declared))
+        if KINDS[head.kind].labelled and config.problem_type == "multi_label_classification":
             settings["defaults"] = {"multi_label": True} | dict(settings.get("defaults", {}))
             warnings.append(f"multi_label true by default: taken from problem_type of {FILE}")
     own = [f"LABEL_{i}" for i in range(head.num_labels)]  # the names that there are without any
     if (
-        head.kind != "regress"
+        KINDS[head.kind].labelled
         and config.labels is not None
         and "labels" not in settings
         and config.labels != tuple(own)
@@ -123,19 +125,19 @@ def with_model_config(adapter: Adapter, config: ModelConfig, asked: Kind | None)
         warnings.append(
             f"{FILE} says that the activation {config.activation[:80]} follows the head, which is not applied; "
             "a value is the head's own output"
-            if head.kind == "regress"
+            if not KINDS[head.kind].labelled
             else f"the activation {config.activation[:80]} in {FILE} is not applied; scores are a softmax or sigmoid"
         )
     return replace(adapter, head=head, kind=head.kind, settings=settings, warnings=tuple(warnings))
 
 
-def _kind(config: ModelConfig, kind: Kind, outputs: int, asked: Kind | None) -> Kind:
-    """`classify` or `regress`, by `problem_type`. Raises AdapterMismatch where the head cannot be that."""
-    if asked in ("classify", "regress"):
+def _kind(config: ModelConfig, kind: KindName, outputs: int, declared: KindName | None) -> KindName:
+    """What a head over a text is for, by `problem_type`. Raises AdapterMismatch where the head cannot be that."""
+    if declared is not None and KINDS[declared].over_text:
         return kind
     match config.problem_type:
         case "multi_label_classification":
-            return "classify"
+            return kind_of_problem_type(config.problem_type)
         case "regression" if outputs > 1:
             raise AdapterMismatch(
                 f"problem_type of {FILE} is regression, but the head has {outputs} outputs; a regression with one is "
@@ -143,7 +145,7 @@ def _kind(config: ModelConfig, kind: Kind, outputs: int, asked: Kind | None) -> 
                 param="problem_type",
             )
         case "regression":
-            return "regress"
+            return kind_of_problem_type(config.problem_type)
         case "single_label_classification" if outputs == 1:
             raise AdapterMismatch(
                 f"problem_type of {FILE} is single_label_classification, but the head has one output, whose softmax is "

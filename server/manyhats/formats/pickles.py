@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from manyhats.messages import pickle_refused
+
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 FIRST_BYTES = 9  # what tells a pickle from safetensors
 
@@ -21,8 +23,5 @@ def starts_like_pickle(start: bytes) -> bool:
 
 
 def pickle_message(name: str) -> str:
-    """What a caller is told about a pickle file."""
-    return (
-        f"'{name}' is a pickle file, which can run code and is never read here; "
-        "turn it into safetensors on your own machine with `manyhats convert PATH OUT`"
-    )
+    """Why a pickle file of an adapter is not read."""
+    return pickle_refused(name, "turn it into safetensors on your own machine with `manyhats convert PATH OUT`")

@@ -18,7 +18,7 @@ from manyhats.formats.registry import FORMATS
 from manyhats.formats.sentence_transformers import reader as sentence_transformers
 from manyhats.formats.task import read_task
 from manyhats.formats.tokenizer_files import with_tokenizer_files
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -27,7 +27,9 @@ Resolve = Callable[[str], Path]
 _DEPTH = 4  # of compositions made of compositions
 
 
-def read_adapter(folder: Path, backbone: Backbone, resolve: Resolve | None = None, kind: Kind | None = None) -> Adapter:
+def read_adapter(
+    folder: Path, backbone: Backbone, resolve: Resolve | None = None, kind: KindName | None = None
+) -> Adapter:
     """Reads and checks an adapter folder: every tensor finite, matched to a site and of the right shape.
 
     `resolve` finds the folder of a stored adapter by its sha256, for one that is made of others. `kind`: what whoever
@@ -39,13 +41,13 @@ def read_adapter(folder: Path, backbone: Backbone, resolve: Resolve | None = Non
     return _read(folder, backbone, resolve, kind, 0)
 
 
-def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, kind: Kind | None, depth: int) -> Adapter:
+def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, kind: KindName | None, depth: int) -> Adapter:
     contents = select(names_of(folder))
     contents.check()
     folder = folder / contents.root
     weights = _weights(folder, contents)
 
-    def read_stored(sha: str, kind: Kind | None) -> Adapter:
+    def read_stored(sha: str, kind: KindName | None) -> Adapter:
         """A content cannot name itself, so there are no circles."""
         if resolve is None:
             raise InvalidRequest("the adapter is made of stored ones, and there is no store here", param="members")

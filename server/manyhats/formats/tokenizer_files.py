@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyhats.core.adapter import Adapter
+from manyhats.core.kinds.registry import KINDS
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.added_tokens import CONFIG, NAMED, SPECIAL, check_added_tokens, token_text
 from manyhats.formats.files import read_json
@@ -43,7 +44,7 @@ def with_tokenizer_files(adapter: Adapter, folder: Path, backbone: Backbone) -> 
     warnings = check_added_tokens(folder, config, special, backbone.tokenizer)
     warnings += _check_config(config, backbone.tokenizer)
     settings: dict[str, Any] = {}
-    if adapter.kind == "generate":
+    if KINDS[adapter.kind].generates:
         ends, defaults, more = read_generation_config(folder)
         warnings += more
         ends = _stop_tokens(config, special, ends, backbone, warnings)

@@ -1,4 +1,8 @@
-"""Activation functions by the names that adapter files use."""
+"""Activation functions by the names that adapter files use.
+
+transformers does not document `ACT2FN`, but libraries write its names into their files, and nothing public maps them to
+functions. It is used here alone, and `tests/kernels/test_internals.py` watches it.
+"""
 
 from __future__ import annotations
 

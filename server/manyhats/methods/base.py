@@ -218,9 +218,9 @@ def parameter_key(site: str, leaf: str) -> str:
     return f"{site}:{leaf}".replace(".", "/")
 
 
-def init_parameter(backbone: Backbone, shape: Sequence[int], spread: float, generator: torch.Generator) -> nn.Parameter:
-    """Normal numbers around zero, on the backbone's device."""
-    return nn.Parameter((torch.randn(tuple(shape), generator=generator) * spread).to(backbone.device))
+def init_parameter(backbone: Backbone, shape: Sequence[int], std: float, generator: torch.Generator) -> nn.Parameter:
+    """A parameter of normal random numbers with mean 0, on the backbone's device."""
+    return nn.Parameter((torch.randn(tuple(shape), generator=generator) * std).to(backbone.device))
 
 
 def init_gate(backbone: Backbone, width: int, generator: torch.Generator) -> dict[str, nn.Parameter]:
@@ -232,22 +232,22 @@ def init_gate(backbone: Backbone, width: int, generator: torch.Generator) -> dic
 
 
 def span_slices(spans: Sequence[tuple[int, int]], start: int) -> list[slice]:
-    """Sequences' rows in a batch, counted from the row `start`."""
+    """The rows (start, stop) of sequences as slices, counted from the row `start`."""
     return [slice(first - start, stop - start) for first, stop in spans]
 
 
-def put_rows(y: Tensor, pieces: Sequence[tuple[slice, Tensor]]) -> Tensor:
-    """`y` with some runs of rows, in rising order, put in their places."""
+def put_rows(y: Tensor, chunks: Sequence[tuple[slice, Tensor]]) -> Tensor:
+    """`y` with some runs of rows, in rising order, replaced; in place where no gradients are needed."""
     if not torch.is_grad_enabled():
-        for rows, new in pieces:
+        for rows, new in chunks:
             y[rows] = new
         return y
-    whole: list[Tensor] = []  # the old rows may be needed for the gradient
-    done = 0
-    for rows, new in pieces:
-        whole += [y[done : rows.start], new]
-        done = rows.stop
-    return torch.cat([*whole, y[done:]])
+    parts: list[Tensor] = []  # autograd may need the old rows
+    end = 0
+    for rows, new in chunks:
+        parts += [y[end : rows.start], new]
+        end = rows.stop
+    return torch.cat([*parts, y[end:]])
 
 
 def reject_padded(backbone: Backbone, what: str) -> None:

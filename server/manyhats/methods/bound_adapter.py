@@ -14,7 +14,7 @@ from torch import Tensor
 from manyhats.backbone.sentence import Projection
 from manyhats.kernels.base import Weight
 from manyhats.methods.base import BoundComponent, Method
-from manyhats.methods.heads import Head, Kind
+from manyhats.methods.heads import Head
 from manyhats.methods.operations import HeadLayer, Operation, OwnMask, OwnRows, OwnWeight, PrefixRows, ScaleInput, Step
 from manyhats.methods.signature import Category, Placement, Signature, signature_of
 
@@ -27,7 +27,6 @@ class BoundAdapter:
     """
 
     method: str
-    kind: Kind
     components: tuple[tuple[Method[Any], BoundComponent], ...]
     head: Head | None
     non_causal: bool = False
@@ -139,4 +138,4 @@ class BoundAdapter:
 
 _LINEAR: dict[type, Category] = {ScaleInput: "input", OwnWeight: "weight", OwnMask: "weight"}
 
-BARE = BoundAdapter(method="base", kind="embed", components=(), head=None)
+BARE = BoundAdapter(method="base", components=(), head=None)

@@ -14,28 +14,8 @@ from manyhats.methods.base import expect_shape
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-Kind = Literal["classify", "tokens", "regress", "span", "embed", "generate", "fill"]
+KindName = str  # of a kind of task; `core.kinds.registry` has all
 Reads = Literal["first", "last", "pooler", "tokens"]
-
-# These end in the backbone's own language-model head, or in its states.
-HEADLESS: frozenset[Kind] = frozenset({"embed", "generate", "fill"})
-# What each kind's head reads; a kind that is not here has no head.
-READS: dict[Kind, tuple[Reads, ...]] = {
-    "classify": ("first", "last", "pooler"),
-    "regress": ("first", "last", "pooler"),
-    "tokens": ("tokens",),
-    "span": ("tokens",),
-}
-
-
-def headless_kinds(backbone: Backbone) -> tuple[Kind, ...]:
-    """What an adapter without a head may be for: the backbone's states, and what its language-model head makes."""
-    found: list[Kind] = ["embed"]
-    if backbone.has_language_model:
-        found.append("generate")
-    if backbone.fills_masks:
-        found.append("fill")
-    return tuple(found)
 
 
 class Layer(NamedTuple):
@@ -51,7 +31,7 @@ class Head:
     """`reads`: the last hidden state of the first or the last token, the backbone's pooler over the first one's, or
     every token's state."""
 
-    kind: Kind
+    kind: KindName
     reads: Reads
     layers: tuple[Layer, ...]
 
@@ -63,13 +43,6 @@ class Head:
     def num_labels(self) -> int:
         """Width of the last layer."""
         return self.layers[-1].weight.shape[0]
-
-    @property
-    def kinds(self) -> tuple[Kind, ...]:
-        """What it may be asked for: one output over a whole text is a value, or a label's logit."""
-        if self.kind in ("classify", "regress"):
-            return ("classify", "regress") if self.num_labels == 1 else ("classify",)
-        return (self.kind,)
 
     @property
     def nbytes(self) -> int:
@@ -96,10 +69,6 @@ class Head:
                 expect_shape(bias, (width,), f"head.{i}.bias", backbone)
             if name is not None:
                 activation(name)
-        if self.kind == "span" and self.num_labels != 2:
-            raise AdapterMismatch(
-                f"a head of kind 'span' has 2 outputs, start and end, not {self.num_labels}", param="head"
-            )
 
     def to(self, backbone: Backbone) -> Head:
         """The head on the backbone's device in its dtype."""

@@ -6,7 +6,7 @@ entries, one for each of the kind's tables, which the call finds by slot.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -21,13 +21,12 @@ Tables = Mapping[str, Table[Any]]
 
 @dataclass(frozen=True, slots=True)
 class OperationKind:
-    """What operations must have in common to be computed in one call. `columns`: the names of their tables; `detail`:
-    what else must be equal, such as a config's flags; `run`: at a residual site, the functions that compute them (see
-    `methods.residual.ResidualRun`)."""
+    """What operations must have in common to be computed in one call. `columns`: the names of their tables; `run`: at a
+    residual site, what computes them (a `methods.residual.ResidualRun`), with all that must be equal besides, such as a
+    config's flags."""
 
     name: str
     columns: tuple[str, ...]
-    detail: Hashable = None
     run: Any = None
 
 

@@ -51,7 +51,7 @@ def claim_token_rows(
 
 
 def _ids(indices: Any, module: str, count: int) -> Tensor:
-    """The numbers of a module's trained tokens, of which the file has `count`. Raises AdapterMismatch, InvalidRequest."""
+    """The trained tokens of a module, of which the file has `count`. Raises AdapterMismatch and InvalidRequest."""
     if isinstance(indices, dict):
         indices = next((v for name, v in indices.items() if module == name or module.endswith(f".{name}")), None)
     if not isinstance(indices, list) or any(type(i) is not int for i in indices) or len(indices) != count:

@@ -53,20 +53,19 @@ class _Outcome:
 
 
 class FolderImports:
-    """Watches the store for folders. `settled`: seconds that a folder must have lain still; below 0, it need not.
+    """Watches the store for folders.
 
-    It is measured with a monotonic clock: the wall clock may be set back.
+    `settled`: seconds without a change after which a folder counts as copied; below 0, it does at once. They are
+    measured with a monotonic clock: the wall clock may be set back.
     """
 
     def __init__(self, registry: Registry, *, settled: float = SETTLED) -> None:
         self._registry = registry
         self._settled = settled
-        self._changing: dict[
-            str, tuple[str, float, float]
-        ] = {}  # folders that change: fingerprint, newest change, since when
-        self._deeper_adapters: dict[
-            str, tuple[int, str]
-        ] = {}  # of folders without an adapter: when changed, what lies deeper
+        # Of folders that are changing: the fingerprint, the newest change, and since when both are so.
+        self._changing: dict[str, tuple[str, float, float]] = {}
+        # Of folders without an adapter: when they were changed, and where an adapter lies deeper.
+        self._deeper_adapters: dict[str, tuple[int, str]] = {}
         self._lock = threading.Lock()
         self._listed: dict[str, FolderImport] = {}
 
@@ -138,7 +137,7 @@ class FolderImports:
         except OSError as error:
             return FolderImport(name, "waiting", reason=f"it cannot be read: {error.strerror}"), None, False
         except Exception as error:  # one folder must not delay the others
-            logger.exception("the adapter folder %s makes the reader fail", name)
+            logger.exception("reading the adapter folder %s failed", name)
             outcome = _Outcome(f"{_REFUSED}{error}")
         if outcome is None:
             return FolderImport(name, "waiting", reason="it changed while it was copied"), None, True
@@ -216,7 +215,7 @@ class FolderImports:
             if now.status == "refused":
                 logger.warning("the adapter folder %s is refused: %s", name, now.reason)
             elif now.status == "waiting":
-                logger.warning("the adapter folder %s waits: %s", name, now.reason)
+                logger.warning("the adapter folder %s is not imported yet: %s", name, now.reason)
             elif name in done:
                 level = logging.WARNING if now.reason else logging.INFO
                 reason = f"; {now.reason}" if now.reason else ""

@@ -145,9 +145,9 @@ class AdapterIndex:
         with self._lock:
             return sha256 in self._uses or sha256 in self._pins
 
-    # ---- changing (the registry's writes call these after their commit)
+    # ---- writing (the registry calls these after its commits)
 
-    def load(self, tasks: Iterable[Task]) -> None:
+    def _load(self, tasks: Iterable[Task]) -> None:
         """Replaces everything by these tasks."""
         with self._lock:
             self._tasks = {task.name: task for task in tasks}
@@ -157,7 +157,7 @@ class AdapterIndex:
                 for version in task.versions:
                     self._incref(version)
 
-    def put(self, task: Task) -> Task:
+    def _put(self, task: Task) -> Task:
         """Puts a task in the place of the one of its name; its new versions count as uses of their content."""
         with self._lock:
             before = self._tasks.get(task.name)
@@ -170,13 +170,13 @@ class AdapterIndex:
             self._tasks[task.name] = task
         return task
 
-    def remove(self, task: str) -> None:
-        """Removes a task. `decref` is to follow for its versions."""
+    def _remove(self, task: str) -> None:
+        """Removes a task. `_decref` is to follow for its versions."""
         with self._lock:
             del self._tasks[task]
             self._names.remove(task)
 
-    def decref(self, versions: Iterable[Version]) -> list[str]:
+    def _decref(self, versions: Iterable[Version]) -> list[str]:
         """Removes a use of each content that these versions need; the contents that nobody needs any more."""
         orphans = []
         with self._lock:

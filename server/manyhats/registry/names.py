@@ -34,7 +34,13 @@ def check_name(name: str, *, write: bool = False) -> None:
             "and begin with a letter or digit",
             param="task",
         )
-    if write and name == BASE:
+    if write:
+        check_not_base(name)
+
+
+def check_not_base(name: str) -> None:
+    """Raises Conflict for `base`, to which nothing can be written."""
+    if name == BASE:
         raise Conflict("`base` is the bare backbone; it cannot be changed", param="task")
 
 

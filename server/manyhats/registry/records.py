@@ -9,17 +9,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from manyhats.backbone.sentence import MODES, Mode
+from manyhats.core.kinds.fields import PoolingSetting
+from manyhats.core.kinds.registry import KnownKind
 from manyhats.errors import InvalidRequest, NotFound
 from manyhats.messages import first_error
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 
 _SPLIT_LIMIT = 16
-PoolingSetting = Literal["none"] | Mode | Annotated[list[Mode], Field(min_length=1, max_length=len(MODES))]
 Label = Annotated[str, Field(max_length=1000)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 TEMPLATE_LIMIT = 100_000  # characters of a chat template; the longest in use have about 20,000
-_MOST_STOP_TOKENS = 64
+_MAX_STOP_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class AdapterInfo:
     """
 
     method: str
-    kind: Kind
+    kind: KindName
     rank: int | None
     matched_tensors: int
     bytes: int
@@ -41,7 +41,7 @@ class AdapterInfo:
     warnings: tuple[str, ...] = ()
     num_labels: int | None = None  # width of the head; None without one
     references: tuple[str, ...] = ()  # sha256 of the stored contents that this one is made of
-    kinds: tuple[Kind, ...] = ()  # none where it was stored before this was known: `kind` alone
+    kinds: tuple[KindName, ...] = ()  # none where it was stored before this was known: `kind` alone
 
     def allows(self, kind: str) -> bool:
         """Whether the adapter can answer so."""
@@ -64,7 +64,7 @@ class TaskSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Kind | None = None
+    kind: KnownKind | None = None
     labels: list[Label] | None = Field(default=None, min_length=1, max_length=100_000)
     template: str | None = Field(default=None, max_length=10_000)
     max_tokens: int | None = Field(default=None, ge=1)
@@ -79,7 +79,7 @@ class TaskSettings(BaseModel):
     lower_case: bool | None = None
     system_prompt: str | None = Field(default=None, max_length=20_000)
     chat_template: str | None = Field(default=None, max_length=TEMPLATE_LIMIT)
-    stop_token_ids: list[TokenId] | None = Field(default=None, max_length=_MOST_STOP_TOKENS)
+    stop_token_ids: list[TokenId] | None = Field(default=None, max_length=_MAX_STOP_TOKENS)
     defaults: dict[str, Any] = Field(default_factory=dict)
     priority: int = Field(default=0, ge=-10, le=10)
     pinned: bool = False

@@ -27,7 +27,7 @@ from manyhats.errors import (
     NotFound,
     TooLarge,
 )
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 from manyhats.registry.aliases import point, point_back, remove_alias, remove_from_history
 from manyhats.registry.blobs import Blobs, digest, keep_adapter_files
 from manyhats.registry.database import FolderImportRow, TaskRow, VersionRow
@@ -60,7 +60,7 @@ class Registry(AdapterIndex):
     def __init__(
         self,
         store: Path,
-        inspect: Callable[[Path, Kind | None], AdapterInfo],
+        inspect: Callable[[Path, KindName | None], AdapterInfo],
         *,
         max_tasks: int = 100_000,
         max_versions: int = 1000,
@@ -101,7 +101,7 @@ class Registry(AdapterIndex):
                 self._database.open(make=self._blobs.empty())
                 undo.callback(self._database.close)
                 with self._database.read() as session:
-                    self.load(read_tasks(session))
+                    self._load(read_tasks(session))
                 self._blobs.clean(self.contents())
                 self.quarantine.check_present(self.contents())
             except ConfigurationError:
@@ -224,7 +224,7 @@ class Registry(AdapterIndex):
                 if is_full(error):  # surely not committed; the disk space is needed at once
                     self._remove_blob(sha)
                 raise
-            self.put(after)
+            self._put(after)
             self.quarantine.lift(sha)
         if activate:
             self._notify("activated", version, task)
@@ -243,7 +243,7 @@ class Registry(AdapterIndex):
             settings = parse_settings(values)
             row.settings = values
             session.commit()
-            return self.put(replace(found, settings=settings))
+            return self._put(replace(found, settings=settings))
 
     def delete_task(self, task: str) -> None:
         """Takes a task away. Requests in flight keep their files until they are done."""
@@ -256,7 +256,7 @@ class Registry(AdapterIndex):
             found = self.task(task)
             session.execute(delete(TaskRow).where(TaskRow.name == task))
             session.commit()
-            self.remove(task)
+            self._remove(task)
             self._remove_unneeded(found.versions)
         return found.versions
 
@@ -280,7 +280,7 @@ class Registry(AdapterIndex):
             session.execute(delete(VersionRow).where(VersionRow.task == task, VersionRow.number == number))
             remove_from_history(session, found, number)
             session.commit()
-            after = self.put(replace(found, versions=tuple(v for v in found.versions if v is not version)))
+            after = self._put(replace(found, versions=tuple(v for v in found.versions if v is not version)))
             self._remove_unneeded([version])
         return after, version
 
@@ -294,7 +294,7 @@ class Registry(AdapterIndex):
             versions = [found.version(target.version) for target in targets]
             after = point(session, found, alias, tuple(targets))
             session.commit()
-            self.put(after)
+            self._put(after)
         for version in versions:
             self._notify("activated", version, task)
         return after
@@ -313,7 +313,7 @@ class Registry(AdapterIndex):
                 raise NotFound(f"The task `{task}` has no alias '{alias[:200]}'.", param="alias")
             after = remove_alias(session, found, alias)
             session.commit()
-            return self.put(after)
+            return self._put(after)
 
     def rollback(self, task: str, to: int | None = None) -> Task:
         """`stable` back to what it pointed at before; again, further back. With `to`, to that version.
@@ -327,7 +327,7 @@ class Registry(AdapterIndex):
             found = self.task(task)
             after = point_back(session, found)
             session.commit()
-            self.put(after)
+            self._put(after)
         for version in after.stable_versions:
             self._notify("activated", version, task)
         return after
@@ -349,7 +349,7 @@ class Registry(AdapterIndex):
 
     def _remove_unneeded(self, versions: Iterable[Version]) -> None:
         """Removes the blobs of deleted versions that nobody else needs."""
-        for sha in self.decref(versions):
+        for sha in self._decref(versions):
             self._remove_blob(sha)
 
     def _remove_blob(self, sha: str) -> None:

@@ -34,7 +34,7 @@ def read_tasks(session: Session) -> list[Task]:
         for task in session.scalars(select(TaskRow))
     ]
     for name in sorted((versions.keys() | aliases.keys()) - {task.name for task in tasks}):
-        logger.error("the store's database has versions or aliases of a task %s that is not there; left out", name)
+        logger.error("the database has versions or aliases of a task %s that is not there, which are ignored", name)
     return tasks
 
 

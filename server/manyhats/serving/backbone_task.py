@@ -6,38 +6,33 @@ from collections.abc import Mapping
 from typing import Any
 
 from manyhats.backbone import Backbone
+from manyhats.core.kinds.registry import KINDS, headless_kinds
 from manyhats.errors import InvalidRequest
-from manyhats.methods.heads import Kind
 from manyhats.registry.names import BASE
 from manyhats.registry.records import AdapterInfo, Version
 
 KIND = "kind"  # the parameter that chooses
-EMBEDS = {"pooling", "normalize", "prompt", "prompt_name"}  # what only a request for embeddings says
 
 
 class BackboneTask:
     """The versions of the task `base`, one for each kind of answer that the backbone gives."""
 
     def __init__(self, backbone: Backbone) -> None:
-        self._own: Kind = "embed"
-        kinds: list[Kind] = ["embed"]
-        if backbone.fills_masks:
-            kinds.append("fill")
-        if backbone.has_language_model:
-            kinds.append("generate")
-            self._own = "generate"
+        kinds = headless_kinds(backbone)
+        self._default = next((kind for kind in kinds if KINDS[kind].generates), kinds[0])
         self._versions = {kind: _version(backbone, kind) for kind in kinds}
 
     @property
     def version(self) -> Version:
         """What it does where a request does not say otherwise: generate where it can, else embed."""
-        return self._versions[self._own]
+        return self._versions[self._default]
 
     def open(self, given: Mapping[str, Any]) -> tuple[Version, Mapping[str, Any]]:
         """The version for some parameters, and those without `kind`. Raises InvalidRequest for a kind it has not."""
         wanted = given.get(KIND)
         if wanted is None:
-            return self._versions["embed"] if EMBEDS & given.keys() else self.version, given
+            implied = (own for kind, own in self._versions.items() if KINDS[kind].bare_parameters & given.keys())
+            return next(implied, self.version), given
         if wanted not in self._versions:
             raise InvalidRequest(
                 f"the bare backbone has no kind {wanted!r}; it has {', '.join(self._versions)}",
@@ -46,7 +41,7 @@ class BackboneTask:
         return self._versions[wanted], {name: value for name, value in given.items() if name != KIND}
 
 
-def _version(backbone: Backbone, kind: Kind) -> Version:
+def _version(backbone: Backbone, kind: str) -> Version:
     info = AdapterInfo(
         method="base",
         kind=kind,

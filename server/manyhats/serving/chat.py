@@ -13,7 +13,7 @@ from manyhats.serving.templates import OTHERS, OWN
 
 Message = Mapping[str, Any]
 
-LONGEST_PROMPT = 4_000_000  # characters that a template may make of a conversation
+MAX_PROMPT_LENGTH = 4_000_000  # characters that a template may make of a conversation
 
 # What `apply_chat_template` takes as its own, or this server sets: no variables of a template.
 RESERVED = frozenset({
@@ -43,7 +43,7 @@ class ChatOptions:
 
     @property
     def generation_prompt(self) -> bool:
-        """Whether the template is asked for the beginning of an answer."""
+        """Whether the template is to write the beginning of an answer."""
         return not self.continue_final_message if self.add_generation_prompt is None else self.add_generation_prompt
 
     def check(self) -> None:
@@ -97,7 +97,7 @@ def chat_prompt(
         "add_generation_prompt": options.generation_prompt,
     }
     processes = OWN if template is None else OTHERS
-    text = processes.render(source, variables, LONGEST_PROMPT)
+    text = processes.render(source, variables, MAX_PROMPT_LENGTH)
     return text if end is None else _continued(text, end)
 
 
@@ -146,14 +146,14 @@ def _joined(parts: Sequence[Any], index: int) -> str:
 
 def _calls(calls: Any, index: int) -> list[dict[str, Any]]:
     """Calls of tools. OpenAI has their arguments as JSON in a text; templates read what is in it."""
-    place = f"messages.{index}.tool_calls"
+    param = f"messages.{index}.tool_calls"
     if not isinstance(calls, list):
-        raise InvalidRequest(f"message {index} has tool_calls that are no list", param=place)
+        raise InvalidRequest(f"message {index} has tool_calls that are no list", param=param)
     read = []
     for call in calls:
         function = call.get("function") if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise InvalidRequest(f"message {index} has a tool call without the name of a function", param=place)
+            raise InvalidRequest(f"message {index} has a tool call without the name of a function", param=param)
         read.append({**call, "function": {**function, "arguments": _arguments(function.get("arguments"))}})
     return read
 
@@ -187,12 +187,12 @@ def _mark_end(message: dict[str, Any], template: str) -> str:
 
 def _continued(text: str, content: str) -> str:
     """The prompt up to the tag."""
-    place = text.rfind(_TAG.strip())
-    if place < 0 or content.strip() not in text:
+    position = text.rfind(_TAG.strip())
+    if position < 0 or content.strip() not in text:
         raise InvalidRequest(
             "'continue_final_message' is set, but the last message is not in the prompt as the chat template writes it",
             param="continue_final_message",
         )
-    before = text[:place]
-    kept = text[place : place + len(_TAG)] == _TAG
+    before = text[:position]
+    kept = text[position : position + len(_TAG)] == _TAG
     return before if kept else before.rstrip()  # where the template trims the content

@@ -1,4 +1,4 @@
-"""From what is asked of a task that generates to the request that the engine runs, and back to answers."""
+"""From a request to a task that generates to the one that the engine runs, and back to answers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from manyhats.backbone import Backbone, Encoded, Tokenizer
+from manyhats.core.kinds.base import Answer
+from manyhats.core.kinds.generate import GenerateParameters
 from manyhats.core.sampling_params import BadWords, SampledToken, SamplingParams
 from manyhats.core.sequence import Delta, Request, Sequence, TextDecoder
 from manyhats.engine.detokenizer import IncrementalDetokenizer
@@ -19,22 +21,20 @@ from manyhats.engine.structured_output import Grammar, Grammars
 from manyhats.errors import InputTooLong, InvalidRequest
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.serving.inputs import InputWarning
-from manyhats.serving.outputs import Answer
-from manyhats.serving.parameters import GenerateParameters
 from manyhats.serving.response_format import grammar_of
 
 _LONGEST_WORD = 1000  # tokens of a bad word
 
-_LOGPROB = 32  # what a token with its text and value costs, in numbers
-_LOG_OF_NOTHING = -9999.0
+_TOKEN_COST = 32  # what a token with its text and value costs, in numbers
+_LOGPROB_OF_ZERO = -9999.0
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationContext:
-    """What holds for a request besides its prompts and parameters: the task, what names its adapter's weights, and who
-    is told of each token.
+    """What holds for a request besides its prompts and parameters.
 
-    `stop_token_ids`: tokens that end the task's texts, beside the backbone's own.
+    `digest`: names its adapter's weights. `listener`: called for each token. `stop_token_ids`: tokens that end the
+    task's texts, beside the backbone's own.
     """
 
     task: str
@@ -47,7 +47,8 @@ class GenerationContext:
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """What all sequences of a request have: their parameters, but for length and seed, and the form as it begins."""
+    """What all sequences of a request have: their parameters, but for length and seed, and the grammar in its first
+    state."""
 
     params: SamplingParams
     grammar: Grammar | None
@@ -70,27 +71,27 @@ class Generation:
         context: GenerationContext,
         prompts: Many[tuple[str | None, Encoded]],
         parameters: GenerateParameters,
-        longest: int,
+        max_tokens: int,
     ) -> tuple[Request, list[InputWarning]]:
         """The sequences that follow some prompts, `parameters.n` for each, and what the caller should know about them.
 
-        `prompts`: tokens, with the texts that they come from, or None where they were given as such. `longest`: the
-        most tokens of a sequence, new ones too. Raises InvalidRequest, or InputTooLong where a prompt leaves no room.
+        `prompts`: tokens, with the texts that they come from, or None where they were given as such.
+        `max_tokens`: of a sequence, new ones too. Raises InvalidRequest, or InputTooLong where no new one fits.
         """
         self._check(parameters)
         shared = self._shared(context, parameters)
         warnings: list[InputWarning] = []
         sequences: list[Sequence] = []
-        least = min(parameters.max_new_tokens, 1)
+        min_new_tokens = min(parameters.max_new_tokens, 1)
         for i, (_, encoded) in enumerate(prompts):
             prompt = encoded.ids
-            room = self._room(context.adapter, len(prompt), longest, i, least)
-            max_new_tokens = min(parameters.max_new_tokens, room)
+            available = self._available(context.adapter, len(prompt), max_tokens, i, min_new_tokens)
+            max_new_tokens = min(parameters.max_new_tokens, available)
             top = parameters.prompt_logprobs
-            scores = None if top is None else PromptLogprobs(prompt, top)
+            prompt_logprobs = None if top is None else PromptLogprobs(prompt, top)
             if max_new_tokens < parameters.max_new_tokens:
                 wanted = parameters.max_new_tokens
-                why = f"max_new_tokens is {wanted}, but after input {i} there is room for {room} tokens"
+                why = f"max_new_tokens is {wanted}, but after input {i} there is room for {available} tokens"
                 warnings.append(InputWarning(i, "max_new_tokens", why))
             for choice in range(parameters.n):
                 params = replace(shared.params, max_new_tokens=max_new_tokens, seed=parameters.seed_of(choice))
@@ -102,7 +103,7 @@ class Generation:
                         index=len(sequences),
                         constraint=None if shared.grammar is None else shared.grammar.copy(),
                         decoder=self._decoder(parameters),
-                        prompt_logprobs=scores,
+                        prompt_logprobs=prompt_logprobs,
                     )
                 )
         request = Request(
@@ -174,15 +175,17 @@ class Generation:
         ]
         return BadWords(ids for ids in sequences if ids)
 
-    def _room(self, adapter: BoundAdapter, prompt: int, longest: int, index: int, least: int) -> int:
-        """How many tokens may follow a prompt. Raises InputTooLong for fewer than `least`."""
+    def _available(
+        self, adapter: BoundAdapter, prompt_tokens: int, max_tokens: int, index: int, min_new_tokens: int
+    ) -> int:
+        """How many tokens may follow a prompt. Raises InputTooLong for fewer than `min_new_tokens`."""
         rows = self._capacity(adapter)
-        room = min(longest, rows) - prompt
-        if room < least:
-            why = f"the backbone takes {longest}" if longest <= rows else f"the cache for generation holds {rows}"
-            more = ", and at least one is written" if least else ""
-            raise InputTooLong(f"input {index} has {prompt} tokens; {why}{more}", param=f"inputs.{index}")
-        return room
+        available = min(max_tokens, rows) - prompt_tokens
+        if available < min_new_tokens:
+            why = f"the backbone takes {max_tokens}" if max_tokens <= rows else f"the cache for generation holds {rows}"
+            more = ", and at least one is written" if min_new_tokens else ""
+            raise InputTooLong(f"input {index} has {prompt_tokens} tokens; {why}{more}", param=f"inputs.{index}")
+        return available
 
     def _all_grammars(self) -> Grammars:
         if self._grammars is None:
@@ -197,10 +200,10 @@ class Generation:
             "allowed_token_ids": parameters.allowed_token_ids or (),
         }
         for name, tokens in named.items():
-            strange = next((token for token in tokens if token >= self.vocabulary), None)
-            if strange is not None:
+            unknown = next((token for token in tokens if token >= self.vocabulary), None)
+            if unknown is not None:
                 raise InvalidRequest(
-                    f"{name} names the token {strange}; the backbone has 0 to {self.vocabulary - 1}", param=name
+                    f"{name} names the token {unknown}; the backbone has 0 to {self.vocabulary - 1}", param=name
                 )
 
 
@@ -216,20 +219,20 @@ def text_of(sequence: Sequence) -> TextDecoder:
     return sequence.decoder
 
 
-def scores_of(sequence: Sequence) -> PromptLogprobs | None:
-    """What was asked about the prompt's tokens, where it was."""
+def prompt_logprobs_of(sequence: Sequence) -> PromptLogprobs | None:
+    """The prompt's own logprobs, where the request has them."""
     assert sequence.prompt_logprobs is None or isinstance(sequence.prompt_logprobs, PromptLogprobs)
     return sequence.prompt_logprobs
 
 
 def rendering_cost_of_texts(request: Request) -> int:
-    """Roughly how many values are gone through to answer with some texts; see `outputs.rendering_cost`."""
+    """Roughly how many values are gone through to answer with some texts; see `Kind.rendering_cost`."""
     cost = 0
     for sequence in request.sequences:
-        told = sampling_of(sequence).logprobs
-        cost += len(sequence.emitted_tokens) * (1 if told is None else _LOGPROB * (2 + told))
+        top = sampling_of(sequence).logprobs
+        cost += len(sequence.emitted_tokens) * (1 if top is None else _TOKEN_COST * (2 + top))
         if sequence.prompt_logprobs is not None:
-            cost += len(sequence.prompt) * _LOGPROB
+            cost += len(sequence.prompt) * _TOKEN_COST
     return cost
 
 
@@ -249,21 +252,21 @@ def token_logprobs(tokens: Many[SampledToken | PromptLogprob], tokenizer: Tokeni
 
 
 def finite(logprob: float | None) -> float | None:
-    """The logarithm of a probability of 0 is no number in JSON; OpenAI's servers write -9999."""
-    return None if logprob is None else max(logprob, _LOG_OF_NOTHING)
+    """The logarithm of a probability of 0 has no number in JSON; OpenAI's servers write -9999."""
+    return None if logprob is None else max(logprob, _LOGPROB_OF_ZERO)
 
 
-def _scored(scores: PromptLogprobs, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+def _prompt_logprobs(logprobs: PromptLogprobs, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """The prompt's tokens, the first without a value."""
-    told: list[dict[str, Any]] = []
-    for token, one in zip(scores.prompt, scores.scores, strict=True):
+    entries: list[dict[str, Any]] = []
+    for token, one in zip(logprobs.prompt, logprobs.scores, strict=True):
         if one is None:
-            told.append(
+            entries.append(
                 {"token": token, "text": tokenizer.token_to_string(token), "logprob": None, "rank": None, "top": []}
             )
         else:
-            told += [known | {"rank": one.rank} for known in token_logprobs([one], tokenizer)]
-    return told
+            entries += [entry | {"rank": one.rank} for entry in token_logprobs([one], tokenizer)]
+    return entries
 
 
 def _answer(sequence: Sequence, parameters: GenerateParameters, tokenizer: Tokenizer) -> Answer:
@@ -274,6 +277,6 @@ def _answer(sequence: Sequence, parameters: GenerateParameters, tokenizer: Token
     }
     if parameters.logprobs is not None:
         answer["logprobs"] = token_logprobs(sequence.emitted_tokens, tokenizer)
-    if (scores := scores_of(sequence)) is not None:
-        answer["prompt_logprobs"] = _scored(scores, tokenizer)
+    if (logprobs := prompt_logprobs_of(sequence)) is not None:
+        answer["prompt_logprobs"] = _prompt_logprobs(logprobs, tokenizer)
     return answer

@@ -1,4 +1,4 @@
-"""What is asked of a task, what is answered, and the state of what is under way."""
+"""What is requested of a task, what is answered, and the state of what is under way."""
 
 from __future__ import annotations
 
@@ -7,30 +7,22 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from manyhats.backbone import Text, Tokenizer
+from manyhats.backbone import Text
+from manyhats.core.kinds.base import Answer, Kind, Parameters
+from manyhats.core.kinds.generate import GenerateParameters
+from manyhats.core.kinds.registry import KINDS
 from manyhats.core.sequence import Delta, Request
 from manyhats.core.sequence import Sequence as TokenSequence
 from manyhats.errors import InvalidRequest, TooLarge
 from manyhats.methods.bound_adapter import BARE, BoundAdapter
 from manyhats.registry.names import BASE
 from manyhats.registry.records import TaskSettings, Version
-from manyhats.serving.chat import PLAIN, ChatOptions, Message, chat_prompt
-from manyhats.serving.inputs import (
-    InputWarning,
-    Prepared,
-    PromptCut,
-    check_texts,
-    filled_size,
-    prepare,
-    prepare_prompt,
-    prepare_tokens,
-)
+from manyhats.serving.chat import PLAIN, ChatOptions, Message
+from manyhats.serving.inputs import InputWarning, Prepared, check_texts, filled_size
 from manyhats.serving.merged import MergedVersion
-from manyhats.serving.outputs import Answer
-from manyhats.serving.parameters import EmbedParameters, GenerateParameters, Parameters
 
 LARGE = 1 << 62  # of a cost
-_SEQUENCE = 32  # what each sequence costs besides its characters
+_SEQUENCE_COST = 32  # of each sequence, besides its characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +31,8 @@ class InferenceRequest:
 
     In place of `texts`, for a task that generates: `chat`, a conversation that its template makes a prompt of, or
     `prompts`, tokens as they are. `defaults`: parameters that hold where neither the task nor the request says
-    otherwise. `generates`: the caller can read texts alone. `names`: what the caller calls a parameter, for messages.
-    `listener` is told of every token, in the detokenizer's thread.
+    otherwise. `generates`: the caller can read generated texts alone. `names`: what the caller calls a parameter, for
+    messages. `listener` is called for every token, in the detokenizer's thread.
     """
 
     task: str
@@ -82,7 +74,7 @@ class RequestState:
     version: Version
     settings: TaskSettings
     parameters: Parameters
-    asked: float
+    received: float  # time.monotonic()
     adapter: BoundAdapter = BARE
     acquired: bool = False
     load_future: Future[BoundAdapter] | None = None  # for the adapter's slot
@@ -97,8 +89,21 @@ class RequestState:
         return self.settings.kind or self.version.info.kind
 
     @property
+    def task_kind(self) -> Kind[Any]:
+        """All that is to be known of its kind."""
+        return KINDS[self.kind]
+
+    @property
+    def generate_parameters(self) -> GenerateParameters | None:
+        """Its parameters, where its task generates; None where one pass answers it."""
+        if not self.task_kind.generates:
+            return None
+        assert isinstance(self.parameters, GenerateParameters)
+        return self.parameters
+
+    @property
     def truncates(self) -> bool:
-        """Whether an input that is too long is cut, which the answer says."""
+        """Whether an input that is too long is truncated, which the answer says."""
         truncate = self.parameters.truncate
         return self.settings.overflow == "truncate" if truncate is None else truncate
 
@@ -106,22 +111,14 @@ class RequestState:
     def preparing_cost(self) -> int:
         """Roughly how many characters are gone through to make its tokens; `LARGE` for what waits or compiles."""
         request = self.request
-        if request.chat is not None:  # rendered in a process beside, which is waited for
+        if request.chat is not None or self.parameters.compiles:  # a chat is rendered in another process
             return LARGE
-        sequences = 1
-        if isinstance(self.parameters, GenerateParameters):
-            if self.parameters.compiles:
-                return LARGE
-            sequences = self.parameters.n
-        prompt = ""
-        if isinstance(self.parameters, EmbedParameters):
-            named = (self.settings.prompts or {}).values()
-            prompt = max([self.parameters.prompt or "", *named], key=len)
+        prefix = self.task_kind.prefix_length(self.parameters, self.settings)
         inputs = len(request.texts) + len(request.prompts or ())
         return (
-            sum(len(prompt) + filled_size(self.settings.template, text) for text in request.texts)
+            sum(prefix + filled_size(self.settings.template, text) for text in request.texts)
             + sum(map(len, request.prompts or ()))
-            + inputs * sequences * _SEQUENCE
+            + inputs * self.parameters.sequences * _SEQUENCE_COST
         )
 
     @property
@@ -132,7 +129,7 @@ class RequestState:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a caller may ask for at once."""
+    """What one call may hold."""
 
     max_inputs: int
     max_characters: int
@@ -148,45 +145,3 @@ def check_request(request: InferenceRequest, limits: Limits) -> None:
             raise InvalidRequest("there is no prompt", param="prompt")
         if len(request.prompts) > limits.max_inputs:
             raise TooLarge(f"there are {len(request.prompts)} prompts; at most {limits.max_inputs}", param="prompt")
-
-
-def prompts_of(one: RequestState, tokenizer: Tokenizer, vocabulary: int, longest: int) -> Prepared:
-    """The tokens of what a task that generates is asked. Raises InputTooLong or InvalidRequest."""
-    request, settings = one.request, one.settings
-    cut = _cut(one.parameters, longest)
-    if request.chat is not None:
-        prompt = chat_prompt(
-            tokenizer,
-            request.chat,
-            template=settings.chat_template,
-            system_prompt=settings.system_prompt,
-            options=request.chat_options,
-        )
-        if request.chat_options.add_special_tokens:
-            return prepare(
-                tokenizer, [Text(prompt)], template=None, max_tokens=longest, truncate=one.truncates, cut=cut
-            )
-        return prepare_prompt(tokenizer, prompt, max_tokens=longest, truncate=one.truncates, cut=cut)
-    if request.prompts is not None:
-        return prepare_tokens(
-            request.prompts, vocabulary=vocabulary, max_tokens=longest, truncate=one.truncates, cut=cut
-        )
-    return prepare(
-        tokenizer,
-        request.texts,
-        template=settings.template,
-        max_tokens=longest,
-        truncate=one.truncates,
-        cut=cut,
-    )
-
-
-def _cut(parameters: Parameters, longest: int) -> PromptCut | None:
-    """How a prompt is cut; -1 leaves it as many tokens as fit, with room for the new ones."""
-    if not isinstance(parameters, GenerateParameters) or parameters.truncate_prompt_tokens is None:
-        return None
-    fits = longest + min(parameters.max_new_tokens, 1) - parameters.max_new_tokens
-    tokens = (
-        (fits if fits > 0 else longest) if parameters.truncate_prompt_tokens < 0 else parameters.truncate_prompt_tokens
-    )
-    return PromptCut(tokens, parameters.truncation_side)

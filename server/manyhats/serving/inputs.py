@@ -12,8 +12,8 @@ from manyhats.errors import InputTooLong, InvalidRequest, TooLarge
 from manyhats.messages import short_repr
 
 _ALL = 1 << 30  # tokens
-_LONGEST_FILLED = 4_000_000  # characters of one input in its template
-_MOST_FILLED = 32_000_000  # of all inputs of a call
+_MAX_FILLED = 4_000_000  # characters of one input in its template
+_MAX_FILLED_TOGETHER = 32_000_000  # of all inputs of a call
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class InputWarning:
 
 
 @dataclass(frozen=True, slots=True)
-class PromptCut:
+class PromptTruncation:
     """Of a longer prompt so many tokens are kept, as the caller asks: the last ones (`side` left) or the first.
 
     The special tokens that the tokenizer puts around a text stay, and count.
@@ -42,8 +42,8 @@ class PromptCut:
             return encoded
         begin = next((i for i, special in enumerate(encoded.special) if not special), size)
         end = size - next((i for i, special in enumerate(reversed(encoded.special)) if not special), 0)
-        room = max(self.tokens - begin - (size - end), 0)
-        own = range(end - room, end) if self.side == "left" else range(begin, begin + room)
+        own_kept = max(self.tokens - begin - (size - end), 0)
+        own = range(end - own_kept, end) if self.side == "left" else range(begin, begin + own_kept)
         kept = [*range(begin), *own, *range(end, size)][: self.tokens]
         return replace(
             encoded,
@@ -111,13 +111,11 @@ def check_filled(template: str | None, texts: Sequence[Text]) -> None:
     for i, text in enumerate(texts):
         size = filled_size(template, text)
         total += size
-        if size > _LONGEST_FILLED or total > _MOST_FILLED:
-            told = (
-                f"input {i} has {size} characters" if size > _LONGEST_FILLED else f"the inputs have {total} characters"
-            )
-            most = _LONGEST_FILLED if size > _LONGEST_FILLED else _MOST_FILLED
+        if size > _MAX_FILLED or total > _MAX_FILLED_TOGETHER:
+            found = f"input {i} has {size} characters" if size > _MAX_FILLED else f"the inputs have {total} characters"
+            limit = _MAX_FILLED if size > _MAX_FILLED else _MAX_FILLED_TOGETHER
             raise InputTooLong(
-                f"{told} once they stand in the task's template; at most {most} are read", param=f"inputs.{i}"
+                f"{found} once they stand in the task's template; at most {limit} are read", param=f"inputs.{i}"
             )
 
 
@@ -128,25 +126,26 @@ def prepare(
     template: str | None,
     max_tokens: int,
     truncate: bool,
-    cut: PromptCut | None = None,
-    change: Callable[[Text], Text] = lambda text: text,
+    truncation: PromptTruncation | None = None,
+    transform: Callable[[Text], Text] | None = None,
 ) -> Prepared:
-    """Tokens of all texts. Raises InputTooLong, with both lengths, where one does not fit and may not be cut.
+    """Tokens of all texts. Raises InputTooLong, with both lengths, where one does not fit and may not be truncated.
 
-    `change`: what is done to a text when the template is filled.
+    `transform`: what is done to a text when the template is filled.
     """
     check_filled(template, texts)
-    filled = [change(fill_template(template, text)) for text in texts]
-    encoded = tokenizer.encode(filled, _read(max_tokens, cut))
-    return _checked(filled, encoded, max_tokens=max_tokens, truncate=truncate, cut=cut)
+    in_template = (fill_template(template, text) for text in texts)
+    filled = list(in_template if transform is None else map(transform, in_template))
+    encoded = tokenizer.encode(filled, _tokens_read(max_tokens, truncation))
+    return _checked(filled, encoded, max_tokens=max_tokens, truncate=truncate, truncation=truncation)
 
 
 def prepare_prompt(
-    tokenizer: Tokenizer, prompt: str, *, max_tokens: int, truncate: bool, cut: PromptCut | None = None
+    tokenizer: Tokenizer, prompt: str, *, max_tokens: int, truncate: bool, truncation: PromptTruncation | None = None
 ) -> Prepared:
     """Tokens of a prompt that is whole: no template, no special tokens but its own. Raises as `prepare`."""
-    encoded = tokenizer.encode_bare(prompt, _read(max_tokens, cut))
-    return _checked([Text(prompt)], [encoded], max_tokens=max_tokens, truncate=truncate, cut=cut)
+    encoded = tokenizer.encode_bare(prompt, _tokens_read(max_tokens, truncation))
+    return _checked([Text(prompt)], [encoded], max_tokens=max_tokens, truncate=truncate, truncation=truncation)
 
 
 def prepare_tokens(
@@ -155,58 +154,58 @@ def prepare_tokens(
     vocabulary: int,
     max_tokens: int,
     truncate: bool,
-    cut: PromptCut | None = None,
+    truncation: PromptTruncation | None = None,
 ) -> Prepared:
     """Prompts that are tokens already. Raises as `prepare`, and InvalidRequest for tokens that do not exist."""
     check_tokens(prompts, vocabulary)
     encoded = []
     for ids in prompts:
-        kept = list(ids[: _read(max_tokens, cut)])
+        kept = list(ids[: _tokens_read(max_tokens, truncation)])
         none: list[Any] = [None] * len(kept)
         zeros = [0] * len(kept)
         encoded.append(Encoded(kept, zeros, [(0, 0)] * len(kept), zeros, none, none, len(ids)))
-    return _checked([Text("")] * len(encoded), encoded, max_tokens=max_tokens, truncate=truncate, cut=cut)
+    return _checked([Text("")] * len(encoded), encoded, max_tokens=max_tokens, truncate=truncate, truncation=truncation)
 
 
 def check_tokens(prompts: Sequence[Sequence[int]], vocabulary: int) -> None:
     """Raises InvalidRequest for a prompt of no tokens, or of tokens that do not exist."""
     for i, ids in enumerate(prompts):
-        strange = next((token for token in ids if not 0 <= token < vocabulary), None)
-        if strange is not None or not ids:
-            told = (
+        unknown = next((token for token in ids if not 0 <= token < vocabulary), None)
+        if unknown is not None or not ids:
+            problem = (
                 "is empty"
-                if strange is None
-                else f"has the token {short_repr(strange)}; the backbone has 0 to {vocabulary - 1}"
+                if unknown is None
+                else f"has the token {short_repr(unknown)}; the backbone has 0 to {vocabulary - 1}"
             )
-            raise InvalidRequest(f"prompt {i} {told}", param=f"prompt.{i}")
+            raise InvalidRequest(f"prompt {i} {problem}", param=f"prompt.{i}")
 
 
-def _read(max_tokens: int, cut: PromptCut | None) -> int:
+def _tokens_read(max_tokens: int, truncation: PromptTruncation | None) -> int:
     """How many tokens are read of a text: all of them, where the last ones may be wanted."""
-    return max_tokens if cut is None else _ALL
+    return max_tokens if truncation is None else _ALL
 
 
 def _checked(
-    filled: list[Text], encoded: list[Encoded], *, max_tokens: int, truncate: bool, cut: PromptCut | None
+    filled: list[Text], encoded: list[Encoded], *, max_tokens: int, truncate: bool, truncation: PromptTruncation | None
 ) -> Prepared:
-    if cut is not None:
-        encoded = [cut.apply(one) for one in encoded]
+    if truncation is not None:
+        encoded = [truncation.apply(one) for one in encoded]
     warnings: list[InputWarning] = []
     for i, one in enumerate(encoded):
-        length = one.full_length if cut is None else len(one.ids)
+        length = one.full_length if truncation is None else len(one.ids)
         if length <= max_tokens:
             continue
-        least = "at least " if one.at_least else ""
-        told = f"input {i} has {least}{length} tokens; the task takes {max_tokens}"
+        at_least = "at least " if one.at_least else ""
+        found = f"input {i} has {at_least}{length} tokens; the task takes {max_tokens}"
         if not truncate:
             raise InputTooLong(
-                f"{told}. Shorten it, or set parameters.truncate to true to use its beginning", param=f"inputs.{i}"
+                f"{found}. Shorten it, or set parameters.truncate to true to use its beginning", param=f"inputs.{i}"
             )
         part = "first"
-        if cut is not None:
-            encoded[i] = replace(cut, tokens=max_tokens).apply(one)
-            part = "last" if cut.side == "left" else "first"
+        if truncation is not None:
+            encoded[i] = replace(truncation, tokens=max_tokens).apply(one)
+            part = "last" if truncation.side == "left" else "first"
         warnings.append(
-            InputWarning(i, "truncated", f"{told}; the answer is for its {part} {len(encoded[i].ids)} tokens")
+            InputWarning(i, "truncated", f"{found}; the answer is for its {part} {len(encoded[i].ids)} tokens")
         )
     return Prepared(filled, encoded, warnings)

@@ -60,10 +60,10 @@ def parse(parameters: Mapping[str, Any]) -> tuple[MergeBody, dict[str, Any]]:
         raise InvalidRequest(f"parameters.{name}: {first.message}", param=f"parameters.{name}") from None
 
 
-def open_merged(registry: Registry, body: MergeBody, asked: Version, base: bool) -> MergedVersion:
+def open_merged(registry: Registry, body: MergeBody, requested: Version, base: bool) -> MergedVersion:
     """Pins every member, and names what they make together. Raises NotFound for an unknown one.
 
-    `asked`: the version of the task that was asked, whose kind and head hold; `base`: it is the bare backbone.
+    `requested`: the version that the request names, whose kind and head hold; `base`: it is the bare backbone.
     """
     pinned: list[Version] = []
     try:
@@ -73,11 +73,11 @@ def open_merged(registry: Registry, body: MergeBody, asked: Version, base: bool)
         for version in pinned:
             registry.unpin(version)
         raise
-    head = None if base else asked
-    told = body.model_dump() | {"ids": [v.sha256 for v in pinned], "head": head and head.sha256}
-    sha = hashlib.sha256(b"merged:" + json.dumps(told, sort_keys=True).encode()).hexdigest()
-    info = replace(asked.info, method=METHOD, bytes=sum(version.info.bytes for version in pinned))
-    return MergedVersion(asked.task, asked.number, sha, info, asked.created, tuple(pinned), head, body)
+    head = None if base else requested
+    content = body.model_dump() | {"ids": [v.sha256 for v in pinned], "head": head and head.sha256}
+    sha = hashlib.sha256(b"merged:" + json.dumps(content, sort_keys=True).encode()).hexdigest()
+    info = replace(requested.info, method=METHOD, bytes=sum(version.info.bytes for version in pinned))
+    return MergedVersion(requested.task, requested.number, sha, info, requested.created, tuple(pinned), head, body)
 
 
 def build(version: MergedVersion, read: Callable[[Version], Adapter]) -> Adapter:

@@ -25,12 +25,12 @@ class Metrics:
         self._most_tasks = most_tasks
         self._labelled: set[str] = set()
         self._requests = Counter(
-            "manyhats_requests", "Questions answered or refused", ["task", "outcome"], registry=self.registry
+            "manyhats_requests", "Requests answered or refused", ["task", "outcome"], registry=self.registry
         )
         self._inputs = Counter("manyhats_inputs", "Inputs that ran through the model", ["task"], registry=self.registry)
         self._seconds = Histogram(
             "manyhats_request_seconds",
-            "Time from asking to answering",
+            "Time from receiving a request to answering it",
             ["task"],
             buckets=_SECONDS,
             registry=self.registry,
@@ -63,7 +63,7 @@ class Metrics:
         return task
 
     def answered(self, task: str, error: Exception | None, seconds: float) -> None:
-        """Counts one question. `task` is one that exists, or empty where the question named none."""
+        """Counts one request. `task` is one that exists, or empty where the request named none."""
         label = self._label(task) if task else "unknown"
         self._requests.labels(label, "ok" if error is None else type(error).__name__).inc()
         if error is None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from manyhats.backbone import Backbone
-from manyhats.core.sequence import PoolingParams, Request, Sequence
-from manyhats.errors import InvalidRequest
-from manyhats.serving.embedding import prepare_embeddings
-from manyhats.serving.fills import mask_places
+from manyhats.backbone import Backbone, Text, Tokenizer
+from manyhats.core.kinds.base import Preparing
+from manyhats.core.kinds.generate import GenerateParameters
+from manyhats.core.sequence import Request, Sequence
+from manyhats.serving.chat import chat_prompt
 from manyhats.serving.generation import Generation, GenerationContext
-from manyhats.serving.inference import RequestState, prompts_of
-from manyhats.serving.inputs import Prepared, prepare
-from manyhats.serving.parameters import EmbedParameters, GenerateParameters
+from manyhats.serving.inference import RequestState
+from manyhats.serving.inputs import Prepared, PromptTruncation, prepare, prepare_prompt, prepare_tokens
 
 
 class Preparation:
@@ -25,56 +24,44 @@ class Preparation:
 
     def prepare(self, state: RequestState) -> None:
         """Raises InvalidRequest or InputTooLong for what the task or the backbone does not take."""
-        longest = self.backbone.max_tokens - state.adapter.position_offset
-        if state.kind == "span" and any(text.pair is None for text in state.request.texts):
-            raise InvalidRequest(
-                "a task of kind 'span' needs the question in 'text' and the context in 'text_pair'", param="inputs"
-            )
-        if isinstance(state.parameters, GenerateParameters):
-            self._prepare_generation(state, state.parameters, longest)
-            return
-        state.prepared, params = self._tokens(state, min(state.settings.max_tokens or longest, longest))
+        positions = self.backbone.max_tokens - state.adapter.position_offset
+        if (parameters := state.generate_parameters) is not None:
+            self._prepare_generation(state, parameters, positions)
+        else:
+            self._prepare_pass(state, min(state.settings.max_tokens or positions, positions))
+
+    def _prepare_pass(self, state: RequestState, max_tokens: int) -> None:
+        """The tokens of each text, which one pass answers, and what it is to give for them."""
+        kind, texts, parameters = state.task_kind, state.request.texts, state.parameters
+        preparing = Preparing(state.settings, state.adapter, self.backbone, max_tokens)
+        kind.check_texts(texts, parameters, preparing)
+        state.prepared = prepare(
+            self.backbone.tokenizer,
+            texts,
+            template=state.settings.template,
+            max_tokens=max_tokens,
+            truncate=state.truncates,
+            transform=kind.text_transform(parameters, preparing),
+        )
+        encoded = state.prepared.encoded
+        params = kind.pooling_params(encoded, parameters, preparing)
         state.engine_request = Request(
             state.version.task,
             [
-                Sequence(state.adapter, encoded.ids, own, encoded.type_ids, index)
-                for index, (encoded, own) in enumerate(zip(state.prepared.encoded, params, strict=True))
+                Sequence(state.adapter, one.ids, own, one.type_ids, index)
+                for index, (one, own) in enumerate(zip(encoded, params, strict=True))
             ],
             digest=(state.effective_version or state.version).sha256,
             priority=state.settings.priority,
         )
 
-    def _tokens(self, state: RequestState, longest: int) -> tuple[Prepared, list[PoolingParams]]:
-        """The tokens of each text, and what is made of them in one pass."""
-        if isinstance(state.parameters, EmbedParameters):
-            prepared, pooling = prepare_embeddings(
-                state.request.texts,
-                state.parameters,
-                state.settings,
-                state.adapter,
-                self.backbone,
-                max_tokens=longest,
-                truncate=state.truncates,
-            )
-            return prepared, [pooling] * len(prepared.encoded)
-        prepared = prepare(
-            self.backbone.tokenizer,
-            state.request.texts,
-            template=state.settings.template,
-            max_tokens=longest,
-            truncate=state.truncates,
-        )
-        if state.kind == "fill":
-            places = [mask_places(self.backbone.tokenizer, e, i) for i, e in enumerate(prepared.encoded)]
-            return prepared, [PoolingParams(mask_positions=masks) for masks in places]
-        return prepared, [PoolingParams()] * len(prepared.encoded)
-
     def _prepare_generation(self, state: RequestState, parameters: GenerateParameters, positions: int) -> None:
-        """Prompts and the sequences that are to follow them. `positions`: the most tokens of a sequence."""
+        """Prompts and the sequences that are to follow them. `positions`: how many tokens a sequence may have."""
         assert self.generation is not None, "a task that generates on a backbone that cannot"
-        added = min(parameters.max_new_tokens, 1)  # at least one token, where any are asked
-        longest = min(state.settings.max_tokens or positions, positions - added)
-        state.prepared = prompts_of(state, self.backbone.tokenizer, self.generation.vocabulary, longest)
+        new_tokens = min(parameters.max_new_tokens, 1)  # at least one, where any are requested
+        max_tokens = min(state.settings.max_tokens or positions, positions - new_tokens)
+        vocabulary = self.generation.vocabulary
+        state.prepared = _prompts(state, parameters, self.backbone.tokenizer, vocabulary, max_tokens)
         context = GenerationContext(
             state.version.task,
             (state.effective_version or state.version).sha256,
@@ -88,3 +75,43 @@ class Preparation:
         prompts = list(zip(texts, state.prepared.encoded, strict=True))
         state.engine_request, warnings = self.generation.request(context, prompts, parameters, positions)
         state.prepared.warnings.extend(warnings)
+
+
+def _prompts(
+    state: RequestState, parameters: GenerateParameters, tokenizer: Tokenizer, vocabulary: int, max_tokens: int
+) -> Prepared:
+    """The tokens of the prompts of a task that generates. Raises InputTooLong or InvalidRequest."""
+    request, settings, truncate = state.request, state.settings, state.truncates
+    truncation = _prompt_truncation(parameters, max_tokens)
+    if request.chat is not None:
+        prompt = chat_prompt(
+            tokenizer,
+            request.chat,
+            template=settings.chat_template,
+            system_prompt=settings.system_prompt,
+            options=request.chat_options,
+        )
+        if not request.chat_options.add_special_tokens:
+            return prepare_prompt(tokenizer, prompt, max_tokens=max_tokens, truncate=truncate, truncation=truncation)
+        texts, template = [Text(prompt)], None
+    elif request.prompts is not None:
+        return prepare_tokens(
+            request.prompts, vocabulary=vocabulary, max_tokens=max_tokens, truncate=truncate, truncation=truncation
+        )
+    else:
+        texts, template = list(request.texts), settings.template
+    return prepare(tokenizer, texts, template=template, max_tokens=max_tokens, truncate=truncate, truncation=truncation)
+
+
+def _prompt_truncation(parameters: GenerateParameters, max_tokens: int) -> PromptTruncation | None:
+    """How prompts are truncated; -1 leaves a prompt as many tokens as fit beside the new ones.
+
+    `max_tokens`: of a prompt, with one new token.
+    """
+    kept = parameters.truncate_prompt_tokens
+    if kept is None:
+        return None
+    if kept < 0:
+        fits = max_tokens + min(parameters.max_new_tokens, 1) - parameters.max_new_tokens
+        kept = fits if fits > 0 else max_tokens
+    return PromptTruncation(kept, parameters.truncation_side)

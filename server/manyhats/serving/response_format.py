@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from manyhats.core.kinds.generate import GenerateParameters
 from manyhats.engine.structured_output import Grammar, Grammars
 from manyhats.errors import InvalidRequest
 from manyhats.messages import short_repr
-from manyhats.serving.parameters import GenerateParameters
 
 _PARAM = "response_format"
 _TYPES = "text, json_object, json_schema, regex, grammar"

@@ -7,13 +7,11 @@ import uuid
 import numpy as np
 
 from manyhats.backbone import Tokenizer
+from manyhats.core.kinds.base import Answer, Rendered
 from manyhats.core.sequence import Output, Request
 from manyhats.errors import EngineFailure
-from manyhats.serving.fills import fill_answer
 from manyhats.serving.generation import Generation, rendering_cost_of_texts
 from manyhats.serving.inference import InferenceResponse, RequestState
-from manyhats.serving.outputs import Answer, render, rendering_cost
-from manyhats.serving.parameters import FillParameters, GenerateParameters
 
 
 def response_cost(state: RequestState) -> int:
@@ -22,7 +20,8 @@ def response_cost(state: RequestState) -> int:
     if request.generates:
         return rendering_cost_of_texts(request)
     outputs = (sequence.pooled for sequence in request.sequences)
-    return sum(rendering_cost(state.parameters, output) for output in outputs if output is not None)
+    cost = state.task_kind.rendering_cost
+    return sum(cost(output, state.parameters) for output in outputs if output is not None)
 
 
 def response_of(state: RequestState, tokenizer: Tokenizer, generation: Generation | None) -> InferenceResponse:
@@ -71,18 +70,14 @@ def _answers(
 ) -> list[Answer]:
     parameters, prepared = state.parameters, state.prepared
     assert prepared is not None
-    if isinstance(parameters, GenerateParameters):
+    if (generate_parameters := state.generate_parameters) is not None:
         assert generation is not None
-        return generation.answers(request, parameters)
+        return generation.answers(request, generate_parameters)
     outputs = _outputs(state, request)
     if not all(np.isfinite(output).all() for output in outputs):
         raise EngineFailure(f"the adapter {state.version.ref} gives values that are not finite")
-    if isinstance(parameters, FillParameters):
-        return [
-            fill_answer(output, parameters, tokenizer, encoded)
-            for output, encoded in zip(outputs, prepared.encoded, strict=True)
-        ]
+    render, labels = state.task_kind.render, state.settings.labels
     return [
-        render(state.kind, output, parameters, labels=state.settings.labels, text=text, encoded=encoded)
+        render(output, parameters, Rendered(text, encoded, labels, tokenizer))
         for output, text, encoded in zip(outputs, prepared.texts, prepared.encoded, strict=True)
     ]

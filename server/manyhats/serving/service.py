@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from manyhats.backbone import Backbone
+from manyhats.core.kinds.registry import KINDS
 from manyhats.core.sequence import Request
 from manyhats.engine.engine import Engine
 from manyhats.errors import DeadlineExceeded, EngineFailure, InvalidRequest, ManyhatsError, NotFound, Overloaded
@@ -23,11 +24,10 @@ from manyhats.registry.records import TaskSettings, Version
 from manyhats.registry.registry import Registry
 from manyhats.serving.backbone_task import BackboneTask
 from manyhats.serving.dispatch import Dispatcher
-from manyhats.serving.embedding import settings_of_base, with_backbone, with_pooling
 from manyhats.serving.generation import Generation
 from manyhats.serving.inference import InferenceRequest, InferenceResponse, Limits, RequestState, check_request
 from manyhats.serving.merged import FIELD, MergeBody, MergedVersion, open_merged, parse
-from manyhats.serving.parameters import ClassifyParameters, EmbedParameters, of_one_label, parse_parameters
+from manyhats.serving.parameters import parse_parameters
 from manyhats.serving.preparation import Preparation
 from manyhats.serving.responses import response_cost, response_of
 from manyhats.serving.threads import SMALL_OUTPUT, SMALL_REQUESTS, SMALL_TEXT, at_once_if, tokenising_limit
@@ -95,7 +95,7 @@ class Service:
 
     def _open(self, request: InferenceRequest) -> RequestState:
         """Finds and pins the version. Raises NotFound or InvalidRequest."""
-        asked = time.monotonic()
+        received = time.monotonic()
         check_request(request, self.limits)
         given = request.parameters
         if request.task == BASE:
@@ -114,7 +114,7 @@ class Service:
             if FIELD in given:
                 body, given = parse(given)
             kind = settings.kind or version.info.kind
-            if request.generates and kind != "generate":
+            if request.generates and not KINDS[kind].generates:
                 raise InvalidRequest(
                     f"the task `{version.task}` is of kind '{kind}' and cannot generate text; ask it with "
                     f"POST /v1/tasks/{version.task}/predict",
@@ -122,19 +122,14 @@ class Service:
                 )
             defaults = {**request.defaults, **settings.defaults}
             parameters = parse_parameters(kind, version.task, defaults, given, request.names)
-            if isinstance(parameters, EmbedParameters):
-                own = self.backbone.sentence_embedding
-                settings = with_backbone(settings, own)
-                parameters = with_pooling(parameters, settings, own)
-            if isinstance(parameters, ClassifyParameters) and version.info.num_labels == 1:
-                parameters = of_one_label(parameters)
+            parameters, settings = KINDS[kind].complete(parameters, settings, self.backbone, version.info.num_labels)
             if body is not None:
                 merged = open_merged(self.registry, body, version, version.task == BASE)
         except ManyhatsError:
             if version.task != BASE:
                 self.registry.unpin(version)
             raise
-        return RequestState(request, version, settings, parameters, asked, merged=merged)
+        return RequestState(request, version, settings, parameters, received, merged=merged)
 
     @property
     def base(self) -> Version:
@@ -144,7 +139,7 @@ class Service:
     @property
     def base_settings(self) -> TaskSettings:
         """What holds for the bare backbone, as what it does where a request does not say otherwise."""
-        return settings_of_base(self.backbone) if self.base.info.kind == "embed" else TaskSettings()
+        return KINDS[self.base.info.kind].bare_settings(TaskSettings(), self.backbone)
 
     def _close(self, one: RequestState) -> None:
         request = one.engine_request
@@ -198,7 +193,7 @@ class Service:
                 answers[i] = _as_answer(error)
                 return
             one.acquired = True
-            one.load_ms = (time.monotonic() - one.asked) * 1000
+            one.load_ms = (time.monotonic() - one.received) * 1000
             await self._run([i], pending, answers, deadline)
 
         if ready and not waits:
@@ -227,14 +222,14 @@ class Service:
         cost = sum(pending[i].preparing_cost for i in indices)
         await at_once_if(cost <= SMALL_TEXT, tokenise, self._tokenising)
         requests = {i: request for i in indices if (request := pending[i].engine_request) is not None}
-        ends = {i: self.dispatcher.end_of(request.future) for i, request in requests.items()}
+        finished = {i: self.dispatcher.end_of(request.future) for i, request in requests.items()}
         for i, error in self._submit(requests).items():
             answers[i] = error
             pending[i].engine_request = None
         waiting = [i for i in requests if pending[i].engine_request is not None]
         for i in waiting:
             try:
-                await self._wait(requests[i], ends[i], deadline)
+                await self._wait(requests[i], finished[i], deadline)
             except Exception as error:
                 answers[i] = _as_answer(error)
 
@@ -286,7 +281,7 @@ class Service:
 
 
 def _as_answer(error: Exception) -> ManyhatsError:
-    """What a caller is told; what is not a caller's business is in the log alone."""
+    """The error for the caller; what is not a caller's business is in the log alone."""
     if isinstance(error, ManyhatsError):
         return error
     logger.error("a request failed", exc_info=error)

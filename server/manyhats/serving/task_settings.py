@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from manyhats.backbone import Backbone
+from manyhats.core.kinds.registry import KINDS
 from manyhats.errors import InvalidRequest
 from manyhats.registry.records import AdapterInfo, parse_settings
-from manyhats.serving.embedding import check_embedding_settings
 from manyhats.serving.parameters import parse_parameters
 
 
@@ -27,10 +27,10 @@ def check_settings(
     """
     parse_settings({name: value for name, value in partial.items() if value is not None})
     _check_labels(task, partial.get("labels"), info)
-    longest = partial.get("max_tokens")
-    if longest is not None and longest > backbone.max_tokens:
+    max_tokens = partial.get("max_tokens")
+    if max_tokens is not None and max_tokens > backbone.max_tokens:
         raise InvalidRequest(
-            f"max_tokens is {longest}, but the backbone takes {backbone.max_tokens}", param="max_tokens"
+            f"max_tokens is {max_tokens}, but the backbone takes {backbone.max_tokens}", param="max_tokens"
         )
     vocabulary = int(backbone.config.vocab_size)
     for token in partial.get("stop_token_ids") or ():
@@ -46,8 +46,19 @@ def check_settings(
         info.require(kind)
     if partial.get("defaults"):
         parse_parameters(kind or info.kind, task, {}, partial["defaults"])
+    _check_kind(partial, kind or info.kind)
     known = {*prompts, *(info.settings.get("prompts") or ()), *backbone.sentence_embedding.prompts}
-    check_embedding_settings(partial, kind or info.kind, known)
+    KINDS[kind or info.kind].check_settings(partial, known)
+
+
+def _check_kind(partial: Mapping[str, Any], kind: str) -> None:
+    """Raises InvalidRequest for a setting that is for tasks of another kind alone."""
+    for other in KINDS.values():
+        given = next((name for name in other.settings if partial.get(name) is not None), None)
+        if given is not None and given not in KINDS[kind].settings:
+            raise InvalidRequest(
+                f"{given} is for tasks of kind '{other.name}'; this one is of kind '{kind}'", param=given
+            )
 
 
 def _check_labels(task: str, labels: list[str] | None, info: AdapterInfo | None) -> None:
@@ -60,5 +71,5 @@ def _check_labels(task: str, labels: list[str] | None, info: AdapterInfo | None)
             param="labels",
         )
     if any(not label.strip() for label in labels):
-        place = next(i for i, label in enumerate(labels) if not label.strip())
-        raise InvalidRequest(f"label {place} is empty", param="labels")
+        index = next(i for i, label in enumerate(labels) if not label.strip())
+        raise InvalidRequest(f"label {index} is empty", param="labels")

@@ -3,7 +3,7 @@
 The environment is the one of transformers' `apply_chat_template`. A template may come from whoever may change a task:
 what takes too much time or memory ends this process, or is refused by it.
 
-On its standard input and output, each message is JSON behind its length: `{"template", "variables", "longest",
+On its standard input and output, each message is JSON behind its length: `{"template", "variables", "max_length",
 "seconds"}` in, `{"text"}` or `{"error", "kind"}` out. It ends with its input.
 """
 
@@ -23,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 _MEMORY = 512 << 20  # bytes of address space
 _KNOWN = 32  # templates that are kept ready
-_LONGEST_MESSAGE = 500  # characters of an error
+_MAX_MESSAGE_LENGTH = 500  # characters of an error
 
 
 class _Generation(jinja2.ext.Extension):
@@ -101,20 +101,20 @@ class Renderer:
         self._environment = environment()
         self._known: OrderedDict[str, jinja2.Template] = OrderedDict()
 
-    def render(self, template: str, variables: Mapping[str, Any], longest: int) -> str:
-        """The text. Raises TooLong for more than `longest` characters, and whatever the template raises."""
+    def render(self, template: str, variables: Mapping[str, Any], max_length: int) -> str:
+        """The text. Raises TooLong for more than `max_length` characters, and whatever the template raises."""
         compiled = self._known.pop(template, None) or self._environment.from_string(template)
         self._known[template] = compiled
         if len(self._known) > _KNOWN:
             self._known.popitem(last=False)
-        pieces: list[str] = []
+        chunks: list[str] = []
         length = 0
-        for piece in compiled.generate(variables):
-            length += len(piece)
-            if length > longest:
+        for chunk in compiled.generate(variables):
+            length += len(chunk)
+            if length > max_length:
                 raise TooLong
-            pieces.append(piece)
-        return "".join(pieces)
+            chunks.append(chunk)
+        return "".join(chunks)
 
 
 def _limit() -> None:
@@ -138,10 +138,10 @@ def _clock(seconds: float) -> None:
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def _answer(renderer: Renderer, asked: Mapping[str, Any]) -> dict[str, Any]:
-    _clock(asked["seconds"])
+def _answer(renderer: Renderer, request: Mapping[str, Any]) -> dict[str, Any]:
+    _clock(request["seconds"])
     try:
-        return {"text": renderer.render(asked["template"], asked["variables"], asked["longest"])}
+        return {"text": renderer.render(request["template"], request["variables"], request["max_length"])}
     except TooLong:
         return {"error": "", "kind": "length"}
     except MemoryError:
@@ -150,7 +150,7 @@ def _answer(renderer: Renderer, asked: Mapping[str, Any]) -> dict[str, Any]:
         return {"error": "it is nested too deep", "kind": "template"}
     except Exception as error:  # whatever a template does, it is its own fault
         named = "" if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: "
-        return {"error": (named + str(error))[:_LONGEST_MESSAGE], "kind": "template"}
+        return {"error": (named + str(error))[:_MAX_MESSAGE_LENGTH], "kind": "template"}
     finally:
         _clock(0)
 
@@ -160,12 +160,12 @@ def main(source: BinaryIO, sink: BinaryIO) -> None:
     _limit()
     renderer = Renderer()
     while len(head := source.read(8)) == 8:
-        asked = json.loads(source.read(int.from_bytes(head, "big")))
-        told = _answer(renderer, asked)
-        data = json.dumps(told).encode()
+        request = json.loads(source.read(int.from_bytes(head, "big")))
+        answer = _answer(renderer, request)
+        data = json.dumps(answer).encode()
         sink.write(len(data).to_bytes(8, "big") + data)
         sink.flush()
-        if told.get("kind") == "memory":
+        if answer.get("kind") == "memory":
             return
 
 

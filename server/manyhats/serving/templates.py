@@ -22,8 +22,8 @@ COMPUTING = 1.0  # seconds of a processor that one text may take
 ELAPSED = 3.0  # seconds by the clock: where the system counts no computing, or has none to give
 _WAITING = 5.0  # seconds for a process to be free
 _WATCHED = 600.0  # seconds that a template which took too long is watched
-_MOST_WATCHED = 1000
-_MOST_BYTES = 12  # of JSON for a character
+_MAX_WATCHED = 1000
+_MAX_BYTES_PER_CHARACTER = 12  # of JSON
 _PROF = getattr(signal, "SIGPROF", 0)  # ends a process whose time of computing is over
 
 
@@ -34,8 +34,8 @@ class TemplateProcesses:
     all processes busy.
     """
 
-    def __init__(self, most: int = 2, *, computing: float = COMPUTING, elapsed: float = ELAPSED) -> None:
-        self.most = most
+    def __init__(self, max_processes: int = 2, *, computing: float = COMPUTING, elapsed: float = ELAPSED) -> None:
+        self.max_processes = max_processes
         self.computing = computing
         self.elapsed = elapsed
         self._changed = threading.Condition()
@@ -45,32 +45,32 @@ class TemplateProcesses:
         self._watched: OrderedDict[bytes, float] = OrderedDict()  # until when, `time.monotonic()`
         self._watched_busy = threading.Lock()
 
-    def render(self, template: str, variables: Mapping[str, Any], longest: int) -> str:
+    def render(self, template: str, variables: Mapping[str, Any], max_length: int) -> str:
         """The text of a template with some JSON values in it, as transformers' `apply_chat_template` makes it.
 
         Raises InvalidRequest where the template does, or takes too much time or memory; InputTooLong for more than
-        `longest` characters; Overloaded where no process is free.
+        `max_length` characters; Overloaded where no process is free.
         """
-        asked = {"template": template, "variables": variables, "longest": longest, "seconds": self.computing}
+        request = {"template": template, "variables": variables, "max_length": max_length, "seconds": self.computing}
         try:
-            data = json.dumps(asked).encode()
+            data = json.dumps(request).encode()
         except (RecursionError, ValueError) as error:
             raise InvalidRequest(f"the messages cannot be read: {error}", param="messages") from None
         key = hashlib.sha256(template.encode(errors="surrogatepass")).digest()
         with self._turn(key):
-            told = self._ask(data, key, longest * _MOST_BYTES + 10_000)
-        match told.get("kind"):
+            answer = self._exchange_with_any(data, key, max_length * _MAX_BYTES_PER_CHARACTER + 10_000)
+        match answer.get("kind"):
             case None:
-                return str(told["text"])
+                return str(answer["text"])
             case "memory":
                 self._watch(key)
                 raise _refused("takes too much memory")
             case "length":
                 raise InputTooLong(
-                    f"the prompt that the chat template makes has more than {longest} characters", param="messages"
+                    f"the prompt that the chat template makes has more than {max_length} characters", param="messages"
                 )
             case _:
-                raise _refused(f"refuses the messages: {told['error']}")
+                raise _refused(f"refuses the messages: {answer['error']}")
 
     def close(self) -> None:
         """Ends the processes."""
@@ -88,7 +88,7 @@ class TemplateProcesses:
             raise Overloaded("a chat template that took too long before is being rendered; try again later")
         try:
             with self._changed:
-                if not self._changed.wait_for(lambda: self._users < self.most, _WAITING):
+                if not self._changed.wait_for(lambda: self._users < self.max_processes, _WAITING):
                     raise Overloaded("chat templates wait too long to be rendered; try again later")
                 self._users += 1
             try:
@@ -105,24 +105,24 @@ class TemplateProcesses:
         with self._changed:
             self._watched.pop(key, None)
             self._watched[key] = time.monotonic() + _WATCHED
-            if len(self._watched) > _MOST_WATCHED:
+            if len(self._watched) > _MAX_WATCHED:
                 self._watched.popitem(last=False)
 
     # ---- processes
 
-    def _ask(self, data: bytes, key: bytes, most: int) -> dict[str, Any]:
-        """One question and its answer of at most so many bytes; a process that gives none is ended."""
+    def _exchange_with_any(self, data: bytes, key: bytes, max_bytes: int) -> dict[str, Any]:
+        """The answer to one request, of at most so many bytes; a process that gives none is ended."""
         for _ in range(2):  # a process that lay idle may have ended for reasons of its own
             process, used = self._take()
-            told, late = self._try(process, data, most)
-            if told is not None:
-                return told
+            answer, late = self._try(process, data, max_bytes)
+            if answer is not None:
+                return answer
             if late or process.returncode == -_PROF or not used:
                 break
         self._watch(key)
         raise _refused(f"takes too long, more than {self.computing:g} s, or ends its process")
 
-    def _try(self, process: subprocess.Popen[bytes], data: bytes, most: int) -> tuple[dict[str, Any] | None, bool]:
+    def _try(self, process: subprocess.Popen[bytes], data: bytes, max_bytes: int) -> tuple[dict[str, Any] | None, bool]:
         """The answer, if there is one, and whether the time was over."""
         late = threading.Event()
 
@@ -133,21 +133,21 @@ class TemplateProcesses:
         timer = threading.Timer(self.elapsed, stop)
         timer.daemon = True
         timer.start()
-        told: dict[str, Any] | None = None
+        answer: dict[str, Any] | None = None
         try:
-            told = _exchange(process, data, most)
+            answer = _exchange(process, data, max_bytes)
         except (OSError, ValueError):  # it has ended
             pass
         finally:
             timer.cancel()
-            keep = told is not None and told.get("kind") != "memory" and not late.is_set()
+            keep = answer is not None and answer.get("kind") != "memory" and not late.is_set()
             with self._changed:
                 self._busy.discard(process)
                 if keep:
                     self._idle.append(process)
             if not keep:
                 _end(process)
-        return told, late.is_set()
+        return answer, late.is_set()
 
     def _take(self) -> tuple[subprocess.Popen[bytes], bool]:
         """A process, and whether it has been used before."""
@@ -182,17 +182,17 @@ def _start() -> subprocess.Popen[bytes]:
         raise EngineFailure(f"the process that renders chat templates cannot be started: {error}") from error
 
 
-def _exchange(process: subprocess.Popen[bytes], data: bytes, most: int) -> dict[str, Any]:
+def _exchange(process: subprocess.Popen[bytes], data: bytes, max_bytes: int) -> dict[str, Any]:
     """Raises OSError or ValueError where the process ends before it has answered, or answers more than it may."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(len(data).to_bytes(8, "big") + data)
     process.stdin.flush()
     size = int.from_bytes(process.stdout.read(8), "big")
-    if size > most:
+    if size > max_bytes:
         raise ValueError("the answer is too long")
-    told: dict[str, Any] = json.loads(process.stdout.read(size))
-    return told
+    answer: dict[str, Any] = json.loads(process.stdout.read(size))
+    return answer
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -35,7 +35,7 @@ def tokenising_limit() -> CapacityLimiter:
 
 
 class ThreadLimits:
-    """The limits of what changes the store. `checking`: most uploads that are unpacked and checked at once."""
+    """The limits of what changes the store. `checking`: how many uploads are unpacked and checked at once."""
 
     def __init__(self, *, checking: int) -> None:
         self.admin = CapacityLimiter(_ADMIN)  # settings, aliases, deletions

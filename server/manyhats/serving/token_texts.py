@@ -11,7 +11,7 @@ from manyhats.backbone import Encoded, Tokenizer
 
 class TokenText(NamedTuple):
     """A token in a text. `text`: its characters, or where it has no whole ones `bytes:\\xe2\\x96`; a special token has
-    its name, though it takes no room in the text. `offset`: the character of the text that it begins with, or in."""
+    its name, though it is no part of the text. `offset`: the character of the text that it begins with, or in."""
 
     text: str
     bytes: bytes
@@ -39,19 +39,19 @@ class TokenTexts:
             return TokenText(raw.decode(errors="replace"), raw, max(self._end, self._last))
         if new and not self._pending:
             raw = new.encode(errors="replace")
-        told = _placed(raw, self._pending, self._end)
+        found = _placed(raw, self._pending, self._end)
         self._pending = b"" if new else self._pending + raw
         if not new and not self._pending:
             return TokenText("", b"", max(self._end, self._last))
         self._end += len(new)
         self.first = False
-        # what are no characters some decoders show in another way once more has come
-        offset = min(told.offset, self._end) if new else told.offset
+        # Some decoders write bytes that are no characters in another way once more have come.
+        offset = min(found.offset, self._end) if new else found.offset
         self._last = max(self._last, offset)
-        return told._replace(offset=self._last)
+        return found._replace(offset=self._last)
 
     def alternative(self, token: int) -> TokenText:
-        """Another token in the place of the next."""
+        """Another token instead of the next."""
         raw = self._tokenizer.token_bytes(token, first=self.first)
         return TokenText(_name(raw), raw, self._end)
 
@@ -64,9 +64,9 @@ def prompt_token_texts(
     `text`: None where it was given as tokens, whose special ones are text or not, as `skip_special` says.
     """
     if text is None:
-        writer = TokenTexts(tokenizer, skip_special=skip_special)
-        shown = tokenizer.decode(encoded.ids, skip_special=skip_special)
-        return shown, [writer.push(token) for token in encoded.ids]
+        texts = TokenTexts(tokenizer, skip_special=skip_special)
+        decoded = tokenizer.decode(encoded.ids, skip_special=skip_special)
+        return decoded, [texts.push(token) for token in encoded.ids]
     begin, end = 0, len(text)
     if encoded.full_length > len(encoded.ids):
         own = [o for o, special in zip(encoded.offsets, encoded.special, strict=True) if not special]
@@ -74,12 +74,11 @@ def prompt_token_texts(
         if encoded.offsets and own and _is_beginning(encoded):
             begin = 0
     part = text[begin:end]
-    told = _by_bytes(tokenizer, part, encoded) or _by_offsets(tokenizer, text, encoded, begin)
-    return part, told
+    return part, _by_bytes(tokenizer, part, encoded) or _by_offsets(tokenizer, text, encoded, begin)
 
 
 def _is_beginning(encoded: Encoded) -> bool:
-    """Whether a cut has left the beginning: truncation cuts the end, unless a word before has been left out."""
+    """Whether truncation has kept the beginning: it drops the end, unless a word before has been left out."""
     first = next((w for w in encoded.words if w is not None), None)
     return first in (None, 0)
 
@@ -94,29 +93,29 @@ def _by_bytes(tokenizer: Tokenizer, text: str, encoded: Encoded) -> list[TokenTe
             return None
         lead = next(i for i in own if raws[i])
         raws[lead] = raws[lead][1:]
-    told = []
+    found = []
     offset, pending = 0, b""
     for raw, special in zip(raws, encoded.special, strict=True):
         if special:
-            told.append(TokenText(raw.decode(errors="replace"), raw, offset))
+            found.append(TokenText(raw.decode(errors="replace"), raw, offset))
             continue
-        told.append(_placed(raw, pending, offset))
+        found.append(_placed(raw, pending, offset))
         pending += raw
         left = _left_over(pending)
         offset += len(pending[: len(pending) - left].decode(errors="replace"))
         pending = pending[len(pending) - left :]
-    return told
+    return found
 
 
 def _by_offsets(tokenizer: Tokenizer, text: str, encoded: Encoded, begin: int) -> list[TokenText]:
-    """By what the tokenizer says of its tokens' places. `begin`: of the part that is shown."""
-    told: list[TokenText] = []
+    """By the offsets that the tokenizer gives. `begin`: of the part that is returned."""
+    found: list[TokenText] = []
     end = begin
     spans = list(encoded.offsets)
     for i, (token, (start, stop), special) in enumerate(zip(encoded.ids, spans, encoded.special, strict=True)):
         raw = tokenizer.token_bytes(token, first=False)
         if special:
-            told.append(TokenText(raw.decode(errors="replace"), raw, end - begin))
+            found.append(TokenText(raw.decode(errors="replace"), raw, end - begin))
             continue
         beside = [spans[j] for j in (i - 1, i + 1) if 0 <= j < len(spans) and not encoded.special[j]]
         shared = any(max(start, a) < min(stop, b) for a, b in beside)  # a character of several tokens
@@ -124,15 +123,15 @@ def _by_offsets(tokenizer: Tokenizer, text: str, encoded: Encoded, begin: int) -
             start -= 1
         own = text[start:stop]
         if shared and (name := _name(raw)).startswith("bytes:"):
-            told.append(TokenText(name, raw, start - begin))
+            found.append(TokenText(name, raw, start - begin))
         else:
             if shared and not text.startswith(name, start):
                 own = own if name.strip() else ""
             elif shared:
                 own = name
-            told.append(TokenText(own, own.encode(errors="replace"), start - begin))
+            found.append(TokenText(own, own.encode(errors="replace"), start - begin))
         end = max(end, stop)
-    return told
+    return found
 
 
 def _placed(raw: bytes, pending: bytes, end: int) -> TokenText:
@@ -160,7 +159,7 @@ def _name(raw: bytes) -> str:
 
 
 def token_names(tokens: Sequence[tuple[int, str]]) -> list[str]:
-    """Names for tokens in one place, all different: of those that read alike, only the first has its text."""
+    """Names for tokens at one position, all different: of those that read alike, only the first has its text."""
     taken: set[str] = set()
     names = []
     for token, text in tokens:

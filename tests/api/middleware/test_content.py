@@ -23,20 +23,20 @@ MARK = b"\xef\xbb\xbf"
 
 
 @pytest.mark.parametrize(
-    "told",
+    "content_type",
     [
         None, "", "application/json", "Application/JSON", "application/json; charset=utf-8", 
         'application/json;charset="UTF-8"',
         "application/vnd.api+json", "application/json; profile=x; charset=us-ascii",
     ],
 )  # fmt: skip
-def test_json_or_nothing_is_said(live: Live, told: str | None):
-    headers = {} if told is None else {"Content-Type": told}
+def test_json_or_nothing_is_said(live: Live, content_type: str | None):
+    headers = {} if content_type is None else {"Content-Type": content_type}
     assert live.client.post(PREDICT, content=BODY, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize(
-    "told",
+    "content_type",
     [
         "text/plain", "text/plain;charset=UTF-8", "application/x-www-form-urlencoded",
         "multipart/form-data; boundary=x", "application/octet-stream", "text/json",
@@ -45,12 +45,12 @@ def test_json_or_nothing_is_said(live: Live, told: str | None):
         "text/plain; application/json",
     ],
 )  # fmt: skip
-def test_another_type_is_refused_with_what_to_send(live: Live, told: str):
+def test_another_type_is_refused_with_what_to_send(live: Live, content_type: str):
     for path in (PREDICT, "/v1/predict", "/generate", "/v1/tasks/none/rollback", "/v1/tasks/none/load"):
-        error = assert_error(live.client.post(path, content=BODY, headers={"Content-Type": told}), 415)
+        error = assert_error(live.client.post(path, content=BODY, headers={"Content-Type": content_type}), 415)
         assert "Content-Type: application/json" in error["message"]
         assert error["param"] == "Content-Type"
-    assert_error(live.client.put("/v1/tasks/x", content=b"{}", headers={"Content-Type": told}), 415)
+    assert_error(live.client.put("/v1/tasks/x", content=b"{}", headers={"Content-Type": content_type}), 415)
 
 
 def test_of_several_types_each_must_be_json(live: Live):

@@ -73,8 +73,8 @@ def test_the_settings_say_which(settings: dict[str, Any], host: str, expected: i
 
 
 def test_a_host_is_read_without_its_port() -> None:
-    told = {"a.B": "a.b", "a:": "a", "[A::1]:1": "[a::1]", "a:b": None, "a:1:2": None, "[::1]x": None, "": ""}
-    assert {header: host_of(header) for header in told} == told
+    expected = {"a.B": "a.b", "a:": "a", "[A::1]:1": "[a::1]", "a:b": None, "a:1:2": None, "[::1]x": None, "": ""}
+    assert {header: host_of(header) for header in expected} == expected
 
 
 def test_the_server_refuses_a_rebound_name(live: Live):

@@ -59,7 +59,7 @@ def test_what_only_reads_passes_and_so_do_trusted_pages(headers: dict[str, str])
 def test_nothing_of_the_server_can_be_changed_from_another_page(live: Live):
     task = live.add()
     live.upload(task, adapter_files(live.backbone))
-    live.wait_arrived()
+    live.wait_loaded()
     before = live.client.get(f"/v1/tasks/{task}").json()
     cross = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
     t = f"/v1/tasks/{task}"
@@ -84,11 +84,11 @@ def test_cors_is_for_the_origins_that_are_named(start):
     with start(cors_origins=f"{OTHER}, http://localhost:3000") as live:
         ask_leave = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
         for origin in (OTHER, "http://localhost:3000"):
-            told = live.client.options("/v1/predict", headers={"Origin": origin, **ask_leave})
-            assert told.status_code == 200
-            assert told.headers["access-control-allow-origin"] == origin
-            assert "authorization" in told.headers["access-control-allow-headers"].lower()
-            assert "access-control-allow-credentials" not in told.headers
+            preflight = live.client.options("/v1/predict", headers={"Origin": origin, **ask_leave})
+            assert preflight.status_code == 200
+            assert preflight.headers["access-control-allow-origin"] == origin
+            assert "authorization" in preflight.headers["access-control-allow-headers"].lower()
+            assert "access-control-allow-credentials" not in preflight.headers
             page = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
             answer = live.client.post("/v1/tasks/base/predict", json={"inputs": "w1"}, headers=page)
             assert answer.status_code == 200

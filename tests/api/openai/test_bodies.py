@@ -97,7 +97,7 @@ def test_edges_that_are_allowed(live: Live, task: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "param", "told"),
+    ("fields", "param", "message"),
     [
         ({"temperature": "0.5"}, "temperature", "valid number"),
         ({"max_tokens": -1}, "max_tokens", "max_tokens: .*-1"),
@@ -140,13 +140,13 @@ def test_edges_that_are_allowed(live: Live, task: str) -> None:
         ({"guided_regex": "a", "regex": "b"}, "regex", "two things"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_completion(live: Live, fields: dict[str, Any], param: str | None, told: str) -> None:
-    error = assert_error(complete(live, **fields), 400, told)
+def test_what_is_wrong_with_a_completion(live: Live, fields: dict[str, Any], param: str | None, message: str) -> None:
+    error = assert_error(complete(live, **fields), 400, message)
     assert param is None or error["param"] == param
 
 
 @pytest.mark.parametrize(
-    ("fields", "param", "told"),
+    ("fields", "param", "message"),
     [
         ({"tools": [TOOL]}, "tools", "tools' is not supported"),
         ({"tools": [TOOL], "tool_choice": "auto"}, "tools", "not supported"),
@@ -165,8 +165,8 @@ def test_what_is_wrong_with_a_completion(live: Live, fields: dict[str, Any], par
         ({"messages": [{"role": "user", "content": tiny.words(90, 1)}]}, "messages", "tokens"),
     ],
 )
-def test_what_is_wrong_with_a_chat(live: Live, task: str, fields: dict[str, Any], param: str, told: str) -> None:
-    assert assert_error(chat(live, task, **fields), 400, told)["param"] == param
+def test_what_is_wrong_with_a_chat(live: Live, task: str, fields: dict[str, Any], param: str, message: str) -> None:
+    assert assert_error(chat(live, task, **fields), 400, message)["param"] == param
 
 
 def test_fields_of_other_servers_are_followed(live: Live, task: str) -> None:
@@ -174,7 +174,7 @@ def test_fields_of_other_servers_are_followed(live: Live, task: str) -> None:
     own = {"max_new_tokens": 8, "temperature": 0}
     whole = live.outputs("base", PROMPTS[0], **own, ignore_eos=True)[0]
     stop, text = whole["tokens"][3], whole["text"].split()
-    on, told = {"ignore_eos": True}, {"ignore_eos": True, "stop": text[3]}
+    on, stopped = {"ignore_eos": True}, {"ignore_eos": True, "stop": text[3]}
     cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
         *((same, same) for same in (
             on | {"stop_token_ids": [stop]}, on | {"min_tokens": 6, "stop": text[0]}, on | {"bad_words": text[:2]},
@@ -184,8 +184,8 @@ def test_fields_of_other_servers_are_followed(live: Live, task: str) -> None:
         )),
         ({"ignore_eos_token": True}, on),
         ({"min_new_tokens": 5}, {"min_tokens": 5}),
-        (told | {"include_stop_str_in_output": True}, told | {"include_stop": True}),
-        (told | {"no_stop_trim": True}, told | {"include_stop": True}),
+        (stopped | {"include_stop_str_in_output": True}, stopped | {"include_stop": True}),
+        (stopped | {"no_stop_trim": True}, stopped | {"include_stop": True}),
     ]  # fmt: skip
     for fields, same in cases:
         expected = live.outputs("base", PROMPTS[0], **own, **same)[0]["text"]

@@ -15,7 +15,7 @@ from manyhats.api.openai.logprobs import CompletionLogprobs, alternatives, chat_
 from manyhats.api.state import runtime_of
 from manyhats.core.sampling_params import SampledToken
 from manyhats.core.sequence import Delta, Sequence
-from manyhats.serving.generation import sampling_of, scores_of, text_of
+from manyhats.serving.generation import prompt_logprobs_of, sampling_of, text_of
 from manyhats.serving.inference import InferenceResponse
 from manyhats.serving.token_texts import TokenText, TokenTexts, prompt_token_texts
 
@@ -83,7 +83,7 @@ class Completions(ResponseFormatter):
             "finish_reason": sequence.finish_reason,
             "logprobs": logprobs and logprobs.body(),
         }
-        if self.prompt_logprobs and (scores := scores_of(sequence)) is not None:
+        if self.prompt_logprobs and (scores := prompt_logprobs_of(sequence)) is not None:
             choice["prompt_logprobs"] = prompt_logprobs(scores, self.tokenizer)
         return choice
 
@@ -123,7 +123,7 @@ class Completions(ResponseFormatter):
 
     def _scored(self, sequence: Sequence, tokens: Many[TokenText]) -> CompletionLogprobs:
         logprobs = CompletionLogprobs()
-        if (scores := scores_of(sequence)) is not None:
+        if (scores := prompt_logprobs_of(sequence)) is not None:
             writer = TokenTexts(self.tokenizer)
             for i, (token, score) in enumerate(zip(tokens, scores.scores, strict=True)):
                 logprobs.add(token, score, [] if score is None else alternatives(writer, score))
@@ -146,7 +146,7 @@ class Chat(ResponseFormatter):
     def whole(self, result: InferenceResponse) -> dict[str, Any]:
         sequences = result.sequences
         body = self._all(result, [self._choice(sequence) for sequence in sequences])
-        if self.prompt_logprobs and (scores := scores_of(sequences[0])) is not None:
+        if self.prompt_logprobs and (scores := prompt_logprobs_of(sequences[0])) is not None:
             body["prompt_logprobs"] = prompt_logprobs(scores, self.tokenizer)
         return body
 

@@ -8,14 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manyhats.core.kinds.embed import Embed
+from manyhats.core.kinds.registry import HEADLESS, KINDS, check_head
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.adapterhub.names import HEAD_CONFIG, HEAD_WEIGHTS
 from manyhats.formats.files import read_json
 from manyhats.formats.heads import family_head, with_own_kind
-from manyhats.formats.kinds import kind_of_class
+from manyhats.formats.kinds import adapterhub_head_types, kind_of_class
 from manyhats.formats.wrappers import open_tensors
 from manyhats.messages import short_repr
-from manyhats.methods.heads import HEADLESS, Head, Kind, Layer, Reads
+from manyhats.methods.heads import Head, KindName, Layer, Reads
 from manyhats.methods.libraries.equal_weights import equal_weights
 from manyhats.methods.libraries.fields import flag, reject_fields
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
@@ -23,14 +25,9 @@ from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-_KINDS: dict[str, Kind] = {
-    "classification": "classify",
-    "multilabel_classification": "classify",
-    "tagging": "tokens",
-    "question_answering": "span",
-}
+_HEAD_TYPES = adapterhub_head_types()
 # What a head's config may hold besides; none of it changes the answer.
-_SILENT = {
+_IGNORED_FIELDS = {
     "head_type", "num_labels", "layers", "activation_function", "use_pooler", "label2id", "bias", "dropout_prob",
 }  # fmt: skip
 
@@ -40,7 +37,7 @@ class HeadFile:
     """What a head's files hold. `matched`: tensors that found their place."""
 
     head: Head | None
-    kind: Kind
+    kind: KindName
     settings: Mapping[str, Any] = field(default_factory=dict)
     matched: int = 0
     warnings: tuple[str, ...] = ()
@@ -49,11 +46,13 @@ class HeadFile:
 def without_head(model_classes: Iterable[str]) -> HeadFile:
     """What adapters without a head file are for: what their models are, else to embed, which a warning says."""
     classes = set(model_classes)
-    kinds = {kind_of_class(name) if name else "embed" for name in classes}  # none where it was not trained in a class
+    # No name where it was not trained in a class.
+    kinds = {kind_of_class(name) if name else Embed.name for name in classes}
     kind = kinds.pop() if len(kinds) == 1 else None
     if kind in HEADLESS:
         return HeadFile(None, kind)
-    return HeadFile(None, "embed", warnings=("there is no head; the adapter embeds, where `kind` says nothing else",))
+    warning = "there is no head; the adapter embeds, where `kind` says nothing else"
+    return HeadFile(None, Embed.name, warnings=(warning,))
 
 
 def read_head(folder: Path, backbone: Backbone) -> HeadFile:
@@ -68,28 +67,29 @@ def read_head(folder: Path, backbone: Backbone) -> HeadFile:
 def _flexible(unclaimed: UnclaimedTensors, outer: Mapping[str, Any], backbone: Backbone) -> HeadFile:
     """A head of the library's own, as its config says."""
     config = outer.get("config")
-    told = config.get("head_type") if isinstance(config, dict) else config
-    if not isinstance(config, dict) or not isinstance(told, str) or told not in _KINDS:
+    head_type = config.get("head_type") if isinstance(config, dict) else config
+    if not isinstance(config, dict) or not isinstance(head_type, str) or head_type not in _HEAD_TYPES:
         raise AdapterMismatch(
-            f"the head type {short_repr(told)} is not supported; these are: {', '.join(_KINDS)}", param="head_type"
+            f"the head type {short_repr(head_type)} is not supported; these are: {', '.join(_HEAD_TYPES)}",
+            param="head_type",
         )
-    reject_fields(config, _SILENT, " of the head")
-    kind = _KINDS[told]
+    reject_fields(config, _IGNORED_FIELDS, " of the head")
+    kind = _HEAD_TYPES[head_type]
     head = Head(kind, _reads(kind, config, backbone), _layers(unclaimed, outer, config))
     unclaimed.check_all_claimed()
-    head.check(backbone)
-    if told == "classification":
+    check_head(head, backbone)
+    if head_type == "classification":
         head = with_own_kind(head)
     settings: dict[str, Any] = {}
-    if head.kind in ("classify", "tokens"):
+    if KINDS[head.kind].labelled:
         settings = _labels(config.get("label2id"))
-    if told == "multilabel_classification":
+    if head_type == "multilabel_classification":
         settings["defaults"] = {"multi_label": True}
     return HeadFile(head, head.kind, settings, unclaimed.claimed)
 
 
-def _reads(kind: Kind, config: Mapping[str, Any], backbone: Backbone) -> Reads:
-    if kind in ("tokens", "span"):
+def _reads(kind: KindName, config: Mapping[str, Any], backbone: Backbone) -> Reads:
+    if not KINDS[kind].over_text:
         return "tokens"
     if flag(config, "use_pooler"):
         return "pooler"
@@ -126,9 +126,9 @@ def _static(unclaimed: UnclaimedTensors, outer: Mapping[str, Any], backbone: Bac
     """The head that the model class itself has."""
     model_class = str(outer.get("model_class"))
     kind = kind_of_class(model_class)
-    if kind is None or kind == "embed":
+    if kind is None or KINDS[kind].ends_in_states:
         raise AdapterMismatch(f"the head of a {short_repr(model_class)} is not supported", param="model_class")
-    if kind in ("generate", "fill"):
+    if KINDS[kind].lm_head:
         _check_language_model(unclaimed, backbone)
         unclaimed.check_all_claimed()
         return HeadFile(None, kind, matched=unclaimed.claimed)
@@ -136,9 +136,9 @@ def _static(unclaimed: UnclaimedTensors, outer: Mapping[str, Any], backbone: Bac
     unclaimed.check_all_claimed()
     if head is None:
         raise AdapterMismatch(f"{HEAD_WEIGHTS} has no head of a {model_class}", param="model_head")
-    head.check(backbone)
+    check_head(head, backbone)
     head = with_own_kind(head)
-    settings = _labels(outer.get("label2id")) if head.kind in ("classify", "tokens") else {}
+    settings = _labels(outer.get("label2id")) if KINDS[head.kind].labelled else {}
     return HeadFile(head, head.kind, settings, unclaimed.claimed)
 
 

@@ -14,7 +14,7 @@ from manyhats.formats.adapterhub.names import HEAD_CONFIG, WEIGHTS
 from manyhats.formats.wrappers import open_tensors
 from manyhats.messages import short_repr
 from manyhats.methods.component import Component
-from manyhats.methods.libraries.adapterhub import AdapterHubArchitecture, AdapterHubFile
+from manyhats.methods.libraries.adapterhub import AdapterHubFile
 from manyhats.methods.libraries.fields import text_or_none
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 from manyhats.methods.registry import METHODS
@@ -22,9 +22,7 @@ from manyhats.methods.registry import METHODS
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-_ARCHITECTURES: list[AdapterHubArchitecture] = [
-    *(method.adapterhub for method in METHODS.values() if method.adapterhub is not None),
-]
+_ARCHITECTURES = [method.adapterhub for method in METHODS.values() if method.adapterhub is not None]
 _PRESETS: dict[str, Mapping[str, Any]] = {
     name: config for architecture in _ARCHITECTURES for name, config in architecture.presets.items()
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyhats.core.adapter import Adapter
+from manyhats.core.kinds.registry import KINDS
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.adapterhub.heads import HeadFile, read_head, without_head
 from manyhats.formats.adapterhub.names import (
@@ -77,20 +78,20 @@ def read_setup(folder: Path, backbone: Backbone) -> Adapter:
             )
         (name,) = found.fusions
         setup = {"type": "Fuse", "children": [{"type": "single", "children": [n]} for n in _members(found, name)]}
-    composed = _Composer(found, backbone)
-    components = composed.components(setup, 0)
-    head = _head(found, head_setup, composed, backbone, warnings)
-    unused = sorted(set(found.adapters) - set(composed.used))
+    composer = _Composer(found, backbone)
+    components = composer.components(setup, 0)
+    head = _head(found, head_setup, composer, backbone, warnings)
+    unused = sorted(set(found.adapters) - set(composer.used))
     if unused:
         raise InvalidRequest(f"the setup does not use the adapter '{unused[0]}' that is among the files", param=SETUP)
     return Adapter(
         components=tuple(components),
         head=head.head,
         kind=head.kind,
-        matched_tensors=composed.matched + head.matched,
-        base=next((w.base for w in composed.used.values()), None),
+        matched_tensors=composer.matched + head.matched,
+        base=next((w.base for w in composer.used.values()), None),
         settings=head.settings,
-        warnings=(*composed.warnings, *head.warnings, *warnings),
+        warnings=(*composer.warnings, *head.warnings, *warnings),
     )
 
 
@@ -147,7 +148,7 @@ class _Composer:
             return [component for child in children for component in self.components(child, depth + 1)]
         for composition in _COMPOSITIONS:
             if block == composition.block:
-                return [self._composed(composition, [self._name(child) for child in children])]
+                return [self._compose(composition, [self._name(child) for child in children])]
         known = ", ".join(["Stack", *(composition.block for composition in _COMPOSITIONS)])
         raise AdapterMismatch(
             f"the composition {short_repr(block)} is not supported; these are: {known}",
@@ -169,7 +170,7 @@ class _Composer:
             self.warnings += self.used[name].warnings
         return self.used[name]
 
-    def _composed(self, composition: AdapterHubComposition, names: list[str]) -> Component[Any]:
+    def _compose(self, composition: AdapterHubComposition, names: list[str]) -> Component[Any]:
         """A composition that has files of its own, which are called by its members' names."""
         name = ",".join(names)
         if name not in self._found.fusions:
@@ -185,7 +186,7 @@ class _Composer:
         return component
 
 
-def _head(found: _Folders, head_setup: Any, composed: _Composer, backbone: Backbone, warnings: list[str]) -> HeadFile:
+def _head(found: _Folders, head_setup: Any, composer: _Composer, backbone: Backbone, warnings: list[str]) -> HeadFile:
     """The head that the setup names; else the language-model head that the members' own files carry."""
     if head_setup is not None:
         names = head_setup.get("children") if isinstance(head_setup, dict) else [head_setup]
@@ -198,8 +199,8 @@ def _head(found: _Folders, head_setup: Any, composed: _Composer, backbone: Backb
         if others:
             warnings.append(f"the heads of {', '.join(others)} are not used; the setup names '{chosen}'")
         return read_head(found.heads[chosen], backbone)
-    own = without_head(weights.model_class for weights in composed.used.values())
-    if own.kind in ("generate", "fill"):
+    own = without_head(weights.model_class for weights in composer.used.values())
+    if KINDS[own.kind].lm_head:
         heads = [read_head(path, backbone) for path in found.heads.values()]
         return replace(own, matched=sum(head.matched for head in heads))
     if found.heads:

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from manyhats._version import __version__
 from manyhats.core.adapter import Adapter
+from manyhats.core.kinds.registry import KINDS
 from manyhats.errors import InvalidRequest
 from manyhats.formats.adapterhub.names import CONFIG, HEAD_CONFIG, HEAD_WEIGHTS, WEIGHTS
 from manyhats.formats.files import write_json, write_tensors
+from manyhats.formats.kinds import adapterhub_head_type
 from manyhats.methods.registry import METHODS
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     inner, tensors = architecture.write(component, _NAME, backbone)
     common = {
         "hidden_size": backbone.hidden,
-        "model_class": (backbone.config.architectures or [""])[0] if adapter.kind == "generate" else "",
+        "model_class": (backbone.config.architectures or [""])[0] if KINDS[adapter.kind].generates else "",
         "model_name": backbone.name,
         "model_type": backbone.config.model_type,
         "name": _NAME,
@@ -52,7 +54,7 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
         return
     head = adapter.head
     labels = adapter.settings.get("labels") or [f"LABEL_{i}" for i in range(head.num_labels)]
-    head_type = {"tokens": "tagging", "span": "question_answering"}.get(head.kind, "classification")
+    head_type = adapterhub_head_type(head.kind)
     if adapter.settings.get("defaults", {}).get("multi_label"):
         head_type = "multilabel_classification"
     head_config = {

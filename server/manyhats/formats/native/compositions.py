@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manyhats.core.adapter import Adapter
+from manyhats.core.kinds.registry import KINDS
 from manyhats.errors import InvalidRequest
 from manyhats.formats.native.description import CommonFields, Description
 from manyhats.formats.native.names import WEIGHTS
 from manyhats.formats.native.reader import read_head
 from manyhats.formats.wrappers import open_tensors
 from manyhats.methods.composition import CompositionFields, Member
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 from manyhats.methods.registry import COMPOSITIONS
 
@@ -40,7 +41,7 @@ def compose(folder: Path, description: Description, backbone: Backbone, members:
     unclaimed.check_all_claimed()
     # Whose output it is, and with it the settings: the last member that brings a head, or a way to embed.
     kind = _kind(common, members)
-    embeds = kind == "embed"
+    embeds = KINDS[kind].ends_in_states
     outputs = (m for m in reversed(members) if m.head is not None or (embeds and m.projection is not None))
     source = None if head is not None else next(outputs, None)
     if source is not None:
@@ -60,6 +61,6 @@ def compose(folder: Path, description: Description, backbone: Backbone, members:
     )
 
 
-def _kind(common: CommonFields, members: Sequence[Adapter]) -> Kind:
+def _kind(common: CommonFields, members: Sequence[Adapter]) -> KindName:
     """What it says that it is for, or else what its last member is for."""
     return common.answers if "answers" in common.model_fields_set else members[-1].kind

@@ -6,16 +6,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from manyhats.core.kinds.embed import Embed
+from manyhats.core.kinds.registry import KINDS, HeadlessKind, KnownKind
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.files import read_json
 from manyhats.formats.native.names import FILE
 from manyhats.messages import first_error
-from manyhats.methods.heads import READS, Kind, Reads
+from manyhats.methods.heads import Reads
 from manyhats.methods.libraries.native import NativeFields, NativeFormat
 from manyhats.methods.registry import COMPOSITIONS, METHODS
 
@@ -33,13 +35,14 @@ class HeadDescription(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Kind
+    kind: KnownKind
     reads: Reads
     activations: list[str | None] = Field(min_length=1)  # one for each layer
 
     @model_validator(mode="after")
     def _fits(self) -> HeadDescription:
-        if self.reads not in READS.get(self.kind, ()):
+        spec = KINDS[self.kind].head
+        if spec is None or self.reads not in spec.reads:
             raise ValueError(f"a head of kind '{self.kind}' cannot read '{self.reads}'")
         return self
 
@@ -83,7 +86,7 @@ class CommonFields(BaseModel):
     base_model_name_or_path: str | None = None
     base_sha256: str | None = None  # see backbone.loading.digest
     head: HeadDescription | None = None
-    answers: Literal["embed", "generate", "fill"] = "embed"  # what an adapter without a head is for
+    answers: HeadlessKind = Embed.name  # what an adapter without a head is for
     task: dict[str, Any] = Field(default_factory=dict)  # settings: labels, template, max_tokens, ...
 
     @field_validator("format", mode="before")
@@ -95,7 +98,7 @@ class CommonFields(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> CommonFields:
-        if self.head is not None and self.answers != "embed":
+        if self.head is not None and self.answers != Embed.name:
             raise ValueError(f"with a head an adapter is of the head's kind, and does not '{self.answers}'")
         return self
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from manyhats.core.adapter import Adapter
 from manyhats.formats.files import write_json, write_tensors
+from manyhats.formats.heads import kind_as_read
 from manyhats.formats.native.description import (
     METHOD_FORMATS,
     PARTS,
@@ -87,12 +88,11 @@ def _head(adapter: Adapter) -> tuple[dict[str, Tensor], HeadDescription | None]:
 def write_task(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     """Writes what another library's files have no place for."""
     head = adapter.head
-    # One output is a regression's to the other libraries.
-    one_label = head is not None and head.kind == "classify" and head.num_labels == 1
+    read_as_other = head is not None and kind_as_read(head) != head.kind
     common = CommonFields(
         format=TASK,
         base_model_name_or_path=backbone.name,
         base_sha256=backbone.sha256,
-        task=dict(adapter.settings) | ({"kind": "classify"} if one_label else {}),
+        task=dict(adapter.settings) | ({"kind": adapter.kind} if read_as_other else {}),
     )
     write_json(folder / FILE, common.model_dump(exclude={"head", "answers"}))

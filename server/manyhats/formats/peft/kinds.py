@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from manyhats.core.kinds.registry import HEADLESS, KINDS, headless_kinds
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.kinds import SAY, Beside, kind_of_class
+from manyhats.formats.kinds import SAY, Beside, kind_of_class, peft_task_types
 from manyhats.messages import short_repr
-from manyhats.methods.heads import HEADLESS, Kind, headless_kinds
+from manyhats.methods.heads import KindName
 from manyhats.methods.libraries.peft import WRAPPER
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-_TASK_TYPES: dict[str, Kind] = {
-    "SEQ_CLS": "classify",
-    "TOKEN_CLS": "tokens",
-    "QUESTION_ANS": "span",
-    "FEATURE_EXTRACTION": "embed",
-    "CAUSAL_LM": "generate",
-}
+_TASK_TYPES = peft_task_types()
+_OVER_TEXT, _OVER_TOKENS = _TASK_TYPES["SEQ_CLS"], _TASK_TYPES["TOKEN_CLS"]
 _HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")  # how the names of heads' layers end
 _UNTYPED = "adapter_config.json names no task_type"
 
@@ -33,7 +29,7 @@ def kind_of(
     backbone: Backbone,
     beside: Beside,
     warnings: list[str],
-) -> Kind:
+) -> KindName:
     """What a PEFT adapter is for: by `task_type`, else its model's class, its head, what lies beside it, its backbone.
 
     `remaining`: all tensors of the file; `prefix`: how the names of a head's begin. Raises AdapterMismatch where
@@ -61,50 +57,51 @@ def kind_of(
 
 def _by_head(
     unclaimed: UnclaimedTensors, prefix: str, backbone: Backbone, beside: Beside, warnings: list[str]
-) -> Kind | None:
+) -> KindName | None:
     """What the head's tensors say; None where there is no head."""
     names = unclaimed.names()
     if any("qa_outputs" in name for name in names):
-        return "span"
+        return _TASK_TYPES["QUESTION_ANS"]
     if not any(name.endswith(_HEADS) for name in names):
         return None
     layout, token_layer = backbone.task_heads.classification, backbone.task_heads.tokens
-    fits: list[Kind] = []
+    fits: list[KindName] = []
     if layout is not None and all(f"{prefix}{layer}.weight" in names for layer in layout.linears):
-        fits.append("classify")
+        fits.append(_OVER_TEXT)
     if f"{prefix}{token_layer}.weight" in names and (layout is None or len(layout.linears) == 1 or not fits):
-        fits.append("tokens")  # where the head over a text has layers of its own, those tell the two apart
+        fits.append(_OVER_TOKENS)  # where the head over a text has layers of its own, those tell the two apart
     last = unclaimed.peek(f"{prefix}{token_layer}.weight")
     if len(fits) == 2 and last is not None and last.dim() and last.shape[0] == 1:
-        fits = ["classify"]  # one output for each token says nothing
-    said: Kind | None = "classify" if beside.kind == "regress" else beside.kind
-    if said in fits:
-        return said
+        fits = [_OVER_TEXT]  # one output for each token says nothing
+    over_text = beside.kind is not None and KINDS[beside.kind].over_text
+    declared = _OVER_TEXT if over_text else beside.kind
+    if declared in fits:
+        return declared
     by_config = kind_of_class(beside.architecture) if beside.architecture else None
     if len(fits) == 2 and by_config not in fits:
         raise AdapterMismatch(
             f"{_UNTYPED}, and its head may be one over a whole text or over each token; {SAY}: {' or '.join(fits)}",
             param="kind",
         )
-    found: Kind = "classify" if not fits else fits[0] if len(fits) == 1 or by_config is None else by_config
-    over = "each token" if found == "tokens" else "a whole text"
+    found = _OVER_TEXT if not fits else fits[0] if len(fits) == 1 or by_config is None else by_config
+    over = "a whole text" if KINDS[found].over_text else "each token"
     warnings.append(f"{_UNTYPED}; its head is taken for one over {over}")
     return found
 
 
-def _headless(unclaimed: UnclaimedTensors, backbone: Backbone, beside: Beside, warnings: list[str]) -> Kind:
+def _headless(unclaimed: UnclaimedTensors, backbone: Backbone, beside: Beside, warnings: list[str]) -> KindName:
     """What an adapter without a head is for."""
     if beside.kind in HEADLESS:
         return beside.kind
     if beside.embeds:
-        return "embed"
+        return _TASK_TYPES["FEATURE_EXTRACTION"]
     names = [name.removeprefix(WRAPPER) for name in unclaimed.names() if name.startswith(WRAPPER)]
     layers = tuple(f"{part}." for part in backbone.vocabulary.parts if part) if backbone.vocabulary else ()
     headed = any(name.startswith(layers) for name in names) if layers else False
     bare = bool(names) and not headed and not any(name.startswith(f"{backbone.prefix}.") for name in names)
     if backbone.has_language_model and not bare:
         warnings.append(f"{_UNTYPED}; it is taken for one that generates, as its backbone does")
-        return "generate"
+        return _TASK_TYPES["CAUSAL_LM"]
     why = "its tensors are those of a model without a head" if bare else "it has no head"
     raise AdapterMismatch(
         f"{_UNTYPED}, {why}, and nothing tells what it is for; {SAY}: {' or '.join(headless_kinds(backbone))}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyhats.core.adapter import Adapter
+from manyhats.core.kinds.registry import HEADLESS, check_head
 from manyhats.errors import AdapterMismatch
 from manyhats.formats.heads import family_head, with_own_kind
 from manyhats.formats.kinds import Beside
@@ -14,7 +15,7 @@ from manyhats.formats.peft.config import check_fields, check_type, normalised
 from manyhats.formats.peft.kinds import kind_of
 from manyhats.formats.peft.weights import open_weights
 from manyhats.methods.component import Component
-from manyhats.methods.heads import HEADLESS, Head, Kind
+from manyhats.methods.heads import Head, KindName
 from manyhats.methods.libraries.fields import text_or_none
 from manyhats.methods.libraries.peft import PROMPT_WRAPPER, WRAPPER
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
@@ -73,7 +74,7 @@ def _check_tied(components: Sequence[Component[Any]], config: Mapping[str, Any],
 
 
 def read_head(
-    unclaimed: UnclaimedTensors, kind: Kind, prefix: str, backbone: Backbone, declared: Kind | None = None
+    unclaimed: UnclaimedTensors, kind: KindName, prefix: str, backbone: Backbone, declared: KindName | None = None
 ) -> Head | None:
     """The head of an adapter of that kind; None for a kind without. `declared`: the kind that the uploader says.
 
@@ -87,5 +88,5 @@ def read_head(
             f"an adapter of kind '{kind}' has a head, but the file has no classifier (train with modules_to_save)",
             param="task_type",
         )
-    head.check(backbone)
+    check_head(head, backbone)
     return with_own_kind(head, declared)

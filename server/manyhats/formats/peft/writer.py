@@ -9,8 +9,10 @@ from torch import Tensor
 
 from manyhats.backbone.sites import LM_HEAD
 from manyhats.core.adapter import Adapter
+from manyhats.core.kinds.registry import KINDS
 from manyhats.errors import InvalidRequest
 from manyhats.formats.files import write_json, write_tensors
+from manyhats.formats.heads import head_layers
 from manyhats.formats.peft.names import WEIGHTS
 from manyhats.methods.heads import Head
 from manyhats.methods.libraries.peft import PROMPT_WRAPPER, WRAPPER
@@ -18,15 +20,6 @@ from manyhats.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
-
-_TASK_TYPES = {
-    "classify": "SEQ_CLS",
-    "regress": "SEQ_CLS",
-    "tokens": "TOKEN_CLS",
-    "span": "QUESTION_ANS",
-    "embed": "FEATURE_EXTRACTION",
-    "generate": "CAUSAL_LM",
-}
 
 
 def holds(adapter: Adapter, backbone: Backbone) -> bool:
@@ -47,7 +40,8 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     writer = METHODS[component.method].peft_writer
     if writer is None:
         raise InvalidRequest(f"PEFT has no format for the method {component.method}")
-    prefix = "" if adapter.kind == "embed" else backbone.prefix + "."  # of embeddings the bare model is trained
+    # For embeddings the bare model is trained.
+    prefix = "" if KINDS[adapter.kind].ends_in_states else backbone.prefix + "."
 
     def full(site: str) -> str:
         return site if site == LM_HEAD else prefix + site
@@ -56,10 +50,11 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     config = {
         "base_model_name_or_path": backbone.name,
         "inference_mode": True,
-        "task_type": _TASK_TYPES[adapter.kind],
+        "task_type": KINDS[adapter.kind].libraries.peft,
     } | fields
     if adapter.head is not None:
-        if adapter.kind != "span":  # PEFT adds the name of that head by itself, and wraps twice what is named twice
+        # PEFT adds the name of another head layer by itself, and wraps twice what is named twice.
+        if KINDS[adapter.kind].libraries.head_layer is None:
             config["modules_to_save"] = ["classifier", "score"]
         tensors = tensors | _head(adapter.head, PROMPT_WRAPPER if writer.prompt else WRAPPER, backbone)
     write_json(folder / "adapter_config.json", config)
@@ -71,8 +66,7 @@ def _head(head: Head, wrapper: str, backbone: Backbone) -> dict[str, Tensor]:
     layout, token_layer = backbone.task_heads.classification, backbone.task_heads.tokens
     if layout is None or token_layer is None:
         raise InvalidRequest(f"PEFT's files do not hold the whole head of {backbone.config.model_type} models")
-    named = {"tokens": (token_layer,), "span": ("qa_outputs",)}
-    names = named.get(head.kind, layout.linears)
+    names = head_layers(head.kind, layout.linears, token_layer)
     if len(names) != len(head.layers):
         raise InvalidRequest(
             f"PEFT's files hold the family's own head, which has {len(names)} layers and not {len(head.layers)}"

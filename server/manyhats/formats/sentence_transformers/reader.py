@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from manyhats.backbone import sentence_files
 from manyhats.backbone.sentence import SentenceEmbedding, modes_of
 from manyhats.core.adapter import Adapter
+from manyhats.core.kinds.embed import Embed
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.files import read_json, read_json_value, read_tensors
-from manyhats.methods.heads import Kind
+from manyhats.methods.heads import KindName
 from manyhats.methods.registry import METHODS
 
 if TYPE_CHECKING:
@@ -33,18 +34,18 @@ def weight_files(folder: Path) -> set[str]:
     return sentence_files.weight_files(_source(folder)) if is_folder(folder) else set()
 
 
-def read_onto(adapter: Adapter, folder: Path, backbone: Backbone, stated: Kind | None = None) -> Adapter:
+def read_onto(adapter: Adapter, folder: Path, backbone: Backbone, declared: KindName | None = None) -> Adapter:
     """The adapter with what its sentence-transformers files say; as it is where there are none.
 
-    What `adapter.settings` says already stays. `stated`: what whoever brings it says that it is for; where that is no
+    What `adapter.settings` says already stays. `declared`: what whoever brings it says that it is for; where that is no
     embedding, the files mean nothing. Raises InvalidRequest for damaged or missing files, UnsupportedFormat
     for weights in a pickle, AdapterMismatch for what is not supported or contradicts the adapter.
     """
     if not is_folder(folder):
         _check_alone(folder)
         return adapter
-    if stated not in (None, "embed"):
-        warning = f"the sentence-transformers files are not read: by its settings the adapter is of kind '{stated}'"
+    if declared not in (None, Embed.name):
+        warning = f"the sentence-transformers files are not read: by its settings the adapter is of kind '{declared}'"
         return replace(adapter, warnings=(*adapter.warnings, warning))
     embedding = sentence_files.read(_source(folder), backbone.output_width)
     if adapter.head is not None:
@@ -58,13 +59,13 @@ def read_onto(adapter: Adapter, folder: Path, backbone: Backbone, stated: Kind |
             param=sentence_files.MODULES,
         )
     warnings = [f"taken from the sentence-transformers files: {embedding}"]
-    if adapter.kind != "embed":
-        warnings.append(f"by {sentence_files.MODULES} the adapter is of kind 'embed', not '{adapter.kind}'")
+    if adapter.kind != Embed.name:
+        warnings.append(f"by {sentence_files.MODULES} the adapter is of kind '{Embed.name}', not '{adapter.kind}'")
     if embedding.max_tokens is not None:
         embedding = replace(embedding, max_tokens=min(embedding.max_tokens, backbone.max_tokens))
     return replace(
         adapter,
-        kind="embed",
+        kind=Embed.name,
         projection=embedding.projection,
         settings=settings_of(embedding) | dict(adapter.settings),
         warnings=(*adapter.warnings, *warnings),

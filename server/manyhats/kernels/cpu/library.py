@@ -113,7 +113,8 @@ def _torch_parallel() -> int | None:
     """The address of GOMP_parallel in the OpenMP runtime that torch is linked with, whatever its file is called.
 
     GNU's runtime and LLVM's both have it. A search through the handle of torch's library finds what that one is linked
-    with, never another runtime of the process. None: torch is built without OpenMP.
+    with, never another runtime of the process. torch has no public way to its runtime. None: torch is built without
+    OpenMP.
     """
     for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
         path = Path(torch.__file__).parent / "lib" / name

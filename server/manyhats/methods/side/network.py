@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from manyhats.backbone.families import FAMILIES
 from manyhats.errors import AdapterMismatch
+from manyhats.messages import first_line
 from manyhats.methods.component import StateDict
 from manyhats.methods.side.config import MAX_LAYERS, NETWORK, SideConfig
 
@@ -66,7 +67,7 @@ def build_network(config: SideConfig, backbone: Backbone) -> PreTrainedModel:
         made.chunk_size_feed_forward = 0
         network: PreTrainedModel = AutoModel.from_config(made)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise AdapterMismatch(f"the side network's config makes no model: {reason}", param="model") from None
     if config.kind == "model" and made.vocab_size < backbone.config.vocab_size:
         raise AdapterMismatch(

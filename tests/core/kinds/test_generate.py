@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 import pytest
+from manyhats.core.kinds.generate import GenerateParameters
 from manyhats.errors import InvalidRequest
-from manyhats.serving.parameters import GenerateParameters, parse_parameters
+from manyhats.serving.parameters import parse_parameters
 
 _TOP = 1 << 64
 

@@ -1,4 +1,4 @@
-"""Answers of every kind, from arrays made by hand."""
+"""Labels of tokens, and the entities that they make."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from manyhats.backbone import Encoded, Text
-from manyhats.errors import InvalidRequest
-from manyhats.serving.outputs import render
-from manyhats.serving.parameters import parse_parameters
+from manyhats.core.kinds.base import Rendered
+from manyhats.core.kinds.tokens import Tokens, TokensParameters
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 from transformers.pipelines.token_classification import AggregationStrategy, TokenClassificationPipeline
@@ -39,8 +38,8 @@ def encoded_by(tokenizer: PreTrainedTokenizerFast, text: str, pair: str | None =
 
 
 def tokens(encoded: Encoded, values: np.ndarray, text: str, pair: str | None = None, /, **given_parameters):
-    parameters = parse_parameters("tokens", "t", {}, given_parameters)
-    return render("tokens", values, parameters, labels=LABELS, text=Text(text, pair), encoded=encoded)
+    rendered = Rendered(Text(text, pair), encoded, LABELS, None)
+    return Tokens().render(values, TokensParameters(**given_parameters), rendered)
 
 
 @given(words=st.lists(st.sampled_from(WORDS), min_size=1, max_size=8), data=st.data())
@@ -122,99 +121,3 @@ def test_logits_of_tokens_include_the_special_ones(pieces):
     assert answer["logits"] == logits.tolist()
     assert len(answer["tokens"]) == 3
     assert "logits" not in tokens(encoded, logits, "para x")
-
-
-EMPTY = Encoded([], [], [], [], [], [], 0)
-
-
-def classify(values: list[float], labels: list[str] | None = None, **given_parameters):
-    parameters = parse_parameters("classify", "t", {}, given_parameters)
-    logits = np.array(values, np.float32)
-    return render("classify", logits, parameters, labels=labels, text=Text("x"), encoded=EMPTY)
-
-
-def test_classify():
-    answer = classify([0, 2, 1], ["a", "b", "c"])
-    weights = np.exp([0, 2, 1])
-    assert answer == {
-        "label": "b",
-        "score": pytest.approx(weights[1] / weights.sum()),
-        "scores": pytest.approx(dict(zip("abc", weights / weights.sum(), strict=True))),
-    }
-    assert list(answer["scores"]) == ["a", "b", "c"]
-    assert list(classify([0, 2])["scores"]) == ["LABEL_0", "LABEL_1"]
-    assert classify([0, 2], logits=True)["logits"] == [0, 2]
-    assert list(classify([0, 2, 1], top_k=2)["scores"]) == ["LABEL_1", "LABEL_2"]
-    assert list(classify([0, 2, 1], top_k=9)["scores"]) == ["LABEL_1", "LABEL_2", "LABEL_0"]
-    assert classify([1000, 0, -1000])["scores"]["LABEL_0"] == 1
-
-
-def test_classify_with_several_labels():
-    answer = classify([-1, 3, 0.5], ["a", "b", "c"], multi_label=True)
-    assert answer["labels"] == ["b", "c"]
-    assert answer["label"] == "b"
-    assert answer["scores"] == pytest.approx({"a": 0.26894, "b": 0.95257, "c": 0.62246}, abs=1e-4)
-    assert classify([-500, 500], multi_label=True)["scores"] == {"LABEL_0": 0, "LABEL_1": 1}
-
-
-def test_embed_of_length_one():
-    parameters = parse_parameters("embed", "t", {}, {"normalize": True})
-    vector = np.array([3, 4], np.float32)
-    answer = render("embed", vector, parameters, labels=None, text=Text("x"), encoded=EMPTY)
-    assert answer == {"embedding": pytest.approx([0.6, 0.8])}
-    rows = np.array([[3, 4], [0, 0]], np.float32)
-    answer = render("embed", rows, parameters, labels=None, text=Text("x"), encoded=EMPTY)
-    assert np.allclose(answer["embedding"], [[0.6, 0.8], [0, 0]])
-
-
-def test_regress():
-    answer = render(
-        "regress", np.array([1.5], np.float32), parse_parameters("regress", "t", {}, {}), labels=None,
-        text=Text("x"), encoded=EMPTY,
-    )  # fmt: skip
-    assert answer == {"value": 1.5}
-
-
-@pytest.mark.parametrize("kind", ["classify", "tokens", "regress", "embed"])
-def test_a_parameter_of_another_kind_names_the_right_ones(kind):
-    own = {
-        "classify": {"logits", "top_k", "multi_label", "truncate"},
-        "tokens": {"aggregation", "logits", "truncate"},
-        "regress": {"truncate"},
-        "embed": {"pooling", "normalize", "prompt", "prompt_name", "truncate"},
-    }
-    for stranger in set().union(*own.values(), {"temperature", ""}) - own[kind]:
-        with pytest.raises(InvalidRequest) as caught:
-            parse_parameters(kind, "t", {}, {stranger: 1})
-        told = caught.value.message.partition("it has ")[2]
-        assert set(told.split(", ")) == own[kind]
-        assert caught.value.param == f"parameters.{stranger}"
-
-
-@pytest.mark.parametrize(
-    ("kind", "values"),
-    [
-        ("classify", {"top_k": 0}),
-        ("classify", {"top_k": True}),
-        ("classify", {"top_k": 1.0}),
-        ("classify", {"top_k": "1"}),
-        ("classify", {"logits": 1}),
-        ("classify", {"logits": None}),
-        ("tokens", {"aggregation": "best"}),
-        ("tokens", {"aggregation": ["first"]}),
-        ("embed", {"pooling": "median"}),
-        ("embed", {"pooling": []}),
-        ("embed", {"normalize": "true"}),
-        ("regress", {"truncate": 1}),
-    ],
-)
-def test_a_value_that_cannot_be_is_refused(kind, values):
-    (name,) = values
-    with pytest.raises(InvalidRequest, match=name) as caught:
-        parse_parameters(kind, "t", {}, values)
-    assert caught.value.param == f"parameters.{name}"
-
-
-def test_a_request_wins_over_the_defaults_of_the_task():
-    both = parse_parameters("classify", "t", {"top_k": 2, "logits": True, "pooling": "cls"}, {"top_k": 1})
-    assert (both.top_k, both.logits) == (1, True)

@@ -1,0 +1,131 @@
+"""A label for a whole text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from manyhats.core.kinds.base import Answer, HeadSpec, Kind, LibraryNames, Output, Parameters, Rendered, S
+from manyhats.core.kinds.baselines import Baseline, ClassProbe, commonest_answer
+from manyhats.core.kinds.examples import EncodedExample, Example, Label, TextRow, encode_texts
+from manyhats.core.kinds.metrics import Metric, Score, accuracy
+from manyhats.core.kinds.scores import label_names, sigmoid, softmax
+from manyhats.core.kinds.training import LabelledTraining, TargetScale
+from manyhats.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+
+class ClassifyParameters(Parameters):
+    """`top_k`: only the k best labels in `scores`. `multi_label`: each label by itself (sigmoid)."""
+
+    logits: bool = False
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    multi_label: bool = False
+
+
+class Classify(Kind[ClassifyParameters]):
+    """One of the head's labels, or with `multi_label` any of them."""
+
+    name = "classify"
+    head = HeadSpec(reads=("first", "last", "pooler"))
+    parameters = ClassifyParameters
+    libraries = LibraryNames(
+        peft="SEQ_CLS",
+        model_classes=("ForSequenceClassification",),
+        auto_class="AutoModelForSequenceClassification",
+        problem_types=("single_label_classification", "multi_label_classification"),
+        adapterhub=("classification", "multilabel_classification"),
+        pipeline="text-classification",
+    )
+
+    def complete(
+        self, parameters: ClassifyParameters, settings: S, backbone: Backbone, num_labels: int | None
+    ) -> tuple[ClassifyParameters, S]:
+        """The score of a head with one output is a sigmoid: over one label alone a softmax is always 1.
+
+        Raises InvalidRequest where `multi_label` is false for such a head.
+        """
+        if num_labels != 1:
+            return parameters, settings
+        if "multi_label" in parameters.model_fields_set and not parameters.multi_label:
+            raise InvalidRequest(
+                "the head has one output, whose softmax is always 1; leave multi_label out, or set it to true",
+                param="parameters.multi_label",
+            )
+        return parameters.model_copy(update={"multi_label": True}), settings
+
+    def render(self, output: Output, parameters: ClassifyParameters, rendered: Rendered) -> Answer:
+        """The best label, and every label's score. output: (labels,)."""
+        names = label_names(rendered.labels, len(output))
+        scores = sigmoid(output) if parameters.multi_label else softmax(output).astype(np.float32)
+        best = int(scores.argmax())
+        ranked = (
+            range(len(names)) if parameters.top_k is None else np.argsort(-scores, kind="stable")[: parameters.top_k]
+        )
+        answer: Answer = {
+            "label": names[best],
+            "score": float(scores[best]),
+            "scores": {names[i]: float(scores[i]) for i in ranked},
+        }
+        if parameters.multi_label:
+            answer["labels"] = [name for name, score in zip(names, scores, strict=True) if score >= 0.5]
+        if parameters.logits:
+            answer["logits"] = output.tolist()
+        return answer
+
+
+class ClassRow(TextRow):
+    """A text with one label."""
+
+    target: Label
+
+    def example(self) -> Example:
+        return Example(self.text, self.pair, (), self.target)
+
+
+class ClassifyTraining(LabelledTraining):
+    """One of a set of labels for a text: cross entropy."""
+
+    name = "classify"
+    served_as = Classify()
+    row = ClassRow
+    metric = Metric("accuracy", "accuracy", proportion=True, more_is_better=True)
+    probe = ClassProbe(metric)
+
+    def stratum(self, example: Example) -> Any:
+        return example.target
+
+    def encode(
+        self,
+        examples: Sequence[Example],
+        labels: Sequence[str],
+        backbone: Backbone,
+        max_tokens: int,
+        template: str | None = None,
+    ) -> list[EncodedExample]:
+        index = {label: i for i, label in enumerate(labels)}
+        return encode_texts(examples, [index[str(e.target)] for e in examples], backbone, max_tokens)
+
+    def loss(
+        self,
+        outputs: Sequence[Tensor],
+        batch: Sequence[EncodedExample],
+        weights: Tensor | None = None,
+        scale: TargetScale | None = None,
+    ) -> Tensor:
+        targets = torch.tensor([example.target for example in batch], device=outputs[0].device)
+        return F.cross_entropy(torch.stack(list(outputs)).float(), targets, weights)
+
+    def score(self, outputs: Sequence[Tensor], examples: Sequence[EncodedExample]) -> Score:
+        return accuracy(self.metric, outputs, examples)
+
+    def constant_baseline(self, train: Sequence[EncodedExample], test: Sequence[EncodedExample]) -> Baseline:
+        return commonest_answer(self.metric, train, test)

@@ -1,0 +1,71 @@
+"""All kinds of task, and what is looked up over all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from manyhats.core.kinds.base import Kind
+from manyhats.core.kinds.classify import Classify, ClassifyTraining
+from manyhats.core.kinds.embed import Embed, EmbedTraining
+from manyhats.core.kinds.fill import Fill
+from manyhats.core.kinds.generate import Generate, GenerateTraining
+from manyhats.core.kinds.multilabel import MultilabelTraining
+from manyhats.core.kinds.regress import Regress, RegressTraining
+from manyhats.core.kinds.span import Span, SpanTraining
+from manyhats.core.kinds.tokens import Tokens, TokensTraining
+from manyhats.core.kinds.training import KindTraining
+from manyhats.methods.heads import Head
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
+
+# Where several kinds have the same name in a library, a file is read as the first of them.
+KINDS: dict[str, Kind[Any]] = {
+    kind.name: kind for kind in (Classify(), Tokens(), Regress(), Span(), Embed(), Generate(), Fill())
+}
+HEADLESS = tuple(name for name, kind in KINDS.items() if kind.head is None)
+
+# What can be trained, by the name that the command line has for it.
+TRAININGS: dict[str, KindTraining] = {
+    training.name: training
+    for training in (
+        ClassifyTraining(),
+        MultilabelTraining(),
+        RegressTraining(),
+        TokensTraining(),
+        SpanTraining(),
+        EmbedTraining(),
+        GenerateTraining(),
+    )
+}
+
+# The types of the names, for pydantic's models.
+if TYPE_CHECKING:
+    KnownKind = str
+    HeadlessKind = str
+else:
+    KnownKind = Literal[tuple(KINDS)]
+    HeadlessKind = Literal[HEADLESS]
+
+
+def headless_kinds(backbone: Backbone) -> tuple[str, ...]:
+    """What an adapter without a head may be for: the backbone's states, and what its language-model head makes."""
+    return tuple(name for name in HEADLESS if KINDS[name].possible_on(backbone))
+
+
+def kinds_of_head(head: Head) -> tuple[str, ...]:
+    """What a head may be asked for.
+
+    Over a whole text no file says what the outputs mean, so that it may be any kind that has so many: one output is a
+    value, or a label's logit. Over each token they are what the head's own kind says.
+    """
+    if not KINDS[head.kind].over_text:
+        return (head.kind,)
+    outputs = {name: kind.head.outputs for name, kind in KINDS.items() if kind.head is not None and kind.over_text}
+    return tuple(name for name, count in outputs.items() if count in (None, head.num_labels))
+
+
+def check_head(head: Head, backbone: Backbone) -> None:
+    """Raises AdapterMismatch where a head does not fit the backbone, or its kind."""
+    head.check(backbone)
+    KINDS[head.kind].check_head(head)

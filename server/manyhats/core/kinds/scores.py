@@ -1,0 +1,25 @@
+"""From logits to probabilities, and the names of what they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Over the last axis."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    scores: NDArray[np.float64] = shifted / shifted.sum(-1, keepdims=True)
+    return scores
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of each value by itself."""
+    return (0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64)))).astype(np.float32)
+
+
+def label_names(labels: Sequence[str] | None, count: int) -> list[str]:
+    """The task's labels, or `LABEL_0`, `LABEL_1`, ..."""
+    return list(labels) if labels is not None else [f"LABEL_{i}" for i in range(count)]
