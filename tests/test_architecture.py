@@ -156,6 +156,10 @@ def test_only_methods_import_a_method() -> None:
         assert not own, f"{module} imports {sorted(own)}"
 
 
+# `manyhats convert` has PEFT itself merge what is read in no form here, and reads the head beside it.
+CONVERTERS = {"manyhats.commands.differences": {"peft"}}
+
+
 def test_only_the_registry_of_formats_imports_a_format() -> None:
     folders = {p.name for p in (ROOT / "formats").iterdir() if p.is_dir() and (p / "__init__.py").exists()}
     assert folders
@@ -166,6 +170,7 @@ def test_only_the_registry_of_formats_imports_a_format() -> None:
         strangers = {
             other
             for other in imports(module)
-            if other.startswith("manyhats.formats.") and other.split(".")[2] in folders - {own}
+            if other.startswith("manyhats.formats.")
+            and other.split(".")[2] in folders - {own} - CONVERTERS.get(module, set())
         }
         assert not strangers, f"{module} imports {sorted(strangers)}"
