@@ -58,15 +58,15 @@ class Mask(Method[MaskConfig]):
         linear: dict[str, list[Operation]] = {}
         nbytes = 0
         for site, leaves in component.tensors.items():
-            place = backbone.site_of(site)
+            layer = backbone.site_of(site)
             if as_bits:
                 bits = leaves["mask"].to(backbone.device)
-                linear[place.name] = [OwnMask(Bits(bits))]
+                linear[layer.name] = [OwnMask(Bits(bits))]
                 nbytes += bits.nbytes
                 continue
             keep = unpack_bits(leaves["mask"], component.config.shapes[site]).to(backbone.device)
-            weight = place.weight.detach() * keep
-            linear[place.name] = [OwnWeight(Weight(weight, place.bias))]
+            weight = layer.weight.detach() * keep
+            linear[layer.name] = [OwnWeight(Weight(weight, layer.bias))]
             nbytes += weight.nbytes
         return BoundComponent(linear=linear, nbytes=nbytes)
 
