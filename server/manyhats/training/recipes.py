@@ -21,7 +21,7 @@ _FIRST = (
     "mam", "unipelt", "fusion", "average", "token-rows", "side", "mask", "sparse", "diff-pruning", "prefix",
     "prefix-mlp", "prompt", "p-tuning", "ia3", "bitfit", "layer-norm", "full",
 )  # fmt: skip
-RECIPES: dict[str, Recipe] = {name: _RECIPES[name] for name in _FIRST if name in _RECIPES} | _RECIPES
+RECIPES: dict[str, Recipe] = {name: _RECIPES[name] for name in _FIRST} | _RECIPES
 
 
 # What `--full` compares with.
