@@ -31,7 +31,7 @@ def materialise(path: Path, out: Path, backbone_name: str, kind_said: KindName |
     from manyhats.backbone import Backbone
     from manyhats.core.adapter import Adapter
     from manyhats.formats.files import read_json
-    from manyhats.formats.kinds import Beside
+    from manyhats.formats.kinds import KindHints
     from manyhats.formats.peft.kinds import kind_of
     from manyhats.formats.peft.reader import read_head
     from manyhats.formats.peft.weights import open_weights
@@ -46,7 +46,7 @@ def materialise(path: Path, out: Path, backbone_name: str, kind_said: KindName |
     backbone = Backbone.load(backbone_name, device="cpu", dtype="float32")
     warnings: list[str] = []
     tensors = open_weights(path, prompt=False)
-    kind = kind_of(tensors, config, WRAPPER, backbone, Beside(kind=kind_said), warnings)
+    kind = kind_of(tensors, config, WRAPPER, backbone, KindHints(kind=kind_said), warnings)
     head = read_head(tensors, kind, WRAPPER, backbone, kind_said)
     part = _changed(path, config, backbone, backbone_name, kind, head.num_labels if head else None)
     adapter = Adapter(
