@@ -28,6 +28,9 @@ from typing import Any
 
 import torch
 from manyhats.backbone import Backbone
+from manyhats.core.kinds.examples import Columns, Example
+from manyhats.core.kinds.registry import TRAININGS
+from manyhats.core.kinds.training import KindTraining
 from manyhats.engine.forward import forward
 from manyhats.engine.forward_input import ForwardInput
 from manyhats.formats.reader import read_adapter
@@ -39,7 +42,6 @@ from manyhats.training.data import Dataset
 from manyhats.training.evaluation import evaluate
 from manyhats.training.files import read_examples
 from manyhats.training.recipes import RECIPES, schedule_for
-from manyhats.training.rows import Columns, Example, TaskKind
 from manyhats.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +53,7 @@ FEW = 100  # examples of the column for little data
 FEW_EPOCHS = 4
 FEW_TASKS = ("sentiment",)
 
-TASKS: dict[str, TaskKind] = {
+TASKS = {
     "spam": "classify",
     "sentiment": "classify",
     "genre": "classify",
@@ -118,36 +120,35 @@ class Result:
 
 
 @cache
-def read(path: Path, kind: TaskKind) -> list[Example]:
+def read(path: Path, kind: str) -> list[Example]:
     """All rows of a file."""
-    return read_examples(path, kind, Columns())
+    return read_examples(path, TRAININGS[kind], Columns())
 
 
 def dataset(task: str, rows: int, seed: int, held_out_rows: tuple[int, int]) -> Dataset:
     """`rows` of the training data, sampled by the seed, with every label; of the other splits the first rows."""
-    kind = TASKS[task]
+    kind = TRAININGS[TASKS[task]]
     folder = ROOT / ".data" / task
-    every = read(folder / "train.jsonl", kind)
-    train = sampled(every, rows, seed)
-    labels = sorted({label for e in train for label in (e.target if isinstance(e.target, tuple) else [str(e.target)])})
+    every = read(folder / "train.jsonl", kind.name)
+    train = sampled(every, kind, rows, seed)
+    labels = sorted({label for example in train for label in kind.labels(example)})
 
     def known(examples: Sequence[Example], count: int) -> list[Example]:
-        own = [e for e in examples if set(e.target if isinstance(e.target, tuple) else [str(e.target)]) <= set(labels)]
-        return own[:count]
+        return [example for example in examples if set(kind.labels(example)) <= set(labels)][:count]
 
-    validation = known(read(folder / "validation.jsonl", kind), held_out_rows[0])
-    test = known(read(folder / "test.jsonl", kind), held_out_rows[1])
+    validation = known(read(folder / "validation.jsonl", kind.name), held_out_rows[0])
+    test = known(read(folder / "test.jsonl", kind.name), held_out_rows[1])
     return Dataset(kind, train, validation, test, labels, [], [])
 
 
-def sampled(examples: Sequence[Example], rows: int, seed: int) -> list[Example]:
+def sampled(examples: Sequence[Example], kind: KindTraining, rows: int, seed: int) -> list[Example]:
     """Rows in the seed's order, those that show a label for the first time before the others."""
     order = list(examples)
     random.Random(seed).shuffle(order)
     first, rest = [], []
     seen: set[str] = set()
     for example in order:
-        labels = set(example.target) if isinstance(example.target, tuple) else {str(example.target)}
+        labels = set(kind.labels(example))
         (first if labels - seen and len(first) < rows // 2 else rest).append(example)
         seen |= labels
     return (first + rest)[:rows]
@@ -172,19 +173,20 @@ def train(run: Run, work: Path, held_out_rows: tuple[int, int]) -> Result:
         return Result(**found | {"trained": tuple(found["trained"])})
     bb = backbone()
     data = dataset(run.task, run.rows, run.seed, held_out_rows)
-    items = encode_dataset(data, bb, MAX_TOKENS)
+    encoded = encode_dataset(data, bb, MAX_TOKENS)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if run.method == "probe":
         begin = time.perf_counter()
-        test = baselines.probe(bb, data.kind, items, run.seed)
+        assert data.kind.probe is not None
+        test = baselines.probe(bb, data.kind.probe, encoded, run.seed)
         width = (bb.hidden + 1) * len(data.labels)
         result = Result(test.value, math.nan, (0, width), 4 * width, time.perf_counter() - begin)
     else:
         options: dict[str, Any] = {}
         if run.method == "fusion":
             members = [work / replace(run, task=task, method="pfeiffer", rate=None).name / "adapter" for task in TASKS]
-            options["members"] = [part for member in members for part in read_adapter(member, bb).components]
+            options["members"] = [one for member in members for one in read_adapter(member, bb).components]
         epochs = run.epochs or (EPOCHS if run.rows > FEW else FEW_EPOCHS)
         if RECIPES[run.method].method == "sparse":
             epochs = round(0.75 * epochs)
@@ -192,9 +194,9 @@ def train(run: Run, work: Path, held_out_rows: tuple[int, int]) -> Result:
         schedule = replace(schedule, seed=run.seed, patience=100, epochs=epochs, batch_tokens=BATCH_TOKENS)
         if run.rate is not None:
             schedule = replace(schedule, learning_rate=run.rate)
-        trainer = Trainer(bb, run.method, data.kind, len(data.labels), schedule, options)
-        outcome = trainer.run(items.train, items.validation)
-        test = evaluate(bb, trainer.bound(), data.kind, items.test)
+        trainer = Trainer(bb, run.method, data.kind.name, len(data.labels), schedule, options)
+        outcome = trainer.run(encoded.train, encoded.validation)
+        test = evaluate(bb, trainer.bound(), data.kind, encoded.test)
         (folder / "adapter").mkdir()
         adapter = trainer.adapter({"labels": data.labels})
         nbytes = adapter.nbytes

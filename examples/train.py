@@ -24,7 +24,6 @@ from manyhats.backbone import Backbone
 from manyhats.errors import ManyhatsError
 from manyhats.training.card import Report
 from manyhats.training.job import Job, run
-from manyhats.training.rows import TaskKind
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
@@ -44,7 +43,7 @@ class Example:
     method: str
     rows: int
     max_tokens: int
-    kind: TaskKind = "classify"
+    kind: str = "classify"
     template: str | None = None
     decoder: bool = False  # on the example decoder
     options: dict[str, Any] = field(default_factory=dict)

@@ -17,7 +17,8 @@ from pydantic_core import PydanticUndefined
 from typer.core import TyperCommand
 
 from manyhats._version import __version__
-from manyhats.commands import convert, doctor, remote, train
+from manyhats.commands import convert, doctor, remote
+from manyhats.commands.lazy import LazyCommand
 from manyhats.errors import EngineFailure, ManyhatsError, WrongSetting
 from manyhats.observability import logs
 from manyhats.settings import Settings, load_settings
@@ -121,7 +122,19 @@ app.command("tasks")(remote.tasks)
 app.command("show")(remote.show)
 app.command("rollback")(remote.rollback)
 app.command("predict")(remote.predict)
-app.command("train")(train.train)
+
+
+@app.command(
+    "train",
+    cls=LazyCommand,
+    help="Trains an adapter for a task, compares it with simple baselines, and writes it with its model card.",
+)
+def _train() -> Callable[..., None]:
+    from manyhats.commands.train import train  # its options name the kinds, with which torch is loaded
+
+    return train
+
+
 app.command("convert")(convert.convert)
 app.command("doctor")(doctor.doctor)
 

@@ -102,6 +102,9 @@ def test_a_kind_beside_the_files_is_taken(untyped: Write, bert: Backbone) -> Non
     (folder / "manyhats.json").write_text(json.dumps({"format": "manyhats-task/1", "task": {"kind": "guess"}}))
     with pytest.raises(InvalidRequest, match="'guess'; these are: classify"):
         read_adapter(folder, bert)
+    (folder / "manyhats.json").write_text(json.dumps({"format": "manyhats-task/1", "task": {"kind": ["embed"]}}))
+    with pytest.raises(InvalidRequest, match="these are: classify"):
+        read_adapter(folder, bert)
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
+from manyhats.core.kinds.examples import EncodedExample
 from manyhats.engine.forward_input import ForwardInput
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
-from manyhats.training.batches import Item
 from manyhats.training.evaluation import predict
 from manyhats.training.job import Job, run
-from manyhats.training.rows import TaskKind
 from manyhats.training.trainer import Trainer
 from rich.console import Console
 from transformers import (
@@ -28,17 +27,17 @@ from transformers import (
 )
 
 from tests import tiny
-from tests.training.samples import LABELS, items
+from tests.training.samples import LABELS, encoded_examples
 from tests.training.test_trainer import OPTIONS, _schedule
 
 peft = pytest.importorskip("peft")
 
 
-def inputs(item: Item) -> dict[str, torch.Tensor]:
+def inputs(item: EncodedExample) -> dict[str, torch.Tensor]:
     return {"input_ids": torch.tensor([item.ids]), "token_type_ids": torch.tensor([item.type_ids])}
 
 
-def _logits(output: Any, kind: TaskKind) -> torch.Tensor:
+def _logits(output: Any, kind: str) -> torch.Tensor:
     if kind == "span":
         return torch.stack([output.start_logits[0], output.end_logits[0]], dim=-1)
     return output.logits[0]
@@ -71,11 +70,11 @@ def test_peft_gives_the_same_logits(
     tmp_path: Path,
     family: str,
     method: str,
-    kind: TaskKind,
+    kind: str,
 ) -> None:
     backbone = load_backbone(family)
     trainer = Trainer(backbone, method, kind, len(LABELS), _schedule(method, epochs=2), OPTIONS.get(method))
-    trainer.run(items(backbone, kind, 60, 0), items(backbone, kind, 20, 1))
+    trainer.run(encoded_examples(backbone, kind, 60, 0), encoded_examples(backbone, kind, 20, 1))
     settings = {} if kind == "regress" else {"labels": LABELS}
     write_adapter(trainer.adapter(settings), tmp_path, backbone)
 
@@ -84,7 +83,7 @@ def test_peft_gives_the_same_logits(
     )
     model = model_class.from_pretrained(base_folder(family), num_labels=1 if kind == "regress" else len(LABELS))
     worn = peft.PeftModel.from_pretrained(model, tmp_path).eval()
-    held = items(backbone, kind, 6, 2)
+    held = encoded_examples(backbone, kind, 6, 2)
     with torch.inference_mode():
         # PEFT's wrapper for question answering leaves the token types out, so what it wraps is asked
         asked = worn.base_model if kind == "span" else worn

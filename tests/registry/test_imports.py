@@ -24,26 +24,26 @@ AT_ONCE = -1.0  # settled: however lately a folder was changed, it counts as cop
 NEVER = 1e9
 
 
-def taken(registry: Registry) -> dict[str, str]:
+def imported(registry: Registry) -> dict[str, str]:
     done, copying = FolderImports(registry, settled=AT_ONCE).scan()
     assert not copying
     return done
 
 
 def listed(registry: Registry) -> dict[str, FolderImport]:
-    looking = FolderImports(registry, settled=AT_ONCE)
-    looking.scan()
-    return {one.folder: one for one in looking.listed()}
+    imports = FolderImports(registry, settled=AT_ONCE)
+    imports.scan()
+    return {one.folder: one for one in imports.listed()}
 
 
 def test_a_folder_is_copied_in_once(registry: Registry, store: Path) -> None:
     source = write_adapter(store / "spam")
-    assert taken(registry) == {"spam": "taken in as version 1"}
-    assert taken(registry) == {}
+    assert imported(registry) == {"spam": "taken in as version 1"}
+    assert imported(registry) == {}
     assert sorted(p.name for p in source.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     assert staged(store) == []
     shutil.rmtree(source)
-    assert taken(registry) == {}
+    assert imported(registry) == {}
     assert (registry.files(registry.resolve("spam")) / "adapter_model.safetensors").exists()
 
 
@@ -58,7 +58,7 @@ def test_every_format_is_seen(store: Path, mark: str) -> None:
         folder = store / name / place
         folder.mkdir(parents=True)
         (folder / mark).write_text("{}")
-    assert sorted(taken(registry)) == ["flat", "nested"]
+    assert sorted(imported(registry)) == ["flat", "nested"]
     registry.close()
 
 
@@ -70,7 +70,7 @@ def test_other_folders_are_left_alone_and_named_where_they_hold_an_adapter(regis
     (store / "other" / "notes.txt").write_text("x")
     write_adapter(store / "deep" / "er" / "still")
     (store / "adapter_config.json").write_text("{}")
-    assert taken(registry) == {}
+    assert imported(registry) == {}
     reasons = {name: one.reason for name, one in listed(registry).items()}
     assert set(reasons) == {"base", "no name", "-x", "deep", "."}
     assert all("cannot be a task's name" in str(reasons[name]) for name in ("base", "no name", "-x"))
@@ -83,7 +83,7 @@ def test_hidden_files_are_left_out_wherever_they_lie(registry: Registry, store: 
     for name in (".DS_Store", ".cache/x", "inner/.DS_Store", "inner/.cache/x.lock"):
         (store / "spam" / name).parent.mkdir(exist_ok=True)
         (store / "spam" / name).write_text("x")
-    assert taken(registry) == {"spam": "taken in as version 1"}
+    assert imported(registry) == {"spam": "taken in as version 1"}
 
 
 def test_a_folder_that_was_dealt_with_stays_so(store: Path, opened: Open) -> None:
@@ -92,12 +92,12 @@ def test_a_folder_that_was_dealt_with_stays_so(store: Path, opened: Open) -> Non
     upload(registry, "spam", "before")
     write_adapter(store / "spam")
     write_adapter(store / "ham")
-    assert sorted(taken(registry)) == ["ham", "spam"]
+    assert sorted(imported(registry)) == ["ham", "spam"]
     registry.rollback("spam")
     registry.delete_task("ham")
     registry.close()
     again = opened(store)
-    assert taken(again) == {}
+    assert imported(again) == {}
     assert again.resolve("spam").number == 1
     with pytest.raises(NotFound):
         again.task("ham")
@@ -105,21 +105,21 @@ def test_a_folder_that_was_dealt_with_stays_so(store: Path, opened: Open) -> Non
 
 def test_a_changed_folder_is_a_new_version(registry: Registry, store: Path) -> None:
     write_adapter(store / "spam", "one")
-    taken(registry)
+    imported(registry)
     write_adapter(store / "spam", "other content")
-    assert taken(registry) == {"spam": "taken in as version 2"}
+    assert imported(registry) == {"spam": "taken in as version 2"}
     assert registry.resolve("spam").number == 2
     os.utime(store / "spam" / "adapter_config.json", (1, 1))
-    assert taken(registry) == {"spam": "already there as version 2"}
+    assert imported(registry) == {"spam": "already there as version 2"}
 
 
 def test_a_folder_that_is_still_being_copied_waits(registry: Registry, store: Path) -> None:
     write_adapter(store / "spam")
-    looking = FolderImports(registry, settled=NEVER)
-    assert looking.scan() == ({}, True)
-    assert looking.listed() == [FolderImport("spam", "waiting", reason="it is being copied")]
+    imports = FolderImports(registry, settled=NEVER)
+    assert imports.scan() == ({}, True)
+    assert imports.listed() == [FolderImport("spam", "waiting", reason="it is being copied")]
     assert registry.count == 0
-    assert taken(registry) == {"spam": "taken in as version 1"}
+    assert imported(registry) == {"spam": "taken in as version 1"}
 
 
 def test_a_bad_folder_is_logged_once_and_tried_again_when_it_changes(
@@ -127,21 +127,21 @@ def test_a_bad_folder_is_logged_once_and_tried_again_when_it_changes(
 ) -> None:
     write_adapter(store / "good")
     write_adapter(store / "spam", bad=True)
-    looking = FolderImports(registry, settled=AT_ONCE)
-    assert looking.scan()[0] == {
+    imports = FolderImports(registry, settled=AT_ONCE)
+    assert imports.scan()[0] == {
         "good": "taken in as version 1",
         "spam": "refused: the adapter is marked bad",
     }
-    assert looking.scan()[0] == {}
+    assert imports.scan()[0] == {}
     assert caplog.text.count("the adapter is marked bad") == 1
     write_adapter(store / "spam")
-    assert taken(registry) == {"spam": "taken in as version 1"}
+    assert imported(registry) == {"spam": "taken in as version 1"}
 
 
 def test_a_pickle_is_refused_with_the_way_out(registry: Registry, store: Path) -> None:
     folder = write_adapter(store / "spam")
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
-    assert "manyhats convert" in taken(registry)["spam"]
+    assert "manyhats convert" in imported(registry)["spam"]
 
 
 def test_a_folder_that_breaks_inspect_does_not_hold_up_others(store: Path) -> None:
@@ -155,10 +155,10 @@ def test_a_folder_that_breaks_inspect_does_not_hold_up_others(store: Path) -> No
     registry.open()
     write_adapter(store / "a-breaks", "long content")
     write_adapter(store / "z-good", "x")
-    outcomes = taken(registry)
+    outcomes = imported(registry)
     assert outcomes["z-good"] == "taken in as version 1"
     assert "a fault of ours" in outcomes["a-breaks"]
-    assert taken(registry) == {}
+    assert imported(registry) == {}
     registry.close()
 
 
@@ -177,8 +177,8 @@ def full_disk(registry: Registry) -> Iterator[None]:
 def test_a_full_disk_is_not_the_folders_fault(registry: Registry, store: Path) -> None:
     write_adapter(store / "spam")
     with full_disk(registry):
-        taken(registry)
-    assert taken(registry) == {"spam": "taken in as version 1"}
+        imported(registry)
+    assert imported(registry) == {"spam": "taken in as version 1"}
     assert len(blobs(store)) == 1
 
 
@@ -186,7 +186,7 @@ def test_a_folder_of_too_many_files_is_refused_not_cut(registry: Registry, store
     folder = write_adapter(store / "crowded")
     for i in range(1001):
         (folder / f"{i}.txt").write_text("")
-    assert "at most 1000" in taken(registry)["crowded"]
+    assert "at most 1000" in imported(registry)["crowded"]
     assert registry.count == 0
 
 
@@ -205,7 +205,7 @@ def test_a_folder_that_goes_away_meanwhile_does_not_hold_up_others(
     monkeypatch.setattr(imports_module, "read_folder", gone)
     assert FolderImports(registry, settled=AT_ONCE).scan() == ({"z-good": "taken in as version 1"}, True)
     monkeypatch.undo()
-    assert taken(registry) == {}
+    assert imported(registry) == {}
 
 
 def test_a_folder_that_cannot_be_looked_into_does_not_hold_up_others(
@@ -221,7 +221,7 @@ def test_a_folder_that_cannot_be_looked_into_does_not_hold_up_others(
         return look(folder)
 
     monkeypatch.setattr(imports_module, "adapter_folder", closed)
-    assert taken(registry) == {"z-good": "taken in as version 1"}
+    assert imported(registry) == {"z-good": "taken in as version 1"}
     assert listed(registry)["a-closed"] == FolderImport(
         "a-closed", "waiting", reason="it cannot be read: Permission denied"
     )
@@ -231,14 +231,14 @@ def test_a_nested_setup_keeps_its_folders(registry: Registry, store: Path) -> No
     for part in ("one", "two"):
         write_adapter(store / "setup" / part, part)
     (store / "setup" / "adapter_setup.json").write_text("{}")
-    assert taken(registry) == {"setup": "taken in as version 1"}
+    assert imported(registry) == {"setup": "taken in as version 1"}
     kept = registry.files(registry.resolve("setup"))
     assert {path.relative_to(kept).as_posix() for path in kept.rglob("*.safetensors")} == {
         "one/adapter_model.safetensors",
         "two/adapter_model.safetensors",
     }
     write_adapter(store / "setup" / "two", "changed")
-    assert taken(registry) == {"setup": "taken in as version 2"}
+    assert imported(registry) == {"setup": "taken in as version 2"}
 
 
 def test_the_source_is_never_changed(registry: Registry, store: Path) -> None:
@@ -251,7 +251,7 @@ def test_the_source_is_never_changed(registry: Registry, store: Path) -> None:
         ]
 
     before = state()
-    taken(registry)
+    imported(registry)
     registry.delete_task("spam")
     assert state() == before
 
@@ -289,9 +289,9 @@ def test_each_line_is_logged_once(registry: Registry, store: Path, caplog: pytes
     write_adapter(store / "bad", bad=True)
     write_adapter(store / "no name")
     (store / "nowhere").symlink_to("missing")
-    looking = FolderImports(registry, settled=AT_ONCE)
+    imports = FolderImports(registry, settled=AT_ONCE)
     for _ in range(3):
-        looking.scan()
+        imports.scan()
     lines = [record.getMessage() for record in caplog.records]
     for name in ("good", "bad", "no name", "nowhere"):
         assert len([line for line in lines if f"folder {name}" in line]) == 1
@@ -300,10 +300,10 @@ def test_each_line_is_logged_once(registry: Registry, store: Path, caplog: pytes
 def test_a_trainers_log_that_grows_makes_no_new_version(registry: Registry, store: Path) -> None:
     folder = write_adapter(store / "spam")
     (folder / "trainer_state.json").write_text("{}")
-    assert taken(registry) == {"spam": "taken in as version 1"}
+    assert imported(registry) == {"spam": "taken in as version 1"}
     upload(registry, "spam", "two")
     (folder / "trainer_state.json").write_text('{"step": 7}')
-    assert taken(registry) == {}
+    assert imported(registry) == {}
     assert registry.resolve("spam").number == 2
 
 
@@ -320,15 +320,15 @@ def test_a_clock_set_back_holds_up_no_folder(
     monkeypatch.setattr(imports_module.time, "time", lambda: real() - days * 86_400)
     monkeypatch.setattr(imports_module.time, "monotonic", lambda: now[0])
     write_adapter(store / "spam")
-    looking = FolderImports(registry, settled=2.0)
-    assert looking.scan() == ({}, True)
+    imports = FolderImports(registry, settled=2.0)
+    assert imports.scan() == ({}, True)
     now[0] += 1.5
     write_adapter(store / "spam", "still being copied")
-    assert looking.scan() == ({}, True)
+    assert imports.scan() == ({}, True)
     now[0] += 1.5
-    assert looking.scan() == ({}, True)
+    assert imports.scan() == ({}, True)
     now[0] += 0.6
-    assert looking.scan() == ({"spam": "taken in as version 1"}, False)
+    assert imports.scan() == ({"spam": "taken in as version 1"}, False)
 
 
 def test_a_folder_that_changes_while_it_is_copied_waits(
@@ -342,10 +342,10 @@ def test_a_folder_that_changes_while_it_is_copied_waits(
         copy(source, target)
         (folder / "adapter_model.safetensors").write_bytes(b"another, longer content")
 
-    looking = FolderImports(registry, settled=AT_ONCE)
+    imports = FolderImports(registry, settled=AT_ONCE)
     with monkeypatch.context() as patch:
         patch.setattr(imports_module, "copy_file", swapped)
-        assert looking.scan() == ({}, True)
-    assert looking.listed()[0].status == "waiting"
+        assert imports.scan() == ({}, True)
+    assert imports.listed()[0].status == "waiting"
     assert registry.count == 0
-    assert looking.scan() == ({"spam": "taken in as version 1"}, False)
+    assert imports.scan() == ({"spam": "taken in as version 1"}, False)

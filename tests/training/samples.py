@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from manyhats.backbone import Backbone
-from manyhats.training.batches import Item, encode_examples
-from manyhats.training.rows import Columns, Example, TaskKind, example_of
+from manyhats.core.kinds.examples import Columns, EncodedExample, Example
+from manyhats.core.kinds.registry import TRAININGS
+from manyhats.training.rows import example_of
 
 LABELS = ("even", "odd")
 
 
-def rows(kind: TaskKind, count: int, seed: int) -> list[dict[str, Any]]:
+def rows(kind: str, count: int, seed: int) -> list[dict[str, Any]]:
     """Labelled rows. The class of a text is the parity of the word that it consists of, with some others between; the
     tag of a word its parity; the number of a text how many of its words are `w1`; its labels say which of `w0` and `w1`
     it has; the answer is `w7`; and two texts belong together that have the same words the other way round."""
@@ -36,9 +37,9 @@ def rows(kind: TaskKind, count: int, seed: int) -> list[dict[str, Any]]:
             made.append({"text": " ".join(words * 2), "label": labels})
         elif kind == "span":
             words = [f"w{pick.randrange(10, 30)}" for _ in range(length)]
-            place = pick.randrange(length)
-            words[place] = "w7"
-            start = sum(len(word) + 1 for word in words[:place])
+            position = pick.randrange(length)
+            words[position] = "w7"
+            start = sum(len(word) + 1 for word in words[:position])
             made.append({"text": "w7", "context": " ".join(words), "label": "w7", "answer_start": start})
         elif kind == "embed":
             words = [f"w{pick.randrange(2, 60)}" for _ in range(3)]
@@ -51,14 +52,14 @@ def rows(kind: TaskKind, count: int, seed: int) -> list[dict[str, Any]]:
     return made
 
 
-def examples(kind: TaskKind, count: int, seed: int) -> list[Example]:
+def examples(kind: str, count: int, seed: int) -> list[Example]:
     """The same rows as checked examples."""
-    return [example_of(row, kind, Columns()) for row in rows(kind, count, seed)]
+    return [example_of(row, TRAININGS[kind], Columns()) for row in rows(kind, count, seed)]
 
 
-def items(backbone: Backbone, kind: TaskKind, count: int, seed: int) -> list[Item]:
+def encoded_examples(backbone: Backbone, kind: str, count: int, seed: int) -> list[EncodedExample]:
     """The same rows as tokens."""
-    return encode_examples(examples(kind, count, seed), kind, LABELS, backbone, 40)
+    return TRAININGS[kind].encode(examples(kind, count, seed), LABELS, backbone, 40)
 
 
 def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> Path:

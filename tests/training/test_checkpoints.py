@@ -18,7 +18,7 @@ from manyhats.training.trainer import Outcome, Trainer
 from safetensors.torch import load_file
 
 from tests.processes import Launcher, Process
-from tests.training.samples import LABELS, items, rows, write_jsonl
+from tests.training.samples import LABELS, encoded_examples, rows, write_jsonl
 from tests.training.test_trainer import OPTIONS, _schedule
 from tests.waiting import wait_until
 
@@ -49,7 +49,7 @@ def _train(
     backbone: Backbone, recipe: str, watcher: Any = None, checkpoints: Checkpoints | None = None
 ) -> tuple[Trainer, Outcome]:
     trainer = Trainer(backbone, recipe, "classify", len(LABELS), _schedule(recipe, epochs=2), OPTIONS.get(recipe))
-    train, validation = items(backbone, "classify", 40, 0), items(backbone, "classify", 20, 1)
+    train, validation = encoded_examples(backbone, "classify", 40, 0), encoded_examples(backbone, "classify", 20, 1)
     return trainer, trainer.run(train, validation, watcher, checkpoints)
 
 
@@ -83,6 +83,18 @@ def test_goes_on_with_the_same_result(
     assert again.losses == outcome.losses
     assert again.scores == outcome.scores
     assert (again.best_epoch, again.steps) == (outcome.best_epoch, outcome.steps)
+
+
+def test_a_checkpoint_keeps_the_names_that_earlier_versions_wrote(bert: Backbone, tmp_path: Path) -> None:
+    """So that a training goes on after an update."""
+    checkpoints = Checkpoints(tmp_path / "checkpoint")
+    _train(bert, "lora", None, checkpoints)
+    state = checkpoints.load()
+    assert state is not None
+    assert set(state) == {*("place", "trainable", "head", "best_state", "optimizer", "scheduler", "fresh", "dropping")}
+    assert {name.rpartition(".")[0] for name in state["trainable"]} == {"parts.0.down", "parts.0.up"}
+    assert {name.split(".")[0] for name in state["best_state"]} == {"trainable", "head"}
+    assert {"stage", "epoch", "step", "steps", "best", "best_epoch", "step_losses", "done"} <= set(state["place"])
 
 
 def test_a_checkpoint_of_another_training_is_refused(bert: Backbone, tmp_path: Path) -> None:

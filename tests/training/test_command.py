@@ -42,8 +42,8 @@ def test_trains_writes_and_shows_a_table(invoke: Invoke, bert: Backbone, tmp_pat
     options = ["--option", "rank=2", "--max-tokens", "20", "--learning-rate", "0.02", "--head-learning-rate", "0.02"]
     result = invoke(*options, "--batch-tokens", "200", "--seed", "3")
     assert result.exit_code == 0, result.output
-    for told in ("epoch 1/3: loss", "linear probe on the frozen backbone", "this adapter (lora)", "95 % interval"):
-        assert told in result.output
+    for shown in ("epoch 1/3: loss", "linear probe on the frozen backbone", "this adapter (lora)", "95 % interval"):
+        assert shown in result.output
     adapter = read_adapter(tmp_path / "out", bert)
     assert adapter.rank == 2
     assert dict(adapter.settings) == {"labels": list(LABELS), "max_tokens": 20, "overflow": "truncate"}
@@ -52,7 +52,7 @@ def test_trains_writes_and_shows_a_table(invoke: Invoke, bert: Backbone, tmp_pat
     head = dict(line.split(": ", 1) for line in card.split("---\n")[1].splitlines())
     assert json.loads(head["pipeline_tag"]) == "text-classification"
     assert 0 <= json.loads(head["model-index"])[0]["results"][0]["metrics"][0]["value"] <= 1
-    for told in (
+    for shown in (
         "`even`, `odd`",
         "`train.jsonl` | 120",
         "| seed | 3 |",
@@ -61,7 +61,7 @@ def test_trains_writes_and_shows_a_table(invoke: Invoke, bert: Backbone, tmp_pat
         "95 % interval",
         "curves.png",
     ):
-        assert told in card
+        assert shown in card
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -79,7 +79,7 @@ def test_the_other_kinds_come_from_csv(invoke: Invoke, bert: Backbone, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--method", "lroa"], "no method 'lroa' can be trained"),
         (["--sweep", "lora"], "one of --method and --sweep is needed"),
@@ -97,10 +97,10 @@ def test_the_other_kinds_come_from_csv(invoke: Invoke, bert: Backbone, tmp_path:
         (["--kind", "tokens"], "train.jsonl, row 1: there is no column 'tokens'"),
     ],
 )
-def test_a_mistake_is_said_in_one_line(invoke: Invoke, tmp_path: Path, options: list[str], told: str) -> None:
+def test_a_mistake_is_said_in_one_line(invoke: Invoke, tmp_path: Path, options: list[str], message: str) -> None:
     result = invoke(*options)
     assert isinstance(result.exception, ManyhatsError)
-    assert result.exception.message.startswith(told)
+    assert result.exception.message.startswith(message)
     assert "\n" not in result.exception.message
     assert not (tmp_path / "out").exists()
 
@@ -127,22 +127,22 @@ def test_without_scikit_learn_it_says_what_to_install(invoke: Invoke, monkeypatc
     monkeypatch.setitem(sys.modules, "sklearn", None)
     result = invoke()
     assert isinstance(result.exception, ConfigurationError)
-    told = "training needs scikit-learn, which is not installed: pip install '.[train]' in a clone of Manyhats"
-    assert result.exception.message == told
+    message = "training needs scikit-learn, which is not installed: pip install '.[train]' in a clone of Manyhats"
+    assert result.exception.message == message
 
 
 def test_push_uploads_the_finished_folder(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked = {}
+    uploaded: dict[str, Any] = {}
 
     def push(task: str, path: Path, url: str, key: str) -> None:
-        asked.update(task=task, files={p.name for p in path.iterdir()}, url=url, key=key)
+        uploaded.update(task=task, files={p.name for p in path.iterdir()}, url=url, key=key)
 
     monkeypatch.setattr("manyhats.commands.remote.push", push)
     monkeypatch.setenv("MANYHATS_KEY", "secret")
     result = invoke("--push", "http://host:1", method="mask")
     assert result.exit_code == 0, result.output
     files = {"README.md", "curves.png", "manyhats.json", "weights.safetensors"}
-    assert asked == {"task": "parity", "files": files, "url": "http://host:1", "key": "secret"}
+    assert uploaded == {"task": "parity", "files": files, "url": "http://host:1", "key": "secret"}
 
 
 def test_a_recipe_file_gives_what_the_command_line_does_not(invoke: Invoke, bert: Backbone, tmp_path: Path) -> None:
@@ -165,8 +165,8 @@ def test_a_sweep_ends_in_one_table(invoke: Invoke, bert: Backbone, tmp_path: Pat
     result = invoke("--sweep", "lora, mask", "--epochs", "1", method="")
     assert result.exit_code == 0, result.output
     table = result.output[result.output.index("parity: on held-out data") :]
-    for told in ("always the commonest answer", "linear probe on the frozen backbone", "lora", "mask", "kB"):
-        assert told in table
+    for shown in ("always the commonest answer", "linear probe on the frozen backbone", "lora", "mask", "kB"):
+        assert shown in table
     assert read_adapter(tmp_path / "out" / "lora", bert).method == "lora"
     assert read_adapter(tmp_path / "out" / "mask", bert).method == "mask"
     before = (tmp_path / "out" / "mask" / "manyhats.json").stat().st_mtime_ns

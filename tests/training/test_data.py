@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from manyhats.core.kinds.examples import Columns, Example
+from manyhats.core.kinds.registry import TRAININGS
 from manyhats.errors import InvalidRequest
 from manyhats.training.data import load, split
 from manyhats.training.files import read_examples
-from manyhats.training.rows import Columns, Example, Place, TaskKind
 
 from tests.training.samples import rows, write_jsonl
 
@@ -25,24 +26,24 @@ def _write(folder: Path, name: str, text: str) -> Path:
 
 def test_reads_csv_with_quotes_and_a_byte_order_mark(tmp_path: Path) -> None:
     path = _write(tmp_path, "a.csv", '\ufefftext,label\n"one, ""two""\nthree",yes\nfour,no\n')
-    read = read_examples(path, "classify", Columns())
+    read = read_examples(path, TRAININGS["classify"], Columns())
     assert [(e.text, e.target) for e in read] == [('one, "two"\nthree', "yes"), ("four", "no")]
 
 
 def test_reads_jsonl_with_other_column_names_and_a_pair(tmp_path: Path) -> None:
     path = _write(tmp_path, "a.jsonl", '{"q": "one", "r": "two", "y": 1}\n\n{"q": "three", "r": "four", "y": true}\n')
-    read = read_examples(path, "classify", Columns(text="q", text_pair="r", label="y"))
+    read = read_examples(path, TRAININGS["classify"], Columns(text="q", text_pair="r", label="y"))
     assert [(e.text, e.pair, e.target) for e in read] == [("one", "two", "1"), ("three", "four", "True")]
 
 
 def test_reads_words_from_lists_and_from_spaces(tmp_path: Path) -> None:
     lists = _write(tmp_path, "a.jsonl", '{"tokens": ["a", "b"], "tags": ["X", "Y"]}\n')
     spaces = _write(tmp_path, "a.csv", "tokens,tags\na b,X Y\n")
-    assert read_examples(lists, "tokens", Columns()) == read_examples(spaces, "tokens", Columns())
+    assert read_examples(lists, TRAININGS["tokens"], Columns()) == read_examples(spaces, TRAININGS["tokens"], Columns())
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "text", "told"),
+    ("kind", "name", "text", "message"),
     [
         ("classify", "a.csv", "text,label\none,x\n", None),
         ("classify", "a.txt", "", "ends in '.txt'"),
@@ -63,41 +64,41 @@ def test_reads_words_from_lists_and_from_spaces(tmp_path: Path) -> None:
         ("tokens", "a.jsonl", '{"tokens": [], "tags": []}\n', "row 1: column 'tokens' is empty"),
     ],
 )
-def test_says_which_row_is_wrong(tmp_path: Path, kind: TaskKind, name: str, text: str, told: str | None) -> None:
+def test_says_which_row_is_wrong(tmp_path: Path, kind: str, name: str, text: str, message: str | None) -> None:
     path = _write(tmp_path, name, text)
-    if told is None:
-        assert read_examples(path, kind, Columns())
+    if message is None:
+        assert read_examples(path, TRAININGS[kind], Columns())
         return
     with pytest.raises(InvalidRequest) as caught:
-        read_examples(path, kind, Columns())
-    assert told in caught.value.message
+        read_examples(path, TRAININGS[kind], Columns())
+    assert message in caught.value.message
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     for name in ("a.csv", "a.jsonl"):
         (tmp_path / name).write_bytes(b"text,label\n\xff\xfe\x00,x\n")
         with pytest.raises(InvalidRequest, match="UTF-8"):
-            read_examples(tmp_path / name, "classify", Columns())
+            read_examples(tmp_path / name, TRAININGS["classify"], Columns())
 
 
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"absent\.csv' does not exist"):
-        load("classify", Columns(), tmp_path / "absent.csv")
+        load(TRAININGS["classify"], Columns(), tmp_path / "absent.csv")
 
 
 def test_one_class_is_nothing_to_learn_from(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": f"t{i}", "label": "x"} for i in range(20)])
     with pytest.raises(InvalidRequest, match=r"every row of a\.jsonl has the label 'x'"):
-        load("classify", Columns(), path)
+        load(TRAININGS["classify"], Columns(), path)
     path = write_jsonl(tmp_path / "b.jsonl", [{"text": f"t{i}", "label": 3} for i in range(20)])
     with pytest.raises(InvalidRequest, match="has the same number"):
-        load("regress", Columns(), path)
+        load(TRAININGS["regress"], Columns(), path)
 
 
 def test_too_few_rows_to_split(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}])
     with pytest.raises(InvalidRequest, match="too few rows"):
-        load("classify", Columns(), path)
+        load(TRAININGS["classify"], Columns(), path)
 
 
 def test_a_label_that_training_never_saw_is_an_error(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_a_label_that_training_never_saw_is_an_error(tmp_path: Path) -> None:
     other = write_jsonl(tmp_path / "other.jsonl", [*rows("classify", 2, 1), {"text": "a", "label": "neither"}])
     for held in ({"validation": other, "test": train}, {"validation": train, "test": other}):
         with pytest.raises(InvalidRequest, match=r"other\.jsonl, row 3: the label 'neither' does not occur"):
-            load("classify", Columns(), train, **held)
+            load(TRAININGS["classify"], Columns(), train, **held)
 
 
 def test_duplicates_of_training_rows_are_counted(tmp_path: Path) -> None:
@@ -113,20 +114,20 @@ def test_duplicates_of_training_rows_are_counted(tmp_path: Path) -> None:
     train = write_jsonl(tmp_path / "train.jsonl", made[:20])
     validation = write_jsonl(tmp_path / "validation.jsonl", made[17:30])
     test = write_jsonl(tmp_path / "test.jsonl", made[30:])
-    dataset = load("classify", Columns(), train, validation, test)
+    dataset = load(TRAININGS["classify"], Columns(), train, validation, test)
     assert dataset.notes == ["3 of 13 validation inputs also stand in the training data, which flatters the result."]
     assert [source.rows for source in dataset.sources] == [20, 13, 10]
 
 
 def test_what_has_no_file_is_split_off(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": f"t{i}", "label": f"{i % 2}"} for i in range(200)])
-    dataset = load("classify", Columns(), path, seed=3)
+    dataset = load(TRAININGS["classify"], Columns(), path, seed=3)
     assert (len(dataset.test), len(dataset.validation)) == (18, 20)
     assert len(dataset.train) == 162
     assert Counter(e.target for e in dataset.validation) == {"0": 10, "1": 10}
-    again = load("classify", Columns(), path, seed=3)
+    again = load(TRAININGS["classify"], Columns(), path, seed=3)
     assert (again.train, again.test) == (dataset.train, dataset.test)
-    assert load("classify", Columns(), path, seed=4).test != dataset.test
+    assert load(TRAININGS["classify"], Columns(), path, seed=4).test != dataset.test
 
 
 @given(
@@ -135,7 +136,7 @@ def test_what_has_no_file_is_split_off(tmp_path: Path) -> None:
 )
 def test_a_split_keeps_every_row_and_never_parts_duplicates(rows: list[tuple[int, str]], share: float) -> None:
     made = [Example(f"t{i}", None, (), label) for i, label in rows]
-    kept, held = split(made, "classify", share, random.Random(0))
+    kept, held = split(made, TRAININGS["classify"], share, random.Random(0))
     assert Counter(kept + held) == Counter(made)
     assert not {e.input for e in kept} & {e.input for e in held}
     assert {e.target for e in held} <= {e.target for e in kept}
@@ -150,12 +151,12 @@ def test_reads_parquet_and_datasets_folders_as_the_same(tmp_path: Path) -> None:
     whole.save_to_disk(str(tmp_path / "one"))
     whole.cast_column("label", datasets.Value("string"))
     datasets.Dataset.from_list(made).to_parquet(str(tmp_path / "data.parquet"))
-    expected = read_examples(write_jsonl(tmp_path / "a.jsonl", made), "classify", Columns())
-    assert read_examples(tmp_path / "data.parquet", "classify", Columns()) == expected
-    assert read_examples(tmp_path / "one", "classify", Columns()) == expected
+    expected = read_examples(write_jsonl(tmp_path / "a.jsonl", made), TRAININGS["classify"], Columns())
+    assert read_examples(tmp_path / "data.parquet", TRAININGS["classify"], Columns()) == expected
+    assert read_examples(tmp_path / "one", TRAININGS["classify"], Columns()) == expected
 
     datasets.DatasetDict({"train": whole, "test": whole.select(range(10))}).save_to_disk(str(tmp_path / "splits"))
-    loaded = load("classify", Columns(), tmp_path / "splits")
+    loaded = load(TRAININGS["classify"], Columns(), tmp_path / "splits")
     assert len(loaded.test) == 10
     assert len(loaded.train) + len(loaded.validation) == 30
     assert [source.name for source in loaded.sources] == ["train", "test"]
@@ -163,10 +164,10 @@ def test_reads_parquet_and_datasets_folders_as_the_same(tmp_path: Path) -> None:
 
 def test_folders_that_are_no_data_say_so(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="was not saved by the library datasets"):
-        read_examples(tmp_path, "classify", Columns())
+        read_examples(tmp_path, TRAININGS["classify"], Columns())
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(InvalidRequest, match="is not readable as Parquet"):
-        read_examples(tmp_path / "broken.parquet", "classify", Columns())
+        read_examples(tmp_path / "broken.parquet", TRAININGS["classify"], Columns())
 
 
 def test_tags_of_datasets_get_their_names(tmp_path: Path) -> None:
@@ -175,28 +176,8 @@ def test_tags_of_datasets_get_their_names(tmp_path: Path) -> None:
     tags = datasets.List(datasets.ClassLabel(names=["X", "Y"]))
     features = datasets.Features({"tokens": datasets.List(datasets.Value("string")), "tags": tags})
     datasets.Dataset.from_list(made, features=features).save_to_disk(str(tmp_path / "d"))
-    (read,) = read_examples(tmp_path / "d", "tokens", Columns())
+    (read,) = read_examples(tmp_path / "d", TRAININGS["tokens"], Columns())
     assert read.target == ("Y", "X")
-
-
-@pytest.mark.parametrize(
-    ("row", "place", "told"),
-    [
-        ({"text": "q", "context": "a b c", "label": "b"}, Place(2, 3), None),
-        ({"text": "q", "context": "b b", "label": "b", "answer_start": 2}, Place(2, 3), None),
-        ({"text": "q", "context": "b b", "label": {"text": ["b"], "answer_start": [2]}}, Place(2, 3), None),
-        ({"text": "q", "context": "b b", "label": "b"}, None, "stands 2 times in its context; say where it starts"),
-        ({"text": "q", "context": "a", "label": "b"}, None, "does not stand in its context"),
-        ({"text": "q", "context": "a b", "label": "b", "answer_start": 1}, None, "does not stand at 1"),
-    ],
-)
-def test_answers_have_a_place(tmp_path: Path, row: dict[str, object], place: Place | None, told: str | None) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", [row])
-    if told is None:
-        assert read_examples(path, "span", Columns())[0].target == place
-        return
-    with pytest.raises(InvalidRequest, match=told):
-        read_examples(path, "span", Columns())
 
 
 def test_labels_that_a_split_lacks_are_told(tmp_path: Path) -> None:
@@ -204,10 +185,5 @@ def test_labels_that_a_split_lacks_are_told(tmp_path: Path) -> None:
     test = write_jsonl(tmp_path / "b.jsonl", [{"text": "u", "label": "x"}, {"text": "v", "label": "y"}])
     assert (
         "1 of 3 labels do not occur in the test data, and are not judged: z."
-        in load("classify", Columns(), train, None, test).notes
+        in load(TRAININGS["classify"], Columns(), train, None, test).notes
     )
-
-
-def test_several_labels(tmp_path: Path) -> None:
-    path = _write(tmp_path, "a.csv", 'text,label\none,"x, y"\ntwo,\nthree,y\n')
-    assert [e.target for e in read_examples(path, "multilabel", Columns())] == [("x", "y"), (), ("y",)]

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from manyhats.core.kinds.examples import Columns
+from manyhats.core.kinds.registry import TRAININGS
 from manyhats.errors import InvalidRequest
 from manyhats.formats.reader import read_adapter
 from manyhats.training.batches import encode_dataset
 from manyhats.training.data import load
 from manyhats.training.job import Job, run
-from manyhats.training.rows import Columns
 from manyhats.training.trainer import Trainer
 from rich.console import Console
 from torch.nn import functional as F
@@ -51,20 +52,22 @@ def test_learns_and_is_read_back(load_backbone: Any, data: Path, tmp_path: Path,
 
 def test_the_score_is_the_mean_loss_of_the_answers_tokens(load_backbone: Any, base_folder: Any, data: Path) -> None:
     backbone = load_backbone("llama")
-    items = encode_dataset(load("generate", Columns(), data), backbone, 64, "w99 {text}")
+    items = encode_dataset(load(TRAININGS["generate"], Columns(), data), backbone, 64, "w99 {text}")
     model = AutoModelForCausalLM.from_pretrained(base_folder("llama")).eval()
     losses = []
     end = min(backbone.eos_token_ids)
     for item in items.test:
         assert item.ids[-1] == end
-        assert item.ids[item.asked[0] + 1 :] == item.target
+        assert item.ids[item.label_positions[0] + 1 :] == item.target
         with torch.inference_mode():
             logits = model(input_ids=torch.tensor([item.ids])).logits[0]
-        losses += F.cross_entropy(logits[list(item.asked)], torch.tensor(item.target), reduction="none").tolist()
+        losses += F.cross_entropy(
+            logits[list(item.label_positions)], torch.tensor(item.target), reduction="none"
+        ).tolist()
     from manyhats.methods.bound_adapter import BARE
     from manyhats.training.evaluation import evaluate
 
-    found = evaluate(backbone, BARE, "generate", items.test)
+    found = evaluate(backbone, BARE, TRAININGS["generate"], items.test)
     assert found.count == len(losses)
     assert found.value == pytest.approx(sum(losses) / len(losses), abs=1e-4)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from manyhats.core.kinds.registry import TRAININGS
 from manyhats.errors import InvalidRequest
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.grouped_heads import HeadRows, head_logits
@@ -22,10 +23,10 @@ def test_fits_the_backbone(family: str, method: str, load_backbone: Any) -> None
     backbone = load_backbone(family)
     if family == "modernbert" and method == "lora":
         with pytest.raises(InvalidRequest, match="the whole head of modernbert"):
-            head_for(backbone, recipe_for(method), "classify", 3, torch.Generator())
+            head_for(backbone, recipe_for(method), TRAININGS["classify"], 3, torch.Generator())
         return
     for kind in ("classify", "tokens", "regress"):
-        head = head_for(backbone, recipe_for(method), kind, 3, torch.Generator().manual_seed(0)).saved()
+        head = head_for(backbone, recipe_for(method), TRAININGS[kind], 3, torch.Generator().manual_seed(0)).saved()
         head.check(backbone)
         width = backbone.hidden if head.reads == "pooler" else backbone.output_width
         ready = BoundAdapter("none", (), head)

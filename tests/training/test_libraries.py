@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from manyhats.core.kinds.examples import Columns
+from manyhats.core.kinds.registry import TRAININGS
 from manyhats.errors import ConfigurationError
 from manyhats.training.files import read_examples
 from manyhats.training.libraries import require
-from manyhats.training.rows import Columns
 
 
 def test_a_library_that_is_there_is_given() -> None:
@@ -17,15 +18,15 @@ def test_a_library_that_is_there_is_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "told"),
+    ("library", "message"),
     [
         ("sklearn", "scikit-learn, which is not installed: pip install '.\\[train\\]' in a clone of Manyhats"),
         ("accelerate", "training needs accelerate, which"),
     ],
 )
-def test_one_that_is_not_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch, library: str, told: str) -> None:
+def test_one_that_is_not_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch, library: str, message: str) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=message):
         require(library)
 
 
@@ -33,8 +34,8 @@ def test_data_files_name_what_they_need(monkeypatch: pytest.MonkeyPatch, tmp_pat
     (tmp_path / "rows.parquet").touch()
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(ConfigurationError, match="a Parquet file needs pyarrow"):
-        read_examples(tmp_path / "rows.parquet", "classify", Columns())
+        read_examples(tmp_path / "rows.parquet", TRAININGS["classify"], Columns())
     (tmp_path / "state.json").write_text("{}")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigurationError, match="such a folder needs datasets"):
-        read_examples(tmp_path, "classify", Columns())
+        read_examples(tmp_path, TRAININGS["classify"], Columns())

@@ -12,21 +12,21 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
+from manyhats.core.kinds.metrics import Score
+from manyhats.core.kinds.registry import TRAININGS
 from manyhats.errors import ConfigurationError, InvalidRequest
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
 from manyhats.methods.recipe import Schedule
 from manyhats.training.evaluation import predict
-from manyhats.training.heads import served
-from manyhats.training.metrics import Score
 from manyhats.training.objective import batch_loss
 from manyhats.training.recipes import RECIPES, schedule_for
-from manyhats.training.rows import TaskKind
-from manyhats.training.trainer import Outcome, Trainer, warm_up_and_decay
+from manyhats.training.stage import warm_up_and_decay
+from manyhats.training.trainer import Outcome, Trainer
 from safetensors.torch import load_file
 
 from tests import tiny
-from tests.training.samples import LABELS, items
+from tests.training.samples import LABELS, encoded_examples
 
 # All that need nothing else to begin with; the others have tests of their own.
 ALONE = [name for name, recipe in RECIPES.items() if recipe.needs is None and not recipe.baseline]
@@ -59,10 +59,10 @@ def _schedule(recipe: str, **changes: Any) -> Schedule:
 
 
 def _trained(
-    backbone: Backbone, recipe: str, kind: TaskKind = "classify", count: int = 160, **changes: Any
+    backbone: Backbone, recipe: str, kind: str = "classify", count: int = 160, **changes: Any
 ) -> tuple[Trainer, Outcome]:
     trainer = Trainer(backbone, recipe, kind, len(LABELS), _schedule(recipe, **changes), OPTIONS.get(recipe))
-    return trainer, trainer.run(items(backbone, kind, count, 0), items(backbone, kind, 60, 1))
+    return trainer, trainer.run(encoded_examples(backbone, kind, count, 0), encoded_examples(backbone, kind, 60, 1))
 
 
 def _fingerprint(backbone: Backbone) -> str:
@@ -74,19 +74,19 @@ def _fingerprint(backbone: Backbone) -> str:
     return total.hexdigest()
 
 
-def _settings(kind: TaskKind) -> dict[str, Any]:
+def _settings(kind: str) -> dict[str, Any]:
     settings: dict[str, Any] = {"labels": LABELS} if kind in ("classify", "tokens", "multilabel") else {}
     return settings | ({"defaults": {"multi_label": True}} if kind == "multilabel" else {})
 
 
-def _reloads_the_same(backbone: Backbone, trainer: Trainer, kind: TaskKind, folder: Path) -> None:
+def _reloads_the_same(backbone: Backbone, trainer: Trainer, kind: str, folder: Path) -> None:
     """What is read back answers as what was trained does."""
-    held = items(backbone, kind, 40, 2)
+    held = encoded_examples(backbone, kind, 40, 2)
     here = predict(backbone, trainer.bound(), held)
     settings = _settings(kind)
     write_adapter(trainer.adapter(settings), folder, backbone)
     reloaded = read_adapter(folder, backbone)
-    assert reloaded.kind == served(kind)
+    assert reloaded.kind == TRAININGS[kind].served_as.name
     assert reloaded.settings.get("defaults") == settings.get("defaults")
     close = 1e-5 * (100 if kind == "regress" else 1)
     assert tiny.difference(predict(backbone, reloaded.bind(backbone), held), here) < close
@@ -112,7 +112,7 @@ def test_every_method_has_a_real_training() -> None:
 @pytest.mark.parametrize(
     ("recipe", "kind"), [use if use in REAL else pytest.param(*use, marks=pytest.mark.slow) for use in USES]
 )
-def test_learns(bert: Backbone, tmp_path: Path, recipe: str, kind: TaskKind) -> None:
+def test_learns(bert: Backbone, tmp_path: Path, recipe: str, kind: str) -> None:
     before = _fingerprint(bert)
     trainer, outcome = _trained(bert, recipe, kind)
     assert _fingerprint(bert) == before
@@ -131,13 +131,13 @@ FEW_STEPS = [("bert", "tokens"), ("bert", "regress"), ("roberta", "classify"), (
 @pytest.mark.parametrize(("family", "kind"), FEW_STEPS)
 @pytest.mark.parametrize("recipe", ALONE)
 def test_steps_move_the_weights_and_reload(
-    load_backbone: Callable[[str], Backbone], tmp_path: Path, family: str, kind: TaskKind, recipe: str
+    load_backbone: Callable[[str], Backbone], tmp_path: Path, family: str, kind: str, recipe: str
 ) -> None:
     """A few steps, which need not learn anything: they move the method's weights and the head's, and nothing else."""
     backbone = load_backbone(family)
     trainer = Trainer(backbone, recipe, kind, len(LABELS), _schedule(recipe, epochs=1), OPTIONS.get(recipe))
     before = [_values(module) for module in (trainer.trainable, trainer.head)]
-    outcome = trainer.run(items(backbone, kind, 24, 0), items(backbone, kind, 8, 1))
+    outcome = trainer.run(encoded_examples(backbone, kind, 24, 0), encoded_examples(backbone, kind, 8, 1))
     assert outcome.steps > 1
     assert all(math.isfinite(loss) for loss in outcome.losses)
     for module, values in zip((trainer.trainable, trainer.head), before, strict=True):
@@ -181,9 +181,9 @@ def test_early_stopping_keeps_the_best_state(bert: Backbone, monkeypatch: pytest
 
     def evaluate(backbone: Backbone, adapter: Any, *_: Any) -> Score:
         states.append(adapter.head.layers[0].weight.detach().clone())
-        return Score("classify", next(values), 60)
+        return Score(TRAININGS["classify"].metric, next(values), 60)
 
-    monkeypatch.setattr("manyhats.training.trainer.evaluate", evaluate)
+    monkeypatch.setattr("manyhats.training.stage.evaluate", evaluate)
     trainer, outcome = _trained(bert, "bottleneck", patience=2)
     assert (outcome.best_epoch, outcome.epochs, outcome.validation.value) == (2, 4, 0.9)
     assert outcome.stopped == "No better validation score for 2 epochs."
@@ -198,7 +198,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_state(bert: Backbone, monk
         calls += 1
         return batch_loss(*given) * (math.nan if calls == 15 else 1)
 
-    monkeypatch.setattr("manyhats.training.trainer.batch_loss", loss)
+    monkeypatch.setattr("manyhats.training.learner.batch_loss", loss)
     trainer, outcome = _trained(bert, "lora")
     assert outcome.stopped is not None
     assert "at step 15" in outcome.stopped
@@ -264,23 +264,23 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "told"),
+    ("recipe", "message"),
     [("unipelt", "a gate reads the whole text, its answer too"), ("invertible", "its inverse is not supported")],
 )
 def test_what_would_read_its_own_answer_learns_no_writing(
-    load_backbone: Callable[[str], Backbone], recipe: str, told: str
+    load_backbone: Callable[[str], Backbone], recipe: str, message: str
 ) -> None:
-    with pytest.raises(InvalidRequest, match=told):
+    with pytest.raises(InvalidRequest, match=message):
         Trainer(load_backbone("llama"), recipe, "generate", 0, schedule_for(recipe))
 
 
 @pytest.mark.parametrize("kind", ["classify", "tokens"])
-def test_trained_tokens_learn(bert: Backbone, tmp_path: Path, kind: TaskKind) -> None:
+def test_trained_tokens_learn(bert: Backbone, tmp_path: Path, kind: str) -> None:
     trainer, outcome = _trained(bert, "token-rows", kind)
     assert trainer.parameters[0] == 2 * bert.hidden
     assert outcome.losses[-1] < outcome.losses[0]
     write_adapter(trainer.adapter({"labels": LABELS}), tmp_path, bert)
-    held = items(bert, kind, 20, 2)
+    held = encoded_examples(bert, kind, 20, 2)
     reloaded = read_adapter(tmp_path, bert)
     assert tiny.difference(predict(bert, reloaded.bind(bert), held), predict(bert, trainer.bound(), held)) < 1e-5
 

@@ -268,5 +268,5 @@ def _top_tokens(sampled: SampledToken, tokenizer: Tokenizer, given: Parameters) 
     return [one | {"special": False} for one in _alternatives(sampled, given.top_n_tokens or 0, tokenizer)]
 
 
-def _alternatives(sampled: SampledToken, most: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    return [{"id": t, "text": tokenizer.token_to_string(t), "logprob": value} for t, value in sampled.top[:most]]
+def _alternatives(sampled: SampledToken, limit: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    return [{"id": t, "text": tokenizer.token_to_string(t), "logprob": value} for t, value in sampled.top[:limit]]

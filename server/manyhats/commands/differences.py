@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from manyhats.methods.heads import KindName
 
 
-def materialise(path: Path, out: Path, backbone_name: str, kind_said: KindName | None = None) -> int:
+def materialise(path: Path, out: Path, backbone_name: str, stated_kind: KindName | None = None) -> int:
     """Writes the adapter in `path` into the empty folder `out`; returns how many parameters it changes.
 
-    `kind_said`: what the adapter is for, where its files leave that open.
+    `stated_kind`: what the adapter is for, where its files leave that open.
 
     Raises ConfigurationError without PEFT, and InvalidRequest for what PEFT cannot load or merge.
     """
@@ -46,11 +46,11 @@ def materialise(path: Path, out: Path, backbone_name: str, kind_said: KindName |
     backbone = Backbone.load(backbone_name, device="cpu", dtype="float32")
     warnings: list[str] = []
     tensors = open_weights(path, prompt=False)
-    kind = kind_of(tensors, config, WRAPPER, backbone, KindHints(kind=kind_said), warnings)
-    head = read_head(tensors, kind, WRAPPER, backbone, kind_said)
-    part = _changed(path, config, backbone, backbone_name, kind, head.num_labels if head else None)
+    kind = kind_of(tensors, config, WRAPPER, backbone, KindHints(kind=stated_kind), warnings)
+    head = read_head(tensors, kind, WRAPPER, backbone, stated_kind)
+    component = _changed(path, config, backbone, backbone_name, kind, head.num_labels if head else None)
     adapter = Adapter(
-        components=(part,),
+        components=(component,),
         head=head,
         kind=kind if head is None else head.kind,
         matched_tensors=0,
@@ -59,7 +59,7 @@ def materialise(path: Path, out: Path, backbone_name: str, kind_said: KindName |
     adapter.check(backbone)
     out.mkdir(parents=True, exist_ok=True)
     write_adapter(adapter, out, backbone)
-    return sum(len(leaves) for leaves in part.tensors.values())
+    return sum(len(leaves) for leaves in component.tensors.values())
 
 
 def _changed(
@@ -71,8 +71,7 @@ def _changed(
 
     from manyhats.backbone.loading import locate
     from manyhats.core.kinds.registry import KINDS
-    from manyhats.methods.component import Component
-    from manyhats.methods.full_parameters import ParametersConfig
+    from manyhats.methods.changed_parameters import changed_parameters
 
     try:
         import peft
@@ -98,8 +97,8 @@ def _changed(
         site = backbone.find(module)
         own = site.parameter(leaf) if site is not None else None
         if site is None or own is None:
-            unserved = backbones.get(plain)
-            if unserved is not None and not torch.equal(tensor.detach(), unserved):
+            unadaptable = backbones.get(plain)
+            if unadaptable is not None and not torch.equal(tensor.detach(), unadaptable):
                 raise InvalidRequest(f"'{path}' changes '{module}.{leaf}', where nothing can act on this backbone")
             continue
         value = site.to_canonical(leaf, tensor.detach())
@@ -107,4 +106,4 @@ def _changed(
             sites.setdefault(module, {})[leaf] = value.contiguous().clone()
     if not sites:
         raise InvalidRequest(f"'{path}' changes nothing of the backbone")
-    return Component("parameters", ParametersConfig(), sites, label=str(config["peft_type"]).lower()[:40])
+    return changed_parameters(sites, str(config["peft_type"]).lower()[:40])

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from manyhats.commands import remote
+from manyhats.core.kinds.examples import Columns
+from manyhats.core.kinds.registry import TRAININGS
 from manyhats.errors import InvalidRequest
 from manyhats.training.libraries import TRAINING, require
 
@@ -19,17 +21,9 @@ if TYPE_CHECKING:
     from manyhats.training.card import Report
 
 
-class Kind(StrEnum):
-    """What the task answers: a class for a text, several labels, a number, a tag for every word, the place of an answer
-    in a context, a vector, or a text."""
-
-    classify = "classify"
-    multilabel = "multilabel"
-    regress = "regress"
-    tokens = "tokens"
-    span = "span"
-    embed = "embed"
-    generate = "generate"
+# What the task answers: the choices of `--kind`.
+Kind = StrEnum("Kind", list(TRAININGS))  # type: ignore[misc]
+_CLASSIFY = Kind("classify")
 
 
 class Precision(StrEnum):
@@ -55,12 +49,12 @@ def _configured(context: typer.Context, path: Path | None) -> Path | None:
             raise typer.BadParameter(f"'{path}' has the field '{name}'; known are {names}, and a table [options]")
     defaults = {name.replace("-", "_"): value for name, value in fields.items()}
     if options:
-        defaults["option"] = [f"{name}={_told(value)}" for name, value in options.items()]
+        defaults["option"] = [f"{name}={_as_text(value)}" for name, value in options.items()]
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
 
 
-def _told(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -90,7 +84,7 @@ def train(
         Path | None, typer.Option(help="data to choose the best epoch; without it a tenth of --data")
     ] = None,
     test: Annotated[Path | None, typer.Option(help="held-out data; without it a tenth of --data")] = None,
-    kind: Annotated[Kind, typer.Option(help="what the task answers")] = Kind.classify,
+    kind: Annotated[Kind, typer.Option(help="what the task answers")] = _CLASSIFY,
     text: Annotated[str, typer.Option(help="column of the text, or of the question")] = "text",
     label: Annotated[str, typer.Option(help="column of the label, labels, number or answer")] = "label",
     template: Annotated[
@@ -132,14 +126,13 @@ def train(
         raise InvalidRequest("--push uploads one adapter; after --sweep use manyhats push", param="push")
     for library in TRAINING:
         require(library)
-    # Here, so that commands that only talk to a server start quickly.
+    # Here, so that the options are shown quickly.
     from accelerate import PartialState
 
     from manyhats.backbone import Backbone
     from manyhats.engine.self_check import self_check
     from manyhats.registry.names import check_name
     from manyhats.training.job import Job, run
-    from manyhats.training.rows import Columns
     from manyhats.training.sweep import named
     from manyhats.training.sweep import sweep as run_all
 

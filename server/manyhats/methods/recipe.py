@@ -41,7 +41,8 @@ class Member(NamedTuple):
 class Recipe:
     """A method under the name that the field knows. `options`: the method's, which it stands for; `beside`: further
     methods that are trained with it; `needs`: an option that must be given; `peft`: written as PEFT does, with the
-    family's own head; `baseline`: to compare with, not to serve; `general`: stands for other recipes, by an option."""
+    family's own head; `baseline`: to compare with, not to serve; `general`: stands for other recipes, by an option;
+    `variants`: options with which the schedule is another recipe's, and its name."""
 
     method: str
     schedule: Schedule
@@ -52,6 +53,7 @@ class Recipe:
     beside: tuple[Member, ...] = ()
     needs: str | None = None
     general: bool = False
+    variants: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def members(self) -> tuple[Member, ...]:

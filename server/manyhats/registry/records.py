@@ -19,7 +19,7 @@ _SPLIT_LIMIT = 16
 Label = Annotated[str, Field(max_length=1000)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 TEMPLATE_LIMIT = 100_000  # characters of a chat template; the longest in use have about 20,000
-_MOST_STOP_TOKENS = 64
+_MAX_STOP_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class TaskSettings(BaseModel):
     lower_case: bool | None = None
     system_prompt: str | None = Field(default=None, max_length=20_000)
     chat_template: str | None = Field(default=None, max_length=TEMPLATE_LIMIT)
-    stop_token_ids: list[TokenId] | None = Field(default=None, max_length=_MOST_STOP_TOKENS)
+    stop_token_ids: list[TokenId] | None = Field(default=None, max_length=_MAX_STOP_TOKENS)
     defaults: dict[str, Any] = Field(default_factory=dict)
     priority: int = Field(default=0, ge=-10, le=10)
     pinned: bool = False

@@ -11,29 +11,11 @@ import torch
 import transformers
 
 from manyhats._version import __version__
+from manyhats.core.kinds.baselines import Baseline
+from manyhats.core.kinds.metrics import Score
 from manyhats.methods.recipe import Schedule
 from manyhats.training.data import Dataset
-from manyhats.training.metrics import Score
 from manyhats.training.trainer import Outcome
-
-_PIPELINES = {
-    "classify": "text-classification",
-    "multilabel": "text-classification",
-    "span": "question-answering",
-    "embed": "sentence-similarity",
-    "tokens": "token-classification",
-    "regress": "text-classification",
-    "generate": "text-generation",
-}
-_METRICS = {
-    "classify": "accuracy",
-    "multilabel": "f1",
-    "tokens": "accuracy",
-    "regress": "mse",
-    "span": "exact_match",
-    "embed": "accuracy",
-    "generate": "loss",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +29,21 @@ class Report:
     backbone: str
     backbone_sha256: str
     dataset: Dataset
-    cut: int  # inputs that were longer than max_tokens
+    truncated: int  # inputs that were longer than max_tokens
     max_tokens: int
     schedule: Schedule
     outcome: Outcome
     test: Score
-    baselines: tuple[tuple[str, Score], ...]  # what it must beat
+    baselines: tuple[Baseline, ...]  # what it must beat
     parameters: tuple[int, int]  # method, head
     nbytes: int  # of the adapter's files
     machine: str  # what it was trained on
     notes: tuple[str, ...] = ()  # further sentences for the card, such as where the data comes from
 
 
-def scores(report: Report) -> list[tuple[str, Score]]:
+def scores(report: Report) -> list[Baseline]:
     """The rows of the table of results."""
-    return [*report.baselines, (f"this adapter ({report.method})", report.test)]
+    return [*report.baselines, Baseline(f"this adapter ({report.method})", report.test)]
 
 
 def interval_text(score: Score) -> str:
@@ -88,10 +70,10 @@ def model_card(report: Report) -> str:
 # {_plain(report.task)}
 
 An adapter for Manyhats: the method `{report.method}` ({options}{size}) on the frozen backbone `{report.backbone}`.
-Kind: `{dataset.kind}`. {labels if dataset.labels else ""}
+Kind: `{dataset.kind.name}`. {labels if dataset.labels else ""}
 ## Result on held-out data
 
-{report.test.name[0].upper() + report.test.name[1:]} over {report.test.count} {_places(report)}\
+{report.test.name[0].upper() + report.test.name[1:]} over {report.test.count} {dataset.kind.unit}\
 {", with the 95 % interval" if report.test.interval else ""}:
 
 | | {report.test.name} | 95 % interval |
@@ -131,7 +113,7 @@ on the validation data) |
 
 def _head(report: Report) -> str:
     """JSON values are YAML values, so that no name can break out of its line."""
-    pipeline = _PIPELINES[report.dataset.kind]
+    pipeline = report.dataset.kind.served_as.libraries.pipeline
     lines: dict[str, Any] = {
         "base_model": report.backbone,
         "library_name": "manyhats",
@@ -146,7 +128,7 @@ def _head(report: Report) -> str:
                         "dataset": {"name": report.dataset.sources[0].name, "type": "file"},
                         "metrics": [
                             {
-                                "type": _METRICS[report.dataset.kind],
+                                "type": report.test.metric.hub_name,
                                 "value": round(report.test.value, 6),
                             }
                         ],
@@ -158,18 +140,12 @@ def _head(report: Report) -> str:
     return "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in lines.items())
 
 
-def _places(report: Report) -> str:
-    return {"tokens": "words", "generate": "tokens"}.get(report.dataset.kind, "inputs")
-
-
 def _notes(report: Report) -> list[str]:
-    notes = [*report.notes, *report.dataset.notes]
-    if report.dataset.kind == "tokens":
-        notes.append("Words of one sentence are not independent, so the interval is narrower than it should be.")
-    if report.cut:
+    notes = [*report.notes, *report.dataset.notes, *report.dataset.kind.notes]
+    if report.truncated:
         one = "1 input was longer than {} tokens and was cut."
         many = "{1} inputs were longer than {0} tokens and were cut."
-        notes.append((one if report.cut == 1 else many).format(report.max_tokens, report.cut))
+        notes.append((one if report.truncated == 1 else many).format(report.max_tokens, report.truncated))
     if report.outcome.stopped:
         notes.append(f"Training stopped early: {report.outcome.stopped}")
     notes.append("The test data played no part in training or in choosing the epoch.")

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manyhats.core.kinds.examples import Columns, Example
+from manyhats.core.kinds.training import KindTraining
 from manyhats.errors import InvalidRequest
 from manyhats.training.files import read_examples, sha256_of, splits_of
-from manyhats.training.rows import LABELLED, Columns, Example, TaskKind
 
 # The share of the data that is held out where no file for it is given.
 HELD_OUT = 0.1
@@ -32,7 +33,7 @@ class Dataset:
     """Training, validation and test data of one task. `labels`: the classes or tags in their order; empty for
     other kinds."""
 
-    kind: TaskKind
+    kind: KindTraining
     train: list[Example]
     validation: list[Example]
     test: list[Example]
@@ -42,11 +43,11 @@ class Dataset:
 
     def count(self, label: str) -> int:
         """How often a label stands in the training data."""
-        return sum(label in _targets(e) if self.kind == "multilabel" else _targets(e).count(label) for e in self.train)
+        return sum(self.kind.label_count(example, label) for example in self.train)
 
 
 def load(
-    kind: TaskKind,
+    kind: KindTraining,
     columns: Columns,
     data: Path,
     validation: Path | None = None,
@@ -79,68 +80,50 @@ def load(
     if test is not None:
         held["test"] = read(test)
     notes: list[str] = []
-    for salt, part in enumerate(("validation", "test")):
-        if part not in held:
-            train, held[part] = split(train, kind, HELD_OUT, random.Random(f"{seed}/{salt}"))
-            notes.append(f"The {part} data is a seeded {HELD_OUT:.0%} of {data.name}.")
-            if not train or not held[part]:
-                raise InvalidRequest(f"{data.name} has too few rows to split off {part} data", param="data")
-    labels = _labels(train, kind, data.name) if kind in LABELLED else []
-    if kind == "regress" and len({example.target for example in train}) < 2:
-        raise InvalidRequest(f"every row of {data.name} has the same number; there is nothing to learn", param="data")
-    for part, path in (("validation", validation), ("test", test)):
-        if kind in LABELLED:
-            _check_known(held[part], set(labels), path.name if path else f"the {part} part of {data.name}")
-            notes += _unseen(held[part], labels, part)
-        notes += _duplicates(train, held[part], part)
+    for salt, subset in enumerate(("validation", "test")):
+        if subset not in held:
+            train, held[subset] = split(train, kind, HELD_OUT, random.Random(f"{seed}/{salt}"))
+            notes.append(f"The {subset} data is a seeded {HELD_OUT:.0%} of {data.name}.")
+            if not train or not held[subset]:
+                raise InvalidRequest(f"{data.name} has too few rows to split off {subset} data", param="data")
+    labels = sorted({label for example in train for label in kind.labels(example)})
+    kind.check_data(train, labels, data.name)
+    for subset, path in (("validation", validation), ("test", test)):
+        if kind.labelled:
+            _check_known(held[subset], kind, set(labels), path.name if path else f"the {subset} part of {data.name}")
+            notes += _unseen(held[subset], kind, labels, subset)
+        notes += _duplicates(train, held[subset], subset)
     return Dataset(kind, train, held["validation"], held["test"], labels, sources, notes)
 
 
-def _targets(example: Example) -> tuple[str, ...]:
-    """The labels of a labelled kind's example."""
-    return example.target if isinstance(example.target, tuple) else (str(example.target),)
-
-
-def _labels(train: Sequence[Example], kind: TaskKind, name: str) -> list[str]:
-    labels = sorted({label for example in train for label in _targets(example)})
-    if not labels:
-        raise InvalidRequest(f"no row of {name} has a label", param="data")
-    same = len({_targets(example) for example in train}) < 2  # of `multilabel` one label may be there or not
-    if same or (len(labels) < 2 and kind != "multilabel"):
-        raise InvalidRequest(
-            f"every row of {name} has the label '{labels[0]}'; two classes are needed to learn from", param="data"
-        )
-    return labels
-
-
-def _unseen(examples: Sequence[Example], labels: Sequence[str], part: str) -> list[str]:
-    seen = {label for example in examples for label in _targets(example)}
+def _unseen(examples: Sequence[Example], kind: KindTraining, labels: Sequence[str], subset: str) -> list[str]:
+    seen = {label for example in examples for label in kind.labels(example)}
     absent = [label for label in labels if label not in seen]
     if not absent:
         return []
-    told = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-    return [f"{len(absent)} of {len(labels)} labels do not occur in the {part} data, and are not judged: {told}."]
+    listed = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+    return [f"{len(absent)} of {len(labels)} labels do not occur in the {subset} data, and are not judged: {listed}."]
 
 
-def _check_known(examples: Sequence[Example], known: set[str], name: str) -> None:
+def _check_known(examples: Sequence[Example], kind: KindTraining, known: set[str], name: str) -> None:
     for number, example in enumerate(examples, start=1):
-        strange = next((label for label in _targets(example) if label not in known), None)
+        strange = next((label for label in kind.labels(example) if label not in known), None)
         if strange is not None:
             raise InvalidRequest(
                 f"{name}, row {number}: the label '{strange}' does not occur in the training data", param="label"
             )
 
 
-def _duplicates(train: Sequence[Example], held: Sequence[Example], part: str) -> list[str]:
+def _duplicates(train: Sequence[Example], held: Sequence[Example], subset: str) -> list[str]:
     seen = {example.input for example in train}
     count = sum(example.input in seen for example in held)
     if not count:
         return []
-    return [f"{count} of {len(held)} {part} inputs also stand in the training data, which flatters the result."]
+    return [f"{count} of {len(held)} {subset} inputs also stand in the training data, which flatters the result."]
 
 
 def split(
-    examples: Sequence[Example], kind: TaskKind, share: float, rng: random.Random
+    examples: Sequence[Example], kind: KindTraining, share: float, rng: random.Random
 ) -> tuple[list[Example], list[Example]]:
     """(kept, held out). Exact duplicates stay on one side. Classes keep their shares, and the rarest their rows.
 
@@ -151,7 +134,7 @@ def split(
         groups[example.input].append(example)
     strata: dict[Any, list[list[Example]]] = defaultdict(list)
     for group in groups.values():
-        strata[group[0].target if kind == "classify" else ""].append(group)
+        strata[kind.stratum(group[0])].append(group)
     kept: list[Example] = []
     held: list[list[Example]] = []
     for _, members in sorted(strata.items(), key=lambda item: str(item[0])):
@@ -160,9 +143,9 @@ def split(
         held += members[:count]
         kept += [example for group in members[count:] for example in group]
     still: list[Example] = []
-    known = {label for example in kept for label in _targets(example)}
+    known = {label for example in kept for label in kind.labels(example)}
     for group in held:
-        strange = kind in LABELLED and any(label not in known for example in group for label in _targets(example))
+        strange = any(label not in known for example in group for label in kind.labels(example))
         (kept if strange else still).extend(group)
     rng.shuffle(kept)
     return kept, still

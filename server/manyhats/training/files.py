@@ -13,18 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from manyhats.core.kinds.examples import Columns, Example
+from manyhats.core.kinds.training import KindTraining
 from manyhats.errors import InvalidRequest
 from manyhats.training.libraries import require
-from manyhats.training.rows import Columns, Example, TaskKind, example_of
+from manyhats.training.rows import example_of
 
 _FIELD_LIMIT = 1 << 24  # characters of one CSV field
-_PARTS = {"validation": ("validation", "valid", "dev"), "test": ("test",)}
+_SPLIT_NAMES = {"validation": ("validation", "valid", "dev"), "test": ("test",)}
 
 
-def read_examples(path: Path, kind: TaskKind, columns: Columns) -> list[Example]:
+def read_examples(path: Path, kind: KindTraining, columns: Columns) -> list[Example]:
     """All rows of a file, or of one split of a `datasets` folder. Raises InvalidRequest with the row's number, or with
     the columns there are."""
-    wanted = columns.of(kind)
+    wanted = kind.columns(columns)
     examples: list[Example] = []
     for number, record in _records(path):
         absent = next((column for column in wanted.values() if column not in record), None)
@@ -54,10 +56,10 @@ def splits_of(path: Path) -> dict[str, Path]:
     if "train" not in names:
         raise InvalidRequest(f"'{path}' has the splits {', '.join(names)}, and none is called train", param="data")
     found = {"train": path / "train"}
-    for part, known in _PARTS.items():
+    for split, known in _SPLIT_NAMES.items():
         name = next((name for name in known if name in names), None)
         if name is not None:
-            found[part] = path / name
+            found[split] = path / name
     return found
 
 
@@ -124,7 +126,7 @@ def _named(value: Any, names: list[str] | None) -> Any:
         return value
     if isinstance(value, list):
         return [names[one] for one in value]
-    if value < 0:  # what such data sets have where a label is not told
+    if value < 0:  # what such data sets have where a row has no label
         return None
     return names[value]
 

@@ -15,23 +15,26 @@ from rich.console import Console
 
 from manyhats.backbone import Backbone
 from manyhats.core.adapter import Adapter
+from manyhats.core.kinds.baselines import Baseline
+from manyhats.core.kinds.examples import Columns
+from manyhats.core.kinds.metrics import Score
+from manyhats.core.kinds.registry import TRAININGS
+from manyhats.core.kinds.training import KindTraining
 from manyhats.errors import InvalidRequest, ManyhatsError
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
 from manyhats.methods.recipe import Schedule
 from manyhats.training import baselines, data
-from manyhats.training.batches import Items, encode_dataset, shuffled_batches
+from manyhats.training.batches import EncodedDataset, encode_dataset, shuffled_batches
 from manyhats.training.card import Report, model_card
 from manyhats.training.checkpoints import Checkpoints, storage_full
 from manyhats.training.curves import CURVES, plot
 from manyhats.training.data import Dataset
 from manyhats.training.evaluation import evaluate
 from manyhats.training.files import sha256_of
-from manyhats.training.metrics import Score
 from manyhats.training.objective import balanced
 from manyhats.training.progress import Display
-from manyhats.training.recipes import recipe_for, schedule_for
-from manyhats.training.rows import Columns, TaskKind
+from manyhats.training.recipes import FULL, recipe_for, schedule_for
 from manyhats.training.trainer import Trainer
 
 CARD = "README.md"
@@ -50,7 +53,7 @@ class Job:
 
     task: str
     method: str  # a recipe's name
-    kind: TaskKind
+    kind: str  # the name of one of `TRAININGS`
     data: Path
     out: Path
     validation: Path | None = None
@@ -59,12 +62,12 @@ class Job:
     options: Mapping[str, Any] = field(default_factory=dict)
     schedule: Mapping[str, Any] = field(default_factory=dict)
     max_tokens: int | None = None
-    template: str | None = None  # of prompts, for `generate`
+    template: str | None = None  # of prompts, for the kinds that take one
     class_weights: Literal["balanced"] | Mapping[str, float] | None = None
     precision: Literal["no", "bf16"] = "no"
     full: bool = False
     resume: bool = False
-    baselines: tuple[tuple[str, Score], ...] = ()  # what an earlier job on the same data found; else they are made
+    baselines: tuple[Baseline, ...] = ()  # of an earlier job on the same data; else they are made
     notes: tuple[str, ...] = ()  # for the model card
 
     def chosen_schedule(self) -> Schedule:
@@ -86,12 +89,13 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
     """
     if job.out.exists() and (not job.out.is_dir() or any(job.out.iterdir())):
         raise InvalidRequest(f"'{job.out}' exists and is not an empty folder", param="out")
-    _check_template(job)
+    kind = TRAININGS[job.kind]
+    _check_template(job, kind)
     schedule = job.chosen_schedule()
-    dataset = data.load(job.kind, job.columns, job.data, job.validation, job.test, seed=schedule.seed)
+    dataset = data.load(kind, job.columns, job.data, job.validation, job.test, seed=schedule.seed)
     trainer = _trainer(job, job.method, schedule, dataset, backbone)
     max_tokens = _max_tokens(job, backbone, trainer.position_offset)
-    items = encode_dataset(dataset, backbone, max_tokens, job.template)
+    encoded = encode_dataset(dataset, backbone, max_tokens, job.template)
     for note in dataset.notes:
         console.print(note, highlight=False, soft_wrap=True)
     checkpoints = Checkpoints(job.checkpoint, _identity(job, schedule, dataset, backbone, max_tokens))
@@ -101,22 +105,22 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
         )
     if job.resume and not job.checkpoint.exists():
         console.print("There is no checkpoint; training begins anew.", highlight=False)
-    found = list(job.baselines) or baselines.of(backbone, job.kind, items, schedule.seed)
+    found = list(job.baselines) or baselines.of(backbone, kind, encoded, schedule.seed)
     if job.full and not job.baselines:
-        found.append(("full fine-tuning", _full(job, dataset, items, backbone)))
+        found.append(Baseline("full fine-tuning", _full(job, dataset, encoded, backbone)))
     console.print(
-        f"{len(items.train)} rows to train, {len(items.validation)} to validate, {len(items.test)} to test; "
+        f"{len(encoded.train)} rows to train, {len(encoded.validation)} to validate, {len(encoded.test)} to test; "
         + ", ".join(f"{name} {value}" for name, value in found),
         highlight=False,
         soft_wrap=True,
     )
     epochs = schedule.epochs * trainer.trainable.stages
-    with Display(console, epochs, _steps(items, schedule)) as display:
-        outcome = trainer.run(items.train, items.validation, display, checkpoints)
+    with Display(console, epochs, _steps(encoded, schedule)) as display:
+        outcome = trainer.run(encoded.train, encoded.validation, display, checkpoints)
     if outcome.stopped:
         console.print(outcome.stopped, highlight=False, soft_wrap=True)
     adapter = trainer.adapter(_settings(job, dataset, backbone, max_tokens))
-    test = evaluate(backbone, trainer.bound(), job.kind, items.test)
+    test = evaluate(backbone, trainer.bound(), trainer.kind, encoded.test)
 
     def report(nbytes: int) -> Report:
         return Report(
@@ -127,7 +131,7 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
             backbone=backbone.name,
             backbone_sha256=backbone.sha256,
             dataset=dataset,
-            cut=items.cut,
+            truncated=encoded.truncated,
             max_tokens=max_tokens,
             schedule=schedule,
             outcome=outcome,
@@ -139,7 +143,7 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
             notes=job.notes,
         )
 
-    if not trainer.leads:  # of several processes one writes
+    if not trainer.is_main_process:  # of several processes one writes
         return report(0)
 
     with storage_full(job.out.parent):
@@ -149,7 +153,7 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
             folder = Path(temporary) / "adapter"
             folder.mkdir()
             write_adapter(adapter, folder, backbone)
-            _check_reloaded(folder, backbone, job.kind, items, test)
+            _check_reloaded(folder, backbone, kind, encoded, test)
             found_out = report(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
             (folder / CARD).write_text(model_card(found_out), encoding="utf-8")
             plot(outcome, test.name, folder / CURVES)
@@ -163,8 +167,8 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
 def _trainer(job: Job, method: str, schedule: Schedule, dataset: Dataset, backbone: Backbone) -> Trainer:
     options = dict(job.options) if method == job.method else {}
     if "members" in options:
-        folders = _members(options["members"])
-        options["members"] = [part for folder in folders for part in read_adapter(folder, backbone).components]
+        folders = _member_folders(options["members"])
+        options["members"] = [one for folder in folders for one in read_adapter(folder, backbone).components]
     return Trainer(
         backbone,
         method,
@@ -177,7 +181,7 @@ def _trainer(job: Job, method: str, schedule: Schedule, dataset: Dataset, backbo
     )
 
 
-def _members(given: Any) -> list[Path]:
+def _member_folders(given: Any) -> list[Path]:
     """The folders of the adapters that a fusion is made of."""
     folders = [Path(name.strip()) for name in given.split(",")] if isinstance(given, str) else list(map(Path, given))
     for folder in folders:
@@ -189,7 +193,7 @@ def _members(given: Any) -> list[Path]:
 def _class_weights(job: Job, dataset: Dataset) -> list[float] | None:
     if job.class_weights is None:
         return None
-    if job.kind not in ("classify", "multilabel", "tokens"):
+    if not dataset.kind.labelled:
         raise InvalidRequest(f"class weights mean nothing for the kind {job.kind}", param="class_weights")
     if job.class_weights == "balanced":
         return balanced([dataset.count(label) for label in dataset.labels])
@@ -202,11 +206,11 @@ def _class_weights(job: Job, dataset: Dataset) -> list[float] | None:
     return [job.class_weights.get(label, 1.0) for label in dataset.labels]
 
 
-def _full(job: Job, dataset: Dataset, items: Items, backbone: Backbone) -> Score:
+def _full(job: Job, dataset: Dataset, encoded: EncodedDataset, backbone: Backbone) -> Score:
     """Full fine-tuning on the same data, with its own recipe."""
-    trainer = _trainer(job, "full", replace(schedule_for("full"), seed=job.chosen_schedule().seed), dataset, backbone)
-    trainer.run(items.train, items.validation)
-    return evaluate(backbone, trainer.bound(), job.kind, items.test)
+    trainer = _trainer(job, FULL, replace(schedule_for(FULL), seed=job.chosen_schedule().seed), dataset, backbone)
+    trainer.run(encoded.train, encoded.validation)
+    return evaluate(backbone, trainer.bound(), trainer.kind, encoded.test)
 
 
 def _identity(
@@ -215,7 +219,7 @@ def _identity(
     """What two runs must have in common for one to go on where the other was."""
     options = {name: str(value) for name, value in job.options.items()}
     if "members" in job.options:
-        options["members"] = " ".join(sha256_of(folder) for folder in _members(job.options["members"]))
+        options["members"] = " ".join(sha256_of(folder) for folder in _member_folders(job.options["members"]))
     return {
         "task": job.task,
         "method": job.method,
@@ -233,28 +237,24 @@ def _identity(
 
 
 def _settings(job: Job, dataset: Dataset, backbone: Backbone, max_tokens: int) -> dict[str, Any]:
-    """What the server is told of the task."""
+    """The settings that the task is served with."""
     settings: dict[str, Any] = {}
     if dataset.labels:
         settings["labels"] = dataset.labels
-    if job.kind == "multilabel":
-        settings["defaults"] = {"multi_label": True}
+    settings |= dataset.kind.settings(backbone)
     if job.template is not None:
         settings["template"] = job.template
-    if job.max_tokens is not None and job.kind != "generate":
+    if job.max_tokens is not None and dataset.kind.serves_max_tokens:
         settings |= {"max_tokens": max_tokens, "overflow": "truncate"}
-    own = backbone.sentence_embedding
-    if job.kind == "embed" and (own.default_prompt_name is not None or own.lower_case):
-        # It is trained on the texts as they are, so it is asked so too.
-        settings |= {"prompts": {}, "lower_case": False}
     return settings
 
 
-def _check_template(job: Job) -> None:
+def _check_template(job: Job, kind: KindTraining) -> None:
     if job.template is None:
         return
-    if job.kind != "generate" or "{text}" not in job.template:
-        raise InvalidRequest("a template is for the kind generate, and contains {text}", param="template")
+    if not kind.takes_template or "{text}" not in job.template:
+        takers = " or ".join(name for name, one in TRAININGS.items() if one.takes_template)
+        raise InvalidRequest(f"a template is for the kind {takers}, and contains {{text}}", param="template")
 
 
 def _machine(device: torch.device) -> str:
@@ -264,9 +264,9 @@ def _machine(device: torch.device) -> str:
     return f"on {torch.cuda.get_device_name(device)}" if device.type == "cuda" else f"on {device.type}"
 
 
-def _steps(items: Items, schedule: Schedule) -> int:
+def _steps(encoded: EncodedDataset, schedule: Schedule) -> int:
     """About how many steps an epoch has; the number differs a little from one shuffle to the next."""
-    batches = shuffled_batches(items.train, schedule.batch_tokens, torch.Generator().manual_seed(0))
+    batches = shuffled_batches(encoded.train, schedule.batch_tokens, torch.Generator().manual_seed(0))
     return math.ceil(len(batches) / schedule.accumulate)
 
 
@@ -283,9 +283,11 @@ def _max_tokens(job: Job, backbone: Backbone, shift: int) -> int:
     return job.max_tokens
 
 
-def _check_reloaded(folder: Path, backbone: Backbone, kind: TaskKind, items: Items, trained: Score) -> None:
+def _check_reloaded(
+    folder: Path, backbone: Backbone, kind: KindTraining, encoded: EncodedDataset, trained: Score
+) -> None:
     reloaded: Adapter = read_adapter(folder, backbone)
-    again = evaluate(backbone, reloaded.bind(backbone), kind, items.test)
+    again = evaluate(backbone, reloaded.bind(backbone), kind, encoded.test)
     if abs(again.value - trained.value) > _TOLERANCE * max(abs(trained.value), 1.0):
         raise ManyhatsError(
             f"the adapter scored {trained} when it was trained, but {again} after it was written and read back; "

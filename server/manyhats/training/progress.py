@@ -8,11 +8,11 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from manyhats.training.metrics import Score
+from manyhats.core.kinds.metrics import Score
 
 
 class Watcher(Protocol):
-    """Is told how training goes."""
+    """Sees how training goes."""
 
     def resumed(self, steps: int) -> None:
         """Before the first step of a run that goes on: how many were done before."""

@@ -29,6 +29,10 @@ _FIRST = (
 RECIPES: dict[str, Recipe] = {name: _RECIPES[name] for name in _FIRST if name in _RECIPES} | _RECIPES
 
 
+# What `--full` compares with.
+FULL = next(name for name, recipe in RECIPES.items() if recipe.baseline)
+
+
 def recipe_for(name: str, *, baselines: bool = False) -> Recipe:
     """Raises InvalidRequest for a name that there is not, with those that there are."""
     recipe = RECIPES.get(name)
@@ -40,6 +44,8 @@ def recipe_for(name: str, *, baselines: bool = False) -> Recipe:
 
 def schedule_for(name: str, options: Mapping[str, Any] | None = None) -> Schedule:
     """The defaults of a recipe with these options. Raises InvalidRequest for one that there is not."""
-    if name == "prefix" and str((options or {}).get("reparametrisation", 0)) != "0":
-        name = "prefix-mlp"
-    return recipe_for(name, baselines=True).schedule
+    recipe = recipe_for(name, baselines=True)
+    for option, variant in recipe.variants.items():
+        if str((options or {}).get(option, 0)) != "0":
+            recipe = RECIPES[variant]
+    return recipe.schedule

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from manyhats.backbone import Backbone
+from manyhats.core.kinds.baselines import Baseline
 from manyhats.errors import InvalidRequest
 from manyhats.training.card import Report, interval_text, scores
 from manyhats.training.job import Job, run
-from manyhats.training.metrics import Score
 from manyhats.training.recipes import RECIPES, recipe_for
 
 FILE = "sweep.json"
@@ -51,7 +51,7 @@ def sweep(job: Job, methods: Sequence[str], backbone: Backbone, console: Console
     """
     job.out.mkdir(parents=True, exist_ok=True)
     done = _read(job.out / FILE) if job.resume else {}
-    baselines: tuple[tuple[str, Score], ...] = ()
+    baselines: tuple[Baseline, ...] = ()
     for method in methods:
         out = job.out / method
         if method in done and out.is_dir():

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from manyhats.core.kinds.training import KindTraining
 from manyhats.core.sequence import PoolingParams
 from manyhats.errors import AdapterMismatch
 from manyhats.methods.heads import Head, Reads
@@ -129,8 +128,8 @@ class Kind(ABC, Generic[P]):
     `head`: None for a kind that ends in the backbone's own language-model head (`lm_head`), or in its states.
     `generates`: its answers are sequences of tokens that follow the input; `serving.generation` makes and answers them.
     `parameters`: what a request may ask. `settings`: those of a task's settings that are for this kind alone.
-    `bare_parameters`: parameters that ask the bare backbone for this kind without naming it. `trainings`: the ways to
-    train it, one for each sort of labels; the first has the kind's own name.
+    `bare_parameters`: parameters that ask the bare backbone for this kind without naming it.
+    How it is trained stands in a `core.kinds.training.KindTraining` of the same module.
     """
 
     name: ClassVar[str]
@@ -141,7 +140,6 @@ class Kind(ABC, Generic[P]):
     settings: ClassVar[tuple[str, ...]] = ()
     bare_parameters: ClassVar[frozenset[str]] = frozenset()
     libraries: ClassVar[LibraryNames] = LibraryNames()
-    trainings: ClassVar[Sequence[KindTraining]] = ()
 
     @property
     def over_text(self) -> bool:

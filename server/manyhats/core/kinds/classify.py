@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import torch
 from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
 
 from manyhats.core.kinds.base import Answer, HeadSpec, Kind, LibraryNames, Output, Parameters, Rendered, S
+from manyhats.core.kinds.baselines import Baseline, ClassProbe, commonest_answer
+from manyhats.core.kinds.examples import EncodedExample, Example, Label, TextRow, encode_texts
+from manyhats.core.kinds.metrics import Metric, Score, accuracy
 from manyhats.core.kinds.scores import label_names, sigmoid, softmax
+from manyhats.core.kinds.training import LabelledTraining, TargetScale
 from manyhats.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -72,3 +80,52 @@ class Classify(Kind[ClassifyParameters]):
         if parameters.logits:
             answer["logits"] = output.tolist()
         return answer
+
+
+class ClassRow(TextRow):
+    """A text with one label."""
+
+    target: Label
+
+    def example(self) -> Example:
+        return Example(self.text, self.pair, (), self.target)
+
+
+class ClassifyTraining(LabelledTraining):
+    """One of a set of labels for a text: cross entropy."""
+
+    name = "classify"
+    served_as = Classify()
+    row = ClassRow
+    metric = Metric("accuracy", "accuracy", proportion=True, more_is_better=True)
+    probe = ClassProbe(metric)
+
+    def stratum(self, example: Example) -> Any:
+        return example.target
+
+    def encode(
+        self,
+        examples: Sequence[Example],
+        labels: Sequence[str],
+        backbone: Backbone,
+        max_tokens: int,
+        template: str | None = None,
+    ) -> list[EncodedExample]:
+        index = {label: i for i, label in enumerate(labels)}
+        return encode_texts(examples, [index[str(e.target)] for e in examples], backbone, max_tokens)
+
+    def loss(
+        self,
+        outputs: Sequence[Tensor],
+        batch: Sequence[EncodedExample],
+        weights: Tensor | None = None,
+        scale: TargetScale | None = None,
+    ) -> Tensor:
+        targets = torch.tensor([example.target for example in batch], device=outputs[0].device)
+        return F.cross_entropy(torch.stack(list(outputs)).float(), targets, weights)
+
+    def score(self, outputs: Sequence[Tensor], examples: Sequence[EncodedExample]) -> Score:
+        return accuracy(self.metric, outputs, examples)
+
+    def constant_baseline(self, train: Sequence[EncodedExample], test: Sequence[EncodedExample]) -> Baseline:
+        return commonest_answer(self.metric, train, test)

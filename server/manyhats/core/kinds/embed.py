@@ -5,16 +5,24 @@ What holds for a request are its own parameters, then its task's settings, then 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import torch
 from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional as F
 
 from manyhats.backbone import Text
 from manyhats.backbone.sentence import EVERY_TOKEN, Pooling, SentenceEmbedding, modes_of
 from manyhats.core.kinds.base import Answer, Kind, LibraryNames, Output, Parameters, Preparing, Rendered, S, Settings
+from manyhats.core.kinds.examples import Columns, EncodedExample, Example, NonEmptyText, TextRow, encode_texts
 from manyhats.core.kinds.fields import PoolingSetting
+from manyhats.core.kinds.metrics import Metric, Score
+from manyhats.core.kinds.training import KindTraining, TargetScale
 from manyhats.core.sequence import PoolingParams
 from manyhats.errors import InvalidRequest
 
@@ -205,3 +213,84 @@ def _unit(vectors: Output) -> Output:
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     unit: Output = vectors / np.maximum(norms, 1e-12)
     return unit
+
+
+# Of the cosine between two texts that belong together (Gao et al. 2021, section 3: 0.05).
+_TEMPERATURE = 0.05
+
+
+class PairRow(TextRow):
+    """Two texts that belong together."""
+
+    pair: NonEmptyText
+
+    def example(self) -> Example:
+        return Example(self.text, self.pair, (), "")
+
+
+class EmbedTraining(KindTraining):
+    """A vector for a text: each is to find its own pair among the others of the batch, both ways (InfoNCE; van den
+    Oord et al. 2018)."""
+
+    name = "embed"
+    served_as = Embed()
+    row = PairRow
+    metric = Metric("own pair found first", "accuracy", proportion=True, more_is_better=True)
+
+    def columns(self, columns: Columns) -> dict[str, str]:
+        return {"text": columns.text, "pair": columns.text_pair or "pair"}
+
+    def check_backbone(self, backbone: Backbone) -> None:
+        backbone.sentence_embedding.check()
+
+    def encode(
+        self,
+        examples: Sequence[Example],
+        labels: Sequence[str],
+        backbone: Backbone,
+        max_tokens: int,
+        template: str | None = None,
+    ) -> list[EncodedExample]:
+        """Both texts of a pair, each by itself."""
+
+        def encode(texts: list[str]) -> list[EncodedExample]:
+            bare = [Example(text, None, (), "") for text in texts]
+            return encode_texts(bare, [0] * len(bare), backbone, max_tokens)
+
+        others = encode([example.pair or "" for example in examples])
+        return [
+            replace(one, other=other, truncated=one.truncated or other.truncated)
+            for one, other in zip(encode([example.text for example in examples]), others, strict=True)
+        ]
+
+    def inputs(self, examples: Sequence[EncodedExample]) -> list[list[EncodedExample]]:
+        return [list(examples), [example.other for example in examples if example.other is not None]]
+
+    def loss(
+        self,
+        outputs: Sequence[Tensor],
+        batch: Sequence[EncodedExample],
+        weights: Tensor | None = None,
+        scale: TargetScale | None = None,
+    ) -> Tensor:
+        one, other = (torch.stack(list(side)).float() for side in (outputs[: len(batch)], outputs[len(batch) :]))
+        cosines = F.normalize(one, dim=-1) @ F.normalize(other, dim=-1).T / _TEMPERATURE
+        own = torch.arange(len(one), device=one.device)
+        return (F.cross_entropy(cosines, own) + F.cross_entropy(cosines.T, own)) / 2
+
+    def score(self, outputs: Sequence[Tensor], examples: Sequence[EncodedExample]) -> Score:
+        """How many texts have their own nearest among all the others of the data, by cosine."""
+        count = len(examples)
+        if not count:
+            return Score(self.metric, math.nan, 0)
+        others = self.inputs(examples)[1]
+        one, other = (F.normalize(torch.stack(list(side)), dim=-1) for side in (outputs[:count], outputs[count:]))
+        nearest = (one @ other.T).argmax(-1).tolist()
+        right = sum(others[n].ids == own.ids for n, own in zip(nearest, others, strict=True))
+        return Score(self.metric, right / count, count)
+
+    def settings(self, backbone: Backbone) -> Mapping[str, Any]:
+        """It is trained on the texts as they are, so it is asked so too."""
+        own = backbone.sentence_embedding
+        changes_texts = own.default_prompt_name is not None or own.lower_case
+        return {"prompts": {}, "lower_case": False} if changes_texts else {}

@@ -5,15 +5,22 @@ The engine's requests are made, and answered, by `serving.generation`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import torch
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
+from torch import Tensor
+from torch.nn import functional as F
 
+from manyhats.backbone import Text
 from manyhats.core.kinds.base import Answer, Kind, LibraryNames, Output, Parameters, Rendered
+from manyhats.core.kinds.examples import EncodedExample, Example, NonEmptyText, TextRow
 from manyhats.core.kinds.fields import STOP_AT_FIRST, Integer, Token, at_most
-from manyhats.errors import AdapterMismatch
+from manyhats.core.kinds.metrics import Metric, Score, ratio
+from manyhats.core.kinds.training import KindTraining, TargetScale
+from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.messages import short_repr
 
 if TYPE_CHECKING:
@@ -174,3 +181,81 @@ class Generate(Kind[GenerateParameters]):
     def render(self, output: Output, parameters: GenerateParameters, rendered: Rendered) -> Answer:
         """Never called: one pass does not answer a task that generates (see `generates`)."""
         raise TypeError("tokens are answered by serving.generation")
+
+
+_UNLIMITED = 1 << 30  # tokens
+
+
+class AnswerRow(TextRow):
+    """A prompt's text with its answer."""
+
+    target: NonEmptyText
+
+    def example(self) -> Example:
+        return Example(self.text, self.pair, (), self.target)
+
+
+class GenerateTraining(KindTraining):
+    """A text as the answer to a prompt: cross entropy of the answer's tokens, each from all before it."""
+
+    name = "generate"
+    served_as = Generate()
+    row = AnswerRow
+    metric = Metric("loss per token of the answer", "loss")
+    takes_template = True
+    causal = True
+    serves_max_tokens = False  # the limit is of prompt and answer together
+    evaluated_at_once = 16  # the logits of all answers over the whole vocabulary would not fit
+    unit = "tokens"
+
+    def check_backbone(self, backbone: Backbone) -> None:
+        if not backbone.has_language_model:
+            raise InvalidRequest(f"the backbone {backbone.name} cannot generate text", param="kind")
+
+    def encode(
+        self,
+        examples: Sequence[Example],
+        labels: Sequence[str],
+        backbone: Backbone,
+        max_tokens: int,
+        template: str | None = None,
+    ) -> list[EncodedExample]:
+        """Prompt, answer and, where the backbone has one, the token that ends a text."""
+        texts = [Text((template or "{text}").replace("{text}", e.text), e.pair) for e in examples]
+        end = sorted(backbone.eos_token_ids)[:1]
+        made = []
+        for prompt, example in zip(backbone.tokenizer.encode(texts, _UNLIMITED), examples, strict=True):
+            answer = [*backbone.tokenizer.encode_bare(str(example.target), _UNLIMITED).ids, *end]
+            ids = [*prompt.ids, *answer]
+            kept = ids[:max_tokens]
+            if len(kept) <= len(prompt.ids):
+                raise InvalidRequest(
+                    f"the prompt '{example.text[:60]}' has {len(prompt.ids)} tokens; max-tokens is {max_tokens}, which "
+                    "leaves no room for its answer",
+                    param="max_tokens",
+                )
+            positions = tuple(range(len(prompt.ids) - 1, len(kept) - 1))
+            target = kept[len(prompt.ids) :]
+            made.append(EncodedExample(kept, [0] * len(kept), target, len(ids) > len(kept), positions))
+        return made
+
+    def target_count(self, batch: Sequence[EncodedExample]) -> int:
+        return sum(len(example.label_positions) for example in batch)
+
+    def loss(
+        self,
+        outputs: Sequence[Tensor],
+        batch: Sequence[EncodedExample],
+        weights: Tensor | None = None,
+        scale: TargetScale | None = None,
+    ) -> Tensor:
+        targets = torch.tensor([t for example in batch for t in example.target], device=outputs[0].device)  # type: ignore[union-attr]
+        return F.cross_entropy(torch.cat(list(outputs)).float(), targets)
+
+    def score(self, outputs: Sequence[Tensor], examples: Sequence[EncodedExample]) -> Score:
+        sums = [
+            float(F.cross_entropy(o.float(), torch.tensor(e.target, device=o.device), reduction="sum"))
+            for o, e in zip(outputs, examples, strict=True)
+        ]
+        counts = [len(example.label_positions) for example in examples]
+        return ratio(self.metric, list(zip(sums, counts, strict=True)), sum(counts))

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from manyhats.core.kinds.base import Kind
-from manyhats.core.kinds.classify import Classify
-from manyhats.core.kinds.embed import Embed
+from manyhats.core.kinds.classify import Classify, ClassifyTraining
+from manyhats.core.kinds.embed import Embed, EmbedTraining
 from manyhats.core.kinds.fill import Fill
-from manyhats.core.kinds.generate import Generate
-from manyhats.core.kinds.regress import Regress
-from manyhats.core.kinds.span import Span
-from manyhats.core.kinds.tokens import Tokens
+from manyhats.core.kinds.generate import Generate, GenerateTraining
+from manyhats.core.kinds.multilabel import MultilabelTraining
+from manyhats.core.kinds.regress import Regress, RegressTraining
+from manyhats.core.kinds.span import Span, SpanTraining
+from manyhats.core.kinds.tokens import Tokens, TokensTraining
+from manyhats.core.kinds.training import KindTraining
 from manyhats.methods.heads import Head
 
 if TYPE_CHECKING:
@@ -22,6 +24,20 @@ KINDS: dict[str, Kind[Any]] = {
     kind.name: kind for kind in (Classify(), Tokens(), Regress(), Span(), Embed(), Generate(), Fill())
 }
 HEADLESS = tuple(name for name, kind in KINDS.items() if kind.head is None)
+
+# What can be trained, by the name that the command line has for it.
+TRAININGS: dict[str, KindTraining] = {
+    training.name: training
+    for training in (
+        ClassifyTraining(),
+        MultilabelTraining(),
+        RegressTraining(),
+        TokensTraining(),
+        SpanTraining(),
+        EmbedTraining(),
+        GenerateTraining(),
+    )
+}
 
 # The types of the names, for pydantic's models.
 if TYPE_CHECKING:

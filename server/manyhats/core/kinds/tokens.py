@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+import torch
+from pydantic import BeforeValidator, Field, model_validator
+from torch import Tensor
+from torch.nn import functional as F
 
 from manyhats.core.kinds.base import Answer, HeadSpec, Kind, LibraryNames, Output, Parameters, Rendered
+from manyhats.core.kinds.baselines import Baseline, TokenProbe, commonest_answer
+from manyhats.core.kinds.examples import IGNORED, Columns, DataRow, EncodedExample, Example, Label, NonEmptyText
+from manyhats.core.kinds.metrics import Metric, Score, accuracy
 from manyhats.core.kinds.scores import label_names, softmax
+from manyhats.core.kinds.training import LabelledTraining, TargetScale
+from manyhats.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from manyhats.backbone import Encoded
+    from manyhats.backbone import Backbone, Encoded
 
 Aggregation = Literal["none", "simple", "first", "average", "max", "word"]
 _FIELDS_OF_TOKEN = 32  # what the fields of a token's object cost, in numbers
@@ -136,3 +146,81 @@ def _split_label(label: str) -> tuple[bool, str]:
     if label[:2] in ("B-", "I-"):
         return label[0] == "B", label[2:]
     return False, label
+
+
+def _words(value: Any) -> Any:
+    """A list of words, or one text with spaces between them."""
+    return value.split() if isinstance(value, str) else value
+
+
+class TaggedRow(DataRow):
+    """Words, with a tag for each."""
+
+    words: Annotated[list[NonEmptyText], BeforeValidator(_words), Field(min_length=1)]
+    target: Annotated[list[Label], BeforeValidator(_words)]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> TaggedRow:
+        if len(self.words) != len(self.target):
+            raise ValueError(f"there are {len(self.words)} words, but {len(self.target)} tags")
+        return self
+
+    def example(self) -> Example:
+        return Example("", None, tuple(self.words), tuple(self.target))
+
+
+class TokensTraining(LabelledTraining):
+    """A tag for every word: cross entropy at each word's first token."""
+
+    name = "tokens"
+    served_as = Tokens()
+    row = TaggedRow
+    metric = Metric("accuracy per word", "accuracy", proportion=True, more_is_better=True)
+    unit = "words"
+    notes = ("Words of one sentence are not independent, so the interval is narrower than it should be.",)
+    probe = TokenProbe(metric)
+
+    def columns(self, columns: Columns) -> dict[str, str]:
+        return {"words": columns.tokens, "target": columns.tags}
+
+    def encode(
+        self,
+        examples: Sequence[Example],
+        labels: Sequence[str],
+        backbone: Backbone,
+        max_tokens: int,
+        template: str | None = None,
+    ) -> list[EncodedExample]:
+        index = {label: i for i, label in enumerate(labels)}
+        return [self._encoded(example, index, backbone, max_tokens) for example in examples]
+
+    def _encoded(self, example: Example, index: dict[str, int], backbone: Backbone, max_tokens: int) -> EncodedExample:
+        encoded = backbone.tokenizer.encode_words(example.words, max_tokens)
+        tags = self.labels(example)
+        target: list[int] = []
+        last: int | None = None
+        for word in encoded.words:
+            target.append(IGNORED if word is None or word == last else index[tags[word]])
+            last = word
+        if all(t == IGNORED for t in target):
+            raise InvalidRequest(f"no word of the row '{' '.join(example.words)[:60]}' has a token", param="tokens")
+        return EncodedExample(encoded.ids, encoded.type_ids, target, encoded.full_length > len(encoded.ids))
+
+    def target_count(self, batch: Sequence[EncodedExample]) -> int:
+        return sum(t != IGNORED for example in batch for t in example.target)  # type: ignore[union-attr]
+
+    def loss(
+        self,
+        outputs: Sequence[Tensor],
+        batch: Sequence[EncodedExample],
+        weights: Tensor | None = None,
+        scale: TargetScale | None = None,
+    ) -> Tensor:
+        targets = torch.tensor([t for example in batch for t in example.target], device=outputs[0].device)  # type: ignore[union-attr]
+        return F.cross_entropy(torch.cat(list(outputs)).float(), targets, weights, ignore_index=IGNORED)
+
+    def score(self, outputs: Sequence[Tensor], examples: Sequence[EncodedExample]) -> Score:
+        return accuracy(self.metric, outputs, examples)
+
+    def constant_baseline(self, train: Sequence[EncodedExample], test: Sequence[EncodedExample]) -> Baseline:
+        return commonest_answer(self.metric, train, test)

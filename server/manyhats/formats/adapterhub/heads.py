@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _HEAD_TYPES = adapterhub_head_types()
 # What a head's config may hold besides; none of it changes the answer.
-_SILENT = {
+_IGNORED_FIELDS = {
     "head_type", "num_labels", "layers", "activation_function", "use_pooler", "label2id", "bias", "dropout_prob",
 }  # fmt: skip
 
@@ -67,22 +67,23 @@ def read_head(folder: Path, backbone: Backbone) -> HeadFile:
 def _flexible(unclaimed: UnclaimedTensors, outer: Mapping[str, Any], backbone: Backbone) -> HeadFile:
     """A head of the library's own, as its config says."""
     config = outer.get("config")
-    told = config.get("head_type") if isinstance(config, dict) else config
-    if not isinstance(config, dict) or not isinstance(told, str) or told not in _HEAD_TYPES:
+    head_type = config.get("head_type") if isinstance(config, dict) else config
+    if not isinstance(config, dict) or not isinstance(head_type, str) or head_type not in _HEAD_TYPES:
         raise AdapterMismatch(
-            f"the head type {short_repr(told)} is not supported; these are: {', '.join(_HEAD_TYPES)}", param="head_type"
+            f"the head type {short_repr(head_type)} is not supported; these are: {', '.join(_HEAD_TYPES)}",
+            param="head_type",
         )
-    reject_fields(config, _SILENT, " of the head")
-    kind = _HEAD_TYPES[told]
+    reject_fields(config, _IGNORED_FIELDS, " of the head")
+    kind = _HEAD_TYPES[head_type]
     head = Head(kind, _reads(kind, config, backbone), _layers(unclaimed, outer, config))
     unclaimed.check_all_claimed()
     check_head(head, backbone)
-    if told == "classification":
+    if head_type == "classification":
         head = with_own_kind(head)
     settings: dict[str, Any] = {}
     if KINDS[head.kind].labelled:
         settings = _labels(config.get("label2id"))
-    if told == "multilabel_classification":
+    if head_type == "multilabel_classification":
         settings["defaults"] = {"multi_label": True}
     return HeadFile(head, head.kind, settings, unclaimed.claimed)
 

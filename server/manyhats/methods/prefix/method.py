@@ -41,7 +41,13 @@ class Prefix(Method[PrefixConfig]):
     adapterhub = ADAPTERHUB
     # These need many steps, so their batches are small.
     recipes: ClassVar[Mapping[str, Recipe]] = {
-        "prefix": Recipe(NAME, Schedule(3e-2, 1e-2, batch_tokens=256), "Li & Liang 2021", peft=True),
+        "prefix": Recipe(
+            NAME,
+            Schedule(3e-2, 1e-2, batch_tokens=256),
+            "Li & Liang 2021",
+            peft=True,
+            variants={"reparametrisation": "prefix-mlp"},
+        ),
         "prefix-mlp": Recipe(
             NAME, Schedule(1e-4, 1e-2, batch_tokens=256), "Li & Liang 2021", {"reparametrisation": 512}, peft=True
         ),

@@ -1,4 +1,4 @@
-"""The parts of one adapter while they are trained: one, or several methods side by side."""
+"""The components of one adapter while they are trained: one, or several methods side by side."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 
-class TrainableParts(nn.Module):
+class TrainableComponents(nn.Module):
     """Fresh weights of a recipe's methods. Those with several stages stand alone in their recipe."""
 
     def __init__(
@@ -30,6 +30,7 @@ class TrainableParts(nn.Module):
         given = _shared_out(recipe.members, options)
         self.methods = [METHODS[member.method] for member in recipe.members]
         self._rates = [member.rate for member in recipe.members]
+        # The attribute's name is in the keys of checkpoints, which are read after an update too.
         self.parts = nn.ModuleList(
             METHODS[member.method].trainable(backbone, {**member.options, **own}, generator)
             for member, own in zip(recipe.members, given, strict=True)
@@ -41,40 +42,40 @@ class TrainableParts(nn.Module):
     @property
     def stages(self) -> int:
         """Of the training."""
-        return max(part.stages for part in self._each())
+        return max(component.stages for component in self._each())
 
     def rates(self) -> list[tuple[float, nn.Parameter]]:
         """What is trained now, each with how many times the learning rate."""
         found = []
-        for part, rate in zip(self._each(), self._rates, strict=True):
-            for name, parameter in part.named_parameters():
+        for component, rate in zip(self._each(), self._rates, strict=True):
+            for name, parameter in component.named_parameters():
                 if parameter.requires_grad:
-                    found.append((rate * part.rates.get(name.split(".")[0], 1.0), parameter))
+                    found.append((rate * component.rates.get(name.split(".")[0], 1.0), parameter))
         return found
 
     def bound(self) -> tuple[tuple[Method[Any], BoundComponent], ...]:
-        """The parts as they act now, with gradients; called once a step."""
-        return tuple((method, part.bound()) for method, part in zip(self.methods, self._each(), strict=True))
+        """The components as they act now, with gradients; called once a step."""
+        return tuple((method, component.bound()) for method, component in zip(self.methods, self._each(), strict=True))
 
     def saved(self) -> tuple[Component[Any], ...]:
-        """The parts to be saved, in host memory."""
-        return tuple(part.component() for part in self._each())
+        """The components to be saved, in host memory."""
+        return tuple(component.component() for component in self._each())
 
     def penalty(self) -> Tensor | None:
         """What is added to the loss of every step."""
-        some = [penalty for part in self._each() if (penalty := part.penalty()) is not None]
+        some = [penalty for component in self._each() if (penalty := component.penalty()) is not None]
         return torch.stack(some).sum() if some else None
 
     def advance(self) -> None:
         """Begins the next stage."""
-        (part,) = self._each()
-        part.advance()
+        (component,) = self._each()
+        component.advance()
 
     def restore(self, stage: int, state: Mapping[str, Tensor]) -> None:
         """Takes a `state_dict` of a stage, counted from 0, in place of what it has."""
-        for index, part in enumerate(self._each()):
+        for index, component in enumerate(self._each()):
             start = f"parts.{index}."
-            part.restore(stage, {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)})
+            component.restore(stage, {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)})
 
 
 def _shared_out(members: tuple[Member, ...], options: Mapping[str, Any]) -> list[dict[str, Any]]:
