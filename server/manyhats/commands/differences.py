@@ -71,8 +71,7 @@ def _changed(
 
     from manyhats.backbone.loading import locate
     from manyhats.core.kinds.registry import KINDS
-    from manyhats.methods.component import Component
-    from manyhats.methods.full_parameters import Parameters, ParametersConfig
+    from manyhats.methods.changed_parameters import changed_parameters
 
     try:
         import peft
@@ -107,4 +106,4 @@ def _changed(
             sites.setdefault(module, {})[leaf] = value.contiguous().clone()
     if not sites:
         raise InvalidRequest(f"'{path}' changes nothing of the backbone")
-    return Component(Parameters.name, ParametersConfig(), sites, label=str(config["peft_type"]).lower()[:40])
+    return changed_parameters(sites, str(config["peft_type"]).lower()[:40])
