@@ -32,9 +32,9 @@ class TaskDescription:
 def read_task(folder: Path, backbone: Backbone) -> TaskDescription:
     """What is said of the task; nothing where there is no such file. Raises InvalidRequest or AdapterMismatch."""
     description = describe(folder, backbone)
-    if description is None or description.format != TASK:
+    if description is None or description.common.format != TASK:
         return TaskDescription({})
-    kind = description.task.get("kind")
+    kind = description.common.task.get("kind")
     if kind is not None and (not isinstance(kind, str) or kind not in KINDS):
         raise InvalidRequest(f"{FILE}: task.kind is {short_repr(kind)}; these are: {', '.join(KINDS)}", param="kind")
-    return TaskDescription(description.task, kind)
+    return TaskDescription(description.common.task, kind)

@@ -14,12 +14,7 @@ from manyhats.errors import InvalidRequest
 from manyhats.methods.recipe import Recipe, Schedule
 from manyhats.methods.registry import METHODS
 
-_RECIPES: dict[str, Recipe] = {
-    "side": Recipe("side", Schedule(3e-3), "Zhang et al. 2020"),
-    # A step costs much beside its tokens: every score is moved. Decay would pull all scores under the threshold.
-    "mask": Recipe("mask", Schedule(3e-3, batch_tokens=1024, weight_decay=0.0), "Zhao et al. 2020"),
-}
-_RECIPES |= {name: recipe for method in METHODS.values() for name, recipe in method.recipes.items()}
+_RECIPES: dict[str, Recipe] = {name: recipe for method in METHODS.values() for name, recipe in method.recipes.items()}
 # Those that the field knows best stand first when all are listed or trained; any other follows.
 _FIRST = (
     "lora", "rslora", "dora", "vera", "houlsby", "pfeiffer", "parallel", "bottleneck", "compacter", "invertible",
