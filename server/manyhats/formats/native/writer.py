@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from manyhats.core.adapter import Adapter
-from manyhats.core.kinds.registry import kinds_of_head
 from manyhats.formats.files import write_json, write_tensors
-from manyhats.formats.heads import kind_as_read
 from manyhats.formats.native.description import (
     METHOD_FORMATS,
     PARTS,
-    TASK,
     CommonFields,
     ComponentDescription,
     Description,
@@ -84,16 +81,3 @@ def _head(adapter: Adapter) -> tuple[dict[str, Tensor], HeadDescription | None]:
         activations=[layer.activation for layer in adapter.head.layers],
     )
     return tensors, head
-
-
-def write_task(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
-    """Writes what another library's files have no place for."""
-    head = adapter.head
-    read_as_other = head is not None and head.kind in kinds_of_head(head) and kind_as_read(head) != head.kind
-    common = CommonFields(
-        format=TASK,
-        base_model_name_or_path=backbone.name,
-        base_sha256=backbone.sha256,
-        task=dict(adapter.settings) | ({"kind": adapter.kind} if read_as_other else {}),
-    )
-    write_json(folder / FILE, common.model_dump(exclude={"head", "answers"}))
