@@ -71,7 +71,7 @@ def imports(module: str) -> frozenset[str]:
 
 
 def package(module: str) -> str:
-    return (module.split(".") + [""])[1]
+    return module.partition(".")[2].partition(".")[0]
 
 
 @pytest.mark.parametrize("name", sorted(ALLOWED))

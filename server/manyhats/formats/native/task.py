@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyhats.core.adapter import Adapter
-from manyhats.core.kinds.registry import KINDS
+from manyhats.core.kinds.registry import KINDS, kinds_of_head
 from manyhats.errors import InvalidRequest
 from manyhats.formats.files import write_json
 from manyhats.formats.heads import kind_as_read
@@ -47,7 +47,7 @@ def read_task(folder: Path, backbone: Backbone) -> TaskDescription:
 def write_task(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     """Writes what another library's files have no place for."""
     head = adapter.head
-    read_as_other = head is not None and kind_as_read(head) != head.kind
+    read_as_other = head is not None and head.kind in kinds_of_head(head) and kind_as_read(head) != head.kind
     common = CommonFields(
         format=TASK,
         base_model_name_or_path=backbone.name,
