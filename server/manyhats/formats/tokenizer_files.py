@@ -93,8 +93,8 @@ def _stop_tokens(
         break  # transformers reads the second only where the first says nothing
     if found:
         names = backbone.tokenizer.loaded.convert_ids_to_tokens(list(found))
-        told = ", ".join(f"{name!r} ({number}, {found[number]})" for name, number in zip(names, found, strict=True))
-        warnings.append(f"stop_token_ids taken from the adapter's files: {told}")
+        listed = ", ".join(f"{name!r} ({number}, {found[number]})" for name, number in zip(names, found, strict=True))
+        warnings.append(f"stop_token_ids taken from the adapter's files: {listed}")
     return list(found)
 
 
@@ -112,15 +112,15 @@ def _chat_template(
     if text is None:
         return None
     theirs = tokenizer.loaded.special_tokens_map
-    said = ((name, token_text(config.get(name, special.get(name)))) for name in NAMED if name in text)
-    named = {name: told for name, told in said if told is not None and told != theirs.get(name)}
+    own = ((name, token_text(config.get(name, special.get(name)))) for name in NAMED if name in text)
+    named = {name: token for name, token in own if token is not None and token != theirs.get(name)}
     if not named and text == backbones:
         return None
     if template is not None and template != backbones:
         warnings.append(f"chat_template taken from {file}")
     if named:
         warnings.append(f"the chat template writes the adapter's own {', '.join(named)}, as {CONFIG} says")
-    return "".join(f"{{% set {name} = {_literal(told)} %}}\n" for name, told in named.items()) + text
+    return "".join(f"{{% set {name} = {_literal(token)} %}}\n" for name, token in named.items()) + text
 
 
 def _literal(text: str) -> str:
@@ -133,7 +133,7 @@ def _own_template(folder: Path, config: Mapping[str, Any], warnings: list[str]) 
     """The adapter's own template, and the file that has it: as transformers, one in Jinja before all others."""
     more = sorted(path.stem for path in (folder / _MORE_TEMPLATES).glob("*.jinja"))
     if (folder / _TEMPLATE).is_file():
-        _tell_unused(more, warnings)
+        _warn_of_unused(more, warnings)
         return _read_text(folder / _TEMPLATE), _TEMPLATE
     own = config.get("chat_template")
     if own is None:
@@ -153,16 +153,16 @@ def _own_template(folder: Path, config: Mapping[str, Any], warnings: list[str]) 
             f"chat_template of {CONFIG} must be a text, or a list of objects with name and template",
             param="chat_template",
         )
-    _tell_unused([name for name in templates if name != "default"] + more, warnings)
+    _warn_of_unused([name for name in templates if name != "default"] + more, warnings)
     if "default" not in templates:
         warnings.append(f"chat_template of {CONFIG} has none called 'default': the backbone's own is used")
     return templates.get("default"), CONFIG
 
 
-def _tell_unused(names: list[str], warnings: list[str]) -> None:
+def _warn_of_unused(names: list[str], warnings: list[str]) -> None:
     if names:
-        told = ", ".join(short_repr(name) for name in names[:5])
-        warnings.append(f"of several chat templates 'default' is used; not used: {told}")
+        listed = ", ".join(short_repr(name) for name in names[:5])
+        warnings.append(f"of several chat templates 'default' is used; not used: {listed}")
 
 
 def _read_text(path: Path) -> str:
@@ -185,10 +185,10 @@ def _check_config(config: Mapping[str, Any], tokenizer: Tokenizer) -> list[str]:
     """
     theirs = tokenizer.loaded.init_kwargs
     for name, how in tokenizer.observed_settings().items():
-        told = config.get(name)
-        if isinstance(told, bool) and told != how and theirs.get(name) != told:
+        value = config.get(name)
+        if isinstance(value, bool) and value != how and theirs.get(name) != value:
             raise AdapterMismatch(
-                f"{name} of {CONFIG} is {str(told).lower()}, but {str(how).lower()} for the backbone's tokenizer, "
+                f"{name} of {CONFIG} is {str(value).lower()}, but {str(how).lower()} for the backbone's tokenizer, "
                 "which reads the texts; leave the file out where the adapter was trained with the backbone's",
                 param=name,
             )
