@@ -1,7 +1,7 @@
 """The parts of an upload: one for each file, or one archive.
 
-The server's commands (`manyhats.commands.packing`) and the client (`manyhats_client.packing`) both have this module, the
-same to the letter, as neither package needs the other; a test compares the two.
+The server's commands (`manyhats.commands.packing`) and the client (`manyhats_client.packing`) both have this module, as
+neither package needs the other; a test checks that it is the same to the letter.
 """
 
 from __future__ import annotations
