@@ -225,16 +225,16 @@ def reject_unsupported(fields: Mapping[str, Any] | None, followed: Collection[st
         raise InvalidRequest(f"'{name}' is not supported{instead} leave it out{or_give}", param=name)
 
 
-def translate(fields: Mapping[str, Any], names: Mapping[str, str] = FOLLOWED) -> dict[str, tuple[str, Any]]:
+def translate(fields: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
     """The parameters that some fields are, each with the name that the caller gave it.
 
     Raises InvalidRequest where two fields say the same parameter in two ways.
     """
     found: dict[str, tuple[str, Any]] = {}
     for name, value in fields.items():
-        if value is None or name not in names:
+        if value is None or name not in FOLLOWED:
             continue
-        add_parameter(found, names[name], name, value)
+        add_parameter(found, FOLLOWED[name], name, value)
     return found
 
 

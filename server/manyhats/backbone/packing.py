@@ -95,33 +95,9 @@ def _check(chunks: Sequence[SequenceChunk], cache: KeyValueCache | None, *, pack
             )
 
 
-def pack(
-    backbone: Backbone,
-    sequences: Sequence[Sequence[int]],
-    type_ids: Sequence[Sequence[int]],
-    *,
-    prefixes: Sequence[tuple[int, int]] | None = None,
-    left_out: Sequence[frozenset[int]] | None = None,
-    position_offsets: Sequence[int] | None = None,
-    virtual: Sequence[int] | None = None,
-) -> PackedBatch:
-    """A pass over whole sequences.
-
-    By sequence: `prefixes`, the rows among the batch's prefix rows that it attends to besides its own, and `left_out`,
-    the layers at which it does not; `position_offsets`, how far its tokens' positions are moved on; `virtual`,
-    the number of virtual tokens before its own, whose positions start where those of a sequence without an offset do.
-    """
-    chunks = [
-        SequenceChunk(
-            ids,
-            virtual=virtual[i] if virtual else 0,
-            position_offset=position_offsets[i] if position_offsets else 0,
-            left_out=left_out[i] if left_out else frozenset(),
-            batch_prefix=prefixes[i] if prefixes else (0, 0),
-            type_ids=types,
-        )
-        for i, (ids, types) in enumerate(zip(sequences, type_ids, strict=True))
-    ]
+def pack(backbone: Backbone, sequences: Sequence[Sequence[int]], type_ids: Sequence[Sequence[int]]) -> PackedBatch:
+    """A pass over whole sequences."""
+    chunks = [SequenceChunk(ids, type_ids=types) for ids, types in zip(sequences, type_ids, strict=True)]
     return pack_chunks(backbone, None, chunks)
 
 

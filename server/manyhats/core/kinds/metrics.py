@@ -67,12 +67,12 @@ class Score:
         return f"{100 * value:.1f} %" if self.metric.more_is_better else f"{value:.4f}"
 
 
-def wilson(right: int, count: int, z: float = _Z) -> tuple[float, float]:
+def wilson(right: int, count: int) -> tuple[float, float]:
     """The interval that holds a proportion with 95 % (Wilson 1927; the form of Agresti & Coull 1998, section 1)."""
     share = right / count
-    centre = share + z * z / (2 * count)
-    reach = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
+    centre = share + _Z * _Z / (2 * count)
+    reach = _Z * math.sqrt(share * (1 - share) / count + _Z * _Z / (4 * count * count))
+    scale = 1 + _Z * _Z / count
     return max((centre - reach) / scale, 0.0), min((centre + reach) / scale, 1.0)
 
 
