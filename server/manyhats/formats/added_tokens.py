@@ -18,8 +18,8 @@ CONFIG = "tokenizer_config.json"
 SPECIAL = "special_tokens_map.json"
 # Of tokenizer.json as much is read: what stands before its vocabulary, which may be many megabytes.
 _HEAD_LIMIT = 2 << 20  # bytes
-_MOST = 100_000  # tokens
-_SHOWN = 3
+_MAX_TOKENS = 100_000  # tokens
+_MAX_LISTED = 3
 # The names under which a tokenizer's config and special_tokens_map.json have special tokens.
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
@@ -45,8 +45,8 @@ def check_added_tokens(
     found: dict[tuple[str, int | None], _Added] = {}
     for added in _all_added(folder, config, special):
         found.setdefault((added.text, added.number), added)
-        if len(found) > _MOST:
-            raise InvalidRequest(f"{added.file} names more than {_MOST} tokens", param=added.file)
+        if len(found) > _MAX_TOKENS:
+            raise InvalidRequest(f"{added.file} names more than {_MAX_TOKENS} tokens", param=added.file)
     whole = tokenizer.added_tokens()
     wrong: list[tuple[_Added, str]] = []
     warnings: list[str] = []
@@ -66,8 +66,8 @@ def check_added_tokens(
     if wrong:
         first, why = wrong[0]
         number = "" if first.number is None else f" ({first.number})"
-        names = ", ".join(short_repr(added.text) for added, _ in wrong[1 : 1 + _SHOWN])
-        rest = f"; also {names}{' and more' if len(wrong) > 1 + _SHOWN else ''}" if names else ""
+        names = ", ".join(short_repr(added.text) for added, _ in wrong[1 : 1 + _MAX_LISTED])
+        rest = f"; also {names}{' and more' if len(wrong) > 1 + _MAX_LISTED else ''}" if names else ""
         raise AdapterMismatch(
             f"{first.file} adds the token {short_repr(first.text)}{number}, {why}{rest}; added tokens are not "
             "supported: "

@@ -65,7 +65,7 @@ _TRAINERS = "the trainer's own"
 _COPY = "pickles beside the same weights as safetensors"
 _TOKENIZERS = "the tokenizer's vocabulary, which is the backbone's here"
 _OTHER = "read by nothing here"
-_SHOWN = 8  # names of one reason in a warning
+_MAX_LISTED = 8  # names of one reason in a warning
 _CARD_LIMIT = 1 << 20  # bytes
 _FILE_LIMIT = 64 << 20  # bytes of a file that is no weights; the largest tokenizers have half of that
 
@@ -240,7 +240,7 @@ def _reason(path: PurePosixPath, root: str, members: set[str], folders: Mapping[
     if root and not (parent == root or parent.startswith(f"{root}/")):
         return f"outside of '{short_name(root)}', which holds the adapter"
     inner = PurePosixPath(path.as_posix().removeprefix(f"{root}/") if root else path)
-    beside = folders[parent]
+    siblings = folders[parent]
     if parent not in members:
         if any(_TRAINERS_FOLDER.fullmatch(part) for part in inner.parts[:-1]):
             return _TRAINERS
@@ -256,7 +256,7 @@ def _reason(path: PurePosixPath, root: str, members: set[str], folders: Mapping[
     if suffix in PICKLES:
         is_adapters = parent == root or parent in members or PICKLED.get(name) is not None
         wanted = _WEIGHTS if is_adapters else _companions_weights(inner)
-        return _pickles_reason(name, beside, wanted) if wanted else _OTHER
+        return _pickles_reason(name, siblings, wanted) if wanted else _OTHER
     return _TOKENIZERS if _VOCABULARY.fullmatch(name) else _OTHER
 
 
@@ -270,12 +270,12 @@ def _companions_weights(pickle: PurePosixPath) -> tuple[str, ...]:
     )
 
 
-def _pickles_reason(name: str, beside: set[str], weights: tuple[str, ...]) -> str:
+def _pickles_reason(name: str, siblings: set[str], weights: tuple[str, ...]) -> str:
     """Why a pickle is left out; an empty text where it would be the weights, as no safetensors beside it has them."""
     if name not in PICKLED:
-        return _OTHER if _has(beside, weights) else ""
+        return _OTHER if _has(siblings, weights) else ""
     twin = PICKLED[name]
-    return _COPY if twin is not None and _has(beside, (twin, *_shards(twin))) else ""
+    return _COPY if twin is not None and _has(siblings, (twin, *_shards(twin))) else ""
 
 
 def _shards(file: str) -> tuple[str, ...]:
@@ -301,6 +301,6 @@ def _by_folder(names: Iterable[str]) -> list[str]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    shown = [short_name(name) for name in names]
-    more = len(shown) - _SHOWN
-    return ", ".join(shown[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    listed = [short_name(name) for name in names]
+    more = len(listed) - _MAX_LISTED
+    return ", ".join(listed[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")

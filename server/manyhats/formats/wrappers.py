@@ -12,7 +12,7 @@ from manyhats.formats.files import read_tensors
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 from manyhats.methods.libraries.wrappers import bare as bare
 
-_SHOWN = 120  # characters of a name
+_MAX_NAME = 120  # characters of a name
 
 
 def renamed(
@@ -38,7 +38,7 @@ def renamed(
         name, new = changed[0]
         warnings.append(
             f"{len(changed)} names in {file} are not as its library writes them (wrappers of a model leave "
-            f"their own in them); they are read as if they were, '{name[:_SHOWN]}' as '{new[:_SHOWN]}'"
+            f"their own in them); they are read as if they were, '{name[:_MAX_NAME]}' as '{new[:_MAX_NAME]}'"
         )
     return found
 

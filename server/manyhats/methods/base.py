@@ -31,18 +31,18 @@ Pair = tuple[Tensor, Tensor]  # weight and bias
 
 
 class EmbeddingStep(Protocol):
-    """Makes a segment's rows of an embedding's output. `ids`: (rows,), `y`: (rows, dim); `spans` within these rows."""
+    """Makes a segment's rows of an embedding's output. `ids`: (rows,), `y`: (rows, dim); `slices` within these rows."""
 
-    def __call__(self, ids: Tensor, y: Tensor, spans: SequenceSlices) -> Tensor: ...
+    def __call__(self, ids: Tensor, y: Tensor, slices: SequenceSlices) -> Tensor: ...
 
 
 class StatesStep(Protocol):
     """Changes a segment's rows of the residual stream as a whole.
 
-    `states`: (rows, hidden), `spans` within them; `batch`: the pass under way, `sequences`: which of it these are.
+    `states`: (rows, hidden), `slices` within them; `batch`: the pass under way, `sequences`: which of it these are.
     """
 
-    def __call__(self, states: Tensor, spans: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor: ...
+    def __call__(self, states: Tensor, slices: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor: ...
 
 
 class KeyValueStep(Protocol):
@@ -52,7 +52,7 @@ class KeyValueStep(Protocol):
     for all sequences of the segment together, or as many for each of them after another (`BoundComponent.prefix_each`).
     """
 
-    def __call__(self, hidden: Tensor, spans: SequenceSlices) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, hidden: Tensor, slices: SequenceSlices) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(slots=True)
@@ -155,7 +155,7 @@ class Method(ABC, Generic[C]):
     def bind(self, component: Component[C], backbone: Backbone) -> BoundComponent:
         """The part on the backbone's device in its dtype. The part has been checked."""
 
-    def claim_beside(self, unclaimed: UnclaimedTensors, backbone: Backbone) -> Component[C] | None:
+    def claim_additional(self, unclaimed: UnclaimedTensors, backbone: Backbone) -> Component[C] | None:
         """What PEFT's files may hold of this method beside any other; None where they do not."""
         return None
 
@@ -231,9 +231,9 @@ def init_gate(backbone: Backbone, width: int, generator: torch.Generator) -> dic
     }
 
 
-def span_slices(spans: Sequence[tuple[int, int]], start: int) -> list[slice]:
+def relative_slices(slices: Sequence[tuple[int, int]], start: int) -> list[slice]:
     """The rows (start, stop) of sequences as slices, counted from the row `start`."""
-    return [slice(first - start, stop - start) for first, stop in spans]
+    return [slice(first - start, stop - start) for first, stop in slices]
 
 
 def put_rows(y: Tensor, chunks: Sequence[tuple[slice, Tensor]]) -> Tensor:

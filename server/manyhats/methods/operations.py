@@ -224,7 +224,7 @@ class PrefixRows:
     def columns(self) -> tuple[Any, ...]:
         return ((self.keys, self.values),)
 
-    def __call__(self, hidden: Tensor, spans: Any) -> tuple[Tensor, Tensor]:
+    def __call__(self, hidden: Tensor, slices: Any) -> tuple[Tensor, Tensor]:
         """See `methods.base.KeyValueStep`."""
         return self.keys, self.values
 
@@ -262,7 +262,7 @@ def gate_rows(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segme
     """
     logits = x.new_empty(len(x), 1)
     kernels.linear(x, logits, table, segments)
-    sequences = [slice(start, stop) for spans in segments.spans for start, stop in spans]
+    sequences = [slice(start, stop) for ranges in segments.sequence_ranges for start, stop in ranges]
     means, lengths = gate_means(logits, sequences), [rows.stop - rows.start for rows in sequences]
     flat = torch.cat([mean.expand(length) for mean, length in zip(means, lengths, strict=True)])[:, None]
     if len(flat) == len(x):

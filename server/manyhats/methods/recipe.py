@@ -39,7 +39,7 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A method under the name that the field knows. `options`: the method's, which it stands for; `beside`: further
+    """A method under the name that the field knows. `options`: the method's, which it stands for; `additional`: further
     methods that are trained with it; `needs`: an option that must be given; `peft`: written as PEFT does, with the
     family's own head; `baseline`: to compare with, not to serve; `general`: stands for other recipes, by an option;
     `variants`: options with which the schedule is another recipe's, and its name."""
@@ -50,7 +50,7 @@ class Recipe:
     options: Mapping[str, Any] = field(default_factory=dict)
     peft: bool = False
     baseline: bool = False
-    beside: tuple[Member, ...] = ()
+    additional: tuple[Member, ...] = ()
     needs: str | None = None
     general: bool = False
     variants: Mapping[str, str] = field(default_factory=dict)
@@ -58,4 +58,4 @@ class Recipe:
     @property
     def members(self) -> tuple[Member, ...]:
         """All methods, in the order in which they act."""
-        return Member(self.method, self.options), *self.beside
+        return Member(self.method, self.options), *self.additional

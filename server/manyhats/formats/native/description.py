@@ -161,7 +161,7 @@ def _reject_others(data: Mapping[str, Any], model: type[NativeFields], format: s
         allowed = allowed - {"head", "answers"}
     others = data.keys() - allowed
     if others:
-        beside = ", which stands beside another library's files," if format == TASK else ""
+        where = ", which stands beside another library's files," if format == TASK else ""
         raise InvalidRequest(
-            f"{FILE}: value_error: Value error, the format {format}{beside} has no '{min(others)}'", param=FILE
+            f"{FILE}: value_error: Value error, the format {format}{where} has no '{min(others)}'", param=FILE
         )

@@ -10,7 +10,7 @@ from manyhats.formats.peft.types import PEFT_TYPES
 from manyhats.messages import short_repr
 from manyhats.methods.libraries.fields import reject_fields
 from manyhats.methods.libraries.peft import FieldType, PeftType
-from manyhats.methods.libraries.peft_fields import ANY, FLAG, FLAG_OR_TEXT, OBJECT, TEXT, TEXTS, WHOLES
+from manyhats.methods.libraries.peft_fields import ANY, FLAG, FLAG_OR_TEXT, INTEGERS, OBJECT, TEXT, TEXTS
 
 # Fields of every config that say nothing about the answer: bookkeeping, matching (the tensors say what is adapted)
 # and training. Whatever is neither here nor among those of a type must be empty, false or zero.
@@ -25,7 +25,7 @@ _COMMON: Mapping[str, FieldType] = {
     "modules_to_save": TEXTS,
     "target_modules": TEXTS,
     "exclude_modules": TEXTS,
-    "layers_to_transform": WHOLES,
+    "layers_to_transform": INTEGERS,
     "layers_pattern": TEXTS,
     "fan_in_fan_out": FLAG,
     "init_weights": FLAG_OR_TEXT,

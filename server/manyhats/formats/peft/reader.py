@@ -40,7 +40,7 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone, hints: KindHi
     kind = kind_of(unclaimed, config, prefix, backbone, hints, warnings)
     components = peft_type.read(unclaimed, config, backbone)
     head = read_head(unclaimed, kind, prefix, backbone, hints.kind)
-    further = (method.claim_beside(unclaimed, backbone) for method in METHODS.values())
+    further = (method.claim_additional(unclaimed, backbone) for method in METHODS.values())
     components += [component for component in further if component is not None]
     _check_tied(components, config, backbone)
     unclaimed.check_all_claimed()

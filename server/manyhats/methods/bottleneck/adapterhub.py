@@ -17,7 +17,7 @@ from manyhats.methods.component import Component
 from manyhats.methods.invertible.adapterhub import claim_invertible
 from manyhats.methods.libraries.adapterhub import AdapterHubArchitecture, AdapterHubFile, AdapterHubTensors
 from manyhats.methods.libraries.adapterhub_files import CONFIG
-from manyhats.methods.libraries.adapterhub_places import places_of, residual_site, residual_sites
+from manyhats.methods.libraries.adapterhub_modules import adapter_modules_of, residual_site, residual_sites
 from manyhats.methods.libraries.fields import flag, reject_fields, validate
 from manyhats.methods.libraries.unclaimed import SiteTensors, UnclaimedTensors, claim_leaves
 
@@ -245,8 +245,8 @@ def _leaf_name(leaf: str, config: BottleneckConfig, *, compacter: bool) -> str:
 
 def _write(component: Component[BottleneckConfig], name: str, backbone: Backbone) -> AdapterHubTensors:
     config = component.config
-    places = places_of(backbone.config.model_type)
-    if places is None:
+    modules = adapter_modules_of(backbone.config.model_type)
+    if modules is None:
         raise InvalidRequest(f"AdapterHub has no names for adapters of {backbone.config.model_type} models")
     tensors: dict[str, Tensor] = {}
     widths: dict[str, int] = {}  # by layer
@@ -254,7 +254,7 @@ def _write(component: Component[BottleneckConfig], name: str, backbone: Backbone
     rule: Tensor | None = None
     for site, leaves in component.tensors.items():
         _, layer, sublayer = site.split(".")
-        module = places[("attention", "ffn").index(sublayer)].format(i=layer)
+        module = modules[("attention", "ffn").index(sublayer)].format(i=layer)
         widths[layer] = leaves["down.bias"].shape[0]
         rule = leaves.get("rule")
         named = {

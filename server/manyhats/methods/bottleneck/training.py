@@ -31,14 +31,14 @@ RECIPES: dict[str, Recipe] = {
         Schedule(1e-3, batch_tokens=256),
         "He et al. 2021",
         {"placement": "parallel"},
-        beside=(Member("prefix", rate=20.0),),
+        additional=(Member("prefix", rate=20.0),),
     ),
     "unipelt": Recipe(
         NAME,
         Schedule(1e-3, batch_tokens=256),
         "Mao et al. 2022",
         {"placement": "pfeiffer", "gated": "yes"},
-        beside=(Member("prefix", {"length": 10, "gated": "yes"}, 20.0), Member("lora", {"gated": "yes"})),
+        additional=(Member("prefix", {"length": 10, "gated": "yes"}, 20.0), Member("lora", {"gated": "yes"})),
     ),
 }
 

@@ -53,7 +53,7 @@ class Parameters(Method[ParametersConfig]):
         bound.nbytes = size_of(ready.values())
         return bound
 
-    def claim_beside(self, unclaimed: UnclaimedTensors, backbone: Backbone) -> Component[ParametersConfig] | None:
+    def claim_additional(self, unclaimed: UnclaimedTensors, backbone: Backbone) -> Component[ParametersConfig] | None:
         return claim_own_parameters(unclaimed, backbone)
 
     def replaced_weights(self, component: Component[ParametersConfig]) -> set[str]:

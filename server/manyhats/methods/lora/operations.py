@@ -22,7 +22,7 @@ class LowRankLookup:
     up: Tensor  # (r, dim)
     gain: Tensor | None  # (dim,)
 
-    def __call__(self, ids: Tensor, y: Tensor, spans: SequenceSlices) -> Tensor:
+    def __call__(self, ids: Tensor, y: Tensor, slices: SequenceSlices) -> Tensor:
         out = y + F.embedding(ids, self.down) @ self.up
         return out if self.gain is None else out * self.gain
 

@@ -26,12 +26,12 @@ from manyhats.methods.libraries.peft_fields import (
     ANY,
     FLAG,
     FLAG_OR_TEXT,
+    INTEGER,
     LIST_OR_OBJECT,
     NUMBER,
     OBJECT,
     TEXT,
     TEXTS,
-    WHOLE,
 )
 from manyhats.methods.libraries.peft_patterns import by_pattern
 from manyhats.methods.libraries.resized import reject_resized
@@ -48,7 +48,7 @@ _MAX_ALPHA = 1e6
 _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica", "kasa")
 
 _LORA_FIELDS: Mapping[str, FieldType] = {
-    "r": WHOLE,
+    "r": INTEGER,
     "lora_alpha": NUMBER,
     "use_rslora": FLAG,
     "rank_pattern": OBJECT,
@@ -60,7 +60,7 @@ _LORA_FIELDS: Mapping[str, FieldType] = {
     "eva_config": OBJECT,
     "corda_config": OBJECT,
     "lora_ga_config": OBJECT,
-    "qalora_group_size": WHOLE,
+    "qalora_group_size": INTEGER,
     "megatron_core": TEXT,
     "ensure_weight_tying": FLAG,
     "use_dora": FLAG,
@@ -70,15 +70,15 @@ _LORA_FIELDS: Mapping[str, FieldType] = {
 _UNSUPPORTED: Mapping[str, FieldType] = {"use_qalora": FLAG, "megatron_config": OBJECT, "target_parameters": TEXTS}
 _ADALORA_FIELDS: Mapping[str, FieldType] = {
     **_LORA_FIELDS,
-    "target_r": WHOLE,
-    "init_r": WHOLE,
-    "tinit": WHOLE,
-    "tfinal": WHOLE,
-    "deltaT": WHOLE,
+    "target_r": INTEGER,
+    "init_r": INTEGER,
+    "tinit": INTEGER,
+    "tfinal": INTEGER,
+    "deltaT": INTEGER,
     "beta1": NUMBER,
     "beta2": NUMBER,
     "orth_reg_weight": NUMBER,
-    "total_step": WHOLE,
+    "total_step": INTEGER,
 }
 _LEAVES = ("lora_A", "lora_B")
 

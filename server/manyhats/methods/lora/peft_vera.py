@@ -11,7 +11,7 @@ from manyhats.errors import AdapterMismatch
 from manyhats.methods.component import Component
 from manyhats.methods.libraries.fields import validate
 from manyhats.methods.libraries.peft import PROMPT_WRAPPER, FieldType, PeftType, claim, linear_in
-from manyhats.methods.libraries.peft_fields import ANY, FLAG, NUMBER, WHOLE
+from manyhats.methods.libraries.peft_fields import ANY, FLAG, INTEGER, NUMBER
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 from manyhats.methods.lora.config import NAME, LoraConfig
 from manyhats.methods.lora.peft import check_fields, claim_own_biases
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _MAX_VALUES = 1 << 30  # of all matrices that a VeRA, a file of short vectors, stands for
 _MATRICES = ("vera_A", "vera_B")
 _VERA_FIELDS: Mapping[str, FieldType] = {
-    "r": WHOLE,
-    "projection_prng_key": WHOLE,
+    "r": INTEGER,
+    "projection_prng_key": INTEGER,
     "save_projection": FLAG,
     "vera_dropout": NUMBER,
     "d_initial": NUMBER,

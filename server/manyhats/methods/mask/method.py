@@ -43,9 +43,9 @@ class Mask(Method[MaskConfig]):
             shape = linear_site(backbone, site).shape
             stated = component.config.shapes.get(site)
             if stated is None or tuple(stated) != shape:
-                shown = "none" if stated is None else list(stated)
+                stated_shape = "none" if stated is None else list(stated)
                 raise AdapterMismatch(
-                    f"'{site}.mask' is for a weight of shape {shown}, but the backbone {backbone.name} "
+                    f"'{site}.mask' is for a weight of shape {stated_shape}, but the backbone {backbone.name} "
                     f"has {list(shape)}",
                     param=site,
                 )

@@ -26,8 +26,8 @@ class GatedRows:
     values: Tensor
     gate: Pair
 
-    def __call__(self, hidden: Tensor, spans: SequenceSlices) -> tuple[Tensor, Tensor]:
-        gates = gate_means(F.linear(hidden, *self.gate), spans)[:, None, None, None]
+    def __call__(self, hidden: Tensor, slices: SequenceSlices) -> tuple[Tensor, Tensor]:
+        gates = gate_means(F.linear(hidden, *self.gate), slices)[:, None, None, None]
         return (self.keys * gates).flatten(0, 1), (self.values * gates).flatten(0, 1)
 
 
@@ -38,8 +38,8 @@ class NoRows:
     empty: Tensor  # (length, kv_heads, head_dim)
     each: bool
 
-    def __call__(self, hidden: Tensor, spans: SequenceSlices) -> tuple[Tensor, Tensor]:
-        rows = self.empty.repeat(len(spans), 1, 1) if self.each else self.empty
+    def __call__(self, hidden: Tensor, slices: SequenceSlices) -> tuple[Tensor, Tensor]:
+        rows = self.empty.repeat(len(slices), 1, 1) if self.each else self.empty
         return rows, rows
 
 

@@ -22,18 +22,18 @@ class PromptRows:
 
     prompt: Tensor
 
-    def _put(self, y: Tensor, spans: SequenceSlices) -> Tensor:
+    def _put(self, y: Tensor, slices: SequenceSlices) -> Tensor:
         length = len(self.prompt)
-        chunks = [chunk for span in spans for chunk in (self.prompt, y[span.start + length : span.stop])]
+        chunks = [chunk for rows in slices for chunk in (self.prompt, y[rows.start + length : rows.stop])]
         return torch.cat(chunks)
 
-    def look_up(self, ids: Tensor, y: Tensor, spans: SequenceSlices) -> Tensor:
+    def look_up(self, ids: Tensor, y: Tensor, slices: SequenceSlices) -> Tensor:
         """In the rows of the word embeddings: (rows, width)."""
-        return self._put(y, spans)
+        return self._put(y, slices)
 
-    def enter(self, states: Tensor, spans: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor:
+    def enter(self, states: Tensor, slices: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor:
         """In the rows that leave the embedding block: (rows, hidden)."""
-        return self._put(states, spans)
+        return self._put(states, slices)
 
 
 def bind_prompt(prompt: Tensor, config: PromptConfig, backbone: Backbone, nbytes: int = 0) -> BoundComponent:

@@ -9,7 +9,7 @@ from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.messages import short_repr
 from manyhats.methods.component import Component
 from manyhats.methods.libraries.peft import PROMPT_EMBEDDINGS, FullName, PeftFiles, PeftType, PeftWriter
-from manyhats.methods.libraries.peft_fields import NUMBER, OBJECT, PROMPT_FIELDS, TEXT, WHOLE
+from manyhats.methods.libraries.peft_fields import INTEGER, NUMBER, OBJECT, PROMPT_FIELDS, TEXT
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 from manyhats.methods.prompt.config import NAME, PROMPT_SITE, PromptConfig
 
@@ -76,8 +76,8 @@ P_TUNING = PeftType(
     {
         **PROMPT_FIELDS,
         "encoder_reparameterization_type": TEXT,
-        "encoder_hidden_size": WHOLE,
-        "encoder_num_layers": WHOLE,
+        "encoder_hidden_size": INTEGER,
+        "encoder_num_layers": INTEGER,
         "encoder_dropout": NUMBER,
     },
     prompt=True,

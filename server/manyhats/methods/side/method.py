@@ -89,12 +89,12 @@ class Side(Method[SideConfig]):
         if getattr(network, "pooler", None) is not None:
             network.pooler = None
         network.set_attn_implementation(PACKED_ATTENTION)
-        beside = Backbone(network, backbone.tokenizer, name="side", device=backbone.device, dtype=backbone.dtype)
+        inner = Backbone(network, backbone.tokenizer, name="side", device=backbone.device, dtype=backbone.dtype)
         ready = on_device({n: t for n, t in leaves.items() if not n.startswith(NETWORK)}, backbone)
         projection = None
         if "projection.weight" in ready:
             projection = ready["projection.weight"], ready.get("projection.bias")
-        side = SideOperation(beside, torch.sigmoid(ready["alpha"]), projection, component.config.kind == "layers")
+        side = SideOperation(inner, torch.sigmoid(ready["alpha"]), projection, component.config.kind == "layers")
         steps = {LAST: side.mix} | ({EMBEDDED: side.catch} if side.on_embeddings else {})
         return BoundComponent(states=steps, nbytes=sum(p.nbytes for p in network.parameters()))
 

@@ -34,7 +34,7 @@ class TrainableSide(Trainable):
         if getattr(network, "pooler", None) is not None:
             network.pooler = None
         network.set_attn_implementation(PACKED_ATTENTION)
-        self.beside = Backbone(network, backbone.tokenizer, name="side", device=backbone.device, dtype=torch.float32)
+        self.inner = Backbone(network, backbone.tokenizer, name="side", device=backbone.device, dtype=torch.float32)
         self.trained = list(needed)
         self.alpha = nn.Parameter(torch.zeros((), device=backbone.device))
         self.network = network
@@ -51,7 +51,7 @@ class TrainableSide(Trainable):
         return self
 
     def bound(self) -> BoundComponent:
-        side = SideOperation(self.beside, torch.sigmoid(self.alpha), None, on_embeddings=True)
+        side = SideOperation(self.inner, torch.sigmoid(self.alpha), None, on_embeddings=True)
         return BoundComponent(states={LAST: side.mix, EMBEDDED: side.catch})
 
     def component(self) -> Component[SideConfig]:
