@@ -66,7 +66,7 @@ class Pass:
 class ActorSet:
     """The actors for all batches with the same signatures.
 
-    `within`: the only linear, embedding and norm sites of the pass; None: all. `tokens`: whether the pass is over all
+    `within`: the linear, embedding and norm sites of the pass; None: all. `tokens`: whether the pass is over all
     tokens.
     """
 
@@ -191,7 +191,7 @@ def _members(groups: Sequence[Group]) -> tuple[int, ...]:
 
 
 def gaps(runs: Sequence[slice], rows: int) -> list[slice]:
-    """The rows, of `rows`, outside the given slices, which are in rising order."""
+    """The rows outside the given slices, out of `rows` rows. `runs`: in rising order."""
     found: list[slice] = []
     end = 0
     for run in [*runs, slice(rows, rows)]:

@@ -71,7 +71,7 @@ class AddLowRank:
 
 @dataclass(frozen=True, slots=True)
 class AddGatedLowRank:
-    """The same, multiplied for each sequence by the mean of a gate: weight (1, in), bias (1,)."""
+    """The same, scaled for each sequence by the mean of its gate: weight (1, in), bias (1,)."""
 
     pair: LowRank
     gate: Weight

@@ -77,14 +77,14 @@ class Options:
         return found
 
     def components(self, name: str) -> list[Component[Any]]:
-        """The components that the caller has read. Raises InvalidRequest where they are not given."""
+        """The components given by the caller. Raises InvalidRequest where there are none."""
         value = self._pop(name, None)
         if not isinstance(value, list) or not all(isinstance(component, Component) for component in value):
             raise InvalidRequest(f"{self._method} needs the option {name}: folders of trained adapters", param=name)
         return value
 
     def reject_unknown(self) -> None:
-        """Raises InvalidRequest where an option was given that the method does not have."""
+        """Raises InvalidRequest for an option that was not read."""
         if self._unread:
             unknown = sorted(self._unread)[0]
             raise InvalidRequest(

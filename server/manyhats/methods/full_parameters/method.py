@@ -1,4 +1,4 @@
-"""Whole parameters as a method."""
+"""Full parameters as a method."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Parameters(Method[ParametersConfig]):
-    """Leaves at a linear, embedding or norm site: the module's own parameters by their names (`weight`, `bias`)."""
+    """Tensors at a linear, embedding or norm site: the module's own parameters by their names (`weight`, `bias`)."""
 
     name: ClassVar[str] = NAME
     config = ParametersConfig

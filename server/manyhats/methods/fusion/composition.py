@@ -93,7 +93,7 @@ def _flags(config: Any) -> FusionFlags:
     if not isinstance(config, dict):
         raise InvalidRequest(f"{FUSION_CONFIG}: config must be an object, not {short_repr(config)}", param="config")
     if config.get("temperature"):
-        # There it starts at 50 and falls by 0.05 with every call: the answer would depend on the calls before.
+        # There it starts at 50 and falls by 0.05 with every call: the answer would depend on earlier calls.
         raise AdapterMismatch(
             "a fusion with 'temperature' gives other answers at each call, and is not supported; set it to false to be "
             "served at the temperature 1 that it falls to",

@@ -1,4 +1,4 @@
-"""Invertible adapters as a method; the package says what they are."""
+"""Invertible adapters as a method; see the package's docstring."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class _Coupling:
 
 
 class Invertible(Method[InvertibleConfig]):
-    """Leaves at the site `embedded`: `F.down`, `F.up`, `G.down`, `G.up`, each with `.weight` and `.bias`."""
+    """Tensors at the site `embedded`: `F.down`, `F.up`, `G.down`, `G.up`, each with `.weight` and `.bias`."""
 
     name: ClassVar[str] = NAME
     config = InvertibleConfig

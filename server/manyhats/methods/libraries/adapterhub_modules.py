@@ -1,4 +1,4 @@
-"""Where the keys of AdapterHub's bottleneck adapters put them: the modules after attention and after feed-forward."""
+"""The modules into which AdapterHub puts bottleneck adapters: after attention and after feed-forward."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def adapter_modules_of(model_type: str) -> AdapterModules | None:
 
 
 def residual_sites(backbone: Backbone) -> dict[str, str]:
-    """Our residual sites by the modules that AdapterHub's keys put an adapter into. Raises AdapterMismatch for an
+    """Our residual sites by AdapterHub's module paths. Raises AdapterMismatch for an
     architecture that AdapterHub does not have."""
     modules = adapter_modules_of(backbone.config.model_type)
     if modules is None:

@@ -1,4 +1,4 @@
-"""What the fields of PEFT's configs may be: a text that stands where a flag belongs would pass as true."""
+"""The types of the fields of PEFT's configs; unchecked, a text in place of a flag would count as true."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OBJECT = FieldType(lambda value: isinstance(value, dict), "an object")
 TEXTS = FieldType(_are_texts, "a text or a list of texts")
 INTEGERS = FieldType(_are_integers, "a whole number or a list of them")
 LIST_OR_OBJECT = FieldType(lambda value: isinstance(value, (list, dict)), "a list or an object")
-ANY = FieldType(lambda _: True, "anything")  # its value is looked at by what reads it
+ANY = FieldType(lambda _: True, "anything")  # checked where it is read
 
 # Of the types of prompt learning.
 PROMPT_FIELDS: Mapping[str, FieldType] = {

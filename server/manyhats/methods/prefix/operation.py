@@ -1,4 +1,4 @@
-"""What a prefix does in a packed batch: rows that its sequences attend to before their own."""
+"""A prefix in a packed batch: rows that its sequences attend to before their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from manyhats.methods.prefix.config import PrefixConfig
 
 @dataclass(slots=True)
 class GatedRows:
-    """A prefix that each sequence weighs for itself: rows * mean over its tokens of sigmoid(gate(hidden)).
+    """A prefix scaled for each sequence by a gate: rows * mean over its tokens of sigmoid(gate(hidden)).
 
     UniPELT (Mao et al. 2022, section 3.1), as AdapterHub computes it. `gate`: (1, width) and (1,).
     """
@@ -33,7 +33,7 @@ class GatedRows:
 
 @dataclass(slots=True)
 class NoRows:
-    """Stands where a layer has no prefix, so that rows have the same numbers in all layers; attention leaves it out."""
+    """Placeholder rows for a layer without a prefix, so that row indices agree between layers; attention skips them."""
 
     empty: Tensor  # (length, kv_heads, head_dim)
     each: bool

@@ -1,4 +1,4 @@
-"""PEFT's prefix-tuning, whose encoder PEFT folds in at saving."""
+"""PEFT's prefix-tuning. PEFT evaluates its encoder when it saves."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _read(unclaimed: UnclaimedTensors, config: Mapping[str, Any], backbone: Back
 
 
 def _holds(component: Component[PrefixConfig], backbone: Backbone) -> bool:
-    """A prefix of PEFT's is for all layers, and moves positions on."""
+    """Whether it is in all layers and shifts positions, as PEFT's are."""
     config = component.config
     return component.label in (None, NAME) and config.shift_positions and not config.left_out
 

@@ -1,4 +1,4 @@
-"""What a soft prompt does in a packed batch: rows before every sequence's own."""
+"""A soft prompt in a packed batch: rows before every sequence's own."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class PromptRows:
         return torch.cat(chunks)
 
     def look_up(self, ids: Tensor, y: Tensor, slices: SequenceSlices) -> Tensor:
-        """In the rows of the word embeddings: (rows, width)."""
+        """As word embeddings: (rows, width)."""
         return self._put(y, slices)
 
     def enter(self, states: Tensor, slices: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor:
-        """In the rows that leave the embedding block: (rows, hidden)."""
+        """After the embedding block: (rows, hidden)."""
         return self._put(states, slices)
 
 

@@ -32,7 +32,7 @@ from manyhats.methods.side.training import TrainableSide
 
 
 class Side(Method[SideConfig]):
-    """Leaves at `side`: `alpha` () or (1,) or (width,), before the sigmoid; `network.<parameter>`; where the widths
+    """Tensors at `side`: `alpha` () or (1,) or (width,), before the sigmoid; `network.<parameter>`; where the widths
     differ `projection.weight` (width, side width) and maybe `projection.bias`."""
 
     name: ClassVar[str] = NAME
@@ -44,7 +44,7 @@ class Side(Method[SideConfig]):
     }
 
     def non_causal(self, component: Component[SideConfig]) -> bool:
-        return True  # its network reads the text by itself
+        return True  # its network reads the whole text
 
     def check(self, component: Component[SideConfig], backbone: Backbone) -> None:
         reject_padded(backbone, "a side network")

@@ -1,4 +1,4 @@
-"""What a side network does in a packed batch."""
+"""A side network in a packed batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class SideOperation:
-    """The network, and what it reads of the pass under way."""
+    """The network, and the states that it reads in the current pass."""
 
     network: Backbone
     blend: Tensor  # sigmoid(alpha): () or (width,)
