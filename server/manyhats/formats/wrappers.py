@@ -1,4 +1,4 @@
-"""The names of a file's tensors without what wrappers of the model left in them (torch.compile, DDP, FSDP, ...)."""
+"""Removes from tensors' names what wrappers of the model added (torch.compile, DDP, FSDP, ...)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def open_tensors(path: Path) -> UnclaimedTensors:
 
 
 def check_gathered(tensors: Mapping[str, Tensor], file: str) -> None:
-    """Raises InvalidRequest where a trainer saved weights that it held in parts: they are empty, or none are there."""
+    """Raises InvalidRequest where a trainer saved sharded weights without gathering them: they are empty, or
+    missing."""
     empty = next((name for name, tensor in tensors.items() if tuple(tensor.shape) == (0,)), None)
     if tensors and empty is None:
         return
