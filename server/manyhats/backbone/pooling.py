@@ -1,6 +1,6 @@
-"""Pooling of many sequences of a pass together, each to one vector.
+"""Pools many sequences of a pass together, each to one vector.
 
-The formulae are sentence-transformers' own (its module Pooling), over the tokens that are there.
+The formulae are sentence-transformers' own (its module Pooling), without pads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ONE_ROW = ("cls", "last")  # modes that take one row of each sequence
 
 
 class PooledRows(NamedTuple):
-    """A sequence's tokens, the rows `start` to `stop` of a pass, of which the first `skip` do not count."""
+    """A sequence's tokens, the rows `start` to `stop` of a pass, of which the first `skip` are excluded."""
 
     start: int
     stop: int
@@ -27,7 +27,7 @@ class PooledRows(NamedTuple):
 
 
 class PooledVectors:
-    """The vectors of some sequences, `modes` side by side. What it needs on the device goes into `staging`."""
+    """The vectors of some sequences, those of several `modes` concatenated. Its indices are put into `staging`."""
 
     def __init__(
         self, staging: StagingBuffer, name: str, ranges: Sequence[PooledRows], modes: Sequence[str], total: int

@@ -78,9 +78,7 @@ class Contents:
     kept: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)  # the reason, by name
     refused: Mapping[str, str] = field(default_factory=dict)  # the message, by name
-    several: tuple[
-        str, ...
-    ] = ()  # the folders of adapters, where there is more than one and nothing tells which is meant
+    several: tuple[str, ...] = ()  # the folders of adapters, where nothing tells which one is meant
 
     def check(self) -> None:
         """Raises UnsupportedFormat for weights in a pickle, InvalidRequest for several adapters."""
