@@ -54,7 +54,7 @@ class Group:
     queries: int
     keys: int
     padded: bool  # whether some sequence has fewer keys
-    hidden_prefixes: dict[int, int]  # by layer at which some prefix is not seen: where its rows begin
+    hidden_prefixes: dict[int, int]  # by layer that skips some prefix: where its staged rows begin
     size: int  # the number of sequences
     masks: dict[tuple[int | None, int | None, int], Tensor] = field(default_factory=dict)
 

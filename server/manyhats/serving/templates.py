@@ -18,20 +18,20 @@ from typing import Any
 from manyhats.errors import EngineFailure, InputTooLong, InvalidRequest, Overloaded
 from manyhats.serving import template_process
 
-COMPUTING = 1.0  # seconds of a processor that one text may take
-ELAPSED = 3.0  # seconds by the clock: where the system counts no computing, or has none to give
-_WAITING = 5.0  # seconds for a process to be free
+COMPUTING = 1.0  # seconds of CPU time for one text
+ELAPSED = 3.0  # seconds of wall-clock time, where the CPU time is not limited or the CPU is busy
+_WAITING = 5.0  # seconds to wait for a free process
 _WATCHED = 600.0  # seconds that a template which took too long is watched
 _MAX_WATCHED = 1000
 _MAX_BYTES_PER_CHARACTER = 12  # of JSON
-_PROF = getattr(signal, "SIGPROF", 0)  # ends a process whose time of computing is over
+_PROF = getattr(signal, "SIGPROF", 0)  # ends a process that has used up its CPU time
 
 
 class TemplateProcesses:
-    """Renders for many threads at once. Processes start when they are needed and stay; one that is killed is replaced.
+    """Renders for many threads at once. Processes are started on demand and reused; one that is killed is replaced.
 
-    A template that took too much is watched for a while: of such, one is rendered at a time, so that they cannot keep
-    all processes busy.
+    A template that exceeded a limit is watched for a while: only one of those is rendered at a time, so that they
+    cannot occupy all processes.
     """
 
     def __init__(self, max_processes: int = 2, *, computing: float = COMPUTING, elapsed: float = ELAPSED) -> None:
@@ -111,8 +111,8 @@ class TemplateProcesses:
     # ---- processes
 
     def _exchange_with_any(self, data: bytes, key: bytes, max_bytes: int) -> dict[str, Any]:
-        """The answer to one request, of at most so many bytes; a process that gives none is ended."""
-        for _ in range(2):  # a process that lay idle may have ended for reasons of its own
+        """The answer to one request, of at most so many bytes; a process that fails to answer is ended."""
+        for _ in range(2):  # an idle process may have ended
             process, used = self._acquire()
             answer, late = self._try(process, data, max_bytes)
             if answer is not None:
@@ -123,7 +123,7 @@ class TemplateProcesses:
         raise _refused(f"takes too long, more than {self.computing:g} s, or ends its process")
 
     def _try(self, process: subprocess.Popen[bytes], data: bytes, max_bytes: int) -> tuple[dict[str, Any] | None, bool]:
-        """The answer, if there is one, and whether the time was over."""
+        """The answer, if there is one, and whether it timed out."""
         late = threading.Event()
 
         def stop() -> None:
@@ -169,14 +169,14 @@ def _refused(why: str) -> InvalidRequest:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-P", template_process.__file__]  # by its path: it needs nothing of this package
+    command = [sys.executable, "-P", template_process.__file__]  # by its path, since it does not import this package
     try:
         return subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # an interrupt from the terminal is this process's business
+            start_new_session=True,  # interrupts from the terminal are for this process only
         )
     except OSError as error:
         raise EngineFailure(f"the process that renders chat templates cannot be started: {error}") from error
@@ -200,11 +200,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            with suppress(OSError):  # what was not written yet has no reader
+            with suppress(OSError):  # the rest of the input has no reader
                 pipe.close()
 
 
-OWN = TemplateProcesses()  # of the backbone's own template, which others cannot hold up
-OTHERS = TemplateProcesses()  # of those that tasks have
+OWN = TemplateProcesses()  # for the backbone's template, so that tasks' cannot delay it
+OTHERS = TemplateProcesses()  # for tasks' templates
 atexit.register(OWN.close)
 atexit.register(OTHERS.close)
