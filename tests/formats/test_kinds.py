@@ -170,3 +170,11 @@ def test_without_a_head_all_that_the_backbone_does(untyped: Write, load_backbone
     adapter = read_adapter(folder, load_backbone("llama"))
     assert set(adapter.kinds(load_backbone("llama"))) == {"generate", "embed"}
     assert adapter.as_kind("embed", load_backbone("llama")).kind == "embed"
+
+
+@pytest.mark.parametrize("kind", ["guess", ["classify"], 3])
+def test_a_kind_that_is_none_is_refused_by_name(untyped: Write, bert: Backbone, kind: Any) -> None:
+    folder = untyped("bert", "classify")
+    (folder / "manyhats.json").write_text(json.dumps({"format": "manyhats-task/1", "task": {"kind": kind}}))
+    with pytest.raises(InvalidRequest, match=r"task\.kind is .*; these are: classify, tokens, "):
+        read_adapter(folder, bert)

@@ -31,7 +31,7 @@ def materialise(path: Path, out: Path, backbone_name: str, stated_kind: KindName
     from manyhats.backbone import Backbone
     from manyhats.core.adapter import Adapter
     from manyhats.formats.files import read_json
-    from manyhats.formats.kinds import Beside
+    from manyhats.formats.kinds import KindHints
     from manyhats.formats.peft.kinds import kind_of
     from manyhats.formats.peft.reader import read_head
     from manyhats.formats.peft.weights import open_weights
@@ -46,7 +46,7 @@ def materialise(path: Path, out: Path, backbone_name: str, stated_kind: KindName
     backbone = Backbone.load(backbone_name, device="cpu", dtype="float32")
     warnings: list[str] = []
     tensors = open_weights(path, prompt=False)
-    kind = kind_of(tensors, config, WRAPPER, backbone, Beside(kind=stated_kind), warnings)
+    kind = kind_of(tensors, config, WRAPPER, backbone, KindHints(kind=stated_kind), warnings)
     head = read_head(tensors, kind, WRAPPER, backbone, stated_kind)
     component = _changed(path, config, backbone, backbone_name, kind, head.num_labels if head else None)
     adapter = Adapter(

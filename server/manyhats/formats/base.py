@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
     from manyhats.core.adapter import Adapter
-    from manyhats.formats.kinds import Beside
+    from manyhats.formats.kinds import KindHints
     from manyhats.methods.heads import KindName
 
 
@@ -37,12 +37,12 @@ class SetupFiles:
 class Surroundings:
     """What reading an adapter may need besides its own folder.
 
-    `beside`: what the files beside it say that it is for. `read_stored`: reads the stored adapter of a sha256, for one
+    `hints`: what the files beside it say that it is for. `read_stored`: reads the stored adapter of a sha256, for one
     that is made of others, as one of a kind where that is given; it raises InvalidRequest where there is no store, or
     adapters are made of each other too deeply.
     """
 
-    beside: Beside
+    hints: KindHints
     read_stored: Callable[[str, KindName | None], Adapter]
 
 

@@ -14,11 +14,11 @@ from manyhats.errors import InvalidRequest
 from manyhats.methods.heads import KindName
 
 _NOT_BARE = ("HeadsModel", "AdapterModel")  # these have heads, though they are called models
-SAY = "say what it is for with `kind` in the part `task`"
+DECLARE = "say what it is for with `kind` in the part `task`"
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class KindHints:
     """What lies beside an adapter and may say what it is for.
 
     `architecture`: of its config.json. `embeds`: sentence-transformers' files say so. `kind`: what the uploader says,

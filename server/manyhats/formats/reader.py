@@ -11,7 +11,7 @@ from manyhats.core.adapter import Adapter
 from manyhats.errors import InvalidRequest, UnsupportedFormat
 from manyhats.formats.base import Format, Surroundings
 from manyhats.formats.contents import Contents, matches, names_of, select
-from manyhats.formats.kinds import Beside
+from manyhats.formats.kinds import KindHints
 from manyhats.formats.model_config import read_model_config, with_model_config
 from manyhats.formats.pickles import looks_like_pickle, pickle_message
 from manyhats.formats.registry import FORMATS
@@ -59,12 +59,12 @@ def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, kind: KindN
     format = _format_of(folder)
     _reject_unexpected(folder, weights, format.expected_weights(folder))
     if format.complete:
-        adapter = format.read(folder, backbone, Surroundings(Beside(kind=kind), read_stored))
+        adapter = format.read(folder, backbone, Surroundings(KindHints(kind=kind), read_stored))
     else:
         stated = kind or task.kind
         config = read_model_config(folder)
-        beside = Beside(config.architecture, sentence_transformers.is_folder(folder), stated)
-        adapter = format.read(folder, backbone, Surroundings(beside, read_stored))
+        hints = KindHints(config.architecture, sentence_transformers.is_folder(folder), stated)
+        adapter = format.read(folder, backbone, Surroundings(hints, read_stored))
         adapter = with_model_config(adapter, config, stated).as_kind(stated, backbone)
         adapter = with_tokenizer_files(adapter, folder, backbone)
         adapter = replace(adapter, settings=dict(adapter.settings) | dict(task.settings))

@@ -34,7 +34,7 @@ class Peft(Format):
         from manyhats.formats.files import read_json
         from manyhats.formats.peft import reader
 
-        return reader.read(folder, read_json(folder / names.CONFIG), backbone, around.beside)
+        return reader.read(folder, read_json(folder / names.CONFIG), backbone, around.hints)
 
     def holds(self, adapter: Adapter, backbone: Backbone) -> bool:
         from manyhats.formats.peft import writer

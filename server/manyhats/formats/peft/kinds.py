@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhats.core.kinds.registry import HEADLESS, KINDS, headless_kinds
 from manyhats.errors import AdapterMismatch
-from manyhats.formats.kinds import SAY, Beside, kind_of_class, peft_task_types
+from manyhats.formats.kinds import DECLARE, KindHints, kind_of_class, peft_task_types
 from manyhats.messages import short_repr
 from manyhats.methods.heads import KindName
 from manyhats.methods.libraries.peft import WRAPPER
@@ -27,12 +27,12 @@ def kind_of(
     config: Mapping[str, Any],
     prefix: str,
     backbone: Backbone,
-    beside: Beside,
+    hints: KindHints,
     warnings: list[str],
 ) -> KindName:
     """What a PEFT adapter is for: by `task_type`, else its model's class, its head, what lies beside it, its backbone.
 
-    `remaining`: all tensors of the file; `prefix`: how the names of a head's begin. Raises AdapterMismatch where
+    `unclaimed`: all tensors of the file; `prefix`: how the names of a head's begin. Raises AdapterMismatch where
     nothing tells, or what tells is not supported.
     """
     task_type = config.get("task_type")
@@ -46,17 +46,17 @@ def kind_of(
     mapping = config.get("auto_mapping")
     model_class = mapping.get("base_model_class") if isinstance(mapping, dict) else None
     if isinstance(model_class, str) and model_class:
-        found = kind_of_class(model_class) or beside.kind
+        found = kind_of_class(model_class) or hints.kind
         if found is None:
             raise AdapterMismatch(
-                f"{_UNTYPED}, and what a {short_repr(model_class)} is for is not known; {SAY}", param="task_type"
+                f"{_UNTYPED}, and what a {short_repr(model_class)} is for is not known; {DECLARE}", param="task_type"
             )
         return found
-    return _by_head(unclaimed, prefix, backbone, beside, warnings) or _headless(unclaimed, backbone, beside, warnings)
+    return _by_head(unclaimed, prefix, backbone, hints, warnings) or _headless(unclaimed, backbone, hints, warnings)
 
 
 def _by_head(
-    unclaimed: UnclaimedTensors, prefix: str, backbone: Backbone, beside: Beside, warnings: list[str]
+    unclaimed: UnclaimedTensors, prefix: str, backbone: Backbone, hints: KindHints, warnings: list[str]
 ) -> KindName | None:
     """What the head's tensors say; None where there is no head."""
     names = unclaimed.names()
@@ -73,14 +73,14 @@ def _by_head(
     last = unclaimed.peek(f"{prefix}{token_layer}.weight")
     if len(fits) == 2 and last is not None and last.dim() and last.shape[0] == 1:
         fits = [_OVER_TEXT]  # one output for each token says nothing
-    over_text = beside.kind is not None and KINDS[beside.kind].over_text
-    declared = _OVER_TEXT if over_text else beside.kind
+    over_text = hints.kind is not None and KINDS[hints.kind].over_text
+    declared = _OVER_TEXT if over_text else hints.kind
     if declared in fits:
         return declared
-    by_config = kind_of_class(beside.architecture) if beside.architecture else None
+    by_config = kind_of_class(hints.architecture) if hints.architecture else None
     if len(fits) == 2 and by_config not in fits:
         raise AdapterMismatch(
-            f"{_UNTYPED}, and its head may be one over a whole text or over each token; {SAY}: {' or '.join(fits)}",
+            f"{_UNTYPED}, and its head may be one over a whole text or over each token; {DECLARE}: {' or '.join(fits)}",
             param="kind",
         )
     found = _OVER_TEXT if not fits else fits[0] if len(fits) == 1 or by_config is None else by_config
@@ -89,11 +89,11 @@ def _by_head(
     return found
 
 
-def _headless(unclaimed: UnclaimedTensors, backbone: Backbone, beside: Beside, warnings: list[str]) -> KindName:
+def _headless(unclaimed: UnclaimedTensors, backbone: Backbone, hints: KindHints, warnings: list[str]) -> KindName:
     """What an adapter without a head is for."""
-    if beside.kind in HEADLESS:
-        return beside.kind
-    if beside.embeds:
+    if hints.kind in HEADLESS:
+        return hints.kind
+    if hints.embeds:
         return _TASK_TYPES["FEATURE_EXTRACTION"]
     names = [name.removeprefix(WRAPPER) for name in unclaimed.names() if name.startswith(WRAPPER)]
     layers = tuple(f"{part}." for part in backbone.vocabulary.parts if part) if backbone.vocabulary else ()
@@ -104,7 +104,7 @@ def _headless(unclaimed: UnclaimedTensors, backbone: Backbone, beside: Beside, w
         return _TASK_TYPES["CAUSAL_LM"]
     why = "its tensors are those of a model without a head" if bare else "it has no head"
     raise AdapterMismatch(
-        f"{_UNTYPED}, {why}, and nothing tells what it is for; {SAY}: {' or '.join(headless_kinds(backbone))}"
+        f"{_UNTYPED}, {why}, and nothing tells what it is for; {DECLARE}: {' or '.join(headless_kinds(backbone))}"
         " (or save it with PEFT's task_type, as FEATURE_EXTRACTION)",
         param="kind",
     )

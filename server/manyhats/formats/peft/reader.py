@@ -10,7 +10,7 @@ from manyhats.core.adapter import Adapter
 from manyhats.core.kinds.registry import HEADLESS, check_head
 from manyhats.errors import AdapterMismatch
 from manyhats.formats.heads import family_head, with_own_kind
-from manyhats.formats.kinds import Beside
+from manyhats.formats.kinds import KindHints
 from manyhats.formats.peft.config import check_fields, check_type, normalised
 from manyhats.formats.peft.kinds import kind_of
 from manyhats.formats.peft.weights import open_weights
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 
-def read(folder: Path, config: dict[str, Any], backbone: Backbone, beside: Beside | None = None) -> Adapter:
-    """Reads a PEFT adapter; `beside`: what lies beside it and says what it is for.
+def read(folder: Path, config: dict[str, Any], backbone: Backbone, hints: KindHints | None = None) -> Adapter:
+    """Reads a PEFT adapter; `hints`: what lies beside it and says what it is for.
 
     Raises InvalidRequest, AdapterMismatch or UnsupportedFormat with the reason.
     """
@@ -35,11 +35,11 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone, beside: Besid
     check_fields(config, peft_type)
     unclaimed = open_weights(folder, prompt=peft_type.prompt)
     warnings = list(unclaimed.warnings)
-    beside = beside or Beside()
+    hints = hints or KindHints()
     prefix = PROMPT_WRAPPER if peft_type.prompt else WRAPPER
-    kind = kind_of(unclaimed, config, prefix, backbone, beside, warnings)
+    kind = kind_of(unclaimed, config, prefix, backbone, hints, warnings)
     components = peft_type.read(unclaimed, config, backbone)
-    head = read_head(unclaimed, kind, prefix, backbone, beside.kind)
+    head = read_head(unclaimed, kind, prefix, backbone, hints.kind)
     further = (method.claim_beside(unclaimed, backbone) for method in METHODS.values())
     components += [component for component in further if component is not None]
     _check_tied(components, config, backbone)
