@@ -65,7 +65,7 @@ def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, kind: KindN
         config = read_model_config(folder)
         hints = KindHints(config.architecture, sentence_transformers.is_folder(folder), stated)
         adapter = format.read(folder, backbone, Surroundings(hints, read_stored))
-        adapter = with_model_config(adapter, config, stated).as_kind(stated, backbone)
+        adapter = with_model_config(adapter.as_kind(stated, backbone), config, stated)
         adapter = with_tokenizer_files(adapter, folder, backbone)
         adapter = replace(adapter, settings=dict(adapter.settings) | dict(task.settings))
     adapter = sentence_transformers.read_onto(adapter.as_kind(kind, backbone), folder, backbone, kind)
