@@ -18,7 +18,8 @@ from manyhats.methods.ia3 import Ia3Config
 from manyhats.methods.invertible import InvertibleConfig
 from manyhats.methods.prompt import PROMPT_SITE, PromptConfig
 from manyhats.methods.registry import METHODS
-from manyhats.methods.side import SIDE_SITE, Side, SideConfig, _build, _needed
+from manyhats.methods.side import SIDE_SITE, Side, SideConfig
+from manyhats.methods.side.network import build_network, needed_parameters
 from manyhats.methods.sparse import SparseConfig
 from manyhats.methods.token_rows import TokenRowsConfig
 from torch import Tensor
@@ -110,7 +111,7 @@ def parts(backbone: Backbone, seed: int = 1) -> dict[str, Component]:
     )
     config = SideConfig(kind="layers", layers=1)
     with torch.device("meta"):
-        needed = _needed(_build(config, backbone), config)
+        needed = needed_parameters(build_network(config, backbone), config)
     network = {f"network.{n}": fresh(*shape) + (1 if n.endswith("orm.weight") else 0) for n, shape in needed.items()}
     made["side"] = Component(Side.name, config, {SIDE_SITE: {"alpha": torch.tensor([0.2])} | network})
     return made

@@ -110,7 +110,7 @@ def test_adapters_act_on_the_pooler(bert: Backbone, method: str) -> None:
         scale = only.config.scales["pooler.dense"]
         changed = weight + scale * only.tensors["pooler.dense"]["B"] @ only.tensors["pooler.dense"]["A"]
     else:
-        from manyhats.methods.mask import unpack_bits
+        from manyhats.kernels.reference import unpack_bits
 
         changed = weight * unpack_bits(only.tensors["pooler.dense"]["mask"], (32, 32))
     firsts = [s[0] for s in tiny.ask(bert, None, TEXTS)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.formats import peft as frame
 from manyhats.formats.peft.types import PEFT_TYPES
 from manyhats.formats.reader import read_adapter
 from manyhats.methods.component import Component
@@ -58,15 +56,6 @@ def write_config(folder: Path, **fields: Any) -> None:
 def test_every_type_is_of_one_method() -> None:
     names = [peft_type.name for method in METHODS.values() for peft_type in method.peft_types]
     assert sorted(names) == sorted(PEFT_TYPES)
-
-
-def test_the_frame_names_no_method() -> None:
-    methods = {type(method).__module__.split(".")[2] for method in METHODS.values()}
-    for path in Path(frame.__path__[0]).glob("*.py"):
-        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
-        named = {module for module in imported if module.startswith("manyhats.methods.")}
-        assert not methods & {module.split(".")[2] for module in named}, path.name
 
 
 def test_a_new_type_is_read_by_what_its_method_says(bert: Backbone, folder: Path) -> None:

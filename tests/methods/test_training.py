@@ -13,9 +13,10 @@ from manyhats.backbone import Backbone
 from manyhats.core.adapter import Adapter
 from manyhats.engine.forward import forward
 from manyhats.errors import InvalidRequest
+from manyhats.kernels.reference import unpack_bits
 from manyhats.methods.base import Trainable
 from manyhats.methods.bound_adapter import BoundAdapter
-from manyhats.methods.mask import pack_bits, unpack_bits
+from manyhats.methods.mask import pack_bits
 from manyhats.methods.options import Options
 from manyhats.methods.registry import METHODS
 

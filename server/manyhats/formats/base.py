@@ -8,7 +8,7 @@ and writes is imported in the methods that do so.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -46,26 +46,32 @@ class Surroundings:
     read_stored: Callable[[str, KindName | None], Adapter]
 
 
-class Format(ABC):
+class KnownFiles:
+    """What is known of files by their names alone, relative to the adapter's folder.
+
+    `files`: patterns of all that is read, of which `weight_files` are the weights. `pickled`: the names of weights that
+    are pickles, each with the name that it has as safetensors; None where such weights are not read in any form.
+    `marks`: the files that say that a folder holds an adapter.
+    """
+
+    files: ClassVar[Sequence[str]]
+    weight_files: ClassVar[Sequence[str]] = ()
+    pickled: ClassVar[Mapping[str, str | None]] = {}
+    marks: ClassVar[Sequence[str]] = ()
+
+
+class Format(KnownFiles, ABC):
     """One format of adapter folders. Stateless: one instance serves all.
 
     `config`: the file that an adapter begins with. `telltale`: what is in that file in this format alone, in words for
     a message; empty where the file's name says enough. `complete`: its own files say all that is to be known of the
     task, so that a model's and a tokenizer's files beside them are not read, and none is written.
-
-    By names alone, relative to the folder: `files`, patterns of all files that it reads, of which `weight_files` are
-    the weights; `pickled`, the names of weights that are pickles, each with the name that it has as safetensors, None
-    where such weights are not read in any form; `marks`, the files that say that a folder holds an adapter.
     """
 
     name: ClassVar[str]
     config: ClassVar[str]
     telltale: ClassVar[str] = ""
     complete: ClassVar[bool] = False
-    files: ClassVar[Sequence[str]]
-    weight_files: ClassVar[Sequence[str]]
-    pickled: ClassVar[Mapping[str, str | None]] = {}
-    marks: ClassVar[Sequence[str]]
     setup: ClassVar[SetupFiles | None] = None
 
     @abstractmethod
@@ -91,3 +97,35 @@ class Format(ABC):
     @abstractmethod
     def write(self, adapter: Adapter, folder: Path, backbone: Backbone) -> None:
         """Writes an adapter that it holds into an existing folder. Raises InvalidRequest for a head without a place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What files beside an adapter say that it is for, before it is read. `embeds`: that it makes vectors of texts."""
+
+    kind: KindName | None = None
+    embeds: bool = False
+
+
+class Companion(KnownFiles, ABC):
+    """Files that may lie beside an adapter of any format, and say more of its task. Stateless."""
+
+    @abstractmethod
+    def stated(self, folder: Path, backbone: Backbone) -> Stated:
+        """What the files say, nothing where there are none. Raises InvalidRequest or AdapterMismatch for wrong ones."""
+
+    def expected_weights(self, folder: Path) -> Collection[str]:
+        """The weights that the files speak of, relative to the folder. Raises as `stated` does."""
+        return ()
+
+    @abstractmethod
+    def read_onto(self, adapter: Adapter, folder: Path, backbone: Backbone, declared: KindName | None) -> Adapter:
+        """The adapter with what the files say; as it is where there are none.
+
+        `declared`: what whoever brings it says that it is for. Raises InvalidRequest for damaged or missing files,
+        UnsupportedFormat for weights in a pickle, AdapterMismatch for what is not supported or contradicts the adapter.
+        """
+
+    def write(self, adapter: Adapter, folder: Path, backbone: Backbone) -> None:
+        """Writes what the adapter's own files have no place for, beside a format that is not `complete`."""
+        return

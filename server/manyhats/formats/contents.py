@@ -16,9 +16,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
+from manyhats.formats.base import KnownFiles
 from manyhats.formats.pickles import PICKLES, pickle_message
-from manyhats.formats.registry import FORMATS
-from manyhats.formats.sentence_transformers import names as sentence_transformers
+from manyhats.formats.registry import COMPANIONS, FORMATS
 from manyhats.messages import short_name
 
 CARD = "README.md"
@@ -28,23 +28,21 @@ TOKENIZER_FILES = (
     "chat_template.json", "additional_chat_templates/*.jinja", "generation_config.json",
 )  # fmt: skip
 MODEL_FILES = ("config.json",)
+_KNOWN: tuple[KnownFiles, ...] = (*reversed(FORMATS), *COMPANIONS)
 READ = tuple(  # all patterns of what is read
     dict.fromkeys(
         (
             CARD,
-            *(pattern for format in FORMATS for pattern in format.files),
+            *(pattern for known in _KNOWN for pattern in known.files),
             *TOKENIZER_FILES,
             *MODEL_FILES,
-            *sentence_transformers.FILES,
         )
     )
 )
 _SETUPS = [(format, format.setup) for format in FORMATS if format.setup is not None]
 _INNER_MARKS = {mark for _, setup in _SETUPS for mark in setup.inner_marks}
 # What says that a folder holds an adapter, and which of it says so of the folder itself and not of one around it.
-MARKS = tuple(
-    dict.fromkeys((*(mark for format in reversed(FORMATS) for mark in format.marks), sentence_transformers.MODULES))
-)
+MARKS = tuple(dict.fromkeys(mark for known in _KNOWN for mark in known.marks))
 _MARKS = {*MARKS} - _INNER_MARKS
 
 # What a pickle would be as safetensors, where it is the weights. None: weights that are not read in any form.
@@ -182,9 +180,8 @@ def check_size(name: str, size: int) -> str | None:
 
 def as_safetensors(pickle: str) -> str:
     """The name that the weights of a pickle get as safetensors."""
-    return (
-        PICKLED.get(pickle) or sentence_transformers.PICKLED.get(pickle) or f"{PurePosixPath(pickle).stem}.safetensors"
-    )
+    known = PICKLED.get(pickle) or next((safe for one in COMPANIONS if (safe := one.pickled.get(pickle))), None)
+    return known or f"{PurePosixPath(pickle).stem}.safetensors"
 
 
 def _parent(path: PurePosixPath) -> str:
@@ -258,11 +255,19 @@ def _reason(path: PurePosixPath, root: str, members: set[str], folders: Mapping[
         return None
     if suffix in PICKLES:
         is_adapters = parent == root or parent in members or PICKLED.get(name) is not None
-        twin = inner.with_name(sentence_transformers.MODULE_WEIGHTS)
-        if not is_adapters and not matches(twin, sentence_transformers.MODULE_WEIGHT_FILES):
-            return _OTHER
-        return _pickles_reason(name, beside, _WEIGHTS if is_adapters else (twin.name,))
+        wanted = _WEIGHTS if is_adapters else _companions_weights(inner)
+        return _pickles_reason(name, beside, wanted) if wanted else _OTHER
     return _TOKENIZERS if _VOCABULARY.fullmatch(name) else _OTHER
+
+
+def _companions_weights(pickle: PurePosixPath) -> tuple[str, ...]:
+    """What weights are called that lie where this pickle does, beside an adapter."""
+    return tuple(
+        safe
+        for companion in COMPANIONS
+        for safe in companion.pickled.values()
+        if safe is not None and matches(pickle.with_name(safe), companion.weight_files)
+    )
 
 
 def _pickles_reason(name: str, beside: set[str], weights: tuple[str, ...]) -> str:

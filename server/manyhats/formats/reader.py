@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -14,9 +13,7 @@ from manyhats.formats.contents import Contents, matches, names_of, select
 from manyhats.formats.kinds import KindHints
 from manyhats.formats.model_config import read_model_config, with_model_config
 from manyhats.formats.pickles import looks_like_pickle, pickle_message
-from manyhats.formats.registry import FORMATS
-from manyhats.formats.sentence_transformers import reader as sentence_transformers
-from manyhats.formats.task import read_task
+from manyhats.formats.registry import COMPANIONS, FORMATS
 from manyhats.formats.tokenizer_files import with_tokenizer_files
 from manyhats.methods.heads import KindName
 
@@ -55,20 +52,21 @@ def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, kind: KindN
             raise InvalidRequest(f"compositions are nested deeper than {_DEPTH}", param="members")
         return _read(resolve(sha), backbone, resolve, kind, depth + 1)
 
-    task = read_task(folder, backbone)
+    stated = [companion.stated(folder, backbone) for companion in COMPANIONS]
     format = _format_of(folder)
     _reject_unexpected(folder, weights, format.expected_weights(folder))
     if format.complete:
         adapter = format.read(folder, backbone, Surroundings(KindHints(kind=kind), read_stored))
     else:
-        stated = kind or task.kind
+        known = kind or next((one.kind for one in stated if one.kind is not None), None)
         config = read_model_config(folder)
-        hints = KindHints(config.architecture, sentence_transformers.is_folder(folder), stated)
+        hints = KindHints(config.architecture, any(one.embeds for one in stated), known)
         adapter = format.read(folder, backbone, Surroundings(hints, read_stored))
-        adapter = with_model_config(adapter.as_kind(stated, backbone), config, stated)
+        adapter = with_model_config(adapter.as_kind(known, backbone), config, known)
         adapter = with_tokenizer_files(adapter, folder, backbone)
-        adapter = replace(adapter, settings=dict(adapter.settings) | dict(task.settings))
-    adapter = sentence_transformers.read_onto(adapter.as_kind(kind, backbone), folder, backbone, kind)
+    adapter = adapter.as_kind(kind, backbone)
+    for companion in COMPANIONS:
+        adapter = companion.read_onto(adapter, folder, backbone, kind)
     adapter.check(backbone)
     labels = adapter.settings.get("labels")
     head = adapter.head
@@ -109,7 +107,7 @@ def _weights(folder: Path, contents: Contents) -> list[str]:
 
 def _reject_unexpected(folder: Path, weights: list[str], expected: Sequence[str]) -> None:
     """Raises InvalidRequest for weights that nothing among the configs speaks of: they would be left out silently."""
-    read = (*expected, *sorted(sentence_transformers.weight_files(folder)))
+    read = (*expected, *(name for one in COMPANIONS for name in sorted(one.expected_weights(folder))))
     for name in weights:
         if not matches(PurePosixPath(name), read):
             raise InvalidRequest(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,26 +10,9 @@ from torch import Tensor
 from manyhats.errors import InvalidRequest
 from manyhats.formats.files import read_tensors
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
+from manyhats.methods.libraries.wrappers import bare as bare
 
-# Each is a module that some library puts around another, and no model's own.
-_AROUND = (
-    "_orig_mod",  # torch.compile
-    "_fsdp_wrapped_module",  # torch's FSDP
-    "_fpw_module",  # the same, before torch 2.0
-    "_checkpoint_wrapped_module",  # torch's activation checkpointing
-    "_forward_module",  # Lightning's Fabric
-)
-_INSIDE = re.compile(rf"(?<![^.:])(?:{'|'.join(_AROUND)})\.")
 _SHOWN = 120  # characters of a name
-_PARALLEL = "module."  # DistributedDataParallel and DeepSpeed, around the whole model
-
-
-def bare(name: str) -> str:
-    """A tensor's name without wrappers: `_orig_mod.` and its like anywhere, `module.` where it begins."""
-    name = _INSIDE.sub("", name)
-    while name.startswith(_PARALLEL):
-        name = name.removeprefix(_PARALLEL)
-    return name
 
 
 def renamed(

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manyhats.core.adapter import Adapter
-from manyhats.formats.registry import FORMATS
-from manyhats.formats.task import write_task
+from manyhats.formats.registry import COMPANIONS, FORMATS
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -18,4 +17,5 @@ def write_adapter(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     format = next(format for format in reversed(FORMATS) if format.holds(adapter, backbone))
     format.write(adapter, folder, backbone)
     if not format.complete:
-        write_task(adapter, folder, backbone)
+        for companion in COMPANIONS:
+            companion.write(adapter, folder, backbone)

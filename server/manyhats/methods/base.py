@@ -128,7 +128,8 @@ class Method(ABC, Generic[C]):
     `incompatible_with`: other methods that cannot stand in one adapter with it, and why. `lm_head_conflict`: why an
     adapter with it cannot end in the backbone's language-model head; None where it can. `tied_to_lm_head_ok`: whether
     an embedding that shares its weight with the output layer may be adapted by it alone, though PEFT's
-    `ensure_weight_tying` asks for both.
+    `ensure_weight_tying` asks for both. `pooled_virtual_tokens`: whether it puts rows before a sequence's own that
+    pooling over all rows reads, too.
     """
 
     name: ClassVar[str]
@@ -141,6 +142,7 @@ class Method(ABC, Generic[C]):
     incompatible_with: ClassVar[Mapping[str, str]] = {}
     lm_head_conflict: ClassVar[Conflict | None] = None
     tied_to_lm_head_ok: ClassVar[bool] = True
+    pooled_virtual_tokens: ClassVar[bool] = False
 
     @abstractmethod
     def check(self, component: Component[C], backbone: Backbone) -> None:

@@ -1,9 +1,4 @@
-"""Recipes: what each way of adapting a backbone is trained with.
-
-Learning rates differ by a factor of thousands between methods, since they are steps of very different things: a LoRA's
-factors, a mask's scores, one number for every neuron. Those here were chosen by the validation score on small data
-(`docs/training.md` has the figures, and the papers' own).
-"""
+"""All recipes, by the name that the field knows: what the methods say that they are trained with."""
 
 from __future__ import annotations
 
@@ -14,20 +9,7 @@ from manyhats.errors import InvalidRequest
 from manyhats.methods.recipe import Recipe, Schedule
 from manyhats.methods.registry import METHODS
 
-_RECIPES: dict[str, Recipe] = {
-    "side": Recipe("side", Schedule(3e-3), "Zhang et al. 2020"),
-    # A step costs much beside its tokens: every score is moved. Decay would pull all scores under the threshold.
-    "mask": Recipe("mask", Schedule(3e-3, batch_tokens=1024, weight_decay=0.0), "Zhao et al. 2020"),
-}
-_RECIPES |= {name: recipe for method in METHODS.values() for name, recipe in method.recipes.items()}
-# Those that the field knows best stand first when all are listed or trained; any other follows.
-_FIRST = (
-    "lora", "rslora", "dora", "vera", "houlsby", "pfeiffer", "parallel", "bottleneck", "compacter", "invertible",
-    "mam", "unipelt", "fusion", "average", "token-rows", "side", "mask", "sparse", "diff-pruning", "prefix",
-    "prefix-mlp", "prompt", "p-tuning", "ia3", "bitfit", "layer-norm", "full",
-)  # fmt: skip
-RECIPES: dict[str, Recipe] = {name: _RECIPES[name] for name in _FIRST if name in _RECIPES} | _RECIPES
-
+RECIPES: dict[str, Recipe] = {name: recipe for method in METHODS.values() for name, recipe in method.recipes.items()}
 
 # What `--full` compares with.
 FULL = next(name for name, recipe in RECIPES.items() if recipe.baseline)

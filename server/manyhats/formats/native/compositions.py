@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from manyhats.core.adapter import Adapter
 from manyhats.core.kinds.registry import KINDS
 from manyhats.errors import InvalidRequest
-from manyhats.formats.native.description import Description
+from manyhats.formats.native.description import CommonFields, Description
 from manyhats.formats.native.names import WEIGHTS
 from manyhats.formats.native.reader import read_head
 from manyhats.formats.wrappers import open_tensors
-from manyhats.methods.composition import Member
+from manyhats.methods.composition import CompositionFields, Member
 from manyhats.methods.heads import KindName
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 from manyhats.methods.registry import COMPOSITIONS
@@ -28,39 +28,39 @@ def compose(folder: Path, description: Description, backbone: Backbone, members:
 
     Raises AdapterMismatch where the members cannot be put together so.
     """
-    composition = COMPOSITIONS[description.format]
-    own = description.model_dump(include=set(composition.fields.model_fields), exclude_unset=True)
-    fields = composition.fields.model_validate(own)
+    common, fields = description.common, description.fields
+    assert isinstance(fields, CompositionFields)
+    composition = COMPOSITIONS[common.format]
     has_weights = (folder / WEIGHTS).exists()
-    if not has_weights and (description.head is not None or composition.needs_weights):
+    if not has_weights and (common.head is not None or composition.needs_weights):
         raise InvalidRequest(f"the adapter has no {WEIGHTS}", param=WEIGHTS)
     unclaimed = open_tensors(folder / WEIGHTS) if has_weights else UnclaimedTensors({}, WEIGHTS)
-    head = read_head(unclaimed, description)
-    named = [Member(sha, member.components) for sha, member in zip(description.members, members, strict=True)]
+    head = read_head(unclaimed, common.head)
+    named = [Member(sha, member.components) for sha, member in zip(fields.members, members, strict=True)]
     components = composition.compose(named, fields, unclaimed, backbone)
     unclaimed.check_all_claimed()
     # Whose output it is, and with it the settings: the last member that brings a head, or a way to embed.
-    kind = _kind(description, members)
+    kind = _kind(common, members)
     embeds = KINDS[kind].ends_in_states
     outputs = (m for m in reversed(members) if m.head is not None or (embeds and m.projection is not None))
     source = None if head is not None else next(outputs, None)
     if source is not None:
         head = source.head
     inherited = {} if source is None else dict(source.settings)
-    references = {*description.members, *(sha for member in members for sha in member.references)}
+    references = {*fields.members, *(sha for member in members for sha in member.references)}
     return Adapter(
         components=tuple(components),
         head=head,
         kind=kind if head is None else head.kind,
         projection=None if source is None else source.projection,
         matched_tensors=unclaimed.claimed + sum(member.matched_tensors for member in members),
-        base=description.base_model_name_or_path or members[0].base,
-        settings=inherited | description.task,
+        base=common.base_model_name_or_path or members[0].base,
+        settings=inherited | common.task,
         warnings=(*unclaimed.warnings, *(warning for member in members for warning in member.warnings)),
         references=tuple(sorted(references)),
     )
 
 
-def _kind(description: Description, members: Sequence[Adapter]) -> KindName:
+def _kind(common: CommonFields, members: Sequence[Adapter]) -> KindName:
     """What it says that it is for, or else what its last member is for."""
-    return description.answers if "answers" in description.model_fields_set else members[-1].kind
+    return common.answers if "answers" in common.model_fields_set else members[-1].kind

@@ -1,12 +1,15 @@
-"""`manyhats.json`."""
+"""`manyhats.json`: fields that all formats share, and those of one format."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from manyhats.core.kinds.embed import Embed
 from manyhats.core.kinds.registry import KINDS, HeadlessKind, KnownKind
@@ -14,27 +17,17 @@ from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.files import read_json
 from manyhats.formats.native.names import FILE
 from manyhats.messages import first_error
-from manyhats.methods.fusion.config import FusionFlags
 from manyhats.methods.heads import Reads
+from manyhats.methods.libraries.native import NativeFields, NativeFormat
+from manyhats.methods.registry import COMPOSITIONS, METHODS
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-TASK: Literal["manyhats-task/1"] = "manyhats-task/1"
-Sha = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+TASK = "manyhats-task/1"  # stands beside another library's files
+PARTS = "manyhats-parts/1"  # components of any method as they are
 
-# Which of a description's fields belong to which format, besides those of all.
-_FIELDS: dict[str, set[str]] = {
-    TASK: set(),
-    "manyhats-mask/1": {"head", "answers", "shapes", "bit_order", "keep_is_one", "zeros_fraction", "encoding"},
-    "manyhats-sparse/1": {"head", "answers", "mode"},
-    "manyhats-parts/1": {"head", "answers", "parts"},
-    "manyhats-side/1": {"head", "answers", "kind", "side_model_config", "layers", "merge", "blend_at", "projection"},
-    "manyhats-fusion/1": {"head", "answers", "members", "fusion"},
-    "manyhats-stack/1": {"head", "answers", "members"},
-    "manyhats-average/1": {"head", "answers", "members", "weights"},
-}
-_COMMON = {"format", "base_model_name_or_path", "base_sha256", "task"}
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class HeadDescription(BaseModel):
@@ -55,7 +48,7 @@ class HeadDescription(BaseModel):
 
 
 class ComponentDescription(BaseModel):
-    """One part of an adapter, whose tensors are `<index>:<site>:<leaf>`. `config`: the method's own."""
+    """One component of an adapter, whose tensors are `<index>:<site>:<leaf>`. `config`: the method's own."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -64,84 +57,111 @@ class ComponentDescription(BaseModel):
     label: str | None = None
 
 
-class Description(BaseModel):
-    """`manyhats.json`."""
+class PartsFields(NativeFields):
+    """`parts`: in the order in which they act."""
+
+    parts: list[ComponentDescription] = Field(default_factory=list, max_length=16)
+
+
+# By the name of the format: those of methods, and the fields of all.
+METHOD_FORMATS: dict[str, NativeFormat[Any]] = {
+    method.native.name: method.native for method in METHODS.values() if method.native is not None
+}
+FIELDS: dict[str, type[NativeFields]] = {
+    TASK: NativeFields,
+    PARTS: PartsFields,
+    **{name: format.fields for name, format in METHOD_FORMATS.items()},
+    **{name: composition.fields for name, composition in COMPOSITIONS.items()},
+}
+_NAMED = [f"'{name}'" for name in FIELDS]
+_EXPECTED = f"Input should be {', '.join(_NAMED[:-1])} or {_NAMED[-1]}"
+
+
+class CommonFields(BaseModel):
+    """The fields of all formats; what stands beside another library's files has no `head` and no `answers`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[
-        "manyhats-task/1",
-        "manyhats-mask/1",
-        "manyhats-sparse/1",
-        "manyhats-parts/1",
-        "manyhats-side/1",
-        "manyhats-fusion/1",
-        "manyhats-stack/1",
-        "manyhats-average/1",
-    ]
+    format: str
     base_model_name_or_path: str | None = None
     base_sha256: str | None = None  # see backbone.loading.digest
     head: HeadDescription | None = None
     answers: HeadlessKind = Embed.name  # what an adapter without a head is for
     task: dict[str, Any] = Field(default_factory=dict)  # settings: labels, template, max_tokens, ...
 
-    # manyhats-mask/1
-    shapes: dict[str, tuple[int, int]] = Field(default_factory=dict)
-    bit_order: Literal["little"] = "little"
-    keep_is_one: Literal[True] = True
-    zeros_fraction: float | None = None
-    encoding: Literal["bits", "zeros_idx32"] = "bits"
-
-    # manyhats-sparse/1
-    mode: Literal["add", "replace", "replace_dense"] = "add"
-
-    # manyhats-parts/1
-    parts: list[ComponentDescription] = Field(default_factory=list, max_length=16)
-
-    # manyhats-side/1: see methods.side
-    kind: Literal["model", "layers"] = "model"
-    side_model_config: dict[str, Any] = Field(default_factory=dict)
-    layers: int = 0
-    merge: Literal["alpha"] = "alpha"
-    blend_at: Literal["last_hidden"] = "last_hidden"
-    projection: Literal["linear"] | None = None
-
-    # manyhats-fusion/1, manyhats-stack/1, manyhats-average/1: the sha256 of stored versions
-    members: list[Sha] = Field(default_factory=list, max_length=64)
-    fusion: FusionFlags = Field(default_factory=FusionFlags)
-    weights: list[Annotated[float, Field(allow_inf_nan=False)]] | None = None  # of an average; None: all alike
+    @field_validator("format", mode="before")
+    @classmethod
+    def _known(cls, name: Any) -> Any:
+        if not isinstance(name, str) or name not in FIELDS:
+            raise PydanticCustomError("literal_error", "{expected}", {"expected": _EXPECTED})
+        return name
 
     @model_validator(mode="after")
-    def _fits(self) -> Description:
-        strange = self.model_fields_set - _COMMON - _FIELDS[self.format]
-        if strange:
-            beside = ", which stands beside another library's files," if self.format == TASK else ""
-            raise ValueError(f"the format {self.format}{beside} has no '{min(strange)}'")
+    def _fits(self) -> CommonFields:
         if self.head is not None and self.answers != Embed.name:
             raise ValueError(f"with a head an adapter is of the head's kind, and does not '{self.answers}'")
-        if "members" in _FIELDS[self.format] and len(self.members) < 2:
-            raise ValueError(f"the format {self.format} needs two members or more")
-        if self.weights is not None and len(self.weights) != len(self.members):
-            raise ValueError(f"there are {len(self.weights)} weights for {len(self.members)} members")
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class Description:
+    """`manyhats.json`: `common`, what all formats have, and `fields`, what this one has beside that."""
+
+    common: CommonFields
+    fields: NativeFields
+
+    def to_json(self) -> dict[str, Any]:
+        """What is set, as the file has it."""
+        options: dict[str, Any] = {"exclude_none": True, "exclude_unset": True, "mode": "json"}
+        return self.common.model_dump(**options) | self.fields.model_dump(**options)
+
+
 def describe(folder: Path, backbone: Backbone) -> Description | None:
-    """`manyhats.json`, checked against the backbone; None where there is none."""
+    """`manyhats.json`, checked against the backbone; None where there is none.
+
+    Raises InvalidRequest for fields that are wrong or that its format has not, AdapterMismatch for another backbone's.
+    """
     if not (folder / FILE).exists():
         return None
+    data = read_json(folder / FILE)
+    common = _validated(CommonFields, data)
+    model = FIELDS[common.format]
+    fields = _validated(model, data)
+    _reject_others(data, model, common.format)
+    if common.base_sha256 not in (None, backbone.sha256):
+        raise AdapterMismatch(
+            f"the adapter was made for a backbone with sha256 {common.base_sha256} "
+            f"({common.base_model_name_or_path}), but {backbone.name} has {backbone.sha256}",
+            param="base_sha256",
+        )
+    return Description(common, fields)
+
+
+def _validated(model: type[_Model], data: Mapping[str, Any]) -> _Model:
+    """The fields of a model among the file's. Raises InvalidRequest for the first that is wrong."""
+    own = {name: value for name, value in data.items() if name in model.model_fields}
     try:
         # By JSON's own types: a text that reads like true is none.
-        description = Description.model_validate_json(json.dumps(read_json(folder / FILE)), strict=True)
+        return model.model_validate_json(json.dumps(own), strict=True)
     except ValidationError as error:
         first = first_error(error)
         raise InvalidRequest(
             f"{FILE}: {first.field or first.type}: {first.message}", param=first.field or FILE
         ) from None
-    if description.base_sha256 not in (None, backbone.sha256):
-        raise AdapterMismatch(
-            f"the adapter was made for a backbone with sha256 {description.base_sha256} "
-            f"({description.base_model_name_or_path}), but {backbone.name} has {backbone.sha256}",
-            param="base_sha256",
+
+
+def _reject_others(data: Mapping[str, Any], model: type[NativeFields], format: str) -> None:
+    """Raises InvalidRequest for a field that no format has, or that belongs to another."""
+    of_all = CommonFields.model_fields.keys()
+    for name in data:
+        if name not in of_all and not any(name in other.model_fields for other in FIELDS.values()):
+            raise InvalidRequest(f"{FILE}: {name}: Extra inputs are not permitted", param=name)
+    allowed = of_all | model.model_fields.keys()
+    if format == TASK:
+        allowed = allowed - {"head", "answers"}
+    others = data.keys() - allowed
+    if others:
+        beside = ", which stands beside another library's files," if format == TASK else ""
+        raise InvalidRequest(
+            f"{FILE}: value_error: Value error, the format {format}{beside} has no '{min(others)}'", param=FILE
         )
-    return description

@@ -34,13 +34,14 @@ class Native(Format):
         from manyhats.formats.native import reader
         from manyhats.formats.native.compositions import compose
         from manyhats.formats.native.description import describe
+        from manyhats.methods.composition import CompositionFields
 
         description = describe(folder, backbone)
         assert description is not None, "the file was detected"
-        if not description.members:
+        if not isinstance(description.fields, CompositionFields):
             return reader.read(folder, description, backbone)
-        kind = description.answers if description.head is None else None
-        members = [around.read_stored(sha, kind) for sha in description.members]
+        kind = description.common.answers if description.common.head is None else None
+        members = [around.read_stored(sha, kind) for sha in description.fields.members]
         return compose(folder, description, backbone, members)
 
     def holds(self, adapter: Adapter, backbone: Backbone) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,50 +10,61 @@ from torch import Tensor
 
 from manyhats.core.adapter import Adapter
 from manyhats.formats.files import write_json, write_tensors
-from manyhats.formats.heads import kind_as_read
-from manyhats.formats.native.description import TASK, ComponentDescription, Description, HeadDescription
+from manyhats.formats.native.description import (
+    METHOD_FORMATS,
+    PARTS,
+    CommonFields,
+    ComponentDescription,
+    Description,
+    HeadDescription,
+    PartsFields,
+)
 from manyhats.formats.native.names import FILE, WEIGHTS
-from manyhats.methods.mask import MaskConfig
+from manyhats.methods.component import Component
+from manyhats.methods.libraries.native import NativeFiles
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 
 def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
-    """A mask as `manyhats-mask/1`, every other adapter as `manyhats-parts/1`."""
+    """An adapter of one component in the format of its method that has a place for it, every other in parts."""
     tensors, head = _head(adapter)
+    format, files = _own_format(adapter.components) or (PARTS, _parts(adapter.components))
     common: dict[str, Any] = {
         "base_model_name_or_path": backbone.name,
         "base_sha256": backbone.sha256,
         "task": dict(adapter.settings),
     } | ({"answers": adapter.kind} if head is None else {"head": head})
-    masks = [part for part in adapter.components if isinstance(part.config, MaskConfig)]
-    if len(adapter.components) == 1 and masks:
-        (part,) = masks
-        assert isinstance(part.config, MaskConfig)
-        tensors |= {f"{site}.mask": leaves["mask"] for site, leaves in part.tensors.items()}
-        weights = sum(out * width for out, width in part.config.shapes.values())
-        kept = sum(_ones(leaves["mask"]) for leaves in part.tensors.values())
-        description = Description(
-            format="manyhats-mask/1",
-            shapes=part.config.shapes,
-            bit_order="little",
-            keep_is_one=True,
-            zeros_fraction=round(1 - kept / weights, 6),
-            **common,
-        )
-    else:
-        parts = []
-        for index, part in enumerate(adapter.components):
-            parts.append(ComponentDescription(method=part.method, config=part.config.model_dump(), label=part.label))
-            tensors |= {
-                f"{index}:{site}:{leaf}": tensor.clone()
-                for site, leaves in part.tensors.items()
-                for leaf, tensor in leaves.items()
-            }
-        description = Description(format="manyhats-parts/1", parts=parts, **common)
-    write_json(folder / FILE, description.model_dump(exclude_none=True, exclude_unset=True, mode="json"))
-    write_tensors(folder / WEIGHTS, tensors)
+    description = Description(CommonFields(format=format, **common), files.fields)
+    write_json(folder / FILE, description.to_json())
+    write_tensors(folder / WEIGHTS, tensors | {name: tensor.clone() for name, tensor in files.tensors.items()})
+
+
+def _own_format(components: Sequence[Component[Any]]) -> tuple[str, NativeFiles] | None:
+    """What is stored of a single component in a method's own format; None where there is none for it."""
+    if len(components) != 1:
+        return None
+    for name, format in METHOD_FORMATS.items():
+        files = format.write(components[0])
+        if files is not None:
+            return name, files
+    return None
+
+
+def _parts(components: Sequence[Component[Any]]) -> NativeFiles:
+    """Components of any method: `<index>:<site>:<leaf>`."""
+    described = [
+        ComponentDescription(method=component.method, config=component.config.model_dump(), label=component.label)
+        for component in components
+    ]
+    tensors = {
+        f"{index}:{site}:{leaf}": tensor
+        for index, component in enumerate(components)
+        for site, leaves in component.tensors.items()
+        for leaf, tensor in leaves.items()
+    }
+    return NativeFiles(PartsFields(parts=described), tensors)
 
 
 def _head(adapter: Adapter) -> tuple[dict[str, Tensor], HeadDescription | None]:
@@ -69,22 +81,3 @@ def _head(adapter: Adapter) -> tuple[dict[str, Tensor], HeadDescription | None]:
         activations=[layer.activation for layer in adapter.head.layers],
     )
     return tensors, head
-
-
-def write_task(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
-    """Writes what another library's files have no place for."""
-    head = adapter.head
-    read_as_other = head is not None and kind_as_read(head) != head.kind
-    description = Description(
-        format=TASK,
-        base_model_name_or_path=backbone.name,
-        base_sha256=backbone.sha256,
-        task=dict(adapter.settings) | ({"kind": adapter.kind} if read_as_other else {}),
-    )
-    keep = {"format", "base_model_name_or_path", "base_sha256", "task"}
-    write_json(folder / FILE, description.model_dump(include=keep))
-
-
-def _ones(packed: Tensor) -> int:
-    """How many bits are set."""
-    return sum(int(((packed >> bit) & 1).sum()) for bit in range(8))

@@ -13,6 +13,7 @@ from manyhats.core.kinds.embed import Embed
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.formats.files import read_json, read_json_value, read_tensors
 from manyhats.methods.heads import KindName
+from manyhats.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -44,15 +45,15 @@ def read_onto(adapter: Adapter, folder: Path, backbone: Backbone, declared: Kind
         _check_alone(folder)
         return adapter
     if declared not in (None, Embed.name):
-        told = f"the sentence-transformers files are not read: by its settings the adapter is of kind '{declared}'"
-        return replace(adapter, warnings=(*adapter.warnings, told))
+        warning = f"the sentence-transformers files are not read: by its settings the adapter is of kind '{declared}'"
+        return replace(adapter, warnings=(*adapter.warnings, warning))
     embedding = sentence_files.read(_source(folder), backbone.output_width)
     if adapter.head is not None:
         raise AdapterMismatch(
             f"{sentence_files.MODULES} is for embeddings, but the adapter has a head of kind '{adapter.kind}'",
             param=sentence_files.MODULES,
         )
-    if any(part.method == "prompt" for part in adapter.components):
+    if any(METHODS[component.method].pooled_virtual_tokens for component in adapter.components):
         raise AdapterMismatch(
             "sentence-transformers pools a prompt's virtual tokens with the text's own; not supported",
             param=sentence_files.MODULES,

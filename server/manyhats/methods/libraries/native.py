@@ -34,10 +34,11 @@ class NativeFormat(Generic[C]):
     """`name`: the format's, like `manyhats-mask/1`.
 
     `read` claims the tensors; it raises InvalidRequest for damaged files and AdapterMismatch for what does not fit the
-    backbone. `write` gives None for a component that has no place in it.
+    backbone. `write` gives None for a component that has no place in it, as one of another method. What is read of
+    what was written is the same component.
     """
 
     name: str
     fields: type[NativeFields]
     read: Callable[[UnclaimedTensors, Any, Backbone], Component[C]]
-    write: Callable[[Component[C]], NativeFiles | None]
+    write: Callable[[Component[Any]], NativeFiles | None]

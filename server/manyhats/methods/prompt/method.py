@@ -47,6 +47,7 @@ class Prompt(Method[PromptConfig]):
             NAME, Schedule(3e-3, 2e-2, batch_tokens=256), "Liu et al. 2021", {"encoder": "lstm"}, peft=True
         ),
     }
+    pooled_virtual_tokens = True
 
     def check(self, component: Component[PromptConfig], backbone: Backbone) -> None:
         reject_padded(backbone, "a prompt")

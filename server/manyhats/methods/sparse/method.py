@@ -20,6 +20,7 @@ from manyhats.methods.options import Options
 from manyhats.methods.recipe import Recipe, Schedule
 from manyhats.methods.slots import slot_tables
 from manyhats.methods.sparse.config import NAME, SparseConfig
+from manyhats.methods.sparse.native import NATIVE
 from manyhats.methods.sparse.peft import SHIRA
 from manyhats.methods.sparse.training import Relaxation, TrainableSparse
 from manyhats.methods.targets import target_sites
@@ -35,6 +36,7 @@ class Sparse(Method[SparseConfig]):
     name: ClassVar[str] = NAME
     config = SparseConfig
     peft_types = (SHIRA,)
+    native = NATIVE
     # Decay of a difference would be decay towards the backbone.
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "sparse": Recipe(NAME, Schedule(1e-4, weight_decay=0.0, epochs=4), "Radiya-Dixit & Wang 2020"),

@@ -1,27 +1,23 @@
-"""Mask-tuning: a bit for every weight of the chosen linear layers (Zhao et al. 2020, section 3).
-
-    y = (W * M) x + b        M = 1[scores > threshold], one bit a weight in the file and in host memory
-
-In a slot it stays a bit a weight where the kernels read bits; else the masked weights are dense there, so that a hot
-task costs what the bare linear layer costs.
-"""
+"""Mask-tuning as a method."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.kernels.base import Bits, Weight
 from manyhats.kernels.reference import unpack_bits
 from manyhats.methods.base import BoundComponent, Method, Trainable, expect_leaves, expect_shape
-from manyhats.methods.component import Component, MethodConfig
+from manyhats.methods.component import Component
+from manyhats.methods.mask.config import NAME, MaskConfig
+from manyhats.methods.mask.native import NATIVE
+from manyhats.methods.mask.training import TrainableMask
 from manyhats.methods.operations import Operation, OwnMask, OwnWeight
 from manyhats.methods.options import Options
+from manyhats.methods.recipe import Recipe, Schedule
 from manyhats.methods.sites import linear_site
 from manyhats.methods.slots import slot_tables
 from manyhats.methods.targets import target_sites
@@ -30,22 +26,16 @@ if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 
-class MaskConfig(MethodConfig):
-    """`shapes`: (out, in) of every masked weight, by site."""
-
-    shapes: dict[str, tuple[int, int]]
-
-
-def pack_bits(keep: Tensor) -> Tensor:
-    """A boolean (out, in) as bytes: row-major, the first weight in the lowest bit, the last byte filled with zeros."""
-    return torch.from_numpy(np.packbits(keep.cpu().numpy().reshape(-1), bitorder="little"))
-
-
 class Mask(Method[MaskConfig]):
     """Leaf at a linear site: `mask`, uint8, ceil(out * in / 8) bytes."""
 
-    name: ClassVar[str] = "mask"
+    name: ClassVar[str] = NAME
     config = MaskConfig
+    native = NATIVE
+    # A step costs much beside its tokens: every score is moved. Decay would pull all scores under the threshold.
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "mask": Recipe(NAME, Schedule(3e-3, batch_tokens=1024, weight_decay=0.0), "Zhao et al. 2020"),
+    }
 
     def check(self, component: Component[MaskConfig], backbone: Backbone) -> None:
         for site, leaves in component.tensors.items():
@@ -53,9 +43,9 @@ class Mask(Method[MaskConfig]):
             shape = linear_site(backbone, site).shape
             stated = component.config.shapes.get(site)
             if stated is None or tuple(stated) != shape:
-                told = "none" if stated is None else list(stated)
+                shown = "none" if stated is None else list(stated)
                 raise AdapterMismatch(
-                    f"'{site}.mask' is for a weight of shape {told}, but the backbone {backbone.name} "
+                    f"'{site}.mask' is for a weight of shape {shown}, but the backbone {backbone.name} "
                     f"has {list(shape)}",
                     param=site,
                 )
@@ -94,62 +84,10 @@ class Mask(Method[MaskConfig]):
         first_layer = chosen.integer("first_layer", 0)
         sparsity = chosen.number("initial_sparsity", 0.05, most=1.0)
         threshold = chosen.number("threshold", 1e-2, least=-1.0)
-        spread = chosen.number("init_scale", 2e-2)
+        init_scale = chosen.number("init_scale", 2e-2)
         chosen.done()
         root = backbone.family.block.split("{i}")[0]
         sites = [s for s in target_sites(backbone, targets) if int(s.removeprefix(root).split(".")[0]) >= first_layer]
         if not sites:
             raise InvalidRequest(f"mask: the backbone has no layer {first_layer}", param="first_layer")
-        return _TrainableMask(backbone, sites, sparsity, threshold, spread, generator)
-
-
-class _Threshold(torch.autograd.Function):
-    """1 where the score is over the threshold; gradients pass straight through (section 3, equation 3)."""
-
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor, threshold: float) -> Tensor:
-        return (scores > threshold).to(scores.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
-        return grads[0], None
-
-
-class _TrainableMask(Trainable):
-    def __init__(
-        self,
-        backbone: Backbone,
-        sites: list[str],
-        sparsity: float,
-        threshold: float,
-        spread: float,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__()
-        self.sites = sites
-        self.threshold = threshold
-        self.places = [backbone.linear[site] for site in sites]
-        self.scores = nn.ParameterList()
-        # Uniform over [-s, u] such that the share `initial_sparsity` lies under the threshold.
-        low, high = -spread, (spread + threshold) / max(sparsity, 1e-4) - spread
-        for site in sites:
-            out, width = backbone.linear[site].shape
-            scores = torch.rand(out, width, generator=generator) * (high - low) + low
-            self.scores.append(nn.Parameter(scores.to(backbone.device)))
-
-    def bound(self) -> BoundComponent:
-        masked: dict[str, list[Operation]] = {}
-        for place, scores in zip(self.places, self.scores, strict=True):
-            keep = _Threshold.apply(scores, self.threshold)  # type: ignore[no-untyped-call]
-            masked[place.name] = [OwnWeight(Weight(place.weight * keep, place.bias))]
-        return BoundComponent(linear=masked)
-
-    def component(self) -> Component[MaskConfig]:
-        tensors = {
-            site: {"mask": pack_bits(scores.detach() > self.threshold)}
-            for site, scores in zip(self.sites, self.scores, strict=True)
-        }
-        shapes = {
-            site: (scores.shape[0], scores.shape[1]) for site, scores in zip(self.sites, self.scores, strict=True)
-        }
-        return Component(Mask.name, MaskConfig(shapes=shapes), tensors)
+        return TrainableMask(backbone, sites, sparsity, threshold, init_scale, generator)
