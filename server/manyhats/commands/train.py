@@ -93,9 +93,7 @@ def train(
     template: Annotated[
         str | None, typer.Option(help="of prompts with {text} in it, for --kind generate; is served with the task")
     ] = None,
-    text_pair: Annotated[
-        str | None, typer.Option(help=f"column of a second text; of --kind {_PAIRS}")
-    ] = None,
+    text_pair: Annotated[str | None, typer.Option(help=f"column of a second text; of --kind {_PAIRS}")] = None,
     answer_start: Annotated[
         str, typer.Option(help="column of the character where the answer starts, for --kind span")
     ] = "answer_start",
