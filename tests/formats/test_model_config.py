@@ -139,3 +139,4 @@ def test_what_is_said_of_an_activation_is_said_by_the_kind_that_the_uploader_sta
     assert "a value is the head's own output" in warning
     (warning,) = read_adapter(folder, bert, kind="classify").warnings
     assert "scores are a softmax or sigmoid" in warning
+    assert not read_adapter(folder, bert, kind="rerank").warnings  # whose score is that sigmoid

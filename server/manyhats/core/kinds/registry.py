@@ -59,7 +59,7 @@ def kinds_of_head(head: Head) -> tuple[str, ...]:
     """What a head may be asked for.
 
     Over a whole text no file says what the outputs mean, so that it may be any kind that has so many: one output is a
-    value, or a label's logit. Over each token they are what the head's own kind says.
+    value, a label's logit, or that of a document's relevance. Over each token they are what the head's own kind says.
     """
     if not KINDS[head.kind].over_text:
         return (head.kind,)
