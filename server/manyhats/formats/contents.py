@@ -22,7 +22,7 @@ from manyhats.formats.registry import COMPANIONS, FORMATS
 from manyhats.messages import short_name
 
 CARD = "README.md"
-# What stands beside an adapter and changes how it is asked, whatever its format.
+# What stands beside an adapter and changes how requests to it are read, whatever its format.
 TOKENIZER_FILES = (
     "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "chat_template.json", "additional_chat_templates/*.jinja", "generation_config.json",
@@ -189,7 +189,7 @@ def _parent(path: PurePosixPath) -> str:
 
 
 def _roots(folders: Mapping[str, set[str]]) -> list[str]:
-    """The folder that holds the adapter: the highest with a config in it. Several, where it cannot be told."""
+    """The folder that holds the adapter: the highest with a config in it. Several, where nothing says which."""
     marked = {folder for folder, files in folders.items() if files & _MARKS and not _is_hidden(folder)}
     # of a setup without a file of its own
     around = {_up(f) for f, files in folders.items() if f and files & _INNER_MARKS and not _is_hidden(f)}

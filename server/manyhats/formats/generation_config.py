@@ -15,7 +15,7 @@ FILE = "generation_config.json"
 _SAMPLED: dict[str, Any] = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None}
 _ALWAYS = ("max_new_tokens", "repetition_penalty")
 # Bookkeeping, special tokens, and how a pass is computed: none of it changes what is written here.
-_SILENT = {
+_IGNORED_FIELDS = {
     "_from_model_config", "transformers_version", "bos_token_id", "pad_token_id", "eos_token_id",
     "decoder_start_token_id", "do_sample", "use_cache", "cache_implementation", "cache_config",
     "return_dict_in_generate", "output_attentions", "output_hidden_states", "output_scores", "output_logits",
@@ -60,29 +60,29 @@ def read_generation_config(folder: Path) -> tuple[list[int], dict[str, Any], lis
         defaults["stop"] = config["stop_strings"]
     warnings = []
     if defaults:
-        told = ", ".join(f"{name} {short_repr(value)}" for name, value in defaults.items())
-        warnings.append(f"defaults taken from {FILE}: {told}")
+        listed = ", ".join(f"{name} {short_repr(value)}" for name, value in defaults.items())
+        warnings.append(f"defaults taken from {FILE}: {listed}")
     left = [] if sampled else [n for n, plain in _SAMPLED.items() if config.get(n) not in (None, plain)]
     if left:
         warnings.append(f"{', '.join(left)} of {FILE} not taken, as do_sample is not true there")
-    known = {*_SILENT, *_SAMPLED, *_ALWAYS, "stop_strings"}
+    known = {*_IGNORED_FIELDS, *_SAMPLED, *_ALWAYS, "stop_strings"}
     others = [n for n, value in config.items() if n not in known and not _is_neutral(n, value)]
     if others:
         names = ", ".join(name[:60] for name in others[:8])
         warnings.append(f"not supported, and not taken from {FILE}: {names}{' and more' if len(others) > 8 else ''}")
-    return _end_tokens(config), defaults, warnings
+    return _eos_token_ids(config), defaults, warnings
 
 
 def _is_neutral(name: str, value: Any) -> bool:
     return value in (None, False, 0, [], {}, "") or value == _NEUTRAL.get(name)
 
 
-def _end_tokens(config: Mapping[str, Any]) -> list[int]:
+def _eos_token_ids(config: Mapping[str, Any]) -> list[int]:
     given = config.get("eos_token_id")
-    ends = given if isinstance(given, list) else [] if given is None else [given]
-    if any(type(end) is not int or end < 0 for end in ends):
+    numbers = given if isinstance(given, list) else [] if given is None else [given]
+    if any(type(number) is not int or number < 0 for number in numbers):
         raise InvalidRequest(
             f"eos_token_id of {FILE} must be a token's number or a list of them, not {short_repr(given)}",
             param="eos_token_id",
         )
-    return ends
+    return numbers

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from manyhats.formats.adapterhub.format import AdapterHub
 from manyhats.formats.base import Companion, Format
+from manyhats.formats.native.companion import TaskFile
 from manyhats.formats.native.format import Native
-from manyhats.formats.native.task_file import TaskFile
 from manyhats.formats.peft.format import Peft
 from manyhats.formats.sentence_transformers.companion import SentenceTransformers
 

@@ -247,9 +247,9 @@ def _copies(file: BinaryIO, entries: list[Entry], begin: int, name: str) -> dict
         flat = tensor.view(-1).view(torch.uint8) if tensor.numel() else torch.empty(0, dtype=torch.uint8)
         file.seek(begin + entry.start)
         for at in range(0, entry.end - entry.start, _CHUNK):
-            piece = flat[at : at + _CHUNK]
-            _fill(file, piece, name)
-            _check_finite(piece, entry, name)
+            chunk = flat[at : at + _CHUNK]
+            _fill(file, chunk, name)
+            _check_finite(chunk, entry, name)
         tensors[entry.name] = tensor
     return tensors
 
@@ -284,9 +284,9 @@ def _moved(
         places[entry.name] = out.seek(-(-out.tell() // _WIDEST) * _WIDEST)
         file.seek(begin + entry.start)
         for at in range(entry.start, entry.end, _CHUNK):
-            piece = buffer[: min(_CHUNK, entry.end - at)]
-            _fill(file, piece, name)
-            data: Any = piece.numpy()
+            chunk = buffer[: min(_CHUNK, entry.end - at)]
+            _fill(file, chunk, name)
+            data: Any = chunk.numpy()
             out.write(data)
     out.flush()
     return places
@@ -321,32 +321,32 @@ def _check_run(file: BinaryIO, run: list[Entry], begin: int, buffer: Tensor, nam
     entries = iter(run)
     entry = next(entries)
     for at in range(run[0].start, run[-1].end, _CHUNK):
-        piece = buffer[: min(_CHUNK, run[-1].end - at)]
-        _fill(file, piece, name)
-        if _is_finite(piece.view(entry.dtype)):
+        chunk = buffer[: min(_CHUNK, run[-1].end - at)]
+        _fill(file, chunk, name)
+        if _is_finite(chunk.view(entry.dtype)):
             continue
         while entry.end <= at:
             entry = next(entries)
         while True:  # it is one of those that lie here
-            _check_finite(piece[max(entry.start - at, 0) : entry.end - at], entry, name)
+            _check_finite(chunk[max(entry.start - at, 0) : entry.end - at], entry, name)
             entry = next(entries)
 
 
-def _fill(file: BinaryIO, piece: Tensor, name: str) -> None:
-    target: Any = piece.numpy()
-    if file.readinto(target) != len(piece):  # type: ignore[attr-defined]
+def _fill(file: BinaryIO, chunk: Tensor, name: str) -> None:
+    target: Any = chunk.numpy()
+    if file.readinto(target) != len(chunk):  # type: ignore[attr-defined]
         raise _damaged(name, "it ends too early")
 
 
-def _check_finite(piece: Tensor, entry: Entry, name: str) -> None:
+def _check_finite(chunk: Tensor, entry: Entry, name: str) -> None:
     """Raises InvalidRequest where some of a tensor's bytes are NaN or infinite, in float32 as well."""
-    if not entry.dtype.is_floating_point or not len(piece):
+    if not entry.dtype.is_floating_point or not len(chunk):
         return
-    values = piece.view(entry.dtype)
+    values = chunk.view(entry.dtype)
     if _is_finite(values):
         return
     count = int((~torch.isfinite(values.float())).sum())  # a float64 may be too large for the backbone
-    found = count if len(piece) == entry.end - entry.start else f"at least {count}"
+    found = count if len(chunk) == entry.end - entry.start else f"at least {count}"
     raise InvalidRequest(f"'{entry.name}' in {name} has {found} values that are NaN or infinite", param=entry.name)
 
 

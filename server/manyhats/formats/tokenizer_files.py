@@ -45,12 +45,12 @@ def with_tokenizer_files(adapter: Adapter, folder: Path, backbone: Backbone) -> 
     warnings += _check_config(config, backbone.tokenizer)
     settings: dict[str, Any] = {}
     if KINDS[adapter.kind].generates:
-        ends, defaults, more = read_generation_config(folder)
+        stop_tokens, defaults, more = read_generation_config(folder)
         warnings += more
-        ends = _stop_tokens(config, special, ends, backbone, warnings)
+        stop_tokens = _stop_tokens(config, special, stop_tokens, backbone, warnings)
         template = _chat_template(folder, config, special, backbone.tokenizer, warnings)
-        if ends:
-            settings["stop_token_ids"] = ends
+        if stop_tokens:
+            settings["stop_token_ids"] = stop_tokens
         if template is not None:
             settings["chat_template"] = template
         if defaults:
@@ -66,35 +66,39 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _stop_tokens(
-    config: Mapping[str, Any], special: Mapping[str, Any], ends: list[int], backbone: Backbone, warnings: list[str]
+    config: Mapping[str, Any],
+    special: Mapping[str, Any],
+    of_generation: list[int],
+    backbone: Backbone,
+    warnings: list[str],
 ) -> list[int]:
     """The tokens that end a text, beside those that the backbone's do already."""
     size = int(backbone.config.vocab_size)
-    for end in ends:
-        if end >= size:
+    for number in of_generation:
+        if number >= size:
             raise AdapterMismatch(
-                f"eos_token_id of {GENERATION} has {end}, but the backbone's tokens are 0 to {size - 1}",
+                f"eos_token_id of {GENERATION} has {number}, but the backbone's tokens are 0 to {size - 1}",
                 param="eos_token_id",
             )
-    found = dict.fromkeys((end for end in ends if end not in backbone.eos_token_ids), GENERATION)
+    found = dict.fromkeys((number for number in of_generation if number not in backbone.eos_token_ids), GENERATION)
     for source, file in ((config, CONFIG), (special, SPECIAL)):
         if source.get("eos_token") is None:
             continue
         text = token_text(source["eos_token"])
-        number = None if text is None else backbone.tokenizer.token_id(text)
-        if number is None:
+        token = None if text is None else backbone.tokenizer.token_id(text)
+        if token is None:
             raise AdapterMismatch(
                 f"eos_token of {file} is {short_repr(source['eos_token'])}, which is no token of the "
                 "backbone's tokenizer",
                 param="eos_token",
             )
-        if number not in backbone.eos_token_ids:
-            found.setdefault(number, file)
+        if token not in backbone.eos_token_ids:
+            found.setdefault(token, file)
         break  # transformers reads the second only where the first says nothing
     if found:
         names = backbone.tokenizer.loaded.convert_ids_to_tokens(list(found))
-        told = ", ".join(f"{name!r} ({number}, {found[number]})" for name, number in zip(names, found, strict=True))
-        warnings.append(f"stop_token_ids taken from the adapter's files: {told}")
+        listed = ", ".join(f"{name!r} ({number}, {found[number]})" for name, number in zip(names, found, strict=True))
+        warnings.append(f"stop_token_ids taken from the adapter's files: {listed}")
     return list(found)
 
 
@@ -112,15 +116,15 @@ def _chat_template(
     if text is None:
         return None
     theirs = tokenizer.loaded.special_tokens_map
-    said = ((name, token_text(config.get(name, special.get(name)))) for name in NAMED if name in text)
-    named = {name: told for name, told in said if told is not None and told != theirs.get(name)}
+    stated = ((name, token_text(config.get(name, special.get(name)))) for name in NAMED if name in text)
+    named = {name: token for name, token in stated if token is not None and token != theirs.get(name)}
     if not named and text == backbones:
         return None
     if template is not None and template != backbones:
         warnings.append(f"chat_template taken from {file}")
     if named:
         warnings.append(f"the chat template writes the adapter's own {', '.join(named)}, as {CONFIG} says")
-    return "".join(f"{{% set {name} = {_literal(told)} %}}\n" for name, told in named.items()) + text
+    return "".join(f"{{% set {name} = {_literal(token)} %}}\n" for name, token in named.items()) + text
 
 
 def _literal(text: str) -> str:
@@ -133,7 +137,7 @@ def _own_template(folder: Path, config: Mapping[str, Any], warnings: list[str]) 
     """The adapter's own template, and the file that has it: as transformers, one in Jinja before all others."""
     more = sorted(path.stem for path in (folder / _MORE_TEMPLATES).glob("*.jinja"))
     if (folder / _TEMPLATE).is_file():
-        _tell_unused(more, warnings)
+        _warn_of_unused(more, warnings)
         return _read_text(folder / _TEMPLATE), _TEMPLATE
     own = config.get("chat_template")
     if own is None:
@@ -153,16 +157,16 @@ def _own_template(folder: Path, config: Mapping[str, Any], warnings: list[str]) 
             f"chat_template of {CONFIG} must be a text, or a list of objects with name and template",
             param="chat_template",
         )
-    _tell_unused([name for name in templates if name != "default"] + more, warnings)
+    _warn_of_unused([name for name in templates if name != "default"] + more, warnings)
     if "default" not in templates:
         warnings.append(f"chat_template of {CONFIG} has none called 'default': the backbone's own is used")
     return templates.get("default"), CONFIG
 
 
-def _tell_unused(names: list[str], warnings: list[str]) -> None:
+def _warn_of_unused(names: list[str], warnings: list[str]) -> None:
     if names:
-        told = ", ".join(short_repr(name) for name in names[:5])
-        warnings.append(f"of several chat templates 'default' is used; not used: {told}")
+        listed = ", ".join(short_repr(name) for name in names[:5])
+        warnings.append(f"of several chat templates 'default' is used; not used: {listed}")
 
 
 def _read_text(path: Path) -> str:
@@ -184,12 +188,13 @@ def _check_config(config: Mapping[str, Any], tokenizer: Tokenizer) -> list[str]:
     Returns warnings for what may do so, and cannot be told for sure.
     """
     theirs = tokenizer.loaded.init_kwargs
-    for name, how in tokenizer.observed_settings().items():
-        told = config.get(name)
-        if isinstance(told, bool) and told != how and theirs.get(name) != told:
+    for name, observed in tokenizer.observed_settings().items():
+        declared = config.get(name)
+        if isinstance(declared, bool) and declared != observed and theirs.get(name) != declared:
             raise AdapterMismatch(
-                f"{name} of {CONFIG} is {str(told).lower()}, but {str(how).lower()} for the backbone's tokenizer, "
-                "which reads the texts; leave the file out where the adapter was trained with the backbone's",
+                f"{name} of {CONFIG} is {str(declared).lower()}, but {str(observed).lower()} for the backbone's "
+                "tokenizer, which reads the texts; leave the file out where the adapter was trained with the "
+                "backbone's",
                 param=name,
             )
     warnings = [

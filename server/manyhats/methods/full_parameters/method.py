@@ -39,10 +39,10 @@ class Parameters(Method[ParametersConfig]):
 
     def check(self, component: Component[ParametersConfig], backbone: Backbone) -> None:
         for site, leaves in component.tensors.items():
-            place = parameter_site(backbone, site)
+            module = parameter_site(backbone, site)
             for leaf, tensor in leaves.items():
-                if isinstance(place, LinearSite) and leaf == "bias":  # added where the backbone has none
-                    shape: tuple[int, ...] = place.shape[:1]
+                if isinstance(module, LinearSite) and leaf == "bias":  # added where the backbone has none
+                    shape: tuple[int, ...] = module.shape[:1]
                 else:
                     shape = tuple(own_parameter(backbone, site, leaf).shape)
                 expect_shape(tensor, shape, f"{site}.{leaf}", backbone)
@@ -62,16 +62,16 @@ class Parameters(Method[ParametersConfig]):
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
         which = chosen.choice("which", "biases", ("biases", "norms", "all"))
-        chosen.done()
+        chosen.reject_unknown()
         if which == "norms":
             norms = [site for name, site in backbone.norm.items() if not backbone.in_vocabulary_head(name)]
             names = [(site.name, leaf) for site in norms for leaf in site.parameter_names()]
             return TrainableParameters(backbone, names, NORMS)
-        every = [*backbone.linear.values(), *backbone.norm.values()]
-        places = [place for place in every if not backbone.in_vocabulary_head(place.name)]
+        adaptable = [*backbone.linear.values(), *backbone.norm.values()]
+        modules = [module for module in adaptable if not backbone.in_vocabulary_head(module.name)]
         if which == "all":
             tables = [site for site in backbone.embedding.values() if not backbone.in_vocabulary_head(site.name)]
-            names = [(place.name, leaf) for place in (*places, *tables) for leaf in place.parameter_names()]
+            names = [(module.name, leaf) for module in (*modules, *tables) for leaf in module.parameter_names()]
             return TrainableParameters(backbone, names, "full")
-        names = [(place.name, "bias") for place in places if place.parameter("bias") is not None]
+        names = [(module.name, "bias") for module in modules if module.parameter("bias") is not None]
         return TrainableParameters(backbone, names, BIASES)

@@ -35,28 +35,28 @@ def bound_parameters(backbone: Backbone, sites: Mapping[str, StateDict]) -> Boun
     embedding: dict[str, OwnRows] = {}
     norm: dict[str, OwnNorm] = {}
     for site, leaves in sites.items():
-        place = parameter_site(backbone, site)
-        if isinstance(place, LinearSite):
-            linear[place.name] = own_layer(place, leaves.get("weight"), leaves.get("bias"))
-        elif isinstance(place, EmbeddingSite):
-            embedding[place.name] = OwnRows(Rows(leaves["weight"]))
-        elif isinstance(place, NormSite):
-            norm[place.name] = _own_norm(place, leaves)
+        module = parameter_site(backbone, site)
+        if isinstance(module, LinearSite):
+            linear[module.name] = own_layer(module, leaves.get("weight"), leaves.get("bias"))
+        elif isinstance(module, EmbeddingSite):
+            embedding[module.name] = OwnRows(Rows(leaves["weight"]))
+        elif isinstance(module, NormSite):
+            norm[module.name] = _own_norm(module, leaves)
     return BoundComponent(linear=linear, embedding=embedding, norm=norm)
 
 
-def own_layer(place: LinearSite, weight: Tensor | None, bias: Tensor | None) -> list[Operation]:
+def own_layer(module: LinearSite, weight: Tensor | None, bias: Tensor | None) -> list[Operation]:
     """A linear layer's own weight (out, in) and bias (out,), each only where it is given."""
     found: list[Operation] = []
     if weight is not None:
-        found.append(OwnWeight(Weight(weight, place.bias)))
+        found.append(OwnWeight(Weight(weight, module.bias)))
     if bias is not None:
-        found.append(ScaleOutput(ScaleAdd(offset=bias if place.bias is None else bias - place.bias)))
+        found.append(ScaleOutput(ScaleAdd(offset=bias if module.bias is None else bias - module.bias)))
     return found
 
 
-def _own_norm(place: NormSite, leaves: StateDict) -> OwnNorm:
+def _own_norm(module: NormSite, leaves: StateDict) -> OwnNorm:
     """Those that are not given are the backbone's."""
-    gain, offset = (leaves.get(name, place.parameter(name)) for name in ("weight", "bias"))
+    gain, offset = (leaves.get(name, module.parameter(name)) for name in ("weight", "bias"))
     assert gain is not None, "a site of a norm has a weight"
     return OwnNorm(ScaleAdd(gain.float(), None if offset is None else offset.float()))

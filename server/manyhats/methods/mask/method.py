@@ -58,15 +58,15 @@ class Mask(Method[MaskConfig]):
         linear: dict[str, list[Operation]] = {}
         nbytes = 0
         for site, leaves in component.tensors.items():
-            place = backbone.site_of(site)
+            layer = backbone.site_of(site)
             if as_bits:
                 bits = leaves["mask"].to(backbone.device)
-                linear[place.name] = [OwnMask(Bits(bits))]
+                linear[layer.name] = [OwnMask(Bits(bits))]
                 nbytes += bits.nbytes
                 continue
             keep = unpack_bits(leaves["mask"], component.config.shapes[site]).to(backbone.device)
-            weight = place.weight.detach() * keep
-            linear[place.name] = [OwnWeight(Weight(weight, place.bias))]
+            weight = layer.weight.detach() * keep
+            linear[layer.name] = [OwnWeight(Weight(weight, layer.bias))]
             nbytes += weight.nbytes
         return BoundComponent(linear=linear, nbytes=nbytes)
 
@@ -82,10 +82,10 @@ class Mask(Method[MaskConfig]):
         chosen = Options(options, method=self.name)
         targets = chosen.names("targets", ["all-linear"])
         first_layer = chosen.integer("first_layer", 0)
-        sparsity = chosen.number("initial_sparsity", 0.05, most=1.0)
-        threshold = chosen.number("threshold", 1e-2, least=-1.0)
+        sparsity = chosen.number("initial_sparsity", 0.05, maximum=1.0)
+        threshold = chosen.number("threshold", 1e-2, minimum=-1.0)
         init_scale = chosen.number("init_scale", 2e-2)
-        chosen.done()
+        chosen.reject_unknown()
         root = backbone.family.block.split("{i}")[0]
         sites = [s for s in target_sites(backbone, targets) if int(s.removeprefix(root).split(".")[0]) >= first_layer]
         if not sites:

@@ -44,7 +44,7 @@ class TrainableMask(Trainable):
         super().__init__()
         self.sites = sites
         self.threshold = threshold
-        self.places = [backbone.linear[site] for site in sites]
+        self.layers = [backbone.linear[site] for site in sites]
         self.scores = nn.ParameterList()
         # Uniform over [-s, u] such that the share `initial_sparsity` lies under the threshold.
         low, high = -init_scale, (init_scale + threshold) / max(sparsity, 1e-4) - init_scale
@@ -55,9 +55,9 @@ class TrainableMask(Trainable):
 
     def bound(self) -> BoundComponent:
         masked: dict[str, list[Operation]] = {}
-        for place, scores in zip(self.places, self.scores, strict=True):
+        for layer, scores in zip(self.layers, self.scores, strict=True):
             keep = _Threshold.apply(scores, self.threshold)  # type: ignore[no-untyped-call]
-            masked[place.name] = [OwnWeight(Weight(place.weight * keep, place.bias))]
+            masked[layer.name] = [OwnWeight(Weight(layer.weight * keep, layer.bias))]
         return BoundComponent(linear=masked)
 
     def component(self) -> Component[MaskConfig]:

@@ -58,25 +58,25 @@ class Sparse(Method[SparseConfig]):
         keeps = slot_tables(backbone).kernels.keeps_sparse
         nbytes = 0
         for site, leaves in component.tensors.items():
-            place = backbone.parameter_site(site)
+            module = backbone.parameter_site(site)
             for leaf in _changed(leaves):
                 own = own_parameter(backbone, site, leaf)
                 indices = leaves[f"{leaf}.indices"].to(backbone.device, torch.long)
                 values = leaves[f"{leaf}.values"].to(backbone.device, torch.float32)
-                if isinstance(place, EmbeddingSite):
+                if isinstance(module, EmbeddingSite):
                     width = own.shape[1]
                     ids, where = torch.unique(indices // width, return_inverse=True)
                     rows = own[ids].float()
                     _put(rows, where * width + indices % width, values, component.config.mode)
                     changed_rows = rows.to(backbone.dtype)
-                    tables[place.name] = OwnRows(Rows(changed_rows, ids))
+                    tables[module.name] = OwnRows(Rows(changed_rows, ids))
                     nbytes += changed_rows.nbytes + ids.nbytes
                     continue
-                if keeps and isinstance(place, LinearSite) and leaf == "weight":
+                if keeps and isinstance(module, LinearSite) and leaf == "weight":
                     if component.config.mode == "replace":
                         values = values - own.detach().reshape(-1)[indices].float()
                     difference = Difference(indices, values.to(backbone.dtype))
-                    differences[place.name] = AddSparse(difference)
+                    differences[module.name] = AddSparse(difference)
                     nbytes += indices.nbytes + difference.values.nbytes
                     continue
                 changed = own.detach().to(torch.float32, copy=True).contiguous()
@@ -97,13 +97,13 @@ class Sparse(Method[SparseConfig]):
         size = 0
         keeps = slot_tables(backbone).kernels.keeps_sparse
         for site, leaves in component.tensors.items():
-            place = backbone.parameter_site(site)
+            module = backbone.parameter_site(site)
             for leaf in _changed(leaves):
                 own = own_parameter(backbone, site, leaf)
-                if keeps and isinstance(place, LinearSite) and leaf == "weight":
+                if keeps and isinstance(module, LinearSite) and leaf == "weight":
                     size += leaves[f"{leaf}.indices"].numel() * (8 + own.element_size())
                     continue
-                if isinstance(place, EmbeddingSite):
+                if isinstance(module, EmbeddingSite):
                     rows = min(leaves[f"{leaf}.indices"].numel(), len(own))
                     size += rows * (8 + own.shape[-1] * own.element_size())  # with the rows' numbers
                     continue
@@ -115,14 +115,14 @@ class Sparse(Method[SparseConfig]):
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
-        share = chosen.number("share", 0.01, most=1.0)
+        share = chosen.number("share", 0.01, maximum=1.0)
         pick = chosen.choice("pick", "values", ("values", "parameters"))
         targets = chosen.names("targets", ["all-linear"])
         relaxed = chosen.choice("relaxation", "none", ("none", "l0")) == "l0"
         weight = chosen.number("l0_weight", 0.1)
-        chosen.done()
-        places = [backbone.linear[site] for site in target_sites(backbone, targets)]
-        names = [(p.name, leaf) for p in places for leaf in ("weight", "bias") if p.parameter(leaf) is not None]
+        chosen.reject_unknown()
+        modules = [backbone.linear[site] for site in target_sites(backbone, targets)]
+        names = [(p.name, leaf) for p in modules for leaf in ("weight", "bias") if p.parameter(leaf) is not None]
         relaxation = Relaxation(weight, generator) if relaxed else None
         return TrainableSparse(backbone, names, share, pick, relaxation)
 

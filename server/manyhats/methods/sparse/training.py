@@ -34,18 +34,18 @@ class Relaxation:
         self.weight = weight
         self.generator = generator
 
-    def gates(self, strengths: Tensor, *, drawn: bool) -> Tensor:
-        """One for each strength; without `drawn` those of u = 1/2."""
+    def gates(self, strengths: Tensor, *, sampled: bool) -> Tensor:
+        """One for each strength; without `sampled` those of u = 1/2."""
         logits = strengths
-        if drawn:
+        if sampled:
             u = torch.rand(strengths.shape, generator=self.generator).clamp_(1e-6, 1 - 1e-6)
             logits = strengths + torch.logit(u).to(strengths.device)
         stretched: Tensor = torch.sigmoid(logits) * (self.HIGH - self.LOW) + self.LOW
         return stretched.clamp(0, 1)
 
     def penalty(self, strengths: nn.ParameterList) -> Tensor:
-        shift = math.log(-self.LOW / self.HIGH)
-        opened = torch.stack([torch.sigmoid(s - shift).sum() for s in strengths]).sum()
+        offset = math.log(-self.LOW / self.HIGH)
+        opened = torch.stack([torch.sigmoid(s - offset).sum() for s in strengths]).sum()
         share: Tensor = opened / sum(s.numel() for s in strengths)
         return self.weight * share
 
@@ -81,7 +81,7 @@ class TrainableSparse(Trainable):
         if relaxation is not None:
             for own in self.own:
                 self.strengths.append(nn.Parameter(torch.full_like(own, relaxation.START, dtype=torch.float32)))
-        self.values = nn.ParameterDict()  # in the second stage, by the place in `names`; their indices are buffers
+        self.values = nn.ParameterDict()  # in the second stage, by the index in `names`; their indices are buffers
 
     @property
     def rates(self) -> Mapping[str, float]:
@@ -92,7 +92,7 @@ class TrainableSparse(Trainable):
         """Of all values, in the first stage."""
         if self.relaxation is None:
             return list(self.differences)
-        gates = [self.relaxation.gates(s, drawn=self.training) for s in self.strengths]
+        gates = [self.relaxation.gates(s, sampled=self.training) for s in self.strengths]
         return [gate * difference for gate, difference in zip(gates, self.differences, strict=True)]
 
     @torch.no_grad()
@@ -100,8 +100,8 @@ class TrainableSparse(Trainable):
         moved = [difference.abs() for difference in self._differences()]
         count = max(round(self.share * sum(t.numel() for t in moved)), 1)
         if self.pick == "values":
-            least = torch.cat([t.flatten() for t in moved]).topk(count).values[-1]
-            chosen = [torch.nonzero(t.flatten() >= least.clamp_min(1e-30))[:, 0] for t in moved]
+            minimum = torch.cat([t.flatten() for t in moved]).topk(count).values[-1]
+            chosen = [torch.nonzero(t.flatten() >= minimum.clamp_min(1e-30))[:, 0] for t in moved]
         else:
             chosen = [torch.empty(0, dtype=torch.long, device=t.device) for t in moved]
             for i in sorted(range(len(moved)), key=lambda i: -float(moved[i].mean())):
@@ -124,7 +124,7 @@ class TrainableSparse(Trainable):
         self.load_state_dict(state)
 
     def _kept(self) -> list[tuple[int, Tensor, Tensor]]:
-        """(place in `names`, indices, values)."""
+        """(index in `names`, indices, values)."""
         return [(int(i), self.get_buffer(f"indices{i}"), values) for i, values in self.values.items()]
 
     def bound(self) -> BoundComponent:
