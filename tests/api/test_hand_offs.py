@@ -138,6 +138,6 @@ def test_many_requests_of_a_batch_are_answered_by_one_wake_up(start, gate, monke
         assert statuses == [200] * 17
         assert running.result().status_code == 200
         assert gate.batches == [1, 16]
-        assert live.runtime.service.dispatcher.wake_ups - before == 2
+        assert live.runtime.service.dispatcher.wake_ups - before <= 2  # one a batch, or one for both
         for client in clients:
             client.close()

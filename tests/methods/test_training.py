@@ -259,7 +259,7 @@ def test_options_are_read_from_text() -> None:
     assert options.integer("rank", 8) == 4
     assert options.number("alpha", 1.0) == 1.5
     assert options.names("targets", []) == ["a", "b"]
-    options.done()
+    options.reject_unknown()
 
 
 def test_numbers_and_flags_are_read_from_text() -> None:
@@ -268,7 +268,7 @@ def test_numbers_and_flags_are_read_from_text() -> None:
     assert options.numbers("others", [1.0]) == [1.0]
     assert options.flag("gated")
     assert not options.flag("other")
-    options.done()
+    options.reject_unknown()
     with pytest.raises(InvalidRequest, match="weights must be numbers, not 'much'"):
         Options({"weights": "1,much"}, method="average").numbers("weights", [])
 

@@ -70,14 +70,14 @@ def read_generation_config(folder: Path) -> tuple[list[int], dict[str, Any], lis
     if others:
         names = ", ".join(name[:60] for name in others[:8])
         warnings.append(f"not supported, and not taken from {FILE}: {names}{' and more' if len(others) > 8 else ''}")
-    return _end_tokens(config), defaults, warnings
+    return _eos_token_ids(config), defaults, warnings
 
 
 def _is_neutral(name: str, value: Any) -> bool:
     return value in (None, False, 0, [], {}, "") or value == _NEUTRAL.get(name)
 
 
-def _end_tokens(config: Mapping[str, Any]) -> list[int]:
+def _eos_token_ids(config: Mapping[str, Any]) -> list[int]:
     given = config.get("eos_token_id")
     numbers = given if isinstance(given, list) else [] if given is None else [given]
     if any(type(number) is not int or number < 0 for number in numbers):

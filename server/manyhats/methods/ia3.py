@@ -158,7 +158,7 @@ class Ia3(Method[Ia3Config]):
         chosen = Options(options, method=self.name)
         outputs = chosen.names("targets", ["keys-and-values"])
         inputs = chosen.names("feedforward", ["feed-forward"])
-        chosen.done()
+        chosen.reject_unknown()
         return _TrainableIa3(
             backbone,
             _named(backbone, outputs, ["keys-and-values"], KEYS_AND_VALUES, "targets"),

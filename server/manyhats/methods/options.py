@@ -11,37 +11,37 @@ from manyhats.methods.component import Component
 
 
 class Options:
-    """The training options for one method. Call `done` after reading all options that the method has."""
+    """The training options for one method. Call `reject_unknown` after reading all options that the method has."""
 
     def __init__(self, given: Mapping[str, Any], *, method: str) -> None:
-        self._left = dict(given)
+        self._unread = dict(given)
         self._known: list[str] = []
         self._method = method
 
     def _take(self, name: str, default: Any) -> Any:
         self._known.append(name)
-        return self._left.pop(name, default)
+        return self._unread.pop(name, default)
 
-    def integer(self, name: str, default: int, *, least: int = 0) -> int:
-        """A whole number of at least `least`. Raises InvalidRequest."""
+    def integer(self, name: str, default: int, *, minimum: int = 0) -> int:
+        """A whole number of at least `minimum`. Raises InvalidRequest."""
         value = self._take(name, default)
         try:
             number = int(value)
         except (TypeError, ValueError, OverflowError):
-            number = least - 1
-        if number < least or number != float(value):
-            raise InvalidRequest(f"{self._method}: {name} must be a whole number of at least {least}, not {value!r}")
+            number = minimum - 1
+        if number < minimum or number != float(value):
+            raise InvalidRequest(f"{self._method}: {name} must be a whole number of at least {minimum}, not {value!r}")
         return number
 
-    def number(self, name: str, default: float, *, least: float = 0.0, most: float = float("inf")) -> float:
-        """A number within [least, most]. Raises InvalidRequest."""
+    def number(self, name: str, default: float, *, minimum: float = 0.0, maximum: float = float("inf")) -> float:
+        """A number within [minimum, maximum]. Raises InvalidRequest."""
         value = self._take(name, default)
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if not (math.isfinite(number) and least <= number <= most):
-            raise InvalidRequest(f"{self._method}: {name} must lie between {least} and {most}, not {value!r}")
+        if not (math.isfinite(number) and minimum <= number <= maximum):
+            raise InvalidRequest(f"{self._method}: {name} must lie between {minimum} and {maximum}, not {value!r}")
         return number
 
     def choice(self, name: str, default: str, allowed: Sequence[str]) -> str:
@@ -83,10 +83,10 @@ class Options:
             raise InvalidRequest(f"{self._method} needs the option {name}: folders of trained adapters", param=name)
         return value
 
-    def done(self) -> None:
+    def reject_unknown(self) -> None:
         """Raises InvalidRequest where an option was given that the method does not have."""
-        if self._left:
-            unknown = sorted(self._left)[0]
+        if self._unread:
+            unknown = sorted(self._unread)[0]
             raise InvalidRequest(
                 f"{self._method} has no option '{unknown}'; it has {', '.join(self._known)}", param=unknown
             )

@@ -139,7 +139,7 @@ class TokenRows(Method[TokenRowsConfig]):
         """`tokens`: words that are one token each, or tokens' numbers."""
         chosen = Options(options, method=self.name)
         names = chosen.names("tokens", ())
-        chosen.done()
+        chosen.reject_unknown()
         return _TrainableRows(backbone, sorted({_token(backbone, name) for name in names}))
 
 

@@ -124,7 +124,7 @@ class Average(Method[AverageConfig]):
         chosen = Options(options, method=self.name)
         members = chosen.components("members")
         weights = chosen.numbers("weights", [1 / max(len(members), 1)] * len(members))
-        chosen.done()
+        chosen.reject_unknown()
         component = average_of(members, weights)
         self.check(component, backbone)
         return _FixedAverage(self, component, backbone)

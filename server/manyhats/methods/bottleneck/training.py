@@ -105,12 +105,12 @@ def trainable_bottleneck(
     placement = chosen.choice("placement", "houlsby", ("houlsby", "pfeiffer", "parallel"))
     phm_dim = chosen.integer("kronecker", 0)
     usual = max(backbone.hidden // 16, 1)
-    width = chosen.integer("width", -(-usual // phm_dim) * phm_dim if phm_dim else usual, least=1)
+    width = chosen.integer("width", -(-usual // phm_dim) * phm_dim if phm_dim else usual, minimum=1)
     non_linearity = chosen.choice(
         "non_linearity", "gelu" if placement == "houlsby" else "relu", ("relu", "gelu", "tanh", "swish")
     )
     gated = chosen.flag("gated")
-    chosen.done()
+    chosen.reject_unknown()
     if phm_dim and (width % phm_dim or backbone.hidden % phm_dim):
         raise InvalidRequest(
             f"bottleneck: kronecker must divide the width {width} and the hidden size {backbone.hidden}, "

@@ -62,7 +62,7 @@ class Parameters(Method[ParametersConfig]):
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
         which = chosen.choice("which", "biases", ("biases", "norms", "all"))
-        chosen.done()
+        chosen.reject_unknown()
         if which == "norms":
             norms = [site for name, site in backbone.norm.items() if not backbone.in_vocabulary_head(name)]
             names = [(site.name, leaf) for site in norms for leaf in site.parameter_names()]

@@ -71,7 +71,7 @@ class Fusion(Method[FusionConfig]):
         chosen = Options(options, method=self.name)
         given = chosen.components("members")
         weight = chosen.number("value_regularisation", 0.01)
-        chosen.done()
+        chosen.reject_unknown()
         members: list[Component[BottleneckConfig]] = []
         for component in given:
             if not is_bottleneck(component):

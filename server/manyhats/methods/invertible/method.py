@@ -96,9 +96,9 @@ class Invertible(Method[InvertibleConfig]):
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
-        width = chosen.integer("width", max(backbone.hidden // 4, 1), least=1)
+        width = chosen.integer("width", max(backbone.hidden // 4, 1), minimum=1)
         non_linearity = chosen.choice("non_linearity", "relu", ("relu", "gelu", "tanh", "swish"))
-        chosen.done()
+        chosen.reject_unknown()
         reject_padded(backbone, "an invertible adapter")
         return _TrainableInvertible(backbone, width, InvertibleConfig(non_linearity=non_linearity), generator)
 

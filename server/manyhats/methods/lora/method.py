@@ -143,15 +143,15 @@ class Lora(Method[LoraConfig]):
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
         variant = chosen.choice("variant", "lora", ("lora", "rslora", "dora", "vera"))
-        rank = chosen.integer("rank", 256 if variant == "vera" else 8, least=1)
+        rank = chosen.integer("rank", 256 if variant == "vera" else 8, minimum=1)
         targets = chosen.names("targets", ["all-linear"])
         if variant == "vera":
             key = chosen.integer("key", 0)
-            chosen.done()
+            chosen.reject_unknown()
             return TrainableVera(backbone, target_sites(backbone, targets), rank, key)
         alpha = chosen.number("alpha", 2.0 * rank)
         gated = chosen.flag("gated")
-        chosen.done()
+        chosen.reject_unknown()
         scale = alpha / math.sqrt(rank) if variant == "rslora" else alpha / rank
         made = TrainableLora(backbone, target_sites(backbone, targets), rank, scale, variant == "dora", generator)
         if gated:

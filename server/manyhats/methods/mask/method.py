@@ -82,10 +82,10 @@ class Mask(Method[MaskConfig]):
         chosen = Options(options, method=self.name)
         targets = chosen.names("targets", ["all-linear"])
         first_layer = chosen.integer("first_layer", 0)
-        sparsity = chosen.number("initial_sparsity", 0.05, most=1.0)
-        threshold = chosen.number("threshold", 1e-2, least=-1.0)
+        sparsity = chosen.number("initial_sparsity", 0.05, maximum=1.0)
+        threshold = chosen.number("threshold", 1e-2, minimum=-1.0)
         init_scale = chosen.number("init_scale", 2e-2)
-        chosen.done()
+        chosen.reject_unknown()
         root = backbone.family.block.split("{i}")[0]
         sites = [s for s in target_sites(backbone, targets) if int(s.removeprefix(root).split(".")[0]) >= first_layer]
         if not sites:

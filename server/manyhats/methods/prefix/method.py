@@ -112,9 +112,9 @@ class Prefix(Method[PrefixConfig]):
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
-        length = chosen.integer("length", 16, least=1)
-        inner = chosen.integer("reparametrisation", 0, least=0)
+        length = chosen.integer("length", 16, minimum=1)
+        inner = chosen.integer("reparametrisation", 0, minimum=0)
         gated = chosen.flag("gated")
-        chosen.done()
+        chosen.reject_unknown()
         reject_padded(backbone, "a prefix")
         return TrainablePrefix(backbone, length, inner, generator, gated=gated)

@@ -80,8 +80,8 @@ class Prompt(Method[PromptConfig]):
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
-        length = chosen.integer("length", 16, least=1)
+        length = chosen.integer("length", 16, minimum=1)
         encoder = chosen.choice("encoder", "none", ("none", "mlp", "lstm"))
-        chosen.done()
+        chosen.reject_unknown()
         reject_padded(backbone, "a prompt")
         return TrainablePrompt(backbone, length, encoder, generator)

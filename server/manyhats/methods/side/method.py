@@ -100,9 +100,9 @@ class Side(Method[SideConfig]):
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
-        layers = chosen.integer("layers", 1, least=1)
+        layers = chosen.integer("layers", 1, minimum=1)
         start = chosen.choice("start", "copy", ("copy", "fresh"))
-        chosen.done()
+        chosen.reject_unknown()
         reject_padded(backbone, "a side network")
         if layers > backbone.layers:
             raise InvalidRequest(f"side: layers must be at most {backbone.layers}, not {layers}", param="layers")

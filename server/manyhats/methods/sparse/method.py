@@ -115,12 +115,12 @@ class Sparse(Method[SparseConfig]):
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)
-        share = chosen.number("share", 0.01, most=1.0)
+        share = chosen.number("share", 0.01, maximum=1.0)
         pick = chosen.choice("pick", "values", ("values", "parameters"))
         targets = chosen.names("targets", ["all-linear"])
         relaxed = chosen.choice("relaxation", "none", ("none", "l0")) == "l0"
         weight = chosen.number("l0_weight", 0.1)
-        chosen.done()
+        chosen.reject_unknown()
         modules = [backbone.linear[site] for site in target_sites(backbone, targets)]
         names = [(p.name, leaf) for p in modules for leaf in ("weight", "bias") if p.parameter(leaf) is not None]
         relaxation = Relaxation(weight, generator) if relaxed else None
