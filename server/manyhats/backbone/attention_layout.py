@@ -34,7 +34,7 @@ _CACHED_SLACK = 32
 # Query heads that share keys stand as further queries of one head, up to so many; beyond, as the mask is repeated for
 # them, the keys are repeated instead. Left to torch they take a slow way on CUDA wherever there is a mask; on the CPU
 # its way is as fast, but for a single query.
-_MOST_FOLDED = 2048
+_MAX_FOLDED = 2048
 
 _QUERIES = "attention.queries"  # rows of the packed tokens, of all groups; pads repeat the sequence's first token
 _INVERSE = "attention.inverse"  # where each token stands among them
@@ -231,7 +231,7 @@ class AttentionLayout:
         keys = keys.view(b, group.keys, kv_heads, dim).transpose(1, 2)
         values = values.view(b, group.keys, kv_heads, dim).transpose(1, 2)
         fold = folded > 1 and not exact and (n == 1 or not self._on_cpu)
-        if fold and folded * n <= _MOST_FOLDED:
+        if fold and folded * n <= _MAX_FOLDED:
             q = q.view(b, n, kv_heads, folded, dim).permute(0, 2, 3, 1, 4).reshape(b, kv_heads, folded * n, dim)
             mask = self._mask(group, layer, window, folded)
             out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scaling)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 _BROKEN = "\ufffd"
-_MOST_PENDING = 32  # tokens: a character has four bytes
+_MAX_PENDING = 32  # tokens: a character has four bytes
 
 
 class DecodeStream:
@@ -24,7 +24,7 @@ class DecodeStream:
         """What one more token adds."""
         self._pending.append(token)
         new = self._new()
-        if (not new or new.endswith(_BROKEN)) and len(self._pending) < _MOST_PENDING:
+        if (not new or new.endswith(_BROKEN)) and len(self._pending) < _MAX_PENDING:
             return ""
         self._context, self._pending = self._pending, []
         return new

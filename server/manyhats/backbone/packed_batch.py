@@ -67,7 +67,7 @@ class PackedBatch:
         """The rows of consecutive sequences."""
         return slice(self.starts[sequences.start], self.starts[sequences.stop])
 
-    def spans(self, sequences: slice) -> tuple[slice, ...]:
+    def sequence_rows(self, sequences: slice) -> tuple[slice, ...]:
         """The rows of each of some consecutive sequences, without pads."""
         return tuple(
             slice(self.starts[i], self.starts[i] + self.lengths[i]) for i in range(sequences.start, sequences.stop)

@@ -41,7 +41,7 @@ def prepack(sites: Iterable[LinearSite]) -> int:
     if not chosen or not available or needed > _SHARE * _free_memory():
         return 0
     min_rows: dict[Any, int | None] = {}
-    taken = 0
+    nbytes = 0
     for site in chosen:
         key = (tuple(site.weight.shape), site.weight.dtype, site.bias is None)
         if key not in min_rows:
@@ -49,10 +49,10 @@ def prepack(sites: Iterable[LinearSite]) -> int:
         rows = min_rows[key]
         if rows is not None:
             site.prepacked = PrepackedWeight(site.weight, rows)
-            taken += site.weight.nbytes
-    if taken:
-        logger.info("weights packed for the CPU: %d MB more", taken >> 20)
-    return taken
+            nbytes += site.weight.nbytes
+    if nbytes:
+        logger.info("weights packed for the CPU: %d MB more", nbytes >> 20)
+    return nbytes
 
 
 def _min_rows(site: LinearSite) -> int | None:

@@ -56,8 +56,8 @@ _HARMLESS = {
 _TEXT_ONLY = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 _ALWAYS = ("query", "document")  # prompts that every model has, empty where its files do not say
 _LONGEST_PROMPT = 20_000  # characters
-_MOST_PROMPTS = 1000
-_MOST_MODULES = 16
+_MAX_PROMPTS = 1000
+_MAX_MODULES = 16
 _ENDLESS = 10**9  # a tokenizer without a limit says 10^30
 
 
@@ -115,7 +115,7 @@ def read(source: Source, width: int) -> SentenceEmbedding:
 def named_files(modules: Any) -> list[str]:
     """The files, relative to the folder, that a modules.json leads to; those of paths that are not allowed left out."""
     listed = modules if isinstance(modules, list) else []
-    paths = [one.get("path") for one in listed[:_MOST_MODULES] if isinstance(one, dict)]
+    paths = [one.get("path") for one in listed[:_MAX_MODULES] if isinstance(one, dict)]
     folders = [path.rstrip("/") for path in paths if isinstance(path, str) and _FOLDER.fullmatch(path.rstrip("/"))]
     files = [f"{folder}/{name}" for folder in folders for name in ("config.json", WEIGHTS)]
     return [SETTINGS, TOKENIZER, *TRANSFORMER, *files]
@@ -136,8 +136,8 @@ def weight_files(source: Source) -> set[str]:
 def _modules(source: Source) -> list[tuple[str, str]]:
     """The class and the folder of each module, in order. Raises AdapterMismatch for a class of another library."""
     listed = source.json(source.folder / MODULES)
-    if not isinstance(listed, list) or not 0 < len(listed) <= _MOST_MODULES:
-        raise InvalidRequest(f"{MODULES} must hold a list of 1 to {_MOST_MODULES} modules", param=MODULES)
+    if not isinstance(listed, list) or not 0 < len(listed) <= _MAX_MODULES:
+        raise InvalidRequest(f"{MODULES} must hold a list of 1 to {_MAX_MODULES} modules", param=MODULES)
     modules = []
     for i, one in enumerate(listed):
         kind = one.get("type") if isinstance(one, dict) else None
@@ -163,8 +163,8 @@ def _settings(source: Source) -> tuple[dict[str, str], str | None, int | None]:
             f"{SETTINGS} is of a {short_repr(kind)}; SentenceTransformer is supported", param="model_type"
         )
     prompts_given = config.get("prompts") or {}
-    if not isinstance(prompts_given, dict) or len(prompts_given) > _MOST_PROMPTS:
-        raise InvalidRequest(f"prompts in {SETTINGS} must be at most {_MOST_PROMPTS} texts by name", param="prompts")
+    if not isinstance(prompts_given, dict) or len(prompts_given) > _MAX_PROMPTS:
+        raise InvalidRequest(f"prompts in {SETTINGS} must be at most {_MAX_PROMPTS} texts by name", param="prompts")
     prompts = {}
     for name, text in prompts_given.items():
         text = "" if text is None else text

@@ -1,4 +1,4 @@
-"""Finds out which format an adapter folder has, and reads it."""
+"""Detects the format of an adapter folder, and reads it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 Resolve = Callable[[str], Path]
-_DEPTH = 4  # of compositions made of compositions
+_DEPTH = 4  # of nested compositions
 
 
 def read_adapter(
@@ -29,8 +29,8 @@ def read_adapter(
 ) -> Adapter:
     """Reads and checks an adapter folder: every tensor finite, matched to a site and of the right shape.
 
-    `resolve` finds the folder of a stored adapter by its sha256, for one that is made of others. `kind`: what whoever
-    brings the adapter says that it is for, which holds where its head allows it.
+    `resolve` finds the folder of a stored adapter by its sha256, for one composed of others. `kind`: stated at the
+    upload, used where the head allows it.
 
     Raises UnsupportedFormat for pickles, InvalidRequest for damaged or incomplete files, AdapterMismatch for an
     adapter that does not fit this backbone.
@@ -45,7 +45,7 @@ def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, kind: KindN
     weights = _weights(folder, contents)
 
     def read_stored(sha: str, kind: KindName | None) -> Adapter:
-        """A content cannot name itself, so there are no circles."""
+        """An adapter cannot contain its own sha256, so there are no cycles."""
         if resolve is None:
             raise InvalidRequest("the adapter is made of stored ones, and there is no store here", param="members")
         if depth >= _DEPTH:
@@ -106,7 +106,7 @@ def _weights(folder: Path, contents: Contents) -> list[str]:
 
 
 def _reject_unexpected(folder: Path, weights: list[str], expected: Sequence[str]) -> None:
-    """Raises InvalidRequest for weights that nothing among the configs speaks of: they would be left out silently."""
+    """Raises InvalidRequest for weights that no config refers to, which would otherwise be silently ignored."""
     read = (*expected, *(name for one in COMPANIONS for name in sorted(one.expected_weights(folder))))
     for name in weights:
         if not matches(PurePosixPath(name), read):

@@ -74,7 +74,7 @@ def _add_gated_low_rank(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, 
 
 @dataclass(frozen=True, slots=True)
 class AddGatedLowRank:
-    """The same, multiplied for each sequence by the mean of a gate: weight (1, in), bias (1,)."""
+    """The same, scaled for each sequence by the mean of its gate: weight (1, in), bias (1,)."""
 
     pair: LowRank
     gate: Weight
@@ -218,7 +218,7 @@ class PrefixRows:
     def columns(self) -> tuple[Any, ...]:
         return ((self.keys, self.values),)
 
-    def __call__(self, hidden: Tensor, spans: Any) -> tuple[Tensor, Tensor]:
+    def __call__(self, hidden: Tensor, slices: Any) -> tuple[Tensor, Tensor]:
         """See `methods.base.KeyValueStep`."""
         return self.keys, self.values
 
@@ -256,7 +256,7 @@ def gate_rows(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segme
     """
     logits = x.new_empty(len(x), 1)
     kernels.linear(x, logits, table, segments)
-    sequences = [slice(start, stop) for spans in segments.spans for start, stop in spans]
+    sequences = [slice(start, stop) for ranges in segments.sequence_ranges for start, stop in ranges]
     means, lengths = gate_means(logits, sequences), [rows.stop - rows.start for rows in sequences]
     flat = torch.cat([mean.expand(length) for mean, length in zip(means, lengths, strict=True)])[:, None]
     if len(flat) == len(x):

@@ -57,7 +57,7 @@ class TemplateProcesses:
         except (RecursionError, ValueError) as error:
             raise InvalidRequest(f"the messages cannot be read: {error}", param="messages") from None
         key = hashlib.sha256(template.encode(errors="surrogatepass")).digest()
-        with self._turn(key):
+        with self._admitted(key):
             answer = self._exchange_with_any(data, key, max_length * _MAX_BYTES_PER_CHARACTER + 10_000)
         match answer.get("kind"):
             case None:
@@ -79,10 +79,10 @@ class TemplateProcesses:
         for process in processes:
             _end(process)
 
-    # ---- turns
+    # ---- admission
 
     @contextmanager
-    def _turn(self, key: bytes) -> Iterator[None]:
+    def _admitted(self, key: bytes) -> Iterator[None]:
         watched = self._watched.get(key, 0.0) > time.monotonic()
         if watched and not self._watched_busy.acquire(blocking=False):
             raise Overloaded("a chat template that took too long before is being rendered; try again later")
@@ -113,7 +113,7 @@ class TemplateProcesses:
     def _exchange_with_any(self, data: bytes, key: bytes, max_bytes: int) -> dict[str, Any]:
         """The answer to one request, of at most so many bytes; a process that gives none is ended."""
         for _ in range(2):  # a process that lay idle may have ended for reasons of its own
-            process, used = self._take()
+            process, used = self._acquire()
             answer, late = self._try(process, data, max_bytes)
             if answer is not None:
                 return answer
@@ -149,7 +149,7 @@ class TemplateProcesses:
                 _end(process)
         return answer, late.is_set()
 
-    def _take(self) -> tuple[subprocess.Popen[bytes], bool]:
+    def _acquire(self) -> tuple[subprocess.Popen[bytes], bool]:
         """A process, and whether it has been used before."""
         with self._changed:
             while self._idle:

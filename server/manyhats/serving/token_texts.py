@@ -111,14 +111,14 @@ def _by_offsets(tokenizer: Tokenizer, text: str, encoded: Encoded, begin: int) -
     """By the offsets that the tokenizer gives. `begin`: of the part that is returned."""
     found: list[TokenText] = []
     end = begin
-    spans = list(encoded.offsets)
-    for i, (token, (start, stop), special) in enumerate(zip(encoded.ids, spans, encoded.special, strict=True)):
+    offsets = list(encoded.offsets)
+    for i, (token, (start, stop), special) in enumerate(zip(encoded.ids, offsets, encoded.special, strict=True)):
         raw = tokenizer.token_bytes(token, first=False)
         if special:
             found.append(TokenText(raw.decode(errors="replace"), raw, end - begin))
             continue
-        beside = [spans[j] for j in (i - 1, i + 1) if 0 <= j < len(spans) and not encoded.special[j]]
-        shared = any(max(start, a) < min(stop, b) for a, b in beside)  # a character of several tokens
+        neighbours = [offsets[j] for j in (i - 1, i + 1) if 0 <= j < len(offsets) and not encoded.special[j]]
+        shared = any(max(start, a) < min(stop, b) for a, b in neighbours)  # a character of several tokens
         if raw[:1] == b" " and start > end and text[start - 1] == " ":  # some leave the space before a word out
             start -= 1
         own = text[start:stop]
@@ -160,10 +160,10 @@ def _name(raw: bytes) -> str:
 
 def token_names(tokens: Sequence[tuple[int, str]]) -> list[str]:
     """Names for tokens at one position, all different: of those that read alike, only the first has its text."""
-    taken: set[str] = set()
+    used: set[str] = set()
     names = []
     for token, text in tokens:
-        name = f"token_id:{token}" if text in taken else text
-        taken.add(name)
+        name = f"token_id:{token}" if text in used else text
+        used.add(name)
         names.append(name)
     return names

@@ -26,7 +26,7 @@ from manyhats.training.libraries import require
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-_MOST_ROWS = 40_000  # inputs or words that the probe learns from; more would take longer than the adapter
+_MAX_ROWS = 40_000  # inputs or words that the probe learns from; more would take longer than the adapter
 
 
 def of(backbone: Backbone, kind: KindTraining, dataset: EncodedDataset, seed: int) -> list[Baseline]:
@@ -69,7 +69,7 @@ def _sample(examples: Sequence[EncodedExample], probe: Probe, seed: int) -> list
     order = list(examples)
     random.Random(seed).shuffle(order)
     sums = itertools.accumulate(len(probe.targets([example])) for example in order)
-    return [example for example, positions in zip(order, sums, strict=True) if positions <= _MOST_ROWS]
+    return [example for example, positions in zip(order, sums, strict=True) if positions <= _MAX_ROWS]
 
 
 def _states(backbone: Backbone, probe: Probe, examples: Sequence[EncodedExample]) -> Array:

@@ -50,7 +50,7 @@ def interval_text(score: Score) -> str:
     """The 95 % interval, or a dash."""
     if score.interval is None:
         return "-"
-    low, high = map(score.shown, score.interval)
+    low, high = map(score.format_value, score.interval)
     return f"{low.removesuffix(' %')} to {high}"
 
 

@@ -24,7 +24,7 @@ class Watcher(Protocol):
         """After every epoch, counted from 1. `loss`: mean over its steps; `seconds`: since training began."""
 
 
-class Silent:
+class NoWatcher:
     """Shows nothing."""
 
     def resumed(self, steps: int) -> None:

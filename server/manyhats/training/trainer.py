@@ -27,7 +27,7 @@ from manyhats.training.checkpoints import Checkpoints
 from manyhats.training.components import TrainableComponents
 from manyhats.training.heads import head_for
 from manyhats.training.learner import Learner, trained
-from manyhats.training.progress import Silent, Watcher
+from manyhats.training.progress import NoWatcher, Watcher
 from manyhats.training.recipes import recipe_for
 from manyhats.training.stage import Stage, Step, TrainerState, warm_up_and_decay
 
@@ -141,7 +141,7 @@ class Trainer:
 
         Raises InvalidRequest where the loss stops being a number before the first validation, or memory ends.
         """
-        watcher = watcher or Silent()
+        watcher = watcher or NoWatcher()
         self.head.scale = self.kind.target_scale(train)
         plans = [
             [self._steps(train) for _ in range(self.schedule.epochs)] for _ in range(self.trainable.stages)

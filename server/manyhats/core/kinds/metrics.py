@@ -60,9 +60,9 @@ class Score:
         return bootstrap(self.terms) if len(self.terms) > 1 else None
 
     def __str__(self) -> str:
-        return self.shown(self.value)
+        return self.format_value(self.value)
 
-    def shown(self, value: float) -> str:
+    def format_value(self, value: float) -> str:
         """A value of this metric as text."""
         return f"{100 * value:.1f} %" if self.metric.more_is_better else f"{value:.4f}"
 

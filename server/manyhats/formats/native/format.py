@@ -1,4 +1,4 @@
-"""Our own folders as a format."""
+"""Our own formats, as one of the formats of adapter folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Native(Format):
-    """`manyhats.json` of any format but the one that stands beside another library's files."""
+    """`manyhats.json` of any format except `manyhats-task/1`."""
 
     name: ClassVar[str] = "native"
     config = names.FILE

@@ -1,4 +1,4 @@
-"""How PEFT's files hold VeRA, which becomes a low-rank pair at each layer here."""
+"""How PEFT's files store VeRA, which is read as a low-rank pair at each layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from manyhats.errors import AdapterMismatch
 from manyhats.methods.component import Component
 from manyhats.methods.libraries.fields import validate
 from manyhats.methods.libraries.peft import PROMPT_WRAPPER, FieldType, PeftType, claim, linear_in
-from manyhats.methods.libraries.peft_fields import ANY, FLAG, NUMBER, WHOLE
+from manyhats.methods.libraries.peft_fields import ANY, FLAG, INTEGER, NUMBER
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 from manyhats.methods.lora.config import NAME, LoraConfig
 from manyhats.methods.lora.peft import check_fields, claim_own_biases
@@ -20,11 +20,11 @@ from manyhats.methods.lora.vera import SharedMatrices, make_matrices, materialis
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-_MAX_VALUES = 1 << 30  # of all matrices that a VeRA, a file of short vectors, stands for
+_MAX_VALUES = 1 << 30  # of all matrices that the short vectors of a VeRA file expand to
 _MATRICES = ("vera_A", "vera_B")
 _VERA_FIELDS: Mapping[str, FieldType] = {
-    "r": WHOLE,
-    "projection_prng_key": WHOLE,
+    "r": INTEGER,
+    "projection_prng_key": INTEGER,
     "save_projection": FLAG,
     "vera_dropout": NUMBER,
     "d_initial": NUMBER,
@@ -66,7 +66,7 @@ def _read_vera(unclaimed: UnclaimedTensors, config: Mapping[str, Any], backbone:
 
 
 def _made_matrices(config: Mapping[str, Any], out: int, width: int) -> tuple[Tensor, Tensor]:
-    """The shared matrices as PEFT makes them from the key, where the file leaves them out."""
+    """The shared matrices as PEFT generates them from the key, for files without them."""
     fields = {"rank": config.get("r", 256), "key": config.get("projection_prng_key", 0)}
     return make_matrices(
         validate(SharedMatrices, fields | {"outputs": out, "inputs": width}, "adapter_config.json", "r")

@@ -32,7 +32,7 @@ from manyhats.methods.side.training import TrainableSide
 
 
 class Side(Method[SideConfig]):
-    """Leaves at `side`: `alpha` () or (1,) or (width,), before the sigmoid; `network.<parameter>`; where the widths
+    """Tensors at `side`: `alpha` () or (1,) or (width,), before the sigmoid; `network.<parameter>`; where the widths
     differ `projection.weight` (width, side width) and maybe `projection.bias`."""
 
     name: ClassVar[str] = NAME
@@ -44,7 +44,7 @@ class Side(Method[SideConfig]):
     }
 
     def non_causal(self, component: Component[SideConfig]) -> bool:
-        return True  # its network reads the text by itself
+        return True  # its network reads the whole text
 
     def check(self, component: Component[SideConfig], backbone: Backbone) -> None:
         reject_padded(backbone, "a side network")
@@ -89,12 +89,12 @@ class Side(Method[SideConfig]):
         if getattr(network, "pooler", None) is not None:
             network.pooler = None
         network.set_attn_implementation(PACKED_ATTENTION)
-        beside = Backbone(network, backbone.tokenizer, name="side", device=backbone.device, dtype=backbone.dtype)
+        inner = Backbone(network, backbone.tokenizer, name="side", device=backbone.device, dtype=backbone.dtype)
         ready = on_device({n: t for n, t in leaves.items() if not n.startswith(NETWORK)}, backbone)
         projection = None
         if "projection.weight" in ready:
             projection = ready["projection.weight"], ready.get("projection.bias")
-        side = SideOperation(beside, torch.sigmoid(ready["alpha"]), projection, component.config.kind == "layers")
+        side = SideOperation(inner, torch.sigmoid(ready["alpha"]), projection, component.config.kind == "layers")
         steps = {LAST: side.mix} | ({EMBEDDED: side.catch} if side.on_embeddings else {})
         return BoundComponent(states=steps, nbytes=sum(p.nbytes for p in network.parameters()))
 
