@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,13 @@ def first_error(error: ValidationError, with_input: bool = False) -> FieldError:
 def field_error(details: Mapping[str, Any]) -> FieldError:
     """One error from what `errors()` lists, of pydantic or of FastAPI."""
     return FieldError(tuple(details["loc"]), details["type"], details["msg"], details.get("input"))
+
+
+def repeated_field(pairs: Sequence[tuple[str, Any]]) -> str | None:
+    """The first name that stands twice among the fields of one JSON object; None where all differ."""
+    if len(dict(pairs)) == len(pairs):
+        return None
+    return next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
 
 
 def first_line(error: BaseException) -> str:

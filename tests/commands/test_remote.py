@@ -8,6 +8,7 @@ import os
 import sys
 import tarfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,8 @@ def test_a_method_without_a_rank_is_shown_without_one(server: Server, adapter: P
 @pytest.mark.parametrize("name", ["a.zip", "a.tar.gz", "a.tgz", "a.tar"])
 def test_an_archive_is_sent_as_it_is(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"packed")
-    ((field, (sent, file, _)),), _ = upload_parts(tmp_path / name)
-    with file:
+    with ExitStack() as stack:
+        ((field, (sent, file, _)),), _ = upload_parts(tmp_path / name, stack)
         assert (field, sent, file.read()) == ("archive", name, b"packed")
 
 
@@ -128,9 +129,11 @@ def test_folders_in_folders_go_as_one_archive(adapter: Path, tmp_path: Path) -> 
     for hidden in (".git/HEAD", ".DS_Store", "inner/.cache/x", "optimizer.pt"):
         (adapter / hidden).parent.mkdir(exist_ok=True)
         (adapter / hidden).write_text("x")
-    ((field, (name, file, _)),), (warning,) = upload_parts(adapter)
+    with ExitStack() as stack:
+        ((field, (name, file, _)),), (warning,) = upload_parts(adapter, stack)
+        data = file.read()
     assert (field, name) == ("archive", "adapter.tar.gz")
-    with tarfile.open(fileobj=io.BytesIO(file.read())) as tar:
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         members = tar.getmembers()
         assert all(member.isreg() for member in members)
         assert [member.name for member in members] == [
@@ -150,13 +153,12 @@ def test_folders_in_folders_go_as_one_archive(adapter: Path, tmp_path: Path) -> 
 def test_hidden_folders_do_not_make_an_archive(adapter: Path) -> None:
     (adapter / ".cache").mkdir()
     (adapter / ".cache" / "x.lock").write_text("")
-    parts, _ = upload_parts(adapter)
+    with ExitStack() as stack:
+        parts, _ = upload_parts(adapter, stack)
     assert [(field, name) for field, (name, _, _) in parts] == [
         ("files", "adapter_config.json"),
         ("files", "adapter_model.safetensors"),
     ]
-    for _, (_, file, _) in parts:
-        file.close()
 
 
 def test_there_must_be_something_to_send(tmp_path: Path) -> None:
@@ -168,8 +170,8 @@ def test_there_must_be_something_to_send(tmp_path: Path) -> None:
         ("nowhere", "no adapter folder"),
         ("a.safetensors", "no adapter folder"),
     ):
-        with pytest.raises(InvalidRequest, match=message):
-            upload_parts(tmp_path / path)
+        with ExitStack() as stack, pytest.raises(InvalidRequest, match=message):
+            upload_parts(tmp_path / path, stack)
 
 
 def test_files_that_cannot_be_read_are_said_in_one_line(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -15,7 +14,7 @@ from manyhats.api.json_size import check_values
 from manyhats.api.middleware.content import is_upload
 from manyhats.api.state import runtime_of
 from manyhats.errors import InvalidRequest, Overloaded, TooLarge
-from manyhats.messages import first_error
+from manyhats.messages import first_error, repeated_field
 from manyhats.serving.threads import SMALL_BODY, at_once_if
 
 M = TypeVar("M", bound=BaseModel)
@@ -95,9 +94,8 @@ def _refuse_repeated(body: bytes) -> None:
     """Raises InvalidRequest for a field that stands twice in one object of valid JSON: only one could be followed."""
 
     def once(pairs: list[tuple[str, Any]]) -> None:
-        names = Counter(name for name, _ in pairs)
-        if len(names) < len(pairs):
-            name = next(name for name, count in names.items() if count > 1)
+        name = repeated_field(pairs)
+        if name is not None:
             name = name.encode("latin-1").decode(errors="replace")
             raise InvalidRequest(f"the field '{name}' stands twice in one object", param=name)
 

@@ -19,7 +19,6 @@ from manyhats.api.connection import Connection, ConnectionLimits, LimitedConfig
 from manyhats.settings import Settings
 
 _SWEEP = 0.5  # seconds between looks at the connections
-_TICK = 0.1  # seconds between uvicorn's
 # Connections that are taken in one turn of the event loop. asyncio takes as many before any of them is looked at, and
 # each is a file that is open for some turns, even if it is one too many.
 _ACCEPTED_AT_ONCE = 32

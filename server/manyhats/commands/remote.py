@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from manyhats.commands.packing import Part, archive_parts, folder_parts
 from manyhats.errors import InvalidRequest, ManyhatsError, NotReady
 from manyhats.formats.contents import names_of, select
 from manyhats.registry.names import check_name, parse_ref
@@ -111,15 +110,15 @@ def predict(
     Console().print_json(data=answer["outputs"])
 
 
-def upload_parts(path: Path) -> tuple[list[tuple[str, tuple[str, Any, str]]], tuple[str, ...]]:
+def upload_parts(path: Path, stack: ExitStack) -> tuple[list[Part], tuple[str, ...]]:
     """The multipart parts for an adapter: its files, or one archive where it has subfolders; and warnings.
 
-    What a trainer left beside an adapter is not sent, which the warnings say. Raises InvalidRequest where there is
-    nothing to send, UnsupportedFormat for weights in a pickle. The caller closes the opened files.
+    What a trainer left beside an adapter is not sent, which the warnings say. `stack` closes what is opened. Raises
+    InvalidRequest where there is nothing to send, UnsupportedFormat for weights in a pickle, OSError for a file that
+    cannot be read.
     """
-    binary = "application/octet-stream"
     if path.is_file() and path.name.endswith(_ARCHIVES):
-        return [("archive", (path.name, path.open("rb"), binary))], ()
+        return archive_parts(path, stack), ()
     if not path.is_dir():
         raise InvalidRequest(f"'{path}' is no adapter folder and no zip or tar.gz")
     contents = select(names_of(path))
@@ -127,29 +126,19 @@ def upload_parts(path: Path) -> tuple[list[tuple[str, tuple[str, Any, str]]], tu
     files = {contents.place(name): path / name for name in contents.kept}
     if not files:
         raise InvalidRequest(f"the folder '{path}' is empty, or holds no file of an adapter")
-    if not any("/" in place for place in files):
-        return [("files", (place, file.open("rb"), binary)) for place, file in files.items()], contents.warnings()
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz", dereference=True) as tar:  # a link's content, as for plain files
-        for place, file in files.items():
-            tar.add(file, place)
-    buffer.seek(0)
-    return [("archive", (f"{path.name}.tar.gz", buffer, binary))], contents.warnings()
+    return folder_parts(path, files, stack), contents.warnings()
 
 
 @contextmanager
-def _parts(path: Path) -> Iterator[list[tuple[str, tuple[str, Any, str]]]]:
-    try:
-        parts, warnings = upload_parts(path)
-    except OSError as error:
-        raise InvalidRequest(f"'{path}' cannot be read: {error.strerror or error}") from None
-    for warning in warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    try:
+def _parts(path: Path) -> Iterator[list[Part]]:
+    with ExitStack() as stack:
+        try:
+            parts, warnings = upload_parts(path, stack)
+        except OSError as error:
+            raise InvalidRequest(f"'{path}' cannot be read: {error.strerror or error}") from None
+        for warning in warnings:
+            typer.echo(f"warning: {warning}", err=True)
         yield parts
-    finally:
-        for _, (_, file, _) in parts:
-            file.close()
 
 
 @contextmanager

@@ -158,13 +158,17 @@ def leave_out(folder: Path) -> tuple[str, ...]:
         if not any(inner.iterdir()):
             inner.rmdir()
     if contents.root:
-        top = folder / contents.root.partition("/")[0]
-        moved = top.rename(folder / uuid.uuid4().hex)  # a name that nothing inside it has
-        adapter = moved / contents.root.partition("/")[2]
-        for child in adapter.iterdir():
-            child.rename(folder / child.name)
-        shutil.rmtree(moved)
+        move_up(folder / contents.root, folder)
     return (*contents.warnings(), *large.values())
+
+
+def move_up(inner: Path, folder: Path) -> None:
+    """Moves all that lies in `inner`, which is somewhere below `folder`, up into it. What is beside it goes."""
+    top, *below = inner.relative_to(folder).parts
+    moved = (folder / top).rename(folder / uuid.uuid4().hex)  # a name that nothing inside it has
+    for child in moved.joinpath(*below).iterdir():
+        child.rename(folder / child.name)
+    shutil.rmtree(moved)
 
 
 def check_size(name: str, size: int) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from manyhats.errors import InvalidRequest
 from manyhats.formats import tensor_file
-from manyhats.messages import short_repr
+from manyhats.messages import repeated_field, short_repr
 
 _JSON_LIMIT = 4 << 20  # bytes
 _JSON_DEPTH = 32
@@ -42,11 +41,10 @@ def read_json_value(path: Path) -> Any:
         raise InvalidRequest(f"{path.name} has more than {_JSON_VALUES} values", param=path.name)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        value = dict(pairs)
-        if len(value) != len(pairs):
-            twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        twice = repeated_field(pairs)
+        if twice is not None:
             raise InvalidRequest(f"the field {short_repr(twice)} stands in {path.name} twice", param=twice[:200])
-        return value
+        return dict(pairs)
 
     try:
         # Some editors write a byte order mark first.

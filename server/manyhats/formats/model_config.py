@@ -122,12 +122,8 @@ def with_model_config(adapter: Adapter, config: ModelConfig, declared: KindName 
         settings["labels"] = list(config.labels)
         warnings.append(f"labels taken from id2label of {FILE}")
     if config.activation is not None:
-        warnings.append(
-            f"{FILE} says that the activation {config.activation[:80]} follows the head, which is not applied; "
-            "a value is the head's own output"
-            if not KINDS[head.kind].labelled
-            else f"the activation {config.activation[:80]} in {FILE} is not applied; scores are a softmax or sigmoid"
-        )
+        warning = KINDS[head.kind].activation_warning(config.activation[:80], FILE)
+        warnings += [] if warning is None else [warning]
     return replace(adapter, head=head, kind=head.kind, settings=settings, warnings=tuple(warnings))
 
 

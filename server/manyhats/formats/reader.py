@@ -62,7 +62,7 @@ def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, kind: KindN
         config = read_model_config(folder)
         hints = KindHints(config.architecture, any(one.embeds for one in stated), known)
         adapter = format.read(folder, backbone, Surroundings(hints, read_stored))
-        adapter = with_model_config(adapter, config, known).as_kind(known, backbone)
+        adapter = with_model_config(adapter.as_kind(known, backbone), config, known)
         adapter = with_tokenizer_files(adapter, folder, backbone)
     adapter = adapter.as_kind(kind, backbone)
     for companion in COMPANIONS:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from manyhats.backbone.sites import Actors, LinearSite, NormSite
 from manyhats.kernels.segments import Segment, Segments
 from manyhats.methods.base import put_rows, relative_slices
-from manyhats.methods.operations import OUTPUT_OPERATIONS, OwnMask, OwnRows, PrefixRows
+from manyhats.methods.operations import OwnMask, OwnRows, PrefixRows
 from manyhats.methods.residual import ResidualGroup, ResidualPass, join_residual
 from manyhats.methods.signature import Category, Signature
 from manyhats.methods.slots import Group, SlotTables
@@ -153,8 +153,7 @@ class _LinearActor:
             kernels.scale_add(scaled, group.tables["values"], current.of(group.members))
         y = self._with_own_weights(scaled, site) if self.weight else site.product(scaled)
         for group in self.output:
-            run = OUTPUT_OPERATIONS[group.placement.kind].run
-            run(kernels, x, y, group.tables, current.of(group.members))
+            group.placement.kind.run(kernels, x, y, group.tables, current.of(group.members))
         return y
 
     def _with_own_weights(self, x: Tensor, site: LinearSite) -> Tensor:

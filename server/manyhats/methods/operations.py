@@ -21,9 +21,9 @@ Tables = Mapping[str, Table[Any]]
 
 @dataclass(frozen=True, slots=True)
 class OperationKind:
-    """What operations must have in common to be computed in one call. `columns`: the names of their tables; `run`: at a
-    residual site, what computes them (a `methods.residual.ResidualRun`), with all that must be equal besides, such as a
-    config's flags."""
+    """What operations must have in common to be computed in one call. `columns`: the names of their tables; `run`: what
+    computes them, with all that must be equal besides, such as a config's flags: of a linear layer's output an
+    `OutputRun`, at a residual site a `methods.residual.ResidualRun`. None: what acts there computes them itself."""
 
     name: str
     columns: tuple[str, ...]
@@ -44,13 +44,16 @@ class Operation(Protocol):
         ...
 
 
-class OutputOperation(Operation, Protocol):
-    """Changes the output of a linear layer."""
+class OutputRun(Protocol):
+    """Computes operations on the output of a linear layer."""
 
-    @staticmethod
-    def run(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
+    def __call__(self, kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
         """Computes all segments. `x`: (rows, in), the layer's input; `y`: (rows, out), its output, changed in place."""
         ...
+
+
+def _add_low_rank(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
+    kernels.low_rank(x, y, tables["pair"], segments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +61,15 @@ class AddLowRank:
     """y += the low-rank pair's output for x."""
 
     pair: LowRank
-    kind: ClassVar = OperationKind("low_rank", ("pair",))
+    kind: ClassVar = OperationKind("low_rank", ("pair",), _add_low_rank)
 
     @property
     def columns(self) -> tuple[Any, ...]:
         return (self.pair,)
 
-    @staticmethod
-    def run(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
-        kernels.low_rank(x, y, tables["pair"], segments)
+
+def _add_gated_low_rank(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
+    kernels.low_rank(x, y, tables["pair"], segments, gate_rows(kernels, x, tables["gate"], segments))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +78,15 @@ class AddGatedLowRank:
 
     pair: LowRank
     gate: Weight
-    kind: ClassVar = OperationKind("gated low_rank", ("pair", "gate"))
+    kind: ClassVar = OperationKind("gated low_rank", ("pair", "gate"), _add_gated_low_rank)
 
     @property
     def columns(self) -> tuple[Any, ...]:
         return self.pair, self.gate
 
-    @staticmethod
-    def run(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
-        kernels.low_rank(x, y, tables["pair"], segments, gate_rows(kernels, x, tables["gate"], segments))
+
+def _scale_output(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
+    kernels.scale_add(y, tables["values"], segments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +94,15 @@ class ScaleOutput:
     """y = y * gain + offset."""
 
     values: ScaleAdd
-    kind: ClassVar = OperationKind("scale_add", ("values",))
+    kind: ClassVar = OperationKind("scale_add", ("values",), _scale_output)
 
     @property
     def columns(self) -> tuple[Any, ...]:
         return (self.values,)
 
-    @staticmethod
-    def run(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
-        kernels.scale_add(y, tables["values"], segments)
+
+def _set_outputs(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
+    kernels.linear(x, y, tables["layer"], segments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +111,15 @@ class SetOutputs:
 
     ids: Tensor
     rows: Tensor
-    kind: ClassVar = OperationKind("set outputs", ("layer",))
+    kind: ClassVar = OperationKind("set outputs", ("layer",), _set_outputs)
 
     @property
     def columns(self) -> tuple[Any, ...]:
         return (Weight(self.rows, None, self.ids),)
 
-    @staticmethod
-    def run(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
-        kernels.linear(x, y, tables["layer"], segments)
+
+def _add_sparse(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
+    kernels.sparse_add(x, y, tables["difference"], segments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,20 +127,11 @@ class AddSparse:
     """y += the output of a sparse difference of the weight for x."""
 
     difference: Sparse
-    kind: ClassVar = OperationKind("sparse_add", ("difference",))
+    kind: ClassVar = OperationKind("sparse_add", ("difference",), _add_sparse)
 
     @property
     def columns(self) -> tuple[Any, ...]:
         return (self.difference,)
-
-    @staticmethod
-    def run(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
-        kernels.sparse_add(x, y, tables["difference"], segments)
-
-
-OUTPUT_OPERATIONS: dict[OperationKind, type[OutputOperation]] = {
-    operation.kind: operation for operation in (AddLowRank, AddGatedLowRank, ScaleOutput, SetOutputs, AddSparse)
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ import errno
 import gzip
 import io
 import tarfile
-import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -19,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
-from manyhats.formats.contents import check_size, select
+from manyhats.formats.contents import check_size, move_up, select
 from manyhats.formats.pickles import FIRST_BYTES
 from manyhats.formats.tensor_file import check_start, parse_start, read_start
 
@@ -314,7 +313,4 @@ def _lift(into: Path) -> None:
         entries = list(into.iterdir())
         if len(entries) != 1 or not entries[0].is_dir():
             return
-        top = entries[0].rename(into / uuid.uuid4().hex)  # a name that nothing inside it has
-        for child in top.iterdir():
-            child.rename(into / child.name)
-        top.rmdir()
+        move_up(entries[0], into)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rapidfuzz import fuzz, process
 
@@ -130,15 +130,8 @@ class AdapterIndex:
 
     def drop_pin(self, version: Version) -> list[str]:
         """Undoes `pin`; the contents that nobody needs any more."""
-        orphans = []
         with self._lock:
-            for sha in contents_of(version):
-                self._pins[sha] -= 1
-                if not self._pins[sha]:
-                    del self._pins[sha]
-                    if sha not in self._uses:
-                        orphans.append(sha)
-        return orphans
+            return _count_down(self._pins, contents_of(version), self._uses)
 
     def is_needed(self, sha256: str) -> bool:
         """Whether any version or request needs this content."""
@@ -178,15 +171,8 @@ class AdapterIndex:
 
     def _decref(self, versions: Iterable[Version]) -> list[str]:
         """Removes a use of each content that these versions need; the contents that nobody needs any more."""
-        orphans = []
         with self._lock:
-            for sha in (sha for version in versions for sha in contents_of(version)):
-                self._uses[sha] -= 1
-                if not self._uses[sha]:
-                    del self._uses[sha]
-                    if sha not in self._pins:
-                        orphans.append(sha)
-        return orphans
+            return _count_down(self._uses, (sha for version in versions for sha in contents_of(version)), self._pins)
 
     def contents(self) -> set[str]:
         """The sha256 of everything that a version needs."""
@@ -201,3 +187,15 @@ class AdapterIndex:
 def contents_of(version: Version) -> set[str]:
     """The contents that a version needs: its own, and those that it is made of."""
     return {version.sha256, *version.info.references}
+
+
+def _count_down(counts: dict[str, int], contents: Iterable[str], others: Mapping[str, int]) -> list[str]:
+    """Takes one from the count of each content; those that neither `counts` nor `others` have then."""
+    orphans = []
+    for sha in contents:
+        counts[sha] -= 1
+        if not counts[sha]:
+            del counts[sha]
+            if sha not in others:
+                orphans.append(sha)
+    return orphans

@@ -125,13 +125,14 @@ def _duplicates(train: Sequence[Example], held: Sequence[Example], subset: str) 
 def split(
     examples: Sequence[Example], kind: KindTraining, share: float, rng: random.Random
 ) -> tuple[list[Example], list[Example]]:
-    """(kept, held out). Exact duplicates stay on one side. Classes keep their shares, and the rarest their rows.
+    """(kept, held out). What the kind groups stays on one side, and exact duplicates do. Classes keep their shares, and
+    the rarest their rows.
 
     A row with a tag that only held-out rows have is moved to the first part.
     """
     groups: dict[Any, list[Example]] = defaultdict(list)
     for example in examples:
-        groups[example.input].append(example)
+        groups[kind.group(example)].append(example)
     strata: dict[Any, list[list[Example]]] = defaultdict(list)
     for group in groups.values():
         strata[kind.stratum(group[0])].append(group)

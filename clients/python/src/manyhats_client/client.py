@@ -17,8 +17,8 @@ from manyhats_client.connection import DEFAULT_TIMEOUT, Seconds, options, saved,
 from manyhats_client.errors import ManyhatsError, ServerNotReady, from_response
 from manyhats_client.models import Health, Prediction, Result, Task, TaskDetails, Upload, Version
 from manyhats_client.operations import Inputs, Operation, Question, Split
-from manyhats_client.packing import open_parts
 from manyhats_client.retries import NOT_YET, ReadyWait, Retries
+from manyhats_client.uploads import open_parts
 
 T = TypeVar("T")
 

@@ -1,4 +1,8 @@
-"""From a path to the parts of an upload."""
+"""The parts of an upload: one for each file, or one archive.
+
+The server's commands (`manyhats.commands.packing`) and the client (`manyhats_client.packing`) both have this module, as
+neither package needs the other; a test checks that it is the same to the letter.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import gzip
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
@@ -14,55 +18,37 @@ from typing import BinaryIO
 Part = tuple[str, tuple[str, BinaryIO, str]]
 """The part's name, and its file name, open file and content type."""
 
-_ARCHIVES = (".zip", ".tar.gz", ".tgz")
 _TYPE = "application/octet-stream"
 
 
-def open_parts(path: str | os.PathLike[str], stack: ExitStack) -> list[Part]:
-    """Opens what is to be sent; `stack` closes it.
-
-    A folder's files become parts named `files`; a folder with subfolders is packed and becomes one
-    `archive`, as does an archive file. Hidden files and folders (`.git`, `.DS_Store`) are left out.
-    """
-    path = Path(path)
-    if path.is_dir():
-        files = sorted(_files(path))
-        if not files:
-            raise ValueError(f"{path} has no files")
-        if any(len(file.parts) > 1 for file in files):
-            packed = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-            _pack(path, files, packed)
-            return [("archive", (f"{path.resolve().name}.tar.gz", packed, _TYPE))]
-        opened = [stack.enter_context((path / file).open("rb")) for file in files]
-        return [("files", (file.name, data, _TYPE)) for file, data in zip(files, opened, strict=True)]
-    if not path.exists():
-        raise FileNotFoundError(f"there is no {path}")
-    if not path.name.lower().endswith(_ARCHIVES):
-        raise ValueError(f"{path} is neither a folder nor an archive ({', '.join(_ARCHIVES)})")
+def archive_parts(path: Path, stack: ExitStack) -> list[Part]:
+    """An archive as it is. `stack` closes what is opened; raises OSError where it cannot be read."""
     return [("archive", (path.name, stack.enter_context(path.open("rb")), _TYPE))]
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """The files below a folder, relative to it."""
-    for root, folders, names in os.walk(folder):
-        here = Path(root)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in folders:
-            if (here / name).is_symlink():
-                raise ValueError(f"{here / name} is a link to a folder, and such links are not followed")
-        yield from ((here / name).relative_to(folder) for name in names if not name.startswith("."))
+def folder_parts(folder: Path, files: Mapping[str, Path], stack: ExitStack) -> list[Part]:
+    """A folder's files as parts named `files`, or packed as one `archive` where some are to lie in subfolders.
+
+    `files`: by the name that each is to have there, with `/` between folders; of links, the content. `stack` closes
+    what is opened. Raises OSError for a file that cannot be read.
+    """
+    if any("/" in name for name in files):
+        packed = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        _pack(files, packed)
+        return [("archive", (f"{folder.resolve().name}.tar.gz", packed, _TYPE))]
+    return [("files", (name, stack.enter_context(file.open("rb")), _TYPE)) for name, file in files.items()]
 
 
-def _pack(folder: Path, files: list[Path], out: BinaryIO) -> None:
+def _pack(files: Mapping[str, Path], out: BinaryIO) -> None:
     """A tar.gz that depends on names and contents alone: no times, no owners."""
     # Weights hardly shrink, so the fastest level.
     with (
         gzip.GzipFile(filename="", fileobj=out, mode="wb", compresslevel=1, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w") as tar,
     ):
-        for name in files:
-            with (folder / name).open("rb") as file:
-                entry = tarfile.TarInfo(name.as_posix())
+        for name, path in files.items():
+            with path.open("rb") as file:
+                entry = tarfile.TarInfo(name)
                 entry.size = os.fstat(file.fileno()).st_size
                 tar.addfile(entry, file)
-    out.flush()
+    out.seek(0)

@@ -173,6 +173,16 @@ class Kind(ABC, Generic[P]):
             outputs = f"{expected} output{'' if expected == 1 else 's'}{self.head.outputs_named}"
             raise AdapterMismatch(f"a head of kind '{self.name}' has {outputs}, not {head.num_labels}", param="head")
 
+    def activation_warning(self, activation: str, file: str) -> str | None:
+        """What an uploader is told of the activation that a file says follows the head, which is not applied. None
+        where the kind's answer has it anyway."""
+        if self.labelled:
+            return f"the activation {activation} in {file} is not applied; scores are a softmax or sigmoid"
+        return (
+            f"{file} says that the activation {activation} follows the head, which is not applied; a value is the "
+            "head's own output"
+        )
+
     def check_settings(self, partial: Mapping[str, Any], prompts: Collection[str]) -> None:
         """Raises InvalidRequest for settings that do not fit a task of this kind.
 

@@ -11,6 +11,7 @@ from manyhats.core.kinds.fill import Fill
 from manyhats.core.kinds.generate import Generate, GenerateTraining
 from manyhats.core.kinds.multilabel import MultilabelTraining
 from manyhats.core.kinds.regress import Regress, RegressTraining
+from manyhats.core.kinds.rerank import Rerank, RerankTraining
 from manyhats.core.kinds.span import Span, SpanTraining
 from manyhats.core.kinds.tokens import Tokens, TokensTraining
 from manyhats.core.kinds.training import KindTraining
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 # Where several kinds have the same name in a library, a file is read as the first of them.
 KINDS: dict[str, Kind[Any]] = {
-    kind.name: kind for kind in (Classify(), Tokens(), Regress(), Span(), Embed(), Generate(), Fill())
+    kind.name: kind for kind in (Classify(), Tokens(), Regress(), Rerank(), Span(), Embed(), Generate(), Fill())
 }
 HEADLESS = tuple(name for name, kind in KINDS.items() if kind.head is None)
 
@@ -32,6 +33,7 @@ TRAININGS: dict[str, KindTraining] = {
         ClassifyTraining(),
         MultilabelTraining(),
         RegressTraining(),
+        RerankTraining(),
         TokensTraining(),
         SpanTraining(),
         EmbedTraining(),
@@ -57,7 +59,7 @@ def kinds_of_head(head: Head) -> tuple[str, ...]:
     """The kinds that a head supports.
 
     For a head over a text no file says what the outputs mean, so it supports every kind with as many: one output is a
-    value, or a label's logit. A head over each token supports only its own kind.
+    value, a label's logit, or that of a document's relevance. A head over each token supports only its own kind.
     """
     if not KINDS[head.kind].over_text:
         return (head.kind,)

@@ -79,6 +79,10 @@ class KindTraining(ABC):
         """How often an example has a label."""
         return self.labels(example).count(label)
 
+    def group(self, example: Example) -> Any:
+        """What a split keeps on one side, so that nothing that was trained on is judged by: by default duplicates."""
+        return example.input
+
     def stratum(self, example: Example) -> Any:
         """The value whose shares a split keeps."""
         return ""

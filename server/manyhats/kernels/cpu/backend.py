@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from manyhats.kernels.base import Bits, LowRank, Rows, ScaleAdd, Sparse, Weight
 from manyhats.kernels.cpu.library import Library, load
-from manyhats.kernels.cpu.struct_arrays import struct_array_of
+from manyhats.kernels.cpu.struct_arrays import StructArrayView, struct_array_of
 from manyhats.kernels.reference import Reference
 from manyhats.kernels.segments import Segments, Table
 
@@ -45,25 +47,9 @@ class CpuKernels:
         ):
             self._reference.low_rank(x, y, table, segments, row_scale)
             return
-        code = function(
-            self._variant,
-            x.data_ptr(),
-            y.data_ptr(),
-            rows,
-            width,
-            out,
-            x.stride(0),
-            y.stride(0),
-            segments.host.data_ptr(),
-            len(segments),
-            structs.address,
-            structs.slots,
-            None if row_scale is None else row_scale.data_ptr(),
-            0 if row_scale is None else row_scale.stride(0),
-            torch.get_num_threads(),
-        )
-        if code:
-            raise Library.failure("low_rank", code)
+        operands = (x.data_ptr(), y.data_ptr(), rows, width, out, x.stride(0), y.stride(0))
+        scale = (None, 0) if row_scale is None else (row_scale.data_ptr(), row_scale.stride(0))
+        self._call("low_rank", function, operands, segments, structs, scale)
 
     def scale_add(self, y: Tensor, table: Table[ScaleAdd], segments: Segments) -> None:
         if y.dim() != 2:  # norms over heads, which scale the vectors of all heads alike
@@ -76,20 +62,7 @@ class CpuKernels:
         if function is None or structs.kind != (y.dtype, out) or torch.is_grad_enabled() or step != 1:
             self._reference.scale_add(y, table, segments)
             return
-        code = function(
-            self._variant,
-            y.data_ptr(),
-            rows,
-            out,
-            stride,
-            segments.host.data_ptr(),
-            len(segments),
-            structs.address,
-            structs.slots,
-            torch.get_num_threads(),
-        )
-        if code:
-            raise Library.failure("scale_add", code)
+        self._call("scale_add", function, (y.data_ptr(), rows, out, stride), segments, structs)
 
     def linear(self, x: Tensor, y: Tensor, table: Table[Weight], segments: Segments) -> None:
         function = self._library.linear.get(x.dtype)
@@ -98,23 +71,8 @@ class CpuKernels:
         if function is None or structs.kind != (x.dtype, width) or not _supported(x, y):
             self._reference.linear(x, y, table, segments)
             return
-        code = function(
-            self._variant,
-            x.data_ptr(),
-            y.data_ptr(),
-            rows,
-            width,
-            y.shape[1],
-            x.stride(0),
-            y.stride(0),
-            segments.host.data_ptr(),
-            len(segments),
-            structs.address,
-            structs.slots,
-            torch.get_num_threads(),
-        )
-        if code:
-            raise Library.failure("linear", code)
+        operands = (x.data_ptr(), y.data_ptr(), rows, width, y.shape[1], x.stride(0), y.stride(0))
+        self._call("linear", function, operands, segments, structs)
 
     def masked_linear(
         self, x: Tensor, y: Tensor, base: Tensor, bias: Tensor | None, table: Table[Bits], segments: Segments
@@ -126,6 +84,29 @@ class CpuKernels:
 
     def sparse_add(self, x: Tensor, y: Tensor, table: Table[Sparse], segments: Segments) -> None:
         self._reference.sparse_add(x, y, table, segments)
+
+    def _call(
+        self,
+        name: str,
+        function: Callable[..., int],
+        operands: tuple[int, ...],
+        segments: Segments,
+        structs: StructArrayView,
+        more: tuple[int | None, ...] = (),
+    ) -> None:
+        """Calls a function of the library: its operands, the segments, the table, and what more it takes."""
+        code = function(
+            self._variant,
+            *operands,
+            segments.host.data_ptr(),
+            len(segments),
+            structs.address,
+            structs.slots,
+            *more,
+            torch.get_num_threads(),
+        )
+        if code:
+            raise Library.failure(name, code)
 
 
 def _supported(x: Tensor, y: Tensor) -> bool:
