@@ -1,6 +1,6 @@
 """Renders chat templates in a separate process, which may be killed. Imports only Jinja and the standard library.
 
-The environment is the one of transformers' `apply_chat_template`. A template may come from anyone who may change a task:
+The environment is the one of transformers' `apply_chat_template`. Templates come from users;
 one that takes too much time or memory ends this process, or is rejected by it.
 
 On its standard input and output, each message is JSON after its length: `{"template", "variables", "max_length",
