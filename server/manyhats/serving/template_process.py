@@ -1,7 +1,7 @@
 """Renders chat templates in a separate process, which may be killed. Imports only Jinja and the standard library.
 
-The environment is the one of transformers' `apply_chat_template`. Templates come from users;
-one that takes too much time or memory ends this process, or is rejected by it.
+The environment is the one of transformers' `apply_chat_template`. Templates come from users; one that takes too much
+time or memory ends this process, or is rejected by it.
 
 On its standard input and output, each message is JSON after its length: `{"template", "variables", "max_length",
 "seconds"}` in, `{"text"}` or `{"error", "kind"}` out. It ends with its input.
