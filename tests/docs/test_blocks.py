@@ -185,14 +185,6 @@ def test_files_in_the_text_exist() -> None:
             assert (ROOT / path).exists(), f"{page}: {span}"
 
 
-def test_modules_in_the_text_exist() -> None:
-    """Paths of modules, from the repository or from the package."""
-    named = {(page, span) for page, span in inline() if re.fullmatch(r"[\w/]+/\w+\.py", span)}
-    assert named
-    for page, span in named:
-        assert any((root / span).is_file() for root in (ROOT, ROOT / "server" / "manyhats")), f"{page}: {span}"
-
-
 def test_programs_are_called_where_they_are() -> None:
     """A reader who has not activated the environment can run each line."""
     for block in EVERY:
