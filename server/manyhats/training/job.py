@@ -270,8 +270,8 @@ def _steps(encoded: EncodedDataset, schedule: Schedule) -> int:
     return math.ceil(len(batches) / schedule.accumulate)
 
 
-def _max_tokens(job: Job, backbone: Backbone, shift: int) -> int:
-    most = min(backbone.max_tokens, backbone.tokenizer.maximum) - shift
+def _max_tokens(job: Job, backbone: Backbone, position_offset: int) -> int:
+    most = min(backbone.max_tokens, backbone.tokenizer.maximum) - position_offset
     if job.max_tokens is None:
         return most
     if not 3 <= job.max_tokens <= most:
