@@ -92,7 +92,7 @@ def read(source: Source, width: int) -> SentenceEmbedding:
     for name, folder in modules[2:]:
         steps += step_of(source, name, folder)
     normalize = bool(steps) and isinstance(steps[-1], UnitLength)
-    if first is not None:  # vectors are cut when they have their length, and are not made longer again
+    if first is not None:  # vectors are truncated after they are normalised, and not normalised again
         steps.append(First(first))
         normalize = False
     while steps and isinstance(steps[-1], UnitLength):

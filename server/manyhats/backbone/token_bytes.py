@@ -1,4 +1,4 @@
-"""The bytes that a token stands for in a text."""
+"""The bytes of a token in a text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat templates rendered within bounds of time and memory, in processes beside this one."""
+"""Renders chat templates within limits of time and memory, in separate processes."""
 
 from __future__ import annotations
 
