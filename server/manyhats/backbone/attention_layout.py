@@ -268,10 +268,10 @@ class AttentionLayout:
     @cached_property
     def _pads(self) -> Tensor:
         """(S, 1, 1, keys): -inf at pads, for all groups at once."""
-        most = max(group.keys for group in self.groups)
-        mask = self._zeros(self.groups[-1].sequences.stop, 1, most)
+        max_keys = max(group.keys for group in self.groups)
+        mask = self._zeros(self.groups[-1].sequences.stop, 1, max_keys)
         seen = self._staging[_BOUNDS][1]
-        return mask.masked_fill_(self._key_positions(most) >= seen[:, None, None, None], float("-inf"))
+        return mask.masked_fill_(self._key_positions(max_keys) >= seen[:, None, None, None], float("-inf"))
 
     def _make_mask(
         self, group: Group, window: int | None, hidden_prefixes: int | None, folded: int, *, causal: bool

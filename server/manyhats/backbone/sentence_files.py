@@ -58,7 +58,7 @@ _ALWAYS = ("query", "document")  # prompts that every model has, empty by defaul
 _LONGEST_PROMPT = 20_000  # characters
 _MAX_PROMPTS = 1000
 _MAX_MODULES = 16
-_ENDLESS = 10**9  # a tokenizer without a limit says 10^30
+_NO_LIMIT = 10**9  # a tokenizer without a limit says 10^30
 
 
 def read(source: Source, width: int) -> SentenceEmbedding:
@@ -221,7 +221,7 @@ def _transformer(source: Source) -> tuple[bool, int | None]:
         raise InvalidRequest(
             f"max_seq_length in {name} is {short_repr(max_tokens)}, not a number of tokens", param=name
         )
-    return lower_case, None if max_tokens is None or max_tokens > _ENDLESS else int(max_tokens)
+    return lower_case, None if max_tokens is None or max_tokens > _NO_LIMIT else int(max_tokens)
 
 
 def _pooling(source: Source, folder: str, width: int) -> tuple[tuple[str, ...], bool]:

@@ -63,14 +63,14 @@ class KnownFiles:
 class Format(KnownFiles, ABC):
     """One format of adapter folders. Stateless: one instance for all adapters.
 
-    `config`: the file with an adapter's config. `telltale`: what that file holds only in this format, in words for a
-    message; empty where its name identifies the format. `complete`: its own files describe the whole task, so that the
-    files of companions are neither read nor written.
+    `config`: the file with an adapter's config. `distinguishing`: what that file holds only in this format, in words
+    for a message; empty where its name identifies the format. `complete`: its own files describe the whole task, so
+    that the files of companions are neither read nor written.
     """
 
     name: ClassVar[str]
     config: ClassVar[str]
-    telltale: ClassVar[str] = ""
+    distinguishing: ClassVar[str] = ""
     complete: ClassVar[bool] = False
     setup: ClassVar[SetupFiles | None] = None
 

@@ -278,8 +278,10 @@ def _pickles_reason(name: str, siblings: set[str], weights: tuple[str, ...]) -> 
     """Why a pickle is left out; an empty text where it would be the weights, as no safetensors file has them."""
     if name not in PICKLED:
         return _OTHER if _has(siblings, weights) else ""
-    twin = PICKLED[name]
-    return _COPY if twin is not None and _has(siblings, (twin, *_shards(twin))) else ""
+    safetensors_name = PICKLED[name]
+    return (
+        _COPY if safetensors_name is not None and _has(siblings, (safetensors_name, *_shards(safetensors_name))) else ""
+    )
 
 
 def _shards(file: str) -> tuple[str, ...]:

@@ -86,14 +86,14 @@ def _format_of(folder: Path) -> Format:
         if format.detect(folder):
             return format
     known = tuple(reversed(FORMATS))
-    shared = {format.config for format in known if format.telltale}
+    shared = {format.config for format in known if format.distinguishing}
     config = next((name for name in sorted(shared) if (folder / name).is_file()), None)
     if config is None:
         present = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "no file"
         wanted = " and ".join(f"no {name}" for name in dict.fromkeys(format.config for format in known))
         raise InvalidRequest(f"{wanted} among the adapter's files ({present})", param="files")
-    telltales = " nor ".join(format.telltale for format in known if format.config == config)
-    raise InvalidRequest(f"{config} has neither {telltales}", param=config)
+    distinguishing = " nor ".join(format.distinguishing for format in known if format.config == config)
+    raise InvalidRequest(f"{config} has neither {distinguishing}", param=config)
 
 
 def _weights(folder: Path, contents: Contents) -> list[str]:

@@ -19,7 +19,7 @@ class AdapterHub(Format):
 
     name: ClassVar[str] = "adapterhub"
     config = names.CONFIG
-    telltale = "AdapterHub's 'config' and 'model_type'"
+    distinguishing = "AdapterHub's 'config' and 'model_type'"
     files = names.FILES
     weight_files = names.WEIGHT_FILES
     pickled = names.PICKLED

@@ -18,7 +18,7 @@ class Peft(Format):
 
     name: ClassVar[str] = "peft"
     config = names.CONFIG
-    telltale = "PEFT's 'peft_type'"
+    distinguishing = "PEFT's 'peft_type'"
     files = names.FILES
     weight_files = names.WEIGHT_FILES
     pickled = names.PICKLED
