@@ -34,7 +34,7 @@ class SetupFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ReadContext:
     """What reading an adapter may need besides its folder.
 
     `hints`: what other files say about its kind. `read_stored`: reads the stored adapter with a sha256, as one of a
@@ -83,7 +83,7 @@ class Format(KnownFiles, ABC):
         return self.weight_files
 
     @abstractmethod
-    def read(self, folder: Path, backbone: Backbone, around: Surroundings) -> Adapter:
+    def read(self, folder: Path, backbone: Backbone, context: ReadContext) -> Adapter:
         """Reads a folder that was detected. Every tensor has been matched to a site.
 
         Raises InvalidRequest for damaged or incomplete files, AdapterMismatch for what does not fit the backbone or is

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from manyhats.core.adapter import Adapter
 from manyhats.errors import InvalidRequest, UnsupportedFormat
-from manyhats.formats.base import Format, Surroundings
+from manyhats.formats.base import Format, ReadContext
 from manyhats.formats.contents import Contents, matches, names_of, select
 from manyhats.formats.kinds import KindHints
 from manyhats.formats.model_config import read_model_config, with_model_config
@@ -56,12 +56,12 @@ def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, kind: KindN
     format = _format_of(folder)
     _reject_unexpected(folder, weights, format.expected_weights(folder))
     if format.complete:
-        adapter = format.read(folder, backbone, Surroundings(KindHints(kind=kind), read_stored))
+        adapter = format.read(folder, backbone, ReadContext(KindHints(kind=kind), read_stored))
     else:
         known = kind or next((one.kind for one in stated if one.kind is not None), None)
         config = read_model_config(folder)
         hints = KindHints(config.architecture, any(one.embeds for one in stated), known)
-        adapter = format.read(folder, backbone, Surroundings(hints, read_stored))
+        adapter = format.read(folder, backbone, ReadContext(hints, read_stored))
         adapter = with_model_config(adapter.as_kind(known, backbone), config, known)
         adapter = with_tokenizer_files(adapter, folder, backbone)
     adapter = adapter.as_kind(kind, backbone)
