@@ -44,7 +44,7 @@ DATA: list[tuple[str, str, str]] = [
     ("docs/extending.md", "class OneFile", "excerpt"),
     ("docs/extending.md", "class Plain", "excerpt"),
     ("docs/architecture.md", "FastAPI routes", "packages"),
-    ("docs/architecture.md", "registry.sqlite3", "store"),
+    ("docs/store.md", "registry.sqlite3", "store"),
     ("docs/methods.md", "manyhats-mask/1", "mask"),
 ]
 # `...` in a command line stands for what the page says: here, for a small training.
