@@ -18,7 +18,7 @@ import torch
 from manyhats.backbone import Backbone
 from manyhats.backbone.families import FAMILIES
 from manyhats.formats import registry as formats
-from manyhats.formats.base import Format, Surroundings
+from manyhats.formats.base import Format, ReadContext
 from manyhats.kernels.base import Kernels, ScaleAdd
 from manyhats.kernels.reference import Reference
 from manyhats.kernels.registry import BACKENDS, Backend
@@ -128,14 +128,14 @@ class OneFile(Format):
     def detect(self, folder: Path) -> bool:
         return (folder / self.config).is_file()
 
-    def read(self, folder: Path, backbone: Backbone, around: Surroundings) -> Adapter:
+    def read(self, folder: Path, backbone: Backbone, context: ReadContext) -> Adapter:
         from manyhats.core.adapter import Adapter
         from manyhats.formats.wrappers import open_tensors
 
         unclaimed = open_tensors(folder / self.config)
         sites = {name: {"vector": unclaimed.claim(name)} for name in unclaimed.names()}
         components = (Component("means", MeansConfig(), sites),)
-        return Adapter(components, None, around.hints.kind or "embed", unclaimed.claimed)
+        return Adapter(components, None, context.hints.kind or "embed", unclaimed.claimed)
 
     def holds(self, adapter: Adapter, backbone: Backbone) -> bool:
         return [component.method for component in adapter.components] == ["means"] and adapter.head is None

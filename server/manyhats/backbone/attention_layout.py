@@ -268,10 +268,10 @@ class AttentionLayout:
     @cached_property
     def _pads(self) -> Tensor:
         """(S, 1, 1, keys): -inf at pads, for all groups at once."""
-        most = max(group.keys for group in self.groups)
-        mask = self._zeros(self.groups[-1].sequences.stop, 1, most)
+        max_keys = max(group.keys for group in self.groups)
+        mask = self._zeros(self.groups[-1].sequences.stop, 1, max_keys)
         seen = self._staging[_BOUNDS][1]
-        return mask.masked_fill_(self._key_positions(most) >= seen[:, None, None, None], float("-inf"))
+        return mask.masked_fill_(self._key_positions(max_keys) >= seen[:, None, None, None], float("-inf"))
 
     def _make_mask(
         self, group: Group, window: int | None, hidden_prefixes: int | None, folded: int, *, causal: bool
@@ -341,20 +341,20 @@ def _whole_groups(chunks: Sequence[SequenceChunk]) -> list[list[int]]:
 def _cached_groups(chunks: Sequence[SequenceChunk]) -> list[list[int]]:
     """Cached sequences with similar numbers of new tokens and of rows attended to, by their index in the batch.
 
-    Those with a single one have no pads among their queries: most steps consist of them.
+    Sequences with a single new token, of which most steps consist, have no pads among their queries.
     """
     sizes = {i: (c.length, len(c.cache_rows)) for i, c in enumerate(chunks) if c.cache_rows is not None}
     groups: list[list[int]] = []
-    first = fewest = most = 0
+    first_length = min_rows = max_rows = 0
     for i in sorted(sizes, key=sizes.__getitem__):
-        length, seen = sizes[i]
-        alike = length == first or (first > 1 and length <= first * _GROWTH + _SLACK)
-        if groups and alike and max(most, seen) <= min(fewest, seen) * _CACHED_GROWTH + _CACHED_SLACK:
+        length, rows = sizes[i]
+        similar = length == first_length or (first_length > 1 and length <= first_length * _GROWTH + _SLACK)
+        if groups and similar and max(max_rows, rows) <= min(min_rows, rows) * _CACHED_GROWTH + _CACHED_SLACK:
             groups[-1].append(i)
-            fewest, most = min(fewest, seen), max(most, seen)
+            min_rows, max_rows = min(min_rows, rows), max(max_rows, rows)
         else:
             groups.append([i])
-            first, fewest, most = length, seen, seen
+            first_length, min_rows, max_rows = length, rows, rows
     return [sorted(members) for members in groups]  # in batch order, which may save gathering them
 
 

@@ -58,7 +58,7 @@ _ALWAYS = ("query", "document")  # prompts that every model has, empty by defaul
 _LONGEST_PROMPT = 20_000  # characters
 _MAX_PROMPTS = 1000
 _MAX_MODULES = 16
-_ENDLESS = 10**9  # a tokenizer without a limit says 10^30
+_NO_LIMIT = 10**9  # a tokenizer without a limit says 10^30
 
 
 def read(source: Source, width: int) -> SentenceEmbedding:
@@ -92,7 +92,7 @@ def read(source: Source, width: int) -> SentenceEmbedding:
     for name, folder in modules[2:]:
         steps += step_of(source, name, folder)
     normalize = bool(steps) and isinstance(steps[-1], UnitLength)
-    if first is not None:  # vectors are cut when they have their length, and are not made longer again
+    if first is not None:  # vectors are truncated after they are normalised, and not normalised again
         steps.append(First(first))
         normalize = False
     while steps and isinstance(steps[-1], UnitLength):
@@ -221,7 +221,7 @@ def _transformer(source: Source) -> tuple[bool, int | None]:
         raise InvalidRequest(
             f"max_seq_length in {name} is {short_repr(max_tokens)}, not a number of tokens", param=name
         )
-    return lower_case, None if max_tokens is None or max_tokens > _ENDLESS else int(max_tokens)
+    return lower_case, None if max_tokens is None or max_tokens > _NO_LIMIT else int(max_tokens)
 
 
 def _pooling(source: Source, folder: str, width: int) -> tuple[tuple[str, ...], bool]:

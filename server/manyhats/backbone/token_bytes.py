@@ -1,4 +1,4 @@
-"""The bytes that a token stands for in a text."""
+"""The bytes of a token in a text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TokenBytes:
         self._byte_fallback = "ByteFallback" in types
         self.special = frozenset(i for i, t in backend.get_added_tokens_decoder().items() if t.special)
         self._word: tuple[int, str] | None = None
-        self._looked = False
+        self._searched = False
         self.of = lru_cache(1 << 15)(self._of)
 
     def _of(self, token: int, first: bool) -> bytes:
@@ -48,13 +48,13 @@ class TokenBytes:
 
     def _ordinary(self) -> tuple[int, str] | None:
         """A token that is a word of letters, and its text, after which other tokens are decoded."""
-        if not self._looked:
+        if not self._searched:
             for token in range(min(self.backend.get_vocab_size(), _TRIED)):
                 text = "" if token in self.special else self.backend.decode([token], skip_special_tokens=False)
                 if text.isascii() and text.isalnum():
                     self._word = token, text
                     break
-            self._looked = True
+            self._searched = True
         return self._word
 
 

@@ -161,7 +161,7 @@ class Tokenizer:
 
     @property
     def special_ids(self) -> frozenset[int]:
-        """The tokens that stand for no text."""
+        """The special tokens."""
         return self._token_bytes().special
 
     def _token_bytes(self) -> TokenBytes:

@@ -23,7 +23,7 @@ LAYOUT_AS_MASK = torch.zeros((1, 1, 1, 1))
 def attention_implementation(config: PreTrainedConfig) -> str | None:
     """The name under which a model with this config looks up its attention.
 
-    The public `set_attn_implementation` only logs that a model did not follow it, and nothing public tells the name.
+    The public `set_attn_implementation` only logs that a model did not follow it, and nothing public returns the name.
     """
     name: str | None = config._attn_implementation
     return name

@@ -77,14 +77,14 @@ def masked_head(source: str, config: Any, bare: PreTrainedModel) -> VocabularyHe
         return None
     model, info = AutoModelForMaskedLM.from_pretrained(source, config=config, dtype="auto", output_loading_info=True)
     last = model.get_output_embeddings()
-    lacking = set(info["missing_keys"])
+    missing_keys = set(info["missing_keys"])
     if family_of(config.model_type).late_head_bias and last.bias is not None:
         own = {name for name, p in model.named_parameters(remove_duplicate=False) if p is last.bias}
-        if own <= lacking:  # an older checkpoint, trained without a bias
+        if own <= missing_keys:  # an older checkpoint, trained without a bias
             nn.init.zeros_(last.bias)
-            lacking -= own
-    if lacking:
-        missing = ", ".join(sorted(lacking)[:3])
+            missing_keys -= own
+    if missing_keys:
+        missing = ", ".join(sorted(missing_keys)[:3])
         logger.warning("the checkpoint of '%s' lacks weights of its masked language-model head: %s", source, missing)
         return None
     tied = last.weight is model.get_input_embeddings().weight

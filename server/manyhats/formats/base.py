@@ -34,7 +34,7 @@ class SetupFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ReadContext:
     """What reading an adapter may need besides its folder.
 
     `hints`: what other files say about its kind. `read_stored`: reads the stored adapter with a sha256, as one of a
@@ -63,14 +63,14 @@ class KnownFiles:
 class Format(KnownFiles, ABC):
     """One format of adapter folders. Stateless: one instance for all adapters.
 
-    `config`: the file with an adapter's config. `telltale`: what that file holds only in this format, in words for a
-    message; empty where its name identifies the format. `complete`: its own files describe the whole task, so that the
-    files of companions are neither read nor written.
+    `config`: the file with an adapter's config. `distinguishing`: what that file holds only in this format, in words
+    for a message; empty where its name identifies the format. `complete`: its own files describe the whole task, so
+    that the files of companions are neither read nor written.
     """
 
     name: ClassVar[str]
     config: ClassVar[str]
-    telltale: ClassVar[str] = ""
+    distinguishing: ClassVar[str] = ""
     complete: ClassVar[bool] = False
     setup: ClassVar[SetupFiles | None] = None
 
@@ -83,7 +83,7 @@ class Format(KnownFiles, ABC):
         return self.weight_files
 
     @abstractmethod
-    def read(self, folder: Path, backbone: Backbone, around: Surroundings) -> Adapter:
+    def read(self, folder: Path, backbone: Backbone, context: ReadContext) -> Adapter:
         """Reads a folder that was detected. Every tensor has been matched to a site.
 
         Raises InvalidRequest for damaged or incomplete files, AdapterMismatch for what does not fit the backbone or is

@@ -41,7 +41,7 @@ READ = tuple(  # the patterns of all files that are read
 )
 _SETUPS = [(format, format.setup) for format in FORMATS if format.setup is not None]
 _INNER_MARKS = {mark for _, setup in _SETUPS for mark in setup.inner_marks}
-# Files by which a folder is detected as an adapter's, and those of them that do not stand for its parent.
+# Files by which a folder is detected as an adapter's, and those of them that do not imply a setup in its parent.
 MARKS = tuple(dict.fromkeys(mark for known in _KNOWN for mark in known.marks))
 _MARKS = {*MARKS} - _INNER_MARKS
 
@@ -163,7 +163,7 @@ def leave_out(folder: Path) -> tuple[str, ...]:
 
 
 def move_up(inner: Path, folder: Path) -> None:
-    """Moves all that lies in `inner`, which is somewhere below `folder`, up into it. What is beside it goes."""
+    """Moves all files of `inner`, which is below `folder`, up into it, and removes what else is on that path."""
     top, *below = inner.relative_to(folder).parts
     moved = (folder / top).rename(folder / uuid.uuid4().hex)  # a name that nothing inside it has
     for child in moved.joinpath(*below).iterdir():
@@ -195,7 +195,7 @@ def _parent(path: PurePosixPath) -> str:
 def _roots(folders: Mapping[str, set[str]]) -> list[str]:
     """The folder with the adapter: the topmost with a config. Several where nothing tells which is meant."""
     marked = {folder for folder, files in folders.items() if files & _MARKS and not _is_hidden(folder)}
-    # of a setup without a file of its own
+    # of setups without a file that marks them
     around = {_up(f) for f, files in folders.items() if f and files & _INNER_MARKS and not _is_hidden(f)}
     found = marked | around
     if not found:
@@ -278,8 +278,10 @@ def _pickles_reason(name: str, siblings: set[str], weights: tuple[str, ...]) -> 
     """Why a pickle is left out; an empty text where it would be the weights, as no safetensors file has them."""
     if name not in PICKLED:
         return _OTHER if _has(siblings, weights) else ""
-    twin = PICKLED[name]
-    return _COPY if twin is not None and _has(siblings, (twin, *_shards(twin))) else ""
+    safetensors_name = PICKLED[name]
+    return (
+        _COPY if safetensors_name is not None and _has(siblings, (safetensors_name, *_shards(safetensors_name))) else ""
+    )
 
 
 def _shards(file: str) -> tuple[str, ...]:

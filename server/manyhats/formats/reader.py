@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from manyhats.core.adapter import Adapter
 from manyhats.errors import InvalidRequest, UnsupportedFormat
-from manyhats.formats.base import Format, Surroundings
+from manyhats.formats.base import Format, ReadContext
 from manyhats.formats.contents import Contents, matches, names_of, select
 from manyhats.formats.kinds import KindHints
 from manyhats.formats.model_config import read_model_config, with_model_config
@@ -56,12 +56,12 @@ def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, kind: KindN
     format = _format_of(folder)
     _reject_unexpected(folder, weights, format.expected_weights(folder))
     if format.complete:
-        adapter = format.read(folder, backbone, Surroundings(KindHints(kind=kind), read_stored))
+        adapter = format.read(folder, backbone, ReadContext(KindHints(kind=kind), read_stored))
     else:
         known = kind or next((one.kind for one in stated if one.kind is not None), None)
         config = read_model_config(folder)
         hints = KindHints(config.architecture, any(one.embeds for one in stated), known)
-        adapter = format.read(folder, backbone, Surroundings(hints, read_stored))
+        adapter = format.read(folder, backbone, ReadContext(hints, read_stored))
         adapter = with_model_config(adapter.as_kind(known, backbone), config, known)
         adapter = with_tokenizer_files(adapter, folder, backbone)
     adapter = adapter.as_kind(kind, backbone)
@@ -86,14 +86,14 @@ def _format_of(folder: Path) -> Format:
         if format.detect(folder):
             return format
     known = tuple(reversed(FORMATS))
-    shared = {format.config for format in known if format.telltale}
+    shared = {format.config for format in known if format.distinguishing}
     config = next((name for name in sorted(shared) if (folder / name).is_file()), None)
     if config is None:
         present = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "no file"
         wanted = " and ".join(f"no {name}" for name in dict.fromkeys(format.config for format in known))
         raise InvalidRequest(f"{wanted} among the adapter's files ({present})", param="files")
-    telltales = " nor ".join(format.telltale for format in known if format.config == config)
-    raise InvalidRequest(f"{config} has neither {telltales}", param=config)
+    distinguishing = " nor ".join(format.distinguishing for format in known if format.config == config)
+    raise InvalidRequest(f"{config} has neither {distinguishing}", param=config)
 
 
 def _weights(folder: Path, contents: Contents) -> list[str]:

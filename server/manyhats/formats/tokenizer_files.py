@@ -115,9 +115,9 @@ def _chat_template(
     text = template if template is not None else backbones if isinstance(backbones, str) else None
     if text is None:
         return None
-    theirs = tokenizer.loaded.special_tokens_map
+    expected = tokenizer.loaded.special_tokens_map
     stated = ((name, token_text(config.get(name, special.get(name)))) for name in NAMED if name in text)
-    named = {name: token for name, token in stated if token is not None and token != theirs.get(name)}
+    named = {name: token for name, token in stated if token is not None and token != expected.get(name)}
     if not named and text == backbones:
         return None
     if template is not None and template != backbones:
@@ -187,10 +187,10 @@ def _check_config(config: Mapping[str, Any], tokenizer: Tokenizer) -> list[str]:
 
     Returns warnings for settings that may do so.
     """
-    theirs = tokenizer.loaded.init_kwargs
+    expected = tokenizer.loaded.init_kwargs
     for name, observed in tokenizer.observed_settings().items():
         declared = config.get(name)
-        if isinstance(declared, bool) and declared != observed and theirs.get(name) != declared:
+        if isinstance(declared, bool) and declared != observed and expected.get(name) != declared:
             raise AdapterMismatch(
                 f"{name} of {CONFIG} is {str(declared).lower()}, but {str(observed).lower()} for the backbone's "
                 "tokenizer, which reads the texts; leave the file out where the adapter was trained with the "
@@ -198,16 +198,16 @@ def _check_config(config: Mapping[str, Any], tokenizer: Tokenizer) -> list[str]:
                 param=name,
             )
     warnings = [
-        f"{name} of {CONFIG} is {short_repr(config[name])}, but {short_repr(theirs[name])} for the backbone's "
+        f"{name} of {CONFIG} is {short_repr(config[name])}, but {short_repr(expected[name])} for the backbone's "
         "tokenizer, which "
         "reads the texts"
         for name in _SWITCHES
-        if config.get(name) is not None and theirs.get(name) is not None and config[name] != theirs[name]
+        if config.get(name) is not None and expected.get(name) is not None and config[name] != expected[name]
     ]
     if config.get("truncation_side") == "left":
         warnings.append(f"truncation_side of {CONFIG} is left, but a text that is cut loses its end here")
     own = _class_of(config.get("tokenizer_class"))
-    known = (_class_of(theirs.get("tokenizer_class")), _class_of(type(tokenizer.loaded).__name__))
+    known = (_class_of(expected.get("tokenizer_class")), _class_of(type(tokenizer.loaded).__name__))
     backbones = known[0] or known[1]
     if own and backbones and own not in known:
         warnings.append(

@@ -18,12 +18,12 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class Metrics:
-    """Counters of one server. `most_tasks`: the maximum number of tasks with their own label; the rest share
+    """Counters of one server. `max_tasks`: the maximum number of tasks with their own label; the rest share
     `other`."""
 
-    def __init__(self, most_tasks: int) -> None:
+    def __init__(self, max_tasks: int) -> None:
         self.registry = CollectorRegistry()
-        self._most_tasks = most_tasks
+        self._max_tasks = max_tasks
         self._labelled: set[str] = set()
         self._requests = Counter(
             "manyhats_requests", "Requests answered or refused", ["task", "outcome"], registry=self.registry
@@ -58,7 +58,7 @@ class Metrics:
     def _label(self, task: str) -> str:
         if task in self._labelled:
             return task
-        if len(self._labelled) >= self._most_tasks:
+        if len(self._labelled) >= self._max_tasks:
             return "other"
         self._labelled.add(task)
         return task

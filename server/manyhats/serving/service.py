@@ -79,8 +79,8 @@ class Service:
                 await at_once_if(len(requests) <= SMALL_REQUESTS, open_all)
                 await self._answer(pending, answers, deadline)
         except TimeoutError:
-            late = DeadlineExceeded(f"no answer within {self.limits.timeout:g} s")
-            answers = [late if answer is None else answer for answer in answers]
+            timeout = DeadlineExceeded(f"no answer within {self.limits.timeout:g} s")
+            answers = [timeout if answer is None else answer for answer in answers]
         finally:
             for one in pending.values():
                 self._close(one)

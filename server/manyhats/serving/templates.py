@@ -1,4 +1,4 @@
-"""Chat templates rendered within bounds of time and memory, in processes beside this one."""
+"""Renders chat templates within limits of time and memory, in separate processes."""
 
 from __future__ import annotations
 
@@ -114,20 +114,20 @@ class TemplateProcesses:
         """The answer to one request, of at most so many bytes; a process that fails to answer is ended."""
         for _ in range(2):  # an idle process may have ended
             process, used = self._acquire()
-            answer, late = self._try(process, data, max_bytes)
+            answer, timed_out = self._try(process, data, max_bytes)
             if answer is not None:
                 return answer
-            if late or process.returncode == -_PROF or not used:
+            if timed_out or process.returncode == -_PROF or not used:
                 break
         self._watch(key)
         raise _refused(f"takes too long, more than {self.computing:g} s, or ends its process")
 
     def _try(self, process: subprocess.Popen[bytes], data: bytes, max_bytes: int) -> tuple[dict[str, Any] | None, bool]:
         """The answer, if there is one, and whether it timed out."""
-        late = threading.Event()
+        timed_out = threading.Event()
 
         def stop() -> None:
-            late.set()
+            timed_out.set()
             process.kill()
 
         timer = threading.Timer(self.elapsed, stop)
@@ -140,14 +140,14 @@ class TemplateProcesses:
             pass
         finally:
             timer.cancel()
-            keep = answer is not None and answer.get("kind") != "memory" and not late.is_set()
+            keep = answer is not None and answer.get("kind") != "memory" and not timed_out.is_set()
             with self._changed:
                 self._busy.discard(process)
                 if keep:
                     self._idle.append(process)
             if not keep:
                 _end(process)
-        return answer, late.is_set()
+        return answer, timed_out.is_set()
 
     def _acquire(self) -> tuple[subprocess.Popen[bytes], bool]:
         """A process, and whether it has been used before."""

@@ -26,7 +26,7 @@ class TrainableComponents(nn.Module):
     ) -> None:
         """Raises InvalidRequest for an unknown option. With several methods, options are named METHOD.OPTION."""
         super().__init__()
-        given = _shared_out(recipe.members, options)
+        given = _options_of_members(recipe.members, options)
         self.methods = [METHODS[member.method] for member in recipe.members]
         self._rates = [member.rate for member in recipe.members]
         # The attribute's name is in the keys of checkpoints, which must be readable after an update.
@@ -77,7 +77,7 @@ class TrainableComponents(nn.Module):
             component.restore(stage, {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)})
 
 
-def _shared_out(members: tuple[Member, ...], options: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _options_of_members(members: tuple[Member, ...], options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each method's own options."""
     if len(members) == 1:
         return [dict(options)]

@@ -107,10 +107,10 @@ def _unseen(examples: Sequence[Example], kind: KindTraining, labels: Sequence[st
 
 def _check_known(examples: Sequence[Example], kind: KindTraining, known: set[str], name: str) -> None:
     for number, example in enumerate(examples, start=1):
-        strange = next((label for label in kind.labels(example) if label not in known), None)
-        if strange is not None:
+        unknown = next((label for label in kind.labels(example) if label not in known), None)
+        if unknown is not None:
             raise InvalidRequest(
-                f"{name}, row {number}: the label '{strange}' does not occur in the training data", param="label"
+                f"{name}, row {number}: the label '{unknown}' does not occur in the training data", param="label"
             )
 
 
@@ -146,7 +146,7 @@ def split(
     still: list[Example] = []
     known = {label for example in kept for label in kind.labels(example)}
     for group in held:
-        strange = any(label not in known for example in group for label in kind.labels(example))
-        (kept if strange else still).extend(group)
+        unknown = any(label not in known for example in group for label in kind.labels(example))
+        (kept if unknown else still).extend(group)
     rng.shuffle(kept)
     return kept, still

@@ -197,10 +197,10 @@ def _class_weights(job: Job, dataset: Dataset) -> list[float] | None:
         raise InvalidRequest(f"class weights mean nothing for the kind {job.kind}", param="class_weights")
     if job.class_weights == "balanced":
         return balanced([dataset.count(label) for label in dataset.labels])
-    strange = [label for label in job.class_weights if label not in dataset.labels]
-    if strange:
+    unknown = [label for label in job.class_weights if label not in dataset.labels]
+    if unknown:
         raise InvalidRequest(
-            f"there is no label '{strange[0]}' to weigh; the labels are {', '.join(dataset.labels)}",
+            f"there is no label '{unknown[0]}' to weigh; the labels are {', '.join(dataset.labels)}",
             param="class_weights",
         )
     return [job.class_weights.get(label, 1.0) for label in dataset.labels]
@@ -253,8 +253,8 @@ def _check_template(job: Job, kind: KindTraining) -> None:
     if job.template is None:
         return
     if not kind.takes_template or "{text}" not in job.template:
-        takers = " or ".join(name for name, one in TRAININGS.items() if one.takes_template)
-        raise InvalidRequest(f"a template is for the kind {takers}, and contains {{text}}", param="template")
+        names = " or ".join(name for name, one in TRAININGS.items() if one.takes_template)
+        raise InvalidRequest(f"a template is for the kind {names}, and contains {{text}}", param="template")
 
 
 def _machine(device: torch.device) -> str:
@@ -271,12 +271,12 @@ def _steps(encoded: EncodedDataset, schedule: Schedule) -> int:
 
 
 def _max_tokens(job: Job, backbone: Backbone, position_offset: int) -> int:
-    most = min(backbone.max_tokens, backbone.tokenizer.maximum) - position_offset
+    maximum = min(backbone.max_tokens, backbone.tokenizer.maximum) - position_offset
     if job.max_tokens is None:
-        return most
-    if not 3 <= job.max_tokens <= most:
+        return maximum
+    if not 3 <= job.max_tokens <= maximum:
         raise InvalidRequest(
-            f"max-tokens must lie between 3 and {most} for the method {job.method} on this backbone, "
+            f"max-tokens must lie between 3 and {maximum} for the method {job.method} on this backbone, "
             f"not {job.max_tokens}",
             param="max_tokens",
         )

@@ -174,8 +174,8 @@ class Kind(ABC, Generic[P]):
             raise AdapterMismatch(f"a head of kind '{self.name}' has {outputs}, not {head.num_labels}", param="head")
 
     def activation_warning(self, activation: str, file: str) -> str | None:
-        """What an uploader is told of the activation that a file says follows the head, which is not applied. None
-        where the kind's answer has it anyway."""
+        """A warning for the uploader about an activation after the head in a file, which is not applied. None where
+        the kind's answer includes it."""
         if self.labelled:
             return f"the activation {activation} in {file} is not applied; scores are a softmax or sigmoid"
         return (

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 class RerankParameters(Parameters):
-    """`raw_scores`: the head's output as it is, and not its sigmoid."""
+    """`raw_scores`: the head's output instead of its sigmoid."""
 
     raw_scores: bool = False
 
 
 class Rerank(Kind[RerankParameters]):
-    """A score for a document, the pair, by a query, the text. The larger it is, the better they fit."""
+    """The relevance of a document (the pair) to a query (the text); larger is better."""
 
     name = "rerank"
     head = HeadSpec(reads=("first", "last", "pooler"), outputs=1)
@@ -42,7 +42,7 @@ class Rerank(Kind[RerankParameters]):
     )
 
     def activation_warning(self, activation: str, file: str) -> str | None:
-        """The sigmoid of sentence-transformers' CrossEncoder is the score's own."""
+        """None for CrossEncoder's sigmoid, which the score has."""
         if activation == "Sigmoid":
             return None
         return f"the activation {activation} in {file} is not applied; a score is a sigmoid of the head's output"
@@ -70,7 +70,7 @@ class RelevanceRow(TextRow):
 
 
 def _relevant(examples: Sequence[EncodedExample]) -> list[int]:
-    """1 for each that counts as relevant where right is told from wrong, else 0."""
+    """The classes of the examples: 1 for relevant, else 0."""
     return [int(_is_relevant(example)) for example in examples]
 
 
@@ -89,9 +89,9 @@ class RelevanceProbe(ClassProbe):
 class RerankTraining(KindTraining):
     """The relevance of a document to a query: binary cross-entropy, as sentence-transformers' CrossEncoder has it.
 
-    It is judged by accuracy at 0.5, pair by pair. Mean reciprocal rank needs several documents for each held-out query,
-    which a file of pairs need not have; of accuracy the interval is exact, and the commonest answer beside it shows
-    what it owes to many irrelevant documents.
+    The metric is accuracy at 0.5 of each pair. Mean reciprocal rank would need several documents for each held-out
+    query, which a file of pairs may not have. The interval of accuracy is exact, and the baseline of the commonest
+    answer shows the share of irrelevant documents.
     """
 
     name = "rerank"

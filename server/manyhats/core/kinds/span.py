@@ -108,7 +108,7 @@ class SpanRow(TextRow):
         return data
 
     @model_validator(mode="after")
-    def _stands_there(self) -> SpanRow:
+    def _answer_is_in_context(self) -> SpanRow:
         if self.start is None and self.pair.count(self.target) != 1:
             count = self.pair.count(self.target)
             raise ValueError(

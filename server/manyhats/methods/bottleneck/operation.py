@@ -24,7 +24,7 @@ class AdapterInput(NamedTuple):
     """An adapter's inputs, computed from the site's before its own weights act. All (rows, hidden)."""
 
     hidden: Tensor  # what the down-projection reads
-    query: Tensor  # what a fusion's query reads where it is taken before the norm
+    query: Tensor  # what a fusion's query reads where it reads the states before the norm
     residual: Tensor | None  # added to the adapter's output; None for a parallel one
 
 

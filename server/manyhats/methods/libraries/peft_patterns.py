@@ -25,7 +25,7 @@ _COMPLEX = re.compile(r"\)[*+{]|\{\d*,?\d{3}|\[\[|&&|--|~~|\\[<>]")
 def by_pattern(config: Mapping[str, Any], field: str, default: Any) -> Callable[[str], Any]:
     """The value for a module: that of the first pattern that matches the end of its name, else `default`.
 
-    That is PEFT's rule; the patterns stand in the file's order. Raises InvalidRequest for an invalid or too
+    That is PEFT's rule; the patterns are in the file's order. Raises InvalidRequest for an invalid or too
     complex regular expression.
     """
     patterns = config.get(field) or {}

@@ -38,15 +38,15 @@ def _read_vera(unclaimed: UnclaimedTensors, config: Mapping[str, Any], backbone:
     if not sites:
         raise AdapterMismatch("the file has no vera_lambda_b and vera_lambda_d")
     shapes = [backbone.linear[site].shape for site in sites]
-    out_most, in_most = max(s[0] for s in shapes), max(s[1] for s in shapes)
+    max_out, max_in = max(s[0] for s in shapes), max(s[1] for s in shapes)
     down, up = unclaimed.claim_optional(PROMPT_WRAPPER + "vera_A"), unclaimed.claim_optional(PROMPT_WRAPPER + "vera_B")
     if down is None or up is None:
-        down, up = _made_matrices(config, out_most, in_most)
+        down, up = _made_matrices(config, max_out, max_in)
     rank = down.shape[0] if down.dim() == 2 else 0
-    if not rank or down.shape[1] < in_most or up.dim() != 2 or up.shape[1] != rank or up.shape[0] < out_most:
+    if not rank or down.shape[1] < max_in or up.dim() != 2 or up.shape[1] != rank or up.shape[0] < max_out:
         raise AdapterMismatch(
-            f"vera_A {list(down.shape)} and vera_B {list(up.shape)} do not fit layers of up to {in_most} inputs and "
-            f"{out_most} outputs",
+            f"vera_A {list(down.shape)} and vera_B {list(up.shape)} do not fit layers of up to {max_in} inputs and "
+            f"{max_out} outputs",
             param="vera_A",
         )
     values = sum(rank * (out + width) for out, width in shapes)

@@ -62,9 +62,11 @@ def _read(unclaimed: UnclaimedTensors, fields: MaskFields, backbone: Backbone) -
 
 def _check_same(found: Iterable[str], stated: Iterable[str]) -> None:
     """Raises InvalidRequest where the two files name different sites."""
-    odd = set(found) ^ set(stated)
-    if odd:
-        raise InvalidRequest(f"{FILE} and {WEIGHTS} do not mask the same weights: {min(odd)}", param=min(odd))
+    unexpected = set(found) ^ set(stated)
+    if unexpected:
+        raise InvalidRequest(
+            f"{FILE} and {WEIGHTS} do not mask the same weights: {min(unexpected)}", param=min(unexpected)
+        )
 
 
 def _bits(zeros: Tensor, shape: tuple[int, int], name: str) -> Tensor:

@@ -59,11 +59,13 @@ class Side(Method[SideConfig]):
             network = build_network(component.config, backbone)
         needed = needed_parameters(network, component.config)
         given = network_leaves(leaves)
-        odd = [name for name in given if name not in needed and not name.startswith("pooler.")]
+        unexpected = [name for name in given if name not in needed and not name.startswith("pooler.")]
         missing = [name for name in needed if name not in given]
-        if odd or missing:
-            reason = f"has no '{missing[0]}'" if missing else f"has '{odd[0]}', which the config's network has not"
-            raise AdapterMismatch(f"the side network {reason}", param=(missing or odd)[0])
+        if unexpected or missing:
+            reason = (
+                f"has no '{missing[0]}'" if missing else f"has '{unexpected[0]}', which the config's network has not"
+            )
+            raise AdapterMismatch(f"the side network {reason}", param=(missing or unexpected)[0])
         for name, shape in needed.items():
             expect_shape(given[name], shape, f"side.{name}", backbone)
         side_width = FAMILIES[network.config.model_type].output_width(network.config)
