@@ -32,6 +32,7 @@ FIELDS = {
     "classify": {"label", "scores"},
     "tokens": {"tokens", "entities"},
     "regress": {"value"},
+    "rerank": {"score"},
     "span": {"answer"},
     "embed": {"embedding"},
     "generate": {"text"},
@@ -77,7 +78,7 @@ def question(task: dict[str, Any]) -> dict[str, Any]:
     """What one task is asked."""
     kind = task.get("kind")
     asked: dict[str, Any] = {"task": task["name"], "inputs": SENTENCES}
-    if kind == "span":
+    if kind in ("span", "rerank"):
         asked["inputs"] = [QUESTION]
     elif kind == "generate":
         asked["inputs"] = SENTENCES[:1]

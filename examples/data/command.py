@@ -13,6 +13,7 @@ from .files import DataSet, prepare
 from .genre import make_genre
 from .glosses import WORDNET, make_glosses
 from .interface import DJANGO, make_interface
+from .lookups import make_lookups
 from .packages import Unavailable
 from .parts_of_speech import make_parts_of_speech
 from .sentiment import VADER, make_sentiment
@@ -27,6 +28,7 @@ DATASETS = {
     "genre": DataSet(BROWN, make_genre),
     "glosses": DataSet(WORDNET, make_glosses),
     "definitions": DataSet(WORDNET, make_definitions, "text"),
+    "lookups": DataSet(WORDNET, make_lookups, "text"),
     "interface": DataSet(DJANGO, make_interface, "text"),
 }
 

@@ -100,42 +100,44 @@ class Settings(BaseSettings):
     )
 
     max_num_batched_tokens: int = Field(
-        0, ge=0, description="most tokens of one pass; 0: 2048 on a CPU, else 16384; for decoders 512 and 8192"
+        0, ge=0, description="maximum tokens of one pass; 0: 2048 on a CPU, else 16384; for decoders 512 and 8192"
     )
-    max_num_seqs: int = Field(64, ge=1, description="most sequences that generate at once")
+    max_num_seqs: int = Field(64, ge=1, description="maximum sequences that generate at once")
     batch_tokens: int | None = Field(None, description="deprecated: max_num_batched_tokens")
     step_tokens: int | None = Field(None, description="deprecated: max_num_batched_tokens")
     max_texts: int | None = Field(None, description="deprecated: max_num_seqs")
-    cache_memory: ByteSize = Field(ByteSize(2 << 30), description="most bytes of keys and values of sequences")
-    queue_per_task: int = Field(4096, ge=1, description="most inputs of one task that may wait")
-    queue_total: int = Field(16384, ge=1, description="most inputs of all tasks that may wait")
+    cache_memory: ByteSize = Field(ByteSize(2 << 30), description="maximum bytes of keys and values of sequences")
+    queue_per_task: int = Field(4096, ge=1, description="maximum inputs of one task that may wait")
+    queue_total: int = Field(16384, ge=1, description="maximum inputs of all tasks that may wait")
     request_timeout: float = Field(60.0, gt=0, le=_DAY, description="seconds until an unanswered request gets 504")
     drain_timeout: float = Field(
         20.0, ge=0, le=_DAY, description="seconds that a stopping server waits for work under way"
     )
 
-    slots: int = Field(256, ge=1, description="most adapters that are ready on the device")
-    slot_memory: ByteSize = Field(ByteSize(2 << 30), description="most bytes of adapters on the device")
-    host_memory: ByteSize = Field(ByteSize(4 << 30), description="most bytes of adapters in host memory")
-    preload: int = Field(16, ge=0, description="most tasks loaded into slots before the server says it is ready")
+    slots: int = Field(256, ge=1, description="maximum adapters that are ready on the device")
+    slot_memory: ByteSize = Field(ByteSize(2 << 30), description="maximum bytes of adapters on the device")
+    host_memory: ByteSize = Field(ByteSize(4 << 30), description="maximum bytes of adapters in host memory")
+    preload: int = Field(16, ge=0, description="maximum tasks loaded into slots before the server says it is ready")
     scan_interval: float = Field(
         1.0, gt=0, le=_DAY, description="seconds between scans for adapters copied into the store"
     )
 
-    max_inputs: int = Field(2048, ge=1, description="most inputs of one call")
-    max_characters: int = Field(1_000_000, ge=1, description="most characters of one input")
-    max_body: ByteSize = Field(ByteSize(16 << 20), description="most bytes of a JSON request")
+    max_inputs: int = Field(2048, ge=1, description="maximum inputs of one call")
+    max_characters: int = Field(1_000_000, ge=1, description="maximum characters of one input")
+    max_body: ByteSize = Field(ByteSize(16 << 20), description="maximum bytes of a JSON request")
     max_values: int = Field(
-        200_000, ge=1, description="most values of a JSON request; a text, a list or an object counts as four"
+        200_000, ge=1, description="maximum values of a JSON request; a text, a list or an object counts as four"
     )
-    max_upload: ByteSize = Field(ByteSize(512 << 20), description="most bytes of an uploaded adapter")
-    max_uploads: int = Field(32, ge=1, description="most uploads under way at once; a further one gets 429")
-    upload_threads: int = Field(2, ge=1, description="most uploads that are unpacked and checked at once; others wait")
-    max_unpacked: ByteSize = Field(ByteSize(1 << 30), description="most bytes of an unpacked archive")
-    max_files: int = Field(64, ge=1, description="most files of an adapter")
-    max_rank: int = Field(1024, ge=1, description="largest rank, width or prefix of an adapter")
-    max_versions: int = Field(100, ge=1, description="most versions that one task keeps")
-    max_tasks: int = Field(100_000, ge=1, description="most tasks of a store")
+    max_upload: ByteSize = Field(ByteSize(512 << 20), description="maximum bytes of an uploaded adapter")
+    max_uploads: int = Field(32, ge=1, description="maximum uploads under way at once; a further one gets 429")
+    upload_threads: int = Field(
+        2, ge=1, description="maximum uploads that are unpacked and checked at once; others wait"
+    )
+    max_unpacked: ByteSize = Field(ByteSize(1 << 30), description="maximum bytes of an unpacked archive")
+    max_files: int = Field(64, ge=1, description="maximum files of an adapter")
+    max_rank: int = Field(1024, ge=1, description="maximum rank, width or prefix of an adapter")
+    max_versions: int = Field(100, ge=1, description="maximum versions that one task keeps")
+    max_tasks: int = Field(100_000, ge=1, description="maximum tasks of a store")
 
     api_keys: Keys = Field((), description="keys that may ask, with commas between; none: everybody may")
     admin_keys: Keys = Field((), description="keys that may also change tasks; none: whoever may ask")
@@ -153,7 +155,7 @@ class Settings(BaseSettings):
     )
 
     max_connections: int = Field(
-        0, ge=0, description="most connections at once, more get 503; 0: what the limit on open files allows"
+        0, ge=0, description="maximum connections at once, more get 503; 0: what the limit on open files allows"
     )
     header_timeout: float = Field(10.0, gt=0, le=_DAY, description="seconds until a request's head must have come")
     body_timeout: float = Field(
@@ -169,7 +171,7 @@ class Settings(BaseSettings):
         30.0, gt=0, le=_DAY, description="seconds that a connection may stay open between requests"
     )
 
-    metrics_tasks: int = Field(200, ge=0, description="most tasks with a label of their own in /metrics")
+    metrics_tasks: int = Field(200, ge=0, description="maximum tasks with a label of their own in /metrics")
     metrics_names: Literal["readers", "everybody", "nobody"] = Field(
         "readers", description="who sees tasks' names in /metrics, the others get sums; readers: who may ask"
     )

@@ -15,7 +15,7 @@ from manyhats.backbone import Backbone, Text
 from manyhats.backbone.families import FAMILIES
 from manyhats.methods.bound_adapter import BARE, BoundAdapter
 from manyhats.methods.heads import Head, Layer
-from manyhats.methods.libraries.adapterhub_places import places_of
+from manyhats.methods.libraries.adapterhub_modules import adapter_modules_of
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 
@@ -69,7 +69,7 @@ def test_attaches_by_the_same_function(alias: str, load_backbone: Any) -> None:
     own, other = (FAMILIES[model_type] for model_type in types)
     assert own.attach is other.attach
     assert (own.block, own.attention) == (other.block, other.attention)
-    assert places_of(types[0]) == places_of(types[1])
+    assert adapter_modules_of(types[0]) == adapter_modules_of(types[1])
 
 
 @pytest.mark.parametrize("alias", ALIASES)

@@ -216,13 +216,13 @@ def test_a_mixed_pass_through_a_model(family: str, seed: int, load_backbone: Any
     batch = pack_chunks(backbone, cache, [chunk(i, 0, done[i]) for i in first])
     states = backbone.encode(batch)
     for at, i in enumerate(first):
-        (span,) = batch.spans(slice(at, at + 1))
+        (span,) = batch.sequence_rows(slice(at, at + 1))
         assert tiny.difference([states[span]], [alone[i][: done[i]]]) < tiny.CLOSE
     order = random.permutation(len(texts)).tolist()
     batch = pack_chunks(backbone, cache, [chunk(i, done[i], lengths[i]) if i in cached else whole[i] for i in order])
     states = backbone.encode(batch, actors)
     for at, i in enumerate(order):
-        (span,) = batch.spans(slice(at, at + 1))
+        (span,) = batch.sequence_rows(slice(at, at + 1))
         assert tiny.difference([states[span]], [alone[i][done.get(i, 0) :]]) < tiny.CLOSE
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone, loading, sentence_files, transformers_internals
-from manyhats.backbone.pooling import PooledSpans, Span
+from manyhats.backbone.pooling import PooledRows, PooledVectors
 from manyhats.backbone.sentence import ACTIVATIONS, MODES, Dense, Norm, Projection, UnitLength
 from manyhats.backbone.staging import HostBuffers, StagingBuffer
 from manyhats.errors import ConfigurationError
@@ -32,8 +32,8 @@ def pooled(texts: list[Tensor], modes: list[str], skip: int = 0) -> Tensor:
     """The vectors of texts whose states lie side by side."""
     staging = StagingBuffer(HostBuffers(texts[0].device))
     stops = itertools.accumulate(map(len, texts))
-    spans = [Span(end - len(text), end, skip) for end, text in zip(stops, texts, strict=True)]
-    own = PooledSpans(staging, "texts", spans, modes, sum(map(len, texts)))
+    ranges = [PooledRows(end - len(text), end, skip) for end, text in zip(stops, texts, strict=True)]
+    own = PooledVectors(staging, "texts", ranges, modes, sum(map(len, texts)))
     staging.commit()
     return own(torch.cat(texts))
 
@@ -57,7 +57,7 @@ def test_rows_between_sequences_do_not_count() -> None:
         apart = torch.stack([pooled([text], [mode])[0] for text in (texts[0], texts[2])])
         batch = torch.cat([torch.full((2, 8), float("nan")), texts[0], texts[1], texts[2]])
         staging = StagingBuffer(HostBuffers(batch.device))
-        some = PooledSpans(staging, "some", [Span(2, 5, 0), Span(14, 19, 0)], [mode], len(batch))
+        some = PooledVectors(staging, "some", [PooledRows(2, 5, 0), PooledRows(14, 19, 0)], [mode], len(batch))
         staging.commit()
         assert torch.allclose(some(batch), apart, atol=1e-6)
 

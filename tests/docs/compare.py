@@ -17,7 +17,7 @@ _VOLATILE_TEXT = [
     re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(?= s\b)"),
     re.compile(r"/((?:pred|cmpl)-[0-9a-f]{32})"),
 ]
-_DIGEST = re.compile(r"\bsha256 [0-9a-f]{12}\b")
+_DIGEST = re.compile(r'(?<=\bsha256 )[0-9a-f]{12}\b|(?<="sha256":")[0-9a-f]{64}(?=")')
 _FRACTION = re.compile(r"(?<![\w.])-?\d+\.\d+(?![\w.]*\d)(?P<percent> %)?")
 _WIDTH = 118
 
@@ -33,7 +33,7 @@ def difference(shown: str, given: str, trained: bool = False) -> str | None:
     `trained`: an adapter was made by the run itself, and its digest is its own.
     """
     if trained:
-        shown, given = (_DIGEST.sub("sha256 ~", text) for text in (shown, given))
+        shown, given = (_DIGEST.sub("~", text) for text in (shown, given))
     try:
         return _fields(json.loads(shown), json.loads(given), "")
     except ValueError:

@@ -38,10 +38,13 @@ COMMANDS: list[tuple[str, How, str]] = [
 # What a block that is no command shows, by its page and a text in it.
 DATA: list[tuple[str, str, str]] = [
     ("CONTRIBUTING.md", "make install", "targets"),
-    ("docs/adding-a-method.md", "class AverageConfig", "excerpt"),
-    ("docs/adding-a-method.md", "def step(self", "excerpt"),
+    ("docs/extending.md", "class Means", "excerpt"),
+    ("docs/extending.md", "class AddMeans", "excerpt"),
+    ("docs/extending.md", "def _read_peft", "excerpt"),
+    ("docs/extending.md", "class OneFile", "excerpt"),
+    ("docs/extending.md", "class Plain", "excerpt"),
     ("docs/architecture.md", "FastAPI routes", "packages"),
-    ("docs/architecture.md", "registry.sqlite3", "store"),
+    ("docs/store.md", "registry.sqlite3", "store"),
     ("docs/methods.md", "manyhats-mask/1", "mask"),
 ]
 # `...` in a command line stands for what the page says: here, for a small training.

@@ -6,10 +6,8 @@ import dataclasses
 import re
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from manyhats import methods
 from manyhats.cli import app
 from manyhats.methods.base import BoundComponent
 from manyhats.settings import Settings
@@ -108,8 +106,8 @@ def test_build_arguments_are_those_of_the_dockerfile() -> None:
 
 
 def excerpt(block: Block) -> None:
-    """Lines of the package, with `...` for some left out."""
-    source = Path(methods.__file__).parent.joinpath("average/method.py").read_text()
+    """Lines of what the tests run, with `...` for some left out."""
+    source = (ROOT / "tests" / "extensions.py").read_text()
     pieces = [piece for piece in re.split(r"^ *\.\.\.\n", block.content, flags=re.MULTILINE) if piece.strip()]
     assert pieces
     for piece in pieces:
@@ -141,7 +139,7 @@ def test_data(block: Block) -> None:
 
 
 def test_the_fields_that_a_method_may_bind_are_those_that_there_are() -> None:
-    rows = re.findall(r"^ *\| (`.*?) \| ", (ROOT / "docs/adding-a-method.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^ *\| (`.*?) \| ", (ROOT / "docs/extending.md").read_text(), re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert named
     assert named <= {field.name for field in dataclasses.fields(BoundComponent)}

@@ -71,3 +71,19 @@ def test_the_tables_of_methods_are_as_generated() -> None:
     assert matrix.section(text, "matrix") == matrix.markdown(table)
     assert matrix.section(text, "own matrix") == matrix.own()
     assert matrix.section(text, "adapterhub matrix") == matrix.adapterhub()
+
+
+# Files of an adapter's folder, and not of this repository.
+ADAPTERS_FILES = r"(\d|N)_\w+/config\.json|zero_to_fp32\.py"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+)
+def test_files_that_are_named_exist(path):
+    """Every `path/like/this.py`, relative to the repository or to the package."""
+    if path == "CHANGELOG.md":  # names what there was
+        return
+    for name in re.findall(r"`([\w./-]+\.py|[\w./-]+/[\w./-]+\.(?:c|json|md|toml|txt|in))`", text(path)):
+        if not re.fullmatch(ADAPTERS_FILES, name):
+            assert any((folder / name).exists() for folder in (ROOT, ROOT / "server/manyhats")), f"{path}: {name}"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import struct
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 from examples.data.definitions import make_definitions
 from examples.data.interface import make_interface
+from examples.data.lookups import make_lookups
 
 
 def archive(folder: Path, files: dict[str, bytes]) -> Path:
@@ -63,3 +65,17 @@ def test_interface_texts_with_one_translation(tmp_path: Path) -> None:
     splits, left_out = make_interface(archive(tmp_path, files))
     assert rows(splits) == {"Save": "Enregistrer", "Close": "Fermer"}
     assert left_out["two translations"] == 2
+
+
+def test_lookups_have_a_right_and_a_wrong_definition_of_each_word(tmp_path: Path) -> None:
+    words = [f"{a}{b}" for a in "abcdefghij" for b in "klmnopqrst"]
+    lines = [f"{i:04} 03 n 01 {word} 0 000 | what {word} is" for i, word in enumerate(words)]
+    splits, _ = make_lookups(archive(tmp_path, {"usr/wordnet/data.noun": "\n".join(lines).encode()}))
+    homes: dict[str, set[str]] = {}
+    for name, part in splits.items():
+        for row in part:
+            assert (row["document"] == f"what {row['text']} is") == (row["label"] == 1)
+            homes.setdefault(row["text"], set()).add(name)
+            homes.setdefault(row["document"], set()).add(name)
+        assert Counter(row["label"] for row in part) == {0: len(part) / 2, 1: len(part) / 2}
+    assert all(len(one) == 1 for one in homes.values())

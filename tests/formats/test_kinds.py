@@ -162,7 +162,7 @@ def test_one_output_is_a_value_or_a_label(untyped: Write, bert: Backbone) -> Non
     assert adapter.kind == "classify"
     assert adapter.head is not None
     assert adapter.head.kind == "classify"
-    assert set(adapter.kinds(bert)) == {"classify", "regress"}
+    assert set(adapter.kinds(bert)) == {"classify", "regress", "rerank"}
 
 
 def test_without_a_head_all_that_the_backbone_does(untyped: Write, load_backbone: Load) -> None:

@@ -129,3 +129,14 @@ def test_a_cross_encoders_activation_is_told(wrote: Wrote, bert: Backbone) -> No
     assert "Sigmoid" in warning
     own["activation_fn"] = "torch.nn.modules.linear.Identity"
     assert not read_adapter(wrote(1, sentence_transformers=own), bert).warnings
+
+
+def test_what_is_said_of_an_activation_is_said_by_the_kind_that_the_uploader_states(
+    wrote: Wrote, bert: Backbone
+) -> None:
+    folder = wrote(1, sentence_transformers={"activation_fn": "torch.nn.modules.activation.Sigmoid"})
+    (warning,) = read_adapter(folder, bert).warnings
+    assert "a value is the head's own output" in warning
+    (warning,) = read_adapter(folder, bert, kind="classify").warnings
+    assert "scores are a softmax or sigmoid" in warning
+    assert not read_adapter(folder, bert, kind="rerank").warnings  # whose score is that sigmoid

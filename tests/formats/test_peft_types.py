@@ -15,7 +15,7 @@ from manyhats.formats.peft.types import PEFT_TYPES
 from manyhats.formats.reader import read_adapter
 from manyhats.methods.component import Component
 from manyhats.methods.libraries.peft import PeftType, claim, linear_in
-from manyhats.methods.libraries.peft_fields import WHOLE
+from manyhats.methods.libraries.peft_fields import INTEGER
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 from manyhats.methods.lora import LoraConfig
 from manyhats.methods.registry import METHODS
@@ -37,7 +37,7 @@ def refuse_seven(config: Mapping[str, Any]) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An adapter of a type that no method has."""
-    made_up = PeftType("HALVES", read_halves, {"halves": WHOLE}, unsupported={"thirds": WHOLE}, check=refuse_seven)
+    made_up = PeftType("HALVES", read_halves, {"halves": INTEGER}, unsupported={"thirds": INTEGER}, check=refuse_seven)
     monkeypatch.setitem(PEFT_TYPES, made_up.name, made_up)
     name = f"base_model.model.{SITE}"
     save_file(

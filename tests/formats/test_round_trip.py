@@ -22,7 +22,14 @@ from tests.references.peft import References, files_of
 from tests.references.peft_recipes import ADAPTERS as PEFT
 
 TEXTS = tiny.texts([1, 8, 30], seed=31)
-KINDS: list[tuple[KindName, int]] = [("classify", 3), ("classify", 1), ("tokens", 5), ("regress", 1), ("embed", 0)]
+KINDS: list[tuple[KindName, int]] = [
+    ("classify", 3),
+    ("classify", 1),
+    ("tokens", 5),
+    ("regress", 1),
+    ("rerank", 1),
+    ("embed", 0),
+]
 
 
 def _adapter(backbone: Backbone, method: str, kind: KindName, labels: int) -> Adapter:

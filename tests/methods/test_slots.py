@@ -11,6 +11,7 @@ from manyhats.backbone import Backbone
 from manyhats.engine.forward import forward
 from manyhats.errors import ConfigurationError
 from manyhats.kernels.reference import Reference
+from manyhats.kernels.registry import BACKENDS
 from manyhats.methods.plan import in_batch_order
 from manyhats.methods.slots import SlotTables, slot_tables, use_kernels
 
@@ -85,5 +86,5 @@ def test_a_new_adapter_of_a_known_signature_adds_no_tables_or_actors(bert: Backb
 def test_kernels_by_name(bert: Backbone) -> None:
     use_kernels(bert, "reference")
     assert isinstance(slot_tables(bert).kernels, Reference)
-    with pytest.raises(ConfigurationError, match="no kernels called 'none'; there are auto, cpu, reference"):
+    with pytest.raises(ConfigurationError, match=f"no kernels called 'none'; there are auto, {', '.join(BACKENDS)}"):
         use_kernels(bert, "none")

@@ -252,7 +252,7 @@ def masked() -> Iterator[Recipe]:
     yield Recipe("masked", "fill", "bert", config, options, "MASKED_LM", seed=3, typed=False, texts="fill")
 
 
-# ---- methods that are served as the difference that PEFT itself adds
+# ---- methods that are supported as the difference that PEFT itself adds
 
 DIFFERENCES: dict[str, Made] = {
     "loha": ("LoHaConfig", {"r": 4, "target_modules": ["query", "value"]}),

@@ -19,7 +19,8 @@ LABELS = ("even", "odd")
 def rows(kind: str, count: int, seed: int) -> list[dict[str, Any]]:
     """Labelled rows. The class of a text is the parity of the word that it consists of, with some others between; the
     tag of a word its parity; the number of a text how many of its words are `w1`; its labels say which of `w0` and `w1`
-    it has; the answer is `w7`; and two texts belong together that have the same words the other way round."""
+    it has; the answer is `w7`; two texts belong together that have the same words the other way round; a document that
+    has `w0` is relevant to any query."""
     pick = random.Random(f"{kind}/{seed}")
     made = []
     for _ in range(count):
@@ -44,6 +45,10 @@ def rows(kind: str, count: int, seed: int) -> list[dict[str, Any]]:
         elif kind == "embed":
             words = [f"w{pick.randrange(2, 60)}" for _ in range(3)]
             made.append({"text": " ".join(["w0", *words]), "pair": " ".join(["w1", *reversed(words)])})
+        elif kind == "rerank":
+            label = pick.randrange(2)
+            words = [f"w{1 - label}"] * 2 + [f"w{pick.randrange(10, 100)}"]
+            made.append({"text": f"w{pick.randrange(10, 60)}", "document": " ".join(words), "label": label})
         else:
             ones = pick.randint(0, length)
             words = ["w1"] * ones + ["w2"] * (length - ones)

@@ -182,9 +182,27 @@ def test_full_fine_tuning_is_compared_with(invoke: Invoke, tmp_path: Path) -> No
     assert "full fine-tuning" in (tmp_path / "out" / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("kind", "served"), [("multilabel", "classify"), ("span", "span"), ("embed", "embed")])
+@pytest.mark.parametrize(
+    ("kind", "served"), [("multilabel", "classify"), ("span", "span"), ("embed", "embed"), ("rerank", "rerank")]
+)
 def test_further_kinds(invoke: Invoke, bert: Backbone, tmp_path: Path, kind: Any, served: str) -> None:
     write_jsonl(tmp_path / "more.jsonl", rows(kind, 120, 0))
     result = invoke("--kind", kind, "--data", str(tmp_path / "more.jsonl"), "--max-tokens", "40", method="houlsby")
     assert result.exit_code == 0, result.output
     assert read_adapter(tmp_path / "out", bert).kind == served
+
+
+def test_a_rerankers_files_say_what_it_is(invoke: Invoke, bert: Backbone, tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "pairs.jsonl", rows("rerank", 120, 0))
+    result = invoke("--kind", "rerank", "--data", str(data), "--max-tokens", "40")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["task_type"] == "SEQ_CLS"
+    assert json.loads((tmp_path / "out" / "manyhats.json").read_text())["task"]["kind"] == "rerank"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert 'pipeline_tag: "text-ranking"' in card
+    for shown in ("always the commonest answer", "linear probe on the frozen backbone", "Accuracy at 0.5 over"):
+        assert shown in card
+    assert read_adapter(tmp_path / "out", bert).kind == "rerank"
+    (tmp_path / "out" / "manyhats.json").unlink()
+    assert read_adapter(tmp_path / "out", bert).kind == "regress"  # what PEFT's files alone say
+    assert read_adapter(tmp_path / "out", bert, kind="rerank").kind == "rerank"

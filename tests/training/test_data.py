@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from manyhats.core.kinds.classify import ClassifyTraining
 from manyhats.core.kinds.examples import Columns, Example
 from manyhats.core.kinds.registry import TRAININGS
 from manyhats.errors import InvalidRequest
@@ -187,3 +188,14 @@ def test_labels_that_a_split_lacks_are_told(tmp_path: Path) -> None:
         "1 of 3 labels do not occur in the test data, and are not judged: z."
         in load(TRAININGS["classify"], Columns(), train, None, test).notes
     )
+
+
+def test_a_split_keeps_what_a_kind_groups_on_one_side() -> None:
+    class Grouped(ClassifyTraining):
+        def group(self, example: Example) -> str:
+            return example.text
+
+    made = [Example(f"t{i % 10}", f"p{i}", (), "x") for i in range(50)]
+    kept, held = split(made, Grouped(), 0.3, random.Random(0))
+    assert len(held) == 15
+    assert not {example.text for example in kept} & {example.text for example in held}

@@ -29,7 +29,7 @@ def _gradient(trainer: Trainer, groups: list[list[EncodedExample]]) -> torch.Ten
     return torch.cat([p.grad.reshape(-1) for p in learner.parameters() if p.grad is not None])
 
 
-@pytest.mark.parametrize("kind", ["classify", "multilabel", "regress", "tokens", "span"])
+@pytest.mark.parametrize("kind", ["classify", "multilabel", "regress", "rerank", "tokens", "span"])
 def test_accumulated_batches_are_one_large_one(bert: Backbone, kind: str) -> None:
     trainer = Trainer(bert, "lora", kind, len(LABELS), _schedule("lora", dropout=0.0))
     own = encoded_examples(bert, kind, 12, 0)

@@ -97,8 +97,13 @@ def _reloads_the_same(backbone: Backbone, trainer: Trainer, kind: str, folder: P
 REAL = [(recipe, "classify") for recipe in ("lora", "houlsby", "prefix", "prompt", "ia3", "bitfit", "side", "mask")]
 REAL += [("diff-pruning", "classify"), ("invertible", "classify")]
 REAL += [("lora", "tokens"), ("bitfit", "regress"), ("lora", "multilabel"), ("mask", "span"), ("houlsby", "embed")]
+REAL += [("lora", "rerank")]
 USES = [(recipe, kind) for recipe in ALONE for kind in ("classify", "tokens", "regress")]
-USES += [(recipe, kind) for recipe in ("lora", "houlsby", "mask", "bitfit") for kind in ("multilabel", "span", "embed")]
+USES += [
+    (recipe, kind)
+    for recipe in ("lora", "houlsby", "mask", "bitfit")
+    for kind in ("multilabel", "span", "embed", "rerank")
+]
 
 
 def test_every_method_has_a_real_training() -> None:

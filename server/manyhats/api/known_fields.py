@@ -170,7 +170,7 @@ CHANGE_ANSWERS: Mapping[str, Known] = {
     "adapters": Known((), "'model' names the task"),
     "session_params": _NEVER,
     "previous_response_id": _NEVER,
-    # what is told of it
+    # what the answer says beside the text
     "logprobs": _OFF,
     "top_logprobs": _ZERO,
     "prompt_logprobs": Known((), "use 'decoder_input_details'"),

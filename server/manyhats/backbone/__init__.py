@@ -1,6 +1,6 @@
 """The frozen model: loading, sites, packed attention."""
 
-from manyhats.backbone import requirements as requirements  # first: it refuses other versions of torch, transformers
+from manyhats.backbone import requirements as requirements  # first: it rejects other versions of torch and transformers
 from manyhats.backbone.chunks import SequenceChunk
 from manyhats.backbone.model import Backbone
 from manyhats.backbone.packed_batch import PackedBatch

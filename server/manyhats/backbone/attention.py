@@ -1,8 +1,8 @@
 """Attention over a packed batch.
 
-transformers' models fetch their attention by name. Under the name registered here they get a function that takes
-the queries, keys and values of all tokens side by side, without padding; the pass' layout (see `attention_layout`) says
-which of them each sequence attends to.
+transformers' models fetch their attention by name. Under the name registered here they get a function that takes the
+queries, keys and values of all tokens side by side, without padding; the layout of the pass (see `attention_layout`)
+says which of them each sequence attends to.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ PACKED_ATTENTION = "manyhats_packed"
 
 
 class AttentionSite:
-    """Stands at one attention layer; found by the registered function through the module it is called with.
+    """The site of one attention layer; the registered function finds it by the module it is called with.
 
-    A module that several layers share (ALBERT) has one site, which goes through their numbers call by call.
+    A module that several layers share (ALBERT) has one site, which counts the layers call by call.
     """
 
     def __init__(self, module: nn.Module, context: ActorContext) -> None:
@@ -41,7 +41,7 @@ class AttentionSite:
         module.register_forward_pre_hook(self._remember, with_kwargs=True)
 
     def begin(self, layout: AttentionLayout | None) -> None:
-        """A new pass starts over a batch laid out so; None where it has ended."""
+        """Starts a pass with this layout; None: the pass has ended."""
         self._layout = layout
         self._hidden = None
         self._calls = 0
@@ -62,12 +62,12 @@ class AttentionSite:
         return self._layout.attend(layer, q, k, v, scaling, window).unsqueeze(0)
 
 
-# What models hand over for other attention functions, and what has had its effect before attention is called.
+# Arguments for other attention functions, and those that have had their effect before attention is called.
 _WITHOUT_EFFECT = frozenset({"position_ids", "cache_position", "use_cache", "deterministic"})
 
 
 def reject_arguments(module: nn.Module, given: Mapping[str, Any]) -> None:
-    """Raises UnsupportedAttention for the first argument that is there and may change the answer."""
+    """Raises UnsupportedAttention for the first argument that is set and may change the output."""
     for name, value in given.items():
         if value is not None and value is not LAYOUT_AS_MASK and name not in _WITHOUT_EFFECT:
             described = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:80]
@@ -90,7 +90,7 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """What transformers' models call: query (1, heads, tokens, dim) to (1, tokens, heads, dim).
 
-    Raises UnsupportedAttention for an argument that would change the answer and is not followed here.
+    Raises UnsupportedAttention for an argument that would change the output and is not supported.
     """
     reject_arguments(module, others | {"attention_mask": attention_mask, "dropout": dropout or None})
     site: AttentionSite = module.manyhats_site  # type: ignore[assignment]
@@ -98,7 +98,7 @@ def packed_attention(
 
 
 def choose_attention_kernels(device: torch.device) -> None:
-    """Leaves out cuDNN's attention on CUDA: it makes a plan for every shape that it has not seen.
+    """Disables cuDNN's attention on CUDA, which makes a plan for every new shape.
 
     Each step of generation has shapes of its own, since keys grow with every token: a plan of about 3 ms for each layer
     made the steps five times as long on an H200. torch's flash and memory-efficient kernels need none.
@@ -110,5 +110,5 @@ def choose_attention_kernels(device: torch.device) -> None:
 def register() -> None:
     """Makes the packed attention known to transformers under `PACKED_ATTENTION`."""
     AttentionInterface.register(PACKED_ATTENTION, packed_attention)
-    # No mask is made for us: the layout holds who attends to whom.
+    # No masks from transformers: the layout has its own.
     AttentionMaskInterface.register(PACKED_ATTENTION, lambda *_, **__: None)

@@ -1,10 +1,10 @@
 """Who attends to whom in one pass: whole sequences and new tokens of cached ones, side by side.
 
 Sequences of similar length are gathered into a few groups, each one call of `scaled_dot_product_attention`; pads exist
-only there. All of a pass' groups are gathered by one operation and come back by one.
+only there. All groups of a pass are gathered by one operation, and scattered by one.
 
-Shapes: those of what stands by token or by sequence depend on their numbers alone. What else changes shape between two
-decode steps are the groups: how many there are, and the rows that the longest sequence of each sees.
+Shapes of arrays by token or by sequence depend on the numbers of these alone. Between two decode steps only the groups
+change further shapes: by their number, and by the rows that the longest sequence of each attends to.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from manyhats.backbone.staging import StagingBuffer
 # A group takes sequences up to this much longer than its shortest: a trade between pads and the number of calls.
 _GROWTH = 1.25
 _SLACK = 4
-# The same for the rows that cached sequences see.
+# The same for the rows that cached sequences attend to.
 _CACHED_GROWTH = 1.5
 _CACHED_SLACK = 32
 
-# Query heads that share keys stand as further queries of one head, up to so many; beyond, as the mask is repeated for
-# them, the keys are repeated instead. Left to torch they take a slow way on CUDA wherever there is a mask; on the CPU
-# its way is as fast, but for a single query.
-_MOST_FOLDED = 2048
+# Query heads that share keys become further queries of one head, up to so many. The mask is repeated for them; beyond
+# that, the keys are repeated instead. torch's own grouped attention is slow on CUDA with a mask; on the CPU it is as
+# fast, except for a single query.
+_MAX_FOLDED = 2048
 
 _QUERIES = "attention.queries"  # rows of the packed tokens, of all groups; pads repeat the sequence's first token
-_INVERSE = "attention.inverse"  # where each token stands among them
+_INVERSE = "attention.inverse"  # the index of each token among them
 _KEYS = "attention.keys"  # rows of tokens and prefixes, of all groups of whole sequences; pads as above
 _CACHE_ROWS = "attention.cache_rows"  # rows of the cache, of all groups of cached ones; pads repeat the first
 _CACHED_TOKENS = "attention.cached_tokens"  # rows of the packed tokens whose keys and values go into the cache
 _SLOT_MAPPING = "attention.slot_mapping"  # the rows of the cache that they go into
-_BOUNDS = "attention.bounds"  # (2, S) in the groups' order: rows before a sequence's first token, and all that it sees
-_HIDDEN_PREFIXES = "attention.hidden_prefixes"  # rows at a sequence's beginning that some layers do not see
+_BOUNDS = "attention.bounds"  # (2, S) in the groups' order: rows before a sequence's first token, and all rows
+_HIDDEN_PREFIXES = "attention.hidden_prefixes"  # rows at a sequence's beginning that some layers do not attend to
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
     """Sequences of similar length, each with `queries` query and `keys` key positions, pads included."""
 
-    sequences: slice  # among those in the groups' order
+    sequences: slice  # indices in the groups' order
     queries: int
     keys: int
-    padded: bool  # whether some sequence sees fewer keys
-    hidden_prefixes: dict[int, int]  # by layer at which some prefix is not seen: where its rows begin
+    padded: bool  # whether some sequence has fewer keys
+    hidden_prefixes: dict[int, int]  # by layer that skips some prefix: where its staged rows begin
     size: int  # the number of sequences
     masks: dict[tuple[int | None, int | None, int], Tensor] = field(default_factory=dict)
 
@@ -62,8 +62,8 @@ class Group:
 class AttentionLayout:
     """Who attends to whom, for one packed batch; made once and used by every layer.
 
-    `chunks`: of each sequence, in batch order; `cache`: where the cached ones' keys and values are. All that the device
-    needs to know is put into `staging`, which must be committed before `attend`.
+    `chunks`: of each sequence, in batch order; `cache`: with the cached ones' keys and values. Indices and bounds are
+    put into `staging`, which must be committed before `attend`.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class AttentionLayout:
             self._put_slot_mapping(chunks, starts)
 
     def _put_queries(self, own: NDArray[np.int64], starts: NDArray[np.int64]) -> bool:
-        """Which token each query position is. Whether they are the tokens as they stand."""
+        """Stages the token of each query position. Returns whether they are the tokens in batch order."""
         index, sequence = _positions(self.groups, [group.queries for group in self.groups])
         real = index < own[sequence]
         rows = starts[sequence] + np.where(real, index, 0)
@@ -123,7 +123,8 @@ class AttentionLayout:
         return self._as_they_stand(rows)
 
     def _put_keys(self, chunks: Sequence[SequenceChunk], starts: NDArray[np.int64]) -> bool:
-        """Which row each key position of whole sequences is. Whether they are the tokens as they stand."""
+        """Stages the row of each key position of whole sequences. Returns whether they are the tokens in batch
+        order."""
         prefix_start, prefix_stop = np.array([chunk.batch_prefix for chunk in chunks]).T
         prefix = prefix_stop - prefix_start
         seen = prefix + np.array([chunk.length for chunk in chunks])
@@ -135,7 +136,7 @@ class AttentionLayout:
         return self._as_they_stand(rows)
 
     def _put_cache_rows(self, chunks: Sequence[SequenceChunk]) -> None:
-        """Which row of the cache each key position of cached sequences is."""
+        """Stages the cache row of each key position of cached sequences."""
         table = [_cache_rows(chunk) for chunk in chunks]
         seen = np.array([len(rows) for rows in table])
         index, sequence = _positions(self._cached, [group.keys for group in self._cached])
@@ -144,7 +145,7 @@ class AttentionLayout:
         self._staging.put(_CACHE_ROWS, np.concatenate(table)[chosen])
 
     def _put_slot_mapping(self, chunks: Sequence[SequenceChunk], starts: NDArray[np.int64]) -> None:
-        """Where the cached sequences' tokens are, and where their keys and values go."""
+        """Stages the rows of the cached sequences' tokens, and the cache rows for their keys and values."""
         cached = [(chunk, start) for chunk, start in zip(chunks, starts, strict=True) if chunk.cache_rows is not None]
         slots = np.concatenate([_cache_rows(chunk)[-chunk.length :] for chunk, _ in cached])
         self._staging.put(_SLOT_MAPPING, slots)
@@ -160,8 +161,8 @@ class AttentionLayout:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: float | None, window: int | None) -> Tensor:
         """q: (tokens, heads, dim); k, v: (tokens + prefix rows, kv_heads, dim). Returns (tokens, heads, dim).
 
-        Cached sequences' keys and values are written into the cache before. `window`: a query sees the keys that are
-        less than so many positions away; None for all.
+        Cached sequences' keys and values are written into the cache before. `window`: a query attends to keys
+        fewer than so many positions away; None: to all.
         """
         # What saves an operation may sum in another order: training's gradients keep theirs.
         exact = torch.is_grad_enabled()
@@ -171,7 +172,7 @@ class AttentionLayout:
             self._write(layer, k, v)
         keys, values = self._keys(layer, k, v, exact=exact)
         outs = []
-        for group in self.groups:  # nothing of a group is kept but what comes out
+        for group in self.groups:  # only a group's output is kept
             out = self._attend(group, layer, next(queries), next(keys), next(values), scaling, window, exact=exact)
             outs.append(out)
         flat = outs[0] if len(outs) == 1 else torch.cat(outs)
@@ -201,7 +202,7 @@ class AttentionLayout:
             return iter(_split(rows.index_select(0, index), sizes))
         if name not in self._parts:
             self._parts[name] = _split(index, sizes)
-        # One after the other, which leaves them in the CPU's caches.
+        # One by one, so that they stay in the CPU's caches.
         return (rows.index_select(0, part) for part in self._parts[name])
 
     def _write(self, layer: int, k: Tensor, v: Tensor) -> None:
@@ -231,7 +232,7 @@ class AttentionLayout:
         keys = keys.view(b, group.keys, kv_heads, dim).transpose(1, 2)
         values = values.view(b, group.keys, kv_heads, dim).transpose(1, 2)
         fold = folded > 1 and not exact and (n == 1 or not self._on_cpu)
-        if fold and folded * n <= _MOST_FOLDED:
+        if fold and folded * n <= _MAX_FOLDED:
             q = q.view(b, n, kv_heads, folded, dim).permute(0, 2, 3, 1, 4).reshape(b, kv_heads, folded * n, dim)
             mask = self._mask(group, layer, window, folded)
             out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scaling)
@@ -249,14 +250,14 @@ class AttentionLayout:
         )
         return out.transpose(1, 2).reshape(b * n, heads, dim)
 
-    # ---- masks, made on the device of what was staged
+    # ---- masks, computed on the device from the staged arrays
 
     def _mask(self, group: Group, layer: int, window: int | None, folded: int) -> Tensor | None:
-        """(B, 1, 1 or folded * Q, K), 0 or -inf; None where every query sees all keys."""
+        """(B, 1, 1 or folded * Q, K), 0 or -inf; None where every query attends to all keys."""
         if window is not None and window >= group.keys:
             window = None
         hidden = group.hidden_prefixes.get(layer)
-        causal = self._causal and group.queries > 1  # else the one query is the last of what the sequence sees
+        causal = self._causal and group.queries > 1  # else the one query is the sequence's last row
         if not causal and window is None and hidden is None:
             return self._pads[group.sequences, :, :, : group.keys] if group.padded else None
         known = (window, hidden, folded)
@@ -266,11 +267,11 @@ class AttentionLayout:
 
     @cached_property
     def _pads(self) -> Tensor:
-        """(S, 1, 1, keys): what hides the pads, for all groups at once."""
-        most = max(group.keys for group in self.groups)
-        mask = self._zeros(self.groups[-1].sequences.stop, 1, most)
+        """(S, 1, 1, keys): -inf at pads, for all groups at once."""
+        max_keys = max(group.keys for group in self.groups)
+        mask = self._zeros(self.groups[-1].sequences.stop, 1, max_keys)
         seen = self._staging[_BOUNDS][1]
-        return mask.masked_fill_(self._key_positions(most) >= seen[:, None, None, None], float("-inf"))
+        return mask.masked_fill_(self._key_positions(max_keys) >= seen[:, None, None, None], float("-inf"))
 
     def _make_mask(
         self, group: Group, window: int | None, hidden_prefixes: int | None, folded: int, *, causal: bool
@@ -295,8 +296,8 @@ class AttentionLayout:
         return torch.arange(count, device=self._device)
 
     def _zeros(self, sequences: int, queries: int, keys: int) -> Tensor:
-        """(sequences, 1, queries, keys). CUDA's kernels read masks whose rows begin at a multiple of 8 as they are, and
-        would copy others in every layer."""
+        """(sequences, 1, queries, keys). Rows are padded to a multiple of 8, as CUDA's kernels would copy
+        other masks in every layer."""
         step = 8 if self._device.type == "cuda" else 1
         width = -(-keys // step) * step
         return torch.zeros((sequences, 1, queries, width), dtype=self._dtype, device=self._device)[..., :keys]
@@ -317,7 +318,7 @@ def _prefix(chunk: SequenceChunk) -> int:
 
 
 def _before(chunk: SequenceChunk) -> int:
-    """Rows that it sees before its first token's own."""
+    """The number of rows that it attends to before its first token's."""
     return _prefix(chunk) if chunk.cache_rows is None else len(chunk.cache_rows) - chunk.length
 
 
@@ -338,29 +339,29 @@ def _whole_groups(chunks: Sequence[SequenceChunk]) -> list[list[int]]:
 
 
 def _cached_groups(chunks: Sequence[SequenceChunk]) -> list[list[int]]:
-    """Cached sequences with about as many new tokens, that see about as many rows, by their index in the batch.
+    """Cached sequences with similar numbers of new tokens and of rows attended to, by their index in the batch.
 
-    Those with a single one have no pads among their queries: most steps consist of them.
+    Sequences with a single new token, of which most steps consist, have no pads among their queries.
     """
     sizes = {i: (c.length, len(c.cache_rows)) for i, c in enumerate(chunks) if c.cache_rows is not None}
     groups: list[list[int]] = []
-    first = fewest = most = 0
+    first_length = min_rows = max_rows = 0
     for i in sorted(sizes, key=sizes.__getitem__):
-        length, seen = sizes[i]
-        alike = length == first or (first > 1 and length <= first * _GROWTH + _SLACK)
-        if groups and alike and max(most, seen) <= min(fewest, seen) * _CACHED_GROWTH + _CACHED_SLACK:
+        length, rows = sizes[i]
+        similar = length == first_length or (first_length > 1 and length <= first_length * _GROWTH + _SLACK)
+        if groups and similar and max(max_rows, rows) <= min(min_rows, rows) * _CACHED_GROWTH + _CACHED_SLACK:
             groups[-1].append(i)
-            fewest, most = min(fewest, seen), max(most, seen)
+            min_rows, max_rows = min(min_rows, rows), max(max_rows, rows)
         else:
             groups.append([i])
-            first, fewest, most = length, seen, seen
-    return [sorted(members) for members in groups]  # in their order where that saves gathering them
+            first_length, min_rows, max_rows = length, rows, rows
+    return [sorted(members) for members in groups]  # in batch order, which may save gathering them
 
 
 def _group(
     chunks: Sequence[SequenceChunk], members: Sequence[int], groups: Sequence[Group], hidden: list[int]
 ) -> Group:
-    """The group of some sequences that stands behind others. Prefix rows that a layer hides are added to `hidden`."""
+    """The group of some sequences, after the previous groups. Prefix rows that a layer hides are added to `hidden`."""
     start = groups[-1].sequences.stop if groups else 0
     seen = [_before(chunks[i]) + chunks[i].length for i in members]
     begins: dict[tuple[int, ...], int] = {}
@@ -383,7 +384,7 @@ def _group(
 
 
 def _positions(groups: Sequence[Group], counts: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For as many positions of every sequence as its group has: which position it is, and of which sequence."""
+    """The position and the sequence of each of a group's positions, for all groups."""
     each = np.repeat(counts, [group.size for group in groups])
     sequence = np.repeat(np.arange(len(each)), each)
     first = np.cumsum(each) - each

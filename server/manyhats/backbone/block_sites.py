@@ -1,4 +1,4 @@
-"""The sites inside a model's blocks, and those where the residual stream enters the first and leaves the last."""
+"""The sites inside a model's blocks, and those before the first and after the last block."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from manyhats.backbone.sites import EMBEDDED, LAST, ActorContext, ResidualSite, 
 class BlockSites:
     """Puts the sites into the blocks; a block that several layers share gets them once.
 
-    `residual`: by name, empty where the blocks have no such places.
+    `residual`: by name, empty where the blocks have none.
     """
 
     def __init__(self, model: PreTrainedModel, family: Family, layers: int, context: ActorContext) -> None:
@@ -46,7 +46,7 @@ class BlockSites:
         first.register_forward_pre_hook(self._enter, with_kwargs=True)
 
     def begin(self, layout: AttentionLayout | None) -> None:
-        """A new pass starts over a batch that is laid out so."""
+        """Starts a pass with this layout."""
         self._entered = False
         for residual in self._residual_sites:
             residual.begin()
@@ -54,7 +54,7 @@ class BlockSites:
             attention.begin(layout)
 
     def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What enters the first block; a shared block comes by more than once."""
+        """The hook before the first block; a shared block runs more than once."""
         if self._entered:
             return None
         self._entered = True

@@ -1,7 +1,7 @@
-"""Keys and values that stay between passes.
+"""The cache of keys and values.
 
-A pass writes its tokens' keys and values into rows of the cache; every sequence says which rows it sees. Rows may
-belong to several sequences at once: a task's prefix, or the beginning that two prompts share, is stored once.
+A pass writes its tokens' keys and values into rows of the cache; every sequence states which rows it attends to.
+Sequences may share rows: a task's prefix, or the common beginning of prompts, is stored once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class KeyValueCache:
-    """`rows` rows for every layer; nothing in them means anything until written.
+    """`rows` rows for every layer, uninitialised.
 
     `entries`: by layer (2, rows, kv_heads, head_dim), keys and values, so that one operation gathers both.
     """
@@ -29,6 +29,6 @@ class KeyValueCache:
         return 2 * layers * kv_shape[0] * kv_shape[1] * dtype.itemsize
 
     def write(self, layer: int, rows: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Puts (n, kv_heads, head_dim) into n rows."""
+        """Writes (n, kv_heads, head_dim) into n rows."""
         self.keys[layer].index_copy_(0, rows, keys)
         self.values[layer].index_copy_(0, rows, values)

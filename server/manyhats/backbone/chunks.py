@@ -1,4 +1,4 @@
-"""What goes into a pass of one sequence."""
+"""The part of a sequence that one pass computes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 class SequenceChunk(NamedTuple):
     """The tokens `ids`, at least one, of one sequence: all of them, or those that are new.
 
-    `start`: how many of its tokens stand before them; `virtual`: virtual tokens that come with its first ones, whose
-    vectors an adapter brings; `position_offset`: how far its tokens' positions are moved on, which virtual tokens' are
-    not. `left_out`: the layers at which it does not see its prefix.
+    `start`: how many of its tokens precede them; `virtual`: virtual tokens before its first ones, whose vectors are an
+    adapter's; `position_offset`: added to its tokens' positions, but not to virtual tokens'. `left_out`: the layers at
+    which it does not attend to its prefix.
 
-    A cached chunk has `cache_rows`: all rows of the cache that the sequence sees, in order. Its new tokens' own (and
-    virtual ones') are the last of them, and the first `cached_prefix` a prefix'. Without them the chunk is the whole
-    sequence; `batch_prefix` are then the rows (start, stop) of its prefix among those that actors put behind the keys
-    and values of the batch's tokens.
+    A cached chunk has `cache_rows`: all rows of the cache that the sequence attends to, in order. Its new tokens' own
+    (and virtual ones') are the last of them, and the first `cached_prefix` a prefix'. Without them the chunk is the
+    whole sequence; `batch_prefix` are then the rows (start, stop) of its prefix among those that actors append to the
+    keys and values of the batch's tokens.
     """
 
     ids: Sequence[int]

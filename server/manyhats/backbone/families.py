@@ -1,7 +1,7 @@
-"""The table of model families: where each keeps its blocks, sub-layers, embeddings and positions.
+"""The table of model families: the paths of their blocks, sub-layers and embeddings, and how they count positions.
 
 Everything that differs between architectures stands here; Reformer, which differs most, has a module of its own. A new
-family is one entry; `task_heads` has the heads of those whose task models are not built as most are.
+family is one entry; `task_heads` has the heads of families whose task models differ.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ class Family:
 
     block: str  # one transformer block
     attention: str  # the module that calls the attention function, relative to the block
-    attach: Attach  # puts the residual sites into a block, where it has them
+    attach: Attach  # puts the residual sites into a block; returns whether it can
     word_embeddings: str  # the table of the tokens' vectors
     block_of: Callable[[Any, int], int] = lambda config, layer: layer  # layers may share a block
     first_position: Callable[[Any], int] = lambda config: 0
     token_types: bool = False  # takes token_type_ids
-    causal: bool = False  # a decoder: each token sees those before it
-    language_model: bool = False  # checkpoints bring a causal language-model head
-    post_norm: bool = True  # blocks normalise after the sum, and hand that norm to the residual sites
-    rotary: bool = False  # positions are turned into the keys, not added to the embeddings
+    causal: bool = False  # a decoder: tokens attend only to earlier ones
+    language_model: bool = False  # checkpoints have a causal language-model head
+    post_norm: bool = True  # blocks normalise after the sum, at the residual sites
+    rotary: bool = False  # rotary embeddings of positions
     packed: bool = True  # its attention is dispatched by name; else it runs padded
-    multiple_of: Callable[[Any, int], int] | None = None  # padded: the length that a sequence is brought to
+    multiple_of: Callable[[Any, int], int] | None = None  # padded: the length to which a sequence is padded
     output_width: Callable[[Any], int] = lambda config: int(config.hidden_size)
-    prepare_config: Callable[[Any], None] = lambda config: None  # what the config needs before the model is loaded
-    prepare: Callable[[Any], None] = lambda model: None  # what the model needs before its sites
-    unsupported: Callable[[Any], str | None] = lambda config: None  # why a pass would not be the model's own
-    late_head_bias: bool = False  # transformers 5.24 gave its masked head a bias that older checkpoints do not hold
-    shared_tables: tuple[str, ...] = ()  # embeddings that are read once for all sequences: nothing can act there
+    prepare_config: Callable[[Any], None] = lambda config: None  # changes the config before the model is loaded
+    prepare: Callable[[Any], None] = lambda model: None  # changes the model before it gets sites
+    unsupported: Callable[[Any], str | None] = lambda config: None  # why a packed pass would differ from the model's
+    late_head_bias: bool = False  # transformers 5.24 added a bias to its masked head; older checkpoints have none
+    shared_tables: tuple[str, ...] = ()  # embeddings that are read once for all sequences, so have no sites
 
     def block_name(self, config: Any, layer: int) -> str:
         """The path of a layer's block."""
@@ -79,7 +79,7 @@ def _attach_distilbert(block: Any, attention: ResidualSite, ffn: ResidualSite) -
 
 
 def _pre_norm(attention: str, attention_norm: str, feed_forward: str, feed_forward_norm: str) -> Attach:
-    """Blocks that norm before each sub-layer and add its output as it is; the names of their four modules."""
+    """Pre-norm blocks, which add each sub-layer's output without a norm; the names of their four modules."""
 
     def attach(block: Any, after_attention: ResidualSite, after_ffn: ResidualSite) -> bool:
         attend, norm_1 = getattr(block, attention), getattr(block, attention_norm)
@@ -136,7 +136,7 @@ def _attach_opt(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
 
 
 def _attach_gpt_neox(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
-    if block.use_parallel_residual:  # both sub-layers join at once: there is no place between them
+    if block.use_parallel_residual:  # both sub-layers are added at once, so there are no sites between them
         return False
     return _pre_norm("attention", "input_layernorm", "mlp", "post_attention_layernorm")(block, attention, ffn)
 
@@ -160,7 +160,7 @@ def _albert_group(config: Any, layer: int) -> int:
 
 def _albert_unsupported(config: Any) -> str | None:
     count = config.inner_group_num
-    return None if count == 1 else f"has groups of {count} ALBERT layers; groups of 1 are served"
+    return None if count == 1 else f"has groups of {count} ALBERT layers; groups of 1 are supported"
 
 
 def _after_padding(config: Any) -> int:

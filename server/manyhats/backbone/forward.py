@@ -20,7 +20,7 @@ NO_ACTORS = Actors()
 
 
 class ForwardPass:
-    """The passes of one model, one at a time. `context` tells the sites which actors act."""
+    """The passes of one model, one at a time. `context`: gives the actors to the sites."""
 
     def __init__(self, model: PreTrainedModel, family: Family, blocks: BlockSites, context: ActorContext) -> None:
         self._model = model
@@ -49,7 +49,7 @@ class ForwardPass:
     def pool(self, pooler: nn.Module, first: Tensor, actors: Actors) -> Tensor:
         """The model's pooler on the first row's state of every sequence: (S, hidden) to (S, hidden)."""
         with self._acting(actors):
-            if isinstance(pooler, nn.Linear):  # ALBERT's activation stands beside it
+            if isinstance(pooler, nn.Linear):  # ALBERT's activation is a separate module
                 return self._model.pooler_activation(pooler(first))  # type: ignore[no-any-return]
             pooled: Tensor = pooler(first[:, None])
         return pooled

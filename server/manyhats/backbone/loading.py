@@ -39,7 +39,7 @@ def locate(name: str) -> str:
         if Path(name).is_dir():
             folder = Path(name).resolve()
             modules = folder / sentence_files.MODULES
-            if not (folder / "config.json").is_file() and modules.is_file():  # sentence-transformers' of old
+            if not (folder / "config.json").is_file() and modules.is_file():  # older sentence-transformers' layout
                 folder = folder / sentence_files.transformer_folder(_read_json(modules))
             return str(folder)
         if name.startswith((".", "/", "~")):
@@ -74,7 +74,8 @@ def choose_device(wanted: str) -> torch.device:
 class Loaded(NamedTuple):
     """The bare model in its checkpoint's own precision. `missing`: names of weights that the checkpoint lacks.
 
-    `original`: the model as transformers loaded it, with its head if it continues texts; see `backbone.original`.
+    `original`: the model as transformers loaded it, with its head if it is a causal language model; see
+    `backbone.original`.
     """
 
     model: PreTrainedModel
@@ -90,11 +91,11 @@ def load_model(source: str) -> Loaded:
     Raises ConfigurationError where the model cannot be loaded or its family is not supported.
     """
     register()
-    transformers_logging.disable_progress_bar()  # a server's log is no terminal
+    transformers_logging.disable_progress_bar()  # not useful in a log
     try:
         config = AutoConfig.from_pretrained(source)
         family = family_of(config.model_type)
-        config.chunk_size_feed_forward = 0  # chunks of a batch would not line up with its segments
+        config.chunk_size_feed_forward = 0  # chunks would not be aligned with segments
         family.prepare_config(config)
         _reject_unsupported(source, config, family)
         is_causal_lm = family.language_model and _brings_language_model(config)
@@ -119,7 +120,7 @@ def load_model(source: str) -> Loaded:
         )
     if family.packed:
         model.set_attn_implementation(PACKED_ATTENTION)
-        if attention_implementation(model.config) != PACKED_ATTENTION:  # transformers only logs that it did not follow
+        if attention_implementation(model.config) != PACKED_ATTENTION:  # transformers only logs that it ignored it
             raise ConfigurationError(
                 f"{type(model).__name__} of transformers {transformers.__version__} does not fetch its attention by "
                 "name, so it cannot run packed"
@@ -130,31 +131,31 @@ def load_model(source: str) -> Loaded:
 
 
 def _reject_unsupported(source: str, config: Any, family: Family) -> None:
-    """Raises ConfigurationError for settings with which a packed pass would not be the model's own."""
+    """Raises ConfigurationError for settings with which a packed pass would differ from the model's."""
     if reason := family.unsupported(config):
         raise ConfigurationError(f"'{source}' {reason}")
     if family.packed and not family.causal and getattr(config, "is_decoder", False):
         raise ConfigurationError(
             f"'{source}' is a {config.model_type} model set up as a decoder (is_decoder is true in its config.json); "
-            "models of this type are served as encoders, with is_decoder false"
+            "models of this type are supported as encoders, with is_decoder false"
         )
     rope = getattr(config, "rope_parameters", None) or {}
     kinds = [rope.get("rope_type"), *(own.get("rope_type") for own in rope.values() if isinstance(own, dict))]
-    if "longrope" in kinds:  # its frequencies depend on the longest text of a batch
+    if "longrope" in kinds:  # its frequencies depend on the longest sequence of a batch
         raise ConfigurationError(
             f"'{source}' has rotary positions of type 'longrope', which change with the longest text of a batch; "
-            "default, linear, dynamic, yarn and llama3 are served"
+            "default, linear, dynamic, yarn and llama3 are supported"
         )
 
 
 def _eos_token_ids(config: Any) -> frozenset[int]:
-    """The tokens that end a text, of which a config names none, one or several."""
+    """The tokens that end a text; a config names none, one or several."""
     given = getattr(config, "eos_token_id", None)
     return frozenset(given if isinstance(given, (list, tuple)) else [] if given is None else [given])
 
 
 def _brings_language_model(config: Any) -> bool:
-    """Whether the checkpoint was saved from a model that continues texts."""
+    """Whether the checkpoint was saved from a causal language model."""
     names = getattr(config, "architectures", None) or []
     return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
 
@@ -162,9 +163,8 @@ def _brings_language_model(config: Any) -> bool:
 def digest(model: PreTrainedModel, missing: frozenset[str], head: VocabularyHead | None = None) -> str:
     """sha256 over the sorted (name, shape, float32 values) of every weight that the checkpoint holds.
 
-    Taken before any cast, so that it names the checkpoint and not the precision that it is served in. A decoder's
-    head counts where it has weights of its own; a masked language model's does not: what hangs on the states alone
-    fits every checkpoint with the same encoder.
+    Computed before any cast, so that it identifies the checkpoint, whatever the precision. A decoder's untied head is
+    included; a masked language model's is not, so that adapters of the encoder fit every checkpoint of it.
     """
     total = hashlib.sha256()
     weights = dict(model.state_dict())
@@ -179,9 +179,9 @@ def digest(model: PreTrainedModel, missing: frozenset[str], head: VocabularyHead
 
 
 def sentence_embedding(source: str, width: int) -> SentenceEmbedding:
-    """What a sentence-transformers folder says of its texts' vectors, of `width` numbers before; else plain means.
+    """How a sentence-transformers folder computes embeddings from states of `width` numbers; else the mean of states.
 
-    What cannot be followed is no reason not to start: it is `refused`, and asked embeddings name their own pooling.
+    Unsupported files do not prevent the start: the reason is in `refused`, and requests must name their pooling.
     """
     try:
         folder, inside = _sentence_folder(source)
@@ -197,9 +197,9 @@ def sentence_embedding(source: str, width: int) -> SentenceEmbedding:
 
 
 def _sentence_folder(source: str) -> tuple[Path | None, str]:
-    """The folder with modules.json, and which one inside it is the backbone's; None where there is none.
+    """The folder with modules.json, and the backbone's folder within it; None where there is none.
 
-    It is the backbone's own, the one around a `0_Transformer`, or the copy from the hub.
+    It is the backbone's folder, the parent of `0_Transformer`, or the hub's cache.
     """
     folder = Path(source)
     if folder.is_dir():

@@ -33,13 +33,12 @@ logger = logging.getLogger(__name__)
 class Backbone:
     """One frozen transformers model. Its weights are never written to.
 
-    `model` is the bare model; `vocabulary` its language-model head, for those that have one. `name` is what the
-    operator called it; `sha256` names its checkpoint, where it has one (see `loading.digest`). `eos_token_ids` end a
-    text.
+    `model`: the bare model; `vocabulary`: its language-model head, if it has one. `name`: as given by the operator;
+    `sha256`: of its checkpoint, if it has one (see `loading.digest`). `eos_token_ids`: the tokens that end a text.
     `original` is the unmodified model around the same weights, head included, where it was kept as a reference.
     `shape` has the model's sizes, which are attributes here too; `task_heads` how transformers builds its heads.
-    `linear`, `embedding`, `norm`, `residual`: its sites by name. `kept`: what methods keep with the backbone between
-    passes, by keys of their own.
+    `linear`, `embedding`, `norm`, `residual`: its sites by name. `kept`: objects that methods keep with the
+    backbone between passes, by keys of their own.
     """
 
     def __init__(
@@ -74,17 +73,17 @@ class Backbone:
         for part in (model, None if vocabulary is None else vocabulary.module):
             if part is not None:
                 cast(part.eval().requires_grad_(False), self.device, self.dtype)
-        # Its weights are the model's and have moved with them; its tables move, and keep their precision.
+        # Its weights are the model's, already moved; its tables are moved here, and keep their precision.
         self.original = None if original is None else original.eval().to(self.device)
         choose_attention_kernels(self.device)
         self.model = model
         self.prefix: str = model.base_model_prefix
         self._host_buffers = HostBuffers(self.device)
 
-        # The pooler reads one row of every sequence; the packed pass keeps all rows, so it is called by itself.
+        # The pooler reads one row of every sequence, so it is called separately from the packed pass.
         self.pooler: nn.Module | None = getattr(model, "pooler", None)
         pooler_missing = any(name.startswith("pooler.") for name in missing)
-        self.has_pooler = self.pooler is not None and not pooler_missing  # with weights of the checkpoint
+        self.has_pooler = self.pooler is not None and not pooler_missing  # with weights in the checkpoint
         family.prepare(model)
         context = ActorContext()
         self.kept = context.kept
@@ -103,7 +102,7 @@ class Backbone:
     def load(cls, name: str, *, device: str = "auto", dtype: str = "auto", prepacked: bool = False) -> Backbone:
         """Loads what `--backbone NAME` means. `prepacked`: for serving, see `prepacking`.
 
-        Raises ConfigurationError with the reason where it cannot.
+        Raises ConfigurationError where it cannot be loaded.
         """
         start = time.perf_counter()
         source = loading.locate(name)
@@ -141,18 +140,18 @@ class Backbone:
 
     @property
     def has_language_model(self) -> bool:
-        """Whether it can continue a text."""
+        """Whether it has a causal language-model head."""
         return self.vocabulary is not None and not self.vocabulary.masked
 
     @property
     def fills_masks(self) -> bool:
-        """Whether it can say what stands behind a mask token."""
+        """Whether it has a masked language-model head."""
         return self.vocabulary is not None and self.vocabulary.masked and self.tokenizer.mask_id is not None
 
     # ---- names
 
     def in_vocabulary_head(self, site: str) -> bool:
-        """Whether a site stands in the language-model head."""
+        """Whether a site is in the language-model head."""
         return self.vocabulary is not None and site in self.vocabulary.parts
 
     def bare_name(self, module: str) -> str:
@@ -171,13 +170,13 @@ class Backbone:
         return self._names.linear(module)
 
     def parameter_site(self, module: str) -> ModuleSite:
-        """The site of a module that holds parameters, named likewise. Raises UnknownSite where there is none."""
+        """The site of a module that holds parameters, named in the same way. Raises UnknownSite where there is none."""
         return self._names.parameters(module)
 
     # ---- passes
 
     def staging(self) -> StagingBuffer:
-        """An empty buffer for what a pass needs on the device. Passes are laid out in one thread at a time."""
+        """An empty staging buffer for a pass. Only one thread at a time may prepare passes."""
         return StagingBuffer(self._host_buffers)
 
     def encode(self, batch: PackedBatch, actors: Actors = NO_ACTORS) -> Tensor:

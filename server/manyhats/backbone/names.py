@@ -1,4 +1,4 @@
-"""Finds the site that a module's name means."""
+"""Finds the site with a module's name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from manyhats.backbone.sites import LinearSite, ModuleSite, ModuleSites
 class UnknownSite(LookupError):
     """A name that no site of the backbone has.
 
-    `module`: the name as it was given. `wanted`: the kind of module that was looked for. `shared_table`: whether there
-    is such a module, but it is an embedding that is read once for all sequences of a batch.
+    `module`: the given name. `wanted`: the type of module. `shared_table`: whether the module exists, but is an
+    embedding that is read once for all sequences of a batch.
     """
 
     def __init__(self, module: str, wanted: str, *, shared_table: bool) -> None:
@@ -32,7 +32,7 @@ class SiteNames:
     def bare_name(self, module: str) -> str:
         """A module's name in the bare model.
 
-        Some task models call the bare one otherwise (`transformer` for question answering).
+        Some task models have another name for the bare one (`transformer` for question answering).
         """
         bare = module.removeprefix(self._prefix)
         inner = bare.partition(".")[2]

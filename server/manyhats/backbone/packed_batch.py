@@ -1,4 +1,4 @@
-"""The rows of one pass: all tokens of some sequences side by side."""
+"""The rows of one pass: the concatenated tokens of some sequences."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from manyhats.backbone.staging import StagingBuffer
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """All tokens of some sequences side by side, with no padding. T tokens, S sequences.
+    """The concatenated tokens of some sequences, without padding. T tokens, S sequences.
 
-    A sequence's virtual tokens, whose vectors an adapter brings, stand before its own. Tensors are on the device once
+    A sequence's virtual tokens, whose vectors are an adapter's, precede its own. Tensors are on the device once
     `staging` has been committed.
     """
 
@@ -33,7 +33,7 @@ class PackedBatch:
 
     @property
     def host_input_ids(self) -> NDArray[np.int64]:
-        """`input_ids`, without asking the device for them."""
+        """`input_ids` in host memory."""
         return self.staging.host("input_ids")
 
     @property
@@ -43,7 +43,7 @@ class PackedBatch:
 
     @property
     def host_type_ids(self) -> NDArray[np.int64] | None:
-        """`type_ids`, without asking the device for them."""
+        """`type_ids` in host memory."""
         return self.staging.host("type_ids") if "type_ids" in self.staging else None
 
     @property
@@ -67,7 +67,7 @@ class PackedBatch:
         """The rows of consecutive sequences."""
         return slice(self.starts[sequences.start], self.starts[sequences.stop])
 
-    def spans(self, sequences: slice) -> tuple[slice, ...]:
+    def sequence_rows(self, sequences: slice) -> tuple[slice, ...]:
         """The rows of each of some consecutive sequences, without pads."""
         return tuple(
             slice(self.starts[i], self.starts[i] + self.lengths[i]) for i in range(sequences.start, sequences.stop)

@@ -1,4 +1,4 @@
-"""Packs sequences side by side for one pass: whole ones, and the new tokens of cached ones."""
+"""Packs sequences for one pass: whole ones, and the new tokens of cached ones."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def pack_chunks(
 ) -> PackedBatch:
     """One pass over whole sequences and over new tokens of cached ones, in any order.
 
-    `staging`: what else the pass needs on the device. The caller commits it, when all is in it; without one the batch
-    is on the device at once. Raises ValueError for a chunk that does not fit the pass.
+    `staging`: to which the caller may add more arrays before committing it; without one the batch is on the device at
+    once. Raises ValueError for a chunk that does not fit the pass.
     """
     family, config = backbone.family, backbone.config
     _check(chunks, cache, packed=family.packed)
@@ -102,6 +102,6 @@ def pack(backbone: Backbone, sequences: Sequence[Sequence[int]], type_ids: Seque
 
 
 def padded_length(backbone: Backbone, length: int) -> int:
-    """The length that a sequence is brought to where the model runs padded."""
+    """The length to which a sequence is padded where the model runs padded."""
     grow = backbone.family.multiple_of
     return length if grow is None else grow(backbone.config, length)

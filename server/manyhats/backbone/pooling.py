@@ -1,6 +1,6 @@
-"""Pooling of many sequences of a pass together, each to one vector.
+"""Pools many sequences of a pass together, each to one vector.
 
-The formulae are sentence-transformers' own (its module Pooling), over the tokens that are there.
+The formulae are sentence-transformers' own (its module Pooling), without pads.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from manyhats.backbone.torch_internals import reduce_segments
 _ONE_ROW = ("cls", "last")  # modes that take one row of each sequence
 
 
-class Span(NamedTuple):
-    """A sequence's tokens, the rows `start` to `stop` of a pass, of which the first `skip` do not count."""
+class PooledRows(NamedTuple):
+    """A sequence's tokens, the rows `start` to `stop` of a pass, of which the first `skip` are excluded."""
 
     start: int
     stop: int
     skip: int
 
 
-class PooledSpans:
-    """The vectors of some sequences, `modes` side by side. What it needs on the device goes into `staging`."""
+class PooledVectors:
+    """The vectors of some sequences, those of several `modes` concatenated. Its indices are put into `staging`."""
 
     def __init__(
-        self, staging: StagingBuffer, name: str, spans: Sequence[Span], modes: Sequence[str], total: int
+        self, staging: StagingBuffer, name: str, ranges: Sequence[PooledRows], modes: Sequence[str], total: int
     ) -> None:
         self._staging = staging
         self._name = name
         self._modes = modes
-        first = np.array([span.start + span.skip for span in spans], dtype=np.int64)
-        stop = np.array([span.stop for span in spans], dtype=np.int64)
+        first = np.array([one.start + one.skip for one in ranges], dtype=np.int64)
+        stop = np.array([one.stop for one in ranges], dtype=np.int64)
         lengths = stop - first
         indices = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         rows = indices + np.repeat(first, lengths)
@@ -50,9 +50,9 @@ class PooledSpans:
         if "last" in modes:
             staging.put(f"{name} last", stop - 1)
         if "weightedmean" in modes:  # a token's weight is its index, whatever is left out before it
-            weights = indices + np.repeat([span.skip for span in spans], lengths) + 1
+            weights = indices + np.repeat([one.skip for one in ranges], lengths) + 1
             staging.put(f"{name} weights", weights.astype(np.float32))
-            sums = np.array([np.arange(s.skip + 1, s.stop - s.start + 1).sum() for s in spans])
+            sums = np.array([np.arange(s.skip + 1, s.stop - s.start + 1).sum() for s in ranges])
             staging.put(f"{name} sums", sums.astype(np.float32))
 
     def __call__(self, states: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from manyhats.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
-# The lowest cosine similarity of mean-pooled states, over a few sequences, at which bfloat16 counts as the same.
+# bfloat16 is used where the mean-pooled states of some sequences have at least this cosine similarity.
 _AGREEMENT = 0.999
 
 
@@ -40,7 +40,7 @@ def choose_dtype(wanted: str, model: PreTrainedModel, device: torch.device) -> t
 
 
 def native_bfloat16(device: torch.device) -> bool:
-    """Whether the device has bfloat16 arithmetic of its own (on others it is slower than float32)."""
+    """Whether the device has bfloat16 arithmetic of its own (elsewhere it is slower than float32)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     if device.type == "cpu":
@@ -70,9 +70,9 @@ def bfloat16_agreement(model: PreTrainedModel, device: torch.device) -> float:
 def cast(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Moves a model to a device and its weights to a type.
 
-    What transformers itself keeps in float32 when it loads a model in `dtype` stays so here: tables that no checkpoint
-    holds (in bfloat16 a rotary frequency is off by up to 0.4 %, and the angle of the thousandth token with it), and
-    weights that the model's class names.
+    Keeps in float32 what transformers does when it loads a model in `dtype`: buffers that are not in checkpoints (in
+    bfloat16 a rotary frequency is off by up to 0.4 %, and so is the angle of the thousandth token), and weights that
+    the model's class names.
     """
     stored = module.state_dict().keys()
     tables = [(name, table) for name, table in module.named_buffers() if name not in stored]
@@ -88,6 +88,6 @@ def cast(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
 
 
 def stays_float32(module: nn.Module, name: str, dtype: torch.dtype) -> bool:
-    """Whether a model's class wants a weight in float32 though the model is in `dtype`."""
+    """Whether a model's class keeps a weight in float32 when the model is in `dtype`."""
     patterns = float32_patterns(module, dtype)
     return any(re.search(re.escape(pattern).replace(r"\*", ".*"), name) for pattern in patterns)

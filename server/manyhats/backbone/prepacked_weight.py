@@ -1,4 +1,4 @@
-"""One frozen weight once more, in the layout that the CPU's matrix kernels read."""
+"""A copy of a frozen weight in the layout of the CPU's matrix kernels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _EXPECTED_ROWS = 64  # numbers of rows up to which the layout is meant to help
 
 
 class PrepackedWeight:
-    """One weight (out, in) as oneDNN reads it. `min_rows`: from so many rows on it is the faster one."""
+    """A weight (out, in) in oneDNN's layout. `min_rows`: the number of rows from which on it is faster."""
 
     def __init__(self, weight: Tensor, min_rows: int) -> None:
         self.min_rows = min_rows

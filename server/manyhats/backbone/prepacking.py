@@ -1,8 +1,8 @@
-"""Prepacks frozen weights: once more, in the layout that the CPU's matrix kernels read.
+"""Prepacks frozen weights: makes copies in the layout of the CPU's matrix kernels.
 
-oneDNN otherwise reorders a weight at every call, which costs most where few rows meet a large weight: in decode steps.
-The operators are private to torch; where they are missing, slower or fail, the plain product is taken. Which is faster
-depends on the machine, the shape and the number of rows, so it is measured once a shape.
+oneDNN otherwise reorders a weight at every call, which costs most for few rows and a large weight: in decode steps.
+The operators are private to torch; where they are missing, slower or fail, the plain product is used. Which is faster
+depends on the machine, the shape and the number of rows, so it is measured once for each shape.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ logger = logging.getLogger(__name__)
 
 _ROWS = (1, 4, 16, 64)  # numbers of rows that are tried
 _TRIES = 7
-_GAIN = 0.97  # of the plain product's time, at most
-_SHARE = 0.25  # of the memory that is free, at most
+_GAIN = 0.97  # maximum share of the plain product's time
+_SHARE = 0.25  # maximum share of the free memory
 
 
 @torch.inference_mode()
 def prepack(sites: Iterable[LinearSite]) -> int:
-    """Prepacks the weights of sites where that is faster; the bytes that these take.
+    """Prepacks the weights of sites where that is faster. Returns the copies' bytes.
 
-    Does nothing on other devices than the CPU, or where the memory is short.
+    Does nothing on devices other than the CPU, or where memory is short.
     """
     chosen = [site for site in sites if site.weight.device.type == "cpu"]
     needed = sum(site.weight.nbytes for site in chosen)
@@ -41,7 +41,7 @@ def prepack(sites: Iterable[LinearSite]) -> int:
     if not chosen or not available or needed > _SHARE * _free_memory():
         return 0
     min_rows: dict[Any, int | None] = {}
-    taken = 0
+    nbytes = 0
     for site in chosen:
         key = (tuple(site.weight.shape), site.weight.dtype, site.bias is None)
         if key not in min_rows:
@@ -49,14 +49,14 @@ def prepack(sites: Iterable[LinearSite]) -> int:
         rows = min_rows[key]
         if rows is not None:
             site.prepacked = PrepackedWeight(site.weight, rows)
-            taken += site.weight.nbytes
-    if taken:
-        logger.info("weights packed for the CPU: %d MB more", taken >> 20)
-    return taken
+            nbytes += site.weight.nbytes
+    if nbytes:
+        logger.info("weights packed for the CPU: %d MB more", nbytes >> 20)
+    return nbytes
 
 
 def _min_rows(site: LinearSite) -> int | None:
-    """From how many rows on a prepacked weight is faster at every number that is tried; None where it never is."""
+    """The smallest tried number of rows from which on a prepacked weight is always faster; None where it never is."""
     min_rows: int | None = None
     try:
         packed = PrepackedWeight(site.weight, 1)
@@ -70,7 +70,7 @@ def _min_rows(site: LinearSite) -> int | None:
 
 
 def _faster(packed: PrepackedWeight, site: LinearSite, x: Tensor) -> bool:
-    """Whether a prepacked weight gives the same sooner; both run alternately, so that they meet the same noise."""
+    """Whether a prepacked weight gives the same result faster; both run alternately, so that noise affects both."""
 
     def plain() -> Tensor:
         return F.linear(x, site.weight, site.bias)

@@ -1,4 +1,4 @@
-"""What Reformer does otherwise: two residual streams, attention on chunks, and hashes."""
+"""Reformer's particularities: two residual streams, attention on chunks, and hashes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def prepare_reformer_config(config: Any) -> None:
 
 
 def prepare_reformer(model: Any) -> None:
-    """Runs the blocks plainly, one after the other.
+    """Runs the blocks in a plain loop.
 
-    transformers' own encoder hides them in an autograd function that can be trained in training mode alone, with
-    every weight of the model; the numbers are the same.
+    transformers' encoder runs them in an autograd function that needs training mode and gradients of all weights; the
+    outputs are the same.
     """
     encoder = model.encoder
 
@@ -78,9 +78,9 @@ def attach_reformer(block: Any, attention: ResidualSite, ffn: ResidualSite) -> b
 
 
 def _choose_buckets_by_length(attention: Any) -> None:
-    """A checkpoint may leave the number of buckets to the first text that comes by, and keep it for all others.
+    """A checkpoint may leave the number of buckets open; transformers sets it by the first input, for all later ones.
 
-    Here every length gets its own, so that an answer does not depend on what was asked before.
+    Here it is set for each length, so that an output does not depend on earlier inputs.
     """
     plain = attention.forward
     chosen_by_length: dict[int, Any] = {}
@@ -97,7 +97,7 @@ def _choose_buckets_by_length(attention: Any) -> None:
 
 
 def reformer_length(config: Any, length: int) -> int:
-    """Its attention works on chunks; one that is shorter than all of them stays as it is."""
+    """The padded length: a multiple of its attention's chunks; a sequence shorter than one chunk is not padded."""
     chunks = [
         size
         for kind, size in (("lsh", config.lsh_attn_chunk_length), ("local", config.local_attn_chunk_length))

@@ -1,7 +1,7 @@
-"""One vector of a text: how a folder pools (`backbone.pooling`), and what sentence-transformers puts behind that.
+"""How a folder computes embeddings: pooling (`backbone.pooling`), and sentence-transformers' modules after it.
 
-The formulae are sentence-transformers' own (its modules Pooling, Dense, LayerNorm and Normalize), over the tokens that
-are there: a packed pass has no pads.
+The formulae are sentence-transformers' own (its modules Pooling, Dense, LayerNorm and Normalize), without
+pads, which a packed pass does not have.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from manyhats.errors import ConfigurationError
 
 Mode = Literal["mean", "cls", "last", "max", "mean_sqrt_len", "weightedmean"]
 MODES: tuple[str, ...] = get_args(Mode)
-Pooling = str | tuple[str, ...]  # a mode, or several whose vectors are put side by side
-EVERY_TOKEN = "none"  # in place of a pooling: all states
+Pooling = str | tuple[str, ...]  # a mode, or several whose vectors are concatenated
+EVERY_TOKEN = "none"  # instead of a pooling: all states
 
 
 def modes_of(pooling: Pooling | Sequence[str]) -> tuple[str, ...]:
@@ -42,7 +42,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Dense:
     """A linear layer. weight: (out, in), bias: (out,). `activation`: a name among ACTIVATIONS.
 
-    `residual`: what is added to the output, the input itself (True) or a linear layer of it, (out, in).
+    `residual`: added to the output: the input itself (True) or a linear layer of it, (out, in).
     """
 
     weight: Tensor
@@ -52,12 +52,12 @@ class Dense:
 
     @property
     def width(self) -> int:
-        """Of what it takes."""
+        """Width of its input."""
         return int(self.weight.shape[1])
 
     @property
     def out(self) -> int:
-        """Width of what it gives."""
+        """Width of its output."""
         return int(self.weight.shape[0])
 
     def __call__(self, vectors: Tensor) -> Tensor:
@@ -77,12 +77,12 @@ class Norm:
 
     @property
     def width(self) -> int:
-        """Of what it takes."""
+        """Width of its input."""
         return len(self.weight)
 
     @property
     def out(self) -> int:
-        """Width of what it gives."""
+        """Width of its output."""
         return len(self.weight)
 
     def __call__(self, vectors: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class Norm:
 class UnitLength:
     """Vectors of length one; a zero vector stays."""
 
-    width: None = None  # takes any
+    width: None = None  # any
     out: None = None
 
     def __call__(self, vectors: Tensor) -> Tensor:
@@ -104,10 +104,10 @@ class UnitLength:
 
 @dataclass(frozen=True, slots=True)
 class First:
-    """The first `out` numbers of every vector alone."""
+    """Truncates every vector to its first `out` numbers."""
 
     out: int
-    width: None = None  # takes any
+    width: None = None  # any
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """(rows, width) to (rows, out), or unchanged where there are no more."""
@@ -119,7 +119,7 @@ Step = Dense | Norm | UnitLength | First
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Projection:
-    """What stands between the pooling and the answer, in order. Without steps nothing does."""
+    """The modules between the pooling and the answer, in order; may be empty."""
 
     steps: tuple[Step, ...] = ()
 
@@ -131,12 +131,12 @@ class Projection:
 
     @property
     def width(self) -> int | None:
-        """Of the vectors that it takes; None: any."""
+        """Width of its input; None: any."""
         return next((step.width for step in self.steps if step.width is not None), None)
 
     @property
     def out(self) -> int | None:
-        """Width of the vectors that it gives; None: that of those it takes."""
+        """Width of its output; None: that of its input."""
         return next((step.out for step in reversed(self.steps) if step.out is not None), None)
 
     @property
@@ -167,11 +167,11 @@ def _tensors(step: Step) -> Iterator[Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class SentenceEmbedding:
-    """How a folder makes one vector of a text.
+    """How a folder computes a text's embedding.
 
-    `stated`: a sentence-transformers folder says it; what is not stated is the plain mean of the states.
+    `stated`: whether it is from a sentence-transformers folder; otherwise it is the mean of the states.
     `prompts`: texts that go before an input, by name. `include_prompt`: whether a prompt's tokens are pooled too.
-    `max_tokens`: longer inputs are truncated. `refused`: why what the folder says is not followed.
+    `max_tokens`: longer inputs are truncated. `refused`: why the folder's files are not supported.
     """
 
     pooling: Pooling = "mean"
@@ -186,7 +186,7 @@ class SentenceEmbedding:
     refused: str | None = None
 
     def check(self) -> None:
-        """Raises ConfigurationError where what the folder says is not followed."""
+        """Raises ConfigurationError where the folder's files are not supported."""
         if self.refused is not None:
             raise ConfigurationError(self.refused)
 

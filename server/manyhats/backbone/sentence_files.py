@@ -1,6 +1,6 @@
-"""Reads what sentence-transformers saves beside a model or an adapter: `modules.json` and the files that it names.
+"""Reads sentence-transformers' files of a model or an adapter: `modules.json` and the files that it names.
 
-Followed exactly, or refused by name. Where its releases differ, the present ones (5.4 and later) count.
+They are followed exactly, or rejected by name. Where releases differ, current ones (5.4 and later) are followed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["MODULES", "SETTINGS", "TRANSFORMER", "Source", "named_files", "read"
 
 SETTINGS = "config_sentence_transformers.json"
 TOKENIZER = "tokenizer_config.json"
-# The first that is there counts, as in the library.
+# The first that exists is read, as in the library.
 TRANSFORMER = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -48,21 +48,21 @@ _FLAGS = {
 _ARGUMENTS = (
     "model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs",
 )  # fmt: skip
-# Arguments of loading that change no answer, or only the precision, which is the server's own.
+# Arguments of loading that do not change answers, or only the precision, which the server sets.
 _HARMLESS = {
     "trust_remote_code", "torch_dtype", "dtype", "attn_implementation", "device_map", "low_cpu_mem_usage",
     "add_pooling_layer", "padding_side", "use_fast", "model_max_length", "use_safetensors",
 }  # fmt: skip
 _TEXT_ONLY = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
-_ALWAYS = ("query", "document")  # prompts that every model has, empty where its files do not say
+_ALWAYS = ("query", "document")  # prompts that every model has, empty by default
 _LONGEST_PROMPT = 20_000  # characters
-_MOST_PROMPTS = 1000
-_MOST_MODULES = 16
-_ENDLESS = 10**9  # a tokenizer without a limit says 10^30
+_MAX_PROMPTS = 1000
+_MAX_MODULES = 16
+_NO_LIMIT = 10**9  # a tokenizer without a limit says 10^30
 
 
 def read(source: Source, width: int) -> SentenceEmbedding:
-    """What the folder, which has a modules.json, says of texts' vectors. `width`: of the backbone's last states.
+    """How the folder, which has a modules.json, computes embeddings. `width`: of the backbone's last states.
 
     Raises InvalidRequest for damaged or missing files, UnsupportedFormat for weights in a pickle, AdapterMismatch for
     what is not supported here or does not fit the backbone.
@@ -92,7 +92,7 @@ def read(source: Source, width: int) -> SentenceEmbedding:
     for name, folder in modules[2:]:
         steps += step_of(source, name, folder)
     normalize = bool(steps) and isinstance(steps[-1], UnitLength)
-    if first is not None:  # vectors are cut when they have their length, and are not made longer again
+    if first is not None:  # vectors are truncated after they are normalised, and not normalised again
         steps.append(First(first))
         normalize = False
     while steps and isinstance(steps[-1], UnitLength):
@@ -113,9 +113,9 @@ def read(source: Source, width: int) -> SentenceEmbedding:
 
 
 def named_files(modules: Any) -> list[str]:
-    """The files, relative to the folder, that a modules.json leads to; those of paths that are not allowed left out."""
+    """The files named by a modules.json, relative to the folder, without paths that are not allowed."""
     listed = modules if isinstance(modules, list) else []
-    paths = [one.get("path") for one in listed[:_MOST_MODULES] if isinstance(one, dict)]
+    paths = [one.get("path") for one in listed[:_MAX_MODULES] if isinstance(one, dict)]
     folders = [path.rstrip("/") for path in paths if isinstance(path, str) and _FOLDER.fullmatch(path.rstrip("/"))]
     files = [f"{folder}/{name}" for folder in folders for name in ("config.json", WEIGHTS)]
     return [SETTINGS, TOKENIZER, *TRANSFORMER, *files]
@@ -129,15 +129,15 @@ def transformer_folder(modules: Any) -> str:
 
 
 def weight_files(source: Source) -> set[str]:
-    """The safetensors files of the modules behind the Transformer, relative to the folder."""
+    """The safetensors files of the modules after the Transformer, relative to the folder."""
     return {f"{folder}/{WEIGHTS}" for name, folder in _modules(source) if name in ("Dense", "LayerNorm") and folder}
 
 
 def _modules(source: Source) -> list[tuple[str, str]]:
     """The class and the folder of each module, in order. Raises AdapterMismatch for a class of another library."""
     listed = source.json(source.folder / MODULES)
-    if not isinstance(listed, list) or not 0 < len(listed) <= _MOST_MODULES:
-        raise InvalidRequest(f"{MODULES} must hold a list of 1 to {_MOST_MODULES} modules", param=MODULES)
+    if not isinstance(listed, list) or not 0 < len(listed) <= _MAX_MODULES:
+        raise InvalidRequest(f"{MODULES} must hold a list of 1 to {_MAX_MODULES} modules", param=MODULES)
     modules = []
     for i, one in enumerate(listed):
         kind = one.get("type") if isinstance(one, dict) else None
@@ -155,7 +155,7 @@ def _modules(source: Source) -> list[tuple[str, str]]:
 
 
 def _settings(source: Source) -> tuple[dict[str, str], str | None, int | None]:
-    """The prompts by name, the default one's name, and how many numbers of a vector are given."""
+    """The prompts by name, the default one's name, and the number of dimensions that embeddings are truncated to."""
     config = source.object(SETTINGS)
     kind = config.get("model_type")
     if kind not in (None, "SentenceTransformer"):
@@ -163,8 +163,8 @@ def _settings(source: Source) -> tuple[dict[str, str], str | None, int | None]:
             f"{SETTINGS} is of a {short_repr(kind)}; SentenceTransformer is supported", param="model_type"
         )
     prompts_given = config.get("prompts") or {}
-    if not isinstance(prompts_given, dict) or len(prompts_given) > _MOST_PROMPTS:
-        raise InvalidRequest(f"prompts in {SETTINGS} must be at most {_MOST_PROMPTS} texts by name", param="prompts")
+    if not isinstance(prompts_given, dict) or len(prompts_given) > _MAX_PROMPTS:
+        raise InvalidRequest(f"prompts in {SETTINGS} must be at most {_MAX_PROMPTS} texts by name", param="prompts")
     prompts = {}
     for name, text in prompts_given.items():
         text = "" if text is None else text
@@ -187,7 +187,7 @@ def _settings(source: Source) -> tuple[dict[str, str], str | None, int | None]:
 
 
 def _transformer(source: Source) -> tuple[bool, int | None]:
-    """Whether texts are put into lower case, and after how many tokens they are cut."""
+    """Whether texts are put into lower case, and after how many tokens they are truncated."""
     inside = f"{source.transformer}/" if source.transformer else ""
     name = next((f"{inside}{name}" for name in TRANSFORMER if source.has(f"{inside}{name}")), TRANSFORMER[0])
     config = source.object(name)
@@ -221,11 +221,11 @@ def _transformer(source: Source) -> tuple[bool, int | None]:
         raise InvalidRequest(
             f"max_seq_length in {name} is {short_repr(max_tokens)}, not a number of tokens", param=name
         )
-    return lower_case, None if max_tokens is None or max_tokens > _ENDLESS else int(max_tokens)
+    return lower_case, None if max_tokens is None or max_tokens > _NO_LIMIT else int(max_tokens)
 
 
 def _pooling(source: Source, folder: str, width: int) -> tuple[tuple[str, ...], bool]:
-    """The modes, and whether a prompt's tokens count."""
+    """The modes, and whether a prompt's tokens are pooled."""
     name = f"{folder}/config.json" if folder else "config.json"
     config = source.object(name, needed=True)
     stated = config.pop("pooling_mode", None)

@@ -1,4 +1,4 @@
-"""A folder that sentence-transformers saved, and what is done with every file of it."""
+"""A folder that sentence-transformers saved, and helpers for all of its files."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Source:
     folder: Path
     json: Callable[[Path], Any]
     tensors: Callable[[Path], dict[str, Tensor]]
-    transformer: str = ""  # the folder inside that holds the model or the adapter, as `0_Transformer` of old
+    transformer: str = ""  # the subfolder with the model or the adapter, such as `0_Transformer`
 
     def has(self, name: str) -> bool:
-        """Whether a file is there."""
+        """Whether a file exists."""
         return (self.folder / name).is_file()
 
     def object(self, name: str, *, needed: bool = False) -> dict[str, Any]:
-        """A JSON object; empty where the file is not there. Raises InvalidRequest where it is needed."""
+        """A JSON object; empty where the file does not exist. Raises InvalidRequest where it is needed."""
         if not self.has(name):
             if needed:
                 raise InvalidRequest(
@@ -48,12 +48,12 @@ class Source:
 
 
 def reject_unknown(config: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    """Raises AdapterMismatch for a field that is not `known` and says anything."""
+    """Raises AdapterMismatch for a field that is set and not `known`."""
     for key, value in config.items():
         if key not in known and value not in (None, False, 0, [], {}, ""):
             raise AdapterMismatch(f"'{key[:100]}' of {where} is {short_repr(value)}, which is not supported", param=key)
 
 
 def short_repr(value: Any) -> str:
-    """A value for a message, cut short."""
+    """A value for a message, truncated."""
     return _REPR.repr(value)

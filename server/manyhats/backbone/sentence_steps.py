@@ -1,4 +1,4 @@
-"""The modules that sentence-transformers puts behind the pooling."""
+"""sentence-transformers' modules after the pooling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from manyhats.messages import pickle_refused
 
 
 def step_of(source: Source, name: str, folder: str) -> list[Step]:
-    """What a module behind the pooling does; nothing for a dropout."""
+    """The steps of a module after the pooling; none for a dropout."""
     prefix = f"{folder}/" if folder else ""
     config = source.object(f"{prefix}config.json", needed=name in ("Dense", "LayerNorm")) if folder else {}
     for key in ("module_input_name", "module_output_name"):

@@ -7,18 +7,18 @@ from typing import Any
 
 from manyhats.backbone.families import Family
 
-_UNLIMITED = 1 << 20  # tokens, for models whose positions have no end
+_UNLIMITED = 1 << 20  # tokens, for models without a maximum position
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What a config and its family say of a model's sizes."""
+    """A model's sizes, from its config and family."""
 
     layers: int  # number of transformer blocks
     hidden: int  # width of the residual stream
     output_width: int  # width of the last hidden states
     kv_shape: tuple[int, int]  # key/value heads, head dimension
-    max_tokens: int  # the most tokens of one sequence, special tokens included
+    max_tokens: int  # the maximum tokens of a sequence, special tokens included
 
     @classmethod
     def of(cls, config: Any, family: Family) -> ModelShape:

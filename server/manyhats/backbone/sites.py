@@ -1,12 +1,12 @@
 """Sites: the named points of a backbone where a method may act.
 
-A site stands in front of one module of the unmodified transformers model by replacing that *instance's* `forward`.
-While nothing acts there, the site computes what the module always computed. The backbone knows no more about
-adapters than this: "something acts at this site" (`Actors`).
+A site wraps one module of the unmodified transformers model by replacing that *instance's* `forward`. Without an actor
+it computes what the module always does. All that the backbone knows of adapters is which actors are at its sites
+(`Actors`).
 
 Names are module paths of the bare model (`encoder.layer.0.attention.self.query`, `embeddings.word_embeddings`) for
-linear layers, embeddings and norms; `layers.<i>.attention` / `layers.<i>.ffn` for the places after a sub-layer;
-`embedded` for what enters the first block and `last` for what leaves the last one.
+linear layers, embeddings and norms; `layers.<i>.attention` / `layers.<i>.ffn` after a sub-layer;
+`embedded` before the first block and `last` after the last one.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class ResidualActor(Protocol):
 
 
 class KeyValueActor(Protocol):
-    """Adds rows that sequences may attend to besides their own tokens.
+    """Appends rows that sequences may attend to besides their own tokens.
 
-    `keys`, `values`: (tokens, kv_heads, head_dim); `hidden`: (tokens, width), what the attention layer read. Returns
-    both with the further rows behind; the batch's attention layout says which sequence sees which of them.
+    `keys`, `values`: (tokens, kv_heads, head_dim); `hidden`: (tokens, width), the attention layer's input. Returns
+    both with further rows appended; the attention layout says which sequence attends to which of them.
     """
 
     def __call__(self, keys: Tensor, values: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]: ...
@@ -73,8 +73,8 @@ class StatesActor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Actors:
-    """What acts during one forward pass, by site name. `start` is called when the pass begins, `stop` when it has
-    ended, well or not."""
+    """The actors of one forward pass, by site name. `start` is called when the pass begins, `stop` when it has ended or
+    failed."""
 
     linear: Mapping[str, LinearActor] = field(default_factory=dict)
     embedding: Mapping[str, EmbeddingActor] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class Actors:
 
 
 class ActorContext:
-    """Holds the actors of the pass under way; every site of a backbone looks here. `kept`: see `Backbone.kept`."""
+    """The actors of the current pass, read by all sites of a backbone. `kept`: see `Backbone.kept`."""
 
     def __init__(self) -> None:
         self.actors = Actors()
@@ -95,7 +95,7 @@ class ActorContext:
 
 
 class ModuleSite:
-    """Stands in front of one module with parameters."""
+    """Wraps one module with parameters."""
 
     def __init__(self, name: str, module: nn.Module, context: ActorContext) -> None:
         self.name = name
@@ -103,26 +103,26 @@ class ModuleSite:
         self._context = context
 
     def parameter(self, leaf: str) -> Tensor | None:
-        """The backbone's own parameter of that name in the canonical layout; None where there is none."""
+        """The backbone's parameter of that name in the canonical layout; None where there is none."""
         return dict(self.module.named_parameters(recurse=False)).get(leaf)
 
     def parameter_names(self) -> list[str]:
-        """Of the backbone's own parameters."""
+        """The names of the backbone's parameters."""
         return [name for name, _ in self.module.named_parameters(recurse=False)]
 
     def to_canonical(self, leaf: str, tensor: Tensor) -> Tensor:
-        """A parameter, given in the module's own layout, in the one that methods see: a linear weight as (out, in)."""
+        """Converts a parameter from the module's layout to the canonical one: a linear weight is (out, in)."""
         return tensor
 
 
 class LinearSite(ModuleSite):
-    """A linear layer, or GPT-2's Conv1D, which is one with its weight transposed."""
+    """A linear layer, or GPT-2's Conv1D, whose weight is transposed."""
 
     def __init__(self, name: str, module: nn.Module, context: ActorContext) -> None:
         super().__init__(name, module, context)
         self.transposed = isinstance(module, Conv1D)  # its own weight is (in, out)
         self.kept = context.kept  # of the whole backbone
-        self.prepacked: PrepackedWeight | None = None  # its weight once more, in the layout that the CPU reads
+        self.prepacked: PrepackedWeight | None = None  # a copy of its weight in the CPU's layout
         module.forward = self._forward
 
     def parameter(self, leaf: str) -> Tensor | None:
@@ -134,7 +134,7 @@ class LinearSite(ModuleSite):
 
     @property
     def weight(self) -> Tensor:
-        """(out, in), a view of the backbone's own."""
+        """(out, in), a view of the backbone's weight."""
         return self.to_canonical("weight", self.module.weight)
 
     @property
@@ -156,19 +156,19 @@ class LinearSite(ModuleSite):
         return y.view(*x.shape[:-1], y.shape[-1])
 
     def product(self, x: Tensor) -> Tensor:
-        """The layer as it is in the checkpoint: (rows, in) to (rows, out)."""
+        """The layer without actors: (rows, in) to (rows, out)."""
         if self.prepacked is not None and len(x) >= self.prepacked.min_rows and not torch.is_grad_enabled():
             return self.prepacked(x, self.bias)
         return F.linear(x, self.weight, self.bias)
 
 
 class EmbeddingSite(ModuleSite):
-    """A table of vectors. Acts only while the batch's own tokens are looked up, one index for each row."""
+    """An embedding. Has actors only for lookups with one index for each row of the batch."""
 
     def __init__(self, name: str, module: nn.Embedding, context: ActorContext) -> None:
         super().__init__(name, module, context)
         self._plain = module.forward
-        self._offset: int | None = getattr(module, "offset", None)  # OPT's positions start at a later row
+        self._offset: int | None = getattr(module, "offset", None)  # OPT's positions have an offset
         module.forward = self._forward  # type: ignore[method-assign, assignment]
 
     def _forward(self, ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -176,13 +176,13 @@ class EmbeddingSite(ModuleSite):
         actor = self._context.actors.embedding.get(self.name)
         if actor is None:
             return y
-        if self._offset is not None:  # OPT hands over the mask first, and the positions by name
+        if self._offset is not None:  # OPT passes the mask first, and the positions by name
             ids = kwargs["position_ids"] + self._offset
         return actor(ids.reshape(-1), y.reshape(-1, y.shape[-1])).view(y.shape)
 
 
 class NormSite(ModuleSite):
-    """A layer norm or RMS norm. `plain` is the backbone's own, whatever acts."""
+    """A layer norm or RMS norm. `plain`: the backbone's forward, without actors."""
 
     def __init__(self, name: str, module: nn.Module, context: ActorContext) -> None:
         super().__init__(name, module, context)
@@ -200,15 +200,15 @@ class NormSite(ModuleSite):
         return actor(x.flatten(0, 1), y.flatten(0, 1), self).view(y.shape)  # (batch, tokens, ..., dim)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The norm with whatever acts there; all rows of the batch."""
+        """The norm with its actor, over all rows of the batch."""
         return self._forward(x)
 
     def normalised(self, x: Tensor) -> Tensor:
-        """What comes before the norm's own gain and offset, in float32: (..., dim) to (..., dim)."""
+        """The norm without its gain and offset, in float32: (..., dim) to (..., dim)."""
         if self._identity is None:
             with torch.inference_mode(False):  # training uses it too
                 copied: nn.Module = copy.deepcopy(self.module, {id(self): self})
-                del copied.forward  # from here on its class' own
+                del copied.forward  # back to its class's method
                 for name, own in self.module.named_parameters(recurse=False):
                     neutral = torch.full_like(own, name == "weight", dtype=torch.float32)
                     copied.register_parameter(name, nn.Parameter(neutral, requires_grad=False))
@@ -218,9 +218,9 @@ class NormSite(ModuleSite):
 
 
 class ResidualSite:
-    """The place where a sub-layer's output joins the residual stream: after attention, or after feed-forward.
+    """Where a sub-layer's output is added to the residual stream: after attention, or after feed-forward.
 
-    A block that several layers share (ALBERT) has one site, which goes through their names call by call.
+    A block that several layers share (ALBERT) has one site, which counts the layers call by call.
     """
 
     def __init__(self, context: ActorContext) -> None:
@@ -229,11 +229,11 @@ class ResidualSite:
         self._context = context
 
     def begin(self) -> None:
-        """A new pass starts."""
+        """Starts a pass."""
         self._calls = 0
 
     def join(self, f: Tensor, x: Tensor, norm: nn.Module | None = None) -> Tensor:
-        """`norm(f + x)`, or what the acting methods make of it. `f`, `x`: (..., hidden)."""
+        """`norm(f + x)`, or the actor's output. `f`, `x`: (..., hidden)."""
         name = self.names[self._calls % len(self.names)]
         self._calls += 1
         actor = self._context.actors.residual.get(name)
@@ -251,14 +251,14 @@ def _site_of_norm(norm: nn.Module, context: ActorContext) -> NormSite:
 
 
 class StatesSite:
-    """The residual stream where it enters the first block, or leaves the last one."""
+    """The residual stream before the first block, or after the last one."""
 
     def __init__(self, name: str, context: ActorContext) -> None:
         self.name = name
         self._context = context
 
     def __call__(self, states: Tensor) -> Tensor:
-        """`states`, or what the acting methods make of them. (..., hidden)."""
+        """`states`, or the actor's output. (..., hidden)."""
         actor = self._context.actors.states.get(self.name)
         if actor is None:
             return states
@@ -267,7 +267,7 @@ class StatesSite:
 
 @dataclass(frozen=True, slots=True)
 class ModuleSites:
-    """The sites that stand in front of single modules, by name."""
+    """The sites of single modules, by name."""
 
     linear: dict[str, LinearSite]
     embedding: dict[str, EmbeddingSite]
@@ -288,6 +288,6 @@ def module_sites(modules: Mapping[str, nn.Module], context: ActorContext) -> Mod
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """LayerNorm, and the RMS norms that every family has its own class for."""
+    """LayerNorm, and RMS norms, of which every family has its own class."""
     weight = getattr(module, "weight", None)
     return type(module).__name__.endswith("Norm") and isinstance(weight, Tensor) and weight.dim() == 1

@@ -1,7 +1,7 @@
-"""What a pass needs on the device, laid out on the host and copied at once.
+"""Arrays that a pass needs on the device, prepared on the host and copied together.
 
-Every array that a pass needs costs a launch if it is copied by itself, and a copy from ordinary memory makes the host
-wait on CUDA. So all of them are put into one buffer, which is copied once, from page-locked memory where there is some.
+Each separate copy costs a launch, and a copy from pageable memory blocks the host on CUDA. So all arrays are put into
+one buffer, which is copied once, from page-locked memory where available.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 _WORD = 8  # bytes; every array begins at a multiple, so that a view of any type is aligned
-_RING = 3  # page-locked buffers: the host lays out the next pass while the copy of the last one may be under way
+_RING = 3  # page-locked buffers: the host prepares a pass while earlier copies may still be running
 
 
 _TYPES = {
@@ -30,8 +30,8 @@ _TYPES = {
 class HostBuffers:
     """Host memory for the copies to one device; used by one thread.
 
-    On CUDA it is a ring of page-locked buffers. A buffer is not written to before the copy that reads it is
-    over: an event tells, for which nobody waits unless the device is `_RING` passes behind.
+    On CUDA it is a ring of page-locked buffers. A buffer is not reused before the event of its last copy,
+    for which the host waits only if the device is `_RING` passes behind.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -58,7 +58,7 @@ class HostBuffers:
             ).pin_memory()
         buffer = self._buffers[current][:words]
         fill(buffer.numpy())
-        # Memory of its own for each pass: a batch may be laid out while another one waits for its pass.
+        # New memory for each pass: a batch may be prepared while another one waits for its pass.
         on_device = buffer.to(self.device, non_blocking=True)
         copied = self._copied[current] = copied or torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
@@ -66,9 +66,9 @@ class HostBuffers:
 
 
 class StagingBuffer:
-    """Named arrays that go to the device together: `put` as many as there are, then `commit`, then read them there.
+    """Named arrays that are copied to the device together: `put` all of them, then `commit`, then read them there.
 
-    Whoever lays out a part of a pass may put more into it before it is committed.
+    Any code that prepares a pass may put arrays before the commit.
     """
 
     def __init__(self, buffers: HostBuffers) -> None:
@@ -112,7 +112,7 @@ class StagingBuffer:
         return name in self._arrays
 
     def host(self, name: str) -> NDArray[Any]:
-        """The array as it was put, without asking the device for it."""
+        """The array as it was put, in host memory."""
         return self._arrays[name]
 
     def get(self, name: str) -> Tensor | None:

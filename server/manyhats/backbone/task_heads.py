@@ -1,7 +1,7 @@
 """How transformers' own task models build their heads: `...ForSequenceClassification` and `...ForTokenClassification`.
 
 A family without an entry gets what transformers' generic classes build: for a decoder a linear layer `score`. Encoders
-have no generic class, so nothing is known of one without an entry.
+have no generic class, so those without an entry have no known heads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 class HeadLayout:
     """A head over a whole text that is a chain of linear layers.
 
-    `linears`: their names in order, an activation between each two. `reads`: the first token's last hidden state, the
+    `linears`: their names in order, with an activation between them. `reads`: the first token's last hidden state, the
     last token's, or the backbone's pooler.
     """
 
@@ -25,7 +25,7 @@ class HeadLayout:
 
 @dataclass(frozen=True, slots=True)
 class TaskHeads:
-    """The heads of one family. None: one that is not made of linear layers alone.
+    """The heads of one family. None: not made of linear layers only.
 
     `classification`: over a whole text. `tokens`: the name of the linear layer over each token.
     """

@@ -1,4 +1,4 @@
-"""The bytes that a token stands for in a text."""
+"""The bytes of a token in a text."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from functools import lru_cache
 from typing import Any
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # a byte of SentencePiece's
-_TRIED = 5000  # tokens looked at for an ordinary word
+_TRIED = 5000  # tokens searched for an ordinary word
 
 
 class TokenBytes:
-    """Of one `tokenizers` tokenizer. May be used from any thread."""
+    """The bytes of one `tokenizers` tokenizer's tokens. Thread-safe."""
 
     def __init__(self, backend: Any) -> None:
         self.backend = backend
@@ -21,13 +21,13 @@ class TokenBytes:
         self._byte_fallback = "ByteFallback" in types
         self.special = frozenset(i for i, t in backend.get_added_tokens_decoder().items() if t.special)
         self._word: tuple[int, str] | None = None
-        self._looked = False
+        self._searched = False
         self.of = lru_cache(1 << 15)(self._of)
 
     def _of(self, token: int, first: bool) -> bytes:
-        """What the token adds to a text, whose beginning it is or not: many tokenizers write a space only between.
+        """The bytes that the token adds to a text. `first`: at its beginning, where many tokenizers write no space.
 
-        Half a character is half of its bytes. A special token is its name; a number without a token, nothing.
+        They may be a part of a character. A special token's are its name, an unknown token's are empty.
         """
         name: str | None = self.backend.id_to_token(token)
         if name is None:
@@ -47,22 +47,22 @@ class TokenBytes:
         return (behind[len(word[1]) :] if behind.startswith(word[1]) else alone).encode()
 
     def _ordinary(self) -> tuple[int, str] | None:
-        """A token that is a word of letters, and its text: what another token adds shows behind it."""
-        if not self._looked:
+        """A token that is a word of letters, and its text, after which other tokens are decoded."""
+        if not self._searched:
             for token in range(min(self.backend.get_vocab_size(), _TRIED)):
                 text = "" if token in self.special else self.backend.decode([token], skip_special_tokens=False)
                 if text.isascii() and text.isalnum():
                     self._word = token, text
                     break
-            self._looked = True
+            self._searched = True
         return self._word
 
 
 def decoder_types(decoder: Any) -> set[str]:
-    """The types of a `tokenizers` decoder and of those that it is made of.
+    """The types of a `tokenizers` decoder and of its parts.
 
-    Read from what pickling it would write: the objects have no public field for it, and the public `to_str` of the
-    tokenizer writes the whole vocabulary.
+    Read from its pickled state: the objects have no public field for it, and the tokenizer's public `to_str` writes the
+    whole vocabulary.
     """
     if decoder is None:
         return set()
@@ -76,7 +76,7 @@ def decoder_types(decoder: Any) -> set[str]:
 
 
 def _letters() -> dict[str, int]:
-    """The byte that each letter of a byte-level vocabulary stands for (GPT-2's table)."""
+    """The byte of each letter of a byte-level vocabulary (GPT-2's table)."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     letters = {chr(byte): byte for byte in plain}
     others = [byte for byte in range(256) if byte not in plain]

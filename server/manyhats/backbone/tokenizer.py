@@ -1,7 +1,7 @@
 """Text to token ids, safely from many threads.
 
-The `tokenizers` object is used directly and never reconfigured after loading: truncation and padding switches on a
-shared tokenizer are shared state. An input that is too long is truncated here, one by one, and that is reported.
+The `tokenizers` object is used directly and never reconfigured after loading: truncation and padding settings of a
+shared tokenizer are shared state. Inputs that are too long are truncated here, one by one, and reported.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class Encoded:
     words: list[int | None]  # index of the word; None for special tokens
     sequence_ids: list[int | None]  # 0 text, 1 pair, None special
     full_length: int  # tokens before any truncation
-    at_least: bool = False  # whether only the text's beginning was read, as more would have been truncated anyway
+    at_least: bool = False  # whether only the text's beginning was tokenised, since the rest would be truncated
 
 
-# How much of a long text is read at first. Few texts have so many characters a token; where this one has, more is read.
+# How much of a long text is read at first; more where the text has more characters a token.
 _CHARACTERS_A_TOKEN = 32
-_SHORT = 16_384  # characters that are always read at once
-# Tokens behind a truncation: the last ones before the end of what was read may differ from those of the whole text.
+_SHORT = 16_384  # texts of so many characters are always read whole
+# Spare tokens: the last ones of a beginning may differ from those of the whole text.
 _MARGIN = 64
-_WORD = 256  # characters before the end in which white space is looked for, so that no word is read by halves
+_WORD = 256  # characters before the end that are searched for white space, so that no word is split
 
 
 class Tokenizer:
@@ -72,7 +72,7 @@ class Tokenizer:
         self.maximum: int = int(min(loaded.model_max_length, 1 << 30))
 
     def encode_bare(self, text: str, max_tokens: int) -> Encoded:
-        """Tokens of a text that has all its special tokens written out."""
+        """Tokens of a text that contains all its special tokens."""
         read = self._beginning(text, max_tokens)
         e = self._backend.encode(read, add_special_tokens=False)
         full = len(e)
@@ -83,8 +83,8 @@ class Tokenizer:
     def encode(self, texts: Sequence[Text], max_tokens: int) -> list[Encoded]:
         """Tokens with the special ones around them; at most `max_tokens` of them each.
 
-        Of a pair the longer text is truncated first. `Encoded.full_length` counts the tokens before that; reading stops
-        where a text has more than `max_tokens` for sure (`at_least`), however long it is.
+        Of a pair the longer text is truncated first. `Encoded.full_length` counts the tokens before that. Reading stops
+        once a text certainly has more than `max_tokens` (`at_least`).
         """
         read = [
             Text(self._beginning(t.text, max_tokens), None if t.pair is None else self._beginning(t.pair, max_tokens))
@@ -98,7 +98,7 @@ class Tokenizer:
         ]
 
     def _beginning(self, text: str, max_tokens: int) -> str:
-        """The text, or its beginning where that alone has more than `max_tokens` tokens."""
+        """The text, or a beginning of it that has more than `max_tokens` tokens."""
         size = max(max_tokens * _CHARACTERS_A_TOKEN, _SHORT)
         while size < len(text):
             space = max(text.rfind(" ", size - _WORD, size), text.rfind("\n", size - _WORD, size))
@@ -119,12 +119,12 @@ class Tokenizer:
         return _encoded(e, full)
 
     def token_id(self, token: str) -> int | None:
-        """The number of a token by its name; None for one that is not in the vocabulary."""
+        """The id of a token; None for one that is not in the vocabulary."""
         found: int | None = self._backend.token_to_id(token)
         return found
 
     def added_tokens(self) -> frozenset[str]:
-        """Those that are read as one wherever they stand in a text, before it is split in any other way."""
+        """The tokens that are recognised anywhere in a text before it is split otherwise."""
         return frozenset(added.content for added in self._backend.get_added_tokens_decoder().values())
 
     def is_single_token(self, token: str) -> bool:
@@ -133,7 +133,7 @@ class Tokenizer:
         return ids == [self.token_id(token)]
 
     def observed_settings(self) -> dict[str, bool]:
-        """What it does to every text, by the names of transformers' settings, as trying it shows."""
+        """Its settings by transformers' names, as observed on sample texts."""
         ids = self._backend.encode("A").ids
         found = {}
         for name, index in (("bos", 0), ("eos", -1)):
@@ -155,13 +155,13 @@ class Tokenizer:
         return text
 
     def token_bytes(self, token: int, *, first: bool) -> bytes:
-        """What one token adds to a text, as bytes: half a character may be all. `first`: where nothing stands before
-        it, as many tokenizers write a space only between words. Of a special token, its name."""
+        """The bytes that a token adds to a text, maybe a part of a character; a special token's are its name. `first`:
+        at the beginning of a text, where many tokenizers write no space."""
         return self._token_bytes().of(token, first)
 
     @property
     def special_ids(self) -> frozenset[int]:
-        """The tokens that stand for no text."""
+        """The special tokens."""
         return self._token_bytes().special
 
     def _token_bytes(self) -> TokenBytes:
@@ -170,7 +170,7 @@ class Tokenizer:
         return self._bytes
 
     def decode_stream(self, *, skip_special: bool = True) -> DecodeStream:
-        """Takes tokens one by one, and gives the text that is sure after each."""
+        """An incremental detokenizer."""
         return DecodeStream(partial(self.decode, skip_special=skip_special))
 
     def _truncated(self, text: Text, max_tokens: int, full_length: int, *, at_least: bool) -> Encoded:
@@ -191,7 +191,7 @@ class Tokenizer:
         first.truncate(min(keep_first, len(first)))
         second.truncate(min(keep_second, len(second)))
         both = _encoded(self._backend.post_process(first, second, True), full_length, at_least=at_least)
-        # tokenizers forgets the first text's sequence where it alone was truncated
+        # tokenizers loses the first text's sequence id where only that was truncated
         own = count()
         sequence_ids = [None if special else int(next(own) >= len(first)) for special in both.special]
         return replace(both, sequence_ids=sequence_ids)

@@ -1,6 +1,6 @@
-"""What the backbone uses of torch that torch does not document, and so may change with any release.
+"""Undocumented parts of torch that the backbone uses, which may change with any release.
 
-Each function says why no public way does. `tests/backbone/test_internals.py` names the one that broke.
+Each function says why no public one will do. `tests/backbone/test_internals.py` names the one that broke.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def linear_reordered(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def reduce_segments(values: Tensor, lengths: Tensor, how: str) -> Tensor:
-    """Sum or maximum over runs of rows that lie side by side, of `lengths` rows: (rows, width) to (runs, width).
+    """Sum or maximum over consecutive runs of `lengths` rows: (rows, width) to (runs, width).
 
     A prototype, which torch leaves out of its reference. The public `scatter_reduce` needs an index as large as the
     values, and nested tensors cannot be reduced so on every device. Without `unsafe` the host waits for the device, to

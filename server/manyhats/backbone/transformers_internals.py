@@ -1,7 +1,7 @@
-"""What the backbone uses of transformers that it does not document, and so may change with any release.
+"""Undocumented parts of transformers that the backbone uses, which may change with any release.
 
-Each entry says why no public way does. `tests/backbone/test_internals.py` names the one that broke. The modules of each
-architecture, which are no more public, are named in `families` and `reformer` alone; every family's tests watch them.
+Each entry says why no public one will do. `tests/backbone/test_internals.py` names the one that broke. The modules of
+each architecture, which are not public either, are named only in `families` and `reformer`; every family has tests.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
-# Handed to decoders as their mask: nobody reads it. transformers hands a mask of four dimensions on as it is; without
-# one it looks for packed sequences at the start of every pass, for whose number the host waits, and GPT-2 for pads.
-# There is no setting that leaves the search out.
+# Passed to decoders as their mask, and not read. transformers passes a mask of four dimensions on unchanged; without
+# one it looks for packed sequences (GPT-2: for pads) at the start of every pass, for which the host waits. No setting
+# turns that off.
 LAYOUT_AS_MASK = torch.zeros((1, 1, 1, 1))
 
 
 def attention_implementation(config: PreTrainedConfig) -> str | None:
-    """The name by which a model with this config fetches its attention.
+    """The name under which a model with this config looks up its attention.
 
-    The public `set_attn_implementation` only logs that a model did not follow it, and nothing public tells the name.
+    The public `set_attn_implementation` only logs that a model did not follow it, and nothing public returns the name.
     """
     name: str | None = config._attn_implementation
     return name
 
 
 def float32_patterns(model: nn.Module, dtype: torch.dtype) -> set[str]:
-    """Patterns of the weights that a model's class wants in float32 though the model is in `dtype`.
+    """Patterns of the weights that a model's class keeps in float32 when the model is in `dtype`.
 
     transformers' classes have two lists, one for float16 alone and one for both half types. It follows them where it
     loads a model in `dtype`, but a model that is already loaded has no public way to be cast so.

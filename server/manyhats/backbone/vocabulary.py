@@ -1,4 +1,4 @@
-"""The language-model head: what a checkpoint has between its last states and the vocabulary."""
+"""The language-model head: a checkpoint's modules between the last states and the vocabulary."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class VocabularyHead:
-    """`module` takes (S, width) to (S, vocabulary). `parts`: the modules that it is made of, by name.
+    """`module`: (S, width) to (S, vocabulary). `parts`: its modules, by name.
 
     `output_layer`: the name of the last of them. `tied`: whether its weight is the word embeddings'. `masked`: whether
     it predicts a masked token and not the next one. `bias_names`: the other names of its last layer's bias.
@@ -40,7 +40,7 @@ def causal_head(model: PreTrainedModel) -> VocabularyHead:
 
 
 class _GivenStates(nn.Module):
-    """Stands in the encoder's place, and gives the states that it is handed."""
+    """Replaces the encoder, and returns the given states."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class _GivenStates(nn.Module):
 
 
 class _MaskedHead(nn.Module):
-    """transformers' own class around the encoder, without the encoder: each family's head has another form."""
+    """transformers' model class without the encoder: each family's head is built differently."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -77,14 +77,14 @@ def masked_head(source: str, config: Any, bare: PreTrainedModel) -> VocabularyHe
         return None
     model, info = AutoModelForMaskedLM.from_pretrained(source, config=config, dtype="auto", output_loading_info=True)
     last = model.get_output_embeddings()
-    lacking = set(info["missing_keys"])
+    missing_keys = set(info["missing_keys"])
     if family_of(config.model_type).late_head_bias and last.bias is not None:
         own = {name for name, p in model.named_parameters(remove_duplicate=False) if p is last.bias}
-        if own <= lacking:  # a checkpoint from before: without a bias, as it was trained
+        if own <= missing_keys:  # an older checkpoint, trained without a bias
             nn.init.zeros_(last.bias)
-            lacking -= own
-    if lacking:
-        missing = ", ".join(sorted(lacking)[:3])
+            missing_keys -= own
+    if missing_keys:
+        missing = ", ".join(sorted(missing_keys)[:3])
         logger.warning("the checkpoint of '%s' lacks weights of its masked language-model head: %s", source, missing)
         return None
     tied = last.weight is model.get_input_embeddings().weight

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # What the task answers: the choices of `--kind`.
 Kind = StrEnum("Kind", list(TRAININGS))  # type: ignore[misc]
 _CLASSIFY = Kind("classify")
+# What the kinds that always have a second text call its column.
+_PAIR_COLUMNS = {name: kind.columns(Columns()).get("pair") for name, kind in TRAININGS.items()}
+_PAIRS = ", of ".join(f"{name}: {column}" for name, column in _PAIR_COLUMNS.items() if column is not None)
 
 
 class Precision(StrEnum):
@@ -90,9 +93,7 @@ def train(
     template: Annotated[
         str | None, typer.Option(help="of prompts with {text} in it, for --kind generate; is served with the task")
     ] = None,
-    text_pair: Annotated[
-        str | None, typer.Option(help="column of a second text; of --kind span: context, of embed: pair")
-    ] = None,
+    text_pair: Annotated[str | None, typer.Option(help=f"column of a second text; of --kind {_PAIRS}")] = None,
     answer_start: Annotated[
         str, typer.Option(help="column of the character where the answer starts, for --kind span")
     ] = "answer_start",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from manyhats.backbone import Actors, Backbone, PackedBatch, StagingBuffer
-from manyhats.backbone.pooling import PooledSpans, Span
+from manyhats.backbone.pooling import PooledRows, PooledVectors
 from manyhats.backbone.sentence import EVERY_TOKEN, Pooling, Projection, modes_of
 from manyhats.engine.forward_input import ForwardInput
 from manyhats.methods.grouped_heads import HeadRows, head_logits
@@ -46,8 +46,8 @@ class _Vectors:
     projection: Projection
     modes: Sequence[str]
     sequences: list[int] = field(default_factory=list)
-    spans: list[Span] = field(default_factory=list)
-    pooled: PooledSpans = field(init=False)
+    ranges: list[PooledRows] = field(default_factory=list)
+    pooled: PooledVectors = field(init=False)
 
 
 class ReadOut:
@@ -99,8 +99,8 @@ class ReadOut:
             if own:
                 staging.put(f"read {name}", np.array(own, dtype=np.int64))
         for number, vectors in enumerate(self._vectors.values()):
-            vectors.pooled = PooledSpans(
-                staging, f"read vectors {number}", vectors.spans, vectors.modes, batch.starts[-1]
+            vectors.pooled = PooledVectors(
+                staging, f"read vectors {number}", vectors.ranges, vectors.modes, batch.starts[-1]
             )
 
     def _add_vector(self, sequence: int, sequence_input: ForwardInput, tokens: range) -> None:
@@ -111,7 +111,7 @@ class ReadOut:
         key = sequence_input.pooling, id(projection)
         own = self._vectors.setdefault(key, _Vectors(projection, modes_of(sequence_input.pooling)))
         own.sequences.append(sequence)
-        own.spans.append(Span(tokens.start, tokens.stop, sequence_input.skip))
+        own.ranges.append(PooledRows(tokens.start, tokens.stop, sequence_input.skip))
 
     def __call__(self, states: Tensor) -> list[Tensor | None]:
         """The output of each sequence, as described in `engine.forward.forward`; None for those without one.
@@ -139,8 +139,8 @@ class ReadOut:
             found = vectors.projection(vectors.pooled(states))
             for i, vector in zip(vectors.sequences, found.unbind(0), strict=True):
                 outputs[i] = vector
-        for i, span in self._all_states.items():
-            outputs[i] = states[span]
+        for i, rows in self._all_states.items():
+            outputs[i] = states[rows]
         return outputs
 
     def _select(self, states: Tensor, name: str) -> Tensor:

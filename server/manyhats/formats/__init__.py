@@ -1,1 +1,1 @@
-"""Adapter folders of every format: which it is, what it holds, and whether it fits the backbone."""
+"""Adapter folders: detects, reads and writes every format, and checks that the adapter fits the backbone."""

@@ -16,10 +16,10 @@ TOKENIZER = "tokenizer.json"
 ADDED = "added_tokens.json"
 CONFIG = "tokenizer_config.json"
 SPECIAL = "special_tokens_map.json"
-# Of tokenizer.json as much is read: what stands before its vocabulary, which may be many megabytes.
+# How much of tokenizer.json is read: the part before its vocabulary, which may be many megabytes.
 _HEAD_LIMIT = 2 << 20  # bytes
-_MOST = 100_000  # tokens
-_SHOWN = 3
+_MAX_TOKENS = 100_000  # tokens
+_MAX_LISTED = 3
 # The names under which a tokenizer's config and special_tokens_map.json have special tokens.
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
@@ -27,7 +27,7 @@ _LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 class _Added(NamedTuple):
     text: str
-    number: int | None  # None where a file names the token alone
+    number: int | None  # None where a file has only the token's name
     file: str
 
 
@@ -36,8 +36,8 @@ def check_added_tokens(
 ) -> list[str]:
     """Raises AdapterMismatch for a token that the backbone's tokenizer lacks, splits, or has under another number.
 
-    `config`, `special`: what tokenizer_config.json and special_tokens_map.json hold. Returns warnings: a token that
-    does nothing but pad is left out, as no text is padded.
+    `config`, `special`: what tokenizer_config.json and special_tokens_map.json hold. Returns warnings: a
+    token used only for padding is ignored, as texts are not padded.
     """
     pad = token_text(config.get("pad_token", special.get("pad_token")))
     meant = [name for name in NAMED if name != "pad_token"]
@@ -45,8 +45,8 @@ def check_added_tokens(
     found: dict[tuple[str, int | None], _Added] = {}
     for added in _all_added(folder, config, special):
         found.setdefault((added.text, added.number), added)
-        if len(found) > _MOST:
-            raise InvalidRequest(f"{added.file} names more than {_MOST} tokens", param=added.file)
+        if len(found) > _MAX_TOKENS:
+            raise InvalidRequest(f"{added.file} names more than {_MAX_TOKENS} tokens", param=added.file)
     whole = tokenizer.added_tokens()
     wrong: list[tuple[_Added, str]] = []
     warnings: list[str] = []
@@ -66,8 +66,8 @@ def check_added_tokens(
     if wrong:
         first, why = wrong[0]
         number = "" if first.number is None else f" ({first.number})"
-        names = ", ".join(short_repr(added.text) for added, _ in wrong[1 : 1 + _SHOWN])
-        rest = f"; also {names}{' and more' if len(wrong) > 1 + _SHOWN else ''}" if names else ""
+        names = ", ".join(short_repr(added.text) for added, _ in wrong[1 : 1 + _MAX_LISTED])
+        rest = f"; also {names}{' and more' if len(wrong) > 1 + _MAX_LISTED else ''}" if names else ""
         raise AdapterMismatch(
             f"{first.file} adds the token {short_repr(first.text)}{number}, {why}{rest}; added tokens are not "
             "supported: "
@@ -78,7 +78,7 @@ def check_added_tokens(
 
 
 def token_text(value: Any) -> str | None:
-    """A special token, which is a text or an object with its `content`. None for anything else."""
+    """The text of a special token, which is a text or an object with `content`. None for anything else."""
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) and value else None
@@ -114,9 +114,9 @@ def _added(text: Any, number: Any, file: str) -> _Added:
 
 
 def _added_before_model(path: Path) -> list[dict[str, Any]]:
-    """`added_tokens` of a tokenizer.json, of which no more is parsed than what stands before its vocabulary.
+    """`added_tokens` of a tokenizer.json, of which only the part before the vocabulary is parsed.
 
-    Raises InvalidRequest where it is damaged, or too much stands before them.
+    Raises InvalidRequest where it is damaged, or that part is too long.
     """
     if not path.is_file():
         return []
@@ -138,7 +138,7 @@ def _added_before_model(path: Path) -> list[dict[str, Any]]:
 
 
 def _field_before_model(text: str, wanted: str) -> Any:
-    """A field of a JSON object that may be cut off; None where `model` stands before it. Raises ValueError."""
+    """A field of a JSON object that may be truncated; None where `model` comes before it. Raises ValueError."""
     decoder = json.JSONDecoder()
     place = _after(text, 0, "{")
     while text[place] != "}":
@@ -154,7 +154,7 @@ def _field_before_model(text: str, wanted: str) -> Any:
 
 
 def _after(text: str, place: int, mark: str) -> int:
-    """The place behind white space, a mark, and white space again. Raises ValueError where the mark is not there."""
+    """The index after white space, a mark, and white space again. Raises ValueError where the mark is missing."""
     while text[place] in " \t\r\n":
         place += 1
     if not text.startswith(mark, place):

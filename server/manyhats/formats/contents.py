@@ -1,8 +1,8 @@
 """Which files of a folder are an adapter's, by their names alone: what is kept, left out, or refused.
 
-A trainer leaves much beside an adapter. What some format reads is kept, and so are weights that nothing reads, which
-the reader then refuses by name. What no config speaks of is left out and said so, and never opened. A pickle is refused
-only where it would be the weights.
+Trainers leave many files in an adapter's folder. Files that some format reads are kept, and so are weights that none
+reads, which the reader then rejects by name. All others are left out with a warning, and never opened. A pickle is
+rejected only where it would be the weights.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from manyhats.formats.registry import COMPANIONS, FORMATS
 from manyhats.messages import short_name
 
 CARD = "README.md"
-# What stands beside an adapter and changes how requests to it are read, whatever its format.
+# Files with any format that change how requests are read.
 TOKENIZER_FILES = (
     "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "chat_template.json", "additional_chat_templates/*.jinja", "generation_config.json",
 )  # fmt: skip
 MODEL_FILES = ("config.json",)
 _KNOWN: tuple[KnownFiles, ...] = (*reversed(FORMATS), *COMPANIONS)
-READ = tuple(  # all patterns of what is read
+READ = tuple(  # the patterns of all files that are read
     dict.fromkeys(
         (
             CARD,
@@ -41,11 +41,11 @@ READ = tuple(  # all patterns of what is read
 )
 _SETUPS = [(format, format.setup) for format in FORMATS if format.setup is not None]
 _INNER_MARKS = {mark for _, setup in _SETUPS for mark in setup.inner_marks}
-# What says that a folder holds an adapter, and which of it says so of the folder itself and not of one around it.
+# Files by which a folder is detected as an adapter's, and those of them that do not imply a setup in its parent.
 MARKS = tuple(dict.fromkeys(mark for known in _KNOWN for mark in known.marks))
 _MARKS = {*MARKS} - _INNER_MARKS
 
-# What a pickle would be as safetensors, where it is the weights. None: weights that are not read in any form.
+# The name as safetensors of weights in pickles. None: weights that are not supported in any form.
 PICKLED: Mapping[str, str | None] = {name: safe for format in FORMATS for name, safe in format.pickled.items()}
 _WEIGHTS = tuple(dict.fromkeys(pattern for format in FORMATS for pattern in format.weight_files))
 
@@ -65,20 +65,20 @@ _TRAINERS = "the trainer's own"
 _COPY = "pickles beside the same weights as safetensors"
 _TOKENIZERS = "the tokenizer's vocabulary, which is the backbone's here"
 _OTHER = "read by nothing here"
-_SHOWN = 8  # names of one reason in a warning
+_MAX_LISTED = 8  # names of one reason in a warning
 _CARD_LIMIT = 1 << 20  # bytes
-_FILE_LIMIT = 64 << 20  # bytes of a file that is no weights; the largest tokenizers have half of that
+_FILE_LIMIT = 64 << 20  # bytes of a file other than weights; the largest tokenizers have half of that
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What becomes of a folder's files. All names are those that were given."""
+    """Which of a folder's files are kept, left out or rejected. All names are as given."""
 
-    root: str = ""  # the folder inside that holds the adapter, as `checkpoint-10`; empty: the folder itself
+    root: str = ""  # the subfolder with the adapter, such as `checkpoint-10`; empty: the folder itself
     kept: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)  # the reason, by name
     refused: Mapping[str, str] = field(default_factory=dict)  # the message, by name
-    several: tuple[str, ...] = ()  # the folders of more than one adapter, none of which is the one meant
+    several: tuple[str, ...] = ()  # the folders of adapters, where nothing tells which one is meant
 
     def check(self) -> None:
         """Raises UnsupportedFormat for weights in a pickle, InvalidRequest for several adapters."""
@@ -92,15 +92,15 @@ class Contents:
             raise UnsupportedFormat(message, param=name)
 
     def place(self, name: str) -> str:
-        """A kept or refused name relative to the folder that holds the adapter."""
+        """A kept or rejected name relative to the folder with the adapter."""
         return name.removeprefix(f"{self.root}/") if self.root else name
 
     def warnings(self) -> tuple[str, ...]:
-        """One sentence about all that is left out, of bounded length; none where nothing is."""
+        """One sentence, of bounded length, on the files left out; empty where there are none."""
         return (f"left out of the upload: {self.summary()}",) if self.left_out else ()
 
     def summary(self) -> str:
-        """What is left out, with the reasons, of bounded length; empty where nothing is."""
+        """The files left out, with the reasons, of bounded length; empty where there are none."""
         by_reason: dict[str, list[str]] = {}
         for name, reason in self.left_out.items():
             by_reason.setdefault(reason, []).append(name)
@@ -108,13 +108,13 @@ class Contents:
 
 
 def select(names: Iterable[str]) -> Contents:
-    """Says what becomes of a folder's files by their names, relative to it and with `/` between folders.
+    """Sorts a folder's files by their names, relative to it and with `/` between folders.
 
-    Nothing is opened. Weights that no config speaks of are kept: whoever reads the folder refuses them by name.
-    A caller that has the names before the bytes writes only what is kept, each at its `place`.
+    Nothing is opened. Weights that no config refers to are kept: the reader rejects them by name. A caller that has
+    the names before the bytes writes only the kept files, each at its `place`.
     """
     paths = {name: PurePosixPath(name) for name in sorted(set(names))}
-    folders: dict[str, set[str]] = {}  # what lies directly in each folder
+    folders: dict[str, set[str]] = {}  # the files directly in each folder
     for path in paths.values():
         folders.setdefault(_parent(path), set()).add(path.name)
     roots = _roots(folders)
@@ -142,7 +142,7 @@ def names_of(folder: Path) -> list[str]:
 
 
 def leave_out(folder: Path) -> tuple[str, ...]:
-    """Removes from a folder what is left out, and moves the adapter up where it lies in a folder inside.
+    """Removes from a folder the files that are left out, and moves an adapter in a subfolder up.
 
     Returns the warnings. Nothing is opened. Raises what `Contents.check` raises.
     """
@@ -163,7 +163,7 @@ def leave_out(folder: Path) -> tuple[str, ...]:
 
 
 def move_up(inner: Path, folder: Path) -> None:
-    """Moves all that lies in `inner`, which is somewhere below `folder`, up into it. What is beside it goes."""
+    """Moves all files of `inner`, which is below `folder`, up into it, and removes what else is on that path."""
     top, *below = inner.relative_to(folder).parts
     moved = (folder / top).rename(folder / uuid.uuid4().hex)  # a name that nothing inside it has
     for child in moved.joinpath(*below).iterdir():
@@ -193,16 +193,16 @@ def _parent(path: PurePosixPath) -> str:
 
 
 def _roots(folders: Mapping[str, set[str]]) -> list[str]:
-    """The folder that holds the adapter: the highest with a config in it. Several, where nothing says which."""
+    """The folder with the adapter: the topmost with a config. Several where nothing tells which is meant."""
     marked = {folder for folder, files in folders.items() if files & _MARKS and not _is_hidden(folder)}
-    # of a setup without a file of its own
+    # of setups without a file that marks them
     around = {_up(f) for f, files in folders.items() if f and files & _INNER_MARKS and not _is_hidden(f)}
     found = marked | around
     if not found:
         return [""]
     depth = min(_depth(folder) for folder in found)
     highest = sorted(folder for folder in found if _depth(folder) == depth)
-    if len(highest) > 1:  # what was saved at the end goes before what was saved on the way
+    if len(highest) > 1:  # the final adapter takes precedence over checkpoints
         final = [f for f in highest if not any(_TRAINERS_FOLDER.fullmatch(part) for part in f.split("/"))]
         highest = final or highest
     return highest
@@ -237,14 +237,14 @@ def _members(root: str, folders: Mapping[str, set[str]]) -> set[str]:
 
 
 def _reason(path: PurePosixPath, root: str, members: set[str], folders: Mapping[str, set[str]]) -> str | None:
-    """Why a file is left out; None where it is kept, and an empty text where it is refused."""
+    """Why a file is left out; None where it is kept, and an empty text where it is rejected."""
     name, parent = path.name, _parent(path)
     if any(part.startswith(".") or part in ("__MACOSX", "__pycache__") for part in path.parts):
         return _HIDDEN
     if root and not (parent == root or parent.startswith(f"{root}/")):
         return f"outside of '{short_name(root)}', which holds the adapter"
     inner = PurePosixPath(path.as_posix().removeprefix(f"{root}/") if root else path)
-    beside = folders[parent]
+    siblings = folders[parent]
     if parent not in members:
         if any(_TRAINERS_FOLDER.fullmatch(part) for part in inner.parts[:-1]):
             return _TRAINERS
@@ -260,12 +260,12 @@ def _reason(path: PurePosixPath, root: str, members: set[str], folders: Mapping[
     if suffix in PICKLES:
         is_adapters = parent == root or parent in members or PICKLED.get(name) is not None
         wanted = _WEIGHTS if is_adapters else _companions_weights(inner)
-        return _pickles_reason(name, beside, wanted) if wanted else _OTHER
+        return _pickles_reason(name, siblings, wanted) if wanted else _OTHER
     return _TOKENIZERS if _VOCABULARY.fullmatch(name) else _OTHER
 
 
 def _companions_weights(pickle: PurePosixPath) -> tuple[str, ...]:
-    """What weights are called that lie where this pickle does, beside an adapter."""
+    """The names of companions' weights in the pickle's folder."""
     return tuple(
         safe
         for companion in COMPANIONS
@@ -274,12 +274,14 @@ def _companions_weights(pickle: PurePosixPath) -> tuple[str, ...]:
     )
 
 
-def _pickles_reason(name: str, beside: set[str], weights: tuple[str, ...]) -> str:
-    """Why a pickle is left out; an empty text where it would be the weights, as no safetensors beside it has them."""
+def _pickles_reason(name: str, siblings: set[str], weights: tuple[str, ...]) -> str:
+    """Why a pickle is left out; an empty text where it would be the weights, as no safetensors file has them."""
     if name not in PICKLED:
-        return _OTHER if _has(beside, weights) else ""
-    twin = PICKLED[name]
-    return _COPY if twin is not None and _has(beside, (twin, *_shards(twin))) else ""
+        return _OTHER if _has(siblings, weights) else ""
+    safetensors_name = PICKLED[name]
+    return (
+        _COPY if safetensors_name is not None and _has(siblings, (safetensors_name, *_shards(safetensors_name))) else ""
+    )
 
 
 def _shards(file: str) -> tuple[str, ...]:
@@ -291,7 +293,7 @@ def _has(files: Iterable[str], patterns: Iterable[str]) -> bool:
 
 
 def matches(path: PurePosixPath, patterns: Iterable[str]) -> bool:
-    """Whether one of the patterns is the path's, folder by folder."""
+    """Whether one of the patterns matches the path, folder by folder."""
     for pattern in patterns:
         parts = pattern.split("/")
         if len(parts) == len(path.parts) and all(map(fnmatchcase, path.parts, parts)):
@@ -300,11 +302,11 @@ def matches(path: PurePosixPath, patterns: Iterable[str]) -> bool:
 
 
 def _by_folder(names: Iterable[str]) -> list[str]:
-    """Names for a warning: a folder stands for all that lies in it."""
+    """Names for a warning: a folder's name for all files in it."""
     return list(dict.fromkeys(name if "/" not in name else f"{name.partition('/')[0]}/" for name in names))
 
 
 def _listed(names: Iterable[str]) -> str:
-    shown = [short_name(name) for name in names]
-    more = len(shown) - _SHOWN
-    return ", ".join(shown[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    listed = [short_name(name) for name in names]
+    more = len(listed) - _MAX_LISTED
+    return ", ".join(listed[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")

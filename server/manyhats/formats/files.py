@@ -18,7 +18,7 @@ _JSON_LIMIT = 4 << 20  # bytes
 _JSON_DEPTH = 32
 _JSON_VALUES = 250_000
 _INT_LIMIT = 1 << 63
-_NO_LIMIT = int(1e30)  # what transformers writes for the length of texts where there is none
+_NO_LIMIT = int(1e30)  # what transformers writes for the maximum length where there is none
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def read_json_value(path: Path) -> Any:
     if path.stat().st_size > _JSON_LIMIT:
         raise InvalidRequest(f"{path.name} is larger than {_JSON_LIMIT} bytes", param=path.name)
     data = path.read_bytes()
-    # Parsing keeps every other thread waiting, so what there is to parse is counted first.
+    # Parsing holds the interpreter's lock, so the values are counted first.
     if sum(data.count(mark) for mark in (b",", b"[", b"{")) > _JSON_VALUES:
         raise InvalidRequest(f"{path.name} has more than {_JSON_VALUES} values", param=path.name)
 
@@ -47,7 +47,7 @@ def read_json_value(path: Path) -> Any:
         return dict(pairs)
 
     try:
-        # Some editors put a byte order mark before the text.
+        # Some editors write a byte order mark first.
         value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{path.name} is not valid JSON: {error}", param=path.name) from None
@@ -56,8 +56,8 @@ def read_json_value(path: Path) -> Any:
 
 
 def _check_values(value: Any, file: str) -> None:
-    """Refuses what Python's parser lets through and no answer of ours could repeat, and what is nested too deeply."""
-    level: list[tuple[str, Any]] = [(file, value)]  # each with the field that it stands in
+    """Raises InvalidRequest for values that Python's parser accepts and JSON does not have, and for deep nesting."""
+    level: list[tuple[str, Any]] = [(file, value)]  # each with its field
     for _ in range(_JSON_DEPTH + 1):
         nested: list[tuple[str, Any]] = []
         for field, item in level:

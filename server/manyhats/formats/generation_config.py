@@ -1,4 +1,4 @@
-"""`generation_config.json` beside an adapter: what transformers' `generate` would take from it."""
+"""`generation_config.json` of an adapter: the parameters that transformers' `generate` would use."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from manyhats.formats.files import read_json
 from manyhats.messages import short_repr
 
 FILE = "generation_config.json"
-# What sampling draws by, and what transformers takes where the file does not say it.
+# Parameters of sampling, with transformers' defaults.
 _SAMPLED: dict[str, Any] = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None}
 _ALWAYS = ("max_new_tokens", "repetition_penalty")
-# Bookkeeping, special tokens, and how a pass is computed: none of it changes what is written here.
+# Bookkeeping, special tokens, and how a pass is computed: none of them changes what is generated here.
 _IGNORED_FIELDS = {
     "_from_model_config", "transformers_version", "bos_token_id", "pad_token_id", "eos_token_id",
     "decoder_start_token_id", "do_sample", "use_cache", "cache_implementation", "cache_config",
@@ -33,10 +33,10 @@ _NEUTRAL: dict[str, Any] = {
 
 
 def read_generation_config(folder: Path) -> tuple[list[int], dict[str, Any], list[str]]:
-    """The tokens that end a text, the defaults of a task, and warnings about what is and is not taken.
+    """`eos_token_id`, a task's default parameters, and warnings about what is used and what is not.
 
-    Where `do_sample` is true, what sampling draws by is taken; where it is false, the likeliest token is; where the
-    file does not say it, neither. Raises InvalidRequest for an `eos_token_id` that is none.
+    Where `do_sample` is true, the parameters of sampling become defaults; where it is false, `temperature` 0 does;
+    where it is missing, neither. Raises InvalidRequest for an invalid `eos_token_id`.
     """
     if not (folder / FILE).is_file():
         return [], {}, []

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 def family_head(unclaimed: UnclaimedTensors, prefix: str, kind: KindName, backbone: Backbone) -> Head | None:
-    """Takes the head's tensors, whose names start with `prefix`; None where there are none.
+    """Claims the head's tensors, whose names start with `prefix`; None where there are none.
 
-    Raises InvalidRequest where the head is there in part.
+    Raises InvalidRequest where some of the head's tensors are missing.
     """
     layout, token_layer = backbone.task_heads.classification, backbone.task_heads.tokens
     if layout is None or token_layer is None:
         raise AdapterMismatch(
             f"the head of {backbone.config.model_type} models has a dense layer and a norm that the file does not "
-            "hold; an adapter without a head (FEATURE_EXTRACTION) is served",
+            "hold; an adapter without a head (FEATURE_EXTRACTION) is supported",
             param="task_type",
         )
     names = head_layers(kind, layout.linears, token_layer)
@@ -42,19 +42,21 @@ def family_head(unclaimed: UnclaimedTensors, prefix: str, kind: KindName, backbo
 
 
 def head_layers(kind: KindName, over_text: tuple[str, ...], over_tokens: str) -> tuple[str, ...]:
-    """What transformers calls the layers of a kind's head, by the names of a family's own two classifiers."""
+    """transformers' names for the layers of a kind's head. `over_text`, `over_tokens`: those of the family's two
+    classifiers."""
     if KINDS[kind].over_text:
         return over_text
     return (KINDS[kind].libraries.head_layer or over_tokens,)
 
 
 def kind_as_read(head: Head) -> KindName:
-    """What the other libraries' files say that such a head is for: to them one output over a text is a regression."""
+    """The kind that other libraries' files imply for a head: one output over a text is a regression."""
     if KINDS[head.kind].over_text and head.num_labels == 1:
         return kind_of_problem_type("regression")
     return kinds_of_head(head)[0]
 
 
 def with_own_kind(head: Head, declared: KindName | None = None) -> Head:
-    """The head for what the other libraries' files say. `declared`: the kind that the uploader says, which is kept."""
+    """The head with the kind that other libraries' files imply. `declared`: the kind stated at the upload, which is
+    kept."""
     return head if declared == head.kind else replace(head, kind=kind_as_read(head))

@@ -1,6 +1,6 @@
-"""What an adapter is for, by what its files say.
+"""An adapter's kind of task, from its files.
 
-Nothing is guessed in silence: where the files leave it open, whoever uploads says it by the setting `kind`.
+Nothing is guessed: where the files leave it open, the uploader states it by the setting `kind`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from manyhats.core.kinds.registry import KINDS
 from manyhats.errors import InvalidRequest
 from manyhats.methods.heads import KindName
 
-_NOT_BARE = ("HeadsModel", "AdapterModel")  # these have heads, though they are called models
+_NOT_BARE = ("HeadsModel", "AdapterModel")  # these have heads, despite their names
 DECLARE = "say what it is for with `kind` in the part `task`"
 
 
 @dataclass(frozen=True, slots=True)
 class KindHints:
-    """What lies beside an adapter and may say what it is for.
+    """What companion files and the uploader say of an adapter's kind.
 
-    `architecture`: of its config.json. `embeds`: sentence-transformers' files say so. `kind`: what the uploader says,
-    which holds where the files leave it open.
+    `architecture`: of its config.json. `embeds`: whether it has sentence-transformers' files. `kind`: stated by the
+    uploader, used where the files leave it open.
     """
 
     architecture: str | None = None
@@ -31,7 +31,7 @@ class KindHints:
 
 
 def kind_of_class(model_class: str) -> KindName | None:
-    """What a class of transformers is for: a bare model gives its states. None for one that is not known."""
+    """The kind of a transformers class; a bare model's is `embed`. None for an unknown class."""
     if model_class.endswith(_NOT_BARE):
         return None
     endings = _first_by_name(lambda libraries: libraries.model_classes)
@@ -40,17 +40,17 @@ def kind_of_class(model_class: str) -> KindName | None:
 
 
 def kind_of_problem_type(problem_type: str) -> KindName:
-    """What a `problem_type` of transformers' config is for."""
+    """The kind of a `problem_type` in transformers' config."""
     return _first_by_name(lambda libraries: libraries.problem_types)[problem_type]
 
 
 def peft_task_types() -> dict[str, KindName]:
-    """What each `task_type` of PEFT's is read as."""
+    """The kind of each PEFT `task_type`."""
     return _first_by_name(lambda libraries: () if libraries.peft is None else (libraries.peft,))
 
 
 def adapterhub_head_types() -> dict[str, KindName]:
-    """What each `head_type` of AdapterHub's is read as."""
+    """The kind of each AdapterHub `head_type`."""
     return _first_by_name(lambda libraries: libraries.adapterhub)
 
 
@@ -63,7 +63,7 @@ def adapterhub_head_type(kind: KindName) -> str:
 
 
 def _first_by_name(names: Callable[[LibraryNames], Iterable[str]]) -> dict[str, KindName]:
-    """A library's names, each with the first kind that is called so."""
+    """A library's names, each with the first kind that has it."""
     found: dict[str, KindName] = {}
     for kind in KINDS.values():
         for name in names(kind.libraries):

@@ -1,4 +1,4 @@
-"""`config.json` beside an adapter: what transformers' model config says of the head (`problem_type`, labels)."""
+"""`config.json` of an adapter: what transformers' model config says of the head (`problem_type`, labels)."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ ProblemType = Literal["regression", "single_label_classification", "multi_label_
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """What `config.json` says; empty where there is none. `labels`: in the order of the outputs."""
+    """The fields of `config.json`; empty where there is none. `labels`: in the order of the outputs."""
 
     architecture: str | None = None
     problem_type: ProblemType | None = None
     labels: tuple[str, ...] | None = None
     num_labels: int | None = None
-    activation: str | None = None  # sentence-transformers' CrossEncoder applies it to the outputs
+    activation: str | None = None  # applied to the outputs by sentence-transformers' CrossEncoder
 
 
 def read_model_config(folder: Path) -> ModelConfig:
-    """Reads it. Raises InvalidRequest for fields that cannot be what they should."""
+    """Reads it. Raises InvalidRequest for fields of a wrong type."""
     if not (folder / FILE).is_file():
         return ModelConfig()
     config = read_json(folder / FILE)
@@ -62,7 +62,7 @@ def read_model_config(folder: Path) -> ModelConfig:
 
 
 def _labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The labels by their numbers, which are texts in JSON. None where there are none."""
+    """The labels by index; JSON has the indices as texts. None where there are none."""
     given, field = config.get("id2label"), "id2label"
     if given is None and isinstance(config.get("label2id"), dict):
         given, field = {number: label for label, number in config["label2id"].items()}, "label2id"
@@ -96,8 +96,8 @@ def _activation(config: Mapping[str, Any]) -> str | None:
 def with_model_config(adapter: Adapter, config: ModelConfig, declared: KindName | None) -> Adapter:
     """The adapter with what its config says: kind, labels, and several labels at once as the default.
 
-    Of an adapter without a head nothing is taken. What the adapter's own files say goes before it, and `declared`, the
-    kind that the uploader says. Raises AdapterMismatch where the config and the head contradict each other.
+    Ignored for an adapter without a head. The adapter's own files take precedence, and so does `declared`, the kind
+    stated at the upload. Raises AdapterMismatch where the config and the head contradict each other.
     """
     head = adapter.head
     if head is None or not (KINDS[head.kind].labelled or KINDS[head.kind].over_text):
@@ -112,7 +112,7 @@ def with_model_config(adapter: Adapter, config: ModelConfig, declared: KindName 
         if KINDS[head.kind].labelled and config.problem_type == "multi_label_classification":
             settings["defaults"] = {"multi_label": True} | dict(settings.get("defaults", {}))
             warnings.append(f"multi_label true by default: taken from problem_type of {FILE}")
-    own = [f"LABEL_{i}" for i in range(head.num_labels)]  # the names that there are without any
+    own = [f"LABEL_{i}" for i in range(head.num_labels)]  # the default names
     if (
         KINDS[head.kind].labelled
         and config.labels is not None
@@ -122,17 +122,13 @@ def with_model_config(adapter: Adapter, config: ModelConfig, declared: KindName 
         settings["labels"] = list(config.labels)
         warnings.append(f"labels taken from id2label of {FILE}")
     if config.activation is not None:
-        warnings.append(
-            f"{FILE} says that the activation {config.activation[:80]} follows the head, which is not applied; "
-            "a value is the head's own output"
-            if not KINDS[head.kind].labelled
-            else f"the activation {config.activation[:80]} in {FILE} is not applied; scores are a softmax or sigmoid"
-        )
+        warning = KINDS[head.kind].activation_warning(config.activation[:80], FILE)
+        warnings += [] if warning is None else [warning]
     return replace(adapter, head=head, kind=head.kind, settings=settings, warnings=tuple(warnings))
 
 
 def _kind(config: ModelConfig, kind: KindName, outputs: int, declared: KindName | None) -> KindName:
-    """What a head over a text is for, by `problem_type`. Raises AdapterMismatch where the head cannot be that."""
+    """The kind of a head over a text, by `problem_type`. Raises AdapterMismatch where the head does not fit."""
     if declared is not None and KINDS[declared].over_text:
         return kind
     match config.problem_type:

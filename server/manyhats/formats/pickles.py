@@ -1,4 +1,4 @@
-"""What a pickle is, by its name and by its first bytes. None is ever opened by the server."""
+"""Detects pickles by name and by their first bytes. The server never opens one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from manyhats.messages import pickle_refused
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-FIRST_BYTES = 9  # what tells a pickle from safetensors
+FIRST_BYTES = 9  # enough to tell a pickle from safetensors
 
 
 def looks_like_pickle(path: Path) -> bool:
@@ -18,7 +18,7 @@ def looks_like_pickle(path: Path) -> bool:
 
 def starts_like_pickle(start: bytes) -> bool:
     """The same by a file's first bytes, of which there are `FIRST_BYTES` or as many as the file has."""
-    # safetensors begins with its header's length, whose bytes may look like either, and then the header's brace
+    # safetensors begins with the length of its header, whose bytes may look like a pickle, and then a brace
     return (start[:1] == b"\x80" or start[:4] == b"PK\x03\x04") and start[8:] != b"{"
 
 

@@ -1,4 +1,4 @@
-"""Finds out which format an adapter folder has, and reads it."""
+"""Detects the format of an adapter folder, and reads it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from manyhats.core.adapter import Adapter
 from manyhats.errors import InvalidRequest, UnsupportedFormat
-from manyhats.formats.base import Format, Surroundings
+from manyhats.formats.base import Format, ReadContext
 from manyhats.formats.contents import Contents, matches, names_of, select
 from manyhats.formats.kinds import KindHints
 from manyhats.formats.model_config import read_model_config, with_model_config
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 Resolve = Callable[[str], Path]
-_DEPTH = 4  # of compositions made of compositions
+_DEPTH = 4  # of nested compositions
 
 
 def read_adapter(
@@ -29,8 +29,8 @@ def read_adapter(
 ) -> Adapter:
     """Reads and checks an adapter folder: every tensor finite, matched to a site and of the right shape.
 
-    `resolve` finds the folder of a stored adapter by its sha256, for one that is made of others. `kind`: what whoever
-    brings the adapter says that it is for, which holds where its head allows it.
+    `resolve` finds the folder of a stored adapter by its sha256, for one composed of others. `kind`: stated at the
+    upload, used where the head allows it.
 
     Raises UnsupportedFormat for pickles, InvalidRequest for damaged or incomplete files, AdapterMismatch for an
     adapter that does not fit this backbone.
@@ -45,7 +45,7 @@ def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, kind: KindN
     weights = _weights(folder, contents)
 
     def read_stored(sha: str, kind: KindName | None) -> Adapter:
-        """A content cannot name itself, so there are no circles."""
+        """An adapter cannot contain its own sha256, so there are no cycles."""
         if resolve is None:
             raise InvalidRequest("the adapter is made of stored ones, and there is no store here", param="members")
         if depth >= _DEPTH:
@@ -56,13 +56,13 @@ def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, kind: KindN
     format = _format_of(folder)
     _reject_unexpected(folder, weights, format.expected_weights(folder))
     if format.complete:
-        adapter = format.read(folder, backbone, Surroundings(KindHints(kind=kind), read_stored))
+        adapter = format.read(folder, backbone, ReadContext(KindHints(kind=kind), read_stored))
     else:
         known = kind or next((one.kind for one in stated if one.kind is not None), None)
         config = read_model_config(folder)
         hints = KindHints(config.architecture, any(one.embeds for one in stated), known)
-        adapter = format.read(folder, backbone, Surroundings(hints, read_stored))
-        adapter = with_model_config(adapter, config, known).as_kind(known, backbone)
+        adapter = format.read(folder, backbone, ReadContext(hints, read_stored))
+        adapter = with_model_config(adapter.as_kind(known, backbone), config, known)
         adapter = with_tokenizer_files(adapter, folder, backbone)
     adapter = adapter.as_kind(kind, backbone)
     for companion in COMPANIONS:
@@ -86,14 +86,14 @@ def _format_of(folder: Path) -> Format:
         if format.detect(folder):
             return format
     known = tuple(reversed(FORMATS))
-    shared = {format.config for format in known if format.telltale}
+    shared = {format.config for format in known if format.distinguishing}
     config = next((name for name in sorted(shared) if (folder / name).is_file()), None)
     if config is None:
         present = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "no file"
         wanted = " and ".join(f"no {name}" for name in dict.fromkeys(format.config for format in known))
         raise InvalidRequest(f"{wanted} among the adapter's files ({present})", param="files")
-    telltales = " nor ".join(format.telltale for format in known if format.config == config)
-    raise InvalidRequest(f"{config} has neither {telltales}", param=config)
+    distinguishing = " nor ".join(format.distinguishing for format in known if format.config == config)
+    raise InvalidRequest(f"{config} has neither {distinguishing}", param=config)
 
 
 def _weights(folder: Path, contents: Contents) -> list[str]:
@@ -106,7 +106,7 @@ def _weights(folder: Path, contents: Contents) -> list[str]:
 
 
 def _reject_unexpected(folder: Path, weights: list[str], expected: Sequence[str]) -> None:
-    """Raises InvalidRequest for weights that nothing among the configs speaks of: they would be left out silently."""
+    """Raises InvalidRequest for weights that no config refers to, which would otherwise be silently ignored."""
     read = (*expected, *(name for one in COMPANIONS for name in sorted(one.expected_weights(folder))))
     for name in weights:
         if not matches(PurePosixPath(name), read):

@@ -1,4 +1,4 @@
-"""The formats of adapter folders, and what may lie beside them. A new one is a module of its own and a line here."""
+"""The formats of adapter folders, and their companions. A new one is a module and a line here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from manyhats.formats.native.format import Native
 from manyhats.formats.peft.format import Peft
 from manyhats.formats.sentence_transformers.companion import SentenceTransformers
 
-# A folder is read in the first that detects it, and an adapter written in the last that holds it.
+# A folder is read by the first that detects it, an adapter is written by the last that holds it.
 FORMATS: tuple[Format, ...] = (Native(), AdapterHub(), Peft())
-# Read in this order: what one says goes before what a later one does.
+# Read in this order: earlier ones take precedence.
 COMPANIONS: tuple[Companion, ...] = (TaskFile(), SentenceTransformers())

@@ -1,11 +1,11 @@
-"""Safetensors files, read with nothing believed: bounds are checked before anything is made of what the file says.
+"""Reads safetensors files of unknown origin: every bound that a file states is checked before it is used.
 
     8 bytes    length of the header, little-endian
-    header     JSON: each tensor's name with its dtype, shape and place among the data; `__metadata__`
+    header     JSON: each tensor's name with its dtype, shape and offsets in the data; `__metadata__`
     data       the tensors without a gap between them
 
 The library's own reader takes a second for every 20,000 tensors of a header and keeps the interpreter's lock meanwhile.
-This one refuses what is too much at once, and lets other threads have their turn at every tensor.
+This one refuses too many tensors at once, and lets other threads run after every tensor.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from manyhats.messages import short_name
 
 MAX_HEADER = 16 << 20  # bytes; low-rank pairs on every expert of the largest models take 15 MB
 MAX_TENSORS = 100_000
-_MOST_EVER = 100_000_000  # bytes of a header, by the format itself
+_MAX_HEADER_EVER = 100_000_000  # bytes of a header, by the format itself
 _MAX_NAME = 1024  # characters
 _MAX_DIMENSIONS = 8
-_CHUNK = 4 << 20  # bytes that are looked through at a time
+_CHUNK = 4 << 20  # bytes that are checked at a time
 _WIDEST = 8  # bytes of a value
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-# What is no float, by how the names of such tensors end: those that say where others belong, and masks' bits.
-_WHOLE = {
+# Types other than floats, by the endings of the tensors' names: indices, and masks' bits.
+_INTEGER_TYPES = {
     "I32": (torch.int32, ("indices", ":ids")),
     "I64": (torch.int64, ("indices", ":ids")),
     "U8": (torch.uint8, ("mask",)),
@@ -51,7 +51,7 @@ _own_folder: ContextVar[Path | None] = ContextVar("own_folder", default=None)
 
 
 class Entry(NamedTuple):
-    """One tensor of a file. `start` and `end`: bytes among the data."""
+    """One tensor of a file. `start` and `end`: bytes within the data."""
 
     name: str
     dtype: torch.dtype
@@ -64,7 +64,7 @@ class Entry(NamedTuple):
 def mapped(folder: Path) -> Iterator[None]:
     """Within it, the tensors of `folder` are views of mapped files in place of copies.
 
-    For files that nobody else can change: one that is cut shorter while it is mapped would end the process.
+    For files that nobody else can change: one that is truncated while it is mapped would end the process.
     """
     token = _own_folder.set(folder)
     try:
@@ -77,7 +77,7 @@ def load(path: Path) -> dict[str, Tensor]:
     """All tensors of a file, in host memory; views of the mapped file within `mapped`.
 
     Raises InvalidRequest for a file that is damaged or holds what cannot be used, TooLarge for one with too many
-    tensors, OSError where a full disk has no room for what cannot be mapped as it lies.
+    tensors, OSError where a full disk has no space for the copy of tensors that are not aligned.
     """
     own = _own_folder.get()
     try:
@@ -102,12 +102,12 @@ def read_header(file: BinaryIO, name: str) -> tuple[list[Entry], int]:
     return parse_start(start, name, size), len(start)
 
 
-def read_start(source: IO[bytes], name: str, size: int, begun: bytes = b"") -> bytes:
-    """All that stands before a file's data, from a source of `size` bytes, of which `begun` are read already.
+def read_start(source: IO[bytes], name: str, size: int, already_read: bytes = b"") -> bytes:
+    """The bytes before a file's data, from a source of `size` bytes, of which the bytes `already_read` are read.
 
     Raises what `read_header` raises.
     """
-    start = begun + source.read(max(8 - len(begun), 0))
+    start = already_read + source.read(max(8 - len(already_read), 0))
     length = check_length(start, name, size)
     start += source.read(max(8 + length - len(start), 0))
     if len(start) != 8 + length:
@@ -120,7 +120,7 @@ def check_length(start: bytes, name: str, size: int | None = None) -> int:
     length = int.from_bytes(start[:8], "little")
     if len(start) < 8 or (size is not None and length > size - 8):
         raise _damaged(name, f"its header would be {length} bytes long, but the file has {size or len(start)}")
-    if length > _MOST_EVER:
+    if length > _MAX_HEADER_EVER:
         raise _damaged(name, f"its header would be {length} bytes long")
     if length > MAX_HEADER:
         raise TooLarge(f"the header of {name} is {length} bytes long; at most {MAX_HEADER} are read", param=name)
@@ -142,7 +142,7 @@ def check_start(name: str, start: bytes, size: int | None = None) -> None:
 
 def parse_start(start: bytes, name: str, size: int) -> list[Entry]:
     """The tensors of a file of `size` bytes, by what `read_start` gave. Raises what `read_header` raises."""
-    # Each tensor is one object with two lists. Counting costs nothing beside parsing.
+    # Each tensor is one object with two lists. Counting costs nothing compared with parsing.
     if start.count(b"{", 8) > MAX_TENSORS + 2 or start.count(b"[", 8) > 2 * MAX_TENSORS:
         raise TooLarge(f"{name} has more than {MAX_TENSORS} tensors", param=name)
     try:
@@ -227,10 +227,10 @@ def _entry(name: str, fields: dict[str, Any], file: str) -> Entry:
     if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
         raise ValueError(f"'{name}' has the shape {str(shape)[:100]} and the place {start!s:.30}:{end!s:.30}")
     kind = _FLOATS.get(dtype)
-    if kind is None and dtype in _WHOLE and name.endswith(_WHOLE[dtype][1]):
-        kind = _WHOLE[dtype][0]
+    if kind is None and dtype in _INTEGER_TYPES and name.endswith(_INTEGER_TYPES[dtype][1]):
+        kind = _INTEGER_TYPES[dtype][0]
     if kind is None:
-        if dtype not in _OTHERS | _WHOLE.keys():
+        if dtype not in _OTHERS | _INTEGER_TYPES.keys():
             raise ValueError(f"'{name}' has the unknown type {str(dtype)[:50]}")
         raise InvalidRequest(f"'{name}' in {file} has the type {dtype}, which is not supported", param=name)
     if len(shape) > _MAX_DIMENSIONS:
@@ -254,34 +254,34 @@ def _copies(file: BinaryIO, entries: list[Entry], begin: int, name: str) -> dict
     return tensors
 
 
-def _views(path: Path, file: BinaryIO, entries: list[Entry], begin: int, beside: Path) -> dict[str, Tensor]:
-    """The values are looked through beside the map: pages of it that nobody uses take no memory.
+def _views(path: Path, file: BinaryIO, entries: list[Entry], begin: int, temporary: Path) -> dict[str, Tensor]:
+    """The values are checked in a buffer and not in the map, so that pages of it that nobody uses take no memory.
 
-    `beside`: the folder for a file, without a name as soon as it is mapped, of the tensors that lie where none of their
-    type may begin.
+    `temporary`: the folder for a copy of the tensors that are not aligned for their type. The copy loses its name as
+    soon as it is mapped.
     """
     buffer = torch.empty(_CHUNK, dtype=torch.uint8)
     for dtype, run in itertools.groupby(entries, key=lambda entry: entry.dtype):
-        if dtype.is_floating_point:  # those of one type that follow each other are looked through at once
+        if dtype.is_floating_point:  # neighbours of one type are checked together
             _check_run(file, list(run), begin, buffer, path.name)
-    places = {entry.name: begin + entry.start for entry in entries}
-    crooked = [entry for entry in entries if places[entry.name] % entry.dtype.itemsize]
-    straight = [entry for entry in entries if not places[entry.name] % entry.dtype.itemsize]
-    tensors = _mapped(path, straight, places)
-    if crooked:
-        with tempfile.NamedTemporaryFile(dir=beside) as out:
-            places = _moved(file, crooked, begin, cast("BinaryIO", out), buffer, path.name)
-            tensors |= _mapped(Path(out.name), crooked, places)
+    offsets = {entry.name: begin + entry.start for entry in entries}
+    unaligned = [entry for entry in entries if offsets[entry.name] % entry.dtype.itemsize]
+    aligned = [entry for entry in entries if not offsets[entry.name] % entry.dtype.itemsize]
+    tensors = _mapped(path, aligned, offsets)
+    if unaligned:
+        with tempfile.NamedTemporaryFile(dir=temporary) as out:
+            offsets = _moved(file, unaligned, begin, cast("BinaryIO", out), buffer, path.name)
+            tensors |= _mapped(Path(out.name), unaligned, offsets)
     return {entry.name: tensors[entry.name] for entry in entries}
 
 
 def _moved(
     file: BinaryIO, entries: list[Entry], begin: int, out: BinaryIO, buffer: Tensor, name: str
 ) -> dict[str, int]:
-    """Copies tensors to another file, each to a place where its type may begin; the places, in bytes."""
-    places = {}
+    """Copies tensors to another file, each aligned for any type. Returns their offsets in bytes."""
+    offsets = {}
     for entry in entries:
-        places[entry.name] = out.seek(-(-out.tell() // _WIDEST) * _WIDEST)
+        offsets[entry.name] = out.seek(-(-out.tell() // _WIDEST) * _WIDEST)
         file.seek(begin + entry.start)
         for at in range(entry.start, entry.end, _CHUNK):
             chunk = buffer[: min(_CHUNK, entry.end - at)]
@@ -289,12 +289,12 @@ def _moved(
             data: Any = chunk.numpy()
             out.write(data)
     out.flush()
-    return places
+    return offsets
 
 
-def _mapped(path: Path, entries: list[Entry], places: Mapping[str, int]) -> dict[str, Tensor]:
-    """Views of tensors that lie in a file, by their places in bytes."""
-    size = max((places[entry.name] + entry.end - entry.start for entry in entries), default=0)
+def _mapped(path: Path, entries: list[Entry], offsets: Mapping[str, int]) -> dict[str, Tensor]:
+    """Views of tensors in a file. `offsets`: where each begins, in bytes."""
+    size = max((offsets[entry.name] + entry.end - entry.start for entry in entries), default=0)
     whole = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
     typed: dict[torch.dtype, Tensor] = {}  # all data as if it were of one type
     tensors = {}
@@ -302,7 +302,7 @@ def _mapped(path: Path, entries: list[Entry], places: Mapping[str, int]) -> dict
         width = entry.dtype.itemsize
         if entry.dtype not in typed:
             typed[entry.dtype] = whole[: len(whole) // width * width].view(entry.dtype)
-        at = places[entry.name] // width
+        at = offsets[entry.name] // width
         tensors[entry.name] = typed[entry.dtype].as_strided(entry.shape, _strides(entry.shape), at)
     return tensors
 
@@ -316,7 +316,7 @@ def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _check_run(file: BinaryIO, run: list[Entry], begin: int, buffer: Tensor, name: str) -> None:
-    """Looks through tensors of one type, of which each begins where the one before ends."""
+    """Checks adjacent tensors of one type."""
     file.seek(begin + run[0].start)
     entries = iter(run)
     entry = next(entries)

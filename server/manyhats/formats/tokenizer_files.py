@@ -1,8 +1,8 @@
-"""The tokenizer's files beside an adapter: its chat template, its end of text, and what they would read otherwise.
+"""An adapter's tokenizer files: chat template, end-of-text tokens, and settings that would change tokenisation.
 
-Texts are read by the backbone's tokenizer. What an adapter's own files say beside that is taken where it can be (the
-template, the tokens that end a text, the defaults of generation), and what would make other tokens of a text is
-refused by name, or warned of where it cannot be told for sure.
+Texts are tokenised by the backbone's tokenizer. Of an adapter's own files the chat template, the end-of-text tokens and
+the defaults of generation are used. What would tokenise texts otherwise is rejected by name, or warned of where that is
+not certain.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _TEMPLATE = "chat_template.jinja"
 _TEMPLATE_JSON = "chat_template.json"
 _TEMPLATE_LIMIT = 1 << 20  # bytes
 _MORE_TEMPLATES = "additional_chat_templates"
-# Switches that make other tokens of a text, which only a comparison of the two configs can tell.
+# Settings that change tokenisation, which show only in a comparison of the two configs.
 _SWITCHES = ("add_prefix_space", "split_special_tokens", "strip_accents", "tokenize_chinese_chars", "legacy")
 _ANY_TOKENIZER = {"PreTrainedTokenizer", "PreTrainedTokenizerBase", "TokenizersBackend"}
 
 
 def with_tokenizer_files(adapter: Adapter, folder: Path, backbone: Backbone) -> Adapter:
-    """The adapter with what the files beside it say of its tokenizer and of generation.
+    """The adapter with the settings of its tokenizer files and generation config.
 
-    What the adapter's own files say goes before it. Raises AdapterMismatch for files that would make other tokens of a
-    text than the backbone's tokenizer does, and InvalidRequest for damaged ones.
+    The adapter's own files take precedence. Raises AdapterMismatch for files that would tokenise texts otherwise than
+    the backbone's tokenizer, and InvalidRequest for damaged ones.
     """
     config = _object(folder / CONFIG)
     special = _object(folder / SPECIAL)
@@ -62,7 +62,7 @@ def _object(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-# ---- what is taken
+# ---- settings that are used
 
 
 def _stop_tokens(
@@ -72,7 +72,7 @@ def _stop_tokens(
     backbone: Backbone,
     warnings: list[str],
 ) -> list[int]:
-    """The tokens that end a text, beside those that the backbone's do already."""
+    """The tokens that end a text, in addition to the backbone's."""
     size = int(backbone.config.vocab_size)
     for number in of_generation:
         if number >= size:
@@ -94,7 +94,7 @@ def _stop_tokens(
             )
         if token not in backbone.eos_token_ids:
             found.setdefault(token, file)
-        break  # transformers reads the second only where the first says nothing
+        break  # transformers reads the second only where the first has none
     if found:
         names = backbone.tokenizer.loaded.convert_ids_to_tokens(list(found))
         listed = ", ".join(f"{name!r} ({number}, {found[number]})" for name, number in zip(names, found, strict=True))
@@ -107,17 +107,17 @@ def _chat_template(
 ) -> str | None:
     """The template that differs from the backbone's; None where none does.
 
-    A template may write special tokens by their names. Where the adapter's are others than the backbone's, it is
-    given them in front.
+    A template may use special tokens by name. Where the adapter's differ from the backbone's, they are set at its
+    beginning.
     """
     template, file = _own_template(folder, config, warnings)
     backbones = tokenizer.loaded.chat_template
     text = template if template is not None else backbones if isinstance(backbones, str) else None
     if text is None:
         return None
-    theirs = tokenizer.loaded.special_tokens_map
+    expected = tokenizer.loaded.special_tokens_map
     stated = ((name, token_text(config.get(name, special.get(name)))) for name in NAMED if name in text)
-    named = {name: token for name, token in stated if token is not None and token != theirs.get(name)}
+    named = {name: token for name, token in stated if token is not None and token != expected.get(name)}
     if not named and text == backbones:
         return None
     if template is not None and template != backbones:
@@ -128,13 +128,13 @@ def _chat_template(
 
 
 def _literal(text: str) -> str:
-    """A text as Jinja writes it."""
+    """A text as a Jinja literal."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 
 def _own_template(folder: Path, config: Mapping[str, Any], warnings: list[str]) -> tuple[str | None, str]:
-    """The adapter's own template, and the file that has it: as transformers, one in Jinja before all others."""
+    """The adapter's own template, and the file that has it: as in transformers, a .jinja file takes precedence."""
     more = sorted(path.stem for path in (folder / _MORE_TEMPLATES).glob("*.jinja"))
     if (folder / _TEMPLATE).is_file():
         _warn_of_unused(more, warnings)
@@ -179,18 +179,18 @@ def _read_text(path: Path) -> str:
         raise InvalidRequest(f"{path.name} is not UTF-8: {error}", param=path.name) from None
 
 
-# ---- what would make other tokens of a text
+# ---- settings that would change tokenisation
 
 
 def _check_config(config: Mapping[str, Any], tokenizer: Tokenizer) -> list[str]:
-    """Raises AdapterMismatch for a switch of tokenizer_config.json with which texts would become other tokens.
+    """Raises AdapterMismatch for a setting of tokenizer_config.json that would change the tokens of texts.
 
-    Returns warnings for what may do so, and cannot be told for sure.
+    Returns warnings for settings that may do so.
     """
-    theirs = tokenizer.loaded.init_kwargs
+    expected = tokenizer.loaded.init_kwargs
     for name, observed in tokenizer.observed_settings().items():
         declared = config.get(name)
-        if isinstance(declared, bool) and declared != observed and theirs.get(name) != declared:
+        if isinstance(declared, bool) and declared != observed and expected.get(name) != declared:
             raise AdapterMismatch(
                 f"{name} of {CONFIG} is {str(declared).lower()}, but {str(observed).lower()} for the backbone's "
                 "tokenizer, which reads the texts; leave the file out where the adapter was trained with the "
@@ -198,16 +198,16 @@ def _check_config(config: Mapping[str, Any], tokenizer: Tokenizer) -> list[str]:
                 param=name,
             )
     warnings = [
-        f"{name} of {CONFIG} is {short_repr(config[name])}, but {short_repr(theirs[name])} for the backbone's "
+        f"{name} of {CONFIG} is {short_repr(config[name])}, but {short_repr(expected[name])} for the backbone's "
         "tokenizer, which "
         "reads the texts"
         for name in _SWITCHES
-        if config.get(name) is not None and theirs.get(name) is not None and config[name] != theirs[name]
+        if config.get(name) is not None and expected.get(name) is not None and config[name] != expected[name]
     ]
     if config.get("truncation_side") == "left":
         warnings.append(f"truncation_side of {CONFIG} is left, but a text that is cut loses its end here")
     own = _class_of(config.get("tokenizer_class"))
-    known = (_class_of(theirs.get("tokenizer_class")), _class_of(type(tokenizer.loaded).__name__))
+    known = (_class_of(expected.get("tokenizer_class")), _class_of(type(tokenizer.loaded).__name__))
     backbones = known[0] or known[1]
     if own and backbones and own not in known:
         warnings.append(
@@ -218,6 +218,6 @@ def _check_config(config: Mapping[str, Any], tokenizer: Tokenizer) -> list[str]:
 
 
 def _class_of(name: Any) -> str | None:
-    """A tokenizer's class without what says no more than how it is computed; None for one that says nothing."""
+    """A tokenizer's class name without `Fast`; None for a generic class."""
     plain = name.removesuffix("Fast") if isinstance(name, str) else None
     return None if plain in _ANY_TOKENIZER else plain

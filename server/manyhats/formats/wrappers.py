@@ -1,4 +1,4 @@
-"""The names of a file's tensors without what wrappers of the model left in them (torch.compile, DDP, FSDP, ...)."""
+"""Removes from tensors' names what wrappers of the model added (torch.compile, DDP, FSDP, ...)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from manyhats.formats.files import read_tensors
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 from manyhats.methods.libraries.wrappers import bare as bare
 
-_SHOWN = 120  # characters of a name
+_MAX_NAME = 120  # characters of a name
 
 
 def renamed(
@@ -38,7 +38,7 @@ def renamed(
         name, new = changed[0]
         warnings.append(
             f"{len(changed)} names in {file} are not as its library writes them (wrappers of a model leave "
-            f"their own in them); they are read as if they were, '{name[:_SHOWN]}' as '{new[:_SHOWN]}'"
+            f"their own in them); they are read as if they were, '{name[:_MAX_NAME]}' as '{new[:_MAX_NAME]}'"
         )
     return found
 
@@ -51,7 +51,8 @@ def open_tensors(path: Path) -> UnclaimedTensors:
 
 
 def check_gathered(tensors: Mapping[str, Tensor], file: str) -> None:
-    """Raises InvalidRequest where a trainer saved weights that it held in parts: they are empty, or none are there."""
+    """Raises InvalidRequest where a trainer saved sharded weights without gathering them: they are empty, or
+    missing."""
     empty = next((name for name, tensor in tensors.items() if tuple(tensor.shape) == (0,)), None)
     if tensors and empty is None:
         return

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def write_adapter(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
-    """Writes into an existing folder. Raises InvalidRequest for what the format has no place for."""
+    """Writes into an existing folder. Raises InvalidRequest for what the format cannot store."""
     format = next(format for format in reversed(FORMATS) if format.holds(adapter, backbone))
     format.write(adapter, folder, backbone)
     if not format.complete:

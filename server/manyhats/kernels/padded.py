@@ -102,16 +102,16 @@ def _add(x: Tensor, y: Tensor, group: _Group) -> None:
 
 
 @lru_cache(maxsize=64)
-def _row_indices(spans: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _row_indices(ranges: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Three index tensors: the rows of each pair, padded with its first row; among these, the real ones (the inverse of
     the padding); and the real rows themselves.
 
     Cached, because in most decode steps the number of rows of each adapter stays the same.
     """
-    longest = max(stop - start for start, stop in spans)
-    pad = [row if row < stop else start for start, stop in spans for row in range(start, start + longest)]
-    unpad = [i * longest + row for i, (start, stop) in enumerate(spans) for row in range(stop - start)]
-    rows = [row for start, stop in spans for row in range(start, stop)]
+    longest = max(stop - start for start, stop in ranges)
+    pad = [row if row < stop else start for start, stop in ranges for row in range(start, start + longest)]
+    unpad = [i * longest + row for i, (start, stop) in enumerate(ranges) for row in range(stop - start)]
+    rows = [row for start, stop in ranges for row in range(start, stop)]
     host = torch.tensor([*pad, *unpad, *rows], dtype=torch.long)
     pinned = device.type == "cuda" and torch.cuda.is_available()
     on_device = host.pin_memory().to(device, non_blocking=True) if pinned else host.to(device)

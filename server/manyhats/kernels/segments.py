@@ -24,14 +24,14 @@ class Segment(NamedTuple):
 class Segments:
     """Segments in rising order. Some rows of the batch may belong to none.
 
-    `spans`: for each segment the rows (start, stop) of its sequences, counted from the batch's first row.
+    `sequence_ranges`: for each segment the rows (start, stop) of its sequences, counted from the batch's first row.
     """
 
-    def __init__(self, segments: Sequence[Segment], spans: Sequence[Sequence[tuple[int, int]]] = ()) -> None:
+    def __init__(self, segments: Sequence[Segment], sequence_ranges: Sequence[Sequence[tuple[int, int]]] = ()) -> None:
         self._segments = tuple(segments)
         self._repeated: dict[int, Segments] = {}
         self._prepared: dict[int, tuple[Table[Any], int, Any]] = {}
-        self.spans = spans
+        self.sequence_ranges = sequence_ranges
 
     def __len__(self) -> int:
         return len(self._segments)

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from manyhats.backbone.sites import Actors, LinearSite, NormSite
 from manyhats.kernels.segments import Segment, Segments
-from manyhats.methods.base import put_rows, span_slices
-from manyhats.methods.operations import OUTPUT_OPERATIONS, OwnMask, OwnRows, PrefixRows
+from manyhats.methods.base import put_rows, relative_slices
+from manyhats.methods.operations import OwnMask, OwnRows, PrefixRows
 from manyhats.methods.residual import ResidualGroup, ResidualPass, join_residual
 from manyhats.methods.signature import Category, Signature
 from manyhats.methods.slots import Group, SlotTables
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 class PassSegment(NamedTuple):
-    """A segment of a pass. `signature`: the index of its adapter's signature in the batch; `spans`: the rows (start,
-    stop) of its sequences; `sequences`: their indices in the batch."""
+    """A segment of a pass. `signature`: the index of its adapter's signature in the batch; `sequence_ranges`: the
+    rows (start, stop) of its sequences; `sequences`: their indices in the batch."""
 
     segment: Segment
     signature: int
-    spans: Sequence[tuple[int, int]]
+    sequence_ranges: Sequence[tuple[int, int]]
     sequences: slice
 
 
@@ -58,7 +58,7 @@ class Pass:
         found = self._by_signatures.get(signatures)
         if found is None:
             own = [member for member in self._segments if member.signature in signatures]
-            segments = Segments([m.segment for m in own], [m.spans for m in own])
+            segments = Segments([m.segment for m in own], [m.sequence_ranges for m in own])
             found = self._by_signatures[signatures] = segments, [m.sequences for m in own]
         return found
 
@@ -66,7 +66,7 @@ class Pass:
 class ActorSet:
     """The actors for all batches with the same signatures.
 
-    `within`: the only linear, embedding and norm sites of the pass; None: all. `tokens`: whether the pass is over all
+    `within`: the linear, embedding and norm sites of the pass; None: all. `tokens`: whether the pass is over all
     tokens.
     """
 
@@ -153,8 +153,7 @@ class _LinearActor:
             kernels.scale_add(scaled, group.tables["values"], current.of(group.members))
         y = self._with_own_weights(scaled, site) if self.weight else site.product(scaled)
         for group in self.output:
-            run = OUTPUT_OPERATIONS[group.placement.kind].run
-            run(kernels, x, y, group.tables, current.of(group.members))
+            group.placement.kind.run(kernels, x, y, group.tables, current.of(group.members))
         return y
 
     def _with_own_weights(self, x: Tensor, site: LinearSite) -> Tensor:
@@ -191,7 +190,7 @@ def _members(groups: Sequence[Group]) -> tuple[int, ...]:
 
 
 def gaps(runs: Sequence[slice], rows: int) -> list[slice]:
-    """The rows, of `rows`, outside the given slices, which are in rising order."""
+    """The rows outside the given slices, out of `rows` rows. `runs`: in rising order."""
     found: list[slice] = []
     end = 0
     for run in [*runs, slice(rows, rows)]:
@@ -216,10 +215,10 @@ class _EmbeddingActor:
                 self.actor_set.kernels.lookup(ids, y, group.tables["rows"], segments)
                 continue
             chunks = []
-            for segment, spans in zip(segments, segments.spans, strict=True):
+            for segment, ranges in zip(segments, segments.sequence_ranges, strict=True):
                 rows = slice(segment.start, segment.stop)
                 step = group.tables["act"][segment.slot]
-                chunks.append((rows, step(ids[rows], y[rows], span_slices(spans, segment.start))))
+                chunks.append((rows, step(ids[rows], y[rows], relative_slices(ranges, segment.start))))
             y = put_rows(y, chunks)
         return y
 
@@ -284,10 +283,10 @@ class _StatesActor:
         for group in self.groups:
             segments = current.of(group.members)
             sequences = current.sequences(group.members)
-            for segment, spans, own in zip(segments, segments.spans, sequences, strict=True):
+            for segment, ranges, own in zip(segments, segments.sequence_ranges, sequences, strict=True):
                 rows = slice(segment.start, segment.stop)
                 step = group.tables["act"][segment.slot]
-                new = step(states[rows], span_slices(spans, segment.start), current.batch, own)
+                new = step(states[rows], relative_slices(ranges, segment.start), current.batch, own)
                 states = put_rows(states, [(rows, new)])
         return states
 
@@ -307,9 +306,9 @@ class _KeyValueActor:
                 entries: list[Any] = group.tables["rows"].entries
                 found += [(segment.start, *entries[segment.slot]) for segment in segments]
                 continue
-            for segment, spans in zip(segments, segments.spans, strict=True):
+            for segment, ranges in zip(segments, segments.sequence_ranges, strict=True):
                 step = group.tables["act"][segment.slot]
-                rows = step(hidden[segment.start : segment.stop], span_slices(spans, segment.start))
+                rows = step(hidden[segment.start : segment.stop], relative_slices(ranges, segment.start))
                 found.append((segment.start, *rows))
         found.sort(key=itemgetter(0))  # a stable sort: several prefixes of a segment keep their order
         return torch.cat([keys, *[k for _, k, _ in found]]), torch.cat([values, *[v for _, _, v in found]])

@@ -1,7 +1,7 @@
-"""What a method is: how its weights are checked, made ready and act on the rows of a packed batch.
+"""What a method is: how its weights are checked, bound, and applied to the rows of a packed batch.
 
-Life of an adapter's weights: a format reader makes components (host memory, as in the file); `Method.bind` makes bound
-components of them (on the device, ready to act); a `Plan` lets all bound adapters of a batch act at their sites.
+An adapter's weights are read into components (host memory, as in the file), bound by `Method.bind` (on the device,
+ready to act), and run at the backbone's sites by the `Plan` of a batch.
 """
 
 from __future__ import annotations
@@ -31,33 +31,34 @@ Pair = tuple[Tensor, Tensor]  # weight and bias
 
 
 class EmbeddingStep(Protocol):
-    """Makes a segment's rows of an embedding's output. `ids`: (rows,), `y`: (rows, dim); `spans` within these rows."""
+    """Computes a segment's rows of an embedding's output. `ids`: (rows,), `y`: (rows, dim); `slices` within these
+    rows."""
 
-    def __call__(self, ids: Tensor, y: Tensor, spans: SequenceSlices) -> Tensor: ...
+    def __call__(self, ids: Tensor, y: Tensor, slices: SequenceSlices) -> Tensor: ...
 
 
 class StatesStep(Protocol):
     """Changes a segment's rows of the residual stream as a whole.
 
-    `states`: (rows, hidden), `spans` within them; `batch`: the pass under way, `sequences`: which of it these are.
+    `states`: (rows, hidden), `slices` within them; `batch`: the current batch, `sequences`: their indices in it.
     """
 
-    def __call__(self, states: Tensor, spans: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor: ...
+    def __call__(self, states: Tensor, slices: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor: ...
 
 
 class KeyValueStep(Protocol):
     """The rows that a segment's sequences attend to before their own.
 
-    `hidden`: (tokens, width), what the attention layer reads. Returns keys and values: (rows, kv_heads, head_dim)
-    for all sequences of the segment together, or as many for each of them after another (`BoundComponent.prefix_each`).
+    `hidden`: (tokens, width), what the attention layer reads. Returns keys and values: (rows, kv_heads, head_dim) for
+    all sequences of the segment together, or as many for each sequence, concatenated (`BoundComponent.prefix_each`).
     """
 
-    def __call__(self, hidden: Tensor, spans: SequenceSlices) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, hidden: Tensor, slices: SequenceSlices) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(slots=True)
 class BoundComponent:
-    """One component on the device. Each mapping goes from a site to what acts there.
+    """One component on the device. Each mapping is from a site to what acts there.
 
     `linear`: operations at a linear layer, in their order: `ScaleInput`, `OwnWeight` or `OwnMask`, and those that
     change its output (see `methods.operations`).
@@ -71,65 +72,64 @@ class BoundComponent:
     key_value: Mapping[int, KeyValueStep] = field(default_factory=dict)  # by layer
     prefix_rows: int = 0  # rows that key_value puts before a sequence
     prefix_each: bool = False  # every sequence has its own
-    prefix_left_out: frozenset[int] = frozenset()  # layers at which these rows are not seen
-    virtual_tokens: int = 0  # rows before every sequence that are no tokens of its own
-    position_offset: int = 0  # how far real tokens' positions move on
+    prefix_left_out: frozenset[int] = frozenset()  # layers whose attention does not read these rows
+    virtual_tokens: int = 0  # virtual tokens before every sequence's own
+    position_offset: int = 0  # added to real tokens' positions
     nbytes: int = 0
 
 
 class Trainable(nn.Module, ABC):
-    """A part while it is being trained: parameters, the same forward as when it is served, and the way back."""
+    """A component in training: parameters, the forward pass that serves, and the component to save."""
 
     stages: ClassVar[int] = 1
 
     @property
     def rates(self) -> Mapping[str, float]:
-        """Times the learning rate, by a parameter's first name; one for all that are not named."""
+        """Factors of the learning rate by the first part of a parameter's name; 1 for those not listed."""
         return {}
 
     @abstractmethod
     def bound(self) -> BoundComponent:
-        """The part as it acts now, with gradients; called once a step. Where chance takes part, that is only while it
-        is in training mode."""
+        """The component with its current parameters, with gradients; called once a step. Random only in training
+        mode."""
 
     def advance(self) -> None:
-        """Begins the next stage: other parameters may be trained from now on."""
+        """Begins the next stage, in which other parameters may be trained."""
         raise NotImplementedError(f"{type(self).__name__} has a single stage")
 
     def restore(self, stage: int, state: Mapping[str, Any]) -> None:
-        """Takes a `state_dict` of a stage, counted from 0, in place of what it has."""
+        """Loads the `state_dict` of a stage, counted from 0."""
         for _ in range(stage):
             self.advance()
         self.load_state_dict(state)
 
     def penalty(self) -> Tensor | None:
-        """What is added to the loss of every step."""
+        """A term added to the loss of every step."""
         return None
 
     @abstractmethod
     def component(self) -> Component[Any]:
-        """The part to be saved; what was needed for training alone is left out or folded in."""
+        """The component to save; what only training needs is left out or folded in."""
 
 
 class Conflict(NamedTuple):
-    """Why an adapter is refused. `param`: the field at fault."""
+    """Why an adapter is rejected. `param`: the field at fault."""
 
     reason: str
     param: str
 
 
 class Method(ABC, Generic[C]):
-    """One way of adapting a backbone. Stateless: one instance serves all tasks.
+    """One way of adapting a backbone. Stateless: one instance for all tasks.
 
-    Everything that is to be known of a method stands here: a new one is a module with a subclass, and a line in
-    `methods.registry`. `peft_types`, `peft_writer`, `adapterhub` and `native` say how files hold it,
-    `recipes` how it is trained, by the names that the field knows.
+    A new method is a module with a subclass, and a line in `methods.registry`. `peft_types`, `peft_writer`,
+    `adapterhub` and `native` say how files store it, `recipes` how it is trained, by the names used in the literature.
 
-    `incompatible_with`: other methods that cannot stand in one adapter with it, and why. `lm_head_conflict`: why an
+    `incompatible_with`: other methods that cannot be in one adapter with it, and why. `lm_head_conflict`: why an
     adapter with it cannot end in the backbone's language-model head; None where it can. `tied_to_lm_head_ok`: whether
     an embedding that shares its weight with the output layer may be adapted by it alone, though PEFT's
-    `ensure_weight_tying` asks for both. `pooled_virtual_tokens`: whether it puts rows before a sequence's own that
-    pooling over all rows reads, too.
+    `ensure_weight_tying` requires both. `pooled_virtual_tokens`: whether it adds virtual tokens that pooling over all
+    rows includes.
     """
 
     name: ClassVar[str]
@@ -146,21 +146,21 @@ class Method(ABC, Generic[C]):
 
     @abstractmethod
     def check(self, component: Component[C], backbone: Backbone) -> None:
-        """Raises AdapterMismatch, naming the tensor and both shapes, where the part does not fit the backbone."""
+        """Raises AdapterMismatch, naming the tensor and both shapes, where the component does not fit the backbone."""
 
     def check_together(self, components: Sequence[Component[C]]) -> None:
-        """Raises AdapterMismatch where several components of this method cannot stand in one adapter."""
+        """Raises AdapterMismatch where several components of this method cannot be in one adapter."""
 
     @abstractmethod
     def bind(self, component: Component[C], backbone: Backbone) -> BoundComponent:
-        """The part on the backbone's device in its dtype. The part has been checked."""
+        """The component on the backbone's device in its dtype. It has been checked."""
 
-    def claim_beside(self, unclaimed: UnclaimedTensors, backbone: Backbone) -> Component[C] | None:
-        """What PEFT's files may hold of this method beside any other; None where they do not."""
+    def claim_additional(self, unclaimed: UnclaimedTensors, backbone: Backbone) -> Component[C] | None:
+        """The component of this method that a PEFT file of any type holds in addition; None where it holds none."""
         return None
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
-        """Fresh weights to train. Raises InvalidRequest for an option that the method does not have."""
+        """New weights to train. Raises InvalidRequest for an unknown option."""
         raise InvalidRequest(f"the method '{self.name}' cannot be trained yet", param="method")
 
     def rank(self, component: Component[C]) -> int | None:
@@ -172,16 +172,16 @@ class Method(ABC, Generic[C]):
         return component.nbytes
 
     def replaced_weights(self, component: Component[C]) -> set[str]:
-        """The linear sites where the part brings its own weight; no two parts of an adapter may share one."""
+        """The linear sites whose weight the component replaces; no two components of an adapter may share one."""
         return set()
 
     def non_causal(self, component: Component[C]) -> bool:
-        """Whether what the part does to a token depends on tokens behind it, so that no pass can build on another."""
+        """Whether its effect on a token depends on later tokens, so that keys and values cannot be cached."""
         return component.gated
 
 
 def expect_shape(tensor: Tensor, shape: tuple[int, ...], name: str, backbone: Backbone) -> None:
-    """Raises AdapterMismatch where a tensor of the adapter has another shape than the backbone asks for."""
+    """Raises AdapterMismatch where a tensor of the adapter has another shape than the backbone needs."""
     if tuple(tensor.shape) != shape:
         raise AdapterMismatch(
             f"'{name}' has shape {list(tensor.shape)}, but the backbone {backbone.name} needs {list(shape)}",
@@ -197,19 +197,19 @@ def expect_matrix(tensor: Tensor, name: str) -> int:
 
 
 def expect_leaves(leaves: StateDict, required: Sequence[str], site: str) -> None:
-    """Raises AdapterMismatch where tensors that belong together are not all there."""
+    """Raises AdapterMismatch where one of the `required` tensors of a site is missing."""
     absent = [name for name in required if name not in leaves]
     if absent:
         raise AdapterMismatch(f"the adapter has no '{absent[0]}' for {site}", param=site)
 
 
 def on_device(leaves: StateDict, backbone: Backbone) -> dict[str, Tensor]:
-    """The leaves on the backbone's device in its dtype."""
+    """A site's tensors on the backbone's device in its dtype."""
     return {name: tensor.to(backbone.device, backbone.dtype) for name, tensor in leaves.items()}
 
 
 def pair_of(leaves: StateDict, name: str) -> Pair | None:
-    """`name.weight` and `name.bias`, where they are there."""
+    """`name.weight` and `name.bias`; None where they are missing."""
     return (leaves[f"{name}.weight"], leaves[f"{name}.bias"]) if f"{name}.weight" in leaves else None
 
 
@@ -231,9 +231,9 @@ def init_gate(backbone: Backbone, width: int, generator: torch.Generator) -> dic
     }
 
 
-def span_slices(spans: Sequence[tuple[int, int]], start: int) -> list[slice]:
+def relative_slices(slices: Sequence[tuple[int, int]], start: int) -> list[slice]:
     """The rows (start, stop) of sequences as slices, counted from the row `start`."""
-    return [slice(first - start, stop - start) for first, stop in spans]
+    return [slice(first - start, stop - start) for first, stop in slices]
 
 
 def put_rows(y: Tensor, chunks: Sequence[tuple[slice, Tensor]]) -> Tensor:
@@ -251,7 +251,7 @@ def put_rows(y: Tensor, chunks: Sequence[tuple[slice, Tensor]]) -> Tensor:
 
 
 def reject_padded(backbone: Backbone, what: str) -> None:
-    """Raises AdapterMismatch on a backbone that runs padded, for what needs the packed batch."""
+    """Raises AdapterMismatch on a backbone that runs padded, for methods that need packed attention."""
     if not backbone.family.packed:
         raise AdapterMismatch(
             f"{what} is not supported on {backbone.config.model_type} models, whose attention is their own; "

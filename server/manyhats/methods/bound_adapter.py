@@ -23,14 +23,14 @@ from manyhats.methods.signature import Category, Placement, Signature, signature
 class BoundAdapter:
     """An adapter on the device. Compared by identity. `non_causal`: see `Method.non_causal`.
 
-    `slot`: its slot in the backbone's tables, which set it; None: it has none yet.
+    `slot`: its slot in the backbone's tables, which set it; None where it has none yet.
     """
 
     method: str
     components: tuple[tuple[Method[Any], BoundComponent], ...]
     head: Head | None
     non_causal: bool = False
-    projection: Projection | None = None  # None: the backbone's own
+    projection: Projection | None = None  # None: the backbone's
     slot: int | None = field(default=None, init=False)
 
     @property

@@ -1,4 +1,4 @@
-"""The changed parameters of a fine-tuned model as a component, for whoever has them and no method of their own."""
+"""Parameters of a fine-tuned model as a component, for differences that no method describes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from manyhats.methods.full_parameters import Parameters, ParametersConfig
 
 
 def changed_parameters(sites: Mapping[str, StateDict], label: str) -> Component[Any]:
-    """Parameters that stand in place of the backbone's. `sites`: by site, `weight` or `bias`, in the backbone's layout.
-    `label`: what the user is shown as the method."""
+    """Parameters that replace the backbone's. `sites`: by site, `weight` or `bias`, in the backbone's layout.
+    `label`: the method's name in answers."""
     return Component(Parameters.name, ParametersConfig(), sites, label=label)

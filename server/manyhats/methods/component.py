@@ -1,4 +1,4 @@
-"""The weights of one method as a file holds them, in host memory."""
+"""The weights of one method as in the file, in host memory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-StateDict = Mapping[str, Tensor]  # a method's tensors at one site, by its own leaf names
+StateDict = Mapping[str, Tensor]  # a method's tensors at one site, by the method's names for them
 
 
 class MethodConfig(BaseModel):
-    """What a method needs to know besides its tensors."""
+    """What a method needs besides its tensors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -24,9 +24,9 @@ C_co = TypeVar("C_co", bound=MethodConfig, covariant=True)
 
 @dataclass(frozen=True)
 class Component(Generic[C_co]):
-    """The weights of one method, in host memory. `tensors`: by site, then by the method's own leaf names.
+    """The weights of one method, in host memory. `tensors`: by site, then by the method's names for them.
 
-    `label`: what the user is shown where it is not the method's own name.
+    `label`: the name in answers, where it is not the method's.
     """
 
     method: str
@@ -41,10 +41,10 @@ class Component(Generic[C_co]):
 
     @property
     def gated(self) -> bool:
-        """Whether a gate, which reads a whole sequence, weighs what it does; a member's counts, too."""
+        """Whether its output is scaled by a gate, which reads the whole sequence; also where a member's is."""
         return any(leaf.endswith("gate.weight") for leaves in self.tensors.values() for leaf in leaves)
 
 
 def size_of(sites: Iterable[StateDict]) -> int:
-    """Bytes of all leaves."""
+    """Bytes of all tensors."""
     return sum(tensor.nbytes for leaves in sites for tensor in leaves.values())

@@ -1,4 +1,4 @@
-"""Adapters that are made of others: what each way of putting them together says of itself."""
+"""Adapters composed of others: what each composition states of itself."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Member(NamedTuple):
     components: Sequence[Component[Any]]
 
     def single(self, purpose: str) -> Component[Any]:
-        """Its only component. Raises AdapterMismatch where it has several; `purpose`: what it cannot be then."""
+        """Its only component. Raises AdapterMismatch where it has several; `purpose`: what needs a single one, for the
+        message."""
         if len(self.components) != 1:
             raise AdapterMismatch(
                 f"the member {self.name[:12]} has {len(self.components)} parts, and cannot be {purpose}",
@@ -51,7 +52,7 @@ class CompositionFields(NativeFields):
 
 @dataclass(frozen=True, slots=True)
 class AdapterHubComposition:
-    """A composition of AdapterHub that has a config and tensors of its own.
+    """An AdapterHub composition with its own config and tensors.
 
     `block`: its type in `adapter_setup.json`. `read` makes a component of the members and of the tensors, which it
     claims; its third argument is the composition's name, a part of the tensors' names. It raises InvalidRequest for
@@ -64,12 +65,11 @@ class AdapterHubComposition:
 
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """A way of making one adapter of several.
+    """A way of composing one adapter of several.
 
-    `fields`: what its format has in `manyhats.json`. `compose` makes components of the members, in the order in which
-    they act, and claims the tensors that are the composition's own; it raises AdapterMismatch where the members cannot
-    be put together so. `needs_weights`: whether it is nothing without tensors of its own. `adapterhub`: how AdapterHub
-    has it.
+    `fields`: of its format in `manyhats.json`. `compose` makes components of the members, in the order in which they
+    act, and claims the composition's own tensors; it raises AdapterMismatch where the members cannot be composed so.
+    `needs_weights`: whether it needs tensors of its own. `adapterhub`: AdapterHub's counterpart.
     """
 
     fields: type[CompositionFields]

@@ -25,7 +25,8 @@ class HeadRows(NamedTuple):
 
 
 def head_logits(tables: SlotTables, states: Tensor, rows: Sequence[HeadRows]) -> Tensor:
-    """The logits of all heads: (rows, width) to (rows, most labels). A row is valid up to its head's number of labels.
+    """The logits of all heads: (rows, width) to (rows, maximum number of labels). A row is valid up to its head's
+    number of labels.
 
     `rows`: in rising order.
     """

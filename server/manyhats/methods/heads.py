@@ -14,7 +14,7 @@ from manyhats.methods.base import expect_shape
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-KindName = str  # of a kind of task; `core.kinds.registry` has all
+KindName = str  # a kind of task, of those in `core.kinds.registry`
 Reads = Literal["first", "last", "pooler", "tokens"]
 
 
@@ -36,7 +36,7 @@ class Head:
     layers: tuple[Layer, ...]
 
     def read(self, states: Tensor) -> Tensor:
-        """What the first layer is given of its rows (rows, hidden): all of it, but in training."""
+        """The first layer's input, of the head's rows (rows, hidden); with dropout in training."""
         return states
 
     @property

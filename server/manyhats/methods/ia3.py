@@ -34,7 +34,7 @@ NAME: Final = "ia3"
 
 
 class Ia3Config(MethodConfig):
-    """Nothing: the leaves say which side of the layer is rescaled."""
+    """No fields: the tensors' names say which side of the layer is rescaled."""
 
 
 def _operations(leaves: StateDict) -> list[Operation]:
@@ -98,7 +98,7 @@ def _matches(config: Mapping[str, Any]) -> bool:
 def _read_adapterhub(
     unclaimed: UnclaimedTensors, config: Mapping[str, Any], file: AdapterHubFile, backbone: Backbone
 ) -> list[Component[Any]]:
-    """AdapterHub's is a LoRA of one vector, which it multiplies by."""
+    """AdapterHub stores it as a LoRA of one vector, which scales the output."""
     sites = claim_lora(unclaimed, config, file.name, backbone)
     for site, leaves in sites.items():
         if set(leaves) != {"B"}:
@@ -129,7 +129,7 @@ ADAPTERHUB = AdapterHubArchitecture(description="lora", matches=_matches, read=_
 
 
 class Ia3(Method[Ia3Config]):
-    """Leaves at a linear site: `output` (out,), `input` (in,), or both."""
+    """Tensors at a linear site: `output` (out,), `input` (in,), or both."""
 
     name: ClassVar[str] = NAME
     config = Ia3Config
@@ -166,7 +166,7 @@ class Ia3(Method[Ia3Config]):
         )
 
 
-# What the families call the layers that the paper rescales.
+# The families' names for the layers that the paper rescales.
 KEYS_AND_VALUES = ("key", "value", "k_proj", "v_proj", "k_lin", "v_lin", "query_key_value", "Wqkv", "attn.c_attn")
 FEED_FORWARD = ("output.dense", "down_proj", "lin2", "fc2", "ffn_output", "dense_4h_to_h", "mlp.c_proj", "mlp.Wo")
 
@@ -174,7 +174,7 @@ FEED_FORWARD = ("output.dense", "down_proj", "lin2", "fc2", "ffn_output", "dense
 def _named(
     backbone: Backbone, given: Sequence[str], meant: Sequence[str], known: Sequence[str], option: str
 ) -> list[str]:
-    """The sites that the names mean, or those that the families call so."""
+    """The sites with these names, or by default those in the families' lists."""
     if list(given) != list(meant):
         return target_sites(backbone, given)
     found = [

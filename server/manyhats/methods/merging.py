@@ -1,7 +1,7 @@
 """Merging LoRA adapters into one: linear, TIES (Yadav et al. 2023, section 3) and DARE (Yu et al. 2024, section 3.2).
 
-As in LoRAX, the A and the B of the adapters are merged each by themselves, and the first adapter's scale holds. Unlike
-there, DARE divides what is left by the density, as the paper does, and its chance is fixed by a seed.
+As in LoRAX, the A and the B of the adapters are merged separately, with the first adapter's scale. Unlike LoRAX, DARE
+divides the kept values by the density, as in the paper, and is seeded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from manyhats.methods.lora import Lora, LoraConfig
 Strategy = Literal["linear", "ties", "dare_linear", "dare_ties"]
 SignMethod = Literal["total", "frequency"]
 
-METHOD = Lora.name  # of what is merged, and of what it becomes
+METHOD = Lora.name  # of the members, and of the result
 
 
 def merge(
@@ -30,7 +30,7 @@ def merge(
     sign: SignMethod,
     generator: torch.Generator,
 ) -> Tensor:
-    """Tensors of one shape to one of it. `density`: the share of the values that TIES and DARE keep."""
+    """Merges tensors of one shape. `density`: the share of the values that TIES and DARE keep."""
     kept = [t.float() for t in tensors]
     if strategy == "ties":
         kept = [_keep_largest(t, density) for t in kept]
@@ -47,7 +47,7 @@ def merge(
 
 
 def _keep_largest(tensor: Tensor, density: float) -> Tensor:
-    """The share of values that are largest, the others zero."""
+    """Keeps the share of values that are largest in magnitude; the others become zero."""
     if density >= 1:
         return tensor
     flat = tensor.abs().flatten()
@@ -57,7 +57,7 @@ def _keep_largest(tensor: Tensor, density: float) -> Tensor:
 
 
 def _drop_at_random(tensor: Tensor, density: float, generator: torch.Generator) -> Tensor:
-    """Values that chance keeps, made larger for those that are gone."""
+    """Keeps a random share of the values, divided by the density; the others become zero."""
     if density >= 1:
         return tensor
     keep = torch.rand(tensor.shape, generator=generator) < density
@@ -72,7 +72,7 @@ def merge_components(
     sign: SignMethod,
     seed: int,
 ) -> Component[Any]:
-    """One LoRA of several. A layer that only some of them adapt is merged of these.
+    """Merges LoRAs into one. A layer that only some of them adapt is merged of those.
 
     Raises InvalidRequest for other methods, LoRAs with more than A and B, and different ranks.
     """

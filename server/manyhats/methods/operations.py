@@ -21,9 +21,9 @@ Tables = Mapping[str, Table[Any]]
 
 @dataclass(frozen=True, slots=True)
 class OperationKind:
-    """What operations must have in common to be computed in one call. `columns`: the names of their tables; `run`: at a
-    residual site, what computes them (a `methods.residual.ResidualRun`), with all that must be equal besides, such as a
-    config's flags."""
+    """What operations must have in common to be computed in one call. `columns`: the names of their tables; `run`: what
+    computes them, with all that must be equal besides, such as a config's flags: of a linear layer's output an
+    `OutputRun`, at a residual site a `methods.residual.ResidualRun`. None: what acts there computes them itself."""
 
     name: str
     columns: tuple[str, ...]
@@ -44,13 +44,16 @@ class Operation(Protocol):
         ...
 
 
-class OutputOperation(Operation, Protocol):
-    """Changes the output of a linear layer."""
+class OutputRun(Protocol):
+    """Computes operations on the output of a linear layer."""
 
-    @staticmethod
-    def run(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
+    def __call__(self, kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
         """Computes all segments. `x`: (rows, in), the layer's input; `y`: (rows, out), its output, changed in place."""
         ...
+
+
+def _add_low_rank(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
+    kernels.low_rank(x, y, tables["pair"], segments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +61,32 @@ class AddLowRank:
     """y += the low-rank pair's output for x."""
 
     pair: LowRank
-    kind: ClassVar = OperationKind("low_rank", ("pair",))
+    kind: ClassVar = OperationKind("low_rank", ("pair",), _add_low_rank)
 
     @property
     def columns(self) -> tuple[Any, ...]:
         return (self.pair,)
 
-    @staticmethod
-    def run(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
-        kernels.low_rank(x, y, tables["pair"], segments)
+
+def _add_gated_low_rank(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
+    kernels.low_rank(x, y, tables["pair"], segments, gate_rows(kernels, x, tables["gate"], segments))
 
 
 @dataclass(frozen=True, slots=True)
 class AddGatedLowRank:
-    """The same, multiplied for each sequence by the mean of a gate: weight (1, in), bias (1,)."""
+    """The same, scaled for each sequence by the mean of its gate: weight (1, in), bias (1,)."""
 
     pair: LowRank
     gate: Weight
-    kind: ClassVar = OperationKind("gated low_rank", ("pair", "gate"))
+    kind: ClassVar = OperationKind("gated low_rank", ("pair", "gate"), _add_gated_low_rank)
 
     @property
     def columns(self) -> tuple[Any, ...]:
         return self.pair, self.gate
 
-    @staticmethod
-    def run(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
-        kernels.low_rank(x, y, tables["pair"], segments, gate_rows(kernels, x, tables["gate"], segments))
+
+def _scale_output(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
+    kernels.scale_add(y, tables["values"], segments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +94,15 @@ class ScaleOutput:
     """y = y * gain + offset."""
 
     values: ScaleAdd
-    kind: ClassVar = OperationKind("scale_add", ("values",))
+    kind: ClassVar = OperationKind("scale_add", ("values",), _scale_output)
 
     @property
     def columns(self) -> tuple[Any, ...]:
         return (self.values,)
 
-    @staticmethod
-    def run(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
-        kernels.scale_add(y, tables["values"], segments)
+
+def _set_outputs(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
+    kernels.linear(x, y, tables["layer"], segments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +111,15 @@ class SetOutputs:
 
     ids: Tensor
     rows: Tensor
-    kind: ClassVar = OperationKind("set outputs", ("layer",))
+    kind: ClassVar = OperationKind("set outputs", ("layer",), _set_outputs)
 
     @property
     def columns(self) -> tuple[Any, ...]:
         return (Weight(self.rows, None, self.ids),)
 
-    @staticmethod
-    def run(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
-        kernels.linear(x, y, tables["layer"], segments)
+
+def _add_sparse(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
+    kernels.sparse_add(x, y, tables["difference"], segments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,20 +127,11 @@ class AddSparse:
     """y += the output of a sparse difference of the weight for x."""
 
     difference: Sparse
-    kind: ClassVar = OperationKind("sparse_add", ("difference",))
+    kind: ClassVar = OperationKind("sparse_add", ("difference",), _add_sparse)
 
     @property
     def columns(self) -> tuple[Any, ...]:
         return (self.difference,)
-
-    @staticmethod
-    def run(kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
-        kernels.sparse_add(x, y, tables["difference"], segments)
-
-
-OUTPUT_OPERATIONS: dict[OperationKind, type[OutputOperation]] = {
-    operation.kind: operation for operation in (AddLowRank, AddGatedLowRank, ScaleOutput, SetOutputs, AddSparse)
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +218,7 @@ class PrefixRows:
     def columns(self) -> tuple[Any, ...]:
         return ((self.keys, self.values),)
 
-    def __call__(self, hidden: Tensor, spans: Any) -> tuple[Tensor, Tensor]:
+    def __call__(self, hidden: Tensor, slices: Any) -> tuple[Tensor, Tensor]:
         """See `methods.base.KeyValueStep`."""
         return self.keys, self.values
 
@@ -262,7 +256,7 @@ def gate_rows(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segme
     """
     logits = x.new_empty(len(x), 1)
     kernels.linear(x, logits, table, segments)
-    sequences = [slice(start, stop) for spans in segments.spans for start, stop in spans]
+    sequences = [slice(start, stop) for ranges in segments.sequence_ranges for start, stop in ranges]
     means, lengths = gate_means(logits, sequences), [rows.stop - rows.start for rows in sequences]
     flat = torch.cat([mean.expand(length) for mean, length in zip(means, lengths, strict=True)])[:, None]
     if len(flat) == len(x):

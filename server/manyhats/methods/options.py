@@ -18,13 +18,13 @@ class Options:
         self._known: list[str] = []
         self._method = method
 
-    def _take(self, name: str, default: Any) -> Any:
+    def _pop(self, name: str, default: Any) -> Any:
         self._known.append(name)
         return self._unread.pop(name, default)
 
     def integer(self, name: str, default: int, *, minimum: int = 0) -> int:
         """A whole number of at least `minimum`. Raises InvalidRequest."""
-        value = self._take(name, default)
+        value = self._pop(name, default)
         try:
             number = int(value)
         except (TypeError, ValueError, OverflowError):
@@ -35,7 +35,7 @@ class Options:
 
     def number(self, name: str, default: float, *, minimum: float = 0.0, maximum: float = float("inf")) -> float:
         """A number within [minimum, maximum]. Raises InvalidRequest."""
-        value = self._take(name, default)
+        value = self._pop(name, default)
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
@@ -46,7 +46,7 @@ class Options:
 
     def choice(self, name: str, default: str, allowed: Sequence[str]) -> str:
         """One of a few words. Raises InvalidRequest."""
-        value = self._take(name, default)
+        value = self._pop(name, default)
         if value not in allowed:
             raise InvalidRequest(f"{self._method}: {name} must be one of {', '.join(allowed)}, not {value!r}")
         return str(value)
@@ -57,7 +57,7 @@ class Options:
 
     def names(self, name: str, default: Sequence[str]) -> list[str]:
         """A list of names, or one string with commas between them. Raises InvalidRequest."""
-        value = self._take(name, default)
+        value = self._pop(name, default)
         if isinstance(value, str):
             value = value.split(",")
         if not isinstance(value, Sequence) or not value:
@@ -77,14 +77,14 @@ class Options:
         return found
 
     def components(self, name: str) -> list[Component[Any]]:
-        """The components that the caller has read. Raises InvalidRequest where they are not given."""
-        value = self._take(name, None)
+        """The components given by the caller. Raises InvalidRequest where there are none."""
+        value = self._pop(name, None)
         if not isinstance(value, list) or not all(isinstance(component, Component) for component in value):
             raise InvalidRequest(f"{self._method} needs the option {name}: folders of trained adapters", param=name)
         return value
 
     def reject_unknown(self) -> None:
-        """Raises InvalidRequest where an option was given that the method does not have."""
+        """Raises InvalidRequest for an option that was not read."""
         if self._unread:
             unknown = sorted(self._unread)[0]
             raise InvalidRequest(

@@ -76,12 +76,12 @@ class Plan:
 
     def token_actors(self, batch: PackedBatch) -> Actors:
         """The actors for a pass over all tokens."""
-        rows, spans = [], []
+        rows, ranges = [], []
         for segment in self.segments:
             own = batch.rows(segment.sequences)
             rows.append((own.start, own.stop))
-            spans.append([(span.start, span.stop) for span in batch.spans(segment.sequences)])
-        return self._actors(self.segments, rows, spans, batch, None)
+            ranges.append([(each.start, each.stop) for each in batch.sequence_rows(segment.sequences)])
+        return self._actors(self.segments, rows, ranges, batch, None)
 
     def sequence_actors(
         self, segments: Sequence[AdapterSegment] | None = None, within: Iterable[str] | None = None
@@ -91,20 +91,20 @@ class Plan:
         `segments`: None: all of the plan's. `within`: the sites of the pass; None: all.
         """
         selected = self.segments if segments is None else segments
-        rows, spans = [], []
+        rows, ranges = [], []
         row = 0
         for segment in selected:
             count = segment.sequences.stop - segment.sequences.start
             rows.append((row, row + count))
-            spans.append([(i, i + 1) for i in range(row, row + count)])
+            ranges.append([(i, i + 1) for i in range(row, row + count)])
             row += count
-        return self._actors(selected, rows, spans, None, None if within is None else frozenset(within))
+        return self._actors(selected, rows, ranges, None, None if within is None else frozenset(within))
 
     def _actors(
         self,
         segments: Sequence[AdapterSegment],
         rows: Sequence[tuple[int, int]],
-        spans: Sequence[Sequence[tuple[int, int]]],
+        ranges: Sequence[Sequence[tuple[int, int]]],
         batch: PackedBatch | None,
         within: frozenset[str] | None,
     ) -> Actors:
@@ -116,7 +116,7 @@ class Plan:
                 inner,
                 segment.sequences,
             )
-            for segment, own, inner in zip(segments, rows, spans, strict=True)
+            for segment, own, inner in zip(segments, rows, ranges, strict=True)
         ]
         signatures = tuple(signature_indices)
         key: Hashable = signatures, within, batch is not None

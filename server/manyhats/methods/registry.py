@@ -1,4 +1,4 @@
-"""The methods by name, and the compositions by format. A new one is a module of its own and a line here."""
+"""The methods by name, and the compositions by format. A new one is a module and a line here."""
 
 from typing import Any
 

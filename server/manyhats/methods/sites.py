@@ -1,4 +1,4 @@
-"""The sites that an adapter's tensors name, or why the adapter does not fit the backbone."""
+"""Finds the sites that an adapter's tensors name. Raises AdapterMismatch where there is none."""
 
 from __future__ import annotations
 

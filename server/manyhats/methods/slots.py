@@ -78,7 +78,7 @@ class SlotTables:
         return slot
 
     def release(self, adapter: BoundAdapter) -> None:
-        """Frees the slots of an adapter that no pass uses any more, and of those that were made of it."""
+        """Frees the slots of an adapter that no pass uses any more, and of those derived from it."""
         for one in (adapter, *adapter.derived):
             slot, one.slot = one.slot, None
             if slot is not None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class StackFields(CompositionFields):
-    """A stack has nothing but its members."""
+    """No fields but the members."""
 
     format: ClassVar[str] = "manyhats-stack/1"
 

@@ -29,7 +29,7 @@ NAME: Final = "token_rows"
 
 
 class TokenRowsConfig(MethodConfig):
-    """Nothing: the leaves say all."""
+    """No fields."""
 
 
 # ---- PEFT's files
@@ -38,7 +38,7 @@ class TokenRowsConfig(MethodConfig):
 def claim_token_rows(
     unclaimed: UnclaimedTensors, indices: Any, backbone: Backbone
 ) -> Component[TokenRowsConfig] | None:
-    """Trained tokens, alone (TRAINABLE_TOKENS) or beside a LoRA. `indices`: a list, or one for each module's name."""
+    """Trained tokens, alone (TRAINABLE_TOKENS) or with a LoRA. `indices`: a list, or one for each module's name."""
     found, modules = claim(
         unclaimed,
         r"(.+?)(?:\.token_adapter)?\.trainable_tokens_delta",
@@ -73,7 +73,7 @@ def _read(unclaimed: UnclaimedTensors, config: Mapping[str, Any], backbone: Back
 
 
 def _holds(component: Component[TokenRowsConfig], backbone: Backbone) -> bool:
-    """A language-model head with the same rows is a second place, which PEFT's files do not have."""
+    """Whether the rows are at one site: PEFT's files do not store those of a language-model head separately."""
     return component.label in (None, NAME) and len(component.tensors) == 1
 
 
@@ -95,7 +95,7 @@ WRITER = PeftWriter(_holds, _write)
 
 
 class TokenRows(Method[TokenRowsConfig]):
-    """Leaves at an embedding or at the language-model head: `ids` (n,), `rows` (n, dim). The rows of an embedding that
+    """Tensors at an embedding or at the language-model head: `ids` (n,), `rows` (n, dim). The rows of an embedding that
     the language-model head shares are that head's too."""
 
     name: ClassVar[str] = NAME

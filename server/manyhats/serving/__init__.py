@@ -1,1 +1,1 @@
-"""Answers requests: from a task's name and texts to answers, over the registry and the engine."""
+"""Answers requests: from a task's name and texts to answers, with the registry and the engine."""

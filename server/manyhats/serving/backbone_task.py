@@ -1,4 +1,4 @@
-"""The bare backbone as a task: what it can do without any adapter."""
+"""The bare backbone as a task, without an adapter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from manyhats.errors import InvalidRequest
 from manyhats.registry.names import BASE
 from manyhats.registry.records import AdapterInfo, Version
 
-KIND = "kind"  # the parameter that chooses
+KIND = "kind"  # the parameter that selects the kind
 
 
 class BackboneTask:
@@ -24,11 +24,12 @@ class BackboneTask:
 
     @property
     def version(self) -> Version:
-        """What it does where a request does not say otherwise: generate where it can, else embed."""
+        """The default version: `generate` where the backbone supports it, else `embed`."""
         return self._versions[self._default]
 
     def open(self, given: Mapping[str, Any]) -> tuple[Version, Mapping[str, Any]]:
-        """The version for some parameters, and those without `kind`. Raises InvalidRequest for a kind it has not."""
+        """The version that the parameters select, and the parameters without `kind`. Raises InvalidRequest for an
+        unknown kind."""
         wanted = given.get(KIND)
         if wanted is None:
             implied = (own for kind, own in self._versions.items() if KINDS[kind].bare_parameters & given.keys())

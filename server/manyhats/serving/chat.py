@@ -15,14 +15,14 @@ Message = Mapping[str, Any]
 
 MAX_PROMPT_LENGTH = 4_000_000  # characters that a template may make of a conversation
 
-# What `apply_chat_template` takes as its own, or this server sets: no variables of a template.
+# Arguments of `apply_chat_template`, or set by this server: not available as variables.
 RESERVED = frozenset({
     "messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt",
     "continue_final_message", "tokenize", "sanitize_control_tokens", "padding", "truncation", "max_length",
     "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs",
 })  # fmt: skip
 
-_REASONING = ("reasoning_content", "thinking", "reasoning")  # names of one field; templates read the first
+_REASONING = ("reasoning_content", "thinking", "reasoning")  # names of the same field; templates read the first
 _TAG = "CONTINUE_FINAL_MESSAGE_TAG "
 
 
@@ -31,8 +31,8 @@ class ChatOptions:
     """How a conversation becomes a prompt; see transformers' `apply_chat_template`.
 
     `add_generation_prompt`: None: unless the last message is continued. `continue_final_message`: the prompt ends
-    inside the last message, so that the answer goes on with it. `variables`: further ones, for the template.
-    `add_special_tokens`: the tokenizer's own around the prompt, besides those that the template writes.
+    inside the last message, which the answer continues. `variables`: further ones, for the template.
+    `add_special_tokens`: whether to add the tokenizer's, besides those of the template.
     """
 
     add_generation_prompt: bool | None = None
@@ -43,11 +43,11 @@ class ChatOptions:
 
     @property
     def generation_prompt(self) -> bool:
-        """Whether the template is to write the beginning of an answer."""
+        """Whether the template writes the beginning of an answer."""
         return not self.continue_final_message if self.add_generation_prompt is None else self.add_generation_prompt
 
     def check(self) -> None:
-        """Raises InvalidRequest for what contradicts itself, and for names that are no variables."""
+        """Raises InvalidRequest for contradictions, and for names that cannot be variables."""
         if self.continue_final_message and self.generation_prompt:
             raise InvalidRequest(
                 "'continue_final_message' goes on with the last message, and 'add_generation_prompt' begins a new one; "
@@ -76,9 +76,9 @@ def chat_prompt(
 ) -> str:
     """The prompt, with whatever special tokens the template writes.
 
-    `template`: Jinja, as tokenizers carry it; None is the tokenizer's own. `system_prompt` stands first where the
-    messages have none. Raises InvalidRequest where there is no template, or it refuses the messages, or takes too much
-    time or memory; InputTooLong where it makes too long a prompt; Overloaded where too many are being made.
+    `template`: Jinja, as tokenizers carry it; None: the tokenizer's. `system_prompt`: put first where the messages
+    have none. Raises InvalidRequest where there is no template, or it rejects the messages, or takes too much time or
+    memory; InputTooLong for too long a prompt; Overloaded where too many are being rendered.
     """
     if not messages:
         raise InvalidRequest("there are no messages", param="messages")
@@ -105,7 +105,7 @@ def _own_template(tokenizer: Tokenizer) -> str:
     if tokenizer.loaded.chat_template:
         try:
             return str(tokenizer.loaded.get_chat_template())
-        except ValueError as error:  # several, and none is the usual one
+        except ValueError as error:  # several templates without a default
             raise InvalidRequest(f"{error}", param="messages") from None
     raise InvalidRequest(
         "the backbone's tokenizer has no chat template; set one for the task (chat_template), or ask with a prompt",
@@ -145,7 +145,7 @@ def _joined(parts: Sequence[Any], index: int) -> str:
 
 
 def _calls(calls: Any, index: int) -> list[dict[str, Any]]:
-    """Calls of tools. OpenAI has their arguments as JSON in a text; templates read what is in it."""
+    """Calls of tools. OpenAI's arguments are JSON in a text; templates expect the parsed value."""
     param = f"messages.{index}.tool_calls"
     if not isinstance(calls, list):
         raise InvalidRequest(f"message {index} has tool_calls that are no list", param=param)
@@ -165,13 +165,13 @@ def _arguments(value: Any) -> Any:
         try:
             parsed = json.loads(value)
         except (ValueError, RecursionError):
-            return value  # what a model wrote need not be right
+            return value  # a model's output may be invalid JSON
         return parsed if isinstance(parsed, dict) else value
     return value
 
 
 def _mark_end(message: dict[str, Any], template: str) -> str:
-    """Puts a tag behind the last message's content, which it gives."""
+    """Appends a tag to the last message's content. Returns the content."""
     content = message.get("content")
     if not isinstance(content, str):
         raise InvalidRequest(
@@ -195,4 +195,4 @@ def _continued(text: str, content: str) -> str:
         )
     before = text[:position]
     kept = text[position : position + len(_TAG)] == _TAG
-    return before if kept else before.rstrip()  # where the template trims the content
+    return before if kept else before.rstrip()  # the template has trimmed the content

@@ -1,4 +1,4 @@
-"""Brings to the event loop what other threads have for it: all of a step by one wake-up."""
+"""Runs calls from other threads on the event loop, all of a step with one wake-up."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ P = ParamSpec("P")
 
 
 class Dispatcher:
-    """Calls from any thread, run in order on the event loop of those who wait.
+    """Runs calls from any thread in order on the event loop.
 
-    A wake-up costs both sides a system call, and the thread that wakes the loop may lose the interpreter to it. What a
-    thread posts within `one_wake_up` therefore waits for its end; and nobody wakes a loop that has been woken and has
-    not looked yet. The queue holds what streams and waiting requests have been promised: a call for each token that a
-    request may have, and one for its end.
+    A wake-up costs both sides a system call, and the thread that wakes the loop may lose the interpreter's lock to it.
+    So calls that a thread posts within `one_wake_up` wait for its end, and a loop that has been woken is not woken
+    again before it has run. The queue is bounded by the open requests: a call for each token, and one for the end.
     """
 
     def __init__(self) -> None:
@@ -31,11 +30,11 @@ class Dispatcher:
         self.wake_ups = 0  # so far
 
     def attach(self) -> None:
-        """Takes the running event loop for its own."""
+        """Uses the running event loop."""
         self._loop = asyncio.get_running_loop()
 
     def post(self, call: Callable[P, object], *given: P.args, **named: P.kwargs) -> None:
-        """Calls `call` on the event loop, soon. An error in it is that loop's to log."""
+        """Schedules `call` on the event loop, which logs its errors."""
 
         def run() -> None:
             call(*given, **named)
@@ -48,7 +47,7 @@ class Dispatcher:
     @contextmanager
     def one_wake_up(self) -> Iterator[None]:
         """What this thread posts inside reaches the event loop together, at the end."""
-        if getattr(self._thread, "held", False):  # an outer one does it
+        if getattr(self._thread, "held", False):  # within an outer one
             yield
             return
         self._thread.held = True
@@ -59,14 +58,14 @@ class Dispatcher:
             self._wake()
 
     def end_of(self, future: Future[Any]) -> asyncio.Future[None]:
-        """Is done on the event loop once `future` is, whatever came of it."""
+        """A future of the event loop that is done when `future` is done, failed or cancelled."""
         end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda _: self.post(_finish, end))
         return end
 
     def _wake(self) -> None:
         with self._lock:
-            if self._loop is None or self._loop.is_closed():  # and nobody waits
+            if self._loop is None or self._loop.is_closed():  # nobody is waiting
                 self._calls.clear()
             if self._loop is None or self._woken or not self._calls:
                 return
@@ -74,7 +73,7 @@ class Dispatcher:
             self.wake_ups += 1
         try:
             self._loop.call_soon_threadsafe(self._run)
-        except RuntimeError:  # the loop was closed just now, and with it all who waited
+        except RuntimeError:  # the loop has just been closed
             with self._lock:
                 self._woken = False
                 self._calls.clear()
@@ -92,5 +91,5 @@ class Dispatcher:
 
 
 def _finish(end: asyncio.Future[None]) -> None:
-    if not end.done():  # who waited may have given up
+    if not end.done():  # the waiter may have been cancelled
         end.set_result(None)

@@ -1,4 +1,4 @@
-"""From a request to a task that generates to the one that the engine runs, and back to answers."""
+"""From requests to tasks that generate to the engine's requests, and back to answers."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from manyhats.serving.response_format import grammar_of
 
 _LONGEST_WORD = 1000  # tokens of a bad word
 
-_TOKEN_COST = 32  # what a token with its text and value costs, in numbers
+_TOKEN_COST = 32  # the cost of a token with text and logprob, in values
 _LOGPROB_OF_ZERO = -9999.0
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationContext:
-    """What holds for a request besides its prompts and parameters.
+    """A request's context besides prompts and parameters.
 
-    `digest`: names its adapter's weights. `listener`: called for each token. `stop_token_ids`: tokens that end the
-    task's texts, beside the backbone's own.
+    `digest`: identifies its adapter's weights. `listener`: called for each token. `stop_token_ids`: the task's tokens
+    that end a text, in addition to the backbone's.
     """
 
     task: str
@@ -47,7 +47,7 @@ class GenerationContext:
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """What all sequences of a request have: their parameters, but for length and seed, and the grammar in its first
+    """Shared by all sequences of a request: their parameters, except for length and seed, and the grammar's initial
     state."""
 
     params: SamplingParams
@@ -57,7 +57,7 @@ class _Shared:
 class Generation:
     """Makes the engine's requests for one backbone. May be used from any thread.
 
-    `capacity`: the most tokens that a sequence with some adapter may have in the cache.
+    `capacity`: the maximum tokens of a sequence with an adapter in the cache.
     """
 
     def __init__(self, backbone: Backbone, capacity: Callable[[BoundAdapter], int]) -> None:
@@ -73,10 +73,10 @@ class Generation:
         parameters: GenerateParameters,
         max_tokens: int,
     ) -> tuple[Request, list[InputWarning]]:
-        """The sequences that follow some prompts, `parameters.n` for each, and what the caller should know about them.
+        """The sequences for some prompts, `parameters.n` for each, and warnings for the caller.
 
-        `prompts`: tokens, with the texts that they come from, or None where they were given as such.
-        `max_tokens`: of a sequence, new ones too. Raises InvalidRequest, or InputTooLong where no new one fits.
+        `prompts`: tokens, with their texts, or None where they were given as tokens. `max_tokens`: of a sequence, new
+        ones included. Raises InvalidRequest, or InputTooLong where no new one fits.
         """
         self._check(parameters)
         shared = self._shared(context, parameters)
@@ -118,7 +118,7 @@ class Generation:
         return request, warnings
 
     def answers(self, request: Request, parameters: GenerateParameters) -> list[Answer]:
-        """One for each prompt, the further texts of it under `choices`."""
+        """One answer for each prompt, with its other completions under `choices`."""
         tokenizer = self.backbone.tokenizer
         texts = [_answer(sequence, parameters, tokenizer) for sequence in request.sequences]
         if parameters.n == 1:
@@ -138,7 +138,7 @@ class Generation:
         )
 
     def _shared(self, context: GenerationContext, parameters: GenerateParameters) -> _Shared:
-        """`ignore_eos` leaves out all tokens that end a text but the request's own."""
+        """With `ignore_eos` only the request's own tokens end a text."""
         own = frozenset() if parameters.ignore_eos else self.backbone.eos_token_ids | context.stop_token_ids
         stops = frozenset(parameters.stop_token_ids)
         allowed = None
@@ -164,7 +164,7 @@ class Generation:
         return _Shared(params, grammar_of(parameters, self._all_grammars))
 
     def _bad_words(self, words: Many[str]) -> BadWords | None:
-        """Each word as it is written at the beginning of a text, and behind a space."""
+        """Each word's tokens at the beginning of a text, and after a space."""
         if not words:
             return None
         tokenizer = self.backbone.tokenizer
@@ -178,7 +178,7 @@ class Generation:
     def _available(
         self, adapter: BoundAdapter, prompt_tokens: int, max_tokens: int, index: int, min_new_tokens: int
     ) -> int:
-        """How many tokens may follow a prompt. Raises InputTooLong for fewer than `min_new_tokens`."""
+        """The number of tokens that may follow a prompt. Raises InputTooLong for fewer than `min_new_tokens`."""
         rows = self._capacity(adapter)
         available = min(max_tokens, rows) - prompt_tokens
         if available < min_new_tokens:
@@ -220,13 +220,13 @@ def text_of(sequence: Sequence) -> TextDecoder:
 
 
 def prompt_logprobs_of(sequence: Sequence) -> PromptLogprobs | None:
-    """The prompt's own logprobs, where the request has them."""
+    """The prompt's own logprobs, where requested."""
     assert sequence.prompt_logprobs is None or isinstance(sequence.prompt_logprobs, PromptLogprobs)
     return sequence.prompt_logprobs
 
 
 def rendering_cost_of_texts(request: Request) -> int:
-    """Roughly how many values are gone through to answer with some texts; see `Kind.rendering_cost`."""
+    """Roughly how many values are processed to render generated texts; see `Kind.rendering_cost`."""
     cost = 0
     for sequence in request.sequences:
         top = sampling_of(sequence).logprobs
@@ -237,7 +237,7 @@ def rendering_cost_of_texts(request: Request) -> int:
 
 
 def token_logprobs(tokens: Many[SampledToken | PromptLogprob], tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """Each token with its logarithm of probability, and the likeliest in its place."""
+    """Each token with its logprob, and the likeliest tokens at its position."""
     return [
         {
             "token": one.token,
@@ -252,7 +252,7 @@ def token_logprobs(tokens: Many[SampledToken | PromptLogprob], tokenizer: Tokeni
 
 
 def finite(logprob: float | None) -> float | None:
-    """The logarithm of a probability of 0 has no number in JSON; OpenAI's servers write -9999."""
+    """A logprob as JSON, which has no infinity: like OpenAI's servers -9999 for a probability of 0."""
     return None if logprob is None else max(logprob, _LOGPROB_OF_ZERO)
 
 

@@ -1,4 +1,4 @@
-"""What is requested of a task, what is answered, and the state of what is under way."""
+"""Requests to tasks, their responses, and the state of a running request."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _SEQUENCE_COST = 32  # of each sequence, besides its characters
 class InferenceRequest:
     """One item of a call: texts for one task. `task` may name an alias or a version (`spam@canary`, `spam@3`).
 
-    In place of `texts`, for a task that generates: `chat`, a conversation that its template makes a prompt of, or
-    `prompts`, tokens as they are. `defaults`: parameters that hold where neither the task nor the request says
-    otherwise. `generates`: the caller can read generated texts alone. `names`: what the caller calls a parameter, for
-    messages. `listener` is called for every token, in the detokenizer's thread.
+    Instead of `texts`, for a task that generates: `chat`, a conversation for its template, or `prompts`, tokens.
+    `defaults`: parameters that neither the task nor the request sets. `generates`: whether the caller supports only
+    generated texts. `names`: the caller's names of parameters, for messages. `listener`: called for every token, in the
+    detokenizer's thread.
     """
 
     task: str
@@ -62,13 +62,13 @@ class InferenceResponse:
     compute_ms: float
     batch: dict[str, Any]
     warnings: list[InputWarning]
-    size: int  # roughly how many values it holds: what rendering it costs
+    size: int  # roughly its number of values, the cost of rendering
     sequences: Sequence[TokenSequence] = ()  # of a task that generates: the texts, token by token
 
 
 @dataclass(slots=True)
 class RequestState:
-    """A request on its way."""
+    """A running request."""
 
     request: InferenceRequest
     version: Version
@@ -81,21 +81,21 @@ class RequestState:
     load_ms: float = 0.0
     prepared: Prepared | None = None
     engine_request: Request | None = None
-    merged: MergedVersion | None = None  # what acts in the version's place
+    merged: MergedVersion | None = None  # used instead of the version
 
     @property
     def kind(self) -> str:
-        """What is answered: the task's own setting, else what the version's files say."""
+        """The kind: the task's setting, else that of the version's files."""
         return self.settings.kind or self.version.info.kind
 
     @property
     def task_kind(self) -> Kind[Any]:
-        """All that is to be known of its kind."""
+        """Its kind of task."""
         return KINDS[self.kind]
 
     @property
     def generate_parameters(self) -> GenerateParameters | None:
-        """Its parameters, where its task generates; None where one pass answers it."""
+        """Its parameters, for a task that generates; None for one that a single pass answers."""
         if not self.task_kind.generates:
             return None
         assert isinstance(self.parameters, GenerateParameters)
@@ -109,7 +109,7 @@ class RequestState:
 
     @property
     def preparing_cost(self) -> int:
-        """Roughly how many characters are gone through to make its tokens; `LARGE` for what waits or compiles."""
+        """Roughly how many characters are processed to tokenise it; `LARGE` where that waits or compiles."""
         request = self.request
         if request.chat is not None or self.parameters.compiles:  # a chat is rendered in another process
             return LARGE
@@ -123,13 +123,13 @@ class RequestState:
 
     @property
     def effective_version(self) -> Version | None:
-        """The version whose adapter acts; None for the bare backbone."""
+        """The version whose adapter is used; None for the bare backbone."""
         return self.merged or (None if self.version.task == BASE else self.version)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one call may hold."""
+    """The limits of one call."""
 
     max_inputs: int
     max_characters: int
@@ -137,7 +137,7 @@ class Limits:
 
 
 def check_request(request: InferenceRequest, limits: Limits) -> None:
-    """Raises InvalidRequest or TooLarge where there is nothing to answer, or too much."""
+    """Raises InvalidRequest or TooLarge for no inputs, or too many."""
     if request.chat is None and request.prompts is None:
         check_texts(request.texts, max_inputs=limits.max_inputs, max_characters=limits.max_characters)
     elif request.prompts is not None:

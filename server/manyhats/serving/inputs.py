@@ -18,7 +18,7 @@ _MAX_FILLED_TOGETHER = 32_000_000  # of all inputs of a call
 
 @dataclass(frozen=True, slots=True)
 class InputWarning:
-    """Something that the caller should know about one input. `input`: its index."""
+    """A warning about one input. `input`: its index."""
 
     input: int
     code: str
@@ -27,9 +27,9 @@ class InputWarning:
 
 @dataclass(frozen=True, slots=True)
 class PromptTruncation:
-    """Of a longer prompt so many tokens are kept, as the caller asks: the last ones (`side` left) or the first.
+    """Truncation of prompts to a number of tokens, as requested: the last ones (`side` left) or the first.
 
-    The special tokens that the tokenizer puts around a text stay, and count.
+    The tokenizer's special tokens around a text are kept, and counted.
     """
 
     tokens: int
@@ -87,7 +87,7 @@ def check_texts(texts: Sequence[Text], *, max_inputs: int, max_characters: int) 
 
 
 def fill_template(template: str | None, text: Text) -> Text:
-    """`{text}` and `{text_pair}` replaced; nothing else in the template has a meaning."""
+    """The template with `{text}` and `{text_pair}` replaced, and nothing else."""
     if template is None:
         return text
     values = {"{text}": text.text, "{text_pair}": text.pair or ""}
@@ -96,7 +96,7 @@ def fill_template(template: str | None, text: Text) -> Text:
 
 
 def filled_size(template: str | None, text: Text) -> int:
-    """How many characters a text has in the template; nothing is filled for that."""
+    """The number of characters of a text in the template, without filling it."""
     own, pair = len(text.text), len(text.pair or "")
     if template is None:
         return own + pair
@@ -104,7 +104,7 @@ def filled_size(template: str | None, text: Text) -> int:
 
 
 def check_filled(template: str | None, texts: Sequence[Text]) -> None:
-    """Raises InputTooLong where the template would make far too much of the texts; nothing is filled for that."""
+    """Raises InputTooLong for texts that would be far too long in the template, without filling it."""
     if template is None:
         return
     total = 0
@@ -131,7 +131,7 @@ def prepare(
 ) -> Prepared:
     """Tokens of all texts. Raises InputTooLong, with both lengths, where one does not fit and may not be truncated.
 
-    `transform`: what is done to a text when the template is filled.
+    `transform`: applied to a text after the template.
     """
     check_filled(template, texts)
     in_template = (fill_template(template, text) for text in texts)
@@ -143,7 +143,7 @@ def prepare(
 def prepare_prompt(
     tokenizer: Tokenizer, prompt: str, *, max_tokens: int, truncate: bool, truncation: PromptTruncation | None = None
 ) -> Prepared:
-    """Tokens of a prompt that is whole: no template, no special tokens but its own. Raises as `prepare`."""
+    """Tokens of a complete prompt, without a template or added special tokens. Raises as `prepare`."""
     encoded = tokenizer.encode_bare(prompt, _tokens_read(max_tokens, truncation))
     return _checked([Text(prompt)], [encoded], max_tokens=max_tokens, truncate=truncate, truncation=truncation)
 
@@ -156,7 +156,7 @@ def prepare_tokens(
     truncate: bool,
     truncation: PromptTruncation | None = None,
 ) -> Prepared:
-    """Prompts that are tokens already. Raises as `prepare`, and InvalidRequest for tokens that do not exist."""
+    """Prompts given as tokens. Raises as `prepare`, and InvalidRequest for unknown tokens."""
     check_tokens(prompts, vocabulary)
     encoded = []
     for ids in prompts:
@@ -168,7 +168,7 @@ def prepare_tokens(
 
 
 def check_tokens(prompts: Sequence[Sequence[int]], vocabulary: int) -> None:
-    """Raises InvalidRequest for a prompt of no tokens, or of tokens that do not exist."""
+    """Raises InvalidRequest for an empty prompt, or unknown tokens."""
     for i, ids in enumerate(prompts):
         unknown = next((token for token in ids if not 0 <= token < vocabulary), None)
         if unknown is not None or not ids:
@@ -181,7 +181,7 @@ def check_tokens(prompts: Sequence[Sequence[int]], vocabulary: int) -> None:
 
 
 def _tokens_read(max_tokens: int, truncation: PromptTruncation | None) -> int:
-    """How many tokens are read of a text: all of them, where the last ones may be wanted."""
+    """How many tokens of a text to read: all of them where the last ones may be kept."""
     return max_tokens if truncation is None else _ALL
 
 

@@ -23,7 +23,7 @@ FIELD = "merged_adapters"
 
 
 class MergeBody(BaseModel):
-    """What LoRAX calls `merged_adapters`. `ids`: tasks; `weights`: one for each, else all 1."""
+    """LoRAX's `merged_adapters`. `ids`: tasks; `weights`: one for each, by default 1."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -42,7 +42,7 @@ class MergeBody(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class MergedVersion(Version):
-    """A version that is nowhere stored: its content is made of its members. `head`: whose head it has."""
+    """A version that is not stored, but merged from its members. `head`: the version whose head it has."""
 
     members: tuple[Version, ...] = ()
     head: Version | None = None
@@ -61,9 +61,10 @@ def parse(parameters: Mapping[str, Any]) -> tuple[MergeBody, dict[str, Any]]:
 
 
 def open_merged(registry: Registry, body: MergeBody, requested: Version, base: bool) -> MergedVersion:
-    """Pins every member, and names what they make together. Raises NotFound for an unknown one.
+    """Pins every member, and returns the merged version. Raises NotFound for an unknown one.
 
-    `requested`: the version that the request names, whose kind and head hold; `base`: it is the bare backbone.
+    `requested`: the version that the request names, whose kind and head are used; `base`: whether it is the bare
+    backbone.
     """
     pinned: list[Version] = []
     try:

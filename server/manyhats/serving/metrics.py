@@ -1,4 +1,4 @@
-"""What Prometheus scrapes, counted by task."""
+"""Prometheus metrics by task."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class Metrics:
-    """Counters of one server. `most_tasks`: how many tasks get a label of their own; the rest share `other`."""
+    """Counters of one server. `max_tasks`: the maximum number of tasks with their own label; the rest share
+    `other`."""
 
-    def __init__(self, most_tasks: int) -> None:
+    def __init__(self, max_tasks: int) -> None:
         self.registry = CollectorRegistry()
-        self._most_tasks = most_tasks
+        self._max_tasks = max_tasks
         self._labelled: set[str] = set()
         self._requests = Counter(
             "manyhats_requests", "Requests answered or refused", ["task", "outcome"], registry=self.registry
@@ -57,13 +58,13 @@ class Metrics:
     def _label(self, task: str) -> str:
         if task in self._labelled:
             return task
-        if len(self._labelled) >= self._most_tasks:
+        if len(self._labelled) >= self._max_tasks:
             return "other"
         self._labelled.add(task)
         return task
 
     def answered(self, task: str, error: Exception | None, seconds: float) -> None:
-        """Counts one request. `task` is one that exists, or empty where the request named none."""
+        """Counts one request. `task`: one that exists, or empty."""
         label = self._label(task) if task else "unknown"
         self._requests.labels(label, "ok" if error is None else type(error).__name__).inc()
         if error is None:
@@ -84,7 +85,7 @@ class Metrics:
 
 
 class SummedOverTasks(Collector):  # type: ignore[misc]
-    """The same figures without the names of tasks: those of all tasks in sum."""
+    """The same metrics summed over all tasks, without their names."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -98,13 +99,13 @@ class SummedOverTasks(Collector):  # type: ignore[misc]
                 labels = tuple((name, value) for name, value in sample.labels.items() if name != "task")
                 values.setdefault((sample.name, labels), []).append(sample.value)
             for (name, labels), several in values.items():
-                # A time is no count: that of the first.
+                # Not summed: a time of creation.
                 summed.add_sample(name, dict(labels), min(several) if name.endswith("_created") else sum(several))
             yield summed
 
 
 class RuntimeGauges(Collector):  # type: ignore[misc]
-    """What is read off the parts of the server at each scrape. `max_versions`: of damaged ones that are named."""
+    """Gauges read from the server's components at each scrape. `max_versions`: of damaged ones that are named."""
 
     def __init__(
         self,
@@ -122,7 +123,7 @@ class RuntimeGauges(Collector):  # type: ignore[misc]
         self._max_versions = max_versions
 
     def collect(self) -> Iterable[Metric]:
-        """One family for each figure."""
+        """One family for each gauge."""
         stats = self._adapter_cache.stats()
         waiting = self._engine.waiting()
         quarantined = self._registry.quarantine.versions()

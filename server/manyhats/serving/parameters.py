@@ -1,4 +1,4 @@
-"""Checks what a request asks of a task against the parameters that the task's kind has."""
+"""Checks a request's parameters against those of the task's kind."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ _OWN_NAMES: Mapping[str, str] = MappingProxyType({})
 def parse_parameters(
     kind: str, task: str, defaults: Mapping[str, Any], given: Mapping[str, Any], names: Mapping[str, str] = _OWN_NAMES
 ) -> Parameters:
-    """The task's defaults with what the request gives over them.
+    """The task's defaults, overridden by the request's parameters.
 
-    `names`: what the caller calls a parameter. Raises InvalidRequest for a parameter that the kind does not have,
-    naming those that it has.
+    `names`: the caller's names of parameters. Raises InvalidRequest for an unknown parameter, naming the existing ones.
     """
     model = KINDS[kind].parameters
     for name in given:

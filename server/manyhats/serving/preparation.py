@@ -1,4 +1,4 @@
-"""From a request and its adapter to what the engine runs: template, prompt, tokens, and their parameters."""
+"""From a request and its adapter to the engine's request: template, prompt, tokens, and parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from manyhats.serving.inputs import Prepared, PromptTruncation, prepare, prepare
 class Preparation:
     """Fills in `prepared` and `engine_request` of requests. May be used from any thread.
 
-    `generation`: for backbones that continue texts.
+    `generation`: for backbones with a causal language-model head.
     """
 
     def __init__(self, backbone: Backbone, generation: Generation | None) -> None:
@@ -23,7 +23,7 @@ class Preparation:
         self.generation = generation
 
     def prepare(self, state: RequestState) -> None:
-        """Raises InvalidRequest or InputTooLong for what the task or the backbone does not take."""
+        """Raises InvalidRequest or InputTooLong for what the task or the backbone does not support."""
         positions = self.backbone.max_tokens - state.adapter.position_offset
         if (parameters := state.generate_parameters) is not None:
             self._prepare_generation(state, parameters, positions)
@@ -31,7 +31,7 @@ class Preparation:
             self._prepare_pass(state, min(state.settings.max_tokens or positions, positions))
 
     def _prepare_pass(self, state: RequestState, max_tokens: int) -> None:
-        """The tokens of each text, which one pass answers, and what it is to give for them."""
+        """The tokens of each text for one pass, and its pooling parameters."""
         kind, texts, parameters = state.task_kind, state.request.texts, state.parameters
         preparing = Preparing(state.settings, state.adapter, self.backbone, max_tokens)
         kind.check_texts(texts, parameters, preparing)
@@ -56,7 +56,7 @@ class Preparation:
         )
 
     def _prepare_generation(self, state: RequestState, parameters: GenerateParameters, positions: int) -> None:
-        """Prompts and the sequences that are to follow them. `positions`: how many tokens a sequence may have."""
+        """The prompts and the sequences to generate. `positions`: the maximum tokens of a sequence."""
         assert self.generation is not None, "a task that generates on a backbone that cannot"
         new_tokens = min(parameters.max_new_tokens, 1)  # at least one, where any are requested
         max_tokens = min(state.settings.max_tokens or positions, positions - new_tokens)
@@ -104,7 +104,7 @@ def _prompts(
 
 
 def _prompt_truncation(parameters: GenerateParameters, max_tokens: int) -> PromptTruncation | None:
-    """How prompts are truncated; -1 leaves a prompt as many tokens as fit beside the new ones.
+    """How prompts are truncated; -1 keeps as many tokens as fit with the new ones.
 
     `max_tokens`: of a prompt, with one new token.
     """

@@ -1,4 +1,4 @@
-"""What an answer must look like: from the parameters that say it, in the words of several servers, to a grammar."""
+"""Structured output: from the parameters, in the forms of several servers, to a grammar."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _TYPES = "text, json_object, json_schema, regex, grammar"
 
 
 def grammar_of(parameters: GenerateParameters, grammars: Callable[[], Grammars]) -> Grammar | None:
-    """The grammar that an answer follows; None where it may be any text.
+    """The grammar of an answer; None for any text.
 
-    `grammars` is called where one is needed. Raises InvalidRequest that says what is wrong with the form.
+    `grammars`: called where one is needed. Raises InvalidRequest for an invalid form.
     """
     if parameters.regex is not None:
         return grammars().regex(parameters.regex)

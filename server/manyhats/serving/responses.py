@@ -15,7 +15,7 @@ from manyhats.serving.inference import InferenceResponse, RequestState
 
 
 def response_cost(state: RequestState) -> int:
-    """Roughly how many values are gone through to make the response, and to write it as JSON."""
+    """Roughly how many values are processed to make the response, and to write it as JSON."""
     request = _finished(state)
     if request.generates:
         return rendering_cost_of_texts(request)
@@ -58,7 +58,7 @@ def _finished(state: RequestState) -> Request:
 
 
 def _outputs(state: RequestState, request: Request) -> list[Output]:
-    """Of sequences that one pass answers."""
+    """The outputs of sequences that one pass answers."""
     outputs = [sequence.pooled for sequence in request.sequences if sequence.pooled is not None]
     if len(outputs) < len(request.sequences):
         raise EngineFailure(f"the pass of {state.version.ref} gave no values for some of its inputs")

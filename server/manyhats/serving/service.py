@@ -1,7 +1,7 @@
 """The life of a request between the web layer and the engine.
 
 Every item of a call is pinned to one version, acquires its adapter, is tokenised off the event loop, shares batches
-with whatever else is waiting, and gives everything back when it is answered, refused or abandoned.
+with other requests, and releases everything when it is answered, rejected or cancelled.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class Service:
-    """Asks and answers. All coroutines run on one event loop."""
+    """Answers requests. All coroutines run on one event loop."""
 
     def __init__(
         self, backbone: Backbone, registry: Registry, adapter_cache: AdapterCache, engine: Engine, limits: Limits
@@ -49,7 +49,7 @@ class Service:
         self.dispatcher = Dispatcher()
         self._tokenising = tokenising_limit()
         self._base = BackboneTask(backbone)
-        cache = engine.cache  # of backbones that continue texts
+        cache = engine.cache  # of backbones that generate
         self._preparation = Preparation(backbone, None if cache is None else Generation(backbone, cache.capacity))
         self.on_answer: Callable[[str, Exception | None, float], None] = lambda task, error, seconds: None
 
@@ -61,7 +61,7 @@ class Service:
         return answer
 
     async def predict_many(self, requests: Sequence[InferenceRequest]) -> list[InferenceResponse | ManyhatsError]:
-        """Requests of any tasks, batched together. A request's failure stands in its own place."""
+        """Requests of any tasks, batched together. A failed request has its error in its place."""
         begin = time.monotonic()
         self.dispatcher.attach()
         answers: list[InferenceResponse | ManyhatsError | None] = [None] * len(requests)
@@ -79,8 +79,8 @@ class Service:
                 await at_once_if(len(requests) <= SMALL_REQUESTS, open_all)
                 await self._answer(pending, answers, deadline)
         except TimeoutError:
-            late = DeadlineExceeded(f"no answer within {self.limits.timeout:g} s")
-            answers = [late if answer is None else answer for answer in answers]
+            timeout = DeadlineExceeded(f"no answer within {self.limits.timeout:g} s")
+            answers = [timeout if answer is None else answer for answer in answers]
         finally:
             for one in pending.values():
                 self._close(one)
@@ -133,12 +133,12 @@ class Service:
 
     @property
     def base(self) -> Version:
-        """The bare backbone, as what it does where a request does not say otherwise."""
+        """The bare backbone's default version."""
         return self._base.version
 
     @property
     def base_settings(self) -> TaskSettings:
-        """What holds for the bare backbone, as what it does where a request does not say otherwise."""
+        """The settings of the bare backbone's default version."""
         return KINDS[self.base.info.kind].bare_settings(TaskSettings(), self.backbone)
 
     def _close(self, one: RequestState) -> None:
@@ -149,7 +149,7 @@ class Service:
         if one.acquired and version_in_effect is not None:
             self.adapter_cache.release(version_in_effect)
         elif one.load_future is not None and not one.load_future.cancel():
-            # It came true while nobody waited for it any more.
+            # It was loaded after the request had given up.
             given = version_in_effect or one.version
             one.load_future.add_done_callback(lambda load: _release_if_given(self.adapter_cache, given, load))
         if one.merged is not None:
@@ -161,7 +161,7 @@ class Service:
     def _unpin(self, version: Version) -> None:
         if self.registry.uses(version.sha256):
             self.registry.unpin(version)
-        else:  # deleted meanwhile: its files may go now, which is no work for the event loop
+        else:  # deleted meanwhile: its files may be removed now, in a thread
             asyncio.get_running_loop().run_in_executor(None, self.registry.unpin, version)
 
     async def _answer(
@@ -170,7 +170,8 @@ class Service:
         answers: list[InferenceResponse | ManyhatsError | None],
         deadline: asyncio.Timeout,
     ) -> None:
-        """Those whose adapters are in their slots go together at once; each other one follows when it is there."""
+        """Runs the requests whose adapters are in slots together at once, and each other one when its adapter is
+        loaded."""
         waits: dict[int, asyncio.Future[BoundAdapter]] = {}
         ready: list[int] = []
         for i, one in pending.items():
@@ -245,9 +246,9 @@ class Service:
         await at_once_if(cost <= SMALL_OUTPUT, finish)
 
     async def _wait(self, request: Request, end: asyncio.Future[None], deadline: asyncio.Timeout) -> None:
-        """Until the engine has finished it, `end`. Raises what it failed with.
+        """Waits until the engine has finished it, `end`. Raises its error.
 
-        The deadline moves on as long as texts grow: they may take any time, but not stand still.
+        The deadline is extended as long as tokens are generated: it limits the time without progress.
         """
         if request.generates:
             loop, seconds = asyncio.get_running_loop(), self.limits.timeout
@@ -262,7 +263,7 @@ class Service:
         request.future.result()
 
     def _submit(self, requests: dict[int, Request]) -> dict[int, ManyhatsError]:
-        """All together, or where they do not all fit in the queues, as many as do."""
+        """Submits all together, or as many as fit in the queues."""
         if not requests:
             return {}
         try:
@@ -281,7 +282,7 @@ class Service:
 
 
 def _as_answer(error: Exception) -> ManyhatsError:
-    """The error for the caller; what is not a caller's business is in the log alone."""
+    """The error for the caller; internal errors are only logged."""
     if isinstance(error, ManyhatsError):
         return error
     logger.error("a request failed", exc_info=error)

@@ -1,4 +1,4 @@
-"""Checks what is set for a task against its adapter and the backbone, however it was sent."""
+"""Checks a task's settings against its adapter and the backbone."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def check_settings(
     *,
     prompts: Collection[str] = (),
 ) -> None:
-    """Raises InvalidRequest for the first setting that is wrong in itself, or does not fit.
+    """Raises InvalidRequest for the first setting that is invalid, or does not fit.
 
-    `partial`: the fields that are given, None for those that are to go back to the adapter's own. `info`: of the
-    adapter that they are for; None where the task has none yet. `prompts`: the names of those that the task has.
+    `partial`: the given fields, None for those to be reset to the adapter's. `info`: of the task's adapter; None where
+    it has none yet. `prompts`: the names of the task's prompts.
     """
     parse_settings({name: value for name, value in partial.items() if value is not None})
     _check_labels(task, partial.get("labels"), info)
@@ -52,7 +52,7 @@ def check_settings(
 
 
 def _check_kind(partial: Mapping[str, Any], kind: str) -> None:
-    """Raises InvalidRequest for a setting that is for tasks of another kind alone."""
+    """Raises InvalidRequest for a setting of other kinds."""
     for other in KINDS.values():
         given = next((name for name in other.settings if partial.get(name) is not None), None)
         if given is not None and given not in KINDS[kind].settings:

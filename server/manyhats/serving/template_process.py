@@ -1,9 +1,9 @@
-"""Renders chat templates in a process of its own, which may be killed. Imports Jinja and the standard library alone.
+"""Renders chat templates in a separate process, which may be killed. Imports only Jinja and the standard library.
 
-The environment is the one of transformers' `apply_chat_template`. A template may come from whoever may change a task:
-what takes too much time or memory ends this process, or is refused by it.
+The environment is the one of transformers' `apply_chat_template`. Templates come from users; one that takes too much
+time or memory ends this process, or is rejected by it.
 
-On its standard input and output, each message is JSON behind its length: `{"template", "variables", "max_length",
+On its standard input and output, each message is JSON after its length: `{"template", "variables", "max_length",
 "seconds"}` in, `{"text"}` or `{"error", "kind"}` out. It ends with its input.
 """
 
@@ -22,12 +22,12 @@ import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 _MEMORY = 512 << 20  # bytes of address space
-_KNOWN = 32  # templates that are kept ready
+_KNOWN = 32  # compiled templates in the cache
 _MAX_MESSAGE_LENGTH = 500  # characters of an error
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}` marks what an assistant wrote, for training; here it changes nothing."""
+    """`{% generation %}` marks what an assistant wrote, for training; here it has no effect."""
 
     tags = {"generation"}  # noqa: RUF012  as Jinja has it
 
@@ -37,7 +37,7 @@ class _Generation(jinja2.ext.Extension):
 
 
 class _Dict:
-    """`dict`, without what its class has besides."""
+    """`dict`, without its class's other attributes."""
 
     def __call__(self, *args: Any, **named: Any) -> dict[Any, Any]:
         return dict(*args, **named)
@@ -81,7 +81,7 @@ def _now(form: str) -> str:
 
 
 def environment() -> ImmutableSandboxedEnvironment:
-    """What templates are compiled in."""
+    """The environment in which templates are compiled."""
     made = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
@@ -91,7 +91,7 @@ def environment() -> ImmutableSandboxedEnvironment:
 
 
 class TooLong(Exception):
-    """The text is longer than it may be."""
+    """The text is too long."""
 
 
 class Renderer:
@@ -102,7 +102,7 @@ class Renderer:
         self._known: OrderedDict[str, jinja2.Template] = OrderedDict()
 
     def render(self, template: str, variables: Mapping[str, Any], max_length: int) -> str:
-        """The text. Raises TooLong for more than `max_length` characters, and whatever the template raises."""
+        """The text. Raises TooLong for more than `max_length` characters, and the template's errors."""
         compiled = self._known.pop(template, None) or self._environment.from_string(template)
         self._known[template] = compiled
         if len(self._known) > _KNOWN:
@@ -118,7 +118,7 @@ class Renderer:
 
 
 def _limit() -> None:
-    """No more memory than that, no files; where the system knows such limits."""
+    """Limits memory and forbids files, where the system supports that."""
     try:
         import resource
     except ImportError:  # Windows
@@ -128,12 +128,12 @@ def _limit() -> None:
             kind = getattr(resource, name)
             hard = resource.getrlimit(kind)[1]
             resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
-        except (AttributeError, ValueError, OSError):  # macOS has none of the first
+        except (AttributeError, ValueError, OSError):  # macOS does not limit address space
             continue
 
 
 def _clock(seconds: float) -> None:
-    """Ends the process after so many seconds of computing; 0: never. The system does it, whatever Python is in."""
+    """Lets the system end the process after so many seconds of CPU time; 0: never."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
@@ -148,7 +148,7 @@ def _answer(renderer: Renderer, request: Mapping[str, Any]) -> dict[str, Any]:
         return {"error": "", "kind": "memory"}
     except RecursionError:
         return {"error": "it is nested too deep", "kind": "template"}
-    except Exception as error:  # whatever a template does, it is its own fault
+    except Exception as error:  # any error is the template's
         named = "" if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: "
         return {"error": (named + str(error))[:_MAX_MESSAGE_LENGTH], "kind": "template"}
     finally:
@@ -156,7 +156,7 @@ def _answer(renderer: Renderer, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main(source: BinaryIO, sink: BinaryIO) -> None:
-    """Answers until the input ends, or memory did."""
+    """Answers until the end of the input, or of memory."""
     _limit()
     renderer = Renderer()
     while len(head := source.read(8)) == 8:

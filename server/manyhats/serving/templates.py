@@ -1,4 +1,4 @@
-"""Chat templates rendered within bounds of time and memory, in processes beside this one."""
+"""Renders chat templates within limits of time and memory, in separate processes."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from typing import Any
 from manyhats.errors import EngineFailure, InputTooLong, InvalidRequest, Overloaded
 from manyhats.serving import template_process
 
-COMPUTING = 1.0  # seconds of a processor that one text may take
-ELAPSED = 3.0  # seconds by the clock: where the system counts no computing, or has none to give
-_WAITING = 5.0  # seconds for a process to be free
+COMPUTING = 1.0  # seconds of CPU time for one text
+ELAPSED = 3.0  # seconds of wall-clock time, where the CPU time is not limited or the CPU is busy
+_WAITING = 5.0  # seconds to wait for a free process
 _WATCHED = 600.0  # seconds that a template which took too long is watched
 _MAX_WATCHED = 1000
 _MAX_BYTES_PER_CHARACTER = 12  # of JSON
-_PROF = getattr(signal, "SIGPROF", 0)  # ends a process whose time of computing is over
+_PROF = getattr(signal, "SIGPROF", 0)  # ends a process that has used up its CPU time
 
 
 class TemplateProcesses:
-    """Renders for many threads at once. Processes start when they are needed and stay; one that is killed is replaced.
+    """Renders for many threads at once. Processes are started on demand and reused; one that is killed is replaced.
 
-    A template that took too much is watched for a while: of such, one is rendered at a time, so that they cannot keep
-    all processes busy.
+    A template that exceeded a limit is watched for a while: only one of those is rendered at a time, so that they
+    cannot occupy all processes.
     """
 
     def __init__(self, max_processes: int = 2, *, computing: float = COMPUTING, elapsed: float = ELAPSED) -> None:
@@ -57,7 +57,7 @@ class TemplateProcesses:
         except (RecursionError, ValueError) as error:
             raise InvalidRequest(f"the messages cannot be read: {error}", param="messages") from None
         key = hashlib.sha256(template.encode(errors="surrogatepass")).digest()
-        with self._turn(key):
+        with self._admitted(key):
             answer = self._exchange_with_any(data, key, max_length * _MAX_BYTES_PER_CHARACTER + 10_000)
         match answer.get("kind"):
             case None:
@@ -79,10 +79,10 @@ class TemplateProcesses:
         for process in processes:
             _end(process)
 
-    # ---- turns
+    # ---- admission
 
     @contextmanager
-    def _turn(self, key: bytes) -> Iterator[None]:
+    def _admitted(self, key: bytes) -> Iterator[None]:
         watched = self._watched.get(key, 0.0) > time.monotonic()
         if watched and not self._watched_busy.acquire(blocking=False):
             raise Overloaded("a chat template that took too long before is being rendered; try again later")
@@ -111,23 +111,23 @@ class TemplateProcesses:
     # ---- processes
 
     def _exchange_with_any(self, data: bytes, key: bytes, max_bytes: int) -> dict[str, Any]:
-        """The answer to one request, of at most so many bytes; a process that gives none is ended."""
-        for _ in range(2):  # a process that lay idle may have ended for reasons of its own
-            process, used = self._take()
-            answer, late = self._try(process, data, max_bytes)
+        """The answer to one request, of at most so many bytes; a process that fails to answer is ended."""
+        for _ in range(2):  # an idle process may have ended
+            process, used = self._acquire()
+            answer, timed_out = self._try(process, data, max_bytes)
             if answer is not None:
                 return answer
-            if late or process.returncode == -_PROF or not used:
+            if timed_out or process.returncode == -_PROF or not used:
                 break
         self._watch(key)
         raise _refused(f"takes too long, more than {self.computing:g} s, or ends its process")
 
     def _try(self, process: subprocess.Popen[bytes], data: bytes, max_bytes: int) -> tuple[dict[str, Any] | None, bool]:
-        """The answer, if there is one, and whether the time was over."""
-        late = threading.Event()
+        """The answer, if there is one, and whether it timed out."""
+        timed_out = threading.Event()
 
         def stop() -> None:
-            late.set()
+            timed_out.set()
             process.kill()
 
         timer = threading.Timer(self.elapsed, stop)
@@ -140,16 +140,16 @@ class TemplateProcesses:
             pass
         finally:
             timer.cancel()
-            keep = answer is not None and answer.get("kind") != "memory" and not late.is_set()
+            keep = answer is not None and answer.get("kind") != "memory" and not timed_out.is_set()
             with self._changed:
                 self._busy.discard(process)
                 if keep:
                     self._idle.append(process)
             if not keep:
                 _end(process)
-        return answer, late.is_set()
+        return answer, timed_out.is_set()
 
-    def _take(self) -> tuple[subprocess.Popen[bytes], bool]:
+    def _acquire(self) -> tuple[subprocess.Popen[bytes], bool]:
         """A process, and whether it has been used before."""
         with self._changed:
             while self._idle:
@@ -169,14 +169,14 @@ def _refused(why: str) -> InvalidRequest:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-P", template_process.__file__]  # by its path: it needs nothing of this package
+    command = [sys.executable, "-P", template_process.__file__]  # by its path, since it does not import this package
     try:
         return subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # an interrupt from the terminal is this process's business
+            start_new_session=True,  # interrupts from the terminal are for this process only
         )
     except OSError as error:
         raise EngineFailure(f"the process that renders chat templates cannot be started: {error}") from error
@@ -200,11 +200,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            with suppress(OSError):  # what was not written yet has no reader
+            with suppress(OSError):  # the rest of the input has no reader
                 pipe.close()
 
 
-OWN = TemplateProcesses()  # of the backbone's own template, which others cannot hold up
-OTHERS = TemplateProcesses()  # of those that tasks have
+OWN = TemplateProcesses()  # for the backbone's template, so that tasks' cannot delay it
+OTHERS = TemplateProcesses()  # for tasks' templates
 atexit.register(OWN.close)
 atexit.register(OTHERS.close)

@@ -1,4 +1,4 @@
-"""What each token of a text is in it: its characters, its bytes, and where it begins."""
+"""The text of each token: its characters or bytes, and its offset."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from manyhats.backbone import Encoded, Tokenizer
 
 
 class TokenText(NamedTuple):
-    """A token in a text. `text`: its characters, or where it has no whole ones `bytes:\\xe2\\x96`; a special token has
-    its name, though it is no part of the text. `offset`: the character of the text that it begins with, or in."""
+    """A token in a text. `text`: its characters, or `bytes:\\xe2\\x96` where they are incomplete; a special token's is
+    its name, though it is not in the text. `offset`: of its first character, in characters."""
 
     text: str
     bytes: bytes
@@ -19,8 +19,8 @@ class TokenText(NamedTuple):
 
 
 class TokenTexts:
-    """Tokens one by one, as they are decoded. `offset`: the characters before the first; `skip_special`: special tokens
-    are no part of the text."""
+    """Incremental texts of decoded tokens. `offset`: of the first token; `skip_special`: whether special tokens are
+    left out of the text."""
 
     def __init__(self, tokenizer: Tokenizer, offset: int = 0, *, skip_special: bool = True) -> None:
         self._tokenizer = tokenizer
@@ -28,8 +28,8 @@ class TokenTexts:
         self._skipped = tokenizer.special_ids if skip_special else frozenset()
         self._end = offset
         self._last = offset  # the last token's
-        self._pending = b""  # of tokens whose characters are not whole yet
-        self.first = True  # whether no character has come
+        self._pending = b""  # of tokens whose characters are incomplete
+        self.first = True  # whether there has been no character yet
 
     def push(self, token: int) -> TokenText:
         """The next token."""
@@ -45,13 +45,13 @@ class TokenTexts:
             return TokenText("", b"", max(self._end, self._last))
         self._end += len(new)
         self.first = False
-        # Some decoders write bytes that are no characters in another way once more have come.
+        # Some decoders change the text of invalid bytes when more follow.
         offset = min(found.offset, self._end) if new else found.offset
         self._last = max(self._last, offset)
         return found._replace(offset=self._last)
 
     def alternative(self, token: int) -> TokenText:
-        """Another token instead of the next."""
+        """The text of an alternative for the next token."""
         raw = self._tokenizer.token_bytes(token, first=self.first)
         return TokenText(_name(raw), raw, self._end)
 
@@ -59,9 +59,9 @@ class TokenTexts:
 def prompt_token_texts(
     tokenizer: Tokenizer, text: str | None, encoded: Encoded, *, skip_special: bool = True
 ) -> tuple[str, list[TokenText]]:
-    """The part of a prompt that has been read, and its tokens in it.
+    """The part of a prompt that was read, and its tokens.
 
-    `text`: None where it was given as tokens, whose special ones are text or not, as `skip_special` says.
+    `text`: None where it was given as tokens; `skip_special`: whether their special ones are left out.
     """
     if text is None:
         texts = TokenTexts(tokenizer, skip_special=skip_special)
@@ -78,13 +78,13 @@ def prompt_token_texts(
 
 
 def _is_beginning(encoded: Encoded) -> bool:
-    """Whether truncation has kept the beginning: it drops the end, unless a word before has been left out."""
+    """Whether truncation has kept the beginning, which shows by the first word."""
     first = next((w for w in encoded.words if w is not None), None)
     return first in (None, 0)
 
 
 def _by_bytes(tokenizer: Tokenizer, text: str, encoded: Encoded) -> list[TokenText] | None:
-    """Where the tokens' bytes are those of the text, but perhaps for a space before it; else None."""
+    """By the tokens' bytes, where they are those of the text, except maybe for a leading space; else None."""
     raws = [tokenizer.token_bytes(token, first=False) for token in encoded.ids]
     own = [i for i, special in enumerate(encoded.special) if not special]
     joined, whole = b"".join(raws[i] for i in own), text.encode(errors="replace")
@@ -108,18 +108,18 @@ def _by_bytes(tokenizer: Tokenizer, text: str, encoded: Encoded) -> list[TokenTe
 
 
 def _by_offsets(tokenizer: Tokenizer, text: str, encoded: Encoded, begin: int) -> list[TokenText]:
-    """By the offsets that the tokenizer gives. `begin`: of the part that is returned."""
+    """By the tokenizer's offsets. `begin`: of the part that is returned."""
     found: list[TokenText] = []
     end = begin
-    spans = list(encoded.offsets)
-    for i, (token, (start, stop), special) in enumerate(zip(encoded.ids, spans, encoded.special, strict=True)):
+    offsets = list(encoded.offsets)
+    for i, (token, (start, stop), special) in enumerate(zip(encoded.ids, offsets, encoded.special, strict=True)):
         raw = tokenizer.token_bytes(token, first=False)
         if special:
             found.append(TokenText(raw.decode(errors="replace"), raw, end - begin))
             continue
-        beside = [spans[j] for j in (i - 1, i + 1) if 0 <= j < len(spans) and not encoded.special[j]]
-        shared = any(max(start, a) < min(stop, b) for a, b in beside)  # a character of several tokens
-        if raw[:1] == b" " and start > end and text[start - 1] == " ":  # some leave the space before a word out
+        neighbours = [offsets[j] for j in (i - 1, i + 1) if 0 <= j < len(offsets) and not encoded.special[j]]
+        shared = any(max(start, a) < min(stop, b) for a, b in neighbours)  # a character of several tokens
+        if raw[:1] == b" " and start > end and text[start - 1] == " ":  # some exclude the space before a word
             start -= 1
         own = text[start:stop]
         if shared and (name := _name(raw)).startswith("bytes:"):
@@ -135,8 +135,8 @@ def _by_offsets(tokenizer: Tokenizer, text: str, encoded: Encoded, begin: int) -
 
 
 def _placed(raw: bytes, pending: bytes, end: int) -> TokenText:
-    """A token behind the bytes of a character that is not whole yet, which begins at `end`."""
-    if raw[:1] and 0x80 <= raw[0] < 0xC0:  # goes on with a character
+    """A token after the bytes of an incomplete character, which begins at `end`."""
+    if raw[:1] and 0x80 <= raw[0] < 0xC0:  # continues a character
         before = codecs.getincrementaldecoder("utf-8")("replace").decode(pending)
     else:
         before = pending.decode(errors="replace")
@@ -144,14 +144,14 @@ def _placed(raw: bytes, pending: bytes, end: int) -> TokenText:
 
 
 def _left_over(data: bytes) -> int:
-    """Bytes at the end that are the beginning of a character."""
+    """The number of bytes at the end that begin an incomplete character."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     decoder.decode(data)
     return len(decoder.getstate()[0])
 
 
 def _name(raw: bytes) -> str:
-    """The bytes as characters; where they are no whole ones, as OpenAI writes them."""
+    """The bytes as characters, or in OpenAI's notation where these are incomplete."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -159,11 +159,11 @@ def _name(raw: bytes) -> str:
 
 
 def token_names(tokens: Sequence[tuple[int, str]]) -> list[str]:
-    """Names for tokens at one position, all different: of those that read alike, only the first has its text."""
-    taken: set[str] = set()
+    """Distinct names for tokens at one position: of those with equal texts, only the first is named by it."""
+    used: set[str] = set()
     names = []
     for token, text in tokens:
-        name = f"token_id:{token}" if text in taken else text
-        taken.add(name)
+        name = f"token_id:{token}" if text in used else text
+        used.add(name)
         names.append(name)
     return names

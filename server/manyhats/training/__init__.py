@@ -1,1 +1,1 @@
-"""Training: `manyhats train` makes an adapter with the very forward pass that serves it."""
+"""Training: `manyhats train` makes an adapter with the forward pass that serves it."""

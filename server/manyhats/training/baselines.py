@@ -1,4 +1,4 @@
-"""What an adapter must beat: one answer for all inputs, the bare backbone, and a linear probe on it.
+"""Baselines: one answer for all inputs, the bare backbone, and a linear probe on it.
 
 The probe is a logistic regression (for numbers a ridge regression) on the frozen model's states: the mean over a
 text's tokens, or for words the state of each word's first token. Needs scikit-learn.
@@ -26,11 +26,11 @@ from manyhats.training.libraries import require
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-_MOST_ROWS = 40_000  # inputs or words that the probe learns from; more would take longer than the adapter
+_MAX_ROWS = 40_000  # inputs or words that the probe learns from; more would take longer than the adapter
 
 
 def of(backbone: Backbone, kind: KindTraining, dataset: EncodedDataset, seed: int) -> list[Baseline]:
-    """What an adapter of this kind must beat."""
+    """The baselines of a kind."""
     found = []
     if kind.served_as.head is None:
         found.append(Baseline("the bare backbone", evaluate(backbone, BARE, kind, dataset.test)))
@@ -55,7 +55,7 @@ def probe(backbone: Backbone, probe: Probe, dataset: EncodedDataset, seed: int) 
     best: tuple[Score, Any] | None = None
     for model in probe.models():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the iterations ran out shows in the score
+            warnings.simplefilter("ignore")  # a fit that has not converged shows in the score
             model.fit(scaled["train"], targets["train"])
         found = probe.score(model.predict(scaled["validation"]), targets["validation"])
         if best is None or found.better_than(best[0]):
@@ -69,7 +69,7 @@ def _sample(examples: Sequence[EncodedExample], probe: Probe, seed: int) -> list
     order = list(examples)
     random.Random(seed).shuffle(order)
     sums = itertools.accumulate(len(probe.targets([example])) for example in order)
-    return [example for example, positions in zip(order, sums, strict=True) if positions <= _MOST_ROWS]
+    return [example for example, positions in zip(order, sums, strict=True) if positions <= _MAX_ROWS]
 
 
 def _states(backbone: Backbone, probe: Probe, examples: Sequence[EncodedExample]) -> Array:

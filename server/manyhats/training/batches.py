@@ -32,10 +32,9 @@ class EncodedDataset:
 def encode_dataset(
     dataset: Dataset, backbone: Backbone, max_tokens: int, template: str | None = None
 ) -> EncodedDataset:
-    """All three splits as tokens; an input is truncated after `max_tokens`. `template`: of a prompt, for the kinds that
-    take one.
+    """All three splits as tokens; an input is truncated after `max_tokens`. `template`: of prompts, for kinds with one.
 
-    Raises InvalidRequest where nothing is left of an input that could be learned.
+    Raises InvalidRequest where no target is left of an input.
     """
     train, validation, test = (
         dataset.kind.encode(examples, dataset.labels, backbone, max_tokens, template)
@@ -49,15 +48,14 @@ def shuffled_batches(
 ) -> list[list[EncodedExample]]:
     """Batches of at most `budget` tokens in a random order.
 
-    A packed batch has no pads, so inputs of all lengths may stand in one: the order is random throughout, and no
-    batch holds short inputs only.
+    A packed batch has no pads, so it may mix all lengths: the order is random, and no batch has short inputs only.
     """
     order = torch.randperm(len(examples), generator=generator).tolist()
     return [[examples[i] for i in batch] for batch in _within_budget(examples, order, budget)]
 
 
 def ordered_batches(examples: Sequence[EncodedExample], budget: int) -> list[list[int]]:
-    """Indices in batches of similar length, which makes the fewest attention buckets."""
+    """Indices in batches of similar length, which minimises the groups of attention."""
     return _within_budget(examples, sorted(range(len(examples)), key=lambda i: examples[i].size), budget)
 
 

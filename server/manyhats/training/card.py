@@ -20,7 +20,7 @@ from manyhats.training.trainer import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that is known about a trained adapter. Scores are on the test data unless they say otherwise."""
+    """The results of a training. Scores are on the test data unless stated otherwise."""
 
     task: str
     method: str
@@ -34,7 +34,7 @@ class Report:
     schedule: Schedule
     outcome: Outcome
     test: Score
-    baselines: tuple[Baseline, ...]  # what it must beat
+    baselines: tuple[Baseline, ...]  # to compare with
     parameters: tuple[int, int]  # method, head
     nbytes: int  # of the adapter's files
     machine: str  # what it was trained on
@@ -50,7 +50,7 @@ def interval_text(score: Score) -> str:
     """The 95 % interval, or a dash."""
     if score.interval is None:
         return "-"
-    low, high = map(score.shown, score.interval)
+    low, high = map(score.format_value, score.interval)
     return f"{low.removesuffix(' %')} to {high}"
 
 
@@ -112,7 +112,7 @@ on the validation data) |
 
 
 def _head(report: Report) -> str:
-    """JSON values are YAML values, so that no name can break out of its line."""
+    """The YAML head. Values are written as JSON, which is YAML too, so that no name can end its line."""
     pipeline = report.dataset.kind.served_as.libraries.pipeline
     lines: dict[str, Any] = {
         "base_model": report.backbone,
@@ -153,5 +153,5 @@ def _notes(report: Report) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """A name that cannot start or end any Markdown."""
+    """A text with Markdown's special characters escaped."""
     return " ".join(text.replace("`", "'").replace("|", "/").split())

@@ -1,4 +1,4 @@
-"""Where a training is, on disk: what a killed run needs to go on with the same result."""
+"""Checkpoints, from which a killed run continues with the same result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def storage_full(folder: Path) -> AbstractContextManager[None]:
 
 @dataclass(slots=True)
 class Checkpoints:
-    """One file, replaced as a whole. `of`: what the training is of; only a run of the same goes on.
+    """One file, replaced atomically. `of`: identifies the training; only a run of the same may resume.
 
     `every`: seconds between two within an epoch; at the end of every epoch one is written in any case.
     """
@@ -41,11 +41,11 @@ class Checkpoints:
     _last: float = field(default_factory=time.monotonic)
 
     def due(self) -> bool:
-        """Whether it is time for one."""
+        """Whether a checkpoint is due."""
         return time.monotonic() - self._last >= self.every
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Raises StorageFull where there is no room; the one before stays as it was."""
+        """Raises StorageFull where the disk is full; the previous checkpoint stays."""
         temporary = self.path.with_name(self.path.name + ".new")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ class Checkpoints:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.path)
-        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
             with suppress(OSError):
                 temporary.unlink()
             raise StorageFull(
@@ -64,7 +64,7 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """What was saved last, None where nothing was. Raises InvalidRequest for one of another training."""
+        """The last checkpoint; None where there is none. Raises InvalidRequest for one of another training."""
         if not self.path.exists():
             return None
         try:
@@ -86,5 +86,5 @@ class Checkpoints:
         return state
 
     def remove(self) -> None:
-        """Once the training's result is in its place."""
+        """Removes the checkpoint, once the result is written."""
         self.path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The components of one adapter while they are trained: one, or several methods side by side."""
+"""The components of one adapter in training, of one or several methods."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ if TYPE_CHECKING:
 
 
 class TrainableComponents(nn.Module):
-    """Fresh weights of a recipe's methods. Those with several stages stand alone in their recipe."""
+    """New weights of a recipe's methods. A method with several stages must be the only one."""
 
     def __init__(
         self, backbone: Backbone, recipe: Recipe, options: Mapping[str, Any], generator: torch.Generator
     ) -> None:
-        """Raises InvalidRequest for an option that the method does not have. Where there are several methods, options
-        are named METHOD.OPTION."""
+        """Raises InvalidRequest for an unknown option. With several methods, options are named METHOD.OPTION."""
         super().__init__()
-        given = _shared_out(recipe.members, options)
+        given = _options_of_members(recipe.members, options)
         self.methods = [METHODS[member.method] for member in recipe.members]
         self._rates = [member.rate for member in recipe.members]
-        # The attribute's name is in the keys of checkpoints, which are read after an update too.
+        # The attribute's name is in the keys of checkpoints, which must be readable after an update.
         self.parts = nn.ModuleList(
             METHODS[member.method].trainable(backbone, {**member.options, **own}, generator)
             for member, own in zip(recipe.members, given, strict=True)
@@ -41,11 +40,11 @@ class TrainableComponents(nn.Module):
 
     @property
     def stages(self) -> int:
-        """Of the training."""
+        """The number of stages."""
         return max(component.stages for component in self._each())
 
     def rates(self) -> list[tuple[float, nn.Parameter]]:
-        """What is trained now, each with how many times the learning rate."""
+        """The parameters of this stage, each with a factor of the learning rate."""
         found = []
         for component, rate in zip(self._each(), self._rates, strict=True):
             for name, parameter in component.named_parameters():
@@ -54,7 +53,7 @@ class TrainableComponents(nn.Module):
         return found
 
     def bound(self) -> tuple[tuple[Method[Any], BoundComponent], ...]:
-        """The components as they act now, with gradients; called once a step."""
+        """The components with their current parameters, with gradients; called once a step."""
         return tuple((method, component.bound()) for method, component in zip(self.methods, self._each(), strict=True))
 
     def saved(self) -> tuple[Component[Any], ...]:
@@ -62,7 +61,7 @@ class TrainableComponents(nn.Module):
         return tuple(component.component() for component in self._each())
 
     def penalty(self) -> Tensor | None:
-        """What is added to the loss of every step."""
+        """A term added to the loss of every step."""
         some = [penalty for component in self._each() if (penalty := component.penalty()) is not None]
         return torch.stack(some).sum() if some else None
 
@@ -72,13 +71,13 @@ class TrainableComponents(nn.Module):
         component.advance()
 
     def restore(self, stage: int, state: Mapping[str, Tensor]) -> None:
-        """Takes a `state_dict` of a stage, counted from 0, in place of what it has."""
+        """Loads the `state_dict` of a stage, counted from 0."""
         for index, component in enumerate(self._each()):
             start = f"parts.{index}."
             component.restore(stage, {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)})
 
 
-def _shared_out(members: tuple[Member, ...], options: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _options_of_members(members: tuple[Member, ...], options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each method's own options."""
     if len(members) == 1:
         return [dict(options)]

@@ -1,4 +1,4 @@
-"""A task's data: what is trained on, what is judged by, and whether anything can be learned from it."""
+"""A task's data: training, validation and test splits, with checks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from manyhats.core.kinds.training import KindTraining
 from manyhats.errors import InvalidRequest
 from manyhats.training.files import read_examples, sha256_of, splits_of
 
-# The share of the data that is held out where no file for it is given.
+# The share of the data that is held out where no file is given for it.
 HELD_OUT = 0.1
 
 
@@ -39,10 +39,10 @@ class Dataset:
     test: list[Example]
     labels: list[str]
     sources: list[Source]
-    notes: list[str]  # what a reader of the results should know, as whole sentences
+    notes: list[str]  # remarks for a reader of the results, as sentences
 
     def count(self, label: str) -> int:
-        """How often a label stands in the training data."""
+        """How often a label is in the training data."""
         return sum(self.kind.label_count(example, label) for example in self.train)
 
 
@@ -55,10 +55,10 @@ def load(
     *,
     seed: int = 0,
 ) -> Dataset:
-    """Reads and checks a task's data; what has no file of its own is split off the training data. The splits of a
-    `datasets` folder are taken for what they are called.
+    """Reads and checks a task's data; validation or test data without a file are split off the training data. The
+    splits of a `datasets` folder are used by name.
 
-    Raises InvalidRequest for data that nothing can be learned from, or that cannot be judged.
+    Raises InvalidRequest for data that cannot be learned from, or evaluated on.
     """
     sources: list[Source] = []
 
@@ -107,10 +107,10 @@ def _unseen(examples: Sequence[Example], kind: KindTraining, labels: Sequence[st
 
 def _check_known(examples: Sequence[Example], kind: KindTraining, known: set[str], name: str) -> None:
     for number, example in enumerate(examples, start=1):
-        strange = next((label for label in kind.labels(example) if label not in known), None)
-        if strange is not None:
+        unknown = next((label for label in kind.labels(example) if label not in known), None)
+        if unknown is not None:
             raise InvalidRequest(
-                f"{name}, row {number}: the label '{strange}' does not occur in the training data", param="label"
+                f"{name}, row {number}: the label '{unknown}' does not occur in the training data", param="label"
             )
 
 
@@ -125,13 +125,14 @@ def _duplicates(train: Sequence[Example], held: Sequence[Example], subset: str) 
 def split(
     examples: Sequence[Example], kind: KindTraining, share: float, rng: random.Random
 ) -> tuple[list[Example], list[Example]]:
-    """(kept, held out). Exact duplicates stay on one side. Classes keep their shares, and the rarest their rows.
+    """(kept, held out). What the kind groups stays on one side, and exact duplicates do. Classes keep their shares, and
+    the rarest their rows.
 
-    A tag that only held-out rows would have pulls its row back into the first part.
+    A row with a tag that only held-out rows have is moved to the first part.
     """
     groups: dict[Any, list[Example]] = defaultdict(list)
     for example in examples:
-        groups[example.input].append(example)
+        groups[kind.group(example)].append(example)
     strata: dict[Any, list[list[Example]]] = defaultdict(list)
     for group in groups.values():
         strata[kind.stratum(group[0])].append(group)
@@ -145,7 +146,7 @@ def split(
     still: list[Example] = []
     known = {label for example in kept for label in kind.labels(example)}
     for group in held:
-        strange = any(label not in known for example in group for label in kind.labels(example))
-        (kept if strange else still).extend(group)
+        unknown = any(label not in known for example in group for label in kind.labels(example))
+        (kept if unknown else still).extend(group)
     rng.shuffle(kept)
     return kept, still

@@ -1,4 +1,4 @@
-"""How good an adapter is on labelled examples, through the pass that serves."""
+"""Evaluates an adapter on labelled examples, with the pass that serves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _EVALUATION_TOKENS = 4096  # of one batch; without gradients there is memory for
 def predict(
     backbone: Backbone, adapter: BoundAdapter, examples: Sequence[EncodedExample], pooling: Pooling = "mean"
 ) -> list[Tensor]:
-    """What the forward pass gives for every example, in the examples' order."""
+    """The forward pass's outputs for every example, in the examples' order."""
     outputs: dict[int, Tensor] = {}
     for batch in ordered_batches(examples, _EVALUATION_TOKENS):
         inputs = [forward_input(examples[i], adapter, pooling) for i in batch]

@@ -1,7 +1,6 @@
 """Reads data files: CSV, JSON lines, Parquet, and the folders of Hugging Face's `datasets`.
 
-Columns are named by the caller. A row that cannot be used is an error with its row number; nothing is left out
-silently.
+Columns are named by the caller. A row that cannot be used is an error with its row number; none is skipped.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ _SPLIT_NAMES = {"validation": ("validation", "valid", "dev"), "test": ("test",)}
 
 
 def read_examples(path: Path, kind: KindTraining, columns: Columns) -> list[Example]:
-    """All rows of a file, or of one split of a `datasets` folder. Raises InvalidRequest with the row's number, or with
-    the columns there are."""
+    """All rows of a file, or of one split of a `datasets` folder. Raises InvalidRequest with the row's number, or the
+    existing columns."""
     wanted = kind.columns(columns)
     examples: list[Example] = []
     for number, record in _records(path):
@@ -45,7 +44,7 @@ def read_examples(path: Path, kind: KindTraining, columns: Columns) -> list[Exam
 
 
 def splits_of(path: Path) -> dict[str, Path]:
-    """What a `datasets` folder with several splits has for `train`, `validation` and `test`; else empty.
+    """The paths of a `datasets` folder's splits by `train`, `validation` and `test`; empty for other paths.
 
     Raises InvalidRequest where it has no split to train on.
     """
@@ -115,7 +114,7 @@ def _datasets_folder(path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:
 
 
 def _names(feature: Any) -> list[str] | None:
-    """Of a class label, or of a list of them."""
+    """The names of a class label, or of a list of them; None for other features."""
     inner = getattr(feature, "feature", feature)
     names: list[str] | None = getattr(inner, "names", None)
     return names
@@ -126,7 +125,7 @@ def _named(value: Any, names: list[str] | None) -> Any:
         return value
     if isinstance(value, list):
         return [names[one] for one in value]
-    if value < 0:  # what such data sets have where a row has no label
+    if value < 0:  # such data sets mark rows without a label so
         return None
     return names[value]
 

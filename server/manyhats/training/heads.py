@@ -1,4 +1,4 @@
-"""A head while it is being trained."""
+"""Trains a head."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _DroppingHead(Head):
-    """A head that leaves out some of its input's values, as training does."""
+    """A head with dropout on its input."""
 
     dropout: float
     generator: torch.Generator
@@ -31,7 +31,7 @@ class _DroppingHead(Head):
 
 
 class NoHead(nn.Module):
-    """For adapters that end in the backbone's own language-model head, or in its states."""
+    """For adapters without a head, of the language-model head or of states."""
 
     scale: TargetScale | None = None
 
@@ -43,10 +43,10 @@ class NoHead(nn.Module):
 
 
 class TrainableHead(nn.Module):
-    """The parameters of a head, and the way to the `Head` that serves.
+    """The parameters of a head, and its conversion to a `Head`.
 
-    `scale`: for numbers, those of the training data. The parameters then work on numbers of mean 0 and standard
-    deviation 1, and `head` folds the scale into the last layer, so that the served head answers in the data's units.
+    `scale`: for numbers, of the training data. The parameters then predict numbers of mean 0 and standard deviation 1,
+    and `head` folds the scale into the last layer, so that the head's outputs are in the data's units.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class TrainableHead(nn.Module):
         inputs = backbone.output_width
         for width in widths:
             weight = torch.empty(width, inputs)
-            nn.init.normal_(weight, std=0.02, generator=generator)  # as BERT's own heads start
+            nn.init.normal_(weight, std=0.02, generator=generator)  # as BERT's heads are initialised
             self.weights.append(nn.Parameter(weight.to(backbone.device)))
             self.biases.append(nn.Parameter(torch.zeros(width, device=backbone.device)))
             inputs = width
 
     def head(self, dropout: float = 0.0, generator: torch.Generator | None = None) -> Head:
-        """The head with gradients; `dropout`: share of its input's values that is left out."""
+        """The head with gradients; `dropout`: the share of its input's values set to zero."""
         last = len(self.weights) - 1
         layers = []
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
@@ -100,7 +100,7 @@ class TrainableHead(nn.Module):
 def head_for(
     backbone: Backbone, recipe: Recipe, kind: KindTraining, num_labels: int, generator: torch.Generator
 ) -> TrainableHead | NoHead:
-    """A fresh head in the layout that the recipe's file format has. Raises InvalidRequest where it cannot be had."""
+    """A new head in the layout of the recipe's file format. Raises InvalidRequest where the format has none."""
     served = kind.served_as
     if served.head is None:
         return NoHead()

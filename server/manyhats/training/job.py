@@ -39,16 +39,16 @@ from manyhats.training.trainer import Trainer
 
 CARD = "README.md"
 
-# How far the reloaded adapter's score may lie from the trained one's: the same numbers in another order of addition.
+# The tolerance between the reloaded adapter's score and the trained one's, for another order of summation.
 _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be trained. `schedule`: the fields of the recipe's `Schedule` that are to be other than its defaults.
+    """What is to be trained. `schedule`: fields that override the recipe's `Schedule`.
 
-    `class_weights`: `balanced`, or how much each label counts (1 for those not named). `full`: full fine-tuning is
-    compared with. `resume`: a killed run of the same job goes on.
+    `class_weights`: `balanced`, or the weight of each label (1 for those not named). `full`: whether to compare with
+    full fine-tuning. `resume`: whether to continue a killed run of the same job.
     """
 
     task: str
@@ -62,12 +62,12 @@ class Job:
     options: Mapping[str, Any] = field(default_factory=dict)
     schedule: Mapping[str, Any] = field(default_factory=dict)
     max_tokens: int | None = None
-    template: str | None = None  # of prompts, for the kinds that take one
+    template: str | None = None  # of prompts, for kinds with one
     class_weights: Literal["balanced"] | Mapping[str, float] | None = None
     precision: Literal["no", "bf16"] = "no"
     full: bool = False
     resume: bool = False
-    baselines: tuple[Baseline, ...] = ()  # of an earlier job on the same data; else they are made
+    baselines: tuple[Baseline, ...] = ()  # of an earlier job on the same data; else they are computed
     notes: tuple[str, ...] = ()  # for the model card
 
     def chosen_schedule(self) -> Schedule:
@@ -77,7 +77,7 @@ class Job:
 
     @property
     def checkpoint(self) -> Path:
-        """Beside the folder to be written, hidden from a server that watches its parent."""
+        """The checkpoint, next to the output folder; hidden from a server that watches its parent."""
         return self.out.parent / f".{self.out.name}.checkpoint"
 
 
@@ -85,7 +85,7 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
     """Trains, tests, writes the folder `job.out` and reads it back.
 
     Raises InvalidRequest for data or options that cannot be used, ConfigurationError without scikit-learn, StorageFull
-    where a file finds no room.
+    on a full disk.
     """
     if job.out.exists() and (not job.out.is_dir() or any(job.out.iterdir())):
         raise InvalidRequest(f"'{job.out}' exists and is not an empty folder", param="out")
@@ -143,12 +143,12 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
             notes=job.notes,
         )
 
-    if not trainer.is_main_process:  # of several processes one writes
+    if not trainer.is_main_process:  # only one of several processes writes
         return report(0)
 
     with storage_full(job.out.parent):
         job.out.parent.mkdir(parents=True, exist_ok=True)
-        # A server may be watching the folder's parent: what appears there is complete, or not there at all.
+        # A server may watch the parent folder, so the folder must appear there complete.
         with tempfile.TemporaryDirectory(prefix=".training-", dir=job.out.parent) as temporary:
             folder = Path(temporary) / "adapter"
             folder.mkdir()
@@ -182,7 +182,7 @@ def _trainer(job: Job, method: str, schedule: Schedule, dataset: Dataset, backbo
 
 
 def _member_folders(given: Any) -> list[Path]:
-    """The folders of the adapters that a fusion is made of."""
+    """The folders of a fusion's members."""
     folders = [Path(name.strip()) for name in given.split(",")] if isinstance(given, str) else list(map(Path, given))
     for folder in folders:
         if not folder.is_dir():
@@ -197,10 +197,10 @@ def _class_weights(job: Job, dataset: Dataset) -> list[float] | None:
         raise InvalidRequest(f"class weights mean nothing for the kind {job.kind}", param="class_weights")
     if job.class_weights == "balanced":
         return balanced([dataset.count(label) for label in dataset.labels])
-    strange = [label for label in job.class_weights if label not in dataset.labels]
-    if strange:
+    unknown = [label for label in job.class_weights if label not in dataset.labels]
+    if unknown:
         raise InvalidRequest(
-            f"there is no label '{strange[0]}' to weigh; the labels are {', '.join(dataset.labels)}",
+            f"there is no label '{unknown[0]}' to weigh; the labels are {', '.join(dataset.labels)}",
             param="class_weights",
         )
     return [job.class_weights.get(label, 1.0) for label in dataset.labels]
@@ -216,7 +216,7 @@ def _full(job: Job, dataset: Dataset, encoded: EncodedDataset, backbone: Backbon
 def _identity(
     job: Job, schedule: Schedule, dataset: Dataset, backbone: Backbone, max_tokens: int
 ) -> dict[str, str | int]:
-    """What two runs must have in common for one to go on where the other was."""
+    """What a run must have in common with the one that it resumes."""
     options = {name: str(value) for name, value in job.options.items()}
     if "members" in job.options:
         options["members"] = " ".join(sha256_of(folder) for folder in _member_folders(job.options["members"]))
@@ -237,7 +237,7 @@ def _identity(
 
 
 def _settings(job: Job, dataset: Dataset, backbone: Backbone, max_tokens: int) -> dict[str, Any]:
-    """The settings that the task is served with."""
+    """The settings of the trained task."""
     settings: dict[str, Any] = {}
     if dataset.labels:
         settings["labels"] = dataset.labels
@@ -253,8 +253,8 @@ def _check_template(job: Job, kind: KindTraining) -> None:
     if job.template is None:
         return
     if not kind.takes_template or "{text}" not in job.template:
-        takers = " or ".join(name for name, one in TRAININGS.items() if one.takes_template)
-        raise InvalidRequest(f"a template is for the kind {takers}, and contains {{text}}", param="template")
+        names = " or ".join(name for name, one in TRAININGS.items() if one.takes_template)
+        raise InvalidRequest(f"a template is for the kind {names}, and contains {{text}}", param="template")
 
 
 def _machine(device: torch.device) -> str:
@@ -265,18 +265,18 @@ def _machine(device: torch.device) -> str:
 
 
 def _steps(encoded: EncodedDataset, schedule: Schedule) -> int:
-    """About how many steps an epoch has; the number differs a little from one shuffle to the next."""
+    """About how many steps an epoch has; it varies slightly with the shuffle."""
     batches = shuffled_batches(encoded.train, schedule.batch_tokens, torch.Generator().manual_seed(0))
     return math.ceil(len(batches) / schedule.accumulate)
 
 
-def _max_tokens(job: Job, backbone: Backbone, shift: int) -> int:
-    most = min(backbone.max_tokens, backbone.tokenizer.maximum) - shift
+def _max_tokens(job: Job, backbone: Backbone, position_offset: int) -> int:
+    maximum = min(backbone.max_tokens, backbone.tokenizer.maximum) - position_offset
     if job.max_tokens is None:
-        return most
-    if not 3 <= job.max_tokens <= most:
+        return maximum
+    if not 3 <= job.max_tokens <= maximum:
         raise InvalidRequest(
-            f"max-tokens must lie between 3 and {most} for the method {job.method} on this backbone, "
+            f"max-tokens must lie between 3 and {maximum} for the method {job.method} on this backbone, "
             f"not {job.max_tokens}",
             param="max_tokens",
         )

@@ -1,4 +1,4 @@
-"""All weights in training, and a batch's loss."""
+"""The trained weights, and a batch's loss."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
 
 class Learner(nn.Module):
-    """An adapter in training: the methods' weights and a head, on a frozen backbone. What several processes share.
+    """An adapter in training: the methods' weights and a head, on a frozen backbone. Several processes share it.
 
-    `class_weights`: (labels,), how much each label counts. `dropping`: draws what `dropout` leaves out of the head's
-    input.
+    `class_weights`: (labels,), the weight of each label. `dropping`: the generator of the head's dropout.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class Learner(nn.Module):
         self.dropping = dropping
 
     def bound(self, *, training: bool = False) -> BoundAdapter:
-        """The adapter as it is now, with gradients where they are switched on."""
+        """The adapter with its current weights, with gradients where they are enabled."""
         self.trainable.train(training)
         head = self.head.head(self.dropout, self.dropping) if training else self.head.head()
         return BoundAdapter("training", self.trainable.bound(), head)
@@ -60,5 +59,5 @@ class Learner(nn.Module):
 
 
 def trained(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters that steps move."""
+    """The trained parameters."""
     return [p for p in module.parameters() if p.requires_grad]

@@ -1,4 +1,4 @@
-"""The libraries that training needs beside those of the server."""
+"""The libraries that training needs in addition to the server's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss of a batch, through the pass that serves."""
+"""The loss of a batch, with the pass that serves."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def batch_loss(
     weights: Tensor | None = None,
     scale: TargetScale | None = None,
 ) -> Tensor:
-    """The mean over the batch's targets. `weights`: (labels,), how much each class counts; `scale`: of the head."""
+    """The mean over the batch's targets. `weights`: (labels,), of each class; `scale`: of the head."""
     pooling = backbone.sentence_embedding.pooling
     inputs = [forward_input(one, adapter, pooling) for examples in kind.inputs(batch) for one in examples]
     return kind.loss(forward(backbone, inputs), batch, weights, scale)
 
 
 def balanced(counts: Sequence[int]) -> list[float]:
-    """Weights that make all classes count alike: total / (classes * count), as scikit-learn's `balanced`."""
+    """Weights for which all classes count equally: total / (classes * count), as scikit-learn's `balanced`."""
     total = sum(counts)
     return [total / (len(counts) * max(count, 1)) for count in counts]

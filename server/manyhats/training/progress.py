@@ -1,4 +1,4 @@
-"""What training shows: a bar on a terminal, else one line for every epoch."""
+"""The display of a training's progress: a bar on a terminal, else one line for every epoch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from manyhats.core.kinds.metrics import Score
 
 
 class Watcher(Protocol):
-    """Sees how training goes."""
+    """Receives a training's progress."""
 
     def resumed(self, steps: int) -> None:
-        """Before the first step of a run that goes on: how many were done before."""
+        """Before the first step of a resumed run. `steps`: done before."""
 
     def step(self, epoch: int, loss: float) -> None:
         """After every step. `loss`: of this step's batch."""
@@ -24,8 +24,8 @@ class Watcher(Protocol):
         """After every epoch, counted from 1. `loss`: mean over its steps; `seconds`: since training began."""
 
 
-class Silent:
-    """Shows nothing."""
+class NoWatcher:
+    """Ignores all progress."""
 
     def resumed(self, steps: int) -> None:
         pass
@@ -77,7 +77,7 @@ class Display:
     def step(self, epoch: int, loss: float) -> None:
         if self._bar is None:
             return
-        # One batch's loss jumps about; what is shown is a moving mean over some twenty.
+        # One batch's loss is noisy; a moving mean over about twenty is displayed.
         self._smooth = loss if self._smooth is None else 0.95 * self._smooth + 0.05 * loss
         self._bar.update(self._task, advance=1, description=f"epoch {epoch}/{self._epochs}", loss=f"{self._smooth:.4f}")
 

@@ -1,4 +1,4 @@
-"""All recipes, by the name that the field knows: what the methods say that they are trained with."""
+"""All recipes of the methods, by name."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from manyhats.methods.registry import METHODS
 
 RECIPES: dict[str, Recipe] = {name: recipe for method in METHODS.values() for name, recipe in method.recipes.items()}
 
-# What `--full` compares with.
+# The recipe of `--full`.
 FULL = next(name for name, recipe in RECIPES.items() if recipe.baseline)
 
 
 def recipe_for(name: str, *, baselines: bool = False) -> Recipe:
-    """Raises InvalidRequest for a name that there is not, with those that there are."""
+    """The recipe of that name. Raises InvalidRequest for an unknown one, with the existing names."""
     recipe = RECIPES.get(name)
     if recipe is None or (recipe.baseline and not baselines):
         known = ", ".join(sorted(name for name, one in RECIPES.items() if not one.baseline))
@@ -25,7 +25,7 @@ def recipe_for(name: str, *, baselines: bool = False) -> Recipe:
 
 
 def schedule_for(name: str, options: Mapping[str, Any] | None = None) -> Schedule:
-    """The defaults of a recipe with these options. Raises InvalidRequest for one that there is not."""
+    """The default schedule of a recipe with these options. Raises InvalidRequest for an unknown name."""
     recipe = recipe_for(name, baselines=True)
     for option, variant in recipe.variants.items():
         if str((options or {}).get(option, 0)) != "0":

@@ -24,15 +24,15 @@ from manyhats.training.progress import Watcher
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# A CPU's allocator has no error of its own.
+# The CPU's allocator raises a plain RuntimeError.
 _OUT_OF_MEMORY = ("allocate memory", "out of memory", "not enough memory")
 
-Step = list[list[EncodedExample]]  # batches whose gradients are added up
+Step = list[list[EncodedExample]]  # batches whose gradients are summed
 
 
 @dataclass(slots=True)
 class TrainerState:
-    """How far a training is; plain values, for a checkpoint. Epochs are counted over all stages."""
+    """The progress of a training, for a checkpoint. Epochs are counted over all stages."""
 
     stage: int = 0
     epoch: int = 0  # of this stage, finished
@@ -50,7 +50,7 @@ class TrainerState:
 
 @dataclass(slots=True)
 class Stage:
-    """One stage of a training under way. `generators`: those whose state a checkpoint holds, by its name there."""
+    """One running stage. `generators`: whose states are in checkpoints, by name."""
 
     learner: Learner
     schedule: Schedule
@@ -67,7 +67,7 @@ class Stage:
     def epochs(
         self, plan: Sequence[Sequence[Step]], validation: Sequence[EncodedExample]
     ) -> tuple[Score | None, dict[str, Any]]:
-        """Runs what is left of the plan; the best validation score and the state that had it."""
+        """Runs the remaining epochs. Returns the best validation score and its state."""
         state, patience = self.state, self.schedule.patience
         several = self.accelerator.num_processes > 1
         model = self.accelerator.prepare_model(self.learner, device_placement=False) if several else self.learner
@@ -113,7 +113,7 @@ class Stage:
         if self.checkpoints is None or not self.accelerator.is_main_process:
             return
         self.checkpoints.save(
-            {  # under the names that checkpoints have had from the first version on
+            {  # the keys of all versions' checkpoints
                 "place": asdict(self.state),
                 "trainable": self.learner.trainable.state_dict(),
                 "head": self.learner.head.state_dict(),
@@ -127,7 +127,7 @@ class Stage:
     def _step(self, model: nn.Module, batches: Step) -> float | None:
         """One step; its loss, or None where that or a gradient is not finite (the weights stay as they were).
 
-        The batches' losses are weighted by how many targets they have, so that the step is that of all of them in one
+        The batches' losses are weighted by their numbers of targets, so that the step is the same as for a single
         batch.
         """
         accelerator, kind = self.accelerator, self.learner.kind
@@ -139,7 +139,7 @@ class Stage:
         value = 0.0
         try:
             for i in range(rounds):
-                batch = own[i] if i < len(own) else batches[0]  # all must take part in every exchange
+                batch = own[i] if i < len(own) else batches[0]  # all processes must take part in every exchange
                 share = kind.target_count(batch) / total if i < len(own) else 0.0
                 with accelerator.autocast():
                     loss = model(batch, share * world)
@@ -166,7 +166,7 @@ class Stage:
 
 
 def warm_up_and_decay(steps: int, warm_up: float) -> Callable[[int], float]:
-    """Rises in a line over the share `warm_up` of the steps, then falls in a line to zero; 1 at the peak."""
+    """Rises linearly over the share `warm_up` of the steps, then falls linearly to zero; 1 at the peak."""
     rising = max(round(steps * warm_up), 1)
 
     def factor(step: int) -> float:

@@ -22,7 +22,7 @@ FILE = "sweep.json"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the table, as it is shown; of a baseline the last three are empty."""
+    """A row of the table, as displayed; a baseline's last three fields are empty."""
 
     method: str
     score: str
@@ -33,7 +33,7 @@ class Line:
 
 
 def named(methods: str) -> list[str]:
-    """Recipes by their names with commas between them, or `all`. Raises InvalidRequest for one that there is not."""
+    """Comma-separated names of recipes, or `all`. Raises InvalidRequest for an unknown one."""
     if methods == "all":
         return [name for name, one in RECIPES.items() if not one.baseline and one.needs is None and not one.general]
     names = [name.strip() for name in methods.split(",") if name.strip()]
@@ -45,7 +45,7 @@ def named(methods: str) -> list[str]:
 
 
 def sweep(job: Job, methods: Sequence[str], backbone: Backbone, console: Console) -> Table:
-    """Trains every method into a folder of its own below `job.out`. With `job.resume` those that are done stay.
+    """Trains every method into a folder of its own below `job.out`. With `job.resume` finished ones are kept.
 
     The options and the schedule of the job are for each of them.
     """

@@ -27,7 +27,7 @@ from manyhats.training.checkpoints import Checkpoints
 from manyhats.training.components import TrainableComponents
 from manyhats.training.heads import head_for
 from manyhats.training.learner import Learner, trained
-from manyhats.training.progress import Silent, Watcher
+from manyhats.training.progress import NoWatcher, Watcher
 from manyhats.training.recipes import recipe_for
 from manyhats.training.stage import Stage, Step, TrainerState, warm_up_and_decay
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a training. `seconds`: of the loop, validation included; `losses`, `scores`: of every epoch."""
+    """The result of a training. `seconds`: of the loop, validation included; `losses`, `scores`: of every epoch."""
 
     validation: Score
     best_epoch: int
@@ -65,10 +65,10 @@ class Trainer:
         class_weights: Sequence[float] | None = None,
         precision: str = "no",
     ) -> None:
-        """`kind`: the name of one of `TRAININGS`. `class_weights`: how much each label counts. `precision`: `no` or
-        `bf16`, of the pass in training.
+        """`kind`: the name of one of `TRAININGS`. `class_weights`: of each label. `precision`: `no` or `bf16`, of the
+        pass in training.
 
-        Raises InvalidRequest for an option that the method does not have, ConfigurationError for embeddings of a
+        Raises InvalidRequest for an unknown option, ConfigurationError for embeddings of a
         backbone whose own pooling is not supported.
         """
         if backbone.dtype != torch.float32:
@@ -92,7 +92,7 @@ class Trainer:
         self._accelerator = Accelerator(
             device_placement=False, cpu=backbone.device.type == "cpu", mixed_precision=precision
         )
-        own = schedule.seed + 2 + 1000 * self._accelerator.process_index  # each process leaves out other values
+        own = schedule.seed + 2 + 1000 * self._accelerator.process_index  # processes have different dropout
         self._dropping = torch.Generator(backbone.device).manual_seed(own)
         self.learner = Learner(
             backbone, self.kind, self.trainable, self.head, self.class_weights, schedule.dropout, self._dropping
@@ -100,7 +100,7 @@ class Trainer:
 
     @property
     def parameters(self) -> tuple[int, int]:
-        """How many numbers are trained: (method, head)."""
+        """The number of trained values: (method, head)."""
         method, head = (sum(p.numel() for p in trained(m)) for m in (self.trainable, self.head))
         return method, head
 
@@ -111,11 +111,11 @@ class Trainer:
 
     @property
     def position_offset(self) -> int:
-        """How many of the backbone's positions the method takes for itself."""
+        """How many of the backbone's positions the method uses."""
         return sum(bound.position_offset for _, bound in self.trainable.bound())
 
     def bound(self, *, training: bool = False) -> BoundAdapter:
-        """The adapter as it is now, with gradients where they are switched on."""
+        """The adapter with its current weights, with gradients where they are enabled."""
         return self.learner.bound(training=training)
 
     def adapter(self, settings: Mapping[str, Any]) -> Adapter:
@@ -136,16 +136,16 @@ class Trainer:
         watcher: Watcher | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> Outcome:
-        """Trains, and leaves the state that was best on the validation data in place. With checkpoints it goes on where
-        the last one was.
+        """Trains, and restores the state that was best on the validation data. With checkpoints it continues from the
+        last one.
 
-        Raises InvalidRequest where the loss stops being a number before the first validation, or memory ends.
+        Raises InvalidRequest where the loss is not finite before the first validation, or memory is exhausted.
         """
-        watcher = watcher or Silent()
+        watcher = watcher or NoWatcher()
         self.head.scale = self.kind.target_scale(train)
         plans = [
             [self._steps(train) for _ in range(self.schedule.epochs)] for _ in range(self.trainable.stages)
-        ]  # all at once, since the decay must know the number of steps
+        ]  # all at once, since the schedule needs the number of steps
         saved = None if checkpoints is None else checkpoints.load()
         state = TrainerState() if saved is None else TrainerState(**saved["place"])
         generators = {"fresh": self._init_weights, "dropping": self._dropping}
@@ -220,12 +220,12 @@ class Trainer:
         return torch.optim.AdamW(
             [*groups, heads],
             weight_decay=schedule.weight_decay,
-            fused=self.backbone.device.type in ("cpu", "cuda"),  # one pass over the weights in place of ten
+            fused=self.backbone.device.type in ("cpu", "cuda"),  # one pass over the weights instead of ten
         )
 
 
 def _check_causal(trainable: TrainableComponents) -> None:
-    """Raises InvalidRequest for what would read the answer that it is to learn to write."""
+    """Raises InvalidRequest for methods that are not causal, which would read the answer to be predicted."""
     gated = any(component.gated for component in trainable.saved())
     if gated or any(method.lm_head_conflict is not None for method in trainable.methods):
         what = (

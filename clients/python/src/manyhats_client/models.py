@@ -90,6 +90,12 @@ class RegressOutput(Model):
     value: float
 
 
+class RerankOutput(Model):
+    """How well a document answers a query."""
+
+    score: float
+
+
 class SpanOutput(Model):
     """A part of the context."""
 
@@ -208,6 +214,13 @@ class RegressAnswer(Answer):
     outputs: list[RegressOutput]
 
 
+class RerankAnswer(Answer):
+    """Of a task that scores documents by a query."""
+
+    kind: Literal["rerank"]
+    outputs: list[RerankOutput]
+
+
 class SpanAnswer(Answer):
     """Of a task that finds a part of a context."""
 
@@ -243,7 +256,7 @@ class OtherAnswer(Answer):
     outputs: list[Any]
 
 
-_KINDS = ("classify", "tokens", "regress", "span", "embed", "generate", "fill")
+_KINDS = ("classify", "tokens", "regress", "rerank", "span", "embed", "generate", "fill")
 
 
 def _tag(value: Any) -> str:
@@ -260,6 +273,7 @@ Prediction = Annotated[
     Annotated[ClassifyAnswer, Tag("classify")]
     | Annotated[TokensAnswer, Tag("tokens")]
     | Annotated[RegressAnswer, Tag("regress")]
+    | Annotated[RerankAnswer, Tag("rerank")]
     | Annotated[SpanAnswer, Tag("span")]
     | Annotated[EmbedAnswer, Tag("embed")]
     | Annotated[GenerateAnswer, Tag("generate")]

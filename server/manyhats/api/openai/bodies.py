@@ -117,7 +117,7 @@ def completion_parameters(body: CompletionBody) -> Given:
     """What a completion asks for. Raises InvalidRequest for what is not supported, by name."""
     found = _common(body)
     if body.logprobs is True:
-        raise InvalidRequest("logprobs: give how many of the likeliest tokens are told, not true", param="logprobs")
+        raise InvalidRequest("logprobs: give how many of the likeliest tokens are returned, not true", param="logprobs")
     if body.logprobs is not None and body.logprobs is not False:
         add_parameter(found, "logprobs", "logprobs", body.logprobs)
     if body.max_tokens is not None:

@@ -1,6 +1,6 @@
-"""What a kind of task is: what an adapter's output means, how it is asked for, answered, trained and named.
+"""What a kind of task is: what an adapter's output means, its request parameters, answers, training and names.
 
-Everything that is to be known of a kind stands in its own module. A new one is a module with a subclass of `Kind`, and
+A kind is one module. A new one is a module with a subclass of `Kind`, and
 a line in `core.kinds.registry`.
 """
 
@@ -28,7 +28,8 @@ Answer = dict[str, Any]
 
 
 class Parameters(BaseModel):
-    """Common to all kinds. `truncate`: an input that is too long is truncated, and not refused; the answer says so."""
+    """Parameters of all kinds. `truncate`: whether an input that is too long is truncated, which the answer says, or
+    rejected."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -36,7 +37,7 @@ class Parameters(BaseModel):
 
     @property
     def compiles(self) -> bool:
-        """Whether something is made of them first that takes its time."""
+        """Whether they must first be compiled, which takes time."""
         return False
 
     @property
@@ -46,7 +47,7 @@ class Parameters(BaseModel):
 
 
 class Settings(Protocol):
-    """Those of a task's settings that kinds look at; see `registry.records.TaskSettings`."""
+    """The settings of a task that kinds read; see `registry.records.TaskSettings`."""
 
     @property
     def max_tokens(self) -> int | None: ...
@@ -76,8 +77,8 @@ S = TypeVar("S", bound=Settings)
 
 @dataclass(frozen=True, slots=True)
 class HeadSpec:
-    """A kind's own output layer. `reads`: what of the last hidden states it may read. `outputs`: how many it has; None
-    for one for each label. `outputs_named`: what they are, for a message."""
+    """A kind's own output layer. `reads`: which of the last hidden states it may read. `outputs`: their number; None:
+    one for each label. `outputs_named`: what they are, for messages."""
 
     reads: tuple[Reads, ...]
     outputs: int | None = None
@@ -86,12 +87,12 @@ class HeadSpec:
 
 @dataclass(frozen=True, slots=True)
 class LibraryNames:
-    """How other libraries name a kind. Where several kinds have the same name, a file is read as the first of them.
+    """Other libraries' names for a kind. Where several kinds have the same name, a file is read as the first of them.
 
-    `peft`: PEFT's `task_type`. `model_classes`: how the names of transformers' classes end. `auto_class`: the class of
-    transformers that loads any such model. `head_layer`: what transformers calls the head's layer, where that is not
-    the family's own classifier. `problem_types`: `problem_type`s of transformers' config. `adapterhub`: the
-    `head_type`s of AdapterHub's heads that are read as this kind; the first is the one that is written. `pipeline`:
+    `peft`: PEFT's `task_type`. `model_classes`: endings of transformers' class names. `auto_class`: the class of
+    transformers that loads any such model. `head_layer`: transformers' name for the head's layer, where it is not
+    the family's classifier. `problem_types`: `problem_type`s of transformers' config. `adapterhub`: the
+    `head_type`s of AdapterHub's heads that are read as this kind; the first is written. `pipeline`:
     Hugging Face's name for the task, on a model's card.
     """
 
@@ -105,7 +106,7 @@ class LibraryNames:
 
 
 class Preparing(NamedTuple):
-    """What is known of a request's task when its texts become tokens. `max_tokens`: of one input."""
+    """A request's task, as known when its texts are tokenised. `max_tokens`: of one input."""
 
     settings: Settings
     adapter: BoundAdapter
@@ -114,7 +115,7 @@ class Preparing(NamedTuple):
 
 
 class Rendered(NamedTuple):
-    """What an answer is made of beside the engine's output: the input, and what the task says of its labels."""
+    """What is needed for an answer besides the engine's output: the input, and the task's labels."""
 
     text: Text
     encoded: Encoded
@@ -123,13 +124,13 @@ class Rendered(NamedTuple):
 
 
 class Kind(ABC, Generic[P]):
-    """One kind of task. Stateless: one instance serves all tasks.
+    """One kind of task. Stateless: one instance for all tasks.
 
-    `head`: None for a kind that ends in the backbone's own language-model head (`lm_head`), or in its states.
+    `head`: None for a kind that uses the backbone's language-model head (`lm_head`), or its states.
     `generates`: its answers are sequences of tokens that follow the input; `serving.generation` makes and answers them.
-    `parameters`: what a request may ask. `settings`: those of a task's settings that are for this kind alone.
-    `bare_parameters`: parameters that ask the bare backbone for this kind without naming it.
-    How it is trained stands in a `core.kinds.training.KindTraining` of the same module.
+    `parameters`: of a request. `settings`: those of a task's settings that only this kind has.
+    `bare_parameters`: parameters that select this kind on the bare backbone without naming it.
+    Its training is a `core.kinds.training.KindTraining` in the same module.
     """
 
     name: ClassVar[str]
@@ -143,83 +144,93 @@ class Kind(ABC, Generic[P]):
 
     @property
     def over_text(self) -> bool:
-        """Whether it has a head that reads one state for a whole text, and not every token's."""
+        """Whether it has a head that reads one state for each text, and not every token's."""
         return self.head is not None and "tokens" not in self.head.reads
 
     @property
     def labelled(self) -> bool:
-        """Whether it has a head whose outputs stand for labels."""
+        """Whether its head's outputs are labels."""
         return self.head is not None and self.head.outputs is None
 
     @property
     def ends_in_states(self) -> bool:
-        """Whether its answer is made of the last hidden states, without any head."""
+        """Whether its answer is computed from the last hidden states, without a head."""
         return self.head is None and not self.lm_head
 
-    # ---- what it needs
+    # ---- requirements
 
     def possible_on(self, backbone: Backbone) -> bool:
         """Whether an adapter without a head may be of this kind on the backbone."""
         return self.head is None
 
     def check_backbone(self, backbone: Backbone) -> None:
-        """Raises AdapterMismatch where the backbone cannot answer so."""
+        """Raises AdapterMismatch where the backbone does not support the kind."""
 
     def check_head(self, head: Head) -> None:
-        """Raises AdapterMismatch where a head has not the outputs that the kind needs."""
+        """Raises AdapterMismatch where a head does not have the outputs that the kind needs."""
         expected = None if self.head is None else self.head.outputs
         if self.head is not None and expected not in (None, head.num_labels):
             outputs = f"{expected} output{'' if expected == 1 else 's'}{self.head.outputs_named}"
             raise AdapterMismatch(f"a head of kind '{self.name}' has {outputs}, not {head.num_labels}", param="head")
 
-    def check_settings(self, partial: Mapping[str, Any], prompts: Collection[str]) -> None:
-        """Raises InvalidRequest for what is set for a task of this kind and does not fit.
+    def activation_warning(self, activation: str, file: str) -> str | None:
+        """A warning for the uploader about an activation after the head in a file, which is not applied. None where
+        the kind's answer includes it."""
+        if self.labelled:
+            return f"the activation {activation} in {file} is not applied; scores are a softmax or sigmoid"
+        return (
+            f"{file} says that the activation {activation} follows the head, which is not applied; a value is the "
+            "head's own output"
+        )
 
-        `partial`: what is set; `prompts`: the names of the prompts that there are besides those that it brings.
+    def check_settings(self, partial: Mapping[str, Any], prompts: Collection[str]) -> None:
+        """Raises InvalidRequest for settings that do not fit a task of this kind.
+
+        `partial`: the given settings; `prompts`: the names of the task's existing prompts.
         """
 
-    # ---- a request, before its texts become tokens
+    # ---- a request, before tokenisation
 
     def merge_parameters(self, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """The task's defaults with what the request gives over them; defaults of other kinds are left out."""
+        """The task's defaults, overridden by the request's parameters; defaults of other kinds are dropped."""
         return {name: value for name, value in defaults.items() if name in self.parameters.model_fields} | dict(given)
 
     def complete(self, parameters: P, settings: S, backbone: Backbone, num_labels: int | None) -> tuple[P, S]:
-        """Parameters and settings with all that they leave open filled in. `num_labels`: of the head, if there is one.
+        """Parameters and settings with defaults filled in. `num_labels`: of the head, if there is one.
 
-        Raises InvalidRequest for what such a head, or the backbone, cannot do.
+        Raises InvalidRequest for what the head or the backbone does not support.
         """
         return parameters, settings
 
     def bare_settings(self, settings: S, backbone: Backbone) -> S:
-        """What the backbone's folder says of the bare backbone as this kind, put into empty settings."""
+        """Empty settings, with what the backbone's folder says of this kind."""
         return settings
 
     def prefix_length(self, parameters: P, settings: Settings) -> int:
-        """At most how many characters are put before each text."""
+        """The maximum number of characters that are put before each text."""
         return 0
 
-    # ---- its texts become tokens
+    # ---- tokenisation
 
     def check_texts(self, texts: Sequence[Text], parameters: P, preparing: Preparing) -> None:
-        """Raises InvalidRequest for texts that cannot be answered so, or parameters that do not fit the adapter."""
+        """Raises InvalidRequest for texts of a wrong form, or parameters that do not fit the adapter."""
 
     def text_transform(self, parameters: P, preparing: Preparing) -> Callable[[Text], Text] | None:
-        """What is done to a text once it stands in the task's template. Raises InvalidRequest."""
+        """A function applied to each text after the task's template. Raises InvalidRequest."""
         return None
 
     def pooling_params(
         self, encoded: Sequence[Encoded], parameters: P, preparing: Preparing
     ) -> Sequence[PoolingParams]:
-        """What one pass gives for each input. Raises InvalidRequest for tokens that cannot be answered so."""
+        """What the pass returns for each input. Raises InvalidRequest for tokens that the kind does not support."""
         return [PoolingParams()] * len(encoded)
 
-    # ---- its answers
+    # ---- answers
 
     @abstractmethod
     def render(self, output: Output, parameters: P, rendered: Rendered) -> Answer:
-        """One answer, as api.md has it. `output`: what one pass gave for the input."""
+        """One answer, as api.md has it. `output`: of the pass, for the input."""
 
     def rendering_cost(self, output: Output, parameters: P) -> int:
-        """Roughly how many values are gone through to render an output, and to write it as JSON."""
+        """Roughly how many values are processed to render an output, and to write it as JSON."""
         return int(output.size)

@@ -1,4 +1,4 @@
-"""What an adapter of a kind must beat: one answer for all inputs, and a linear model on frozen states.
+"""Baselines of a kind: one answer for all inputs, and a linear model on frozen states.
 
 The linear models need scikit-learn.
 """
@@ -17,20 +17,20 @@ from manyhats.core.kinds.metrics import Metric, Score
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Inverse strengths of the penalty that are tried; the one that is best on the validation data is taken.
+# Inverse strengths of the penalty; the best on the validation data is used.
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 _ITERATIONS = 200
 
 
 class Baseline(NamedTuple):
-    """What is compared with, and its score on the test data."""
+    """A baseline and its score on the test data."""
 
     name: str
     score: Score
 
 
 def judged_targets(examples: Sequence[EncodedExample]) -> list[Any]:
-    """One for each judged position: input or word."""
+    """The target of each judged position: input or word."""
     return [
         target
         for example in examples
@@ -40,7 +40,7 @@ def judged_targets(examples: Sequence[EncodedExample]) -> list[Any]:
 
 
 def commonest_answer(metric: Metric, train: Sequence[EncodedExample], test: Sequence[EncodedExample]) -> Baseline:
-    """Every test input, or word, gets the training data's commonest class."""
+    """The score of the training data's commonest class on every test input, or word."""
     answer = Counter(judged_targets(train)).most_common(1)[0][0]
     targets = judged_targets(test)
     right = sum(target == answer for target in targets)
@@ -57,7 +57,7 @@ class Probe(ABC):
         self.metric = metric
 
     def targets(self, examples: Sequence[EncodedExample]) -> list[Any]:
-        """One for each row of the states."""
+        """The target of each row of the states."""
         return judged_targets(examples)
 
     @abstractmethod

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class ClassifyParameters(Parameters):
-    """`top_k`: only the k best labels in `scores`. `multi_label`: each label by itself (sigmoid)."""
+    """`top_k`: only the k best labels in `scores`. `multi_label`: each label independently (sigmoid)."""
 
     logits: bool = False
     top_k: Annotated[int, Field(ge=1)] | None = None

@@ -1,6 +1,6 @@
 """A vector for a text, as sentence-transformers makes it.
 
-What holds for a request are its own parameters, then its task's settings, then what the backbone's folder says.
+A request's parameters take precedence, then its task's settings, then those in the backbone's folder.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from manyhats.backbone import Backbone, Encoded
     from manyhats.methods.bound_adapter import BoundAdapter
 
-_PROMPTS = frozenset({"prompt", "prompt_name"})  # parameters of which only one can be given
+_PROMPTS = frozenset({"prompt", "prompt_name"})  # mutually exclusive parameters
 
 
 class EmbedParameters(Parameters):
-    """Left out, the task's own pooling, normalisation and default prompt hold.
+    """Default to the task's pooling, normalisation and default prompt.
 
-    `pooling`: one, or several whose vectors are put side by side; `none` gives every token's state. `prompt` goes
+    `pooling`: one, or several whose vectors are concatenated; `none` returns every token's state. `prompt` is put
     before the text, `prompt_name` names one of the task's; an empty prompt is none.
     """
 
@@ -79,9 +79,9 @@ class Embed(Kind[EmbedParameters]):
     def complete(
         self, parameters: EmbedParameters, settings: S, backbone: Backbone, num_labels: int | None
     ) -> tuple[EmbedParameters, S]:
-        """Pooling, normalisation and prompts, as the backbone's folder says where nothing else does.
+        """Fills in pooling, normalisation and prompts, at last from the backbone's folder.
 
-        Raises InvalidRequest where nothing says a pooling but the backbone's folder, whose own is not supported.
+        Raises InvalidRequest where only the backbone's folder states a pooling, and it is not supported.
         """
         own = backbone.sentence_embedding
         settings = _with_backbone(settings, own)
@@ -93,7 +93,7 @@ class Embed(Kind[EmbedParameters]):
         return parameters.model_copy(update=filled), settings
 
     def bare_settings(self, settings: S, backbone: Backbone) -> S:
-        """What the backbone's sentence-transformers files say; nothing where they are not followed."""
+        """The settings in the backbone's sentence-transformers files; none where they are not supported."""
         own = backbone.sentence_embedding
         if own.refused is not None:
             return settings
@@ -104,11 +104,11 @@ class Embed(Kind[EmbedParameters]):
         return settings.model_copy(update={"max_tokens": longest})
 
     def prefix_length(self, parameters: EmbedParameters, settings: Settings) -> int:
-        """The longest prompt's that the request may name."""
+        """The length of the longest prompt that the request may use."""
         return max(len(parameters.prompt or ""), *(len(prompt) for prompt in (settings.prompts or {}).values()), 0)
 
     def check_texts(self, texts: Sequence[Text], parameters: EmbedParameters, preparing: Preparing) -> None:
-        """Raises InvalidRequest where the dense layer behind the pooling takes vectors of another width."""
+        """Raises InvalidRequest where the dense layer after the pooling has another input width."""
         _check_width(_pooling(parameters), preparing.adapter, preparing.backbone)
 
     def text_transform(self, parameters: EmbedParameters, preparing: Preparing) -> Callable[[Text], Text]:
@@ -120,7 +120,7 @@ class Embed(Kind[EmbedParameters]):
     def pooling_params(
         self, encoded: Sequence[Encoded], parameters: EmbedParameters, preparing: Preparing
     ) -> Sequence[PoolingParams]:
-        """How the states become a vector. Raises InvalidRequest for a text of which nothing is left to pool."""
+        """How the states are pooled. Raises InvalidRequest for a text without tokens to pool."""
         skip = _unpooled(_prompt(parameters, preparing.settings), preparing)
         for i, one in enumerate(encoded):
             if len(one.ids) <= skip:
@@ -136,9 +136,9 @@ class Embed(Kind[EmbedParameters]):
 
 
 def _with_backbone(settings: S, own: SentenceEmbedding) -> S:
-    """The settings of a task that embeds; what they leave open is as the backbone's folder says.
+    """The settings of a task that embeds, with defaults from the backbone's folder.
 
-    An adapter from a sentence-transformers folder leaves nothing open but what its folder does not limit.
+    An adapter from a sentence-transformers folder has its own, except for limits that it does not set.
     """
     if not own.stated or own.refused is not None:
         return settings
@@ -157,13 +157,13 @@ def _with_backbone(settings: S, own: SentenceEmbedding) -> S:
 
 
 def _pooling(parameters: EmbedParameters) -> Pooling:
-    """The pooling of parameters that are filled in."""
+    """The pooling of completed parameters."""
     pooling = parameters.pooling or "mean"
     return pooling if isinstance(pooling, str) else tuple(pooling)
 
 
 def _check_width(pooling: Pooling, adapter: BoundAdapter, backbone: Backbone) -> None:
-    """Raises InvalidRequest where the dense layer behind the pooling takes vectors of another width."""
+    """Raises InvalidRequest where the dense layer after the pooling has another input width."""
     if pooling == EVERY_TOKEN:
         return
     projection = backbone.sentence_embedding.projection if adapter.projection is None else adapter.projection
@@ -177,7 +177,7 @@ def _check_width(pooling: Pooling, adapter: BoundAdapter, backbone: Backbone) ->
 
 
 def _prompt(parameters: EmbedParameters, settings: Settings) -> str:
-    """The text that goes before every input; empty where there is none. Raises InvalidRequest for an unknown name."""
+    """The text put before every input; empty without a prompt. Raises InvalidRequest for an unknown name."""
     if parameters.prompt is not None:
         return parameters.prompt
     prompts: Mapping[str, str] = settings.prompts or {}
@@ -191,7 +191,7 @@ def _prompt(parameters: EmbedParameters, settings: Settings) -> str:
 
 
 def _with_prompt(text: Text, prompt: str, settings: Settings) -> Text:
-    """The text, and its pair, as they are tokenised."""
+    """The text, and its pair, with the prompt."""
     first, pair = prompt + text.text, text.pair
     if settings.lower_case:
         first, pair = first.lower(), None if pair is None else pair.lower()
@@ -209,7 +209,7 @@ def _unpooled(prompt: str, preparing: Preparing) -> int:
 
 
 def _unit(vectors: Output) -> Output:
-    """Vectors of length one; a zero vector stays."""
+    """Vectors normalised to length one; zero vectors stay."""
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     unit: Output = vectors / np.maximum(norms, 1e-12)
     return unit
@@ -229,8 +229,8 @@ class PairRow(TextRow):
 
 
 class EmbedTraining(KindTraining):
-    """A vector for a text: each is to find its own pair among the others of the batch, both ways (InfoNCE; van den
-    Oord et al. 2018)."""
+    """A vector for a text, trained to be nearest to its pair's among those of the batch, in both directions (InfoNCE;
+    van den Oord et al. 2018)."""
 
     name = "embed"
     served_as = Embed()
@@ -251,7 +251,7 @@ class EmbedTraining(KindTraining):
         max_tokens: int,
         template: str | None = None,
     ) -> list[EncodedExample]:
-        """Both texts of a pair, each by itself."""
+        """Both texts of a pair, each as an example."""
 
         def encode(texts: list[str]) -> list[EncodedExample]:
             bare = [Example(text, None, (), "") for text in texts]
@@ -279,7 +279,7 @@ class EmbedTraining(KindTraining):
         return (F.cross_entropy(cosines, own) + F.cross_entropy(cosines.T, own)) / 2
 
     def score(self, outputs: Sequence[Tensor], examples: Sequence[EncodedExample]) -> Score:
-        """How many texts have their own nearest among all the others of the data, by cosine."""
+        """The share of texts whose own pair is nearest among all of the data, by cosine."""
         count = len(examples)
         if not count:
             return Score(self.metric, math.nan, 0)
@@ -290,7 +290,7 @@ class EmbedTraining(KindTraining):
         return Score(self.metric, right / count, count)
 
     def settings(self, backbone: Backbone) -> Mapping[str, Any]:
-        """It is trained on the texts as they are, so it is asked so too."""
+        """Without prompts, as in training."""
         own = backbone.sentence_embedding
         changes_texts = own.default_prompt_name is not None or own.lower_case
         return {"prompts": {}, "lower_case": False} if changes_texts else {}

@@ -1,4 +1,4 @@
-"""Examples of a task: a row of its data, checked, and the same as tokens with what is to be learned of it."""
+"""Examples of a task: a checked row of its data, and the same as tokens with a target."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from manyhats.backbone import Text
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-# Target of a token that is not judged: special tokens, and all but the first token of a word.
+# The target of tokens that are not judged: special tokens, and all but the first token of a word.
 IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which column of the files holds what. None: the kind's own default, or no such column."""
+    """The names of the files' columns. None: the kind's default, or no such column."""
 
     text: str = "text"
     label: str = "label"
@@ -41,7 +41,7 @@ class AnswerSpan:
 @dataclass(frozen=True, slots=True)
 class Example:
     """One labelled input: a text (or a pair of them) with a label, labels, a number, a text or a span of the pair; or
-    words with a tag each; or two texts that belong together, with nothing."""
+    words with a tag each; or a pair of texts, without a label."""
 
     text: str
     pair: str | None
@@ -50,7 +50,7 @@ class Example:
 
     @property
     def input(self) -> tuple[str, str | None, tuple[str, ...]]:
-        """What two examples have in common when one is a duplicate of the other."""
+        """The input, which duplicates have in common."""
         return self.text, self.pair, self.words
 
 
@@ -61,20 +61,20 @@ class EncodedExample:
 
     For `generate` the ids are prompt and answer, and `target` the answer's tokens. `label_positions`: the positions
     whose outputs are compared with them, each of the token before the one to be predicted. `context`: for `span` the
-    tokens that may hold the answer. `other`: for `embed` the text that belongs to this one.
+    tokens that may hold the answer. `other`: for `embed` the pair's second text.
     """
 
     ids: list[int]
     type_ids: list[int]
     target: int | float | list[int]
-    truncated: bool  # whether it had more tokens than were kept
+    truncated: bool  # whether tokens were truncated
     label_positions: tuple[int, ...] = ()
     context: slice = field(default_factory=lambda: slice(0))
     other: EncodedExample | None = None
 
     @property
     def size(self) -> int:
-        """How many tokens it takes of a batch."""
+        """The number of tokens in a batch."""
         return len(self.ids) + (0 if self.other is None else len(self.other.ids))
 
 
@@ -109,7 +109,7 @@ class TextRow(DataRow):
 def encode_texts(
     examples: Sequence[Example], targets: Sequence[int | float | list[int]], backbone: Backbone, max_tokens: int
 ) -> list[EncodedExample]:
-    """Texts, or pairs of them, as tokens, with one target for each."""
+    """Tokenised texts, or pairs of them, each with a target."""
     encoded = backbone.tokenizer.encode([Text(e.text, e.pair) for e in examples], max_tokens)
     return [
         EncodedExample(e.ids, e.type_ids, target, e.full_length > len(e.ids))

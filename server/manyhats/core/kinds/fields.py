@@ -12,12 +12,12 @@ from manyhats.backbone.sentence import MODES, Mode
 
 
 def integral(value: Any) -> Any:
-    """JSON has one sort of number, and some clients write 3 as 3.0."""
+    """Accepts 3.0 for 3: JSON has one type of number, and some clients write 3.0."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def at_most(limit: int) -> Callable[[Any], Any]:
-    """Refuses what is too long before its entries are looked at."""
+    """Rejects a list that is too long before its entries are checked."""
 
     def check(value: Any) -> Any:
         if isinstance(value, (list, dict)) and len(value) > limit:
@@ -34,5 +34,5 @@ Token = Annotated[int, Field(ge=0, lt=1 << 31)]
 STOP_AT_FIRST = Field(fail_fast=True)  # of a list: checking stops at the first entry that is wrong
 TopK = Annotated[int, Field(ge=1, le=100)]
 
-# How states become one vector: a mode, several whose vectors are put side by side, or `none` for every token's state.
+# How states are pooled: a mode, several whose vectors are concatenated, or `none` for every token's state.
 PoolingSetting = Literal["none"] | Mode | Annotated[list[Mode], Field(min_length=1, max_length=len(MODES))]

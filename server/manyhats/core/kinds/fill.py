@@ -1,4 +1,4 @@
-"""What stands behind the mask tokens of a text."""
+"""Predicts the mask tokens of a text."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from manyhats.errors import AdapterMismatch, InvalidRequest
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone, Encoded, Tokenizer
 
-MAX_MASKS = 16  # of one text: each mask gives a row of logits over the whole vocabulary
+MAX_MASKS = 16  # of one text: each has a row of logits over the whole vocabulary
 
 
 class FillParameters(Parameters):
-    """`top_k`: that many tokens for each mask."""
+    """`top_k`: the number of tokens for each mask."""
 
     top_k: TopK = 5
 
@@ -53,7 +53,7 @@ class Fill(Kind[FillParameters]):
         return [PoolingParams(mask_positions=_checked_masks(one, tokenizer, i)) for i, one in enumerate(encoded)]
 
     def render(self, output: Output, parameters: FillParameters, rendered: Rendered) -> Answer:
-        """The likeliest tokens for each mask, each by itself, and the text with the best of them.
+        """The likeliest tokens for each mask, independently, and the text with the best of them.
 
         output: (masks, vocabulary).
         """

@@ -1,6 +1,6 @@
 """Text that follows a prompt, token by token.
 
-The engine's requests are made, and answered, by `serving.generation`.
+`serving.generation` makes the engine's requests, and their answers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from manyhats.messages import short_repr
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-# Parameters that say what an answer must look like, of which a request has one.
+# Parameters of structured output, of which a request may have one.
 STRUCTURED_OUTPUTS = ("response_format", "regex", "choice", "grammar")
 
 _MAX_STOPS = 16
@@ -72,11 +72,11 @@ Biases = Annotated[
 
 
 class GenerateParameters(Parameters):
-    """See docs/generation.md. `temperature` 0 takes the likeliest token each time; `top_k` 0 leaves all.
+    """See docs/generation.md. `temperature` 0 selects the likeliest token; `top_k` 0 keeps all.
 
-    `max_new_tokens` may be 0 where `prompt_logprobs` is set. `stream`: the answer comes in chunks (the web layer's
-    business). `include_stop`: the stop string, or the stop token that the request names, stays in the text. An
-    integer may be written as 3.0; null leaves a parameter out.
+    `max_new_tokens` may be 0 where `prompt_logprobs` is set. `stream`: the answer comes in chunks (see the web
+    layer). `include_stop`: the stop string, or the stop token that the request names, stays in the text. An
+    integer may be written as 3.0; null is as if a parameter were not given.
     """
 
     max_new_tokens: Annotated[Integer, Field(ge=0, le=1_000_000)] = 64
@@ -131,22 +131,22 @@ class GenerateParameters(Parameters):
 
     @property
     def compiles(self) -> bool:
-        """Whether a grammar, or a mask of the vocabulary, is made of them."""
+        """Whether they need a grammar, or a mask of the vocabulary."""
         structured = any(getattr(self, name) is not None for name in STRUCTURED_OUTPUTS)
         return structured or bool(self.bad_words) or self.allowed_token_ids is not None
 
     @property
     def sequences(self) -> int:
-        """One for each of a prompt's texts."""
+        """One for each completion of a prompt."""
         return self.n
 
     def seed_of(self, index: int) -> int | None:
-        """The seed of one of a prompt's texts, 0 to 2^64 - 1; None for another one each time, which -1 asks for too."""
+        """The seed of one of a prompt's completions, 0 to 2^64 - 1; None for a random one, which -1 means too."""
         return None if self.seed in (None, -1) else (self.seed + index) % (1 << 64)
 
 
 class Generate(Kind[GenerateParameters]):
-    """Texts, by the backbone's language-model head."""
+    """Generated text, by the backbone's language-model head."""
 
     name = "generate"
     lm_head = True
@@ -172,7 +172,7 @@ class Generate(Kind[GenerateParameters]):
             )
 
     def merge_parameters(self, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """Null stands for what is left out; the request's structured output replaces the task's."""
+        """Null means not given; the request's structured output replaces the task's."""
         given = {name: value for name, value in given.items() if value is not None}
         dropped = STRUCTURED_OUTPUTS if any(name in given for name in STRUCTURED_OUTPUTS) else ()
         defaults = {name: value for name, value in defaults.items() if value is not None and name not in dropped}
@@ -196,7 +196,7 @@ class AnswerRow(TextRow):
 
 
 class GenerateTraining(KindTraining):
-    """A text as the answer to a prompt: cross entropy of the answer's tokens, each from all before it."""
+    """A text as the answer to a prompt: cross entropy of the answer's tokens, each given all before it."""
 
     name = "generate"
     served_as = Generate()
@@ -204,7 +204,7 @@ class GenerateTraining(KindTraining):
     metric = Metric("loss per token of the answer", "loss")
     takes_template = True
     causal = True
-    serves_max_tokens = False  # the limit is of prompt and answer together
+    serves_max_tokens = False  # the limit is for prompt and answer together
     evaluated_at_once = 16  # the logits of all answers over the whole vocabulary would not fit
     unit = "tokens"
 

@@ -1,4 +1,4 @@
-"""How good predictions are: a metric, a score, and its 95 % interval."""
+"""Metrics: a metric, a score, and its 95 % interval."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _RESAMPLES = 1000  # of the bootstrap
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What a score measures. `name`: for people; `hub_name`: Hugging Face's, on a model's card. `proportion`: whether
-    it is the share of what is right among what is judged. Those of which more is better lie in 0..1."""
+    """What a score measures. `name`: as displayed; `hub_name`: Hugging Face's, on a model card. `proportion`: whether
+    it is a share of judged positions. Metrics of which more is better are in 0..1."""
 
     name: str
     hub_name: str
@@ -30,7 +30,8 @@ class Metric:
 @dataclass(frozen=True, slots=True)
 class Score:
     """A metric over `count` judged positions: inputs, words for `tokens`, tokens of answers for `generate` (whose loss
-    is in nats). `terms`: what each input adds to the ratio's two sums, (inputs, 2), where the metric is no proportion.
+    is in nats). `terms`: each input's contribution to the ratio's two sums, (inputs, 2), for metrics other than
+    proportions.
     """
 
     metric: Metric
@@ -40,7 +41,7 @@ class Score:
 
     @property
     def name(self) -> str:
-        """What the value is."""
+        """The metric's name."""
         return self.metric.name
 
     def better_than(self, other: Score | None) -> bool:
@@ -60,9 +61,9 @@ class Score:
         return bootstrap(self.terms) if len(self.terms) > 1 else None
 
     def __str__(self) -> str:
-        return self.shown(self.value)
+        return self.format_value(self.value)
 
-    def shown(self, value: float) -> str:
+    def format_value(self, value: float) -> str:
         """A value of this metric as text."""
         return f"{100 * value:.1f} %" if self.metric.more_is_better else f"{value:.4f}"
 
@@ -77,7 +78,7 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 
 
 def bootstrap(terms: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """The middle 95 % of the ratio of sums over inputs drawn with replacement; the draws are always the same."""
+    """The middle 95 % of the ratio of sums over inputs sampled with replacement, with a fixed seed."""
     table = np.array(terms)
     resampled = np.random.default_rng(0).integers(0, len(table), (_RESAMPLES, len(table)))
     values = [_ratio(table[rows].sum(0)) for rows in resampled]
@@ -90,19 +91,20 @@ def _ratio(sums: Sequence[float]) -> float:
 
 
 def joined(scores: Sequence[Score]) -> Score:
-    """One score of several groups of inputs; each has terms."""
+    """The score over several groups of inputs, each of which has terms."""
     terms = tuple(term for one in scores for term in one.terms)
     return Score(scores[0].metric, _ratio(np.array(terms).sum(0)), sum(one.count for one in scores), terms)
 
 
 def ratio(metric: Metric, terms: Sequence[tuple[float, float]], count: int | None = None) -> Score:
-    """The ratio of two sums over inputs. `count`: how many positions were judged, where not one of each input."""
+    """The ratio of two sums over inputs. `count`: of judged positions, by default one for each input."""
     sums = math.fsum(a for a, _ in terms), math.fsum(b for _, b in terms)
     return Score(metric, _ratio(sums), len(terms) if count is None else count, tuple(terms))
 
 
 def accuracy(metric: Metric, logits: Sequence[Tensor], examples: Sequence[EncodedExample]) -> Score:
-    """How often the largest logit is the target's. logits: (labels,) or (tokens, labels) of each input."""
+    """The share of positions whose largest logit is the target's. logits: (labels,) or (tokens, labels) of each
+    input."""
     right = count = 0
     for output, example in zip(logits, examples, strict=True):
         target = torch.tensor(example.target, device=output.device)

@@ -57,7 +57,7 @@ class MultilabelTraining(LabelledTraining):
     served_as = Classify()
     row = LabelsRow
     metric = Metric("F1 over all labels", "f1", more_is_better=True)
-    min_labels = 1  # which may be there or not
+    min_labels = 1  # one label is enough: it may be absent
     probe = LabelsProbe(metric)
 
     def label_count(self, example: Example, label: str) -> int:

@@ -1,4 +1,4 @@
-"""All kinds of task, and what is looked up over all of them."""
+"""All kinds of task, and lookups over them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from manyhats.core.kinds.fill import Fill
 from manyhats.core.kinds.generate import Generate, GenerateTraining
 from manyhats.core.kinds.multilabel import MultilabelTraining
 from manyhats.core.kinds.regress import Regress, RegressTraining
+from manyhats.core.kinds.rerank import Rerank, RerankTraining
 from manyhats.core.kinds.span import Span, SpanTraining
 from manyhats.core.kinds.tokens import Tokens, TokensTraining
 from manyhats.core.kinds.training import KindTraining
@@ -21,17 +22,18 @@ if TYPE_CHECKING:
 
 # Where several kinds have the same name in a library, a file is read as the first of them.
 KINDS: dict[str, Kind[Any]] = {
-    kind.name: kind for kind in (Classify(), Tokens(), Regress(), Span(), Embed(), Generate(), Fill())
+    kind.name: kind for kind in (Classify(), Tokens(), Regress(), Rerank(), Span(), Embed(), Generate(), Fill())
 }
 HEADLESS = tuple(name for name, kind in KINDS.items() if kind.head is None)
 
-# What can be trained, by the name that the command line has for it.
+# What can be trained, by its name on the command line.
 TRAININGS: dict[str, KindTraining] = {
     training.name: training
     for training in (
         ClassifyTraining(),
         MultilabelTraining(),
         RegressTraining(),
+        RerankTraining(),
         TokensTraining(),
         SpanTraining(),
         EmbedTraining(),
@@ -39,7 +41,7 @@ TRAININGS: dict[str, KindTraining] = {
     )
 }
 
-# The types of the names, for pydantic's models.
+# The types of the names, for pydantic models.
 if TYPE_CHECKING:
     KnownKind = str
     HeadlessKind = str
@@ -49,15 +51,15 @@ else:
 
 
 def headless_kinds(backbone: Backbone) -> tuple[str, ...]:
-    """What an adapter without a head may be for: the backbone's states, and what its language-model head makes."""
+    """The kinds of adapters without a head: of the backbone's states, and of its language-model head."""
     return tuple(name for name in HEADLESS if KINDS[name].possible_on(backbone))
 
 
 def kinds_of_head(head: Head) -> tuple[str, ...]:
-    """What a head may be asked for.
+    """The kinds that a head supports.
 
-    Over a whole text no file says what the outputs mean, so that it may be any kind that has so many: one output is a
-    value, or a label's logit. Over each token they are what the head's own kind says.
+    For a head over a text no file says what the outputs mean, so it supports every kind with as many: one output is a
+    value, a label's logit, or that of a document's relevance. A head over each token supports only its own kind.
     """
     if not KINDS[head.kind].over_text:
         return (head.kind,)

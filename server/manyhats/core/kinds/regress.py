@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class RegressParameters(Parameters):
-    """Nothing further."""
+    """No further parameters."""
 
 
 class Regress(Kind[RegressParameters]):
@@ -42,7 +42,7 @@ class Regress(Kind[RegressParameters]):
     )
 
     def check_head(self, head: Head) -> None:
-        """Files with more outputs may be in stores; their value is the first."""
+        """Accepts any number of outputs, since existing stores may have files with more; the value is the first."""
 
     def render(self, output: Output, parameters: RegressParameters, rendered: Rendered) -> Answer:
         """output: (1,)."""

@@ -1,4 +1,4 @@
-"""From logits to probabilities, and the names of what they are of."""
+"""From logits to probabilities, and the names of labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of each value by itself."""
+    """Elementwise."""
     return (0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64)))).astype(np.float32)
 
 

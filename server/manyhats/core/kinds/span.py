@@ -29,7 +29,7 @@ _CONTEXT = 1  # the question is the text, the context its pair
 
 
 class SpanParameters(Parameters):
-    """`top_k`: that many answers, the best first. `max_answer_tokens`: longer ones are not considered."""
+    """`top_k`: the number of answers, the best first. `max_answer_tokens`: longer ones are not considered."""
 
     top_k: TopK | None = None
     max_answer_tokens: Annotated[int, Field(ge=1, le=1000)] = 30
@@ -37,7 +37,7 @@ class SpanParameters(Parameters):
 
 
 class Span(Kind[SpanParameters]):
-    """Where in the context the answer to a question stands."""
+    """The span of a context that answers a question."""
 
     name = "span"
     head = HeadSpec(reads=("tokens",), outputs=2, outputs_named=", start and end")
@@ -88,12 +88,12 @@ class Span(Kind[SpanParameters]):
         return answer
 
     def rendering_cost(self, output: Output, parameters: SpanParameters) -> int:
-        """Of a span's logits a table is made of every start and end."""
+        """The scores of all starts and ends are computed."""
         return len(output) ** 2
 
 
 class SpanRow(TextRow):
-    """`target`: the answer's text, or SQuAD's `{"text": [...], "answer_start": [...]}`, of which the first counts."""
+    """`target`: the answer's text, or SQuAD's `{"text": [...], "answer_start": [...]}`, of which the first is used."""
 
     pair: NonEmptyText
     target: NonEmptyText
@@ -108,7 +108,7 @@ class SpanRow(TextRow):
         return data
 
     @model_validator(mode="after")
-    def _stands_there(self) -> SpanRow:
+    def _answer_is_in_context(self) -> SpanRow:
         if self.start is None and self.pair.count(self.target) != 1:
             count = self.pair.count(self.target)
             raise ValueError(
@@ -147,7 +147,7 @@ class SpanTraining(KindTraining):
         max_tokens: int,
         template: str | None = None,
     ) -> list[EncodedExample]:
-        """An answer that lies behind the limit is no target in training, and counts as missed where it is judged."""
+        """An answer beyond the limit is ignored in training, and counts as wrong in evaluation."""
         made = []
         encoded = backbone.tokenizer.encode([Text(e.text, e.pair) for e in examples], max_tokens)
         for e, example in zip(encoded, examples, strict=True):
@@ -188,7 +188,7 @@ class SpanTraining(KindTraining):
         return Score(self.metric, matches / len(examples), len(examples))
 
     def constant_baseline(self, train: Sequence[EncodedExample], test: Sequence[EncodedExample]) -> Baseline:
-        """As many of the context's first tokens as an answer mostly has."""
+        """The score of the context's first tokens, as many as most answers have."""
         lengths = Counter(e.target[1] - e.target[0] for e in train if e.target[0] != IGNORED)  # type: ignore[index]
         more = lengths.most_common(1)[0][0]
         right = sum(e.target == [e.context.start, e.context.start + more] for e in test)
@@ -196,7 +196,8 @@ class SpanTraining(KindTraining):
 
 
 def best_span(logits: Tensor, context: slice) -> list[int]:
-    """First and last token of the likeliest answer. logits: (tokens, 2), start and end; `context`: where it may lie."""
+    """First and last token of the likeliest answer. logits: (tokens, 2), start and end; `context`: the tokens that may
+    hold it."""
     start, end = torch.log_softmax(logits[context].float(), dim=0).unbind(-1)
     before = torch.ones(len(start), len(start), dtype=torch.bool, device=logits.device).tril(-1)
     sums = (start[:, None] + end[None, :]).masked_fill(before, float("-inf"))

@@ -1,4 +1,4 @@
-"""A label for each token, and the entities that neighbouring tokens make."""
+"""A label for each token, and entities of adjacent tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from manyhats.backbone import Backbone, Encoded
 
 Aggregation = Literal["none", "simple", "first", "average", "max", "word"]
-_FIELDS_OF_TOKEN = 32  # what the fields of a token's object cost, in numbers
+_FIELDS_OF_TOKEN = 32  # the cost of a token's object, in values
 
 
 class TokensParameters(Parameters):
@@ -77,7 +77,7 @@ class Tokens(Kind[TokensParameters]):
 
 
 def _of_text(encoded: Encoded) -> list[int]:
-    """The tokens that belong to the text itself."""
+    """The tokens of the text, without special tokens."""
     return [i for i, special in enumerate(encoded.special) if not special]
 
 
@@ -86,9 +86,9 @@ def _entities(
 ) -> list[Answer]:
     """Groups tokens into entities, with transformers' strategies and `word`.
 
-    `none`: every token by itself. `simple`: neighbours of one entity. `first`, `average`, `max`: a label for each
+    `none`: every token separately. `simple`: adjacent tokens of one entity. `first`, `average`, `max`: a label for each
     word first (its first token's, the mean of its scores, its surest token's), then as `simple`. `word`: the word's
-    first token's label, neighbours not joined. Tokens of the class `O` are left out.
+    first token's label, not joined. Tokens of the class `O` are left out.
     """
     units = _units(scores, aggregation, encoded)
     groups: list[tuple[str, int, int, int, list[float]]] = []  # entity, text or pair, start, end, scores
@@ -117,7 +117,7 @@ def _entities(
 
 
 def _units(scores: Output, aggregation: Aggregation, encoded: Encoded) -> list[tuple[list[int], Output]]:
-    """What gets one label each: tokens or words, with their scores."""
+    """The units with one label each, tokens or words, and their scores."""
     own = _of_text(encoded)
     if aggregation in ("none", "simple"):
         return [([i], scores[i]) for i in own]

@@ -1,7 +1,7 @@
-"""How a kind of task is trained: what a row of its data holds, the loss, the metric, and what the card says.
+"""How a kind of task is trained: the rows of its data, the loss, the metric, and the card.
 
-Everything that training needs to know of a kind stands in the kind's own module, in a subclass of `KindTraining`; a
-new one is a line in `core.kinds.registry`. What is run (passes, steps, files) stands in `training`.
+A subclass of `KindTraining` in the kind's module has everything specific to the kind; a new one is a line in
+`core.kinds.registry`. Passes, steps and files are in `training`.
 """
 
 from __future__ import annotations
@@ -25,23 +25,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TargetScale:
-    """What a head's outputs are multiplied with, and what is added, to be in the data's units."""
+    """The factor and offset that convert a head's outputs to the data's units."""
 
     mean: float = 0.0
     std: float = 1.0
 
 
 class KindTraining(ABC):
-    """One way to train a kind. Stateless: one instance serves all trainings.
+    """One way to train a kind. Stateless: one instance for all trainings.
 
-    `name`: what the command line calls it; the kind's own, but for labels of another sort (`multilabel`). `served_as`:
-    the kind that what was trained is served as. `row`: what a row of the data holds. `metric`: what is judged by.
+    `name`: on the command line; the kind's, except for another type of labels (`multilabel`). `served_as`: the kind of
+    the trained task. `row`: the model of a row of data. `metric`: of the scores.
 
-    `takes_template`: whether the texts may be put into a prompt. `causal`: whether the answer stands in what the pass
-    reads, so that no method may look ahead. `serves_max_tokens`: whether the limit of an input's tokens is the
-    server's too. `evaluated_at_once`: how many inputs' outputs are held together when the metric is taken; None for
-    all. `unit`: what is judged, on the card; `notes`: further sentences there. `probe`: the linear model on frozen
-    states that is compared with.
+    `takes_template`: whether the texts may be put into a prompt. `causal`: whether the pass reads the answer, so that
+    methods must be causal. `serves_max_tokens`: whether the limit of an input's tokens is the server's too.
+    `evaluated_at_once`: how many inputs' outputs are kept together for the metric; None: all. `unit`: of what is
+    judged, on the card; `notes`: further sentences there. `probe`: the linear model on frozen states, a baseline.
     """
 
     name: ClassVar[str]
@@ -64,12 +63,12 @@ class KindTraining(ABC):
         return self.served_as.labelled
 
     def columns(self, columns: Columns) -> dict[str, str]:
-        """The row's name of each field that it must have, and the column's name in the files."""
+        """The name of each required field of a row, and of its column in the files."""
         pair = {} if columns.text_pair is None else {"pair": columns.text_pair}
         return {"text": columns.text, **pair, "target": columns.label}
 
     def optional_columns(self, columns: Columns) -> dict[str, str]:
-        """Those that a row may have."""
+        """The optional fields, in the same way."""
         return {}
 
     def labels(self, example: Example) -> tuple[str, ...]:
@@ -77,15 +76,19 @@ class KindTraining(ABC):
         return ()
 
     def label_count(self, example: Example, label: str) -> int:
-        """How often an example counts for a label."""
+        """How often an example has a label."""
         return self.labels(example).count(label)
 
+    def group(self, example: Example) -> Any:
+        """What a split keeps on one side, so that nothing that was trained on is judged by: by default duplicates."""
+        return example.input
+
     def stratum(self, example: Example) -> Any:
-        """What a split keeps the shares of."""
+        """The value whose shares a split keeps."""
         return ""
 
     def check_data(self, train: Sequence[Example], labels: Sequence[str], name: str) -> None:  # noqa: B027
-        """Raises InvalidRequest where nothing can be learned from the rows of the file `name`."""
+        """Raises InvalidRequest where the rows of the file `name` cannot be learned from."""
 
     def check_backbone(self, backbone: Backbone) -> None:  # noqa: B027
         """Raises InvalidRequest or ConfigurationError where the backbone cannot be trained for the kind."""
@@ -101,17 +104,17 @@ class KindTraining(ABC):
     ) -> list[EncodedExample]:
         """Tokens and targets; an input is truncated after `max_tokens`. `template`: of a prompt, with `{text}` in it.
 
-        Raises InvalidRequest where nothing is left of an input that could be learned.
+        Raises InvalidRequest where no target is left of an input.
         """
 
     # ---- the objective
 
     def inputs(self, examples: Sequence[EncodedExample]) -> list[list[EncodedExample]]:
-        """What goes through the pass for these examples: one list for each text that an example is made of."""
+        """The inputs of the pass for these examples: one list for each text of an example."""
         return [list(examples)]
 
     def target_count(self, batch: Sequence[EncodedExample]) -> int:
-        """How many targets the loss of a batch is the mean over: inputs, words, or tokens of answers."""
+        """The number of targets that a batch's loss is the mean of: inputs, words, or tokens of answers."""
         return len(batch)
 
     @abstractmethod
@@ -122,24 +125,24 @@ class KindTraining(ABC):
         weights: Tensor | None = None,
         scale: TargetScale | None = None,
     ) -> Tensor:
-        """The mean over the batch's targets; () float32. `outputs`: what the pass gave for all `inputs` of the batch,
-        one list behind the other. `weights`: (labels,), how much each counts. `scale`: of the head, if it has one."""
+        """The mean over the batch's targets; () float32. `outputs`: of the pass, for all `inputs` of the batch,
+        concatenated. `weights`: (labels,), of each label. `scale`: of the head, if it has one."""
 
     def target_scale(self, train: Sequence[EncodedExample]) -> TargetScale | None:
-        """Of a head that is trained on numbers of mean 0 and standard deviation 1."""
+        """The scale of a head that is trained on numbers of mean 0 and standard deviation 1; None for other heads."""
         return None
 
-    # ---- how good it is
+    # ---- evaluation
 
     @abstractmethod
     def score(self, outputs: Sequence[Tensor], examples: Sequence[EncodedExample]) -> Score:
-        """Compares the outputs for all `inputs` of the examples, one list behind the other, with the targets."""
+        """Compares the outputs for all `inputs` of the examples, concatenated, with the targets."""
 
     def constant_baseline(self, train: Sequence[EncodedExample], test: Sequence[EncodedExample]) -> Baseline | None:
-        """What is reached without reading the input."""
+        """The score of a constant answer."""
         return None
 
-    # ---- what is served
+    # ---- the trained task
 
     def settings(self, backbone: Backbone) -> Mapping[str, Any]:
         """Settings that the server needs for the trained task."""
@@ -147,8 +150,8 @@ class KindTraining(ABC):
 
 
 class LabelledTraining(KindTraining):
-    """Of a kind whose rows have one of a set of labels, several, or one for every word. `min_labels`: how many there
-    must be for anything to be learned."""
+    """For rows with one of a set of labels, several, or one for every word. `min_labels`: how many different labels the
+    data must have."""
 
     min_labels: ClassVar[int] = 2
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from manyhats.formats.adapterhub import names
-from manyhats.formats.base import Format, SetupFiles, Surroundings
+from manyhats.formats.base import Format, ReadContext, SetupFiles
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
@@ -19,7 +19,7 @@ class AdapterHub(Format):
 
     name: ClassVar[str] = "adapterhub"
     config = names.CONFIG
-    telltale = "AdapterHub's 'config' and 'model_type'"
+    distinguishing = "AdapterHub's 'config' and 'model_type'"
     files = names.FILES
     weight_files = names.WEIGHT_FILES
     pickled = names.PICKLED
@@ -50,7 +50,7 @@ class AdapterHub(Format):
             return setup_weights(folder)
         return names.WEIGHTS, *((names.HEAD_WEIGHTS,) if (folder / names.HEAD_CONFIG).exists() else ())
 
-    def read(self, folder: Path, backbone: Backbone, around: Surroundings) -> Adapter:
+    def read(self, folder: Path, backbone: Backbone, context: ReadContext) -> Adapter:
         from manyhats.formats.adapterhub import reader
         from manyhats.formats.adapterhub.setup import is_setup, read_setup
         from manyhats.formats.files import read_json

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 _HEAD_TYPES = adapterhub_head_types()
-# What a head's config may hold besides; none of it changes the answer.
+# Further fields of a head's config, none of which changes answers.
 _IGNORED_FIELDS = {
     "head_type", "num_labels", "layers", "activation_function", "use_pooler", "label2id", "bias", "dropout_prob",
 }  # fmt: skip
@@ -34,7 +34,7 @@ _IGNORED_FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class HeadFile:
-    """What a head's files hold. `matched`: tensors that found their place."""
+    """What a head's files hold. `matched`: how many tensors were used."""
 
     head: Head | None
     kind: KindName
@@ -44,9 +44,9 @@ class HeadFile:
 
 
 def without_head(model_classes: Iterable[str]) -> HeadFile:
-    """What adapters without a head file are for: what their models are, else to embed, which a warning says."""
+    """The kind of an adapter without a head file: its model class's, else `embed`, with a warning."""
     classes = set(model_classes)
-    # No name where it was not trained in a class.
+    # No class name where the adapter was not trained in one.
     kinds = {kind_of_class(name) if name else Embed.name for name in classes}
     kind = kinds.pop() if len(kinds) == 1 else None
     if kind in HEADLESS:
@@ -65,7 +65,7 @@ def read_head(folder: Path, backbone: Backbone) -> HeadFile:
 
 
 def _flexible(unclaimed: UnclaimedTensors, outer: Mapping[str, Any], backbone: Backbone) -> HeadFile:
-    """A head of the library's own, as its config says."""
+    """A flexible head, built by the library from the config."""
     config = outer.get("config")
     head_type = config.get("head_type") if isinstance(config, dict) else config
     if not isinstance(config, dict) or not isinstance(head_type, str) or head_type not in _HEAD_TYPES:
@@ -123,7 +123,7 @@ def _layers(unclaimed: UnclaimedTensors, outer: Mapping[str, Any], config: Mappi
 
 
 def _static(unclaimed: UnclaimedTensors, outer: Mapping[str, Any], backbone: Backbone) -> HeadFile:
-    """The head that the model class itself has."""
+    """A static head, which is a part of the model class."""
     model_class = str(outer.get("model_class"))
     kind = kind_of_class(model_class)
     if kind is None or KINDS[kind].ends_in_states:
@@ -143,7 +143,8 @@ def _static(unclaimed: UnclaimedTensors, outer: Mapping[str, Any], backbone: Bac
 
 
 def _check_language_model(unclaimed: UnclaimedTensors, backbone: Backbone) -> None:
-    """The library saves the model's own language-model head with every adapter; one that was trained is refused."""
+    """Raises AdapterMismatch for a trained language-model head; the library saves the model's own with every
+    adapter."""
     if backbone.vocabulary is None:
         raise AdapterMismatch(
             f"the adapter is for a language-model head, but the backbone {backbone.name} has none", param="model_class"

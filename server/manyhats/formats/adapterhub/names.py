@@ -10,8 +10,8 @@ FUSION_WEIGHTS = "model_adapter_fusion.safetensors"
 SETUP = "adapter_setup.json"
 
 WEIGHT_FILES = (WEIGHTS, HEAD_WEIGHTS, FUSION_WEIGHTS)
-FILES = (CONFIG, HEAD_CONFIG, FUSION_CONFIG, SETUP, *WEIGHT_FILES)  # all that is read here
-# What is weights though it is a pickle, and what it is called as safetensors.
+FILES = (CONFIG, HEAD_CONFIG, FUSION_CONFIG, SETUP, *WEIGHT_FILES)  # all files that are read
+# The names of weights in pickles, each with the name as safetensors.
 PICKLED: dict[str, str | None] = {
     "pytorch_adapter.bin": WEIGHTS,
     "pytorch_model_head.bin": HEAD_WEIGHTS,

@@ -1,4 +1,4 @@
-"""Reads one adapter of AdapterHub, and the head beside it."""
+"""Reads one adapter of AdapterHub, and its head."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def read_weights(folder: Path, config: dict[str, Any], backbone: Backbone) -> We
 
 
 def check_model_type(config: Mapping[str, Any], backbone: Backbone) -> None:
-    """Raises AdapterMismatch for a file that was made with another architecture."""
+    """Raises AdapterMismatch for an adapter of another architecture."""
     model_type = config.get("model_type")
     if model_type != backbone.config.model_type:
         raise AdapterMismatch(
@@ -92,7 +92,7 @@ def check_model_type(config: Mapping[str, Any], backbone: Backbone) -> None:
 def _components(
     unclaimed: UnclaimedTensors, inner: Any, file: AdapterHubFile, backbone: Backbone
 ) -> list[Component[Any]]:
-    """The components of a config, which a short name may stand for, in the order in which they act."""
+    """The components of a config, which may be a short name, in the order in which they act."""
     if isinstance(inner, str):
         if inner not in _PRESETS:
             raise AdapterMismatch(

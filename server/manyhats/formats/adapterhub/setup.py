@@ -56,7 +56,7 @@ def is_setup(folder: Path) -> bool:
 
 
 def setup_weights(folder: Path) -> tuple[str, ...]:
-    """The weights that the configs in a setup's folders speak of, relative to the folder."""
+    """The weight files that belong to the configs in a setup's folders, relative to the folder."""
     wanted = ((CONFIG, WEIGHTS), (FUSION_CONFIG, FUSION_WEIGHTS), (HEAD_CONFIG, HEAD_WEIGHTS))
     return tuple(
         f"{config.parent.name}/{weights}" for name, weights in wanted for config in sorted(folder.glob(f"*/{name}"))
@@ -132,7 +132,7 @@ class _Composer:
         self._backbone = backbone
         self.used: dict[str, Weights] = {}
         self.matched = 0
-        self.warnings: tuple[str, ...] = ()  # about the names in its files
+        self.warnings: tuple[str, ...] = ()  # about names of tensors
 
     def components(self, setup: Any, depth: int) -> list[Component[Any]]:
         """The components of one block, in the order in which they act."""
@@ -171,7 +171,7 @@ class _Composer:
         return self.used[name]
 
     def _compose(self, composition: AdapterHubComposition, names: list[str]) -> Component[Any]:
-        """A composition that has files of its own, which are called by its members' names."""
+        """A composition with files of its own, which are named after its members."""
         name = ",".join(names)
         if name not in self._found.fusions:
             raise InvalidRequest(f"the fusion '{name}' is not among the files", param=name)
@@ -187,7 +187,7 @@ class _Composer:
 
 
 def _head(found: _Folders, head_setup: Any, composer: _Composer, backbone: Backbone, warnings: list[str]) -> HeadFile:
-    """The head that the setup names; else the language-model head that the members' own files carry."""
+    """The head that the setup names; else the language-model head in the members' own files."""
     if head_setup is not None:
         names = head_setup.get("children") if isinstance(head_setup, dict) else [head_setup]
         if not isinstance(names, list) or len(names) != 1 or str(names[0]) not in found.heads:

@@ -19,13 +19,13 @@ from manyhats.methods.registry import METHODS
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-# The version whose format is written; `adapters` reads it, and so do we.
+# The version whose format is written.
 _FORMAT_VERSION = "adapters.1.3.0"
 _NAME = "task"
 
 
 def holds(adapter: Adapter) -> bool:
-    """Whether AdapterHub's files have a place for the adapter: its one component, of a method that writes them."""
+    """Whether AdapterHub's files can store the adapter: it has one component, of a method that writes them."""
     if len(adapter.components) != 1:
         return False
     architecture = METHODS[adapter.components[0].method].adapterhub
@@ -33,7 +33,7 @@ def holds(adapter: Adapter) -> bool:
 
 
 def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
-    """Writes an adapter that AdapterHub's files hold. Raises InvalidRequest for what has no place in them."""
+    """Writes an adapter that AdapterHub's files hold. Raises InvalidRequest for what they cannot store."""
     (component,) = adapter.components
     architecture = METHODS[component.method].adapterhub
     if architecture is None or architecture.write is None:

@@ -1,4 +1,4 @@
-"""`manyhats.json` beside another library's files, as what may lie beside an adapter."""
+"""`manyhats.json` with another library's files, as a companion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TaskFile(Companion):
-    """What those files have no place for: labels, template, kind."""
+    """What those files cannot say: labels, template, kind."""
 
     files = (names.FILE,)
     marks = (names.FILE,)

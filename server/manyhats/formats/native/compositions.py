@@ -1,4 +1,4 @@
-"""Adapters that are made of stored ones, which they name by their sha256 and do not copy."""
+"""Adapters composed of stored ones, which they name by sha256 and do not copy."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def compose(folder: Path, description: Description, backbone: Backbone, members: Sequence[Adapter]) -> Adapter:
-    """One adapter of its members. The head is the file's own, else the last member's that has one.
+    """One adapter of its members, with the file's own head, else that of the last member that has one.
 
-    Raises AdapterMismatch where the members cannot be put together so.
+    Raises AdapterMismatch where the members cannot be composed so.
     """
     common, fields = description.common, description.fields
     assert isinstance(fields, CompositionFields)
@@ -39,7 +39,7 @@ def compose(folder: Path, description: Description, backbone: Backbone, members:
     named = [Member(sha, member.components) for sha, member in zip(fields.members, members, strict=True)]
     components = composition.compose(named, fields, unclaimed, backbone)
     unclaimed.check_all_claimed()
-    # Whose output it is, and with it the settings: the last member that brings a head, or a way to embed.
+    # The member whose output and settings are used: the last with a head, or with settings of embeddings.
     kind = _kind(common, members)
     embeds = KINDS[kind].ends_in_states
     outputs = (m for m in reversed(members) if m.head is not None or (embeds and m.projection is not None))
@@ -62,5 +62,5 @@ def compose(folder: Path, description: Description, backbone: Backbone, members:
 
 
 def _kind(common: CommonFields, members: Sequence[Adapter]) -> KindName:
-    """What it says that it is for, or else what its last member is for."""
+    """Its own kind, else its last member's."""
     return common.answers if "answers" in common.model_fields_set else members[-1].kind

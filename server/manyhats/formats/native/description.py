@@ -24,8 +24,8 @@ from manyhats.methods.registry import COMPOSITIONS, METHODS
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-TASK = "manyhats-task/1"  # stands beside another library's files
-PARTS = "manyhats-parts/1"  # components of any method as they are
+TASK = "manyhats-task/1"  # with another library's files
+PARTS = "manyhats-parts/1"  # components of any method
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -48,7 +48,7 @@ class HeadDescription(BaseModel):
 
 
 class ComponentDescription(BaseModel):
-    """One component of an adapter, whose tensors are `<index>:<site>:<leaf>`. `config`: the method's own."""
+    """One component of an adapter, whose tensors are `<index>:<site>:<name>`. `config`: the method's."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -63,7 +63,7 @@ class PartsFields(NativeFields):
     parts: list[ComponentDescription] = Field(default_factory=list, max_length=16)
 
 
-# By the name of the format: those of methods, and the fields of all.
+# The models of the fields, by the name of the format.
 METHOD_FORMATS: dict[str, NativeFormat[Any]] = {
     method.native.name: method.native for method in METHODS.values() if method.native is not None
 }
@@ -78,7 +78,7 @@ _EXPECTED = f"Input should be {', '.join(_NAMED[:-1])} or {_NAMED[-1]}"
 
 
 class CommonFields(BaseModel):
-    """The fields of all formats; what stands beside another library's files has no `head` and no `answers`."""
+    """The fields of all formats; `manyhats-task/1` has neither `head` nor `answers`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -86,7 +86,7 @@ class CommonFields(BaseModel):
     base_model_name_or_path: str | None = None
     base_sha256: str | None = None  # see backbone.loading.digest
     head: HeadDescription | None = None
-    answers: HeadlessKind = Embed.name  # what an adapter without a head is for
+    answers: HeadlessKind = Embed.name  # the kind of an adapter without a head
     task: dict[str, Any] = Field(default_factory=dict)  # settings: labels, template, max_tokens, ...
 
     @field_validator("format", mode="before")
@@ -105,13 +105,13 @@ class CommonFields(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """`manyhats.json`: `common`, what all formats have, and `fields`, what this one has beside that."""
+    """`manyhats.json`: `common`: the fields of all formats, and `fields`, those of this one."""
 
     common: CommonFields
     fields: NativeFields
 
     def to_json(self) -> dict[str, Any]:
-        """What is set, as the file has it."""
+        """The fields that are set, as in the file."""
         options: dict[str, Any] = {"exclude_none": True, "exclude_unset": True, "mode": "json"}
         return self.common.model_dump(**options) | self.fields.model_dump(**options)
 
@@ -119,7 +119,7 @@ class Description:
 def describe(folder: Path, backbone: Backbone) -> Description | None:
     """`manyhats.json`, checked against the backbone; None where there is none.
 
-    Raises InvalidRequest for fields that are wrong or that its format has not, AdapterMismatch for another backbone's.
+    Raises InvalidRequest for fields that are wrong or not of its format, AdapterMismatch for another backbone's.
     """
     if not (folder / FILE).exists():
         return None
@@ -141,7 +141,7 @@ def _validated(model: type[_Model], data: Mapping[str, Any]) -> _Model:
     """The fields of a model among the file's. Raises InvalidRequest for the first that is wrong."""
     own = {name: value for name, value in data.items() if name in model.model_fields}
     try:
-        # By JSON's own types: a text that reads like true is none.
+        # Strict, so that the text "true" is not a truth value.
         return model.model_validate_json(json.dumps(own), strict=True)
     except ValidationError as error:
         first = first_error(error)
@@ -161,7 +161,7 @@ def _reject_others(data: Mapping[str, Any], model: type[NativeFields], format: s
         allowed = allowed - {"head", "answers"}
     others = data.keys() - allowed
     if others:
-        beside = ", which stands beside another library's files," if format == TASK else ""
+        where = ", which stands beside another library's files," if format == TASK else ""
         raise InvalidRequest(
-            f"{FILE}: value_error: Value error, the format {format}{beside} has no '{min(others)}'", param=FILE
+            f"{FILE}: value_error: Value error, the format {format}{where} has no '{min(others)}'", param=FILE
         )

@@ -1,11 +1,11 @@
-"""Our own folders as a format."""
+"""Our own formats, as one of the formats of adapter folders."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from manyhats.formats.base import Format, Surroundings
+from manyhats.formats.base import Format, ReadContext
 from manyhats.formats.native import names
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Native(Format):
-    """`manyhats.json` of any format but the one that stands beside another library's files."""
+    """`manyhats.json` of any format except `manyhats-task/1`."""
 
     name: ClassVar[str] = "native"
     config = names.FILE
@@ -30,7 +30,7 @@ class Native(Format):
         path = folder / names.FILE
         return path.is_file() and read_json(path).get("format") != TASK
 
-    def read(self, folder: Path, backbone: Backbone, around: Surroundings) -> Adapter:
+    def read(self, folder: Path, backbone: Backbone, context: ReadContext) -> Adapter:
         from manyhats.formats.native import reader
         from manyhats.formats.native.compositions import compose
         from manyhats.formats.native.description import describe
@@ -41,7 +41,7 @@ class Native(Format):
         if not isinstance(description.fields, CompositionFields):
             return reader.read(folder, description, backbone)
         kind = description.common.answers if description.common.head is None else None
-        members = [around.read_stored(sha, kind) for sha in description.fields.members]
+        members = [context.read_stored(sha, kind) for sha in description.fields.members]
         return compose(folder, description, backbone, members)
 
     def holds(self, adapter: Adapter, backbone: Backbone) -> bool:

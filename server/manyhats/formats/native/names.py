@@ -1,6 +1,6 @@
-"""The files of our own folders."""
+"""The file names of our own formats."""
 
 from manyhats.methods.libraries.native_files import FILE as FILE
 from manyhats.methods.libraries.native_files import WEIGHTS as WEIGHTS
 
-FILES = (FILE, WEIGHTS)  # all that is read here
+FILES = (FILE, WEIGHTS)  # all files that are read

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def read(folder: Path, description: Description, backbone: Backbone) -> Adapter:
-    """Reads an adapter that is not made of others. Raises InvalidRequest or AdapterMismatch with the reason."""
+    """Reads an adapter that is not composed of others. Raises InvalidRequest or AdapterMismatch with the reason."""
     common, fields = description.common, description.fields
     unclaimed = open_tensors(folder / WEIGHTS)
     head = read_head(unclaimed, common.head)
@@ -55,7 +55,7 @@ def read_head(unclaimed: UnclaimedTensors, description: HeadDescription | None) 
 
 
 def _read_parts(unclaimed: UnclaimedTensors, fields: PartsFields) -> list[Component[Any]]:
-    """Claims `<index>:<site>:<leaf>`, in the order in which the components act."""
+    """Claims `<index>:<site>:<name>`, in the order in which the components act."""
     sites: list[SiteTensors] = [{} for _ in fields.parts]
     for name in unclaimed.names():
         index, _, rest = name.partition(":")

@@ -1,4 +1,4 @@
-"""What `manyhats.json` says beside another library's files, which have no place for it: labels, template, kind."""
+"""`manyhats.json` with another library's files, for what those cannot say: labels, template, kind."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TaskDescription:
-    """The task's settings, and what it says that the adapter is for."""
+    """The task's settings, and the adapter's kind."""
 
     settings: Mapping[str, Any]
     kind: KindName | None = None
 
     def put_onto(self, adapter: Adapter) -> Adapter:
-        """The adapter with these settings in place of what other files say."""
+        """The adapter with these settings, which take precedence over those of other files."""
         return replace(adapter, settings=dict(adapter.settings) | dict(self.settings))
 
 
 def read_task(folder: Path, backbone: Backbone) -> TaskDescription:
-    """What is said of the task; nothing where there is no such file. Raises InvalidRequest or AdapterMismatch."""
+    """Reads the task's description; empty where there is no such file. Raises InvalidRequest or AdapterMismatch."""
     description = describe(folder, backbone)
     if description is None or description.common.format != TASK:
         return TaskDescription({})
@@ -45,7 +45,7 @@ def read_task(folder: Path, backbone: Backbone) -> TaskDescription:
 
 
 def write_task(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
-    """Writes what another library's files have no place for."""
+    """Writes what another library's files cannot store."""
     head = adapter.head
     read_as_other = head is not None and head.kind in kinds_of_head(head) and kind_as_read(head) != head.kind
     common = CommonFields(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
-    """An adapter of one component in the format of its method that has a place for it, every other in parts."""
+    """Writes an adapter of one component in its method's own format, if it can store it; any other in parts."""
     tensors, head = _head(adapter)
     format, files = _own_format(adapter.components) or (PARTS, _parts(adapter.components))
     common: dict[str, Any] = {
@@ -42,7 +42,7 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
 
 
 def _own_format(components: Sequence[Component[Any]]) -> tuple[str, NativeFiles] | None:
-    """What is stored of a single component in a method's own format; None where there is none for it."""
+    """A single component in a method's own format; None where no such format can store it."""
     if len(components) != 1:
         return None
     for name, format in METHOD_FORMATS.items():
@@ -53,7 +53,7 @@ def _own_format(components: Sequence[Component[Any]]) -> tuple[str, NativeFiles]
 
 
 def _parts(components: Sequence[Component[Any]]) -> NativeFiles:
-    """Components of any method: `<index>:<site>:<leaf>`."""
+    """Components of any method: `<index>:<site>:<name>`."""
     described = [
         ComponentDescription(method=component.method, config=component.config.model_dump(), label=component.label)
         for component in components

@@ -1,4 +1,4 @@
-"""The fields of PEFT's configs: which are understood, and which make a file that cannot be served right."""
+"""The fields of PEFT's configs: which are supported, and which change answers and are not."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from manyhats.formats.peft.types import PEFT_TYPES
 from manyhats.messages import short_repr
 from manyhats.methods.libraries.fields import reject_fields
 from manyhats.methods.libraries.peft import FieldType, PeftType
-from manyhats.methods.libraries.peft_fields import ANY, FLAG, FLAG_OR_TEXT, OBJECT, TEXT, TEXTS, WHOLES
+from manyhats.methods.libraries.peft_fields import ANY, FLAG, FLAG_OR_TEXT, INTEGERS, OBJECT, TEXT, TEXTS
 
-# Fields of every config that say nothing about the answer: bookkeeping, matching (the tensors say what is adapted)
-# and training. Whatever is neither here nor among those of a type must be empty, false or zero.
+# Fields of every config that do not change answers: bookkeeping, matching (the tensors say what is adapted) and
+# training. A field that is neither here nor one of the type's must be empty, false or zero.
 _COMMON: Mapping[str, FieldType] = {
     "auto_mapping": OBJECT,
     "base_model_name_or_path": TEXT,
@@ -25,28 +25,27 @@ _COMMON: Mapping[str, FieldType] = {
     "modules_to_save": TEXTS,
     "target_modules": TEXTS,
     "exclude_modules": TEXTS,
-    "layers_to_transform": WHOLES,
+    "layers_to_transform": INTEGERS,
     "layers_pattern": TEXTS,
     "fan_in_fan_out": FLAG,
     "init_weights": FLAG_OR_TEXT,
     "runtime_config": OBJECT,
 }
-# What other programs write into the file though PEFT knows it not, and what was once PEFT's own: none of it changes the
-# answer.
+# Fields that other programs write, and former fields of PEFT: none of them changes answers.
 _FOREIGN = {
     "unsloth_fixed", "unsloth", "_from_model_config", "_name_or_path", "torch_dtype", "dtype", "lora_dtype",
     "quantization_config", "merge_weights", "lorap_lr_ratio", "lorap_emb_lr", "transformers_version",
 }  # fmt: skip
-# The same, with the values that mean nothing; others are refused.
+# The same, with the values that do not change answers; others are rejected.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {"lora_nums": (1,)}
 
-# Differences of a weight that have no form of their own here.
+# Methods that are supported only as the difference of the weights.
 _DIFFERENCES = {
     "LOHA", "LOKR", "OFT", "BOFT", "HRA", "FOURIERFT", "C3A", "RANDLORA", "VBLORA", "XLORA", "ROAD", "WAVEFT", "DELORA",
     "GRALORA", "HIRA", "GLORA", "PSOFT", "LILY", "MISS", "BONE", "OSF", "TINYLORA", "LORAFA", "PEANUT", "UNILORA",
 }  # fmt: skip
 
-# Of all types, because a field that does not belong to a file's own is looked at, too.
+# Of all types, because fields of other types are checked, too.
 _ALL_FIELDS: dict[str, FieldType] = {
     name: field
     for fields in (*(more for one in PEFT_TYPES.values() for more in (one.unsupported, one.fields)), _COMMON)
@@ -65,7 +64,7 @@ def normalised(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_type(config: Mapping[str, Any]) -> PeftType:
-    """The file's `peft_type`. Raises AdapterMismatch for one that is not supported, saying what can be done."""
+    """The file's `peft_type`. Raises AdapterMismatch for one that is not supported, with what can be done."""
     name = str(config.get("peft_type"))
     if name in PEFT_TYPES:
         return PEFT_TYPES[name]
@@ -79,14 +78,15 @@ def check_type(config: Mapping[str, Any]) -> PeftType:
     if name in _DIFFERENCES:
         raise AdapterMismatch(
             f"PEFT's {name} is not supported as it is; `manyhats convert PATH OUT --backbone BACKBONE` makes a plain "
-            f"difference of its weights on your own machine. Served as they are: {known}",
+            f"difference of its weights on your own machine. Supported as they are: {known}",
             param="peft_type",
         )
     raise AdapterMismatch(f"PEFT's {short_repr(name)} is not supported; these are: {known}", param="peft_type")
 
 
 def check_fields(config: Mapping[str, Any], peft_type: PeftType) -> None:
-    """Raises InvalidRequest for a field of another type, AdapterMismatch for one that changes the answer unread."""
+    """Raises InvalidRequest for a field of another type, AdapterMismatch for one that changes answers and is not
+    supported."""
     _check_types(config, peft_type)
     given = {name: value for name, value in config.items() if value not in _NEUTRAL.get(name, ())}
     reject_fields(given, _COMMON.keys() | _FOREIGN | peft_type.fields.keys(), " of adapter_config.json")
@@ -95,7 +95,7 @@ def check_fields(config: Mapping[str, Any], peft_type: PeftType) -> None:
 
 
 def _check_types(config: Mapping[str, Any], peft_type: PeftType) -> None:
-    """Raises InvalidRequest for a known field of another type than PEFT gives it; null is a field that is not set."""
+    """Raises InvalidRequest for a known field of another type than PEFT gives it; null means not set."""
     known = {**_ALL_FIELDS, **peft_type.unsupported, **peft_type.fields}
     for name, value in config.items():
         if value is not None and name in known and not known[name].fits(value):

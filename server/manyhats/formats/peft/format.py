@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from manyhats.formats.base import Format, Surroundings
+from manyhats.formats.base import Format, ReadContext
 from manyhats.formats.peft import names
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ class Peft(Format):
 
     name: ClassVar[str] = "peft"
     config = names.CONFIG
-    telltale = "PEFT's 'peft_type'"
+    distinguishing = "PEFT's 'peft_type'"
     files = names.FILES
     weight_files = names.WEIGHT_FILES
     pickled = names.PICKLED
@@ -30,11 +30,11 @@ class Peft(Format):
         path = folder / names.CONFIG
         return path.is_file() and "peft_type" in read_json(path)
 
-    def read(self, folder: Path, backbone: Backbone, around: Surroundings) -> Adapter:
+    def read(self, folder: Path, backbone: Backbone, context: ReadContext) -> Adapter:
         from manyhats.formats.files import read_json
         from manyhats.formats.peft import reader
 
-        return reader.read(folder, read_json(folder / names.CONFIG), backbone, around.hints)
+        return reader.read(folder, read_json(folder / names.CONFIG), backbone, context.hints)
 
     def holds(self, adapter: Adapter, backbone: Backbone) -> bool:
         from manyhats.formats.peft import writer

@@ -1,4 +1,4 @@
-"""What a PEFT adapter is for: by its task type, its model's class, its head, what lies beside it, its backbone."""
+"""A PEFT adapter's kind: from its task type, its model's class, its head, other files, its backbone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _TASK_TYPES = peft_task_types()
 _OVER_TEXT, _OVER_TOKENS = _TASK_TYPES["SEQ_CLS"], _TASK_TYPES["TOKEN_CLS"]
-_HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")  # how the names of heads' layers end
+_HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")  # endings of the names of heads' layers
 _UNTYPED = "adapter_config.json names no task_type"
 
 
@@ -30,10 +30,10 @@ def kind_of(
     hints: KindHints,
     warnings: list[str],
 ) -> KindName:
-    """What a PEFT adapter is for: by `task_type`, else its model's class, its head, what lies beside it, its backbone.
+    """The adapter's kind: by `task_type`, else its model's class, its head, other files, its backbone.
 
-    `unclaimed`: all tensors of the file; `prefix`: how the names of a head's begin. Raises AdapterMismatch where
-    nothing tells, or what tells is not supported.
+    `unclaimed`: all tensors of the file; `prefix`: of the names of a head's tensors. Raises AdapterMismatch where
+    the kind is unknown or not supported.
     """
     task_type = config.get("task_type")
     if task_type is not None:
@@ -58,7 +58,7 @@ def kind_of(
 def _by_head(
     unclaimed: UnclaimedTensors, prefix: str, backbone: Backbone, hints: KindHints, warnings: list[str]
 ) -> KindName | None:
-    """What the head's tensors say; None where there is no head."""
+    """The kind that the head's tensors imply; None without a head."""
     names = unclaimed.names()
     if any("qa_outputs" in name for name in names):
         return _TASK_TYPES["QUESTION_ANS"]
@@ -69,10 +69,10 @@ def _by_head(
     if layout is not None and all(f"{prefix}{layer}.weight" in names for layer in layout.linears):
         fits.append(_OVER_TEXT)
     if f"{prefix}{token_layer}.weight" in names and (layout is None or len(layout.linears) == 1 or not fits):
-        fits.append(_OVER_TOKENS)  # where the head over a text has layers of its own, those tell the two apart
+        fits.append(_OVER_TOKENS)  # unless the head over a text has more layers, which tells them apart
     last = unclaimed.peek(f"{prefix}{token_layer}.weight")
     if len(fits) == 2 and last is not None and last.dim() and last.shape[0] == 1:
-        fits = [_OVER_TEXT]  # one output for each token says nothing
+        fits = [_OVER_TEXT]  # a single label for each token would be meaningless
     over_text = hints.kind is not None and KINDS[hints.kind].over_text
     declared = _OVER_TEXT if over_text else hints.kind
     if declared in fits:
@@ -90,7 +90,7 @@ def _by_head(
 
 
 def _headless(unclaimed: UnclaimedTensors, backbone: Backbone, hints: KindHints, warnings: list[str]) -> KindName:
-    """What an adapter without a head is for."""
+    """The kind of an adapter without a head."""
     if hints.kind in HEADLESS:
         return hints.kind
     if hints.embeds:

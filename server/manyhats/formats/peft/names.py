@@ -5,8 +5,8 @@ WEIGHTS = "adapter_model.safetensors"
 INDEX = "adapter_model.safetensors.index.json"
 SHARDS = "adapter_model-*-of-*.safetensors"
 WEIGHT_FILES = (WEIGHTS, SHARDS)
-FILES = (CONFIG, INDEX, *WEIGHT_FILES)  # all that is read here, as patterns
-# What is weights though it is a pickle, and what it is called as safetensors; None: not read in any form.
+FILES = (CONFIG, INDEX, *WEIGHT_FILES)  # patterns of all files that are read
+# The names of weights in pickles, each with the name as safetensors; None: not supported in any form.
 PICKLED: dict[str, str | None] = {
     "adapter_model.bin": WEIGHTS,
     "non_lora_trainables.bin": None,

@@ -1,4 +1,4 @@
-"""Reads a PEFT adapter: by its `peft_type` the components of a method, what was trained beside them, and its head."""
+"""Reads a PEFT adapter: the components of its `peft_type`, further trained parameters, and its head."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def read(folder: Path, config: dict[str, Any], backbone: Backbone, hints: KindHints | None = None) -> Adapter:
-    """Reads a PEFT adapter; `hints`: what lies beside it and says what it is for.
+    """Reads a PEFT adapter; `hints`: what other files say of its kind.
 
     Raises InvalidRequest, AdapterMismatch or UnsupportedFormat with the reason.
     """
@@ -40,7 +40,7 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone, hints: KindHi
     kind = kind_of(unclaimed, config, prefix, backbone, hints, warnings)
     components = peft_type.read(unclaimed, config, backbone)
     head = read_head(unclaimed, kind, prefix, backbone, hints.kind)
-    further = (method.claim_beside(unclaimed, backbone) for method in METHODS.values())
+    further = (method.claim_additional(unclaimed, backbone) for method in METHODS.values())
     components += [component for component in further if component is not None]
     _check_tied(components, config, backbone)
     unclaimed.check_all_claimed()
@@ -55,9 +55,10 @@ def read(folder: Path, config: dict[str, Any], backbone: Backbone, hints: KindHi
 
 
 def _check_tied(components: Sequence[Component[Any]], config: Mapping[str, Any], backbone: Backbone) -> None:
-    """Raises AdapterMismatch where PEFT would adapt a tied output layer as the embedding, and the file holds but one.
+    """Raises AdapterMismatch where PEFT would adapt both of a tied embedding and output layer, and the file has only
+    one.
 
-    PEFT saves both. A method may adapt both by what the file holds of one, and says so by `tied_to_lm_head_ok`.
+    PEFT saves both. A method that adapts both from the tensors of one declares `tied_to_lm_head_ok`.
     """
     head = backbone.vocabulary
     if not config.get("ensure_weight_tying") or head is None or not head.tied:
@@ -76,7 +77,7 @@ def _check_tied(components: Sequence[Component[Any]], config: Mapping[str, Any],
 def read_head(
     unclaimed: UnclaimedTensors, kind: KindName, prefix: str, backbone: Backbone, declared: KindName | None = None
 ) -> Head | None:
-    """The head of an adapter of that kind; None for a kind without. `declared`: the kind that the uploader says.
+    """The head of an adapter of that kind; None for a kind without. `declared`: the kind stated at the upload.
 
     Raises AdapterMismatch where the file lacks the head, or it does not fit.
     """

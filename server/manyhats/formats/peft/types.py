@@ -1,4 +1,4 @@
-"""The `peft_type`s of PEFT's files: each is some method's, which says how it is read."""
+"""The `peft_type`s of PEFT's files: each belongs to a method, which says how it is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads PEFT's weights, in one file or in shards, by the names that PEFT itself gives them."""
+"""Reads PEFT's weights, in one file or in shards, under PEFT's own names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from manyhats.methods.libraries.peft import PROMPT_EMBEDDINGS, PROMPT_WRAPPER, W
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 
 _SHARD = re.compile(r"adapter_model-(\d{5})-of-(\d{5})\.safetensors")
-# PEFT keeps one entry an adapter behind these, and saves it without the adapter's name.
+# After these PEFT has an adapter's name, which it removes when it saves.
 _LEAVES = sorted({leaf for peft_type in PEFT_TYPES.values() for leaf in peft_type.leaves} | {"modules_to_save"})
 _SHARED = tuple(name for peft_type in PEFT_TYPES.values() for name in peft_type.shared)
 _NAMED = re.compile(rf"((?:.+\.)?(?:{'|'.join(_LEAVES)}))\.([^.]+)((?:\.[^.]+)*)")
@@ -29,7 +29,7 @@ _TWICE = re.compile(r"(.+)\.(modules_to_save|original_module)\.((?:.+\.)?(?:weig
 
 
 def open_weights(folder: Path, *, prompt: bool) -> UnclaimedTensors:
-    """An adapter's tensors. `prompt`: whether its type is prompt learning, which wraps the model otherwise.
+    """An adapter's tensors. `prompt`: whether its type is prompt learning, which has another wrapper.
 
     Raises InvalidRequest for damaged or incomplete files, for empty tensors, and where a name can be read in two ways.
     """
@@ -41,7 +41,7 @@ def open_weights(folder: Path, *, prompt: bool) -> UnclaimedTensors:
 
 
 def _shards(folder: Path) -> dict[str, Tensor]:
-    """All tensors, of one file or of as many as the shards' names say."""
+    """All tensors, of one file or of all shards."""
     found = {path.name: path for path in sorted(folder.glob(SHARDS))}
     if not found:
         return read_tensors(folder / WEIGHTS)
@@ -78,7 +78,7 @@ def _check_index(index: Any, files: Mapping[str, str]) -> None:
 
 
 def _rename(tensors: Mapping[str, Tensor], prefix: str) -> Callable[[str], str]:
-    """How to read the file's names: without wrappers, with PEFT's own once, and without the adapter's name."""
+    """A function that normalises the file's names: no wrappers but one of PEFT's, and no adapter's name."""
     names = [bare(name) for name in tensors]
     unwrapped = not any(name.startswith(prefix) for name in names)
     adapters = {match[2] for name in names if (match := _NAMED.fullmatch(name)) and _is_adapters(match)}
@@ -103,7 +103,7 @@ def _rename(tensors: Mapping[str, Tensor], prefix: str) -> Callable[[str], str]:
 
 
 def _is_adapters(match: re.Match[str]) -> bool:
-    """Whether what stands behind a leaf is the adapter's name: not its parameter, nor a module inside the leaf."""
+    """Whether the match is an adapter's name, and not a parameter or a submodule."""
     if match[1].endswith("modules_to_save"):
         # `classifier.modules_to_save.default.weight`, but `classifier.modules_to_save.dense.weight`
         return match[2] == "default"
@@ -111,8 +111,8 @@ def _is_adapters(match: re.Match[str]) -> bool:
 
 
 def _once(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A module that was trained whole stands in the file up to three times where PEFT saves the layers around it too:
-    by its own name, and by those of the wrapper, which keeps the module as it was beside the trained one."""
+    """Removes duplicates of `modules_to_save`, of which the file may hold three copies: under the module's name, and
+    under the wrapper's two, of the original and of the trained module."""
     found = dict(tensors)
     for name, tensor in tensors.items():
         match = _TWICE.fullmatch(name)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def holds(adapter: Adapter, backbone: Backbone) -> bool:
-    """Whether it is of one method of PEFT's, and files as `write` makes them have a place for everything in it."""
+    """Whether it is of one PEFT method, and the files that `write` makes can store all of it."""
     if len(adapter.components) != 1:
         return False
     (component,) = adapter.components
@@ -34,13 +34,13 @@ def holds(adapter: Adapter, backbone: Backbone) -> bool:
 def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
     """Writes an adapter of one component, and its head, as PEFT does.
 
-    Raises InvalidRequest for what PEFT has no place for.
+    Raises InvalidRequest for what PEFT cannot store.
     """
     (component,) = adapter.components
     writer = METHODS[component.method].peft_writer
     if writer is None:
         raise InvalidRequest(f"PEFT has no format for the method {component.method}")
-    # For embeddings the bare model is trained.
+    # Embeddings are trained on the bare model.
     prefix = "" if KINDS[adapter.kind].ends_in_states else backbone.prefix + "."
 
     def full(site: str) -> str:
@@ -53,7 +53,7 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
         "task_type": KINDS[adapter.kind].libraries.peft,
     } | fields
     if adapter.head is not None:
-        # PEFT adds the name of another head layer by itself, and wraps twice what is named twice.
+        # PEFT adds the name of the other head layer itself, and wraps a module twice that is named twice.
         if KINDS[adapter.kind].libraries.head_layer is None:
             config["modules_to_save"] = ["classifier", "score"]
         tensors = tensors | _head(adapter.head, PROMPT_WRAPPER if writer.prompt else WRAPPER, backbone)
@@ -62,7 +62,7 @@ def write(adapter: Adapter, folder: Path, backbone: Backbone) -> None:
 
 
 def _head(head: Head, wrapper: str, backbone: Backbone) -> dict[str, Tensor]:
-    """The family's own head, whose layers must be as many."""
+    """The tensors of a head with the layers of the family's own. Raises InvalidRequest for others."""
     layout, token_layer = backbone.task_heads.classification, backbone.task_heads.tokens
     if layout is None or token_layer is None:
         raise InvalidRequest(f"PEFT's files do not hold the whole head of {backbone.config.model_type} models")

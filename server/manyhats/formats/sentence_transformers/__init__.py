@@ -1,1 +1,1 @@
-"""What sentence-transformers saves beside an adapter: pooling, what stands behind it, prompts, limits."""
+"""sentence-transformers' files with an adapter: pooling, the modules after it, prompts, limits."""

@@ -1,4 +1,4 @@
-"""sentence-transformers' files as what may lie beside an adapter."""
+"""sentence-transformers' files as a companion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class SentenceTransformers(Companion):
-    """`modules.json` and what it leads to: pooling, what stands behind it, prompts, limits."""
+    """`modules.json` and the files that it names: pooling, the modules after it, prompts, limits."""
 
     files = names.FILES
     weight_files = names.MODULE_WEIGHT_FILES

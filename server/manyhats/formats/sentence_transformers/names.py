@@ -7,5 +7,5 @@ FILES = (
     MODULES, "config_sentence_transformers.json", "sentence_*_config.json", "[0-9]*_*/config.json",
     *MODULE_WEIGHT_FILES,
 )  # fmt: skip
-# What is weights though it is a pickle, and what it is called as safetensors.
+# The names of weights in pickles, each with the name as safetensors.
 PICKLED: dict[str, str | None] = {"pytorch_model.bin": MODULE_WEIGHTS}

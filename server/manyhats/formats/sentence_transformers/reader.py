@@ -1,4 +1,4 @@
-"""Puts what a sentence-transformers folder says onto the adapter that lies in it."""
+"""Applies a sentence-transformers folder's settings to the adapter in it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _POOLING = "1_Pooling"
 
 
 def is_folder(folder: Path) -> bool:
-    """Whether the folder says that its adapter embeds texts: it has a modules.json, and is no cross-encoder's."""
+    """Whether the folder's adapter computes embeddings: it has a modules.json, and is no cross-encoder."""
     return (folder / sentence_files.MODULES).is_file() and not _is_cross_encoder(folder)
 
 
 def weight_files(folder: Path) -> set[str]:
-    """The safetensors files that modules.json leads to, relative to the folder; none where there is no modules.json.
+    """The safetensors files of the modules in modules.json, relative to the folder; none without modules.json.
 
-    Raises InvalidRequest or AdapterMismatch where modules.json cannot be followed.
+    Raises InvalidRequest or AdapterMismatch where modules.json is damaged or not supported.
     """
     return sentence_files.weight_files(_source(folder)) if is_folder(folder) else set()
 
@@ -37,8 +37,8 @@ def weight_files(folder: Path) -> set[str]:
 def read_onto(adapter: Adapter, folder: Path, backbone: Backbone, declared: KindName | None = None) -> Adapter:
     """The adapter with what its sentence-transformers files say; as it is where there are none.
 
-    What `adapter.settings` says already stays. `declared`: what whoever brings it says that it is for; where that is no
-    embedding, the files mean nothing. Raises InvalidRequest for damaged or missing files, UnsupportedFormat
+    Existing `adapter.settings` take precedence. `declared`: the kind stated at the upload; the files are ignored for
+    others than `embed`. Raises InvalidRequest for damaged or missing files, UnsupportedFormat
     for weights in a pickle, AdapterMismatch for what is not supported or contradicts the adapter.
     """
     if not is_folder(folder):
@@ -73,7 +73,7 @@ def read_onto(adapter: Adapter, folder: Path, backbone: Backbone, declared: Kind
 
 
 def settings_of(embedding: SentenceEmbedding) -> dict[str, Any]:
-    """The task's settings that say the same; what the embedding leaves open is left out, so that no other's holds."""
+    """The same as a task's settings, without those that are not set."""
     settings: dict[str, Any] = {
         "pooling": embedding.pooling if isinstance(embedding.pooling, str) else list(modes_of(embedding.pooling)),
         "normalize": embedding.normalize,
@@ -94,7 +94,8 @@ def _source(folder: Path) -> sentence_files.Source:
 
 
 def _check_alone(folder: Path) -> None:
-    """Raises InvalidRequest for files that mean nothing without modules.json, or that a cross-encoder does not have."""
+    """Raises InvalidRequest for files that have no effect without modules.json, or that a cross-encoder does not
+    have."""
     if _is_cross_encoder(folder):
         _check_cross_encoder(folder)
         return
@@ -113,7 +114,7 @@ def _is_cross_encoder(folder: Path) -> bool:
 
 
 def _check_cross_encoder(folder: Path) -> None:
-    """Its scores are the head's, which need no such file; a prompt or another limit would change them."""
+    """Raises AdapterMismatch for prompts or limits, which would change the scores of its head."""
     config = read_json(folder / sentence_files.SETTINGS)
     name = config.get("default_prompt_name")
     if name is not None:

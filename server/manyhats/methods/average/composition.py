@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class AverageFields(CompositionFields):
-    """`weights`: one for each member; None: all alike."""
+    """`weights`: one for each member; None: equal weights."""
 
     format: ClassVar[str] = "manyhats-average/1"
 

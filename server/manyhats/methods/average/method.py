@@ -66,7 +66,7 @@ class AverageRun:
     weights: tuple[float, ...]
 
     def step(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor) -> Tensor:
-        """What the averages make of `hidden`."""
+        """The averages' output for `hidden`."""
         outs = [
             member.step(group._replace(tables=member_tables(group.tables, index)), site, hidden)
             for index, member in enumerate(self.members)
@@ -81,12 +81,12 @@ class AverageRun:
         return in_rows(site.of(group.members), outs[0], total)
 
     def finish(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
-        """What goes on in the residual stream, as behind the last of the averaged adapters."""
+        """The residual stream after the average, as after the last of the averaged adapters."""
         return self.members[-1].finish(group, site, hidden, members)
 
 
 class Average(Method[AverageConfig]):
-    """Leaves at a residual site: `member.<i>.<leaf of bottleneck>`, of every member."""
+    """Tensors at a residual site: `member.<i>.<name in a bottleneck adapter>`, of every member."""
 
     name: ClassVar[str] = NAME
     config = AverageConfig
@@ -120,7 +120,7 @@ class Average(Method[AverageConfig]):
         return BoundComponent(residual=operations, nbytes=size_of(ready.values()))
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
-        """`members`: the components that are averaged; `weights`: one for each, else all count alike."""
+        """`members`: the components that are averaged; `weights`: one for each, by default equal."""
         chosen = Options(options, method=self.name)
         members = chosen.components("members")
         weights = chosen.numbers("weights", [1 / max(len(members), 1)] * len(members))
@@ -131,7 +131,7 @@ class Average(Method[AverageConfig]):
 
 
 def average_of(members: Sequence[Component[Any]], weights: Sequence[float]) -> Component[AverageConfig]:
-    """Raises InvalidRequest for members that are no bottleneck adapters."""
+    """Raises InvalidRequest for members other than bottleneck adapters."""
     averaged = [component for component in members if is_bottleneck(component)]
     other = next((component.method for component in members if not is_bottleneck(component)), None)
     if other is not None or len(members) < 2:
@@ -142,7 +142,7 @@ def average_of(members: Sequence[Component[Any]], weights: Sequence[float]) -> C
 
 
 class _FixedAverage(Trainable):
-    """Nothing of it is trained: members and weights are given, and the head learns to read them."""
+    """Has no parameters: members and weights are fixed, and only the head is trained."""
 
     def __init__(self, method: Average, component: Component[AverageConfig], backbone: Backbone) -> None:
         super().__init__()

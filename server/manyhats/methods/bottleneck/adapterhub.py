@@ -17,14 +17,14 @@ from manyhats.methods.component import Component
 from manyhats.methods.invertible.adapterhub import claim_invertible
 from manyhats.methods.libraries.adapterhub import AdapterHubArchitecture, AdapterHubFile, AdapterHubTensors
 from manyhats.methods.libraries.adapterhub_files import CONFIG
-from manyhats.methods.libraries.adapterhub_places import places_of, residual_site, residual_sites
+from manyhats.methods.libraries.adapterhub_modules import adapter_modules_of, residual_site, residual_sites
 from manyhats.methods.libraries.fields import flag, reject_fields, validate
 from manyhats.methods.libraries.unclaimed import SiteTensors, UnclaimedTensors, claim_leaves
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-# Fields of BnConfig that concern training alone, or that the tensors' names and shapes already say.
+# Fields of BnConfig that matter only in training, or that follow from the tensors' names and shapes.
 _IGNORED_FIELDS = {
     "mh_adapter", "output_adapter", "reduction_factor", "leave_out", "dropout", "stochastic_depth",
     "init_weights", "init_weights_seed", "inv_adapter_reduction_factor", "factorized_phm_W",
@@ -46,7 +46,7 @@ _LEAVES = {
     for kind in ("weight", "bias", "W", "W_left", "W_right", "b")
 } | {"scaling": "scaling"}
 
-# Of the activations' names before `adapters` 1.0, two meant something else.
+# Two activation names had another meaning before `adapters` 1.0.
 _LEGACY_ACTIVATIONS = {"gelu": "gelu_new", "gelu_orig": "gelu"}
 
 _PFEIFFER = {"mh_adapter": False, "output_adapter": True, "non_linearity": "relu", "original_ln_before": True}
@@ -70,7 +70,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 def _read(
     unclaimed: UnclaimedTensors, inner: Mapping[str, Any], file: AdapterHubFile, backbone: Backbone
 ) -> list[Component[Any]]:
-    """Claims the tensors of a bottleneck adapter; an invertible one acts before it."""
+    """Claims the tensors of a bottleneck adapter, and of the invertible adapter before it, if any."""
     sites = _claim_sites(unclaimed, file.name, backbone)
     if not sites:
         raise AdapterMismatch(f"the file has no weights of a bottleneck adapter called '{file.name}'", param="name")
@@ -83,9 +83,9 @@ def _read(
 
 def _config(inner: Mapping[str, Any], sites: Mapping[str, Mapping[str, Tensor]], *, legacy: bool) -> BottleneckConfig:
     fields = {name: value for name, value in inner.items() if name in BottleneckConfig.model_fields}
-    fields.pop("epsilon", None)  # always torch's default there
+    fields.pop("epsilon", None)  # the library always uses torch's default
     reject_fields(inner, _IGNORED_FIELDS | fields.keys())
-    learned = inner.get("scaling") in ("learned", "channel")  # then it is a tensor at every site
+    learned = inner.get("scaling") in ("learned", "channel")  # stored as a tensor at every site
     for site, leaves in sites.items():
         if ("scaling" in leaves) != learned:
             found = "no" if learned else "a"
@@ -121,7 +121,7 @@ def _claim_sites(unclaimed: UnclaimedTensors, adapter_name: str, backbone: Backb
 
 
 def _name_down(leaves: dict[str, Tensor], site: str) -> None:
-    """With `ln_before` the first layer norm stands twice: by its name, and before the down-projection."""
+    """With `ln_before` the first layer norm is stored twice: by its name, and before the down-projection."""
     module = "down.1" if any(leaf.startswith("down.1.") for leaf in leaves) else "down.0"
     for kind in ("weight", "bias", "W", "W_left", "W_right", "b"):
         first, norm = leaves.get(f"down.0.{kind}"), leaves.get(f"norm_before.{kind}")
@@ -139,7 +139,7 @@ def _name_down(leaves: dict[str, Tensor], site: str) -> None:
 def _expand_phm(
     unclaimed: UnclaimedTensors, inner: Mapping[str, Any], sites: dict[str, dict[str, Tensor]], name: str
 ) -> None:
-    """Makes plain matrices of a compacter's."""
+    """Multiplies a compacter's factors out into matrices."""
     if not flag(inner, "phm_layer"):
         return
     shared = _claim_shared(unclaimed, name)
@@ -164,14 +164,14 @@ def _expand_phm(
 
 
 class _Shared(dict[str, Tensor]):
-    """What all layers of a compacter have in common, and which of it a layer has claimed."""
+    """The tensors that all layers of a compacter share; records which of them a layer has claimed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.claimed: set[str] = set()
 
     def claim(self, leaf: str) -> Tensor | None:
-        """The tensor of that name, where there is one."""
+        """The tensor of that name; None where there is none."""
         self.claimed.add(leaf)
         return self.get(leaf)
 
@@ -218,7 +218,7 @@ def _phm_matrix(
 
 
 def _check_size(phm_dim: int, rows: int, columns: int, place: str) -> None:
-    """A small file can stand for a very large matrix."""
+    """Raises AdapterMismatch for too large a matrix: a small file can describe a very large one."""
     values = phm_dim * rows * phm_dim * columns
     if values > MAX_VALUES:
         raise AdapterMismatch(f"the weights of {place} would have {values} values; at most {MAX_VALUES}", param=place)
@@ -234,7 +234,7 @@ def reduction_factor(hidden: int, width: int) -> float:
 
 
 def _leaf_name(leaf: str, config: BottleneckConfig, *, compacter: bool) -> str:
-    """AdapterHub's name for one of our leaves."""
+    """AdapterHub's name for one of our tensors."""
     if leaf == "scaling" or leaf.startswith("gate."):
         return leaf
     module, _, kind = leaf.partition(".")
@@ -245,8 +245,8 @@ def _leaf_name(leaf: str, config: BottleneckConfig, *, compacter: bool) -> str:
 
 def _write(component: Component[BottleneckConfig], name: str, backbone: Backbone) -> AdapterHubTensors:
     config = component.config
-    places = places_of(backbone.config.model_type)
-    if places is None:
+    modules = adapter_modules_of(backbone.config.model_type)
+    if modules is None:
         raise InvalidRequest(f"AdapterHub has no names for adapters of {backbone.config.model_type} models")
     tensors: dict[str, Tensor] = {}
     widths: dict[str, int] = {}  # by layer
@@ -254,7 +254,7 @@ def _write(component: Component[BottleneckConfig], name: str, backbone: Backbone
     rule: Tensor | None = None
     for site, leaves in component.tensors.items():
         _, layer, sublayer = site.split(".")
-        module = places[("attention", "ffn").index(sublayer)].format(i=layer)
+        module = modules[("attention", "ffn").index(sublayer)].format(i=layer)
         widths[layer] = leaves["down.bias"].shape[0]
         rule = leaves.get("rule")
         named = {
@@ -262,7 +262,7 @@ def _write(component: Component[BottleneckConfig], name: str, backbone: Backbone
             for leaf, tensor in leaves.items()
             if leaf != "rule"
         }
-        if config.ln_before:  # stored twice, as the library's own module tree has it
+        if config.ln_before:  # stored twice, as in the library's module tree
             named |= {f"adapter_down.0.{kind}": leaves[f"norm_before.{kind}"].clone() for kind in ("weight", "bias")}
         if "scaling" in leaves:
             learned = "learned" if leaves["scaling"].numel() == 1 else "channel"

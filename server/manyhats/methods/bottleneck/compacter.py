@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 FACTORS = ("rule", "down.left", "down.right", "up.left", "up.right")
-MAX_VALUES = 1 << 26  # of one product; a small file can stand for a very large matrix
+MAX_VALUES = 1 << 26  # of one product; a small file can describe a very large matrix
 
 
 def kronecker_sum(rule: Tensor, factors: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def kronecker_sum(rule: Tensor, factors: Tensor) -> Tensor:
 
 
 def materialise(leaves: StateDict) -> StateDict:
-    """A compacter's layers multiplied out into `down.weight` and `up.weight`; other leaves as they are."""
+    """A compacter's layers multiplied out into `down.weight` and `up.weight`; other tensors unchanged."""
     if "rule" not in leaves:
         return leaves
     found = {name: tensor for name, tensor in leaves.items() if name not in FACTORS}
@@ -39,7 +39,7 @@ def materialise(leaves: StateDict) -> StateDict:
 
 
 def factor_shapes(hidden: int, width: int, phm_dim: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of both layers' factors, by leaf."""
+    """The shapes of both layers' factors, by tensor name."""
     return {
         "down.left": (phm_dim, hidden // phm_dim, 1),
         "down.right": (phm_dim, 1, width // phm_dim),
@@ -50,7 +50,7 @@ def factor_shapes(hidden: int, width: int, phm_dim: int) -> dict[str, tuple[int,
 
 def check_factors(leaves: StateDict, site: str, backbone: Backbone) -> None:
     """Raises AdapterMismatch where a compacter's factors do not fit. Called before they are multiplied: a small file
-    can stand for very large matrices."""
+    can describe very large matrices."""
     if "rule" not in leaves:
         return
     expect_leaves(leaves, (*FACTORS, "down.bias"), site)

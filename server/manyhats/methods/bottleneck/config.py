@@ -1,4 +1,4 @@
-"""What changes the answer of a bottleneck adapter besides its tensors."""
+"""The config of a bottleneck adapter: what changes its output besides its tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAME = "bottleneck"
 
 
 class BottleneckConfig(MethodConfig):
-    """The fields of `BnConfig` that change the answer. `scaling` is a number unless a site brings its own."""
+    """The fields of `BnConfig` that change the output. `scaling`: used where a site has no tensor of that name."""
 
     non_linearity: str = "relu"
     is_parallel: bool = False

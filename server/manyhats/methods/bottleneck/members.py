@@ -1,4 +1,4 @@
-"""Several bottleneck adapters as the members of one component: their leaves and tables stand side by side at a site."""
+"""Several bottleneck adapters as the members of one component: how their tensors and tables are named at a site."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def is_bottleneck(component: Component[Any]) -> TypeGuard[Component[BottleneckCo
 
 
 def join_members(components: Sequence[Component[BottleneckConfig]]) -> dict[str, dict[str, Tensor]]:
-    """The leaves of several components by site, each under its member's name."""
+    """The tensors of several components by site, with the member's index in their names."""
     sites: dict[str, dict[str, Tensor]] = {}
     for index, component in enumerate(components):
         for site, leaves in component.tensors.items():
@@ -28,12 +28,12 @@ def join_members(components: Sequence[Component[BottleneckConfig]]) -> dict[str,
 
 
 def member_leaf(index: int, leaf: str) -> str:
-    """The name that a member's leaf has in a component of several."""
+    """The name of a member's tensor in a component of several members."""
     return f"member.{index}.{leaf}"
 
 
 def member_leaves(leaves: StateDict, index: int) -> dict[str, Tensor]:
-    """A member's own leaves at a site; empty where it has no adapter there."""
+    """A member's tensors at a site; empty where it has no adapter there."""
     start = member_leaf(index, "")
     return {name.removeprefix(start): tensor for name, tensor in leaves.items() if name.startswith(start)}
 

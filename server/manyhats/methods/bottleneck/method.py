@@ -1,4 +1,4 @@
-"""Bottleneck adapters as a method; the package says what they are."""
+"""Bottleneck adapters as a method; see the package's docstring."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Bottleneck(Method[BottleneckConfig]):
-    """Leaves at a residual site: `down.weight`, `down.bias`, `up.weight`, `up.bias`; where the config asks for them
+    """Tensors at a residual site: `down.weight`, `down.bias`, `up.weight`, `up.bias`; where the config has them
     `norm_before.*`, `norm_after.*`, `gate.*`, `scaling`. In a compacter `rule` (n, n, n), which its sites share, and
     `down.left`, `down.right`, `up.left`, `up.right`, (n, in / n, 1) and (n, 1, out / n), in place of the weights."""
 

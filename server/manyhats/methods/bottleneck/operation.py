@@ -21,10 +21,10 @@ from manyhats.methods.residual import ResidualGroup, ResidualPass, Tables, in_ro
 
 
 class AdapterInput(NamedTuple):
-    """What an adapter makes of its surroundings before its own weights come in. All (rows, hidden)."""
+    """An adapter's inputs, computed from the site's before its own weights act. All (rows, hidden)."""
 
     hidden: Tensor  # what the down-projection reads
-    query: Tensor  # what a fusion's query reads, where that asks for it before the norm
+    query: Tensor  # what a fusion's query reads where it reads the states before the norm
     residual: Tensor | None  # added to the adapter's output; None for a parallel one
 
 
@@ -41,7 +41,7 @@ class BottleneckOperation:
 
     @property
     def run(self) -> BottleneckRun:
-        """What does it, together with all that are of the same flags."""
+        """Computes all adapters with the same flags together."""
         return BottleneckRun(self.config)
 
     @property
@@ -54,7 +54,7 @@ class BottleneckOperation:
 
     @property
     def by_column(self) -> dict[str, Any]:
-        """The columns by their names; what the adapter does not have is left out."""
+        """The columns by name, without those that the adapter does not have."""
         own = {"pair": self.pair, "norm_before": self.norm_before, "norm_after": self.norm_after, "gate": self.gate}
         return {name: value for name, value in own.items() if value is not None}
 
@@ -69,7 +69,7 @@ class BottleneckRun:
     config: BottleneckConfig
 
     def step(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor) -> Tensor:
-        """What the adapters make of `hidden`."""
+        """The adapters' output for `hidden`."""
         config = self.config
         segments, tables = site.of(group.members), group.tables
         h, _, residual = self.read(group, site, hidden)
@@ -84,7 +84,7 @@ class BottleneckRun:
         return out
 
     def read(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor) -> AdapterInput:
-        """Where the adapters' input and residual come from (`adapters`: `Adapter.pre_forward`)."""
+        """The adapters' input and residual (`adapters`: `Adapter.pre_forward`)."""
         config = self.config
         if config.is_parallel:
             return AdapterInput(site.x, site.x, None)
@@ -98,7 +98,7 @@ class BottleneckRun:
         return AdapterInput(h, hidden, residual)
 
     def project(self, kernels: Kernels, tables: Tables, h: Tensor, segments: Segments, first: Tensor | None) -> Tensor:
-        """`first`, or nothing, and what the adapters make of `h`: (rows, hidden) to (rows, hidden)."""
+        """The adapters' output for `h`, plus `first` where given: (rows, hidden) to (rows, hidden)."""
         gates = gate_rows(kernels, h, tables["gate"], segments) if "gate" in tables else None
         if "norm_before" in tables:
             h = _own_layer_norms(kernels, h, tables["norm_before"], segments, self.config.epsilon)
@@ -112,7 +112,7 @@ class BottleneckRun:
         return out
 
     def finish(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
-        """What goes on in the residual stream behind adapters with these flags."""
+        """The residual stream after adapters with these flags."""
         if self.config.is_parallel:
             alone = hidden
             hidden = in_rows(site.of(members), alone, lambda rows: alone[rows] + site.f[rows])
@@ -128,14 +128,14 @@ def _own_layer_norms(kernels: Kernels, h: Tensor, table: Table[ScaleAdd], segmen
 
 
 def bottleneck_operation(leaves: Mapping[str, Tensor], config: BottleneckConfig) -> BottleneckOperation:
-    """An adapter's leaves at one site, ready to act."""
+    """The operation of an adapter's tensors at one site."""
     leaves = materialise(leaves)
     scale = leaves.get("scaling", config.scaling)
     gate = pair_of(leaves, "gate")
     return BottleneckOperation(
         pair=LowRank(
             leaves["down.weight"],
-            leaves["up.weight"].T.contiguous(),  # as the kernels read it
+            leaves["up.weight"].T.contiguous(),  # the layout that the kernels read
             leaves["down.bias"],
             leaves["up.bias"],
             config.non_linearity,

@@ -31,20 +31,20 @@ RECIPES: dict[str, Recipe] = {
         Schedule(1e-3, batch_tokens=256),
         "He et al. 2021",
         {"placement": "parallel"},
-        beside=(Member("prefix", rate=20.0),),
+        additional=(Member("prefix", rate=20.0),),
     ),
     "unipelt": Recipe(
         NAME,
         Schedule(1e-3, batch_tokens=256),
         "Mao et al. 2022",
         {"placement": "pfeiffer", "gated": "yes"},
-        beside=(Member("prefix", {"length": 10, "gated": "yes"}, 20.0), Member("lora", {"gated": "yes"})),
+        additional=(Member("prefix", {"length": 10, "gated": "yes"}, 20.0), Member("lora", {"gated": "yes"})),
     ),
 }
 
 
 class TrainableBottleneck(Trainable):
-    """Fresh adapters near the identity, at some residual sites."""
+    """New adapters near the identity, at some residual sites."""
 
     def __init__(
         self,
@@ -55,12 +55,12 @@ class TrainableBottleneck(Trainable):
         generator: torch.Generator,
         phm_dim: int,
     ) -> None:
-        """`phm_dim`: of a compacter the number of its Kronecker products, else 0."""
+        """`phm_dim`: a compacter's number of Kronecker products; 0 for other adapters."""
         super().__init__()
         self.sites = sites
         self.config = config
         self.leaves = nn.ParameterDict()
-        # The rule is shared by all sites, as the paper has it; started as AdapterHub does.
+        # All sites share the rule, as in the paper; initialised as in AdapterHub.
         self.rule = init_parameter(backbone, (phm_dim,) * 3, 1e-2, generator) if phm_dim else None
         shapes = _shapes_and_stds(backbone.hidden, width, phm_dim)
         self.names = list(shapes)
@@ -89,7 +89,7 @@ class TrainableBottleneck(Trainable):
 
 
 def _shapes_and_stds(hidden: int, width: int, phm_dim: int) -> dict[str, tuple[tuple[int, ...], float]]:
-    """By leaf its shape and the deviation that it starts with: the adapter is near the identity (Houlsby, 3.1)."""
+    """The shape and initial standard deviation of each tensor, for an adapter near the identity (Houlsby, 3.1)."""
     down, up = {"down.bias": ((width,), 0.0)}, {"up.bias": ((hidden,), 0.0)}
     if not phm_dim:
         return {"down.weight": ((width, hidden), 1e-2), **down, "up.weight": ((hidden, width), 1e-3), **up}
@@ -100,7 +100,7 @@ def _shapes_and_stds(hidden: int, width: int, phm_dim: int) -> dict[str, tuple[t
 def trainable_bottleneck(
     backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator
 ) -> TrainableBottleneck:
-    """Fresh adapters by the method's options. Raises InvalidRequest for one that does not exist or does not fit."""
+    """New adapters by the method's options. Raises InvalidRequest for an unknown option or one that does not fit."""
     chosen = Options(options, method=NAME)
     placement = chosen.choice("placement", "houlsby", ("houlsby", "pfeiffer", "parallel"))
     phm_dim = chosen.integer("kronecker", 0)

@@ -1,4 +1,4 @@
-"""What whole parameters are besides their tensors, and how they are called."""
+"""The config of full parameters, and their label."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Final
 from manyhats.methods.component import MethodConfig
 
 NAME: Final = "parameters"
-# What a component is called where it holds no more than this.
+# Labels of components that hold only biases, or only norms.
 BIASES: Final = "bias"
 NORMS: Final = "ln"
 
 
 class ParametersConfig(MethodConfig):
-    """Nothing: the leaves are the parameters."""
+    """No fields: the tensors are the parameters."""

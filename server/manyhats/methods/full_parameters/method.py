@@ -1,4 +1,4 @@
-"""Whole parameters as a method."""
+"""Full parameters as a method."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Parameters(Method[ParametersConfig]):
-    """Leaves at a linear, embedding or norm site: the module's own parameters by their names (`weight`, `bias`)."""
+    """Tensors at a linear, embedding or norm site: the module's own parameters by their names (`weight`, `bias`)."""
 
     name: ClassVar[str] = NAME
     config = ParametersConfig
@@ -53,7 +53,7 @@ class Parameters(Method[ParametersConfig]):
         bound.nbytes = size_of(ready.values())
         return bound
 
-    def claim_beside(self, unclaimed: UnclaimedTensors, backbone: Backbone) -> Component[ParametersConfig] | None:
+    def claim_additional(self, unclaimed: UnclaimedTensors, backbone: Backbone) -> Component[ParametersConfig] | None:
         return claim_own_parameters(unclaimed, backbone)
 
     def replaced_weights(self, component: Component[ParametersConfig]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Parameters that stand in place of the backbone's."""
+"""Operations that replace the backbone's parameters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def own_parameter(backbone: Backbone, site: str, leaf: str) -> Tensor:
 
 
 def bound_parameters(backbone: Backbone, sites: Mapping[str, StateDict]) -> BoundComponent:
-    """What acts where parameters on the device stand in place of the backbone's."""
+    """The bound component of parameters on the device that replace the backbone's."""
     linear: dict[str, list[Operation]] = {}
     embedding: dict[str, OwnRows] = {}
     norm: dict[str, OwnNorm] = {}
@@ -46,7 +46,7 @@ def bound_parameters(backbone: Backbone, sites: Mapping[str, StateDict]) -> Boun
 
 
 def own_layer(module: LinearSite, weight: Tensor | None, bias: Tensor | None) -> list[Operation]:
-    """A linear layer's own weight (out, in) and bias (out,), each only where it is given."""
+    """The operations for a linear layer's own weight (out, in) and bias (out,), for those that are given."""
     found: list[Operation] = []
     if weight is not None:
         found.append(OwnWeight(Weight(weight, module.bias)))
@@ -56,7 +56,7 @@ def own_layer(module: LinearSite, weight: Tensor | None, bias: Tensor | None) ->
 
 
 def _own_norm(module: NormSite, leaves: StateDict) -> OwnNorm:
-    """Those that are not given are the backbone's."""
+    """Gain and offset; the backbone's where they are not given."""
     gain, offset = (leaves.get(name, module.parameter(name)) for name in ("weight", "bias"))
     assert gain is not None, "a site of a norm has a weight"
     return OwnNorm(ScaleAdd(gain.float(), None if offset is None else offset.float()))

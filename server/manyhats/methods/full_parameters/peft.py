@@ -1,4 +1,4 @@
-"""PEFT's LN_TUNING and BEFT, and what it saves of the backbone's own parameters beside any method."""
+"""PEFT's LN_TUNING and BEFT, and the backbone's own parameters that it saves with any method."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def _read_norms(unclaimed: UnclaimedTensors, config: Mapping[str, Any], backbone: Backbone) -> list[Component[Any]]:
-    """Norms of their own in place of the backbone's."""
+    """Norms that replace the backbone's."""
     sites, _ = claim(
         unclaimed,
         r"(.+)\.ln_tuning_layers\.(weight|bias)",
@@ -54,10 +54,9 @@ def _read_biases(unclaimed: UnclaimedTensors, config: Mapping[str, Any], backbon
 
 
 def claim_own_parameters(unclaimed: UnclaimedTensors, backbone: Backbone) -> Component[ParametersConfig] | None:
-    """What is left of the backbone's own parameters: `bias: all`, and modules that were trained whole.
+    """The remaining parameters of the backbone: `bias: all`, and `modules_to_save`.
 
-    A weight (out, in) that is the backbone's own, as PEFT saves a vocabulary's on its own account, is claimed and does
-    nothing.
+    A weight (out, in) equal to the backbone's is claimed and dropped: PEFT saves embeddings unasked.
     """
     sites: SiteTensors = {}
     for name in unclaimed.names():

@@ -1,4 +1,4 @@
-"""Whole parameters while they are being trained."""
+"""Trains full parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TrainableParameters(Trainable):
-    """They start as the backbone's own. `names`: the site and the parameter of each."""
+    """Initialised with the backbone's. `names`: the site and the parameter of each."""
 
     def __init__(self, backbone: Backbone, names: Sequence[tuple[str, str]], label: str) -> None:
         super().__init__()

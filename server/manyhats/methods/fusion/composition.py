@@ -16,7 +16,7 @@ from manyhats.methods.composition import AdapterHubComposition, Composition, Com
 from manyhats.methods.fusion.config import FusionFlags
 from manyhats.methods.fusion.operation import fuse
 from manyhats.methods.libraries.adapterhub_files import FUSION_CONFIG
-from manyhats.methods.libraries.adapterhub_places import residual_site, residual_sites
+from manyhats.methods.libraries.adapterhub_modules import residual_site, residual_sites
 from manyhats.methods.libraries.fields import reject_fields
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors, claim_leaves
 
@@ -46,14 +46,14 @@ def _compose(
     layers = claim_leaves(unclaimed, place_of)
     fused: list[Component[BottleneckConfig]] = []
     for member in members:
-        component, shown = member.single("fused"), member.name[:12]
+        component, short_sha = member.single("fused"), member.name[:12]
         if not is_bottleneck(component):
             raise AdapterMismatch(
-                f"the member {shown} is a {component.method}; bottleneck adapters can be fused", param=member.name
+                f"the member {short_sha} is a {component.method}; bottleneck adapters can be fused", param=member.name
             )
         if elsewhere := [site for site in component.tensors if site not in layers]:
             raise AdapterMismatch(
-                f"the member {shown} acts at {elsewhere[0]}, where the fusion does not", param=member.name
+                f"the member {short_sha} acts at {elsewhere[0]}, where the fusion does not", param=member.name
             )
         fused.append(component)
     return [fuse(fused, layers, fields.fusion)]
@@ -93,7 +93,7 @@ def _flags(config: Any) -> FusionFlags:
     if not isinstance(config, dict):
         raise InvalidRequest(f"{FUSION_CONFIG}: config must be an object, not {short_repr(config)}", param="config")
     if config.get("temperature"):
-        # There it starts at 50 and falls by 0.05 with every call: the answer would depend on the calls before.
+        # There it starts at 50 and falls by 0.05 with every call: the answer would depend on earlier calls.
         raise AdapterMismatch(
             "a fusion with 'temperature' gives other answers at each call, and is not supported; set it to false to be "
             "served at the temperature 1 that it falls to",

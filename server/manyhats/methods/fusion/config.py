@@ -1,4 +1,4 @@
-"""What changes the answer of a fusion besides its tensors."""
+"""The config of a fusion: what changes its output besides its tensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NAME = "fusion"
 
 
 class FusionFlags(MethodConfig):
-    """What AdapterHub's fusion config says that changes the answer."""
+    """The fields of AdapterHub's fusion config that change the output."""
 
     key: bool = True
     query: bool = True

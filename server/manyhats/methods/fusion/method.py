@@ -1,4 +1,4 @@
-"""AdapterFusion as a method; the package says what it is."""
+"""AdapterFusion as a method; see the package's docstring."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Fusion(Method[FusionConfig]):
-    """Leaves at a residual site: `member.<i>.<leaf of bottleneck>`, and where the config asks for them
+    """Tensors at a residual site: `member.<i>.<name in a bottleneck adapter>`, and where the config has them
     `query.weight`, `query.bias`, `key.weight`, `key.bias`, `value.weight`."""
 
     name: ClassVar[str] = NAME

@@ -23,7 +23,7 @@ from manyhats.methods.residual import ResidualGroup, ResidualPass, in_rows
 
 @dataclass(frozen=True, slots=True)
 class FusionOperation:
-    """A fusion at one site. `query`, `key`: weight (hidden, hidden) and bias (hidden,); `value`: weight alone. None:
+    """A fusion at one site. `query`, `key`: weight (hidden, hidden) and bias (hidden,); `value`: only a weight. None:
     the identity."""
 
     members: tuple[BottleneckOperation, ...]
@@ -55,7 +55,7 @@ class FusionRun:
     config: FusionConfig
 
     def step(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor) -> Tensor:
-        """What the fusions make of `hidden`."""
+        """The fusions' output for `hidden`."""
         config = self.config
         segments, tables, kernels = site.of(group.members), group.tables, site.kernels
         h, before, residual = self.members[-1].read(group, site, hidden)
@@ -90,7 +90,7 @@ class FusionRun:
         return in_rows(segments, fused, lambda rows: fused[rows] + residual[rows])
 
     def finish(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
-        """What goes on in the residual stream, as behind the last of the fused adapters."""
+        """The residual stream after the fusion, as after the last of the fused adapters."""
         return self.members[-1].finish(group, site, hidden, members)
 
 
@@ -110,7 +110,7 @@ def _layers(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segment
 def fuse(
     members: Sequence[Component[BottleneckConfig]], layers: Mapping[str, StateDict], flags: FusionFlags
 ) -> Component[FusionConfig]:
-    """One component of bottleneck adapters, which act nowhere else than `layers`, and of these, the fusion's leaves."""
+    """One component of bottleneck adapters, which act only at the sites of `layers`, and the fusion's tensors there."""
     joined = join_members(members)
     sites = {site: {**leaves, **joined.get(site, {})} for site, leaves in layers.items()}
     config = FusionConfig(members=tuple(member.config for member in members), **flags.model_dump())
@@ -118,7 +118,7 @@ def fuse(
 
 
 def fusion_operation(leaves: Mapping[str, Tensor], config: FusionConfig) -> FusionOperation:
-    """A fusion's leaves at one site, ready to act; members without an adapter there are left out."""
+    """The operation of a fusion's tensors at one site, without members that have no adapter there."""
     members = tuple(
         bottleneck_operation(own, member)
         for index, member in enumerate(config.members)

@@ -21,7 +21,7 @@ _LAYERS = ("query.weight", "query.bias", "key.weight", "key.bias", "value.weight
 
 
 class TrainableFusion(Trainable):
-    """Fresh layers of a fusion; its values are the identity, nearly."""
+    """A fusion's new layers; the value layer starts near the identity."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class TrainableFusion(Trainable):
         width = backbone.hidden
         for site in self.sites:
             for name in _LAYERS:
-                if name == "value.weight":  # near the identity, as AdapterHub starts it
+                if name == "value.weight":  # near the identity, as in AdapterHub
                     value = torch.full((width, width), 1e-6).fill_diagonal_(1.0)
                 elif name.endswith("bias"):
                     value = torch.zeros(width)

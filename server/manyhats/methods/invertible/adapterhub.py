@@ -1,4 +1,4 @@
-"""Invertible adapters as AdapterHub's `BnConfig` has them: its field `inv_adapter`, beside a bottleneck adapter."""
+"""Invertible adapters in AdapterHub's `BnConfig`: its field `inv_adapter`, with a bottleneck adapter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def claim_invertible(
 ) -> Component[InvertibleConfig] | None:
     """The invertible adapter of a config; None where it has none. `non_linearity`: that of the bottleneck adapter.
 
-    Raises AdapterMismatch for another kind than NICE.
+    Raises AdapterMismatch for types other than NICE.
     """
     kind = inner.get("inv_adapter")
     if kind is None:

@@ -1,4 +1,4 @@
-"""What an invertible adapter is besides its tensors."""
+"""The config of an invertible adapter."""
 
 from manyhats.methods.component import MethodConfig
 

@@ -1,4 +1,4 @@
-"""Invertible adapters as a method; the package says what they are."""
+"""Invertible adapters as a method; see the package's docstring."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ class _Coupling:
         outer = activation(self.config.non_linearity)(inner)
         return F.linear(outer, self.leaves[f"{name}.up.weight"], self.leaves[f"{name}.up.bias"])
 
-    def __call__(self, states: Tensor, spans: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor:
+    def __call__(self, states: Tensor, slices: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor:
         first, second = states.chunk(2, dim=-1)
         first = first + self._net("F", second)
         return torch.cat([first, second + self._net("G", first)], dim=-1)
 
 
 class Invertible(Method[InvertibleConfig]):
-    """Leaves at the site `embedded`: `F.down`, `F.up`, `G.down`, `G.up`, each with `.weight` and `.bias`."""
+    """Tensors at the site `embedded`: `F.down`, `F.up`, `G.down`, `G.up`, each with `.weight` and `.bias`."""
 
     name: ClassVar[str] = NAME
     config = InvertibleConfig
@@ -63,7 +63,7 @@ class Invertible(Method[InvertibleConfig]):
             NAME,
             Schedule(2e-3),
             "Pfeiffer et al. 2020 (MAD-X)",
-            beside=(Member("bottleneck", {"placement": "pfeiffer"}),),
+            additional=(Member("bottleneck", {"placement": "pfeiffer"}),),
         ),
     }
     lm_head_conflict = Conflict(

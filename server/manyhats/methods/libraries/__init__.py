@@ -1,1 +1,1 @@
-"""How other libraries' files name what a method stores: what each method says of itself to the formats."""
+"""How other libraries' files store methods: the interface between a method and the formats."""

@@ -1,4 +1,4 @@
-"""How AdapterHub's files name a method: what a method says of its architecture."""
+"""How AdapterHub's files store a method: the architecture that a method declares."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class AdapterHubFile(NamedTuple):
-    """What stands around the config of one adapter. `name`: the adapter's, a part of its tensors' names. `version`: of
+    """What surrounds the config of one adapter. `name`: the adapter's, a part of its tensors' names. `version`: of
     the library that wrote it; None before `adapters` 1.0."""
 
     name: str
@@ -32,12 +32,12 @@ class AdapterHubTensors(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AdapterHubArchitecture:
-    """One kind of config of AdapterHub. `description`: what it is called in a message.
+    """One AdapterHub architecture. `description`: its name in messages.
 
-    `matches` knows it by the config. `read` claims its tensors and makes components of them, in the order in which they
-    act; it raises InvalidRequest for damaged files and AdapterMismatch for what does not fit the backbone. `write`,
-    where it can be written, takes a component and the adapter's name, and raises InvalidRequest for what has no place.
-    `presets`: the configs that the library's short names stand for, in files that hold no more than the name.
+    `matches`: whether a config is of this architecture. `read` claims its tensors and makes components of them, in the
+    order in which they act; it raises InvalidRequest for damaged files and AdapterMismatch for what does not fit the
+    backbone. `write`, where it can be written, takes a component and the adapter's name, and raises InvalidRequest for
+    what cannot be stored. `presets`: the configs behind the library's short names, for files that hold only the name.
     """
 
     description: str

@@ -1,4 +1,4 @@
-"""What AdapterHub's LoRA, DoRA and IA3 share, which all call themselves `lora`: `composition_mode` tells them apart."""
+"""Shared by AdapterHub's LoRA, DoRA and IA3, whose architecture is always `lora`; they differ in `composition_mode`."""
 
 from __future__ import annotations
 

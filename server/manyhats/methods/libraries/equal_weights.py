@@ -1,4 +1,4 @@
-"""Whether a file's weight is the backbone's own."""
+"""Compares a file's weight with the backbone's."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _ROWS = 4096  # compared at once
 
 
 def equal_weights(stored: Tensor, own: Tensor) -> bool:
-    """Whether two tensors are the same weights, as exactly as the coarser of their types tells.
+    """Whether two tensors are equal within the precision of the coarser of their types.
 
-    float16 and bfloat16 each hold digits that the other drops: of the two a step of either is no difference.
+    Between float16 and bfloat16, each of which drops digits of the other, a step of either counts as equal.
     """
     if stored.shape != own.shape or not (stored.is_floating_point() and own.is_floating_point()):
         return False
@@ -19,9 +19,7 @@ def equal_weights(stored: Tensor, own: Tensor) -> bool:
     coarser = min(types, key=lambda dtype: (torch.finfo(dtype).bits, -torch.finfo(dtype).eps))
     mixed = types == {torch.float16, torch.bfloat16}
     own = own.detach()
-    for start in range(
-        0, len(stored) if stored.dim() else 1, _ROWS
-    ):  # a few rows at a time: a vocabulary's table is large
+    for start in range(0, len(stored) if stored.dim() else 1, _ROWS):  # a few rows at a time: an embedding is large
         left, right = (t[start : start + _ROWS] if t.dim() else t for t in (stored, own))
         right = right.cpu()
         if mixed:

@@ -1,4 +1,4 @@
-"""The fields of a file's config: which are set, of what type, and which of them change the answer."""
+"""The fields of a file's config: which are set, and of which type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def text_or_none(value: Any) -> str | None:
-    """A field that is only passed on: a text, or None for anything else."""
+    """The value if it is a text, else None; for fields that are only passed on."""
     return value if isinstance(value, str) else None
 
 
@@ -31,10 +31,10 @@ def reject_fields(config: Mapping[str, Any], known: Container[str], of: str = ""
 def validate(model: type[Model], fields: Mapping[str, Any], where: str, unnamed: str) -> Model:
     """A pydantic model of a file's fields. Raises InvalidRequest for the first that is wrong.
 
-    `where` stands before its name in the message; `unnamed` is told where the fault lies in no single one.
+    `where`: put before its name in the message; `unnamed`: named instead where the error is in no single field.
     """
     try:
-        # By JSON's own types: a text that reads like true is none. As JSON, because there a list may stand for a tuple.
+        # Strict, so that the text "true" is not a truth value; as JSON, so that a list is accepted for a tuple.
         return model.model_validate_json(json.dumps(dict(fields)), strict=True)
     except ValidationError as error:
         first = first_error(error)

@@ -1,4 +1,4 @@
-"""A format of our own that a method has for its components alone."""
+"""A format of our own for the components of one method."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class NativeFields(BaseModel):
-    """Fields of `manyhats.json` that one format has beside those of all."""
+    """Fields of `manyhats.json` that belong to one format."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,8 +34,8 @@ class NativeFormat(Generic[C]):
     """`name`: the format's, like `manyhats-mask/1`.
 
     `read` claims the tensors; it raises InvalidRequest for damaged files and AdapterMismatch for what does not fit the
-    backbone. `write` gives None for a component that has no place in it, as one of another method. What is read of
-    what was written is the same component.
+    backbone. `write` returns None for a component that it cannot store, as one of another method. Reading what was
+    written gives the same component.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The files of the project's own folders, for what must not load torch."""
+"""The file names of our own formats. Does not import torch, see `formats.base`."""
 
 FILE = "manyhats.json"
 WEIGHTS = "weights.safetensors"

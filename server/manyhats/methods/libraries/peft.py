@@ -1,4 +1,4 @@
-"""How PEFT's files name a method: what a method says of its `peft_type`s, and the names that all of them share."""
+"""How PEFT's files store a method: the `peft_type`s that a method declares, and the names that all types share."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 WRAPPER = "base_model.model."
-PROMPT_WRAPPER = "base_model."  # prompt learning wraps the model otherwise
-PROMPT_EMBEDDINGS = "prompt_embeddings"  # the one tensor of prompt learning, in no wrapper
+PROMPT_WRAPPER = "base_model."  # the wrapper of prompt learning
+PROMPT_EMBEDDINGS = "prompt_embeddings"  # the only tensor of prompt learning, outside the wrapper
 
-FullName = Callable[[str], str]  # a site's whole name in the model that was trained
+FullName = Callable[[str], str]  # a site to its full name in the model that was trained
 
 
 class FieldType(NamedTuple):
-    """What a field of `adapter_config.json` may be. `description`: the same in words, for a message."""
+    """The type of a field of `adapter_config.json`. `description`: for messages."""
 
     fits: Callable[[Any], bool]
     description: str
@@ -34,13 +34,12 @@ class FieldType(NamedTuple):
 class PeftType:
     """One `peft_type` of PEFT's files.
 
-    `fields`: those of `adapter_config.json` that it understands beside the fields of all types. `unsupported`: further
-    ones that PEFT has for it, which are refused where they are set. `check` raises AdapterMismatch for a value of its
-    fields that cannot be followed; it is called before any tensor is read.
+    `fields`: of `adapter_config.json`, supported in addition to those of all types. `unsupported`: PEFT's further
+    fields, which are rejected where they are set. `check` raises AdapterMismatch for a value that is not supported; it
+    is called before any tensor is read.
 
-    `leaves`: the last parts of tensors' names behind which PEFT keeps the adapter's own name. `shared`: the names of
-    tensors that all layers share, which stand outside of the wrapped model. `prompt`: prompt learning, which wraps the
-    model otherwise.
+    `leaves`: the parts of tensors' names after which PEFT puts the adapter's name. `shared`: the names of tensors that
+    all layers share, outside the wrapped model. `prompt`: whether it is prompt learning, which has another wrapper.
 
     `read` claims its tensors and makes components of them, in the order in which they act. It raises InvalidRequest for
     damaged files and AdapterMismatch for what does not fit the backbone.
@@ -65,9 +64,9 @@ class PeftFiles(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PeftWriter(Generic[C]):
-    """Writes a method's components as PEFT does. `holds`: whether PEFT's files have a place for all that is in one.
+    """Writes a method's components as PEFT does. `holds`: whether PEFT's files can store all of one.
 
-    `write` raises InvalidRequest for what PEFT has no place for.
+    `write` raises InvalidRequest for what PEFT cannot store.
     """
 
     holds: Callable[[Component[C], Backbone], bool]
@@ -78,11 +77,11 @@ class PeftWriter(Generic[C]):
 def claim(
     unclaimed: UnclaimedTensors, pattern: str, site_of: Callable[[str], str], leaf: str | None = None
 ) -> tuple[SiteTensors, dict[str, str]]:
-    """All tensors whose name without the wrapper matches `pattern`: its first group is the module, its second the
-    leaf, where `leaf` does not name that.
+    """Claims all tensors whose name without the wrapper matches `pattern`: its first group is the module, its second
+    the tensor's name there, unless `leaf` gives it.
 
-    Returns the leaves by site, and each site's module as the file has it. Raises what `site_of` raises, and
-    InvalidRequest where two tensors have one place.
+    Returns the tensors by site, and each site's module as in the file. Raises what `site_of` raises, and
+    InvalidRequest where two tensors get one name.
     """
     modules: dict[str, str] = {}
 
@@ -103,6 +102,6 @@ def linear_in(backbone: Backbone) -> Callable[[str], str]:
 
 
 def merge(into: SiteTensors, more: SiteTensors) -> None:
-    """Adds leaves, by site."""
+    """Adds tensors, by site."""
     for site, leaves in more.items():
         into.setdefault(site, {}).update(leaves)

@@ -1,7 +1,7 @@
 """Values by the pattern that a module's name matches: PEFT's `rank_pattern` and `alpha_pattern`.
 
-The patterns are whoever's sent the file. Python's own regular expressions can take years for one of 30 characters, so
-they are matched by an engine whose time grows with the name's length alone, the one of pydantic's `pattern`.
+The patterns come from uploads. Python's regular expressions can take years for one of 30 characters, so these are
+matched by an engine that takes linear time, that of pydantic's `pattern`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from manyhats.messages import short_repr
 _LENGTH = 200  # characters
 _REPETITIONS = 4  # of `*`, `+` and `{` in one pattern
 _PATTERNS = 4096
-# A repeated group, many repetitions by number, and what the two engines do not understand alike.
+# A repeated group, many repetitions by number, and syntax on which the two engines differ.
 _COMPLEX = re.compile(r"\)[*+{]|\{\d*,?\d{3}|\[\[|&&|--|~~|\\[<>]")
 
 
 def by_pattern(config: Mapping[str, Any], field: str, default: Any) -> Callable[[str], Any]:
-    """What a module gets by its name: the value of the first pattern that its name ends with, else `default`.
+    """The value for a module: that of the first pattern that matches the end of its name, else `default`.
 
-    That is PEFT's rule; the patterns stand in the file's order. Raises InvalidRequest for what is no regular
-    expression, or too complex to be followed.
+    That is PEFT's rule; the patterns are in the file's order. Raises InvalidRequest for an invalid or too
+    complex regular expression.
     """
     patterns = config.get(field) or {}
     if not isinstance(patterns, dict):

@@ -1,4 +1,4 @@
-"""The tensors of a file while readers look for those that they know."""
+"""The tensors of a file, which readers claim by name."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor
 
 from manyhats.errors import InvalidRequest
 
-SiteTensors = dict[str, dict[str, Tensor]]  # leaves, by site
+SiteTensors = dict[str, dict[str, Tensor]]  # tensors by site, then by name
 
 
 class UnclaimedTensors:
-    """A file's tensors, each to be claimed once; what is left at the end did not match anything."""
+    """A file's tensors, each of which is claimed once; those left at the end are unexpected."""
 
     def __init__(self, tensors: dict[str, Tensor], file: str, warnings: Sequence[str] = ()) -> None:
         self._tensors = dict(tensors)
@@ -27,24 +27,24 @@ class UnclaimedTensors:
         return tensor
 
     def claim(self, name: str) -> Tensor:
-        """Claims the tensor of a name that is among `names`."""
+        """Claims the tensor of that name, which must exist."""
         self.claimed += 1
         return self._tensors.pop(name)
 
     def names(self) -> list[str]:
-        """What has not been claimed."""
+        """The names of unclaimed tensors."""
         return list(self._tensors)
 
     def peek(self, name: str) -> Tensor | None:
-        """The tensor of that name, which is not claimed by this; None where it is not there, or was claimed."""
+        """The tensor of that name, without claiming it; None where it is missing or already claimed."""
         return self._tensors.get(name)
 
     def ignore(self, name: str) -> None:
-        """Leaves out a tensor that is known to have no meaning."""
+        """Drops a tensor that is known to change nothing."""
         self._tensors.pop(name, None)
 
     def check_all_claimed(self) -> None:
-        """Raises InvalidRequest where a tensor is left over."""
+        """Raises InvalidRequest where a tensor is unclaimed."""
         if self._tensors:
             first = sorted(self._tensors)[0]
             raise InvalidRequest(
@@ -54,9 +54,9 @@ class UnclaimedTensors:
 
 
 def claim_leaves(unclaimed: UnclaimedTensors, place_of: Callable[[str], tuple[str, str] | None]) -> SiteTensors:
-    """Claims every tensor that `place_of` knows by its name: the leaves by site, and by the leaf's name.
+    """Claims every tensor for whose name `place_of` returns a site and a name there.
 
-    Raises what `place_of` raises, and InvalidRequest where two tensors have one place.
+    Raises what `place_of` raises, and InvalidRequest where two tensors get one name.
     """
     sites: SiteTensors = {}
     for name in unclaimed.names():

@@ -1,10 +1,10 @@
-"""What wrappers of a model (torch.compile, DDP, FSDP, ...) leave in the names of a file's tensors."""
+"""Removes what wrappers of a model (torch.compile, DDP, FSDP, ...) add to the names of tensors."""
 
 from __future__ import annotations
 
 import re
 
-# Each is a module that some library puts around another, and no model's own.
+# Each is a library's wrapper module; no model has a module of that name.
 _AROUND = (
     "_orig_mod",  # torch.compile
     "_fsdp_wrapped_module",  # torch's FSDP

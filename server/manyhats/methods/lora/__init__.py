@@ -1,4 +1,4 @@
-"""LoRA and its kin: rsLoRA, DoRA, AdaLoRA and VeRA, all low-rank differences beside a linear layer."""
+"""LoRA, rsLoRA, DoRA, AdaLoRA and VeRA: low-rank updates of linear layers."""
 
 from manyhats.methods.lora.average import weighted_loras
 from manyhats.methods.lora.config import LoraConfig

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def _matches(config: Mapping[str, Any]) -> bool:
-    """Every `lora` but IA3's, so that a `composition_mode` that is not known is refused here."""
+    """Every `lora` except IA3, so that an unknown `composition_mode` is rejected here."""
     return config.get("architecture") == ARCHITECTURE and config.get(MODE) != "scale"
 
 
@@ -47,12 +47,12 @@ def _read(
     if type(rank) is not int or rank < 1 or type(alpha) not in (int, float):
         raise InvalidRequest(f"r and alpha must be numbers, not {short_repr(rank)} and {short_repr(alpha)}", param="r")
     if _is_before_alpha(file.version or ""):
-        alpha = rank  # the library forces it for files of that age
+        alpha = rank  # as the library does for files of these versions
     for site, leaves in sites.items():
         if "magnitude" in leaves:
             leaves["magnitude"] = leaves["magnitude"].flatten()
         _widen(leaves, backbone.linear[site].shape[0], rank, config.get("attn_matrices"), site)
-    # With a gate the library multiplies by that in place of alpha / r.
+    # The library scales by the gate instead of alpha / r.
     scales = dict.fromkeys(sites, 1.0 if gated else float(alpha) / rank)
     return [Component(NAME, LoraConfig(scales=scales, dora="adapterhub" if decomposed else None), sites)]
 
@@ -64,9 +64,9 @@ def _is_before_alpha(version: str) -> bool:
 
 
 def _widen(leaves: dict[str, Tensor], out: int, rank: int, matrices: Any, site: str) -> None:
-    """Makes B as wide as GPT-2's fused layer: its q, k and v have pairs of their own, one below the other in the file.
+    """Expands B to GPT-2's fused layer, whose q, k and v have their own pairs, concatenated in the file.
 
-    `matrices`: the field `attn_matrices`. Raises AdapterMismatch for other shapes than these pairs have together.
+    `matrices`: the field `attn_matrices`. Raises AdapterMismatch for other shapes.
     """
     a, b = leaves.get("A"), leaves.get("B")
     if a is None or b is None or a.dim() != 2 or b.dim() != 2 or not is_fused(b.shape[0], out, site):

@@ -14,7 +14,7 @@ from manyhats.methods.lora.config import LoraConfig
 
 
 def weighted_loras(components: Sequence[Component[LoraConfig]], weights: Sequence[float]) -> Component[LoraConfig]:
-    """sum_i w_i s_i B_i A_i as one LoRA: the A stand one below the other, the B beside each other.
+    """sum_i w_i s_i B_i A_i as one LoRA: A and B are the members' concatenated along the rank.
 
     Raises AdapterMismatch for LoRAs with more than A and B.
     """

@@ -1,4 +1,4 @@
-"""What a LoRA needs to know besides its tensors."""
+"""The config of a LoRA."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ NAME: Final = "lora"
 
 
 class LoraConfig(MethodConfig):
-    """`scales`: s for every site. `dora`: whose definition of DoRA the sites with a `magnitude` follow. `vera`: what A
-    and B are made of where the leaves are VeRA's."""
+    """`scales`: s for every site. `dora`: whose definition of DoRA the sites with a `magnitude` follow. `vera`: how to
+    generate A and B where the tensors are VeRA's."""
 
     scales: dict[str, float]
     dora: Literal["peft", "adapterhub"] | None = None

@@ -1,4 +1,4 @@
-"""LoRA: a low-rank difference beside a linear layer (Hu et al. 2021, section 4.1).
+"""LoRA: a low-rank update of a linear layer (Hu et al. 2021, section 4.1).
 
 y = W x + b + s B A x        A: (r, in), B: (out, r), s = alpha / r  (rsLoRA: alpha / sqrt(r))
 """
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 class Lora(Method[LoraConfig]):
-    """Leaves at a linear site: `A` (r, in), `B` (out, r); `magnitude` (out,) of DoRA, `bias` (out,) in place of the
+    """Tensors at a linear site: `A` (r, in), `B` (out, r); `magnitude` (out,) of DoRA, `bias` (out,) in place of the
     backbone's, `bias_B` (out,) of B itself, `gate.weight` (1, in) and `gate.bias` (1,). At an embedding: `A`
     (r, vocabulary), `B` (dim, r), `magnitude` (dim,). Of VeRA `lambda_b` (out,) and `lambda_d` (r,) alone."""
 
@@ -174,7 +174,7 @@ def _check_vera(component: Component[LoraConfig], shared: SharedMatrices, backbo
 
 
 def _as_low_rank(component: Component[LoraConfig], backbone: Backbone) -> Iterator[tuple[str, StateDict]]:
-    """The leaves by site, VeRA's as `A` and `B`."""
+    """The tensors by site, VeRA's as `A` and `B`."""
     if component.config.vera is None:
         yield from component.tensors.items()
         return

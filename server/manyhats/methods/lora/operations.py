@@ -1,4 +1,4 @@
-"""What a LoRA does at a linear layer and at an embedding, served and trained alike."""
+"""The operations of a LoRA at a linear layer and at an embedding, for serving and training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LowRankLookup:
     up: Tensor  # (r, dim)
     gain: Tensor | None  # (dim,)
 
-    def __call__(self, ids: Tensor, y: Tensor, spans: SequenceSlices) -> Tensor:
+    def __call__(self, ids: Tensor, y: Tensor, slices: SequenceSlices) -> Tensor:
         out = y + F.embedding(ids, self.down) @ self.up
         return out if self.gain is None else out * self.gain
 
@@ -30,7 +30,7 @@ class LowRankLookup:
 def low_rank_operations(
     pair: LowRank, gain: Tensor | None, offset: Tensor | None, gate: Weight | None
 ) -> list[Operation]:
-    """y = gain * y + offset + gate(x) * (down x) up, each only where it is there. gain, offset: (out,)."""
+    """y = gain * y + offset + gate(x) * (down x) up, each term only where given. gain, offset: (out,)."""
     found: list[Operation] = []
     if gain is not None or offset is not None:
         found.append(ScaleOutput(ScaleAdd(gain, offset)))
@@ -54,7 +54,7 @@ def dora_gain(leaves: StateDict, weight: Tensor, scale: float, dora: str | None)
 def output_offset(
     leaves: StateDict, bias: Tensor | None, scale: float, gain: Tensor | None, dora: str | None
 ) -> Tensor | None:
-    """What is added once the gain has taken hold: PEFT's DoRA leaves the bias as it is, AdapterHub's scales it."""
+    """The bias that is added after the gain: PEFT's DoRA does not scale the layer's bias, AdapterHub's does."""
     own = leaves.get("bias")
     offset: Tensor | None = None
     if gain is not None and dora == "peft" and bias is not None:

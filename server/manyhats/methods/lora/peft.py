@@ -1,4 +1,4 @@
-"""How PEFT's files hold LoRA, rsLoRA, DoRA and AdaLoRA, all of which become low-rank pairs here."""
+"""How PEFT's files store LoRA, rsLoRA, DoRA and AdaLoRA, all of which are read as low-rank pairs."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from manyhats.methods.libraries.peft_fields import (
     ANY,
     FLAG,
     FLAG_OR_TEXT,
+    INTEGER,
     LIST_OR_OBJECT,
     NUMBER,
     OBJECT,
     TEXT,
     TEXTS,
-    WHOLE,
 )
 from manyhats.methods.libraries.peft_patterns import by_pattern
 from manyhats.methods.libraries.resized import reject_resized
@@ -44,11 +44,11 @@ if TYPE_CHECKING:
 
 _MAX_ALPHA = 1e6
 
-# These start LoRA from a changed backbone: the file is relative to weights that nobody has.
+# These initialisations change the backbone: the file is relative to weights that are not saved.
 _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica", "kasa")
 
 _LORA_FIELDS: Mapping[str, FieldType] = {
-    "r": WHOLE,
+    "r": INTEGER,
     "lora_alpha": NUMBER,
     "use_rslora": FLAG,
     "rank_pattern": OBJECT,
@@ -60,7 +60,7 @@ _LORA_FIELDS: Mapping[str, FieldType] = {
     "eva_config": OBJECT,
     "corda_config": OBJECT,
     "lora_ga_config": OBJECT,
-    "qalora_group_size": WHOLE,
+    "qalora_group_size": INTEGER,
     "megatron_core": TEXT,
     "ensure_weight_tying": FLAG,
     "use_dora": FLAG,
@@ -70,21 +70,21 @@ _LORA_FIELDS: Mapping[str, FieldType] = {
 _UNSUPPORTED: Mapping[str, FieldType] = {"use_qalora": FLAG, "megatron_config": OBJECT, "target_parameters": TEXTS}
 _ADALORA_FIELDS: Mapping[str, FieldType] = {
     **_LORA_FIELDS,
-    "target_r": WHOLE,
-    "init_r": WHOLE,
-    "tinit": WHOLE,
-    "tfinal": WHOLE,
-    "deltaT": WHOLE,
+    "target_r": INTEGER,
+    "init_r": INTEGER,
+    "tinit": INTEGER,
+    "tfinal": INTEGER,
+    "deltaT": INTEGER,
     "beta1": NUMBER,
     "beta2": NUMBER,
     "orth_reg_weight": NUMBER,
-    "total_step": WHOLE,
+    "total_step": INTEGER,
 }
 _LEAVES = ("lora_A", "lora_B")
 
 
 def check_fields(config: Mapping[str, Any]) -> None:
-    """Raises AdapterMismatch for a `bias` that is not known, and for what is relative to a changed backbone."""
+    """Raises AdapterMismatch for an unknown `bias`, and for a file that is relative to a changed backbone."""
     bias = config.get("bias", "none")
     if bias not in ("none", "all", "lora_only", "vera_only"):
         raise AdapterMismatch(f"bias {short_repr(bias)} is not known; none, all and lora_only are", param="bias")
@@ -98,12 +98,12 @@ def check_fields(config: Mapping[str, Any]) -> None:
 
 
 def _read_lora(unclaimed: UnclaimedTensors, config: Mapping[str, Any], backbone: Backbone) -> list[Component[Any]]:
-    """A LoRA or DoRA, after the layers beneath it that are not the backbone's own, and before trained tokens."""
+    """A LoRA or DoRA, after full layers that it acts on, and before trained tokens."""
     lora = _claim_lora(unclaimed, config, backbone)
     components: list[Component[Any]] = [lora]
     table = _claim_base_layers(unclaimed, lora, backbone)
     if table is not None:
-        components.insert(0, table)  # what a LoRA adds to an embedding is added to this one
+        components.insert(0, table)  # the LoRA on an embedding acts on this table
     if config.get("trainable_token_indices"):
         rows = claim_token_rows(unclaimed, config["trainable_token_indices"], backbone)
         if rows is None:
@@ -169,7 +169,7 @@ def _check_flag(config: Mapping[str, Any], field: str, found: bool, tensors: str
 
 
 def claim_own_biases(unclaimed: UnclaimedTensors, sites: SiteTensors, backbone: Backbone) -> None:
-    """`bias` other than none: an adapted layer's bias stands in its wrapper, and replaces the backbone's."""
+    """`bias` other than none: the biases of adapted layers, which replace the backbone's."""
     own, _ = claim(unclaimed, r"(.+)\.base_layer\.(bias)", linear_in(backbone))
     for site in list(sites):
         if site in own:
@@ -200,9 +200,9 @@ def _lora_scale(module: str, leaves: dict[str, Tensor], config: Mapping[str, Any
 def _claim_base_layers(
     unclaimed: UnclaimedTensors, lora: Component[LoraConfig], backbone: Backbone
 ) -> Component[ParametersConfig] | None:
-    """The whole embedding or output layer that PEFT saves beside a LoRA on it, where it is not the backbone's.
+    """The full embedding or output layer that PEFT saves with a LoRA on it, where it differs from the backbone's.
 
-    Raises AdapterMismatch for one of another size, and beneath a DoRA, whose norms are those of the backbone's.
+    Raises AdapterMismatch for one of another size, and with a DoRA, whose norms are computed of the backbone's.
     """
     sites: SiteTensors = {}
     for name in unclaimed.names():

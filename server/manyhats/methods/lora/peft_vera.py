@@ -1,4 +1,4 @@
-"""How PEFT's files hold VeRA, which becomes a low-rank pair at each layer here."""
+"""How PEFT's files store VeRA, which is read as a low-rank pair at each layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from manyhats.errors import AdapterMismatch
 from manyhats.methods.component import Component
 from manyhats.methods.libraries.fields import validate
 from manyhats.methods.libraries.peft import PROMPT_WRAPPER, FieldType, PeftType, claim, linear_in
-from manyhats.methods.libraries.peft_fields import ANY, FLAG, NUMBER, WHOLE
+from manyhats.methods.libraries.peft_fields import ANY, FLAG, INTEGER, NUMBER
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 from manyhats.methods.lora.config import NAME, LoraConfig
 from manyhats.methods.lora.peft import check_fields, claim_own_biases
@@ -20,11 +20,11 @@ from manyhats.methods.lora.vera import SharedMatrices, make_matrices, materialis
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
-_MAX_VALUES = 1 << 30  # of all matrices that a VeRA, a file of short vectors, stands for
+_MAX_VALUES = 1 << 30  # of all matrices that the short vectors of a VeRA file expand to
 _MATRICES = ("vera_A", "vera_B")
 _VERA_FIELDS: Mapping[str, FieldType] = {
-    "r": WHOLE,
-    "projection_prng_key": WHOLE,
+    "r": INTEGER,
+    "projection_prng_key": INTEGER,
     "save_projection": FLAG,
     "vera_dropout": NUMBER,
     "d_initial": NUMBER,
@@ -38,15 +38,15 @@ def _read_vera(unclaimed: UnclaimedTensors, config: Mapping[str, Any], backbone:
     if not sites:
         raise AdapterMismatch("the file has no vera_lambda_b and vera_lambda_d")
     shapes = [backbone.linear[site].shape for site in sites]
-    out_most, in_most = max(s[0] for s in shapes), max(s[1] for s in shapes)
+    max_out, max_in = max(s[0] for s in shapes), max(s[1] for s in shapes)
     down, up = unclaimed.claim_optional(PROMPT_WRAPPER + "vera_A"), unclaimed.claim_optional(PROMPT_WRAPPER + "vera_B")
     if down is None or up is None:
-        down, up = _made_matrices(config, out_most, in_most)
+        down, up = _made_matrices(config, max_out, max_in)
     rank = down.shape[0] if down.dim() == 2 else 0
-    if not rank or down.shape[1] < in_most or up.dim() != 2 or up.shape[1] != rank or up.shape[0] < out_most:
+    if not rank or down.shape[1] < max_in or up.dim() != 2 or up.shape[1] != rank or up.shape[0] < max_out:
         raise AdapterMismatch(
-            f"vera_A {list(down.shape)} and vera_B {list(up.shape)} do not fit layers of up to {in_most} inputs and "
-            f"{out_most} outputs",
+            f"vera_A {list(down.shape)} and vera_B {list(up.shape)} do not fit layers of up to {max_in} inputs and "
+            f"{max_out} outputs",
             param="vera_A",
         )
     values = sum(rank * (out + width) for out, width in shapes)
@@ -66,7 +66,7 @@ def _read_vera(unclaimed: UnclaimedTensors, config: Mapping[str, Any], backbone:
 
 
 def _made_matrices(config: Mapping[str, Any], out: int, width: int) -> tuple[Tensor, Tensor]:
-    """The shared matrices as PEFT makes them from the key, where the file leaves them out."""
+    """The shared matrices as PEFT generates them from the key, for files without them."""
     fields = {"rank": config.get("r", 256), "key": config.get("projection_prng_key", 0)}
     return make_matrices(
         validate(SharedMatrices, fields | {"outputs": out, "inputs": width}, "adapter_config.json", "r")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _holds(component: Component[LoraConfig], backbone: Backbone) -> bool:
-    """Biases and embeddings are not written."""
+    """Whether it has neither biases nor embeddings, which are not written."""
     if (component.label or component.method) not in (NAME, "vera"):
         return False
     if component.config.vera is not None:
@@ -55,7 +55,7 @@ def _write(component: Component[LoraConfig], full: FullName, backbone: Backbone)
 
 
 def _write_vera(component: Component[LoraConfig], shared: SharedMatrices, full: FullName) -> PeftFiles:
-    """The shared matrices are made anew from the key, so the file is the vectors alone."""
+    """Only the vectors are written: PEFT generates the shared matrices from the key."""
     fields = {
         "peft_type": "VERA",
         "r": shared.rank,

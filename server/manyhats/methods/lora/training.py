@@ -55,7 +55,7 @@ class TrainableLora(Trainable):
         self.gates = nn.ParameterDict()
 
     def add_gates(self, backbone: Backbone, generator: torch.Generator) -> None:
-        """One for each site (UniPELT)."""
+        """Adds a gate at each site (UniPELT)."""
         for site in self.sites:
             for name, value in init_gate(backbone, backbone.linear[site].shape[1], generator).items():
                 self.gates[parameter_key(site, name)] = value
@@ -79,7 +79,7 @@ class TrainableLora(Trainable):
             if self.dora is None:
                 linear[site] = low_rank_operations(LowRank(leaves["A"], up), None, None, gate)
                 continue
-            # The norm is taken as a constant, which the paper found to cost nothing (section 4.3).
+            # The norm is treated as a constant, as in the paper (section 4.3).
             fixed = {name: t if name == "magnitude" else t.detach() for name, t in leaves.items()}
             gain = dora_gain(fixed, layer.weight, self.scale, self.dora)
             assert gain is not None

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from manyhats.methods.component import StateDict
 
-_MAX_VALUES = 1 << 26  # values of the two matrices; a small file can stand for very large ones
+_MAX_VALUES = 1 << 26  # values of the two matrices; a small file can describe very large ones
 
 
 class SharedMatrices(BaseModel):
-    """What the two matrices are made of: A (rank, inputs), B (outputs, rank), the sizes those of the largest layer."""
+    """How the two matrices are generated: A (rank, inputs), B (outputs, rank), with the largest layer's sizes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     rank: int = Field(gt=0, le=1 << 14)
-    key: int = Field(default=0, ge=-(1 << 63), lt=1 << 63)  # what a generator takes as its seed
+    key: int = Field(default=0, ge=-(1 << 63), lt=1 << 63)  # the generator's seed
     outputs: int = Field(gt=0)
     inputs: int = Field(gt=0)
 
@@ -36,7 +36,7 @@ class SharedMatrices(BaseModel):
 
 
 def make_matrices(shared: SharedMatrices) -> tuple[Tensor, Tensor]:
-    """A and B as PEFT makes them from the key."""
+    """A and B as PEFT generates them from the key."""
     generator = torch.Generator().manual_seed(shared.key)
 
     def init(rows: int, columns: int) -> Tensor:

@@ -2,8 +2,8 @@
 
     y = (W * M) x + b        M = 1[scores > threshold], one bit a weight in the file and in host memory
 
-In a slot it stays a bit a weight where the kernels read bits; else the masked weights are dense there, so that a hot
-task costs what the bare linear layer costs.
+In a slot it stays one bit a weight where the kernels read bits; else the masked weights are dense there, so that the
+task's layers cost what the backbone's do.
 """
 
 from manyhats.methods.mask.config import MaskConfig, pack_bits

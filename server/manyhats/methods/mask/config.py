@@ -1,4 +1,4 @@
-"""What a mask is besides its tensors, and how its bits are stored."""
+"""The config of a mask, and how its bits are stored."""
 
 from __future__ import annotations
 

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 
 class Mask(Method[MaskConfig]):
-    """Leaf at a linear site: `mask`, uint8, ceil(out * in / 8) bytes."""
+    """Tensor at a linear site: `mask`, uint8, ceil(out * in / 8) bytes."""
 
     name: ClassVar[str] = NAME
     config = MaskConfig
     native = NATIVE
-    # A step costs much beside its tokens: every score is moved. Decay would pull all scores under the threshold.
+    # Large batches, since a step updates every score, whatever its tokens. No decay: it would pull scores under the
+    # threshold.
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "mask": Recipe(NAME, Schedule(3e-3, batch_tokens=1024, weight_decay=0.0), "Zhao et al. 2020"),
     }
@@ -43,9 +44,9 @@ class Mask(Method[MaskConfig]):
             shape = linear_site(backbone, site).shape
             stated = component.config.shapes.get(site)
             if stated is None or tuple(stated) != shape:
-                shown = "none" if stated is None else list(stated)
+                stated_shape = "none" if stated is None else list(stated)
                 raise AdapterMismatch(
-                    f"'{site}.mask' is for a weight of shape {shown}, but the backbone {backbone.name} "
+                    f"'{site}.mask' is for a weight of shape {stated_shape}, but the backbone {backbone.name} "
                     f"has {list(shape)}",
                     param=site,
                 )

@@ -1,4 +1,4 @@
-"""`manyhats-mask/1`: a mask as bits, or by where its zeros stand."""
+"""`manyhats-mask/1`: a mask as bits, or as the indices of its zeros."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class MaskFields(NativeFields):
 
 
 def _read(unclaimed: UnclaimedTensors, fields: MaskFields, backbone: Backbone) -> Component[MaskConfig]:
-    """Claims `<site>.mask`: bits; or with the encoding `zeros_idx32` `<site>.zeros_indices`, where the zeros stand."""
+    """Claims `<site>.mask`: bits; or with the encoding `zeros_idx32` `<site>.zeros_indices`."""
     sites: SiteTensors = {}
     shapes = {bare(site): shape for site, shape in fields.shapes.items()}
     if len(shapes) != len(fields.shapes):
@@ -45,7 +45,7 @@ def _read(unclaimed: UnclaimedTensors, fields: MaskFields, backbone: Backbone) -
             shape = shapes.get(site)
             if not found or shape is None:
                 continue
-            if shape != linear_site(backbone, site).shape:  # before so many bits are made
+            if shape != linear_site(backbone, site).shape:  # before the bits are allocated
                 raise AdapterMismatch(
                     f"'{name}' is for a weight of shape {list(shape)}, but the backbone {backbone.name} has "
                     f"{list(linear_site(backbone, site).shape)}",
@@ -62,13 +62,15 @@ def _read(unclaimed: UnclaimedTensors, fields: MaskFields, backbone: Backbone) -
 
 def _check_same(found: Iterable[str], stated: Iterable[str]) -> None:
     """Raises InvalidRequest where the two files name different sites."""
-    odd = set(found) ^ set(stated)
-    if odd:
-        raise InvalidRequest(f"{FILE} and {WEIGHTS} do not mask the same weights: {min(odd)}", param=min(odd))
+    unexpected = set(found) ^ set(stated)
+    if unexpected:
+        raise InvalidRequest(
+            f"{FILE} and {WEIGHTS} do not mask the same weights: {min(unexpected)}", param=min(unexpected)
+        )
 
 
 def _bits(zeros: Tensor, shape: tuple[int, int], name: str) -> Tensor:
-    """The mask of that shape whose zeros have these indices. Raises InvalidRequest for ones that it cannot have."""
+    """The mask with zeros at these indices. Raises InvalidRequest for indices outside the shape."""
     count = shape[0] * shape[1]
     if shape[0] < 1 or shape[1] < 1 or count > 1 << 31 or zeros.dim() != 1 or zeros.is_floating_point():
         raise InvalidRequest(f"'{name}' must be whole numbers below {count}", param=name)
@@ -96,7 +98,7 @@ def _write(component: Component[Any]) -> NativeFiles | None:
 
 
 def _ones(packed: Tensor) -> int:
-    """How many bits are set."""
+    """The number of bits that are set."""
     return sum(int(((packed >> bit) & 1).sum()) for bit in range(8))
 
 

@@ -1,4 +1,4 @@
-"""A mask while it is being trained: a score for every weight."""
+"""Trains a mask: a score for every weight."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Threshold(torch.autograd.Function):
 
 
 class TrainableMask(Trainable):
-    """Scores (out, in) of every chosen layer. `init_scale`: how far below zero they begin."""
+    """Scores (out, in) of every chosen layer. `init_scale`: the lower bound of their initial values is minus this."""
 
     def __init__(
         self,

@@ -32,9 +32,9 @@ _IGNORED = {
 def _read(
     unclaimed: UnclaimedTensors, config: Mapping[str, Any], file: AdapterHubFile, backbone: Backbone
 ) -> list[Component[Any]]:
-    """Claims the tensors of a prefix: flat, or with the reparametrisation that made it, which is computed here once."""
+    """Claims the tensors of a prefix: flat, or with its reparametrisation, which is evaluated once."""
     reject_fields(config, _IGNORED)
-    # Every layer's module holds the same tensors once more.
+    # Every layer's module has a copy of the same tensors.
     copies = re.compile(rf"\.prefix_tuning\.pool\.prefix_tunings\.{re.escape(file.name)}\.")
     for key in unclaimed.names():
         if copies.search(key):
@@ -71,7 +71,7 @@ def _read(
 
 
 def _left_out(config: Mapping[str, Any], backbone: Backbone) -> list[int]:
-    """The layers without a prefix. Those that there are not mean nothing, as in the library."""
+    """The layers without a prefix; indices without a layer are ignored, as in the library."""
     declared = config.get("leave_out") or []
     if not isinstance(declared, list) or any(type(layer) is not int for layer in declared):
         raise AdapterMismatch(f"leave_out is {short_repr(declared)}, not a list of layers' numbers", param="leave_out")
@@ -82,7 +82,7 @@ def _left_out(config: Mapping[str, Any], backbone: Backbone) -> list[int]:
 
 
 def _flat(leaves: Mapping[str, Tensor], config: Mapping[str, Any]) -> Tensor:
-    """All values in the order (length, 2 x layers, heads, dim). The tensors decide, not the config's `flat`."""
+    """All values, (length, 2 x layers, heads, dim). Follows the tensors, not the config's `flat`."""
     if "control_trans" in leaves and len(leaves) == 1:
         return leaves["control_trans"].flatten()
     needed = ["wte.weight", *(f"control_trans.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias"))]

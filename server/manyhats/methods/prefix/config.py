@@ -1,4 +1,4 @@
-"""What a prefix is besides its tensors."""
+"""The config of a prefix."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ class PrefixConfig(MethodConfig):
 
 
 def layer_site(layer: int) -> str:
-    """The name that a layer's keys and values have in a component."""
+    """The site of a layer's keys and values in a component."""
     return f"layers.{layer}.key_value"

@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 
 class Prefix(Method[PrefixConfig]):
-    """Leaves at the `key_value` of every layer that is not left out: `keys` and `values`, (length, kv_heads, head_dim);
-    where the prefix is gated `gate.weight` (1, width) and `gate.bias` (1,)."""
+    """Tensors at the `key_value` of every layer that is not left out: `keys` and `values`, (length, kv_heads,
+    head_dim); where the prefix is gated `gate.weight` (1, width) and `gate.bias` (1,)."""
 
     name: ClassVar[str] = NAME
     config = PrefixConfig
     peft_types = (PREFIX_TUNING,)
     peft_writer = PEFT_WRITER
     adapterhub = ADAPTERHUB
-    # These need many steps, so their batches are small.
+    # Needs many steps, so batches are small.
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "prefix": Recipe(
             NAME,

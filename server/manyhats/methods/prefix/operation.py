@@ -1,4 +1,4 @@
-"""What a prefix does in a packed batch: rows that its sequences attend to before their own."""
+"""A prefix in a packed batch: rows that its sequences attend to before their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from manyhats.methods.prefix.config import PrefixConfig
 
 @dataclass(slots=True)
 class GatedRows:
-    """A prefix that each sequence weighs for itself: rows * mean over its tokens of sigmoid(gate(hidden)).
+    """A prefix scaled for each sequence by a gate: rows * mean over its tokens of sigmoid(gate(hidden)).
 
     UniPELT (Mao et al. 2022, section 3.1), as AdapterHub computes it. `gate`: (1, width) and (1,).
     """
@@ -26,20 +26,20 @@ class GatedRows:
     values: Tensor
     gate: Pair
 
-    def __call__(self, hidden: Tensor, spans: SequenceSlices) -> tuple[Tensor, Tensor]:
-        gates = gate_means(F.linear(hidden, *self.gate), spans)[:, None, None, None]
+    def __call__(self, hidden: Tensor, slices: SequenceSlices) -> tuple[Tensor, Tensor]:
+        gates = gate_means(F.linear(hidden, *self.gate), slices)[:, None, None, None]
         return (self.keys * gates).flatten(0, 1), (self.values * gates).flatten(0, 1)
 
 
 @dataclass(slots=True)
 class NoRows:
-    """Stands where a layer has no prefix, so that rows have the same numbers in all layers; attention leaves it out."""
+    """Placeholder rows for a layer without a prefix, so that row indices agree between layers; attention skips them."""
 
     empty: Tensor  # (length, kv_heads, head_dim)
     each: bool
 
-    def __call__(self, hidden: Tensor, spans: SequenceSlices) -> tuple[Tensor, Tensor]:
-        rows = self.empty.repeat(len(spans), 1, 1) if self.each else self.empty
+    def __call__(self, hidden: Tensor, slices: SequenceSlices) -> tuple[Tensor, Tensor]:
+        rows = self.empty.repeat(len(slices), 1, 1) if self.each else self.empty
         return rows, rows
 
 

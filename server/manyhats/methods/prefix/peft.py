@@ -1,4 +1,4 @@
-"""PEFT's prefix-tuning, whose encoder PEFT folds in at saving."""
+"""PEFT's prefix-tuning. PEFT evaluates its encoder when it saves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.messages import short_repr
 from manyhats.methods.component import Component
 from manyhats.methods.libraries.peft import PROMPT_EMBEDDINGS, FullName, PeftFiles, PeftType, PeftWriter
-from manyhats.methods.libraries.peft_fields import FLAG, PROMPT_FIELDS, WHOLE
+from manyhats.methods.libraries.peft_fields import FLAG, INTEGER, PROMPT_FIELDS
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 from manyhats.methods.prefix.config import NAME, PrefixConfig, layer_site
 
@@ -56,7 +56,7 @@ def _read(unclaimed: UnclaimedTensors, config: Mapping[str, Any], backbone: Back
 
 
 def _holds(component: Component[PrefixConfig], backbone: Backbone) -> bool:
-    """A prefix of PEFT's is for all layers, and moves positions on."""
+    """Whether it is in all layers and shifts positions, as PEFT's are."""
     config = component.config
     return component.label in (None, NAME) and config.shift_positions and not config.left_out
 
@@ -80,6 +80,6 @@ def _write(component: Component[PrefixConfig], full: FullName, backbone: Backbon
 
 
 PREFIX_TUNING = PeftType(
-    "PREFIX_TUNING", _read, {**PROMPT_FIELDS, "encoder_hidden_size": WHOLE, "prefix_projection": FLAG}, prompt=True
+    "PREFIX_TUNING", _read, {**PROMPT_FIELDS, "encoder_hidden_size": INTEGER, "prefix_projection": FLAG}, prompt=True
 )
 PEFT_WRITER = PeftWriter(_holds, _write, prompt=True)

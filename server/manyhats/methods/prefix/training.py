@@ -1,4 +1,4 @@
-"""A prefix while it is being trained."""
+"""Trains a prefix."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class TrainablePrefix(Trainable):
     """Trained through an MLP, which is dropped at saving: the paper found the bare parameters unstable (section 4.3).
 
-    It starts at the keys and values that the backbone has for real words, as the paper advises for little data (section
-    7.4). `inner` 0 trains the keys and values themselves.
+    Initialised with the backbone's keys and values of real words, as the paper advises for little data (section 7.4).
+    `inner`: the MLP's width; 0 trains the keys and values themselves.
     """
 
     def __init__(self, backbone: Backbone, length: int, inner: int, generator: torch.Generator, *, gated: bool) -> None:

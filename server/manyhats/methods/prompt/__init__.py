@@ -1,7 +1,7 @@
 """Prompt tuning: learned vectors before every sequence's own (Lester et al. 2021, 2; P-tuning, Liu et al. 2021).
 
-PEFT puts them in place of word embeddings, so that they get positions and the embeddings' norm, and real tokens move
-on; AdapterHub puts them behind the whole embedding block, and real tokens keep their positions.
+PEFT puts them in place of word embeddings, so that they get positions and the embeddings' norm, and real tokens'
+positions shift; AdapterHub puts them after the embedding block, and real tokens keep their positions.
 """
 
 from manyhats.methods.prompt.config import PROMPT_SITE, PromptConfig

@@ -26,7 +26,7 @@ _IGNORED = {
 def _read(
     unclaimed: UnclaimedTensors, config: Mapping[str, Any], file: AdapterHubFile, backbone: Backbone
 ) -> list[Component[Any]]:
-    """Claims the tensor of a soft prompt, which stands behind the whole embedding block."""
+    """Claims the tensor of a soft prompt, which is inserted after the embedding block."""
     reject_fields(config, _IGNORED)
     if config.get("combine", "prefix") != "prefix":
         raise AdapterMismatch(

@@ -1,4 +1,4 @@
-"""What a soft prompt is besides its tensors."""
+"""The config of a soft prompt."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ PROMPT_SITE = "embeddings"
 
 
 class PromptConfig(MethodConfig):
-    """`after_embeddings`: the vectors stand behind the embedding block (AdapterHub), not in the table's place."""
+    """`after_embeddings`: whether the vectors are inserted after the embedding block (AdapterHub), or as word
+    embeddings (PEFT)."""
 
     after_embeddings: bool = False

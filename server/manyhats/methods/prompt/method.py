@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 
 class Prompt(Method[PromptConfig]):
-    """Leaf at `embeddings`: `prompt` (length, width of the word embeddings)."""
+    """Tensor at `embeddings`: `prompt` (length, width of the word embeddings)."""
 
     name: ClassVar[str] = NAME
     config = PromptConfig
     peft_types = (PROMPT_TUNING, P_TUNING)
     peft_writer = PEFT_WRITER
     adapterhub = ADAPTERHUB
-    # These need many steps, so their batches are small.
+    # Needs many steps, so batches are small.
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "prompt": Recipe(
             NAME, Schedule(1e-1, 2e-2, batch_tokens=256, weight_decay=0.0), "Lester et al. 2021", peft=True

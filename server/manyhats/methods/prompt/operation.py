@@ -1,4 +1,4 @@
-"""What a soft prompt does in a packed batch: rows before every sequence's own."""
+"""A soft prompt in a packed batch: rows before every sequence's own."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class PromptRows:
 
     prompt: Tensor
 
-    def _put(self, y: Tensor, spans: SequenceSlices) -> Tensor:
+    def _put(self, y: Tensor, slices: SequenceSlices) -> Tensor:
         length = len(self.prompt)
-        chunks = [chunk for span in spans for chunk in (self.prompt, y[span.start + length : span.stop])]
+        chunks = [chunk for rows in slices for chunk in (self.prompt, y[rows.start + length : rows.stop])]
         return torch.cat(chunks)
 
-    def look_up(self, ids: Tensor, y: Tensor, spans: SequenceSlices) -> Tensor:
-        """In the rows of the word embeddings: (rows, width)."""
-        return self._put(y, spans)
+    def look_up(self, ids: Tensor, y: Tensor, slices: SequenceSlices) -> Tensor:
+        """As word embeddings: (rows, width)."""
+        return self._put(y, slices)
 
-    def enter(self, states: Tensor, spans: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor:
-        """In the rows that leave the embedding block: (rows, hidden)."""
-        return self._put(states, spans)
+    def enter(self, states: Tensor, slices: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor:
+        """After the embedding block: (rows, hidden)."""
+        return self._put(states, slices)
 
 
 def bind_prompt(prompt: Tensor, config: PromptConfig, backbone: Backbone, nbytes: int = 0) -> BoundComponent:

@@ -1,4 +1,4 @@
-"""PEFT's prompt tuning and P-tuning, whose encoder PEFT folds in at saving."""
+"""PEFT's prompt tuning and P-tuning. PEFT evaluates P-tuning's encoder when it saves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.messages import short_repr
 from manyhats.methods.component import Component
 from manyhats.methods.libraries.peft import PROMPT_EMBEDDINGS, FullName, PeftFiles, PeftType, PeftWriter
-from manyhats.methods.libraries.peft_fields import NUMBER, OBJECT, PROMPT_FIELDS, TEXT, WHOLE
+from manyhats.methods.libraries.peft_fields import INTEGER, NUMBER, OBJECT, PROMPT_FIELDS, TEXT
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
 from manyhats.methods.prompt.config import NAME, PROMPT_SITE, PromptConfig
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _read(unclaimed: UnclaimedTensors, config: Mapping[str, Any], backbone: Backbone) -> list[Component[Any]]:
-    """Claims the tensor of a soft prompt, which stands in place of word embeddings."""
+    """Claims the tensor of a soft prompt, which replaces word embeddings."""
     prompt = unclaimed.claim_optional(PROMPT_EMBEDDINGS)
     if prompt is None:
         raise AdapterMismatch("the file has no 'prompt_embeddings'", param=PROMPT_EMBEDDINGS)
@@ -42,7 +42,7 @@ def _holds(component: Component[PromptConfig], backbone: Backbone) -> bool:
 
 
 def _write(component: Component[PromptConfig], full: FullName, backbone: Backbone) -> PeftFiles:
-    """P-tuning's too, whose encoder is folded in by then."""
+    """Also for P-tuning, whose encoder has been evaluated by then."""
     if component.config.after_embeddings:
         raise InvalidRequest("PEFT's prompts stand in place of word embeddings, not behind the embedding block")
     prompt = component.tensors[PROMPT_SITE]["prompt"]
@@ -76,8 +76,8 @@ P_TUNING = PeftType(
     {
         **PROMPT_FIELDS,
         "encoder_reparameterization_type": TEXT,
-        "encoder_hidden_size": WHOLE,
-        "encoder_num_layers": WHOLE,
+        "encoder_hidden_size": INTEGER,
+        "encoder_num_layers": INTEGER,
         "encoder_dropout": NUMBER,
     },
     prompt=True,

@@ -1,4 +1,4 @@
-"""A soft prompt while it is being trained."""
+"""Trains a soft prompt."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class TrainablePrompt(Trainable):
-    """`encoder`: what is added to the trained rows, `none`, or P-tuning's MLP of them, with or without the LSTM before
-    it (Liu et al. 2021, section 3.2). It is dropped at saving. That the rows themselves are kept beside it is residual
-    prompt tuning (Razdaibiedina et al. 2023, section 3): the encoder alone starts far from any word."""
+    """`encoder`: what is added to the trained rows: `none`, or P-tuning's MLP of them, with or without the LSTM before
+    it (Liu et al. 2021, section 3.2). It is dropped at saving. Its output is added to the rows, as in residual prompt
+    tuning (Razdaibiedina et al. 2023, section 3), because the encoder alone starts far from any word."""
 
     def __init__(self, backbone: Backbone, length: int, encoder: str, generator: torch.Generator) -> None:
         super().__init__()
@@ -34,8 +34,8 @@ class TrainablePrompt(Trainable):
         if encoder == "none":
             return
         width = table.shape[1]
-        self.std = float(self.prompt.detach().std())  # which the vocabulary's rows have, and the encoder's do not
-        with torch.random.fork_rng(devices=[]):  # torch's own layers draw from the global source
+        self.std = float(self.prompt.detach().std())  # of the vocabulary's rows; the encoder works on rows of std 1
+        with torch.random.fork_rng(devices=[]):  # torch's layers use the global generator
             torch.manual_seed(int(torch.randint(1 << 31, (), generator=generator)))
             if encoder == "lstm":
                 self.lstm = nn.LSTM(width, width // 2, num_layers=2, bidirectional=True)
@@ -45,7 +45,7 @@ class TrainablePrompt(Trainable):
 
     @property
     def rates(self) -> Mapping[str, float]:
-        return {} if self.mlp is None else {"prompt": 30.0}  # an encoder would not bear the rate that rows need
+        return {} if self.mlp is None else {"prompt": 30.0}  # the rows need a higher rate than the encoder
 
     def _rows(self) -> Tensor:
         """(length, width)."""

@@ -1,4 +1,4 @@
-"""Side-tuning: a small network beside the frozen backbone, blended with it (Zhang et al. 2020, section 3).
+"""Side-tuning: a small network whose output is blended with the frozen backbone's (Zhang et al. 2020, section 3).
 
     R(x) = sigmoid(alpha) B(x) + (1 - sigmoid(alpha)) S(x)        at the last hidden states
 

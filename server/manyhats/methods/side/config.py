@@ -1,4 +1,4 @@
-"""What a side network is besides its tensors."""
+"""The config of a side network."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from manyhats.methods.component import MethodConfig
 
 NAME: Final = "side"
 SIDE_SITE = "side"
-NETWORK = "network."  # how the names of the network's own leaves begin
+NETWORK = "network."  # the prefix of the network's tensors
 MAX_LAYERS = 64
 
 
 class SideConfig(MethodConfig):
-    """`kind`: a model of its own (`model`: its transformers config), or `layers` blocks of the backbone's kind."""
+    """`kind`: its own model (`model`: its transformers config), or `layers` blocks of the backbone's kind."""
 
     kind: Literal["model", "layers"]
     model: dict[str, Any] = Field(default_factory=dict)

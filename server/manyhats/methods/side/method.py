@@ -32,7 +32,7 @@ from manyhats.methods.side.training import TrainableSide
 
 
 class Side(Method[SideConfig]):
-    """Leaves at `side`: `alpha` () or (1,) or (width,), before the sigmoid; `network.<parameter>`; where the widths
+    """Tensors at `side`: `alpha` () or (1,) or (width,), before the sigmoid; `network.<parameter>`; where the widths
     differ `projection.weight` (width, side width) and maybe `projection.bias`."""
 
     name: ClassVar[str] = NAME
@@ -44,7 +44,7 @@ class Side(Method[SideConfig]):
     }
 
     def non_causal(self, component: Component[SideConfig]) -> bool:
-        return True  # its network reads the text by itself
+        return True  # its network reads the whole text
 
     def check(self, component: Component[SideConfig], backbone: Backbone) -> None:
         reject_padded(backbone, "a side network")
@@ -59,11 +59,13 @@ class Side(Method[SideConfig]):
             network = build_network(component.config, backbone)
         needed = needed_parameters(network, component.config)
         given = network_leaves(leaves)
-        odd = [name for name in given if name not in needed and not name.startswith("pooler.")]
+        unexpected = [name for name in given if name not in needed and not name.startswith("pooler.")]
         missing = [name for name in needed if name not in given]
-        if odd or missing:
-            reason = f"has no '{missing[0]}'" if missing else f"has '{odd[0]}', which the config's network has not"
-            raise AdapterMismatch(f"the side network {reason}", param=(missing or odd)[0])
+        if unexpected or missing:
+            reason = (
+                f"has no '{missing[0]}'" if missing else f"has '{unexpected[0]}', which the config's network has not"
+            )
+            raise AdapterMismatch(f"the side network {reason}", param=(missing or unexpected)[0])
         for name, shape in needed.items():
             expect_shape(given[name], shape, f"side.{name}", backbone)
         side_width = FAMILIES[network.config.model_type].output_width(network.config)
@@ -89,12 +91,12 @@ class Side(Method[SideConfig]):
         if getattr(network, "pooler", None) is not None:
             network.pooler = None
         network.set_attn_implementation(PACKED_ATTENTION)
-        beside = Backbone(network, backbone.tokenizer, name="side", device=backbone.device, dtype=backbone.dtype)
+        inner = Backbone(network, backbone.tokenizer, name="side", device=backbone.device, dtype=backbone.dtype)
         ready = on_device({n: t for n, t in leaves.items() if not n.startswith(NETWORK)}, backbone)
         projection = None
         if "projection.weight" in ready:
             projection = ready["projection.weight"], ready.get("projection.bias")
-        side = SideOperation(beside, torch.sigmoid(ready["alpha"]), projection, component.config.kind == "layers")
+        side = SideOperation(inner, torch.sigmoid(ready["alpha"]), projection, component.config.kind == "layers")
         steps = {LAST: side.mix} | ({EMBEDDED: side.catch} if side.on_embeddings else {})
         return BoundComponent(states=steps, nbytes=sum(p.nbytes for p in network.parameters()))
 

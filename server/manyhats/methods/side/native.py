@@ -23,7 +23,7 @@ _PROJECTION = ("projection.weight", "projection.bias")
 
 
 class SideFields(NativeFields):
-    """`kind`: a model of its own, whose transformers config is `side_model_config`, or `layers` blocks of the
+    """`kind`: its own model, whose transformers config is `side_model_config`, or `layers` blocks of the
     backbone's kind. `projection`: where the widths differ."""
 
     kind: Literal["model", "layers"] = "model"

@@ -1,4 +1,4 @@
-"""The network of a side adapter: made by its config, within limits, and what a file must bring of it."""
+"""The network of a side adapter: built from its config, within limits, and the parameters that a file must hold."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
 _MAX_WIDTH = 16384
-# What a side network's config may ask for, before anything is built; families call these otherwise.
+# The limits of a side network's config, checked before anything is built, by the families' names.
 _SIZES = (
     dict.fromkeys(("num_hidden_layers", "n_layers", "n_layer", "num_hidden_groups"), MAX_LAYERS)
     | dict.fromkeys(("hidden_size", "dim", "n_embd", "embedding_size", "word_embed_proj_dim"), _MAX_WIDTH)
@@ -27,7 +27,7 @@ _SIZES = (
     | dict.fromkeys(("head_dim", "type_vocab_size"), 4096)
     | {"vocab_size": 1 << 20, "max_position_embeddings": 1 << 17, "n_positions": 1 << 17, "inner_group_num": 1}
 )
-# What a config may hold that a network without a head does not need.
+# Fields that a network without a head does not need.
 _LEFT_OUT = (
     "dtype", "torch_dtype", "architectures", "transformers_version", "quantization_config", "auto_map", "num_labels",
     "id2label", "label2id",
@@ -35,12 +35,12 @@ _LEFT_OUT = (
 
 
 def network_leaves(leaves: StateDict) -> dict[str, Tensor]:
-    """The network's own tensors, by the names that it has for them."""
+    """The network's tensors, by its own names."""
     return {name.removeprefix(NETWORK): tensor for name, tensor in leaves.items() if name.startswith(NETWORK)}
 
 
 def build_network(config: SideConfig, backbone: Backbone) -> PreTrainedModel:
-    """The network, with whatever weights. Raises AdapterMismatch for a config that makes none."""
+    """The network, uninitialised. Raises AdapterMismatch for a config that cannot be built."""
     given = dict(config.model)
     if config.kind == "layers":
         if not config.layers:
@@ -78,8 +78,8 @@ def build_network(config: SideConfig, backbone: Backbone) -> PreTrainedModel:
 
 
 def needed_parameters(network: PreTrainedModel, config: SideConfig) -> Mapping[str, tuple[int, ...]]:
-    """The parameters that a file must bring, with their shapes. The pooler is not used, nor, on the backbone's
-    embeddings, what makes embeddings."""
+    """The parameters that a file must hold, with their shapes: all but the pooler's, and on the backbone's embeddings
+    those of the network's own."""
     tables = {name for name, module in network.named_modules() if isinstance(module, nn.Embedding)}
 
     def unused(name: str) -> bool:

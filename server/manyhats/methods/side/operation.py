@@ -1,4 +1,4 @@
-"""What a side network does in a packed batch."""
+"""A side network in a packed batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class SideOperation:
-    """The network, and what it reads of the pass under way."""
+    """The network, and the states that it reads in the current pass."""
 
     network: Backbone
     blend: Tensor  # sigmoid(alpha): () or (width,)
@@ -27,16 +27,16 @@ class SideOperation:
     on_embeddings: bool
     caught: Tensor | None = None
 
-    def catch(self, states: Tensor, spans: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor:
+    def catch(self, states: Tensor, slices: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor:
         self.caught = states
         return states
 
-    def mix(self, states: Tensor, spans: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor:
-        rows = batch.spans(sequences)
-        ids = [batch.host_input_ids[span].tolist() for span in rows]
+    def mix(self, states: Tensor, slices: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor:
+        slices = batch.sequence_rows(sequences)
+        ids = [batch.host_input_ids[own].tolist() for own in slices]
         types = [[0] * len(one) for one in ids]
         if batch.host_type_ids is not None:
-            types = [batch.host_type_ids[span].tolist() for span in rows]
+            types = [batch.host_type_ids[own].tolist() for own in slices]
         actors = Actors()
         if self.on_embeddings:
             caught, self.caught = self.caught, None

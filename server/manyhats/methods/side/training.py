@@ -1,4 +1,4 @@
-"""A side network while it is being trained."""
+"""Trains a side network."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from manyhats.methods.side.operation import SideOperation
 
 
 class TrainableSide(Trainable):
-    """Blocks of the backbone's kind, which start as its first ones or fresh, and alpha, which starts in the middle
+    """Blocks of the backbone's kind, copied from its first ones or random, and alpha, which starts at 0, an equal blend
     (section 3.1)."""
 
     def __init__(self, backbone: Backbone, config: SideConfig, start: str, generator: torch.Generator) -> None:
         super().__init__()
         self.config = config
-        with torch.random.fork_rng(devices=[]):  # transformers draws from the global source
+        with torch.random.fork_rng(devices=[]):  # transformers uses the global generator
             torch.manual_seed(int(torch.randint(1 << 31, (), generator=generator)))
             network = build_network(config, backbone)
         needed = needed_parameters(network, config)
@@ -34,7 +34,7 @@ class TrainableSide(Trainable):
         if getattr(network, "pooler", None) is not None:
             network.pooler = None
         network.set_attn_implementation(PACKED_ATTENTION)
-        self.beside = Backbone(network, backbone.tokenizer, name="side", device=backbone.device, dtype=torch.float32)
+        self.inner = Backbone(network, backbone.tokenizer, name="side", device=backbone.device, dtype=torch.float32)
         self.trained = list(needed)
         self.alpha = nn.Parameter(torch.zeros((), device=backbone.device))
         self.network = network
@@ -43,15 +43,15 @@ class TrainableSide(Trainable):
 
     @property
     def rates(self) -> Mapping[str, float]:
-        return {"alpha": 50.0}  # one number that all depends on
+        return {"alpha": 50.0}  # a single number that scales everything
 
     def train(self, mode: bool = True) -> TrainableSide:
-        """Its blocks run as the backbone's do, without dropout."""
+        """Keeps its blocks without dropout, like the backbone's."""
         self.training = mode
         return self
 
     def bound(self) -> BoundComponent:
-        side = SideOperation(self.beside, torch.sigmoid(self.alpha), None, on_embeddings=True)
+        side = SideOperation(self.inner, torch.sigmoid(self.alpha), None, on_embeddings=True)
         return BoundComponent(states={LAST: side.mix, EMBEDDED: side.catch})
 
     def component(self) -> Component[SideConfig]:

@@ -2,7 +2,7 @@
 Guo et al. 2021: theta = theta_0 + z * w with most of z zero).
 
 In a slot a linear layer's differences stay sparse where the kernels add them so, else its changed weight is dense
-there; of an embedding the changed rows alone are kept.
+there; of an embedding only the changed rows are kept.
 """
 
 from manyhats.methods.sparse.config import SparseConfig

@@ -1,4 +1,4 @@
-"""What a sparse difference is besides its tensors."""
+"""The config of a sparse difference."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ NAME: Final = "sparse"
 
 
 class SparseConfig(MethodConfig):
-    """`mode`: the values are added to the backbone's, or stand in their place."""
+    """`mode`: the values are added to the backbone's, or replace them."""
 
     mode: Literal["add", "replace"] = "add"

@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 
 class Sparse(Method[SparseConfig]):
-    """Leaves at a linear, embedding or norm site, for each parameter that changes: `<parameter>.indices` (n,) into the
+    """Tensors at a linear, embedding or norm site, for each parameter that changes: `<parameter>.indices` (n,) into the
     flattened parameter (a linear weight as (out, in)), rising, and `<parameter>.values` (n,)."""
 
     name: ClassVar[str] = NAME
     config = SparseConfig
     peft_types = (SHIRA,)
     native = NATIVE
-    # Decay of a difference would be decay towards the backbone.
+    # No decay: it would pull the values towards the backbone's.
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "sparse": Recipe(NAME, Schedule(1e-4, weight_decay=0.0, epochs=4), "Radiya-Dixit & Wang 2020"),
         "diff-pruning": Recipe(
@@ -105,7 +105,7 @@ class Sparse(Method[SparseConfig]):
                     continue
                 if isinstance(module, EmbeddingSite):
                     rows = min(leaves[f"{leaf}.indices"].numel(), len(own))
-                    size += rows * (8 + own.shape[-1] * own.element_size())  # with the rows' numbers
+                    size += rows * (8 + own.shape[-1] * own.element_size())  # and the rows' indices
                     continue
                 size += own.nbytes
         return size

@@ -1,4 +1,4 @@
-"""`manyhats-sparse/1`: a few values of parameters, or parameters as a whole."""
+"""`manyhats-sparse/1`: a few values of parameters, or full parameters."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class SparseFields(NativeFields):
-    """`mode`: the values are added to the backbone's, or stand in their place; `replace_dense`: whole parameters do."""
+    """`mode`: `add`: to the backbone's values; `replace` them; `replace_dense`: full parameters."""
 
     mode: Literal["add", "replace", "replace_dense"] = "add"
 
 
 def _read(unclaimed: UnclaimedTensors, fields: SparseFields, backbone: Backbone) -> Component[Any]:
-    """Claims `<parameter>.indices` and `<parameter>.values`; or with `replace_dense` `<parameter>` as a whole."""
+    """Claims `<parameter>.indices` and `<parameter>.values`; or with `replace_dense` the full `<parameter>`."""
     dense = fields.mode == "replace_dense"
 
     def place_of(name: str) -> tuple[str, str] | None:
@@ -40,7 +40,7 @@ def _read(unclaimed: UnclaimedTensors, fields: SparseFields, backbone: Backbone)
 
 
 def _write(component: Component[Any]) -> NativeFiles | None:
-    """Whole parameters have a place here where they are called a sparse difference, as training calls its own."""
+    """Full parameters are written so where their label is a sparse difference's, as after training."""
     config = component.config
     if isinstance(config, SparseConfig) and component.label in (None, NAME):
         fields = SparseFields(mode=config.mode)

@@ -10,7 +10,7 @@ import torch
 from manyhats.errors import AdapterMismatch
 from manyhats.methods.component import Component
 from manyhats.methods.libraries.peft import PeftType, claim, linear_in
-from manyhats.methods.libraries.peft_fields import TEXT, WHOLE
+from manyhats.methods.libraries.peft_fields import INTEGER, TEXT
 from manyhats.methods.libraries.unclaimed import SiteTensors, UnclaimedTensors
 from manyhats.methods.sparse.config import NAME, SparseConfig
 
@@ -41,6 +41,6 @@ def _read(unclaimed: UnclaimedTensors, config: Mapping[str, Any], backbone: Back
 SHIRA = PeftType(
     "SHIRA",
     _read,
-    {"r": WHOLE, "mask_type": TEXT, "random_seed": WHOLE},
+    {"r": INTEGER, "mask_type": TEXT, "random_seed": INTEGER},
     leaves=("shira_weight", "shira_indices"),
 )

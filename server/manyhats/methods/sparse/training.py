@@ -1,4 +1,4 @@
-"""Sparse differences while they are being trained."""
+"""Trains sparse differences."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Relaxation:
     gates that are expected to be open, times `weight`.
     """
 
-    LOW, HIGH = -1.5, 1.5  # as the paper's appendix has them
+    LOW, HIGH = -1.5, 1.5  # as in the paper's appendix
     START = 5.0  # of alpha
 
     def __init__(self, weight: float, generator: torch.Generator) -> None:
@@ -35,7 +35,7 @@ class Relaxation:
         self.generator = generator
 
     def gates(self, strengths: Tensor, *, sampled: bool) -> Tensor:
-        """One for each strength; without `sampled` those of u = 1/2."""
+        """A gate for each strength; without `sampled`, with u = 1/2."""
         logits = strengths
         if sampled:
             u = torch.rand(strengths.shape, generator=self.generator).clamp_(1e-6, 1 - 1e-6)
@@ -51,10 +51,10 @@ class Relaxation:
 
 
 class TrainableSparse(Trainable):
-    """Two stages: all values may move; then those that moved most are trained again from the backbone, alone.
+    """Two stages: all values are trained; then only those that moved most, again from the backbone's.
 
     With `pick` "values" these are single values (L0-close fine-tuning, Radiya-Dixit & Wang 2020, section 4.1; with a
-    `relaxation` diff pruning), with "parameters" whole weights and biases, by their mean movement.
+    `relaxation` diff pruning), with "parameters" full weights and biases, by their mean movement.
     """
 
     stages = 2
@@ -85,11 +85,11 @@ class TrainableSparse(Trainable):
 
     @property
     def rates(self) -> Mapping[str, float]:
-        # `strengths` must cross 5 to close a gate; few `values` must do what all did before
+        # `strengths` must fall by 5 to close a gate; the few `values` make up for all others
         return {"strengths": 500.0, "values": 30.0}
 
     def _differences(self) -> list[Tensor]:
-        """Of all values, in the first stage."""
+        """The differences of all values, in the first stage."""
         if self.relaxation is None:
             return list(self.differences)
         gates = [self.relaxation.gates(s, sampled=self.training) for s in self.strengths]

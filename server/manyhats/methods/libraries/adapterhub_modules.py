@@ -1,4 +1,4 @@
-"""Where the keys of AdapterHub's bottleneck adapters put them: the modules after attention and after feed-forward."""
+"""The modules into which AdapterHub puts bottleneck adapters: after attention and after feed-forward."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
     from manyhats.backbone import Backbone
 
-Places = tuple[str, str]  # module paths after attention and after feed-forward; `{i}` is the layer
+AdapterModules = tuple[str, str]  # module paths after attention and after feed-forward; `{i}` is the layer
 
 _BERT = ("encoder.layer.{i}.attention.output", "encoder.layer.{i}.output")
 _LLAMA = ("layers.{i}.attention_adapters", "layers.{i}.output_adapters")
 
-_PLACES: dict[str, Places] = {
+_ADAPTER_MODULES: dict[str, AdapterModules] = {
     "bert": _BERT,
     "distilbert": ("transformer.layer.{i}.attention_adapters", "transformer.layer.{i}.output_adapters"),
     "electra": _BERT,
@@ -30,23 +30,23 @@ _PLACES: dict[str, Places] = {
 }
 
 
-def places_of(model_type: str) -> Places | None:
+def adapter_modules_of(model_type: str) -> AdapterModules | None:
     """The modules of a config's `model_type`, relative to the bare model; None where AdapterHub has none."""
-    return _PLACES.get(model_type)
+    return _ADAPTER_MODULES.get(model_type)
 
 
 def residual_sites(backbone: Backbone) -> dict[str, str]:
-    """Our residual sites by the modules that AdapterHub's keys put an adapter into. Raises AdapterMismatch for an
+    """Our residual sites by AdapterHub's module paths. Raises AdapterMismatch for an
     architecture that AdapterHub does not have."""
-    places = places_of(backbone.config.model_type)
-    if places is None:
+    modules = adapter_modules_of(backbone.config.model_type)
+    if modules is None:
         raise AdapterMismatch(
             f"AdapterHub's adapters for {backbone.config.model_type} models are not supported", param="model_type"
         )
     return {
         path.format(i=layer): f"layers.{layer}.{name}"
         for layer in range(backbone.layers)
-        for path, name in zip(places, ("attention", "ffn"), strict=True)
+        for path, name in zip(modules, ("attention", "ffn"), strict=True)
     }
 
 
