@@ -18,7 +18,8 @@ _VOLATILE_TEXT = [
     re.compile(r"/((?:pred|cmpl)-[0-9a-f]{32})"),
 ]
 _DIGEST = re.compile(r'(?<=\bsha256 )[0-9a-f]{12}\b|(?<="sha256":")[0-9a-f]{64}(?=")')
-_FRACTION = re.compile(r"(?<![\w.])-?\d+\.\d+(?![\w.]*\d)(?P<percent> %)?")
+# Percentages, or both ends of an interval of them, as `72.8 to 79.6 %`; else fractions.
+_FRACTION = re.compile(r"(?<![\w.])-?\d+\.\d+(?![\w.]*\d)(?P<percent> %|(?= to \d+\.\d+ %))?")
 _WIDTH = 118
 
 
@@ -120,7 +121,7 @@ def _same_line(one: str, other: str) -> bool:
     if skeletons[0] != skeletons[1]:
         return False
     pairs = zip(_FRACTION.finditer(one), _FRACTION.finditer(other), strict=True)
-    return all(close(_value(first), _value(second), percent=bool(first["percent"])) for first, second in pairs)
+    return all(close(_value(first), _value(second), percent=first["percent"] is not None) for first, second in pairs)
 
 
 def _value(found: re.Match[str]) -> float:
