@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from manyhats.core.kinds.base import Answer, HeadSpec, Kind, LibraryNames, Output, Parameters, Rendered, S
 from manyhats.core.kinds.baselines import Baseline, ClassProbe, commonest_answer
-from manyhats.core.kinds.examples import EncodedExample, Example, Label, TextRow, encode_texts
+from manyhats.core.kinds.examples import EncodedExample, Example, Label, TextRow
 from manyhats.core.kinds.metrics import Metric, Score, accuracy
 from manyhats.core.kinds.scores import label_names, sigmoid, softmax
 from manyhats.core.kinds.training import LabelledTraining, TargetScale
@@ -103,16 +103,8 @@ class ClassifyTraining(LabelledTraining):
     def stratum(self, example: Example) -> Any:
         return example.target
 
-    def encode(
-        self,
-        examples: Sequence[Example],
-        labels: Sequence[str],
-        backbone: Backbone,
-        max_tokens: int,
-        template: str | None = None,
-    ) -> list[EncodedExample]:
-        index = {label: i for i, label in enumerate(labels)}
-        return encode_texts(examples, [index[str(e.target)] for e in examples], backbone, max_tokens)
+    def target(self, example: Example, index: Mapping[str, int]) -> int:
+        return index[str(example.target)]
 
     def loss(
         self,

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from manyhats.core.kinds.baselines import Array, Baseline, ClassProbe
 from manyhats.core.kinds.classify import Classify
-from manyhats.core.kinds.examples import EncodedExample, Example, Label, TextRow, encode_texts
+from manyhats.core.kinds.examples import EncodedExample, Example, Label, TextRow
 from manyhats.core.kinds.metrics import Metric, Score, f1
 from manyhats.core.kinds.training import LabelledTraining, TargetScale
 
@@ -63,16 +63,8 @@ class MultilabelTraining(LabelledTraining):
     def label_count(self, example: Example, label: str) -> int:
         return int(label in self.labels(example))
 
-    def encode(
-        self,
-        examples: Sequence[Example],
-        labels: Sequence[str],
-        backbone: Backbone,
-        max_tokens: int,
-        template: str | None = None,
-    ) -> list[EncodedExample]:
-        targets = [[int(label in self.labels(example)) for label in labels] for example in examples]
-        return encode_texts(examples, targets, backbone, max_tokens)
+    def target(self, example: Example, index: Mapping[str, int]) -> list[int]:
+        return [int(label in self.labels(example)) for label in index]
 
     def loss(
         self,

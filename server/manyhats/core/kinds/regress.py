@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,13 +13,12 @@ from torch.nn import functional as F
 
 from manyhats.core.kinds.base import Answer, HeadSpec, Kind, LibraryNames, Output, Parameters, Rendered
 from manyhats.core.kinds.baselines import STRENGTHS, Array, Baseline, Probe, judged_targets
-from manyhats.core.kinds.examples import EncodedExample, Example, TextRow, encode_texts
+from manyhats.core.kinds.examples import EncodedExample, Example, TextRow
 from manyhats.core.kinds.metrics import Metric, Score, ratio
 from manyhats.core.kinds.training import KindTraining, TargetScale
 from manyhats.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from manyhats.backbone import Backbone
     from manyhats.methods.heads import Head
 
 
@@ -83,16 +82,8 @@ class RegressTraining(KindTraining):
         if len({example.target for example in train}) < 2:
             raise InvalidRequest(f"every row of {name} has the same number; there is nothing to learn", param="data")
 
-    def encode(
-        self,
-        examples: Sequence[Example],
-        labels: Sequence[str],
-        backbone: Backbone,
-        max_tokens: int,
-        template: str | None = None,
-    ) -> list[EncodedExample]:
-        targets = [float(example.target) for example in examples]  # type: ignore[arg-type]
-        return encode_texts(examples, targets, backbone, max_tokens)
+    def target(self, example: Example, index: Mapping[str, int]) -> float:
+        return float(example.target)  # type: ignore[arg-type]
 
     def loss(
         self,

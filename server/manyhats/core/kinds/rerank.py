@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import torch
@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 from manyhats.core.kinds.base import Answer, HeadSpec, Kind, LibraryNames, Output, Parameters, Preparing, Rendered
 from manyhats.core.kinds.baselines import Baseline, ClassProbe
-from manyhats.core.kinds.examples import Columns, EncodedExample, Example, NonEmptyText, TextRow, encode_texts
+from manyhats.core.kinds.examples import Columns, EncodedExample, Example, NonEmptyText, TextRow
 from manyhats.core.kinds.metrics import Metric, Score
 from manyhats.core.kinds.scores import sigmoid
 from manyhats.core.kinds.training import KindTraining, TargetScale
 from manyhats.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from manyhats.backbone import Backbone, Text
+    from manyhats.backbone import Text
 
 
 class RerankParameters(Parameters):
@@ -117,16 +117,8 @@ class RerankTraining(KindTraining):
                 param="data",
             )
 
-    def encode(
-        self,
-        examples: Sequence[Example],
-        labels: Sequence[str],
-        backbone: Backbone,
-        max_tokens: int,
-        template: str | None = None,
-    ) -> list[EncodedExample]:
-        targets = [float(example.target) for example in examples]  # type: ignore[arg-type]
-        return encode_texts(examples, targets, backbone, max_tokens)
+    def target(self, example: Example, index: Mapping[str, int]) -> float:
+        return float(example.target)  # type: ignore[arg-type]
 
     def loss(
         self,

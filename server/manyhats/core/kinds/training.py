@@ -15,7 +15,7 @@ from torch import Tensor
 
 from manyhats.core.kinds.base import Kind
 from manyhats.core.kinds.baselines import Baseline, Probe
-from manyhats.core.kinds.examples import Columns, DataRow, EncodedExample, Example
+from manyhats.core.kinds.examples import Columns, DataRow, EncodedExample, Example, encode_texts
 from manyhats.core.kinds.metrics import Metric, Score
 from manyhats.errors import InvalidRequest
 
@@ -93,7 +93,10 @@ class KindTraining(ABC):
     def check_backbone(self, backbone: Backbone) -> None:  # noqa: B027
         """Raises InvalidRequest or ConfigurationError where the backbone cannot be trained for the kind."""
 
-    @abstractmethod
+    def target(self, example: Example, index: Mapping[str, int]) -> int | float | list[int]:
+        """The target of a text as a whole. `index`: of each label. For kinds that do not override `encode`."""
+        raise NotImplementedError(f"{type(self).__name__} has neither a target for a text nor an encoding of its own")
+
     def encode(
         self,
         examples: Sequence[Example],
@@ -106,6 +109,8 @@ class KindTraining(ABC):
 
         Raises InvalidRequest where no target is left of an input.
         """
+        index = {label: i for i, label in enumerate(labels)}
+        return encode_texts(examples, [self.target(e, index) for e in examples], backbone, max_tokens)
 
     # ---- the objective
 
