@@ -182,7 +182,9 @@ class Gate:
     """Stands before the model: closed, no batch runs. `entered` counts the batches that have come to it."""
 
     def __init__(self) -> None:
-        self._open = threading.Event()
+        self._changed = threading.Condition()
+        self._open = False
+        self._passes = 0  # batches that may run though it is closed
         self.entered = 0
         self.batches: list[int] = []  # sequences of each
         self._execute = Runner.execute
@@ -191,12 +193,22 @@ class Gate:
         """What a runner does with each of its batches in the meantime."""
         self.entered += 1
         self.batches.append(len(batch.sequences))
-        assert self._open.wait(2 * PATIENCE), "nobody opened the gate"
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._open or self._passes, 2 * PATIENCE), "nobody opened the gate"
+            self._passes -= not self._open
         return self._execute(runner, batch)
 
     def open(self) -> None:
         """Lets all batches run."""
-        self._open.set()
+        with self._changed:
+            self._open = True
+            self._changed.notify_all()
+
+    def let_one_pass(self) -> None:
+        """Lets one batch run."""
+        with self._changed:
+            self._passes += 1
+            self._changed.notify_all()
 
     def wait_for(self, batches: int) -> None:
         """Until so many batches have come to the gate."""
