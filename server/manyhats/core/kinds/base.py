@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from manyhats.core.sequence import PoolingParams
-from manyhats.errors import AdapterMismatch
+from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.methods.heads import Head, Reads
 
 if TYPE_CHECKING:
@@ -75,6 +75,10 @@ P = TypeVar("P", bound=Parameters)
 S = TypeVar("S", bound=Settings)
 
 
+# What a head over a whole text may read.
+OVER_TEXT: tuple[Reads, ...] = ("first", "last", "pooler")
+
+
 @dataclass(frozen=True, slots=True)
 class HeadSpec:
     """A kind's own output layer. `reads`: which of the last hidden states it may read. `outputs`: their number; None:
@@ -127,6 +131,7 @@ class Kind(ABC, Generic[P]):
     """One kind of task. Stateless: one instance for all tasks.
 
     `head`: None for a kind that uses the backbone's language-model head (`lm_head`), or its states.
+    `pair`: what the two texts of an input are, for a kind that needs both.
     `generates`: its answers are sequences of tokens that follow the input; `serving.generation` makes and answers them.
     `parameters`: of a request. `settings`: those of a task's settings that only this kind has.
     `bare_parameters`: parameters that select this kind on the bare backbone without naming it.
@@ -135,6 +140,7 @@ class Kind(ABC, Generic[P]):
 
     name: ClassVar[str]
     head: ClassVar[HeadSpec | None] = None
+    pair: ClassVar[tuple[str, str] | None] = None
     lm_head: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     parameters: type[P]
@@ -213,7 +219,13 @@ class Kind(ABC, Generic[P]):
     # ---- tokenisation
 
     def check_texts(self, texts: Sequence[Text], parameters: P, preparing: Preparing) -> None:
-        """Raises InvalidRequest for texts of a wrong form, or parameters that do not fit the adapter."""
+        """Raises InvalidRequest for texts without the pair that the kind needs, or that cannot be answered so, and for
+        parameters that do not fit the adapter."""
+        if self.pair is not None and any(text.pair is None for text in texts):
+            text, pair = self.pair
+            raise InvalidRequest(
+                f"a task of kind '{self.name}' needs the {text} in 'text' and the {pair} in 'text_pair'", param="inputs"
+            )
 
     def text_transform(self, parameters: P, preparing: Preparing) -> Callable[[Text], Text] | None:
         """A function applied to each text after the task's template. Raises InvalidRequest."""

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from manyhats.core.kinds.base import Answer, HeadSpec, Kind, LibraryNames, Output, Parameters, Rendered, S
+from manyhats.core.kinds.base import OVER_TEXT, Answer, HeadSpec, Kind, LibraryNames, Output, Parameters, Rendered, S
 from manyhats.core.kinds.baselines import Baseline, ClassProbe, commonest_answer
 from manyhats.core.kinds.examples import EncodedExample, Example, Label, TextRow
 from manyhats.core.kinds.metrics import Metric, Score, accuracy
@@ -35,7 +35,7 @@ class Classify(Kind[ClassifyParameters]):
     """One of the head's labels, or with `multi_label` any of them."""
 
     name = "classify"
-    head = HeadSpec(reads=("first", "last", "pooler"))
+    head = HeadSpec(reads=OVER_TEXT)
     parameters = ClassifyParameters
     libraries = LibraryNames(
         peft="SEQ_CLS",

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from manyhats.core.kinds.base import Answer, HeadSpec, Kind, LibraryNames, Output, Parameters, Rendered
+from manyhats.core.kinds.base import OVER_TEXT, Answer, HeadSpec, Kind, LibraryNames, Output, Parameters, Rendered
 from manyhats.core.kinds.baselines import STRENGTHS, Array, Baseline, Probe, judged_targets
 from manyhats.core.kinds.examples import EncodedExample, Example, TextRow
 from manyhats.core.kinds.metrics import Metric, Score, ratio
@@ -30,7 +30,7 @@ class Regress(Kind[RegressParameters]):
     """The head's one output as it is."""
 
     name = "regress"
-    head = HeadSpec(reads=("first", "last", "pooler"), outputs=1)
+    head = HeadSpec(reads=OVER_TEXT, outputs=1)
     parameters = RegressParameters
     libraries = LibraryNames(
         peft="SEQ_CLS",

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from manyhats.core.kinds.base import Answer, HeadSpec, Kind, LibraryNames, Output, Parameters, Preparing, Rendered
+from manyhats.core.kinds.base import (
+    OVER_TEXT,
+    Answer,
+    HeadSpec,
+    Kind,
+    LibraryNames,
+    Output,
+    Parameters,
+    Rendered,
+)
 from manyhats.core.kinds.baselines import Baseline, ClassProbe
 from manyhats.core.kinds.examples import Columns, EncodedExample, Example, NonEmptyText, TextRow
 from manyhats.core.kinds.metrics import Metric, Score
 from manyhats.core.kinds.scores import sigmoid
 from manyhats.core.kinds.training import KindTraining, TargetScale
 from manyhats.errors import InvalidRequest
-
-if TYPE_CHECKING:
-    from manyhats.backbone import Text
 
 
 class RerankParameters(Parameters):
@@ -32,7 +38,8 @@ class Rerank(Kind[RerankParameters]):
     """The relevance of a document (the pair) to a query (the text); larger is better."""
 
     name = "rerank"
-    head = HeadSpec(reads=("first", "last", "pooler"), outputs=1)
+    head = HeadSpec(reads=OVER_TEXT, outputs=1)
+    pair = ("query", "document")
     parameters = RerankParameters
     libraries = LibraryNames(
         peft="SEQ_CLS",
@@ -46,13 +53,6 @@ class Rerank(Kind[RerankParameters]):
         if activation == "Sigmoid":
             return None
         return f"the activation {activation} in {file} is not applied; a score is a sigmoid of the head's output"
-
-    def check_texts(self, texts: Sequence[Text], parameters: RerankParameters, preparing: Preparing) -> None:
-        """Raises InvalidRequest for a query without a document."""
-        if any(text.pair is None for text in texts):
-            raise InvalidRequest(
-                "a task of kind 'rerank' needs the query in 'text' and the document in 'text_pair'", param="inputs"
-            )
 
     def render(self, output: Output, parameters: RerankParameters, rendered: Rendered) -> Answer:
         """output: (1,)."""

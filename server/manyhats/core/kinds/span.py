@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manyhats.backbone import Text
-from manyhats.core.kinds.base import Answer, HeadSpec, Kind, LibraryNames, Output, Parameters, Preparing, Rendered
+from manyhats.core.kinds.base import Answer, HeadSpec, Kind, LibraryNames, Output, Parameters, Rendered
 from manyhats.core.kinds.baselines import Baseline
 from manyhats.core.kinds.examples import IGNORED, AnswerSpan, Columns, EncodedExample, Example, NonEmptyText, TextRow
 from manyhats.core.kinds.fields import TopK
@@ -41,6 +41,7 @@ class Span(Kind[SpanParameters]):
 
     name = "span"
     head = HeadSpec(reads=("tokens",), outputs=2, outputs_named=", start and end")
+    pair = ("question", "context")
     parameters = SpanParameters
     libraries = LibraryNames(
         peft="QUESTION_ANS",
@@ -50,13 +51,6 @@ class Span(Kind[SpanParameters]):
         adapterhub=("question_answering",),
         pipeline="question-answering",
     )
-
-    def check_texts(self, texts: Sequence[Text], parameters: SpanParameters, preparing: Preparing) -> None:
-        """Raises InvalidRequest for a question without a context."""
-        if any(text.pair is None for text in texts):
-            raise InvalidRequest(
-                "a task of kind 'span' needs the question in 'text' and the context in 'text_pair'", param="inputs"
-            )
 
     def render(self, output: Output, parameters: SpanParameters, rendered: Rendered) -> Answer:
         """The best answer, or with `top_k` the best few under `answers`. output: (tokens, 2), start and end.
