@@ -52,7 +52,7 @@ def blocks(decoder: Path, peers: Path | None) -> list[Block]:
     if decoder.is_dir():
         found.append(Block("generation", "generation.py", ("--backbone", str(decoder), *dtypes)))
     if peers is not None:
-        found.append(Block("peers", "peers.py", ("--measure", str(peers), "--decoder", str(decoder))))
+        found.append(Block("peers", "peers.py", ("--measure", str(peers))))
     return found
 
 
