@@ -41,15 +41,21 @@ def parse_bytes(body: bytes, model: type[M], max_values: int) -> M:
 def _refuse_repeated(body: bytes) -> None:
     """Raises InvalidRequest for a field that stands twice in one object of valid JSON: only one could be followed."""
 
-    def once(pairs: list[tuple[str, Any]]) -> None:
-        name = repeated_field(pairs)
-        if name is not None:
-            name = name.encode("latin-1").decode(errors="replace")
-            raise InvalidRequest(f"the field '{name}' stands twice in one object", param=name)
-
+    if body.count(b":") < 2:  # a single field
+        return
     # A byte a character: what stands in texts does not matter, and one character beyond Latin would make all four times
     # as large.
-    json.loads(body.decode("latin-1"), object_pairs_hook=once, strict=False)
+    _REPEATED.decode(body.decode("latin-1"))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    name = repeated_field(pairs)
+    if name is not None:
+        name = name.encode("latin-1").decode(errors="replace")
+        raise InvalidRequest(f"the field '{name}' stands twice in one object", param=name)
+
+
+_REPEATED = json.JSONDecoder(object_pairs_hook=_once, strict=False)
 
 
 def _invalid(error: ValidationError) -> InvalidRequest:
