@@ -68,7 +68,7 @@ def _rebuilt(value: Any, change: Callable[[Tensor], Tensor], seen: dict[int, Any
         items = [_rebuilt(item, change, seen) for item in value]
         if any(one is not other for one, other in zip(items, value, strict=True)):
             new = type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    elif is_dataclass(value) and value.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    elif is_dataclass(value) and value.__dataclass_params__.frozen:  # type: ignore[union-attr]
         own = {field.name: getattr(value, field.name) for field in fields(value)}
         changed = {name: _rebuilt(item, change, seen) for name, item in own.items()}
         if any(changed[name] is not item for name, item in own.items()):
