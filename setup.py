@@ -22,7 +22,7 @@ from distutils.sysconfig import customize_compiler  # isort: skip
 
 FOLDER = "server/manyhats/kernels/cpu"
 FLAGS = ["-std=gnu11", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wno-psabi"]
-# As much as kernels.c asks of a compiler.
+# As much as kernels.c asks of every compiler; it leaves AMX out where the compiler has none.
 PROBE = """
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -70,8 +70,10 @@ class Wheel(bdist_wheel):
 
 def kernels() -> list[Any]:
     """The library, where it can be compiled."""
-    source, *headers = (f"{FOLDER}/{name}" for name in ("kernels.c", "variant.h", "rows.h", "activations.h"))
-    library = Extension("manyhats.kernels.cpu._kernels", [source], depends=headers, extra_compile_args=FLAGS)
+    headers = [str(path) for path in sorted(Path(FOLDER).glob("*.h"))]
+    library = Extension(
+        "manyhats.kernels.cpu._kernels", [f"{FOLDER}/kernels.c"], depends=headers, extra_compile_args=FLAGS
+    )
     return [library] if can_compile() else []
 
 

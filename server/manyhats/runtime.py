@@ -74,6 +74,7 @@ class Runtime:
             slot_bytes=settings.slot_memory,
             memory_bytes=settings.host_memory,
             unbind=lambda bound: slot_tables(self.backbone).release(bound),
+            slots_on_host=self.backbone.device.type == "cpu",
         )
         self.imports = FolderImports(self.registry)
         self.pinning = Pinning(self.registry, self.adapter_cache)

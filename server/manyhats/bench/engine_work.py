@@ -26,9 +26,9 @@ class BenchTask:
     adapter: BoundAdapter
 
 
-def new_engine(backbone: Backbone, *, streams: int = 64, cache_bytes: int = 1 << 30) -> Engine:
-    """An engine whose thread is not started: `Engine.step` runs in the caller's."""
-    config = EngineConfig(max_num_batched_tokens=_TOKENS, max_num_seqs=streams, cache_bytes=cache_bytes)
+def new_engine(backbone: Backbone, *, streams: int = 64, tokens: int = _TOKENS) -> Engine:
+    """An engine whose thread is not started: `Engine.step` runs in the caller's. `tokens`: maximum tokens of a pass."""
+    config = EngineConfig(max_num_batched_tokens=tokens, max_num_seqs=streams)
     return Engine(backbone, config)
 
 

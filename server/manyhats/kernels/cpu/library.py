@@ -2,7 +2,7 @@
 
 It is compiled when the package is built, where there is a C compiler (see setup.py). It holds the loops for several
 instruction sets ("variants"), of which the best one that the processor supports is used. For tests,
-MANYHATS_CPU_KERNELS forces one: `baseline`, `avx2`, `avx512` or `avx512_bf16`.
+MANYHATS_CPU_KERNELS forces one: `baseline`, `avx2`, `avx512`, `avx512_bf16` or `amx`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import torch
 from manyhats.errors import ConfigurationError
 
 FILE = Path(__file__).with_name("_kernels.so")
-VARIANTS = ("baseline", "avx2", "avx512", "avx512_bf16")
+VARIANTS = ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
 VARIABLE = "MANYHATS_CPU_KERNELS"
 
-_ABI = 1  # the number in kernels.c
+_ABI = 2  # the number in kernels.c
 _DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _SEGMENTS = [c_void_p, c_int64]
 _SLOTS = [c_void_p, c_int64]
@@ -31,6 +31,7 @@ _ARGUMENTS = {
     "low_rank": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_void_p, c_int64, c_int32],
     "scale_add": [c_int32, c_void_p, c_int64, c_int64, c_int64, *_SEGMENTS, *_SLOTS, c_int32],
     "linear": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_int32],
+    "masked_linear": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_void_p, c_void_p, c_int32],
 }
 _FAILURES = {
     1: "there is no memory for what it keeps between its two products",
@@ -41,7 +42,8 @@ _FAILURES = {
 
 
 class Library:
-    """The functions of one variant, by dtype: `low_rank`, `scale_add`, `linear`; see kernels.c for their arguments.
+    """The functions of one variant, by dtype: `low_rank`, `scale_add`, `linear`, `masked_linear`; see low_rank.h and its like for their
+    arguments.
 
     Each returns 0, or a code that `failure` explains. `threaded`: whether they run on torch's threads. Raises
     ConfigurationError where the file is missing, cannot be loaded or is of another version, and for a variant that
@@ -70,7 +72,9 @@ class Library:
                 f"the CPU kernels have no variant '{variant}' on this processor; it runs {', '.join(self.variants)}"
             )
         self.number = VARIANTS.index(self.variant)
-        self.low_rank, self.scale_add, self.linear = (_functions(library, name) for name in _ARGUMENTS)
+        functions = {name: _functions(library, name) for name in _ARGUMENTS}
+        self.low_rank, self.scale_add, self.linear = (functions[name] for name in ("low_rank", "scale_add", "linear"))
+        self.masked_linear = functions["masked_linear"]
         parallel = _torch_parallel()
         self.threaded = parallel is not None
         use_threads = library.manyhats_use_threads

@@ -299,9 +299,12 @@ static TARGET void NAME(linear)(const Call *call, const Tile *tile) {
     }
 }
 
-static const Rows JOIN(JOIN(rows, VARIANT), TYPE) = {NAME(down), NAME(up), NAME(scale_add), NAME(linear)};
-
 #undef OUTPUTS
+
+#include "dense_rows.h"
+
+static const Rows JOIN(JOIN(rows, VARIANT), TYPE) = {NAME(down), NAME(up), NAME(scale_add), NAME(linear),
+                                                    NAME(widen), NAME(dense), 0};
 
 #undef NAME
 #undef SPLAT

@@ -41,6 +41,8 @@ INLINE void JOIN(sum4, VARIANT)(const V *v, float *sums) {
 #endif
 }
 
+#include "dots.h"
+
 #define TYPE f32
 #define ELEMENT float
 #define PARTS 1
