@@ -1,8 +1,8 @@
 """Keeps the memory that one pass frees for the next one.
 
 A pass over 64 sentences frees activations of some megabytes each. GNU's allocator gives such blocks back to the system
-at once, which hands out zeroed pages, fault by fault, when the next pass allocates the same blocks: some thousand faults a
-a pass, 10 to 15 % of its time.
+at once, which hands out zeroed pages, fault by fault, when the next pass allocates the same blocks: some thousand
+faults a pass, 10 to 15 % of its time.
 """
 
 from __future__ import annotations
