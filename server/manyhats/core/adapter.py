@@ -143,11 +143,13 @@ def _in_arena(
     parts: _Parts, head: Head | None, projection: Projection | None, backbone: Backbone
 ) -> tuple[_Parts, Head | None, Projection | None]:
     """What a bound adapter consists of, with its tensors in one allocation. The backbone's stay where they are."""
-    tensors = [*backbone.model.parameters(), *backbone.model.buffers()]
-    shared = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    own_storages: set[int] | None = backbone.kept.get(_in_arena)
+    if own_storages is None:
+        tensors = [*backbone.model.parameters(), *backbone.model.buffers()]
+        own_storages = backbone.kept[_in_arena] = {tensor.untyped_storage().data_ptr() for tensor in tensors}
     content = [{field.name: getattr(bound, field.name) for field in fields(bound)} for _, bound in parts]
     content, head, projection = in_arena(
-        (content, head, projection), lambda tensor: tensor.untyped_storage().data_ptr() in shared
+        (content, head, projection), lambda tensor: tensor.untyped_storage().data_ptr() in own_storages
     )
     rebuilt = tuple((method, BoundComponent(**own)) for (method, _), own in zip(parts, content, strict=True))
     return rebuilt, head, projection
