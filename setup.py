@@ -70,8 +70,10 @@ class Wheel(bdist_wheel):
 
 def kernels() -> list[Any]:
     """The library, where it can be compiled."""
-    source, *headers = (f"{FOLDER}/{name}" for name in ("kernels.c", "variant.h", "rows.h", "activations.h"))
-    library = Extension("manyhats.kernels.cpu._kernels", [source], depends=headers, extra_compile_args=FLAGS)
+    headers = [str(path) for path in sorted(Path(FOLDER).glob("*.h"))]
+    library = Extension(
+        "manyhats.kernels.cpu._kernels", [f"{FOLDER}/kernels.c"], depends=headers, extra_compile_args=FLAGS
+    )
     return [library] if can_compile() else []
 
 

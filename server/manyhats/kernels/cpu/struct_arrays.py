@@ -1,6 +1,6 @@
 """The entries of a table as C structs: one struct for each slot, in one array that grows.
 
-The layouts are those of the structs in kernels.c.
+The layouts are those of the structs in call.h.
 """
 
 from __future__ import annotations

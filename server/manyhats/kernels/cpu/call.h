@@ -1,0 +1,103 @@
+/* What a call of any operation consists of: the structs that Python fills, tiles of rows, and numbers in bfloat16. */
+
+#ifndef MANYHATS_CALL_H
+#define MANYHATS_CALL_H
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EXPORT __attribute__((visibility("default")))
+#define JOIN_(a, b) a##_##b
+#define JOIN(a, b) JOIN_(a, b)
+
+enum { OK = 0, NO_MEMORY = 1, OUT_OF_RANGE = 2, NO_SUCH_VARIANT = 3, EMPTY_SLOT = 4 };
+
+/* The entry of one slot at a site. Matrices are contiguous; an address of 0 means that there is none. `present`: 0
+   where the slot has no entry; a segment with such a slot is an error. */
+typedef struct {
+    int32_t present;
+    int32_t rank;
+    const void *down;      /* (rank, in) */
+    const void *up;        /* (rank, out) */
+    const void *down_bias; /* (rank) */
+    const void *up_bias;   /* (out) */
+    const void *scale;     /* (1) or (out) */
+    float factor;          /* a number that scales as well */
+    int32_t activation;
+    int32_t scale_step; /* 0 where `scale` is one number, else 1 */
+    int32_t unused;
+} LowRankSlot;
+
+typedef struct {
+    int32_t present;
+    int32_t unused;
+    const void *gain;   /* (out) */
+    const void *offset; /* (out) */
+} ScaleAddSlot;
+
+typedef struct {
+    int32_t present;
+    int32_t out;
+    const void *weight; /* (out, in) */
+    const void *bias;   /* (out) */
+} LinearSlot;
+
+/* Rows of one slot that one thread computes. */
+typedef struct {
+    int64_t row, rows;
+    const void *slot;
+} Tile;
+
+typedef struct Call Call;
+
+typedef struct {
+    /* low (rows, low_stride) = act(x down^T + bias) for the ranks r0 to r1, as `up` reads it */
+    void (*down)(const Call *, const Tile *, int64_t r0, int64_t r1, float *low);
+    /* y += scale * (low up + bias) for the columns c0 to c1 */
+    void (*up)(const Call *, const Tile *, int64_t c0, int64_t c1, const float *low);
+    /* y = y * gain + offset */
+    void (*scale_add)(const Call *, const Tile *);
+    /* y[:, :out] = x weight^T + bias */
+    void (*linear)(const Call *, const Tile *);
+} Rows;
+
+struct Call {
+    const Rows *kernels;
+    const void *x;
+    void *y;
+    const void *row_scale; /* one number a row, or 0 */
+    int64_t in, out, x_stride, y_stride, row_scale_stride;
+    Tile *tiles;
+    int64_t count; /* tiles */
+    float *low;
+    int64_t low_stride, low_size; /* of one tile, in floats */
+    int64_t parts;                /* chunks of a tile's ranks or columns, shared among threads */
+    int64_t next, workers;        /* the next tile or chunk; how many threads have a tile */
+};
+
+#define L1_CACHE 32768 /* bytes of the smallest L1 data cache of common processors */
+
+static inline __attribute__((always_inline)) float from_bf16(uint16_t value) {
+    union { uint32_t bits; float number; } word = {(uint32_t)value << 16};
+    return word.number;
+}
+
+/* Rounds to nearest, ties to even; NaN stays NaN. */
+static inline __attribute__((always_inline)) uint32_t rounded_bits(uint32_t bits) {
+    uint32_t near = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+    return (bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc00000u : near;
+}
+
+static inline __attribute__((always_inline)) float round_bf16(float number) {
+    union { float number; uint32_t bits; } word = {number};
+    union { uint32_t bits; float number; } near = {rounded_bits(word.bits)};
+    return near.number;
+}
+
+static inline __attribute__((always_inline)) uint16_t to_bf16(float number) {
+    union { float number; uint32_t bits; } word = {number};
+    return (uint16_t)(rounded_bits(word.bits) >> 16);
+}
+
+#endif
