@@ -132,9 +132,14 @@ class FusionRun:
         """How many outputs a layer has for a member, or for the query."""
         return len(self.members) * (self.width + 1) if part == _QUERY else self.width
 
-    def finish(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
-        """The residual stream after the fusion, as after the last of the fused adapters."""
-        return BottleneckRun(self.members[-1]).finish(group, site, hidden, members)
+    @property
+    def joins(self) -> bool:
+        """As after the last of the fused adapters."""
+        return BottleneckRun(self.members[-1]).joins
+
+    def finish(self, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
+        """What takes the sub-layer's place, as after the last of the fused adapters."""
+        return BottleneckRun(self.members[-1]).finish(site, hidden, members)
 
 
 def _layer(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segments, out: int) -> Tensor:
