@@ -117,7 +117,8 @@ def join_residual(site: ResidualPass, groups: Sequence[ResidualGroup]) -> Tensor
 
 
 def _first_row(part: tuple[slice, Tensor]) -> int:
-    return part[0].start
+    start: int = part[0].start
+    return start
 
 
 def _merge_previous(

@@ -116,15 +116,15 @@ class FusionRun:
         pieces = {
             part: piece
             for (_, parts), low in zip(self.reads, lows, strict=True)
-            for part, piece in zip(parts, low.split([self._outputs(part) for part in parts], dim=1), strict=True)
+            for part, piece in zip(parts, torch.split(low, [self._outputs(part) for part in parts], 1), strict=True)
         }
         query = pieces.pop(_QUERY)
         names = [member.non_linearity for member in self.members]
         if len(set(names)) == 1 and self.reads[0][1][:count] == tuple(range(count)):  # side by side already
-            acted = activation(names[0])(lows[0][:, : count * self.width].unflatten(1, (count, self.width)))
+            acted = activation(names[0])(lows[0][:, : count * self.width].view(-1, count, self.width))
         else:
             acted = torch.stack([activation(name)(pieces[i]) for i, name in enumerate(names)], dim=1)
-        factors, more = query[:, :-count].unflatten(1, (count, self.width)), query[:, -count:]
+        factors, more = query[:, :-count].view(-1, count, self.width), query[:, -count:]
         weights = torch.softmax((acted * factors).sum(-1) + more, dim=1)
         return torch.cat([(acted * weights[:, :, None]).flatten(1), weights], dim=1)
 
