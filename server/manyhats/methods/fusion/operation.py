@@ -116,16 +116,15 @@ class FusionRun:
         pieces = {
             part: piece
             for (_, parts), low in zip(self.reads, lows, strict=True)
-            for part, piece in zip(parts, torch.split(low, [self._outputs(part) for part in parts], dim=1), strict=True)
+            for part, piece in zip(parts, torch.split(low, [self._outputs(part) for part in parts], 1), strict=True)
         }
         query = pieces.pop(_QUERY)
         names = [member.non_linearity for member in self.members]
         if len(set(names)) == 1 and self.reads[0][1][:count] == tuple(range(count)):  # side by side already
-            own = torch.unflatten(lows[0][:, : count * self.width], 1, (count, self.width))
-            acted = activation(names[0])(own)
+            acted = activation(names[0])(lows[0][:, : count * self.width].view(-1, count, self.width))
         else:
             acted = torch.stack([activation(name)(pieces[i]) for i, name in enumerate(names)], dim=1)
-        factors, more = torch.unflatten(query[:, :-count], 1, (count, self.width)), query[:, -count:]
+        factors, more = query[:, :-count].view(-1, count, self.width), query[:, -count:]
         weights = torch.softmax((acted * factors).sum(-1) + more, dim=1)
         return torch.cat([(acted * weights[:, :, None]).flatten(1), weights], dim=1)
 
@@ -133,9 +132,14 @@ class FusionRun:
         """How many outputs a layer has for a member, or for the query."""
         return len(self.members) * (self.width + 1) if part == _QUERY else self.width
 
-    def finish(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
-        """The residual stream after the fusion, as after the last of the fused adapters."""
-        return BottleneckRun(self.members[-1]).finish(group, site, hidden, members)
+    @property
+    def joins(self) -> bool:
+        """As after the last of the fused adapters."""
+        return BottleneckRun(self.members[-1]).joins
+
+    def finish(self, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
+        """What takes the sub-layer's place, as after the last of the fused adapters."""
+        return BottleneckRun(self.members[-1]).finish(site, hidden, members)
 
 
 def _layer(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segments, out: int) -> Tensor:
