@@ -110,12 +110,19 @@ def _merge_previous(
 
 
 def in_rows(segments: Segments, like: Tensor, make: Callable[[slice], Tensor]) -> Tensor:
-    """A tensor of the shape of `like` with `make(rows)` in the segments' rows; other rows are undefined."""
+    """A tensor of as many rows as `like` with `make(rows)` in the segments' rows; other rows are undefined."""
     runs = segments.runs
     if len(runs) == 1 and runs[0] == slice(0, len(like)):
         return make(runs[0])
     parts = [make(rows) for rows in runs]
-    merged = parts[0].new_empty(like.shape)
+    merged = parts[0].new_empty(len(like), *parts[0].shape[1:])
     for rows, part in zip(runs, parts, strict=True):
         merged[rows] = part
     return merged
+
+
+def add_rows(segments: Segments, y: Tensor, other: Tensor) -> Tensor:
+    """`y` plus `other` in the segments' rows, in place; other rows keep their values."""
+    for rows in segments.runs:
+        y[rows] += other[rows]
+    return y
