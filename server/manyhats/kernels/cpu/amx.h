@@ -1,6 +1,6 @@
 /* Whole weights in bfloat16 with AMX, whose tiles multiply 16 outputs of a weight with 16 rows of x, 32 inputs at a
-   time. A weight's tiles are unpacked under the mask as they are; x is packed once a call: 16 rows beside each other, in
-   pairs of inputs. One row's sums do not depend on the other rows of its block. */
+   time. A weight's tiles are unpacked under the mask as they are; x is packed once a call: 16 rows beside each other,
+   in pairs of inputs. One row's sums do not depend on the other rows of its block. */
 
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -11,8 +11,7 @@
 #define AMX_ROWS 16    /* of x in a tile */
 #define AMX_OUTPUTS 32 /* of a weight in two tiles */
 #define AMX_INPUTS 32
-#define AMX_AHEAD 2         /* steps that a weight is unpacked ahead of its use */
-#define AMX_TILE_BYTES 1024 /* 16 rows of 64 bytes */
+#define AMX_AHEAD 2 /* steps that a weight is unpacked ahead of its use */
 
 /* The instructions' functions do not tell the compiler that they read and write memory. */
 #define AMX_BARRIER __asm__ volatile("" ::: "memory")
@@ -120,7 +119,8 @@ static AMX_TARGET void dense_amx(const Call *call, const Tile *tile, int64_t c0,
         uint8_t palette, start, zeros[14];
         uint16_t row_bytes[16];
         uint8_t rows[16];
-    } config __attribute__((aligned(64))) = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+    } config __attribute__((aligned(64))) = {
+        1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
     const Layer layer = layer_of(call, tile->slot);
     const uint16_t *own_bias = layer.bias;
     const int64_t in = call->in, steps = call->wide_stride / AMX_INPUTS, pair = AMX_OUTPUTS * AMX_INPUTS;
@@ -149,8 +149,9 @@ static AMX_TARGET void dense_amx(const Call *call, const Tile *tile, int64_t c0,
             }
             for (int64_t k = 0; k < steps; k++) {
                 const uint16_t *weight = weights + k * pair;
-                if (row == 0 && k + AMX_AHEAD < steps) {
-                    unpack_tiles(&layer, in, c, outputs, (k + AMX_AHEAD) * AMX_INPUTS, weights + (k + AMX_AHEAD) * pair);
+                const int64_t next = k + AMX_AHEAD;
+                if (row == 0 && next < steps) {
+                    unpack_tiles(&layer, in, c, outputs, next * AMX_INPUTS, weights + next * pair);
                     AMX_BARRIER;
                 }
                 _tile_loadd(4, weight, 64);

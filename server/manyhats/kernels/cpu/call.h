@@ -108,7 +108,7 @@ static inline Layer layer_of(const Call *call, const void *slot) {
 
 #define DENSE_ROWS 128                   /* maximum rows of a tile that share an unpacked weight */
 #define DENSE_OUTPUTS 16                 /* outputs that are unpacked at a time */
-#define DENSE_WIDTH 1024                 /* and maximum inputs of them */
+#define DENSE_WIDTH 512                  /* and maximum inputs of them */
 #define DENSE_STRIDE (DENSE_WIDTH + 48)  /* no power of two, so that outputs do not map to the same cache sets */
 
 #define L1_CACHE 32768 /* bytes of the smallest L1 data cache of common processors */

@@ -72,7 +72,8 @@ static TARGET void NAME(dense)(const Call *call, const Tile *tile, int64_t c0, i
             for (int64_t j = 0; j < outputs; j++)
                 NAME(unpack)((const ELEMENT *)layer.weight + (c + j) * in + k, count, layer.bits, (c + j) * in + k,
                              weights + j * DENSE_STRIDE);
-            for (int64_t j = outputs; j % 4; j++) memset(weights + j * DENSE_STRIDE, 0, (size_t)padded * sizeof *weights);
+            for (int64_t j = outputs; j % 4; j++)
+                memset(weights + j * DENSE_STRIDE, 0, (size_t)padded * sizeof *weights);
             JOIN(dot_products, VARIANT)(x + k, x_stride, tile->rows, weights, DENSE_STRIDE,
                                         (outputs + 3) / 4 * 4, padded, scratch, DENSE_OUTPUTS, k > 0);
         }

@@ -28,12 +28,13 @@ INLINE void JOIN(dots_of, VARIANT)(const float *x, int64_t x_stride, const float
             for (int j = 0; j < 4; j++) sum[4 * i + j] += own * other[j];
         }
     }
+    float own[4 * DOT_ROWS];
+    JOIN(sums_of, VARIANT)(sum, rows < 4 ? rows : 4, own);
+    if (rows > 4) JOIN(sums_of, VARIANT)(sum + 16, rows - 4, own + 16);
 #pragma GCC unroll 6
-    for (int i = 0; i < rows; i++) {
-        float four[4];
-        JOIN(sum4, VARIANT)(sum + 4 * i, four);
-        for (int j = 0; j < 4; j++) sums[i * sums_stride + j] = more ? sums[i * sums_stride + j] + four[j] : four[j];
-    }
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < 4; j++)
+            sums[i * sums_stride + j] = more ? sums[i * sums_stride + j] + own[4 * i + j] : own[4 * i + j];
 }
 
 /* The same for any number of rows, and for `outputs` outputs, a multiple of 4. */

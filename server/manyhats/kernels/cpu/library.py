@@ -42,8 +42,9 @@ _FAILURES = {
 
 
 class Library:
-    """The functions of one variant, by dtype: `low_rank`, `scale_add`, `linear`, `masked_linear`; see the header of
-    each for its arguments.
+    """The functions of one variant, by dtype: `low_rank`, `scale_add`, `linear`, `masked_linear`.
+
+    Their arguments are in low_rank.h and its like.
 
     Each returns 0, or a code that `failure` explains. `threaded`: whether they run on torch's threads. Raises
     ConfigurationError where the file is missing, cannot be loaded or is of another version, and for a variant that
