@@ -70,7 +70,7 @@ class Wheel(bdist_wheel):
 
 def kernels() -> list[Any]:
     """The library, where it can be compiled."""
-    source, *headers = (f"{FOLDER}/{name}" for name in ("kernels.c", "variant.h", "rows.h", "activations.h"))
+    source, *headers = (f"{FOLDER}/{name}" for name in ("kernels.c", "variant.h", "rows.h", "activations.h", "attention.h", "attention_calls.h"))
     library = Extension("manyhats.kernels.cpu._kernels", [source], depends=headers, extra_compile_args=FLAGS)
     return [library] if can_compile() else []
 

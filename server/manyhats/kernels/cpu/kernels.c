@@ -61,6 +61,7 @@ typedef struct {
 } Tile;
 
 typedef struct Call Call;
+typedef struct Attention Attention;
 
 typedef struct {
     /* low (rows, low_stride) = act(x down^T + bias) for the ranks r0 to r1, as `up` reads it */
@@ -71,6 +72,8 @@ typedef struct {
     void (*scale_add)(const Call *, const Tile *);
     /* y[:, :out] = x weight^T + bias */
     void (*linear)(const Call *, const Tile *);
+    /* one head of keys of one sequence */
+    void (*attend)(const Attention *, int64_t sequence, int64_t head, float *scratch);
 } Rows;
 
 struct Call {
@@ -85,6 +88,20 @@ struct Call {
     int64_t low_stride, low_size; /* of one tile, in floats */
     int64_t parts;                /* chunks of a tile's ranks or columns, shared among threads */
     int64_t next, workers;        /* the next tile or chunk; how many threads have a tile */
+};
+
+/* See attention_calls.h. */
+struct Attention {
+    const Rows *kernels;
+    const void *q, *new_keys, *new_values;
+    void *keys, *values, *out;
+    const int64_t *q_strides, *k_strides, *v_strides; /* between sequences, and between heads */
+    int64_t sequences, kv_heads, folded, dim;
+    float scale;
+    const int64_t *rows, *bounds, *first;
+    float *scratch;
+    int64_t scratch_size, stride; /* of a worker, and of one query's weights, in floats */
+    int64_t next, workers;
 };
 
 #define L1_CACHE 32768 /* bytes of the smallest L1 data cache of common processors */
@@ -412,3 +429,7 @@ static int linear(const Rows *const *kernels, int64_t item, int32_t variant, con
 /* y (rows, out)[:, :slot.out] = x (rows, in) weight^T + bias */
 LINEAR(manyhats_linear_f32, kernels_f32, 4)
 LINEAR(manyhats_linear_bf16, kernels_bf16, 2)
+
+/* --- attention -------------------------------------------------------------------------------------------------- */
+
+#include "attention_calls.h"

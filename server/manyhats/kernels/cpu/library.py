@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import c_int32, c_int64, c_void_p
+from ctypes import c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,17 +31,19 @@ _ARGUMENTS = {
     "low_rank": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_void_p, c_int64, c_int32],
     "scale_add": [c_int32, c_void_p, c_int64, c_int64, c_int64, *_SEGMENTS, *_SLOTS, c_int32],
     "linear": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_int32],
+    "attend_rows": [c_int32, *[c_void_p] * 7, *[c_int64] * 4, c_float, *[c_void_p] * 3, c_int64, c_int32],
 }
 _FAILURES = {
     1: "there is no memory for what it keeps between its two products",
-    2: "a segment's rows, or a slot's outputs, lie outside the tensors",
+    2: "a segment's rows, a slot's outputs, or rows of the cache lie outside the tensors",
     3: "this build has no such variant",
     4: "a segment's slot has nothing at this site",
 }
 
 
 class Library:
-    """The functions of one variant, by dtype: `low_rank`, `scale_add`, `linear`; see kernels.c for their arguments.
+    """The functions of one variant, by dtype: `low_rank`, `scale_add`, `linear`, `attend_rows`; see kernels.c for their
+    arguments.
 
     Each returns 0, or a code that `failure` explains. `threaded`: whether they run on torch's threads. Raises
     ConfigurationError where the file is missing, cannot be loaded or is of another version, and for a variant that
@@ -70,7 +72,9 @@ class Library:
                 f"the CPU kernels have no variant '{variant}' on this processor; it runs {', '.join(self.variants)}"
             )
         self.number = VARIANTS.index(self.variant)
-        self.low_rank, self.scale_add, self.linear = (_functions(library, name) for name in _ARGUMENTS)
+        self.low_rank, self.scale_add, self.linear, self.attend_rows = (
+            _functions(library, name) for name in _ARGUMENTS
+        )
         parallel = _torch_parallel()
         self.threaded = parallel is not None
         use_threads = library.manyhats_use_threads

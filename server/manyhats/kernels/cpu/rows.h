@@ -299,7 +299,9 @@ static TARGET void NAME(linear)(const Call *call, const Tile *tile) {
     }
 }
 
-static const Rows JOIN(JOIN(rows, VARIANT), TYPE) = {NAME(down), NAME(up), NAME(scale_add), NAME(linear)};
+#include "attention.h"
+
+static const Rows JOIN(JOIN(rows, VARIANT), TYPE) = {NAME(down), NAME(up), NAME(scale_add), NAME(linear), NAME(attend)};
 
 #undef OUTPUTS
 
