@@ -161,6 +161,15 @@ class LinearSite(ModuleSite):
             return self.prepacked(x, self.bias)
         return F.linear(x, self.weight, self.bias)
 
+    def product_into(self, x: Tensor, y: Tensor) -> None:
+        """Writes the layer's product of x (rows, in) to y (rows, out), without gradients. torch's product writes there
+        itself, which spares a tensor as large as y."""
+        packed = self.prepacked is not None and len(x) >= self.prepacked.min_rows
+        if packed or self.bias is None or x.dtype is not self.weight.dtype:
+            y.copy_(self.product(x))
+        else:
+            torch.addmm(self.bias, x, self.weight.T, out=y)
+
 
 class EmbeddingSite(ModuleSite):
     """An embedding. Has actors only for lookups with one index for each row of the batch."""

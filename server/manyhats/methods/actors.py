@@ -162,7 +162,7 @@ class _LinearActor:
         kernels, current = self.actor_set.kernels, self.actor_set.current
         y = x.new_empty(len(x), site.shape[0])
         for rows in gaps(current.of(self.owners).runs, len(x)):
-            y[rows] = site.product(x[rows])
+            site.product_into(x[rows], y[rows])
         for group in self.weight:
             segments = current.of(group.members)
             if group.placement.kind is OwnMask.kind:
