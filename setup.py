@@ -22,7 +22,7 @@ from distutils.sysconfig import customize_compiler  # isort: skip
 
 FOLDER = "server/manyhats/kernels/cpu"
 FLAGS = ["-std=gnu11", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wno-psabi"]
-# As much as kernels.c asks of a compiler.
+# As much as kernels.c asks of every compiler; it leaves AMX out where the compiler has none.
 PROBE = """
 #if defined(__x86_64__)
 #include <cpuid.h>

@@ -1,56 +1,43 @@
-"""Measures generated tokens a second of concurrent requests: this engine, PEFT's `generate` and vLLM's CPU build.
+"""Generated tokens a second of many streams: to the bare backbone, over HTTP, beside PEFT's `generate` and vLLM.
 
-    python benchmarks/generation.py --backbone build/smollm2 [--vllm PYTHON] [--json FILE]
+    python benchmarks/generation.py [--backbone build/smollm2] [--dtype float32] [--peft] [--vllm PYTHON] [--json FILE]
 
-All are measured alternately in one process and on the same threads (vLLM in its own environment, whose Python `--vllm`
-names).
-Texts: prompts of 16 to 96 tokens, 64 new tokens, greedy, no end token; adapters: LoRA of rank 8 on all linear layers.
+All sides of this engine run in turn in one process, and PEFT's with them; vLLM runs in its own environment, whose
+Python `--vllm` names. Texts: prompts of 16 to 96 tokens, 64 new tokens, greedy, no end token; adapters: LoRA of rank 8
+on all linear layers.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import random
+import statistics
 import subprocess
 import tempfile
-import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import peft
 import torch
 from manyhats.backbone import Backbone
-from manyhats.core.sampling_params import SamplingParams
-from manyhats.core.sequence import Request, Sequence
-from manyhats.engine.detokenizer import IncrementalDetokenizer
-from manyhats.engine.engine import Engine, EngineConfig
+from manyhats.bench.engine_work import BenchTask, generation, new_engine
+from manyhats.bench.machine import described, machine
+from manyhats.bench.report import Figure, print_figures, write_json
+from manyhats.bench.server import serving
+from manyhats.bench.timing import alternate
 from manyhats.formats.reader import read_adapter
-from manyhats.methods.bound_adapter import BARE, BoundAdapter
+from manyhats.methods.bound_adapter import BARE
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
 
 NEW = 64
 RANK = 8
 TASKS = 16
-
-
-@dataclass(frozen=True)
-class Result:
-    """Seconds for all texts together, and where it can be measured, to the first token and between tokens."""
-
-    seconds: float
-    tokens: int
-    first: list[float]
-    between: list[float]
-
-    @property
-    def rate(self) -> float:
-        """Tokens a second."""
-        return self.tokens / self.seconds
+STREAMS = 32
+_SECONDS = 12.0  # of the load over HTTP
 
 
 def prompts(count: int, vocabulary: int) -> list[list[int]]:
@@ -73,35 +60,10 @@ def make_adapters(backbone: str, folder: Path) -> list[Path]:
             for name, parameter in wrapped.named_parameters():
                 if "lora_B" in name:
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.01)
-        wrapped.save_pretrained(folder / str(i))
-        made.append(folder / str(i))
+        wrapped.save_pretrained(folder / f"task-{i:02d}")
+        made.append(folder / f"task-{i:02d}")
         model = wrapped.unload()
     return made
-
-
-def ours(backbone: Backbone, adapters: list[BoundAdapter], texts: list[list[int]]) -> Result:
-    """Text i belongs to adapter i modulo their number."""
-    engine = Engine(backbone, EngineConfig(max_num_batched_tokens=512, max_num_seqs=64))
-    requests = []
-    for i, prompt in enumerate(texts):
-        task = i % len(adapters)
-        decoder = IncrementalDetokenizer(backbone.tokenizer)
-        sequence = Sequence(adapters[task], prompt, SamplingParams(max_new_tokens=NEW), decoder=decoder)
-        requests.append(Request(str(task), [sequence], digest=str(task)))
-    begin = time.perf_counter()
-    origin = time.monotonic()
-    engine.submit(requests)
-    while engine.step():  # in this thread, which has torch's threads, like all that is measured
-        while engine.detokenizer.step():
-            pass
-    seconds = time.perf_counter() - begin
-    times = [request.sequences[0].token_times for request in requests]
-    return Result(
-        seconds,
-        sum(len(t) for t in times),
-        [t[0] - origin for t in times],
-        [b - a for t in times for a, b in itertools.pairwise(t)],
-    )
 
 
 def padded(texts: list[list[int]]) -> dict[str, torch.Tensor]:
@@ -118,27 +80,6 @@ def padded(texts: list[list[int]]) -> dict[str, torch.Tensor]:
 _OPTIONS: dict[str, Any] = {
     "max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "eos_token_id": None, "pad_token_id": 0,
 }  # fmt: skip
-
-
-@torch.inference_mode()
-def peft_in_turn(model: Any, names: list[str], texts: list[list[int]]) -> Result:
-    """Each task's texts as one batch, one task after another."""
-    begin = time.perf_counter()
-    for t, name in enumerate(names):
-        own = texts[t :: len(names)]
-        if own:
-            model.set_adapter(name)
-            model.generate(**padded(own), **_OPTIONS)
-    return Result(time.perf_counter() - begin, NEW * len(texts), [], [])
-
-
-@torch.inference_mode()
-def peft_mixed(model: Any, names: list[str], texts: list[list[int]]) -> Result:
-    """All texts in one batch, with PEFT's `adapter_names` for each."""
-    begin = time.perf_counter()
-    adapter_of_each = [names[i % len(names)] for i in range(len(texts))]
-    model.generate(**padded(texts), **_OPTIONS, adapter_names=adapter_of_each)
-    return Result(time.perf_counter() - begin, NEW * len(texts), [], [])
 
 
 VLLM = """
@@ -168,11 +109,13 @@ if __name__ == "__main__":  # its engine starts this file anew in a process of i
 """
 
 
-def vllm(python: str, backbone: str, adapters: list[Path], texts: list[list[int]], rounds: int) -> dict[str, float]:
+def vllm(
+    python: str, backbone: str, dtype: str, adapters: list[Path], texts: list[list[int]], rounds: int
+) -> dict[str, float]:
     """Median seconds with and without adapters, in vLLM's own environment."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = {
-            "backbone": backbone, "dtype": "float32", "tasks": len(adapters), "new": NEW, "rounds": rounds,
+            "backbone": backbone, "dtype": dtype, "tasks": len(adapters), "new": NEW, "rounds": rounds,
             "prompts": texts, "adapters": [str(path) for path in adapters],
         }  # fmt: skip
         (Path(folder) / "arguments.json").write_text(json.dumps(arguments))
@@ -188,74 +131,104 @@ def vllm(python: str, backbone: str, adapters: list[Path], texts: list[list[int]
     line = next((line for line in run.stdout.splitlines() if line.startswith("RESULT ")), None)
     if line is None:
         raise SystemExit(f"vLLM failed:\n{(run.stdout + run.stderr)[-4000:]}")
-    return {name: median(times) for name, times in json.loads(line.removeprefix("RESULT ")).items()}
+    return {name: statistics.median(times) for name, times in json.loads(line.removeprefix("RESULT ")).items()}
 
 
-def row(name: str, results: list[Result], base: float) -> str:
-    """One line of the table: medians over the rounds."""
-    rate = median(result.rate for result in results)
-    firsts = [t for result in results for t in result.first]
-    between = sorted(t for result in results for t in result.between)
-    times = ["-", "-", "-"]
-    if firsts:
-        p99 = between[int(0.99 * (len(between) - 1))]
-        times = [f"{1000 * value:.0f}" for value in (median(firsts), median(between), p99)]
-    return f"| {name} | {rate:.1f} | {rate / base:.2f} | {' | '.join(times)} |"
+def peft_mixed(model: Any, names: list[str], texts: list[list[int]]) -> Callable[[], None]:
+    """All texts in one batch, with PEFT's `adapter_names` for each."""
+    adapter_of_each = [names[i % len(names)] for i in range(len(texts))]
+    given = padded(texts)
+    return lambda: model.generate(**given, **_OPTIONS, adapter_names=adapter_of_each)
+
+
+def peft_model(backbone: str, paths: list[Path], dtype: str) -> Any:
+    """PEFT with all adapters loaded."""
+    base = AutoModelForCausalLM.from_pretrained(backbone, dtype=getattr(torch, dtype))
+    model = peft.PeftModel.from_pretrained(base, paths[0], adapter_name=paths[0].name)
+    for path in paths[1:]:
+        model.load_adapter(path, adapter_name=path.name)
+    return model.eval()
+
+
+def over_http(backbone: str, dtype: str, store: Path, names: list[str]) -> tuple[float, str]:
+    """Tokens a second of 32 streams over server-sent events."""
+    body = {"max_tokens": NEW, "stream": True, "temperature": 0, "ignore_eos": True}
+    texts = prompts(STREAMS, 20_000)
+    questions = [
+        ("/v1/completions", {"model": names[i % TASKS], "prompt": texts[i][:64], **body}) for i in range(STREAMS)
+    ]
+    options = {"backbone": backbone, "store": store, "dtype": dtype, "preload": TASKS, "log_level": "warning"}
+    with serving(options) as server:
+        server.load(questions, connections=STREAMS, count=STREAMS)
+        load = server.load(questions, connections=STREAMS, seconds=_SECONDS)
+    detail = f"a text p50 {load.latency['0.5']:.2f} s, p99 {load.latency['0.99']:.2f} s"
+    return load.answers * NEW / load.seconds, detail
+
+
+def measure(given: argparse.Namespace, dtype: str, paths: list[Path], store: Path) -> list[Figure]:
+    """All figures of one dtype."""
+    backbone = Backbone.load(given.backbone, device="cpu", dtype=dtype, prepacked=True)
+    texts = prompts(STREAMS, backbone.config.vocab_size)
+    tasks = [BenchTask(path.name, read_adapter(path, backbone).bind(backbone)) for path in paths]
+    engine = new_engine(backbone, tokens=512)  # as a server on a CPU
+    bare = [BenchTask("base", BARE)]
+    sides: dict[str, Callable[[], object]] = {
+        "32 bare": generation(engine, texts, bare, NEW),
+        "32, 16 tasks": generation(engine, texts, tasks, NEW),
+        "32, 1 task": generation(engine, texts, tasks[:1], NEW),
+        "1 bare": generation(engine, texts[:1], bare, NEW),
+        "1, 1 task": generation(engine, texts[:1], tasks[:1], NEW),
+    }
+    if given.peft:
+        sides["PEFT"] = peft_mixed(peft_model(given.backbone, paths, dtype), [path.name for path in paths], texts)
+    with torch.inference_mode():
+        times = alternate(sides, given.rounds)
+    seconds = {name: spent.median for name, spent in times.items()}
+    rates = {name: (1 if name.startswith("1") else STREAMS) * NEW / spent for name, spent in seconds.items()}
+    label = f"SmolLM2, {dtype}"
+
+    def ratio(name: str, over: str, under: str) -> Figure:
+        detail = f"{rates[under]:.0f} and {rates[over]:.0f} tokens/s"
+        return Figure(f"{label}: {name}", seconds[over] / seconds[under], "", detail)
+
+    figures = [
+        Figure(f"{label}: 32 streams, bare", rates["32 bare"], "tokens/s"),
+        ratio("32 streams, 16 LoRA tasks to bare", "32, 16 tasks", "32 bare"),
+        ratio("32 streams, 1 LoRA task to bare", "32, 1 task", "32 bare"),
+        ratio("one stream, one LoRA, of bare", "1 bare", "1, 1 task"),
+    ]
+    if given.peft:
+        figures.append(ratio("PEFT's adapter_names to ours", "PEFT", "32, 16 tasks"))
+    rate, detail = over_http(given.backbone, dtype, store, [path.name for path in paths])
+    figures.append(
+        Figure(f"{label}: 32 streams over HTTP, of the engine's rate", rate / rates["32, 16 tasks"], "", detail)
+    )
+    if given.vllm:
+        theirs = vllm(given.vllm, given.backbone, dtype, paths, texts, given.rounds)
+        figures.append(Figure(f"{label}: 16 LoRA tasks, ours to vLLM", theirs["16 tasks"] / seconds["32, 16 tasks"]))
+        figures.append(Figure(f"{label}: bare, ours to vLLM", theirs["bare"] / seconds["32 bare"]))
+    return figures
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="build/smollm2")
+    parser.add_argument("--dtype", action="append", choices=("float32", "bfloat16"), help="may be repeated")
+    parser.add_argument("--peft", action="store_true", help="compare with PEFT")
     parser.add_argument("--vllm", help="the Python of an environment with vLLM")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--skip-peft", action="store_true")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    if given.threads:
-        torch.set_num_threads(given.threads)
+    transformers_logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         paths = make_adapters(given.backbone, Path(folder))
-        backbone = Backbone.load(given.backbone, device="cpu", dtype="float32", prepacked=True)
-        bound = [read_adapter(path, backbone).bind(backbone) for path in paths]
-        texts = prompts(32, backbone.config.vocab_size)
-        results: dict[str, list[Result]] = {}
-
-        def add(name: str, result: Result) -> None:
-            results.setdefault(name, []).append(result)
-            print(f"{name}: {result.rate:.1f} tokens/s", flush=True)
-
-        names = [f"a{i}" for i in range(TASKS)]
-        model: Any = None
-        if not given.skip_peft:
-            model = AutoModelForCausalLM.from_pretrained(given.backbone)
-            model = peft.PeftModel.from_pretrained(model, paths[0], adapter_name=names[0])
-            for name, path in zip(names[1:], paths[1:], strict=True):
-                model.load_adapter(path, adapter_name=name)
-            model.eval()
-        ours(backbone, bound, texts[:4])
-        for round_ in range(given.rounds):
-            add("32 texts, 16 tasks", ours(backbone, bound, texts))
-            add("32 texts, bare", ours(backbone, [BARE], texts))
-            for tasks in (1, 4):
-                add(f"32 texts, {tasks} tasks", ours(backbone, bound[:tasks], texts))
-            for count in (1, 8):
-                add(f"{count} texts, {count} tasks", ours(backbone, bound[:count], texts[:count]))
-                add(f"{count} texts, bare", ours(backbone, [BARE], texts[:count]))
-            if model is not None and round_ < 2:
-                add("PEFT, task after task", peft_in_turn(model, names, texts))
-                add("PEFT, adapter_names", peft_mixed(model, names, texts))
-        if given.vllm:
-            for name, seconds in vllm(given.vllm, given.backbone, paths, texts, given.rounds).items():
-                add(f"vLLM, {name}", Result(seconds, NEW * len(texts), [], []))
-    base = median(result.rate for result in results["32 texts, bare"])
-    print("\n| | tokens/s | of the bare 32 | first token, ms | between two, p50 | p99 |\n|---|---|---|---|---|---|")
-    for name, found in results.items():
-        print(row(name, found, base))
+        figures = [figure for d in given.dtype or ["float32"] for figure in measure(given, d, paths, Path(folder))]
+    about = machine(["peft"])
+    print_figures(f"texts of {NEW} tokens, medians of {given.rounds} rounds", figures)
+    print(described(about))
     if given.json:
-        figures = {name: [result.rate for result in found] for name, found in results.items()}
-        given.json.write_text(json.dumps(figures, indent=1) + "\n")
+        write_json(given.json, about, figures)
 
 
 if __name__ == "__main__":

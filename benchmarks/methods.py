@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from manyhats.backbone import Backbone
+from manyhats.bench.tasks import SENTENCES
 from manyhats.core.kinds.examples import Columns, Example
 from manyhats.core.kinds.registry import TRAININGS
 from manyhats.core.kinds.training import KindTraining
@@ -226,7 +227,7 @@ def serving(work: Path, seed: int, rows: int, rounds: int) -> dict[str, float]:
     """Time of 64 sentences over the four tasks' adapters of a method, relative to that of the bare backbone."""
     bb = backbone()
     torch.set_num_threads(2)
-    sentences = (ROOT / "benchmarks" / "sentences.txt").read_text().splitlines()[:64]
+    sentences = SENTENCES.read_text().splitlines()[:64]
     encoded = [bb.tokenizer.encode_bare(s, 97) for s in sentences]
     sides: dict[str, Callable[[], Any]] = {}
 

@@ -27,7 +27,11 @@ ALLOWED = {
     "serving": {"engine", "core", "registry", "methods", "backbone"},
     "runtime": {"serving", "engine", "core", "kernels", "registry", "formats", "methods", "backbone", "settings"},
     "api": {"runtime", "serving", "core", "registry", "backbone", "settings"},
-    "commands": {"training", "engine", "core", "kernels", "registry", "formats", "methods", "backbone", "supported"},
+    "bench": {"runtime", "engine", "core", "kernels", "registry", "methods", "backbone"},
+    "commands": {
+        *("bench", "runtime", "settings", "training", "engine", "core", "kernels", "registry", "formats", "methods"),
+        *("backbone", "supported"),
+    },
     "observability": set(),
     "supported": set(),
     "settings": set(),

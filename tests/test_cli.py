@@ -12,7 +12,7 @@ from manyhats._version import __version__
 from manyhats.settings import Settings
 from typer.testing import CliRunner
 
-COMMANDS = ("serve", "push", "tasks", "show", "rollback", "predict", "train", "convert", "doctor")
+COMMANDS = ("serve", "push", "tasks", "show", "rollback", "predict", "train", "convert", "doctor", "bench")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:

@@ -135,6 +135,17 @@ def _train() -> Callable[..., None]:
     return train
 
 
+@app.command(
+    "bench",
+    cls=LazyCommand,
+    help="Measures what a store's tasks cost beyond the bare backbone, and what HTTP costs beyond the engine.",
+)
+def _bench() -> Callable[..., None]:
+    from manyhats.commands.bench import bench  # it loads torch
+
+    return bench
+
+
 app.command("convert")(convert.convert)
 app.command("doctor")(doctor.doctor)
 

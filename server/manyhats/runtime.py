@@ -19,6 +19,7 @@ from manyhats.backbone import Backbone
 from manyhats.core.adapter import Adapter
 from manyhats.engine.compute_threads import run_in_temporary_thread, set_compute_threads, use_one_compute_thread
 from manyhats.engine.engine import Engine, EngineConfig
+from manyhats.engine.freed_memory import keep_freed_memory
 from manyhats.engine.self_check import self_check
 from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded
 from manyhats.formats.reader import read_adapter
@@ -56,6 +57,7 @@ class Runtime:
         if backbone is None and not settings.backbone:
             raise ConfigurationError("no backbone: give --backbone a folder, a hub id or package:NAME")
         self.settings = settings
+        keep_freed_memory()
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self._threads = torch.get_num_threads()
@@ -72,6 +74,7 @@ class Runtime:
             slot_bytes=settings.slot_memory,
             memory_bytes=settings.host_memory,
             unbind=lambda bound: slot_tables(self.backbone).release(bound),
+            slots_on_host=self.backbone.device.type == "cpu",
         )
         self.imports = FolderImports(self.registry)
         self.pinning = Pinning(self.registry, self.adapter_cache)

@@ -14,6 +14,7 @@ class Connection:
     """A request whose client disconnects when the test says so; `broken`: reading from it fails then."""
 
     def __init__(self, *, broken: bool = False) -> None:
+        self.scope: dict[str, Any] = {}
         self.gone = asyncio.Event()
         self._broken = broken
 

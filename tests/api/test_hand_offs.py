@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from typing import Any
 
 import anyio.to_thread
 import pytest
+import uvloop
 from manyhats.engine.engine import Engine
 
 from tests import tiny
@@ -30,7 +30,7 @@ class HandOffs(Counter[str]):
         self._watch(monkeypatch, anyio.to_thread, "run_sync", "pool")
         self._watch(monkeypatch, ThreadPoolExecutor, "submit", "executor")
         self._watch(monkeypatch, Engine, "submit", "engine")
-        self._watch(monkeypatch, asyncio.BaseEventLoop, "call_soon_threadsafe", "wake_up")
+        self._watch(monkeypatch, uvloop.Loop, "call_soon_threadsafe", "wake_up")
 
     def _watch(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, kind: str) -> None:
         original = getattr(owner, name)

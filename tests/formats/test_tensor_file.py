@@ -176,7 +176,7 @@ def test_a_mapped_file_is_not_copied_and_any_other_is(tmp_path: Path) -> None:
     assert views["a"].untyped_storage().data_ptr() == views["b"].untyped_storage().data_ptr()
     with tensor_file.mapped(tmp_path / "elsewhere"):
         copies = read_tensors(path)
-    assert copies["a"].untyped_storage().data_ptr() != copies["b"].untyped_storage().data_ptr()
+    assert copies["a"].untyped_storage().nbytes() == 2400 < views["a"].untyped_storage().nbytes()  # the data alone
     views.clear()
     path.write_bytes(b"")
     assert copies["a"].sum() + copies["b"].sum() == 600

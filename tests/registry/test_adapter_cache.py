@@ -130,7 +130,7 @@ def idle(adapter_cache: AdapterCache) -> bool:
             and not adapter_cache._queue
             and adapter_cache._binding == 0
             and adapter_cache.budget.used == sum(slot.size for slot in adapter_cache._slots.values())
-            and adapter_cache._memory.used == sum(size for _, size in adapter_cache._memory._adapters.values())
+            and adapter_cache._memory.used == sum(entry.size for entry in adapter_cache._memory._entries.values())
         )
 
 

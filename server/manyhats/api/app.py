@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
 from manyhats._version import __version__
 from manyhats.api import downloads, errors, imports, lorax, openai, operations, predict, tasks, uploads
-from manyhats.api.body import BodyLimit
+from manyhats.api.direct_route import DirectRoutes
 from manyhats.api.disconnect import ClientDisconnected
 from manyhats.api.exposure import allowed_hosts
-from manyhats.api.middleware.content import JsonBodies
-from manyhats.api.middleware.cors import Cors
-from manyhats.api.middleware.encoding import GzipBodies
-from manyhats.api.middleware.hosts import AllowedHosts
-from manyhats.api.middleware.origins import SameOrigin
-from manyhats.api.middleware.paths import HeadAsGet, LenientPaths
-from manyhats.api.middleware.request_id import RequestId
+from manyhats.api.middleware.gate import Gate
 from manyhats.api.schemas import ErrorBody
 from manyhats.runtime import Runtime
 
@@ -43,25 +39,14 @@ def create_app(runtime: Runtime) -> FastAPI:
         version=__version__,
         description="One frozen backbone, many tasks and methods, one batch.",
         lifespan=lifespan,
-        redirect_slashes=False,  # LenientPaths leaves them out
+        redirect_slashes=False,  # the gate leaves them out
+        telemetry=_telemetry(),
         responses={
             "4XX": {"model": ErrorBody, "description": "The request cannot be served as it is."},
             "5XX": {"model": ErrorBody, "description": "The server cannot serve it now."},
         },
     )
     app.state.runtime = runtime
-    limits = {"json_limit": settings.max_body, "upload_limit": settings.max_upload + _MULTIPART_OVERHEAD}
-    # The innermost first.
-    app.add_middleware(BodyLimit, **limits)
-    app.add_middleware(JsonBodies)
-    app.add_middleware(GzipBodies, **limits)
-    app.add_middleware(HeadAsGet)
-    app.add_middleware(LenientPaths)
-    app.add_middleware(SameOrigin, trusted=settings.cors_origins)
-    app.add_middleware(AllowedHosts, allowed=allowed_hosts(settings))
-    if settings.cors_origins:
-        app.add_middleware(Cors, origins=settings.cors_origins)
-    app.add_middleware(RequestId)
     errors.install(app)
 
     @app.exception_handler(ClientDisconnected)
@@ -78,6 +63,24 @@ def create_app(runtime: Runtime) -> FastAPI:
         imports.router,
         operations.router,
     )
-    for router in (*ours, *openai.routers, lorax.router):
+    routers = (*ours, *openai.routers, lorax.router)
+    for router in routers:
         app.include_router(router)
+    # The innermost first.
+    app.add_middleware(
+        DirectRoutes, routes=[route for router in routers for route in router.routes], handlers=app.exception_handlers
+    )
+    app.add_middleware(
+        Gate,
+        hosts=allowed_hosts(settings),
+        origins=settings.cors_origins,
+        json_limit=settings.max_body,
+        upload_limit=settings.max_upload + _MULTIPART_OVERHEAD,
+    )
     return app
+
+
+def _telemetry() -> Any:
+    """FastAPI's OpenTelemetry, where the environment says something of it: else it would ask at each request."""
+    wanted = any(name.startswith("OTEL_") for name in os.environ)
+    return {} if wanted else {"tracing": False, "metrics": False, "logs": False}

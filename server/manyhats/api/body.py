@@ -1,4 +1,4 @@
-"""Reads request bodies: bounded in bytes, in values and all together, and parsed beside the event loop."""
+"""Reads request bodies: bounded in values, and parsed beside the event loop."""
 
 from __future__ import annotations
 
@@ -7,66 +7,14 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from manyhats.api.errors import response
 from manyhats.api.json_size import check_values
-from manyhats.api.middleware.content import is_upload
 from manyhats.api.state import runtime_of
-from manyhats.errors import InvalidRequest, Overloaded, TooLarge
+from manyhats.errors import InvalidRequest
 from manyhats.messages import first_error, repeated_field
 from manyhats.serving.threads import SMALL_BODY, at_once_if
 
 M = TypeVar("M", bound=BaseModel)
-
-_ALWAYS_READ = 64 << 10  # bytes of a body that are read however much is under way
-_TOTAL_FACTOR = 16  # times the limit of one body: what all bodies under way may hold
-
-
-class BodyLimit:
-    """Refuses a body over its limit as soon as it is known to be, whether or not it states its length.
-
-    Uploads are written to files as they come; other bodies stand in memory, and all of them together are limited too.
-    """
-
-    def __init__(self, app: ASGIApp, *, json_limit: int, upload_limit: int) -> None:
-        self._app = app
-        self._json_limit = json_limit
-        self._upload_limit = upload_limit
-        self._held_bytes = 0  # bytes of all JSON bodies under way
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        upload = is_upload(scope)
-        limit = self._upload_limit if upload else self._json_limit
-        content_length = headers.get(b"content-length", b"0")
-        error = TooLarge(f"the body is larger than {limit} bytes", param="body")
-        if content_length.isdigit() and (len(content_length) > 18 or int(content_length) > limit):
-            await response(error)(scope, receive, send)
-            return
-        seen = 0
-
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            size = len(message.get("body", b""))
-            seen += size
-            if seen > limit:
-                raise error
-            if not upload:
-                self._held_bytes += size
-                if self._held_bytes > _TOTAL_FACTOR * limit and seen > _ALWAYS_READ:
-                    raise Overloaded("the bodies of requests under way fill the memory that is set aside for them")
-            return message
-
-        try:
-            await self._app(scope, counted, send)
-        finally:
-            if not upload:
-                self._held_bytes -= seen
 
 
 async def parse(request: Request, model: type[M]) -> M:
@@ -93,15 +41,21 @@ def parse_bytes(body: bytes, model: type[M], max_values: int) -> M:
 def _refuse_repeated(body: bytes) -> None:
     """Raises InvalidRequest for a field that stands twice in one object of valid JSON: only one could be followed."""
 
-    def once(pairs: list[tuple[str, Any]]) -> None:
-        name = repeated_field(pairs)
-        if name is not None:
-            name = name.encode("latin-1").decode(errors="replace")
-            raise InvalidRequest(f"the field '{name}' stands twice in one object", param=name)
-
+    if body.count(b":") < 2:  # a single field
+        return
     # A byte a character: what stands in texts does not matter, and one character beyond Latin would make all four times
     # as large.
-    json.loads(body.decode("latin-1"), object_pairs_hook=once, strict=False)
+    _REPEATED.decode(body.decode("latin-1"))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    name = repeated_field(pairs)
+    if name is not None:
+        name = name.encode("latin-1").decode(errors="replace")
+        raise InvalidRequest(f"the field '{name}' stands twice in one object", param=name)
+
+
+_REPEATED = json.JSONDecoder(object_pairs_hook=_once, strict=False)
 
 
 def _invalid(error: ValidationError) -> InvalidRequest:

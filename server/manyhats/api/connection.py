@@ -1,22 +1,21 @@
-"""One connection of a client: uvicorn's protocol over h11, which a slow client cannot hold open for ever."""
+"""One connection of a client, which a slow client cannot hold open for ever."""
 
 from __future__ import annotations
 
 import logging
-import sys
 from asyncio import Transport
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
-import h11
 from uvicorn import Config
-from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from manyhats.api.errors import response
 from manyhats.api.middleware.content import is_upload
 from manyhats.api.middleware.request_id import HEADER, new_id
-from manyhats.errors import HeadTooLarge, InvalidRequest, ManyhatsError, NotReady, SlowRequest
+from manyhats.api.protocol import HttpProtocol
+from manyhats.errors import ManyhatsError, NotReady, SlowRequest
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +26,8 @@ _CLOSING_SECONDS = 1.0  # seconds that a client has to read why it was refused, 
 class ConnectionLimits:
     """What connections may take, and those that there are. Times in seconds, `body_rate` in bytes a second.
 
-    `max_open`: how many there may be, asked for each new one. `send`: how long a client may take nothing of its answer.
+    `max_open`: how many there may be, asked for each new one. `keep_alive`: how long one is kept between two requests.
+    `send`: how long a client may take nothing of its answer.
     `json_bytes`, `upload_bytes`: what a body may have at most; more does not make its time longer.
     """
 
@@ -35,6 +35,7 @@ class ConnectionLimits:
 
     max_open: Callable[[], int]
     head: float
+    keep_alive: float
     body: float
     body_rate: int
     json_bytes: int
@@ -57,7 +58,7 @@ class LimitedConfig(Config):
     connection_limits: ConnectionLimits
 
 
-class Connection(H11Protocol):
+class Connection(HttpProtocol):
     """Closes itself, with an answer, where its client is too slow or where there are too many."""
 
     def __init__(self, config: LimitedConfig, **options: Any) -> None:
@@ -66,7 +67,8 @@ class Connection(H11Protocol):
         self._waited = 0.0  # seconds, for the part of the request that is on its way, or for the end
         self.received = 0  # bytes, all in all
         self._before = 0  # bytes that had come before that part
-        self._part: tuple[str | None, Any] = (None, None)  # and the request before it, or that it belongs to
+        # What is to come from the client, and the request before it, or that it belongs to.
+        self._awaited_part: tuple[str | None, Any] = (None, None)
         self._unsent = 0  # bytes of the answer that the client had not taken at the last look
         self._stuck = 0.0  # seconds since when it has taken none
         self._closing = False
@@ -82,7 +84,7 @@ class Connection(H11Protocol):
             return
         self.connections.discard(self)  # nothing of it is waited for when the server stops
         logger.warning("all %d connections are in use (max_connections); new ones get 503", max_open)
-        self._refuse(NotReady(f"all {max_open} connections of the server are in use; try again"))
+        self.refuse(NotReady(f"all {max_open} connections of the server are in use; try again"))
 
     def data_received(self, data: bytes) -> None:
         """The client has sent something."""
@@ -98,36 +100,28 @@ class Connection(H11Protocol):
 
     # ---- what uvicorn calls
 
-    def send_400_response(self, msg: str) -> None:
-        """The answer to what is no HTTP. uvicorn calls it while it handles h11's error."""
-        error = sys.exc_info()[1]
-        if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431:
-            self._refuse(HeadTooLarge("the request's line and headers are too long"))
-        else:
-            self._refuse(InvalidRequest(f"this is no valid HTTP request: {error or msg}"))
-
     def shutdown(self) -> None:
         """The server stops: lets a request under way end, and closes the connection."""
-        if self._closing:
+        if self._closing or self.running is None or self.running.response_complete:
             self.transport.close()
         else:
-            super().shutdown()
+            self.running.keep_alive = False
 
     # ---- limits
 
     def check(self, elapsed: float) -> None:
         """Ends the connection where its client has taken too long. `elapsed`: seconds since the last call."""
-        if self.transport.is_closing():
-            return
         if self._closing:
             self._waited += elapsed
             if self._waited > _CLOSING_SECONDS:
                 self.transport.abort()
             return
         self._check_reader(elapsed)
+        if self.transport.is_closing():
+            return
         part = self._awaited()
-        if (part, self.cycle) != self._part:
-            self._part, self._waited, self._before = (part, self.cycle), 0.0, self.received
+        if (part, self.cycle) != self._awaited_part:
+            self._awaited_part, self._waited, self._before = (part, self.cycle), 0.0, self.received
         if part is None or self.flow.read_paused:  # what has come is not taken yet: that is not the client's fault
             return
         self._waited += elapsed
@@ -137,30 +131,33 @@ class Connection(H11Protocol):
             allowed = limits.body + min(came, self._useful()) / limits.body_rate
             if self._waited > allowed:
                 speed = f"{came} bytes in {self._waited:.0f} s"
-                self._refuse(SlowRequest(f"the body came too slowly: {speed} (body_timeout, body_rate)"))
+                self.refuse(SlowRequest(f"the body came too slowly: {speed} (body_timeout, body_rate)"))
+        elif part == "next":
+            if self._waited > limits.keep_alive:
+                self.transport.close()
         elif self._waited > limits.head:
-            if part == "nothing":
+            if part == "first":
                 self.transport.close()
             else:
-                self._refuse(SlowRequest(f"the request's head did not come within {limits.head:g} s (header_timeout)"))
+                self.refuse(SlowRequest(f"the request's head did not come within {limits.head:g} s (header_timeout)"))
 
     def _useful(self) -> int:
         """How many bytes of the body may count for its client: what was answered already is only read to its end."""
-        if self.cycle.response_complete:
+        if self.cycle is None or self.cycle.response_complete:
             return 0
         return self._limits.upload_bytes if is_upload(cast("dict[str, Any]", self.scope)) else self._limits.json_bytes
 
     def _awaited(self) -> str | None:
-        """What is to come from the client: `nothing` has come of a head, the rest of a `head`, or of a `body`."""
-        state = self.conn.their_state
-        if state is h11.SEND_BODY:
-            waits_for_us = self.cycle is not None and self.cycle.waiting_for_100_continue
-            return None if waits_for_us else "body"
-        if state is h11.IDLE:
-            started = bool(self.conn.trailing_data[0])
-            # Between two requests uvicorn has a timer of its own.
-            return "head" if started else "nothing" if self.timeout_keep_alive_task is None else None
-        return None
+        """What is to come from the client: a `first` or a `next` request, the rest of a `head`, or of a `body`."""
+        running = self.running
+        if running is not None and not running.response_complete:
+            waits_for_us = self.cycle is not running or running.waiting_for_100_continue
+            return "body" if self.part == "body" and not waits_for_us else None
+        if self.part == "nothing":
+            if self._unsent:
+                return None  # the client still takes the answer
+            return "first" if running is None else "next"
+        return self.part
 
     def _check_reader(self, elapsed: float) -> None:
         """Cuts off a client that takes nothing of its answer."""
@@ -171,18 +168,16 @@ class Connection(H11Protocol):
         if self._stuck > self._limits.send:
             self.transport.abort()
 
-    def _refuse(self, error: ManyhatsError) -> None:
+    def refuse(self, error: ManyhatsError) -> None:
         """Answers with an error, where no answer has started, and closes the connection. A route is notified of it."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-            started = self.cycle.response_started
-        else:
-            started = False
-        self._unset_keepalive_if_required()
+        running, answers = self.running, True
+        if running is not None:
+            # What is left of a body that has been answered gets no answer of its own.
+            answers = self.part != "body" if running.response_complete else not running.response_started
+            if not running.response_complete:
+                running.disconnect()
         limits = self._limits
         limits.open.discard(self)
-        answers = not started and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE)
         if answers:
             self.transport.write(_answer(error))
         if not answers or len(limits.closing) >= limits.MAX_CLOSING:
@@ -197,10 +192,9 @@ class Connection(H11Protocol):
 
 
 def _answer(error: ManyhatsError) -> bytes:
-    """A whole HTTP answer, by hand: h11 has none for a request that it has not read."""
+    """A whole HTTP answer, by hand: there is no request that it belongs to."""
     made = response(error)
     made.headers["Connection"] = "close"
     made.headers[HEADER] = new_id()
-    lines = [b"HTTP/1.1 %d %s" % (made.status_code, STATUS_PHRASES[made.status_code])]
-    lines += [name.title() + b": " + value for name, value in made.raw_headers]
-    return b"\r\n".join(lines) + b"\r\n\r\n" + bytes(made.body)
+    lines = [name.title() + b": " + value + b"\r\n" for name, value in made.raw_headers]
+    return STATUS_LINE[made.status_code] + b"".join(lines) + b"\r\n" + bytes(made.body)

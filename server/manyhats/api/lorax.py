@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from manyhats import errors
 from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
+from manyhats.api.direct_route import DirectRoute, Handler
 from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.errors import describe
 from manyhats.api.json_response import json_response
@@ -47,10 +46,10 @@ def _error_body(error: Exception) -> tuple[int, dict[str, Any]]:
     return status, {"error": body["error"]["message"], "error_type": name}
 
 
-class _Route(APIRoute):
+class _Route(DirectRoute):
     """Errors in LoRAX's shape."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Handler:
         inner = super().get_route_handler()
 
         async def handle(request: Request) -> Response:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
+from manyhats.api.direct_route import DirectRoute
 from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.errors import describe
 from manyhats.api.json_response import json_response
@@ -24,7 +25,7 @@ from manyhats.serving.service import Service
 
 _ERROR = 8  # values: the cost of an answer that is an error
 
-router = APIRouter(prefix="/v1", tags=["predict"], dependencies=[Depends(require_read)])
+router = APIRouter(prefix="/v1", tags=["predict"], dependencies=[Depends(require_read)], route_class=DirectRoute)
 
 
 @router.post("/tasks/{task}/predict", openapi_extra=documented(PredictBody))

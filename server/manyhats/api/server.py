@@ -2,7 +2,8 @@
 
 uvicorn has no timeouts for a request that comes slowly, no answer of ours where it answers by itself, and limits what
 runs at once, where open connections are what runs out. What is used of it beyond its settings stands in this module and
-in `manyhats.api.connection`; `tests/api/test_server.py` fails where a release has changed that.
+in `manyhats.api.protocol`, `.cycle` and `.connection`; `tests/api/test_server.py` fails where a release has changed
+that.
 """
 
 from __future__ import annotations
@@ -71,12 +72,12 @@ class Config(LimitedConfig):
             access_log=settings.log_level == "debug",
             server_header=False,
             backlog=_ACCEPTED_AT_ONCE,
-            timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]  # a time for the event loop
             timeout_graceful_shutdown=int(settings.drain_timeout) + 1,
         )
         self.connection_limits = ConnectionLimits(
             max_open=lambda: settings.max_connections or connection_capacity(),
             head=min(settings.header_timeout, settings.request_timeout),
+            keep_alive=settings.keep_alive,
             body=min(settings.body_timeout, settings.request_timeout),
             body_rate=settings.body_rate,
             json_bytes=settings.max_body,

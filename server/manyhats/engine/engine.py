@@ -25,6 +25,7 @@ from manyhats.backbone import Backbone
 from manyhats.core.batch import ScheduledBatch, SequenceOutput
 from manyhats.core.sequence import Request
 from manyhats.engine.admission import Admission
+from manyhats.engine.batch_formation import BatchFormation
 from manyhats.engine.compute_threads import set_compute_threads
 from manyhats.engine.detokenizer import Detokenizer
 from manyhats.engine.kv_cache import KVCache
@@ -81,6 +82,8 @@ class Engine:
         self.failed = 0  # sequences that ended with an error
         self._condition = threading.Condition()
         self._admission = Admission(task_limit=config.queue_per_task, total_limit=config.queue_total)
+        self._formation = BatchFormation(self.scheduler.max_num_batched_tokens)
+        self._wanted = 0  # waiting sequences before which a wait for them does not end
         self._inbox: list[Request] = []
         self._aborted: list[Request] = []
         self._unfinished: set[Request] = set()  # submitted, and neither answered nor failed
@@ -115,7 +118,8 @@ class Engine:
             self._admission.admit(requests)
             self._inbox.extend(requests)
             self._unfinished.update(requests)
-            self._condition.notify_all()
+            if self._admission.total >= self._wanted:
+                self._condition.notify_all()
         for request in requests:
             request.future.add_done_callback(partial(self._on_done, request))
 
@@ -169,11 +173,16 @@ class Engine:
             if batch is None:
                 self.runner.drop_plan()
                 return False
+            begin = time.monotonic()
             outputs = self.runner.execute(batch)
+            self._formation.cost.add(batch.tokens, time.monotonic() - begin)
             outputs = self.scheduler.update(batch, outputs)
         if self.scheduler.idle or any(output.finished is not None for output in outputs):
             self.runner.drop_plan()
+        with self._condition:
+            waiting = self._admission.total
         self._deliver(outputs)
+        self._formation.passed(_answered(outputs), batch.tokens, waiting)
         self._batch = None
         return True
 
@@ -226,9 +235,27 @@ class Engine:
                 self._condition.wait()
             return not self._aborting
 
+    def _form_batch(self) -> None:
+        """Waits for the clients that the last pass answered, where that makes the next one fuller."""
+        with self._condition:
+            wanted = None if self.scheduler.running else self._formation.wait(self._admission.total)
+            if wanted is None or self._rejection_reason is not None:
+                return
+            self._wanted = wanted.sequences
+            try:
+                self._condition.wait_for(self._formed, wanted.deadline - time.monotonic())
+            finally:
+                self._wanted = 0
+            self._formation.waited(wanted, self._admission.total)
+
+    def _formed(self) -> bool:
+        """Whether a wait for further sequences has ended before its time."""
+        return self._admission.total >= self._wanted or bool(self._aborted) or self._rejection_reason is not None
+
     def _loop(self) -> None:
         """Runs steps until the engine is stopped and no request is left."""
         while self._wait():
+            self._form_batch()
             ran = self.step()
             self._last_step_ok = True
             if not ran and not self.scheduler.idle:
@@ -294,3 +321,8 @@ class Engine:
             left = list(self._unfinished)
         for request in left:
             set_future(request.future, NotReady(reason))
+
+
+def _answered(outputs: Many[SequenceOutput]) -> int:
+    """How many sequences one pass has answered."""
+    return sum(output.sequence.sampling is None and output.error is None for output in outputs)

@@ -241,16 +241,21 @@ def _entry(name: str, fields: dict[str, Any], file: str) -> Entry:
 
 
 def _copies(file: BinaryIO, entries: list[Entry], begin: int, name: str) -> dict[str, Tensor]:
-    tensors = {}
-    for entry in entries:
-        tensor = torch.empty(entry.shape, dtype=entry.dtype)
-        flat = tensor.view(-1).view(torch.uint8) if tensor.numel() else torch.empty(0, dtype=torch.uint8)
-        file.seek(begin + entry.start)
-        for at in range(0, entry.end - entry.start, _CHUNK):
-            chunk = flat[at : at + _CHUNK]
-            _fill(file, chunk, name)
-            _check_finite(chunk, entry, name)
-        tensors[entry.name] = tensor
+    """Views of one buffer for all neighbours of one type, which are read and checked together."""
+    tensors: dict[str, Tensor] = {}
+    for dtype, group in itertools.groupby(entries, key=lambda entry: entry.dtype):
+        run = list(group)
+        first = run[0].start
+        buffer = torch.empty(run[-1].end - first, dtype=torch.uint8)
+        if dtype.is_floating_point:
+            _check_run(file, run, begin, buffer, name, whole=True)
+        elif len(buffer):
+            file.seek(begin + first)
+            _fill(file, buffer, name)
+        typed = buffer.view(dtype)
+        for entry in run:
+            at = (entry.start - first) // dtype.itemsize
+            tensors[entry.name] = typed.as_strided(entry.shape, _strides(entry.shape), at)
     return tensors
 
 
@@ -315,13 +320,15 @@ def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides[: len(shape)]))
 
 
-def _check_run(file: BinaryIO, run: list[Entry], begin: int, buffer: Tensor, name: str) -> None:
-    """Checks adjacent tensors of one type."""
-    file.seek(begin + run[0].start)
+def _check_run(file: BinaryIO, run: list[Entry], begin: int, buffer: Tensor, name: str, *, whole: bool = False) -> None:
+    """Reads and checks adjacent tensors of one type. `whole`: whether the buffer takes all, not a chunk at a time."""
+    first = run[0].start
+    file.seek(begin + first)
     entries = iter(run)
     entry = next(entries)
-    for at in range(run[0].start, run[-1].end, _CHUNK):
-        chunk = buffer[: min(_CHUNK, run[-1].end - at)]
+    for at in range(first, run[-1].end, _CHUNK):
+        to = at - first if whole else 0
+        chunk = buffer[to : to + min(_CHUNK, run[-1].end - at)]
         _fill(file, chunk, name)
         if _is_finite(chunk.view(entry.dtype)):
             continue

@@ -254,15 +254,14 @@ class _NormActor:
 
 @dataclass(frozen=True, slots=True)
 class _ResidualActor:
-    """Joins all rows with the residual stream as the backbone does, then replaces the rows where adapters act."""
+    """Joins all rows with the residual stream, in place of the sub-layer's output that of adapters where they act."""
 
     actor_set: ActorSet
     groups: list[ResidualGroup]
 
     def __call__(self, f: Tensor, x: Tensor, norm: NormSite | None) -> Tensor:
-        joined = f + x if norm is None else norm(f + x)
         own_norms = None if norm is None else self.actor_set.norm.get(norm.name)
-        site = ResidualPass(self.actor_set.kernels, f, x, joined, norm, own_norms, self.actor_set.current.of)
+        site = ResidualPass(self.actor_set.kernels, f, x, f + x, norm, own_norms, self.actor_set.current.of)
         return join_residual(site, self.groups)
 
 

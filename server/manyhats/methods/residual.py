@@ -41,58 +41,84 @@ class ResidualGroup(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ResidualPass:
-    """The inputs of all groups at one site. `f`: the sub-layer's output, `x`: its residual input, `joined`:
-    norm(f + x), all (rows, hidden); `norm`: the norm after the sum, None in blocks that normalise elsewhere; `of`:
-    gives the segments of some signatures."""
+    """The inputs of all groups at one site. `f`: the sub-layer's output, `x`: its residual input, `total`: f + x, all
+    (rows, hidden); `norm`: the norm after the sum, None in blocks that normalise elsewhere; `of`: gives the segments
+    of some signatures."""
 
     kernels: Kernels
     f: Tensor
     x: Tensor
-    joined: Tensor
+    total: Tensor
     norm: NormSite | None
     own_norms: OwnNorms | None
     of: Callable[[tuple[int, ...]], Segments]
 
+    def add(self, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
+        """hidden + x in the members' rows."""
+        return self.total if hidden is self.f else in_rows(self.of(members), hidden, lambda r: hidden[r] + self.x[r])
+
     def join(self, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
         """norm(hidden + x) in the members' rows, with their own norms where they have some."""
-        segments = self.of(members)
-        total = in_rows(segments, hidden, lambda rows: hidden[rows] + self.x[rows])
+        total = self.add(hidden, members)
         norm = self.norm
         if norm is None:
             return total
-        normed = in_rows(segments, total, lambda rows: norm.plain(total[rows]))
+        normed = in_rows(self.of(members), total, lambda rows: norm.plain(total[rows]))
         return normed if self.own_norms is None else self.own_norms.among(members, total, normed, norm)
 
 
 class ResidualRun(Protocol):
     """Computes the operations of one kind. All tensors are (rows, hidden), and valid in the members' rows only."""
 
-    def step(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor) -> Tensor:
-        """The adapters' output for `hidden`, which is `site.f` or the output of the previous operations."""
+    @property
+    def joins(self) -> bool:
+        """Whether `finish` gives what joins the residual stream, norm included; else it gives the stream itself."""
         ...
 
-    def finish(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
-        """The residual stream after the last operation of some adapters. `members`: those adapters' signatures."""
+    def step(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor) -> Tensor:
+        """The adapters' output for `hidden`, which is `site.f` or the output of the previous operations. It is in
+        memory of its own."""
+        ...
+
+    def finish(self, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
+        """What takes the sub-layer's place after the last operation of some adapters. `hidden`: their output, which
+        may be overwritten; `members`: those adapters' signatures."""
         ...
 
 
 def join_residual(site: ResidualPass, groups: Sequence[ResidualGroup]) -> Tensor:
-    """`site.joined`, after replacing the rows of all groups by their outputs. `groups`: sorted by order."""
+    """norm(f + x), with the groups' outputs in their rows; one norm runs over all rows. `site.total` is overwritten
+    where no gradients are needed. `groups`: sorted by order."""
     outputs: dict[int, list[tuple[ResidualGroup, Tensor]]] = {}  # by order
     for group in groups:
         previous = outputs.get(group.order - 1, [])
         hidden = _merge_previous(site, group.members, previous) if group.order else site.f
         run: ResidualRun = group.kind.run
         outputs.setdefault(group.order, []).append((group, run.step(group, site, hidden)))
-    parts: list[tuple[slice, Tensor]] = []
+    in_place = not torch.is_grad_enabled()
+    totals: list[tuple[slice, Tensor]] = []
+    streams: list[tuple[slice, Tensor]] = []
     for order, ran in outputs.items():
         continued = {member for group, _ in outputs.get(order + 1, ()) for member in group.members}
         for group, hidden in ran:
             last = tuple(member for member in group.members if member not in continued)
             if last:
-                out = group.kind.run.finish(group, site, hidden, last)
-                parts += [(rows, out[rows]) for rows in site.of(last).runs]
-    return put_rows(site.joined, sorted(parts, key=lambda part: part[0].start))
+                run = group.kind.run
+                out = run.finish(site, hidden, last)
+                for rows in site.of(last).runs:
+                    if not run.joins:
+                        streams.append((rows, out[rows]))
+                    elif in_place:
+                        torch.add(out[rows], site.x[rows], out=site.total[rows])
+                    else:
+                        totals.append((rows, out[rows] + site.x[rows]))
+    total = put_rows(site.total, sorted(totals, key=_first_row))
+    return put_rows(total if site.norm is None else site.norm(total), sorted(streams, key=_first_row))
+
+
+def _first_row(part: tuple[slice, Tensor]) -> int:
+    start: int = part[0].start
+    return start
 
 
 def _merge_previous(
@@ -110,12 +136,19 @@ def _merge_previous(
 
 
 def in_rows(segments: Segments, like: Tensor, make: Callable[[slice], Tensor]) -> Tensor:
-    """A tensor of the shape of `like` with `make(rows)` in the segments' rows; other rows are undefined."""
+    """A tensor of as many rows as `like` with `make(rows)` in the segments' rows; other rows are undefined."""
     runs = segments.runs
     if len(runs) == 1 and runs[0] == slice(0, len(like)):
         return make(runs[0])
     parts = [make(rows) for rows in runs]
-    merged = parts[0].new_empty(like.shape)
+    merged = parts[0].new_empty(len(like), *parts[0].shape[1:])
     for rows, part in zip(runs, parts, strict=True):
         merged[rows] = part
     return merged
+
+
+def add_rows(segments: Segments, y: Tensor, other: Tensor) -> Tensor:
+    """`y` plus `other` in the segments' rows, in place; other rows keep their values."""
+    for rows in segments.runs:
+        y[rows] += other[rows]
+    return y

@@ -2,6 +2,9 @@
 
     disk --load--> memory --bind--> slot
 
+Where slots are host memory too, an adapter lies in one of the two, never in both: bound, it only changes from one
+account to the other, at once.
+
 Whoever is about to run an adapter acquires it, which keeps it in its slot until it is released. Slots that nobody
 uses are evicted in the order of their last use. Loading happens in threads of its own, so it never delays running
 work, and a file that cannot be loaded fails only those who asked for it.
@@ -12,28 +15,29 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from manyhats.core.adapter import Adapter
 from manyhats.errors import DamagedStore, Overloaded, TooLarge
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.budget import MemoryBudget
-from manyhats.registry.cache_entries import CacheStats, Level, LoadJob, Slot
+from manyhats.registry.cache_entries import CacheStats, Level, LoadJob
 from manyhats.registry.host_memory import HostMemory
 from manyhats.registry.records import Version
+from manyhats.registry.slots import Slot, Slots
 
 logger = logging.getLogger(__name__)
-
-_PASSES = 1  # requests for adapters in slots that may pass one that waits for memory, before slots drain for it
 
 
 class AdapterCache:
     """`load` reads a version from disk; `bind` puts it on the device; `slot_size` estimates its bytes there.
 
     Limits: `slots` adapters and `slot_bytes` on the device, `memory_bytes` in host memory. `unbind` is called with
-    each adapter that leaves its slot.
+    each adapter that leaves its slot, and does not stay bound in memory. `slots_on_host`: whether slots are host memory
+    too.
     """
 
     def __init__(
@@ -46,16 +50,18 @@ class AdapterCache:
         slot_bytes: int,
         memory_bytes: int,
         unbind: Callable[[BoundAdapter], None] = lambda bound: None,
+        slots_on_host: bool = False,
     ) -> None:
         self.budget = MemoryBudget(slot_bytes)  # of the slots, and of what is being bound
         self._load = load
         self._bind = bind
         self._unbind = unbind
-        self._slot_size = slot_size
+        self._slot_size: Callable[[Any], int] = slot_size
         self._slot_limit = slots
         self._lock = threading.Lock()
-        self._slots: OrderedDict[str, Slot] = OrderedDict()  # by sha256, least recently used first
-        self._memory = HostMemory(memory_bytes)
+        self._slots_on_host = slots_on_host
+        self._slots = Slots()
+        self._memory = HostMemory(memory_bytes, unbind)
         self._load_jobs: dict[str, LoadJob] = {}  # by sha256
         self._queue: deque[LoadJob] = deque()  # those that are loaded, and wait for a slot
         self._binding = 0  # those that have a slot, and are being bound
@@ -83,8 +89,7 @@ class AdapterCache:
     def release(self, version: Version) -> None:
         """Gives back what `acquire` gave."""
         with self._lock:
-            slot = self._slots[version.sha256]
-            slot.users -= 1
+            slot = self._slots.give_back(version.sha256)
             if slot.evict_when_idle and not slot.users and not slot.pinned:
                 self._free_slot(version.sha256)
                 self._memory.remove(version.sha256)
@@ -106,14 +111,15 @@ class AdapterCache:
         """Loads the adapter into a slot that is never evicted, until `unpin`."""
         with self._lock:
             if (slot := self._slots.get(version.sha256)) is not None:
-                slot.pinned, slot.evict_when_idle = True, False
+                slot.evict_when_idle = False
+                self._slots.set_pinned(version.sha256, True)
         return self._released_at_once(version, pin=True)
 
     def unpin(self, sha256: str) -> None:
         """Lets a pinned adapter be evicted again."""
         with self._lock:
-            if (slot := self._slots.get(sha256)) is not None:
-                slot.pinned = False
+            if sha256 in self._slots:
+                self._slots.set_pinned(sha256, False)
             if (job := self._load_jobs.get(sha256)) is not None:
                 job.pinning_futures.clear()
             admitted = self._admit()
@@ -127,7 +133,7 @@ class AdapterCache:
                 job.pinning_futures.clear()
                 job.evict_when_idle = True
             if (slot := self._slots.get(sha256)) is not None:
-                slot.pinned = False
+                self._slots.set_pinned(sha256, False)
                 slot.evict_when_idle = True
                 if not slot.users:
                     self._free_slot(sha256)
@@ -170,16 +176,18 @@ class AdapterCache:
     def _request(self, version: Version, future: Future[BoundAdapter], *, pin: bool = False) -> None:
         sha = version.sha256
         with self._lock:
+            job = self._load_jobs.get(sha)
             slot = self._slots.get(sha)
+            if slot is None and job is None and not self._queue:
+                slot = self._take_from_memory(sha)
             if slot is not None and (pin or not self._must_queue(sha, slot)):
-                slot.users += 1
+                self._slots.use(sha)
                 slot.evict_when_idle = False
-                slot.pinned = slot.pinned or pin
-                self._slots.move_to_end(sha)
+                if pin:
+                    self._slots.set_pinned(sha, True)
                 ready: BoundAdapter | None = slot.bound
             else:
                 ready = None
-                job = self._load_jobs.get(sha)
                 if job is None:
                     job = self._load_jobs[sha] = LoadJob(version)
                     self._threads.submit(self._run_load, job)
@@ -192,6 +200,17 @@ class AdapterCache:
         elif not _set_result(future, ready):
             self.release(version)
 
+    def _take_from_memory(self, sha: str) -> Slot | None:
+        """A slot for an adapter that lies in memory bound, if there is one to be had now. The lock is held."""
+        _, bound = self._memory.get(sha)
+        if bound is None:
+            return None
+        self._memory.take(sha)  # else it may be removed for one that is evicted
+        if self._reserve(bound.nbytes):
+            return self._slots.add(sha, Slot(bound, bound.nbytes))
+        self._memory.put_bound(sha, bound)
+        return None
+
     def _admit_if_cancelled(self, future: Future[BoundAdapter]) -> None:
         """Lets the rest of the queue go on, where the first of it was waited for by this future alone."""
         if not future.cancelled():
@@ -203,41 +222,26 @@ class AdapterCache:
     def _must_queue(self, sha: str, slot: Slot) -> bool:
         """Whether a request for an adapter in a slot has to queue behind the first that waits for memory.
 
-        Slots that are never idle would starve it. So it may be passed, but not for ever: then as many slots as it
-        needs, of those that are asked for, take no new requests. All others answer at once. The lock is held.
+        All others answer at once. The lock is held.
         """
-        if not self._queue or slot.pinned:
+        first = self._queue[0] if self._queue else None
+        if first is None or slot.pinned or first.abandoned:
             return False
-        first = self._queue[0]
-        if first.abandoned:
-            return False
-        if sha in first.draining:
-            return True
-        first.draining &= {other for other, resident in self._slots.items() if not resident.pinned}
-        draining = [self._slots[other].size for other in first.draining]
-        enough = (
-            len(self._slots) + self._binding - len(draining) < self._slot_limit
-            and self.budget.used - sum(draining) + first.size <= self.budget.limit
-        )
-        if enough or first.passed < _PASSES:
-            first.passed += 1
-            return False
-        first.draining.add(sha)
-        return True
+        free_slots = self._slot_limit - len(self._slots) - self._binding
+        return first.claims(sha, self._slots, free_slots, self.budget.limit - self.budget.used)
 
     def _run_load(self, job: LoadJob) -> None:
         """In a loading thread: reads the adapter, and puts the job into the queue for a slot."""
         sha = job.version.sha256
+        with self._lock:
+            adapter, job.bound = self._memory.get(sha)
+        read = adapter is None and job.bound is None
         try:
-            with self._lock:
-                in_memory = self._memory.get(sha)
-            if in_memory is not None:
-                adapter = in_memory
-            else:
+            if read:
                 begin = time.monotonic()
                 adapter = self._load(job.version)
                 self.on_load(job.version, time.monotonic() - begin)
-            size = self._slot_size(adapter)
+            size = self._slot_size(adapter) if job.bound is None else job.bound.nbytes
             if size > self.budget.limit:
                 raise TooLarge(
                     f"the adapter {job.version.ref} takes {size} bytes in a slot; all slots together have "
@@ -247,8 +251,9 @@ class AdapterCache:
             self._fail(job, error)
             return
         with self._lock:
-            self._loads += in_memory is None
-            self._memory.put(sha, adapter)
+            self._loads += read
+            if adapter is not None and not self._slots_on_host:
+                self._memory.put(sha, adapter)
             job.adapter, job.size = adapter, size
             self._queue.append(job)
             admitted = self._admit()
@@ -263,7 +268,7 @@ class AdapterCache:
             job = self._queue[0]
             sha = job.version.sha256
             if (resident := self._slots.get(sha)) is not None:
-                resident.users += 1
+                self._slots.use(sha)
                 job.slot = resident
             elif job.abandoned:
                 del self._load_jobs[sha]
@@ -283,14 +288,11 @@ class AdapterCache:
 
     def _reserve(self, size: int) -> bool:
         """Reserves a slot and its bytes; idle adapters are evicted for it, the longest idle first."""
-        idle = self._idle()
         while True:
             slot_is_free = len(self._slots) + self._binding < self._slot_limit
             if slot_is_free and self.budget.reserve(size):
                 return True
-            if idle:
-                self._evict(idle.pop(0))
-            else:
+            if not self._evict():
                 return False
 
     def _has_capacity(self, size: int) -> bool:
@@ -299,8 +301,7 @@ class AdapterCache:
 
     def _never_fits(self, size: int) -> bool:
         """Whether the pinned adapters alone leave too little. Waiting would hold up everybody behind."""
-        pinned = [slot.size for slot in self._slots.values() if slot.pinned]
-        return len(pinned) >= self._slot_limit or sum(pinned) + size > self.budget.limit
+        return self._slots.pinned >= self._slot_limit or self._slots.pinned_bytes + size > self.budget.limit
 
     def _start_binding(self, jobs: list[LoadJob]) -> None:
         for job in jobs:
@@ -320,15 +321,16 @@ class AdapterCache:
         with self._lock:
             if job.slot is None:
                 self._binding -= 1
-                self._slots[version.sha256] = slot
-            self._slots.move_to_end(version.sha256)
+                self._slots.add(version.sha256, slot)
+                if self._slots_on_host:
+                    self._memory.take(version.sha256)
             self._load_jobs.pop(version.sha256, None)
             slot.evict_when_idle = job.evict_when_idle
-            slot.pinned = slot.pinned or any(not future.cancelled() for future in job.pinning_futures)
-            slot.users += len(job.futures)
-            idle = self._idle()
-            while idle and self.budget.used > self.budget.limit:  # it takes more than was estimated
-                self._evict(idle.pop(0))
+            if not all(future.cancelled() for future in job.pinning_futures):
+                self._slots.set_pinned(version.sha256, True)
+            self._slots.use(version.sha256, len(job.futures))
+            while self.budget.used > self.budget.limit and self._evict():  # it takes more than was estimated
+                pass
         for future in job.futures:
             if not _set_result(future, slot.bound):
                 self.release(version)
@@ -336,6 +338,8 @@ class AdapterCache:
 
     def _bind_into_slot(self, job: LoadJob) -> Slot | None:
         """The new slot, with the job as its user; None where binding failed, which the futures then say."""
+        if job.bound is not None:
+            return Slot(job.bound, job.size, users=1)
         assert job.adapter is not None
         try:
             bound = self._bind(job.adapter)
@@ -363,18 +367,23 @@ class AdapterCache:
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
 
-    def _idle(self) -> list[str]:
-        """The slots that may be evicted, the longest idle first."""
-        return [sha for sha, slot in self._slots.items() if not slot.users and not slot.pinned]
-
-    def _evict(self, sha: str) -> None:
-        self._free_slot(sha)
+    def _evict(self) -> bool:
+        """Evicts the longest idle adapter; False where none is idle."""
+        sha = self._slots.longest_idle
+        if sha is None:
+            return False
+        self._free_slot(sha, keep=self._slots_on_host)
         self._evictions += 1
+        return True
 
-    def _free_slot(self, sha: str) -> None:
+    def _free_slot(self, sha: str, *, keep: bool = False) -> None:
+        """Takes an adapter from its slot; `keep`: into memory, bound."""
         slot = self._slots.pop(sha)
-        self._unbind(slot.bound)
         self.budget.free(slot.size)
+        if keep:
+            self._memory.put_bound(sha, slot.bound)
+        else:
+            self._unbind(slot.bound)
 
 
 def _set_result(future: Future[BoundAdapter], bound: BoundAdapter) -> bool:

@@ -1,4 +1,4 @@
-"""What the adapter cache keeps of each adapter: its slot, or the job that loads it into one."""
+"""What the adapter cache keeps of adapters on their way into a slot, and its counts."""
 
 from __future__ import annotations
 
@@ -9,19 +9,11 @@ from typing import Literal
 from manyhats.core.adapter import Adapter
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.records import Version
+from manyhats.registry.slots import Slot, Slots
+
+_PASSES = 1  # requests for adapters in slots that may pass one that waits for memory, before slots drain for it
 
 Level = Literal["disk", "memory", "slot"]
-
-
-@dataclass(slots=True)
-class Slot:
-    """An adapter that is ready to act. `size`: the bytes that are counted for it."""
-
-    bound: BoundAdapter
-    size: int
-    users: int = 0
-    pinned: bool = False
-    evict_when_idle: bool = False
 
 
 @dataclass(slots=True)
@@ -31,6 +23,7 @@ class LoadJob:
     version: Version
     size: int = 0
     adapter: Adapter | None = None
+    bound: BoundAdapter | None = None  # where it lay in memory bound
     futures: list[Future[BoundAdapter]] = field(default_factory=list)
     pinning_futures: list[Future[BoundAdapter]] = field(default_factory=list)  # those among them that pin it
     evict_when_idle: bool = False  # it was unloaded meanwhile
@@ -43,6 +36,23 @@ class LoadJob:
     def abandoned(self) -> bool:
         """Whether nobody waits for it any more."""
         return all(future.cancelled() for future in self.futures)
+
+    def claims(self, sha256: str, slots: Slots, free_slots: int, free_bytes: int) -> bool:
+        """Whether the slot of this adapter must become idle for the job, which waits for memory.
+
+        Slots that are never idle would starve it. So requests may pass it, but not for ever: then as many slots as it
+        needs, of those that are asked for, take no new requests.
+        """
+        if sha256 in self.draining:
+            return True
+        self.draining = {other for other in self.draining if slots.may_drain(other)}
+        draining_bytes = sum(slots[other].size for other in self.draining)
+        enough = free_slots + len(self.draining) > 0 and self.size <= free_bytes + draining_bytes
+        if enough or self.passed < _PASSES:
+            self.passed += 1
+            return False
+        self.draining.add(sha256)
+        return True
 
 
 @dataclass(frozen=True, slots=True)

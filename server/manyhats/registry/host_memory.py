@@ -3,42 +3,67 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
 
 from manyhats.core.adapter import Adapter
+from manyhats.methods.bound_adapter import BoundAdapter
+
+
+class _Entry(NamedTuple):
+    adapter: Adapter | None
+    bound: BoundAdapter | None
+    size: int
 
 
 class HostMemory:
     """Up to `limit` bytes of adapters; those that were put first are removed first, the last one never.
 
-    For one thread at a time.
+    An adapter lies there as its files hold it or, where slots are host memory too, bound. `unbind` is called with each
+    bound one that is removed. For one thread at a time.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, unbind: Callable[[BoundAdapter], None]) -> None:
         self._limit = limit
-        self._adapters: OrderedDict[str, tuple[Adapter, int]] = OrderedDict()  # with its bytes, by sha256
+        self._unbind = unbind
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()  # by sha256
         self.used = 0  # bytes
 
     def __len__(self) -> int:
-        return len(self._adapters)
+        return len(self._entries)
 
     def __contains__(self, sha256: str) -> bool:
-        return sha256 in self._adapters
+        return sha256 in self._entries
 
-    def get(self, sha256: str) -> Adapter | None:
-        """The adapter, or None where it is not in memory."""
-        found = self._adapters.get(sha256)
-        return None if found is None else found[0]
+    def get(self, sha256: str) -> tuple[Adapter | None, BoundAdapter | None]:
+        """The adapter as its files hold it, or bound; neither where it is not in memory."""
+        found = self._entries.get(sha256)
+        return (None, None) if found is None else (found.adapter, found.bound)
 
     def put(self, sha256: str, adapter: Adapter) -> None:
         """Keeps an adapter; others are removed for it."""
-        self.remove(sha256)
-        size = adapter.nbytes
-        self._adapters[sha256] = adapter, size
-        self.used += size
-        while self.used > self._limit and len(self._adapters) > 1:
-            self.remove(next(iter(self._adapters)))
+        self._put(sha256, _Entry(adapter, None, adapter.nbytes))
+
+    def put_bound(self, sha256: str, bound: BoundAdapter) -> None:
+        """Keeps a bound adapter; others are removed for it."""
+        self._put(sha256, _Entry(None, bound, bound.nbytes))
+
+    def take(self, sha256: str) -> None:
+        """Removes an adapter, if it is there, which stays bound."""
+        found = self._entries.pop(sha256, None)
+        if found is not None:
+            self.used -= found.size
 
     def remove(self, sha256: str) -> None:
         """Removes an adapter, if it is there."""
-        _, size = self._adapters.pop(sha256, (None, 0))
-        self.used -= size
+        _, bound = self.get(sha256)
+        self.take(sha256)
+        if bound is not None:
+            self._unbind(bound)
+
+    def _put(self, sha256: str, entry: _Entry) -> None:
+        self.remove(sha256)
+        self._entries[sha256] = entry
+        self.used += entry.size
+        while self.used > self._limit and len(self._entries) > 1:
+            self.remove(next(iter(self._entries)))

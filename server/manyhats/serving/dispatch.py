@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ParamSpec
 
 P = ParamSpec("P")
@@ -24,7 +25,7 @@ class Dispatcher:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
-        self._calls: deque[Callable[[], None]] = deque()
+        self._calls: deque[Callable[[], object]] = deque()
         self._woken = False
         self._thread = threading.local()
         self.wake_ups = 0  # so far
@@ -35,12 +36,9 @@ class Dispatcher:
 
     def post(self, call: Callable[P, object], *given: P.args, **named: P.kwargs) -> None:
         """Schedules `call` on the event loop, which logs its errors."""
-
-        def run() -> None:
-            call(*given, **named)
-
+        posted = partial(call, *given, **named)
         with self._lock:
-            self._calls.append(run)
+            self._calls.append(posted)
         if not getattr(self._thread, "held", False):
             self._wake()
 
@@ -60,8 +58,11 @@ class Dispatcher:
     def end_of(self, future: Future[Any]) -> asyncio.Future[None]:
         """A future of the event loop that is done when `future` is done, failed or cancelled."""
         end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(lambda _: self.post(_finish, end))
+        future.add_done_callback(partial(self._ended, end))
         return end
+
+    def _ended(self, end: asyncio.Future[None], _: Future[Any]) -> None:
+        self.post(_finish, end)
 
     def _wake(self) -> None:
         with self._lock:

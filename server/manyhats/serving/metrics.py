@@ -25,6 +25,10 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._max_tasks = max_tasks
         self._labelled: set[str] = set()
+        # By their labels: looking one up in prometheus_client takes longer than counting.
+        self._counted: dict[tuple[str, str], Counter] = {}
+        self._timed: dict[str, Histogram] = {}
+        self._run: dict[str, Counter] = {}
         self._requests = Counter(
             "manyhats_requests", "Requests answered or refused", ["task", "outcome"], registry=self.registry
         )
@@ -66,9 +70,15 @@ class Metrics:
     def answered(self, task: str, error: Exception | None, seconds: float) -> None:
         """Counts one request. `task`: one that exists, or empty."""
         label = self._label(task) if task else "unknown"
-        self._requests.labels(label, "ok" if error is None else type(error).__name__).inc()
-        if error is None:
-            self._seconds.labels(label).observe(seconds)
+        key = label, "ok" if error is None else type(error).__name__
+        if (counted := self._counted.get(key)) is None:
+            counted = self._counted[key] = self._requests.labels(*key)
+        counted.inc()
+        if error is not None:
+            return
+        if (timed := self._timed.get(label)) is None:
+            timed = self._timed[label] = self._seconds.labels(label)
+        timed.observe(seconds)
 
     def batch(self, report: BatchReport) -> None:
         """Counts one forward pass."""
@@ -77,7 +87,10 @@ class Metrics:
         self._batch_tokens.inc(report.tokens)
         self._batch_seconds.observe(report.seconds)
         for task, count in report.tasks.items():
-            self._inputs.labels(self._label(task)).inc(count)
+            label = self._label(task)
+            if (run := self._run.get(label)) is None:
+                run = self._run[label] = self._inputs.labels(label)
+            run.inc(count)
 
     def loaded(self, seconds: float) -> None:
         """Counts one adapter read from disk."""

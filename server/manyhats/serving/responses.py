@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import uuid
 
-import numpy as np
-
 from manyhats.backbone import Tokenizer
 from manyhats.core.kinds.base import Answer, Rendered
 from manyhats.core.sequence import Output, Request
@@ -17,26 +15,32 @@ from manyhats.serving.inference import InferenceResponse, RequestState
 def response_cost(state: RequestState) -> int:
     """Roughly how many values are processed to make the response, and to write it as JSON."""
     request = _finished(state)
-    if request.generates:
+    if state.task_kind.generates:
         return rendering_cost_of_texts(request)
     outputs = (sequence.pooled for sequence in request.sequences)
     cost = state.task_kind.rendering_cost
     return sum(cost(output, state.parameters) for output in outputs if output is not None)
 
 
-def response_of(state: RequestState, tokenizer: Tokenizer, generation: Generation | None) -> InferenceResponse:
-    """The response to a request that the engine has finished. Raises EngineFailure for values that are not finite."""
+def response_of(
+    state: RequestState, tokenizer: Tokenizer, generation: Generation | None, size: int
+) -> InferenceResponse:
+    """The response to a request that the engine has finished, whose values are finite. `size`: its `response_cost`.
+
+    Raises EngineFailure for outputs that are missing.
+    """
     request = _finished(state)
     prepared = state.prepared
     assert prepared is not None
     assert request.batch is not None
+    generates = state.task_kind.generates
     return InferenceResponse(
         id=f"pred-{uuid.uuid4().hex}",
         version=state.version,
         kind=state.kind,
         outputs=_answers(state, request, tokenizer, generation),
         input_tokens=prepared.tokens,
-        output_tokens=request.output_tokens,
+        output_tokens=request.output_tokens if generates else 0,
         queue_ms=(request.started - request.arrival_time) * 1000,
         load_ms=state.load_ms,
         compute_ms=request.compute * 1000,
@@ -47,8 +51,8 @@ def response_of(state: RequestState, tokenizer: Tokenizer, generation: Generatio
             "methods": list(request.batch.methods),
         },
         warnings=prepared.warnings,
-        size=response_cost(state),
-        sequences=request.sequences if request.generates else (),
+        size=size,
+        sequences=request.sequences if generates else (),
     )
 
 
@@ -74,8 +78,6 @@ def _answers(
         assert generation is not None
         return generation.answers(request, generate_parameters)
     outputs = _outputs(state, request)
-    if not all(np.isfinite(output).all() for output in outputs):
-        raise EngineFailure(f"the adapter {state.version.ref} gives values that are not finite")
     render, labels = state.task_kind.render, state.settings.labels
     return [
         render(output, parameters, Rendered(text, encoded, labels, tokenizer))

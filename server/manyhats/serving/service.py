@@ -20,16 +20,16 @@ from manyhats.errors import DeadlineExceeded, EngineFailure, InvalidRequest, Man
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.names import BASE
-from manyhats.registry.records import TaskSettings, Version
+from manyhats.registry.records import Task, TaskSettings, Version
 from manyhats.registry.registry import Registry
 from manyhats.serving.backbone_task import BackboneTask
 from manyhats.serving.dispatch import Dispatcher
 from manyhats.serving.generation import Generation
 from manyhats.serving.inference import InferenceRequest, InferenceResponse, Limits, RequestState, check_request
 from manyhats.serving.merged import FIELD, MergeBody, MergedVersion, open_merged, parse
-from manyhats.serving.parameters import parse_parameters
 from manyhats.serving.preparation import Preparation
 from manyhats.serving.responses import response_cost, response_of
+from manyhats.serving.task_views import TaskViews
 from manyhats.serving.threads import SMALL_OUTPUT, SMALL_REQUESTS, SMALL_TEXT, at_once_if, tokenising_limit
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ class Service:
         self.dispatcher = Dispatcher()
         self._tokenising = tokenising_limit()
         self._base = BackboneTask(backbone)
+        self._views = TaskViews(backbone)
         cache = engine.cache  # of backbones that generate
         self._preparation = Preparation(backbone, None if cache is None else Generation(backbone, cache.capacity))
         self.on_answer: Callable[[str, Exception | None, float], None] = lambda task, error, seconds: None
@@ -100,11 +101,11 @@ class Service:
         given = request.parameters
         if request.task == BASE:
             version, given = self._base.open(given)
-            settings = TaskSettings()
+            task: Task | None = None
         else:
             version = self.registry.pin(request.task)
             try:
-                settings = self.registry.task(version.task).settings_for(version)
+                task = self.registry.task(version.task)
             except NotFound:  # deleted between the two steps
                 self.registry.unpin(version)
                 raise
@@ -113,16 +114,14 @@ class Service:
             body: MergeBody | None = None
             if FIELD in given:
                 body, given = parse(given)
-            kind = settings.kind or version.info.kind
-            if request.generates and not KINDS[kind].generates:
+            view = self._views.of(task, version)
+            if request.generates and not view.kind.generates:
                 raise InvalidRequest(
-                    f"the task `{version.task}` is of kind '{kind}' and cannot generate text; ask it with "
+                    f"the task `{version.task}` is of kind '{view.kind.name}' and cannot generate text; ask it with "
                     f"POST /v1/tasks/{version.task}/predict",
                     param="model",
                 )
-            defaults = {**request.defaults, **settings.defaults}
-            parameters = parse_parameters(kind, version.task, defaults, given, request.names)
-            parameters, settings = KINDS[kind].complete(parameters, settings, self.backbone, version.info.num_labels)
+            parameters, settings = self._views.complete(view, request.defaults, given, request.names)
             if body is not None:
                 merged = open_merged(self.registry, body, version, version.task == BASE)
         except ManyhatsError:
@@ -238,12 +237,14 @@ class Service:
             for i in waiting:
                 if answers[i] is None:
                     try:
-                        answers[i] = response_of(pending[i], self.backbone.tokenizer, self._preparation.generation)
+                        answers[i] = response_of(
+                            pending[i], self.backbone.tokenizer, self._preparation.generation, costs[i]
+                        )
                     except Exception as error:
                         answers[i] = _as_answer(error)
 
-        cost = sum(response_cost(pending[i]) for i in waiting if answers[i] is None)
-        await at_once_if(cost <= SMALL_OUTPUT, finish)
+        costs = {i: response_cost(pending[i]) for i in waiting if answers[i] is None}
+        await at_once_if(sum(costs.values()) <= SMALL_OUTPUT, finish)
 
     async def _wait(self, request: Request, end: asyncio.Future[None], deadline: asyncio.Timeout) -> None:
         """Waits until the engine has finished it, `end`. Raises its error.

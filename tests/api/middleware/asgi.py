@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from manyhats.api.middleware.gate import Gate
 from starlette.types import ASGIApp, Message
 
 
@@ -19,6 +20,13 @@ def pieces(body: Iterable[bytes]) -> list[Message]:
     """A body's messages; the last one says that it is."""
     chunks = list(body)
     return [{"type": "http.request", "body": chunk, "more_body": i + 1 < len(chunks)} for i, chunk in enumerate(chunks)]
+
+
+def gate(**options: Any) -> Callable[[ASGIApp], Gate]:
+    """Puts a gate before a route: one that lets all pass but for what `options` say."""
+    return lambda app: Gate(
+        app, **{"hosts": None, "origins": (), "json_limit": 1 << 20, "upload_limit": 1 << 20} | options
+    )
 
 
 def ask(make: Callable[[ASGIApp], ASGIApp], scope: dict[str, Any], messages: list[Message] | None = None) -> Asked:

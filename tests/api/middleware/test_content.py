@@ -8,12 +8,11 @@ import zlib
 from typing import Any
 
 import pytest
-from manyhats.api.middleware.content import JsonBodies, is_upload
-from manyhats.api.middleware.encoding import GzipBodies
+from manyhats.api.middleware.content import is_upload
 from manyhats.errors import InvalidRequest, TooLarge
 
 from tests.api.live import Live, adapter_files, assert_error, fresh
-from tests.api.middleware.asgi import Asked, ask, pieces, scope
+from tests.api.middleware.asgi import Asked, ask, gate, pieces, scope
 
 BODY = json.dumps({"inputs": "w1 w2"}).encode()
 PREDICT = "/v1/tasks/base/predict"
@@ -75,14 +74,14 @@ def test_an_upload_is_known_by_its_route() -> None:
 def test_a_byte_order_mark_is_taken_off_however_it_is_cut(cuts: tuple[int, ...]) -> None:
     whole = MARK + b'{"a": "\xef\xbb\xbf"}'
     parts = [whole[a:b] for a, b in zip((0, *cuts), (*cuts, len(whole)), strict=True)]
-    assert ask(JsonBodies, scope(), pieces(parts)).body == whole[3:]
+    assert ask(gate(), scope(), pieces(parts)).body == whole[3:]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xef", b"\xef\xbb", b"\xef\xbbx", MARK, MARK * 2, b"x" + MARK])
 def test_nothing_else_is_taken_off(body: bytes) -> None:
     expected = body[3:] if body.startswith(MARK) else body
-    assert ask(JsonBodies, scope(), pieces([body])).body == expected
-    assert ask(JsonBodies, scope(), pieces([body, b""])).body == expected
+    assert ask(gate(), scope(), pieces([body])).body == expected
+    assert ask(gate(), scope(), pieces([body, b""])).body == expected
 
 
 def test_a_body_with_a_mark_is_answered(live: Live):
@@ -95,9 +94,7 @@ def test_a_body_with_a_mark_is_answered(live: Live):
 
 
 def unpacked(messages: list[Any], limit: int = 1 << 20, encoding: str = "gzip") -> Asked:
-    return ask(
-        lambda app: GzipBodies(app, json_limit=limit, upload_limit=limit), scope(content_encoding=encoding), messages
-    )
+    return ask(gate(json_limit=limit, upload_limit=limit), scope(content_encoding=encoding), messages)
 
 
 def test_packed_bodies_are_answered_and_uploads_too(live: Live):
@@ -174,7 +171,7 @@ def test_no_more_is_unpacked_than_is_read() -> None:
                 got += len((await receive())["body"])
             await send({"type": "http.response.start", "status": 413, "headers": []})
 
-        return GzipBodies(route, json_limit=1 << 20, upload_limit=0)
+        return gate()(route)
 
     assert ask(limited, scope(content_encoding="gzip"), bomb).status == 413
     assert got <= 100_000 + (64 << 10)

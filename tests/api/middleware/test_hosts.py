@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 from manyhats.api.exposure import allowed_hosts
-from manyhats.api.middleware.hosts import AllowedHosts, host_of
+from manyhats.api.middleware.hosts import host_of
 from manyhats.settings import Settings
 
 from tests.api.live import Live, assert_error, raw
-from tests.api.middleware.asgi import ask, scope
+from tests.api.middleware.asgi import ask, gate, scope
 
 
 def status(allowed: tuple[str, ...] | None, host: str | None) -> int:
     headers = {} if host is None else {"host": host}
-    return ask(lambda app: AllowedHosts(app, allowed=allowed), scope("GET", "/", **headers)).status
+    return ask(gate(hosts=allowed), scope("GET", "/", **headers)).status
 
 
 @pytest.mark.parametrize(

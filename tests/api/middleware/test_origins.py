@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from manyhats.api.middleware.origins import SameOrigin
 
 from tests.api.live import Live, adapter_files, assert_error, fresh
-from tests.api.middleware.asgi import ask, scope
+from tests.api.middleware.asgi import ask, gate, scope
 
 OWN = "http://localhost:8000"
 OTHER = "https://app.example"
@@ -14,7 +13,7 @@ OTHER = "https://app.example"
 
 def status(method: str, *trusted: str, **headers: str) -> int:
     named = {"host": "localhost:8000"} | headers
-    return ask(lambda app: SameOrigin(app, trusted=trusted), scope(method, **named)).status
+    return ask(gate(origins=trusted), scope(method, **named)).status
 
 
 PASS = [

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope
 
-from manyhats.api.errors import response
+from manyhats.api.middleware.headers import FirstValues, all_values
 from manyhats.errors import UnsupportedFormat
 
 _READ = frozenset({"POST", "PUT", "PATCH"})  # methods whose bodies are read
+_PLAIN = b"application/json"
 _UPLOAD = re.compile(r"/v1/tasks/[^/]+/versions")
 _JSON = re.compile(r"application/([a-z0-9!#$&^_.+-]+\+)?json")
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
@@ -20,7 +20,13 @@ _QUOTED = 100  # characters of a header in a message
 
 def is_upload(scope: Scope) -> bool:
     """Whether a request uploads an adapter: by its route, not by what the body says it is."""
-    return scope["method"] == "POST" and _UPLOAD.fullmatch(scope["path"]) is not None
+    path: str = scope["path"]
+    return scope["method"] == "POST" and path.endswith("/versions") and _UPLOAD.fullmatch(path) is not None
+
+
+def has_json_body(scope: Scope) -> bool:
+    """Whether a request's body is read, as JSON."""
+    return scope["method"] in _READ and not is_upload(scope)
 
 
 def complaint(content_type: str) -> str | None:
@@ -35,33 +41,24 @@ def complaint(content_type: str) -> str | None:
     return None
 
 
-class JsonBodies:
-    """Refuses bodies whose type is not JSON in UTF-8, and removes a byte order mark.
+def check_content_type(scope: Scope, headers: FirstValues) -> None:
+    """Raises UnsupportedFormat for a body whose type is not JSON in UTF-8.
 
     A page of another site can send text and forms without a preflight of the browser, but not JSON.
     """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] not in _READ or is_upload(scope):
-            await self._app(scope, receive, send)
-            return
-        for content_type in Headers(scope=scope).getlist("content-type"):
-            wrong = complaint(content_type) if content_type.strip() else None
-            if wrong is not None:
-                error = UnsupportedFormat(
-                    f"{wrong}; send JSON in UTF-8, with 'Content-Type: application/json' (curl: "
-                    "-H 'Content-Type: application/json')",
-                    param="Content-Type",
-                )
-                await response(error)(scope, receive, send)
-                return
-        await self._app(scope, _without_mark(receive), send)
+    if headers.get(b"content-type") == _PLAIN and len(headers) == len(scope["headers"]):
+        return
+    for content_type in all_values(scope, headers, b"content-type"):
+        wrong = complaint(content_type) if content_type.strip() else None
+        if wrong is not None:
+            raise UnsupportedFormat(
+                f"{wrong}; send JSON in UTF-8, with 'Content-Type: application/json' (curl: "
+                "-H 'Content-Type: application/json')",
+                param="Content-Type",
+            )
 
 
-def _without_mark(receive: Receive) -> Receive:
+def without_mark(receive: Receive) -> Receive:
     """The same messages, without a byte order mark at the beginning of the body."""
     prefix = b""  # what could be the beginning of a mark
     looking = True

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import zlib
 
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope
 
-from manyhats.api.errors import response
-from manyhats.api.middleware.content import is_upload
+from manyhats.api.middleware.headers import FirstValues, all_values
 from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
 
 _CHUNK = 64 << 10  # bytes unpacked between two turns of the event loop
@@ -17,40 +15,33 @@ _GZIP = 16 + zlib.MAX_WBITS
 _QUOTED = 100  # characters of a header in a message
 
 
-class GzipBodies:
-    """Unpacks what `Content-Encoding` says is gzip, and refuses every other encoding.
+class UnsupportedEncoding(UnsupportedFormat):
+    """A body is packed in another way."""
+
+
+def is_packed(scope: Scope, headers: FirstValues) -> bool:
+    """Whether a body is packed with gzip. Raises UnsupportedEncoding for every other encoding."""
+    if b"content-encoding" not in headers:
+        return False
+    given = ", ".join(all_values(scope, headers, b"content-encoding"))
+    encodings = [one for part in given.lower().split(",") if (one := part.strip()) not in ("", "identity")]
+    if encodings and encodings not in (["gzip"], ["x-gzip"]):
+        raise UnsupportedEncoding(
+            f"the body's content encoding is {given[:_QUOTED]!r}; send it plain, or with gzip",
+            param="Content-Encoding",
+        )
+    return bool(encodings)
+
+
+def unpacked(scope: Scope, receive: Receive, limit: int) -> tuple[Scope, Receive]:
+    """The request whose body was packed with gzip as if it had not been.
 
     No more is unpacked than is asked for, so that whatever counts the bytes behind it can stop at a limit. The packed
-    body has the same limits, `json_limit` and `upload_limit` in bytes: some of it may unpack to nothing.
+    body has the same `limit` in bytes: some of it may unpack to nothing.
     """
-
-    def __init__(self, app: ASGIApp, *, json_limit: int, upload_limit: int) -> None:
-        self._app = app
-        self._json_limit = json_limit
-        self._upload_limit = upload_limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        scope = {**scope, "headers": list(scope["headers"])}
-        headers = MutableHeaders(scope=scope)
-        given = ", ".join(headers.getlist("content-encoding"))
-        encodings = [one for part in given.lower().split(",") if (one := part.strip()) not in ("", "identity")]
-        if not encodings:
-            await self._app(scope, receive, send)
-        elif encodings in (["gzip"], ["x-gzip"]):
-            del headers["content-encoding"], headers["content-length"]
-            limit = self._upload_limit if is_upload(scope) else self._json_limit
-            await self._app(scope, _unpacked(receive, limit), send)
-        else:
-            error = UnsupportedFormat(
-                f"the body's content encoding is {given[:_QUOTED]!r}; send it plain, or with gzip",
-                param="Content-Encoding",
-            )
-            answer = response(error)
-            answer.headers["Accept-Encoding"] = "gzip"
-            await answer(scope, receive, send)
+    left_out = (b"content-encoding", b"content-length")
+    headers = [header for header in scope["headers"] if header[0] not in left_out]
+    return {**scope, "headers": headers}, _unpacked(receive, limit)
 
 
 def _unpacked(receive: Receive, limit: int) -> Receive:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
-from manyhats.api.errors import response
+from manyhats.api.middleware.headers import FirstValues
 from manyhats.errors import UnknownHost
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::[0-9]*)?")
@@ -28,24 +27,21 @@ class AllowedHosts:
     passes: it is HTTP/1.0, which no browser speaks.
     """
 
-    def __init__(self, app: ASGIApp, *, allowed: Sequence[str] | None) -> None:
-        self._app = app
+    def __init__(self, allowed: Sequence[str] | None) -> None:
         self._names = None if allowed is None else frozenset(allowed)
         self._ends = tuple(name[1:] for name in allowed or () if name.startswith("*."))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._names is None:
-            await self._app(scope, receive, send)
+    def check(self, scope: Scope, headers: FirstValues) -> None:
+        """Raises UnknownHost for a request to another one."""
+        header = headers.get(b"host")
+        if self._names is None or header is None:
             return
-        header = Headers(scope=scope).get("host")
-        if header is None or self._allows(host_of(header), scope.get("server")):
-            await self._app(scope, receive, send)
-            return
-        error = UnknownHost(
-            f"this server does not answer for the host {header[:_QUOTED]!r}; allowed_hosts names those that it does",
-            param="Host",
-        )
-        await response(error)(scope, receive, send)
+        host = header.decode("latin-1")
+        if not self._allows(host_of(host), scope.get("server")):
+            raise UnknownHost(
+                f"this server does not answer for the host {host[:_QUOTED]!r}; allowed_hosts names those that it does",
+                param="Host",
+            )
 
     def _allows(self, host: str | None, server: tuple[str, int | None] | None) -> bool:
         assert self._names is not None

@@ -4,46 +4,31 @@ from __future__ import annotations
 
 import re
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Send
 
 _SLASHES = re.compile("//+")
 
 
-class LenientPaths:
-    """Leaves out slashes that say nothing, instead of redirecting: a redirect would name a host and a scheme, which a
-    proxy may have changed, and many clients do not send a body twice.
+def lenient_path(path: str) -> str:
+    """A path without the slashes that say nothing.
+
+    A redirect would name a host and a scheme, which a proxy may have changed; many clients do not send a body twice.
     """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            path = scope["path"]
-            plain = _SLASHES.sub("/", path).rstrip("/") or "/"
-            if plain != path:
-                scope = {**scope, "path": plain}
-        await self._app(scope, receive, send)
+    if "//" in path:
+        path = _SLASHES.sub("/", path)
+    return path.rstrip("/") or "/"
 
 
-class HeadAsGet:
-    """Answers HEAD with the headers of GET. The body is not sent, and no more of it is made than its first chunk."""
+def headers_alone(send: Send) -> Send:
+    """Sends the headers of an answer to GET. No more of its body is made than the first chunk."""
+    ended = False
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    async def sent(message: Message) -> None:
+        nonlocal ended
+        if message["type"] == "http.response.start":
+            await send(message)
+        elif message["type"] == "http.response.body" and not ended:
+            ended = True  # the route then learns that the client reads no more
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "HEAD":
-            await self._app(scope, receive, send)
-            return
-        ended = False
-
-        async def headers_alone(message: Message) -> None:
-            nonlocal ended
-            if message["type"] == "http.response.start":
-                await send(message)
-            elif message["type"] == "http.response.body" and not ended:
-                ended = True  # the route then learns that the client reads no more
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-        await self._app({**scope, "method": "GET"}, receive, headers_alone)
+    return sent

@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-import uuid
+import secrets
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Send
+
+from manyhats.api.middleware.headers import FirstValues
 
 HEADER = "X-Request-Id"
-_GIVEN = re.compile(r"[\x21-\x7e]{1,128}")
+_NAME = HEADER.lower().encode()
+_GIVEN = re.compile(rb"[\x21-\x7e]{1,128}")
+_PROCESS = secrets.token_hex(8)
+_numbers = itertools.count()
 
 
 def new_id() -> str:
-    """An id that no other request has."""
-    return uuid.uuid4().hex
+    """An id that no other request has, of this process or of another."""
+    return f"{_PROCESS}{next(_numbers):016x}"
 
 
-class RequestId:
-    """Puts the id into the answer's headers, and into the request's state as `request_id`."""
+def request_id(headers: FirstValues) -> str:
+    """The id of a request: what its client gave, where that can stand in a log."""
+    given = headers.get(_NAME)
+    return given.decode("ascii") if given is not None and _GIVEN.fullmatch(given) else new_id()
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = Headers(scope=scope).get(HEADER, "")
-        request_id = given if _GIVEN.fullmatch(given) else new_id()
-        scope.setdefault("state", {})["request_id"] = request_id
+def with_request_id(send: Send, request_id: str) -> Send:
+    """Puts the id into the answer's headers."""
+    header = (_NAME, request_id.encode("ascii"))
 
-        async def marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[HEADER] = request_id
-            await send(message)
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [one for one in message.get("headers", ()) if one[0] != _NAME] + [header]
+        await send(message)
 
-        await self._app(scope, receive, marked)
+    return sent

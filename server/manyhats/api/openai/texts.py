@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
+from manyhats.api.direct_route import DirectRoute
 from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.errors import describe
 from manyhats.api.json_response import json_response
@@ -27,7 +28,7 @@ from manyhats.backbone import Text
 from manyhats.errors import InvalidRequest, NotFound
 from manyhats.serving.inference import InferenceRequest
 
-router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(require_read)])
+router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(require_read)], route_class=DirectRoute)
 
 
 @router.post("/completions", openapi_extra=documented(CompletionBody))

@@ -67,13 +67,14 @@ class Classify(Kind[ClassifyParameters]):
         names = label_names(rendered.labels, len(output))
         scores = sigmoid(output) if parameters.multi_label else softmax(output).astype(np.float32)
         best = int(scores.argmax())
+        values = scores.tolist()
         ranked = (
             range(len(names)) if parameters.top_k is None else np.argsort(-scores, kind="stable")[: parameters.top_k]
         )
         answer: Answer = {
             "label": names[best],
-            "score": float(scores[best]),
-            "scores": {names[i]: float(scores[i]) for i in ranked},
+            "score": values[best],
+            "scores": {names[i]: values[i] for i in ranked},
         }
         if parameters.multi_label:
             answer["labels"] = [name for name, score in zip(names, scores, strict=True) if score >= 0.5]

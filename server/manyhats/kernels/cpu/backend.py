@@ -24,7 +24,7 @@ class CpuKernels:
     """
 
     name = "cpu"
-    keeps_bits = False
+    keeps_bits = True
     keeps_sparse = False
 
     def __init__(self, library: Library | None = None) -> None:
@@ -77,7 +77,24 @@ class CpuKernels:
     def masked_linear(
         self, x: Tensor, y: Tensor, base: Tensor, bias: Tensor | None, table: Table[Bits], segments: Segments
     ) -> None:
-        self._reference.masked_linear(x, y, base, bias, table, segments)
+        function = self._library.masked_linear.get(x.dtype)
+        structs = struct_array_of(table).updated(table)
+        rows, width = x.shape
+        out = y.shape[1]
+        if (
+            function is None
+            or structs.kind != ((out * width + 7) // 8,)
+            or not _supported(x, y)
+            or base.shape != (out, width)
+            or base.dtype is not x.dtype
+            or not base.is_contiguous()
+            or (bias is not None and (bias.dtype is not x.dtype or not bias.is_contiguous()))
+        ):
+            self._reference.masked_linear(x, y, base, bias, table, segments)
+            return
+        operands = (x.data_ptr(), y.data_ptr(), rows, width, out, x.stride(0), y.stride(0))
+        layer = (base.data_ptr(), None if bias is None else bias.data_ptr())
+        self._call("masked_linear", function, operands, segments, structs, layer)
 
     def lookup(self, ids: Tensor, y: Tensor, table: Table[Rows], segments: Segments) -> None:
         self._reference.lookup(ids, y, table, segments)

@@ -50,10 +50,17 @@ typedef struct {
     const void *values;     /* (count) */
 } SparseSlot;
 
+typedef struct {
+    int32_t present;
+    int32_t unused;
+    const void *bits; /* (out * in) bits, row by row, the lowest of a byte first */
+} MaskSlot;
+
 /* Rows of one slot that one thread computes. */
 typedef struct {
     int64_t row, rows;
     const void *slot;
+    int64_t place; /* its first row in `wide` */
 } Tile;
 
 /* The tiles that a thread takes first: `next` to `end`. */
@@ -74,6 +81,11 @@ typedef struct {
     void (*linear)(const Call *, const Tile *);
     /* y += x D^T with a sparse D; `scratch`: SPARSE_ROWS * (in + out) floats */
     void (*sparse)(const Call *, const Tile *, float *scratch);
+    /* wide = x, in float32 or as `packed` says */
+    void (*widen)(const Call *, const Tile *);
+    /* y = x (weight * bits)^T + bias for the columns c0 to c1 */
+    void (*dense)(const Call *, const Tile *, int64_t c0, int64_t c1, float *scratch);
+    int32_t packed; /* whether `wide` has bfloat16, packed for `dense` */
 } Rows;
 
 struct Call {
@@ -90,11 +102,35 @@ struct Call {
     float *low;
     int64_t low_stride, low_size; /* of one tile, in floats */
     int64_t parts;                /* chunks of a tile's ranks or columns, shared among threads */
+    const void *base, *base_bias; /* the layer that all slots mask: (out, in) and (out) or 0 */
+    float *wide;                  /* the tiles' rows of x, as `widen` writes them; 0 where x is as `dense` reads it */
+    int64_t wide_stride;
     int64_t next, workers;        /* the next tile or chunk; how many threads have a tile */
 };
 
 #define SPARSE_ROWS 16 /* rows that a sparse difference takes at once */
 #define FEW_ROWS 4     /* fewer of them it takes one by one */
+
+/* A whole layer: (out, in), bits or 0, (out) or 0. */
+typedef struct {
+    const void *weight;
+    const uint8_t *bits;
+    const void *bias;
+    int64_t out;
+} Layer;
+
+/* What a slot's layer is: its own, or the base under the slot's mask. */
+static inline Layer layer_of(const Call *call, const void *slot) {
+    if (call->base) return (Layer){call->base, ((const MaskSlot *)slot)->bits, call->base_bias, call->out};
+    const LinearSlot *own = slot;
+    return (Layer){own->weight, 0, own->bias, own->out};
+}
+
+#define DENSE_ROWS 128                   /* maximum rows of a tile that share an unpacked weight */
+#define DENSE_OUTPUTS 16                 /* outputs that are unpacked at a time */
+#define DENSE_WIDTH 512                  /* and maximum inputs of them */
+#define DENSE_STRIDE (DENSE_WIDTH + 48)  /* no power of two, so that outputs do not map to the same cache sets */
+
 #define L1_CACHE 32768 /* bytes of the smallest L1 data cache of common processors */
 
 static inline __attribute__((always_inline)) float from_bf16(uint16_t value) {

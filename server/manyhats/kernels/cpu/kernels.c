@@ -15,9 +15,9 @@
 #include "threads.h"
 
 /* The version of the exported functions and their structs; library.py expects the same number. */
-#define ABI 2
+#define ABI 3
 
-enum { BASELINE, AVX2, AVX512, AVX512_BF16, VARIANTS };
+enum { BASELINE, AVX2, AVX512, AVX512_BF16, AMX, VARIANTS };
 
 #define VARIANT baseline
 #define TARGET
@@ -51,18 +51,28 @@ enum { BASELINE, AVX2, AVX512, AVX512_BF16, VARIANTS };
 #define WIDTH 16
 #define HAS_BF16 1
 #include "variant.h"
+
+#if defined(__has_include)
+#if __has_include(<amxbf16intrin.h>)
+#define HAS_AMX
+#include "amx.h"
+#endif
+#endif
 #endif
 
 static const Rows *const kernels_f32[VARIANTS] = {
     &rows_baseline_f32,
 #if defined(__x86_64__)
-    &rows_avx2_f32, &rows_avx512_f32, &rows_avx512_f32,
+    &rows_avx2_f32, &rows_avx512_f32, &rows_avx512_f32, &rows_avx512_f32,
 #endif
 };
 static const Rows *const kernels_bf16[VARIANTS] = {
     &rows_baseline_bf16,
 #if defined(__x86_64__)
     &rows_avx2_bf16, &rows_avx512_bf16, &rows_avx512_bf16_bf16,
+#endif
+#if defined(HAS_AMX)
+    &rows_amx_bf16,
 #endif
 };
 
@@ -79,7 +89,13 @@ static int32_t best_variant(void) {
     if (!(features & 1u << 5) || (saved & 0x06) != 0x06) return BASELINE; /* the operating system saves the registers */
     if ((features & avx512) != avx512 || (saved & 0xe6) != 0xe6) return AVX2;
     if (!__get_cpuid_count(7, 1, &more, &b, &c, &d)) return AVX512;
-    return more & 1u << 5 ? AVX512_BF16 : AVX512;
+    if (!(more & 1u << 5)) return AVX512;
+#if defined(HAS_AMX)
+    const unsigned amx = 1u << 22 | 1u << 24; /* BF16, TILE */
+    __get_cpuid_count(7, 0, &a, &b, &c, &d);
+    if ((d & amx) == amx && (saved & 0x60000) == 0x60000 && amx_allowed()) return AMX;
+#endif
+    return AVX512_BF16;
 }
 #else
 static int32_t best_variant(void) { return BASELINE; }
@@ -89,6 +105,7 @@ static int32_t best_variant(void) { return BASELINE; }
 EXPORT int32_t manyhats_best_variant(void) { return best_variant(); }
 
 /* The functions of the operations. */
+#include "dense.h"
 #include "linear.h"
 #include "low_rank.h"
 #include "scale_add.h"

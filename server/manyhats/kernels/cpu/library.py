@@ -2,7 +2,7 @@
 
 It is compiled when the package is built, where there is a C compiler (see setup.py). It holds the loops for several
 instruction sets ("variants"), of which the best one that the processor supports is used. For tests,
-MANYHATS_CPU_KERNELS forces one: `baseline`, `avx2`, `avx512` or `avx512_bf16`.
+MANYHATS_CPU_KERNELS forces one: `baseline`, `avx2`, `avx512`, `avx512_bf16` or `amx`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import torch
 from manyhats.errors import ConfigurationError
 
 FILE = Path(__file__).with_name("_kernels.so")
-VARIANTS = ("baseline", "avx2", "avx512", "avx512_bf16")
+VARIANTS = ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
 VARIABLE = "MANYHATS_CPU_KERNELS"
 
-_ABI = 2  # the number in kernels.c
+_ABI = 3  # the number in kernels.c
 _DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _SEGMENTS = [c_void_p, c_int64]
 _SLOTS = [c_void_p, c_int64]
@@ -32,6 +32,7 @@ _ARGUMENTS = {
     "scale_add": [c_int32, c_void_p, c_int64, c_int64, c_int64, *_SEGMENTS, *_SLOTS, c_int32],
     "linear": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_int32],
     "sparse_add": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_int32],
+    "masked_linear": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_void_p, c_void_p, c_int32],
 }
 _FAILURES = {
     1: "there is no memory for what it keeps between its two products",
@@ -42,8 +43,9 @@ _FAILURES = {
 
 
 class Library:
-    """The functions of one variant, by dtype: `low_rank`, `scale_add`, `linear`, `sparse_add`; see low_rank.h and its like for their
-    arguments.
+    """The functions of one variant, by dtype: `low_rank`, `scale_add`, `linear`, `sparse_add`, `masked_linear`.
+
+    Their arguments are in low_rank.h and its like.
 
     Each returns 0, or a code that `failure` explains. `threaded`: whether they run on torch's threads. Raises
     ConfigurationError where the file is missing, cannot be loaded or is of another version, and for a variant that
@@ -72,9 +74,9 @@ class Library:
                 f"the CPU kernels have no variant '{variant}' on this processor; it runs {', '.join(self.variants)}"
             )
         self.number = VARIANTS.index(self.variant)
-        self.low_rank, self.scale_add, self.linear, self.sparse_add = (
-            _functions(library, name) for name in _ARGUMENTS
-        )
+        functions = {name: _functions(library, name) for name in _ARGUMENTS}
+        self.low_rank, self.scale_add, self.linear = (functions[name] for name in ("low_rank", "scale_add", "linear"))
+        self.sparse_add, self.masked_linear = functions["sparse_add"], functions["masked_linear"]
         openmp = _torch_openmp()
         self.threaded = openmp is not None
         use_threads = library.manyhats_use_threads
@@ -114,11 +116,11 @@ def _functions(library: Any, name: str) -> dict[torch.dtype, Any]:
 
 
 def _torch_openmp() -> tuple[int | None, int | None] | None:
-    """The addresses of GOMP_parallel and omp_get_thread_num in the OpenMP runtime that torch is linked with, whatever its file is called.
+    """The addresses of GOMP_parallel and omp_get_thread_num in torch's OpenMP runtime, whatever its file is called.
 
-    GNU's runtime and LLVM's both have them. A search through the handle of torch's library finds what that one is linked
-    with, never another runtime of the process. torch has no public way to its runtime. None: torch is built without
-    OpenMP.
+    GNU's runtime and LLVM's both have them. A search through the handle of torch's library finds what that one is
+    linked with, never another runtime of the process. torch has no public way to its runtime. None: torch is built
+    without OpenMP.
     """
     for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
         path = Path(torch.__file__).parent / "lib" / name

@@ -14,7 +14,7 @@ static int linear(const Rows *const *kernels, int64_t item, int32_t variant, con
     Call call = {.kernels = kernels[variant], .x = x, .y = y, .in = in, .x_stride = x_stride, .y_stride = y_stride};
     if (!parallel || threads < 1) threads = 1;
     int code = make_tiles(&call, rows, segments, segment_count, (const char *)slots, sizeof *slots, slot_count,
-                          threads);
+                          threads, TILE);
     if (code) return code;
     double flops = 0, bytes = 0;
     for (int64_t i = 0; i < call.count && !code; i++) {

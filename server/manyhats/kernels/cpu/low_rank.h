@@ -61,7 +61,7 @@ static int low_rank(const Rows *const *kernels, int64_t item, int32_t variant, c
                  .x_stride = x_stride, .y_stride = y_stride, .row_scale_stride = row_scale_stride};
     if (!parallel || threads < 1) threads = 1;
     int code = make_tiles(&call, rows, segments, segment_count, (const char *)slots, sizeof *slots, slot_count,
-                          threads);
+                          threads, TILE);
     if (code) return code;
 
     int64_t most_rank = 0, most_rows = 0, kept = 0;

@@ -291,9 +291,12 @@ static TARGET void NAME(linear)(const Call *call, const Tile *tile) {
 
 #include "sparse_rows.h"
 
-static const Rows JOIN(JOIN(rows, VARIANT), TYPE) = {NAME(down), NAME(up), NAME(scale_add), NAME(linear), NAME(sparse)};
-
 #undef OUTPUTS
+
+#include "dense_rows.h"
+
+static const Rows JOIN(JOIN(rows, VARIANT), TYPE) = {NAME(down),   NAME(up),    NAME(scale_add), NAME(linear),
+                                                    NAME(sparse), NAME(widen), NAME(dense),     0};
 
 #undef NAME
 #undef SPLAT

@@ -15,7 +15,7 @@ static int scale_add(const Rows *const *kernels, int64_t item, int32_t variant, 
     Call call = {.kernels = kernels[variant], .y = y, .out = out, .y_stride = y_stride};
     if (!parallel || threads < 1) threads = 1;
     int code = make_tiles(&call, rows, segments, segment_count, (const char *)slots, sizeof *slots, slot_count,
-                          threads);
+                          threads, TILE);
     if (code) return code;
     int64_t total = 0;
     for (int64_t i = 0; i < call.count; i++) total += call.tiles[i].rows;

@@ -34,9 +34,9 @@ static int64_t fetch_next(int64_t *counter) { return __atomic_fetch_add(counter,
 
 static int64_t round_up(int64_t number, int64_t step) { return (number + step - 1) / step * step; }
 
-/* Divides segments (first row, rows, slot) into tiles. */
+/* Divides segments (first row, rows, slot) into tiles of at most `most` rows. */
 static int make_tiles(Call *call, int64_t rows, const int32_t *segments, int64_t count, const char *slots,
-                      int64_t slot_size, int64_t slot_count, int threads) {
+                      int64_t slot_size, int64_t slot_count, int threads, int64_t most) {
     int64_t total = 0, tile_count = 0, step;
     for (int64_t i = 0; i < count; i++) {
         int64_t first = segments[3 * i], own = segments[3 * i + 1];
@@ -45,8 +45,8 @@ static int make_tiles(Call *call, int64_t rows, const int32_t *segments, int64_t
         if (slot >= slot_count || !*(const int32_t *)(slots + slot * slot_size)) return EMPTY_SLOT;
         total += own;
     }
-    step = threads > 1 ? round_up(total / (3 * threads), GROUP) : TILE;
-    step = step < GROUP ? GROUP : step > TILE ? TILE : step;
+    step = threads > 1 ? round_up(total / (3 * threads), GROUP) : most;
+    step = step < GROUP ? GROUP : step > most ? most : step;
     for (int64_t i = 0; i < count; i++) tile_count += (segments[3 * i + 1] + step - 1) / step;
     call->tiles = malloc((size_t)tile_count * sizeof(Tile) + (size_t)threads * sizeof(Share));
     if (!call->tiles) return NO_MEMORY;
@@ -55,7 +55,7 @@ static int make_tiles(Call *call, int64_t rows, const int32_t *segments, int64_t
     for (int64_t i = 0; i < count; i++) {
         int64_t row = segments[3 * i], end = row + segments[3 * i + 1], slot = segments[3 * i + 2];
         for (; row < end; row += step)
-            call->tiles[call->count++] = (Tile){row, end - row < step ? end - row : step, slots + slot * slot_size};
+            call->tiles[call->count++] = (Tile){row, end - row < step ? end - row : step, slots + slot * slot_size, 0};
     }
     return OK;
 }

@@ -41,6 +41,43 @@ INLINE void JOIN(sum4, VARIANT)(const V *v, float *sums) {
 #endif
 }
 
+/* The sums over 4 * count vectors, count up to 4: one number each, in their order. Every sum is added up alike. */
+INLINE void JOIN(sums_of, VARIANT)(const V *v, const int count, float *sums) {
+#if WIDTH == 16
+/* The sums of the halves of a and of b, beside each other: of pairs of numbers, or of lanes. */
+#define FOLD2(a, b) _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, a, b), _mm512_shuffle_ps(a, b, 0x4e))
+#define FOLD1(a, b) _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd))
+#define FOLD_LANES(a, b) _mm512_add_ps(_mm512_mask_blend_ps(0xff00, a, b), _mm512_shuffle_f32x4(a, b, 0x4e))
+    __m512 lanes[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        if (i >= count) {
+            lanes[i] = _mm512_setzero_ps();
+            continue;
+        }
+        __m512 a = FOLD2((__m512)v[4 * i], (__m512)v[4 * i + 1]), b = FOLD2((__m512)v[4 * i + 2], (__m512)v[4 * i + 3]);
+        lanes[i] = FOLD1(a, b);
+    }
+    if (count <= 1) {
+        __m512 one = _mm512_add_ps(lanes[0], _mm512_shuffle_f32x4(lanes[0], lanes[0], 0x4e));
+        one = _mm512_add_ps(one, _mm512_shuffle_f32x4(one, one, 0xb1));
+        _mm_storeu_ps(sums, _mm512_castps512_ps128(one));
+        return;
+    }
+    __m512 a = FOLD_LANES(lanes[0], lanes[1]), b = count > 2 ? FOLD_LANES(lanes[2], lanes[3]) : a;
+    a = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    if (count == 4) _mm512_storeu_ps(sums, a);
+    else _mm512_mask_storeu_ps(sums, (__mmask16)((1u << 4 * count) - 1), a);
+#undef FOLD2
+#undef FOLD1
+#undef FOLD_LANES
+#else
+    for (int i = 0; i < count; i++) JOIN(sum4, VARIANT)(v + 4 * i, sums + 4 * i);
+#endif
+}
+
+#include "dots.h"
+
 #define TYPE f32
 #define ELEMENT float
 #define PARTS 1

@@ -80,9 +80,14 @@ class AverageRun:
 
         return in_rows(site.of(group.members), outs[0], total)
 
-    def finish(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
-        """The residual stream after the average, as after the last of the averaged adapters."""
-        return self.members[-1].finish(group, site, hidden, members)
+    @property
+    def joins(self) -> bool:
+        """As after the last of the averaged adapters."""
+        return self.members[-1].joins
+
+    def finish(self, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
+        """What takes the sub-layer's place, as after the last of the averaged adapters."""
+        return self.members[-1].finish(site, hidden, members)
 
 
 class Average(Method[AverageConfig]):

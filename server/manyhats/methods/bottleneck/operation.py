@@ -17,7 +17,7 @@ from manyhats.methods.bottleneck.compacter import materialise
 from manyhats.methods.bottleneck.config import NAME, BottleneckConfig
 from manyhats.methods.component import StateDict
 from manyhats.methods.operations import OperationKind, gate_rows
-from manyhats.methods.residual import ResidualGroup, ResidualPass, Tables, in_rows
+from manyhats.methods.residual import ResidualGroup, ResidualPass, Tables, add_rows, in_rows
 
 
 class AdapterInput(NamedTuple):
@@ -90,9 +90,9 @@ class BottleneckRun:
             return AdapterInput(site.x, site.x, None)
         h = residual = hidden
         if config.original_ln_before:
-            h = site.joined if hidden is site.f else site.join(hidden, group.members)
+            h = site.join(hidden, group.members)
             if config.residual_before_ln == "post_add":
-                residual = in_rows(site.of(group.members), hidden, lambda rows: hidden[rows] + site.x[rows])
+                residual = site.add(hidden, group.members)
         if config.residual_before_ln is False:
             residual = h
         return AdapterInput(h, hidden, residual)
@@ -111,12 +111,14 @@ class BottleneckRun:
         kernels.low_rank(h, out, tables["pair"], segments, gates)
         return out
 
-    def finish(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
-        """The residual stream after adapters with these flags."""
-        if self.config.is_parallel:
-            alone = hidden
-            hidden = in_rows(site.of(members), alone, lambda rows: alone[rows] + site.f[rows])
-        return site.join(hidden, members) if self.config.original_ln_after else hidden
+    @property
+    def joins(self) -> bool:
+        """Whether the residual stream is added after it, and the block's norm."""
+        return self.config.original_ln_after
+
+    def finish(self, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
+        """What takes the sub-layer's place after adapters with these flags."""
+        return add_rows(site.of(members), hidden, site.f) if self.config.is_parallel else hidden
 
 
 def _own_layer_norms(kernels: Kernels, h: Tensor, table: Table[ScaleAdd], segments: Segments, epsilon: float) -> Tensor:

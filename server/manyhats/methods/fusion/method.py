@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
+
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.methods.base import BoundComponent, Method, Trainable, expect_leaves, expect_shape, on_device
+from manyhats.methods.base import BoundComponent, Method, Trainable, expect_leaves, expect_shape
 from manyhats.methods.bottleneck import Bottleneck
 from manyhats.methods.bottleneck.config import BottleneckConfig
 from manyhats.methods.bottleneck.members import is_bottleneck, member_leaves
-from manyhats.methods.component import Component, size_of
+from manyhats.methods.component import Component
 from manyhats.methods.fusion.config import NAME, FusionConfig
 from manyhats.methods.fusion.operation import fusion_operation
 from manyhats.methods.fusion.training import TrainableFusion
+from manyhats.methods.operations import bytes_of
 from manyhats.methods.options import Options
 from manyhats.methods.recipe import Recipe, Schedule
 
 if TYPE_CHECKING:
-    import torch
-
     from manyhats.backbone import Backbone
 
 
@@ -62,9 +63,20 @@ class Fusion(Method[FusionConfig]):
                     raise AdapterMismatch(f"the fusion's config has no place for '{site}.{name}'", param=name)
 
     def bind(self, component: Component[FusionConfig], backbone: Backbone) -> BoundComponent:
-        ready = {site: on_device(leaves, backbone) for site, leaves in component.tensors.items()}
-        operations = {site: fusion_operation(leaves, component.config) for site, leaves in ready.items()}
-        return BoundComponent(residual=operations, nbytes=size_of(ready.values()))
+        operations = {
+            site: fusion_operation(
+                {name: tensor.to(backbone.device, torch.float32) for name, tensor in leaves.items()}, component.config
+            ).to(backbone.dtype)
+            for site, leaves in component.tensors.items()
+        }
+        return BoundComponent(residual=operations, nbytes=sum(map(bytes_of, operations.values())))
+
+    def slot_size(self, component: Component[FusionConfig], backbone: Backbone) -> int:
+        shapes = [
+            fusion_operation({name: tensor.to("meta") for name, tensor in leaves.items()}, component.config)
+            for leaves in component.tensors.values()
+        ]
+        return sum(bytes_of(operation.to(backbone.dtype)) for operation in shapes)
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         """`members`: the components that are fused, frozen."""

@@ -6,8 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from manyhats.api.body import BodyLimit
+from manyhats.api.middleware.gate import Gate
 from manyhats.errors import Overloaded
+
+from tests.api.middleware.asgi import gate
 
 LIMIT = 1 << 20
 
@@ -16,7 +18,7 @@ def scope(path: str = "/v1/tasks/a/predict", method: str = "POST") -> dict[str, 
     return {"type": "http", "method": method, "path": path, "headers": []}
 
 
-async def reading(limits: BodyLimit, size: int, **of: str) -> None:
+async def reading(limits: Gate, size: int, **of: str) -> None:
     """Reads a body of `size` bytes to its end."""
 
     async def receive() -> dict[str, Any]:
@@ -27,12 +29,12 @@ async def reading(limits: BodyLimit, size: int, **of: str) -> None:
     await limits(scope(**of), receive, send)
 
 
-def make(held: asyncio.Event) -> BodyLimit:
+def make(held: asyncio.Event) -> Gate:
     async def app(_: Any, receive: Any, __: Any) -> None:
         await receive()
         await held.wait()
 
-    return BodyLimit(app, json_limit=LIMIT, upload_limit=100 * LIMIT)
+    return gate(json_limit=LIMIT, upload_limit=100 * LIMIT)(app)
 
 
 def test_bodies_under_way_are_limited_together() -> None:

@@ -1,0 +1,82 @@
+"""`manyhats bench`: what tasks and HTTP cost beyond the bare backbone, for a store's own tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from manyhats.bench.machine import described, machine
+from manyhats.bench.profiling import profile
+from manyhats.bench.report import Figure, print_figures, write_json
+from manyhats.bench.server import serving
+from manyhats.bench.suite import Effort, engine_figures, engine_rates, http_figures, memory_figures
+from manyhats.bench.tasks import load_tasks, read_texts, unload
+from manyhats.runtime import Runtime
+from manyhats.settings import load_settings
+
+
+def bench(
+    backbone: Annotated[
+        str, typer.Option(help="the frozen model, as for `manyhats serve`", envvar="MANYHATS_BACKBONE")
+    ],
+    store: Annotated[
+        Path, typer.Option(help="folder of the adapters, as for `manyhats serve`", envvar="MANYHATS_STORE")
+    ] = Path("adapters_store"),
+    task: Annotated[list[str] | None, typer.Option(help="a task to measure; may be repeated. None: all")] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="a file with one text a line; none: sentences that come with the package")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of the model; 0 leaves torch's choice")] = 0,
+    slots: Annotated[int, typer.Option(min=1, help="maximum adapters on the device")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="how often the sides are measured, in turn")] = 7,
+    seconds: Annotated[float, typer.Option(min=0.5, help="seconds of each load over HTTP")] = 8.0,
+    connections: Annotated[int, typer.Option(min=1, max=1024, help="connections over HTTP")] = 64,
+    http: Annotated[bool, typer.Option(help="measure a server over HTTP too")] = True,
+    profile_to: Annotated[
+        Path | None,
+        typer.Option("--profile", help="a folder for a trace (chrome://tracing) and times by site and method"),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="a file for the figures")] = None,
+) -> None:
+    """Measures what a store's tasks cost beyond the bare backbone, and what HTTP costs beyond the engine.
+
+    No other server may have the store open. Nothing in it is changed, but for folders that a server would import too.
+    """
+    chosen = {
+        "backbone": backbone,
+        "store": store,
+        "dtype": dtype,
+        "device": device,
+        "threads": threads,
+        "slots": slots,
+    }
+    settings = load_settings(None, **{name: str(value) for name, value in chosen.items()})
+    lines = read_texts(texts)
+    effort = Effort(rounds, seconds, connections)
+    console = Console()
+    runtime = Runtime(settings)
+    runtime.open()
+    about = machine()
+    try:
+        tasks = load_tasks(runtime, task or [])
+        title = f"{backbone}, {str(runtime.backbone.dtype).removeprefix('torch.')}, {len(tasks)} tasks"
+        figures: list[Figure] = engine_figures(runtime, tasks, lines, effort) + memory_figures(runtime, tasks)
+        rates = engine_rates(runtime, tasks, lines, rounds)
+        if profile_to is not None:
+            profile(runtime, tasks, lines, profile_to, console)
+        asked = {one.name: one.generates for one in tasks if one.generates or one.measured}
+        unload(runtime, tasks)
+    finally:
+        runtime.close()
+    if http and asked:
+        with serving(chosen | {"preload": len(tasks), "log_level": "warning"}) as server:
+            figures += http_figures(server, asked, lines, rates, effort)
+    print_figures(title, figures, console)
+    console.print(f"[dim]{described(about)}[/dim]")
+    if json_file is not None:
+        write_json(json_file, about | {"backbone": backbone, "dtype": str(runtime.backbone.dtype)}, figures)
