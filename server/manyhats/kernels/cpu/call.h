@@ -69,6 +69,7 @@ typedef struct {
 } Share;
 
 typedef struct Call Call;
+typedef struct Attention Attention;
 
 typedef struct {
     /* low (rows, low_stride) = act(x down^T + bias) for the ranks r0 to r1, as `up` reads it */
@@ -85,6 +86,8 @@ typedef struct {
     void (*widen)(const Call *, const Tile *);
     /* y = x (weight * bits)^T + bias for the columns c0 to c1 */
     void (*dense)(const Call *, const Tile *, int64_t c0, int64_t c1, float *scratch);
+    /* one head of keys of one sequence; see attention_calls.h */
+    void (*attend)(const Attention *, int64_t sequence, int64_t head, float *scratch);
     int32_t packed; /* whether `wide` has bfloat16, packed for `dense` */
 } Rows;
 
@@ -110,6 +113,20 @@ struct Call {
 
 #define SPARSE_ROWS 16 /* rows that a sparse difference takes at once */
 #define FEW_ROWS 4     /* fewer of them it takes one by one */
+
+/* See attention_calls.h. */
+struct Attention {
+    const Rows *kernels;
+    const void *q, *new_keys, *new_values;
+    void *keys, *values, *out;
+    const int64_t *q_strides, *k_strides, *v_strides; /* between sequences, and between heads */
+    int64_t sequences, kv_heads, folded, dim;
+    float scale;
+    const int64_t *rows, *bounds, *first;
+    float *scratch;
+    int64_t scratch_size, stride; /* of a worker, and of one query's weights, in floats */
+    int64_t next, workers;
+};
 
 /* A whole layer: (out, in), bits or 0, (out) or 0. */
 typedef struct {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import c_int32, c_int64, c_void_p
+from ctypes import c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ FILE = Path(__file__).with_name("_kernels.so")
 VARIANTS = ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
 VARIABLE = "MANYHATS_CPU_KERNELS"
 
-_ABI = 3  # the number in kernels.c
+_ABI = 4  # the number in kernels.c
 _DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _SEGMENTS = [c_void_p, c_int64]
 _SLOTS = [c_void_p, c_int64]
@@ -33,17 +33,18 @@ _ARGUMENTS = {
     "linear": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_int32],
     "sparse_add": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_int32],
     "masked_linear": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_void_p, c_void_p, c_int32],
+    "attend_rows": [c_int32, *[c_void_p] * 7, *[c_int64] * 4, c_float, *[c_void_p] * 3, c_int64, c_int32],
 }
 _FAILURES = {
     1: "there is no memory for what it keeps between its two products",
-    2: "a segment's rows, or a slot's outputs, lie outside the tensors",
+    2: "a segment's rows, a slot's outputs, or rows of the cache lie outside the tensors",
     3: "this build has no such variant",
     4: "a segment's slot has nothing at this site",
 }
 
 
 class Library:
-    """The functions of one variant, by dtype: `low_rank`, `scale_add`, `linear`, `sparse_add`, `masked_linear`.
+    """The functions of one variant, by dtype: `low_rank`, `scale_add`, and so on, as `_ARGUMENTS` has them.
 
     Their arguments are in low_rank.h and its like.
 
@@ -77,6 +78,7 @@ class Library:
         functions = {name: _functions(library, name) for name in _ARGUMENTS}
         self.low_rank, self.scale_add, self.linear = (functions[name] for name in ("low_rank", "scale_add", "linear"))
         self.sparse_add, self.masked_linear = functions["sparse_add"], functions["masked_linear"]
+        self.attend_rows = functions["attend_rows"]
         openmp = _torch_openmp()
         self.threaded = openmp is not None
         use_threads = library.manyhats_use_threads

@@ -293,10 +293,11 @@ static TARGET void NAME(linear)(const Call *call, const Tile *tile) {
 
 #undef OUTPUTS
 
+#include "attention.h"
 #include "dense_rows.h"
 
 static const Rows JOIN(JOIN(rows, VARIANT), TYPE) = {NAME(down),   NAME(up),    NAME(scale_add), NAME(linear),
-                                                    NAME(sparse), NAME(widen), NAME(dense),     0};
+                                                    NAME(sparse), NAME(widen), NAME(dense),     NAME(attend), 0};
 
 #undef NAME
 #undef SPLAT
