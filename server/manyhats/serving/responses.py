@@ -11,7 +11,7 @@ from manyhats.errors import EngineFailure
 from manyhats.serving.generation import Generation, rendering_cost_of_texts
 from manyhats.serving.inference import InferenceResponse, RequestState
 
-# A random number without the operating system, which would make the event loop's thread wait for the interpreter's lock.
+# Random numbers without the operating system, whose call would give up the interpreter's lock.
 _ids = Random()
 
 
