@@ -358,3 +358,21 @@ def test_a_sparse_difference_outside_the_weight_is_an_error(kernels, random):
     table = table_of(Sparse(torch.tensor([3, 64], dtype=torch.int32), random(2)))
     with pytest.raises(RuntimeError, match="lie outside the tensors"):
         kernels.sparse_add(random(4, 8), random(4, 8), table, segments_of((0, 4, 0)))
+
+
+@DTYPES
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_a_sparse_differences_rows_depend_on_no_others_nor_on_threads(kernels, random, dtype, threads):
+    chosen = [(random(96 * 100) > 2).nonzero()[:, 0].to(torch.int32) for _ in range(2)]
+    table = table_of(*(Sparse(indices, random(len(indices)).to(dtype)) for indices in chosen))
+    x, y = random(600, 100).to(dtype), random(600, 96).to(dtype)
+    together, alone, before = y.clone(), y.clone(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        kernels.sparse_add(x, together, table, segments_of((0, 305, 0), (305, 600, 1)))
+        torch.set_num_threads(1)
+        for i in range(600):
+            kernels.sparse_add(x[i : i + 1], alone[i : i + 1], table, segments_of((0, 1, int(i >= 305))))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(together, alone)

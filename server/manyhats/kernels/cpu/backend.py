@@ -26,7 +26,7 @@ class CpuKernels:
 
     name = "cpu"
     keeps_bits = True
-    keeps_sparse = False
+    keeps_sparse = True
 
     def __init__(self, library: Library | None = None) -> None:
         self._library = library or load()

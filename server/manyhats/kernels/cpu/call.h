@@ -177,6 +177,12 @@ typedef float F4 __attribute__((vector_size(16), aligned(2), may_alias));
 typedef uint32_t W4 __attribute__((vector_size(16)));
 typedef uint16_t H4 __attribute__((vector_size(8), aligned(2), may_alias));
 
+/* As `to_bf16`, for four numbers. */
+static inline __attribute__((always_inline)) H4 to_bf16_4(F4 numbers) {
+    W4 bits = (W4)numbers, none = (W4)(numbers != numbers), near = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    return __builtin_convertvector((near & ~none) | (none & 0x7fc0u), H4);
+}
+
 #if defined(__clang__)
 #define PICK(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
 #else

@@ -63,7 +63,7 @@ INLINE void NAME(sparse_block)(const Call *call, const SparseSlot *slot, int64_t
                 ELEMENT *y = (ELEMENT *)call->y + (row + i + j) * call->y_stride + c;
                 F4 now = NAME(load4)(y) + a[j];
 #if PARTS == 2
-                for (int q = 0; q < 4; q++) y[q] = to_bf16(now[q]);
+                *(H4 *)y = to_bf16_4(now);
 #else
                 *(F4 *)y = now;
 #endif

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 
 _INDEX_BYTES = 4
-_MOST_KEPT = 0.05  # of the values; a denser difference takes more arithmetic than a dense product
+# The largest share of a weight's values that stays sparse in a slot. The time of a sparse difference grows with it:
+# among 16 tasks of 100 rows, dense weights become faster at 2 % in bfloat16 and at 3 % in float32. With few tasks they
+# are from about 0.5 %, but even at 2 % they take 25 times the memory in float32, and 17 times in bfloat16.
+_MOST_KEPT = 0.02
 
 
 class Sparse(Method[SparseConfig]):
