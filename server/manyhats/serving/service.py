@@ -70,8 +70,8 @@ class Service:
                 (answer,) = await self._answers([request], {0: one})
         finally:
             self._close(one)
-        error = answer if isinstance(answer, ManyhatsError) else None
-        self.on_answer(one.version.task, error, time.monotonic() - begin)
+        failure = answer if isinstance(answer, ManyhatsError) else None
+        self.on_answer(one.version.task, failure, time.monotonic() - begin)
         if isinstance(answer, ManyhatsError):
             raise answer
         return answer
