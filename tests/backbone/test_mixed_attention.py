@@ -15,7 +15,9 @@ from manyhats.backbone import Actors, Backbone, SequenceChunk, pack_chunks
 from manyhats.backbone.attention_layout import AttentionLayout
 from manyhats.backbone.cache import KeyValueCache
 from manyhats.backbone.staging import HostBuffers, StagingBuffer
+from manyhats.kernels.registry import choose
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from tests import tiny
 
@@ -61,8 +63,8 @@ def plain(q: Tensor, k: Tensor, v: Tensor, hidden: int, causal: bool, window: in
     return out
 
 
-def check(some: Sequence[Case], causal: bool, window: int | None, seed: int) -> None:
-    """A pass over all of them, against one sequence after the other."""
+def check(some: Sequence[Case], causal: bool, window: int | None, seed: int, *, rows_read: bool = False) -> None:
+    """A pass over all of them, against one sequence after the other. `rows_read`: by the kernels for CPUs."""
     generator = torch.Generator().manual_seed(seed)
 
     def fresh(*shape: int) -> Tensor:
@@ -70,7 +72,8 @@ def check(some: Sequence[Case], causal: bool, window: int | None, seed: int) -> 
 
     count = sum(case.prefix + case.earlier + case.new for case in some)
     slots = torch.randperm(count, generator=generator).numpy()
-    cache = KeyValueCache(count, 2, (KV_HEADS, DIM), CPU, torch.float32)
+    attention = choose(CPU).row_attention if rows_read else None
+    cache = KeyValueCache(count, 2, (KV_HEADS, DIM), CPU, torch.float32, attention)
     cache.entries[0].copy_(fresh(2, count, KV_HEADS, DIM))
     tokens = sum(case.new for case in some)
     behind = sum(case.prefix for case in some if not case.cached)
@@ -113,10 +116,44 @@ def check(some: Sequence[Case], causal: bool, window: int | None, seed: int) -> 
     window=st.sampled_from([None, 3, 8]),
     seed=st.integers(0, 999),
     gradients=st.booleans(),
+    rows_read=st.booleans(),
 )
-def test_each_gets_what_it_gets_alone(some: list[Case], window: int | None, seed: int, gradients: bool) -> None:
+def test_each_gets_what_it_gets_alone(
+    some: list[Case], window: int | None, seed: int, gradients: bool, rows_read: bool
+) -> None:
     with torch.set_grad_enabled(gradients):
-        check(some, causal=True, window=window, seed=seed)
+        check(some, causal=True, window=window, seed=seed, rows_read=rows_read)
+
+
+class Noting:
+    """Row attention that counts its calls, and computes nothing."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, bool]] = []  # sequences, and whether it writes their keys and values
+
+    def __call__(self, q: Tensor, new: tuple[Tensor, Tensor] | None, *_: object) -> Tensor:
+        self.calls.append((len(q), new is not None))
+        return q
+
+
+def test_a_step_of_decodes_is_one_call_and_no_other_operation() -> None:
+    for lengths, writes in (([9, 30, 200], True), ([9, 30, 200, 4], False)):
+        noting = Noting()
+        cache = KeyValueCache(300, 1, (KV_HEADS, DIM), CPU, torch.float32, noting)
+        staging = StagingBuffer(HostBuffers(CPU))
+        chunks = [SequenceChunk([0], n - 1, cache_rows=np.arange(n)) for n in lengths[:3]]
+        chunks += [SequenceChunk([0] * n, cache_rows=np.arange(n)) for n in lengths[3:]]
+        tokens = sum(chunk.length for chunk in chunks)
+        q, k, v = (torch.zeros(tokens, heads, DIM) for heads in (HEADS, KV_HEADS, KV_HEADS))
+        with torch.inference_mode():
+            layout = AttentionLayout(chunks, staging, causal=True, device=CPU, dtype=torch.float32, cache=cache)
+            staging.commit()
+            with profile(activities=[ProfilerActivity.CPU]) as record:
+                out = layout.attend(0, q, k, v, None, None)
+        assert noting.calls == [(3, writes)]  # whatever their lengths
+        assert out.shape == (tokens, HEADS, DIM)
+        if writes:
+            assert not record.events()
 
 
 @settings(max_examples=30, deadline=None)

@@ -16,6 +16,7 @@ class Counting:
     name = "counting"
     keeps_bits = True
     keeps_sparse = True
+    row_attention = None
 
     def __init__(self) -> None:
         self.count = Count()  # whoever measures puts the pass's in its place

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from manyhats.backbone.cache import KeyValueCache
 from manyhats.backbone.chunks import SequenceChunk
+from manyhats.backbone.decode_attention import decode_attention
 from manyhats.backbone.staging import StagingBuffer
 
 # A group takes sequences up to this much longer than its shortest: a trade between pads and the number of calls.
@@ -86,13 +87,15 @@ class AttentionLayout:
         starts = np.cumsum(lengths) - lengths
         self._tokens = int(lengths.sum())
         whole = _whole_groups(chunks)
-        groups = [*whole, *_cached_groups(chunks)]
+        self._decodes = decode_attention(chunks, cache)
+        decodes = [] if self._decodes is None else self._decodes.members
+        groups = [*whole, *_cached_groups(chunks, frozenset(decodes)), *([decodes] if decodes else [])]
         order = [i for members in groups for i in members]
         hidden: list[int] = []
         self.groups: list[Group] = []
         for members in groups:
             self.groups.append(_group(chunks, members, self.groups, hidden))
-        self._whole, self._cached = self.groups[: len(whole)], self.groups[len(whole) :]
+        self._whole, self._cached = self.groups[: len(whole)], self.groups[len(whole) : len(groups) - bool(decodes)]
 
         self._query_sizes = [group.size * group.queries for group in self.groups]
         self._key_sizes = [group.size * group.keys for group in self._whole]
@@ -105,10 +108,12 @@ class AttentionLayout:
             staging.put(_HIDDEN_PREFIXES, hidden)
         self._in_order = self._put_queries(lengths[order], starts[order])
         count = sum(map(len, whole))
-        first, last = order[:count], order[count:]
+        first, last = order[:count], order[count : len(chunks) - len(decodes)]
         self._keys_in_order = bool(first) and self._put_keys([chunks[i] for i in first], starts[first])
         if last:
             self._put_cache_rows([chunks[i] for i in last])
+        self._only_decodes = len(decodes) == len(chunks)
+        if (last or decodes) and not self._only_decodes:
             self._put_slot_mapping(chunks, starts)
 
     def _put_queries(self, own: NDArray[np.int64], starts: NDArray[np.int64]) -> bool:
@@ -168,13 +173,17 @@ class AttentionLayout:
         exact = torch.is_grad_enabled()
         in_order = self._in_order and not exact
         queries = iter(_split(q, self._query_sizes)) if in_order else self._gathered(q, _QUERIES, self._query_sizes)
-        if self._cached:
+        if self._decodes is not None and self._only_decodes:  # in order, and in the cache's own call
+            return self._decodes(layer, q, (k, v), scaling, window)
+        if self._cached or self._decodes is not None:
             self._write(layer, k, v)
         keys, values = self._keys(layer, k, v, exact=exact)
         outs = []
-        for group in self.groups:  # only a group's output is kept
+        for group in (*self._whole, *self._cached):  # only a group's output is kept
             out = self._attend(group, layer, next(queries), next(keys), next(values), scaling, window, exact=exact)
             outs.append(out)
+        if self._decodes is not None:
+            outs.append(self._decodes(layer, next(queries), None, scaling, window))
         flat = outs[0] if len(outs) == 1 else torch.cat(outs)
         return flat if in_order else flat.index_select(0, self._staging[_INVERSE])
 
@@ -338,12 +347,12 @@ def _whole_groups(chunks: Sequence[SequenceChunk]) -> list[list[int]]:
     return groups
 
 
-def _cached_groups(chunks: Sequence[SequenceChunk]) -> list[list[int]]:
-    """Cached sequences with similar numbers of new tokens and of rows attended to, by their index in the batch.
-
-    Sequences with a single new token, of which most steps consist, have no pads among their queries.
-    """
-    sizes = {i: (c.length, len(c.cache_rows)) for i, c in enumerate(chunks) if c.cache_rows is not None}
+def _cached_groups(chunks: Sequence[SequenceChunk], others: frozenset[int]) -> list[list[int]]:
+    """Cached sequences with similar numbers of new tokens and of rows attended to, by their index in the batch; without
+    `others`. Those with a single new token have no pads among their queries."""
+    sizes = {
+        i: (c.length, len(c.cache_rows)) for i, c in enumerate(chunks) if c.cache_rows is not None and i not in others
+    }
     groups: list[list[int]] = []
     first_length = min_rows = max_rows = 0
     for i in sorted(sizes, key=sizes.__getitem__):

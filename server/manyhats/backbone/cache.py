@@ -6,19 +6,46 @@ Sequences may share rows: a task's prefix, or the common beginning of prompts, i
 
 from __future__ import annotations
 
+from typing import Protocol
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+
+class RowAttention(Protocol):
+    """Attention of single queries to rows of the cache; see `kernels.base.RowAttention`."""
+
+    def __call__(
+        self,
+        q: Tensor,
+        new: tuple[Tensor, Tensor] | None,
+        cache: tuple[Tensor, Tensor],
+        rows: NDArray[np.int64],
+        bounds: NDArray[np.int64],
+        first: NDArray[np.int64],
+        scaling: float,
+    ) -> Tensor: ...
 
 
 class KeyValueCache:
     """`rows` rows for every layer, uninitialised.
 
     `entries`: by layer (2, rows, kv_heads, head_dim), keys and values, so that one operation gathers both.
+    `row_attention`: for sequences with one new token; None: torch's, which needs keys and values gathered.
     """
 
     def __init__(
-        self, rows: int, layers: int, kv_shape: tuple[int, int], device: torch.device, dtype: torch.dtype
+        self,
+        rows: int,
+        layers: int,
+        kv_shape: tuple[int, int],
+        device: torch.device,
+        dtype: torch.dtype,
+        row_attention: RowAttention | None = None,
     ) -> None:
+        self.row_attention = row_attention
         self.entries = [torch.empty((2, rows, *kv_shape), device=device, dtype=dtype) for _ in range(layers)]
         self.keys = [entries[0] for entries in self.entries]
         self.values = [entries[1] for entries in self.entries]

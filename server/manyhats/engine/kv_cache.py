@@ -18,6 +18,7 @@ from manyhats.backbone import Backbone
 from manyhats.backbone.cache import KeyValueCache
 from manyhats.core.sequence import Sequence
 from manyhats.methods.bound_adapter import BoundAdapter
+from manyhats.methods.slots import slot_tables
 
 BLOCK = 16  # rows
 
@@ -110,6 +111,14 @@ def blocks_for(positions: int) -> int:
     return -(-positions // BLOCK)
 
 
+def cache_tensors(backbone: Backbone, rows: int) -> KeyValueCache:
+    """Keys and values for so many rows, read by the backbone's kernels where they can."""
+    attention = slot_tables(backbone).kernels.row_attention
+    if attention is not None and not attention.supports(backbone.dtype):
+        attention = None
+    return KeyValueCache(rows, backbone.layers, backbone.kv_shape, backbone.device, backbone.dtype, attention)
+
+
 class KVCache:
     """Keys and values of the running sequences. Only the model's thread uses it.
 
@@ -127,8 +136,7 @@ class KVCache:
     def tensors(self) -> KeyValueCache:
         """Allocated when the first sequence needs them."""
         if self._tensors is None:
-            b = self.backbone
-            self._tensors = KeyValueCache(self.pool.count * BLOCK, b.layers, b.kv_shape, b.device, b.dtype)
+            self._tensors = cache_tensors(self.backbone, self.pool.count * BLOCK)
         return self._tensors
 
     def capacity(self, adapter: BoundAdapter) -> int:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from manyhats import supported
 from manyhats.backbone import Backbone, SequenceChunk, pack_chunks
-from manyhats.backbone.cache import KeyValueCache
 from manyhats.engine.forward import forward
 from manyhats.engine.forward_input import ForwardInput
+from manyhats.engine.kv_cache import cache_tensors
 from manyhats.errors import ConfigurationError, ManyhatsError, WrongAnswers
 from manyhats.methods.bound_adapter import BARE
 
@@ -149,7 +149,7 @@ def _cached_steps(backbone: Backbone, sequences: Sequence[list[int]]) -> Iterato
     Yields for each pass the sequences in it, as pairs of index and number of tokens computed so far, and their logits
     (sequences, vocabulary).
     """
-    cache = KeyValueCache(sum(map(len, sequences)), backbone.layers, backbone.kv_shape, backbone.device, backbone.dtype)
+    cache = cache_tensors(backbone, sum(map(len, sequences)))
     ends = np.cumsum([len(ids) for ids in sequences])
     rows = [np.arange(end - len(ids), end) for ids, end in zip(sequences, ends, strict=True)]
     chunk_ends = []

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from manyhats.kernels.segments import Segments, Table
@@ -48,7 +51,7 @@ class Bits(NamedTuple):
 class Sparse(NamedTuple):
     """y += x D^T with a sparse D (out, in)."""
 
-    indices: Tensor  # (n,) into the flattened (out, in), in rising order
+    indices: Tensor  # (n,) int32, or int64 where that is too small, into the flattened (out, in), in rising order
     values: Tensor  # (n,)
 
 
@@ -59,12 +62,39 @@ class Rows(NamedTuple):
     ids: Tensor | None = None  # (n,) int64, in rising order: the token ids of these rows; None: all
 
 
+class RowAttention(Protocol):
+    """Attention of single queries to rows of a cache of keys and values, of one dtype and on one device."""
+
+    def supports(self, dtype: torch.dtype) -> bool:
+        """Whether it computes in this type."""
+        ...
+
+    def __call__(
+        self,
+        q: Tensor,
+        new: tuple[Tensor, Tensor] | None,
+        cache: tuple[Tensor, Tensor],
+        rows: NDArray[np.int64],
+        bounds: NDArray[np.int64],
+        first: NDArray[np.int64],
+        scaling: float,
+    ) -> Tensor:
+        """q (S, heads, dim) to (S, heads, dim).
+
+        `cache`: keys and values (cache rows, kv_heads, dim). A sequence attends to its rows of the cache,
+        `rows[bounds[i] + first[i] : bounds[i + 1]]`. `new`: the key and the value of each sequence (S, kv_heads, dim),
+        written into the last of these rows before; None: they are there. `scaling`: of the products.
+        """
+        ...
+
+
 class Kernels(Protocol):
     """A backend. All tensors of a call are on one device and, except for indices and bits, of one dtype."""
 
     name: str
     keeps_bits: bool  # whether slots hold masks as bits (`masked_linear`), or as dense weights (`linear`)
     keeps_sparse: bool  # whether slots hold sparse differences (`sparse_add`), or dense weights (`linear`)
+    row_attention: RowAttention | None  # None: torch's attention, over keys and values that are gathered
 
     def low_rank(
         self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from manyhats.kernels.base import Bits, LowRank, Rows, ScaleAdd, Sparse, Weight
+from manyhats.kernels.base import Bits, LowRank, RowAttention, Rows, ScaleAdd, Sparse, Weight
+from manyhats.kernels.cpu.attention import CachedRowAttention
 from manyhats.kernels.cpu.library import Library, load
 from manyhats.kernels.cpu.struct_arrays import StructArrayView, struct_array_of
 from manyhats.kernels.reference import Reference
@@ -31,6 +32,7 @@ class CpuKernels:
         self._library = library or load()
         self._variant = self._library.number
         self._reference = Reference()
+        self.row_attention: RowAttention | None = CachedRowAttention(self._library)
 
     def low_rank(
         self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None
@@ -100,7 +102,14 @@ class CpuKernels:
         self._reference.lookup(ids, y, table, segments)
 
     def sparse_add(self, x: Tensor, y: Tensor, table: Table[Sparse], segments: Segments) -> None:
-        self._reference.sparse_add(x, y, table, segments)
+        function = self._library.sparse_add.get(x.dtype)
+        structs = struct_array_of(table).updated(table)
+        rows, width = x.shape
+        if function is None or structs.kind != (x.dtype,) or not _supported(x, y):
+            self._reference.sparse_add(x, y, table, segments)
+            return
+        operands = (x.data_ptr(), y.data_ptr(), rows, width, y.shape[1], x.stride(0), y.stride(0))
+        self._call("sparse_add", function, operands, segments, structs)
 
     def _call(
         self,

@@ -15,7 +15,7 @@
 #include "threads.h"
 
 /* The version of the exported functions and their structs; library.py expects the same number. */
-#define ABI 2
+#define ABI 4
 
 enum { BASELINE, AVX2, AVX512, AVX512_BF16, AMX, VARIANTS };
 
@@ -105,7 +105,9 @@ static int32_t best_variant(void) { return BASELINE; }
 EXPORT int32_t manyhats_best_variant(void) { return best_variant(); }
 
 /* The functions of the operations. */
+#include "attention_calls.h"
 #include "dense.h"
 #include "linear.h"
 #include "low_rank.h"
 #include "scale_add.h"
+#include "sparse.h"

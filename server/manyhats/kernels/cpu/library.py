@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import c_int32, c_int64, c_void_p
+from ctypes import c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ FILE = Path(__file__).with_name("_kernels.so")
 VARIANTS = ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
 VARIABLE = "MANYHATS_CPU_KERNELS"
 
-_ABI = 2  # the number in kernels.c
+_ABI = 4  # the number in kernels.c
 _DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _SEGMENTS = [c_void_p, c_int64]
 _SLOTS = [c_void_p, c_int64]
@@ -31,18 +31,20 @@ _ARGUMENTS = {
     "low_rank": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_void_p, c_int64, c_int32],
     "scale_add": [c_int32, c_void_p, c_int64, c_int64, c_int64, *_SEGMENTS, *_SLOTS, c_int32],
     "linear": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_int32],
+    "sparse_add": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_int32],
     "masked_linear": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_void_p, c_void_p, c_int32],
+    "attend_rows": [c_int32, *[c_void_p] * 7, *[c_int64] * 4, c_float, *[c_void_p] * 3, c_int64, c_int32],
 }
 _FAILURES = {
     1: "there is no memory for what it keeps between its two products",
-    2: "a segment's rows, or a slot's outputs, lie outside the tensors",
+    2: "a segment's rows, a slot's outputs, or rows of the cache lie outside the tensors",
     3: "this build has no such variant",
     4: "a segment's slot has nothing at this site",
 }
 
 
 class Library:
-    """The functions of one variant, by dtype: `low_rank`, `scale_add`, `linear`, `masked_linear`.
+    """The functions of one variant, by dtype: `low_rank`, `scale_add`, and so on, as `_ARGUMENTS` has them.
 
     Their arguments are in low_rank.h and its like.
 
@@ -75,14 +77,15 @@ class Library:
         self.number = VARIANTS.index(self.variant)
         functions = {name: _functions(library, name) for name in _ARGUMENTS}
         self.low_rank, self.scale_add, self.linear = (functions[name] for name in ("low_rank", "scale_add", "linear"))
-        self.masked_linear = functions["masked_linear"]
-        parallel = _torch_parallel()
-        self.threaded = parallel is not None
+        self.sparse_add, self.masked_linear = functions["sparse_add"], functions["masked_linear"]
+        self.attend_rows = functions["attend_rows"]
+        openmp = _torch_openmp()
+        self.threaded = openmp is not None
         use_threads = library.manyhats_use_threads
-        use_threads.argtypes, use_threads.restype = [c_void_p], None
-        use_threads(parallel)
+        use_threads.argtypes, use_threads.restype = [c_void_p, c_void_p], None
+        use_threads(*(openmp or (None, None)))
         # A forked child has none of OpenMP's threads, and a call that waited for them would never return.
-        os.register_at_fork(after_in_child=lambda: use_threads(None))
+        os.register_at_fork(after_in_child=lambda: use_threads(None, None))
 
     @staticmethod
     def failure(name: str, code: int) -> RuntimeError:
@@ -114,18 +117,20 @@ def _functions(library: Any, name: str) -> dict[torch.dtype, Any]:
     return found
 
 
-def _torch_parallel() -> int | None:
-    """The address of GOMP_parallel in the OpenMP runtime that torch is linked with, whatever its file is called.
+def _torch_openmp() -> tuple[int | None, int | None] | None:
+    """The addresses of GOMP_parallel and omp_get_thread_num in torch's OpenMP runtime, whatever its file is called.
 
-    GNU's runtime and LLVM's both have it. A search through the handle of torch's library finds what that one is linked
-    with, never another runtime of the process. torch has no public way to its runtime. None: torch is built without
-    OpenMP.
+    GNU's runtime and LLVM's both have them. A search through the handle of torch's library finds what that one is
+    linked with, never another runtime of the process. torch has no public way to its runtime. None: torch is built
+    without OpenMP.
     """
     for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
         path = Path(torch.__file__).parent / "lib" / name
         if path.exists():
             try:
-                return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, c_void_p).value
+                runtime = ctypes.CDLL(str(path))
+                functions = runtime.GOMP_parallel, runtime.omp_get_thread_num
+                return ctypes.cast(functions[0], c_void_p).value, ctypes.cast(functions[1], c_void_p).value
             except (OSError, AttributeError):
                 return None
     return None
