@@ -26,7 +26,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
 .PHONY: help install lock demo serve test test-slow test-live coverage test-oldest test-newest lint check-lock check-style \
-	check-types check-files hooks format bench examples decoder demo-decoder examples-decoder bench-generation bench-device \
+	check-types check-files hooks format bench bench-peers examples decoder demo-decoder examples-decoder bench-generation bench-device \
 	bench-methods \
 	image-check release-check clean
 
@@ -104,8 +104,11 @@ format: install  ## Put the code into its style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install  ## Compare with PEFT: 64 sentences over 1 to 32 LoRA tasks
-	$(BIN)/python benchmarks/mixed_batch.py --json benchmarks/results/mixed_batch.json
+bench: decoder  ## Measure what has a target, and say which are met (under half an hour); PEERS=build/peers compares with others
+	$(BIN)/python benchmarks/bench.py --decoder $(DECODER) --json benchmarks/results/bench.json $(if $(PEERS),--peers $(PEERS))
+
+bench-peers: install  ## Make the environments of the projects that `make bench PEERS=build/peers` compares with (some GB)
+	$(BIN)/python benchmarks/peers.py --make build/peers
 
 examples: install  ## Make the example adapters again from their data (about an hour on 2 cores)
 	$(BIN)/python examples/prepare_data.py
@@ -128,8 +131,8 @@ examples-decoder: decoder  ## Make the adapters of the tasks that write again fr
 	$(BIN)/python examples/prepare_data.py definitions interface
 	$(BIN)/python examples/train.py --decoder $(DECODER) definitions interface-french
 
-bench-generation: decoder  ## Compare with PEFT: texts of many LoRA tasks (about ten minutes)
-	$(BIN)/python benchmarks/generation.py --backbone $(DECODER) --json benchmarks/results/generation.json
+bench-generation: decoder  ## Compare texts of many LoRA tasks with PEFT's (about ten minutes)
+	$(BIN)/python benchmarks/generation.py --backbone $(DECODER) --peft --json benchmarks/results/generation.json
 
 bench-device: install  ## Look at the engine on a GPU: answers, times, launches (about five minutes)
 	$(BIN)/python benchmarks/device.py

@@ -91,7 +91,7 @@ def over_resident_tasks(
     """Of the engine's rate, and of one task's, measured in turn."""
     sides = {str(count): questions(names[:count]) for count in (1, 32, 256, MANY)}
     sides["Zipf"] = questions(names, zipf=True)
-    sides["embeddings"] = [("/v1/embeddings", {"model": "base", "input": text}) for text in _SENTENCES]
+    sides["embeddings"] = [("/v1/tasks/base/predict", {"inputs": text}) for text in _SENTENCES]
     rates: dict[str, list[float]] = {}
     for round_ in range(3):
         for name in list(sides) if round_ % 2 else list(sides)[::-1]:

@@ -121,7 +121,7 @@ def infinity(seconds: float) -> tuple[float, str]:
         tempfile.TemporaryDirectory() as store,
         serving({"backbone": MINILM, "store": store, "log_level": "warning"}) as ours,
     ):
-        asked = [("/v1/embeddings", {"model": "base", "input": text}) for text in read_texts(None)]
+        asked = [("/v1/tasks/base/predict", {"inputs": text}) for text in read_texts(None)]
         ours.load(asked, connections=CONNECTIONS, count=4 * CONNECTIONS)
         own = ours.load(asked, connections=CONNECTIONS, seconds=seconds).rate
     return own / rate, f"{own:.0f} to {rate:.0f} requests/s"

@@ -59,7 +59,7 @@ def parts(backbone: Backbone, seed: int = 1) -> dict[str, Component]:
         "sparse",
         SparseConfig(),
         {
-            name: {"weight.indices": torch.arange(0, out * width, 7), "weight.values": fresh(-(-out * width // 7))},
+            name: {"weight.indices": torch.arange(0, out * width, 61), "weight.values": fresh(-(-out * width // 61))},
             words: {"weight.indices": torch.arange(5, 900, 13), "weight.values": fresh(-(-895 // 13))},
         },
     )

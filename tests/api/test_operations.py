@@ -54,7 +54,7 @@ def test_figures_count(start):
         assert after[f"manyhats_request_seconds_count|task={one}"] == 2
         assert after["manyhats_slots_used"] == 2
         assert after["manyhats_slot_bytes"] > 0
-        assert after["manyhats_memory_adapters"] == 2
+        assert after["manyhats_memory_adapters"] == 0  # on a CPU, what is in a slot is in no other place
         assert after["manyhats_adapter_loads_total"] == 2
         assert after["manyhats_adapter_load_seconds_count"] == 2
         assert after["manyhats_inputs_waiting"] == 0

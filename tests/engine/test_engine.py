@@ -38,6 +38,29 @@ def test_requests_of_many_adapters_share_a_batch_and_get_their_own_answers(bert:
     assert all(each.batch is report and each.started and each.compute == report.seconds for each in requests)
 
 
+def test_a_batch_takes_the_lock_as_often_as_one_request(
+    bert: Backbone, engine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+    original = threading.Condition.__enter__
+    one = engine(start=False)
+    one._condition.__class__ = type("Counted", (threading.Condition,), {})
+    monkeypatch.setattr(
+        type(one._condition), "__enter__", lambda self: (taken.append("lock"), original(self))[1], raising=False
+    )
+    counts = []
+    for amount in (1, 16):
+        requests = [one_pass(bert, BARE, tiny.texts([3])) for _ in range(amount)]
+        one.submit(requests)
+        taken.clear()
+        assert one.step()
+        assert all(request.future.done() for request in requests)
+        counts.append(len(taken))
+    assert counts[0] == counts[1]
+    assert one.waiting() == {}
+    assert not one._unfinished
+
+
 def test_a_request_larger_than_a_batch_is_answered_in_order(bert: Backbone, engine: Make) -> None:
     texts = tiny.texts([5] * 20)
     one = engine(tokens=15)

@@ -177,7 +177,7 @@ def test_sparse_add(kernels: Kernels, dtype: torch.dtype) -> None:
     wanted = before.double().clone()
     for i, (start, stop, slot) in enumerate(segments()):
         indices = torch.arange(i, OUT * WIDTH, 11)
-        entry = Sparse(indices, made(len(indices)))
+        entry = Sparse(indices.to(torch.int32), made(len(indices)))
         table.put(slot, entry)
         dense = torch.zeros(OUT * WIDTH, dtype=torch.float64).index_add(0, indices, entry.values.double())
         wanted[start:stop] += x[start:stop].double() @ dense.view(OUT, WIDTH).T

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 from manyhats.kernels.activations import activation
-from manyhats.kernels.base import LowRank, ScaleAdd, Weight
+from manyhats.kernels.base import LowRank, ScaleAdd, Sparse, Weight
 from manyhats.kernels.cpu.backend import CpuKernels
 from manyhats.kernels.cpu.library import Library
 from manyhats.kernels.cpu.struct_arrays import ACTIVATIONS
@@ -27,7 +27,7 @@ class Refuses(Reference):
     def low_rank(self, *args, **kwargs):
         raise AssertionError("the reference was asked")
 
-    scale_add = linear = masked_linear = low_rank
+    scale_add = linear = masked_linear = sparse_add = low_rank
 
 
 @pytest.fixture
@@ -329,3 +329,50 @@ def test_the_reference_does_the_whole_call_where_c_cannot(library, random, monke
         table.drop(1)
         kernels.low_rank(x, mine, table, segments)
         assert reference.calls == 1
+
+
+@DTYPES
+@pytest.mark.parametrize(("width", "out"), [(384, 384), (37, 53), (1, 1), (3, 130)])
+def test_sparse_differences_of_several_tasks_in_one_call(kernels, random, dtype, width, out):
+    """Counts of rows around the block's size, an empty difference, and NaN in all that does not belong to the call."""
+    counts, entries = [1, 3, 4, 16, 17, 50], []
+    for i in range(len(counts)):
+        chosen = (random(width * out) > i).nonzero()[:, 0]
+        entries.append(Sparse(chosen.to(torch.int32), random(len(chosen)).to(dtype)))
+    rows = sum(counts) + 2
+    x, y = torch.full((rows, width), torch.nan).to(dtype), torch.full((rows, out), torch.nan).to(dtype)
+    x[1:-1], y[1:-1] = random(rows - 2, width), random(rows - 2, out)
+    starts = [1 + sum(counts[:i]) for i in range(len(counts))]
+    segments = segments_of(*((start, start + n, i) for i, (start, n) in enumerate(zip(starts, counts, strict=True))))
+    wanted = y.double()
+    for start, stop, slot in segments:
+        dense = torch.zeros(out * width, dtype=torch.float64)
+        dense[entries[slot].indices.long()] = entries[slot].values.double()
+        wanted[start:stop] += x[start:stop].double() @ dense.view(out, width).T
+    kernels.sparse_add(x, y, table_of(*entries), segments)
+    assert y[[0, -1]].isnan().all()
+    assert (y[1:-1].double() - wanted[1:-1]).abs().max() <= CLOSE[dtype] * wanted[1:-1].abs().max()
+
+
+def test_a_sparse_difference_outside_the_weight_is_an_error(kernels, random):
+    table = table_of(Sparse(torch.tensor([3, 64], dtype=torch.int32), random(2)))
+    with pytest.raises(RuntimeError, match="lie outside the tensors"):
+        kernels.sparse_add(random(4, 8), random(4, 8), table, segments_of((0, 4, 0)))
+
+
+@DTYPES
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_a_sparse_differences_rows_depend_on_no_others_nor_on_threads(kernels, random, dtype, threads):
+    chosen = [(random(96 * 100) > 2).nonzero()[:, 0].to(torch.int32) for _ in range(2)]
+    table = table_of(*(Sparse(indices, random(len(indices)).to(dtype)) for indices in chosen))
+    x, y = random(600, 100).to(dtype), random(600, 96).to(dtype)
+    together, alone, before = y.clone(), y.clone(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        kernels.sparse_add(x, together, table, segments_of((0, 305, 0), (305, 600, 1)))
+        torch.set_num_threads(1)
+        for i in range(600):
+            kernels.sparse_add(x[i : i + 1], alone[i : i + 1], table, segments_of((0, 1, int(i >= 305))))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(together, alone)

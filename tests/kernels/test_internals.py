@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from manyhats.kernels.activations import activation
-from manyhats.kernels.cpu.library import _torch_parallel
+from manyhats.kernels.cpu.library import _torch_openmp
 
 
 def test_transformers_has_its_activations_by_name() -> None:
@@ -22,4 +22,4 @@ def test_torchs_library_leads_to_its_openmp_runtime() -> None:
     """`torch/lib/libtorch_cpu.so`, used by `kernels.cpu.library` alone: the C library runs on torch's own threads."""
     if not torch.backends.openmp.is_available():
         pytest.skip("torch was built without OpenMP")
-    assert _torch_parallel()
+    assert _torch_openmp()

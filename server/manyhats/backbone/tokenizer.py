@@ -91,7 +91,10 @@ class Tokenizer:
             for t in texts
         ]
         inputs = [t.text if t.pair is None else (t.text, t.pair) for t in read]
-        encodings = self._backend.encode_batch(inputs, add_special_tokens=True)
+        if len(read) == 1:  # without giving up the interpreter's lock, which takes longer to come back than this does
+            encodings = [self._backend.encode(read[0].text, read[0].pair, add_special_tokens=True)]
+        else:
+            encodings = self._backend.encode_batch(inputs, add_special_tokens=True)
         return [
             _encoded(e, len(e)) if len(e) <= max_tokens else self._truncated(t, max_tokens, len(e), at_least=t != given)
             for t, e, given in zip(read, encodings, texts, strict=True)

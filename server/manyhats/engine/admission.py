@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from collections.abc import Sequence as Many
 
@@ -28,12 +27,13 @@ class Admission:
 
     def admit(self, requests: Many[Request]) -> None:
         """Adds all requests to the counts, or none. Raises Overloaded where a limit would be exceeded."""
-        added = Counter[str]()
+        added: dict[str, int] = {}
         for request in requests:
-            added[request.task] += len(request.sequences)
-        if self.total + added.total() > self.total_limit:
+            added[request.task] = added.get(request.task, 0) + len(request.sequences)
+        joining = sum(added.values())
+        if self.total + joining > self.total_limit:
             raise Overloaded(
-                f"{self.total} inputs are waiting and {added.total()} would join; at most {self.total_limit} may wait"
+                f"{self.total} inputs are waiting and {joining} would join; at most {self.total_limit} may wait"
             )
         for task, count in added.items():
             waiting = self._waiting.get(task, 0)
@@ -62,6 +62,8 @@ class Admission:
 
     def remove(self, request: Request) -> None:
         """The request is finished or aborted: its sequences are no longer counted."""
+        if not request.waiting:
+            return
         self._count(request.task, -request.waiting)
         request.waiting = 0
 

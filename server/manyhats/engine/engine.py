@@ -155,6 +155,8 @@ class Engine:
 
     def _on_done(self, request: Request, _: Future[None]) -> None:
         """Called when a request's future is done, in any thread."""
+        if request not in self._unfinished:  # `_deliver` has removed it, together with its batch's others
+            return
         with self._condition:
             self._admission.remove(request)
             self._unfinished.discard(request)
@@ -179,9 +181,7 @@ class Engine:
             outputs = self.scheduler.update(batch, outputs)
         if self.scheduler.idle or any(output.finished is not None for output in outputs):
             self.runner.drop_plan()
-        with self._condition:
-            waiting = self._admission.total
-        self._deliver(outputs)
+        waiting = self._deliver(outputs)
         self._formation.passed(_answered(outputs), batch.tokens, waiting)
         self._batch = None
         return True
@@ -207,23 +207,35 @@ class Engine:
                 self._admission.mark_scheduled(scheduled)
                 self._admission.mark_waiting(preempted)
 
-    def _deliver(self, outputs: Many[SequenceOutput]) -> None:
-        """Completes the requests that one pass answers; outputs of generating sequences go to the detokenizer."""
+    def _deliver(self, outputs: Many[SequenceOutput]) -> int:
+        """Completes the requests that one pass answers; outputs of generating sequences go to the detokenizer.
+
+        Returns how many sequences wait.
+        """
         generated = [output for output in outputs if output.sequence.sampling is not None]
         if generated:
             self.detokenizer.put(generated)
-        self.failed += sum(output.error is not None for output in outputs)
-        with self.step_scope():
-            for output in outputs:
+        failed = [output for output in outputs if output.error is not None]
+        self.failed += len(failed)
+        answered: list[Request] = []
+        for output in outputs:
+            if output.sequence.sampling is None and output.error is None:
                 request = output.sequence.request
-                if output.sequence.sampling is not None:
-                    continue
-                if output.error is not None:
-                    set_future(request.future, output.error)
-                    continue
                 request.unfinished -= 1
                 if not request.unfinished:
-                    set_future(request.future, None)
+                    answered.append(request)
+        with self._condition:
+            waiting = self._admission.total
+            for request in answered:  # here, and not when each one's future is done: that takes the lock once
+                self._admission.remove(request)
+            self._unfinished.difference_update(answered)
+        with self.step_scope():
+            for output in failed:
+                if output.sequence.sampling is None:
+                    set_future(output.sequence.request.future, output.error)
+            for request in answered:
+                set_future(request.future, None)
+        return waiting
 
     def _wait(self) -> bool:
         """Waits until there is work. Returns False where the thread must end."""

@@ -51,7 +51,7 @@ class Bits(NamedTuple):
 class Sparse(NamedTuple):
     """y += x D^T with a sparse D (out, in)."""
 
-    indices: Tensor  # (n,) into the flattened (out, in), in rising order
+    indices: Tensor  # (n,) int32, into the flattened (out, in), in rising order
     values: Tensor  # (n,)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
@@ -36,9 +36,7 @@ class Dispatcher:
 
     def post(self, call: Callable[P, object], *given: P.args, **named: P.kwargs) -> None:
         """Schedules `call` on the event loop, which logs its errors."""
-        posted = partial(call, *given, **named)
-        with self._lock:
-            self._calls.append(posted)
+        self._calls.append(partial(call, *given, **named))
         if not getattr(self._thread, "held", False):
             self._wake()
 
@@ -48,11 +46,14 @@ class Dispatcher:
         if getattr(self._thread, "held", False):  # within an outer one
             yield
             return
-        self._thread.held = True
+        ended: list[asyncio.Future[None]] = []
+        self._thread.held, self._thread.ended = True, ended
         try:
             yield
         finally:
             self._thread.held = False
+            if ended:
+                self._calls.append(partial(_finish, ended))
             self._wake()
 
     def end_of(self, future: Future[Any]) -> asyncio.Future[None]:
@@ -62,7 +63,10 @@ class Dispatcher:
         return end
 
     def _ended(self, end: asyncio.Future[None], _: Future[Any]) -> None:
-        self.post(_finish, end)
+        if getattr(self._thread, "held", False):  # all of them with one call, after what was posted meanwhile
+            self._thread.ended.append(end)
+        else:
+            self.post(_finish, [end])
 
     def _wake(self) -> None:
         with self._lock:
@@ -81,16 +85,17 @@ class Dispatcher:
 
     def _run(self) -> None:
         with self._lock:
-            calls, self._calls = self._calls, deque()
             self._woken = False
         assert self._loop is not None
-        for call in calls:
+        for _ in range(len(self._calls)):
+            call = self._calls.popleft()
             try:
                 call()
             except Exception as error:
                 self._loop.call_exception_handler({"message": "a call from another thread failed", "exception": error})
 
 
-def _finish(end: asyncio.Future[None]) -> None:
-    if not end.done():  # the waiter may have been cancelled
-        end.set_result(None)
+def _finish(ended: Iterable[asyncio.Future[None]]) -> None:
+    for end in ended:
+        if not end.done():  # the waiter may have been cancelled
+            end.set_result(None)

@@ -82,16 +82,12 @@ class RequestState:
     prepared: Prepared | None = None
     engine_request: Request | None = None
     merged: MergedVersion | None = None  # used instead of the version
+    kind: str = field(init=False)  # the task's setting, else that of the version's files
+    task_kind: Kind[Any] = field(init=False)
 
-    @property
-    def kind(self) -> str:
-        """The kind: the task's setting, else that of the version's files."""
-        return self.settings.kind or self.version.info.kind
-
-    @property
-    def task_kind(self) -> Kind[Any]:
-        """Its kind of task."""
-        return KINDS[self.kind]
+    def __post_init__(self) -> None:
+        self.kind = self.settings.kind or self.version.info.kind
+        self.task_kind = KINDS[self.kind]
 
     @property
     def generate_parameters(self) -> GenerateParameters | None:

@@ -56,7 +56,22 @@ class Service:
 
     async def predict(self, request: InferenceRequest) -> InferenceResponse:
         """One request. Raises ManyhatsError."""
-        (answer,) = await self.predict_many([request])
+        begin = time.monotonic()
+        self.dispatcher.attach()
+        try:
+            one = self._open(request)
+        except ManyhatsError as error:
+            self.on_answer("", error, time.monotonic() - begin)
+            raise
+        try:
+            if not one.task_kind.generates and one.preparing_cost <= SMALL_TEXT and self._acquired(one):
+                answer = await self._answer_small(one)
+            else:
+                (answer,) = await self._answers([request], {0: one})
+        finally:
+            self._close(one)
+        failure = answer if isinstance(answer, ManyhatsError) else None
+        self.on_answer(one.version.task, failure, time.monotonic() - begin)
         if isinstance(answer, ManyhatsError):
             raise answer
         return answer
@@ -65,32 +80,17 @@ class Service:
         """Requests of any tasks, batched together. A failed request has its error in its place."""
         begin = time.monotonic()
         self.dispatcher.attach()
-        answers: list[InferenceResponse | ManyhatsError | None] = [None] * len(requests)
         pending: dict[int, RequestState] = {}
-
-        def open_all() -> None:
-            for i, request in enumerate(requests):
-                try:
-                    pending[i] = self._open(request)
-                except ManyhatsError as error:
-                    answers[i] = error
-
         try:
-            async with asyncio.timeout(self.limits.timeout) as deadline:
-                await at_once_if(len(requests) <= SMALL_REQUESTS, open_all)
-                await self._answer(pending, answers, deadline)
-        except TimeoutError:
-            timeout = DeadlineExceeded(f"no answer within {self.limits.timeout:g} s")
-            answers = [timeout if answer is None else answer for answer in answers]
+            answers = await self._answers(requests, pending)
         finally:
             for one in pending.values():
                 self._close(one)
-        done = [answer for answer in answers if answer is not None]
         seconds = time.monotonic() - begin
-        for i, answer in enumerate(done):
+        for i, answer in enumerate(answers):
             task = pending[i].version.task if i in pending else ""
             self.on_answer(task, answer if isinstance(answer, ManyhatsError) else None, seconds)
-        return done
+        return answers
 
     # ---- steps
 
@@ -163,6 +163,85 @@ class Service:
         else:  # deleted meanwhile: its files may be removed now, in a thread
             asyncio.get_running_loop().run_in_executor(None, self.registry.unpin, version)
 
+    async def _answer_small(self, one: RequestState) -> InferenceResponse | ManyhatsError:
+        """Runs a request that is tokenised at once and has its adapter: what most requests are, with no step to spare.
+
+        It is what `_answers` does for any requests.
+        """
+        try:
+            self._preparation.prepare(one)
+            request = one.engine_request
+            assert request is not None
+            end = self.dispatcher.end_of(request.future)
+            try:
+                self.engine.submit([request])
+            except ManyhatsError:
+                one.engine_request = None
+                raise
+            deadline = asyncio.get_running_loop().call_later(self.limits.timeout, self._expire, end)
+            try:
+                await end
+            finally:
+                deadline.cancel()
+            request.future.result()
+            size = response_cost(one)
+            if size <= SMALL_OUTPUT:
+                return self._response(one, size)
+        except Exception as error:
+            return _as_answer(error)
+        try:
+            async with asyncio.timeout_at(deadline.when()):
+                return await at_once_if(False, lambda: self._response(one, size))
+        except TimeoutError:
+            return self._late()
+        except Exception as error:
+            return _as_answer(error)
+
+    def _expire(self, end: asyncio.Future[None]) -> None:
+        """Ends the wait for a request that has not been answered in time."""
+        if not end.done():
+            end.set_exception(self._late())
+
+    def _late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"no answer within {self.limits.timeout:g} s")
+
+    def _response(self, one: RequestState, size: int) -> InferenceResponse:
+        return response_of(one, self.backbone.tokenizer, self._preparation.generation, size)
+
+    def _acquired(self, one: RequestState) -> bool:
+        """Requests the adapter, unless that was done. Returns whether it is there."""
+        version = one.effective_version
+        if version is None or one.acquired:
+            return True
+        load = one.load_future
+        if load is None:
+            load = one.load_future = self.adapter_cache.acquire(version)
+        if load.done() and load.exception() is None:
+            one.adapter, one.acquired = load.result(), True
+        return one.acquired
+
+    async def _answers(
+        self, requests: Sequence[InferenceRequest], pending: dict[int, RequestState]
+    ) -> list[InferenceResponse | ManyhatsError]:
+        """Opens the requests that are not in `pending`, which the caller closes, and answers all in time."""
+        answers: list[InferenceResponse | ManyhatsError | None] = [None] * len(requests)
+
+        def open_all() -> None:
+            for i, request in enumerate(requests):
+                try:
+                    if i not in pending:
+                        pending[i] = self._open(request)
+                except ManyhatsError as error:
+                    answers[i] = error
+
+        try:
+            async with asyncio.timeout(self.limits.timeout) as deadline:
+                await at_once_if(len(requests) <= SMALL_REQUESTS, open_all)
+                await self._answer(pending, answers, deadline)
+        except TimeoutError:
+            answers = [self._late() if answer is None else answer for answer in answers]
+        return [answer for answer in answers if answer is not None]
+
     async def _answer(
         self,
         pending: dict[int, RequestState],
@@ -174,16 +253,11 @@ class Service:
         waits: dict[int, asyncio.Future[BoundAdapter]] = {}
         ready: list[int] = []
         for i, one in pending.items():
-            version_in_effect = one.effective_version
-            if version_in_effect is None:
-                ready.append(i)
-                continue
-            load = one.load_future = self.adapter_cache.acquire(version_in_effect)
-            if load.done() and load.exception() is None:
-                one.adapter, one.acquired = load.result(), True
+            if self._acquired(one):
                 ready.append(i)
             else:
-                waits[i] = asyncio.wrap_future(load)
+                assert one.load_future is not None
+                waits[i] = asyncio.wrap_future(one.load_future)
 
         async def later(i: int) -> None:
             one = pending[i]
@@ -237,9 +311,7 @@ class Service:
             for i in waiting:
                 if answers[i] is None:
                     try:
-                        answers[i] = response_of(
-                            pending[i], self.backbone.tokenizer, self._preparation.generation, costs[i]
-                        )
+                        answers[i] = self._response(pending[i], costs[i])
                     except Exception as error:
                         answers[i] = _as_answer(error)
 

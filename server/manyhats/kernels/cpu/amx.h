@@ -184,4 +184,5 @@ static AMX_TARGET void dense_amx(const Call *call, const Tile *tile, int64_t c0,
 }
 
 static const Rows rows_amx_bf16 = {down_avx512_bf16_bf16,   up_avx512_bf16_bf16, scale_add_avx512_bf16_bf16,
-                                   linear_avx512_bf16_bf16, widen_amx,           dense_amx, attend_avx512_bf16_bf16, 1};
+                                   linear_avx512_bf16_bf16, sparse_avx512_bf16_bf16, widen_amx,
+                                   dense_amx,               attend_avx512_bf16_bf16, 1};

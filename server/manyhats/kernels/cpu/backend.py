@@ -26,7 +26,7 @@ class CpuKernels:
 
     name = "cpu"
     keeps_bits = True
-    keeps_sparse = False
+    keeps_sparse = True
 
     def __init__(self, library: Library | None = None) -> None:
         self._library = library or load()
@@ -102,7 +102,14 @@ class CpuKernels:
         self._reference.lookup(ids, y, table, segments)
 
     def sparse_add(self, x: Tensor, y: Tensor, table: Table[Sparse], segments: Segments) -> None:
-        self._reference.sparse_add(x, y, table, segments)
+        function = self._library.sparse_add.get(x.dtype)
+        structs = struct_array_of(table).updated(table)
+        rows, width = x.shape
+        if function is None or structs.kind != (x.dtype,) or not _supported(x, y):
+            self._reference.sparse_add(x, y, table, segments)
+            return
+        operands = (x.data_ptr(), y.data_ptr(), rows, width, y.shape[1], x.stride(0), y.stride(0))
+        self._call("sparse_add", function, operands, segments, structs)
 
     def _call(
         self,

@@ -45,6 +45,13 @@ typedef struct {
 
 typedef struct {
     int32_t present;
+    int32_t count;
+    const int32_t *indices; /* (count) into the flattened (out, in), rising */
+    const void *values;     /* (count) */
+} SparseSlot;
+
+typedef struct {
+    int32_t present;
     int32_t unused;
     const void *bits; /* (out * in) bits, row by row, the lowest of a byte first */
 } MaskSlot;
@@ -55,6 +62,11 @@ typedef struct {
     const void *slot;
     int64_t place; /* its first row in `wide` */
 } Tile;
+
+/* The tiles that a thread takes first: `next` to `end`. */
+typedef struct {
+    int64_t next, end;
+} Share;
 
 typedef struct Call Call;
 typedef struct Attention Attention;
@@ -68,6 +80,8 @@ typedef struct {
     void (*scale_add)(const Call *, const Tile *);
     /* y[:, :out] = x weight^T + bias */
     void (*linear)(const Call *, const Tile *);
+    /* y += x D^T with a sparse D; `scratch`: SPARSE_ROWS * (in + out) floats */
+    void (*sparse)(const Call *, const Tile *, float *scratch);
     /* wide = x, in float32 or as `packed` says */
     void (*widen)(const Call *, const Tile *);
     /* y = x (weight * bits)^T + bias for the columns c0 to c1 */
@@ -82,9 +96,12 @@ struct Call {
     const void *x;
     void *y;
     const void *row_scale; /* one number a row, or 0 */
+    int64_t item; /* bytes of a number, which low_rank sets */
     int64_t in, out, x_stride, y_stride, row_scale_stride;
     Tile *tiles;
     int64_t count; /* tiles */
+    Share *shares; /* behind the tiles, in the same memory */
+    int64_t share_count;
     float *low;
     int64_t low_stride, low_size; /* of one tile, in floats */
     int64_t parts;                /* chunks of a tile's ranks or columns, shared among threads */
@@ -93,6 +110,9 @@ struct Call {
     int64_t wide_stride;
     int64_t next, workers;        /* the next tile or chunk; how many threads have a tile */
 };
+
+#define SPARSE_ROWS 16 /* rows that a sparse difference takes at once */
+#define FEW_ROWS 4     /* fewer of them it takes one by one */
 
 /* See attention_calls.h. */
 struct Attention {
@@ -150,6 +170,36 @@ static inline __attribute__((always_inline)) float round_bf16(float number) {
 static inline __attribute__((always_inline)) uint16_t to_bf16(float number) {
     union { float number; uint32_t bits; } word = {number};
     return (uint16_t)(rounded_bits(word.bits) >> 16);
+}
+
+/* Vectors of four, which every instruction set has, to transpose with. */
+typedef float F4 __attribute__((vector_size(16), aligned(2), may_alias));
+typedef uint32_t W4 __attribute__((vector_size(16)));
+typedef uint16_t H4 __attribute__((vector_size(8), aligned(2), may_alias));
+
+/* As `to_bf16`, for four numbers. */
+static inline __attribute__((always_inline)) H4 to_bf16_4(F4 numbers) {
+    W4 bits = (W4)numbers, none = (W4)(numbers != numbers), near = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    return __builtin_convertvector((near & ~none) | (none & 0x7fc0u), H4);
+}
+
+#if defined(__clang__)
+#define PICK(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+#define PICK(a, b, i, j, k, l) __builtin_shuffle(a, b, (W4){i, j, k, l})
+#endif
+
+#define TRANSPOSE(a)                                                                                                   \
+    do {                                                                                                               \
+        F4 low01 = PICK(a[0], a[1], 0, 4, 1, 5), low23 = PICK(a[2], a[3], 0, 4, 1, 5);                                 \
+        F4 high01 = PICK(a[0], a[1], 2, 6, 3, 7), high23 = PICK(a[2], a[3], 2, 6, 3, 7);                               \
+        a[0] = PICK(low01, low23, 0, 1, 4, 5), a[1] = PICK(low01, low23, 2, 3, 6, 7);                                  \
+        a[2] = PICK(high01, high23, 0, 1, 4, 5), a[3] = PICK(high01, high23, 2, 3, 6, 7);                              \
+    } while (0)
+
+/* index / in, for `inverse` = 1 / in. Exact: the half keeps it from whole numbers by more than rounding can change. */
+static inline __attribute__((always_inline)) int64_t output_of(int32_t index, double inverse) {
+    return (int64_t)(((double)index + 0.5) * inverse);
 }
 
 #endif

@@ -15,7 +15,7 @@
 #include "threads.h"
 
 /* The version of the exported functions and their structs; library.py expects the same number. */
-#define ABI 3
+#define ABI 4
 
 enum { BASELINE, AVX2, AVX512, AVX512_BF16, AMX, VARIANTS };
 
@@ -110,3 +110,4 @@ EXPORT int32_t manyhats_best_variant(void) { return best_variant(); }
 #include "linear.h"
 #include "low_rank.h"
 #include "scale_add.h"
+#include "sparse.h"

@@ -22,7 +22,7 @@ FILE = Path(__file__).with_name("_kernels.so")
 VARIANTS = ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
 VARIABLE = "MANYHATS_CPU_KERNELS"
 
-_ABI = 3  # the number in kernels.c
+_ABI = 4  # the number in kernels.c
 _DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _SEGMENTS = [c_void_p, c_int64]
 _SLOTS = [c_void_p, c_int64]
@@ -31,6 +31,7 @@ _ARGUMENTS = {
     "low_rank": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_void_p, c_int64, c_int32],
     "scale_add": [c_int32, c_void_p, c_int64, c_int64, c_int64, *_SEGMENTS, *_SLOTS, c_int32],
     "linear": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_int32],
+    "sparse_add": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_int32],
     "masked_linear": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_void_p, c_void_p, c_int32],
     "attend_rows": [c_int32, *[c_void_p] * 7, *[c_int64] * 4, c_float, *[c_void_p] * 3, c_int64, c_int32],
 }
@@ -43,7 +44,7 @@ _FAILURES = {
 
 
 class Library:
-    """The functions of one variant, by dtype: `low_rank`, `scale_add`, `linear`, `masked_linear`, `attend_rows`.
+    """The functions of one variant, by dtype: `low_rank`, `scale_add`, and so on, as `_ARGUMENTS` has them.
 
     Their arguments are in low_rank.h and its like.
 
@@ -76,14 +77,15 @@ class Library:
         self.number = VARIANTS.index(self.variant)
         functions = {name: _functions(library, name) for name in _ARGUMENTS}
         self.low_rank, self.scale_add, self.linear = (functions[name] for name in ("low_rank", "scale_add", "linear"))
-        self.masked_linear, self.attend_rows = functions["masked_linear"], functions["attend_rows"]
-        parallel = _torch_parallel()
-        self.threaded = parallel is not None
+        self.sparse_add, self.masked_linear = functions["sparse_add"], functions["masked_linear"]
+        self.attend_rows = functions["attend_rows"]
+        openmp = _torch_openmp()
+        self.threaded = openmp is not None
         use_threads = library.manyhats_use_threads
-        use_threads.argtypes, use_threads.restype = [c_void_p], None
-        use_threads(parallel)
+        use_threads.argtypes, use_threads.restype = [c_void_p, c_void_p], None
+        use_threads(*(openmp or (None, None)))
         # A forked child has none of OpenMP's threads, and a call that waited for them would never return.
-        os.register_at_fork(after_in_child=lambda: use_threads(None))
+        os.register_at_fork(after_in_child=lambda: use_threads(None, None))
 
     @staticmethod
     def failure(name: str, code: int) -> RuntimeError:
@@ -115,18 +117,20 @@ def _functions(library: Any, name: str) -> dict[torch.dtype, Any]:
     return found
 
 
-def _torch_parallel() -> int | None:
-    """The address of GOMP_parallel in the OpenMP runtime that torch is linked with, whatever its file is called.
+def _torch_openmp() -> tuple[int | None, int | None] | None:
+    """The addresses of GOMP_parallel and omp_get_thread_num in torch's OpenMP runtime, whatever its file is called.
 
-    GNU's runtime and LLVM's both have it. A search through the handle of torch's library finds what that one is linked
-    with, never another runtime of the process. torch has no public way to its runtime. None: torch is built without
-    OpenMP.
+    GNU's runtime and LLVM's both have them. A search through the handle of torch's library finds what that one is
+    linked with, never another runtime of the process. torch has no public way to its runtime. None: torch is built
+    without OpenMP.
     """
     for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
         path = Path(torch.__file__).parent / "lib" / name
         if path.exists():
             try:
-                return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, c_void_p).value
+                runtime = ctypes.CDLL(str(path))
+                functions = runtime.GOMP_parallel, runtime.omp_get_thread_num
+                return ctypes.cast(functions[0], c_void_p).value, ctypes.cast(functions[1], c_void_p).value
             except (OSError, AttributeError):
                 return None
     return None

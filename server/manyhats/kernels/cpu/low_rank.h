@@ -4,17 +4,30 @@
 
 #define RANK_PIECE 8
 #define COLUMN_PIECE 128
+#define MANY_ROWS 8
+
+/* Prefetches a matrix that is used next into the L2 cache. Not where few rows of float32 share it: reading it then takes
+   all of the memory's bandwidth anyway, and this would only come on top. */
+static void prefetch(const Call *call, const Tile *tile, const void *matrix, int64_t size) {
+    size *= call->item;
+    if (size > L1_CACHE || (call->item == 4 && tile->rows < MANY_ROWS)) return;
+    for (int64_t i = 0; i < size; i += 64) __builtin_prefetch((const char *)matrix + i, 0, 2);
+}
 
 static void whole_tiles(void *data) {
     Call *call = data;
-    int64_t i = fetch_next(&call->next);
-    if (i >= call->count) return;
+    Turn turn = first_turn();
+    const Tile *tile = next_tile(call, &turn);
+    if (!tile) return;
     float *low = call->low + fetch_next(&call->workers) * call->low_size;
-    for (; i < call->count; i = fetch_next(&call->next)) {
-        const Tile *tile = &call->tiles[i];
-        const LowRankSlot *slot = tile->slot;
+    const LowRankSlot *last = 0;
+    for (; tile; tile = next_tile(call, &turn)) {
+        const LowRankSlot *slot = tile->slot, *next = tile + 1 < call->tiles + call->count ? tile[1].slot : slot;
+        if (slot != last) prefetch(call, tile, slot->up, slot->rank * call->out);
         call->kernels->down(call, tile, 0, slot->rank, low);
+        if (next != slot) prefetch(call, tile, next->down, next->rank * call->in);
         call->kernels->up(call, tile, 0, call->out, low);
+        last = slot;
     }
 }
 
@@ -44,7 +57,7 @@ static int low_rank(const Rows *const *kernels, int64_t item, int32_t variant, c
                     int64_t segment_count, const LowRankSlot *slots, int64_t slot_count, const void *row_scale,
                     int64_t row_scale_stride, int32_t threads) {
     if (variant < 0 || variant >= VARIANTS || !kernels[variant]) return NO_SUCH_VARIANT;
-    Call call = {.kernels = kernels[variant], .x = x, .y = y, .row_scale = row_scale, .in = in, .out = out,
+    Call call = {.kernels = kernels[variant], .x = x, .y = y, .item = item, .row_scale = row_scale, .in = in, .out = out,
                  .x_stride = x_stride, .y_stride = y_stride, .row_scale_stride = row_scale_stride};
     if (!parallel || threads < 1) threads = 1;
     int code = make_tiles(&call, rows, segments, segment_count, (const char *)slots, sizeof *slots, slot_count,
@@ -85,7 +98,10 @@ static int low_rank(const Rows *const *kernels, int64_t item, int32_t variant, c
         run(&call, rank_pieces, kept * call.parts, threads);
         call.parts = round_up(out, COLUMN_PIECE) / COLUMN_PIECE;
         run(&call, column_pieces, kept * call.parts, threads);
-    } else run(&call, whole_tiles, kept, threads);
+    } else {
+        share_tiles(&call, rows, threads);
+        run(&call, whole_tiles, kept, threads);
+    }
     free(call.low);
     free(call.tiles);
     return code;

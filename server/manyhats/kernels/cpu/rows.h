@@ -116,22 +116,12 @@ static TARGET void NAME(finish)(const LowRankSlot *slot, int64_t r0, int64_t r1,
     }
 }
 
-/* Prefetches a row: what an earlier layer wrote is no longer in the core's own caches. */
-INLINE void NAME(fetch)(const ELEMENT *row, int64_t count) {
-    for (int64_t i = 0; i < count; i += 64 / (int64_t)sizeof(ELEMENT)) __builtin_prefetch(row + i, 0, 2);
-}
-
 static TARGET void NAME(down)(const Call *call, const Tile *tile, int64_t r0, int64_t r1, float *low) {
     const LowRankSlot *slot = tile->slot;
     const ELEMENT *x = (const ELEMENT *)call->x + tile->row * call->x_stride;
     const ELEMENT *weights = (const ELEMENT *)slot->down + r0 * call->in;
     int64_t in = call->in, stride = call->x_stride, own = call->low_stride, ranks = r1 - r0, i = 0;
     for (; i + 4 <= tile->rows; i += 4) {
-        if (r0 == 0)
-            for (int64_t j = i; j < i + 4; j++) {
-                if (j + 4 < tile->rows) NAME(fetch)(x + (j + 4) * stride, in);
-                NAME(fetch)((const ELEMENT *)call->y + (tile->row + j) * call->y_stride, call->out);
-            }
         NAME(dots_all)(x + i * stride, stride, weights, in, ranks, low + i * own + r0, own, 4);
     }
     if (i + 2 <= tile->rows) {
@@ -299,13 +289,15 @@ static TARGET void NAME(linear)(const Call *call, const Tile *tile) {
     }
 }
 
+#include "sparse_rows.h"
+
 #undef OUTPUTS
 
 #include "attention.h"
 #include "dense_rows.h"
 
-static const Rows JOIN(JOIN(rows, VARIANT), TYPE) = {NAME(down), NAME(up), NAME(scale_add), NAME(linear),
-                                                    NAME(widen), NAME(dense), NAME(attend), 0};
+static const Rows JOIN(JOIN(rows, VARIANT), TYPE) = {NAME(down),   NAME(up),    NAME(scale_add), NAME(linear),
+                                                    NAME(sparse), NAME(widen), NAME(dense),     NAME(attend), 0};
 
 #undef NAME
 #undef SPLAT

@@ -4,7 +4,8 @@
 
 static void scaled_tiles(void *data) {
     Call *call = data;
-    for (int64_t i; (i = fetch_next(&call->next)) < call->count;) call->kernels->scale_add(call, &call->tiles[i]);
+    Turn turn = first_turn();
+    for (const Tile *tile; (tile = next_tile(call, &turn));) call->kernels->scale_add(call, tile);
 }
 
 static int scale_add(const Rows *const *kernels, int64_t item, int32_t variant, void *y, int64_t rows, int64_t out,
@@ -19,6 +20,7 @@ static int scale_add(const Rows *const *kernels, int64_t item, int32_t variant, 
     int64_t total = 0;
     for (int64_t i = 0; i < call.count; i++) total += call.tiles[i].rows;
     if ((double)(2 * item * total * out) / BYTES_A_NS < WORTH_THREADS) threads = 1;
+    share_tiles(&call, rows, threads);
     run(&call, scaled_tiles, call.count, threads);
     free(call.tiles);
     return OK;

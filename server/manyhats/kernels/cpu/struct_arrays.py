@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyhats.kernels.base import Bits, LowRank, ScaleAdd, Weight
+from manyhats.kernels.base import Bits, LowRank, ScaleAdd, Sparse, Weight
 from manyhats.kernels.segments import Table
 
 # The numbers in activations.h, by the names that adapter files use (transformers' ACT2FN), in lower case.
@@ -61,6 +61,7 @@ _LOW_RANK = np.dtype(
 )
 _SCALE_ADD = np.dtype([("present", "i4"), ("unused", "i4"), ("gain", "u8"), ("offset", "u8")])
 _LINEAR = np.dtype([("present", "i4"), ("out", "i4"), ("weight", "u8"), ("bias", "u8")])
+_SPARSE = np.dtype([("present", "i4"), ("count", "i4"), ("indices", "u8"), ("values", "u8")])
 _MASK = np.dtype([("present", "i4"), ("unused", "i4"), ("bits", "u8")])
 _lock = threading.Lock()
 _INITIAL_SLOTS = 8  # of a new array; its size doubles when it is full
@@ -141,13 +142,15 @@ def struct_array_of(table: Table[Any]) -> StructArray:
     return struct_array
 
 
-def _struct(entry: LowRank | ScaleAdd | Weight | Bits) -> tuple[np.dtype[Any], StructKind, tuple[Any, ...]]:
+def _struct(entry: LowRank | ScaleAdd | Sparse | Weight | Bits) -> tuple[np.dtype[Any], StructKind, tuple[Any, ...]]:
     """An entry's layout, kind and values. The addresses stay valid while the entry, which holds the tensors, is in its
     table."""
     if isinstance(entry, LowRank):
         return _LOW_RANK, *_low_rank(entry)
     if isinstance(entry, ScaleAdd):
         return _SCALE_ADD, *_scale_add(entry)
+    if isinstance(entry, Sparse):
+        return _SPARSE, *_sparse(entry)
     if isinstance(entry, Bits):
         return _MASK, *_mask(entry)
     return _LINEAR, *_linear(entry)
@@ -196,6 +199,18 @@ def _linear(entry: Weight) -> tuple[StructKind, tuple[Any, ...]]:
     )
     kind: StructKind = (weight.dtype, width) if supported else _UNSUPPORTED
     return kind, (1, out, _address(weight), _address(bias))
+
+
+def _sparse(entry: Sparse) -> tuple[StructKind, tuple[Any, ...]]:
+    indices, values = entry
+    supported = (
+        values.dim() == 1
+        and indices.shape == values.shape
+        and _compatible(values.dtype, values)
+        and _compatible(torch.int32, indices)
+    )
+    kind: StructKind = (values.dtype,) if supported else _UNSUPPORTED
+    return kind, (1, len(values), _address(indices), _address(values))
 
 
 def _mask(entry: Bits) -> tuple[StructKind, tuple[Any, ...]]:

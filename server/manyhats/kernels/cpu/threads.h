@@ -8,8 +8,14 @@
 typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
 static Parallel parallel; /* GOMP_parallel of torch's OpenMP runtime */
 
+typedef int (*ThreadNumber)(void);
+static ThreadNumber thread_number; /* omp_get_thread_num of the same runtime */
+
 /* Without this call, or after it with 0, only the caller's thread is used. */
-EXPORT void manyhats_use_threads(void *gomp_parallel) { parallel = (Parallel)gomp_parallel; }
+EXPORT void manyhats_use_threads(void *gomp_parallel, void *omp_get_thread_num) {
+    parallel = omp_get_thread_num ? (Parallel)gomp_parallel : 0;
+    thread_number = (ThreadNumber)omp_get_thread_num;
+}
 
 #define TILE 32            /* maximum rows of a tile: their intermediate sums fit the L1 cache */
 #define GROUP 4            /* minimum rows of a tile, where the segment has as many: they share loaded weights */
@@ -42,8 +48,9 @@ static int make_tiles(Call *call, int64_t rows, const int32_t *segments, int64_t
     step = threads > 1 ? round_up(total / (3 * threads), GROUP) : most;
     step = step < GROUP ? GROUP : step > most ? most : step;
     for (int64_t i = 0; i < count; i++) tile_count += (segments[3 * i + 1] + step - 1) / step;
-    call->tiles = malloc((size_t)(tile_count ? tile_count : 1) * sizeof(Tile));
+    call->tiles = malloc((size_t)tile_count * sizeof(Tile) + (size_t)threads * sizeof(Share));
     if (!call->tiles) return NO_MEMORY;
+    call->shares = (Share *)(call->tiles + tile_count);
     call->count = 0;
     for (int64_t i = 0; i < count; i++) {
         int64_t row = segments[3 * i], end = row + segments[3 * i + 1], slot = segments[3 * i + 2];
@@ -51,6 +58,35 @@ static int make_tiles(Call *call, int64_t rows, const int32_t *segments, int64_t
             call->tiles[call->count++] = (Tile){row, end - row < step ? end - row : step, slots + slot * slot_size, 0};
     }
     return OK;
+}
+
+/* Gives each thread the tiles of its part of all rows, as oneDNN divides a layer's product: what it reads and writes is
+   then in its core's own cache. A thread that is done takes tiles of the others. */
+static void share_tiles(Call *call, int64_t rows, int threads) {
+    int64_t i = 0;
+    call->share_count = threads;
+    for (int64_t s = 0; s < threads; s++) {
+        call->shares[s].next = i;
+        while (i < call->count && (s == threads - 1 || call->tiles[i].row * threads < (s + 1) * rows)) i++;
+        call->shares[s].end = i;
+    }
+}
+
+/* The shares that a thread takes tiles from: its own, then the others in turn. */
+typedef struct {
+    int64_t own, done;
+} Turn;
+
+static Turn first_turn(void) { return (Turn){thread_number ? thread_number() : 0, 0}; }
+
+/* The next tile of a thread; 0: none is left. */
+static const Tile *next_tile(Call *call, Turn *turn) {
+    for (; turn->done < call->share_count; turn->done++) {
+        Share *share = &call->shares[(turn->own + turn->done) % call->share_count];
+        int64_t i = fetch_next(&share->next);
+        if (i < share->end) return &call->tiles[i];
+    }
+    return 0;
 }
 
 #endif
