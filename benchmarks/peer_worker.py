@@ -62,7 +62,10 @@ def adapterhub(given):
 
     model = AutoAdapterModel.from_pretrained(given["base"])
     count = len(given["adapters"])
-    names = [model.load_adapter(path, load_as=f"a{i}", with_head=False) for i, path in enumerate(given["adapters"])]
+    names = [
+        model.load_adapter(path, load_as=f"a{i}", with_head=False, use_safetensors=True)
+        for i, path in enumerate(given["adapters"])
+    ]
     by_adapter = [given["inputs"][i::count] for i in range(count)]
     batch = padded([one for own in by_adapter for one in own])
     model.active_adapters = composition.BatchSplit(*names, batch_sizes=[len(own) for own in by_adapter])
@@ -81,7 +84,8 @@ def make_houlsby(given):
         for name, parameter in model.named_parameters():
             if f".a{i}." in name:
                 parameter.data = torch.randn(parameter.shape, generator=generator) * 0.02
-        model.save_adapter(path, f"a{i}")
+        Path(path).mkdir(parents=True)
+        model.save_adapter(path, f"a{i}", use_safetensors=True)
         model.delete_adapter(f"a{i}")
     return lambda: None
 
