@@ -11,22 +11,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import torch
 from manyhats.backbone.loading import locate
 from manyhats.backbone.tokenizer import Text, Tokenizer
 from manyhats.bench.machine import described, machine
 from manyhats.bench.report import Figure, print_figures, write_json
-from manyhats.bench.server import BenchServer, serving
+from manyhats.bench.server import BenchServer, free_port, serving, wait_until_ok
 from manyhats.bench.tasks import read_texts
 from manyhats.bench.timing import alternate
 from sample_adapters import write_lora_tasks
@@ -99,9 +96,7 @@ def compare(folder: Path, name: str, adapters: list[Path], inputs: list[list[int
 def infinity(seconds: float) -> tuple[float, str]:
     """Our requests a second to infinity's: bare embeddings of single sentences, 64 connections."""
     asked = [("/embeddings", {"model": "m", "input": text}) for text in read_texts(None)]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [
         str(environments / "infinity" / "bin" / "infinity_emb"), "v2", "--model-id", str(locate(MINILM)),
         "--served-model-name", "m", "--engine", "torch", "--device", "cpu", "--port", str(port),
@@ -110,7 +105,8 @@ def infinity(seconds: float) -> tuple[float, str]:
     env = os.environ | {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
     try:
-        _wait_for(port)
+        if not wait_until_ok(port, "/health", _START):
+            raise SystemExit("infinity does not answer")
         theirs = BenchServer(port, process.pid)
         theirs.load(asked, connections=CONNECTIONS, count=4 * CONNECTIONS)
         rate = theirs.load(asked, connections=CONNECTIONS, seconds=seconds).rate
@@ -125,18 +121,6 @@ def infinity(seconds: float) -> tuple[float, str]:
         ours.load(asked, connections=CONNECTIONS, count=4 * CONNECTIONS)
         own = ours.load(asked, connections=CONNECTIONS, seconds=seconds).rate
     return own / rate, f"{own:.0f} to {rate:.0f} requests/s"
-
-
-def _wait_for(port: int) -> None:
-    end = time.monotonic() + _START
-    while time.monotonic() < end:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.5)
-    raise SystemExit("infinity does not answer")
 
 
 def measure(rounds: int, seconds: float) -> list[Figure]:

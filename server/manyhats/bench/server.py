@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,9 +90,7 @@ def serving(options: dict[str, object]) -> Iterator[BenchServer]:
 
     Raises NotReady where it does not become ready, with the end of its log.
     """
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     command = [sys.executable, "-m", "manyhats.cli", "serve", "--host", _HOST, "--port", str(port), *words]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
@@ -100,7 +98,9 @@ def serving(options: dict[str, object]) -> Iterator[BenchServer]:
             command, stdout=log, stderr=log, env=os.environ | {"TOKENIZERS_PARALLELISM": "false"}
         )
         try:
-            _wait_until_ready(process, port, log)
+            if not wait_until_ok(port, "/readyz", _START, lambda: process.poll() is None):
+                log.seek(0)
+                raise NotReady(f"the server did not become ready: {log.read()[-_QUOTED:]}")
             yield BenchServer(port, process.pid)
         finally:
             process.terminate()
@@ -111,14 +111,22 @@ def serving(options: dict[str, object]) -> Iterator[BenchServer]:
                 process.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Any) -> None:
-    end = time.monotonic() + _START
-    while time.monotonic() < end and process.poll() is None:
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def wait_until_ok(port: int, path: str, seconds: float, alive: Callable[[], bool] = lambda: True) -> bool:
+    """Whether a server on the loopback address answers a GET request with 200 within `seconds`, while it is alive."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and alive():
         try:
-            if httpx.get(f"http://{_HOST}:{port}/readyz", timeout=5).status_code == 200:
-                return
+            if httpx.get(f"http://{_HOST}:{port}{path}", timeout=5).status_code == 200:
+                return True
         except httpx.TransportError:
             pass
         time.sleep(0.2)
-    log.seek(0)
-    raise NotReady(f"the server did not become ready: {log.read()[-_QUOTED:]}")
+    return False
