@@ -9,7 +9,6 @@ import torch
 from manyhats.kernels.activations import activation
 from manyhats.kernels.base import LowRank, ScaleAdd, Sparse, Weight
 from manyhats.kernels.cpu.backend import CpuKernels
-from manyhats.kernels.cpu.library import Library
 from manyhats.kernels.cpu.struct_arrays import ACTIVATIONS
 from manyhats.kernels.reference import Reference
 from manyhats.kernels.segments import Segment, Segments, Table
@@ -19,21 +18,6 @@ CPU = torch.device("cpu")
 # The largest difference from float64, to the largest value.
 CLOSE = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
 DTYPES = pytest.mark.parametrize("dtype", CLOSE, ids=["float32", "bfloat16"])
-
-
-class Refuses(Reference):
-    """In the place of the reference: a call that should be done in C is not done elsewhere unseen."""
-
-    def low_rank(self, *args, **kwargs):
-        raise AssertionError("the reference was asked")
-
-    scale_add = linear = masked_linear = sparse_add = low_rank
-
-
-@pytest.fixture
-def kernels(library: Library, monkeypatch: pytest.MonkeyPatch) -> CpuKernels:
-    monkeypatch.setattr("manyhats.kernels.cpu.backend.Reference", Refuses)
-    return CpuKernels(library)
 
 
 @pytest.fixture(autouse=True)

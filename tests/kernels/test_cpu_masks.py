@@ -6,8 +6,6 @@ import pytest
 import torch
 from manyhats.kernels.base import Bits
 from manyhats.kernels.cpu.backend import CpuKernels
-from manyhats.kernels.cpu.library import Library
-from manyhats.kernels.reference import Reference
 from manyhats.kernels.segments import Segments, Table
 from manyhats.methods.mask import pack_bits
 from torch import Tensor
@@ -17,19 +15,6 @@ from tests.kernels.test_cpu_kernels import segments_of, table_of
 # The largest difference from float64, to the largest value; for bfloat16 half a unit in the last place.
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 4e-3}
 DTYPES = pytest.mark.parametrize("dtype", CLOSE, ids=["float32", "bfloat16"])
-
-
-class Refuses(Reference):
-    """In the place of the reference: a call that should be computed in C must not be computed there."""
-
-    def masked_linear(self, *args, **kwargs):
-        raise AssertionError("the reference was asked")
-
-
-@pytest.fixture
-def kernels(library: Library, monkeypatch: pytest.MonkeyPatch) -> CpuKernels:
-    monkeypatch.setattr("manyhats.kernels.cpu.backend.Reference", Refuses)
-    return CpuKernels(library)
 
 
 @pytest.fixture(autouse=True)
