@@ -29,7 +29,6 @@ class Segments:
 
     def __init__(self, segments: Sequence[Segment], sequence_ranges: Sequence[Sequence[tuple[int, int]]] = ()) -> None:
         self._segments = tuple(segments)
-        self._repeated: dict[int, Segments] = {}
         self._prepared: dict[int, tuple[Table[Any], int, Any]] = {}
         self.sequence_ranges = sequence_ranges
 
@@ -46,13 +45,6 @@ class Segments:
             cached = self._prepared[id(table)] = table, table.version, make()
         prepared: P = cached[2]
         return prepared
-
-    def repeat_rows(self, count: int) -> Segments:
-        """The segments of a batch in which each row is repeated as `count` consecutive rows."""
-        if count not in self._repeated:
-            each = [Segment(start * count, stop * count, slot) for start, stop, slot in self._segments]
-            self._repeated[count] = Segments(each)
-        return self._repeated[count]
 
     @cached_property
     def runs(self) -> tuple[slice, ...]:
