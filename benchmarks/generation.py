@@ -169,6 +169,8 @@ def measure(given: argparse.Namespace, dtype: str, paths: list[Path], store: Pat
     """All figures of one dtype."""
     backbone = Backbone.load(given.backbone, device="cpu", dtype=dtype, prepacked=True)
     texts = prompts(STREAMS, backbone.config.vocab_size)
+    # first: another environment is what fails most easily
+    theirs = vllm(given.vllm, given.backbone, dtype, paths, texts, given.rounds) if given.vllm else {}
     tasks = [BenchTask(path.name, read_adapter(path, backbone).bind(backbone)) for path in paths]
     engine = new_engine(backbone, tokens=512)  # as a server on a CPU
     bare = [BenchTask("base", BARE)]
@@ -203,8 +205,7 @@ def measure(given: argparse.Namespace, dtype: str, paths: list[Path], store: Pat
     figures.append(
         Figure(f"{label}: 32 streams over HTTP, of the engine's rate", rate / rates["32, 16 tasks"], "", detail)
     )
-    if given.vllm:
-        theirs = vllm(given.vllm, given.backbone, dtype, paths, texts, given.rounds)
+    if theirs:
         figures.append(Figure(f"{label}: 16 LoRA tasks, ours to vLLM", theirs["16 tasks"] / seconds["32, 16 tasks"]))
         figures.append(Figure(f"{label}: bare, ours to vLLM", theirs["bare"] / seconds["32 bare"]))
     return figures
