@@ -24,8 +24,8 @@ import peft
 import torch
 from manyhats.backbone import Backbone
 from manyhats.bench.engine_work import BenchTask, generation, new_engine
-from manyhats.bench.machine import described, machine
-from manyhats.bench.report import Figure, print_figures, write_json
+from manyhats.bench.machine import machine
+from manyhats.bench.report import Figure, publish
 from manyhats.bench.server import serving
 from manyhats.bench.timing import alternate
 from manyhats.formats.reader import read_adapter
@@ -225,11 +225,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = make_adapters(given.backbone, Path(folder))
         figures = [figure for d in given.dtype or ["float32"] for figure in measure(given, d, paths, Path(folder))]
-    about = machine(["peft"])
-    print_figures(f"texts of {NEW} tokens, medians of {given.rounds} rounds", figures)
-    print(described(about))
-    if given.json:
-        write_json(given.json, about, figures)
+    publish(f"texts of {NEW} tokens, medians of {given.rounds} rounds", machine(["peft"]), figures, given.json)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 from manyhats.backbone.loading import locate
 from manyhats.backbone.tokenizer import Text, Tokenizer
-from manyhats.bench.machine import described, machine
-from manyhats.bench.report import Figure, print_figures, write_json
+from manyhats.bench.machine import machine
+from manyhats.bench.report import Figure, publish
 from manyhats.bench.server import BenchServer, free_port, serving, wait_until_ok
 from manyhats.bench.tasks import read_texts
 from manyhats.bench.timing import alternate
@@ -172,7 +172,4 @@ if __name__ == "__main__":
         make(options.make)
     else:
         found_figures = measure(options.rounds, options.seconds)
-        print_figures(f"other projects, medians of {options.rounds} rounds", found_figures)
-        print(described(machine()))
-        if options.json:
-            write_json(options.json, machine(), found_figures)
+        publish(f"other projects, medians of {options.rounds} rounds", machine(), found_figures, options.json)
