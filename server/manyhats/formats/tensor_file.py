@@ -13,10 +13,11 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import mmap
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from pathlib import Path
@@ -36,6 +37,7 @@ _MAX_HEADER_EVER = 100_000_000  # bytes of a header, by the format itself
 _MAX_NAME = 1024  # characters
 _MAX_DIMENSIONS = 8
 _CHUNK = 4 << 20  # bytes that are checked at a time
+_OWN_PAGES = 256 << 10  # bytes from which what is read has pages of its own
 _WIDEST = 8  # bytes of a value
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Types other than floats, by the endings of the tensors' names: indices, and masks' bits.
@@ -246,7 +248,7 @@ def _copies(file: BinaryIO, entries: list[Entry], begin: int, name: str) -> dict
     for dtype, group in itertools.groupby(entries, key=lambda entry: entry.dtype):
         run = list(group)
         first = run[0].start
-        buffer = torch.empty(run[-1].end - first, dtype=torch.uint8)
+        buffer = _buffer(run[-1].end - first)
         if dtype.is_floating_point:
             _check_run(file, run, begin, buffer, name, whole=True)
         elif len(buffer):
@@ -257,6 +259,19 @@ def _copies(file: BinaryIO, entries: list[Entry], begin: int, name: str) -> dict
             at = (entry.start - first) // dtype.itemsize
             tensors[entry.name] = typed.as_strided(entry.shape, _strides(entry.shape), at)
     return tensors
+
+
+def _buffer(size: int) -> Tensor:
+    """Memory for so many bytes. A large one has pages of its own, which the system gets back when its last view dies.
+
+    The allocator would keep them, and put small things there that live longer, so that the next file does not fit.
+    """
+    if size >= _OWN_PAGES and hasattr(mmap, "MAP_PRIVATE"):
+        with suppress(OSError):
+            # All pages at once, where the system can do that, in place of a fault for each.
+            pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | getattr(mmap, "MAP_POPULATE", 0))
+            return torch.frombuffer(pages, dtype=torch.uint8)
+    return torch.empty(size, dtype=torch.uint8)
 
 
 def _views(path: Path, file: BinaryIO, entries: list[Entry], begin: int, temporary: Path) -> dict[str, Tensor]:
