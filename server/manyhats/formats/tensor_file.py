@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import lru_cache
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple, cast
@@ -34,6 +35,7 @@ from manyhats.messages import short_name
 MAX_HEADER = 16 << 20  # bytes; low-rank pairs on every expert of the largest models take 15 MB
 MAX_TENSORS = 100_000
 _MAX_HEADER_EVER = 100_000_000  # bytes of a header, by the format itself
+_KEPT_HEADERS, _KEPT_HEADER = 32, 64 << 10  # how many headers are kept parsed, and the bytes of the longest
 _MAX_NAME = 1024  # characters
 _MAX_DIMENSIONS = 8
 _CHUNK = 4 << 20  # bytes that are checked at a time
@@ -144,6 +146,11 @@ def check_start(name: str, start: bytes, size: int | None = None) -> None:
 
 def parse_start(start: bytes, name: str, size: int) -> list[Entry]:
     """The tensors of a file of `size` bytes, by what `read_start` gave. Raises what `read_header` raises."""
+    # Adapters that one recipe trained have the same header, byte by byte.
+    return list((_parsed_once if len(start) <= _KEPT_HEADER else _parsed)(start, name, size))
+
+
+def _parsed(start: bytes, name: str, size: int) -> tuple[Entry, ...]:
     # Each tensor is one object with two lists. Counting costs nothing compared with parsing.
     if start.count(b"{", 8) > MAX_TENSORS + 2 or start.count(b"[", 8) > 2 * MAX_TENSORS:
         raise TooLarge(f"{name} has more than {MAX_TENSORS} tensors", param=name)
@@ -165,7 +172,10 @@ def parse_start(start: bytes, name: str, size: int) -> list[Entry]:
         end = entry.end
     if end != size - len(start):
         raise _damaged(name, f"its tensors take {end} bytes, but {size - len(start)} follow the header")
-    return entries
+    return tuple(entries)
+
+
+_parsed_once = lru_cache(_KEPT_HEADERS)(_parsed)
 
 
 def _items(text: str) -> Iterator[tuple[str, Any]]:
