@@ -317,7 +317,9 @@ class Runtime:
 
     def _load(self, version: Version) -> Adapter:
         def read(stored: Version) -> Adapter:
-            return read_adapter(self.registry.files(stored), self.backbone, self.registry.content, stored.info.kind)
+            return self.registry.read(
+                stored, lambda files: read_adapter(files, self.backbone, self.registry.content, stored.info.kind)
+            )
 
         if not isinstance(version, MergedVersion):
             return read(version)
