@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from manyhats.backbone.sites import Actors, LinearSite, NormSite
 from manyhats.kernels.segments import Segment, Segments
 from manyhats.methods.base import put_rows, relative_slices
-from manyhats.methods.operations import OwnMask, OwnRows, PrefixRows
+from manyhats.methods.operations import OwnMask, OwnRows, PrefixRows, StatesPass
 from manyhats.methods.residual import ResidualGroup, ResidualPass, join_residual
 from manyhats.methods.signature import Category, Signature
 from manyhats.methods.slots import Group, SlotTables
@@ -261,7 +261,8 @@ class _ResidualActor:
 
     def __call__(self, f: Tensor, x: Tensor, norm: NormSite | None) -> Tensor:
         own_norms = None if norm is None else self.actor_set.norm.get(norm.name)
-        site = ResidualPass(self.actor_set.kernels, f, x, f + x, norm, own_norms, self.actor_set.current.of)
+        single = not any(group.order for group in self.groups)
+        site = ResidualPass(self.actor_set.kernels, f, x, norm, own_norms, self.actor_set.current.of, single)
         return join_residual(site, self.groups)
 
 
@@ -271,7 +272,8 @@ def _residual_group(group: Group) -> ResidualGroup:
 
 @dataclass(frozen=True, slots=True)
 class _StatesActor:
-    """Runs steps on the residual stream, segment by segment."""
+    """Changes the residual stream as a whole: by operations of all segments together, or by steps, segment by
+    segment."""
 
     actor_set: ActorSet
     groups: list[Group]
@@ -282,6 +284,11 @@ class _StatesActor:
         for group in self.groups:
             segments = current.of(group.members)
             sequences = current.sequences(group.members)
+            run = group.placement.kind.run
+            if run is not None:
+                kernels = self.actor_set.kernels
+                states = run(StatesPass(kernels, states, group.tables, segments, sequences, current.batch))
+                continue
             for segment, ranges, own in zip(segments, segments.sequence_ranges, sequences, strict=True):
                 rows = slice(segment.start, segment.stop)
                 step = group.tables["act"][segment.slot]
