@@ -152,9 +152,19 @@ class _LinearActor:
             scaled = scaled.clone()
             kernels.scale_add(scaled, group.tables["values"], current.of(group.members))
         y = self._with_own_weights(scaled, site) if self.weight else site.product(scaled)
+        self.change(x, y)
+        return y
+
+    @property
+    def keeps_product(self) -> bool:
+        """See `backbone.sites.LinearActor`."""
+        return not self.input and not self.weight
+
+    def change(self, x: Tensor, y: Tensor) -> None:
+        """See `backbone.sites.LinearActor`."""
+        kernels, current = self.actor_set.kernels, self.actor_set.current
         for group in self.output:
             group.placement.kind.run(kernels, x, y, group.tables, current.of(group.members))
-        return y
 
     def _with_own_weights(self, x: Tensor, site: LinearSite) -> Tensor:
         if torch.is_grad_enabled():
