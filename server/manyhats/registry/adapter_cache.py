@@ -24,7 +24,7 @@ from manyhats.core.adapter import Adapter
 from manyhats.errors import DamagedStore, Overloaded, TooLarge
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.budget import MemoryBudget
-from manyhats.registry.cache_entries import CacheStats, Level, LoadJob
+from manyhats.registry.cache_entries import CacheStats, Level, LoadJob, set_bound, succeeded
 from manyhats.registry.host_memory import HostMemory
 from manyhats.registry.records import Version
 from manyhats.registry.slots import Slot, Slots
@@ -85,6 +85,16 @@ class AdapterCache:
         future: Future[BoundAdapter] = Future()
         self._request(version, future)
         return future
+
+    def acquire_resident(self, version: Version) -> BoundAdapter | None:
+        """The same at once; None, and nothing is requested, where it has to be waited for."""
+        with self._lock:
+            slot = self._slots.get(version.sha256)
+            if slot is None or self._must_queue(version.sha256, slot):
+                return None
+            self._slots.use(version.sha256)
+            slot.evict_when_idle = False
+            return slot.bound
 
     def release(self, version: Version) -> None:
         """Gives back what `acquire` gave."""
@@ -170,7 +180,7 @@ class AdapterCache:
     def _released_at_once(self, version: Version, *, pin: bool) -> Future[BoundAdapter]:
         future: Future[BoundAdapter] = Future()
         self._request(version, future, pin=pin)
-        future.add_done_callback(lambda done: self.release(version) if _succeeded(done) else None)
+        future.add_done_callback(lambda done: self.release(version) if succeeded(done) else None)
         return future
 
     def _request(self, version: Version, future: Future[BoundAdapter], *, pin: bool = False) -> None:
@@ -197,7 +207,7 @@ class AdapterCache:
                     job.pinning_futures.append(future)
         if ready is None:
             future.add_done_callback(self._admit_if_cancelled)
-        elif not _set_result(future, ready):
+        elif not set_bound(future, ready):
             self.release(version)
 
     def _take_from_memory(self, sha: str) -> Slot | None:
@@ -332,7 +342,7 @@ class AdapterCache:
             while self.budget.used > self.budget.limit and self._evict():  # it takes more than was estimated
                 pass
         for future in job.futures:
-            if not _set_result(future, slot.bound):
+            if not set_bound(future, slot.bound):
                 self.release(version)
         self.release(version)  # the job's own use of it
 
@@ -384,15 +394,3 @@ class AdapterCache:
             self._memory.put_bound(sha, slot.bound)
         else:
             self._unbind(slot.bound)
-
-
-def _set_result(future: Future[BoundAdapter], bound: BoundAdapter) -> bool:
-    """False where the future was cancelled."""
-    if not future.set_running_or_notify_cancel():
-        return False
-    future.set_result(bound)
-    return True
-
-
-def _succeeded(future: Future[BoundAdapter]) -> bool:
-    return not future.cancelled() and future.exception() is None
