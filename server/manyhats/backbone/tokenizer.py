@@ -38,7 +38,7 @@ class TokenOrigins:
     sequence_ids: list[int | None]  # 0 text, 1 pair, None special
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Encoded:
     """The tokens of one input. All lists have one entry per token, special tokens included.
 
