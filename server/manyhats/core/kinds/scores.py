@@ -20,9 +20,11 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def softmax_scores(logits: NDArray[np.float32]) -> list[float]:
     """Over the labels of one text: (labels,). Few of them are faster one by one than as arrays."""
+    values: list[float]
     if len(logits) > _FEW:
-        return softmax(logits).astype(np.float32).tolist()
-    values: list[float] = logits.tolist()
+        values = softmax(logits).astype(np.float32).tolist()
+        return values
+    values = logits.tolist()
     highest = max(values)
     exponentials = [math.exp(value - highest) for value in values]
     total = sum(exponentials)
