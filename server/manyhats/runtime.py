@@ -87,6 +87,7 @@ class Runtime:
                 queue_per_task=settings.queue_per_task,
                 queue_total=settings.queue_total,
                 threads=self._threads,
+                batch_wait=settings.batch_wait,
             ),
         )
         limits = Limits(

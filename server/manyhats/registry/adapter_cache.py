@@ -25,7 +25,7 @@ from manyhats.core.adapter import Adapter
 from manyhats.errors import DamagedStore, Overloaded, TooLarge
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.budget import MemoryBudget
-from manyhats.registry.cache_entries import CacheStats, Level, LoadJob, set_result, succeeded
+from manyhats.registry.cache_entries import CacheStats, Level, LoadJob, set_bound, succeeded
 from manyhats.registry.host_memory import HostMemory
 from manyhats.registry.loading_threads import LoadingThreads
 from manyhats.registry.records import Version
@@ -87,6 +87,16 @@ class AdapterCache:
         future: Future[BoundAdapter] = Future()
         self._request(version, future)
         return future
+
+    def acquire_resident(self, version: Version) -> BoundAdapter | None:
+        """The same at once; None, and nothing is requested, where it has to be waited for."""
+        with self._lock:
+            slot = self._slots.get(version.sha256)
+            if slot is None or self._must_queue(version.sha256, slot):
+                return None
+            self._slots.use(version.sha256)
+            slot.evict_when_idle = False
+            return slot.bound
 
     def release(self, version: Version) -> None:
         """Gives back what `acquire` gave."""
@@ -199,7 +209,7 @@ class AdapterCache:
                     job.pinning_futures.append(future)
         if ready is None:
             future.add_done_callback(self._admit_if_cancelled)
-        elif not set_result(future, ready):
+        elif not set_bound(future, ready):
             self.release(version)
 
     def _take_from_memory(self, sha: str) -> Slot | None:
@@ -337,7 +347,7 @@ class AdapterCache:
             while self.budget.used > self.budget.limit and self._evict():  # it takes more than was estimated
                 pass
         for future in job.futures:
-            if not set_result(future, slot.bound):
+            if not set_bound(future, slot.bound):
                 self.release(version)
         self.release(version)  # the job's own use of it
 

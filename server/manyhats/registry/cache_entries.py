@@ -67,7 +67,7 @@ class CacheStats:
     evictions: int
 
 
-def set_result(future: Future[BoundAdapter], bound: BoundAdapter) -> bool:
+def set_bound(future: Future[BoundAdapter], bound: BoundAdapter) -> bool:
     """Gives the adapter to who waits for it; False where the future was cancelled."""
     if not future.set_running_or_notify_cancel():
         return False
