@@ -122,7 +122,8 @@ def test_networks_of_many_tasks_run_in_one_pass(family: str, load_backbone: Any,
     assert passes == [backbone.name, "side"]
 
 
-def test_a_frame_takes_a_row_of_memory_for_each_weight_and_goes_with_its_last_network(bert: Backbone) -> None:
+def test_a_frame_takes_a_row_of_memory_for_each_weight_and_goes_with_its_last_network(base_folder: Any) -> None:
+    bert = tiny.load(base_folder("bert"))  # which no other test's networks use
     component = every.parts(bert)["side"]
     bound = Side().bind(component, bert)
     frame = frame_of(component.config, bert, bert.dtype)

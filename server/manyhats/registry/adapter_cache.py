@@ -362,9 +362,8 @@ class AdapterCache:
             with self._lock:
                 self._binding -= 1
                 self.budget.free(job.size)
-            self._fail(job, error)
-            with self._lock:
                 admitted = self._admit()
+            self._fail(job, error)
             self._start_binding(admitted)
             return None
         # A file in 16 bits takes twice its bytes beside a backbone in 32: what it takes is what counts.
