@@ -159,6 +159,8 @@ class _Functions(TorchFunctionMode):
                 case "tolist" | "item" | "__bool__" | "__int__" | "__float__" | "__index__":
                     self._ledger.read()
                     return getattr(own.inner, name)()
+                case "data_ptr":
+                    return own.inner.data_ptr()
                 case "numpy" | "__array__":
                     raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
                 case "__getitem__":

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from manyhats.kernels.base import Bits, LowRank, RowAttention, Rows, ScaleAdd, Sparse, Weight
+from manyhats.kernels.base import Bits, LowRank, RowAttention, Rows, ScaleAdd, Sparse, Stage, Weight
 from manyhats.kernels.cpu.attention import CachedRowAttention
 from manyhats.kernels.cpu.library import Library, load
 from manyhats.kernels.cpu.struct_arrays import StructArrayView, struct_array_of
@@ -27,6 +27,7 @@ class CpuKernels:
     name = "cpu"
     keeps_bits = True
     keeps_sparse = True
+    stage: Stage | None = None
 
     def __init__(self, library: Library | None = None) -> None:
         self._library = library or load()
