@@ -14,6 +14,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from manyhats.kernels.registry import BACKENDS
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -345,6 +346,7 @@ def pretended_device() -> Iterator[Count]:
     with (
         mock.patch("torch.cuda.is_available", return_value=True),
         mock.patch("torch.cuda._lazy_init"),
+        mock.patch.dict(BACKENDS, {"reference": BACKENDS["reference"]}, clear=True),  # programs need a real device
         mock.patch("torch.cuda.Event", partial(_Event, ledger)),
         mock.patch("torch.__future__.get_overwrite_module_params_on_conversion", return_value=True),
         torch.inference_mode(),

@@ -1,4 +1,4 @@
-"""Whether programs in Triton can be built and run here. Imports Triton only to find out."""
+"""Whether programs in Triton can be built and run here, and are right. Imports Triton only where all else is there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import sysconfig
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ import torch
 _MIN_CAPABILITY = (8, 0)  # bfloat16
 
 
+@cache
 def missing() -> str | None:
     """Why the kernels cannot be used on a CUDA device here; None where they can."""
     if importlib.util.find_spec("triton") is None:
@@ -29,4 +31,6 @@ def missing() -> str | None:
         return "Triton needs a C compiler where the server runs: install gcc or clang"
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
         return "Triton needs Python's headers where the server runs: install python3-dev or its like"
-    return None
+    from manyhats.kernels.cuda.self_check import fault  # imports Triton
+
+    return fault(torch.device("cuda", torch.cuda.current_device()))
