@@ -27,7 +27,7 @@ from rich.table import Table
 from targets import TARGETS, Target
 
 HERE = Path(__file__).parent
-_LIMIT = 600  # seconds of a block
+_LIMIT = 900  # seconds of a block
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,9 @@ def blocks(decoder: Path, peers: Path | None) -> list[Block]:
         Block("http", "over_http.py"),
     ]
     if decoder.is_dir():
-        found.append(Block("generation", "generation.py", ("--backbone", str(decoder), *dtypes)))
+        python = peers / "vllm" / "bin" / "python" if peers is not None else None
+        vllm = ("--vllm", str(python)) if python is not None and python.exists() else ()
+        found.append(Block("generation", "generation.py", ("--backbone", str(decoder), *dtypes, *vllm)))
     if peers is not None:
         found.append(Block("peers", "peers.py", ("--measure", str(peers))))
     return found

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from manyhats.backbone import Backbone, Text
 from manyhats.backbone.loading import locate
-from manyhats.bench.machine import described, machine
-from manyhats.bench.report import Figure, print_figures, write_json
+from manyhats.bench.machine import machine
+from manyhats.bench.report import Figure, publish
 from manyhats.bench.tasks import read_texts
 from manyhats.bench.timing import Times, alternate
 from manyhats.engine.forward import forward
@@ -163,11 +163,7 @@ def main() -> None:
             figures = measure_peft(given.rounds, Path(folder), dtypes)
         else:
             figures = [figure for d in dtypes for figure in measure(given.shape, d, given.rounds, Path(folder, d))]
-    about = machine(["peft"])
-    print_figures(f"64 sentences, medians of {given.rounds} rounds", figures)
-    print(described(about))
-    if given.json:
-        write_json(given.json, about, figures)
+    publish(f"64 sentences, medians of {given.rounds} rounds", machine(["peft"]), figures, given.json)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ import peft
 import torch
 from manyhats.backbone import Backbone
 from manyhats.bench.engine_work import BenchTask, generation, new_engine
-from manyhats.bench.machine import described, machine
-from manyhats.bench.report import Figure, print_figures, write_json
+from manyhats.bench.machine import machine
+from manyhats.bench.report import Figure, publish
 from manyhats.bench.server import serving
 from manyhats.bench.timing import alternate
 from manyhats.formats.reader import read_adapter
@@ -169,6 +169,8 @@ def measure(given: argparse.Namespace, dtype: str, paths: list[Path], store: Pat
     """All figures of one dtype."""
     backbone = Backbone.load(given.backbone, device="cpu", dtype=dtype, prepacked=True)
     texts = prompts(STREAMS, backbone.config.vocab_size)
+    # first: another environment is what fails most easily
+    theirs = vllm(given.vllm, given.backbone, dtype, paths, texts, given.rounds) if given.vllm else {}
     tasks = [BenchTask(path.name, read_adapter(path, backbone).bind(backbone)) for path in paths]
     engine = new_engine(backbone, tokens=512)  # as a server on a CPU
     bare = [BenchTask("base", BARE)]
@@ -203,8 +205,7 @@ def measure(given: argparse.Namespace, dtype: str, paths: list[Path], store: Pat
     figures.append(
         Figure(f"{label}: 32 streams over HTTP, of the engine's rate", rate / rates["32, 16 tasks"], "", detail)
     )
-    if given.vllm:
-        theirs = vllm(given.vllm, given.backbone, dtype, paths, texts, given.rounds)
+    if theirs:
         figures.append(Figure(f"{label}: 16 LoRA tasks, ours to vLLM", theirs["16 tasks"] / seconds["32, 16 tasks"]))
         figures.append(Figure(f"{label}: bare, ours to vLLM", theirs["bare"] / seconds["32 bare"]))
     return figures
@@ -224,11 +225,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = make_adapters(given.backbone, Path(folder))
         figures = [figure for d in given.dtype or ["float32"] for figure in measure(given, d, paths, Path(folder))]
-    about = machine(["peft"])
-    print_figures(f"texts of {NEW} tokens, medians of {given.rounds} rounds", figures)
-    print(described(about))
-    if given.json:
-        write_json(given.json, about, figures)
+    publish(f"texts of {NEW} tokens, medians of {given.rounds} rounds", machine(["peft"]), figures, given.json)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ import torch
 from manyhats.backbone import Backbone
 from manyhats.backbone.precision import native_bfloat16
 from manyhats.bench.engine_work import BenchTask, new_engine, one_pass
-from manyhats.bench.machine import described, machine
-from manyhats.bench.report import Figure, print_figures, write_json
+from manyhats.bench.machine import machine
+from manyhats.bench.report import Figure, publish
 from manyhats.bench.server import BenchServer, Question, serving
 from manyhats.bench.tasks import read_texts, repeated
 from manyhats.bench.timing import alternate
@@ -213,11 +213,7 @@ def main() -> None:
             figures += resident_memory(folder / "store", paths, given.dtype)
         if "uploads" in only:
             figures += uploads_and_cold_loads(folder, given.dtype)
-    about = machine(["uvicorn", "fastapi"])
-    print_figures(f"HTTP over MiniLM, dtype {given.dtype}", figures)
-    print(described(about))
-    if given.json:
-        write_json(given.json, about, figures)
+    publish(f"HTTP over MiniLM, dtype {given.dtype}", machine(["uvicorn", "fastapi"]), figures, given.json)
 
 
 if __name__ == "__main__":

