@@ -101,7 +101,7 @@ def test_values_that_are_not_finite_fail_their_own_sequence(bert: Backbone, engi
 
 def test_a_seeded_text_is_the_same_beside_a_fault(load_backbone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is sampled again without the culprit is sampled from the same random numbers."""
-    import manyhats.engine.runner as runner_module
+    import manyhats.engine.token_sampling as sampling_module
 
     backbone = load_backbone("llama")
 
@@ -115,15 +115,24 @@ def test_a_seeded_text_is_the_same_beside_a_fault(load_backbone: Any, monkeypatc
     alone = generations()[:3]
     for request in alone:
         engines.run(engines.engine(backbone), [request])
-    sample = runner_module.sample
+    layout_of = sampling_module.layout_of
+    sample = sampling_module.sample_staged
+    spoiled: set[int] = set()
 
-    def breaking(logits: Any, inputs: Any, *given: Any) -> Any:
-        found = sample(logits, inputs, *given)
+    def noting(inputs: Any, *given: Any) -> Any:
+        layout = layout_of(inputs, *given)
         if any(one.params.top_k == 77 for one in inputs):
+            spoiled.add(id(layout))
+        return layout
+
+    def breaking(logits: Any, layout: Any, staging: Any) -> Any:
+        found = sample(logits, layout, staging)
+        if id(layout) in spoiled:
             raise RuntimeError("broken")
         return found
 
-    monkeypatch.setattr(runner_module, "sample", breaking)
+    monkeypatch.setattr(sampling_module, "layout_of", noting)
+    monkeypatch.setattr(sampling_module, "sample_staged", breaking)
     together = generations()
     engines.step_all(engines.engine(backbone), together)
     assert isinstance(together[3].future.exception(0), RuntimeError)

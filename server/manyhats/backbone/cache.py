@@ -30,7 +30,7 @@ class RowAttention(Protocol):
 
 
 class KeyValueCache:
-    """`rows` rows for every layer, uninitialised.
+    """`rows` rows for every layer, uninitialised, and one more, `pad_row`, for sequences that only fill up a batch.
 
     `entries`: by layer (2, rows, kv_heads, head_dim), keys and values, so that one operation gathers both.
     `row_attention`: for sequences with one new token; None: torch's, which needs keys and values gathered.
@@ -46,7 +46,8 @@ class KeyValueCache:
         row_attention: RowAttention | None = None,
     ) -> None:
         self.row_attention = row_attention
-        self.entries = [torch.empty((2, rows, *kv_shape), device=device, dtype=dtype) for _ in range(layers)]
+        self.rows = self.pad_row = rows
+        self.entries = [torch.empty((2, rows + 1, *kv_shape), device=device, dtype=dtype) for _ in range(layers)]
         self.keys = [entries[0] for entries in self.entries]
         self.values = [entries[1] for entries in self.entries]
 

@@ -13,7 +13,7 @@ from manyhats.backbone.cache import KeyValueCache, RowAttention
 from manyhats.backbone.chunks import SequenceChunk
 from manyhats.backbone.staging import StagingBuffer
 
-_ROWS = "attention.decode_rows"  # rows of the cache, of all sequences one behind the other
+CACHE_ROWS = "attention.decode_rows"  # rows of the cache, of all sequences one behind the other
 _BOUNDS = "attention.decode_bounds"  # (S + 1,) where each one's begin, and their number
 _FIRST = "attention.decode_first"  # (n, S) how many rows each sequence does not attend to, as layers differ in it
 
@@ -60,7 +60,7 @@ class DecodeAttention:
                 distinct[own.tobytes()] = len(firsts)
                 firsts.append(own)
             self._first_rows[layer] = distinct[own.tobytes()]
-        staging.put(_ROWS, self._rows.astype(np.int64, copy=False))
+        staging.put(CACHE_ROWS, self._rows.astype(np.int64, copy=False))
         staging.put(_BOUNDS, self._bounds)
         staging.put(_FIRST, np.stack(firsts))
 
@@ -76,7 +76,7 @@ class DecodeAttention:
         scale = q.shape[-1] ** -0.5 if scaling is None else scaling
         if self._staging is None:
             return self._attention(q, new, cache, self._rows, self._bounds, self._first(layer, window), scale)
-        rows, bounds = self._staging[_ROWS], self._staging[_BOUNDS]
+        rows, bounds = self._staging[CACHE_ROWS], self._staging[_BOUNDS]
         return self._attention(q, new, cache, rows, bounds, self._first_on_device(self._staging, layer, window), scale)
 
     def _first(self, layer: int, window: int | None) -> NDArray[np.int64]:

@@ -41,12 +41,14 @@ class HostBuffers:
         self._copied: list[torch.cuda.Event | None] = [None] * _RING
         self._next = 0
 
-    def copy(self, words: int, fill: Any) -> Tensor:
-        """`words` int64 on the device, which `fill(host)` has written into host memory (words,)."""
+    def copy(self, words: int, fill: Any, into: Tensor | None = None) -> Tensor:
+        """`words` int64 on the device, which `fill(host)` has written into host memory (words,). `into`: the memory on
+        the device, (words,); None: new memory."""
         if not self._pinned:
             host = np.empty(words, dtype=np.int64)
             fill(host)
-            return torch.from_numpy(host).to(self.device)  # on the CPU itself there is nothing to copy
+            made = torch.from_numpy(host)
+            return made.to(self.device) if into is None else into.copy_(made)  # on the CPU `to` copies nothing
         current = self._next
         self._next = (current + 1) % _RING
         copied = self._copied[current]
@@ -58,8 +60,10 @@ class HostBuffers:
             ).pin_memory()
         buffer = self._buffers[current][:words]
         fill(buffer.numpy())
-        # New memory for each pass: a batch may be prepared while another one waits for its pass.
-        on_device = buffer.to(self.device, non_blocking=True)
+        if into is not None:
+            on_device = into.copy_(buffer, non_blocking=True)
+        else:  # a batch may be prepared while another one waits for its pass
+            on_device = buffer.to(self.device, non_blocking=True)
         copied = self._copied[current] = copied or torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
         return on_device
@@ -94,7 +98,7 @@ class StagingBuffer:
             raise ValueError(f"'{name}' has the type {given.dtype}; these can be copied: {known}")
         self._arrays[name] = given
         self._offsets[name] = self._words
-        self._words += -(-given.nbytes // _WORD)
+        self._words += _words(given)
 
     def commit(self) -> None:
         """Copies everything to the device, once. Raises ValueError the second time."""
@@ -127,8 +131,74 @@ class StagingBuffer:
                 raise ValueError(f"'{name}' is not on the device yet: the buffer has not been committed")
             array = self._arrays[name]
             begin = self._offsets[name]
-            words = self._on_device[begin : begin + -(-array.nbytes // _WORD)]
+            words = self._on_device[begin : begin + _words(array)]
             if array.dtype != np.int64:
                 words = words.view(_TYPES[array.dtype])[: array.size]
             found = self._views[name] = words.view(array.shape)
         return found
+
+
+class FixedStagingBuffer(StagingBuffer):
+    """The same for many passes, one after the other, each begun by `begin`: arrays that are put before `seal` have one
+    place on the device, where what is captured with them finds those of its replay. Arrays after it are a pass's own.
+
+    `memory`: (words,) int64 on the device, which several buffers may share if their passes take turns. `growing`: the
+    array before `seal` whose length differs from pass to pass; there it reaches to the memory's end.
+    """
+
+    def __init__(self, buffers: HostBuffers, memory: Tensor, growing: str) -> None:
+        super().__init__(buffers)
+        self._memory = memory
+        self._growing = growing
+        self._fixed: dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]] | None = None
+
+    def begin(self) -> None:
+        """Begins a pass. What the last one put is gone."""
+        self._arrays, self._offsets, self._views = {}, {}, {}
+        self._words = 0
+        self._on_device = None
+
+    def seal(self) -> bool:
+        """Ends the arrays that have one place. Returns whether they have the names, shapes and types of the first pass,
+        and fit into the memory: else they must not be committed."""
+        late = self._arrays.pop(self._growing, None)
+        if late is not None:  # behind the others, whose places must not depend on its length
+            del self._offsets[self._growing]
+            self._words = 0
+            for name, array in self._arrays.items():
+                self._offsets[name] = self._words
+                self._words += _words(array)
+        fixed = {name: (self._offsets[name], array.shape, array.dtype) for name, array in self._arrays.items()}
+        if late is not None:
+            fixed[self._growing] = (self._words, (), late.dtype)
+            self._arrays[self._growing] = late
+            self._offsets[self._growing] = self._words
+            self._words += _words(late)
+        if self._fixed is None and self.fits:
+            self._fixed = fixed
+        return fixed == self._fixed and self.fits
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory has space for all arrays so far."""
+        return self._words <= len(self._memory)
+
+    def commit(self) -> None:
+        """See `StagingBuffer.commit`. Raises ValueError where not all arrays fit."""
+        if self._on_device is not None:
+            raise ValueError("the buffer has been copied to the device already")
+        if not self.fits:
+            raise ValueError(f"{self._words} words do not fit into {len(self._memory)}")
+        self._buffers.copy(self._words, self._fill, self._memory[: self._words])
+        self._on_device = self._memory
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name != self._growing or self._on_device is None:
+            return super().__getitem__(name)
+        found = self._memory[self._offsets[name] :]
+        dtype = self._arrays[name].dtype
+        return found if dtype == np.int64 else found.view(_TYPES[dtype])
+
+
+def _words(array: NDArray[Any]) -> int:
+    return -(-array.nbytes // _WORD)

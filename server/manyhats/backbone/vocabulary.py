@@ -32,6 +32,12 @@ class VocabularyHead:
     masked: bool = False
     bias_names: tuple[str, ...] = ()
 
+    @property
+    def size(self) -> int:
+        """How many logits it gives."""
+        weight: Tensor = self.parts[self.output_layer].weight  # type: ignore[assignment]
+        return len(weight)
+
 
 def causal_head(model: PreTrainedModel) -> VocabularyHead:
     """The head of a causal language model."""

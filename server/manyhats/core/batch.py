@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from manyhats.core.sampling_params import SampledToken
 from manyhats.core.sequence import FinishReason, Sequence
+from manyhats.errors import EngineFailure
 
 
 class ScheduledSequence(NamedTuple):
@@ -44,3 +45,9 @@ class SequenceOutput(NamedTuple):
     token: SampledToken | None = None
     finished: FinishReason | None = None
     error: Exception | None = None
+
+    @classmethod
+    def not_finite(cls, sequence: Sequence) -> SequenceOutput:
+        """Of a sequence with values that are not finite."""
+        reason = f"the task {sequence.request.task} gives values that are not finite"
+        return cls(sequence, error=EngineFailure(reason))

@@ -22,15 +22,16 @@ from manyhats.backbone import Actors, Backbone, PackedBatch, SequenceChunk, Stag
 from manyhats.core.batch import ScheduledBatch, ScheduledSequence, SequenceOutput
 from manyhats.core.report import BatchReport
 from manyhats.core.sequence import Output, PoolingParams, PromptLogprobsSink, Sequence
+from manyhats.engine.decode_graph import CudaCapture, DecodeGraphs
 from manyhats.engine.forward import padded_groups, whole_chunk
 from manyhats.engine.forward_input import ForwardInput
 from manyhats.engine.kv_cache import KVCache
 from manyhats.engine.prompt_logprobs import compute_prompt_logprobs
 from manyhats.engine.read_out import ReadOut, selected_segments, vocabulary_actors
-from manyhats.engine.sampler import SamplingInput, sample
-from manyhats.errors import EngineFailure
+from manyhats.engine.token_sampling import TokenSampling
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.plan import Plan, in_batch_order, segments_of
+from manyhats.methods.slots import slot_tables
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,8 @@ class _CachedPlan(NamedTuple):
 class Runner:
     """Executes batches, one at a time. Only the model's thread uses it. Raises where the device is lost.
 
-    `cache`: None for backbones without a language model. `on_batch` is called with a report of every pass.
+    `cache`: None for backbones without a language model. `on_batch` is called with a report of every pass. `graphs`: of
+    decode steps; None where steps run without.
     """
 
     def __init__(self, backbone: Backbone, cache: KVCache | None) -> None:
@@ -76,6 +78,7 @@ class Runner:
         self.on_batch: Callable[[BatchReport], None] = lambda report: None
         self._ids = itertools.count(1)
         self._cached_plan: _CachedPlan | None = None
+        self.graphs = _graphs_of(backbone) if cache is not None else None
 
     @torch.inference_mode()
     def execute(self, batch: ScheduledBatch) -> list[SequenceOutput]:
@@ -93,6 +96,8 @@ class Runner:
     def drop_plan(self) -> None:
         """Drops the cached plan, whose references would keep the slots of unused adapters occupied."""
         self._cached_plan = None
+        if self.graphs is not None:
+            self.graphs.drop_plan()
 
     # ---- fault isolation and reports
 
@@ -142,23 +147,67 @@ class Runner:
     def _run(self, entries: Many[_Entry]) -> list[SequenceOutput]:
         """Runs all entries in one pass, or in as few passes as the backbone allows."""
         pooled: list[tuple[Sequence, Tensor]] = []
-        sampling: list[Sequence] = []
-        logits: list[Tensor] = []
+        outputs: list[SequenceOutput] = []
         for group in self._groups(entries):
-            states, plan, batch, last_logits, read = self._forward(group)
-            if read is not None:
-                pooled += [(e.sequence, out) for e, out in zip(group, read(states), strict=True) if out is not None]
-            if last_logits is not None:
-                sampling += [entry.sequence for entry in group if entry.samples]
-                logits.append(last_logits)
-            requested = [
-                _prompt_logprobs_request(entry, start) for entry, start in zip(group, batch.starts, strict=False)
-            ]
-            if any(one is not None for one in requested):
-                compute_prompt_logprobs(self.backbone, plan, states, requested)
-        outputs = self._collect_pooled(pooled) + self._sample(sampling, logits)
+            sampled = [entry.sequence for entry in group if entry.samples]
+            # What a constraint allows takes the host a while, which it spends while the device computes.
+            later = any(sequence.constraint is not None for sequence in sampled)
+            sampling = self._sampling(sampled) if sampled and not later else None
+            try:
+                logits, staging = self._decode(group, sampling) or self._pass(group, sampling, pooled)
+                if sampled and sampling is None:
+                    sampling = self._sampling(sampled)
+                    staging = sampling.commit(self.backbone.staging())
+                if sampling is not None and logits is not None:
+                    outputs += sampling.outputs(logits, staging)
+            except Exception:
+                if sampling is not None:
+                    sampling.restore()
+                raise
+        outputs = self._collect_pooled(pooled) + outputs
         with_output = {output.sequence for output in outputs}
         return outputs + [SequenceOutput(e.sequence) for e in entries if e.sequence not in with_output]
+
+    def _sampling(self, sequences: Many[Sequence]) -> TokenSampling:
+        head = self.backbone.vocabulary
+        assert head is not None, "sequences that generate need a language model"
+        return TokenSampling(sequences, head.size, self.backbone.device)
+
+    def _decode(self, group: Many[_Entry], sampling: TokenSampling | None) -> tuple[Tensor, StagingBuffer] | None:
+        """The logits of a step in a CUDA graph, and the step's staging buffer, with what is sampled by; None where the
+        pass is none of one new token for each sequence, or has no graph."""
+        if self.graphs is None or self.cache is None:
+            return None
+        for entry in group:
+            logprobs = entry.sequence.prompt_logprobs
+            if (
+                not entry.cached
+                or entry.tokens != 1
+                or not entry.samples
+                or not (logprobs is None or logprobs.complete)
+            ):
+                return None
+        return self.graphs.logits(
+            [entry.adapter for entry in group],
+            [_cached_chunk(entry) for entry in group],
+            self.cache.tensors,
+            lambda staging: None if sampling is None else sampling.put(staging),
+        )
+
+    def _pass(
+        self, group: Many[_Entry], sampling: TokenSampling | None, pooled: list[tuple[Sequence, Tensor]]
+    ) -> tuple[Tensor | None, StagingBuffer]:
+        """Runs one pass. Returns the logits to sample from, None where there are none, and the pass's staging buffer.
+
+        Appends the outputs of one-pass sequences to `pooled`.
+        """
+        states, plan, batch, logits, read = self._forward(group, sampling)
+        if read is not None:
+            pooled += [(e.sequence, out) for e, out in zip(group, read(states), strict=True) if out is not None]
+        requested = [_prompt_logprobs_request(entry, start) for entry, start in zip(group, batch.starts, strict=False)]
+        if any(one is not None for one in requested):
+            compute_prompt_logprobs(self.backbone, plan, states, requested)
+        return logits, batch.staging
 
     def _groups(self, entries: Many[_Entry]) -> list[Many[_Entry]]:
         """The entries that share a pass: all of them, unless the model runs padded."""
@@ -166,9 +215,14 @@ class Runner:
             return [entries]
         return [[entries[i] for i in own] for own in padded_groups(self.backbone, [e.sequence.length for e in entries])]
 
-    def _forward(self, group: Many[_Entry]) -> tuple[Tensor, Plan, PackedBatch, Tensor | None, ReadOut | None]:
-        """Runs one pass. Returns the last states of all tokens, the plan, the packed batch, the logits to sample from,
-        and what computes the outputs of one-pass sequences; None where there are none of these."""
+    def _forward(
+        self, group: Many[_Entry], sampling: TokenSampling | None
+    ) -> tuple[Tensor, Plan, PackedBatch, Tensor | None, ReadOut | None]:
+        """Runs the backbone. Returns the last states of all tokens, the plan, the packed batch, the logits to sample
+        from, and what computes the outputs of one-pass sequences; None where there are none of these.
+
+        `sampling`: its parameters go to the device with the pass.
+        """
         cached = self._matching_plan(group)
         plan = (
             cached.plan if cached is not None else Plan(self.backbone, segments_of([entry.adapter for entry in group]))
@@ -187,6 +241,8 @@ class Runner:
             actors = plan.token_actors(batch)
             vocabulary = vocabulary_actors(self.backbone, plan, segments, staging) if rows else None
             cached = _make_plan(group, plan, actors, vocabulary)
+        if sampling is not None:
+            sampling.put(staging)
         staging.commit()
         self._cached_plan = None if cached.actors.states else cached
         states = self.backbone.encode(batch, cached.actors)
@@ -230,41 +286,15 @@ class Runner:
                 sequence.pooled = own
                 outputs.append(SequenceOutput(sequence))
             else:
-                outputs.append(SequenceOutput(sequence, error=_not_finite(sequence)))
+                outputs.append(SequenceOutput.not_finite(sequence))
         return outputs
 
-    def _sample(self, sequences: Many[Sequence], parts: Many[Tensor]) -> list[SequenceOutput]:
-        """Samples the next token of each sequence. An error of a token constraint fails its own sequence."""
-        if not sequences:
-            return []
-        logits = parts[0] if len(parts) == 1 else torch.cat(list(parts))
-        faults: dict[Sequence, Exception] = {}
-        inputs: list[SamplingInput] = []
-        for sequence in sequences:
-            params = sequence.sampling
-            assert params is not None
-            constraint: Tensor | None = None
-            try:
-                constraint = None if sequence.constraint is None else sequence.constraint.bitmask()
-            except Exception as error:
-                faults[sequence] = error
-            history = sequence.history
-            if history is not None:
-                history.follow(sequence.output)
-            output = history.output if history is not None else ()
-            inputs.append(SamplingInput(params, sequence.random, sequence.prompt, output, constraint, history))
-        rng_states = [(one.random, one.random.bit_generator.state) for one in inputs if one.random is not None]
-        try:
-            tokens, finite = sample(logits, inputs, self.backbone.staging())
-        except Exception:
-            for random, state in rng_states:  # so that the retry without the failing sequence samples the same tokens
-                random.bit_generator.state = state
-            raise
-        outputs = []
-        for sequence, token, fine in zip(sequences, tokens, finite, strict=True):
-            fault = faults.get(sequence) if fine else _not_finite(sequence)
-            outputs.append(SequenceOutput(sequence, None if fault else token, error=fault))
-        return outputs
+
+def _graphs_of(backbone: Backbone) -> DecodeGraphs | None:
+    captures = slot_tables(backbone).kernels.captures
+    if captures is None or backbone.device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    return DecodeGraphs(backbone, captures, CudaCapture(backbone.device))
 
 
 def _make_plan(group: Many[_Entry], plan: Plan, actors: Actors, vocabulary: Actors | None) -> _CachedPlan:
@@ -322,7 +352,3 @@ def _prompt_logprobs_request(entry: _Entry, row: int) -> tuple[PromptLogprobsSin
         return None
     begin = (sequence.computed if entry.cached else 0) - sequence.virtual  # the prompt's position in `row`
     return sequence.prompt_logprobs, row - begin, sequence.prompt_logprobs.wanted(begin, begin + entry.tokens)
-
-
-def _not_finite(sequence: Sequence) -> EngineFailure:
-    return EngineFailure(f"the task {sequence.request.task} gives values that are not finite")

@@ -45,15 +45,30 @@ def sample(logits: Tensor, inputs: Sequence[SamplingInput], staging: StagingBuff
     """
     if not inputs:
         return SamplerOutput([], [])
-    logits = logits.float().contiguous()
-    device = logits.device
-    exact = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
     if staging is None:
-        staging = StagingBuffer(HostBuffers(device))
-    layout = SamplingLayout(inputs, logits.shape[1], staging, np.float32 if exact == torch.float32 else np.float64)
-    if layout.staged:
+        staging = StagingBuffer(HostBuffers(logits.device))
+    layout = layout_of(inputs, logits.shape[1], logits.device)
+    if layout.arrays:
+        layout.put_into(staging)
         staging.commit()
+    return sample_staged(logits, layout, staging)
 
+
+def layout_of(inputs: Sequence[SamplingInput], vocabulary: int, device: torch.device) -> SamplingLayout:
+    """The parameters of some rows, of which one number at least is taken from each random source. The logits need not
+    be known yet."""
+    return SamplingLayout(inputs, vocabulary, np.float32 if _exact(device) == torch.float32 else np.float64)
+
+
+def _exact(device: torch.device) -> torch.dtype:
+    """The type in which weights are summed."""
+    return torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+
+
+def sample_staged(logits: Tensor, layout: SamplingLayout, staging: StagingBuffer) -> SamplerOutput:
+    """As `sample`, for a layout with rows that has been put into `staging`, which has been committed."""
+    logits = logits.float().contiguous()
+    exact = _exact(logits.device)
     unadjusted_best = logits.amax(-1) if layout.adjusted else None  # shows whether the logits are finite
     log_probs = None
     if layout.logprobs:

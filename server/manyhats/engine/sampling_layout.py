@@ -58,7 +58,7 @@ class Truncated:
 
 
 class SamplingLayout:
-    """Stages the parameters of all rows. `staged`: whether there are any, and `staging` has to be committed.
+    """The parameters of all rows. `arrays`: by name, for a staging buffer; see `put_into`.
 
     `adjusted`: whether logits change before sampling. `logprobs`: rows whose log probabilities are requested, and
     `tops`: how many of the likeliest tokens for each. The rows "weighed" need the weights of the whole vocabulary:
@@ -66,14 +66,11 @@ class SamplingLayout:
     `truncated[shared]` whose top-p is a share of the whole vocabulary.
     """
 
-    def __init__(
-        self, inputs: Sequence[SamplingInput], vocabulary: int, staging: StagingBuffer, exact: type[np.floating[Any]]
-    ) -> None:
+    def __init__(self, inputs: Sequence[SamplingInput], vocabulary: int, exact: type[np.floating[Any]]) -> None:
         self._inputs = inputs
         self._vocabulary = vocabulary
-        self._staging = staging
         self._exact = exact
-        self.staged = False
+        self.arrays: dict[str, NDArray[Any]] = {}
         self.adjusted = False
         self.logprobs: list[int] = []
         self.tops: list[int] = []
@@ -91,9 +88,13 @@ class SamplingLayout:
         most = max(self.tops, default=0)
         return min(max(most, _MIN_TOP), self._vocabulary) if most else 0
 
+    def put_into(self, staging: StagingBuffer) -> None:
+        """Puts all arrays into a staging buffer that has not been committed."""
+        for name, array in self.arrays.items():
+            staging.put(name, array)
+
     def _put(self, name: str, array: NDArray[Any]) -> None:
-        self._staging.put(name, array)
-        self.staged = True
+        self.arrays[name] = array
 
     def _put_rows(self, name: str, rows: Sequence[int]) -> None:
         if list(rows) != list(range(len(self._inputs))):  # no index is needed for all rows in order

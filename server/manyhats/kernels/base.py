@@ -6,14 +6,15 @@ entry at the site. Outputs are written in place; rows that belong to no segment 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from manyhats.kernels.segments import Segments, Table
+from manyhats.kernels.segments import FixedSegments, Segments, Table
 
 
 class LowRank(NamedTuple):
@@ -136,6 +137,28 @@ class Stage(Protocol):
     ) -> None: ...
 
 
+class Captures(Protocol):
+    """What a backend adds so that its launches can be captured, and launched again for other segments and entries."""
+
+    def tiles(self, segments: Segments, rows: int) -> NDArray[np.int32]:
+        """Segments of a batch of so many rows as the captured launches read them, in a shape that depends on `rows`
+        alone."""
+        ...
+
+    def fixed(self, tiles: Tensor) -> FixedSegments:
+        """The segments that stand in `tiles`, on the device, whenever what is captured with them is launched."""
+        ...
+
+    def update(self, tables: Collection[Table[Any]], staging: Staging, device: torch.device) -> Hashable:
+        """Puts what has changed in the tables' entries into a staging buffer, for `flush`. Returns what captured
+        launches depend on besides: where it differs, they must be captured again."""
+        ...
+
+    def flush(self) -> None:
+        """Writes what has changed to the device, once the staging buffer has been committed."""
+        ...
+
+
 class Kernels(Protocol):
     """A backend. All tensors of a call are on one device and, except for indices and bits, of one dtype."""
 
@@ -145,6 +168,7 @@ class Kernels(Protocol):
     row_attention: RowAttention | None  # None: torch's attention, over keys and values that are gathered
     fused_rows: FusedRows | None  # None: torch's operations
     stage: Stage | None  # None: calls need nothing on the device besides their tensors
+    captures: Captures | None  # None: launches cannot be captured
 
     def low_rank(
         self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None

@@ -11,7 +11,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manyhats.kernels.activations import activation
-from manyhats.kernels.base import Bits, FusedRows, LowRank, RowAttention, Rows, ScaleAdd, Sparse, Stage, Weight
+from manyhats.kernels.base import (
+    Bits,
+    Captures,
+    FusedRows,
+    LowRank,
+    RowAttention,
+    Rows,
+    ScaleAdd,
+    Sparse,
+    Stage,
+    Weight,
+)
 from manyhats.kernels.padded import add_padded
 from manyhats.kernels.segments import Segments, Table
 
@@ -25,6 +36,7 @@ class Reference:
     row_attention: RowAttention | None = None
     fused_rows: FusedRows | None = None
     stage: Stage | None = None
+    captures: Captures | None = None
 
     def low_rank(
         self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 
 E = TypeVar("E")
 P = TypeVar("P")
+
+
+class NotCapturable(RuntimeError):
+    """What depends on a batch's rows on the host cannot be captured."""
 
 
 class Segment(NamedTuple):
@@ -26,6 +30,8 @@ class Segments:
 
     `sequence_ranges`: for each segment the rows (start, stop) of its sequences, counted from the batch's first row.
     """
+
+    fixed = False  # see `FixedSegments`
 
     def __init__(self, segments: Sequence[Segment], sequence_ranges: Sequence[Sequence[tuple[int, int]]] = ()) -> None:
         self._segments = tuple(segments)
@@ -63,12 +69,49 @@ class Segments:
                 found.append(slice(start, stop))
         return tuple(found)
 
+    def copy_rows(self, source: Tensor, target: Tensor) -> None:
+        """Copies the segments' rows of one tensor into another of the same shape."""
+        for rows in self.runs:
+            target[rows] = source[rows]
+
     @cached_property
     def host(self) -> Tensor:
         """(segments, 3) int32 in host memory: first row, rows, slot."""
         return torch.tensor([(s.start, s.stop - s.start, s.slot) for s in self._segments], dtype=torch.int32).view(
             -1, 3
         )
+
+
+class FixedSegments(Segments):
+    """Segments that only the device knows: what is launched for them is captured, and launched again for others.
+
+    `copy`: what `copy_rows` does. Whoever asks for rows or sequences raises NotCapturable.
+    """
+
+    fixed = True
+
+    def __init__(self, on_device: Any, copy: Callable[[Tensor, Tensor], None]) -> None:
+        super().__init__(())
+        self.on_device = on_device
+        self._copy = copy
+
+    def copy_rows(self, source: Tensor, target: Tensor) -> None:
+        """See `Segments.copy_rows`; in one launch."""
+        self._copy(source, target)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("prepared", "rows", "runs", "host", "sequence_ranges"):
+            self._refuse()
+        return super().__getattribute__(name)
+
+    def __len__(self) -> int:
+        return self._refuse()
+
+    def __iter__(self) -> Iterator[Segment]:
+        return self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise NotCapturable("which rows belong to which adapter is not known where launches are captured")
 
 
 class Table(Generic[E]):

@@ -6,7 +6,7 @@ part is given by the slots in the segments of the current pass.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manyhats.backbone.sites import Actors, LinearSite, NormSite
-from manyhats.kernels.segments import Segment, Segments, Table
+from manyhats.kernels.segments import FixedSegments, NotCapturable, Segment, Segments, Table
 from manyhats.methods.base import put_rows, relative_slices
 from manyhats.methods.operations import OwnMask, OwnRows, PrefixRows, StatesPass
-from manyhats.methods.residual import ResidualGroup, ResidualPass, join_residual
+from manyhats.methods.residual import ResidualGroup, ResidualPass, combinations, join_residual
 from manyhats.methods.signature import Category, Signature
 from manyhats.methods.slots import Group, SlotTables
 
@@ -42,6 +42,8 @@ class Pass:
     """The segments of one pass over the backbone, selected by signature. `batch`: None for a pass over one row for each
     sequence."""
 
+    fixed = False  # see `FixedPass`
+
     def __init__(self, members: Sequence[PassSegment], batch: PackedBatch | None) -> None:
         self.batch = batch
         self._segments = members
@@ -62,6 +64,23 @@ class Pass:
             segments = Segments([m.segment for m in own], [m.sequence_ranges for m in own])
             found = self._by_signatures[signatures] = segments, [m.sequences for m in own]
         return found
+
+
+class FixedPass(Pass):
+    """A pass whose launches are captured: `segments` stand for those of some signatures in whatever pass they are
+    launched for. Others raise NotCapturable."""
+
+    fixed = True
+
+    def __init__(self, segments: Mapping[tuple[int, ...], FixedSegments]) -> None:
+        super().__init__((), None)
+        self._fixed = segments
+
+    def _of(self, signatures: tuple[int, ...]) -> tuple[Segments, list[slice]]:
+        try:
+            return self._fixed[signatures], []
+        except KeyError:
+            raise NotCapturable(f"the segments of the signatures {signatures} are not on the device") from None
 
 
 class ActorSet:
@@ -110,20 +129,22 @@ class ActorSet:
         """Puts what the kernels need for a pass into its staging buffer."""
         stage = self.kernels.stage
         if stage is not None and self._groups:
-            stage([segments.of(members) for members in self._combinations], self._used, staging, device)
+            stage([segments.of(members) for members in self.combinations], self.tables, staging, device)
 
     @cached_property
-    def _used(self) -> list[Table[Any]]:
+    def tables(self) -> list[Table[Any]]:
         """All tables of the pass."""
         return [table for group in self._groups for table in group.tables.values()]
 
     @cached_property
-    def _combinations(self) -> list[tuple[int, ...]]:
+    def combinations(self) -> list[tuple[int, ...]]:
         """The signatures whose segments a call may ask for."""
         norms = [group.members for group in self._groups if group.placement.category == "norm"]
         residual = [group.members for group in self._groups if group.placement.category == "residual"]
         among = [tuple(m for m in own if m in some) for own in set(norms) for some in set(residual)]
         every = [*(group.members for group in self._groups), *among]
+        for actor in self.residual.values():
+            every += combinations(actor.groups)
         return [members for members in dict.fromkeys(every) if members]
 
     @property
@@ -192,9 +213,12 @@ class _LinearActor:
         if torch.is_grad_enabled():
             return self._concatenated(x, site)
         kernels, current = self.actor_set.kernels, self.actor_set.current
-        y = x.new_empty(len(x), site.shape[0])
-        for rows in gaps(current.of(self.owners).runs, len(x)):
-            site.product_into(x[rows], y[rows])
+        if current.fixed:
+            y = site.product(x)
+        else:
+            y = x.new_empty(len(x), site.shape[0])
+            for rows in gaps(current.of(self.owners).runs, len(x)):
+                site.product_into(x[rows], y[rows])
         for group in self.weight:
             segments = current.of(group.members)
             if group.placement.kind is OwnMask.kind:
@@ -276,6 +300,11 @@ class _NormActor:
         return y
 
     def _apply(self, x: Tensor, y: Tensor, site: NormSite, group: Group, segments: Segments) -> Tensor:
+        if segments.fixed:
+            whole = site.normalised(x)
+            self.actor_set.kernels.scale_add(whole, group.tables["values"], segments)
+            segments.copy_rows(whole, y)
+            return y
         runs = segments.runs
         normalised = x.new_empty(x.shape, dtype=torch.float32)
         for rows in runs:

@@ -127,14 +127,21 @@ def join_residual(site: ResidualPass, groups: Sequence[ResidualGroup]) -> Tensor
     in_place = not torch.is_grad_enabled()
     totals: list[tuple[slice, Tensor]] = []
     streams: list[tuple[slice, Tensor]] = []
-    for order, ran in outputs.items():
-        continued = {member for group, _ in outputs.get(order + 1, ()) for member in group.members}
+    fixed: list[tuple[Segments, Tensor]] = []  # as the streams
+    for ran in outputs.values():
         for group, hidden in ran:
-            last = tuple(member for member in group.members if member not in continued)
+            last = _last(group, groups)
             if last:
                 run = group.kind.run
                 out = run.finish(site, hidden, last)
-                for rows in site.of(last).runs:
+                own = site.of(last)
+                if own.fixed:
+                    if run.joins:
+                        own.copy_rows(out + site.x, site.total)
+                    else:
+                        fixed.append((own, out))
+                    continue
+                for rows in own.runs:
                     if not run.joins:
                         streams.append((rows, out[rows]))
                     elif site.fused is not None:
@@ -148,7 +155,27 @@ def join_residual(site: ResidualPass, groups: Sequence[ResidualGroup]) -> Tensor
         every = Segments([Segment(0, len(site.f), 0)])
         return put_rows(site.normed_sum(site.fused, site.f, every), sorted(streams, key=_first_row))
     total = put_rows(site.total, sorted(totals, key=_first_row))
-    return put_rows(total if site.norm is None else site.norm(total), sorted(streams, key=_first_row))
+    joined = put_rows(total if site.norm is None else site.norm(total), sorted(streams, key=_first_row))
+    for own, out in fixed:
+        own.copy_rows(out, joined)
+    return joined
+
+
+def _last(group: ResidualGroup, groups: Sequence[ResidualGroup]) -> tuple[int, ...]:
+    """The members of a group for which no operation follows."""
+    continued = {member for one in groups if one.order == group.order + 1 for member in one.members}
+    return tuple(member for member in group.members if member not in continued)
+
+
+def _among(group: ResidualGroup, members: tuple[int, ...]) -> tuple[int, ...]:
+    """The members of a group that are among others."""
+    return tuple(member for member in group.members if member in members)
+
+
+def combinations(groups: Sequence[ResidualGroup]) -> list[tuple[int, ...]]:
+    """The signatures whose rows are joined together, besides whole groups'."""
+    follows = [(one, two) for one in groups for two in groups if two.order == one.order + 1]
+    return [*(_last(group, groups) for group in groups), *(_among(one, two.members) for one, two in follows)]
 
 
 def _first_row(part: tuple[slice, Tensor]) -> int:
@@ -164,14 +191,14 @@ def _merge_previous(
         return previous[0][1]
     merged = torch.empty_like(previous[0][1])
     for group, hidden in previous:
-        own = tuple(member for member in group.members if member in members)
-        for rows in site.of(own).runs:
-            merged[rows] = hidden[rows]
+        site.of(_among(group, members)).copy_rows(hidden, merged)
     return merged
 
 
 def in_rows(segments: Segments, like: Tensor, make: Callable[[slice], Tensor]) -> Tensor:
     """A tensor of as many rows as `like` with `make(rows)` in the segments' rows; other rows are undefined."""
+    if segments.fixed:  # all rows: which are not known
+        return make(slice(None))
     runs = segments.runs
     if len(runs) == 1 and runs[0] == slice(0, len(like)):
         return make(runs[0])
@@ -184,6 +211,9 @@ def in_rows(segments: Segments, like: Tensor, make: Callable[[slice], Tensor]) -
 
 def add_rows(segments: Segments, y: Tensor, other: Tensor) -> Tensor:
     """`y` plus `other` in the segments' rows, in place; other rows keep their values."""
+    if segments.fixed:
+        segments.copy_rows(y + other, y)
+        return y
     for rows in segments.runs:
         y[rows] += other[rows]
     return y

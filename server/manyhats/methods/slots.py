@@ -50,6 +50,7 @@ class SlotTables:
         self._tables: dict[tuple[Placement, str], Table[Any]] = {}
         self._free: list[int] = []
         self._slots = 0
+        self.version = 0  # changes with every adapter that is put into a slot, or leaves it
         self._finalizers: dict[int, weakref.finalize[..., BoundAdapter]] = {}  # each frees its slot, at most once
         self._tables_by_signature = weakref.WeakKeyDictionary[Signature, list[dict[str, Table[Any]]]]()
         self._cache: OrderedDict[Hashable, Any] = OrderedDict()
@@ -75,6 +76,7 @@ class SlotTables:
             self._finalizers[slot] = weakref.finalize(adapter, self._drop, slot, tables)
             self._finalizers[slot].atexit = False
             adapter.slot = slot
+            self.version += 1
         return slot
 
     def release(self, adapter: BoundAdapter) -> None:
@@ -90,6 +92,7 @@ class SlotTables:
                 for table in own.values():
                     table.drop(slot)
             self._free.append(slot)
+            self.version += 1
 
     def _tables_of(self, signature: Signature) -> list[dict[str, Table[Any]]]:
         """The tables of each placement of a signature. The caller holds the lock."""

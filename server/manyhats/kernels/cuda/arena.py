@@ -23,8 +23,8 @@ from manyhats.kernels.cuda.entries import ABSENT, UNSUPPORTED, WORDS, Kind, pack
 from manyhats.kernels.cuda.tiles import to_device
 from manyhats.kernels.segments import Table
 
-_INITIAL_ROWS = 1024  # structs, of the arena
-_INITIAL_SLOTS = 16  # of a table
+_INITIAL_ROWS = 1 << 15  # structs, of the arena: 2 MiB
+_INITIAL_SLOTS = 64  # of a table
 
 
 def _zeros(rows: int, device: torch.device) -> Tensor:
@@ -56,7 +56,7 @@ class Arena:
         self._structs = _zeros(_INITIAL_ROWS, device)
         self.device = self._structs.device  # with its index
         self._used = 0
-        self.generation = 0  # changes where the tensor or a table's place does: what was captured is out of date then
+        self.generation = 0  # changes where the tensor does: what was captured is out of date then
         self._pending: dict[int, tuple[int, ...]] = {}  # by place
         self._staged: tuple[Staging, str, str] | None = None  # where all that is pending stands, and its names there
         self._numbers = count()
@@ -104,12 +104,13 @@ class Arena:
         """Gives a table more space, at the end; all of its entries are written again."""
         view.slots = max(_INITIAL_SLOTS, 2 * view.slots, len(table.entries))
         view.first, self._used = self._used, self._used + view.slots
+        view.structs = None
         table.changed_slots.update(slot for slot, entry in enumerate(table.entries) if entry is not None)
-        self.generation += 1
         if self._used > len(self._structs):
             grown = _zeros(2 * self._used, self.device)
             grown[: len(self._structs)] = self._structs
             self._structs = grown
+            self.generation += 1
 
     def _put(self, place: int, words: tuple[int, ...]) -> None:
         self._pending[place] = words
@@ -141,7 +142,7 @@ class Arena:
             staging, places, structs = self._staged
             try:
                 return staging[places], staging[structs]
-            except ValueError:  # its pass has not been copied: it failed before, or comes later
+            except (KeyError, ValueError):  # its pass has not been copied: it failed before, or comes later
                 pass
         there = to_device(np.concatenate([part.reshape(-1) for part in self._changes()]), self.device)
         return there[: len(self._pending)], there[len(self._pending) :].view(-1, WORDS)

@@ -10,14 +10,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from manyhats.kernels.base import Bits, FusedRows, LowRank, RowAttention, Rows, ScaleAdd, Sparse, Stage, Staging, Weight
+from manyhats.kernels.base import (
+    Bits,
+    Captures,
+    FusedRows,
+    LowRank,
+    RowAttention,
+    Rows,
+    ScaleAdd,
+    Sparse,
+    Stage,
+    Staging,
+    Weight,
+)
 from manyhats.kernels.cuda import entries
 from manyhats.kernels.cuda.arena import Arena
+from manyhats.kernels.cuda.captures import CudaCaptures, captured_size
 from manyhats.kernels.cuda.entries import Kind
 from manyhats.kernels.cuda.launch import Launch, launch
 from manyhats.kernels.cuda.programs import low_rank, products, rows, sparse
 from manyhats.kernels.cuda.row_attention import CachedRowAttention
-from manyhats.kernels.cuda.tiles import tiles_of, to_device
+from manyhats.kernels.cuda.tiles import ELEMENTS, OnDevice, tiles_of, to_device
 from manyhats.kernels.reference import Reference
 from manyhats.kernels.segments import Segments, Table
 
@@ -29,19 +42,7 @@ _RANKS = 32  # of a low-rank pair's program; where the highest rank is no more t
 _LEAST = 16  # rows, columns and inputs of a product
 _LONG = 1024  # inputs for each of the parts that a low-rank pair's sum is divided into: not for each batch its own
 _MOST_PARTS = 4
-_ELEMENTS = 4096  # of a program without a product
 _CHANGES = 32  # of a sparse difference, of a step
-
-
-class _OnDevice(NamedTuple):
-    """The tiles of segments. `size`: rows of one; `tables`: the tables, by their ids, that were brought up to date
-    with them, and of which no slot in the segments changes before the pass has ended. `staged`: where the tiles are,
-    until they are read."""
-
-    tiles: Tensor | None
-    size: int
-    tables: frozenset[int] = frozenset()
-    staged: tuple[Staging, str] | None = None
 
 
 class _Call(NamedTuple):
@@ -78,6 +79,7 @@ class CudaKernels:
         self._numbers = count()
         self._left: set[str] = set()
         self.stage: Stage | None = self._stage
+        self.captures: Captures | None = CudaCaptures(self._arena_on, launch)
         self.row_attention: RowAttention | None = CachedRowAttention(launch)
 
     def low_rank(
@@ -118,7 +120,7 @@ class CudaKernels:
             return
         width = y.shape[-1]
         heads, step = (y.shape[1], y.stride(1)) if y.dim() == 3 else (1, 0)
-        block = _ELEMENTS // call.size
+        block = ELEMENTS // call.size
         self._launch(
             rows.scale_add, (call.grid, -(-width // block), heads),
             y, call.tiles, call.structs, width, y.stride(0), step, ROWS=call.size, BLOCK=block,
@@ -160,7 +162,7 @@ class CudaKernels:
             self._reference.lookup(ids, y, table, segments)
             return
         width = y.shape[1]
-        block = _ELEMENTS // call.size
+        block = ELEMENTS // call.size
         self._launch(
             rows.lookup, (call.grid, -(-width // block)),
             ids, y, call.tiles, call.structs, width, y.stride(0), ROWS=call.size, BLOCK=block,
@@ -190,7 +192,7 @@ class CudaKernels:
             array, size = tiles_of(own.host)
             name = f"kernels.tiles.{next(self._numbers)}"
             staging.put(name, array)
-            own.on_device = _OnDevice(None, size, current, (staging, name))
+            own.on_device = OnDevice(None, size, current, (staging, name))
 
     def _arena_on(self, device: torch.device) -> Arena:
         """The arena, on the device where it is needed first: a backend is one backbone's."""
@@ -203,25 +205,27 @@ class CudaKernels:
         device: torch.device = kind[1]  # type: ignore[assignment]
         arena = self._arena_on(device)
         own = self._tiles(segments, device)
-        view = table.struct_array if id(table) in own.tables else arena.view(table)
+        view = table.struct_array if own.captured or id(table) in own.tables else arena.view(table)
         if not fits or view.kind != kind or arena.device != device or torch.is_grad_enabled():
             if not torch.is_grad_enabled() and name not in self._left:
                 self._left.add(name)
                 logger.warning("'%s' is left to the reference, task by task: %s", name, _why(view.kind, kind, fits))
             return None
         assert own.tiles is not None
+        if own.captured:  # `captures.flush` came before
+            return _Call(own.tiles, arena.structs(view), len(own.tiles), own.size, captured_size(view.size))
         arena.flush()
         return _Call(own.tiles, arena.structs(view), len(own.tiles), own.size, view.size)
 
-    def _tiles(self, segments: Segments, device: torch.device) -> _OnDevice:
+    def _tiles(self, segments: Segments, device: torch.device) -> OnDevice:
         """The segments' tiles: from the pass's staging buffer, else after a copy of their own."""
-        own: _OnDevice | None = segments.on_device
+        own: OnDevice | None = segments.on_device
         if own is None:
             array, size = tiles_of(segments.host)
-            own = segments.on_device = _OnDevice(to_device(array, device), size)
+            own = segments.on_device = OnDevice(to_device(array, device), size)
         elif own.staged is not None:
             staging, name = own.staged
-            own = segments.on_device = _OnDevice(staging[name], own.size, own.tables)
+            own = segments.on_device = OnDevice(staging[name], own.size, own.tables)
         return own
 
 

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from manyhats.kernels.base import Staging
+
 # Rows of a tile. The smaller is the least that a product takes; with the larger, weights are read less often where an
 # adapter has many rows.
 SMALL, LARGE = 16, 64
+ELEMENTS = 4096  # of a program without a product
 _ROWS_FOR_LARGE = 48  # of an adapter, on average
 
 Tiles = NDArray[np.int32]
 
 
-def most_tiles(rows: int, segments: int) -> int:
-    """Tiles that so many rows take at most, in at most so many segments."""
-    return rows // SMALL + min(segments, rows)
+class OnDevice(NamedTuple):
+    """The tiles of segments. `size`: rows of one; `tables`: the tables, by their ids, that were brought up to date
+    with them, and of which no slot in the segments changes before the pass has ended. `staged`: where the tiles are,
+    until they are read. `captured`: whether launches for them are captured, and serve all tables that were brought up
+    to date since."""
+
+    tiles: Tensor | None
+    size: int
+    tables: frozenset[int] = frozenset()
+    staged: tuple[Staging, str] | None = None
+    captured: bool = False
 
 
-def tiles_of(segments: Tensor, *, at_least: int = 1) -> tuple[Tiles, int]:
-    """The tiles of segments (n, 3): first row, rows, slot; and their size. Tiles without rows, which do nothing, follow
-    where there are fewer than `at_least`: a launch has one at least, one that is captured the most of its replays."""
+def tiles_of(segments: Tensor, *, at_least: int = 1, size: int | None = None) -> tuple[Tiles, int]:
+    """The tiles of segments (n, 3): first row, rows, slot; and their size, by default what suits the segments. Tiles
+    without rows, which do nothing, follow where there are fewer than `at_least`: a launch has one at least, one that is
+    captured the most of its replays."""
     start, length, slot = segments.numpy().T
-    size = LARGE if int(length.sum()) > _ROWS_FOR_LARGE * len(segments) else SMALL
+    if size is None:
+        size = LARGE if int(length.sum()) > _ROWS_FOR_LARGE * len(segments) else SMALL
     count = -(-length // size)
     owner = np.repeat(np.arange(len(count)), count)
     within = (np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)) * size

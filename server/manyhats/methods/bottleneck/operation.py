@@ -116,6 +116,8 @@ class BottleneckRun:
             h = _own_layer_norms(kernels, h, tables["norm_before"], segments, self.config.epsilon)
         if in_place and first is not None:
             out = first
+        elif segments.fixed:
+            out = torch.zeros_like(h) if first is None else first.clone()
         else:
             out = torch.empty_like(h if first is None else first)
             for rows in segments.runs:

@@ -32,6 +32,22 @@ def scale_add(y, tiles, structs, width, y_row, y_head, ROWS: tl.constexpr, BLOCK
 
 
 @triton.jit
+def copy_rows(source, target, tiles, width, source_row, target_row, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """target[row, :] = source[row, :], in the target's type. Grid: tiles, blocks of the width."""
+    tile, block = tl.program_id(0), tl.program_id(1)
+    first = tl.load(tiles + tile * 3).to(tl.int64)
+    count = tl.load(tiles + tile * 3 + 1)
+    if count == 0:
+        return
+    m = tl.arange(0, ROWS)
+    n = block * BLOCK + tl.arange(0, BLOCK)
+    inside = (m < count)[:, None] & (n < width)[None, :]
+    values = tl.load(source + (first + m)[:, None] * source_row + n[None, :], mask=inside, other=0.0)
+    place = target + (first + m)[:, None] * target_row + n[None, :]
+    tl.store(place, values.to(target.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def lookup(ids, y, tiles, structs, width, y_row, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """y[row, :] = rows[i, :] where the token id of the row is the i-th of the entry's. Grid: tiles, blocks of the
     width.

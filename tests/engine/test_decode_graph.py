@@ -1,0 +1,240 @@
+"""Decode steps in graphs: the same texts as without, whoever comes and goes, and what makes a new graph."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from manyhats.backbone import Backbone
+from manyhats.core.sampling_params import SamplingParams
+from manyhats.core.sequence import Request
+from manyhats.core.sequence import Sequence as Generated
+from manyhats.engine.decode_graph import DecodeGraphs
+from manyhats.engine.kv_cache import BLOCK, KVCache
+from manyhats.engine.runner import Runner
+from manyhats.engine.scheduler import Scheduler
+from manyhats.methods.bound_adapter import BARE, BoundAdapter
+from manyhats.methods.slots import SlotTables
+
+from tests import tiny
+from tests.engine.recorded_graph import RecordedGraphs
+
+pytest.importorskip("triton", reason="Triton is not installed; the extra `cuda` brings it")
+
+if torch.cuda.is_available():
+    pytest.skip("on a machine with a GPU the programs are compiled: tests marked gpu run them", allow_module_level=True)
+
+from manyhats.kernels.cuda.backend import CudaKernels
+from manyhats.kernels.cuda.launch import launch
+
+from tests.kernels.cuda import interpreter  # noqa: F401  # mends the interpreter
+from tests.launches.passes import adapters_of
+
+
+class Streams:
+    """Texts under way on a tiny llama, in recorded graphs or without."""
+
+    def __init__(self, backbone: Backbone, recorded: RecordedGraphs | None) -> None:
+        self.backbone = backbone
+        cache = KVCache(backbone, 1 << 20)
+        self.scheduler = Scheduler(cache, max_num_batched_tokens=4096, max_num_seqs=64)
+        self.runner = Runner(backbone, cache)
+        if recorded is not None:
+            captures = backbone.kept[SlotTables].kernels.captures
+            self.runner.graphs = DecodeGraphs(backbone, captures, recorded)
+
+    @property
+    def graphs(self) -> DecodeGraphs:
+        assert self.runner.graphs is not None
+        return self.runner.graphs
+
+    def add(self, name: str, adapter: BoundAdapter, seed: int, new: int = 8, **sampling: Any) -> Generated:
+        pick = random.Random(seed)
+        prompt = [5 + pick.randrange(tiny.WORDS) for _ in range(2 + seed % 5)]
+        sequence = Generated(adapter, prompt, SamplingParams(new, seed=seed, **sampling))
+        self.scheduler.add(Request(name, [sequence], digest=name))
+        return sequence
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        batch = self.scheduler.schedule()
+        assert batch is not None
+        for output in self.scheduler.update(batch, self.runner.execute(batch)):
+            if output.error is not None:
+                raise output.error
+
+    def finish(self) -> None:
+        while not self.scheduler.idle:
+            self.step()
+
+
+@pytest.fixture
+def streams(base_folder: Callable[[str], Path]) -> Callable[[bool], Streams]:
+    """With a backbone of its own, whose kernels are interpreted."""
+
+    def make(graphs: bool) -> Streams:
+        recorded = RecordedGraphs(launch)
+        backbone = tiny.load(base_folder("llama"))
+        backbone.kept[SlotTables] = SlotTables(CudaKernels(recorded.launch))
+        return Streams(backbone, recorded if graphs else None)
+
+    return make
+
+
+def texts(made: Sequence[Generated]) -> list[list[int]]:
+    return [[token.token for token in sequence.output] for sequence in made]
+
+
+IN_EVERY_RUN = ("bare", "lora", "mask", "bottleneck")
+SLOW = ("ia3", "sparse", "parameters", "norms", "biases", "token_rows", "fusion", "average", "stack", "lora+ia3",
+        "prefix", "prompt")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*IN_EVERY_RUN, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_a_method_writes_the_same_text(streams: Any, name: str) -> None:
+    found = []
+    for graphs in (False, True):
+        one = streams(graphs)
+        adapter = adapters_of(one.backbone)[name] if name != "bare" else None
+        bound = BARE if adapter is None else adapter.bind(one.backbone)
+        own = [one.add(name, bound, seed=1), one.add("base", BARE, seed=2), one.add(name, bound, seed=3)]
+        one.finish()
+        found.append(texts(own))
+    assert found[0] == found[1]
+    assert one.graphs.captured >= 1
+    assert one.graphs.replayed == 7
+
+
+def test_what_cannot_be_captured_runs_without(streams: Any, caplog: pytest.LogCaptureFixture) -> None:
+    found = []
+    for graphs in (False, True):
+        one = streams(graphs)
+        step_by_step = adapters_of(one.backbone)["invertible"].bind(one.backbone)
+        own = [one.add("invertible", step_by_step, seed=1, new=5), one.add("base", BARE, seed=2)]
+        one.finish()
+        found.append(texts(own))
+    assert found[0] == found[1]
+    assert sum("without a CUDA graph" in record.getMessage() for record in caplog.records) == 1
+    assert one.graphs.replayed == 3  # of the one that is left
+
+
+@pytest.mark.slow
+def test_a_mixture_whose_members_come_and_go_stays_in_one_graph(streams: Any) -> None:
+    """A task that comes, another rank, a slot that changes hands, other rows and parameters: no new graph."""
+    found = []
+    for graphs in (False, True):
+        one = streams(graphs)
+        backbone = one.backbone
+        tables = backbone.kept[SlotTables]
+        bound = [tiny.adapter(backbone, "lora", i, rank=rank).bind(backbone) for i, rank in enumerate((2, 33, 5))]
+        bound += [adapters_of(backbone)["ia3"].bind(backbone), BARE]
+        own = [
+            one.add(f"t{i}", bound[i % 5], seed=i, new=6 + i, temperature=0.9 * (i % 2), top_p=(1.0, 0.8)[i % 3 == 0])
+            for i in range(10)
+        ]
+        for _ in range(6):
+            one.step()
+        captured = one.graphs.captured if graphs else 0
+        late = tiny.adapter(backbone, "lora", 20, rank=17).bind(backbone)
+        own += [one.add("late", late, seed=30 + i, new=9) for i in range(2)]
+        for _ in range(6):
+            one.step()
+        gone = [sequence for sequence in own if len(sequence.output) == sequence.params.max_new_tokens]
+        assert gone
+        one.runner.drop_plan()
+        tables.release(bound[0])
+        other = tiny.adapter(backbone, "lora", 21, rank=9).bind(backbone)
+        assert bound[0] is not other
+        own += [one.add("other", other, seed=40 + i, new=8, temperature=1.1, top_k=5) for i in range(3)]
+        one.finish()
+        found.append(texts(own))
+        if graphs:
+            assert one.graphs.captured - captured <= 3  # of fewer rows, and of bare ones alone
+            assert one.graphs.replayed > 12
+    assert found[0] == found[1]
+
+
+def test_a_larger_rank_than_any_before_makes_a_new_graph(streams: Any) -> None:
+    one, plain = streams(True), streams(False)
+    for rank, captured in ((4, 1), (60, 1), (100, 2)):
+        outputs = []
+        for side in (one, plain):
+            adapter = tiny.adapter(side.backbone, "lora", rank, rank=rank).bind(side.backbone)
+            own = side.add(f"rank {rank}", adapter, seed=rank, new=4)
+            side.finish()
+            outputs.append(texts([own]))
+        assert outputs[0] == outputs[1]
+        assert one.graphs.captured == captured
+
+
+@pytest.mark.slow
+def test_fewer_operations_use_the_graph_of_more_until_that_happens_often(streams: Any) -> None:
+    one = streams(True)
+    lora = tiny.adapter(one.backbone, "lora", 1).bind(one.backbone)
+    ia3 = adapters_of(one.backbone)["ia3"].bind(one.backbone)
+    one.add("lora", lora, seed=1, new=4)
+    one.add("ia3", ia3, seed=2, new=4)
+    one.finish()
+    assert one.graphs.captured == 1
+    for count, captured in ((10, 1), (10, 2)):
+        own = [one.add("lora", lora, seed=5 + i, new=count) for i in range(2)]
+        one.finish()
+        assert one.graphs.captured == captured
+        plain = streams(False)
+        bound = tiny.adapter(plain.backbone, "lora", 1).bind(plain.backbone)
+        others = [plain.add("lora", bound, seed=5 + i, new=count) for i in range(2)]
+        plain.finish()
+        assert texts(own) == texts(others)
+
+
+def test_bare_steps_launch_what_a_backbone_without_adapters_does(streams: Any) -> None:
+    one = streams(True)
+    one.add("base", BARE, seed=1)
+    one.finish()
+    bare = one.graphs._capture.launches
+    for count in (1, 2):
+        lora = tiny.adapter(one.backbone, "lora", count, rank=3).bind(one.backbone)
+        one.add("lora", lora, seed=2)
+        one.finish()
+    both = one.graphs._capture.launches
+    one.add("base", BARE, seed=3)
+    one.finish()
+    assert one.graphs._capture.launches == bare
+    sites = len(one.backbone.linear) + 1
+    assert bare < both <= bare + 3 * sites  # two launches a site, and the memory between them
+
+
+def test_a_step_that_does_not_fit_runs_without(streams: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = streams(True)
+    rows = one.scheduler.cache.pool.count * BLOCK
+    monkeypatch.setattr("manyhats.engine.decode_graph._EXTRA_WORDS", 10 - 2 * rows)
+    own = one.add("base", BARE, seed=1)
+    one.finish()
+    assert len(own.output) == 8
+    assert one.graphs.replayed == 0
+
+
+def test_a_failing_replay_fails_nobody_else(streams: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails in a graph is halved, as any batch is."""
+    one = streams(True)
+    own = [one.add(f"t{i}", BARE, seed=i, temperature=0.7) for i in range(3)]
+    for _ in range(3):
+        one.step()
+    calls = []
+
+    def failing(*_: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("lost")
+        return None
+
+    monkeypatch.setattr(one.graphs, "logits", failing)
+    one.finish()
+    plain = streams(False)
+    others = [plain.add(f"t{i}", BARE, seed=i, temperature=0.7) for i in range(3)]
+    plain.finish()
+    assert texts(own) == texts(others)
