@@ -88,6 +88,7 @@ class Runtime:
                 queue_total=settings.queue_total,
                 threads=self._threads,
                 batch_wait=settings.batch_wait,
+                enforce_eager=settings.enforce_eager,
             ),
         )
         limits = Limits(

@@ -106,6 +106,9 @@ class Settings(BaseSettings):
         0.5, ge=0, description="how long a pass waits at most for clients that were just answered, in predicted passes"
     )
     max_num_seqs: int = Field(64, ge=1, description="maximum sequences that generate at once")
+    enforce_eager: bool = Field(
+        False, description="run decode steps without CUDA graphs; on other devices they always run so"
+    )
     batch_tokens: int | None = Field(None, description="deprecated: max_num_batched_tokens")
     step_tokens: int | None = Field(None, description="deprecated: max_num_batched_tokens")
     max_texts: int | None = Field(None, description="deprecated: max_num_seqs")

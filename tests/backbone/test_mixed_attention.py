@@ -75,7 +75,7 @@ def check(
     count = sum(case.prefix + case.earlier + case.new for case in some)
     slots = torch.randperm(count, generator=generator).numpy()
     cache = KeyValueCache(count, 2, (KV_HEADS, DIM), CPU, torch.float32, attention)
-    cache.entries[0].copy_(fresh(2, count, KV_HEADS, DIM))
+    cache.entries[0][:, :count].copy_(fresh(2, count, KV_HEADS, DIM))
     tokens = sum(case.new for case in some)
     behind = sum(case.prefix for case in some if not case.cached)
     q = fresh(tokens, HEADS, DIM)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from manyhats.backbone import Backbone, SequenceChunk, StagingBuffer, pack_chunks
-from manyhats.backbone.staging import HostBuffers
+from manyhats.backbone.staging import FixedStagingBuffer, HostBuffers
+
+CPU = torch.device("cpu")
 
 
 def test_arrays_come_back_in_their_shape_and_type() -> None:
@@ -65,6 +67,56 @@ def test_callers_put_more_into_a_pass(bert: Backbone) -> None:
     states = bert.encode(batch)
     alone = bert.encode(pack_chunks(bert, None, [SequenceChunk([2, 3])]))
     torch.testing.assert_close(states.index_select(0, staging["rows"]), alone[:1], atol=1e-5, rtol=1e-5)
+
+
+def fixed_buffer(words: int = 40) -> FixedStagingBuffer:
+    return FixedStagingBuffer(HostBuffers(CPU), torch.full((words,), -1), "rows")
+
+
+def put(staging: FixedStagingBuffer, rows: int, *, ids: int = 3) -> bool:
+    """A pass's arrays, of which one grows; whether they are those of the first."""
+    staging.begin()
+    staging.put("rows", np.arange(rows))
+    staging.put("ids", np.full(ids, rows))
+    staging.put("tiles", np.full((2, 3), rows, dtype=np.int32))
+    return staging.seal()
+
+
+def test_arrays_of_later_passes_lie_where_those_of_the_first_did() -> None:
+    staging = fixed_buffer()
+    assert put(staging, 5)
+    staging.commit()
+    ids, tiles, rows = (staging[name] for name in ("ids", "tiles", "rows"))
+    assert put(staging, 9)
+    staging.put("more", [7, 8])
+    staging.commit()
+    assert ids.tolist() == [9] * 3
+    assert tiles.tolist() == [[9] * 3] * 2
+    assert rows[:9].tolist() == list(range(9))
+    assert staging["more"].tolist() == [7, 8]
+    assert put(staging, 2)
+    staging.commit()
+    with pytest.raises(KeyError):
+        staging["more"]
+
+
+def test_other_arrays_than_the_first_pass_had_are_said() -> None:
+    staging = fixed_buffer()
+    assert put(staging, 5)
+    assert not put(staging, 5, ids=4)
+    assert put(staging, 6)
+
+
+def test_arrays_that_do_not_fit_are_said_before_they_are_copied() -> None:
+    staging = fixed_buffer(20)
+    assert put(staging, 5)
+    staging.commit()
+    assert not put(staging, 15)
+    with pytest.raises(ValueError, match="21 words do not fit into 20"):
+        staging.commit()
+    assert put(staging, 14)
+    staging.put("more", [1])
+    assert not staging.fits
 
 
 @pytest.mark.gpu

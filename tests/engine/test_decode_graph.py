@@ -13,7 +13,7 @@ from manyhats.backbone import Backbone
 from manyhats.core.sampling_params import SamplingParams
 from manyhats.core.sequence import Request
 from manyhats.core.sequence import Sequence as Generated
-from manyhats.engine.decode_graph import DecodeGraphs
+from manyhats.engine.decode_graph import Capture, CudaCapture, DecodeGraphs
 from manyhats.engine.kv_cache import BLOCK, KVCache
 from manyhats.engine.runner import Runner
 from manyhats.engine.scheduler import Scheduler
@@ -25,27 +25,24 @@ from tests.engine.recorded_graph import RecordedGraphs
 
 pytest.importorskip("triton", reason="Triton is not installed; the extra `cuda` brings it")
 
-if torch.cuda.is_available():
-    pytest.skip("on a machine with a GPU the programs are compiled: tests marked gpu run them", allow_module_level=True)
-
 from manyhats.kernels.cuda.backend import CudaKernels
 from manyhats.kernels.cuda.launch import launch
 
-from tests.kernels.cuda import interpreter  # noqa: F401  # mends the interpreter
+from tests.kernels.cuda.interpreter import DEVICE, INTERPRETED
 from tests.launches.passes import adapters_of
 
 
 class Streams:
-    """Texts under way on a tiny llama, in recorded graphs or without."""
+    """Texts under way on a tiny llama, in graphs that `capture` makes or without."""
 
-    def __init__(self, backbone: Backbone, recorded: RecordedGraphs | None) -> None:
+    def __init__(self, backbone: Backbone, capture: Capture | None) -> None:
         self.backbone = backbone
         cache = KVCache(backbone, 1 << 20)
         self.scheduler = Scheduler(cache, max_num_batched_tokens=4096, max_num_seqs=64)
         self.runner = Runner(backbone, cache)
-        if recorded is not None:
-            captures = backbone.kept[SlotTables].kernels.captures
-            self.runner.graphs = DecodeGraphs(backbone, captures, recorded)
+        captures = backbone.kept[SlotTables].kernels.captures
+        self.capture = capture
+        self.runner.graphs = None if capture is None else DecodeGraphs(backbone, captures, capture)
 
     @property
     def graphs(self) -> DecodeGraphs:
@@ -74,9 +71,13 @@ class Streams:
 
 @pytest.fixture
 def streams(base_folder: Callable[[str], Path]) -> Callable[[bool], Streams]:
-    """With a backbone of its own, whose kernels are interpreted."""
+    """With a backbone of its own: interpreted and recorded, or on a GPU in CUDA graphs."""
 
     def make(graphs: bool) -> Streams:
+        if not INTERPRETED:
+            backbone = Backbone.load(str(base_folder("llama")), device=str(DEVICE), dtype="float32")
+            backbone.kept[SlotTables] = SlotTables(CudaKernels())
+            return Streams(backbone, CudaCapture(DEVICE) if graphs else None)
         recorded = RecordedGraphs(launch)
         backbone = tiny.load(base_folder("llama"))
         backbone.kept[SlotTables] = SlotTables(CudaKernels(recorded.launch))
@@ -193,17 +194,19 @@ def test_fewer_operations_use_the_graph_of_more_until_that_happens_often(streams
 
 def test_bare_steps_launch_what_a_backbone_without_adapters_does(streams: Any) -> None:
     one = streams(True)
+    if not isinstance(one.capture, RecordedGraphs):
+        pytest.skip("launches in a CUDA graph are not counted")
     one.add("base", BARE, seed=1)
     one.finish()
-    bare = one.graphs._capture.launches
+    bare = one.capture.launches
     for count in (1, 2):
         lora = tiny.adapter(one.backbone, "lora", count, rank=3).bind(one.backbone)
         one.add("lora", lora, seed=2)
         one.finish()
-    both = one.graphs._capture.launches
+    both = one.capture.launches
     one.add("base", BARE, seed=3)
     one.finish()
-    assert one.graphs._capture.launches == bare
+    assert one.capture.launches == bare
     sites = len(one.backbone.linear) + 1
     assert bare < both <= bare + 3 * sites  # two launches a site, and the memory between them
 
@@ -238,3 +241,22 @@ def test_a_failing_replay_fails_nobody_else(streams: Any, monkeypatch: pytest.Mo
     others = [plain.add(f"t{i}", BARE, seed=i, temperature=0.7) for i in range(3)]
     plain.finish()
     assert texts(own) == texts(others)
+
+
+def test_a_graph_whose_answers_are_others_is_not_used(streams: Any, caplog: pytest.LogCaptureFixture) -> None:
+    one = streams(True)
+    capture = one.graphs._capture
+
+    def wrong(run: Any) -> Any:
+        result, replay = capture(run)
+        return result, lambda: (replay(), result.add_(torch.arange(result.shape[1], device=result.device)))
+
+    one.graphs._capture = wrong
+    own = one.add("base", BARE, seed=1)
+    one.finish()
+    plain = streams(False)
+    other = plain.add("base", BARE, seed=1)
+    plain.finish()
+    assert texts([own]) == texts([other])
+    assert one.graphs.replayed == 0
+    assert sum("its logits in the graph are others" in record.getMessage() for record in caplog.records) == 1

@@ -57,7 +57,7 @@ ENCODER: dict[str, Budget] = {
 
 # A step of 32 streams in two blocks, a token each; greedy, and sampled with a temperature, top-k and top-p.
 DECODE_LIMITS = Limits(kernels=92, copies=1, waits=1)
-SAMPLED_LIMITS = Limits(kernels=127, copies=2, waits=1)
+SAMPLED_LIMITS = Limits(kernels=127, copies=1, waits=1)
 DECODE: dict[str, Budget] = {
     "lora": Budget(15),
     "mask": Budget(0),

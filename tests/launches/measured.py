@@ -42,11 +42,16 @@ class OnDevice:
             own = tasks_of(self.backbone, self.adapters, name, tasks)
             return _second(encoder_pass(self.backbone, own, sequences), count)
 
-    def decode(self, name: str, tasks: int = 1, streams: int = STREAMS, *, sampled: bool = False) -> Count:
-        """What a step costs that is not the first after the prompts."""
+    def decode(
+        self, name: str, tasks: int = 1, streams: int = STREAMS, *, sampled: bool = False, warm: int = 1
+    ) -> Count:
+        """What a step costs that comes after `warm` others."""
         with self._counted() as count:
             own = tasks_of(self.backbone, self.adapters, name, tasks)
-            return _second(Decoding(self.backbone, own, streams, sampled=sampled).step, count)
+            step = Decoding(self.backbone, own, streams, sampled=sampled).step
+            for _ in range(warm - 1):
+                step()
+            return _second(step, count)
 
 
 def _second(run: Callable[[], object], count: Count) -> Count:

@@ -3,7 +3,8 @@
 A graph belongs to a number of rows and to a set of signatures: which operations act at which sites. Which adapters act
 on which rows, where their tensors lie, and what their ranks are is read from the device's memory, so that a task that
 comes, leaves or moves to another slot needs no new graph. Nothing in a graph waits for the host, allocates, or
-depends on what the host knows of a step; a step of which that cannot be said runs without one.
+depends on what the host knows of a step; a step of which that cannot be said runs without one. As a graph is
+captured, it is compared with the same step without it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from manyhats.backbone import Backbone, SequenceChunk, pack_chunks
 from manyhats.backbone.cache import KeyValueCache
 from manyhats.backbone.decode_attention import CACHE_ROWS
 from manyhats.backbone.staging import FixedStagingBuffer, HostBuffers, StagingBuffer
+from manyhats.errors import EngineFailure
 from manyhats.kernels.base import Captures
 from manyhats.kernels.segments import Segment, Segments
 from manyhats.methods.actors import ActorSet, FixedPass
@@ -35,6 +37,7 @@ logger = logging.getLogger(__name__)
 _SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # rows of graphs; a step is filled up to the next
 _MAX_GRAPHS = 64  # the least recently used are dropped
 _EXACT_AFTER = 16  # steps in a graph with more operations than they need, before one without them is captured
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}  # of the largest logit
 _EXTRA_WORDS = 1 << 17  # of the staging memory, for what a step brings besides
 
 
@@ -146,12 +149,12 @@ class DecodeGraphs:
                 states = self._backbone.encode(batch, graph.tokens.actors(fixed))
                 return self._backbone.vocabulary_logits(states, graph.vocabulary.actors(fixed))
 
-            if not self._captured(graph, run):
+            if not self._captured(graph, run, len(chunks)):
                 return None
             graph.state = state
-        assert graph.replay is not None
+        else:
+            graph.replay()
         assert graph.logits is not None
-        graph.replay()
         self.replayed += 1
         return graph.logits[: len(adapters)], staging
 
@@ -167,13 +170,18 @@ class DecodeGraphs:
             self._current = current
         return state
 
-    def _captured(self, graph: _Graph, run: Callable[[], Tensor]) -> bool:
-        """Captures the graph. Returns False where that cannot be done."""
+    def _captured(self, graph: _Graph, run: Callable[[], Tensor], own: int) -> bool:
+        """Captures the graph, launches it once, and compares the first `own` rows of its logits with those of the same
+        step without a graph. Returns False where they differ, or it cannot be captured."""
         graph.replay = None
         try:
-            run()  # compiles programs, and makes what is made at a first call
+            expected = run()[:own]  # also compiles programs, and makes what is made at a first call
             graph.logits, graph.replay = self._capture(run)
+            graph.replay()
+            if not _agree(expected, graph.logits[:own]):
+                raise EngineFailure("its logits in the graph are others")
         except Exception as error:
+            graph.replay = None
             key = graph.rows, frozenset(graph.signatures)
             self._refused.add(key)
             self._graphs.pop(key, None)
@@ -245,6 +253,15 @@ class DecodeGraphs:
         }
         self._last = graph, adapters, tiles
         return tiles
+
+
+def _agree(expected: Tensor, found: Tensor) -> bool:
+    """Whether logits are the same but for rounding, where they are finite. The host waits for the device."""
+    finite = expected.isfinite()
+    if not bool((found.isfinite() == finite).all()):
+        return False
+    difference, largest = (one.float().where(finite, 0).abs().max() for one in (found - expected, expected))
+    return bool(difference <= _TOLERANCE[expected.dtype] * largest)
 
 
 _PREFIX = "decode.tiles "

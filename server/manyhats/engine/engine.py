@@ -51,7 +51,7 @@ class EngineConfig:
     `max_num_batched_tokens`: maximum tokens of one pass; `max_num_seqs`: maximum sequences that generate at once;
     `cache_bytes`: memory for their keys and values; `queue_per_task`, `queue_total`: maximum waiting sequences, of one
     task and of all. `threads`: torch's intra-op threads in the model's thread; 0: torch's default. `batch_wait`: how
-    long a pass waits at most for clients that were just answered, in predicted passes.
+    long a pass waits at most for clients that were just answered, in predicted passes. `enforce_eager`: see `Runner`.
     """
 
     max_num_batched_tokens: int
@@ -61,6 +61,7 @@ class EngineConfig:
     queue_total: int = 16384
     threads: int = 0
     batch_wait: float = 0.5
+    enforce_eager: bool = False
 
 
 class Engine:
@@ -75,7 +76,7 @@ class Engine:
         self.scheduler = Scheduler(
             self.cache, max_num_batched_tokens=config.max_num_batched_tokens, max_num_seqs=config.max_num_seqs
         )
-        self.runner = Runner(backbone, self.cache)
+        self.runner = Runner(backbone, self.cache, enforce_eager=config.enforce_eager)
         self.detokenizer = Detokenizer()
         # Entered around the delivery of a batch's results, so that they can be handed over together.
         self.step_scope: Callable[[], AbstractContextManager[None]] = nullcontext

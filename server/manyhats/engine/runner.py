@@ -69,16 +69,16 @@ class Runner:
     """Executes batches, one at a time. Only the model's thread uses it. Raises where the device is lost.
 
     `cache`: None for backbones without a language model. `on_batch` is called with a report of every pass. `graphs`: of
-    decode steps; None where steps run without.
+    decode steps; None where steps run without, as with `enforce_eager` and on other devices than CUDA.
     """
 
-    def __init__(self, backbone: Backbone, cache: KVCache | None) -> None:
+    def __init__(self, backbone: Backbone, cache: KVCache | None, *, enforce_eager: bool = False) -> None:
         self.backbone = backbone
         self.cache = cache
         self.on_batch: Callable[[BatchReport], None] = lambda report: None
         self._ids = itertools.count(1)
         self._cached_plan: _CachedPlan | None = None
-        self.graphs = _graphs_of(backbone) if cache is not None else None
+        self.graphs = None if cache is None or enforce_eager else _graphs_of(backbone)
 
     @torch.inference_mode()
     def execute(self, batch: ScheduledBatch) -> list[SequenceOutput]:

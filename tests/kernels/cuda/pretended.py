@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from manyhats.kernels.cuda.backend import CudaKernels
+from torch import Tensor
 
 from tests.launches.device import host_values
 from tests.launches.device_counts import Count
+
+
+class PretendedGraphs:
+    """Stands in for CUDA graphs. A replay, which is one launch, does all again, uncounted: `tests.engine` has one that
+    does not. What is captured must not copy, wait or read."""
+
+    def __init__(self, kernels: PretendedCuda) -> None:
+        self._kernels = kernels
+
+    def __call__(self, run: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+        count = self._kernels.count
+        before = count.totals()
+        result = run()
+        after = count.totals()
+        assert all(after[name] == before[name] for name in ("copies", "reads", "waits")), count.report()
+
+        def replay() -> None:
+            with self._kernels.count.one_kernel("graph"):
+                result.copy_(run())
+
+        return result, replay
 
 
 class PretendedCuda(CudaKernels):

@@ -11,7 +11,7 @@ from manyhats.backbone.staging import HostBuffers, StagingBuffer
 from manyhats.kernels.base import Bits, LowRank, ScaleAdd
 from manyhats.kernels.cuda.arena import Arena
 from manyhats.kernels.cuda.entries import WORDS, packed
-from manyhats.kernels.cuda.tiles import LARGE, SMALL, most_tiles, tiles_of
+from manyhats.kernels.cuda.tiles import LARGE, SMALL, tiles_of
 from manyhats.kernels.segments import Segment, Segments, Table
 
 CPU = torch.device("cpu")
@@ -65,7 +65,13 @@ def test_what_does_not_grow_stays_where_it_is() -> None:
     one.put(200, gain())
     arena.view(one)
     arena.flush()
-    assert arena.generation != generation  # and who captured it knows
+    assert arena.structs(view).data_ptr() != address
+    assert arena.generation == generation  # the other tables are where they were
+    other = table(1 << 15)
+    arena.view(other)
+    arena.flush()
+    assert arena.generation != generation  # and who captured any of them knows
+    assert_current(arena, other)
     assert_current(arena, one)
 
 
@@ -159,8 +165,11 @@ def test_tiles_cover_every_row_once(lengths: list[int]) -> None:
     assert size == (LARGE if sum(lengths) > 100 else SMALL)
     covered = [(row, slot) for first, count, slot in tiles.tolist() for row in range(first, first + count)]
     assert covered == [(row, slot) for start, stop, slot in segments for row in range(start, stop)]
-    assert 1 <= len(tiles) <= max(most_tiles(sum(lengths), len(lengths)), 1)
+    assert 1 <= len(tiles) <= max(sum(lengths), 1)
     assert tiles[:, 1].max() <= size
+    fixed, small = tiles_of(segments.host, at_least=300, size=SMALL)
+    assert (len(fixed), small) == (300, SMALL)
+    assert fixed[:, 1].sum() == sum(lengths)
     padded, _ = tiles_of(segments.host, at_least=40)
     assert np.array_equal(padded[: sum(tiles[:, 1] > 0)], tiles[tiles[:, 1] > 0])
     assert not padded[len(tiles) :].any()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -106,7 +107,8 @@ def cost(on_device: Callable[[str], OnDevice]) -> Callable[[str, str, int], Coun
 
     def measured(family: str, name: str, tasks: int) -> Count:
         there = on_device(family)
-        return (there.encoder if family == "bert" else there.decode)(name, tasks, SEQUENCES)
+        with mock.patch("manyhats.engine.runner._graphs_of", return_value=None):  # which would hide what is launched
+            return (there.encoder if family == "bert" else there.decode)(name, tasks, SEQUENCES)
 
     return cache(measured)
 
@@ -137,6 +139,24 @@ def test_low_rank_pairs_take_two_launches_a_site_and_masks_none_more(on_device: 
     # The vocabulary's head is a linear site too, and LoRA acts on all.
     assert pairs - bare == 2 * len(there.backbone.linear) - (2 if there.backbone.pooler is not None else 0)
     assert masks == bare
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampled", [False, True], ids=["greedy", "sampled"])
+def test_a_step_in_a_graph_has_one_copy_one_wait_and_a_launch_whoever_is_in_it(on_device: Any, sampled: bool) -> None:
+    from tests.kernels.cuda.pretended import PretendedGraphs
+
+    there = on_device("llama")
+    measured = []
+    with mock.patch("manyhats.engine.runner.CudaCapture", return_value=PretendedGraphs(there._kernels)):
+        for name, tasks in (("bare", 1), ("lora", 1), ("lora", SEQUENCES), ("ia3", SEQUENCES)):
+            measured.append(there.decode(name, tasks, SEQUENCES, sampled=sampled, warm=2))
+    for count in measured:
+        assert (count.copies.total(), count.blocking_copies.total()) == (1, 0), count.report()
+        assert (count.reads.total(), count.waits.total()) == (1, 1), count.report()
+        assert count.operators["graph"] == 1, count.report()
+        assert count.kernels.total() == measured[0].kernels.total(), count.report()
+        assert count.kernels.total() <= (60 if sampled else 6), count.report()
 
 
 def test_adapters_that_come_between_two_passes_cost_no_copy(on_device: Any) -> None:
