@@ -5,23 +5,21 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from manyhats import errors
 from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
-from manyhats.api.direct_route import DirectRoute, Handler
 from manyhats.api.disconnect import cancel_on_disconnect
-from manyhats.api.errors import describe
 from manyhats.api.json_response import json_response
 from manyhats.api.known_fields import FOLLOWED, add_parameter, reject_unsupported, translate
+from manyhats.api.shaped_route import shaped_route, typed_error
 from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text, Tokenizer
 from manyhats.core.sampling_params import SampledToken
 from manyhats.core.sequence import Delta, Sequence
-from manyhats.errors import InvalidRequest, ManyhatsError
+from manyhats.errors import InvalidRequest
 from manyhats.registry.names import BASE
 from manyhats.serving.generation import finite, prompt_logprobs_of, text_of
 from manyhats.serving.inference import InferenceRequest, InferenceResponse
@@ -39,30 +37,10 @@ _KINDS: tuple[tuple[type[Exception], int, str], ...] = (
 )
 
 
-def _error_body(error: Exception) -> tuple[int, dict[str, Any]]:
-    status, body = describe(error)
-    known = ((own, name) for kind, own, name in _KINDS if isinstance(error, kind))
-    status, name = next(known, (status, "unknown"))
-    return status, {"error": body["error"]["message"], "error_type": name}
+error_body = typed_error(_KINDS, "unknown")
 
 
-class _Route(DirectRoute):
-    """Errors in LoRAX's shape."""
-
-    def get_route_handler(self) -> Handler:
-        inner = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            try:
-                return await inner(request)
-            except ManyhatsError as error:
-                status, body = _error_body(error)
-                return JSONResponse(body, status)
-
-        return handle
-
-
-router = APIRouter(tags=["lorax"], route_class=_Route, dependencies=[Depends(require_read)])
+router = APIRouter(tags=["lorax"], route_class=shaped_route(error_body), dependencies=[Depends(require_read)])
 
 
 _Alternatives = Annotated[StrictInt, Field(ge=0, le=20)]
@@ -222,7 +200,7 @@ async def _stream(request: Request, body: GenerateBody) -> Response:
         _inference(body),
         chunks=chunks,
         end=end,
-        failure=lambda error: _error_body(error)[1],
+        failure=lambda error: error_body(error)[1],
         done=False,
     )
 

@@ -118,6 +118,14 @@ class ErrorBody(BaseModel):
     error: ErrorInside
 
 
+class WarningBody(BaseModel):
+    """What an answer warns of. `input`: the index of the input."""
+
+    input: int
+    code: str
+    message: str
+
+
 def texts(inputs: Inputs) -> Sequence[Text]:
     """The inputs of a body, one or many, as texts."""
     many = inputs if isinstance(inputs, list) else [inputs]

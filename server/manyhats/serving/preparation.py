@@ -35,14 +35,22 @@ class Preparation:
         kind, texts, parameters = state.task_kind, state.request.texts, state.parameters
         preparing = Preparing(state.settings, state.adapter, self.backbone, max_tokens)
         kind.check_texts(texts, parameters, preparing)
-        state.prepared = prepare(
-            self.backbone.tokenizer,
-            texts,
-            template=state.settings.template,
-            max_tokens=max_tokens,
-            truncate=state.truncates,
-            transform=kind.text_transform(parameters, preparing),
-        )
+        if state.request.prompts is not None:
+            state.prepared = prepare_tokens(
+                state.request.prompts,
+                vocabulary=int(self.backbone.config.vocab_size),
+                max_tokens=max_tokens,
+                truncate=state.truncates,
+            )
+        else:
+            state.prepared = prepare(
+                self.backbone.tokenizer,
+                texts,
+                template=state.settings.template,
+                max_tokens=max_tokens,
+                truncate=state.truncates,
+                transform=kind.text_transform(parameters, preparing),
+            )
         encoded = state.prepared.encoded
         params = kind.pooling_params(encoded, parameters, preparing)
         state.engine_request = Request(
