@@ -12,7 +12,18 @@ from manyhats.settings import Settings
 
 from tests.api.live import Live, adapter_files, assert_error, fresh
 
-OPEN = {"/healthz", "/readyz", "/metrics", "/", "/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"}
+OPEN = {
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/health",
+    "/ping",
+    "/",
+    "/docs",
+    "/redoc",
+    "/openapi.json",
+    "/docs/oauth2-redirect",
+}
 LORAX = {"/", "/generate", "/generate_stream"}
 VALUES = {"task": "no-such-task", "number": "1", "alias": "x"}
 ADMIN, ASKER = "admin-key", "asker-key"

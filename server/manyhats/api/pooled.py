@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 
 from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.known_fields import CHANGE_POOLED, reject_unsupported
-from manyhats.api.openai.models import task_of
+from manyhats.api.openai.models import task_of, unknown_model
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text
-from manyhats.errors import InvalidRequest
+from manyhats.errors import InvalidRequest, NotFound
 from manyhats.registry.names import BASE
 from manyhats.serving.inference import InferenceRequest, InferenceResponse
 
@@ -79,6 +79,8 @@ async def predict(
     )
     try:
         return await cancel_on_disconnect(request, runtime.service.predict(inference))
+    except NotFound:
+        raise unknown_model(model or BASE) from None
     except InvalidRequest as error:
         first, _, rest = (error.param or "").partition(".")
         if first in ("inputs", "prompt"):

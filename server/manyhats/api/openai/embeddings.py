@@ -12,7 +12,6 @@ from manyhats.api.body import documented, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.json_response import json_response
 from manyhats.api.openai.bodies import Prompt, read_prompt
-from manyhats.api.openai.models import unknown_model
 from manyhats.api.pooled import (
     VECTORS,
     PooledBody,
@@ -24,7 +23,7 @@ from manyhats.api.pooled import (
     with_warnings,
 )
 from manyhats.api.schemas import WarningBody
-from manyhats.errors import InvalidRequest, NotFound
+from manyhats.errors import InvalidRequest
 from manyhats.serving.inference import InferenceResponse
 
 router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(require_read)], route_class=DirectRoute)
@@ -97,10 +96,7 @@ async def embeddings(request: Request) -> Response:
     parameters |= truncation(body, request)
     if tokens is not None:
         parameters = _of_tokens(parameters)
-    try:
-        result = await predict(request, body.model, texts, parameters, kinds=VECTORS, tokens=tokens)
-    except NotFound:
-        raise unknown_model(body.model) from None
+    result = await predict(request, body.model, texts, parameters, kinds=VECTORS, tokens=tokens)
     return await json_response(lambda: _answer(body, result), result.size)
 
 

@@ -1,0 +1,65 @@
+"""How well documents answer queries: by a cross-encoder's score, or by the cosine of two vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from fastapi import Request
+
+from manyhats.api.openai.models import task_of
+from manyhats.api.pooled import RELEVANCE, VECTORS, predict
+from manyhats.api.state import runtime_of
+from manyhats.backbone import Text
+from manyhats.core.kinds.base import Kind
+from manyhats.core.kinds.registry import KINDS
+from manyhats.registry.names import BASE
+from manyhats.runtime import Runtime
+from manyhats.serving.inference import InferenceResponse
+from manyhats.serving.task_views import settings_of
+
+
+class Scores(NamedTuple):
+    """A score for each pair, larger is better, and the answer that they are from."""
+
+    values: list[float]
+    result: InferenceResponse
+
+
+async def relevance(
+    request: Request,
+    model: str | None,
+    queries: Sequence[str],
+    documents: Sequence[str],
+    parameters: dict[str, Any],
+    *,
+    raw: bool = False,
+    field: str = "documents",
+) -> Scores:
+    """Scores of pairs; one query stands for all documents.
+
+    `raw`: the head's outputs instead of their sigmoids. Raises ManyhatsError.
+    """
+    if kind_of(runtime_of(request), model).name in VECTORS:
+        texts = [Text(one) for one in (*queries, *documents)]
+        result = await predict(request, model, texts, parameters, kinds=VECTORS, field=field)
+        return Scores(_cosines(result, len(queries)), result)
+    pairs = [Text(queries[i if len(queries) > 1 else 0], one) for i, one in enumerate(documents)]
+    parameters = parameters | {"raw_scores": True} if raw else parameters
+    result = await predict(request, model, pairs, parameters, kinds=RELEVANCE, field=field)
+    return Scores([output["score"] for output in result.outputs], result)
+
+
+def _cosines(result: InferenceResponse, queries: int) -> list[float]:
+    vectors = np.array([output["embedding"] for output in result.outputs], np.float32)
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    found: list[float] = (unit[:queries] * unit[queries:]).sum(axis=1).tolist()
+    return found
+
+
+def kind_of(runtime: Runtime, model: str | None) -> Kind[Any]:
+    """The kind of the task that `model` names; for the bare backbone, that of vectors. Raises NotFound."""
+    task = BASE if model is None else task_of(runtime, model)
+    kind = settings_of(runtime.registry, task).kind
+    return KINDS[kind or VECTORS[0]]

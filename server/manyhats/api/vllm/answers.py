@@ -1,0 +1,54 @@
+"""What vLLM's answers have in common."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pydantic import BaseModel
+
+from manyhats.api.pooled import usage_of, with_warnings
+from manyhats.api.schemas import WarningBody
+from manyhats.serving.inference import InferenceResponse
+
+
+class Usage(BaseModel):
+    """How many tokens were read."""
+
+    prompt_tokens: int
+    total_tokens: int
+    completion_tokens: int
+
+
+class AnswerList(BaseModel):
+    """A list, and what it was made with."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    usage: Usage
+    warnings: list[WarningBody] | None = None
+
+
+USAGE = {"prompt_tokens": 4, "total_tokens": 4, "completion_tokens": 0}  # of examples
+
+
+def answer_list(
+    prefix: str, model: str | None, data: list[dict[str, Any]], result: InferenceResponse
+) -> dict[str, Any]:
+    """An answer with `data`. `model`: as the request names it."""
+    answer = {
+        "id": answer_id(prefix, result),
+        "object": "list",
+        "created": int(time.time()),
+        "model": model or result.version.task,
+        "data": data,
+        "usage": usage_of(result) | {"completion_tokens": 0},
+    }
+    return with_warnings(answer, result)
+
+
+def answer_id(prefix: str, result: InferenceResponse) -> str:
+    """The name of an answer."""
+    return f"{prefix}-{result.id.partition('-')[2]}"
