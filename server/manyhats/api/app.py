@@ -11,7 +11,22 @@ from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
 from manyhats._version import __version__
-from manyhats.api import downloads, errors, imports, lorax, openai, operations, predict, probes, tasks, uploads, vllm
+from manyhats.api import (
+    downloads,
+    errors,
+    huggingface,
+    imports,
+    lorax,
+    lorax_pooled,
+    openai,
+    operations,
+    predict,
+    probes,
+    tasks,
+    tei,
+    uploads,
+    vllm,
+)
 from manyhats.api.direct_route import DirectRoutes
 from manyhats.api.disconnect import ClientDisconnected
 from manyhats.api.exposure import allowed_hosts
@@ -63,7 +78,8 @@ def create_app(runtime: Runtime) -> FastAPI:
         imports.router,
         operations.router,
     )
-    routers = (*ours, probes.router, *openai.routers, *vllm.routers, lorax.router)
+    others = (*openai.routers, *vllm.routers, *tei.routers, *huggingface.routers, lorax_pooled.router, lorax.router)
+    routers = (*ours, probes.router, *others)
     for router in routers:
         app.include_router(router)
     # The innermost first.

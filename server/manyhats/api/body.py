@@ -64,9 +64,14 @@ def _invalid(error: ValidationError) -> InvalidRequest:
     return InvalidRequest(f"{where}: {first.message}", param=where)
 
 
-def documented(model: type[BaseModel]) -> dict[str, Any]:
-    """The body's schema for /openapi.json, for routes that use `parse`."""
-    schema = model.model_json_schema()
+def documented(*models: type[BaseModel]) -> dict[str, Any]:
+    """The body's schema for /openapi.json, for routes that use `parse`; of several models, a body is one."""
+    schemas = [_inlined(model.model_json_schema()) for model in models]
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _inlined(schema: dict[str, Any]) -> Any:
     definitions = schema.pop("$defs", {})  # are written out: a reference would lead from the document's root
 
     def inlined(part: Any) -> Any:
@@ -75,5 +80,4 @@ def documented(model: type[BaseModel]) -> dict[str, Any]:
             return inlined(definitions[name]) if name else {key: inlined(value) for key, value in part.items()}
         return [inlined(value) for value in part] if isinstance(part, list) else part
 
-    schema = inlined(schema)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return inlined(schema)

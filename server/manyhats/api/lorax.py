@@ -1,4 +1,4 @@
-"""What clients of LoRAX and TGI call: `/generate`, `/generate_stream`, and both at `/`."""
+"""What clients of LoRAX and TGI call to generate: `/generate`, `/generate_stream`, and both in one."""
 
 from __future__ import annotations
 
@@ -94,13 +94,23 @@ async def generate_stream(request: Request) -> Response:
     return await _stream(request, await parse(request, GenerateBody))
 
 
-@router.post("/", openapi_extra=documented(GenerateBody))
-async def either(request: Request) -> Response:
-    """As `stream` says; a whole answer stands in a list, as TGI has it."""
+async def answer_either(request: Request, task: str | None = None) -> Response:
+    """As `stream` says; a whole answer is in a list, as TGI has it. `task`: the one that the path names."""
     body = await parse(request, GenerateBody)
+    if task is not None:
+        body.parameters = body.given.model_copy(update={"adapter_id": task})
     if body.stream:
         return await _stream(request, body)
     return await _answer(request, body, listed=True)
+
+
+def check_adapter(given: Parameters) -> None:
+    """Raises InvalidRequest for an adapter that is to come from elsewhere."""
+    if given.adapter_id is not None and given.adapter_source not in (None, "local"):
+        raise InvalidRequest(
+            f"`adapter_source` is '{given.adapter_source}', but adapters are uploaded here; leave it out",
+            param="adapter_source",
+        )
 
 
 def _inference(body: GenerateBody) -> InferenceRequest:
@@ -110,11 +120,7 @@ def _inference(body: GenerateBody) -> InferenceRequest:
     reject_unsupported(fields, FOLLOWED)
     if p.best_of not in (None, 1) or isinstance(p.best_of, bool):
         raise InvalidRequest("'best_of' is not supported; ask several times", param="best_of")
-    if p.adapter_id is not None and p.adapter_source not in (None, "local"):
-        raise InvalidRequest(
-            f"`adapter_source` is '{p.adapter_source}', but adapters are uploaded here; leave it out",
-            param="adapter_source",
-        )
+    check_adapter(p)
     found = translate(fields)
     for parameter, name, value in (
         ("max_new_tokens", "max_new_tokens", p.max_new_tokens),

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 
 from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.known_fields import CHANGE_POOLED, reject_unsupported
-from manyhats.api.openai.models import task_of, unknown_model
+from manyhats.api.model_names import task_of, unknown_model
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text
 from manyhats.errors import InvalidRequest, NotFound

@@ -5,6 +5,8 @@ Load balancers and SageMaker send no key, so health is open to all, as `/healthz
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict
@@ -17,7 +19,7 @@ from manyhats.errors import NotReady
 
 router = APIRouter(tags=["operations"])
 
-_EMPTY = {200: {"description": "It can answer now; the body is empty."}}
+_EMPTY: dict[int | str, dict[str, Any]] = {200: {"description": "It can answer now; the body is empty."}}
 
 
 class VersionBody(BaseModel):

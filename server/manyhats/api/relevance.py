@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from fastapi import Request
 
-from manyhats.api.openai.models import task_of
-from manyhats.api.pooled import RELEVANCE, VECTORS, predict
+from manyhats.api.model_names import task_of
+from manyhats.api.pooled import RELEVANCE, VECTORS, predict, vectors
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text
 from manyhats.core.kinds.base import Kind
@@ -42,20 +42,34 @@ async def relevance(
     `raw`: the head's outputs instead of their sigmoids. Raises ManyhatsError.
     """
     if kind_of(runtime_of(request), model).name in VECTORS:
-        texts = [Text(one) for one in (*queries, *documents)]
-        result = await predict(request, model, texts, parameters, kinds=VECTORS, field=field)
-        return Scores(_cosines(result, len(queries)), result)
+        return await cosines(request, model, queries, documents, parameters, field=field)
     pairs = [Text(queries[i if len(queries) > 1 else 0], one) for i, one in enumerate(documents)]
     parameters = parameters | {"raw_scores": True} if raw else parameters
     result = await predict(request, model, pairs, parameters, kinds=RELEVANCE, field=field)
     return Scores([output["score"] for output in result.outputs], result)
 
 
-def _cosines(result: InferenceResponse, queries: int) -> list[float]:
-    vectors = np.array([output["embedding"] for output in result.outputs], np.float32)
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    found: list[float] = (unit[:queries] * unit[queries:]).sum(axis=1).tolist()
-    return found
+async def cosines(
+    request: Request,
+    model: str | None,
+    queries: Sequence[str],
+    documents: Sequence[str],
+    parameters: dict[str, Any],
+    *,
+    field: str,
+) -> Scores:
+    """The cosines of pairs' vectors; one query stands for all documents. Raises ManyhatsError."""
+    texts = [Text(one) for one in (*queries, *documents)]
+    result = await predict(request, model, texts, parameters, kinds=VECTORS, field=field)
+    found = np.array(vectors(result), np.float32)
+    unit = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+    values: list[float] = (unit[: len(queries)] * unit[len(queries) :]).sum(axis=1).tolist()
+    return Scores(values, result)
+
+
+def best_first(scores: Sequence[float]) -> list[int]:
+    """The places of scores, the largest first, equal ones as they come."""
+    return sorted(range(len(scores)), key=lambda i: -scores[i])
 
 
 def kind_of(runtime: Runtime, model: str | None) -> Kind[Any]:

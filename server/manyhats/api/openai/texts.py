@@ -10,6 +10,7 @@ from manyhats.api.direct_route import DirectRoute
 from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.errors import describe
 from manyhats.api.json_response import json_response
+from manyhats.api.model_names import task_of, unknown_model
 from manyhats.api.openai.bodies import (
     CHAT_DEFAULTS,
     COMPLETION_DEFAULTS,
@@ -22,7 +23,6 @@ from manyhats.api.openai.bodies import (
     read_prompt,
 )
 from manyhats.api.openai.formatters import Chat, Completions, ResponseFormatter
-from manyhats.api.openai.models import task_of, unknown_model
 from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
 from manyhats.errors import InvalidRequest, NotFound

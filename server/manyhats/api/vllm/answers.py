@@ -31,7 +31,7 @@ class AnswerList(BaseModel):
     warnings: list[WarningBody] | None = None
 
 
-USAGE = {"prompt_tokens": 4, "total_tokens": 4, "completion_tokens": 0}  # of examples
+USAGE: dict[str, Any] = {"prompt_tokens": 4, "total_tokens": 4, "completion_tokens": 0}  # of examples
 
 
 def answer_list(

@@ -11,12 +11,21 @@ from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.json_response import json_response
+from manyhats.api.lorax_pooled import Entities, TextBody, answer_entities
 from manyhats.api.openai.bodies import Prompt, read_prompt
 from manyhats.api.pooled import LABELS, PooledBody, predict, truncation
 from manyhats.api.vllm.answers import USAGE, AnswerList, answer_list
 from manyhats.serving.inference import InferenceResponse
 
 router = APIRouter(tags=["vllm"], dependencies=[Depends(require_read)], route_class=DirectRoute)
+
+
+class ClassifyForm(BaseModel):
+    """Whose form a request has."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    inputs: Any = None
 
 
 class ClassifyBody(PooledBody):
@@ -60,9 +69,16 @@ class ClassificationList(AnswerList):
     data: list[Classification]
 
 
-@router.post("/classify", openapi_extra=documented(ClassifyBody), response_model=ClassificationList)
+@router.post(
+    "/classify", openapi_extra=documented(ClassifyBody, TextBody), response_model=ClassificationList | Entities
+)
 async def classify(request: Request) -> Response:
-    """Labels of texts, by a task of kind `classify`."""
+    """Labels of texts, by a task of kind `classify`.
+
+    LoRAX's form, with `inputs` in the place of `input`, gets entities, by a task of kind `tokens`.
+    """
+    if "inputs" in (await parse(request, ClassifyForm)).model_fields_set:
+        return await answer_entities(request)
     body = await parse(request, ClassifyBody)
     body.check()
     texts, tokens = read_prompt(body.input, "input")

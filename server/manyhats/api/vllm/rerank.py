@@ -12,8 +12,11 @@ from manyhats.api.body import documented, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.json_response import json_response
 from manyhats.api.pooled import PooledBody, truncation, usage_of, with_warnings
-from manyhats.api.relevance import Scores, relevance
+from manyhats.api.relevance import Scores, best_first, relevance
 from manyhats.api.schemas import Many, WarningBody
+from manyhats.api.shaped_route import in_shape
+from manyhats.api.tei.errors import error_body
+from manyhats.api.tei.ranks import Rank, RanksBody, ranks
 from manyhats.api.vllm.answers import answer_id
 from manyhats.errors import InvalidRequest
 
@@ -24,6 +27,14 @@ class Document(BaseModel):
     """A document's text."""
 
     text: StrictStr
+
+
+class RerankForm(BaseModel):
+    """Whose form a request has."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    texts: Any = None
 
 
 class RerankBody(PooledBody):
@@ -80,11 +91,16 @@ class RankedList(BaseModel):
     warnings: list[WarningBody] | None = None
 
 
-@router.post("/rerank", openapi_extra=documented(RerankBody), response_model=RankedList)
-@router.post("/v1/rerank", openapi_extra=documented(RerankBody), response_model=RankedList)
-@router.post("/v2/rerank", openapi_extra=documented(RerankBody), response_model=RankedList)
+@router.post("/rerank", openapi_extra=documented(RerankBody, RanksBody), response_model=RankedList | list[Rank])
+@router.post("/v1/rerank", openapi_extra=documented(RerankBody, RanksBody), response_model=RankedList | list[Rank])
+@router.post("/v2/rerank", openapi_extra=documented(RerankBody, RanksBody), response_model=RankedList | list[Rank])
 async def rerank(request: Request) -> Response:
-    """Documents in the order in which they answer a query, by a task of kind `rerank` or, by cosine, `embed`."""
+    """Documents in the order in which they answer a query, by a task of kind `rerank` or, by cosine, `embed`.
+
+    TEI's form, with `texts` in the place of `documents`, is answered as TEI does.
+    """
+    if "texts" in (await parse(request, RerankForm)).model_fields_set:
+        return await in_shape(error_body, ranks(request))
     body = await parse(request, RerankBody)
     body.check()
     documents = [one if isinstance(one, str) else one.text for one in body.documents]
@@ -107,8 +123,3 @@ def _answer(body: RerankBody, documents: list[str], scores: Scores) -> dict[str,
         "results": results,
     }
     return with_warnings(answer, scores.result)
-
-
-def best_first(scores: list[float]) -> list[int]:
-    """The places of scores, the largest first, equal ones as they come."""
-    return sorted(range(len(scores)), key=lambda i: -scores[i])

@@ -12,7 +12,7 @@ from manyhats.api.body import documented, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.json_response import json_response
 from manyhats.api.known_fields import reject_unsupported
-from manyhats.api.openai.models import task_of, unknown_model
+from manyhats.api.model_names import task_of, unknown_model
 from manyhats.api.schemas import Many
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Encoded, Text, Tokenizer
