@@ -79,6 +79,8 @@ def test_every_route_has_the_one_shape_of_error(live: Live, locked: Live):
     for path, methods in all_routes:
         if path in OTHER_SHAPES:
             methods = methods - {"POST"}
+        if path.startswith("/v2/") or path == "/v2":  # KServe's shape, whatever the method
+            methods = set()
         url = filled(path)
         for method in methods:
             if "{task}" in path:  # unknown task

@@ -16,12 +16,14 @@ from manyhats.api import (
     errors,
     huggingface,
     imports,
+    kserve,
     lorax,
     lorax_pooled,
     openai,
     operations,
     predict,
     probes,
+    sagemaker,
     tasks,
     tei,
     uploads,
@@ -78,7 +80,16 @@ def create_app(runtime: Runtime) -> FastAPI:
         imports.router,
         operations.router,
     )
-    others = (*openai.routers, *vllm.routers, *tei.routers, *huggingface.routers, lorax_pooled.router, lorax.router)
+    others = (
+        *openai.routers,
+        *vllm.routers,
+        *tei.routers,
+        *huggingface.routers,
+        *kserve.routers,
+        sagemaker.router,
+        lorax_pooled.router,
+        lorax.router,
+    )
     routers = (*ours, probes.router, *others)
     for router in routers:
         app.include_router(router)

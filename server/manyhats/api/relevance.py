@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from fastapi import Request
 
-from manyhats.api.model_names import task_of
+from manyhats.api.model_names import task_of, unknown_model
 from manyhats.api.pooled import RELEVANCE, VECTORS, predict, vectors
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text
 from manyhats.core.kinds.base import Kind
 from manyhats.core.kinds.registry import KINDS
+from manyhats.errors import NotFound
 from manyhats.registry.names import BASE
 from manyhats.runtime import Runtime
 from manyhats.serving.inference import InferenceResponse
@@ -75,5 +76,8 @@ def best_first(scores: Sequence[float]) -> list[int]:
 def kind_of(runtime: Runtime, model: str | None) -> Kind[Any]:
     """The kind of the task that `model` names; for the bare backbone, that of vectors. Raises NotFound."""
     task = BASE if model is None else task_of(runtime, model)
-    kind = settings_of(runtime.registry, task).kind
+    try:
+        kind = settings_of(runtime.registry, task).kind
+    except NotFound:
+        raise unknown_model(model or BASE) from None
     return KINDS[kind or VECTORS[0]]
