@@ -220,6 +220,9 @@ CHANGE_POOLED: Mapping[str, Known] = {
     "images": _NEVER,
     "lora_path": Known((), "'model' names the task"),
     "merged_adapters": _NEVER,
+    # parameters of ours, where a route does not declare them
+    **dict.fromkeys(("normalize", "logits", "multi_label", "raw_scores"), _OFF),
+    **dict.fromkeys(("pooling", "prompt", "prompt_name", "top_k", "aggregation", "max_answer_tokens"), _NEVER),
     # what becomes of it
     "use_activation": Known((True,)),
     "activation": Known((True,)),

@@ -69,7 +69,12 @@ class Parameters(BaseModel):
 class GenerateBody(BaseModel):
     """`POST /generate`."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [{"inputs": "Once", "parameters": {"adapter_id": "stories", "max_new_tokens": 16}}]
+        },
+    )
 
     inputs: StrictStr
     parameters: Parameters | None = None

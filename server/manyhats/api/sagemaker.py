@@ -16,11 +16,17 @@ from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.huggingface import routes as huggingface
+from manyhats.api.huggingface.answers import HubAnswer
 from manyhats.api.openai import embeddings, texts
+from manyhats.api.openai.embeddings import EmbeddingList
 from manyhats.api.pooled import LABELS
 from manyhats.api.relevance import kind_of
 from manyhats.api.state import runtime_of
+from manyhats.api.tei.ranks import Rank
 from manyhats.api.vllm import classify, rerank, score
+from manyhats.api.vllm.classify import ClassificationList
+from manyhats.api.vllm.rerank import RankedList
+from manyhats.api.vllm.score import ScoreList
 from manyhats.errors import InvalidRequest
 
 router = APIRouter(tags=["sagemaker"], dependencies=[Depends(require_read)], route_class=DirectRoute)
@@ -65,7 +71,10 @@ _ROUTES: tuple[tuple[str, Handler], ...] = (
 )
 
 
-@router.post("/invocations", openapi_extra=documented(InvocationForm), response_model=Any)
+_Answer = EmbeddingList | ClassificationList | RankedList | list[Rank] | ScoreList | HubAnswer | dict[str, Any]
+
+
+@router.post("/invocations", openapi_extra=documented(InvocationForm), response_model=_Answer)
 async def invocations(request: Request) -> Response:
     """Answers the body of another route, by its form."""
     body = await parse(request, InvocationForm)

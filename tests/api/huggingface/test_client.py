@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
+from manyhats.api.huggingface.answers import HubAnswer
 
 from tests.api.live import TEXTS, Live, close
 
@@ -151,3 +152,36 @@ def test_health_and_info(live: Live) -> None:
     client = InferenceClient(model=f"http://{live.host}:{live.port}", provider="hf-inference", token="none")
     assert client.health_check()
     assert client.get_endpoint_info()["model_id"] == live.backbone.name
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "inputs"),
+    [
+        ("classify", 3, ["w1", TEXTS]),
+        ("regress", 1, ["w1", TEXTS]),
+        ("rerank", 1, [PAIR, [PAIR, PAIR]]),
+        ("tokens", 3, ["w1 w2", TEXTS]),
+        ("span", 2, [{"question": "w1", "context": "w2 w3"}, [{"question": "w1", "context": "w2 w3"}] * 2]),
+        ("embed", 0, ["w1", TEXTS, {"source_sentence": "w1", "sentences": TEXTS}]),
+    ],
+)
+def test_answers_have_the_documented_form(live: Live, kind: Any, count: int, inputs: list[Any]) -> None:
+    task = live.add(kind=kind, labels=count)
+    for one in inputs:
+        answer = live.client.post(f"/models/{task}", json={"inputs": one})
+        assert answer.status_code == 200, answer.text
+        assert HubAnswer.model_validate(answer.json())
+        named = live.client.post("/", json={"inputs": one, "parameters": {"adapter_id": task}})
+        assert close(named.json(), answer.json())
+
+
+def test_own_parameters_are_refused_where_they_are_not_followed(live: Live) -> None:
+    for kind, body, name in (
+        ("classify", {"parameters": {"logits": True}}, "logits"),
+        ("tokens", {"parameters": {"aggregation": "max"}}, "aggregation"),
+        ("embed", {"pooling": "cls"}, "pooling"),
+    ):
+        task = live.add(kind=kind)  # type: ignore[arg-type]
+        answer = live.client.post(f"/models/{task}", json={"inputs": "w1"} | body)
+        assert answer.status_code == 422, answer.text
+        assert f"'{name}' is not supported" in answer.json()["error"]

@@ -155,6 +155,7 @@ def test_errors_are_teis(live: Live, vectors: str, labels: str) -> None:
         assert_refused(embed(path, inputs="w1", model=labels, adapter_id=vectors), 422, "Validation", "two tasks")
         assert_refused(embed(path, inputs="w1", truncation_direction="Left"), 422, "Validation", "truncation_direction")
         assert_refused(embed(path, inputs="w1", prompt_name="nothing"), 422, "Validation", "no prompt 'nothing'")
+    assert_refused(embed(inputs="w1", pooling="cls"), 422, "Validation", "'pooling' is not supported")
     assert_refused(embed(inputs="w1", dimensions=10**6), 422, "Validation", "'dimensions'")
     assert_refused(embed("/predict", inputs="w1", model=vectors), 422, "Validation", "kind 'embed'")
     assert_refused(embed("/predict", inputs=["a", "b", "c"], model=labels), 422, "Validation", "inputs")

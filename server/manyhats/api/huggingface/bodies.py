@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, TypeAdapter, ValidationError
 
-from manyhats.api.known_fields import Known, reject_unsupported
+from manyhats.api.known_fields import CHANGE_POOLED, Known, reject_unsupported
 from manyhats.api.lorax import Parameters
 from manyhats.api.schemas import Many
 from manyhats.errors import InvalidRequest
@@ -18,6 +18,7 @@ M = TypeVar("M", bound=BaseModel)
 _NEVER = Known()
 # Of pipelines' parameters those that change answers and are not supported.
 _CHANGE_ANSWERS: Mapping[str, Known] = {
+    **CHANGE_POOLED,
     "align_to_words": Known((False,)),
     "doc_stride": _NEVER,
     "handle_impossible_answer": Known((False,)),

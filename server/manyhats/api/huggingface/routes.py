@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Depends, Request, Response
 
 from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
+from manyhats.api.huggingface.answers import HubAnswer
 from manyhats.api.huggingface.bodies import HubBody
 from manyhats.api.huggingface.pipelines import PIPELINES, SAME
 from manyhats.api.json_response import json_response
@@ -34,19 +33,19 @@ router = APIRouter(
 _BODY = documented(HubBody, GenerateBody)
 
 
-@router.post("/", openapi_extra=_BODY, response_model=Any)
+@router.post("/", openapi_extra=_BODY, response_model=HubAnswer)
 async def root(request: Request) -> Response:
     """Answers by the kind of the task that the body names, or of the bare backbone."""
     return await _answer(request, None, None)
 
 
-@router.post("/models/{task}", openapi_extra=_BODY, response_model=Any)
+@router.post("/models/{task}", openapi_extra=_BODY, response_model=HubAnswer)
 async def model(task: str, request: Request) -> Response:
     """Answers by the task's kind."""
     return await _answer(request, task, None)
 
 
-@router.post("/models/{task}/pipeline/{pipeline}", openapi_extra=_BODY, response_model=Any)
+@router.post("/models/{task}/pipeline/{pipeline}", openapi_extra=_BODY, response_model=HubAnswer)
 async def pipeline(task: str, pipeline: str, request: Request) -> Response:
     """Answers as one of Hugging Face's pipelines, where the task's kind is that."""
     return await _answer(request, task, pipeline)

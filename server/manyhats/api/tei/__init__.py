@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from manyhats.api.tei import embed, info, predict
+from manyhats.api.tei import embed, info, predict, tokens
 
-routers = (embed.router, predict.router, info.router)
+routers = (embed.router, predict.router, tokens.router, info.router)

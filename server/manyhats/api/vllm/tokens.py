@@ -12,21 +12,31 @@ from manyhats.api.body import documented, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.json_response import json_response
 from manyhats.api.known_fields import reject_unsupported
-from manyhats.api.model_names import task_of, unknown_model
+from manyhats.api.model_names import task_of
 from manyhats.api.schemas import Many
+from manyhats.api.shaped_route import in_shape
 from manyhats.api.state import runtime_of
-from manyhats.backbone import Encoded, Text, Tokenizer
-from manyhats.errors import InputTooLong, InvalidRequest, NotFound
+from manyhats.api.tei.errors import error_body
+from manyhats.api.tei.tokens import TokenizeBody as TeiTokenizeBody
+from manyhats.api.tei.tokens import TokensOfTexts, answer_tokens
+from manyhats.api.tokenising import check_known, check_length, check_model, encode
+from manyhats.backbone import Encoded
+from manyhats.errors import InvalidRequest
 from manyhats.registry.names import BASE
 from manyhats.runtime import Runtime
 from manyhats.serving.chat import ChatOptions, chat_prompt
-from manyhats.serving.inputs import check_tokens
 from manyhats.serving.task_views import settings_of
 from manyhats.serving.threads import SMALL_TEXT, at_once_if
 
 router = APIRouter(tags=["vllm"], dependencies=[Depends(require_read)], route_class=DirectRoute)
 
-_ALL = 1 << 30  # tokens
+
+class TokenizeForm(BaseModel):
+    """Whose form a request has."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    inputs: Any = None
 
 
 class TokenizeBody(BaseModel):
@@ -76,9 +86,16 @@ class DetokenizedText(BaseModel):
     prompt: str
 
 
-@router.post("/tokenize", openapi_extra=documented(TokenizeBody), response_model=TokenList)
+@router.post(
+    "/tokenize", openapi_extra=documented(TokenizeBody, TeiTokenizeBody), response_model=TokenList | TokensOfTexts
+)
 async def tokenize(request: Request) -> Response:
-    """The tokens of a text or of a conversation, as the backbone reads them."""
+    """The tokens of a text or of a conversation, as the backbone reads them.
+
+    TEI's form, with `inputs`, is answered as TEI does.
+    """
+    if "inputs" in (await parse(request, TokenizeForm)).model_fields_set:
+        return await in_shape(error_body, answer_tokens(request))
     body = await parse(request, TokenizeBody)
     reject_unsupported(body.model_extra)
     runtime = runtime_of(request)
@@ -123,35 +140,12 @@ def _encoded(runtime: Runtime, body: TokenizeBody, text: str) -> Encoded:
     return encode(runtime.backbone.tokenizer, text, special=special is not False)
 
 
-def encode(tokenizer: Tokenizer, text: str, *, special: bool) -> Encoded:
-    """All tokens of a text, with the tokenizer's special ones around them or without."""
-    return tokenizer.encode([Text(text)], _ALL)[0] if special else tokenizer.encode_bare(text, _ALL)
-
-
 @router.post("/detokenize", openapi_extra=documented(DetokenizeBody), response_model=DetokenizedText)
 async def detokenize(request: Request) -> Response:
     """The text of tokens, special ones among them."""
     body = await parse(request, DetokenizeBody)
     runtime = runtime_of(request)
     check_model(runtime, body.model)
-    if body.tokens:
-        check_tokens([body.tokens], int(runtime.backbone.config.vocab_size))
+    check_known(runtime, body.tokens)
     tokenizer = runtime.backbone.tokenizer
     return await json_response(lambda: {"prompt": tokenizer.decode(body.tokens, skip_special=False)}, len(body.tokens))
-
-
-def check_model(runtime: Runtime, model: str | None) -> None:
-    """Raises NotFound for the name of a model that is not there."""
-    if model is None or (task := task_of(runtime, model)) == BASE:
-        return
-    try:
-        runtime.registry.lookup(task)
-    except NotFound:
-        raise unknown_model(model) from None
-
-
-def check_length(runtime: Runtime, text: str, field: str) -> None:
-    """Raises InputTooLong for a text of too many characters."""
-    limit = runtime.settings.max_characters
-    if len(text) > limit:
-        raise InputTooLong(f"'{field}' has {len(text)} characters; at most {limit} are read", param=field)
