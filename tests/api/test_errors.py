@@ -28,7 +28,7 @@ OPEN = {
 OTHER_SHAPES = {
     "/", "/generate", "/generate_stream", "/models/{task}", "/models/{task}/pipeline/{pipeline}", "/classify_batch",
     "/models/{task}/embed", "/models/{task}/classify", "/models/{task}/classify_batch", "/embed", "/embed_all",
-    "/similarity", "/predict",
+    "/similarity", "/predict", "/decode",
 }  # fmt: skip
 VALUES = {"task": "no-such-task", "number": "1", "alias": "x"}
 ADMIN, ASKER = "admin-key", "asker-key"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel
-
 from manyhats.api.pooled import LABELS, RELEVANCE
+from manyhats.api.schemas import AnswerBody
 
 VALUES = ("regress",)
 # The kinds of task whose answers can be read so, and the parameters for the head's own outputs.
@@ -15,7 +14,7 @@ _RAW: dict[str, dict[str, Any]] = {LABELS[0]: {"logits": True}, RELEVANCE[0]: {"
 _ONE_LABEL = "LABEL_0"
 
 
-class LabelScore(BaseModel):
+class LabelScore(AnswerBody):
     """A label and its score."""
 
     label: str

@@ -17,7 +17,7 @@ from manyhats.api.body import documented, parse
 from manyhats.api.json_response import json_response
 from manyhats.api.lorax import Parameters, check_adapter, error_body
 from manyhats.api.pooled import VECTORS, predict, vectors
-from manyhats.api.schemas import Many
+from manyhats.api.schemas import AnswerBody, Many
 from manyhats.api.shaped_route import TYPED_ERRORS, in_shape, shaped_route
 from manyhats.backbone import Text
 from manyhats.errors import InvalidRequest
@@ -49,7 +49,7 @@ class BatchBody(TextBody):
     inputs: Many[StrictStr]  # type: ignore[assignment]
 
 
-class Entity(BaseModel):
+class Entity(AnswerBody):
     """One entity. `index`: its first token's number among those of the text, from 1."""
 
     entity: str
@@ -74,7 +74,7 @@ class EntitiesOfTexts(RootModel[list[list[Entity]]]):
     """The entities of each text."""
 
 
-class LoraxVector(BaseModel):
+class LoraxVector(AnswerBody):
     """A text's vector."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"embeddings": [0.6, 0.0, 0.8]}]})

@@ -9,11 +9,12 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from manyhats._version import __version__
 from manyhats.api.auth import require_read
 from manyhats.api.errors import response
+from manyhats.api.schemas import AnswerBody
 from manyhats.api.state import runtime_of
 from manyhats.errors import NotReady
 
@@ -22,7 +23,7 @@ router = APIRouter(tags=["operations"])
 _EMPTY: dict[int | str, dict[str, Any]] = {200: {"description": "It can answer now; the body is empty."}}
 
 
-class VersionBody(BaseModel):
+class VersionBody(AnswerBody):
     """The server's version."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"version": __version__}]})

@@ -118,7 +118,11 @@ class ErrorBody(BaseModel):
     error: ErrorInside
 
 
-class WarningBody(BaseModel):
+class AnswerBody(BaseModel):
+    """The form of an answer, for /openapi.json: it is written, and never parsed."""
+
+
+class WarningBody(AnswerBody):
     """What an answer warns of. `input`: the index of the input."""
 
     input: int

@@ -6,17 +6,17 @@ from collections.abc import Awaitable, Iterable
 from typing import Any
 
 from fastapi import Request, Response
-from pydantic import BaseModel
 
 from manyhats.api.direct_route import DirectRoute, Handler
 from manyhats.api.errors import Shape, describe, response
+from manyhats.api.schemas import AnswerBody
 from manyhats.errors import ManyhatsError
 
 # Exception, status, and what else a body says of it. The first that fits holds.
 Kinds = Iterable[tuple[type[Exception], int, str]]
 
 
-class TypedErrorBody(BaseModel):
+class TypedErrorBody(AnswerBody):
     """An error as the servers of Hugging Face and LoRAX answer it."""
 
     error: str

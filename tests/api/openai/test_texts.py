@@ -75,7 +75,7 @@ def test_openai_chat(live: Live, client: openai.OpenAI) -> None:
     messages: Any = [{"role": "user", "content": "w1 w2"}]
     with pytest.raises(openai.BadRequestError, match="no chat template"):
         client.chat.completions.create(model=plain, messages=messages)
-    task = add(live, chat_template=CHAT, system_prompt="w7 w8")
+    task = add(live, chat_template=CHAT, system_prompt="w7 w8", defaults={"ignore_eos": True})
     prompt = "system w7 w8 user w1 w2 "
     ids = live.backbone.tokenizer.encode_bare(prompt, 99).ids
     bare = client.completions.create(model=task, prompt=ids, max_tokens=6, temperature=0).choices[0].text

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, RootModel
+from pydantic import ConfigDict, RootModel
 
 from manyhats.api.labels import LabelScore
+from manyhats.api.schemas import AnswerBody
 
 
-class EntityGroup(BaseModel):
+class EntityGroup(AnswerBody):
     """An entity."""
 
     entity_group: str
@@ -19,7 +20,7 @@ class EntityGroup(BaseModel):
     end: int
 
 
-class TokenEntity(BaseModel):
+class TokenEntity(AnswerBody):
     """A token, where nothing is joined. `index`: its number among those of the text, from 1."""
 
     entity: str
@@ -30,7 +31,7 @@ class TokenEntity(BaseModel):
     end: int
 
 
-class SpanAnswer(BaseModel):
+class SpanAnswer(AnswerBody):
     """An answer within a context."""
 
     answer: str
@@ -39,7 +40,7 @@ class SpanAnswer(BaseModel):
     end: int
 
 
-class Filled(BaseModel):
+class Filled(AnswerBody):
     """A token in the place of a mask."""
 
     score: float
@@ -48,7 +49,7 @@ class Filled(BaseModel):
     sequence: str
 
 
-class GeneratedText(BaseModel):
+class GeneratedText(AnswerBody):
     """A text, with TGI's details where they are requested."""
 
     generated_text: str

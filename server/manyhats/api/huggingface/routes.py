@@ -1,6 +1,6 @@
 """`POST /`, `/models/{task}` and `/models/{task}/pipeline/{pipeline}`.
 
-`InferenceClient(model="http://host:8000/models/spam")` asks the task `spam`. At `/` it is the one that `model` or
+`InferenceClient(model="http://127.0.0.1:8000/models/spam")` asks the task `spam`. At `/` it is the one that `model` or
 `parameters.adapter_id` names, else the bare backbone. Tasks that generate are answered as TGI and LoRAX do.
 """
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel
-
 from manyhats.api.errors import describe
+from manyhats.api.schemas import AnswerBody
 
 
-class ErrorText(BaseModel):
+class ErrorText(AnswerBody):
     """What went wrong."""
 
     error: str

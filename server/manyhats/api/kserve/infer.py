@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from manyhats.api.body import parse_bytes
 from manyhats.api.kserve.tensors import InputTensor, OutputTensor, output_tensors
 from manyhats.api.pooled import predict
-from manyhats.api.schemas import Many
+from manyhats.api.schemas import AnswerBody, Many
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text
 from manyhats.errors import InvalidRequest, TooLarge
@@ -69,7 +69,7 @@ class InferBody(BaseModel):
     parameters: dict[str, Any] | None = None
 
 
-class Tensor(BaseModel):
+class Tensor(AnswerBody):
     """A tensor of an answer, its data in one row."""
 
     name: str
@@ -79,7 +79,7 @@ class Tensor(BaseModel):
     parameters: dict[str, Any] | None = None
 
 
-class Inferred(BaseModel):
+class Inferred(AnswerBody):
     """The answer: each field of the task's answers as a tensor."""
 
     model_config = ConfigDict(

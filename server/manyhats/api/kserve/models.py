@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from manyhats._version import __version__
 from manyhats.api.auth import require_read
@@ -15,6 +15,7 @@ from manyhats.api.kserve.errors import ERRORS, error_body
 from manyhats.api.kserve.infer import InferBody, Inferred, infer
 from manyhats.api.model_names import task_of
 from manyhats.api.relevance import kind_of
+from manyhats.api.schemas import AnswerBody
 from manyhats.api.shaped_route import shaped_route
 from manyhats.api.state import runtime_of
 from manyhats.errors import InvalidRequest
@@ -43,19 +44,19 @@ _OUTPUTS: dict[str, tuple[tuple[str, str, list[int]], ...]] = {
 }
 
 
-class Live(BaseModel):
+class Live(AnswerBody):
     """Whether the process lives."""
 
     live: bool
 
 
-class Ready(BaseModel):
+class Ready(AnswerBody):
     """Whether the server can answer."""
 
     ready: bool
 
 
-class ServerMetadata(BaseModel):
+class ServerMetadata(AnswerBody):
     """The server."""
 
     model_config = ConfigDict(
@@ -69,7 +70,7 @@ class ServerMetadata(BaseModel):
     extensions: list[str]
 
 
-class TensorMetadata(BaseModel):
+class TensorMetadata(AnswerBody):
     """A tensor; -1 is any number."""
 
     name: str
@@ -77,7 +78,7 @@ class TensorMetadata(BaseModel):
     shape: list[int]
 
 
-class ModelMetadata(BaseModel):
+class ModelMetadata(AnswerBody):
     """A task."""
 
     model_config = ConfigDict(
@@ -101,7 +102,7 @@ class ModelMetadata(BaseModel):
     outputs: list[TensorMetadata]
 
 
-class ModelReady(BaseModel):
+class ModelReady(AnswerBody):
     """Whether a task can answer."""
 
     name: str

@@ -29,7 +29,7 @@ class InputTensor(BaseModel):
     shape: Many[StrictInt]
     datatype: StrictStr
     parameters: dict[str, Any] | None = None
-    data: list[Any] | None = None
+    data: Many[Any] | None = None
 
     @property
     def binary_size(self) -> int | None:

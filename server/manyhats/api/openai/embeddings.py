@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
@@ -22,7 +22,7 @@ from manyhats.api.pooled import (
     vectors,
     with_warnings,
 )
-from manyhats.api.schemas import WarningBody
+from manyhats.api.schemas import AnswerBody, WarningBody
 from manyhats.errors import InvalidRequest
 from manyhats.serving.inference import InferenceResponse
 
@@ -48,14 +48,14 @@ class EmbeddingBody(PooledBody):
     pooling: Any = None
 
 
-class Usage(BaseModel):
+class Usage(AnswerBody):
     """How many tokens were read."""
 
     prompt_tokens: int
     total_tokens: int
 
 
-class Embedding(BaseModel):
+class Embedding(AnswerBody):
     """One input's vector: its numbers, or in base64 those as little-endian float32."""
 
     object: Literal["embedding"]
@@ -63,7 +63,7 @@ class Embedding(BaseModel):
     embedding: list[float] | str
 
 
-class EmbeddingList(BaseModel):
+class EmbeddingList(AnswerBody):
     """The answer."""
 
     model_config = ConfigDict(

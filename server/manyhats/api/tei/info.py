@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from manyhats._version import __version__
 from manyhats.api.auth import require_read
+from manyhats.api.schemas import AnswerBody
 from manyhats.api.shaped_route import TYPED_ERRORS
 from manyhats.api.state import runtime_of
 from manyhats.core.kinds.registry import KINDS
@@ -16,7 +17,7 @@ from manyhats.core.kinds.registry import KINDS
 router = APIRouter(tags=["tei"], dependencies=[Depends(require_read)], responses=TYPED_ERRORS)
 
 
-class Info(BaseModel):
+class Info(AnswerBody):
     """The bare backbone and the limits. `model_type`: by its name in TEI, what the bare backbone answers there."""
 
     model_config = ConfigDict(

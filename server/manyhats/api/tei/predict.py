@@ -28,7 +28,7 @@ router = APIRouter(
     responses=TYPED_ERRORS,
 )
 
-_Pair = Annotated[list[StrictStr], Field(min_length=1, max_length=2)]
+_Pair = Annotated[list[StrictStr], Field(min_length=1, max_length=2, fail_fast=True)]
 
 
 class PredictBody(TeiBody):

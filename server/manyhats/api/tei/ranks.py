@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import Request, Response
-from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr
+from pydantic import ConfigDict, StrictBool, StrictStr
 
 from manyhats.api.body import parse
 from manyhats.api.json_response import json_response
 from manyhats.api.relevance import best_first, relevance
-from manyhats.api.schemas import Many
+from manyhats.api.schemas import AnswerBody, Many
 from manyhats.api.tei.bodies import TeiBody
 from manyhats.errors import InvalidRequest
 
@@ -26,7 +26,7 @@ class RanksBody(TeiBody):
     return_text: StrictBool | None = None
 
 
-class Rank(BaseModel):
+class Rank(AnswerBody):
     """A text by its place in the request, and how well it answers the query; larger is better."""
 
     index: int

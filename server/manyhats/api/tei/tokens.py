@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, RootModel, StrictBool, StrictInt, StrictStr
+from pydantic import ConfigDict, RootModel, StrictBool, StrictInt, StrictStr
 
 from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
 from manyhats.api.json_response import json_response
-from manyhats.api.schemas import Many
+from manyhats.api.schemas import AnswerBody, Many
 from manyhats.api.shaped_route import TYPED_ERRORS, shaped_route
 from manyhats.api.state import runtime_of
 from manyhats.api.tei.bodies import TeiBody
@@ -38,7 +38,7 @@ class TokenizeBody(TeiBody):
     add_special_tokens: StrictBool | None = None
 
 
-class SimpleToken(BaseModel):
+class SimpleToken(AnswerBody):
     """A token. `start`, `stop`: its characters in the text; null for those that the tokenizer added."""
 
     id: int

@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from pydantic import BaseModel
-
 from manyhats.api.pooled import usage_of, with_warnings
-from manyhats.api.schemas import WarningBody
+from manyhats.api.schemas import AnswerBody, WarningBody
 from manyhats.serving.inference import InferenceResponse
 
 
-class Usage(BaseModel):
+class Usage(AnswerBody):
     """How many tokens were read."""
 
     prompt_tokens: int
@@ -20,7 +18,7 @@ class Usage(BaseModel):
     completion_tokens: int
 
 
-class AnswerList(BaseModel):
+class AnswerList(AnswerBody):
     """A list, and what it was made with."""
 
     id: str

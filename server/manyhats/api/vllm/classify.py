@@ -14,6 +14,7 @@ from manyhats.api.json_response import json_response
 from manyhats.api.lorax_pooled import Entities, TextBody, answer_entities
 from manyhats.api.openai.bodies import Prompt, read_prompt
 from manyhats.api.pooled import LABELS, PooledBody, predict, truncation
+from manyhats.api.schemas import AnswerBody
 from manyhats.api.vllm.answers import USAGE, AnswerList, answer_list
 from manyhats.serving.inference import InferenceResponse
 
@@ -39,7 +40,7 @@ class ClassifyBody(PooledBody):
     use_activation: StrictBool | None = None
 
 
-class Classification(BaseModel):
+class Classification(AnswerBody):
     """One input's label, and the values of all of them in the order of their indices."""
 
     index: int

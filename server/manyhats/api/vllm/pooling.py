@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import ConfigDict, Field, StrictBool, StrictInt
 
 from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
@@ -13,6 +13,7 @@ from manyhats.api.direct_route import DirectRoute
 from manyhats.api.json_response import json_response
 from manyhats.api.openai.bodies import Prompt, read_prompt
 from manyhats.api.pooled import LABELS, VECTORS, PooledBody, as_base64, predict, shortened, truncation
+from manyhats.api.schemas import AnswerBody
 from manyhats.api.vllm.answers import USAGE, AnswerList, answer_list
 from manyhats.api.vllm.classify import probabilities
 from manyhats.errors import InvalidRequest
@@ -48,7 +49,7 @@ class PoolingBody(PooledBody):
     normalize: StrictBool | None = None
 
 
-class Pooled(BaseModel):
+class Pooled(AnswerBody):
     """One input's values: a list, one for each token, or in base64."""
 
     index: int

@@ -13,7 +13,7 @@ from manyhats.api.direct_route import DirectRoute
 from manyhats.api.json_response import json_response
 from manyhats.api.pooled import PooledBody, truncation, usage_of, with_warnings
 from manyhats.api.relevance import Scores, best_first, relevance
-from manyhats.api.schemas import Many, WarningBody
+from manyhats.api.schemas import AnswerBody, Many, WarningBody
 from manyhats.api.shaped_route import in_shape
 from manyhats.api.tei.errors import error_body
 from manyhats.api.tei.ranks import Rank, RanksBody, ranks
@@ -53,7 +53,7 @@ class RerankBody(PooledBody):
     use_activation: StrictBool | None = None
 
 
-class RankedDocument(BaseModel):
+class RankedDocument(AnswerBody):
     """A document by its place in the request, and how well it answers the query; larger is better."""
 
     index: int
@@ -61,14 +61,14 @@ class RankedDocument(BaseModel):
     relevance_score: float
 
 
-class RerankUsage(BaseModel):
+class RerankUsage(AnswerBody):
     """How many tokens were read."""
 
     prompt_tokens: int
     total_tokens: int
 
 
-class RankedList(BaseModel):
+class RankedList(AnswerBody):
     """The documents, the best one first."""
 
     model_config = ConfigDict(

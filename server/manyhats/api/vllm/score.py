@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictBool, StrictStr
+from pydantic import AliasChoices, ConfigDict, Field, StrictBool, StrictStr
 
 from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
@@ -13,7 +13,7 @@ from manyhats.api.direct_route import DirectRoute
 from manyhats.api.json_response import json_response
 from manyhats.api.pooled import PooledBody, truncation
 from manyhats.api.relevance import Scores, relevance
-from manyhats.api.schemas import Many
+from manyhats.api.schemas import AnswerBody, Many
 from manyhats.api.vllm.answers import USAGE, AnswerList, answer_list
 from manyhats.errors import InvalidRequest
 
@@ -39,7 +39,7 @@ class ScoreBody(PooledBody):
     use_activation: StrictBool | None = None
 
 
-class ScoreItem(BaseModel):
+class ScoreItem(AnswerBody):
     """One pair's score; larger is better."""
 
     index: int

@@ -13,7 +13,7 @@ from manyhats.api.direct_route import DirectRoute
 from manyhats.api.json_response import json_response
 from manyhats.api.known_fields import reject_unsupported
 from manyhats.api.model_names import task_of
-from manyhats.api.schemas import Many
+from manyhats.api.schemas import AnswerBody, Many
 from manyhats.api.shaped_route import in_shape
 from manyhats.api.state import runtime_of
 from manyhats.api.tei.errors import error_body
@@ -56,7 +56,7 @@ class TokenizeBody(BaseModel):
     return_token_strs: StrictBool | None = None
 
 
-class TokenList(BaseModel):
+class TokenList(AnswerBody):
     """A text's tokens. `max_model_len`: how many the backbone reads."""
 
     model_config = ConfigDict(
@@ -78,7 +78,7 @@ class DetokenizeBody(BaseModel):
     tokens: Many[StrictInt]
 
 
-class DetokenizedText(BaseModel):
+class DetokenizedText(AnswerBody):
     """The text of some tokens."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "a text"}]})
