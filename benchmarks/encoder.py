@@ -23,6 +23,7 @@ from manyhats.bench.tasks import read_texts
 from manyhats.bench.timing import Times, alternate
 from manyhats.engine.forward import forward
 from manyhats.engine.forward_input import ForwardInput
+from manyhats.engine.freed_memory import keep_freed_memory
 from manyhats.formats.reader import read_adapter
 from manyhats.methods.bound_adapter import BARE, BoundAdapter
 from manyhats.methods.plan import in_batch_order
@@ -157,6 +158,7 @@ def main() -> None:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     warnings.filterwarnings("ignore")  # PEFT and transformers speak of versions to come
+    keep_freed_memory()  # as a server does, for all sides
     dtypes = tuple(given.dtype or ("float32",))
     with tempfile.TemporaryDirectory() as folder:
         if given.peft:

@@ -87,6 +87,7 @@ class Runtime:
                 queue_per_task=settings.queue_per_task,
                 queue_total=settings.queue_total,
                 threads=self._threads,
+                batch_wait=settings.batch_wait,
             ),
         )
         limits = Limits(
@@ -317,7 +318,9 @@ class Runtime:
 
     def _load(self, version: Version) -> Adapter:
         def read(stored: Version) -> Adapter:
-            return read_adapter(self.registry.files(stored), self.backbone, self.registry.content, stored.info.kind)
+            return self.registry.read(
+                stored, lambda files: read_adapter(files, self.backbone, self.registry.content, stored.info.kind)
+            )
 
         if not isinstance(version, MergedVersion):
             return read(version)

@@ -103,6 +103,9 @@ class Settings(BaseSettings):
     max_num_batched_tokens: int = Field(
         0, ge=0, description="maximum tokens of one pass; 0: 2048 on a CPU, else 16384; for decoders 512 and 8192"
     )
+    batch_wait: float = Field(
+        0.5, ge=0, description="how long a pass waits at most for clients that were just answered, in predicted passes"
+    )
     max_num_seqs: int = Field(64, ge=1, description="maximum sequences that generate at once")
     batch_tokens: int | None = Field(None, description="deprecated: max_num_batched_tokens")
     step_tokens: int | None = Field(None, description="deprecated: max_num_batched_tokens")

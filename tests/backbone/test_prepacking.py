@@ -29,11 +29,33 @@ def test_every_method_gives_the_same(base_folder: Any, monkeypatch: pytest.Monke
     """With every layer prepacked from one row on, whatever is faster here."""
     plain, prepacked = tiny.load(base_folder(family)), tiny.load(base_folder(family))
     monkeypatch.setattr(prepacking, "_faster", lambda *_: True)
-    assert prepack(prepacked.linear.values()) > 0
-    assert all(site.prepacked is not None and site.prepacked.min_rows == 1 for site in prepacked.linear.values())
+    assert prepack(prepacked.linear.values(), prepacked.joined) > 0
+    parts = {site for joined in prepacked.joined for site in joined.sites}
+    layers = [*prepacked.joined, *(site for site in prepacked.linear.values() if site not in parts)]
+    assert all(layer.prepacked is not None and layer.prepacked.min_rows == 1 for layer in layers)
+    assert all(site.prepacked is None for site in parts)
     texts = tiny.texts([1, 5, 12], seed=2)
     for adapter in every.adapters(plain).values():
         assert tiny.difference(tiny.ask(prepacked, adapter, texts), tiny.ask(plain, adapter, texts)) < tiny.CLOSE
+
+
+def test_query_key_and_value_are_one_product(base_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny.load(base_folder("bert"))
+    monkeypatch.setattr(prepacking, "_faster", lambda *_: True)
+    prepack(backbone.linear.values(), backbone.joined)
+    products: list[int] = []
+    plain = PrepackedWeight.__call__
+
+    def counted(self: PrepackedWeight, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        products.append(len(x))
+        return plain(self, x, bias)
+
+    monkeypatch.setattr(PrepackedWeight, "__call__", counted)
+    for name, each in (("bare", 4), ("lora", 4), ("mask", 0)):  # a mask's own weights take all rows
+        products.clear()
+        adapter = None if name == "bare" else every.adapters(backbone)[name]
+        tiny.ask(backbone, adapter, tiny.texts([5], seed=2))
+        assert len([rows for rows in products if rows > 1]) == each * backbone.layers, name
 
 
 def test_nothing_is_prepacked_where_memory_is_short(base_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,8 @@ def test_many_threads_get_their_own_answers(bert: Backbone) -> None:
     maxima = [8 + i for i in range(32)]
 
     def ask(maximum: int) -> list:
-        return bert.tokenizer.encode([Text(text), Text(*pairs), Text("w1")], maximum)
+        encoded = bert.tokenizer.encode([Text(text), Text(*pairs), Text("w1")], maximum)
+        return [(one.ids, one.type_ids, one.origins, one.full_length, one.at_least) for one in encoded]
 
     expected = [ask(maximum) for maximum in maxima]
     barrier = Barrier(32)

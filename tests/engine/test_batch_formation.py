@@ -32,7 +32,7 @@ def clock() -> Clock:
 @pytest.fixture
 def formation(clock: Clock) -> BatchFormation:
     """Passes of 10 ms and 1 ms a token."""
-    made = BatchFormation(1000, clock)
+    made = BatchFormation(1000, 0.5, clock)
     for tokens in (10, 20, 40, 10, 80):
         made.cost.add(tokens, 0.01 + 0.001 * tokens)
     return made
@@ -64,7 +64,7 @@ def test_most_of_those_that_were_answered_are_waited_for(formation: BatchFormati
     wanted = formation.wait(6)
     assert wanted is not None
     assert wanted.sequences == 5 + 28
-    assert wanted.deadline == pytest.approx(clock.now + 0.01 + 0.33)
+    assert wanted.deadline == pytest.approx(clock.now + (0.01 + 0.33) / 2)
     assert formation.wait(6) is None, "once for each pass"
 
 
@@ -79,6 +79,13 @@ def test_no_wait_for_one_client_nor_for_a_full_batch_nor_later(formation: BatchF
     assert formation.wait(1) is None
     formation.passed(0, 200, 0)
     assert formation.wait(1) is None
+
+
+def test_there_is_no_wait_where_none_may_be(clock: Clock) -> None:
+    made = BatchFormation(1000, 0, clock)
+    made.cost.add(10, 0.1)
+    made.passed(32, 320, 5)
+    assert made.wait(6) is None
 
 
 def test_waits_in_vain_become_rare(formation: BatchFormation) -> None:

@@ -196,3 +196,15 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(tensor_file, "read_header", cut)
     with pytest.raises(InvalidRequest, match="ends too early"):
         read_tensors(path)
+
+
+def test_a_header_that_several_files_have_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+    entry_of = tensor_file._entry
+    monkeypatch.setattr(tensor_file, "_entry", lambda name, *rest: parsed.append(name) or entry_of(name, *rest))
+    for value in range(3):
+        save_file({"parsed_once": torch.full((4,), float(value))}, tmp_path / f"{value}.safetensors")
+        (tmp_path / f"{value}").mkdir()
+        path = (tmp_path / f"{value}.safetensors").rename(tmp_path / f"{value}" / "x.safetensors")
+        assert read_tensors(path)["parsed_once"].tolist() == [value] * 4
+    assert parsed == ["parsed_once"]

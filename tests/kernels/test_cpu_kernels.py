@@ -255,6 +255,41 @@ def test_layers_of_few_outputs(kernels, random, dtype, width):
     assert (mine - plain).nan_to_num().abs().max() <= CLOSE[dtype] * plain.nan_to_num().abs().max()
 
 
+@DTYPES
+@pytest.mark.parametrize("width", [1, 50, 75, 384])
+def test_layers_of_many_outputs_beside_such_of_few(kernels, random, monkeypatch, dtype, width):
+    """In one call, whatever the rows of a segment, with and without bias; what is beside their outputs stays."""
+    monkeypatch.setattr(kernels, "_most_rows", {dtype: 1 << 30})
+    calls, call = [], kernels._call
+    monkeypatch.setattr(kernels, "_call", lambda *args: calls.append(args[0]) or call(*args))
+    table = table_of(
+        *(Weight(random(n, width).to(dtype), random(n).to(dtype) if n % 2 else None) for n in (33, 9, 100))
+    )
+    x, y = random(350, width).to(dtype), torch.full((350, 110), torch.nan).to(dtype)
+    segments = segments_of((0, 1, 0), (1, 8, 1), (9, 30, 2), (30, 300, 0), (340, 344, 2))
+    mine, exact = y.clone(), y.double()
+    kernels.linear(x, mine, table, segments)
+    for start, stop, slot in segments:
+        weight, bias, _ = table[slot]
+        out = x[start:stop].double() @ weight.double().T + (0 if bias is None else bias.double())
+        exact[start:stop, : len(weight)] = out
+    assert calls == ["linear"]
+    assert torch.equal(mine.isnan(), exact.isnan())
+    assert (mine.double() - exact).nan_to_num().abs().max() <= CLOSE[dtype] * exact.nan_to_num().abs().max()
+
+
+def test_torch_computes_layers_of_many_outputs_where_it_is_faster(library, random, monkeypatch):
+    """In float32 always, and in bfloat16 where segments have many rows."""
+    kernels, calls = CpuKernels(library), []
+    monkeypatch.setattr(kernels, "_call", lambda *args: calls.append(args[0]))
+    for dtype, rows in ((torch.float32, 4), (torch.bfloat16, 1000), (torch.bfloat16, 8)):
+        x, y, table = random(rows, 40).to(dtype), random(rows, 40).to(dtype), table_of(Weight(random(40, 40).to(dtype)))
+        kernels.linear(x, y, table, segments_of((0, rows, 0)))
+        if not calls:
+            torch.testing.assert_close(y, x @ table[0].weight.T, rtol=0.02, atol=0.02)
+    assert calls == ["linear"]
+
+
 def test_a_slot_without_an_entry_is_an_error(kernels, random):
     table = table_of(pair(random, 4, 8, 8, torch.float32), pair(random, 4, 8, 8, torch.float32))
     table.drop(1)

@@ -17,6 +17,7 @@ class Counting:
     keeps_bits = True
     keeps_sparse = True
     row_attention = None
+    fused_rows = None
 
     def __init__(self) -> None:
         self.count = Count()  # whoever measures puts the pass's in its place

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,13 @@ import torch
 from manyhats.backbone import Backbone
 from manyhats.errors import AdapterMismatch, InvalidRequest, ManyhatsError
 from manyhats.formats.reader import read_adapter
+from manyhats.methods.side import Side
+from manyhats.methods.side.frame import frame_of
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from tests import tiny
+from tests import every, tiny
 
 TEXTS = tiny.texts([2, 11, 35], seed=6)
 
@@ -96,6 +101,39 @@ def test_blocks_on_the_backbones_embeddings(family: str, tmp_path: Path, base_fo
             s, b = side(input_ids=ids).last_hidden_state[0], base(input_ids=ids).last_hidden_state[0]
         expected.append(blend * b + (1 - blend) * s)
     assert tiny.difference(tiny.ask(backbone, adapter, TEXTS), expected) < tiny.CLOSE
+
+
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.DECODERS])
+def test_networks_of_many_tasks_run_in_one_pass(family: str, load_backbone: Any, monkeypatch: Any) -> None:
+    """Beside other adapters; each answers as alone."""
+    backbone: Backbone = load_backbone(family)
+    plain = tiny.adapter(backbone, "lora", 1)
+    worn = [
+        tiny.bound(backbone, replace(plain, components=(every.parts(backbone, seed)["side"],))) for seed in range(4)
+    ]
+    worn += [tiny.BARE, tiny.bound(backbone, plain)]
+    rows = [tiny.row(backbone, worn[i % 6], text) for i, text in enumerate(TEXTS * 5)]
+    expected = [tiny.run(backbone, [row])[0] for row in rows]
+    assert tiny.difference(expected[:1], tiny.run(backbone, [replace(rows[0], adapter=worn[1])])) > 0.01
+    passes: list[str] = []
+    encode = Backbone.encode
+    monkeypatch.setattr(Backbone, "encode", lambda self, *given: passes.append(self.name) or encode(self, *given))
+    assert tiny.difference(tiny.run(backbone, rows), expected) < 1e-5
+    assert passes == [backbone.name, "side"]
+
+
+def test_a_frame_takes_a_row_of_memory_for_each_weight_and_goes_with_its_last_network(base_folder: Any) -> None:
+    bert = tiny.load(base_folder("bert"))  # which no other test's networks use
+    component = every.parts(bert)["side"]
+    bound = Side().bind(component, bert)
+    frame = frame_of(component.config, bert, bert.dtype)
+    tables = [*frame.linear.values(), *frame.embedding.values()]
+    parameters = [own for one in tables for own in one.module.parameters(recurse=False)]
+    assert all(own.untyped_storage().nbytes() == own[:1].nbytes for own in parameters)
+    gone = weakref.ref(frame)
+    del bound, frame, tables, parameters
+    gc.collect()
+    assert gone() is None
 
 
 @pytest.mark.parametrize(

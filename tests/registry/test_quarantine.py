@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from manyhats.errors import DamagedStore, NotFound
+from manyhats.errors import AdapterMismatch, DamagedStore, InvalidRequest, NotFound
 from manyhats.methods.heads import KindName
 from manyhats.registry.blobs import Blobs
 from manyhats.registry.records import AdapterInfo
 from manyhats.registry.registry import Registry
 
 from tests.registry.helpers import blobs, inspect, staged, upload
+from tests.waiting import wait_until
 
 Open = Callable[..., Registry]
 
@@ -113,6 +114,68 @@ def test_damage_that_is_known_is_not_read_again(registry: Registry, monkeypatch:
         with pytest.raises(DamagedStore):
             registry.files(version)
     assert len(reads) == 1
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_nothing_is_made_of_damaged_files(registry: Registry, damage) -> None:
+    version = upload(registry, "spam", "one")
+    assert "adapter_config.json" in registry.read(version, names)
+    damage(registry.files(version))
+    for _ in range(2):
+        with pytest.raises(DamagedStore, match="spam@1"):
+            registry.read(version, names)
+    upload(registry, "spam", "one")
+    assert "adapter_config.json" in registry.read(version, names)
+
+
+def test_what_a_reader_raises_of_whole_files_is_raised(registry: Registry) -> None:
+    version = upload(registry, "spam", "one")
+
+    def refuse(folder: Path) -> None:
+        raise AdapterMismatch("it does not fit")
+
+    with pytest.raises(AdapterMismatch, match="does not fit"):
+        registry.read(version, refuse)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_files_that_are_healed_while_they_are_read_are_read_again(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """The reader has seen the damaged bytes, whose digest was computed when they were whole again."""
+    version = upload(registry, "spam", "one")
+    path = weights(registry.files(version))
+    before = path.read_bytes()
+    seen: list[bytes] = []
+
+    def read(folder: Path) -> bytes:
+        if not seen:
+            path.write_bytes(b"x")
+        seen.append(path.read_bytes())
+        if len(seen) == 1:
+            other = path.with_name("other")
+            other.write_bytes(before)
+            other.rename(path)
+            if fails:
+                raise InvalidRequest("it is damaged")
+        return seen[-1]
+
+    checks, check = [], registry.quarantine.check
+
+    def checked(sha: str) -> Path:
+        wait_until(lambda: bool(seen), "the reader has read")
+        checks.append(sha)
+        wait_until(lambda: path.read_bytes() == before, "they are whole")
+        return check(sha)
+
+    monkeypatch.setattr(registry.quarantine, "check", checked)
+    assert registry.read(version, read) == before
+    assert seen == [b"x", before]
+    assert len(checks) == 2
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

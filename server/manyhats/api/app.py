@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from manyhats._version import __version__
 from manyhats.api import (
@@ -39,6 +39,19 @@ from manyhats.runtime import Runtime
 _MULTIPART_OVERHEAD = 1 << 20  # bytes: boundaries and headers of an upload's parts
 
 
+class Application(FastAPI):
+    """FastAPI's application behind `front`: what is refused, or goes to a direct route, passes none of its layers."""
+
+    front: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.front(scope, receive, send)
+
+    async def routed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What is behind the front."""
+        await super().__call__(scope, receive, send)
+
+
 def create_app(runtime: Runtime) -> FastAPI:
     """The ASGI application for an opened runtime; it starts and stops the runtime with itself."""
 
@@ -51,13 +64,14 @@ def create_app(runtime: Runtime) -> FastAPI:
             await runtime.stop()
 
     settings = runtime.settings
-    app = FastAPI(
+    app = Application(
         title="Manyhats",
         version=__version__,
         description="One frozen backbone, many tasks and methods, one batch.",
         lifespan=lifespan,
         redirect_slashes=False,  # the gate leaves them out
-        telemetry=_telemetry(),
+        # Else it would ask at each request.
+        telemetry={} if _traced() else {"tracing": False, "metrics": False, "logs": False},
         responses={
             "4XX": {"model": ErrorBody, "description": "The request cannot be served as it is."},
             "5XX": {"model": ErrorBody, "description": "The server cannot serve it now."},
@@ -93,12 +107,10 @@ def create_app(runtime: Runtime) -> FastAPI:
     routers = (*ours, probes.router, *others)
     for router in routers:
         app.include_router(router)
-    # The innermost first.
-    app.add_middleware(
-        DirectRoutes, routes=[route for router in routers for route in router.routes], handlers=app.exception_handlers
-    )
-    app.add_middleware(
-        Gate,
+    # FastAPI's own traces begin in front of its routes.
+    direct = [] if _traced() else [route for router in routers for route in router.routes]
+    app.front = Gate(
+        DirectRoutes(app.routed, application=app, routes=direct, handlers=app.exception_handlers),
         hosts=allowed_hosts(settings),
         origins=settings.cors_origins,
         json_limit=settings.max_body,
@@ -107,7 +119,6 @@ def create_app(runtime: Runtime) -> FastAPI:
     return app
 
 
-def _telemetry() -> Any:
-    """FastAPI's OpenTelemetry, where the environment says something of it: else it would ask at each request."""
-    wanted = any(name.startswith("OTEL_") for name in os.environ)
-    return {} if wanted else {"tracing": False, "metrics": False, "logs": False}
+def _traced() -> bool:
+    """Whether the environment says something of OpenTelemetry."""
+    return any(name.startswith("OTEL_") for name in os.environ)

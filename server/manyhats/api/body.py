@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 
 from manyhats.api.json_size import check_values
 from manyhats.api.state import runtime_of
@@ -22,9 +23,21 @@ async def parse(request: Request, model: type[M]) -> M:
 
     Raises TooLarge for one of too many values, and InvalidRequest naming the first field that is wrong.
     """
-    body = await request.body()
+    body = await _read(request)
     limit = runtime_of(request).settings.max_values
     return await at_once_if(len(body) <= SMALL_BODY, lambda: parse_bytes(body, model, limit))
+
+
+async def _read(request: Request) -> bytes:
+    """The whole body, which usually is one message. Raises ClientDisconnect where it does not come."""
+    parts: list[bytes] = []
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def parse_bytes(body: bytes, model: type[M], max_values: int) -> M:

@@ -56,6 +56,7 @@ class LimitedConfig(Config):
     """uvicorn's settings, with limits for its connections."""
 
     connection_limits: ConnectionLimits
+    behind_proxy: Any  # the application, for requests that a proxy has passed on
 
 
 class Connection(HttpProtocol):
@@ -64,6 +65,7 @@ class Connection(HttpProtocol):
     def __init__(self, config: LimitedConfig, **options: Any) -> None:
         super().__init__(config=config, **options)
         self._limits = config.connection_limits
+        self.behind_proxy = config.behind_proxy
         self._waited = 0.0  # seconds, for the part of the request that is on its way, or for the end
         self.received = 0  # bytes, all in all
         self._before = 0  # bytes that had come before that part

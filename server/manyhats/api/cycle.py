@@ -34,6 +34,7 @@ class Cycle(RequestResponseCycle):
             keep_alive=keep_alive,
             on_response=connection.on_response_complete,
         )
+        self.app: Any = connection.app  # what answers it
         self._resume_reading = resume_reading
         self._head = b""  # is written with the first piece of the body
         self._on_disconnect: Callable[[], None] | None = None

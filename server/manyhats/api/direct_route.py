@@ -8,7 +8,7 @@ declaration says can be looked up once. `/openapi.json`, wrong methods and URLs 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from fastapi import Request, Response
@@ -50,12 +50,18 @@ def _require(path: str, function: Callable[..., Any] | None, parameters: set[str
 
 
 class DirectRoutes:
-    """Calls the direct ones of `routes`; all other requests go on to `app`."""
+    """Calls the direct ones of `routes`; all other requests go on to `app`. `application`: what routes know it by."""
 
     def __init__(
-        self, app: ASGIApp, *, routes: Iterable[BaseRoute], handlers: Mapping[Any, Callable[..., Any]]
+        self,
+        app: ASGIApp,
+        *,
+        application: ASGIApp,
+        routes: Iterable[BaseRoute],
+        handlers: Mapping[Any, Callable[..., Any]],
     ) -> None:
         self._app = app
+        self._application = application
         self._handlers = handlers
         direct = [(route, route.get_route_handler()) for route in routes if isinstance(route, DirectRoute)]
         self._fixed = {
@@ -69,17 +75,20 @@ class DirectRoutes:
             await self._app(scope, receive, send)
             return
         route, handler, scope["path_params"] = found
-        scope["endpoint"], scope["route"] = route.endpoint, route
+        scope["app"], scope["endpoint"], scope["route"] = self._application, route.endpoint, route
         request = Request(scope, receive, send)
         try:
             answer = await handler(request)
         except Exception as error:
-            answer = await self._failure(request, error)
+            answer, expected = await self._failure(request, error)
+            if not expected:
+                await answer(scope, receive, send)
+                raise
         await answer(scope, receive, send)
 
     def _find(self, scope: Scope) -> tuple[DirectRoute, Handler, dict[str, str]] | None:
         method, path = scope["method"], scope["path"]
-        if scope.get("root_path") or "fastapi.telemetry" in scope:  # FastAPI's router knows what to do with them
+        if scope.get("root_path"):  # FastAPI's router knows what to do with it
             return None
         fixed = self._fixed.get((method, path))
         if fixed is not None:
@@ -89,10 +98,10 @@ class DirectRoutes:
                 return route, handler, match.groupdict()
         return None
 
-    def _failure(self, request: Request, error: Exception) -> Awaitable[Response]:
-        """The answer of the handler that the application has for an error. Raises the error where there is none."""
+    async def _failure(self, request: Request, error: Exception) -> tuple[Response, bool]:
+        """The answer of the handler that the application has for an error, and whether it is one for errors of its
+        sort; the server learns of all others, too. Raises the error where there is none."""
         for cls in type(error).__mro__:
-            if cls is not Exception and (handler := self._handlers.get(cls)) is not None:
-                made: Awaitable[Response] = handler(request, error)
-                return made
+            if (handler := self._handlers.get(cls)) is not None:
+                return await handler(request, error), cls is not Exception
         raise error

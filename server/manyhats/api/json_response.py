@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 from fastapi import Response
-from pydantic_core import to_json
 
 from manyhats.serving.threads import SMALL_OUTPUT, at_once_if
 
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
 
 async def json_response(make: Callable[[], Any], size: int) -> Response:
-    """What `make` gives, as JSON. `size`: roughly how many values it has; embeddings of tokens can be megabytes."""
-    data = await at_once_if(size <= SMALL_OUTPUT, lambda: to_json(make()))
+    """What `make` gives, as JSON; arrays are written as lists. `size`: roughly how many values it has; embeddings of
+    tokens can be megabytes."""
+    data = await at_once_if(size <= SMALL_OUTPUT, lambda: orjson.dumps(make(), option=_OPTIONS))
     return Response(data, media_type="application/json")

@@ -22,6 +22,7 @@ from manyhats.errors import HeadTooLarge, InvalidRequest, ManyhatsError
 _LONGEST_HEAD = 64 << 10  # bytes of a request's line and headers, and of what frames a chunk
 _PIECE = 16 << 10  # bytes parsed at once: so many requests of a few bytes can wait at most, however much has come
 _SPEAKS = frozenset({"1.0", "1.1"})
+_FORWARDED = b"x-forwarded-"
 _FRAMING = (b"content-length", b"transfer-encoding")
 
 Part = Literal["nothing", "head", "body"]
@@ -35,6 +36,7 @@ class HttpProtocol(HttpToolsProtocol):
     def __init__(self, config: Config, **options: Any) -> None:
         super().__init__(config=config, **options)
         self.part: Part = "nothing"  # that of a request which the client is sending
+        self.behind_proxy: Any = self.app  # what answers requests that a proxy has passed on
         self.running: Cycle | None = None  # the request that the application answers
         self._waiting = b""  # bytes that are parsed when the requests ahead of them are answered
         self._failure: ManyhatsError | None = None  # for what has come behind the requests ahead of it
@@ -114,6 +116,8 @@ class HttpProtocol(HttpToolsProtocol):
             "state": self.app_state.copy(),
         }
         cycle = Cycle(self, self.resume_reading, expects_100=expects_100, keep_alive=keep_alive)
+        forwarded = any(name.startswith(_FORWARDED) for name, _ in self.headers)
+        cycle.app = self.behind_proxy if forwarded else self.app
         self.scope["extensions"] = {EXTENSION: cycle.watch}  # type: ignore[dict-item]
         self.cycle = cycle
         self.part = "body"
@@ -122,7 +126,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._start(cycle)
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, self.app))
+            self.pipeline.appendleft((cycle, cycle.app))
 
     def on_chunk_header(self) -> None:
         """A chunk begins."""
@@ -178,7 +182,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _start(self, cycle: Cycle) -> None:
         self.running = cycle
-        self._start_asgi_task(cycle, self.app)
+        self._start_asgi_task(cycle, cycle.app)
 
     def _check_head(self, version: str, method: str) -> bool:
         """Whether the client waits for `100 Continue` before it sends its body.

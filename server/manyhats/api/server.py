@@ -15,6 +15,7 @@ import time
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from manyhats.api.connection import Connection, ConnectionLimits, LimitedConfig
 from manyhats.settings import Settings
@@ -71,9 +72,11 @@ class Config(LimitedConfig):
             log_config=None,
             access_log=settings.log_level == "debug",
             server_header=False,
+            proxy_headers=False,  # `behind_proxy` reads them, where there are any
             backlog=_ACCEPTED_AT_ONCE,
             timeout_graceful_shutdown=int(settings.drain_timeout) + 1,
         )
+        self.behind_proxy = ProxyHeadersMiddleware(app, trusted_hosts=self.forwarded_allow_ips)  # type: ignore[arg-type]
         self.connection_limits = ConnectionLimits(
             max_open=lambda: settings.max_connections or connection_capacity(),
             head=min(settings.header_timeout, settings.request_timeout),

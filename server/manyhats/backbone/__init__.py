@@ -7,7 +7,7 @@ from manyhats.backbone.packed_batch import PackedBatch
 from manyhats.backbone.packing import pack, pack_chunks, padded_length
 from manyhats.backbone.sites import Actors
 from manyhats.backbone.staging import StagingBuffer
-from manyhats.backbone.tokenizer import Encoded, Text, Tokenizer
+from manyhats.backbone.tokenizer import Encoded, Text, Tokenizer, TokenOrigins
 
 __all__ = [
     "Actors",
@@ -17,6 +17,7 @@ __all__ = [
     "SequenceChunk",
     "StagingBuffer",
     "Text",
+    "TokenOrigins",
     "Tokenizer",
     "pack",
     "pack_chunks",

@@ -51,15 +51,21 @@ class AttentionSite:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:
         """query, key, value: (1, heads, tokens, dim). Returns (1, tokens, heads, dim)."""
-        assert self._layout is not None, "packed attention outside a packed pass"
         assert self._hidden is not None
         q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
+        return self.rows(q, k, v, self._hidden[0], scaling, window).unsqueeze(0)
+
+    def rows(
+        self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, scaling: float | None, window: int | None
+    ) -> Tensor:
+        """The same for q, k, v (tokens, heads, dim) and the layer's input `hidden` (tokens, width)."""
+        assert self._layout is not None, "packed attention outside a packed pass"
         layer = self.layers[self._calls % len(self.layers)]
         self._calls += 1
         actor = self._context.actors.key_value.get(layer)
         if actor is not None:
-            k, v = actor(k, v, self._hidden[0])
-        return self._layout.attend(layer, q, k, v, scaling, window).unsqueeze(0)
+            k, v = actor(k, v, hidden)
+        return self._layout.attend(layer, q, k, v, scaling, window)
 
 
 # Arguments for other attention functions, and those that have had their effect before attention is called.

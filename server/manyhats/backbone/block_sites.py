@@ -10,17 +10,19 @@ from transformers import PreTrainedModel
 from manyhats.backbone.attention import AttentionSite
 from manyhats.backbone.attention_layout import AttentionLayout
 from manyhats.backbone.families import Family
+from manyhats.backbone.joined_linear import JoinedLinear
 from manyhats.backbone.sites import EMBEDDED, LAST, ActorContext, ResidualSite, StatesSite
 
 
 class BlockSites:
     """Puts the sites into the blocks; a block that several layers share gets them once.
 
-    `residual`: by name, empty where the blocks have none.
+    `residual`: by name, empty where the blocks have none. `joined`: the linear layers that can be one product.
     """
 
     def __init__(self, model: PreTrainedModel, family: Family, layers: int, context: ActorContext) -> None:
         self.residual: dict[str, ResidualSite] = {}
+        self.joined: list[JoinedLinear] = []
         self.last = StatesSite(LAST, context)
         self._embedded = StatesSite(EMBEDDED, context)
         self._entered = False
@@ -33,7 +35,11 @@ class BlockSites:
                 after_attention, after_ffn = ResidualSite(context), ResidualSite(context)
                 if family.attach(block, after_attention, after_ffn):
                     self._residual_sites += [after_attention, after_ffn]
-                attention = AttentionSite(block.get_submodule(family.attention), context)
+                attends = block.get_submodule(family.attention)
+                attention = AttentionSite(attends, context)
+                joined: JoinedLinear | None = getattr(attends, "manyhats_joined", None)
+                if joined is not None:
+                    self.joined.append(joined)
                 known[id(block)] = after_attention, after_ffn, attention
                 self._attention_sites.append(attention)
             after_attention, after_ffn, attention = known[id(block)]

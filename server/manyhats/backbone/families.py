@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from manyhats.backbone.attention import packed_attention, reject_arguments
+from manyhats.backbone.bert_block import attach_bert, prepare_bert
 from manyhats.backbone.reformer import attach_reformer, prepare_reformer, prepare_reformer_config, reformer_length
 from manyhats.errors import ConfigurationError
 
@@ -52,14 +53,8 @@ class Family:
         return self.block.format(i=self.block_of(config, layer))
 
 
-def _attach_bert(block: Any, attention: ResidualSite, ffn: ResidualSite) -> bool:
-    for module, site in ((block.attention.output, attention), (block.output, ffn)):
-        _post_norm_output(module, site)
-    return True
-
-
 def _post_norm_output(module: Any, site: ResidualSite) -> None:
-    """`BertSelfOutput`/`BertOutput`: dense, dropout, LayerNorm(f + x)."""
+    """MPNet's `MPNetOutput`: dense, dropout, LayerNorm(f + x)."""
 
     def forward(hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
         f = module.dropout(module.dense(hidden_states))
@@ -172,7 +167,8 @@ def _bert_like(*, first_position: Callable[[Any], int] = lambda config: 0) -> Fa
     return Family(
         block="encoder.layer.{i}",
         attention="attention.self",
-        attach=_attach_bert,
+        attach=attach_bert,
+        prepare=prepare_bert,
         word_embeddings="embeddings.word_embeddings",
         first_position=first_position,
         token_types=True,

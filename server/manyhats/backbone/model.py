@@ -37,8 +37,8 @@ class Backbone:
     `sha256`: of its checkpoint, if it has one (see `loading.digest`). `eos_token_ids`: the tokens that end a text.
     `original` is the unmodified model around the same weights, head included, where it was kept as a reference.
     `shape` has the model's sizes, which are attributes here too; `task_heads` how transformers builds its heads.
-    `linear`, `embedding`, `norm`, `residual`: its sites by name. `kept`: objects that methods keep with the
-    backbone between passes, by keys of their own.
+    `linear`, `embedding`, `norm`, `residual`: its sites by name; `joined`: linear sites that can be one product.
+    `kept`: objects that methods keep with the backbone between passes, by keys of their own.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Backbone:
         if self.pooler is not None:
             model.pooler = None
         blocks = BlockSites(model, family, self.layers, context)
-        self.residual = blocks.residual
+        self.residual, self.joined = blocks.residual, blocks.joined
         self._forward = ForwardPass(model, family, blocks, context)
 
     @classmethod
@@ -126,7 +126,7 @@ class Backbone:
             dtype=precision,
         )
         if prepacked:
-            prepack(backbone.linear.values())
+            prepack(backbone.linear.values(), backbone.joined)
         logger.info(
             "backbone %s: %s, %.1f M weights, %s on %s, loaded in %.1f s",
             name,

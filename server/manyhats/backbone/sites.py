@@ -33,6 +33,15 @@ class LinearActor(Protocol):
 
     def __call__(self, x: Tensor, site: LinearSite) -> Tensor: ...
 
+    @property
+    def keeps_product(self) -> bool:
+        """Whether it only changes the backbone's own output, with `change`."""
+        ...
+
+    def change(self, x: Tensor, y: Tensor) -> None:
+        """Changes the backbone's own output y (rows, out) for x, in place. Rows of y are contiguous."""
+        ...
+
 
 class EmbeddingActor(Protocol):
     """Changes an embedding's output. `ids`: (rows,); `y`: (rows, dim), what the backbone's table gives."""
@@ -155,6 +164,16 @@ class LinearSite(ModuleSite):
         y = self.product(rows) if actor is None else actor(rows, self)
         return y.view(*x.shape[:-1], y.shape[-1])
 
+    @property
+    def actor(self) -> LinearActor | None:
+        """Its actor in the current pass."""
+        return self._context.actors.linear.get(self.name)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """The layer with its actor: (rows, in) to (rows, out)."""
+        actor = self.actor
+        return self.product(x) if actor is None else actor(x, self)
+
     def product(self, x: Tensor) -> Tensor:
         """The layer without actors: (rows, in) to (rows, out)."""
         if self.prepacked is not None and len(x) >= self.prepacked.min_rows and not torch.is_grad_enabled():
@@ -241,7 +260,7 @@ class ResidualSite:
         """Starts a pass."""
         self._calls = 0
 
-    def join(self, f: Tensor, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+    def join(self, f: Tensor, x: Tensor, norm: nn.Module | NormSite | None = None) -> Tensor:
         """`norm(f + x)`, or the actor's output. `f`, `x`: (..., hidden)."""
         name = self.names[self._calls % len(self.names)]
         self._calls += 1
@@ -253,9 +272,16 @@ class ResidualSite:
         return actor(f.reshape(-1, hidden), x.reshape(-1, hidden), site).view(f.shape)
 
 
-def _site_of_norm(norm: nn.Module, context: ActorContext) -> NormSite:
-    forward: Any = norm.forward
-    owner = forward.__self__
+def site_of(module: nn.Module) -> Any:
+    """The site of a linear layer, embedding or norm that has one; else the module itself."""
+    forward: Any = module.forward
+    return forward.__self__
+
+
+def _site_of_norm(norm: nn.Module | NormSite, context: ActorContext) -> NormSite:
+    if isinstance(norm, NormSite):
+        return norm
+    owner = site_of(norm)
     return owner if isinstance(owner, NormSite) else NormSite("", norm, context)  # it has no parameters, hence no name
 
 

@@ -29,17 +29,56 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """The tokens of one input. All lists have one entry per token, special tokens included."""
+class TokenOrigins:
+    """Where the tokens of one input come from. All lists have one entry per token, special tokens included."""
 
-    ids: list[int]
-    type_ids: list[int]
     offsets: list[tuple[int, int]]  # characters [start, end) in the text that the token came from
     special: list[int]  # 1 for a token that the tokenizer added
     words: list[int | None]  # index of the word; None for special tokens
     sequence_ids: list[int | None]  # 0 text, 1 pair, None special
+
+
+@dataclass(slots=True, eq=False)
+class Encoded:
+    """The tokens of one input. All lists have one entry per token, special tokens included.
+
+    `source`: their origins, or what the tokenizer gave, of which lists are made when they are asked for: most answers
+    need none.
+    """
+
+    ids: list[int]
+    type_ids: list[int]
+    source: Any
     full_length: int  # tokens before any truncation
     at_least: bool = False  # whether only the text's beginning was tokenised, since the rest would be truncated
+
+    @property
+    def origins(self) -> TokenOrigins:
+        """Where the tokens come from."""
+        e = self.source
+        if not isinstance(e, TokenOrigins):
+            e = self.source = TokenOrigins(e.offsets, e.special_tokens_mask, e.word_ids, e.sequence_ids)
+        return e
+
+    @property
+    def offsets(self) -> list[tuple[int, int]]:
+        """Characters [start, end) in the text that each token came from."""
+        return self.origins.offsets
+
+    @property
+    def special(self) -> list[int]:
+        """1 for each token that the tokenizer added."""
+        return self.origins.special
+
+    @property
+    def words(self) -> list[int | None]:
+        """The index of each token's word; None for special tokens."""
+        return self.origins.words
+
+    @property
+    def sequence_ids(self) -> list[int | None]:
+        """0 for each token of the text, 1 of its pair, None for special ones."""
+        return self.origins.sequence_ids
 
 
 # How much of a long text is read at first; more where the text has more characters a token.
@@ -197,17 +236,8 @@ class Tokenizer:
         # tokenizers loses the first text's sequence id where only that was truncated
         own = count()
         sequence_ids = [None if special else int(next(own) >= len(first)) for special in both.special]
-        return replace(both, sequence_ids=sequence_ids)
+        return replace(both, source=replace(both.origins, sequence_ids=sequence_ids))
 
 
 def _encoded(e: Any, full_length: int, *, at_least: bool = False) -> Encoded:
-    return Encoded(
-        ids=e.ids,
-        type_ids=e.type_ids,
-        offsets=e.offsets,
-        special=e.special_tokens_mask,
-        words=e.word_ids,
-        sequence_ids=e.sequence_ids,
-        full_length=full_length,
-        at_least=at_least,
-    )
+    return Encoded(e.ids, e.type_ids, e, full_length, at_least)

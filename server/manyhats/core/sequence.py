@@ -26,6 +26,7 @@ from manyhats.methods.bound_adapter import BoundAdapter
 
 FinishReason = Literal["stop", "length"]
 Output = NDArray[np.float32]
+_NO_ROWS: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class Sequence:
     cached_blocks: int = 0  # how many of its blocks other sequences can find by their hash
     cached_tokens: int = 0  # how many of its prompt's tokens were found in the cache when it was first scheduled
     # the cache's row of each position: the adapter's prefix first, then its own
-    slot_mapping: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    slot_mapping: NDArray[np.int64] = field(default_factory=lambda: _NO_ROWS)
     # the model's thread: the sampler. None where sampling is greedy
     random: np.random.Generator | None = None
     history: TokenHistory | None = None  # None where no parameter depends on earlier tokens

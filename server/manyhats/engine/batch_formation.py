@@ -5,7 +5,8 @@ and parses requests. A pass that begins with the first of them is small: its fix
 with the event loop for the processor and the interpreter's lock. So a pass waits until most of them have come back.
 
 The rule: where a delivery answered sequences, the next pass begins when 7/8 as many have joined those that were waiting
-then, or when they fill the token budget, or after the predicted time of a pass with them, whichever comes first. That
+then, or when they fill the token budget, or after a part of the predicted time of a pass with them, whichever comes
+first. That
 such a wait reaches its number is learned: after one that did not, the next is tried only after twice as many passes. A
 lone client never waits, since its next request is all that is expected; nor does one that was answered longer ago.
 """
@@ -56,10 +57,12 @@ class Wait(NamedTuple):
 
 
 class BatchFormation:
-    """Only the model's thread uses it. `max_tokens`: of a pass; `clock`: in seconds."""
+    """Only the model's thread uses it. `max_tokens`: of a pass; `longest`: how long a wait may be, in predicted passes,
+    0: there is none; `clock`: in seconds."""
 
-    def __init__(self, max_tokens: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, max_tokens: int, longest: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.cost = PassCost()
+        self._longest = longest
         self._max_tokens = max_tokens
         self._clock = clock
         self._wait: Wait | None = None  # for those that the last pass answered
@@ -71,11 +74,11 @@ class BatchFormation:
         self._wait = None
         if self._pause:
             self._pause -= 1
-        elif answered:
+        elif answered and self._longest:
             mean = tokens / answered
             returning = answered - answered // _RETURNING
             expected = min(waiting + returning, int(self._max_tokens / mean))
-            self._wait = Wait(expected, self._clock() + self.cost.seconds(expected * mean))
+            self._wait = Wait(expected, self._clock() + self._longest * self.cost.seconds(expected * mean))
 
     def wait(self, waiting: int) -> Wait | None:
         """What to wait for, where so many sequences wait; None: the pass begins now. Asked once for each pass."""

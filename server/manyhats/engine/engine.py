@@ -50,7 +50,8 @@ class EngineConfig:
 
     `max_num_batched_tokens`: maximum tokens of one pass; `max_num_seqs`: maximum sequences that generate at once;
     `cache_bytes`: memory for their keys and values; `queue_per_task`, `queue_total`: maximum waiting sequences, of one
-    task and of all. `threads`: torch's intra-op threads in the model's thread; 0: torch's default.
+    task and of all. `threads`: torch's intra-op threads in the model's thread; 0: torch's default. `batch_wait`: how
+    long a pass waits at most for clients that were just answered, in predicted passes.
     """
 
     max_num_batched_tokens: int
@@ -59,6 +60,7 @@ class EngineConfig:
     queue_per_task: int = 4096
     queue_total: int = 16384
     threads: int = 0
+    batch_wait: float = 0.5
 
 
 class Engine:
@@ -82,7 +84,7 @@ class Engine:
         self.failed = 0  # sequences that ended with an error
         self._condition = threading.Condition()
         self._admission = Admission(task_limit=config.queue_per_task, total_limit=config.queue_total)
-        self._formation = BatchFormation(self.scheduler.max_num_batched_tokens)
+        self._formation = BatchFormation(self.scheduler.max_num_batched_tokens, config.batch_wait)
         self._wanted = 0  # waiting sequences before which a wait for them does not end
         self._inbox: list[Request] = []
         self._aborted: list[Request] = []

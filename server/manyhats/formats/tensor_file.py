@@ -13,11 +13,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import mmap
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import lru_cache
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple, cast
@@ -33,9 +35,11 @@ from manyhats.messages import short_name
 MAX_HEADER = 16 << 20  # bytes; low-rank pairs on every expert of the largest models take 15 MB
 MAX_TENSORS = 100_000
 _MAX_HEADER_EVER = 100_000_000  # bytes of a header, by the format itself
+_KEPT_HEADERS, _KEPT_HEADER = 32, 64 << 10  # how many headers are kept parsed, and the bytes of the longest
 _MAX_NAME = 1024  # characters
 _MAX_DIMENSIONS = 8
 _CHUNK = 4 << 20  # bytes that are checked at a time
+_OWN_PAGES = 256 << 10  # bytes from which what is read has pages of its own
 _WIDEST = 8  # bytes of a value
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Types other than floats, by the endings of the tensors' names: indices, and masks' bits.
@@ -142,6 +146,11 @@ def check_start(name: str, start: bytes, size: int | None = None) -> None:
 
 def parse_start(start: bytes, name: str, size: int) -> list[Entry]:
     """The tensors of a file of `size` bytes, by what `read_start` gave. Raises what `read_header` raises."""
+    # Adapters that one recipe trained have the same header, byte by byte.
+    return list((_parsed_once if len(start) <= _KEPT_HEADER else _parsed)(start, name, size))
+
+
+def _parsed(start: bytes, name: str, size: int) -> tuple[Entry, ...]:
     # Each tensor is one object with two lists. Counting costs nothing compared with parsing.
     if start.count(b"{", 8) > MAX_TENSORS + 2 or start.count(b"[", 8) > 2 * MAX_TENSORS:
         raise TooLarge(f"{name} has more than {MAX_TENSORS} tensors", param=name)
@@ -163,7 +172,10 @@ def parse_start(start: bytes, name: str, size: int) -> list[Entry]:
         end = entry.end
     if end != size - len(start):
         raise _damaged(name, f"its tensors take {end} bytes, but {size - len(start)} follow the header")
-    return entries
+    return tuple(entries)
+
+
+_parsed_once = lru_cache(_KEPT_HEADERS)(_parsed)
 
 
 def _items(text: str) -> Iterator[tuple[str, Any]]:
@@ -246,7 +258,7 @@ def _copies(file: BinaryIO, entries: list[Entry], begin: int, name: str) -> dict
     for dtype, group in itertools.groupby(entries, key=lambda entry: entry.dtype):
         run = list(group)
         first = run[0].start
-        buffer = torch.empty(run[-1].end - first, dtype=torch.uint8)
+        buffer = _buffer(run[-1].end - first)
         if dtype.is_floating_point:
             _check_run(file, run, begin, buffer, name, whole=True)
         elif len(buffer):
@@ -257,6 +269,19 @@ def _copies(file: BinaryIO, entries: list[Entry], begin: int, name: str) -> dict
             at = (entry.start - first) // dtype.itemsize
             tensors[entry.name] = typed.as_strided(entry.shape, _strides(entry.shape), at)
     return tensors
+
+
+def _buffer(size: int) -> Tensor:
+    """Memory for so many bytes. A large one has pages of its own, which the system gets back when its last view dies.
+
+    The allocator would keep them, and put small things there that live longer, so that the next file does not fit.
+    """
+    if size >= _OWN_PAGES and hasattr(mmap, "MAP_PRIVATE"):
+        with suppress(OSError):
+            # All pages at once, where the system can do that, in place of a fault for each.
+            pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | getattr(mmap, "MAP_POPULATE", 0))
+            return torch.frombuffer(pages, dtype=torch.uint8)
+    return torch.empty(size, dtype=torch.uint8)
 
 
 def _views(path: Path, file: BinaryIO, entries: list[Entry], begin: int, temporary: Path) -> dict[str, Tensor]:

@@ -88,6 +88,29 @@ class RowAttention(Protocol):
         ...
 
 
+class FusedRows(Protocol):
+    """What is several operations in torch, in one call. Without gradients; all tensors of a call are of one dtype and
+    on one device. Rows outside the segments, whose slots do not matter, are undefined."""
+
+    def supports(self, dtype: torch.dtype, activation: str | None = None) -> bool:
+        """Whether it computes in this type, and this activation."""
+        ...
+
+    def add_norm(
+        self, f: Tensor, x: Tensor, gain: Tensor | None, offset: Tensor | None, epsilon: float, segments: Segments
+    ) -> Tensor:
+        """The layer norm of f + x, both (rows, width), multiplied by the gain (width,), plus the offset (width,)."""
+        ...
+
+    def weigh_members(self, low: Tensor, members: int, activation: str | None, segments: Segments) -> Tensor:
+        """low (rows, 2 * n * r + n) to (rows, n * r + n): w_m a_m for n members, and w_m.
+
+        a_m = act(low[m r : m r + r]), w = softmax over the members of a_m . low[n r + m r : n r + m r + r]
+        + low[2 n r + m].
+        """
+        ...
+
+
 class Kernels(Protocol):
     """A backend. All tensors of a call are on one device and, except for indices and bits, of one dtype."""
 
@@ -95,6 +118,7 @@ class Kernels(Protocol):
     keeps_bits: bool  # whether slots hold masks as bits (`masked_linear`), or as dense weights (`linear`)
     keeps_sparse: bool  # whether slots hold sparse differences (`sparse_add`), or dense weights (`linear`)
     row_attention: RowAttention | None  # None: torch's attention, over keys and values that are gathered
+    fused_rows: FusedRows | None  # None: torch's operations
 
     def low_rank(
         self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None

@@ -47,6 +47,11 @@ class Segments:
         return prepared
 
     @cached_property
+    def rows(self) -> int:
+        """The rows of all segments."""
+        return sum(segment.stop - segment.start for segment in self._segments)
+
+    @cached_property
     def runs(self) -> tuple[slice, ...]:
         """The rows of all segments, with adjacent segments merged into one slice."""
         found: list[slice] = []

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from manyhats.backbone.sites import Actors, LinearSite, NormSite
 from manyhats.kernels.segments import Segment, Segments
 from manyhats.methods.base import put_rows, relative_slices
-from manyhats.methods.operations import OwnMask, OwnRows, PrefixRows
+from manyhats.methods.operations import OwnMask, OwnRows, PrefixRows, StatesPass
 from manyhats.methods.residual import ResidualGroup, ResidualPass, join_residual
 from manyhats.methods.signature import Category, Signature
 from manyhats.methods.slots import Group, SlotTables
@@ -152,9 +152,19 @@ class _LinearActor:
             scaled = scaled.clone()
             kernels.scale_add(scaled, group.tables["values"], current.of(group.members))
         y = self._with_own_weights(scaled, site) if self.weight else site.product(scaled)
+        self.change(x, y)
+        return y
+
+    @property
+    def keeps_product(self) -> bool:
+        """See `backbone.sites.LinearActor`."""
+        return not self.input and not self.weight
+
+    def change(self, x: Tensor, y: Tensor) -> None:
+        """See `backbone.sites.LinearActor`."""
+        kernels, current = self.actor_set.kernels, self.actor_set.current
         for group in self.output:
             group.placement.kind.run(kernels, x, y, group.tables, current.of(group.members))
-        return y
 
     def _with_own_weights(self, x: Tensor, site: LinearSite) -> Tensor:
         if torch.is_grad_enabled():
@@ -261,7 +271,8 @@ class _ResidualActor:
 
     def __call__(self, f: Tensor, x: Tensor, norm: NormSite | None) -> Tensor:
         own_norms = None if norm is None else self.actor_set.norm.get(norm.name)
-        site = ResidualPass(self.actor_set.kernels, f, x, f + x, norm, own_norms, self.actor_set.current.of)
+        single = not any(group.order for group in self.groups)
+        site = ResidualPass(self.actor_set.kernels, f, x, norm, own_norms, self.actor_set.current.of, single)
         return join_residual(site, self.groups)
 
 
@@ -271,7 +282,8 @@ def _residual_group(group: Group) -> ResidualGroup:
 
 @dataclass(frozen=True, slots=True)
 class _StatesActor:
-    """Runs steps on the residual stream, segment by segment."""
+    """Changes the residual stream as a whole: by operations of all segments together, or by steps, segment by
+    segment."""
 
     actor_set: ActorSet
     groups: list[Group]
@@ -282,6 +294,11 @@ class _StatesActor:
         for group in self.groups:
             segments = current.of(group.members)
             sequences = current.sequences(group.members)
+            run = group.placement.kind.run
+            if run is not None:
+                kernels = self.actor_set.kernels
+                states = run(StatesPass(kernels, states, group.tables, segments, sequences, current.batch))
+                continue
             for segment, ranges, own in zip(segments, segments.sequence_ranges, sequences, strict=True):
                 rows = slice(segment.start, segment.stop)
                 step = group.tables["act"][segment.slot]

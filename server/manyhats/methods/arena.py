@@ -6,7 +6,6 @@ were read keep what the file was read into.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import cache
@@ -53,10 +52,11 @@ def _collect(value: Any, found: dict[int, Tensor], seen: set[int]) -> None:
     """Adds the tensors in a value to `found`, by their `id`. `seen`: the ids of what has been looked into."""
     if isinstance(value, Tensor):
         found[id(value)] = value
-    elif type(value) not in _PLAIN and id(value) not in seen:
+    elif id(value) not in seen:
         seen.add(id(value))
         for part in _parts(value):
-            _collect(part, found, seen)
+            if type(part) not in _PLAIN:
+                _collect(part, found, seen)
 
 
 def _parts(value: Any) -> Iterable[Any]:
@@ -79,7 +79,7 @@ def _rebuilt(value: Any, done: dict[int, Any]) -> Any:
         return known
     new = value
     if isinstance(value, (tuple, list)):
-        items = [_rebuilt(item, done) for item in value]
+        items = [item if type(item) in _PLAIN else _rebuilt(item, done) for item in value]
         if any(map(is_not, items, value)):
             new = value._make(items) if hasattr(value, "_make") else kind(items)
     elif isinstance(value, dict):
@@ -88,9 +88,9 @@ def _rebuilt(value: Any, done: dict[int, Any]) -> Any:
             new = rebuilt
     elif names := _fields(kind):
         own = [getattr(value, name) for name in names]
-        items = [_rebuilt(item, done) for item in own]
+        items = [item if type(item) in _PLAIN else _rebuilt(item, done) for item in own]
         if any(map(is_not, items, own)):
-            new = copy.copy(value)
+            new = object.__new__(kind)  # what it computed of the other tensors and kept is left behind
             for name, item in zip(names, items, strict=True):
                 object.__setattr__(new, name, item)
     done[id(value)] = new

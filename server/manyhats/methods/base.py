@@ -68,7 +68,8 @@ class BoundComponent:
     embedding: Mapping[str, OwnRows | EmbeddingStep] = field(default_factory=dict)
     norm: Mapping[str, OwnNorm] = field(default_factory=dict)
     residual: Mapping[str, Operation] = field(default_factory=dict)  # of a kind that has a `run`
-    states: Mapping[str, StatesStep] = field(default_factory=dict)  # `embedded`, `last`
+    # `embedded`, `last`; an operation is of a kind that has a `run`
+    states: Mapping[str, Operation | StatesStep] = field(default_factory=dict)
     key_value: Mapping[int, KeyValueStep] = field(default_factory=dict)  # by layer
     prefix_rows: int = 0  # rows that key_value puts before a sequence
     prefix_each: bool = False  # every sequence has its own

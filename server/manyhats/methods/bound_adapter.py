@@ -15,7 +15,7 @@ from manyhats.backbone.sentence import Projection
 from manyhats.kernels.base import Weight
 from manyhats.methods.base import BoundComponent, Method
 from manyhats.methods.heads import Head
-from manyhats.methods.operations import HeadLayer, Operation, OwnMask, OwnRows, OwnWeight, PrefixRows, ScaleInput, Step
+from manyhats.methods.operations import HeadLayer, Operation, OwnMask, OwnWeight, ScaleInput, as_operation
 from manyhats.methods.signature import Category, Placement, Signature, signature_of
 
 
@@ -68,11 +68,11 @@ class BoundAdapter:
             for site, residual in bound.residual.items():
                 put("residual", site, residual)
             for site, look_up in bound.embedding.items():
-                put("embedding", site, look_up if isinstance(look_up, OwnRows) else Step(look_up))
+                put("embedding", site, as_operation(look_up))
             for site, change in bound.states.items():
-                put("states", site, Step(change))
+                put("states", site, as_operation(change))
             for layer, rows in bound.key_value.items():
-                put("key_value", layer, rows if isinstance(rows, PrefixRows) else Step(rows))
+                put("key_value", layer, as_operation(rows))
         if self.head is not None:
             for i, own in enumerate(self.head.layers):
                 put("head", i, HeadLayer(Weight(own.weight, own.bias)))

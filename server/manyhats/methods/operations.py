@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from manyhats.kernels.base import Bits, Kernels, LowRank, Rows, ScaleAdd, Sparse, Weight
 from manyhats.kernels.segments import Segments, Table
+
+if TYPE_CHECKING:
+    from manyhats.backbone import PackedBatch
 
 Tables = Mapping[str, Table[Any]]
 
@@ -23,7 +26,8 @@ Tables = Mapping[str, Table[Any]]
 class OperationKind:
     """What operations must have in common to be computed in one call. `columns`: the names of their tables; `run`: what
     computes them, with all that must be equal besides, such as a config's flags: of a linear layer's output an
-    `OutputRun`, at a residual site a `methods.residual.ResidualRun`. None: what acts there computes them itself."""
+    `OutputRun`, at a residual site a `methods.residual.ResidualRun`, of the whole states a `StatesRun`. None: what acts
+    there computes them itself."""
 
     name: str
     columns: tuple[str, ...]
@@ -49,6 +53,25 @@ class OutputRun(Protocol):
 
     def __call__(self, kernels: Kernels, x: Tensor, y: Tensor, tables: Tables, segments: Segments) -> None:
         """Computes all segments. `x`: (rows, in), the layer's input; `y`: (rows, out), its output, changed in place."""
+        ...
+
+
+class StatesPass(NamedTuple):
+    """The inputs of a `StatesRun`. `states`: (rows, hidden); `sequences`: of each segment, as indices in the batch."""
+
+    kernels: Kernels
+    states: Tensor
+    tables: Tables
+    segments: Segments
+    sequences: Sequence[slice]
+    batch: PackedBatch
+
+
+class StatesRun(Protocol):
+    """Computes operations on the residual stream as a whole, of all segments together."""
+
+    def __call__(self, site: StatesPass) -> Tensor:
+        """The states (rows, hidden), with changes in the segments' rows only."""
         ...
 
 
@@ -233,6 +256,12 @@ class Step:
     @property
     def columns(self) -> tuple[Any, ...]:
         return (self.act,)
+
+
+def as_operation(act: Any) -> Operation:
+    """`act` itself where it is an operation, else the step that calls it."""
+    operation: Operation = act if isinstance(getattr(act, "kind", None), OperationKind) else Step(act)
+    return operation
 
 
 def bytes_of(operation: Operation) -> int:

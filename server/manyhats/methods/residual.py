@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from manyhats.backbone.sites import NormSite
-from manyhats.kernels.base import Kernels
-from manyhats.kernels.segments import Segments, Table
+from manyhats.kernels.base import FusedRows, Kernels
+from manyhats.kernels.segments import Segment, Segments, Table
 from manyhats.methods.base import put_rows
 from manyhats.methods.operations import OperationKind
 
@@ -39,19 +40,45 @@ class ResidualGroup(NamedTuple):
     members: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ResidualPass:
-    """The inputs of all groups at one site. `f`: the sub-layer's output, `x`: its residual input, `total`: f + x, all
-    (rows, hidden); `norm`: the norm after the sum, None in blocks that normalise elsewhere; `of`: gives the segments
-    of some signatures."""
+    """The inputs of all groups at one site. `f`: the sub-layer's output, `x`: its residual input, both (rows, hidden);
+    `norm`: the norm after the sum, None in blocks that normalise elsewhere; `of`: gives the segments of some
+    signatures; `single`: whether each adapter has only one operation here."""
 
     kernels: Kernels
     f: Tensor
     x: Tensor
-    total: Tensor
     norm: NormSite | None
     own_norms: OwnNorms | None
     of: Callable[[tuple[int, ...]], Segments]
+    single: bool
+
+    @cached_property
+    def total(self) -> Tensor:
+        """f + x, (rows, hidden)."""
+        return self.f + self.x
+
+    @cached_property
+    def fused(self) -> FusedRows | None:
+        """What computes a sum and its norm in one call; None where torch does, one after the other."""
+        fused = self.kernels.fused_rows
+        if fused is None or self.norm is None or self.own_norms is not None or torch.is_grad_enabled():
+            return None
+        module = self.norm.module
+        plain = type(module) is nn.LayerNorm and all(own.dtype is self.f.dtype for own in module.parameters())
+        return fused if plain and self.f.dtype is self.x.dtype and fused.supports(self.f.dtype) else None
+
+    @property
+    def in_place(self) -> bool:
+        """Whether an operation may add its output to `f`, which nothing else reads in its rows."""
+        return self.single and self.fused is not None
+
+    def normed_sum(self, fused: FusedRows, hidden: Tensor, segments: Segments) -> Tensor:
+        """norm(hidden + x) in the segments' rows."""
+        assert self.norm is not None
+        module = self.norm.module
+        return fused.add_norm(hidden, self.x, module.weight, module.bias, module.eps, segments)
 
     def add(self, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
         """hidden + x in the members' rows."""
@@ -59,6 +86,8 @@ class ResidualPass:
 
     def join(self, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
         """norm(hidden + x) in the members' rows, with their own norms where they have some."""
+        if self.fused is not None:
+            return self.normed_sum(self.fused, hidden, self.of(members))
         total = self.add(hidden, members)
         norm = self.norm
         if norm is None:
@@ -77,7 +106,7 @@ class ResidualRun(Protocol):
 
     def step(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor) -> Tensor:
         """The adapters' output for `hidden`, which is `site.f` or the output of the previous operations. It is in
-        memory of its own."""
+        memory of its own, or with `site.in_place` in that of `site.f`, added to it."""
         ...
 
     def finish(self, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
@@ -87,8 +116,8 @@ class ResidualRun(Protocol):
 
 
 def join_residual(site: ResidualPass, groups: Sequence[ResidualGroup]) -> Tensor:
-    """norm(f + x), with the groups' outputs in their rows; one norm runs over all rows. `site.total` is overwritten
-    where no gradients are needed. `groups`: sorted by order."""
+    """norm(f + x), with the groups' outputs in their rows; one norm runs over all rows. `site.f` or `site.total` is
+    overwritten where no gradients are needed. `groups`: sorted by order."""
     outputs: dict[int, list[tuple[ResidualGroup, Tensor]]] = {}  # by order
     for group in groups:
         previous = outputs.get(group.order - 1, [])
@@ -108,10 +137,16 @@ def join_residual(site: ResidualPass, groups: Sequence[ResidualGroup]) -> Tensor
                 for rows in site.of(last).runs:
                     if not run.joins:
                         streams.append((rows, out[rows]))
+                    elif site.fused is not None:
+                        if out is not site.f:
+                            site.f[rows] = out[rows]
                     elif in_place:
                         torch.add(out[rows], site.x[rows], out=site.total[rows])
                     else:
                         totals.append((rows, out[rows] + site.x[rows]))
+    if site.fused is not None:
+        every = Segments([Segment(0, len(site.f), 0)])
+        return put_rows(site.normed_sum(site.fused, site.f, every), sorted(streams, key=_first_row))
     total = put_rows(site.total, sorted(totals, key=_first_row))
     return put_rows(total if site.norm is None else site.norm(total), sorted(streams, key=_first_row))
 

@@ -17,15 +17,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from manyhats.core.adapter import Adapter
 from manyhats.errors import DamagedStore, Overloaded, TooLarge
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.budget import MemoryBudget
-from manyhats.registry.cache_entries import CacheStats, Level, LoadJob
+from manyhats.registry.cache_entries import CacheStats, Level, LoadJob, set_bound, succeeded
 from manyhats.registry.host_memory import HostMemory
+from manyhats.registry.loading_threads import LoadingThreads
 from manyhats.registry.records import Version
 from manyhats.registry.slots import Slot, Slots
 
@@ -68,11 +70,11 @@ class AdapterCache:
         self._loads = 0
         self._evictions = 0
         self.on_load: Callable[[Version, float], None] = lambda version, seconds: None
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="load")
+        self._threads = LoadingThreads()
 
     def close(self) -> None:
         """Ends the loading threads."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.close()
 
     # ---- requests
 
@@ -85,6 +87,16 @@ class AdapterCache:
         future: Future[BoundAdapter] = Future()
         self._request(version, future)
         return future
+
+    def acquire_resident(self, version: Version) -> BoundAdapter | None:
+        """The same at once; None, and nothing is requested, where it has to be waited for."""
+        with self._lock:
+            slot = self._slots.get(version.sha256)
+            if slot is None or self._must_queue(version.sha256, slot):
+                return None
+            self._slots.use(version.sha256)
+            slot.evict_when_idle = False
+            return slot.bound
 
     def release(self, version: Version) -> None:
         """Gives back what `acquire` gave."""
@@ -170,7 +182,7 @@ class AdapterCache:
     def _released_at_once(self, version: Version, *, pin: bool) -> Future[BoundAdapter]:
         future: Future[BoundAdapter] = Future()
         self._request(version, future, pin=pin)
-        future.add_done_callback(lambda done: self.release(version) if _succeeded(done) else None)
+        future.add_done_callback(lambda done: self.release(version) if succeeded(done) else None)
         return future
 
     def _request(self, version: Version, future: Future[BoundAdapter], *, pin: bool = False) -> None:
@@ -190,14 +202,14 @@ class AdapterCache:
                 ready = None
                 if job is None:
                     job = self._load_jobs[sha] = LoadJob(version)
-                    self._threads.submit(self._run_load, job)
+                    self._threads.then(partial(self._run_load, job))
                 job.futures.append(future)
                 job.evict_when_idle = False
                 if pin:
                     job.pinning_futures.append(future)
         if ready is None:
             future.add_done_callback(self._admit_if_cancelled)
-        elif not _set_result(future, ready):
+        elif not set_bound(future, ready):
             self.release(version)
 
     def _take_from_memory(self, sha: str) -> Slot | None:
@@ -231,7 +243,7 @@ class AdapterCache:
         return first.claims(sha, self._slots, free_slots, self.budget.limit - self.budget.used)
 
     def _run_load(self, job: LoadJob) -> None:
-        """In a loading thread: reads the adapter, and puts the job into the queue for a slot."""
+        """In a loading thread: reads the adapter and, as soon as there is a slot for it, binds it."""
         sha = job.version.sha256
         with self._lock:
             adapter, job.bound = self._memory.get(sha)
@@ -257,7 +269,10 @@ class AdapterCache:
             job.adapter, job.size = adapter, size
             self._queue.append(job)
             admitted = self._admit()
-        self._start_binding(admitted)
+        others = [one for one in admitted if one is not job]
+        self._start_binding(others)
+        if len(others) < len(admitted):  # another thread would begin later
+            self._finish(job)
 
     # ---- memory -> slot
 
@@ -305,7 +320,7 @@ class AdapterCache:
 
     def _start_binding(self, jobs: list[LoadJob]) -> None:
         for job in jobs:
-            self._threads.submit(self._finish, job)
+            self._threads.first(partial(self._finish, job))
 
     def _finish(self, job: LoadJob) -> None:
         """In a loading thread: binds the adapter, and sets the futures of those who wait for it."""
@@ -332,7 +347,7 @@ class AdapterCache:
             while self.budget.used > self.budget.limit and self._evict():  # it takes more than was estimated
                 pass
         for future in job.futures:
-            if not _set_result(future, slot.bound):
+            if not set_bound(future, slot.bound):
                 self.release(version)
         self.release(version)  # the job's own use of it
 
@@ -347,9 +362,8 @@ class AdapterCache:
             with self._lock:
                 self._binding -= 1
                 self.budget.free(job.size)
-            self._fail(job, error)
-            with self._lock:
                 admitted = self._admit()
+            self._fail(job, error)
             self._start_binding(admitted)
             return None
         # A file in 16 bits takes twice its bytes beside a backbone in 32: what it takes is what counts.
@@ -384,15 +398,3 @@ class AdapterCache:
             self._memory.put_bound(sha, slot.bound)
         else:
             self._unbind(slot.bound)
-
-
-def _set_result(future: Future[BoundAdapter], bound: BoundAdapter) -> bool:
-    """False where the future was cancelled."""
-    if not future.set_running_or_notify_cancel():
-        return False
-    future.set_result(bound)
-    return True
-
-
-def _succeeded(future: Future[BoundAdapter]) -> bool:
-    return not future.cancelled() and future.exception() is None

@@ -65,3 +65,16 @@ class CacheStats:
     memory_bytes: int
     loads: int
     evictions: int
+
+
+def set_bound(future: Future[BoundAdapter], bound: BoundAdapter) -> bool:
+    """Gives the adapter to who waits for it; False where the future was cancelled."""
+    if not future.set_running_or_notify_cancel():
+        return False
+    future.set_result(bound)
+    return True
+
+
+def succeeded(future: Future[BoundAdapter]) -> bool:
+    """Whether the future has its adapter."""
+    return not future.cancelled() and future.exception() is None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar, cast
 
 from manyhats.errors import DamagedStore, NotFound
 from manyhats.registry.blobs import Blobs
@@ -14,6 +16,9 @@ from manyhats.registry.index import AdapterIndex
 from manyhats.registry.records import Version
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_THREADS = 2  # as many as load adapters
 
 
 class Quarantine:
@@ -24,6 +29,11 @@ class Quarantine:
         self._index = index
         self._lock = threading.Lock()
         self._damaged: dict[str, tuple[str, object]] = {}  # why, and the files' signature, by sha256
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="digest")
+
+    def close(self) -> None:
+        """Ends its threads."""
+        self._threads.shutdown()
 
     def check(self, sha256: str) -> Path:
         """The folder of a content whose bytes are those that were stored.
@@ -43,6 +53,24 @@ class Quarantine:
         if reason is not None:
             raise DamagedStore(f"the stored files of {self._named(sha256)} are damaged: {reason}", param=sha256)
         return self._blobs.path(sha256)
+
+    def read(self, sha256: str, read: Callable[[Path], T]) -> T:
+        """What `read` makes of the folder of a content, whose bytes another thread checks meanwhile, as `check` does.
+
+        Raises what `check` raises, and where the bytes are those that were stored, what `read` raises.
+        """
+        with self._lock:
+            damaged = sha256 in self._damaged
+        if not damaged:
+            before = self._blobs.signature(sha256)
+            checked = self._threads.submit(self.check, sha256)
+            made, failure = _attempted(read, self._blobs.path(sha256))
+            checked.result()
+            if self._blobs.signature(sha256) == before:
+                if failure is not None:
+                    raise failure
+                return cast("T", made)
+        return read(self.check(sha256))  # also where the files were replaced meanwhile: which were read is not known
 
     def check_present(self, contents: Iterable[str]) -> None:
         """Adds those of the contents that have no files at all."""
@@ -97,3 +125,11 @@ class Quarantine:
             sha256,
             reason,
         )
+
+
+def _attempted(read: Callable[[Path], T], folder: Path) -> tuple[T | None, Exception | None]:
+    """What a reader made of a folder, or what it raised."""
+    try:
+        return read(folder), None
+    except Exception as error:
+        return None, error

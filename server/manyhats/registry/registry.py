@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 from sqlalchemy import delete, select
@@ -48,6 +48,7 @@ from manyhats.registry.transactions import Transactions
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Listener = Callable[[str, Version | None, str], None]
 
 
@@ -116,6 +117,7 @@ class Registry(AdapterIndex):
 
     def close(self) -> None:
         """Gives the store back."""
+        self.quarantine.close()
         self._database.close()
         self._file_lock.release()
 
@@ -131,6 +133,13 @@ class Registry(AdapterIndex):
         Raises DamagedStore where they are not what was stored.
         """
         return self.quarantine.check(version.sha256)
+
+    def read(self, version: Version, read: Callable[[Path], T]) -> T:
+        """What `read` makes of the folder of a version's files, whose digest is checked meanwhile.
+
+        Raises DamagedStore where they are not what was stored, and what `read` raises where they are.
+        """
+        return self.quarantine.read(version.sha256, read)
 
     def content(self, sha256: str) -> Path:
         """The files of a stored content, checked as by `files`. Raises InvalidRequest where no version has it."""

@@ -56,9 +56,10 @@ class Dispatcher:
                 self._calls.append(partial(_finish, ended))
             self._wake()
 
-    def end_of(self, future: Future[Any]) -> asyncio.Future[None]:
-        """A future of the event loop that is done when `future` is done, failed or cancelled."""
-        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def end_of(self, future: Future[Any], end: asyncio.Future[None] | None = None) -> asyncio.Future[None]:
+        """`end`, or a new future of the event loop, which is done when `future` is done, failed or cancelled."""
+        if end is None:
+            end = asyncio.get_running_loop().create_future()
         future.add_done_callback(partial(self._ended, end))
         return end
 

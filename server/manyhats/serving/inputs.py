@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from manyhats.backbone import Encoded, Text, Tokenizer
+from manyhats.backbone import Encoded, Text, Tokenizer, TokenOrigins
 from manyhats.errors import InputTooLong, InvalidRequest, TooLarge
 from manyhats.messages import short_repr
 
@@ -45,14 +45,17 @@ class PromptTruncation:
         own_kept = max(self.tokens - begin - (size - end), 0)
         own = range(end - own_kept, end) if self.side == "left" else range(begin, begin + own_kept)
         kept = [*range(begin), *own, *range(end, size)][: self.tokens]
+        origins = encoded.origins
         return replace(
             encoded,
             ids=[encoded.ids[i] for i in kept],
             type_ids=[encoded.type_ids[i] for i in kept],
-            offsets=[encoded.offsets[i] for i in kept],
-            special=[encoded.special[i] for i in kept],
-            words=[encoded.words[i] for i in kept],
-            sequence_ids=[encoded.sequence_ids[i] for i in kept],
+            source=TokenOrigins(
+                offsets=[origins.offsets[i] for i in kept],
+                special=[origins.special[i] for i in kept],
+                words=[origins.words[i] for i in kept],
+                sequence_ids=[origins.sequence_ids[i] for i in kept],
+            ),
         )
 
 
@@ -133,11 +136,16 @@ def prepare(
 
     `transform`: applied to a text after the template.
     """
+    filled = fill(texts, template=template, transform=transform)
+    encoded = tokenizer.encode(filled, _tokens_read(max_tokens, truncation))
+    return check_lengths(filled, encoded, max_tokens=max_tokens, truncate=truncate, truncation=truncation)
+
+
+def fill(texts: Sequence[Text], *, template: str | None, transform: Callable[[Text], Text] | None) -> list[Text]:
+    """The texts as they are tokenised. Raises InputTooLong for what would be far too long in the template."""
     check_filled(template, texts)
     in_template = (fill_template(template, text) for text in texts)
-    filled = list(in_template if transform is None else map(transform, in_template))
-    encoded = tokenizer.encode(filled, _tokens_read(max_tokens, truncation))
-    return _checked(filled, encoded, max_tokens=max_tokens, truncate=truncate, truncation=truncation)
+    return list(in_template if transform is None else map(transform, in_template))
 
 
 def prepare_prompt(
@@ -145,7 +153,7 @@ def prepare_prompt(
 ) -> Prepared:
     """Tokens of a complete prompt, without a template or added special tokens. Raises as `prepare`."""
     encoded = tokenizer.encode_bare(prompt, _tokens_read(max_tokens, truncation))
-    return _checked([Text(prompt)], [encoded], max_tokens=max_tokens, truncate=truncate, truncation=truncation)
+    return check_lengths([Text(prompt)], [encoded], max_tokens=max_tokens, truncate=truncate, truncation=truncation)
 
 
 def prepare_tokens(
@@ -163,8 +171,11 @@ def prepare_tokens(
         kept = list(ids[: _tokens_read(max_tokens, truncation)])
         none: list[Any] = [None] * len(kept)
         zeros = [0] * len(kept)
-        encoded.append(Encoded(kept, zeros, [(0, 0)] * len(kept), zeros, none, none, len(ids)))
-    return _checked([Text("")] * len(encoded), encoded, max_tokens=max_tokens, truncate=truncate, truncation=truncation)
+        origins = TokenOrigins([(0, 0)] * len(kept), zeros, none, none)
+        encoded.append(Encoded(kept, zeros, origins, len(ids)))
+    return check_lengths(
+        [Text("")] * len(encoded), encoded, max_tokens=max_tokens, truncate=truncate, truncation=truncation
+    )
 
 
 def check_tokens(prompts: Sequence[Sequence[int]], vocabulary: int) -> None:
@@ -185,9 +196,18 @@ def _tokens_read(max_tokens: int, truncation: PromptTruncation | None) -> int:
     return max_tokens if truncation is None else _ALL
 
 
-def _checked(
-    filled: list[Text], encoded: list[Encoded], *, max_tokens: int, truncate: bool, truncation: PromptTruncation | None
+def check_lengths(
+    filled: list[Text],
+    encoded: list[Encoded],
+    *,
+    max_tokens: int,
+    truncate: bool,
+    truncation: PromptTruncation | None = None,
 ) -> Prepared:
+    """Inputs of at most so many tokens, with a warning for each one that is truncated.
+
+    Raises InputTooLong where one does not fit and may not be.
+    """
     if truncation is not None:
         encoded = [truncation.apply(one) for one in encoded]
     warnings: list[InputWarning] = []

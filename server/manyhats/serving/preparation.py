@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from manyhats.backbone import Backbone, Text, Tokenizer
+from collections.abc import Sequence as Many
+from itertools import islice
+from typing import NamedTuple
+
+from manyhats.backbone import Backbone, Encoded, Text, Tokenizer
 from manyhats.core.kinds.base import Preparing
 from manyhats.core.kinds.generate import GenerateParameters
 from manyhats.core.sequence import Request, Sequence
 from manyhats.serving.chat import chat_prompt
 from manyhats.serving.generation import Generation, GenerationContext
 from manyhats.serving.inference import RequestState
-from manyhats.serving.inputs import Prepared, PromptTruncation, prepare, prepare_prompt, prepare_tokens
+from manyhats.serving.inputs import (
+    Prepared,
+    PromptTruncation,
+    check_lengths,
+    fill,
+    prepare,
+    prepare_prompt,
+    prepare_tokens,
+)
+
+
+class _Opened(NamedTuple):
+    """A request that one pass answers, before its texts are tokenised. `prepared`: where its tokens were given."""
+
+    preparing: Preparing
+    texts: list[Text]
+    prepared: Prepared | None
 
 
 class Preparation:
@@ -22,35 +42,79 @@ class Preparation:
         self.backbone = backbone
         self.generation = generation
 
+    def prepare_passes(self, states: Many[RequestState]) -> list[Exception | None]:
+        """`prepare` for requests that one pass answers, whose texts are tokenised together: what it raises for each."""
+        opened: list[_Opened | Exception] = []
+        for state in states:
+            try:
+                opened.append(self._open_pass(state, self._positions(state)))
+            except Exception as error:
+                opened.append(error)
+        groups: dict[int, list[Text]] = {}  # by the most tokens that are read
+        for one in opened:
+            if isinstance(one, _Opened):
+                groups.setdefault(one.preparing.max_tokens, []).extend(one.texts)
+        try:
+            encoded = {limit: iter(self.backbone.tokenizer.encode(texts, limit)) for limit, texts in groups.items()}
+        except Exception:  # of one text: it fails its own request
+            return [self._failure(state) for state in states]
+        errors: list[Exception | None] = []
+        for state, one in zip(states, opened, strict=True):
+            if isinstance(one, Exception):
+                errors.append(one)
+                continue
+            own = list(islice(encoded[one.preparing.max_tokens], len(one.texts)))
+            try:
+                self._close_pass(state, one, own)
+            except Exception as error:
+                errors.append(error)
+            else:
+                errors.append(None)
+        return errors
+
+    def _failure(self, state: RequestState) -> Exception | None:
+        """What `prepare` raises."""
+        try:
+            self.prepare(state)
+        except Exception as error:
+            return error
+        return None
+
     def prepare(self, state: RequestState) -> None:
         """Raises InvalidRequest or InputTooLong for what the task or the backbone does not support."""
-        positions = self.backbone.max_tokens - state.adapter.position_offset
+        positions = self._positions(state)
         if (parameters := state.generate_parameters) is not None:
             self._prepare_generation(state, parameters, positions)
         else:
-            self._prepare_pass(state, min(state.settings.max_tokens or positions, positions))
+            opened = self._open_pass(state, positions)
+            encoded = self.backbone.tokenizer.encode(opened.texts, opened.preparing.max_tokens)
+            self._close_pass(state, opened, encoded)
 
-    def _prepare_pass(self, state: RequestState, max_tokens: int) -> None:
-        """The tokens of each text for one pass, and its pooling parameters."""
+    def _positions(self, state: RequestState) -> int:
+        """The most tokens of one of its sequences."""
+        return self.backbone.max_tokens - state.adapter.position_offset
+
+    def _open_pass(self, state: RequestState, positions: int) -> _Opened:
+        """The texts to tokenise for one pass."""
         kind, texts, parameters = state.task_kind, state.request.texts, state.parameters
+        max_tokens = min(state.settings.max_tokens or positions, positions)
         preparing = Preparing(state.settings, state.adapter, self.backbone, max_tokens)
         kind.check_texts(texts, parameters, preparing)
         if state.request.prompts is not None:
-            state.prepared = prepare_tokens(
-                state.request.prompts,
-                vocabulary=int(self.backbone.config.vocab_size),
-                max_tokens=max_tokens,
-                truncate=state.truncates,
+            vocabulary = int(self.backbone.config.vocab_size)
+            prepared = prepare_tokens(
+                state.request.prompts, vocabulary=vocabulary, max_tokens=max_tokens, truncate=state.truncates
             )
-        else:
-            state.prepared = prepare(
-                self.backbone.tokenizer,
-                texts,
-                template=state.settings.template,
-                max_tokens=max_tokens,
-                truncate=state.truncates,
-                transform=kind.text_transform(parameters, preparing),
-            )
+            return _Opened(preparing, [], prepared)
+        transform = kind.text_transform(parameters, preparing)
+        return _Opened(preparing, fill(texts, template=state.settings.template, transform=transform), None)
+
+    def _close_pass(self, state: RequestState, opened: _Opened, encoded: list[Encoded]) -> None:
+        """The tokens of each text for one pass, and its pooling parameters."""
+        kind, parameters, preparing = state.task_kind, state.parameters, opened.preparing
+        state.prepared = opened.prepared or check_lengths(
+            opened.texts, encoded, max_tokens=preparing.max_tokens, truncate=state.truncates
+        )
         encoded = state.prepared.encoded
         params = kind.pooling_params(encoded, parameters, preparing)
         state.engine_request = Request(

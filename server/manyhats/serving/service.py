@@ -35,6 +35,7 @@ from manyhats.serving.inference import (
 )
 from manyhats.serving.merged import FIELD, MergeBody, MergedVersion, open_merged, parse
 from manyhats.serving.preparation import Preparation
+from manyhats.serving.preparation_queue import PreparationQueue
 from manyhats.serving.responses import response_cost, response_of
 from manyhats.serving.task_views import TaskViews
 from manyhats.serving.threads import SMALL_OUTPUT, SMALL_REQUESTS, SMALL_TEXT, at_once_if, tokenising_limit
@@ -59,6 +60,7 @@ class Service:
         self._views = TaskViews(backbone)
         cache = engine.cache  # of backbones that generate
         self._preparation = Preparation(backbone, None if cache is None else Generation(backbone, cache.capacity))
+        self._queue = PreparationQueue(self._preparation, self.dispatcher, self._submit)
         self.on_answer: Callable[[str, Exception | None, float], None] = lambda task, error, seconds: None
 
     async def predict(self, request: InferenceRequest) -> InferenceResponse:
@@ -171,21 +173,14 @@ class Service:
         It is what `_answers` does for any requests.
         """
         try:
-            self._preparation.prepare(one)
-            request = one.engine_request
-            assert request is not None
-            end = self.dispatcher.end_of(request.future)
-            try:
-                self.engine.submit([request])
-            except ManyhatsError:
-                one.engine_request = None
-                raise
+            end = self._queue.put(one)
             deadline = asyncio.get_running_loop().call_later(self.limits.timeout, self._expire, end)
             try:
                 await end
             finally:
                 deadline.cancel()
-            request.future.result()
+            assert one.engine_request is not None
+            one.engine_request.future.result()
             size = response_cost(one)
             if size <= SMALL_OUTPUT:
                 return self._response(one, size)
@@ -217,6 +212,10 @@ class Service:
             return True
         load = one.load_future
         if load is None:
+            resident = self.adapter_cache.acquire_resident(version)
+            if resident is not None:
+                one.adapter, one.acquired = resident, True
+                return True
             load = one.load_future = self.adapter_cache.acquire(version)
         if load.done() and load.exception() is None:
             one.adapter, one.acquired = load.result(), True

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from manyhats.backbone import Encoded, Text
+from manyhats.backbone import Encoded, Text, TokenOrigins
 from manyhats.core.kinds.base import Rendered
 from manyhats.core.kinds.registry import KINDS
 
-EMPTY = Encoded([], [], [], [], [], [], 0)
+EMPTY = Encoded([], [], TokenOrigins([], [], [], []), 0)
 
 
 def render(kind: str, values: Any, labels: list[str] | None = None, **given: Any) -> dict[str, Any]:

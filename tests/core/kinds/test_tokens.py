@@ -34,7 +34,7 @@ def pieces() -> PreTrainedTokenizerFast:
 
 def encoded_by(tokenizer: PreTrainedTokenizerFast, text: str, pair: str | None = None) -> Encoded:
     e = tokenizer.backend_tokenizer.encode(text, pair)
-    return Encoded(e.ids, e.type_ids, e.offsets, e.special_tokens_mask, e.word_ids, e.sequence_ids, len(e))
+    return Encoded(e.ids, e.type_ids, e, len(e))
 
 
 def tokens(encoded: Encoded, values: np.ndarray, text: str, pair: str | None = None, /, **given_parameters):

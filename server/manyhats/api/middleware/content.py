@@ -17,6 +17,7 @@ _BINARY, _BINARY_HEADER = "application/octet-stream", b"inference-header-content
 _JSON = re.compile(r"application/([a-z0-9!#$&^_.+-]+\+)?json")
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 _BOM = b"\xef\xbb\xbf"
+_BOM_BEGINS = (b"", _BOM[:1])  # of a body that may have one
 _QUOTED = 100  # characters of a header in a message
 
 
@@ -71,6 +72,8 @@ def without_mark(receive: Receive) -> Receive:
     async def plain() -> Message:
         nonlocal prefix, looking
         message = await receive()
+        if looking and not prefix and message.get("body", b"")[:1] not in _BOM_BEGINS:
+            looking = False
         while looking and message["type"] == "http.request":
             prefix += message.get("body", b"")
             if len(prefix) < len(_BOM) and _BOM.startswith(prefix) and message.get("more_body", False):

@@ -28,13 +28,15 @@ class AllowedHosts:
     """
 
     def __init__(self, allowed: Sequence[str] | None) -> None:
+        # Most requests name the server as the one before did.
+        self._last_allowed: tuple[bytes, tuple[str, int | None] | None] | None = None
         self._names = None if allowed is None else frozenset(allowed)
         self._ends = tuple(name[1:] for name in allowed or () if name.startswith("*."))
 
     def check(self, scope: Scope, headers: FirstValues) -> None:
         """Raises UnknownHost for a request to another one."""
         header = headers.get(b"host")
-        if self._names is None or header is None:
+        if self._names is None or header is None or (header, scope.get("server")) == self._last_allowed:
             return
         host = header.decode("latin-1")
         if not self._allows(host_of(host), scope.get("server")):
@@ -42,6 +44,7 @@ class AllowedHosts:
                 f"this server does not answer for the host {host[:_QUOTED]!r}; allowed_hosts names those that it does",
                 param="Host",
             )
+        self._last_allowed = header, scope.get("server")
 
     def _allows(self, host: str | None, server: tuple[str, int | None] | None) -> bool:
         assert self._names is not None

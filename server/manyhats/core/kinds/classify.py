@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -15,7 +14,7 @@ from manyhats.core.kinds.base import OVER_TEXT, Answer, HeadSpec, Kind, LibraryN
 from manyhats.core.kinds.baselines import Baseline, ClassProbe, commonest_answer
 from manyhats.core.kinds.examples import EncodedExample, Example, Label, TextRow
 from manyhats.core.kinds.metrics import Metric, Score, accuracy
-from manyhats.core.kinds.scores import label_names, sigmoid, softmax
+from manyhats.core.kinds.scores import label_names, sigmoid, softmax_scores
 from manyhats.core.kinds.training import LabelledTraining, TargetScale
 from manyhats.errors import InvalidRequest
 
@@ -65,19 +64,18 @@ class Classify(Kind[ClassifyParameters]):
     def render(self, output: Output, parameters: ClassifyParameters, rendered: Rendered) -> Answer:
         """The best label, and every label's score. output: (labels,)."""
         names = label_names(rendered.labels, len(output))
-        scores = sigmoid(output) if parameters.multi_label else softmax(output).astype(np.float32)
-        best = int(scores.argmax())
-        values = scores.tolist()
-        ranked = (
-            range(len(names)) if parameters.top_k is None else np.argsort(-scores, kind="stable")[: parameters.top_k]
-        )
+        values = sigmoid(output).tolist() if parameters.multi_label else softmax_scores(output)
+        best = values.index(max(values))
+        ranked: Sequence[int] = range(len(names))
+        if parameters.top_k is not None:
+            ranked = sorted(ranked, key=values.__getitem__, reverse=True)[: parameters.top_k]
         answer: Answer = {
             "label": names[best],
             "score": values[best],
             "scores": {names[i]: values[i] for i in ranked},
         }
         if parameters.multi_label:
-            answer["labels"] = [name for name, score in zip(names, scores, strict=True) if score >= 0.5]
+            answer["labels"] = [name for name, score in zip(names, values, strict=True) if score >= 0.5]
         if parameters.logits:
             answer["logits"] = output.tolist()
         return answer

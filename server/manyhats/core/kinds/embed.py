@@ -131,8 +131,8 @@ class Embed(Kind[EmbedParameters]):
         return [PoolingParams(_pooling(parameters), skip)] * len(encoded)
 
     def render(self, output: Output, parameters: EmbedParameters, rendered: Rendered) -> Answer:
-        """The vector, of length one where it is normalised. output: (width,), or (tokens, width)."""
-        return {"embedding": (_unit(output) if parameters.normalize else output).tolist()}
+        """The vector as an array, of length one where it is normalised. output: (width,), or (tokens, width)."""
+        return {"embedding": _unit(output) if parameters.normalize else output}
 
 
 def _with_backbone(settings: S, own: SentenceEmbedding) -> S:

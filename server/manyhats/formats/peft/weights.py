@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ _LEAVES = sorted({leaf for peft_type in PEFT_TYPES.values() for leaf in peft_typ
 _SHARED = tuple(name for peft_type in PEFT_TYPES.values() for name in peft_type.shared)
 _NAMED = re.compile(rf"((?:.+\.)?(?:{'|'.join(_LEAVES)}))\.([^.]+)((?:\.[^.]+)*)")
 _PARAMETERS = ("weight", "bias")
+_KEPT_NAMES = 1000  # of a file whose new names are kept
 _TWICE = re.compile(r"(.+)\.(modules_to_save|original_module)\.((?:.+\.)?(?:weight|bias))")
 
 
@@ -36,7 +38,10 @@ def open_weights(folder: Path, *, prompt: bool) -> UnclaimedTensors:
     tensors = _shards(folder)
     check_gathered(tensors, WEIGHTS)
     warnings: list[str] = []
-    tensors = renamed(tensors, _rename(tensors, PROMPT_WRAPPER if prompt else WRAPPER), WEIGHTS, warnings)
+    names, prefix = tuple(tensors), PROMPT_WRAPPER if prompt else WRAPPER
+    # Adapters that one recipe trained have the same names.
+    new = (_renamed_once if len(names) <= _KEPT_NAMES else _renamed)(names, prefix)
+    tensors = renamed(tensors, dict(zip(names, new, strict=True)).__getitem__, WEIGHTS, warnings)
     return UnclaimedTensors(_once(tensors), WEIGHTS, warnings)
 
 
@@ -77,9 +82,9 @@ def _check_index(index: Any, files: Mapping[str, str]) -> None:
             raise InvalidRequest(f"{INDEX} says that '{name}' is in {str(file)[:80]!r}, but it is not", param=name)
 
 
-def _rename(tensors: Mapping[str, Tensor], prefix: str) -> Callable[[str], str]:
-    """A function that normalises the file's names: no wrappers but one of PEFT's, and no adapter's name."""
-    names = [bare(name) for name in tensors]
+def _renamed(given: tuple[str, ...], prefix: str) -> tuple[str, ...]:
+    """The file's names as PEFT writes them: no wrappers but one of PEFT's, and no adapter's name."""
+    names = [bare(name) for name in given]
     unwrapped = not any(name.startswith(prefix) for name in names)
     adapters = {match[2] for name in names if (match := _NAMED.fullmatch(name)) and _is_adapters(match)}
     if len(adapters) > 1:
@@ -89,7 +94,7 @@ def _rename(tensors: Mapping[str, Tensor], prefix: str) -> Callable[[str], str]:
         )
 
     def rename(name: str) -> str:
-        name, wrapped = bare(name), False
+        wrapped = False
         while name.startswith(WRAPPER):
             name, wrapped = bare(name.removeprefix(WRAPPER)), True
         if wrapped:
@@ -99,7 +104,10 @@ def _rename(tensors: Mapping[str, Tensor], prefix: str) -> Callable[[str], str]:
         match = _NAMED.fullmatch(name)
         return f"{match[1]}{match[3]}" if match and _is_adapters(match) else name
 
-    return rename
+    return tuple(map(rename, names))
+
+
+_renamed_once = lru_cache(32)(_renamed)
 
 
 def _is_adapters(match: re.Match[str]) -> bool:

@@ -183,6 +183,7 @@ static AMX_TARGET void dense_amx(const Call *call, const Tile *tile, int64_t c0,
     _tile_release();
 }
 
-static const Rows rows_amx_bf16 = {down_avx512_bf16_bf16,   up_avx512_bf16_bf16, scale_add_avx512_bf16_bf16,
-                                   linear_avx512_bf16_bf16, sparse_avx512_bf16_bf16, widen_amx,
-                                   dense_amx,               attend_avx512_bf16_bf16, 1};
+static const Rows rows_amx_bf16 = {
+    down_avx512_bf16_bf16, up_avx512_bf16_bf16,     scale_add_avx512_bf16_bf16, linear_avx512_bf16_bf16,
+    sparse_avx512_bf16_bf16, widen_amx,             dense_amx,                  add_norm_avx512_bf16_bf16,
+    weigh_avx512_bf16_bf16, attend_avx512_bf16_bf16, 1};

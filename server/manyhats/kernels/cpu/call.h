@@ -86,6 +86,10 @@ typedef struct {
     void (*widen)(const Call *, const Tile *);
     /* y = x (weight * bits)^T + bias for the columns c0 to c1 */
     void (*dense)(const Call *, const Tile *, int64_t c0, int64_t c1, float *scratch);
+    /* y = norm(f + x) gain + offset; `scratch`: a row in float32 */
+    void (*add_norm)(const Call *, const Tile *, float *scratch);
+    /* the weights of a fusion; see fused_rows.h */
+    void (*weigh)(const Call *, const Tile *, float *scratch);
     /* one head of keys of one sequence; see attention_calls.h */
     void (*attend)(const Attention *, int64_t sequence, int64_t head, float *scratch);
     int32_t packed; /* whether `wide` has bfloat16, packed for `dense` */
@@ -109,6 +113,10 @@ struct Call {
     float *wide;                  /* the tiles' rows of x, as `widen` writes them; 0 where x is as `dense` reads it */
     int64_t wide_stride;
     int64_t next, workers;        /* the next tile or chunk; how many threads have a tile */
+    const void *f, *gain, *offset; /* what is added to x, and the norm's (out) or 0 */
+    int64_t f_stride, members;     /* members: of a fusion */
+    float epsilon;
+    int32_t activation;
 };
 
 #define SPARSE_ROWS 16 /* rows that a sparse difference takes at once */

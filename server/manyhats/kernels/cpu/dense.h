@@ -1,5 +1,8 @@
 /* Whole weights for every slot of a site in one call: the backbone's with a mask over it, or the slot's own. */
 
+#ifndef MANYHATS_DENSE_H
+#define MANYHATS_DENSE_H
+
 #include "threads.h"
 
 #define DENSE_TILE DENSE_ROWS
@@ -86,3 +89,5 @@ static int masked_linear(const Rows *const *kernels, int64_t item, int32_t varia
 /* y (rows, out) = x (rows, in) (base (out, in) * bits)^T + bias */
 MASKED_LINEAR(manyhats_masked_linear_f32, kernels_f32, 4)
 MASKED_LINEAR(manyhats_masked_linear_bf16, kernels_bf16, 2)
+
+#endif

@@ -10,12 +10,14 @@
 #include <immintrin.h>
 #endif
 
+#include <math.h>
+
 #include "activations.h"
 #include "call.h"
 #include "threads.h"
 
 /* The version of the exported functions and their structs; library.py expects the same number. */
-#define ABI 4
+#define ABI 5
 
 enum { BASELINE, AVX2, AVX512, AVX512_BF16, AMX, VARIANTS };
 
@@ -107,6 +109,7 @@ EXPORT int32_t manyhats_best_variant(void) { return best_variant(); }
 /* The functions of the operations. */
 #include "attention_calls.h"
 #include "dense.h"
+#include "fused.h"
 #include "linear.h"
 #include "low_rank.h"
 #include "scale_add.h"

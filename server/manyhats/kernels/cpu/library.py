@@ -22,7 +22,7 @@ FILE = Path(__file__).with_name("_kernels.so")
 VARIANTS = ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
 VARIABLE = "MANYHATS_CPU_KERNELS"
 
-_ABI = 4  # the number in kernels.c
+_ABI = 5  # the number in kernels.c
 _DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _SEGMENTS = [c_void_p, c_int64]
 _SLOTS = [c_void_p, c_int64]
@@ -33,6 +33,8 @@ _ARGUMENTS = {
     "linear": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_int32],
     "sparse_add": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_int32],
     "masked_linear": [c_int32, *_MATRICES, *_SEGMENTS, *_SLOTS, c_void_p, c_void_p, c_int32],
+    "add_norm": [c_int32, *[c_void_p] * 3, *[c_int64] * 5, *_SEGMENTS, c_void_p, c_void_p, c_float, c_int32],
+    "weigh": [c_int32, c_void_p, c_void_p, *[c_int64] * 5, *_SEGMENTS, c_int32, c_int32],
     "attend_rows": [c_int32, *[c_void_p] * 7, *[c_int64] * 4, c_float, *[c_void_p] * 3, c_int64, c_int32],
 }
 _FAILURES = {
@@ -78,7 +80,7 @@ class Library:
         functions = {name: _functions(library, name) for name in _ARGUMENTS}
         self.low_rank, self.scale_add, self.linear = (functions[name] for name in ("low_rank", "scale_add", "linear"))
         self.sparse_add, self.masked_linear = functions["sparse_add"], functions["masked_linear"]
-        self.attend_rows = functions["attend_rows"]
+        self.attend_rows, self.add_norm, self.weigh = (functions[n] for n in ("attend_rows", "add_norm", "weigh"))
         openmp = _torch_openmp()
         self.threaded = openmp is not None
         use_threads = library.manyhats_use_threads

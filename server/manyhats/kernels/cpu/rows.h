@@ -289,6 +289,7 @@ static TARGET void NAME(linear)(const Call *call, const Tile *tile) {
     }
 }
 
+#include "fused_rows.h"
 #include "sparse_rows.h"
 
 #undef OUTPUTS
@@ -296,8 +297,9 @@ static TARGET void NAME(linear)(const Call *call, const Tile *tile) {
 #include "attention.h"
 #include "dense_rows.h"
 
-static const Rows JOIN(JOIN(rows, VARIANT), TYPE) = {NAME(down),   NAME(up),    NAME(scale_add), NAME(linear),
-                                                    NAME(sparse), NAME(widen), NAME(dense),     NAME(attend), 0};
+static const Rows JOIN(JOIN(rows, VARIANT), TYPE) = {
+    NAME(down),  NAME(up),       NAME(scale_add), NAME(linear), NAME(sparse), NAME(widen),
+    NAME(dense), NAME(add_norm), NAME(weigh),     NAME(attend), 0};
 
 #undef NAME
 #undef SPLAT

@@ -42,7 +42,7 @@ ACTIVATIONS = {
     "hardswish": 13,
     "laplace": 14,
 }
-MAX_OUTPUTS = 32  # of a linear layer: with more, torch's own product is faster
+FEW_OUTPUTS = 32  # of a linear layer: layers of more are computed in another way; see linear.h
 
 _LOW_RANK = np.dtype(
     [
@@ -70,15 +70,17 @@ _INITIAL_SLOTS = 8  # of a new array; its size doubles when it is full
 # is not supported, the reference computes the call.
 StructKind = tuple[Hashable, ...]
 _UNSUPPORTED: StructKind = ("not supported",)
+MANY_OUTPUTS = "many outputs"  # marks the kinds of linear layers of more than FEW_OUTPUTS
 
 
 class StructArrayView(NamedTuple):
-    """A version of the array. `kind`: of all its structs; None where they differ or there are none."""
+    """A version of the array. `kinds`: of its structs; `kind`: of all; None where they differ or there are none."""
 
     array: Any
     address: int
     slots: int
     kind: StructKind | None
+    kinds: frozenset[StructKind] = frozenset()
 
 
 class StructArray:
@@ -122,7 +124,7 @@ class StructArray:
             self._counts[kind] += 1
         shared = next(iter(self._counts)) if len(self._counts) == 1 else None
         if array is not None:
-            self._view = StructArrayView(array, array.ctypes.data, len(array), shared)
+            self._view = StructArrayView(array, array.ctypes.data, len(array), shared, frozenset(self._counts))
 
     def _remove(self, slot: int) -> None:
         kind = self._kinds.pop(slot, None)
@@ -191,14 +193,9 @@ def _scale_add(entry: ScaleAdd) -> tuple[StructKind, tuple[Any, ...]]:
 def _linear(entry: Weight) -> tuple[StructKind, tuple[Any, ...]]:
     weight, bias, outputs = entry
     out, width = weight.shape
-    supported = (
-        outputs is None
-        and out <= MAX_OUTPUTS
-        and _compatible(weight.dtype, weight, bias)
-        and (bias is None or bias.shape == (out,))
-    )
-    kind: StructKind = (weight.dtype, width) if supported else _UNSUPPORTED
-    return kind, (1, out, _address(weight), _address(bias))
+    supported = outputs is None and _compatible(weight.dtype, weight, bias) and (bias is None or bias.shape == (out,))
+    kind: StructKind = (weight.dtype, width) if out <= FEW_OUTPUTS else (weight.dtype, width, MANY_OUTPUTS)
+    return kind if supported else _UNSUPPORTED, (1, out, _address(weight), _address(bias))
 
 
 def _sparse(entry: Sparse) -> tuple[StructKind, tuple[Any, ...]]:

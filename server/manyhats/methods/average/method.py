@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -67,6 +67,7 @@ class AverageRun:
 
     def step(self, group: ResidualGroup, site: ResidualPass, hidden: Tensor) -> Tensor:
         """The averages' output for `hidden`."""
+        site = replace(site, single=False)  # every member reads the site's tensors as they are
         outs = [
             member.step(group._replace(tables=member_tables(group.tables, index)), site, hidden)
             for index, member in enumerate(self.members)

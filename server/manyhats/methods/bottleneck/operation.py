@@ -75,7 +75,9 @@ class BottleneckRun:
         h, _, residual = self.read(group, site, hidden)
         normed = "norm_after" in tables
         first = residual if not normed or config.adapter_residual_before_ln else None
-        out = self.project(site.kernels, tables, h, segments, first)
+        # A parallel adapter's output is added to the sub-layer's in the end anyway.
+        added = not normed and site.in_place and (first is site.f or config.is_parallel)
+        out = self.project(site.kernels, tables, h, segments, site.f if added else first, in_place=added)
         if normed:
             out = _own_layer_norms(site.kernels, out, tables["norm_after"], segments, config.epsilon)
             if residual is not None and not config.adapter_residual_before_ln:
@@ -97,17 +99,27 @@ class BottleneckRun:
             residual = h
         return AdapterInput(h, hidden, residual)
 
-    def project(self, kernels: Kernels, tables: Tables, h: Tensor, segments: Segments, first: Tensor | None) -> Tensor:
-        """The adapters' output for `h`, plus `first` where given: (rows, hidden) to (rows, hidden)."""
+    def project(
+        self,
+        kernels: Kernels,
+        tables: Tables,
+        h: Tensor,
+        segments: Segments,
+        first: Tensor | None,
+        *,
+        in_place: bool = False,
+    ) -> Tensor:
+        """The adapters' output for `h`, plus `first` where given: (rows, hidden) to (rows, hidden). `in_place`: `first`
+        is overwritten."""
         gates = gate_rows(kernels, h, tables["gate"], segments) if "gate" in tables else None
         if "norm_before" in tables:
             h = _own_layer_norms(kernels, h, tables["norm_before"], segments, self.config.epsilon)
-        out = torch.empty_like(h if first is None else first)
-        for rows in segments.runs:
-            if first is None:
-                out[rows] = 0
-            else:
-                out[rows] = first[rows]
+        if in_place and first is not None:
+            out = first
+        else:
+            out = torch.empty_like(h if first is None else first)
+            for rows in segments.runs:
+                out[rows] = 0 if first is None else first[rows]
         kernels.low_rank(h, out, tables["pair"], segments, gates)
         return out
 
@@ -118,7 +130,8 @@ class BottleneckRun:
 
     def finish(self, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
         """What takes the sub-layer's place after adapters with these flags."""
-        return add_rows(site.of(members), hidden, site.f) if self.config.is_parallel else hidden
+        added = hidden is site.f or not self.config.is_parallel
+        return hidden if added else add_rows(site.of(members), hidden, site.f)
 
 
 def _own_layer_norms(kernels: Kernels, h: Tensor, table: Table[ScaleAdd], segments: Segments, epsilon: float) -> Tensor:

@@ -104,29 +104,28 @@ class FusionRun:
             )
             for i, (source, parts) in enumerate(self.reads)
         ]
-        mixed = in_rows(segments, h, lambda rows: self._weighted([low[rows] for low in lows]))
+        mixed = self._weighted(kernels, lows, segments)
         out = _layer(kernels, mixed, tables["up"], segments, h.shape[1])
         if "value" in tables:
             residual = _layer(kernels, residual, tables["value"], segments, h.shape[1])
         return add_rows(segments, out, residual)
 
-    def _weighted(self, lows: Sequence[Tensor]) -> Tensor:
+    def _weighted(self, kernels: Kernels, lows: Sequence[Tensor], segments: Segments) -> Tensor:
         """w_m a_m of all members, and w_m: (rows, n * r + n). `lows`: the outputs of the layers, by source."""
-        count = len(self.members)
-        pieces = {
-            part: piece
-            for (_, parts), low in zip(self.reads, lows, strict=True)
-            for part, piece in zip(parts, torch.split(low, [self._outputs(part) for part in parts], 1), strict=True)
-        }
-        query = pieces.pop(_QUERY)
         names = [member.non_linearity for member in self.members]
-        if len(set(names)) == 1 and self.reads[0][1][:count] == tuple(range(count)):  # side by side already
-            acted = activation(names[0])(lows[0][:, : count * self.width].view(-1, count, self.width))
-        else:
-            acted = torch.stack([activation(name)(pieces[i]) for i, name in enumerate(names)], dim=1)
-        factors, more = query[:, :-count].view(-1, count, self.width), query[:, -count:]
-        weights = torch.softmax((acted * factors).sum(-1) + more, dim=1)
-        return torch.cat([(acted * weights[:, :, None]).flatten(1), weights], dim=1)
+        parts = [part for _, own in self.reads for part in own]
+        fused = kernels.fused_rows
+        low: Tensor = lows[0]
+        name: str | None = names[0]
+        if len(lows) > 1 or len(set(names)) > 1 or parts[-1] != _QUERY:  # else side by side already
+            sizes = [[self._outputs(part) for part in own] for _, own in self.reads]
+            split = [one for own, size in zip(lows, sizes, strict=True) for one in torch.split(own, size, 1)]
+            pieces = dict(zip(parts, split, strict=True))
+            acted = [activation(own)(pieces[i]) for i, own in enumerate(names)]
+            low, name = torch.cat([*acted, pieces[_QUERY]], dim=1), None
+        if fused is not None and fused.supports(low.dtype, name) and not torch.is_grad_enabled():
+            return fused.weigh_members(low, len(names), name, segments)
+        return in_rows(segments, low, lambda rows: weigh_members(low[rows], len(names), name))
 
     def _outputs(self, part: int) -> int:
         """How many outputs a layer has for a member, or for the query."""
@@ -140,6 +139,15 @@ class FusionRun:
     def finish(self, site: ResidualPass, hidden: Tensor, members: tuple[int, ...]) -> Tensor:
         """What takes the sub-layer's place, as after the last of the fused adapters."""
         return BottleneckRun(self.members[-1]).finish(site, hidden, members)
+
+
+def weigh_members(low: Tensor, members: int, name: str | None) -> Tensor:
+    """See `kernels.base.FusedRows.weigh_members`, here for all rows. `name`: of the activation."""
+    size = (low.shape[1] - members) // 2
+    acted, factors, more = torch.split(low, [size, size, members], dim=1)
+    acted = (acted if name is None else activation(name)(acted)).reshape(-1, members, size // members)
+    weights = torch.softmax((acted * factors.reshape(acted.shape)).sum(-1) + more, dim=1)
+    return torch.cat([(acted * weights[:, :, None]).flatten(1), weights], dim=1)
 
 
 def _layer(kernels: Kernels, x: Tensor, table: Table[Weight], segments: Segments, out: int) -> Tensor:

@@ -32,13 +32,14 @@ from manyhats.methods.lora.operations import (
     embedding_gain,
     low_rank_operations,
     output_offset,
+    small_pairs,
 )
 from manyhats.methods.lora.peft import ADALORA, LORA
 from manyhats.methods.lora.peft_vera import VERA
 from manyhats.methods.lora.peft_writer import WRITER
 from manyhats.methods.lora.training import TrainableLora, TrainableVera
 from manyhats.methods.lora.vera import SharedMatrices, make_matrices, materialise
-from manyhats.methods.operations import Operation, bytes_of
+from manyhats.methods.operations import AddLowRank, Operation, bytes_of
 from manyhats.methods.options import Options
 from manyhats.methods.recipe import Recipe, Schedule
 from manyhats.methods.sites import linear_site
@@ -101,10 +102,17 @@ class Lora(Method[LoraConfig]):
         linear: dict[str, list[Operation]] = {}
         embedding: dict[str, EmbeddingStep] = {}
         nbytes = 0
+        # On other devices each tensor has an allocation of its own, and so its alignment.
+        on_cpu = backbone.device.type == "cpu" and component.config.vera is None
+        small = small_pairs(component.tensors, component.config.scales, backbone.dtype) if on_cpu else {}
         for site, given in _as_low_rank(component, backbone):
+            table = backbone.embedding.get(backbone.bare_name(site))
+            if table is None and site in small:
+                linear[backbone.site_of(site).name] = [AddLowRank(small[site])]
+                nbytes += small[site].down.nbytes + small[site].up.nbytes
+                continue
             leaves = {leaf: tensor.to(backbone.device, torch.float32) for leaf, tensor in given.items()}
             scale = component.config.scales[site]
-            table = backbone.embedding.get(backbone.bare_name(site))
 
             def ready(tensor: Tensor) -> Tensor:
                 return tensor.to(backbone.dtype).contiguous()

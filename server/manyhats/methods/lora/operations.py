@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ from manyhats.kernels.base import LowRank, ScaleAdd, Weight
 from manyhats.methods.base import SequenceSlices
 from manyhats.methods.component import StateDict
 from manyhats.methods.operations import AddGatedLowRank, AddLowRank, Operation, ScaleOutput
+
+_SMALL = 256 << 10  # bytes of a pair
 
 
 @dataclass(slots=True)
@@ -36,6 +39,28 @@ def low_rank_operations(
         found.append(ScaleOutput(ScaleAdd(gain, offset)))
     found.append(AddLowRank(pair) if gate is None else AddGatedLowRank(pair, gate))
     return found
+
+
+def small_pairs(
+    tensors: Mapping[str, StateDict], scales: Mapping[str, float], dtype: torch.dtype
+) -> dict[str, LowRank]:
+    """The pairs of linear sites with nothing but a small A (r, in) and B (out, r), in host memory, scaled in float32.
+
+    Those of one shape are computed together, as the calls of torch take longer than their values.
+    """
+    by_shape: dict[Hashable, list[str]] = {}
+    for site, leaves in tensors.items():
+        if len(leaves) == 2 and "A" in leaves and "B" in leaves:
+            down, up = leaves["A"], leaves["B"]
+            if down.nbytes + up.nbytes <= _SMALL:
+                by_shape.setdefault((down.shape, up.shape, down.dtype, up.dtype), []).append(site)
+    pairs: dict[str, LowRank] = {}
+    for sites in by_shape.values():
+        downs = torch.stack([tensors[site]["A"] for site in sites]).float().to(dtype)
+        ups = torch.stack([tensors[site]["B"] for site in sites]).float().transpose(1, 2)
+        ups = (ups * torch.tensor([scales[site] for site in sites])[:, None, None]).to(dtype).contiguous()
+        pairs |= dict(zip(sites, map(LowRank, downs.unbind(), ups.unbind()), strict=True))
+    return pairs
 
 
 def dora_gain(leaves: StateDict, weight: Tensor, scale: float, dora: str | None) -> Tensor | None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from manyhats.backbone.attention import PACKED_ATTENTION
 from manyhats.backbone.families import FAMILIES
-from manyhats.backbone.model import Backbone
-from manyhats.backbone.sites import EMBEDDED, LAST
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.methods.base import (
     BoundComponent,
@@ -25,10 +22,14 @@ from manyhats.methods.component import Component
 from manyhats.methods.options import Options
 from manyhats.methods.recipe import Recipe, Schedule
 from manyhats.methods.side.config import NAME, NETWORK, SIDE_SITE, SideConfig
+from manyhats.methods.side.frame import frame_of
 from manyhats.methods.side.native import NATIVE
 from manyhats.methods.side.network import build_network, needed_parameters, network_leaves
-from manyhats.methods.side.operation import SideOperation
+from manyhats.methods.side.operation import bind_network
 from manyhats.methods.side.training import TrainableSide
+
+if TYPE_CHECKING:
+    from manyhats.backbone import Backbone
 
 
 class Side(Method[SideConfig]):
@@ -85,20 +86,15 @@ class Side(Method[SideConfig]):
 
     def bind(self, component: Component[SideConfig], backbone: Backbone) -> BoundComponent:
         leaves = component.tensors[SIDE_SITE]
-        network = build_network(component.config, backbone)
         given = {name: t for name, t in network_leaves(leaves).items() if not name.startswith("pooler.")}
-        network.load_state_dict({name: t.float() for name, t in given.items()}, strict=False)
-        if getattr(network, "pooler", None) is not None:
-            network.pooler = None
-        network.set_attn_implementation(PACKED_ATTENTION)
-        inner = Backbone(network, backbone.tokenizer, name="side", device=backbone.device, dtype=backbone.dtype)
-        ready = on_device({n: t for n, t in leaves.items() if not n.startswith(NETWORK)}, backbone)
-        projection = None
-        if "projection.weight" in ready:
-            projection = ready["projection.weight"], ready.get("projection.bias")
-        side = SideOperation(inner, torch.sigmoid(ready["alpha"]), projection, component.config.kind == "layers")
-        steps = {LAST: side.mix} | ({EMBEDDED: side.catch} if side.on_embeddings else {})
-        return BoundComponent(states=steps, nbytes=sum(p.nbytes for p in network.parameters()))
+        others = {name: t for name, t in leaves.items() if not name.startswith(NETWORK)}
+        return bind_network(
+            on_device(given, backbone),
+            on_device(others, backbone),
+            frame_of(component.config, backbone, backbone.dtype),
+            backbone.output_width,
+            on_embeddings=component.config.kind == "layers",
+        )
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:
         chosen = Options(options, method=self.name)

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from manyhats.backbone.attention import PACKED_ATTENTION
 from manyhats.backbone.model import Backbone
-from manyhats.backbone.sites import EMBEDDED, LAST
 from manyhats.methods.base import BoundComponent, Trainable
 from manyhats.methods.component import Component
 from manyhats.methods.side.config import NAME, NETWORK, SIDE_SITE, SideConfig
+from manyhats.methods.side.frame import frame_of
 from manyhats.methods.side.network import build_network, needed_parameters
-from manyhats.methods.side.operation import SideOperation
+from manyhats.methods.side.operation import bind_network
 
 
 class TrainableSide(Trainable):
@@ -33,11 +32,11 @@ class TrainableSide(Trainable):
             network.load_state_dict({name: own[name] for name in needed}, strict=False)
         if getattr(network, "pooler", None) is not None:
             network.pooler = None
-        network.set_attn_implementation(PACKED_ATTENTION)
-        self.inner = Backbone(network, backbone.tokenizer, name="side", device=backbone.device, dtype=torch.float32)
         self.trained = list(needed)
         self.alpha = nn.Parameter(torch.zeros((), device=backbone.device))
-        self.network = network
+        self.network = network.to(backbone.device)  # holds the parameters, and is not run
+        self.frame = frame_of(config, backbone, torch.float32)
+        self.width = backbone.output_width
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in needed)
 
@@ -45,14 +44,15 @@ class TrainableSide(Trainable):
     def rates(self) -> Mapping[str, float]:
         return {"alpha": 50.0}  # a single number that scales everything
 
-    def train(self, mode: bool = True) -> TrainableSide:
-        """Keeps its blocks without dropout, like the backbone's."""
-        self.training = mode
-        return self
-
     def bound(self) -> BoundComponent:
-        side = SideOperation(self.inner, torch.sigmoid(self.alpha), None, on_embeddings=True)
-        return BoundComponent(states={LAST: side.mix, EMBEDDED: side.catch})
+        state = dict(self.network.named_parameters())
+        return bind_network(
+            {name: state[name] for name in self.trained},
+            {"alpha": self.alpha},
+            self.frame,
+            self.width,
+            on_embeddings=True,
+        )
 
     def component(self) -> Component[SideConfig]:
         state = self.network.state_dict()
