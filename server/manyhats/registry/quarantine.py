@@ -13,12 +13,12 @@ from typing import TypeVar, cast
 from manyhats.errors import DamagedStore, NotFound
 from manyhats.registry.blobs import Blobs
 from manyhats.registry.index import AdapterIndex
+from manyhats.registry.loading_threads import LoadingThreads
 from manyhats.registry.records import Version
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_THREADS = 2  # as many as load adapters
 
 
 class Quarantine:
@@ -29,7 +29,7 @@ class Quarantine:
         self._index = index
         self._lock = threading.Lock()
         self._damaged: dict[str, tuple[str, object]] = {}  # why, and the files' signature, by sha256
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="digest")
+        self._threads = ThreadPoolExecutor(LoadingThreads.count, thread_name_prefix="digest")
 
     def close(self) -> None:
         """Ends its threads."""

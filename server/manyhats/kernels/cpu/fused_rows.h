@@ -44,23 +44,12 @@ static TARGET void NAME(add_norm)(const Call *call, const Tile *tile, float *scr
         const float factor = 1.0f / sqrtf(total / (float)out + call->epsilon);
         const V scale = SPLAT(factor);
         for (int64_t c = 0; c < whole; c += STEP) {
-            V now[PARTS], own[PARTS];
+            V now[PARTS];
             for (int p = 0; p < PARTS; p++) now[p] = ((V) * (const VU *)(scratch + c + p * WIDTH) - center) * scale;
-            if (gain) {
-                NAME(load)(gain + c, own);
-                for (int p = 0; p < PARTS; p++) now[p] *= own[p];
-            }
-            if (offset) {
-                NAME(load)(offset + c, own);
-                for (int p = 0; p < PARTS; p++) now[p] += own[p];
-            }
-            NAME(store)(y + c, now);
+            NAME(store_scaled)(y, now, gain, offset, c);
         }
         for (int64_t c = whole; c < out; c++) {
-            float now = (scratch[c] - mean) * factor;
-            if (gain) now *= NAME(number)(gain + c);
-            if (offset) now += NAME(number)(offset + c);
-            NAME(store_number)(y + c, now);
+            NAME(store_scaled_number)(y, (scratch[c] - mean) * factor, gain, offset, c);
         }
     }
 }

@@ -235,6 +235,26 @@ static TARGET void NAME(up)(const Call *call, const Tile *tile, int64_t c0, int6
     }
 }
 
+/* y = now gain + offset for a step's columns, or for one. `gain`, `offset`: 0 where there is none. */
+INLINE void NAME(store_scaled)(ELEMENT *y, V *now, const ELEMENT *gain, const ELEMENT *offset, int64_t c) {
+    V own[PARTS];
+    if (gain) {
+        NAME(load)(gain + c, own);
+        for (int p = 0; p < PARTS; p++) now[p] *= own[p];
+    }
+    if (offset) {
+        NAME(load)(offset + c, own);
+        for (int p = 0; p < PARTS; p++) now[p] += own[p];
+    }
+    NAME(store)(y + c, now);
+}
+
+INLINE void NAME(store_scaled_number)(ELEMENT *y, float now, const ELEMENT *gain, const ELEMENT *offset, int64_t c) {
+    if (gain) now *= NAME(number)(gain + c);
+    if (offset) now += NAME(number)(offset + c);
+    NAME(store_number)(y + c, now);
+}
+
 static TARGET void NAME(scale_add)(const Call *call, const Tile *tile) {
     const ScaleAddSlot *slot = tile->slot;
     const ELEMENT *gain = slot->gain, *offset = slot->offset;
@@ -243,23 +263,12 @@ static TARGET void NAME(scale_add)(const Call *call, const Tile *tile) {
         ELEMENT *y = (ELEMENT *)call->y + (tile->row + i) * call->y_stride;
         int64_t c = 0;
         for (; c + STEP <= call->out; c += STEP) {
-            V now[PARTS], own[PARTS];
+            V now[PARTS];
             NAME(load)(y + c, now);
-            if (gain) {
-                NAME(load)(gain + c, own);
-                for (int p = 0; p < PARTS; p++) now[p] *= own[p];
-            }
-            if (offset) {
-                NAME(load)(offset + c, own);
-                for (int p = 0; p < PARTS; p++) now[p] += own[p];
-            }
-            NAME(store)(y + c, now);
+            NAME(store_scaled)(y, now, gain, offset, c);
         }
         for (; c < call->out; c++) {
-            float now = NAME(number)(y + c);
-            if (gain) now *= NAME(number)(gain + c);
-            if (offset) now += NAME(number)(offset + c);
-            NAME(store_number)(y + c, now);
+            NAME(store_scaled_number)(y, NAME(number)(y + c), gain, offset, c);
         }
     }
 }
