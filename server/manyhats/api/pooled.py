@@ -15,6 +15,8 @@ from manyhats.api.known_fields import CHANGE_POOLED, reject_unsupported
 from manyhats.api.model_names import task_of, unknown_model
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text
+from manyhats.core.kinds.base import Output
+from manyhats.core.vectors import unit_vectors
 from manyhats.errors import InvalidRequest, NotFound
 from manyhats.registry.names import BASE
 from manyhats.serving.inference import InferenceRequest, InferenceResponse
@@ -88,14 +90,14 @@ async def predict(
         raise
 
 
-def vectors(result: InferenceResponse, dimensions: int | None = None, *, unit: bool = True) -> list[list[float]]:
+def vectors(result: InferenceResponse, dimensions: int | None = None, *, unit: bool = True) -> list[Output]:
     """The vectors of an answer.
 
     `dimensions`: only so many of each one's first numbers, which are made of length one again where `unit` is true.
     Raises InvalidRequest where a vector has fewer, or an answer has a vector for each token.
     """
-    found: list[list[float]] = [output["embedding"] for output in result.outputs]
-    if found and found[0] and isinstance(found[0][0], list):
+    found: list[Output] = [output["embedding"] for output in result.outputs]
+    if any(vector.ndim > 1 for vector in found):
         raise InvalidRequest(
             "the task's pooling is 'none', which gives a vector for each token; ask it with "
             f"POST /v1/tasks/{result.version.task}/predict or POST /embed_all",
@@ -104,17 +106,16 @@ def vectors(result: InferenceResponse, dimensions: int | None = None, *, unit: b
     return found if dimensions is None else [shortened(vector, dimensions, unit=unit) for vector in found]
 
 
-def shortened(vector: Sequence[float], dimensions: int, *, unit: bool = True) -> list[float]:
-    """A vector's first numbers, made of length one where `unit` is true. Raises InvalidRequest where it has fewer."""
-    if dimensions > len(vector):
-        raise InvalidRequest(
-            f"'dimensions' is {dimensions}, but the vectors have {len(vector)} numbers", param="dimensions"
-        )
-    kept = np.asarray(vector[:dimensions], dtype=np.float32)
-    if unit:
-        kept = kept / np.maximum(np.linalg.norm(kept), np.float32(1e-12))
-    numbers: list[float] = kept.tolist()
-    return numbers
+def shortened(vector: Output, dimensions: int, *, unit: bool = True) -> Output:
+    """A vector's first numbers, or those of each of several, made of length one where `unit` is true.
+
+    vector: (width,) or (tokens, width). Raises InvalidRequest where it has fewer.
+    """
+    width = vector.shape[-1]
+    if dimensions > width:
+        raise InvalidRequest(f"'dimensions' is {dimensions}, but the vectors have {width} numbers", param="dimensions")
+    kept = np.ascontiguousarray(vector[..., :dimensions], dtype=np.float32)
+    return unit_vectors(kept) if unit else kept
 
 
 def as_base64(numbers: Any) -> str:

@@ -14,6 +14,7 @@ from manyhats.api.state import runtime_of
 from manyhats.backbone import Text
 from manyhats.core.kinds.base import Kind
 from manyhats.core.kinds.registry import KINDS
+from manyhats.core.vectors import unit_vectors
 from manyhats.errors import NotFound
 from manyhats.registry.names import BASE
 from manyhats.runtime import Runtime
@@ -62,8 +63,7 @@ async def cosines(
     """The cosines of pairs' vectors; one query stands for all documents. Raises ManyhatsError."""
     texts = [Text(one) for one in (*queries, *documents)]
     result = await predict(request, model, texts, parameters, kinds=VECTORS, field=field)
-    found = np.array(vectors(result), np.float32)
-    unit = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+    unit = unit_vectors(np.stack(vectors(result)))
     values: list[float] = (unit[: len(queries)] * unit[len(queries) :]).sum(axis=1).tolist()
     return Scores(values, result)
 

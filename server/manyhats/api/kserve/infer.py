@@ -6,9 +6,9 @@ from typing import Any
 
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
-from pydantic_core import to_json
 
-from manyhats.api.body import parse_bytes
+from manyhats.api.body import parse_bytes, read_body
+from manyhats.api.json_response import json_bytes
 from manyhats.api.kserve.tensors import InputTensor, OutputTensor, output_tensors
 from manyhats.api.pooled import predict
 from manyhats.api.schemas import AnswerBody, Many
@@ -115,7 +115,7 @@ async def infer(request: Request, task: str) -> Response:
 
 async def _parsed(request: Request) -> tuple[InferBody, bytes]:
     """The body's JSON, and the bytes behind it. Raises InvalidRequest."""
-    data = await request.body()
+    data = await read_body(request)
     limit = runtime_of(request).settings.max_values
     size = len(data)
     if (given := request.headers.get(HEADER)) is not None:
@@ -183,7 +183,7 @@ def _answer(body: InferBody, task: str, result: InferenceResponse) -> Response:
     }
     if body.id is not None:
         answer["id"] = body.id
-    head = to_json(answer | {"outputs": outputs})
+    head = json_bytes(answer | {"outputs": outputs})
     if not tail:
         return Response(head, media_type="application/json")
     return Response(head + b"".join(tail), media_type="application/octet-stream", headers={HEADER: str(len(head))})

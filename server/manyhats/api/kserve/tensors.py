@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
-from pydantic_core import to_json
 
+from manyhats.api.json_response import json_bytes
 from manyhats.api.schemas import Many
 from manyhats.errors import InvalidRequest
 
@@ -126,7 +126,7 @@ def _tensor(name: str, values: list[Any]) -> OutputTensor:
         labels = list(values[0])
         if all(list(value) == labels for value in values):
             return OutputTensor(name, "FP32", [count, len(labels)], [v for one in values for v in one.values()], labels)
-    if all(isinstance(value, list) for value in values):
+    if all(isinstance(value, (list, np.ndarray)) for value in values):
         try:
             array = np.asarray(values)
         except ValueError:  # vectors of several lengths
@@ -134,4 +134,4 @@ def _tensor(name: str, values: list[Any]) -> OutputTensor:
         else:
             if array.dtype.kind == "f" and array.ndim > 1 and array.size:
                 return OutputTensor(name, "FP32", list(array.shape), array.ravel().tolist())
-    return OutputTensor(name, "BYTES", [count], [to_json(value).decode() for value in values])
+    return OutputTensor(name, "BYTES", [count], [json_bytes(value).decode() for value in values])

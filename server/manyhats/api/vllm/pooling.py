@@ -108,11 +108,8 @@ def _answer(body: PoolingBody, result: InferenceResponse) -> dict[str, Any]:
     return answer_list("pool", body.model, data, result)
 
 
-def _shortened(output: dict[str, Any], dimensions: int) -> list[Any]:
+def _shortened(output: dict[str, Any], dimensions: int) -> Any:
     """A vector, or those of all tokens, with fewer numbers. Raises InvalidRequest for labels, which are not cut."""
     if "embedding" not in output:
         raise InvalidRequest("'dimensions' is for vectors; the task gives scores of labels", param="dimensions")
-    values = output["embedding"]
-    if values and isinstance(values[0], list):
-        return [shortened(one, dimensions) for one in values]
-    return shortened(values, dimensions)
+    return shortened(output["embedding"], dimensions)
