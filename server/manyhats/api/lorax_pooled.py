@@ -6,7 +6,7 @@ followed, too. `/embed` and `/classify` are shared with TEI and vLLM, whose requ
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -16,7 +16,7 @@ from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
 from manyhats.api.json_response import json_response
 from manyhats.api.lorax import Parameters, check_adapter, error_body
-from manyhats.api.pooled import VECTORS, predict, vectors
+from manyhats.api.pooled import TOKENS, VECTORS, predict, vectors
 from manyhats.api.schemas import AnswerBody, Many
 from manyhats.api.shaped_route import TYPED_ERRORS, in_shape, shaped_route
 from manyhats.backbone import Text
@@ -28,8 +28,6 @@ router = APIRouter(
     route_class=shaped_route(error_body),
     responses=TYPED_ERRORS,
 )
-
-_TOKENS = ("tokens",)
 
 
 class TextBody(BaseModel):
@@ -129,15 +127,15 @@ async def answer_entities(request: Request, task: str | None = None) -> Response
 
 async def _entities(request: Request, task: str | None) -> Response:
     body = await parse(request, TextBody)
-    result = await predict(request, _task(body, task), [Text(body.inputs)], {}, kinds=_TOKENS, field="inputs")
-    return await json_response(lambda: _shown(result.outputs)[0], result.size)
+    result = await predict(request, _task(body, task), [Text(body.inputs)], {}, kinds=TOKENS, field="inputs")
+    return await json_response(lambda: entities_of(result.outputs[0]), result.size)
 
 
 async def _batch(request: Request, task: str | None = None) -> Response:
     body = await parse(request, BatchBody)
     texts = [Text(text) for text in body.inputs]
-    result = await predict(request, _task(body, task), texts, {}, kinds=_TOKENS, field="inputs")
-    return await json_response(lambda: _shown(result.outputs), result.size)
+    result = await predict(request, _task(body, task), texts, {}, kinds=TOKENS, field="inputs")
+    return await json_response(lambda: [entities_of(output) for output in result.outputs], result.size)
 
 
 def _task(body: TextBody, task: str | None) -> str | None:
@@ -151,23 +149,21 @@ def _task(body: TextBody, task: str | None) -> str | None:
     return given.adapter_id if task is None else task
 
 
-def _shown(outputs: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+def entities_of(output: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entities of one text, as transformers' pipeline numbers and names them where it joins no tokens."""
     return [
-        [
-            {
-                "entity": entity["entity_group"],
-                "score": entity["score"],
-                "index": first_token(output, entity) + 1,
-                "word": entity["word"],
-                "start": entity["start"],
-                "end": entity["end"],
-            }
-            for entity in output["entities"]
-        ]
-        for output in outputs
+        {
+            "entity": entity["entity_group"],
+            "score": entity["score"],
+            "index": _first_token(output, entity) + 1,
+            "word": entity["word"],
+            "start": entity["start"],
+            "end": entity["end"],
+        }
+        for entity in output["entities"]
     ]
 
 
-def first_token(output: dict[str, Any], entity: dict[str, Any]) -> int:
+def _first_token(output: dict[str, Any], entity: dict[str, Any]) -> int:
     """The number of an entity's first token among those of its text, from 0."""
     return next((i for i, token in enumerate(output["tokens"]) if token["end"] > entity["start"]), 0)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.known_fields import CHANGE_POOLED, reject_unsupported
 from manyhats.api.model_names import task_of, unknown_model
+from manyhats.api.schemas import AnswerBody
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text
 from manyhats.core.kinds.base import Output
@@ -22,7 +23,7 @@ from manyhats.registry.names import BASE
 from manyhats.serving.inference import InferenceRequest, InferenceResponse
 
 # The kinds of task whose answers routes for vectors, labels and relevance understand.
-VECTORS, LABELS, RELEVANCE = ("embed",), ("classify",), ("rerank",)
+VECTORS, LABELS, TOKENS, RELEVANCE = ("embed",), ("classify",), ("tokens",), ("rerank",)
 
 
 class PooledBody(BaseModel):
@@ -121,6 +122,13 @@ def shortened(vector: Output, dimensions: int, *, unit: bool = True) -> Output:
 def as_base64(numbers: Any) -> str:
     """Numbers, in one list or in lists of one length, as little-endian float32 in base64."""
     return b64encode(np.asarray(numbers, dtype="<f4").tobytes()).decode()
+
+
+class Usage(AnswerBody):
+    """How many tokens were read."""
+
+    prompt_tokens: int
+    total_tokens: int
 
 
 def usage_of(result: InferenceResponse) -> dict[str, int]:

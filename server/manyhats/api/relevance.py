@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from fastapi import Request
+from pydantic import BaseModel, StrictStr
 
 from manyhats.api.model_names import task_of, unknown_model
 from manyhats.api.pooled import RELEVANCE, VECTORS, predict, vectors
+from manyhats.api.schemas import Many
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text
 from manyhats.core.kinds.base import Kind
@@ -27,6 +29,13 @@ class Scores(NamedTuple):
 
     values: list[float]
     result: InferenceResponse
+
+
+class Compared(BaseModel):
+    """A text, and others to compare it with."""
+
+    source_sentence: StrictStr
+    sentences: Many[StrictStr]
 
 
 async def relevance(

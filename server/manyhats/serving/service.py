@@ -124,7 +124,8 @@ class Service:
             if FIELD in given:
                 body, given = parse(given)
             view = self._views.of(task, version)
-            check_kind(request, view.kind, version.task)
+            if request.generates or request.kinds:
+                check_kind(request, view.kind, version.task)
             parameters, settings = self._views.complete(view, request.defaults, given, request.names)
             if body is not None:
                 merged = open_merged(self.registry, body, version, version.task == BASE)

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ConfigDict, RootModel
 
 from manyhats.api.labels import LabelScore
+from manyhats.api.lorax_pooled import Entity
 from manyhats.api.schemas import AnswerBody
 
 
@@ -15,17 +16,6 @@ class EntityGroup(AnswerBody):
 
     entity_group: str
     score: float
-    word: str
-    start: int
-    end: int
-
-
-class TokenEntity(AnswerBody):
-    """A token, where nothing is joined. `index`: its number among those of the text, from 1."""
-
-    entity: str
-    score: float
-    index: int
     word: str
     start: int
     end: int
@@ -60,8 +50,8 @@ class HubAnswer(
     RootModel[
         list[list[LabelScore]]
         | list[EntityGroup]
-        | list[TokenEntity]
-        | list[list[EntityGroup] | list[TokenEntity]]
+        | list[Entity]
+        | list[list[EntityGroup] | list[Entity]]
         | SpanAnswer
         | list[SpanAnswer]
         | list[list[SpanAnswer]]

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 
 from manyhats.api.known_fields import CHANGE_POOLED, Known, reject_unsupported
 from manyhats.api.lorax import Parameters
+from manyhats.api.relevance import Compared
 from manyhats.api.schemas import Many
 from manyhats.errors import InvalidRequest
 from manyhats.messages import first_error
@@ -91,13 +92,6 @@ class Asked(BaseModel):
 
     question: StrictStr
     context: StrictStr
-
-
-class Compared(BaseModel):
-    """A text, and others to compare it with."""
-
-    source_sentence: StrictStr
-    sentences: Many[StrictStr]
 
 
 TEXTS: TypeAdapter[Any] = TypeAdapter(StrictStr | Pair | Many[StrictStr | Pair])

@@ -15,7 +15,6 @@ from manyhats.api.huggingface.bodies import (
     Answering,
     Asked,
     Classifying,
-    Compared,
     Embedding,
     Filling,
     HubBody,
@@ -23,9 +22,9 @@ from manyhats.api.huggingface.bodies import (
     checked,
 )
 from manyhats.api.labels import SCORED, label_scores, scoring_parameters
-from manyhats.api.lorax_pooled import first_token
-from manyhats.api.pooled import LABELS, VECTORS, predict, vectors
-from manyhats.api.relevance import cosines, kind_of
+from manyhats.api.lorax_pooled import entities_of
+from manyhats.api.pooled import LABELS, TOKENS, VECTORS, predict, vectors
+from manyhats.api.relevance import Compared, cosines, kind_of
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text
 from manyhats.errors import InvalidRequest
@@ -65,22 +64,10 @@ async def token_classification(request: Request, task: str | None, body: HubBody
     strategy = given.aggregation_strategy
     parameters = _truncation(given) | ({} if strategy is None else {"aggregation": strategy})
     texts, many = _texts(body)
-    result = await predict(request, task, texts, parameters, kinds=("tokens",), field="inputs")
+    result = await predict(request, task, texts, parameters, kinds=TOKENS, field="inputs")
 
     def shown(output: dict[str, Any]) -> list[dict[str, Any]]:
-        if strategy != "none":
-            return list(output["entities"])
-        return [
-            {
-                "entity": entity["entity_group"],
-                "score": entity["score"],
-                "index": first_token(output, entity) + 1,
-                "word": entity["word"],
-                "start": entity["start"],
-                "end": entity["end"],
-            }
-            for entity in output["entities"]
-        ]
+        return entities_of(output) if strategy == "none" else list(output["entities"])
 
     return lambda: _one_or_many([shown(output) for output in result.outputs], many), result.size
 

@@ -103,8 +103,7 @@ class Inferred(AnswerBody):
 
 async def infer(request: Request, task: str) -> Response:
     """Asks a task. Raises ManyhatsError."""
-    body, tail = await _parsed(request)
-    texts = _texts(body, tail, runtime_of(request).settings.max_inputs)
+    body, texts = await _parsed(request)
     given = {name: value for name, value in (body.parameters or {}).items() if name not in _OF_PROTOCOL}
     for wanted in body.outputs or ():
         if wanted.parameters.classification is not None:
@@ -113,17 +112,21 @@ async def infer(request: Request, task: str) -> Response:
     return await at_once_if(result.size <= SMALL_OUTPUT, lambda: _answer(body, task, result))
 
 
-async def _parsed(request: Request) -> tuple[InferBody, bytes]:
-    """The body's JSON, and the bytes behind it. Raises InvalidRequest."""
+async def _parsed(request: Request) -> tuple[InferBody, list[Text]]:
+    """The body's JSON, and the texts of its tensors. Raises InvalidRequest or TooLarge."""
     data = await read_body(request)
-    limit = runtime_of(request).settings.max_values
+    settings = runtime_of(request).settings
     size = len(data)
     if (given := request.headers.get(HEADER)) is not None:
         if not (given.isascii() and given.isdigit()) or len(given) > 12 or int(given) > len(data):
             raise InvalidRequest(f"{HEADER} is no number of bytes that the body has", param=HEADER)
         size = int(given)
-    body = await at_once_if(size <= SMALL_BODY, lambda: parse_bytes(data[:size], InferBody, limit))
-    return body, data[size:]
+
+    def parsed() -> tuple[InferBody, list[Text]]:
+        body = parse_bytes(data[:size], InferBody, settings.max_values)
+        return body, _texts(body, data[size:], settings.max_inputs)
+
+    return await at_once_if(len(data) <= SMALL_BODY, parsed)
 
 
 def _texts(body: InferBody, tail: bytes, most: int) -> list[Text]:

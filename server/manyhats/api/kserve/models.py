@@ -18,6 +18,8 @@ from manyhats.api.relevance import kind_of
 from manyhats.api.schemas import AnswerBody
 from manyhats.api.shaped_route import shaped_route
 from manyhats.api.state import runtime_of
+from manyhats.core.kinds.base import FieldType
+from manyhats.core.kinds.registry import KINDS
 from manyhats.errors import InvalidRequest
 from manyhats.registry.names import BASE
 from manyhats.runtime import Runtime
@@ -31,16 +33,13 @@ router = APIRouter(
     responses=ERRORS,
 )
 
-# What the answers of a kind are as tensors.
-_OUTPUTS: dict[str, tuple[tuple[str, str, list[int]], ...]] = {
-    "classify": (("label", "BYTES", [-1]), ("score", "FP32", [-1]), ("scores", "FP32", [-1, -1])),
-    "tokens": (("tokens", "BYTES", [-1]), ("entities", "BYTES", [-1])),
-    "regress": (("value", "FP32", [-1]),),
-    "rerank": (("score", "FP32", [-1]),),
-    "span": (("answer", "BYTES", [-1]), ("start", "INT64", [-1]), ("end", "INT64", [-1]), ("score", "FP32", [-1])),
-    "embed": (("embedding", "FP32", [-1, -1]),),
-    "generate": (("text", "BYTES", [-1]), ("finish_reason", "BYTES", [-1]), ("tokens", "BYTES", [-1])),
-    "fill": (("text", "BYTES", [-1]), ("masks", "BYTES", [-1])),
+# What a field of the answers is as a tensor; the first dimension is that of the inputs.
+_TENSORS: dict[FieldType, tuple[str, list[int]]] = {
+    "text": ("BYTES", [-1]),
+    "integer": ("INT64", [-1]),
+    "number": ("FP32", [-1]),
+    "numbers": ("FP32", [-1, -1]),
+    "json": ("BYTES", [-1]),
 }
 
 
@@ -182,17 +181,17 @@ def _ready(request: Request, task: str) -> Response:
 def _metadata(runtime: Runtime, task: str) -> dict[str, Any]:
     """Raises NotFound."""
     name = task_of(runtime, task)
-    kind, numbers = runtime.service.base.info.kind, []
+    kind, numbers = KINDS[runtime.service.base.info.kind], []
     if name != BASE:
-        kind = kind_of(runtime, task).name
+        kind = kind_of(runtime, task)
         numbers = [str(version.number) for version in runtime.registry.lookup(name)[0].versions]
     inputs = ["text", "text_pair"]
     return {
         "name": task.partition("@")[0],
         "versions": numbers,
-        "platform": f"manyhats_{kind}",
+        "platform": f"manyhats_{kind.name}",
         "inputs": [{"name": one, "datatype": "BYTES", "shape": [-1]} for one in inputs],
         "outputs": [
-            {"name": one, "datatype": datatype, "shape": shape} for one, datatype, shape in _OUTPUTS.get(kind, ())
+            {"name": one, "datatype": _TENSORS[field][0], "shape": _TENSORS[field][1]} for one, field in kind.fields
         ],
     }

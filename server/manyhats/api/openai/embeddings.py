@@ -15,6 +15,7 @@ from manyhats.api.openai.bodies import Prompt, read_prompt
 from manyhats.api.pooled import (
     VECTORS,
     PooledBody,
+    Usage,
     as_base64,
     predict,
     truncation,
@@ -46,13 +47,6 @@ class EmbeddingBody(PooledBody):
     prompt: StrictStr | None = None
     prompt_name: StrictStr | None = None
     pooling: Any = None
-
-
-class Usage(AnswerBody):
-    """How many tokens were read."""
-
-    prompt_tokens: int
-    total_tokens: int
 
 
 class Embedding(AnswerBody):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, RootModel, StrictBool, StrictInt, StrictStr
+from pydantic import ConfigDict, Field, RootModel, StrictBool, StrictInt, StrictStr
 
 from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
@@ -13,8 +13,7 @@ from manyhats.api.json_response import json_response
 from manyhats.api.lorax_pooled import LoraxVector, answer_embedding, is_lorax
 from manyhats.api.openai.bodies import Prompt, read_prompt
 from manyhats.api.pooled import VECTORS, predict, vectors
-from manyhats.api.relevance import cosines
-from manyhats.api.schemas import Many
+from manyhats.api.relevance import Compared, cosines
 from manyhats.api.shaped_route import TYPED_ERRORS, shaped_route
 from manyhats.api.tei.bodies import TeiBody
 from manyhats.api.tei.errors import error_body
@@ -64,13 +63,6 @@ class TokenVectors(RootModel[list[list[list[float]]]]):
     model_config = ConfigDict(json_schema_extra={"examples": [[[[0.6, 0.0, 0.8], [0.1, 0.4, -0.2]]]]})
 
 
-class Pairs(BaseModel):
-    """A text, and others to compare it with."""
-
-    source_sentence: StrictStr
-    sentences: Many[StrictStr]
-
-
 class SimilarityBody(TeiBody):
     """`POST /similarity`."""
 
@@ -78,7 +70,7 @@ class SimilarityBody(TeiBody):
         json_schema_extra={"examples": [{"inputs": {"source_sentence": "a text", "sentences": ["one", "two"]}}]}
     )
 
-    inputs: Pairs
+    inputs: Compared
     parameters_: Annotated[dict[str, Any] | None, Field(alias="parameters")] = None
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from manyhats.api.pooled import usage_of, with_warnings
+from manyhats.api.pooled import Usage, usage_of, with_warnings
 from manyhats.api.schemas import AnswerBody, WarningBody
 from manyhats.serving.inference import InferenceResponse
 
 
-class Usage(AnswerBody):
-    """How many tokens were read."""
+class ListUsage(Usage):
+    """With the tokens that were generated: none."""
 
-    prompt_tokens: int
-    total_tokens: int
     completion_tokens: int
 
 
@@ -25,7 +23,7 @@ class AnswerList(AnswerBody):
     object: str
     created: int
     model: str
-    usage: Usage
+    usage: ListUsage
     warnings: list[WarningBody] | None = None
 
 

@@ -11,7 +11,7 @@ from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.json_response import json_response
-from manyhats.api.pooled import PooledBody, truncation, usage_of, with_warnings
+from manyhats.api.pooled import PooledBody, Usage, truncation, usage_of, with_warnings
 from manyhats.api.relevance import Scores, best_first, relevance
 from manyhats.api.schemas import AnswerBody, Many, WarningBody
 from manyhats.api.shaped_route import in_shape
@@ -61,13 +61,6 @@ class RankedDocument(AnswerBody):
     relevance_score: float
 
 
-class RerankUsage(AnswerBody):
-    """How many tokens were read."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
 class RankedList(AnswerBody):
     """The documents, the best one first."""
 
@@ -86,7 +79,7 @@ class RankedList(AnswerBody):
 
     id: str
     model: str
-    usage: RerankUsage
+    usage: Usage
     results: list[RankedDocument]
     warnings: list[WarningBody] | None = None
 

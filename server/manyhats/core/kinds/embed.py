@@ -56,6 +56,7 @@ class Embed(Kind[EmbedParameters]):
     """The last hidden states, pooled to one vector."""
 
     name = "embed"
+    fields = (("embedding", "numbers"),)
     parameters = EmbedParameters
     settings = ("prompts", "default_prompt_name", "include_prompt", "lower_case")
     bare_parameters = frozenset({"pooling", "normalize"}) | _PROMPTS
