@@ -32,6 +32,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may ask the network
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # the models are too small to share out, and the cores are the other processes'
+if not Path("/dev/nvidiactl").exists():
+    os.environ["TRITON_INTERPRET"] = "1"  # no GPU: tests/kernels/cuda runs the programs in Triton's interpreter
 for _name in [name for name in os.environ if name.startswith("MANYHATS_")]:
     del os.environ[_name]  # what is set for a server of the caller's own is not for those of the tests
 

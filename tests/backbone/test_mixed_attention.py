@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from manyhats.backbone import Actors, Backbone, SequenceChunk, pack_chunks
 from manyhats.backbone.attention_layout import AttentionLayout
-from manyhats.backbone.cache import KeyValueCache
+from manyhats.backbone.cache import KeyValueCache, RowAttention
 from manyhats.backbone.staging import HostBuffers, StagingBuffer
 from manyhats.kernels.registry import choose
 from torch import Tensor
@@ -63,8 +63,10 @@ def plain(q: Tensor, k: Tensor, v: Tensor, hidden: int, causal: bool, window: in
     return out
 
 
-def check(some: Sequence[Case], causal: bool, window: int | None, seed: int, *, rows_read: bool = False) -> None:
-    """A pass over all of them, against one sequence after the other. `rows_read`: by the kernels for CPUs."""
+def check(
+    some: Sequence[Case], causal: bool, window: int | None, seed: int, attention: RowAttention | None = None
+) -> None:
+    """A pass over all of them, against one sequence after the other. `attention`: of those with one new token."""
     generator = torch.Generator().manual_seed(seed)
 
     def fresh(*shape: int) -> Tensor:
@@ -72,7 +74,6 @@ def check(some: Sequence[Case], causal: bool, window: int | None, seed: int, *, 
 
     count = sum(case.prefix + case.earlier + case.new for case in some)
     slots = torch.randperm(count, generator=generator).numpy()
-    attention = choose(CPU).row_attention if rows_read else None
     cache = KeyValueCache(count, 2, (KV_HEADS, DIM), CPU, torch.float32, attention)
     cache.entries[0].copy_(fresh(2, count, KV_HEADS, DIM))
     tokens = sum(case.new for case in some)
@@ -122,11 +123,13 @@ def test_each_gets_what_it_gets_alone(
     some: list[Case], window: int | None, seed: int, gradients: bool, rows_read: bool
 ) -> None:
     with torch.set_grad_enabled(gradients):
-        check(some, causal=True, window=window, seed=seed, rows_read=rows_read)
+        check(some, causal=True, window=window, seed=seed, attention=choose(CPU).row_attention if rows_read else None)
 
 
 class Noting:
     """Row attention that counts its calls, and computes nothing."""
+
+    on_host = True
 
     def __init__(self) -> None:
         self.calls: list[tuple[int, bool]] = []  # sequences, and whether it writes their keys and values

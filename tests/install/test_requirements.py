@@ -16,6 +16,7 @@ OWN = {"manyhats", "manyhats_client", "tests", "examples", "benchmarks", "script
 BY_NAME = {"datasets", "pyarrow", "gguf"}
 # Modules of `manyhats train` and what they need as they load; `require` says what is missing before they are imported.
 TRAINING = {"training/trainer.py": {"accelerate"}}
+PROGRAMS = "kernels/cuda/programs/"  # modules of programs in Triton, which are loaded where it is there
 
 
 def project(name: str) -> dict:
@@ -80,10 +81,11 @@ def trees(folder: str) -> dict[str, ast.Module]:
 
 
 def test_the_server_declares_what_it_imports():
-    optional = extras("train", "decoder", "peft")
+    optional = extras("train", "decoder", "peft", "cuda")
     for path, tree in trees("server/manyhats").items():
         assert not strangers(modules(tree), REQUIRED | optional), path
-        assert not strangers(at_load(tree) - TRAINING.get(path, set()), REQUIRED), path
+        optional_at_load = {"triton"} if path.startswith(PROGRAMS) else TRAINING.get(path, set())
+        assert not strangers(at_load(tree) - optional_at_load, REQUIRED), path
 
 
 def test_the_client_declares_what_it_imports():
@@ -98,7 +100,7 @@ def test_what_a_contributor_runs_is_installed_by_dev(folder):
         for raw in (ROOT / "requirements/alone.txt").read_text(encoding="utf-8").splitlines()
         if (line := raw.partition("#")[0].strip())
     }
-    declared = REQUIRED | extras("train", "decoder", "peft", "clients", "test", "dev") | alone
+    declared = REQUIRED | extras("train", "decoder", "peft", "cuda", "clients", "test", "dev") | alone
     # A benchmark runs as a program, which finds what lies beside it by its bare name.
     beside = {path.stem for path in (ROOT / folder).glob("*.py")} if folder == "benchmarks" else set()
     for path, tree in trees(folder).items():

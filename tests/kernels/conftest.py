@@ -27,7 +27,7 @@ class Refuses(Reference):
     def low_rank(self, *args, **kwargs):
         raise AssertionError("the reference was asked")
 
-    scale_add = linear = masked_linear = sparse_add = low_rank
+    scale_add = linear = masked_linear = sparse_add = lookup = low_rank
 
 
 @pytest.fixture

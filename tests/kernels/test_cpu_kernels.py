@@ -6,10 +6,9 @@ import threading
 
 import pytest
 import torch
-from manyhats.kernels.activations import activation
+from manyhats.kernels.activations import NUMBERS, activation
 from manyhats.kernels.base import LowRank, ScaleAdd, Sparse, Weight
 from manyhats.kernels.cpu.backend import CpuKernels
-from manyhats.kernels.cpu.struct_arrays import ACTIVATIONS
 from manyhats.kernels.reference import Reference
 from manyhats.kernels.segments import Segment, Segments, Table
 from torch import Tensor
@@ -101,7 +100,7 @@ def test_mixed_ranks_and_rows_in_one_call(kernels, random, dtype, width, out):
 
 
 @DTYPES
-@pytest.mark.parametrize("name", [*ACTIVATIONS, None])
+@pytest.mark.parametrize("name", [*NUMBERS, None])
 def test_biases_scales_and_activations_differ_by_slot(kernels, random, dtype, name):
     width, out = 48, 80
     entries = [
@@ -146,7 +145,7 @@ def test_nothing_but_the_segments_rows_and_columns_is_touched(kernels, random, d
 
 
 @DTYPES
-@pytest.mark.parametrize("name", [*ACTIVATIONS, None])
+@pytest.mark.parametrize("name", [*NUMBERS, None])
 def test_not_a_number_stays_one(kernels, random, dtype, name):
     """A broken input must be seen in the answer."""
     table = table_of(pair(random, 5, 33, 65, dtype, activation=name))

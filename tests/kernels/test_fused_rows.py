@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from manyhats.kernels.activations import NUMBERS
 from manyhats.kernels.cpu.fused_rows import CpuFusedRows
-from manyhats.kernels.cpu.struct_arrays import ACTIVATIONS
 from manyhats.methods.fusion.operation import weigh_members
 from torch.nn import functional as F
 
@@ -73,7 +73,7 @@ def test_weights_of_a_fusions_members(fused, random, dtype, members, width, acti
 
 
 def test_what_is_supported(fused):
-    assert all(fused.supports(dtype, name) for dtype in CLOSE for name in (None, *ACTIVATIONS, "ReLU"))
+    assert all(fused.supports(dtype, name) for dtype in CLOSE for name in (None, *NUMBERS, "ReLU"))
     assert not fused.supports(torch.float64)
     assert not fused.supports(torch.float32, "sqrtsoftplus")
 

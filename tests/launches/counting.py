@@ -18,6 +18,7 @@ class Counting:
     keeps_sparse = True
     row_attention = None
     fused_rows = None
+    stage = None
 
     def __init__(self) -> None:
         self.count = Count()  # whoever measures puts the pass's in its place

@@ -14,6 +14,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from manyhats.kernels.registry import BACKENDS
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -159,6 +160,8 @@ class _Functions(TorchFunctionMode):
                 case "tolist" | "item" | "__bool__" | "__int__" | "__float__" | "__index__":
                     self._ledger.read()
                     return getattr(own.inner, name)()
+                case "data_ptr":
+                    return own.inner.data_ptr()
                 case "numpy" | "__array__":
                     raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
                 case "__getitem__":
@@ -343,6 +346,7 @@ def pretended_device() -> Iterator[Count]:
     with (
         mock.patch("torch.cuda.is_available", return_value=True),
         mock.patch("torch.cuda._lazy_init"),
+        mock.patch.dict(BACKENDS, {"reference": BACKENDS["reference"]}, clear=True),  # programs need a real device
         mock.patch("torch.cuda.Event", partial(_Event, ledger)),
         mock.patch("torch.__future__.get_overwrite_module_params_on_conversion", return_value=True),
         torch.inference_mode(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from manyhats.backbone import Backbone
 from manyhats.methods.slots import SlotTables
@@ -17,13 +18,16 @@ from tests.launches.passes import ENCODER_SEQUENCES, STREAMS, Decoding, adapters
 
 
 class OnDevice:
-    """A tiny backbone that stands on the pretended device, with one adapter of each method to bind to it."""
+    """A tiny backbone that stands on the pretended device, with one adapter of each method to bind to it.
 
-    def __init__(self, folder: Path) -> None:
+    `kernels`: that have a `count`, into which they write their launches.
+    """
+
+    def __init__(self, folder: Path, kernels: Any = None) -> None:
         self.adapters = adapters_of(tiny.load(folder))
         with pretended_device():
             self.backbone = Backbone.load(str(folder), device="cuda", dtype="float32")
-        self._kernels = Counting()
+        self._kernels = kernels or Counting()
         self.backbone.kept[SlotTables] = SlotTables(self._kernels)
 
     @contextmanager

@@ -9,7 +9,7 @@ import torch
 from manyhats.core.kinds.registry import TRAININGS
 from manyhats.errors import InvalidRequest
 from manyhats.methods.bound_adapter import BoundAdapter
-from manyhats.methods.grouped_heads import HeadRows, head_logits
+from manyhats.methods.grouped_heads import GroupedHeads, HeadRows
 from manyhats.methods.slots import slot_tables
 from manyhats.training.heads import head_for
 from manyhats.training.recipes import recipe_for
@@ -30,5 +30,6 @@ def test_fits_the_backbone(family: str, method: str, load_backbone: Any) -> None
         head.check(backbone)
         width = backbone.hidden if head.reads == "pooler" else backbone.output_width
         ready = BoundAdapter("none", (), head)
-        logits = head_logits(slot_tables(backbone), torch.zeros(2, width), [HeadRows(ready, 0, 2)])
+        heads = GroupedHeads(slot_tables(backbone), [HeadRows(ready, 0, 2)], backbone.staging(), backbone.device)
+        logits = heads(torch.zeros(2, width))
         assert logits.shape == (2, 1 if kind == "regress" else 3)

@@ -87,7 +87,7 @@ class AttentionLayout:
         starts = np.cumsum(lengths) - lengths
         self._tokens = int(lengths.sum())
         whole = _whole_groups(chunks)
-        self._decodes = decode_attention(chunks, cache)
+        self._decodes = decode_attention(chunks, cache, staging)
         decodes = [] if self._decodes is None else self._decodes.members
         groups = [*whole, *_cached_groups(chunks, frozenset(decodes)), *([decodes] if decodes else [])]
         order = [i for members in groups for i in members]

@@ -6,25 +6,25 @@ Sequences may share rows: a task's prefix, or the common beginning of prompts, i
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 
 class RowAttention(Protocol):
     """Attention of single queries to rows of the cache; see `kernels.base.RowAttention`."""
 
+    on_host: bool
+
     def __call__(
         self,
         q: Tensor,
         new: tuple[Tensor, Tensor] | None,
         cache: tuple[Tensor, Tensor],
-        rows: NDArray[np.int64],
-        bounds: NDArray[np.int64],
-        first: NDArray[np.int64],
+        rows: Any,
+        bounds: Any,
+        first: Any,
         scaling: float,
     ) -> Tensor: ...
 

@@ -11,14 +11,27 @@ from torch import Tensor
 
 from manyhats.backbone.cache import KeyValueCache, RowAttention
 from manyhats.backbone.chunks import SequenceChunk
+from manyhats.backbone.staging import StagingBuffer
+
+_ROWS = "attention.decode_rows"  # rows of the cache, of all sequences one behind the other
+_BOUNDS = "attention.decode_bounds"  # (S + 1,) where each one's begin, and their number
+_FIRST = "attention.decode_first"  # (n, S) how many rows each sequence does not attend to, as layers differ in it
 
 
 class DecodeAttention:
     """One call of `attention` for the sequences `members`, without padding, groups of similar length, or copies of keys
-    and values: a sequence's output does not depend on the others."""
+    and values: a sequence's output does not depend on the others.
+
+    Indices are put into `staging` where `attention` takes them on the device; it must be committed before a call.
+    """
 
     def __init__(
-        self, chunks: Sequence[SequenceChunk], members: list[int], cache: KeyValueCache, attention: RowAttention
+        self,
+        chunks: Sequence[SequenceChunk],
+        members: list[int],
+        cache: KeyValueCache,
+        attention: RowAttention,
+        staging: StagingBuffer,
     ) -> None:
         self.members = members
         chunks = [chunks[i] for i in members]
@@ -32,6 +45,24 @@ class DecodeAttention:
         self._left_out = [chunk.left_out for chunk in chunks]
         self._layers = frozenset[int]().union(*self._left_out)  # that hide some prefix
         self._nothing = np.zeros(len(tables), dtype=np.int64)
+        self._staging = None if attention.on_host else staging
+        self._firsts: dict[tuple[int, int | None], Tensor] = {}  # on the device, by row of `_FIRST` and by window
+        self._first_rows: dict[int, int] = {}  # of `_FIRST`, by layer; of others the first
+        if self._staging is not None:
+            self._put(self._staging)
+
+    def _put(self, staging: StagingBuffer) -> None:
+        distinct = {self._nothing.tobytes(): 0}
+        firsts = [self._nothing]
+        for layer in sorted(self._layers):
+            own = self._hidden(layer)
+            if own.tobytes() not in distinct:
+                distinct[own.tobytes()] = len(firsts)
+                firsts.append(own)
+            self._first_rows[layer] = distinct[own.tobytes()]
+        staging.put(_ROWS, self._rows.astype(np.int64, copy=False))
+        staging.put(_BOUNDS, self._bounds)
+        staging.put(_FIRST, np.stack(firsts))
 
     def __call__(
         self, layer: int, q: Tensor, new: tuple[Tensor, Tensor] | None, scaling: float | None, window: int | None
@@ -43,20 +74,39 @@ class DecodeAttention:
         """
         cache = self._cache.keys[layer], self._cache.values[layer]
         scale = q.shape[-1] ** -0.5 if scaling is None else scaling
-        return self._attention(q, new, cache, self._rows, self._bounds, self._first(layer, window), scale)
+        if self._staging is None:
+            return self._attention(q, new, cache, self._rows, self._bounds, self._first(layer, window), scale)
+        rows, bounds = self._staging[_ROWS], self._staging[_BOUNDS]
+        return self._attention(q, new, cache, rows, bounds, self._first_on_device(self._staging, layer, window), scale)
 
     def _first(self, layer: int, window: int | None) -> NDArray[np.int64]:
         """How many rows at its beginning each sequence does not attend to."""
-        first = self._nothing
-        if layer in self._layers:
-            first = np.where([layer in own for own in self._left_out], self._prefixes, 0)
+        first = self._hidden(layer) if layer in self._layers else self._nothing
         return first if window is None else np.maximum(first, self._seen - window)
 
+    def _hidden(self, layer: int) -> NDArray[np.int64]:
+        """The same, of prefixes alone."""
+        return np.where([layer in own for own in self._left_out], self._prefixes, 0)
 
-def decode_attention(chunks: Sequence[SequenceChunk], cache: KeyValueCache | None) -> DecodeAttention | None:
+    def _first_on_device(self, staging: StagingBuffer, layer: int, window: int | None) -> Tensor:
+        """As `_first`; computed once for all layers that agree."""
+        key = self._first_rows.get(layer, 0), window
+        found = self._firsts.get(key)
+        if found is None:
+            found = staging[_FIRST][key[0]]
+            if window is not None:
+                bounds = staging[_BOUNDS]
+                found = torch.maximum(found, bounds[1:] - bounds[:-1] - window)
+            self._firsts[key] = found
+        return found
+
+
+def decode_attention(
+    chunks: Sequence[SequenceChunk], cache: KeyValueCache | None, staging: StagingBuffer
+) -> DecodeAttention | None:
     """For the cached sequences of a pass that have one new token; None where there are none, or torch's attention does
     it, as for gradients."""
     if cache is None or cache.row_attention is None or torch.is_grad_enabled():
         return None
     found = [i for i, chunk in enumerate(chunks) if chunk.cache_rows is not None and chunk.length == 1]
-    return DecodeAttention(chunks, found, cache, cache.row_attention) if found else None
+    return DecodeAttention(chunks, found, cache, cache.row_attention, staging) if found else None

@@ -95,10 +95,15 @@ def _check(chunks: Sequence[SequenceChunk], cache: KeyValueCache | None, *, pack
             )
 
 
-def pack(backbone: Backbone, sequences: Sequence[Sequence[int]], type_ids: Sequence[Sequence[int]]) -> PackedBatch:
-    """A pass over whole sequences."""
+def pack(
+    backbone: Backbone,
+    sequences: Sequence[Sequence[int]],
+    type_ids: Sequence[Sequence[int]],
+    staging: StagingBuffer | None = None,
+) -> PackedBatch:
+    """A pass over whole sequences. `staging`: see `pack_chunks`."""
     chunks = [SequenceChunk(ids, type_ids=types) for ids, types in zip(sequences, type_ids, strict=True)]
-    return pack_chunks(backbone, None, chunks)
+    return pack_chunks(backbone, None, chunks, staging)
 
 
 def padded_length(backbone: Backbone, length: int) -> int:

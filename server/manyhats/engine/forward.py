@@ -57,8 +57,9 @@ def _one_pass(backbone: Backbone, inputs: Sequence[ForwardInput]) -> list[Tensor
     staging = backbone.staging()
     batch = pack_chunks(backbone, None, [whole_chunk(one, plan, i) for i, one in enumerate(inputs)], staging)
     read_out = ReadOut(backbone, plan, batch, inputs, staging)
+    actors = plan.token_actors(batch)
     staging.commit()
-    outputs = read_out(backbone.encode(batch, plan.token_actors(batch)))
+    outputs = read_out(backbone.encode(batch, actors))
     return [output for output in outputs if output is not None]
 
 

@@ -17,7 +17,7 @@ from manyhats.backbone import Actors, Backbone, PackedBatch, StagingBuffer
 from manyhats.backbone.pooling import PooledRows, PooledVectors
 from manyhats.backbone.sentence import EVERY_TOKEN, Pooling, Projection, modes_of
 from manyhats.engine.forward_input import ForwardInput
-from manyhats.methods.grouped_heads import HeadRows, head_logits
+from manyhats.methods.grouped_heads import GroupedHeads, HeadRows
 from manyhats.methods.plan import AdapterSegment, Plan
 from manyhats.methods.slots import slot_tables
 
@@ -29,6 +29,7 @@ class _HeadInputs:
     rows: list[int] = field(default_factory=list)
     owners: list[HeadRows] = field(default_factory=list)
     sequences: dict[int, slice] = field(default_factory=dict)
+    heads: GroupedHeads = field(init=False)
 
     def add(self, sequence: int, segment: AdapterSegment, rows: Iterable[int]) -> None:
         begin = len(self.rows)
@@ -65,7 +66,6 @@ class ReadOut:
         staging: StagingBuffer,
     ) -> None:
         self._backbone = backbone
-        self._plan = plan
         self._staging = staging
         self._inputs = inputs
         self._heads = _HeadInputs()
@@ -98,6 +98,12 @@ class ReadOut:
         for name, own in (("vocabulary", selected), ("heads", self._heads.rows), ("pooler", self._pooler.rows)):
             if own:
                 staging.put(f"read {name}", np.array(own, dtype=np.int64))
+        for heads in (self._heads, self._pooler):
+            if heads.rows:
+                heads.heads = GroupedHeads(slot_tables(backbone), heads.owners, staging, backbone.device)
+        self._vocabulary_actors = vocabulary_actors(backbone, plan, self._segments, staging) if self._segments else None
+        pooled = [AdapterSegment(own.adapter, slice(own.start, own.stop)) for own in self._pooler.owners]
+        self._pooler_actors = plan.sequence_actors(pooled, staging=staging) if pooled else None
         for number, vectors in enumerate(self._vectors.values()):
             vectors.pooled = PooledVectors(
                 staging, f"read vectors {number}", vectors.ranges, vectors.modes, batch.starts[-1]
@@ -119,10 +125,8 @@ class ReadOut:
         `states`: (rows of the pass, width).
         """
         outputs: list[Tensor | None] = [None] * len(self._inputs)
-        if self._segments:
-            logits = self._backbone.vocabulary_logits(
-                self._select(states, "vocabulary"), vocabulary_actors(self._backbone, self._plan, self._segments)
-            )
+        if self._vocabulary_actors is not None:
+            logits = self._backbone.vocabulary_logits(self._select(states, "vocabulary"), self._vocabulary_actors)
             start = 0
             for i, own in enumerate(self._vocabulary):
                 sequence_input = self._inputs[i]
@@ -131,9 +135,8 @@ class ReadOut:
                     start += len(own)
         if self._heads.rows:
             self._put_head_logits(self._heads, self._select(states, "heads"), outputs)
-        if self._pooler.rows:
-            segments = [AdapterSegment(own.adapter, slice(own.start, own.stop)) for own in self._pooler.owners]
-            pooled = self._backbone.pool(self._select(states, "pooler"), self._plan.sequence_actors(segments))
+        if self._pooler_actors is not None:
+            pooled = self._backbone.pool(self._select(states, "pooler"), self._pooler_actors)
             self._put_head_logits(self._pooler, pooled, outputs)
         for vectors in self._vectors.values():
             found = vectors.projection(vectors.pooled(states))
@@ -147,7 +150,7 @@ class ReadOut:
         return states.index_select(0, self._staging[f"read {name}"])
 
     def _put_head_logits(self, heads: _HeadInputs, states: Tensor, outputs: list[Tensor | None]) -> None:
-        logits = head_logits(slot_tables(self._backbone), states, heads.owners)
+        logits = heads.heads(states)
         for i, own in heads.sequences.items():
             sequence_input = self._inputs[i]
             assert sequence_input is not None
@@ -184,7 +187,9 @@ def selected_segments(plan: Plan, positions: Sequence[Sequence[int]]) -> tuple[l
     return segments, rows
 
 
-def vocabulary_actors(backbone: Backbone, plan: Plan, segments: Sequence[AdapterSegment]) -> Actors:
-    """The actors in the language-model head for rows that form `segments`."""
+def vocabulary_actors(
+    backbone: Backbone, plan: Plan, segments: Sequence[AdapterSegment], staging: StagingBuffer | None = None
+) -> Actors:
+    """The actors in the language-model head for rows that form `segments`. `staging`: see `Plan.sequence_actors`."""
     head = backbone.vocabulary
-    return plan.sequence_actors(segments, frozenset() if head is None else head.parts)
+    return plan.sequence_actors(segments, frozenset() if head is None else head.parts, staging)

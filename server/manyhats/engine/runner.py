@@ -183,12 +183,12 @@ class Runner:
         read = None
         if any(row is not None for row in one_pass):
             read = ReadOut(self.backbone, plan, batch, one_pass, staging)
-        staging.commit()
         if cached is None:
             actors = plan.token_actors(batch)
-            vocabulary = vocabulary_actors(self.backbone, plan, segments) if rows else None
+            vocabulary = vocabulary_actors(self.backbone, plan, segments, staging) if rows else None
             cached = _make_plan(group, plan, actors, vocabulary)
-            self._cached_plan = None if actors.states else cached
+        staging.commit()
+        self._cached_plan = None if cached.actors.states else cached
         states = self.backbone.encode(batch, cached.actors)
         if cached.vocabulary is None:
             return states, plan, batch, None, read

@@ -15,6 +15,33 @@ from transformers.activations import ACT2FN
 
 from manyhats.errors import AdapterMismatch
 
+# The numbers by which the backends in C and in Triton know functions (`cpu/activations.h`, `cuda/activations.py`), by
+# the names that adapter files use (transformers' ACT2FN), in lower case.
+NUMBERS = {
+    "linear": 0,
+    "relu": 1,
+    "gelu": 2,
+    "gelu_python": 2,
+    "gelu_new": 3,
+    "gelu_fast": 3,
+    "gelu_accurate": 3,
+    "gelu_pytorch_tanh": 3,
+    "gelu_python_tanh": 3,
+    "tanh": 4,
+    "silu": 5,
+    "swish": 5,
+    "sigmoid": 6,
+    "quick_gelu": 7,
+    "leaky_relu": 8,
+    "leakyrelu": 8,
+    "relu2": 9,
+    "relu6": 10,
+    "gelu_10": 11,
+    "mish": 12,
+    "hardswish": 13,
+    "laplace": 14,
+}
+
 
 @cache
 def activation(name: str) -> Callable[[Tensor], Tensor]:

@@ -6,11 +6,11 @@ entry at the site. Outputs are written in place; rows that belong to no segment 
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from manyhats.kernels.segments import Segments, Table
@@ -63,7 +63,12 @@ class Rows(NamedTuple):
 
 
 class RowAttention(Protocol):
-    """Attention of single queries to rows of a cache of keys and values, of one dtype and on one device."""
+    """Attention of single queries to rows of a cache of keys and values, of one dtype and on one device.
+
+    `on_host`: whether it takes `rows`, `bounds` and `first` as NumPy's arrays; else as tensors on the device.
+    """
+
+    on_host: bool
 
     def supports(self, dtype: torch.dtype) -> bool:
         """Whether it computes in this type."""
@@ -74,16 +79,17 @@ class RowAttention(Protocol):
         q: Tensor,
         new: tuple[Tensor, Tensor] | None,
         cache: tuple[Tensor, Tensor],
-        rows: NDArray[np.int64],
-        bounds: NDArray[np.int64],
-        first: NDArray[np.int64],
+        rows: Any,
+        bounds: Any,
+        first: Any,
         scaling: float,
     ) -> Tensor:
         """q (S, heads, dim) to (S, heads, dim).
 
         `cache`: keys and values (cache rows, kv_heads, dim). A sequence attends to its rows of the cache,
         `rows[bounds[i] + first[i] : bounds[i + 1]]`. `new`: the key and the value of each sequence (S, kv_heads, dim),
-        written into the last of these rows before; None: they are there. `scaling`: of the products.
+        written into the last of these rows before; None: they are there. `scaling`: of the products. The indices are
+        int64.
         """
         ...
 
@@ -111,6 +117,25 @@ class FusedRows(Protocol):
         ...
 
 
+class Staging(Protocol):
+    """Arrays of one pass that go to the device together; see `backbone.staging.StagingBuffer`."""
+
+    def put(self, name: str, array: ArrayLike) -> None: ...
+
+    def __getitem__(self, name: str) -> Tensor: ...
+
+
+class Stage(Protocol):
+    """Puts what calls of a pass need on the device into its staging buffer, before that is committed.
+
+    Without it each call copies what it needs by itself. `segments`: of the pass; `tables`: that it finds entries in.
+    """
+
+    def __call__(
+        self, segments: Sequence[Segments], tables: Collection[Table[Any]], staging: Staging, device: torch.device
+    ) -> None: ...
+
+
 class Kernels(Protocol):
     """A backend. All tensors of a call are on one device and, except for indices and bits, of one dtype."""
 
@@ -119,6 +144,7 @@ class Kernels(Protocol):
     keeps_sparse: bool  # whether slots hold sparse differences (`sparse_add`), or dense weights (`linear`)
     row_attention: RowAttention | None  # None: torch's attention, over keys and values that are gathered
     fused_rows: FusedRows | None  # None: torch's operations
+    stage: Stage | None  # None: calls need nothing on the device besides their tensors
 
     def low_rank(
         self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None

@@ -12,6 +12,7 @@ from manyhats.errors import ConfigurationError
 from manyhats.kernels.base import Kernels
 from manyhats.kernels.cpu.backend import CpuKernels
 from manyhats.kernels.cpu.library import missing
+from manyhats.kernels.cuda import availability as triton
 from manyhats.kernels.reference import Reference
 
 logger = logging.getLogger(__name__)
@@ -28,9 +29,16 @@ class Backend:
     missing: Callable[[], str | None] = lambda: None
 
 
+def _cuda() -> Kernels:
+    from manyhats.kernels.cuda.backend import CudaKernels  # imports Triton, which takes seconds, and may not be there
+
+    return CudaKernels()
+
+
 # In the order in which they are preferred.
 BACKENDS: dict[str, Backend] = {
     "cpu": Backend(CpuKernels, frozenset({"cpu"}), missing),
+    "cuda": Backend(_cuda, frozenset({"cuda"}), triton.missing),
     "reference": Backend(Reference),
 }
 

@@ -31,6 +31,7 @@ class Segments:
         self._segments = tuple(segments)
         self._prepared: dict[int, tuple[Table[Any], int, Any]] = {}
         self.sequence_ranges = sequence_ranges
+        self.on_device: Any = None  # what a backend has of them there
 
     def __len__(self) -> int:
         return len(self._segments)

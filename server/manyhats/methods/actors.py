@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manyhats.backbone.sites import Actors, LinearSite, NormSite
-from manyhats.kernels.segments import Segment, Segments
+from manyhats.kernels.segments import Segment, Segments, Table
 from manyhats.methods.base import put_rows, relative_slices
 from manyhats.methods.operations import OwnMask, OwnRows, PrefixRows, StatesPass
 from manyhats.methods.residual import ResidualGroup, ResidualPass, join_residual
@@ -24,7 +25,7 @@ from manyhats.methods.signature import Category, Signature
 from manyhats.methods.slots import Group, SlotTables
 
 if TYPE_CHECKING:
-    from manyhats.backbone import PackedBatch
+    from manyhats.backbone import PackedBatch, StagingBuffer
 
 
 class PassSegment(NamedTuple):
@@ -80,6 +81,7 @@ class ActorSet:
             category, site = group.placement.category, group.placement.site
             if within is None or category in ("residual", "states", "key_value") or site in within:
                 groups.setdefault((category, site), []).append(group)
+        self._groups = [group for own in groups.values() for group in own]
 
         def at(category: Category, site: str | int) -> list[Group]:
             return groups.get((category, site), [])
@@ -103,6 +105,26 @@ class ActorSet:
             int(site): _KeyValueActor(self, own) for (category, site), own in groups.items() if category == "key_value"
         }
         self.states = {site: _StatesActor(self, at("states", site)) for site in sites("states")} if tokens else {}
+
+    def stage(self, segments: Pass, staging: StagingBuffer, device: torch.device) -> None:
+        """Puts what the kernels need for a pass into its staging buffer."""
+        stage = self.kernels.stage
+        if stage is not None and self._groups:
+            stage([segments.of(members) for members in self._combinations], self._used, staging, device)
+
+    @cached_property
+    def _used(self) -> list[Table[Any]]:
+        """All tables of the pass."""
+        return [table for group in self._groups for table in group.tables.values()]
+
+    @cached_property
+    def _combinations(self) -> list[tuple[int, ...]]:
+        """The signatures whose segments a call may ask for."""
+        norms = [group.members for group in self._groups if group.placement.category == "norm"]
+        residual = [group.members for group in self._groups if group.placement.category == "residual"]
+        among = [tuple(m for m in own if m in some) for own in set(norms) for some in set(residual)]
+        every = [*(group.members for group in self._groups), *among]
+        return [members for members in dict.fromkeys(every) if members]
 
     @property
     def current(self) -> Pass:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from manyhats.backbone.staging import StagingBuffer
 from manyhats.kernels.activations import activation
 from manyhats.kernels.segments import Segment, Segments
 from manyhats.methods.base import put_rows
@@ -24,37 +25,50 @@ class HeadRows(NamedTuple):
     stop: int
 
 
-def head_logits(tables: SlotTables, states: Tensor, rows: Sequence[HeadRows]) -> Tensor:
-    """The logits of all heads: (rows, width) to (rows, maximum number of labels). A row is valid up to its head's
-    number of labels.
+class GroupedHeads:
+    """The heads of all tasks of a batch. `rows`: in rising order; `staging`: where what the kernels need on the device
+    is put, which must be committed before a call."""
 
-    `rows`: in rising order.
-    """
-    with_dropout = [own for own in rows if type(own.adapter.head) is not Head]
-    if with_dropout:
-        chunks = [(slice(own.start, own.stop), _head(own).read(states[own.start : own.stop])) for own in with_dropout]
-        states = put_rows(states, chunks)
-    widest = max(_head(own).num_labels for own in rows)
-    logits = states.new_empty(len(states), widest)
-    groups: dict[tuple[tuple[int, str | None], ...], list[HeadRows]] = {}
-    for own in rows:
-        layers = _head(own).layers
-        inner = tuple((len(layer.weight), layer.activation) for layer in layers[:-1])
-        groups.setdefault((*inner, (0, layers[-1].activation)), []).append(own)  # the last may differ in width
-    for steps, own_rows in groups.items():
-        slots = [Segment(own.start, own.stop, tables.slot_of(own.adapter)) for own in own_rows]
-        segments = Segments(slots)
-        hidden = states
-        for i, (width, name) in enumerate(steps):
-            last = i == len(steps) - 1
-            out = logits if last else states.new_empty(len(states), width)
-            tables.kernels.linear(hidden, out, tables.head_table(i), segments)
-            if name is not None:
-                out = _apply_activation(out, segments.runs, name)
-                if last:
-                    logits = out
-            hidden = out
-    return logits
+    def __init__(
+        self, tables: SlotTables, rows: Sequence[HeadRows], staging: StagingBuffer, device: torch.device
+    ) -> None:
+        self._tables = tables
+        self._rows = rows
+        self._widest = max(_head(own).num_labels for own in rows)
+        by_steps: dict[tuple[tuple[int, str | None], ...], list[Segment]] = {}
+        for own in rows:
+            layers = _head(own).layers
+            inner = tuple((len(layer.weight), layer.activation) for layer in layers[:-1])
+            steps = (*inner, (0, layers[-1].activation))  # the last may differ in width
+            by_steps.setdefault(steps, []).append(Segment(own.start, own.stop, tables.slot_of(own.adapter)))
+        self._groups = [(steps, Segments(own)) for steps, own in by_steps.items()]
+        stage = tables.kernels.stage
+        if stage is not None:
+            own_tables = [tables.head_table(i) for i in range(max(len(steps) for steps, _ in self._groups))]
+            stage([segments for _, segments in self._groups], own_tables, staging, device)
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """The logits of all heads: (rows, width) to (rows, maximum number of labels). A row is valid up to its head's
+        number of labels."""
+        with_dropout = [own for own in self._rows if type(own.adapter.head) is not Head]
+        if with_dropout:
+            chunks = [
+                (slice(own.start, own.stop), _head(own).read(states[own.start : own.stop])) for own in with_dropout
+            ]
+            states = put_rows(states, chunks)
+        logits = states.new_empty(len(states), self._widest)
+        for steps, segments in self._groups:
+            hidden = states
+            for i, (width, name) in enumerate(steps):
+                last = i == len(steps) - 1
+                out = logits if last else states.new_empty(len(states), width)
+                self._tables.kernels.linear(hidden, out, self._tables.head_table(i), segments)
+                if name is not None:
+                    out = _apply_activation(out, segments.runs, name)
+                    if last:
+                        logits = out
+                hidden = out
+        return logits
 
 
 def _head(own: HeadRows) -> Head:

@@ -18,7 +18,7 @@ from manyhats.methods.signature import Signature
 from manyhats.methods.slots import SlotTables, slot_tables
 
 if TYPE_CHECKING:
-    from manyhats.backbone import Backbone, PackedBatch
+    from manyhats.backbone import Backbone, PackedBatch, StagingBuffer
 
 
 T = TypeVar("T")
@@ -57,6 +57,7 @@ class Plan:
 
     def __init__(self, backbone: Backbone, segments: Sequence[AdapterSegment]) -> None:
         self.segments = segments
+        self._device = backbone.device
         self._tables: SlotTables = slot_tables(backbone)
         self.prefixes: list[tuple[int, int]] = []  # by sequence: its rows (start, stop) among the batch's prefix rows
         self.left_out: list[frozenset[int]] = []  # by sequence: layers at which it does not attend to its prefix
@@ -75,20 +76,25 @@ class Plan:
             self.virtual += [adapter.virtual_tokens] * count
 
     def token_actors(self, batch: PackedBatch) -> Actors:
-        """The actors for a pass over all tokens."""
+        """The actors for a pass over all tokens. What they need on the device is put into the batch's staging buffer,
+        which must not have been committed."""
         rows, ranges = [], []
         for segment in self.segments:
             own = batch.rows(segment.sequences)
             rows.append((own.start, own.stop))
             ranges.append([(each.start, each.stop) for each in batch.sequence_rows(segment.sequences)])
-        return self._actors(self.segments, rows, ranges, batch, None)
+        return self._actors(self.segments, rows, ranges, batch, None, batch.staging)
 
     def sequence_actors(
-        self, segments: Sequence[AdapterSegment] | None = None, within: Iterable[str] | None = None
+        self,
+        segments: Sequence[AdapterSegment] | None = None,
+        within: Iterable[str] | None = None,
+        staging: StagingBuffer | None = None,
     ) -> Actors:
         """The actors for a pass over one row for each sequence (pooler, language-model head).
 
-        `segments`: None: all of the plan's. `within`: the sites of the pass; None: all.
+        `segments`: None: all of the plan's. `within`: the sites of the pass; None: all. `staging`: where what they need
+        on the device is put, before it is committed; None: they copy it when they run.
         """
         selected = self.segments if segments is None else segments
         rows, ranges = [], []
@@ -98,7 +104,7 @@ class Plan:
             rows.append((row, row + count))
             ranges.append([(i, i + 1) for i in range(row, row + count)])
             row += count
-        return self._actors(selected, rows, ranges, None, None if within is None else frozenset(within))
+        return self._actors(selected, rows, ranges, None, None if within is None else frozenset(within), staging)
 
     def _actors(
         self,
@@ -107,6 +113,7 @@ class Plan:
         ranges: Sequence[Sequence[tuple[int, int]]],
         batch: PackedBatch | None,
         within: frozenset[str] | None,
+        staging: StagingBuffer | None,
     ) -> Actors:
         signature_indices: dict[Signature, int] = {}
         members = [
@@ -121,7 +128,10 @@ class Plan:
         signatures = tuple(signature_indices)
         key: Hashable = signatures, within, batch is not None
         actor_set = self._tables.cached(key, lambda: ActorSet(self._tables, signatures, within, batch is not None))
-        return actor_set.actors(Pass(members, batch))
+        segments_of_pass = Pass(members, batch)
+        if staging is not None:
+            actor_set.stage(segments_of_pass, staging, self._device)
+        return actor_set.actors(segments_of_pass)
 
 
 def segments_of(adapters: Sequence[BoundAdapter]) -> list[AdapterSegment]:

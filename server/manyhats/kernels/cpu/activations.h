@@ -1,6 +1,6 @@
 /* Activations of float32, written so that compilers turn loops over them into vectors. NaN stays NaN.
 
-   The numbers are those of struct_arrays.py. */
+   The numbers are those of kernels/activations.py. */
 
 #ifndef MANYHATS_ACTIVATIONS_H
 #define MANYHATS_ACTIVATIONS_H

@@ -16,6 +16,8 @@ class CachedRowAttention:
     """Reads keys and values where they lie in the cache. For float32 and bfloat16, without gradients, on torch's own
     threads; sums are in float32. Raises ConfigurationError where the library cannot be used."""
 
+    on_host = True
+
     def __init__(self, library: Library | None = None) -> None:
         self._library = library or load()
 

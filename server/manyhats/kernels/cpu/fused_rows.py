@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from manyhats.kernels.activations import NUMBERS
 from manyhats.kernels.cpu.library import Library, load
-from manyhats.kernels.cpu.struct_arrays import ACTIVATIONS
 from manyhats.kernels.segments import Segments
 
 
@@ -19,7 +19,7 @@ class CpuFusedRows:
 
     def supports(self, dtype: torch.dtype, activation: str | None = None) -> bool:
         """Whether it computes in this type, and this activation."""
-        return dtype in self._library.add_norm and (activation is None or activation.lower() in ACTIVATIONS)
+        return dtype in self._library.add_norm and (activation is None or activation.lower() in NUMBERS)
 
     def add_norm(
         self, f: Tensor, x: Tensor, gain: Tensor | None, offset: Tensor | None, epsilon: float, segments: Segments
@@ -70,7 +70,7 @@ class CpuFusedRows:
             y.stride(0),
             segments.host.data_ptr(),
             len(segments),
-            0 if activation is None else ACTIVATIONS[activation.lower()],
+            0 if activation is None else NUMBERS[activation.lower()],
             torch.get_num_threads(),
         )
         if code:

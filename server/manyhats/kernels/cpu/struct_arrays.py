@@ -14,34 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manyhats.kernels.activations import NUMBERS
 from manyhats.kernels.base import Bits, LowRank, ScaleAdd, Sparse, Weight
 from manyhats.kernels.segments import Table
 
-# The numbers in activations.h, by the names that adapter files use (transformers' ACT2FN), in lower case.
-ACTIVATIONS = {
-    "linear": 0,
-    "relu": 1,
-    "gelu": 2,
-    "gelu_python": 2,
-    "gelu_new": 3,
-    "gelu_fast": 3,
-    "gelu_accurate": 3,
-    "gelu_pytorch_tanh": 3,
-    "gelu_python_tanh": 3,
-    "tanh": 4,
-    "silu": 5,
-    "swish": 5,
-    "sigmoid": 6,
-    "quick_gelu": 7,
-    "leaky_relu": 8,
-    "leakyrelu": 8,
-    "relu2": 9,
-    "relu6": 10,
-    "gelu_10": 11,
-    "mish": 12,
-    "hardswish": 13,
-    "laplace": 14,
-}
 FEW_OUTPUTS = 32  # of a linear layer: layers of more are computed in another way; see linear.h
 
 _LOW_RANK = np.dtype(
@@ -162,7 +138,7 @@ def _low_rank(entry: LowRank) -> tuple[StructKind, tuple[Any, ...]]:
     down, up, down_bias, up_bias, activation, scale = entry
     rank, width = down.shape
     out = up.shape[1]
-    number = 0 if activation is None else ACTIVATIONS.get(activation.lower())
+    number = 0 if activation is None else NUMBERS.get(activation.lower())
     factor, scale_step, scales = 1.0, 0, None
     if isinstance(scale, Tensor):
         scales, scale_step = scale, int(scale.numel() > 1)

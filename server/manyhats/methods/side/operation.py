@@ -78,7 +78,8 @@ class SideRun:
         types = [[] if batch.host_type_ids is None else batch.host_type_ids[own].tolist() for own in rows]
         if self.on_embeddings:
             ids = [one * 0 for one in ids]  # the frame's own table is not used
-        batch_of_all = pack(frame, [one.tolist() for one in ids], types)
+        staging = frame.staging()
+        batch_of_all = pack(frame, [one.tolist() for one in ids], types, staging)
         networks, segments = [], []
         sequence = row = 0
         for segment, sequences in zip(site.segments, site.sequences, strict=True):
@@ -88,11 +89,15 @@ class SideRun:
             segments.append(Segment(row, row + length, segment.slot))
             sequence, row = sequence + count, row + length
         actors = Plan(frame, networks).token_actors(batch_of_all)
+        side_by_side = Segments(segments)
+        if site.kernels.stage is not None:
+            site.kernels.stage([side_by_side], list(site.tables.values()), staging, frame.device)
+        staging.commit()
         if self.on_embeddings:
             states = frame.kept.pop(EMBEDDED)
             caught = torch.cat([states[own] for own in site.segments.runs])
             actors = replace(actors, states={EMBEDDED: lambda _: caught})
-        return frame.encode(batch_of_all, actors), Segments(segments)
+        return frame.encode(batch_of_all, actors), side_by_side
 
 
 @dataclass(frozen=True, slots=True)

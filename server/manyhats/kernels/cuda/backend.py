@@ -1,0 +1,242 @@
+"""The backend in Triton. Calls that the programs do not support go to the reference, and the log says so."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from itertools import count
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from manyhats.kernels.base import Bits, FusedRows, LowRank, RowAttention, Rows, ScaleAdd, Sparse, Stage, Staging, Weight
+from manyhats.kernels.cuda import entries
+from manyhats.kernels.cuda.arena import Arena
+from manyhats.kernels.cuda.entries import Kind
+from manyhats.kernels.cuda.launch import Launch, launch
+from manyhats.kernels.cuda.programs import low_rank, products, rows, sparse
+from manyhats.kernels.cuda.row_attention import CachedRowAttention
+from manyhats.kernels.cuda.tiles import tiles_of, to_device
+from manyhats.kernels.reference import Reference
+from manyhats.kernels.segments import Segments, Table
+
+logger = logging.getLogger(__name__)
+
+_STEP = 128  # bytes of a product's inputs, of a step
+_OUTPUTS = 64  # of a product's program; where the widest layer has no more than 16, those
+_RANKS = 32  # of a low-rank pair's program; where the highest rank is no more than 16, those
+_LEAST = 16  # rows, columns and inputs of a product
+_LONG = 1024  # inputs for each of the parts that a low-rank pair's sum is divided into: not for each batch its own
+_MOST_PARTS = 4
+_ELEMENTS = 4096  # of a program without a product
+_CHANGES = 32  # of a sparse difference, of a step
+
+
+class _OnDevice(NamedTuple):
+    """The tiles of segments. `size`: rows of one; `tables`: the tables, by their ids, that were brought up to date
+    with them, and of which no slot in the segments changes before the pass has ended. `staged`: where the tiles are,
+    until they are read."""
+
+    tiles: Tensor | None
+    size: int
+    tables: frozenset[int] = frozenset()
+    staged: tuple[Staging, str] | None = None
+
+
+class _Call(NamedTuple):
+    """What all programs take. `grid`: how many tiles; `size`: rows of one; `most`: the largest rank or number of
+    outputs that the table has had."""
+
+    tiles: Tensor
+    structs: Tensor
+    grid: int
+    size: int
+    most: int
+
+
+class CudaKernels:
+    """See `kernels.base.Kernels`. For float32, bfloat16 and float16, accumulating in float32.
+
+    A call is one launch, and a low-rank pair two, whatever the number of tasks. The reference computes calls with
+    gradients, of other types, with vectors that are not contiguous, and those whose table has an entry that the
+    programs do not support, such as one with a rare activation. That depends on the whole table, so that a task's
+    outputs do not depend on the other tasks in a batch.
+
+    `launch`: another one in tests, which counts.
+    """
+
+    name = "cuda"
+    keeps_bits = True
+    keeps_sparse = True
+    fused_rows: FusedRows | None = None
+
+    def __init__(self, launch: Launch = launch) -> None:
+        self._launch = launch
+        self._reference = Reference()
+        self._arena: Arena | None = None
+        self._numbers = count()
+        self._left: set[str] = set()
+        self.stage: Stage | None = self._stage
+        self.row_attention: RowAttention | None = CachedRowAttention(launch)
+
+    def low_rank(
+        self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None
+    ) -> None:
+        length, width = x.shape
+        out = y.shape[1]
+        fits = _fit(x, y) and (
+            row_scale is None
+            or (row_scale.dtype is x.dtype and row_scale.shape == (length, 1) and _is_here(row_scale, x))
+        )
+        call = self._call("low_rank", table, segments, entries.low_rank_kind(x, y), fits=fits)
+        if call is None:
+            self._reference.low_rank(x, y, table, segments, row_scale)
+            return
+        ranks = max(call.most, _LEAST)
+        block = min(ranks, _RANKS)
+        parts = min(1 << max(width // _LONG, 1).bit_length() - 1, _MOST_PARTS)
+        low = torch.empty((parts, length, ranks), dtype=torch.float32, device=x.device)
+        sizes = {"ROWS": call.size, "RANKS": block, "PARTS": parts}
+        self._launch(
+            low_rank.shrink, (call.grid, ranks // block, parts),
+            x, low, call.tiles, call.structs, width, x.stride(0), low.stride(1), low.stride(0),
+            BLOCK=_STEP // x.element_size(), **sizes,
+        )  # fmt: skip
+        self._launch(
+            low_rank.expand, (call.grid, -(-out // _OUTPUTS)),
+            low, y, call.tiles, call.structs, row_scale, out, low.stride(1), low.stride(0), y.stride(0),
+            0 if row_scale is None else row_scale.stride(0),
+            BLOCK=_OUTPUTS, SCALED=row_scale is not None, **sizes,
+        )  # fmt: skip
+
+    def scale_add(self, y: Tensor, table: Table[ScaleAdd], segments: Segments) -> None:
+        fits = y.dim() in (2, 3) and y.stride(-1) == 1
+        call = self._call("scale_add", table, segments, entries.scale_add_kind(y), fits=fits)
+        if call is None:
+            self._reference.scale_add(y, table, segments)
+            return
+        width = y.shape[-1]
+        heads, step = (y.shape[1], y.stride(1)) if y.dim() == 3 else (1, 0)
+        block = _ELEMENTS // call.size
+        self._launch(
+            rows.scale_add, (call.grid, -(-width // block), heads),
+            y, call.tiles, call.structs, width, y.stride(0), step, ROWS=call.size, BLOCK=block,
+        )  # fmt: skip
+
+    def linear(self, x: Tensor, y: Tensor, table: Table[Weight], segments: Segments) -> None:
+        call = self._call("linear", table, segments, entries.linear_kind(x), fits=_fit(x, y))
+        if call is None:
+            self._reference.linear(x, y, table, segments)
+            return
+        most = min(call.most, y.shape[1])
+        outputs = _LEAST if most <= _LEAST else _OUTPUTS
+        self._launch(
+            products.linear, (call.grid, -(-most // outputs)),
+            x, y, call.tiles, call.structs, x.shape[1], y.shape[1], x.stride(0), y.stride(0),
+            ROWS=call.size, OUTPUTS=outputs, BLOCK=_STEP // x.element_size(),
+        )  # fmt: skip
+
+    def masked_linear(
+        self, x: Tensor, y: Tensor, base: Tensor, bias: Tensor | None, table: Table[Bits], segments: Segments
+    ) -> None:
+        width, out = x.shape[1], y.shape[1]
+        fits = _fit(x, y) and base.shape == (out, width) and base.dtype is x.dtype and _is_here(base, x)
+        fits = fits and (bias is None or (bias.dtype is x.dtype and bias.is_contiguous() and _is_here(bias, x)))
+        call = self._call("masked_linear", table, segments, entries.masked_linear_kind(x, y), fits=fits)
+        if call is None:
+            self._reference.masked_linear(x, y, base, bias, table, segments)
+            return
+        self._launch(
+            products.masked_linear, (call.grid, -(-out // _OUTPUTS)),
+            x, y, base, bias, call.tiles, call.structs, width, out, x.stride(0), y.stride(0), *base.stride(),
+            ROWS=call.size, OUTPUTS=_OUTPUTS, BLOCK=_STEP // x.element_size(), BIASED=bias is not None,
+        )  # fmt: skip
+
+    def lookup(self, ids: Tensor, y: Tensor, table: Table[Rows], segments: Segments) -> None:
+        fits = ids.dtype is torch.int64 and ids.is_contiguous() and _is_here(ids, y) and y.stride(1) == 1
+        call = self._call("lookup", table, segments, entries.lookup_kind(y), fits=fits)
+        if call is None:
+            self._reference.lookup(ids, y, table, segments)
+            return
+        width = y.shape[1]
+        block = _ELEMENTS // call.size
+        self._launch(
+            rows.lookup, (call.grid, -(-width // block)),
+            ids, y, call.tiles, call.structs, width, y.stride(0), ROWS=call.size, BLOCK=block,
+        )  # fmt: skip
+
+    def sparse_add(self, x: Tensor, y: Tensor, table: Table[Sparse], segments: Segments) -> None:
+        call = self._call("sparse_add", table, segments, entries.sparse_add_kind(x), fits=_fit(x, y))
+        if call is None:
+            self._reference.sparse_add(x, y, table, segments)
+            return
+        out = y.shape[1]
+        self._launch(
+            sparse.sparse_add, (call.grid, -(-out // _OUTPUTS)),
+            x, y, call.tiles, call.structs, x.shape[1], out, x.stride(0), y.stride(0),
+            ROWS=call.size, OUTPUTS=_OUTPUTS, BLOCK=_CHANGES,
+        )  # fmt: skip
+
+    # ---- what is on the device
+
+    def _stage(
+        self, segments: Sequence[Segments], tables: Collection[Table[Any]], staging: Staging, device: torch.device
+    ) -> None:
+        """See `kernels.base.Stage`."""
+        self._arena_on(device).stage(tables, staging)
+        current = frozenset(map(id, tables))
+        for own in segments:
+            array, size = tiles_of(own.host)
+            name = f"kernels.tiles.{next(self._numbers)}"
+            staging.put(name, array)
+            own.on_device = _OnDevice(None, size, current, (staging, name))
+
+    def _arena_on(self, device: torch.device) -> Arena:
+        """The arena, on the device where it is needed first: a backend is one backbone's."""
+        if self._arena is None:
+            self._arena = Arena(device)
+        return self._arena
+
+    def _call(self, name: str, table: Table[Any], segments: Segments, kind: Kind, *, fits: bool) -> _Call | None:
+        """What the programs take; None where they do not support the operands, `kind` and `fits`, or an entry."""
+        device: torch.device = kind[1]  # type: ignore[assignment]
+        arena = self._arena_on(device)
+        own = self._tiles(segments, device)
+        view = table.struct_array if id(table) in own.tables else arena.view(table)
+        if not fits or view.kind != kind or arena.device != device or torch.is_grad_enabled():
+            if not torch.is_grad_enabled() and name not in self._left:
+                self._left.add(name)
+                logger.warning("'%s' is left to the reference, task by task: %s", name, _why(view.kind, kind, fits))
+            return None
+        assert own.tiles is not None
+        arena.flush()
+        return _Call(own.tiles, arena.structs(view), len(own.tiles), own.size, view.size)
+
+    def _tiles(self, segments: Segments, device: torch.device) -> _OnDevice:
+        """The segments' tiles: from the pass's staging buffer, else after a copy of their own."""
+        own: _OnDevice | None = segments.on_device
+        if own is None:
+            array, size = tiles_of(segments.host)
+            own = segments.on_device = _OnDevice(to_device(array, device), size)
+        elif own.staged is not None:
+            staging, name = own.staged
+            own = segments.on_device = _OnDevice(staging[name], own.size, own.tables)
+        return own
+
+
+def _fit(x: Tensor, y: Tensor) -> bool:
+    """Whether the programs can read and write the rows of x (rows, in) and y (rows, out)."""
+    return y.dtype is x.dtype and len(y) == len(x) and x.stride(1) == 1 and y.stride(1) == 1 and _is_here(y, x)
+
+
+def _is_here(tensor: Tensor, other: Tensor) -> bool:
+    return tensor.device == other.device
+
+
+def _why(found: Kind | None, kind: Kind, fits: bool) -> str:
+    if not fits:
+        return "its operands are not contiguous, or of several types"
+    if found is None:
+        return "an entry is not supported, or entries differ"
+    return f"the entries are for {found[1:]}, and the operands have {kind[1:]}"

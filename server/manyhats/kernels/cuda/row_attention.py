@@ -1,0 +1,63 @@
+"""Attention of single queries to rows of a cache of keys and values: one token of each sequence that generates."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from manyhats.kernels.cuda.launch import Launch, launch
+from manyhats.kernels.cuda.programs.attention import attend_rows
+
+_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
+_LEAST = 16  # rows and columns of a product
+_STEP = 64  # rows of the cache times bytes of a number, of a step
+
+
+class CachedRowAttention:
+    """Reads keys and values where they lie in the cache, in one launch; sums are in float32. Without gradients."""
+
+    on_host = False
+
+    def __init__(self, launch: Launch = launch) -> None:
+        self._launch = launch
+
+    def supports(self, dtype: torch.dtype) -> bool:
+        """Whether it computes in this type."""
+        return dtype in _DTYPES
+
+    def __call__(
+        self,
+        q: Tensor,
+        new: tuple[Tensor, Tensor] | None,
+        cache: tuple[Tensor, Tensor],
+        rows: Tensor,
+        bounds: Tensor,
+        first: Tensor,
+        scaling: float,
+    ) -> Tensor:
+        """See `kernels.base.RowAttention`. The output of a sequence with rows outside the cache, or without any, is
+        not a number."""
+        keys, values = cache
+        sequences, heads, dim = q.shape
+        kv_heads = keys.shape[1]
+        key, value = new or (q, q)  # not read where there are none
+        tensors = (q, key, value, keys, values)
+        assert all(t.dtype is keys.dtype and t.stride(-1) == 1 for t in tensors), "vectors that are not contiguous"
+        assert keys.stride() == values.stride(), "keys and values with other strides"
+        assert len(bounds) == len(first) + 1 == sequences + 1, "bounds of other sequences"
+        assert all(t.dtype is torch.int64 and t.is_contiguous() for t in (rows, bounds, first)), "other indices"
+        out = torch.empty((sequences, heads, dim), dtype=q.dtype, device=q.device)
+        strides = (stride for t in (q, key, value, keys, out) for stride in t.stride()[:2])
+        folded = heads // kv_heads
+        self._launch(
+            attend_rows, (sequences, kv_heads),
+            q, key, value, keys, values, out, rows, bounds, first, scaling, len(keys), *strides,
+            FOLDED=folded, QUERIES=_power(folded), DIM=dim, WIDTH=_power(dim), BLOCK=_STEP // q.element_size(),
+            NEW=new is not None,
+        )  # fmt: skip
+        return out
+
+
+def _power(size: int) -> int:
+    """The least power of two of that size that a product takes."""
+    return max(1 << (size - 1).bit_length(), _LEAST)

@@ -1,0 +1,272 @@
+"""The kernels in Triton, interpreted where there is no CUDA device, against the reference in float64."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+from manyhats.kernels.activations import NUMBERS
+from manyhats.kernels.base import Bits, LowRank, Rows, ScaleAdd, Sparse, Weight
+from manyhats.kernels.segments import Segment, Segments, Table
+
+from tests.kernels.cuda.operands import (
+    LONG,
+    NOBODY,
+    OUT,
+    SHORT,
+    SLOTS,
+    WIDTH,
+    Made,
+    check,
+    copy_of,
+    pair,
+    table_of,
+)
+
+NAN = float("nan")
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+ALL = pytest.mark.parametrize("segments", [SHORT, LONG, NOBODY], ids=["short", "long", "none"])
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients() -> Any:
+    with torch.inference_mode():
+        yield
+
+
+@DTYPES
+@ALL
+def test_pairs_of_several_ranks(kernels: Any, device: torch.device, dtype: torch.dtype, segments: Segments) -> None:
+    made = Made(dtype, device)
+    table = table_of(lambda i: pair(made, (3, 8, 16, 70, 1)[i]))
+    x, y = made.rows(segments, WIDTH), made.rows(segments, OUT)
+    y[-2:] = NAN  # rows that belong to none are not even read
+    check(kernels, "low_rank", (x, None, table), y, copy_of(segments))
+
+
+def test_half_precision(kernels: Any, device: torch.device) -> None:
+    made = Made(torch.float16, device)
+    table = table_of(lambda i: pair(made, 4, "gelu", biases=True))
+    check(kernels, "low_rank", (made.rows(SHORT, WIDTH), None, table), made.rows(SHORT, OUT), copy_of(SHORT))
+
+
+@DTYPES
+def test_pairs_with_biases_activations_and_scales(kernels: Any, device: torch.device, dtype: torch.dtype) -> None:
+    made = Made(dtype, device)
+    scales = [None, 2.5, made(1), made(OUT), 0.5]
+    kinds = [None, "gelu", "tanh", "relu", "silu"]
+    table = table_of(lambda i: pair(made, 5 + i, kinds[i], biases=i != 4, scale=scales[i]))
+    x, y, weights = made.rows(SHORT, WIDTH), made.rows(SHORT, OUT), made.rows(SHORT, 1)
+    check(kernels, "low_rank", (x, None, table), y, copy_of(SHORT), row_scale=weights)
+    check(kernels, "low_rank", (x, None, table), y, copy_of(SHORT))
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_activation(kernels: Any, device: torch.device, name: str) -> None:
+    made = Made(torch.float32, device)
+    entry = LowRank(made(3, WIDTH), made(3, OUT), made(3), None, name)
+    table: Table[LowRank] = Table()
+    table.put(0, entry)
+    segments = Segments([Segment(0, 12, 0)])
+    check(kernels, "low_rank", (made(12, WIDTH) * 4, None, table), torch.zeros(12, OUT, device=device), segments)
+
+
+def test_a_long_sum_is_divided_into_parts(kernels: Any, device: torch.device) -> None:
+    made, width = Made(torch.float32, device), 2100
+    table: Table[LowRank] = Table()
+    table.put(0, LowRank(made(4, width), made(4, OUT), made(4), None, "relu"))
+    segments = Segments([Segment(0, 3, 0)])
+    check(kernels, "low_rank", (made(3, width), None, table), made(3, OUT), segments)
+
+
+def test_a_pair_may_write_where_it_reads(kernels: Any, device: torch.device) -> None:
+    made = Made(torch.float32, device)
+    table = table_of(lambda i: LowRank(made(3, OUT), made(3, OUT)))
+    x = made.rows(SHORT, OUT)
+    other = x.clone()
+    kernels.low_rank(x, x, table, copy_of(SHORT))
+    kernels.low_rank(other.clone(), other, table, copy_of(SHORT))
+    assert torch.equal(x, other)
+
+
+def test_a_pair_that_is_not_finite_stays_with_its_rows(kernels: Any, device: torch.device) -> None:
+    made = Made(torch.float32, device)
+    table = table_of(lambda i: pair(made, 3)._replace(up=made(3, OUT) * (NAN if i == 3 else 1.0)))
+    y = made.rows(SHORT, OUT)
+    kernels.low_rank(made.rows(SHORT, WIDTH), y, table, copy_of(SHORT))
+    assert (~torch.isfinite(y).all(1)).nonzero()[:, 0].tolist() == list(range(5, 26))
+
+
+@DTYPES
+@pytest.mark.parametrize("heads", [None, 3])
+def test_gains_and_offsets(kernels: Any, device: torch.device, dtype: torch.dtype, heads: int | None) -> None:
+    made = Made(dtype, device)
+    table = table_of(lambda i: ScaleAdd(made(OUT) if i % 2 else None, made(OUT) if i % 3 or i == 0 else None))
+    y = made.rows(SHORT, OUT) if heads is None else made(34, heads, OUT)
+    check(kernels, "scale_add", (None, table), y, copy_of(SHORT))
+    check(kernels, "scale_add", (None, table_of(lambda i: ScaleAdd(made(OUT)))), made.rows(LONG, OUT), copy_of(LONG))
+
+
+@DTYPES
+@ALL
+def test_layers_of_several_widths(kernels: Any, device: torch.device, dtype: torch.dtype, segments: Segments) -> None:
+    made = Made(dtype, device)
+    table = table_of(lambda i: Weight(made(OUT - 20 * i, WIDTH), made(OUT - 20 * i) if i % 2 else None))
+    y = made.rows(segments, OUT).fill_(NAN)
+    check(kernels, "linear", (made.rows(segments, WIDTH), None, table), y, copy_of(segments))
+
+
+def test_layers_with_few_outputs_and_with_some(kernels: Any, device: torch.device) -> None:
+    made = Made(torch.float32, device)
+    table = table_of(lambda i: Weight(made(2 + i, WIDTH), made(2 + i)))
+    x = made.rows(SHORT, WIDTH)
+    check(kernels, "linear", (x, None, table), made.rows(SHORT, 6).fill_(NAN), copy_of(SHORT))
+    own = [torch.tensor([i, 15, 70], device=device) for i in range(len(SLOTS))]
+    some = table_of(lambda i: Weight(made(3, WIDTH), made(3), own[i]))
+    check(kernels, "linear", (x, None, some), made.rows(SHORT, OUT), copy_of(SHORT))
+
+
+@DTYPES
+@ALL
+def test_masks(kernels: Any, device: torch.device, dtype: torch.dtype, segments: Segments) -> None:
+    made = Made(dtype, device)
+    table = table_of(lambda i: Bits(made.bits(OUT, WIDTH)))
+    for base, bias in ((made(OUT, WIDTH), made(OUT)), (made(WIDTH, OUT).T, None)):  # as GPT-2 stores it too
+        y = made.rows(segments, OUT).fill_(NAN)
+        _check_masked(kernels, made.rows(segments, WIDTH), y, base, bias, table, segments)
+
+
+def _check_masked(kernels: Any, x: Any, y: Any, base: Any, bias: Any, table: Any, segments: Segments) -> None:
+    check(kernels, "masked_linear", (x, None, base, bias, table), y, copy_of(segments))
+
+
+@DTYPES
+@ALL
+def test_sparse_differences(kernels: Any, device: torch.device, dtype: torch.dtype, segments: Segments) -> None:
+    made = Made(dtype, device)
+
+    def difference(i: int) -> Sparse:
+        # Dense in some outputs, none in others, and one without changes.
+        chosen = torch.arange(i, OUT * WIDTH, 11 + i)
+        chosen = torch.cat([torch.arange(2 * WIDTH), chosen[chosen > 40 * WIDTH]]) if i != 3 else chosen[:0]
+        return Sparse(chosen.to(torch.int32).to(device), made(len(chosen)))
+
+    x, y = made.rows(segments, WIDTH), made.rows(segments, OUT)
+    check(kernels, "sparse_add", (x, None, table_of(difference)), y, copy_of(segments))
+
+
+@DTYPES
+@ALL
+def test_embeddings(kernels: Any, device: torch.device, dtype: torch.dtype, segments: Segments) -> None:
+    made = Made(dtype, device)
+    own = [None, [2, 4, 7], [0], list(range(19)), [18]]
+
+    def rows(i: int) -> Rows:
+        ids = None if own[i] is None else torch.tensor(own[i], device=device)
+        return Rows(made(19 if ids is None else len(ids), OUT), ids)
+
+    y = made.rows(segments, OUT)
+    ids = (torch.arange(len(y)) * 7 % 19).to(device)
+    check(kernels, "lookup", (ids, None, table_of(rows)), y, copy_of(segments))
+
+
+def test_a_launch_that_is_replayed_computes_the_current_tasks(kernels: Any, device: torch.device) -> None:
+    """As a captured graph does it: with the arguments of then, whatever the tiles and the table hold by now."""
+    made = Made(torch.float32, device)
+    launches: list[tuple[Any, ...]] = []
+    plain = kernels._launch
+
+    def recorded(program: Any, grid: Any, *arguments: Any, **constants: Any) -> None:
+        launches.append((program, grid, arguments, constants))
+        plain(program, grid, *arguments, **constants)
+
+    kernels._launch = recorded
+    table = table_of(lambda i: pair(made, 6))
+    x, y = made.rows(SHORT, WIDTH), made.rows(SHORT, OUT)
+    before, first = y.clone(), copy_of(SHORT)
+    kernels.low_rank(x, y, table, first)
+    table.put(3, pair(made, 8, "gelu", biases=True))  # a swap, of another rank and sort
+    table.put(11, pair(made, 2))  # and a new task
+    table.drop(5)
+    second = Segments([Segment(0, 3, 11), Segment(20, 33, 3)])  # fewer, elsewhere
+    expected = before.clone()
+    kernels._launch = plain
+    kernels.low_rank(x, expected, table, second)
+    tiles, own = first.on_device.tiles, second.on_device.tiles
+    tiles.zero_()[: len(own)] = own
+    y.copy_(before)
+    for program, grid, arguments, constants in launches:
+        plain(program, grid, *arguments, **constants)
+    assert torch.equal(y, expected)
+    assert not torch.equal(y, before)
+
+
+@pytest.mark.parametrize("tasks", [1, 40])
+def test_the_number_of_tasks_costs_no_launches(kernels: Any, device: torch.device, tasks: int) -> None:
+    made = Made(torch.float32, device)
+    launches: list[str] = []
+    plain = kernels._launch
+
+    def counted(program: Any, grid: Any, *arguments: Any, **constants: Any) -> None:
+        launches.append(program.fn.__name__)
+        plain(program, grid, *arguments, **constants)
+
+    kernels._launch = counted
+    segments = Segments([Segment(i, i + 1, i) for i in range(tasks)])
+
+    def table(entry: Any) -> Table[Any]:
+        found: Table[Any] = Table()
+        for i in range(tasks):
+            found.put(i, entry(i))
+        return found
+
+    x, y, base = made(tasks, 8), made(tasks, 8), made(8, 8)
+    kernels.low_rank(x, y, table(lambda i: LowRank(made(1 + i % 5, 8), made(1 + i % 5, 8))), segments)
+    kernels.scale_add(y, table(lambda i: ScaleAdd(made(8))), segments)
+    kernels.linear(x, y, table(lambda i: Weight(made(8, 8))), segments)
+    kernels.masked_linear(x, y, base, None, table(lambda i: Bits(made.bits(8, 8))), segments)
+    indices = torch.tensor([3, 9], dtype=torch.int32, device=device)
+    kernels.sparse_add(x, y, table(lambda i: Sparse(indices, made(2))), segments)
+    kernels.lookup(torch.zeros(tasks, dtype=torch.int64, device=device), y, table(lambda i: Rows(made(1, 8))), segments)
+    assert launches == ["shrink", "expand", "scale_add", "linear", "masked_linear", "sparse_add", "lookup"]
+
+
+def test_what_the_programs_do_not_support_is_left_to_the_reference(
+    device: torch.device, caplog: pytest.LogCaptureFixture
+) -> None:
+    from manyhats.kernels.cuda.backend import CudaKernels
+
+    kernels, made = CudaKernels(), Made(torch.float32, device)
+    caplog.set_level(logging.WARNING)
+    x, y = made.rows(SHORT, WIDTH), made.rows(SHORT, OUT)
+    rare = table_of(lambda i: pair(made, 4, "sqrtsoftplus" if i == 3 else None))
+    check(kernels, "low_rank", (x, None, rare), y, copy_of(SHORT))
+    check(kernels, "low_rank", (x, None, rare), y, copy_of(SHORT))
+    assert [record.getMessage() for record in caplog.records] == [
+        "'low_rank' is left to the reference, task by task: an entry is not supported, or entries differ"
+    ]
+    check(
+        kernels, "linear", (x.T.contiguous().T, None, table_of(lambda i: Weight(made(OUT, WIDTH)))), y, copy_of(SHORT)
+    )
+    assert "'linear' is left to the reference, task by task: its operands are not contiguous" in caplog.text
+    rare.put(SLOTS[3], pair(made, 4))
+    caplog.clear()
+    check(kernels, "low_rank", (x, None, rare), y, copy_of(SHORT))  # as soon as the entry is gone
+    assert not caplog.records
+
+
+def test_gradients_are_left_to_the_reference(device: torch.device) -> None:
+    from manyhats.kernels.cuda.backend import CudaKernels
+
+    made = Made(torch.float32, device)
+    table = table_of(lambda i: pair(made, 4))
+    x, y = made.rows(SHORT, WIDTH), made.rows(SHORT, OUT)
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.clone().requires_grad_()
+        out = y.clone() * 1
+        kernels = CudaKernels()
+        kernels.low_rank(x, out, table_of(lambda i: LowRank(*(t.clone() for t in table[SLOTS[i]][:2]))), copy_of(SHORT))
+        out.sum().backward()
+    assert x.grad is not None
