@@ -37,7 +37,8 @@ class Backbone:
     `sha256`: of its checkpoint, if it has one (see `loading.digest`). `eos_token_ids`: the tokens that end a text.
     `original` is the unmodified model around the same weights, head included, where it was kept as a reference.
     `shape` has the model's sizes, which are attributes here too; `task_heads` how transformers builds its heads.
-    `linear`, `embedding`, `norm`, `residual`: its sites by name; `joined`: linear sites that can be one product.
+    `linear`, `embedding`, `norm`, `residual`: its sites by name; `joined`: linear sites that can be one product;
+    `shared`: the names of those that read the same rows, group by group.
     `kept`: objects that methods keep with the backbone between passes, by keys of their own.
     """
 
@@ -95,7 +96,7 @@ class Backbone:
         if self.pooler is not None:
             model.pooler = None
         blocks = BlockSites(model, family, self.layers, context)
-        self.residual, self.joined = blocks.residual, blocks.joined
+        self.residual, self.joined, self.shared = blocks.residual, blocks.joined, blocks.shared
         self._forward = ForwardPass(model, family, blocks, context)
 
     @classmethod

@@ -11,7 +11,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manyhats.kernels.activations import activation
-from manyhats.kernels.base import Bits, FusedRows, LowRank, RowAttention, Rows, ScaleAdd, Sparse, Stage, Weight
+from manyhats.kernels.base import (
+    Bits,
+    FusedRows,
+    JoinedLowRank,
+    LowRank,
+    RowAttention,
+    Rows,
+    ScaleAdd,
+    Sparse,
+    Stage,
+    Weight,
+)
 from manyhats.kernels.padded import add_padded
 from manyhats.kernels.segments import Segments, Table
 
@@ -24,6 +35,7 @@ class Reference:
     keeps_sparse = False
     row_attention: RowAttention | None = None
     fused_rows: FusedRows | None = None
+    joined_low_rank: JoinedLowRank | None = None
     stage: Stage | None = None
 
     def low_rank(

@@ -7,7 +7,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from manyhats.kernels.base import Bits, FusedRows, LowRank, RowAttention, Rows, ScaleAdd, Sparse, Stage, Weight
+from manyhats.kernels.base import (
+    Bits,
+    FusedRows,
+    JoinedLowRank,
+    LowRank,
+    RowAttention,
+    Rows,
+    ScaleAdd,
+    Sparse,
+    Stage,
+    Weight,
+)
 from manyhats.kernels.cpu.attention import CachedRowAttention
 from manyhats.kernels.cpu.fused_rows import CpuFusedRows
 from manyhats.kernels.cpu.library import Library, load
@@ -34,6 +45,7 @@ class CpuKernels:
     keeps_bits = True
     keeps_sparse = True
     stage: Stage | None = None
+    joined_low_rank: JoinedLowRank | None = None
 
     def __init__(self, library: Library | None = None) -> None:
         self._library = library or load()
