@@ -7,8 +7,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from manyhats.backbone.attention import AttentionSite
-from manyhats.backbone.attention_layout import AttentionLayout
+from manyhats.backbone.attention import AttentionSite, PassLayout
 from manyhats.backbone.families import Family
 from manyhats.backbone.joined_linear import CalledInTurn, JoinedLinear
 from manyhats.backbone.sites import EMBEDDED, LAST, ActorContext, ResidualSite, StatesSite, site_of
@@ -56,7 +55,7 @@ class BlockSites:
         first.register_forward_pre_hook(self._enter, with_kwargs=True)
         self.shared = [one.names for one in (*self.joined, *self._in_turn)]
 
-    def begin(self, layout: AttentionLayout | None) -> None:
+    def begin(self, layout: PassLayout | None) -> None:
         """Starts a pass with this layout."""
         self._entered = False
         for residual in self._residual_sites:

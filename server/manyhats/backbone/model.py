@@ -24,6 +24,7 @@ from manyhats.backbone.sites import ActorContext, Actors, LinearSite, ModuleSite
 from manyhats.backbone.staging import HostBuffers, StagingBuffer
 from manyhats.backbone.task_heads import task_heads_of
 from manyhats.backbone.tokenizer import Tokenizer
+from manyhats.backbone.varlen_check import choose_varlen_attention
 from manyhats.backbone.vocabulary import VocabularyHead
 from manyhats.errors import ConfigurationError
 
@@ -77,6 +78,12 @@ class Backbone:
         # Its weights are the model's, already moved; its tables are moved here, and keep their precision.
         self.original = None if original is None else original.eval().to(self.device)
         choose_attention_kernels(self.device)
+        heads = int(model.config.num_attention_heads)
+        self.varlen_attention = (
+            choose_varlen_attention(self.device, self.dtype, heads, shape.kv_shape, causal=family.causal)
+            if family.packed
+            else None
+        )
         self.model = model
         self.prefix: str = model.base_model_prefix
         self._host_buffers = HostBuffers(self.device)
