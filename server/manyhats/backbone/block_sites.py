@@ -53,7 +53,7 @@ class BlockSites:
                     self.residual[site.names[-1]] = site
         first = model.get_submodule(family.block_name(model.config, 0))
         first.register_forward_pre_hook(self._enter, with_kwargs=True)
-        self.shared = [one.names for one in (*self.joined, *self._in_turn)]
+        self.shared = [one.names for one in self.joined] + [one.names for one in self._in_turn]
 
     def begin(self, layout: PassLayout | None) -> None:
         """Starts a pass with this layout."""
