@@ -15,6 +15,8 @@ from manyhats.backbone import Actors, Backbone, SequenceChunk, pack_chunks
 from manyhats.backbone.attention_layout import AttentionLayout
 from manyhats.backbone.cache import KeyValueCache, RowAttention
 from manyhats.backbone.staging import HostBuffers, StagingBuffer
+from manyhats.backbone.varlen_attention import VarlenAttention
+from manyhats.backbone.varlen_layout import attention_layout
 from manyhats.kernels.registry import choose
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -64,9 +66,15 @@ def plain(q: Tensor, k: Tensor, v: Tensor, hidden: int, causal: bool, window: in
 
 
 def check(
-    some: Sequence[Case], causal: bool, window: int | None, seed: int, attention: RowAttention | None = None
+    some: Sequence[Case],
+    causal: bool,
+    window: int | None,
+    seed: int,
+    attention: RowAttention | None = None,
+    varlen: VarlenAttention | None = None,
 ) -> None:
-    """A pass over all of them, against one sequence after the other. `attention`: of those with one new token."""
+    """A pass over all of them, against one sequence after the other. `attention`: of those with one new token;
+    `varlen`: of the others, where no prefix is hidden."""
     generator = torch.Generator().manual_seed(seed)
 
     def fresh(*shape: int) -> Tensor:
@@ -106,7 +114,9 @@ def check(
         expected.append(plain(q[own], torch.cat([seen[0], keys]), torch.cat([seen[1], values]), hidden, causal, window))
         row += case.new
     staging = StagingBuffer(HostBuffers(CPU))
-    layout = AttentionLayout(chunks, staging, causal=causal, device=CPU, dtype=torch.float32, cache=cache)
+    layout = attention_layout(
+        chunks, staging, causal=causal, device=CPU, dtype=torch.float32, cache=cache, varlen=varlen
+    )
     staging.commit()
     torch.testing.assert_close(layout.attend(0, q, k, v, None, window), torch.cat(expected), atol=1e-5, rtol=1e-5)
 

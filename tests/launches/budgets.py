@@ -33,7 +33,7 @@ class Limits(NamedTuple):
 # 64 sequences in two blocks, mean-pooled, the answers read: by method, and of several methods at once.
 ENCODER_LIMITS = Limits(kernels=54, copies=1, waits=1)
 ENCODER: dict[str, Budget] = {
-    "lora": Budget(12),
+    "lora": Budget(8),
     "mask": Budget(0),
     "ia3": Budget(36),
     "parameters": Budget(23),
@@ -46,20 +46,20 @@ ENCODER: dict[str, Budget] = {
     "prompt": Budget(3, per_task=2.0),
     "invertible": Budget(10, per_task=10.0),
     "side": Budget(45, copies=1),
-    "stack": Budget(32),
-    "lora+ia3": Budget(48),
+    "stack": Budget(28),
+    "lora+ia3": Budget(44),
     "biases": Budget(3),
     "norms": Budget(20),
-    "head, of sequences": Budget(15),
-    "head, of tokens": Budget(12),
-    "mixture": Budget(122),
+    "head, of sequences": Budget(11),
+    "head, of tokens": Budget(8),
+    "mixture": Budget(106),
 }
 
 # A step of 32 streams in two blocks, a token each; greedy, and sampled with a temperature, top-k and top-p.
 DECODE_LIMITS = Limits(kernels=92, copies=1, waits=1)
 SAMPLED_LIMITS = Limits(kernels=127, copies=1, waits=1)
 DECODE: dict[str, Budget] = {
-    "lora": Budget(15),
+    "lora": Budget(9),
     "mask": Budget(0),
     "ia3": Budget(42),
     "parameters": Budget(48),
@@ -72,11 +72,11 @@ DECODE: dict[str, Budget] = {
     "prompt": Budget(0),
     "invertible": Budget(10, per_task=10.0),
     "side": Budget(100, copies=1),
-    "stack": Budget(27),
-    "lora+ia3": Budget(57),
+    "stack": Budget(21),
+    "lora+ia3": Budget(51),
     "biases": Budget(3),
     "norms": Budget(45),
-    "mixture": Budget(150),
+    "mixture": Budget(144),
 }
 
 # Python functions called at the sites for each further task, by method; none where a method is left out.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from manyhats.kernels.base import Bits, LowRank, Rows, ScaleAdd, Sparse, Weight
+from collections.abc import Sequence
+
+from manyhats.kernels.base import Bits, JoinedPair, LowRank, Rows, ScaleAdd, Sparse, Weight
 from manyhats.kernels.reference import Reference
 from manyhats.kernels.segments import Segments, Table
 from torch import Tensor
@@ -30,6 +32,11 @@ class Counting:
     ) -> None:
         with self.count.one_kernel("low_rank"):
             self._reference.low_rank(x, y, table, segments, row_scale)
+
+    def joined_low_rank(self, x: Tensor, pairs: Sequence[JoinedPair], segments: Segments) -> None:
+        with self.count.one_kernel("joined_low_rank"):
+            for pair in pairs:
+                self._reference.low_rank(x, pair.y, pair.table, pair.segments)
 
     def scale_add(self, y: Tensor, table: Table[ScaleAdd], segments: Segments) -> None:
         with self.count.one_kernel("scale_add"):

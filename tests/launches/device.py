@@ -346,6 +346,7 @@ def pretended_device() -> Iterator[Count]:
     with (
         mock.patch("torch.cuda.is_available", return_value=True),
         mock.patch("torch.cuda._lazy_init"),
+        mock.patch("torch.cuda.get_device_capability", return_value=(7, 0)),  # what needs a newer one is not there
         mock.patch.dict(BACKENDS, {"reference": BACKENDS["reference"]}, clear=True),  # programs need a real device
         mock.patch("torch.cuda.Event", partial(_Event, ledger)),
         mock.patch("torch.__future__.get_overwrite_module_params_on_conversion", return_value=True),

@@ -7,7 +7,7 @@ says which of them each sequence attends to.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,17 @@ from manyhats.errors import UnsupportedAttention
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from manyhats.backbone.attention_layout import AttentionLayout
     from manyhats.backbone.sites import ActorContext
 
 PACKED_ATTENTION = "manyhats_packed"
+
+
+class PassLayout(Protocol):
+    """Who attends to whom in one pass; see `AttentionLayout`."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: float | None, window: int | None) -> Tensor:
+        """q: (tokens, heads, dim); k, v: (tokens + prefix rows, kv_heads, dim). Returns (tokens, heads, dim)."""
+        ...
 
 
 class AttentionSite:
@@ -35,12 +42,12 @@ class AttentionSite:
         self.layers: list[int] = []
         self._calls = 0
         self._context = context
-        self._layout: AttentionLayout | None = None
+        self._layout: PassLayout | None = None
         self._hidden: Tensor | None = None
         module.manyhats_site = self  # type: ignore[assignment]
         module.register_forward_pre_hook(self._remember, with_kwargs=True)
 
-    def begin(self, layout: AttentionLayout | None) -> None:
+    def begin(self, layout: PassLayout | None) -> None:
         """Starts a pass with this layout; None: the pass has ended."""
         self._layout = layout
         self._hidden = None

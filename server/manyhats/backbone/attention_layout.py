@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manyhats.backbone.cache import KeyValueCache
+from manyhats.backbone.cache_writes import CacheWrites
 from manyhats.backbone.chunks import SequenceChunk
 from manyhats.backbone.decode_attention import decode_attention
 from manyhats.backbone.staging import StagingBuffer
@@ -41,8 +42,6 @@ _QUERIES = "attention.queries"  # rows of the packed tokens, of all groups; pads
 _INVERSE = "attention.inverse"  # the index of each token among them
 _KEYS = "attention.keys"  # rows of tokens and prefixes, of all groups of whole sequences; pads as above
 _CACHE_ROWS = "attention.cache_rows"  # rows of the cache, of all groups of cached ones; pads repeat the first
-_CACHED_TOKENS = "attention.cached_tokens"  # rows of the packed tokens whose keys and values go into the cache
-_SLOT_MAPPING = "attention.slot_mapping"  # the rows of the cache that they go into
 _BOUNDS = "attention.bounds"  # (2, S) in the groups' order: rows before a sequence's first token, and all rows
 _HIDDEN_PREFIXES = "attention.hidden_prefixes"  # rows at a sequence's beginning that some layers do not attend to
 
@@ -102,8 +101,8 @@ class AttentionLayout:
         self._cached_sizes = [group.size * group.keys for group in self._cached]
         self._parts: dict[str, tuple[Tensor, ...]] = {}
 
-        before = np.array([_before(chunks[i]) for i in order])
-        staging.put(_BOUNDS, np.stack([before, before + lengths[order]]))
+        earlier = np.array([before(chunks[i]) for i in order])
+        staging.put(_BOUNDS, np.stack([earlier, earlier + lengths[order]]))
         if hidden:
             staging.put(_HIDDEN_PREFIXES, hidden)
         self._in_order = self._put_queries(lengths[order], starts[order])
@@ -113,8 +112,9 @@ class AttentionLayout:
         if last:
             self._put_cache_rows([chunks[i] for i in last])
         self._only_decodes = len(decodes) == len(chunks)
-        if (last or decodes) and not self._only_decodes:
-            self._put_slot_mapping(chunks, starts)
+        self._write: CacheWrites | None = None
+        if cache is not None and (last or decodes) and not self._only_decodes:
+            self._write = CacheWrites(chunks, starts, cache, staging)
 
     def _put_queries(self, own: NDArray[np.int64], starts: NDArray[np.int64]) -> bool:
         """Stages the token of each query position. Returns whether they are the tokens in batch order."""
@@ -149,15 +149,6 @@ class AttentionLayout:
         chosen = first[sequence] + np.where(index < seen[sequence], index, 0)
         self._staging.put(_CACHE_ROWS, np.concatenate(table)[chosen])
 
-    def _put_slot_mapping(self, chunks: Sequence[SequenceChunk], starts: NDArray[np.int64]) -> None:
-        """Stages the rows of the cached sequences' tokens, and the cache rows for their keys and values."""
-        cached = [(chunk, start) for chunk, start in zip(chunks, starts, strict=True) if chunk.cache_rows is not None]
-        slots = np.concatenate([_cache_rows(chunk)[-chunk.length :] for chunk, _ in cached])
-        self._staging.put(_SLOT_MAPPING, slots)
-        if len(slots) < self._tokens:
-            tokens = np.concatenate([np.arange(start, start + chunk.length) for chunk, start in cached])
-            self._staging.put(_CACHED_TOKENS, tokens)
-
     def _as_they_stand(self, rows: NDArray[np.int64]) -> bool:
         return len(rows) == self._tokens and bool((rows == np.arange(self._tokens)).all())
 
@@ -175,7 +166,7 @@ class AttentionLayout:
         queries = iter(_split(q, self._query_sizes)) if in_order else self._gathered(q, _QUERIES, self._query_sizes)
         if self._decodes is not None and self._only_decodes:  # in order, and in the cache's own call
             return self._decodes(layer, q, (k, v), scaling, window)
-        if self._cached or self._decodes is not None:
+        if self._write is not None:
             self._write(layer, k, v)
         keys, values = self._keys(layer, k, v, exact=exact)
         outs = []
@@ -214,13 +205,6 @@ class AttentionLayout:
         # One by one, so that they stay in the CPU's caches.
         return (rows.index_select(0, part) for part in self._parts[name])
 
-    def _write(self, layer: int, k: Tensor, v: Tensor) -> None:
-        assert self._cache is not None
-        if _CACHED_TOKENS in self._staging:
-            tokens = self._staging[_CACHED_TOKENS]
-            k, v = k.index_select(0, tokens), v.index_select(0, tokens)
-        self._cache.write(layer, self._staging[_SLOT_MAPPING], k[: self._tokens], v[: self._tokens])
-
     def _attend(
         self,
         group: Group,
@@ -240,8 +224,8 @@ class AttentionLayout:
         folded = heads // kv_heads
         keys = keys.view(b, group.keys, kv_heads, dim).transpose(1, 2)
         values = values.view(b, group.keys, kv_heads, dim).transpose(1, 2)
-        fold = folded > 1 and not exact and (n == 1 or not self._on_cpu)
-        if fold and folded * n <= _MAX_FOLDED:
+        fold = folded > 1 and (not self._on_cpu or (n == 1 and not exact))
+        if fold and not exact and folded * n <= _MAX_FOLDED:
             q = q.view(b, n, kv_heads, folded, dim).permute(0, 2, 3, 1, 4).reshape(b, kv_heads, folded * n, dim)
             mask = self._mask(group, layer, window, folded)
             out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scaling)
@@ -285,11 +269,11 @@ class AttentionLayout:
     def _make_mask(
         self, group: Group, window: int | None, hidden_prefixes: int | None, folded: int, *, causal: bool
     ) -> Tensor:
-        before, seen = self._staging[_BOUNDS][:, group.sequences, None, None].unbind(0)  # (B, 1, 1)
+        earlier, seen = self._staging[_BOUNDS][:, group.sequences, None, None].unbind(0)  # (B, 1, 1)
         keys = self._key_positions(group.keys)
         hidden = keys >= seen  # (B, 1, K)
         if causal or window is not None:
-            queries = before + torch.arange(group.queries, device=self._device)[:, None]  # (B, Q, 1)
+            queries = earlier + torch.arange(group.queries, device=self._device)[:, None]  # (B, Q, 1)
             if causal:
                 hidden = hidden | (keys > queries)
             if window is not None:
@@ -326,8 +310,13 @@ def _prefix(chunk: SequenceChunk) -> int:
     return chunk.batch_prefix[1] - chunk.batch_prefix[0] if chunk.cache_rows is None else chunk.cached_prefix
 
 
-def _before(chunk: SequenceChunk) -> int:
-    """The number of rows that it attends to before its first token's."""
+def hides_prefix(chunk: SequenceChunk) -> bool:
+    """Whether it does not attend to its prefix in some layer."""
+    return bool(chunk.left_out) and _prefix(chunk) > 0
+
+
+def before(chunk: SequenceChunk) -> int:
+    """The number of rows that a chunk attends to before its first token's."""
     return _prefix(chunk) if chunk.cache_rows is None else len(chunk.cache_rows) - chunk.length
 
 
@@ -372,7 +361,7 @@ def _group(
 ) -> Group:
     """The group of some sequences, after the previous groups. Prefix rows that a layer hides are added to `hidden`."""
     start = groups[-1].sequences.stop if groups else 0
-    seen = [_before(chunks[i]) + chunks[i].length for i in members]
+    seen = [before(chunks[i]) + chunks[i].length for i in members]
     begins: dict[tuple[int, ...], int] = {}
     hidden_prefixes: dict[int, int] = {}
     for layer in frozenset[int]().union(*(chunks[i].left_out for i in members)):

@@ -7,22 +7,23 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from manyhats.backbone.attention import AttentionSite
-from manyhats.backbone.attention_layout import AttentionLayout
+from manyhats.backbone.attention import AttentionSite, PassLayout
 from manyhats.backbone.families import Family
-from manyhats.backbone.joined_linear import JoinedLinear
-from manyhats.backbone.sites import EMBEDDED, LAST, ActorContext, ResidualSite, StatesSite
+from manyhats.backbone.joined_linear import CalledInTurn, JoinedLinear
+from manyhats.backbone.sites import EMBEDDED, LAST, ActorContext, ResidualSite, StatesSite, site_of
 
 
 class BlockSites:
     """Puts the sites into the blocks; a block that several layers share gets them once.
 
-    `residual`: by name, empty where the blocks have none. `joined`: the linear layers that can be one product.
+    `residual`: by name, empty where the blocks have none. `joined`: the linear layers that can be one product;
+    `shared`: the names of those that read the same rows.
     """
 
     def __init__(self, model: PreTrainedModel, family: Family, layers: int, context: ActorContext) -> None:
         self.residual: dict[str, ResidualSite] = {}
         self.joined: list[JoinedLinear] = []
+        self._in_turn: list[CalledInTurn] = []
         self.last = StatesSite(LAST, context)
         self._embedded = StatesSite(EMBEDDED, context)
         self._entered = False
@@ -40,6 +41,8 @@ class BlockSites:
                 joined: JoinedLinear | None = getattr(attends, "manyhats_joined", None)
                 if joined is not None:
                     self.joined.append(joined)
+                for names in family.same_input:
+                    self._in_turn.append(CalledInTurn([site_of(block.get_submodule(name)) for name in names]))
                 known[id(block)] = after_attention, after_ffn, attention
                 self._attention_sites.append(attention)
             after_attention, after_ffn, attention = known[id(block)]
@@ -50,14 +53,17 @@ class BlockSites:
                     self.residual[site.names[-1]] = site
         first = model.get_submodule(family.block_name(model.config, 0))
         first.register_forward_pre_hook(self._enter, with_kwargs=True)
+        self.shared = [one.names for one in self.joined] + [one.names for one in self._in_turn]
 
-    def begin(self, layout: AttentionLayout | None) -> None:
+    def begin(self, layout: PassLayout | None) -> None:
         """Starts a pass with this layout."""
         self._entered = False
         for residual in self._residual_sites:
             residual.begin()
         for attention in self._attention_sites:
             attention.begin(layout)
+        for shared in self._in_turn:
+            shared.begin()
 
     def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The hook before the first block; a shared block runs more than once."""

@@ -108,5 +108,12 @@ def decode_attention(
     it, as for gradients."""
     if cache is None or cache.row_attention is None or torch.is_grad_enabled():
         return None
-    found = [i for i, chunk in enumerate(chunks) if chunk.cache_rows is not None and chunk.length == 1]
+    found = decode_members(chunks, cache)
     return DecodeAttention(chunks, found, cache, cache.row_attention, staging) if found else None
+
+
+def decode_members(chunks: Sequence[SequenceChunk], cache: KeyValueCache | None) -> list[int]:
+    """Those that the cache's own attention computes, by their index in the batch."""
+    if cache is None or cache.row_attention is None or torch.is_grad_enabled():
+        return []
+    return [i for i, chunk in enumerate(chunks) if chunk.cache_rows is not None and chunk.length == 1]

@@ -32,6 +32,7 @@ class Family:
     attention: str  # the module that calls the attention function, relative to the block
     attach: Attach  # puts the residual sites into a block; returns whether it can
     word_embeddings: str  # the table of the tokens' vectors
+    same_input: tuple[tuple[str, ...], ...] = ()  # linear layers of a block that are called in turn with one tensor
     block_of: Callable[[Any, int], int] = lambda config, layer: layer  # layers may share a block
     first_position: Callable[[Any], int] = lambda config: 0
     token_types: bool = False  # takes token_type_ids
@@ -194,6 +195,7 @@ _LLAMA = _decoder(
     attention="self_attn",
     attach=_pre_norm("self_attn", "input_layernorm", "mlp", "post_attention_layernorm"),
     word_embeddings="embed_tokens",
+    same_input=(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("mlp.gate_proj", "mlp.up_proj")),
     rotary=True,
 )
 
@@ -206,6 +208,7 @@ FAMILIES: dict[str, Family] = {
         block="transformer.layer.{i}",
         attention="attention",
         attach=_attach_distilbert,
+        same_input=(("attention.q_lin", "attention.k_lin", "attention.v_lin"),),
         word_embeddings="embeddings.word_embeddings",
     ),
     "gpt2": _decoder(
@@ -218,6 +221,7 @@ FAMILIES: dict[str, Family] = {
         block="encoder.albert_layer_groups.{i}.albert_layers.0",
         attention="attention",
         attach=_attach_albert,
+        same_input=(("attention.query", "attention.key", "attention.value"),),
         word_embeddings="embeddings.word_embeddings",
         block_of=_albert_group,
         unsupported=_albert_unsupported,
@@ -235,6 +239,7 @@ FAMILIES: dict[str, Family] = {
         block="decoder.layers.{i}",
         attention="self_attn",
         attach=_attach_opt,
+        same_input=(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),),
         word_embeddings="decoder.embed_tokens",
         output_width=lambda config: int(config.word_embed_proj_dim),
     ),
@@ -249,6 +254,7 @@ FAMILIES: dict[str, Family] = {
         block="encoder.layer.{i}",
         attention="attention.attn",
         attach=_attach_mpnet,
+        same_input=(("attention.attn.q", "attention.attn.k", "attention.attn.v"),),
         word_embeddings="embeddings.word_embeddings",
         first_position=_after_padding,
         packed=False,

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from manyhats.backbone.attention_layout import AttentionLayout
+from manyhats.backbone.attention import PassLayout
 from manyhats.backbone.block_sites import BlockSites
 from manyhats.backbone.families import Family
 from manyhats.backbone.packed_batch import PackedBatch
@@ -61,7 +61,7 @@ class ForwardPass:
         return logits
 
     @contextmanager
-    def _acting(self, actors: Actors, layout: AttentionLayout | None = None) -> Iterator[None]:
+    def _acting(self, actors: Actors, layout: PassLayout | None = None) -> Iterator[None]:
         assert not self._busy, "two forward passes at once on one backbone"
         self._busy = True
         actors.start()

@@ -24,6 +24,7 @@ from manyhats.backbone.sites import ActorContext, Actors, LinearSite, ModuleSite
 from manyhats.backbone.staging import HostBuffers, StagingBuffer
 from manyhats.backbone.task_heads import task_heads_of
 from manyhats.backbone.tokenizer import Tokenizer
+from manyhats.backbone.varlen_check import choose_varlen_attention
 from manyhats.backbone.vocabulary import VocabularyHead
 from manyhats.errors import ConfigurationError
 
@@ -37,7 +38,8 @@ class Backbone:
     `sha256`: of its checkpoint, if it has one (see `loading.digest`). `eos_token_ids`: the tokens that end a text.
     `original` is the unmodified model around the same weights, head included, where it was kept as a reference.
     `shape` has the model's sizes, which are attributes here too; `task_heads` how transformers builds its heads.
-    `linear`, `embedding`, `norm`, `residual`: its sites by name; `joined`: linear sites that can be one product.
+    `linear`, `embedding`, `norm`, `residual`: its sites by name; `joined`: linear sites that can be one product;
+    `shared`: the names of those that read the same rows, group by group.
     `kept`: objects that methods keep with the backbone between passes, by keys of their own.
     """
 
@@ -76,6 +78,12 @@ class Backbone:
         # Its weights are the model's, already moved; its tables are moved here, and keep their precision.
         self.original = None if original is None else original.eval().to(self.device)
         choose_attention_kernels(self.device)
+        heads = int(model.config.num_attention_heads)
+        self.varlen_attention = (
+            choose_varlen_attention(self.device, self.dtype, heads, shape.kv_shape, causal=family.causal)
+            if family.packed
+            else None
+        )
         self.model = model
         self.prefix: str = model.base_model_prefix
         self._host_buffers = HostBuffers(self.device)
@@ -95,7 +103,7 @@ class Backbone:
         if self.pooler is not None:
             model.pooler = None
         blocks = BlockSites(model, family, self.layers, context)
-        self.residual, self.joined = blocks.residual, blocks.joined
+        self.residual, self.joined, self.shared = blocks.residual, blocks.joined, blocks.shared
         self._forward = ForwardPass(model, family, blocks, context)
 
     @classmethod

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from manyhats.backbone.attention_layout import AttentionLayout
+from manyhats.backbone.attention import PassLayout
 from manyhats.backbone.staging import StagingBuffer
 
 
@@ -23,7 +23,7 @@ class PackedBatch:
 
     starts: tuple[int, ...]  # (S + 1,) first row of each sequence, and T
     lengths: tuple[int, ...]  # (S,) rows of each sequence; pads may follow
-    layout: AttentionLayout | None  # None where the model runs padded
+    layout: PassLayout | None  # None where the model runs padded
     staging: StagingBuffer
 
     @property

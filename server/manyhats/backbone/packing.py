@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from manyhats.backbone.attention_layout import AttentionLayout
 from manyhats.backbone.cache import KeyValueCache
 from manyhats.backbone.chunks import SequenceChunk
 from manyhats.backbone.packed_batch import PackedBatch
 from manyhats.backbone.staging import StagingBuffer
+from manyhats.backbone.varlen_layout import attention_layout
 
 if TYPE_CHECKING:
     from manyhats.backbone.model import Backbone
@@ -64,8 +64,14 @@ def pack_chunks(
         batch.put("type_ids", np.minimum(np.fromiter(types, dtype=np.int64, count=total), highest))
     layout = None
     if family.packed:
-        layout = AttentionLayout(
-            chunks, batch, causal=family.causal, device=backbone.device, dtype=backbone.dtype, cache=cache
+        layout = attention_layout(
+            chunks,
+            batch,
+            causal=family.causal,
+            device=backbone.device,
+            dtype=backbone.dtype,
+            cache=cache,
+            varlen=backbone.varlen_attention,
         )
     else:
         batch.put("lengths", lengths)

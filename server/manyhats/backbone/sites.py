@@ -12,7 +12,7 @@ linear layers, embeddings and norms; `layers.<i>.attention` / `layers.<i>.ffn` a
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -33,6 +33,10 @@ class LinearActor(Protocol):
 
     def __call__(self, x: Tensor, site: LinearSite) -> Tensor: ...
 
+    def product(self, x: Tensor, site: LinearSite) -> Tensor:
+        """What `change` changes: the backbone's own output for x, with what replaces it; (rows, in) to (rows, out)."""
+        ...
+
     @property
     def keeps_product(self) -> bool:
         """Whether it only changes the backbone's own output, with `change`."""
@@ -40,6 +44,22 @@ class LinearActor(Protocol):
 
     def change(self, x: Tensor, y: Tensor) -> None:
         """Changes the backbone's own output y (rows, out) for x, in place. Rows of y are contiguous."""
+        ...
+
+
+class JoinedActor(Protocol):
+    """Changes the outputs of several linear layers that read the same rows."""
+
+    def __call__(self, x: Tensor, ys: Sequence[Tensor]) -> None:
+        """What each layer's actor does with `change`. `x`: (rows, in); `ys`: of each layer, (rows, out)."""
+        ...
+
+
+class SharedInput(Protocol):
+    """Some linear layers that read the same rows; see `backbone.joined_linear`."""
+
+    def output(self, site: LinearSite, x: Tensor) -> Tensor | None:
+        """The output (rows, out) of one of them for x (..., in); None where it computes its output by itself."""
         ...
 
 
@@ -86,6 +106,7 @@ class Actors:
     failed."""
 
     linear: Mapping[str, LinearActor] = field(default_factory=dict)
+    joined: Mapping[tuple[str, ...], JoinedActor] = field(default_factory=dict)  # by the names of `Backbone.shared`
     embedding: Mapping[str, EmbeddingActor] = field(default_factory=dict)
     norm: Mapping[str, NormActor] = field(default_factory=dict)
     residual: Mapping[str, ResidualActor] = field(default_factory=dict)
@@ -132,6 +153,7 @@ class LinearSite(ModuleSite):
         self.transposed = isinstance(module, Conv1D)  # its own weight is (in, out)
         self.kept = context.kept  # of the whole backbone
         self.prepacked: PrepackedWeight | None = None  # a copy of its weight in the CPU's layout
+        self.shared: SharedInput | None = None  # with those that are called after it, with the same input
         module.forward = self._forward
 
     def parameter(self, leaf: str) -> Tensor | None:
@@ -159,15 +181,19 @@ class LinearSite(ModuleSite):
         return out, width
 
     def _forward(self, x: Tensor) -> Tensor:
-        actor = self._context.actors.linear.get(self.name)
-        rows = x.reshape(-1, x.shape[-1])
-        y = self.product(rows) if actor is None else actor(rows, self)
+        y = None if self.shared is None else self.shared.output(self, x)
+        if y is None:
+            y = self.rows(x.reshape(-1, x.shape[-1]))
         return y.view(*x.shape[:-1], y.shape[-1])
 
     @property
     def actor(self) -> LinearActor | None:
         """Its actor in the current pass."""
         return self._context.actors.linear.get(self.name)
+
+    def joined_actor(self, names: tuple[str, ...]) -> JoinedActor | None:
+        """The actor of some layers, of which it is one, in the current pass."""
+        return self._context.actors.joined.get(names)
 
     def rows(self, x: Tensor) -> Tensor:
         """The layer with its actor: (rows, in) to (rows, out)."""

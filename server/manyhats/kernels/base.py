@@ -95,6 +95,23 @@ class RowAttention(Protocol):
         ...
 
 
+class JoinedPair(NamedTuple):
+    """What `JoinedLowRank` computes at one of its sites. `segments`: that have an entry in the table."""
+
+    y: Tensor  # (rows, out)
+    table: Table[LowRank]
+    segments: Segments
+
+
+class JoinedLowRank(Protocol):
+    """Low-rank pairs at several sites that read the same rows, in one call."""
+
+    def __call__(self, x: Tensor, pairs: Sequence[JoinedPair], segments: Segments) -> None:
+        """`Kernels.low_rank` for x (rows, in) and each pair. `segments`: all of theirs, which not every table has an
+        entry for."""
+        ...
+
+
 class FusedRows(Protocol):
     """What is several operations in torch, in one call. Without gradients; all tensors of a call are of one dtype and
     on one device. Rows outside the segments, whose slots do not matter, are undefined."""
@@ -167,6 +184,7 @@ class Kernels(Protocol):
     keeps_sparse: bool  # whether slots hold sparse differences (`sparse_add`), or dense weights (`linear`)
     row_attention: RowAttention | None  # None: torch's attention, over keys and values that are gathered
     fused_rows: FusedRows | None  # None: torch's operations
+    joined_low_rank: JoinedLowRank | None  # None: one call for each site
     stage: Stage | None  # None: calls need nothing on the device besides their tensors
     captures: Captures | None  # None: launches cannot be captured
 

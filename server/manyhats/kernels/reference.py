@@ -15,6 +15,7 @@ from manyhats.kernels.base import (
     Bits,
     Captures,
     FusedRows,
+    JoinedLowRank,
     LowRank,
     RowAttention,
     Rows,
@@ -35,6 +36,7 @@ class Reference:
     keeps_sparse = False
     row_attention: RowAttention | None = None
     fused_rows: FusedRows | None = None
+    joined_low_rank: JoinedLowRank | None = None
     stage: Stage | None = None
     captures: Captures | None = None
 

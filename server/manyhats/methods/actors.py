@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from manyhats.backbone.sites import Actors, LinearSite, NormSite
 from manyhats.kernels.segments import FixedSegments, NotCapturable, Segment, Segments, Table
 from manyhats.methods.base import put_rows, relative_slices
+from manyhats.methods.joined_actor import JoinedActor, joined_actor
 from manyhats.methods.operations import OwnMask, OwnRows, PrefixRows, StatesPass
 from manyhats.methods.residual import ResidualGroup, ResidualPass, combinations, join_residual
 from manyhats.methods.signature import Category, Signature
@@ -87,11 +88,16 @@ class ActorSet:
     """The actors for all batches with the same signatures.
 
     `within`: the linear, embedding and norm sites of the pass; None: all. `tokens`: whether the pass is over all
-    tokens.
+    tokens. `shared`: the names of the linear layers that read the same rows.
     """
 
     def __init__(
-        self, tables: SlotTables, signatures: Sequence[Signature], within: Container[str] | None, tokens: bool
+        self,
+        tables: SlotTables,
+        signatures: Sequence[Signature],
+        within: Container[str] | None,
+        tokens: bool,
+        shared: Sequence[tuple[str, ...]] = (),
     ) -> None:
         self.kernels = tables.kernels
         self._current_pass: Pass | None = None
@@ -114,6 +120,11 @@ class ActorSet:
             )
             for site in sites("input", "weight", "output")
         }
+        self.joined: dict[tuple[str, ...], JoinedActor] = {}
+        for names in shared:
+            joined = joined_actor(self.kernels, [at("output", name) for name in names], self._segments_of)
+            if joined is not None:
+                self.joined[names] = joined
         self.embedding = {site: _EmbeddingActor(self, at("embedding", site)) for site in sites("embedding")}
         self.norm = {site: _NormActor(self, at("norm", site)) for site in sites("norm")}
         self.residual = {
@@ -142,7 +153,8 @@ class ActorSet:
         norms = [group.members for group in self._groups if group.placement.category == "norm"]
         residual = [group.members for group in self._groups if group.placement.category == "residual"]
         among = [tuple(m for m in own if m in some) for own in set(norms) for some in set(residual)]
-        every = [*(group.members for group in self._groups), *among]
+        joined = [members for actor in self.joined.values() for members in actor.members]
+        every = [*(group.members for group in self._groups), *among, *joined]
         for actor in self.residual.values():
             every += combinations(actor.groups)
         return [members for members in dict.fromkeys(every) if members]
@@ -153,6 +165,9 @@ class ActorSet:
         assert self._current_pass is not None, "no pass is running"
         return self._current_pass
 
+    def _segments_of(self, signatures: tuple[int, ...]) -> Segments:
+        return self.current.of(signatures)
+
     def actors(self, segments: Pass) -> Actors:
         """The actors for one pass. Only one pass may run at a time."""
 
@@ -161,6 +176,7 @@ class ActorSet:
 
         return Actors(
             linear=self.linear,
+            joined=self.joined,
             embedding=self.embedding,
             norm=self.norm,
             residual=self.residual,
@@ -189,14 +205,17 @@ class _LinearActor:
     owners: tuple[int, ...]
 
     def __call__(self, x: Tensor, site: LinearSite) -> Tensor:
-        kernels, current = self.actor_set.kernels, self.actor_set.current
-        scaled = x
-        for group in self.input:
-            scaled = scaled.clone()
-            kernels.scale_add(scaled, group.tables["values"], current.of(group.members))
-        y = self._with_own_weights(scaled, site) if self.weight else site.product(scaled)
+        y = self.product(x, site)
         self.change(x, y)
         return y
+
+    def product(self, x: Tensor, site: LinearSite) -> Tensor:
+        """See `backbone.sites.LinearActor`."""
+        kernels, current = self.actor_set.kernels, self.actor_set.current
+        for group in self.input:
+            x = x.clone()
+            kernels.scale_add(x, group.tables["values"], current.of(group.members))
+        return self._with_own_weights(x, site) if self.weight else site.product(x)
 
     @property
     def keeps_product(self) -> bool:

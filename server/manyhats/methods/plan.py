@@ -59,6 +59,7 @@ class Plan:
         self.segments = segments
         self._device = backbone.device
         self._tables: SlotTables = slot_tables(backbone)
+        self._shared = backbone.shared
         self.prefixes: list[tuple[int, int]] = []  # by sequence: its rows (start, stop) among the batch's prefix rows
         self.left_out: list[frozenset[int]] = []  # by sequence: layers at which it does not attend to its prefix
         self.position_offsets: list[int] = []  # by sequence: what is added to its positions
@@ -127,7 +128,9 @@ class Plan:
         ]
         signatures = tuple(signature_indices)
         key: Hashable = signatures, within, batch is not None
-        actor_set = self._tables.cached(key, lambda: ActorSet(self._tables, signatures, within, batch is not None))
+        actor_set = self._tables.cached(
+            key, lambda: ActorSet(self._tables, signatures, within, batch is not None, self._shared)
+        )
         segments_of_pass = Pass(members, batch)
         if staging is not None:
             actor_set.stage(segments_of_pass, staging, self._device)

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import torch
-from manyhats.kernels.base import Bits, LowRank, Rows, ScaleAdd, Sparse, Weight
+from manyhats.kernels.base import Bits, JoinedPair, LowRank, Rows, ScaleAdd, Sparse, Weight
 from manyhats.kernels.cuda.backend import CudaKernels
 from manyhats.kernels.segments import Segment, Segments, Table
 from triton import compile as compile_for
@@ -35,13 +35,14 @@ class Compiling:
         values: dict[tuple[int], Any] = {}
         attributes: dict[tuple[int], Any] = {}
         for i, (name, given) in enumerate(zip(names, arguments, strict=False)):
-            if given is None or (type(given) is int and given == 1):  # as Triton itself takes them
+            fixed = program.params[i].do_not_specialize
+            if given is None or (type(given) is int and given == 1 and not fixed):  # as Triton itself takes them
                 signature[name], values[(i,)] = "constexpr", given
             elif isinstance(given, float):
                 signature[name] = "fp32"
             else:
                 signature[name] = f"*{TYPES[given.dtype]}" if isinstance(given, torch.Tensor) else "i32"
-                if isinstance(given, torch.Tensor) or given % 16 == 0:
+                if not fixed and (isinstance(given, torch.Tensor) or given % 16 == 0):
                     attributes[(i,)] = [["tt.divisibility", 16]]
         for name, given in constants.items():
             signature[name], values[(names.index(name),)] = "constexpr", given
@@ -55,7 +56,7 @@ class Compiling:
             print(program.fn.__name__, element, constants.get("ROWS", "-"), made.metadata.shared, flush=True)
 
 
-def run(kernels: CudaKernels, dtype: torch.dtype, rows: int) -> None:
+def run(kernels: Any, dtype: torch.dtype, rows: int) -> None:
     """Every operation, of two tasks with so many rows each."""
     segments = Segments([Segment(0, rows, 0), Segment(rows, 2 * rows, 1)])
 
@@ -72,6 +73,9 @@ def run(kernels: CudaKernels, dtype: torch.dtype, rows: int) -> None:
     indices = torch.zeros(9, dtype=torch.int32)
     kernels.low_rank(x, y, table(LowRank(made(8, WIDTH), made(8, OUT))), segments)
     kernels.low_rank(x, y, table(LowRank(made(64, WIDTH), made(64, OUT))), segments, made(2 * rows, 1))
+    for sites in (2, 3):
+        own = [JoinedPair(y, table(LowRank(made(8, WIDTH), made(8, OUT))), segments) for _ in range(sites)]
+        kernels.joined_low_rank(x, own, segments)
     kernels.scale_add(y, table(ScaleAdd(made(OUT))), segments)
     kernels.scale_add(y.view(2 * rows, 2, -1), table(ScaleAdd(made(OUT // 2))), segments)
     kernels.linear(x, y, table(Weight(made(OUT, WIDTH))), segments)
@@ -84,13 +88,15 @@ def run(kernels: CudaKernels, dtype: torch.dtype, rows: int) -> None:
 
 
 def attend(kernels: CudaKernels, dtype: torch.dtype, heads: int, kv_heads: int, dim: int) -> None:
-    """Attention with new keys and without."""
+    """Attention with new keys and without, of few sequences and of many."""
     attention: Any = kernels.row_attention
-    cache = torch.zeros(2, 64, kv_heads, dim, dtype=dtype).unbind(0)
-    new = torch.zeros(2, 4, kv_heads, dim, dtype=dtype).unbind(0)
-    zeros = torch.zeros(5, dtype=torch.int64)
-    for added in (new, None):
-        attention(torch.zeros(4, heads, dim, dtype=dtype), added, cache, zeros, zeros, zeros[:4], 0.1)
+    cache = torch.zeros(2, 4096, kv_heads, dim, dtype=dtype).unbind(0)
+    zeros = torch.zeros(1025, dtype=torch.int64)
+    for count in (1, 1024):
+        new = torch.zeros(2, count, kv_heads, dim, dtype=dtype).unbind(0)
+        for added in (new, None):
+            q = torch.zeros(count, heads, dim, dtype=dtype)
+            attention(q, added, cache, zeros, zeros[: count + 1], zeros[:count], 0.1)
 
 
 def main(capability: int, everything: bool) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from manyhats.kernels.activations import NUMBERS
-from manyhats.kernels.base import Bits, LowRank, Rows, ScaleAdd, Sparse, Weight
+from manyhats.kernels.base import Bits, JoinedPair, LowRank, Rows, ScaleAdd, Sparse, Weight
 from manyhats.kernels.segments import Segment, Segments, Table
 
 from tests.kernels.cuda.operands import (
+    CLOSE,
     LONG,
     NOBODY,
     OUT,
@@ -34,6 +35,19 @@ ALL = pytest.mark.parametrize("segments", [SHORT, LONG, NOBODY], ids=["short", "
 def _without_gradients() -> Any:
     with torch.inference_mode():
         yield
+
+
+def launched(kernels: Any) -> list[str]:
+    """The names of the programs that are launched from now on."""
+    launches: list[str] = []
+    plain = kernels._launch
+
+    def counted(program: Any, grid: Any, *arguments: Any, **constants: Any) -> None:
+        launches.append(program.fn.__name__)
+        plain(program, grid, *arguments, **constants)
+
+    kernels._launch = counted
+    return launches
 
 
 @DTYPES
@@ -61,6 +75,69 @@ def test_pairs_with_biases_activations_and_scales(kernels: Any, device: torch.de
     x, y, weights = made.rows(SHORT, WIDTH), made.rows(SHORT, OUT), made.rows(SHORT, 1)
     check(kernels, "low_rank", (x, None, table), y, copy_of(SHORT), row_scale=weights)
     check(kernels, "low_rank", (x, None, table), y, copy_of(SHORT))
+
+
+@DTYPES
+@pytest.mark.parametrize("sites", [2, 3])
+@pytest.mark.parametrize("segments", [SHORT, LONG], ids=["short", "long"])
+def test_pairs_of_several_sites_in_one_call(
+    kernels: Any, device: torch.device, dtype: torch.dtype, sites: int, segments: Segments
+) -> None:
+    """Not every task acts at each of them; outputs and ranks differ."""
+    made = Made(dtype, device)
+    outs, ranks = (OUT, 5, 130)[:sites], ((3, 20, 8, 4, 1), (2, 2, 2, 2, 2), (70, 1, 5, 33, 2))
+    x = made.rows(segments, WIDTH)
+    pairs, wanted = [], []
+    for site, out in enumerate(outs):
+        table: Table[LowRank] = Table()
+        there = [own for own in segments if (own.slot + site) % 3 or own.slot == 9]
+        for own in there:
+            rank = ranks[site][SLOTS.index(own.slot)]
+            biases = (made(rank), made(out)) if site == 1 else (None, None)
+            table.put(own.slot, LowRank(made(rank, WIDTH), made(rank, out), *biases, "gelu" if site else None, made(1)))
+        y = made.rows(segments, out)
+        pairs.append(JoinedPair(y, table, Segments(there)))
+        wanted.append((y.clone(), table, there))
+    calls = launched(kernels)
+    kernels.joined_low_rank(x, pairs, copy_of(segments))
+    assert calls == ["shrink", "expand"]
+    for joined, (y, table, there) in zip(pairs, wanted, strict=True):
+        check(kernels, "low_rank", (x, None, table), y, Segments(there))
+        torch.testing.assert_close(joined.y, y, atol=CLOSE[dtype], rtol=CLOSE[dtype])
+
+
+def test_a_slot_beyond_a_table_has_nothing_to_do_there(kernels: Any, device: torch.device) -> None:
+    """Behind a table's structs in the arena are another table's."""
+    made = Made(torch.float32, device)
+    tables: list[Table[LowRank]] = [Table(), Table(), Table()]
+    for slot in (0, 40):
+        tables[0].put(slot, pair(made, 3))
+        tables[2].put(slot, pair(made, 3))
+    tables[1].put(0, pair(made, 3))
+    segments, first = Segments([Segment(0, 2, 0), Segment(2, 5, 40)]), Segments([Segment(0, 2, 0)])
+    ys = [torch.zeros(5, OUT, device=device) for _ in tables]
+    parts = [JoinedPair(y, table, own) for y, table, own in zip(ys, tables, (segments, first, segments), strict=True)]
+    kernels.joined_low_rank(made(5, WIDTH), parts, segments)
+    assert [bool(y[2:].any()) for y in ys] == [True, False, True]
+    assert all(bool(y[:2].any()) for y in ys)
+
+
+def test_sites_with_an_unsupported_entry_are_computed_one_by_one(device: torch.device) -> None:
+    from manyhats.kernels.cuda.backend import CudaKernels
+
+    kernels, made = CudaKernels(), Made(torch.float32, device)
+    x, tables = made.rows(SHORT, WIDTH), [table_of(lambda i: pair(made, 4)) for _ in range(2)]
+    tables[1].put(3, pair(made, 4, "sqrtsoftplus"))
+    ys = [made.rows(SHORT, OUT) for _ in tables]
+    expected = [y.clone() for y in ys]
+    calls = launched(kernels)
+    kernels.joined_low_rank(
+        x, [JoinedPair(y, table, SHORT) for y, table in zip(ys, tables, strict=True)], copy_of(SHORT)
+    )
+    assert calls == ["shrink", "expand"]  # of the first
+    for y, wanted, table in zip(ys, expected, tables, strict=True):
+        check(kernels, "low_rank", (x, None, table), wanted, copy_of(SHORT))
+        torch.testing.assert_close(y, wanted, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -206,14 +283,7 @@ def test_a_launch_that_is_replayed_computes_the_current_tasks(kernels: Any, devi
 @pytest.mark.parametrize("tasks", [1, 40])
 def test_the_number_of_tasks_costs_no_launches(kernels: Any, device: torch.device, tasks: int) -> None:
     made = Made(torch.float32, device)
-    launches: list[str] = []
-    plain = kernels._launch
-
-    def counted(program: Any, grid: Any, *arguments: Any, **constants: Any) -> None:
-        launches.append(program.fn.__name__)
-        plain(program, grid, *arguments, **constants)
-
-    kernels._launch = counted
+    launches = launched(kernels)
     segments = Segments([Segment(i, i + 1, i) for i in range(tasks)])
 
     def table(entry: Any) -> Table[Any]:

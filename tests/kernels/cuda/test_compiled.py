@@ -9,7 +9,17 @@ import pytest
 import torch
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a program may have on A100, and on H100 and H200
-PROGRAMS = {"shrink", "expand", "scale_add", "linear", "masked_linear", "lookup", "sparse_add", "attend_rows"}
+PROGRAMS = {
+    "shrink",
+    "expand",
+    "scale_add",
+    "linear",
+    "masked_linear",
+    "lookup",
+    "sparse_add",
+    "attend_rows",
+    "merge_splits",
+}
 
 
 @pytest.mark.parametrize(

@@ -133,11 +133,16 @@ def test_tasks_cost_no_launches_copies_or_waits(cost: Any, family: str, name: st
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_low_rank_pairs_take_two_launches_a_site_and_masks_none_more(on_device: Any, cost: Any, family: str) -> None:
+def test_pairs_take_two_launches_for_sites_with_one_input_and_masks_none_more(
+    on_device: Any, cost: Any, family: str
+) -> None:
     there = on_device(family)
     bare, pairs, masks = (cost(family, name, SEQUENCES).kernels.total() for name in ("bare", "lora", "mask"))
     # The vocabulary's head is a linear site too, and LoRA acts on all.
-    assert pairs - bare == 2 * len(there.backbone.linear) - (2 if there.backbone.pooler is not None else 0)
+    sites = len(there.backbone.linear) - (there.backbone.pooler is not None)
+    joined = sum(len(names) - 1 for names in there.backbone.shared)
+    assert joined == {"bert": 4, "llama": 6}[family]
+    assert pairs - bare == 2 * (sites - joined)
     assert masks == bare
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,9 +19,52 @@ ROWS = 120
 SIZES = [(6, 3, 3, 64), (3, 2, 5, 37), (1, 1, 1, 8), (4, 2, 9, 80)]  # sequences, heads of keys, folded, dim
 
 
+@pytest.fixture(params=[1, 2, 8], ids=lambda splits: f"{splits} splits")
+def splits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Into how many parts the rows of a sequence are divided: more than some sequences have blocks of rows, or rows."""
+    from manyhats.kernels.cuda import row_attention
+
+    monkeypatch.setattr(row_attention, "splits_of", lambda programs, cache_rows: request.param)
+    return int(request.param)
+
+
 @pytest.fixture
-def attention(kernels: Any) -> Any:
+def attention(kernels: Any, splits: int) -> Any:
     return kernels.row_attention
+
+
+def test_few_sequences_are_divided_and_many_are_not(device: torch.device) -> None:
+    from manyhats.kernels.cuda.row_attention import splits_of
+
+    assert [splits_of(programs, 1 << 20) for programs in (1, 8, 20, 64, 129, 5000)] == [16, 16, 8, 4, 1, 1]
+    assert [splits_of(1, rows) for rows in (0, 127, 300, 5000)] == [1, 1, 2, 16]
+
+
+@torch.inference_mode()
+def test_a_launch_that_is_replayed_attends_to_other_rows(
+    attention: Any, splits: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a captured graph does it: with the arguments of then, whatever lengths the sequences have by now."""
+    launches: list[tuple[Any, ...]] = []
+    plain = attention._launch
+
+    def recorded(program: Any, grid: Any, *arguments: Any, **constants: Any) -> None:
+        launches.append((program, grid, arguments, constants))
+        plain(program, grid, *arguments, **constants)
+
+    monkeypatch.setattr(attention, "_launch", recorded)
+    keys, values = torch.randn(2, ROWS, 2, 8).to(device)
+    q = torch.randn(3, 4, 8).to(device)
+    rows, bounds, first = indices(np.arange(ROWS) * 7 % ROWS, [0, 1, 4, 90], [0] * 3, device=device)
+    out = attention(q, None, (keys, values), rows, bounds, first, 0.5)
+    assert len(launches) == (1 if splits == 1 else 2)
+    bounds.copy_(torch.tensor([0, 80, 83, 120]))
+    out.fill_(float("nan"))
+    for program, grid, arguments, constants in launches:
+        plain(program, grid, *arguments, **constants)
+    for i, (start, stop) in enumerate(((0, 80), (80, 83), (83, 120))):
+        own = rows[start:stop]
+        assert (out[i].cpu() - expected(q[i].cpu(), keys[own].cpu(), values[own].cpu(), 0.5)).abs().max() < 1e-5
 
 
 def indices(*arrays: Any, device: torch.device) -> list[torch.Tensor]:
@@ -83,9 +127,10 @@ def test_what_is_wrong_with_a_sequence_makes_its_own_output_no_number(attention:
 @given(some=st.lists(cases, min_size=1, max_size=5), window=st.sampled_from([None, 3, 8]), seed=st.integers(0, 999))
 def test_each_gets_what_it_gets_alone(device: torch.device, some: list[Case], window: int | None, seed: int) -> None:
     """In passes with whole sequences, prompts and prefixes, by the layout's own staging of indices."""
+    from manyhats.kernels.cuda import row_attention
     from manyhats.kernels.cuda.row_attention import CachedRowAttention
 
     if device.type != "cpu":
         pytest.skip("the layout's test is for the CPU")
-    with torch.inference_mode():
+    with mock.patch.object(row_attention, "splits_of", return_value=1 << seed % 3), torch.inference_mode():
         check_layout(some, causal=True, window=window, seed=seed, attention=CachedRowAttention())

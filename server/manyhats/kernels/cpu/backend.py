@@ -11,6 +11,7 @@ from manyhats.kernels.base import (
     Bits,
     Captures,
     FusedRows,
+    JoinedLowRank,
     LowRank,
     RowAttention,
     Rows,
@@ -46,6 +47,7 @@ class CpuKernels:
     keeps_sparse = True
     stage: Stage | None = None
     captures: Captures | None = None
+    joined_low_rank: JoinedLowRank | None = None
 
     def __init__(self, library: Library | None = None) -> None:
         self._library = library or load()

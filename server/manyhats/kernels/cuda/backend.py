@@ -14,6 +14,8 @@ from manyhats.kernels.base import (
     Bits,
     Captures,
     FusedRows,
+    JoinedLowRank,
+    JoinedPair,
     LowRank,
     RowAttention,
     Rows,
@@ -42,6 +44,7 @@ _RANKS = 32  # of a low-rank pair's program; where the highest rank is no more t
 _LEAST = 16  # rows, columns and inputs of a product
 _LONG = 1024  # inputs for each of the parts that a low-rank pair's sum is divided into: not for each batch its own
 _MOST_PARTS = 4
+_MOST_SITES = 3  # of joined pairs
 _CHANGES = 32  # of a sparse difference, of a step
 
 
@@ -59,10 +62,10 @@ class _Call(NamedTuple):
 class CudaKernels:
     """See `kernels.base.Kernels`. For float32, bfloat16 and float16, accumulating in float32.
 
-    A call is one launch, and a low-rank pair two, whatever the number of tasks. The reference computes calls with
-    gradients, of other types, with vectors that are not contiguous, and those whose table has an entry that the
-    programs do not support, such as one with a rare activation. That depends on the whole table, so that a task's
-    outputs do not depend on the other tasks in a batch.
+    A call is one launch, and low-rank pairs, of one site or joined, two, whatever the number of tasks. The reference
+    computes calls with gradients, of other types, with vectors that are not contiguous, and those whose table has an
+    entry that the programs do not support, such as one with a rare activation. That depends on the whole table, so
+    that a task's outputs do not depend on the other tasks in a batch.
 
     `launch`: another one in tests, which counts.
     """
@@ -80,35 +83,57 @@ class CudaKernels:
         self._left: set[str] = set()
         self.stage: Stage | None = self._stage
         self.captures: Captures | None = CudaCaptures(self._arena_on, launch)
+        self.joined_low_rank: JoinedLowRank | None = self._joined_low_rank
         self.row_attention: RowAttention | None = CachedRowAttention(launch)
 
     def low_rank(
         self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None
     ) -> None:
-        length, width = x.shape
-        out = y.shape[1]
         fits = _fit(x, y) and (
             row_scale is None
-            or (row_scale.dtype is x.dtype and row_scale.shape == (length, 1) and _is_here(row_scale, x))
+            or (row_scale.dtype is x.dtype and row_scale.shape == (len(x), 1) and _is_here(row_scale, x))
         )
         call = self._call("low_rank", table, segments, entries.low_rank_kind(x, y), fits=fits)
         if call is None:
             self._reference.low_rank(x, y, table, segments, row_scale)
+        else:
+            self._pairs(x, [y], [call], row_scale)
+
+    def _joined_low_rank(self, x: Tensor, pairs: Sequence[JoinedPair], segments: Segments) -> None:
+        """See `kernels.base.JoinedLowRank`."""
+        calls: list[_Call] = []
+        for y, table, _ in pairs[:_MOST_SITES]:
+            call = self._call("low_rank", table, segments, entries.low_rank_kind(x, y), fits=_fit(x, y))
+            if call is not None:
+                calls.append(call)
+        if len(calls) == len(pairs):
+            self._pairs(x, [pair.y for pair in pairs], calls)
             return
-        ranks = max(call.most, _LEAST)
+        for y, table, own in pairs:
+            self.low_rank(x, y, table, own)
+
+    def _pairs(self, x: Tensor, ys: list[Tensor], calls: list[_Call], row_scale: Tensor | None = None) -> None:
+        """The low-rank pairs of up to three sites; `calls` have the same tiles."""
+        (length, width), sites, call = x.shape, len(ys), calls[0]
+        ranks = max(_LEAST, *(one.most for one in calls))
         block = min(ranks, _RANKS)
         parts = min(1 << max(width // _LONG, 1).bit_length() - 1, _MOST_PARTS)
-        low = torch.empty((parts, length, ranks), dtype=torch.float32, device=x.device)
-        sizes = {"ROWS": call.size, "RANKS": block, "PARTS": parts}
+        low = torch.empty((sites, parts, length, ranks), dtype=torch.float32, device=x.device)
+        low_site, low_part, low_row, _ = low.stride()
+        sizes = {"ROWS": call.size, "RANKS": block, "PARTS": parts, "SITES": sites}
+        blocks = sum(-(-y.shape[1] // _OUTPUTS) for y in ys)
+        unused = _MOST_SITES - sites
+        calls, ys = [*calls, *[call] * unused], [*ys, *[ys[0]] * unused]
+        structs, slots = [one.structs for one in calls], [len(one.structs) for one in calls]
         self._launch(
-            low_rank.shrink, (call.grid, ranks // block, parts),
-            x, low, call.tiles, call.structs, width, x.stride(0), low.stride(1), low.stride(0),
+            low_rank.shrink, (call.grid, sites * (ranks // block), parts),
+            x, low, call.tiles, *structs, *slots, width, x.stride(0), low_row, low_part, low_site,
             BLOCK=_STEP // x.element_size(), **sizes,
         )  # fmt: skip
         self._launch(
-            low_rank.expand, (call.grid, -(-out // _OUTPUTS)),
-            low, y, call.tiles, call.structs, row_scale, out, low.stride(1), low.stride(0), y.stride(0),
-            0 if row_scale is None else row_scale.stride(0),
+            low_rank.expand, (call.grid, blocks),
+            low, *ys, call.tiles, *structs, *slots, row_scale, *(y.shape[1] for y in ys), low_row, low_part, low_site,
+            *(y.stride(0) for y in ys), 0 if row_scale is None else row_scale.stride(0),
             BLOCK=_OUTPUTS, SCALED=row_scale is not None, **sizes,
         )  # fmt: skip
 
