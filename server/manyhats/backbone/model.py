@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from manyhats.backbone import loading
 from manyhats.backbone.attention import choose_attention_kernels
 from manyhats.backbone.block_sites import BlockSites
+from manyhats.backbone.digest import checkpoint_digest, named_weights
 from manyhats.backbone.families import family_of
 from manyhats.backbone.forward import NO_ACTORS, ForwardPass
 from manyhats.backbone.names import SiteNames
@@ -34,7 +35,7 @@ class Backbone:
     """One frozen transformers model. Its weights are never written to.
 
     `model`: the bare model; `vocabulary`: its language-model head, if it has one. `name`: as given by the operator;
-    `sha256`: of its checkpoint, if it has one (see `loading.digest`). `eos_token_ids`: the tokens that end a text.
+    `sha256`: of its checkpoint, if it has one (see `backbone.digest`). `eos_token_ids`: the tokens that end a text.
     `original` is the unmodified model around the same weights, head included, where it was kept as a reference.
     `shape` has the model's sizes, which are attributes here too; `task_heads` how transformers builds its heads.
     `linear`, `embedding`, `norm`, `residual`: its sites by name; `joined`: linear sites that can be one product.
@@ -116,7 +117,7 @@ class Backbone:
             model,
             Tokenizer(source),
             name=name,
-            sha256=loading.digest(model, loaded.missing, loaded.vocabulary),
+            sha256=checkpoint_digest(named_weights(model, loaded.missing, loaded.vocabulary), loaded.stamps),
             vocabulary=loaded.vocabulary,
             eos_token_ids=loaded.eos_token_ids,
             missing=loaded.missing,
