@@ -6,6 +6,7 @@ import copy
 import gc
 import re
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from manyhats.backbone import Backbone, precision
 from manyhats.backbone.attention import choose_attention_kernels
 from manyhats.backbone.families import family_of
 from manyhats.backbone.loading import load_model
-from manyhats.backbone.precision import bfloat16_agreement, cast
+from manyhats.backbone.precision import bfloat16_agreement, cast, rounds_products, use_tf32
 from manyhats.engine.self_check import self_check as run_self_check
+from manyhats.errors import ConfigurationError
+from manyhats.runtime import Runtime
+from manyhats.settings import Settings
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
@@ -252,6 +256,43 @@ def test_a_loaded_backbone_holds_its_weights_once(family: str, dtype: str, base_
     assert 0 <= tables < 20_000  # rotary frequencies, positions, joined biases
     run_self_check(backbone)
     assert _live_bytes() - before - sum(distinct.values()) < 20_000
+
+
+# ---- TF32
+
+
+@pytest.fixture
+def matmul_precision() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.usefixtures("matmul_precision")
+def test_tf32_is_torchs_setting_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    use_tf32(cuda, True)
+    assert torch.get_float32_matmul_precision() == "high"
+    assert rounds_products(torch.float32, cuda)
+    assert not rounds_products(torch.float32, torch.device("cpu"))
+    use_tf32(cuda, False)  # whatever somebody else has set
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not rounds_products(torch.float32, cuda)
+    assert rounds_products(torch.bfloat16, cuda)
+
+
+def test_tf32_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    for device, reason in (("cpu", "on cpu"), ("mps", "on mps"), ("cuda", "compute capability 8.0")):
+        with pytest.raises(ConfigurationError, match=reason):
+            use_tf32(torch.device(device), True)
+    use_tf32(torch.device("cpu"), False)
+
+
+def test_a_server_on_a_cpu_refuses_tf32(bert: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="tf32 is set, which needs a CUDA device"):
+        Runtime(Settings(store=tmp_path, tf32=True), bert)
 
 
 def test_cudnn_attention_is_left_out_on_cuda() -> None:

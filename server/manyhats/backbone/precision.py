@@ -52,6 +52,25 @@ def native_bfloat16(device: torch.device) -> bool:
     return False
 
 
+def use_tf32(device: torch.device, wanted: bool) -> None:
+    """Whether products in float32 on a CUDA device may round their inputs to TF32's 10 bits: torch's own, and those of
+    the programs in Triton, which follow torch's setting.
+
+    Raises ConfigurationError where it is wanted and the device has none.
+    """
+    if wanted and device.type != "cuda":
+        raise ConfigurationError(f"tf32 is set, which needs a CUDA device, and the backbone is on {device.type}")
+    if wanted and torch.cuda.get_device_capability(device)[0] < 8:
+        raise ConfigurationError(f"tf32 is set, which needs compute capability 8.0, and {device} has less")
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if wanted else "highest")
+
+
+def rounds_products(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a product in `dtype` is rounded more than in float32, by its type or by TF32."""
+    return dtype != torch.float32 or (device.type == "cuda" and torch.get_float32_matmul_precision() != "highest")
+
+
 @torch.inference_mode()
 def bfloat16_agreement(model: PreTrainedModel, device: torch.device) -> float:
     """The lowest cosine similarity between float32's and bfloat16's mean states over a few made-up sequences.

@@ -10,6 +10,7 @@ from manyhats.kernels.cuda.programs.activations import activate
 def shrink(
     x, low, tiles, structs, width, x_row, low_row, low_part,
     ROWS: tl.constexpr, RANKS: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr,
+    PRECISION: tl.constexpr = "ieee",
 ):  # fmt: skip
     """low[part, row, r] = the sum of x[row, k] down[r, k] over the part's share of k.
 
@@ -38,7 +39,7 @@ def shrink(
             x + (first + m)[:, None] * x_row + kk[None, :], mask=(m < count)[:, None] & inside[None, :], other=0.0
         )
         ds = tl.load(down + r[None, :] * width + kk[:, None], mask=(r < rank)[None, :] & inside[:, None], other=0.0)
-        acc = tl.dot(xs, ds, acc, input_precision="ieee")
+        acc = tl.dot(xs, ds, acc, input_precision=PRECISION)
     place = low + part * low_part + (first + m)[:, None] * low_row + r[None, :]
     tl.store(place, acc, mask=(m < count)[:, None] & (r < rank)[None, :])
 
@@ -47,6 +48,7 @@ def shrink(
 def expand(
     low, y, tiles, structs, row_scale, out, low_row, low_part, y_row, scale_row,
     ROWS: tl.constexpr, RANKS: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr,
+    PRECISION: tl.constexpr = "ieee",
 ):  # fmt: skip
     """y[row, n] += scale[n] row_scale[row] (act(low[row, :] + down_bias) up[:, n] + up_bias[n]).
 
@@ -87,7 +89,7 @@ def expand(
         if activation != 0:
             ls = activate(ls, activation)
         us = tl.load(up + r[:, None] * out + n[None, :], mask=(r < rank)[:, None] & columns[None, :], other=0.0)
-        acc = tl.dot(ls.to(element), us, acc, input_precision="ieee")
+        acc = tl.dot(ls.to(element), us, acc, input_precision=PRECISION)
     if up_bias != 0:
         bias = tl.load(up_bias.to(tl.pointer_type(element)) + n, mask=columns, other=0.0)
         acc += bias.to(tl.float32)[None, :]
