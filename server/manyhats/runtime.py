@@ -350,6 +350,7 @@ def _backbone(settings: Settings, given: Backbone | None) -> Backbone:
         settings.backbone,
         device=settings.device,
         dtype=settings.dtype,
+        quantization=settings.quantization,
         prepacked=settings.weight_layout == "auto" and not settings.deterministic,
     )
     use_kernels(backbone, settings.kernels)

@@ -80,6 +80,10 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     dtype: str = Field("auto", description="auto, float32, bfloat16, float16")
+    quantization: Literal["none", "int8", "fp8"] = Field(
+        "none",
+        description="keep the blocks' linear weights in 8 bits, with torchao: int8, fp8; products stay in dtype",
+    )
     tf32: bool = Field(
         False,
         description="let CUDA round the inputs of products in float32 to TF32, which is faster; answers then differ "

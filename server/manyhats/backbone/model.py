@@ -19,6 +19,7 @@ from manyhats.backbone.names import SiteNames
 from manyhats.backbone.packed_batch import PackedBatch
 from manyhats.backbone.precision import cast, choose_dtype
 from manyhats.backbone.prepacking import prepack
+from manyhats.backbone.quantization import NONE, check_quantization, quantized_linears
 from manyhats.backbone.sentence import SentenceEmbedding
 from manyhats.backbone.shape import ModelShape
 from manyhats.backbone.sites import ActorContext, Actors, LinearSite, ModuleSite, module_sites
@@ -56,6 +57,7 @@ class Backbone:
         sentence_embedding: SentenceEmbedding | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        quantization: str = NONE,
     ) -> None:
         self.name = name
         self.tokenizer = tokenizer
@@ -71,11 +73,13 @@ class Backbone:
         self.device = device or torch.device("cpu")
         self.dtype = dtype or torch.float32
         self.sentence_embedding = (sentence_embedding or SentenceEmbedding()).to(self.device, self.dtype)
-        for part in (model, None if vocabulary is None else vocabulary.module):
-            if part is not None:
-                cast(part.eval().requires_grad_(False), self.device, self.dtype)
-        # Its weights are the model's, already moved; its tables are moved here, and keep their precision.
-        self.original = None if original is None else original.eval().to(self.device)
+        models = [model] if original is None else [model, original]
+        with quantized_linears(models, family.block.split("{i}")[0], quantization, self.device, self.dtype):
+            for part in (model, None if vocabulary is None else vocabulary.module):
+                if part is not None:
+                    cast(part.eval().requires_grad_(False), self.device, self.dtype)
+            # Its weights are the model's, already moved; its tables are moved here, and keep their precision.
+            self.original = None if original is None else original.eval().to(self.device)
         choose_attention_kernels(self.device)
         self.model = model
         self.prefix: str = model.base_model_prefix
@@ -100,24 +104,36 @@ class Backbone:
         self._forward = ForwardPass(model, family, blocks, context)
 
     @classmethod
-    def load(cls, name: str, *, device: str = "auto", dtype: str = "auto", prepacked: bool = False) -> Backbone:
-        """Loads what `--backbone NAME` means. `prepacked`: for serving, see `prepacking`.
+    def load(
+        cls,
+        name: str,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        prepacked: bool = False,
+        quantization: str = NONE,
+    ) -> Backbone:
+        """Loads what `--backbone NAME` means. `prepacked`: for serving, see `prepacking`. `quantization`: of its
+        weights, `int8` or `fp8`; see there.
 
         Raises ConfigurationError where it cannot be loaded.
         """
         start = time.perf_counter()
         source = loading.locate(name)
+        chosen = loading.choose_device(device)
+        check_quantization(quantization, chosen)  # before minutes of loading
         loaded = loading.load_model(source)
         model = loaded.model
-        chosen = loading.choose_device(device)
+        sha256 = checkpoint_digest(named_weights(model, loaded.missing, loaded.vocabulary), loaded.stamps)
         precision = choose_dtype(dtype, model, chosen)
+        check_quantization(quantization, chosen, precision)
         width = family_of(model.config.model_type).output_width(model.config)
         embedding = loading.sentence_embedding(source, width)
         backbone = cls(
             model,
             Tokenizer(source),
             name=name,
-            sha256=checkpoint_digest(named_weights(model, loaded.missing, loaded.vocabulary), loaded.stamps),
+            sha256=sha256,
             vocabulary=loaded.vocabulary,
             eos_token_ids=loaded.eos_token_ids,
             missing=loaded.missing,
@@ -125,15 +141,17 @@ class Backbone:
             sentence_embedding=embedding,
             device=chosen,
             dtype=precision,
+            quantization=quantization,
         )
         if prepacked:
             prepack(backbone.linear.values(), backbone.joined)
         logger.info(
-            "backbone %s: %s, %.1f M weights, %s on %s, loaded in %.1f s",
+            "backbone %s: %s, %.1f M weights, %s%s on %s, loaded in %.1f s",
             name,
             model.config.model_type,
             sum(p.numel() for p in model.parameters()) / 1e6,
             str(precision).removeprefix("torch."),
+            "" if quantization == NONE else f" with linear layers in {quantization}",
             chosen,
             time.perf_counter() - start,
         )
