@@ -52,6 +52,8 @@ def test_every_setting_can_come_from_every_source(file: Path, monkeypatch: pytes
         "weight_layout": "plain",
         "kernels": "reference",
         "deterministic": "true",
+        "tf32": "true",
+        "quantization": "int8",
         "self_check": "false",
         "allow_unauthenticated": "true",
         "cors_origins": "https://a.example",

@@ -16,10 +16,13 @@ import torch
 from anyio import to_thread
 
 from manyhats.backbone import Backbone
+from manyhats.backbone.loading import choose_device
+from manyhats.backbone.precision import use_tf32
 from manyhats.core.adapter import Adapter
 from manyhats.engine.compute_threads import run_in_temporary_thread, set_compute_threads, use_one_compute_thread
 from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.engine.freed_memory import keep_freed_memory
+from manyhats.engine.pass_size import default_batched_tokens
 from manyhats.engine.self_check import self_check
 from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded
 from manyhats.formats.reader import read_adapter
@@ -46,8 +49,6 @@ logger = logging.getLogger(__name__)
 _CARD = "README.md"
 _START_SCANS = 50  # for folders that are still being copied, before the start goes on without them
 _CARD_LIMIT = 64 << 10  # characters
-# Tokens of a pass, on a CPU and elsewhere. A decoder's decodes wait for the whole pass, so its are shorter.
-_BATCHED_TOKENS = {"encoder": (2048, 16384), "decoder": (512, 8192)}
 
 
 class Runtime:
@@ -81,7 +82,7 @@ class Runtime:
         self.engine = Engine(
             self.backbone,
             EngineConfig(
-                max_num_batched_tokens=settings.max_num_batched_tokens or _batched_tokens(self.backbone),
+                max_num_batched_tokens=_batched_tokens(settings, self.backbone),
                 max_num_seqs=settings.max_num_seqs,
                 cache_bytes=settings.cache_memory,
                 queue_per_task=settings.queue_per_task,
@@ -333,18 +334,24 @@ class Runtime:
         return adapter.bind(self.backbone)
 
 
-def _batched_tokens(backbone: Backbone) -> int:
-    """The most tokens of one pass where no setting says it."""
-    on_cpu, elsewhere = _BATCHED_TOKENS["decoder" if backbone.has_language_model else "encoder"]
-    return on_cpu if backbone.device.type == "cpu" else elsewhere
+def _batched_tokens(settings: Settings, backbone: Backbone) -> int:
+    """The most tokens of one pass."""
+    if settings.max_num_batched_tokens:
+        return settings.max_num_batched_tokens
+    cache = settings.cache_memory if backbone.has_language_model else 0
+    chosen = default_batched_tokens(backbone, settings.slot_memory + cache)
+    logger.info("max_num_batched_tokens is %d, chosen for %s", chosen, backbone.device)
+    return chosen
 
 
 def _backbone(settings: Settings, given: Backbone | None) -> Backbone:
     """The backbone, ready and checked."""
+    use_tf32(choose_device(settings.device) if given is None else given.device, settings.tf32)
     backbone = given or Backbone.load(
         settings.backbone,
         device=settings.device,
         dtype=settings.dtype,
+        quantization=settings.quantization,
         prepacked=settings.weight_layout == "auto" and not settings.deterministic,
     )
     use_kernels(backbone, settings.kernels)

@@ -80,6 +80,15 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     dtype: str = Field("auto", description="auto, float32, bfloat16, float16")
+    quantization: Literal["none", "int8", "fp8"] = Field(
+        "none",
+        description="keep the blocks' linear weights in 8 bits, with torchao: int8, fp8; products stay in dtype",
+    )
+    tf32: bool = Field(
+        False,
+        description="let CUDA round the inputs of products in float32 to TF32, which is faster; answers then differ "
+        "from float32's in the third digit",
+    )
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0 leaves torch's choice")
 
     weight_layout: Literal["auto", "plain"] = Field(
@@ -101,7 +110,10 @@ class Settings(BaseSettings):
     )
 
     max_num_batched_tokens: int = Field(
-        0, ge=0, description="maximum tokens of one pass; 0: 2048 on a CPU, else 16384; for decoders 512 and 8192"
+        0,
+        ge=0,
+        description="maximum tokens of one pass; 0: 2048 on a CPU, elsewhere 16384 or as many as its memory allows; "
+        "for decoders 512 and 8192",
     )
     batch_wait: float = Field(
         0.5, ge=0, description="how long a pass waits at most for clients that were just answered, in predicted passes"

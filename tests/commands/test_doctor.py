@@ -21,6 +21,7 @@ def test_it_says_what_would_be_used() -> None:
     assert rows["torch"] == torch.__version__
     assert rows["device that would be used"] in {"cpu", "cuda:0", "cuda", "mps"}
     assert rows["dtype that would be used"].startswith(("bfloat16", "float32"))
+    assert rows["tokens of a pass"].split(",")[0].endswith(("2048", "16384"))
 
 
 def test_it_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def trees(folder: str) -> dict[str, ast.Module]:
 
 
 def test_the_server_declares_what_it_imports():
-    optional = extras("train", "decoder", "peft", "cuda")
+    optional = extras("train", "decoder", "peft", "cuda", "quantized")
     for path, tree in trees("server/manyhats").items():
         assert not strangers(modules(tree), REQUIRED | optional), path
         optional_at_load = {"triton"} if path.startswith(PROGRAMS) else TRAINING.get(path, set())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import logging
@@ -15,14 +14,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
 from manyhats.backbone import sentence_files
 from manyhats.backbone.attention import PACKED_ATTENTION, register
+from manyhats.backbone.digest_cache import FileStamps
 from manyhats.backbone.families import Family, family_of
 from manyhats.backbone.original import reference_copy
 from manyhats.backbone.sentence import SentenceEmbedding
-from manyhats.backbone.sites import LM_HEAD
 from manyhats.backbone.transformers_internals import attention_implementation, file_from_hub
 from manyhats.backbone.vocabulary import VocabularyHead, causal_head, masked_head
 from manyhats.errors import ConfigurationError, InvalidRequest, ManyhatsError
@@ -75,7 +75,7 @@ class Loaded(NamedTuple):
     """The bare model in its checkpoint's own precision. `missing`: names of weights that the checkpoint lacks.
 
     `original`: the model as transformers loaded it, with its head if it is a causal language model; see
-    `backbone.original`.
+    `backbone.original`. `stamps`: its files, as they were before they were read; None where they are not known.
     """
 
     model: PreTrainedModel
@@ -83,6 +83,7 @@ class Loaded(NamedTuple):
     missing: frozenset[str]
     original: PreTrainedModel
     eos_token_ids: frozenset[int] = frozenset()
+    stamps: FileStamps | None = None
 
 
 def load_model(source: str) -> Loaded:
@@ -98,6 +99,7 @@ def load_model(source: str) -> Loaded:
         config.chunk_size_feed_forward = 0  # chunks would not be aligned with segments
         family.prepare_config(config)
         _reject_unsupported(source, config, family)
+        stamps = _stamps(source)
         is_causal_lm = family.language_model and _brings_language_model(config)
         model, info = (AutoModelForCausalLM if is_causal_lm else AutoModel).from_pretrained(
             source, config=config, dtype="auto", output_loading_info=True, use_safetensors=None
@@ -127,7 +129,13 @@ def load_model(source: str) -> Loaded:
             )
     else:
         logger.info("%s models have an attention of their own; this one runs padded", config.model_type)
-    return Loaded(model, vocabulary, missing, original, eos_token_ids)
+    return Loaded(model, vocabulary, missing, original, eos_token_ids, stamps)
+
+
+def _stamps(source: str) -> FileStamps | None:
+    """The checkpoint's files on this machine; those of a model on the hub may not have been fetched yet."""
+    config = Path(source) / CONFIG_NAME if Path(source).is_dir() else file_from_hub(source, CONFIG_NAME)
+    return None if config is None else FileStamps.of(config.parent)
 
 
 def _reject_unsupported(source: str, config: Any, family: Family) -> None:
@@ -158,24 +166,6 @@ def _brings_language_model(config: Any) -> bool:
     """Whether the checkpoint was saved from a causal language model."""
     names = getattr(config, "architectures", None) or []
     return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
-
-
-def digest(model: PreTrainedModel, missing: frozenset[str], head: VocabularyHead | None = None) -> str:
-    """sha256 over the sorted (name, shape, float32 values) of every weight that the checkpoint holds.
-
-    Computed before any cast, so that it identifies the checkpoint, whatever the precision. A decoder's untied head is
-    included; a masked language model's is not, so that adapters of the encoder fit every checkpoint of it.
-    """
-    total = hashlib.sha256()
-    weights = dict(model.state_dict())
-    if head is not None and not head.tied and not head.masked:
-        weights |= {f"{LM_HEAD}.{name}": tensor for name, tensor in head.module.state_dict().items()}
-    for name, tensor in sorted(weights.items()):
-        if name in missing:
-            continue
-        total.update(f"{name}{tuple(tensor.shape)}".encode())
-        total.update(tensor.detach().float().contiguous().numpy().data)
-    return total.hexdigest()
 
 
 def sentence_embedding(source: str, width: int) -> SentenceEmbedding:

@@ -12,12 +12,14 @@ from transformers import PreTrainedModel
 from manyhats.backbone import loading
 from manyhats.backbone.attention import choose_attention_kernels
 from manyhats.backbone.block_sites import BlockSites
+from manyhats.backbone.digest import checkpoint_digest, named_weights
 from manyhats.backbone.families import family_of
 from manyhats.backbone.forward import NO_ACTORS, ForwardPass
 from manyhats.backbone.names import SiteNames
 from manyhats.backbone.packed_batch import PackedBatch
 from manyhats.backbone.precision import cast, choose_dtype
 from manyhats.backbone.prepacking import prepack
+from manyhats.backbone.quantization import NONE, check_quantization, quantized_linears
 from manyhats.backbone.sentence import SentenceEmbedding
 from manyhats.backbone.shape import ModelShape
 from manyhats.backbone.sites import ActorContext, Actors, LinearSite, ModuleSite, module_sites
@@ -35,7 +37,7 @@ class Backbone:
     """One frozen transformers model. Its weights are never written to.
 
     `model`: the bare model; `vocabulary`: its language-model head, if it has one. `name`: as given by the operator;
-    `sha256`: of its checkpoint, if it has one (see `loading.digest`). `eos_token_ids`: the tokens that end a text.
+    `sha256`: of its checkpoint, if it has one (see `backbone.digest`). `eos_token_ids`: the tokens that end a text.
     `original` is the unmodified model around the same weights, head included, where it was kept as a reference.
     `shape` has the model's sizes, which are attributes here too; `task_heads` how transformers builds its heads.
     `linear`, `embedding`, `norm`, `residual`: its sites by name; `joined`: linear sites that can be one product;
@@ -57,6 +59,7 @@ class Backbone:
         sentence_embedding: SentenceEmbedding | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        quantization: str = NONE,
     ) -> None:
         self.name = name
         self.tokenizer = tokenizer
@@ -72,11 +75,13 @@ class Backbone:
         self.device = device or torch.device("cpu")
         self.dtype = dtype or torch.float32
         self.sentence_embedding = (sentence_embedding or SentenceEmbedding()).to(self.device, self.dtype)
-        for part in (model, None if vocabulary is None else vocabulary.module):
-            if part is not None:
-                cast(part.eval().requires_grad_(False), self.device, self.dtype)
-        # Its weights are the model's, already moved; its tables are moved here, and keep their precision.
-        self.original = None if original is None else original.eval().to(self.device)
+        models = [model] if original is None else [model, original]
+        with quantized_linears(models, family.block.split("{i}")[0], quantization, self.device, self.dtype):
+            for part in (model, None if vocabulary is None else vocabulary.module):
+                if part is not None:
+                    cast(part.eval().requires_grad_(False), self.device, self.dtype)
+            # Its weights are the model's, already moved; its tables are moved here, and keep their precision.
+            self.original = None if original is None else original.eval().to(self.device)
         choose_attention_kernels(self.device)
         heads = int(model.config.num_attention_heads)
         self.varlen_attention = (
@@ -107,24 +112,36 @@ class Backbone:
         self._forward = ForwardPass(model, family, blocks, context)
 
     @classmethod
-    def load(cls, name: str, *, device: str = "auto", dtype: str = "auto", prepacked: bool = False) -> Backbone:
-        """Loads what `--backbone NAME` means. `prepacked`: for serving, see `prepacking`.
+    def load(
+        cls,
+        name: str,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        prepacked: bool = False,
+        quantization: str = NONE,
+    ) -> Backbone:
+        """Loads what `--backbone NAME` means. `prepacked`: for serving, see `prepacking`. `quantization`: of its
+        weights, `int8` or `fp8`; see there.
 
         Raises ConfigurationError where it cannot be loaded.
         """
         start = time.perf_counter()
         source = loading.locate(name)
+        chosen = loading.choose_device(device)
+        check_quantization(quantization, chosen)  # before minutes of loading
         loaded = loading.load_model(source)
         model = loaded.model
-        chosen = loading.choose_device(device)
+        sha256 = checkpoint_digest(named_weights(model, loaded.missing, loaded.vocabulary), loaded.stamps)
         precision = choose_dtype(dtype, model, chosen)
+        check_quantization(quantization, chosen, precision)
         width = family_of(model.config.model_type).output_width(model.config)
         embedding = loading.sentence_embedding(source, width)
         backbone = cls(
             model,
             Tokenizer(source),
             name=name,
-            sha256=loading.digest(model, loaded.missing, loaded.vocabulary),
+            sha256=sha256,
             vocabulary=loaded.vocabulary,
             eos_token_ids=loaded.eos_token_ids,
             missing=loaded.missing,
@@ -132,15 +149,17 @@ class Backbone:
             sentence_embedding=embedding,
             device=chosen,
             dtype=precision,
+            quantization=quantization,
         )
         if prepacked:
             prepack(backbone.linear.values(), backbone.joined)
         logger.info(
-            "backbone %s: %s, %.1f M weights, %s on %s, loaded in %.1f s",
+            "backbone %s: %s, %.1f M weights, %s%s on %s, loaded in %.1f s",
             name,
             model.config.model_type,
             sum(p.numel() for p in model.parameters()) / 1e6,
             str(precision).removeprefix("torch."),
+            "" if quantization == NONE else f" with linear layers in {quantization}",
             chosen,
             time.perf_counter() - start,
         )

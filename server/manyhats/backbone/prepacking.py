@@ -36,7 +36,7 @@ def prepack(sites: Iterable[LinearSite], joined: Iterable[JoinedLinear] = ()) ->
 
     Does nothing on devices other than the CPU, or where memory is short.
     """
-    chosen = [site for site in sites if site.weight.device.type == "cpu"]
+    chosen = [site for site in sites if not site.quantized and site.weight.device.type == "cpu"]
     needed = sum(site.weight.nbytes for site in chosen)
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if not chosen or not available or needed > _SHARE * _free_memory():
@@ -44,7 +44,8 @@ def prepack(sites: Iterable[LinearSite], joined: Iterable[JoinedLinear] = ()) ->
     min_rows: dict[Any, int | None] = {}
     nbytes = 0
     packed: set[LinearSite] = set()  # as a part of a joined weight
-    layers: list[LinearSite | JoinedLinear] = [*joined, *chosen]
+    whole = [layer for layer in joined if not any(site.quantized for site in layer.sites)]
+    layers: list[LinearSite | JoinedLinear] = [*whole, *chosen]
     for layer in layers:
         if layer in packed:
             continue

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from transformers import Conv1D
 
 from manyhats.backbone.prepacked_weight import PrepackedWeight
+from manyhats.backbone.quantized_weight import is_quantized
 
 EMBEDDED = "embedded"
 LAST = "last"
@@ -154,9 +155,12 @@ class LinearSite(ModuleSite):
         self.kept = context.kept  # of the whole backbone
         self.prepacked: PrepackedWeight | None = None  # a copy of its weight in the CPU's layout
         self.shared: SharedInput | None = None  # with those that are called after it, with the same input
+        self.quantized = is_quantized(module.weight)
         module.forward = self._forward
 
     def parameter(self, leaf: str) -> Tensor | None:
+        if self.quantized and leaf == "weight":
+            return self.weight
         own = super().parameter(leaf)
         return None if own is None else self.to_canonical(leaf, own)
 
@@ -165,7 +169,10 @@ class LinearSite(ModuleSite):
 
     @property
     def weight(self) -> Tensor:
-        """(out, in), a view of the backbone's weight."""
+        """(out, in), a view of the backbone's weight; where that is quantised, what it stands for, made anew."""
+        if self.quantized:
+            dense: Tensor = self.module.weight.dequantize()
+            return dense
         return self.to_canonical("weight", self.module.weight)
 
     @property
@@ -177,8 +184,8 @@ class LinearSite(ModuleSite):
     @property
     def shape(self) -> tuple[int, int]:
         """(out, in)."""
-        out, width = self.weight.shape
-        return out, width
+        rows, columns = self.module.weight.shape
+        return (columns, rows) if self.transposed else (rows, columns)
 
     def _forward(self, x: Tensor) -> Tensor:
         y = None if self.shared is None else self.shared.output(self, x)
@@ -204,12 +211,12 @@ class LinearSite(ModuleSite):
         """The layer without actors: (rows, in) to (rows, out)."""
         if self.prepacked is not None and len(x) >= self.prepacked.min_rows and not torch.is_grad_enabled():
             return self.prepacked(x, self.bias)
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(x, self.module.weight if self.quantized else self.weight, self.bias)
 
     def product_into(self, x: Tensor, y: Tensor) -> None:
         """Writes the layer's product of x (rows, in) to y (rows, out), without gradients. torch's product writes there
         itself, which spares a tensor as large as y."""
-        packed = self.prepacked is not None and len(x) >= self.prepacked.min_rows
+        packed = self.quantized or (self.prepacked is not None and len(x) >= self.prepacked.min_rows)
         if packed or self.bias is None or x.dtype is not self.weight.dtype:
             y.copy_(self.product(x))
         else:

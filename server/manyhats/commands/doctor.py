@@ -28,6 +28,7 @@ def doctor() -> None:
 
     from manyhats.backbone.loading import choose_device
     from manyhats.backbone.precision import native_bfloat16
+    from manyhats.engine.pass_size import described as described_pass
     from manyhats.kernels.registry import choose, described
 
     device = choose_device("auto")
@@ -42,6 +43,7 @@ def doctor() -> None:
         "other kernels": "; ".join(f"{name}: {state}" for name, state in described(device).items()),
         "dtype that would be used": "bfloat16, if the answers agree" if native_bfloat16(device) else "float32",
     }
+    rows["tokens of a pass"] = described_pass(device)
     _print(rows)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from manyhats.backbone.quantized_weight import is_quantized
 from manyhats.backbone.sentence import Projection
 from manyhats.core.kinds.registry import KINDS, check_head, headless_kinds, kinds_of_head
 from manyhats.errors import AdapterMismatch
@@ -145,8 +146,9 @@ def _in_arena(
     """What a bound adapter consists of, with its tensors in one allocation. The backbone's stay where they are."""
     own_storages: set[int] | None = backbone.kept.get(_in_arena)
     if own_storages is None:
-        tensors = [*backbone.model.parameters(), *backbone.model.buffers()]
-        own_storages = backbone.kept[_in_arena] = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+        tensors = (*backbone.model.parameters(), *backbone.model.buffers())
+        plain = (tensor for tensor in tensors if not is_quantized(tensor))  # of others nothing has views
+        own_storages = backbone.kept[_in_arena] = {tensor.untyped_storage().data_ptr() for tensor in plain}
     content = [{field.name: getattr(bound, field.name) for field in fields(bound)} for _, bound in parts]
     content, head, projection = in_arena(
         (content, head, projection), lambda tensor: tensor.untyped_storage().data_ptr() in own_storages

@@ -31,6 +31,9 @@ class Compiling:
 
     def __call__(self, program: Any, grid: Any, *arguments: Any, **constants: Any) -> None:
         names = program.arg_names
+        constants = {
+            n: p.default for n, p in program.signature.parameters.items() if p.default is not p.empty
+        } | constants
         signature: dict[str, str] = {}
         values: dict[tuple[int], Any] = {}
         attributes: dict[tuple[int], Any] = {}

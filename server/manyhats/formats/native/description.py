@@ -84,7 +84,7 @@ class CommonFields(BaseModel):
 
     format: str
     base_model_name_or_path: str | None = None
-    base_sha256: str | None = None  # see backbone.loading.digest
+    base_sha256: str | None = None  # see backbone.digest
     head: HeadDescription | None = None
     answers: HeadlessKind = Embed.name  # the kind of an adapter without a head
     task: dict[str, Any] = Field(default_factory=dict)  # settings: labels, template, max_tokens, ...

@@ -14,6 +14,7 @@ def attend_rows(
     q_row, q_head, key_row, key_head, value_row, value_head, cache_row, cache_head, out_row, out_head,
     FOLDED: tl.constexpr, QUERIES: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
     NEW: tl.constexpr, SPLITS: tl.constexpr,
+    PRECISION: tl.constexpr = "ieee",
 ):  # fmt: skip
     """See `kernels.base.RowAttention`. Grid: sequences, heads of keys, splits.
 
@@ -80,14 +81,14 @@ def attend_rows(
         place = row * cache_row + head * cache_head
         ks = tl.load(keys + place[None, :] + d[:, None], mask=there[None, :] & (d < DIM)[:, None], other=0.0)
         vs = tl.load(values + place[:, None] + d[None, :], mask=there[:, None] & (d < DIM)[None, :], other=0.0)
-        scores = tl.dot(qs, ks, input_precision="ieee") * scaling
+        scores = tl.dot(qs, ks, input_precision=PRECISION) * scaling
         scores = tl.where(seen[None, :], scores, float("-inf"))
         scores = tl.where((seen & (there == 0))[None, :], float("nan"), scores)
         highest = tl.maximum(top, tl.max(scores, axis=1))
         shrunk = tl.exp(top - highest)
         weights = tl.exp(scores - highest[:, None])
         total = total * shrunk + tl.sum(weights, axis=1)
-        acc = tl.dot(weights.to(element), vs, acc * shrunk[:, None], input_precision="ieee")
+        acc = tl.dot(weights.to(element), vs, acc * shrunk[:, None], input_precision=PRECISION)
         top = highest
     if SPLITS > 1:
         tl.store(sums + own_part * 2, top, mask=f < FOLDED)

@@ -26,6 +26,7 @@ def shrink(
     x, low, tiles, structs_a, structs_b, structs_c, slots_a, slots_b, slots_c,
     width, x_row, low_row, low_part, low_site,
     ROWS: tl.constexpr, RANKS: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, SITES: tl.constexpr,
+    PRECISION: tl.constexpr = "ieee",
 ):  # fmt: skip
     """low[site, part, row, r] = the sum of x[row, k] down[r, k] over the part's share of k.
 
@@ -58,7 +59,7 @@ def shrink(
             x + (first + m)[:, None] * x_row + kk[None, :], mask=(m < count)[:, None] & inside[None, :], other=0.0
         )
         ds = tl.load(down + r[None, :] * width + kk[:, None], mask=(r < rank)[None, :] & inside[:, None], other=0.0)
-        acc = tl.dot(xs, ds, acc, input_precision="ieee")
+        acc = tl.dot(xs, ds, acc, input_precision=PRECISION)
     place = low + site.to(tl.int64) * low_site + part * low_part + (first + m)[:, None] * low_row + r[None, :]
     tl.store(place, acc, mask=(m < count)[:, None] & (r < rank)[None, :])
 
@@ -69,6 +70,7 @@ def expand(
     out_a, out_b, out_c, low_row, low_part, low_site, y_a_row, y_b_row, y_c_row, scale_row,
     ROWS: tl.constexpr, RANKS: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, SITES: tl.constexpr,
     SCALED: tl.constexpr,
+    PRECISION: tl.constexpr = "ieee",
 ):  # fmt: skip
     """y[row, n] += scale[n] row_scale[row] (act(low[row, :] + down_bias) up[:, n] + up_bias[n]).
 
@@ -126,7 +128,7 @@ def expand(
         if activation != 0:
             ls = activate(ls, activation)
         us = tl.load(up + r[:, None] * out + n[None, :], mask=(r < rank)[:, None] & columns[None, :], other=0.0)
-        acc = tl.dot(ls.to(element), us, acc, input_precision="ieee")
+        acc = tl.dot(ls.to(element), us, acc, input_precision=PRECISION)
     if up_bias != 0:
         bias = tl.load(up_bias.to(tl.pointer_type(element)) + n, mask=columns, other=0.0)
         acc += bias.to(tl.float32)[None, :]

@@ -8,6 +8,7 @@ import triton.language as tl
 def linear(
     x, y, tiles, structs, width, y_width, x_row, y_row,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, BLOCK: tl.constexpr,
+    PRECISION: tl.constexpr = "ieee",
 ):  # fmt: skip
     """y[row, column(n)] = the sum of x[row, k] weight[n, k], plus bias[n].
 
@@ -39,7 +40,7 @@ def linear(
             x + (first + m)[:, None] * x_row + kk[None, :], mask=(m < count)[:, None] & inside[None, :], other=0.0
         )
         ws = tl.load(weight + n[None, :] * width + kk[:, None], mask=own[None, :] & inside[:, None], other=0.0)
-        acc = tl.dot(xs, ws, acc, input_precision="ieee")
+        acc = tl.dot(xs, ws, acc, input_precision=PRECISION)
     if bias != 0:
         acc += tl.load(bias.to(tl.pointer_type(element)) + n, mask=own, other=0.0).to(tl.float32)[None, :]
     column = n.to(tl.int64)
@@ -53,6 +54,7 @@ def linear(
 def masked_linear(
     x, y, base, bias, tiles, structs, width, out, x_row, y_row, base_row, base_column,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, BLOCK: tl.constexpr, BIASED: tl.constexpr,
+    PRECISION: tl.constexpr = "ieee",
 ):  # fmt: skip
     """y[row, n] = the sum of x[row, k] base[n, k] over the k whose bit is set, plus bias[n].
 
@@ -85,7 +87,7 @@ def masked_linear(
         packed = tl.load(bits + (index >> 3), mask=inside, other=0)
         keep = (packed >> (index & 7).to(tl.uint8)) & 1
         ws = tl.where(keep != 0, ws, tl.zeros_like(ws))
-        acc = tl.dot(xs, ws, acc, input_precision="ieee")
+        acc = tl.dot(xs, ws, acc, input_precision=PRECISION)
     if BIASED:
         acc += tl.load(bias + n, mask=own, other=0.0).to(tl.float32)[None, :]
     place = y + (first + m)[:, None] * y_row + n[None, :]
