@@ -26,6 +26,7 @@ class Run:
 
     device = "cuda"
     small = False
+    kernels = "auto"  # of the timed blocks
     out = Path()
     done: frozenset[str] = frozenset()  # cases that are not run again
     end = 0.0
@@ -42,6 +43,11 @@ def tell(what: dict[str, Any]) -> None:
 def report(key: str, value: Any) -> None:
     """A result, kept at once."""
     tell({"key": key, "value": value})
+
+
+def figure(name: str, value: float) -> None:
+    """A figure that has a target; a later one of the same name counts."""
+    tell({"figure": name, "value": value})
 
 
 def left() -> float:
@@ -83,7 +89,7 @@ def _tail(error: BaseException, count: int = 4) -> list[str]:
 
 def child(options: argparse.Namespace) -> None:
     """Imports what all blocks need, then waits for the name of its own."""
-    Run.device, Run.small, Run.out = options.device, options.small, options.out
+    Run.device, Run.small, Run.kernels, Run.out = options.device, options.small, options.kernels, options.out
     Run.pipe = open(options.child, "w", encoding="utf-8")  # noqa: SIM115
     for name in _IMPORTS:
         try:
