@@ -18,6 +18,7 @@ from device.child import Run, attempt, figure, left, report
 from device.engine_under_test import (
     fits,
     flops,
+    free,
     generation,
     graphs_of,
     llama,
@@ -56,8 +57,7 @@ def run() -> None:
     for size in ("8B", "1B"):
         if left() > 20:
             attempt(size, steps_of, size)
-        if Run.device == "cuda":
-            torch.cuda.empty_cache()
+        free()
     if left() > 15:
         attempt("PEFT", beside_peft, *((8, 4) if Run.small else (32, 16)))
 
@@ -94,8 +94,7 @@ def steps_of(size: str) -> None:
             report(f"{size}/{cases[0].name}", "left out: no time")
             continue
         attempt(f"{size}/group of {cases[0].name}", steps.measure, cases)
-        if Run.device == "cuda":
-            torch.cuda.empty_cache()
+        free()
 
 
 class Steps:

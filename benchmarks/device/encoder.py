@@ -127,7 +127,7 @@ class Passes:
         """BERT-base itself, with four methods: alone, mixed and the CPU."""
         cpu = self.backbone(torch.float32, "cpu")
         torch.set_num_threads(max(1, cpus() // 2))
-        own = [part_of(cpu, name, "cpu", i) for i, name in enumerate(FEW)]
+        own = [part_of(cpu, name, i) for i, name in enumerate(FEW)]
         found: dict[str, list[Tensor]] = {}
         for kind, b in {"cpu": cpu, **self.kept}.items():
             bound = [bind(b, part) for part in own]

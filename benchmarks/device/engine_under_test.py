@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import math
 import os
 import random
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -136,12 +139,28 @@ def _blocks_linear(backbone: Backbone) -> dict[str, tuple[int, int]]:
     return {site: backbone.linear[site].shape for site in target_sites(backbone, ["all-linear"])}
 
 
-def part_of(backbone: Backbone, method: str, device: str, seed: int = 0) -> Component[Any]:
-    """Weights of a usual size, made on `device`."""
-    generator = torch.Generator(device).manual_seed(seed)
+@cache
+def _numbers(by: float, dtype: torch.dtype) -> Tensor:
+    """Random numbers, in host memory."""
+    return (torch.randn(1 << 22, generator=torch.Generator().manual_seed(0)) * by).to(dtype)
+
+
+@cache
+def _bytes() -> Tensor:
+    """Random bytes, in host memory."""
+    return torch.randint(0, 256, (1 << 24,), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def part_of(backbone: Backbone, method: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Component[Any]:
+    """Weights of a usual size in host memory: views of the same random numbers, which are quickly there."""
+    pick = random.Random(seed)
+
+    def some(numbers: Tensor, count: int) -> Tensor:
+        begin = pick.randrange((len(numbers) - count) // 64) * 64
+        return numbers[begin : begin + count]
 
     def fresh(*shape: int, by: float = 0.05) -> Tensor:
-        return torch.randn(shape, generator=generator, device=device) * by
+        return some(_numbers(by, dtype), math.prod(shape)).view(shape)
 
     linear, hidden = _blocks_linear(backbone), backbone.hidden
     match method:
@@ -163,17 +182,19 @@ def part_of(backbone: Backbone, method: str, device: str, seed: int = 0) -> Comp
             }
             return Component("prefix", PrefixConfig(length=16), rows)
         case "mask":
-            bits = {
-                site: {"mask": torch.randint(0, 256, ((o * w + 7) // 8,), generator=generator, device=device).byte()}
-                for site, (o, w) in linear.items()
-            }
+            bits = {site: {"mask": some(_bytes(), (o * w + 7) // 8)} for site, (o, w) in linear.items()}
             return Component("mask", MaskConfig(shapes=linear), bits)
     raise ValueError(method)
 
 
+def read(*parts: Component[Any]) -> Adapter:
+    """An adapter in host memory, without a head."""
+    return Adapter(components=parts, head=None, kind="embed", matched_tensors=1)
+
+
 def bind(backbone: Backbone, *parts: Component[Any]) -> BoundAdapter:
-    """An adapter in a slot, without a head."""
-    return Adapter(components=parts, head=None, kind="embed", matched_tensors=1).bind(backbone)
+    """An adapter in a slot."""
+    return read(*parts).bind(backbone)
 
 
 def tasks_of(backbone: Backbone, method: str, count: int) -> list[BoundAdapter]:
@@ -184,7 +205,7 @@ def tasks_of(backbone: Backbone, method: str, count: int) -> list[BoundAdapter]:
         methods = list(twelve_methods(backbone, 0).values())
         return [bind(backbone, *methods[i % len(methods)]) for i in range(count)]
     names = [MIXTURE[i % len(MIXTURE)] if method == "mixture" else method for i in range(count)]
-    return [bind(backbone, part_of(backbone, name, Run.device, i)) for i, name in enumerate(names)]
+    return [bind(backbone, part_of(backbone, name, i, backbone.dtype)) for i, name in enumerate(names)]
 
 
 def fits(backbone: Backbone, masks: int) -> bool:
@@ -251,6 +272,13 @@ def without_graphs(one: Generation) -> None:
     """From now on each step launches all by itself."""
     if graphs_of(one) is not None:
         one.runner.graphs = None
+
+
+def free() -> None:
+    """Gives back the device's memory that nothing needs; sites and their modules are circles."""
+    gc.collect()
+    if Run.device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def cpus() -> int:

@@ -35,7 +35,7 @@ def run() -> None:
     looked = Looked()
     for kind in DTYPES:
         attempt(kind, looked.at, kind)
-    figure(KERNELS, looked.over)
+        figure(KERNELS, looked.over)
 
 
 class Looked:

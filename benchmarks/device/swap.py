@@ -5,13 +5,15 @@ from __future__ import annotations
 import statistics
 import threading
 import time
+from typing import Any
 
 import torch
 from manyhats.backbone import Backbone
+from manyhats.methods.component import Component
 from stepping import Generation, tokens_of
 
 from device.child import Run, attempt, figure, left, report
-from device.engine_under_test import bind, generation, graphs_of, llama, part_of, tasks_of
+from device.engine_under_test import bind, generation, graphs_of, llama, part_of, read, tasks_of
 from device.targets import SWAP, SWAPPED_STEP
 from device.timing import p99, quantiles, summary_of, sync, timed
 
@@ -30,8 +32,9 @@ def run() -> None:
 
 def into_a_slot(b: Backbone, method: str, rounds: int) -> None:
     """Beside one pinned copy of as many bytes."""
-    part = part_of(b, method, "cpu")
-    times = [timed(lambda: bind(b, part))[0] for _ in range(rounds + 1)][1:]
+    part = part_of(b, method)
+    adapter = in_host_memory(b, part)
+    times = [timed(lambda: adapter.bind(b))[0] for _ in range(rounds + 1)][1:]
     tensors = sum(len(leaves) for leaves in part.tensors.values())
     result = summary_of(times) | quantiles(times) | {"tensors": tensors, "file_mb": round(part.nbytes / 1e6, 2)}
     result["slot_mb"] = round(bind(b, part).nbytes / 1e6, 2)
@@ -43,6 +46,13 @@ def into_a_slot(b: Backbone, method: str, rounds: int) -> None:
     report(f"from memory to a slot: {method}", result)
     if method == "lora":
         figure(SWAP, result["p50"])
+
+
+def in_host_memory(b: Backbone, part: Component[Any]) -> Any:
+    """An adapter as the server keeps it there."""
+    adapter = read(part)
+    pack = getattr(adapter, "packed", None)
+    return adapter if pack is None else pack(b)
 
 
 def running(b: Backbone, steps: int) -> Generation:
@@ -59,7 +69,8 @@ def swapping(b: Backbone) -> None:
     steps = 8 if Run.small else 200
     under_way = running(b, 2 * steps)
     quiet = [timed(under_way.step)[0] for _ in range(steps)]
-    part, stop = part_of(b, "lora", "cpu", 5), threading.Event()
+    part, stop = part_of(b, "lora", 5), threading.Event()
+    adapter = in_host_memory(b, part)
     spent: list[float] = []
     lost: list[Exception] = []
 
@@ -67,7 +78,7 @@ def swapping(b: Backbone) -> None:
         try:
             with torch.inference_mode():
                 while not stop.is_set():
-                    spent.append(timed(lambda: bind(b, part))[0])
+                    spent.append(timed(lambda: adapter.bind(b))[0])
                     stop.wait(0.03)
         except Exception as error:
             lost.append(error)
@@ -98,7 +109,7 @@ def joining(b: Backbone) -> None:
     first: list[float] = []
     others: list[float] = []
     for i in range(3 if Run.small else 6):
-        part = part_of(b, "lora", "cpu", 50 + i)
+        part = part_of(b, "lora", 50 + i)
         sync()
         begin = time.perf_counter()
         sequence = under_way.add(f"new {i}", bind(b, part), list(range(5, 29)), 3)
