@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from manyhats.kernels.base import Bits, LowRank, Rows, ScaleAdd, Sparse, Weight
+from manyhats.kernels.reference import Reference
 from manyhats.kernels.segments import Segment, Segments, Table
 from torch import Tensor
 
@@ -199,17 +200,70 @@ def calls(made: Made) -> Iterator[tuple[str, Callable[[], Case]]]:
     yield "embeddings", lambda: lookup(made, texts, narrow)
 
 
+class Whole(Protocol):
+    """What is compared as a whole: calls that are no operation of one table."""
+
+    size: int
+    flops: int
+
+    def __call__(self, kernels: Any) -> Tensor:
+        """The output; comparing takes the first one."""
+        ...
+
+    def expected(self) -> Tensor:
+        """In float64, after the first call."""
+        ...
+
+
+def wholes(made: Made, kernels: Any) -> Iterator[tuple[str, Callable[[], Whole]]]:
+    """By name."""
+    sizes = SMALL if Run.small else FULL
+    context = sizes.context
+    yield "attention of steps", lambda: Attention(made, sizes.streams[0] // 2, context)
+    yield "attention of few", lambda: Attention(made, 2, 8 * context)
+    if getattr(kernels, "joined_low_rank", None) is not None:
+        yield "pairs, joined, steps", lambda: Joined(made, sizes.decode, sizes.wide[0])
+        yield "pairs, joined, passes", lambda: Joined(made, sizes.encoder, sizes.narrow[0])
+
+
+class Joined:
+    """Low-rank pairs of three layers that read the same rows: queries, and keys and values a quarter as wide."""
+
+    def __init__(self, made: Made, where: tuple[int, int], width: int) -> None:
+        self.cases = [low_rank(made, where, (width, out), (8, 3)) for out in (width, width // 4, width // 4)]
+        self.x: Tensor = self.cases[0].given[0]
+        self.ys = [case.y.clone() for case in self.cases]
+        self.segments = self.cases[0].segments
+        self.size = sum(case.size for case in self.cases) - 2 * self.x.nbytes
+        self.flops = sum(case.flops for case in self.cases)
+
+    def __call__(self, kernels: Any) -> Tensor:
+        """As query, key and value call it."""
+        from manyhats.kernels.base import JoinedPair
+
+        pairs = [JoinedPair(y, case.given[2], self.segments) for y, case in zip(self.ys, self.cases, strict=True)]
+        kernels.joined_low_rank(self.x, pairs, self.segments)
+        return torch.cat(self.ys, 1)
+
+    def expected(self) -> Tensor:
+        """Each by itself."""
+        from tests.kernels.cuda.operands import wide
+
+        found = [wide(case.y) for case in self.cases]
+        for y, case in zip(found, self.cases, strict=True):
+            Reference().low_rank(wide(self.x), y, wide(case.given[2]), self.segments)
+        return torch.cat(found, 1)
+
+
 class Attention:
     """Of the new tokens of streams to their positions in a cache, whose rows are shared among them but for the last."""
 
-    def __init__(self, made: Made) -> None:
-        sizes = SMALL if Run.small else FULL
-        heads, kv_heads, dim = sizes.heads
-        streams, context = sizes.streams[0] // 2, sizes.context
+    def __init__(self, made: Made, streams: int, context: int) -> None:
+        heads, kv_heads, dim = (SMALL if Run.small else FULL).heads
         self.q = made(streams, heads, dim)
         self.new = made(streams, kv_heads, dim), made(streams, kv_heads, dim)
         lengths = [1 + i * 37 % context for i in range(streams)]
-        total = max(lengths) * 8
+        total = context * 8
         self.cache = made(total + streams, kv_heads, dim), made(total + streams, kv_heads, dim)
         for one in self.cache:
             one[total:] = NAN  # nothing has been written there

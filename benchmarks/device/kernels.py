@@ -15,12 +15,11 @@ from manyhats.kernels.reference import Reference
 from manyhats.kernels.segments import Segments
 
 from device.child import Run, attempt, figure, left, report
-from device.kernel_cases import Attention, Case, Made, calls
+from device.kernel_cases import Case, Made, Whole, calls, wholes
 from device.targets import KERNELS
 from device.timing import floor, sync, timed
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
-_ATTENTION = "attention of steps"
 
 
 @torch.inference_mode()
@@ -53,7 +52,8 @@ class Looked:
         begin = time.time()
         for name, case in calls(made):
             attempt(f"{kind}/{name}", self._call, f"{kind}/{name}", case, kind == "bf16")
-        attempt(f"{kind}/{_ATTENTION}", self._attention, f"{kind}/{_ATTENTION}", made, kind == "bf16")
+        for name, whole in wholes(made, self.kernels):
+            attempt(f"{kind}/{name}", self._whole, f"{kind}/{name}", whole, kind == "bf16")
         report(f"{kind}: seconds, compiling among them", round(time.time() - begin, 1))
 
     def _call(self, name: str, make: Callable[[], Case], measured: bool) -> None:
@@ -78,14 +78,14 @@ class Looked:
                 times["reference_ms"] = round(device_ms(called(Reference())), 4)
             report(name, found | times)
 
-    def _attention(self, name: str, made: Made, measured: bool) -> None:
+    def _whole(self, name: str, make: Callable[[], Whole], measured: bool) -> None:
         from tests.kernels.cuda.operands import CLOSE
 
-        one = Attention(made)
+        one = make()
         with poisoned():
-            got = one(self.kernels).double()
+            got = one(self.kernels)
         expected = one.expected()
-        found = self._found(float((got - expected).norm() / expected.norm()), CLOSE[made.dtype])
+        found = self._found(float((got.double() - expected).norm() / expected.norm()), CLOSE[got.dtype])
         report(name, found)
         if measured and left() > 4:
             report(name, found | self._times(lambda: one(self.kernels), one.size, one.flops))
