@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import logging
 import os
 import re
 import sys
@@ -48,6 +49,20 @@ def report(key: str, value: Any) -> None:
 def figure(name: str, value: float) -> None:
     """A figure that has a target; a later one of the same name counts."""
     tell({"figure": name, "value": value})
+
+
+class _Warnings(logging.Handler):
+    """Reports what the engine warns of, such as a call that is left to the reference, each once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()[:300]
+        if text not in self._said:
+            self._said.append(text)
+            report("warnings", self._said)
 
 
 def left() -> float:
@@ -104,5 +119,6 @@ def child(options: argparse.Namespace) -> None:
         import torch
 
         torch.set_num_threads(1)
+    logging.getLogger("manyhats").addHandler(_Warnings())
     name = order["block"]
     attempt(f"block {name}", lambda: importlib.import_module(f"device.{BLOCKS[name].module}").run())

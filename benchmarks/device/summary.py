@@ -27,7 +27,9 @@ def summary(data: dict[str, Any]) -> str:
             elif isinstance(value, dict) and "launches" in value:
                 lines.append(f"  {block} {key}: {json.dumps({k: value[k] for k in _COUNTS if k in value})}")
     for block in "kgd":
-        lines += [f"  {block} {key}: {json.dumps(value)[:200]}" for key, value in found.get(block, {}).items()]
+        own = {key: value for key, value in found.get(block, {}).items() if key != "warnings"}
+        lines += [f"  {block} {key}: {json.dumps(value)[:200]}" for key, value in own.items()]
+    lines += [f"  {block} warns: {text}" for block in found for text in found[block].get("warnings", ())]
     lines.append("targets:")
     lines += [
         f"  {name}: {one['figure'] if one['figure'] is not None else '-'}, {one['target']}: {one['verdict']}"

@@ -21,7 +21,13 @@ MINUTES = 30  # a busy machine may take; nothing depends on it
 # Of each block, what its results are called, or how that begins.
 KEYS = {
     "a": ("versions", "card", "kernels", "copy_gb_s", "product_tflops", "host_us", "to_device_gb_s"),
-    "k": ("bf16/pairs, steps", "fp32/masks, passes", "fp16/sparse, passes", "fp32/attention of steps", "bf16/attention of few"),
+    "k": (
+        "bf16/pairs, steps",
+        "fp32/masks, passes",
+        "fp16/sparse, passes",
+        "fp32/attention of steps",
+        "bf16/attention of few",
+    ),
     "c": ("bert fp32", "llama bf16", "gpt2 fp32", "llama/generation", "llama/swaps", "rotary table"),
     "e": ("bf16/bare", "bf16/8 lora", "bf16/8 mask", "bf16/8 twelve", "bf16/16 lora", "fp32/8 lora", "beside PEFT"),
     "f": (
