@@ -134,7 +134,7 @@ examples-decoder: decoder  ## Make the adapters of the tasks that write again fr
 bench-generation: decoder  ## Compare texts of many LoRA tasks with PEFT's (about ten minutes)
 	$(BIN)/python benchmarks/generation.py --backbone $(DECODER) --peft --json benchmarks/results/generation.json
 
-bench-device: install  ## Look at the engine on a GPU: answers, times, launches (about five minutes)
+bench-device: install  ## Look at the engine on a GPU: answers, times, launches, targets (at most eight minutes)
 	$(BIN)/python benchmarks/device.py
 
 bench-methods: install  ## Train and serve every method on four tasks (an hour on 2 cores), and write the table

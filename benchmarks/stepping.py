@@ -22,7 +22,7 @@ class Generation:
     def __init__(self, backbone: Backbone, *, cache_bytes: int, tokens: int, streams: int) -> None:
         cache = KVCache(backbone, cache_bytes)
         self._scheduler = Scheduler(cache, max_num_batched_tokens=tokens, max_num_seqs=streams)
-        self._runner = Runner(backbone, cache)
+        self.runner = Runner(backbone, cache)
 
     def add(self, task: str, adapter: BoundAdapter, prompt: Sequence[int], new: int, **sampling: Any) -> Generated:
         """A text of `new` tokens; `sampling`: as in SamplingParams."""
@@ -40,13 +40,18 @@ class Generation:
         """Texts that have their place."""
         return len(self._scheduler.running)
 
+    @property
+    def positions(self) -> int:
+        """Of these texts together: what a step attends to."""
+        return sum(sequence.length for sequence in self._scheduler.running)
+
     @torch.inference_mode()
     def step(self) -> list[Generated]:
         """Schedule, execute, update; the texts that have a token more. Raises what failed one."""
         batch = self._scheduler.schedule()
         if batch is None:
             return []
-        outputs = self._scheduler.update(batch, self._runner.execute(batch))
+        outputs = self._scheduler.update(batch, self.runner.execute(batch))
         for output in outputs:
             if output.error is not None:
                 raise output.error

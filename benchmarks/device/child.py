@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import logging
 import os
 import re
 import sys
@@ -26,6 +27,7 @@ class Run:
 
     device = "cuda"
     small = False
+    kernels = "auto"  # of the timed blocks
     out = Path()
     done: frozenset[str] = frozenset()  # cases that are not run again
     end = 0.0
@@ -42,6 +44,25 @@ def tell(what: dict[str, Any]) -> None:
 def report(key: str, value: Any) -> None:
     """A result, kept at once."""
     tell({"key": key, "value": value})
+
+
+def figure(name: str, value: float) -> None:
+    """A figure that has a target; a later one of the same name counts."""
+    tell({"figure": name, "value": value})
+
+
+class _Warnings(logging.Handler):
+    """Reports what the engine warns of, such as a call that is left to the reference, each once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()[:300]
+        if text not in self._said:
+            self._said.append(text)
+            report("warnings", self._said)
 
 
 def left() -> float:
@@ -83,7 +104,7 @@ def _tail(error: BaseException, count: int = 4) -> list[str]:
 
 def child(options: argparse.Namespace) -> None:
     """Imports what all blocks need, then waits for the name of its own."""
-    Run.device, Run.small, Run.out = options.device, options.small, options.out
+    Run.device, Run.small, Run.kernels, Run.out = options.device, options.small, options.kernels, options.out
     Run.pipe = open(options.child, "w", encoding="utf-8")  # noqa: SIM115
     for name in _IMPORTS:
         try:
@@ -98,5 +119,6 @@ def child(options: argparse.Namespace) -> None:
         import torch
 
         torch.set_num_threads(1)
+    logging.getLogger("manyhats").addHandler(_Warnings())
     name = order["block"]
     attempt(f"block {name}", lambda: importlib.import_module(f"device.{BLOCKS[name].module}").run())

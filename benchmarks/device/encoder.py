@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from manyhats.backbone import Backbone
+from manyhats.methods.slots import slot_tables
 from torch import Tensor
 from transformers import BertModel
 
-from device.child import Run, attempt, left, report
+from device.child import Run, attempt, figure, left, report
 from device.engine_under_test import (
     BARE,
     backbone_of,
@@ -21,13 +22,16 @@ from device.engine_under_test import (
     cpus,
     encoder_pass,
     fits,
+    flops,
     made,
     part_of,
     rows_of,
     sentences,
     tasks_of,
+    weight_bytes,
 )
-from device.timing import counted, in_turn
+from device.targets import ENCODER_32, ENCODER_256, ENCODER_PEFT, ENCODER_TWELVE
+from device.timing import counted, floor, in_turn
 
 FEW = ("lora", "bottleneck", "ia3", "prefix")  # are compared with the CPU
 TARGETS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
@@ -49,11 +53,11 @@ class Passes:
             "tokens": sum(map(len, self.ids)), "tokens of the many": sum(map(len, self.long)),
         })  # fmt: skip
 
-    def backbone(self, dtype: torch.dtype, device: str | None = None) -> Backbone:
+    def backbone(self, dtype: torch.dtype, device: str | None = None, kernels: str | None = None) -> Backbone:
         """One more of the same."""
         model = made(BertModel, bert_config(), dtype, device)
         model.load_state_dict(self.weights)
-        return backbone_of(model, "bert", dtype, device=device)
+        return backbone_of(model, "bert", dtype, device=device, kernels=kernels)
 
     def padded(self) -> dict[str, Tensor]:
         """The sentences as transformers takes them."""
@@ -69,8 +73,13 @@ class Passes:
     ) -> None:
         """All methods alternately, and in bf16 their work on the device."""
         b = self.backbone(dtype)
+        report(f"{kind}/kernels", slot_tables(b).kernels.name)
         sides: dict[str, Callable[[], Any]] = {}
+        floors: dict[str, float] = {}
         for method, count in methods:
+            if left() < 12:
+                report(f"{kind}/{count} {method} tasks", "left out: no time")
+                continue
             if method == "mask" and not fits(b, count):
                 report(f"{kind}/{count} mask tasks", "left out: not enough memory")
                 continue
@@ -80,11 +89,20 @@ class Passes:
             batch = self.long if count > len(self.ids) or (method, count) == ("bare", self.largest) else self.ids
             name = f"bare, {len(batch)} sentences" if method == "bare" else f"{count} {method} tasks"
             sides[name] = encoder_pass(b, rows_of(adapters, batch))
+            size = weight_bytes(b) + sum(adapter.nbytes for adapter in adapters)
+            pairs = adapters if method == "lora" else ()
+            floors[name] = floor(dtype)(size, flops(b, sum(map(len, batch)), pairs))
+        if kind == "bf16" and slot_tables(b).kernels.name != "reference":
+            plainly = self.backbone(dtype, kernels="reference")
+            adapters = tasks_of(plainly, "lora", self.many)
+            sides[f"{self.many} lora tasks, reference"] = encoder_pass(plainly, rows_of(adapters, self.ids))
         plain = made(BertModel, bert_config(), dtype)  # a config of its own: ours says which attention is used
         inputs = self.padded()
         sides["transformers padded, bare"] = lambda: mean_pooled(plain, inputs)
         self.kept[kind] = b
-        medians = in_turn(kind, sides, rounds, seconds)
+        medians = in_turn(kind, sides, rounds, seconds, floors)
+        if kind == "bf16":
+            self._figures(medians)
         bare = medians.get(f"bare, {len(self.ids)} sentences")
         if bare:
             report(f"{kind}/to the bare pass", {n: round(ms / bare, 2) for n, ms in medians.items()})
@@ -94,11 +112,22 @@ class Passes:
                 if found is not None:
                     report(f"{kind}/{name}: counted", found)
 
+    def _figures(self, medians: Mapping[str, float]) -> None:
+        """Those with a target, as far as both sides were measured."""
+        few, all_of_them = (f"bare, {len(batch)} sentences" for batch in (self.ids, self.long))
+        for name, side, bare in (
+            (ENCODER_32, f"{self.many} lora tasks", few),
+            (ENCODER_256, f"{self.largest} lora tasks", all_of_them),
+            (ENCODER_TWELVE, f"{self.many} twelve tasks", few),
+        ):
+            if side in medians and bare in medians:
+                figure(name, round(medians[side] / medians[bare], 3))
+
     def against_the_cpu(self) -> None:
         """BERT-base itself, with four methods: alone, mixed and the CPU."""
         cpu = self.backbone(torch.float32, "cpu")
         torch.set_num_threads(max(1, cpus() // 2))
-        own = [part_of(cpu, name, "cpu", i) for i, name in enumerate(FEW)]
+        own = [part_of(cpu, name, i) for i, name in enumerate(FEW)]
         found: dict[str, list[Tensor]] = {}
         for kind, b in {"cpu": cpu, **self.kept}.items():
             bound = [bind(b, part) for part in own]
@@ -136,7 +165,7 @@ class Passes:
         }
         medians = in_turn(f"beside PEFT, {self.many} LoRA tasks, bf16", sides, 8, 8)
         if {"ours", "PEFT adapter_names"} <= set(medians):
-            report("PEFT to ours", round(medians["PEFT adapter_names"] / medians["ours"], 2))
+            figure(ENCODER_PEFT, round(medians["PEFT adapter_names"] / medians["ours"], 2))
 
 
 def mean_pooled(model: Any, inputs: dict[str, Tensor], **more: Any) -> Tensor:
@@ -151,11 +180,13 @@ def run() -> None:
     """All of it."""
     passes = Passes()
     many, largest = passes.many, passes.largest
-    plan = [("bare", 1), ("lora", 1), ("lora", many), ("bottleneck", many), ("mask", many), ("prefix", many),
-            ("ia3", many), ("mixture", many), ("bare", largest), ("lora", largest)]  # fmt: skip
+    plan = [("bare", 1), ("lora", many), ("bare", largest), ("lora", largest), ("twelve", many), ("lora", 1),
+            ("bottleneck", many), ("mask", many), ("prefix", many), ("ia3", many), ("mixture", many)]  # fmt: skip
     attempt("bf16", passes.speed, torch.bfloat16, "bf16", 25, 3 if Run.small else 14, plan)
-    few = [("bare", 1), ("lora", many), ("bottleneck", many), ("mask", many)]
-    attempt("fp32", passes.speed, torch.float32, "fp32", 10, 2 if Run.small else 6, few)
-    attempt("against the CPU", passes.against_the_cpu)
     if left() > 15:
         attempt("PEFT", passes.beside_peft)
+    few = [("bare", 1), ("lora", many), ("bottleneck", many), ("mask", many)]
+    if left() > 10:
+        attempt("fp32", passes.speed, torch.float32, "fp32", 10, 2 if Run.small else 6, few)
+    if left() > 5:
+        attempt("against the CPU", passes.against_the_cpu)

@@ -7,15 +7,17 @@ import os
 import platform
 import statistics
 import subprocess
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from manyhats.kernels.registry import choose, described
 
 from device.child import Run, attempt, report
-from device.timing import timed
+from device.timing import copied_bytes_ms, product_flops_ms, timed
 
 _OTHERS = ("triton", "peft", "pytest", "pydantic", "fastapi")
 
@@ -32,7 +34,7 @@ def run() -> None:
         except Exception as error:
             versions[name] = f"{type(error).__name__}: {error}"[:120]
     report("versions", versions)
-    for part in (card, copy, product, host, bus):
+    for part in (card, copy, product, host, bus, kernels):
         attempt(part.__name__, part)
 
 
@@ -49,23 +51,24 @@ def card() -> None:
     report("card", card)
 
 
+def kernels() -> None:
+    """What the server would compute with, and why not with the kernels for CUDA. Compiles them."""
+    begin = time.time()
+    device = torch.device(Run.device)
+    report("kernels", described(device) | {"chosen": choose(device).name, "seconds": round(time.time() - begin, 1)})
+
+
 def copy() -> None:
     """Bandwidth of a copy within the device, read and written."""
-    size = 1 << (25 if Run.small else 31)
-    one = torch.randint(0, 255, (size,), dtype=torch.uint8, device=Run.device)
-    other = torch.empty_like(one)
-    other.copy_(one)
-    ms = statistics.median(timed(lambda: other.copy_(one))[0] for _ in range(10))
-    report("copy_gb_s", round(2 * size / ms / 1e6, 1))
+    report("copy_gb_s", round(copied_bytes_ms() / 1e6, 1))
 
 
 def product() -> None:
     """A large matrix product in both precisions."""
+    report("product_tflops", round(product_flops_ms() / 1e9, 1))
     n = 512 if Run.small else 8192
     x, y = (torch.randn(n, n, device=Run.device, dtype=torch.bfloat16) for _ in range(2))
     out = x @ y
-    ms = statistics.median(timed(lambda: torch.mm(x, y, out=out))[0] for _ in range(10))
-    report("product_tflops", round(2 * n**3 / ms / 1e9, 1))
     exact = x[:8].double() @ y.double()
     report("product_relative_error", float(f"{float((out[:8].double() - exact).norm() / exact.norm()):.2g}"))
     wide = x.float()

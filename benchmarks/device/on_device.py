@@ -1,6 +1,7 @@
-"""A pytest plugin: the tests' tiny backbones stand on the device that MANYHATS_TEST_DEVICE names (default cuda).
+"""A pytest plugin: the tests' tiny backbones stand on the device that TESTS_DEVICE names (default cuda);
+the tests take all variables of the server's own away.
 
-PYTHONPATH=benchmarks MANYHATS_TEST_DEVICE=cuda python -m pytest -p device.on_device tests/api/test_generation.py
+PYTHONPATH=benchmarks TESTS_DEVICE=cuda python -m pytest -p device.on_device tests/api/test_generation.py
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tests import tiny
 
 def pytest_configure(config: pytest.Config) -> None:
     """Loads every tiny backbone there."""
-    device = os.environ.get("MANYHATS_TEST_DEVICE", "cuda")
+    device = os.environ.get("TESTS_DEVICE", "cuda")
     patch, plain, tiny_load = pytest.MonkeyPatch(), Backbone.load, tiny.load
     config.add_cleanup(patch.undo)
 

@@ -21,6 +21,8 @@ def run() -> None:
     (Run.out / "tests.log").write_text("", encoding="utf-8")
     marked = [str(p) for p in sorted(Path("tests").rglob("test_*.py")) if "mark.gpu" in p.read_text(encoding="utf-8")]
     attempt("gpu tests", tests, "pytest -m gpu", 40, "-m", "gpu", *marked)
+    kernels = ["-k", "gains"] if Run.small else ["-m", "not slow"]
+    attempt("kernels", tests, "the kernels' tests", 60, "tests/kernels/cuda", *kernels)
     some = ["-k", "many_tasks_at_once or pieces"] if Run.small else []
     attempt("api generation", tests, "generation over HTTP, tiny backbones on the device", 45, "-p", "device.on_device",
             "tests/api/test_generation.py", *some)  # fmt: skip
@@ -41,7 +43,7 @@ def tests(name: str, seconds: float, *given: str) -> None:
         file.flush()
         at = file.tell()
         process = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"MANYHATS_TEST_DEVICE": Run.device}
+            command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"TESTS_DEVICE": Run.device}
         )
         try:
             rc: Any = process.wait(timeout=min(seconds, left() - 4))

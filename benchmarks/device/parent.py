@@ -13,9 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from device.blocks import BLOCKS
+from device.blocks import BLOCKS, limit
 from device.child import POISONED
 from device.summary import summary
+from device.targets import verdicts
 
 _IMPORTS = 25  # seconds that the first block waits for its imports
 _TRIES = 5
@@ -62,9 +63,9 @@ class Child:
         env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
         env |= {"TOKENIZERS_PARALLELISM": "false"}
         if options.device != "cuda":
-            env["CUDA_VISIBLE_DEVICES"] = ""
+            env |= {"CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"}
         command = [sys.executable, str(script), "--child", str(writing), "--device", options.device]
-        command += ["--out", str(report.folder), *(["--small"] if options.small else [])]
+        command += ["--out", str(report.folder), "--kernels", options.kernels, *(["--small"] if options.small else [])]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=report.file, stderr=subprocess.STDOUT, text=True, env=env,
             pass_fds=(writing,), process_group=0,
@@ -94,6 +95,8 @@ class Child:
             if all(known["where"] != error["where"] for known in entry["errors"]):
                 entry["errors"].append(error)
             self.report.log(f"[{self.block}] FAILED {error['where']}: {error['message']}", echo=True)
+        elif "figure" in line:
+            entry["figures"][line["figure"]] = line["value"]
         else:
             entry["results"][line["key"]] = line["value"]
             self.report.log(f"[{self.block}] {line['key']}: {json.dumps(line['value'])}")
@@ -147,16 +150,17 @@ def parent(options: argparse.Namespace, script: Path) -> int:
         print(f"there is no block '{unknown[0]}'; there are {', '.join(BLOCKS)}", file=sys.stderr)
         return 2
     for block in chosen:
-        entry = {"what": BLOCKS[block].what, "status": "not reached", "results": {}, "errors": []}
+        entry = {"what": BLOCKS[block].what, "status": "not reached", "results": {}, "figures": {}, "errors": []}
         report.data["blocks"][block] = entry
     waiting = [Child(report, options, script)]
     try:
         for i, block in enumerate(chosen):
             begin = time.time()
-            limit = BLOCKS[block].seconds * options.slack + (_IMPORTS if i == 0 else 0)
+            remaining = options.total - (begin - options.started)
+            end = begin + limit(block, chosen[i + 1 :], remaining, options.slack) + (_IMPORTS if i == 0 else 0)
 
-            def left(begin: float = begin, limit: float = limit) -> float:
-                return min(limit - (time.time() - begin), options.total - (time.time() - options.started))
+            def left(end: float = min(end, options.started + options.total)) -> float:
+                return end - time.time()
 
             done: list[str] = []
             entry = report.data["blocks"][block]
@@ -181,6 +185,7 @@ def parent(options: argparse.Namespace, script: Path) -> int:
         for process in waiting:
             process.stop()
         about["seconds"] = round(time.time() - options.started, 1)
+        report.data["targets"] = verdicts(report.data)
         report.write()
     text = summary(report.data)
     report.log(text)

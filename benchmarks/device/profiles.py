@@ -45,7 +45,7 @@ def encoder() -> None:
 
 def decode() -> None:
     """32 texts of 16 tasks."""
-    b = llama(torch.bfloat16)
+    b = llama(torch.bfloat16, "1B")
     for sampled in (False, True):
         one = generation(b, tasks_of(b, "lora", 4 if Run.small else 16), 8 if Run.small else 32, 60, sampled=sampled)
         for _ in range(4):

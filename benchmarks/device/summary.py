@@ -22,14 +22,19 @@ def summary(data: dict[str, Any]) -> str:
     for block in "ef":
         for key, value in found.get(block, {}).items():
             if isinstance(value, dict) and "ms" in value:
-                rest = {k: v for k, v in value.items() if k in ("min", "max", "p99", "host_ms")}
-                if "floor_bytes" in value and machine.get("copy_gb_s"):
-                    rest["floor_ms"] = round(value["floor_bytes"] / machine["copy_gb_s"] / 1e6, 2)
+                rest = {k: v for k, v in value.items() if k in ("min", "max", "p99", "host_ms", "floor_ms")}
                 lines.append(f"  {block} {key}: {value['ms']} ms {json.dumps(rest)}")
             elif isinstance(value, dict) and "launches" in value:
                 lines.append(f"  {block} {key}: {json.dumps({k: value[k] for k in _COUNTS if k in value})}")
-    for block in "gd":
-        lines += [f"  {block} {key}: {json.dumps(value)[:200]}" for key, value in found.get(block, {}).items()]
+    for block in "kgd":
+        own = {key: value for key, value in found.get(block, {}).items() if key != "warnings"}
+        lines += [f"  {block} {key}: {json.dumps(value)[:200]}" for key, value in own.items()]
+    lines += [f"  {block} warns: {text}" for block in found for text in found[block].get("warnings", ())]
+    lines.append("targets:")
+    lines += [
+        f"  {name}: {one['figure'] if one['figure'] is not None else '-'}, {one['target']}: {one['verdict']}"
+        for name, one in data["targets"].items()
+    ]
     failures = sum(len(entry["errors"]) for entry in data["blocks"].values())
     states = ", ".join(f"{block} {entry['status']}" for block, entry in data["blocks"].items())
     lines.append(f"{failures} failures; blocks: {states}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,6 +30,31 @@ def timed(run: Callable[[], Any]) -> tuple[float, float]:
     return (time.perf_counter() - begin) * 1e3, (back - begin) * 1e3
 
 
+def copied_bytes_ms() -> float:
+    """Bytes that the device reads and writes in a millisecond, copying within its memory."""
+    size = 1 << (25 if Run.small else 31)
+    one = torch.zeros(size, dtype=torch.uint8, device=Run.device)
+    other = torch.empty_like(one)
+    other.copy_(one)
+    return 2 * size / statistics.median(timed(lambda: other.copy_(one))[0] for _ in range(10))
+
+
+def product_flops_ms(dtype: torch.dtype = torch.bfloat16) -> float:
+    """Operations of a large matrix product in a millisecond."""
+    n = 256 if Run.small else 8192
+    x, y = (torch.randn(n, n, device=Run.device, dtype=dtype) for _ in range(2))
+    out = x @ y
+    rounds = 10 if dtype is torch.bfloat16 else 3
+    return 2 * n**3 / statistics.median(timed(lambda: torch.mm(x, y, out=out))[0] for _ in range(rounds))
+
+
+@cache
+def floor(dtype: torch.dtype = torch.bfloat16) -> Callable[[float, float], float]:
+    """The milliseconds that so many bytes and so many operations take at least on this device, as measured now."""
+    bytes_ms, flops_ms = copied_bytes_ms(), product_flops_ms(dtype)
+    return lambda size, flops: max(size / bytes_ms, flops / flops_ms)
+
+
 def p99(ordered: list[float]) -> float:
     """The 99th percentile."""
     return ordered[max(math.ceil(0.99 * len(ordered)), 1) - 1]
@@ -49,8 +75,15 @@ def quantiles(values: list[float]) -> dict[str, float]:
     return {"p50": round(statistics.median(ordered), 2), "p99": round(p99(ordered), 2), "max": round(ordered[-1], 2)}
 
 
-def in_turn(prefix: str, sides: dict[str, Callable[[], Any]], rounds: int, seconds: float) -> dict[str, float]:
-    """All sides once a round, after two that do not count; medians. Ends early where time is short."""
+def in_turn(
+    prefix: str,
+    sides: dict[str, Callable[[], Any]],
+    rounds: int,
+    seconds: float,
+    floors: Mapping[str, float] | None = None,
+) -> dict[str, float]:
+    """All sides once a round, after two that do not count; medians. Ends early where time is short. `floors`: the
+    milliseconds that a side takes at least."""
     times: dict[str, list[tuple[float, float]]] = {}
     for name, run in sides.items():
         if attempt(f"{prefix}/{name}", lambda run=run: (run(), run(), sync(), True)[-1]):
@@ -63,6 +96,8 @@ def in_turn(prefix: str, sides: dict[str, Callable[[], Any]], rounds: int, secon
             times[name].append(timed(sides[name]))
     for name, found in times.items():
         value = summary_of([one for one, _ in found]) | {"host_ms": round(statistics.median(h for _, h in found), 3)}
+        if floors and name in floors:
+            value["floor_ms"] = round(floors[name], 4)
         report(f"{prefix}/{name}", value)
     return {name: statistics.median(one for one, _ in found) for name, found in times.items()}
 

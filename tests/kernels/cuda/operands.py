@@ -62,9 +62,9 @@ def pair(made: Made, rank: int, activation: str | None = None, *, biases: bool =
 
 
 def wide(value: Any) -> Any:
-    """A tensor, an entry or a table in float64 on the CPU; indices and bits stay what they are."""
+    """A tensor, an entry or a table in float64; indices and bits stay what they are."""
     if isinstance(value, Tensor):
-        return value.cpu().double() if value.is_floating_point() else value.cpu()
+        return value.double() if value.is_floating_point() else value
     if isinstance(value, (LowRank, ScaleAdd, Weight, Bits, Sparse, Rows)):
         return type(value)(*map(wide, value))
     if isinstance(value, Table):
@@ -77,8 +77,14 @@ def wide(value: Any) -> Any:
 
 
 def check(kernels: Any, operation: str, given: tuple[Any, ...], y: Tensor, segments: Segments, **more: Any) -> None:
-    """`operation` of the kernels equals the reference's within the type's rounding in the segments' rows, and leaves
-    all others. `given`: its arguments before y, or in place of it None and then those behind it."""
+    """`operation` of the kernels equals the reference's within the type's rounding; see `error_of`."""
+    error = error_of(kernels, operation, given, y, segments, **more)
+    assert error < CLOSE[y.dtype], error
+
+
+def error_of(kernels: Any, operation: str, given: tuple[Any, ...], y: Tensor, segments: Segments, **more: Any) -> float:
+    """The relative error of `operation` in the segments' rows, to the reference in float64; that it leaves all others
+    is asserted. `given`: its arguments before y, or in place of it None and then those behind it."""
     before, expected = y.clone(), wide(y)
     place = given.index(None)
 
@@ -91,9 +97,9 @@ def check(kernels: Any, operation: str, given: tuple[Any, ...], y: Tensor, segme
     for start, stop, _ in segments:
         inside[start:stop] = True
     assert torch.equal(y[~inside].cpu().nan_to_num(7.0), before[~inside].cpu().nan_to_num(7.0))
-    if inside.any():
-        wanted = expected[inside]
-        known = ~wanted.isnan()  # of layers of different widths not all columns are written
-        error = (wide(y)[inside] - wanted)[known].norm() / wanted[known].norm()
-        assert float(error) < CLOSE[before.dtype], float(error)
-        assert torch.equal(wide(y)[inside].isnan(), wanted.isnan())
+    if not inside.any():
+        return 0.0
+    got, wanted = wide(y)[inside], expected[inside]
+    known = ~wanted.isnan()  # of layers of different widths not all columns are written
+    assert torch.equal(got.isnan(), wanted.isnan())
+    return float((got - wanted)[known].norm() / wanted[known].norm())
