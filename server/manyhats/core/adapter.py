@@ -11,11 +11,11 @@ import torch
 from manyhats.backbone.sentence import Projection
 from manyhats.core.kinds.registry import KINDS, check_head, headless_kinds, kinds_of_head
 from manyhats.errors import AdapterMismatch
-from manyhats.methods.arena import in_arena
-from manyhats.methods.base import BoundComponent, Conflict, Method
+from manyhats.methods.base import BoundComponent, Conflict
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.component import Component
 from manyhats.methods.heads import Head, KindName
+from manyhats.methods.placement import placement_on
 from manyhats.methods.registry import METHODS
 from manyhats.methods.slots import slot_tables
 
@@ -119,37 +119,28 @@ class Adapter:
 
     @torch.inference_mode()
     def bind(self, backbone: Backbone) -> BoundAdapter:
-        """The adapter ready to act on the backbone's device."""
-        parts = tuple((METHODS[part.method], METHODS[part.method].bind(part, backbone)) for part in self.components)
-        head = None if self.head is None else self.head.to(backbone)
-        projection = None if self.projection is None else self.projection.to(backbone.device, backbone.dtype)
-        if backbone.device.type == "cpu":
-            parts, head, projection = _in_arena(parts, head, projection, backbone)
+        """The adapter ready to act on the backbone's device.
+
+        On CUDA its tensors may still be on their way there: see `BoundAdapter.arrive`.
+        """
+        methods = [METHODS[part.method] for part in self.components]
+        dtype = backbone.dtype
+        with placement_on(backbone) as placement:
+            parts: list[dict[str, Any]] = []
+            for method, part in zip(methods, self.components, strict=True):
+                own = placement.before(part) if method.reads_weights(part, backbone) else part
+                made = method.bind(own, backbone)
+                parts.append({field.name: getattr(made, field.name) for field in fields(made)})
+            head = None if self.head is None else self.head.to(dtype)
+            projection = None if self.projection is None else self.projection.to(torch.device("cpu"), dtype)
+            parts, head, projection = placement.place((parts, head, projection))
         bound = BoundAdapter(
             method=self.method,
-            components=parts,
+            components=tuple((method, BoundComponent(**own)) for method, own in zip(methods, parts, strict=True)),
             head=head,
             projection=projection,
-            non_causal=any(METHODS[part.method].non_causal(part) for part in self.components),
+            non_causal=any(method.non_causal(part) for method, part in zip(methods, self.components, strict=True)),
+            arrival=placement.arrival,
         )
         slot_tables(backbone).slot_of(bound)  # here, and not when a batch waits for it
         return bound
-
-
-_Parts = tuple[tuple[Method[Any], BoundComponent], ...]
-
-
-def _in_arena(
-    parts: _Parts, head: Head | None, projection: Projection | None, backbone: Backbone
-) -> tuple[_Parts, Head | None, Projection | None]:
-    """What a bound adapter consists of, with its tensors in one allocation. The backbone's stay where they are."""
-    own_storages: set[int] | None = backbone.kept.get(_in_arena)
-    if own_storages is None:
-        tensors = [*backbone.model.parameters(), *backbone.model.buffers()]
-        own_storages = backbone.kept[_in_arena] = {tensor.untyped_storage().data_ptr() for tensor in tensors}
-    content = [{field.name: getattr(bound, field.name) for field in fields(bound)} for _, bound in parts]
-    content, head, projection = in_arena(
-        (content, head, projection), lambda tensor: tensor.untyped_storage().data_ptr() in own_storages
-    )
-    rebuilt = tuple((method, BoundComponent(**own)) for (method, _), own in zip(parts, content, strict=True))
-    return rebuilt, head, projection
