@@ -19,6 +19,7 @@ class Counting:
     row_attention = None
     fused_rows = None
     stage = None
+    table_bytes = 0
 
     def __init__(self) -> None:
         self.count = Count()  # whoever measures puts the pass's in its place

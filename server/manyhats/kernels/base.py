@@ -146,6 +146,11 @@ class Kernels(Protocol):
     fused_rows: FusedRows | None  # None: torch's operations
     stage: Stage | None  # None: calls need nothing on the device besides their tensors
 
+    @property
+    def table_bytes(self) -> int:
+        """Bytes that tables' entries take on the device, beside the tensors. Any thread may ask."""
+        ...
+
     def low_rank(
         self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None
     ) -> None:

@@ -25,6 +25,7 @@ class Reference:
     row_attention: RowAttention | None = None
     fused_rows: FusedRows | None = None
     stage: Stage | None = None
+    table_bytes = 0
 
     def low_rank(
         self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None

@@ -57,10 +57,12 @@ class LoadJob:
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """Counts and bytes by tier."""
+    """Counts and bytes by tier. `slot_bytes`: of adapters in slots and of the tables with their entries, of
+    `slot_bytes_limit` at most."""
 
     slots: int
     slot_bytes: int
+    slot_bytes_limit: int
     memory: int
     memory_bytes: int
     loads: int

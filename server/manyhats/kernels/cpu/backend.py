@@ -34,6 +34,7 @@ class CpuKernels:
     keeps_bits = True
     keeps_sparse = True
     stage: Stage | None = None
+    table_bytes = 0
 
     def __init__(self, library: Library | None = None) -> None:
         self._library = library or load()

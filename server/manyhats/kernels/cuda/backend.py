@@ -80,6 +80,10 @@ class CudaKernels:
         self.stage: Stage | None = self._stage
         self.row_attention: RowAttention | None = CachedRowAttention(launch)
 
+    @property
+    def table_bytes(self) -> int:
+        return 0 if self._arena is None else self._arena.nbytes
+
     def low_rank(
         self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None
     ) -> None:
