@@ -63,6 +63,7 @@ _ORIGIN = re.compile(r"\*|null|[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9_.-]+|\[[0-9
 _FORMER = {"max_num_batched_tokens": ("batch_tokens", "step_tokens"), "max_num_seqs": ("max_texts",)}
 _DAY = 86_400.0  # seconds; infinity is no time that anything can wait for
 
+Folders = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
 Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_some_keys)]
 Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)]
@@ -145,6 +146,10 @@ class Settings(BaseSettings):
     max_rank: int = Field(1024, ge=1, description="maximum rank, width or prefix of an adapter")
     max_versions: int = Field(100, ge=1, description="maximum versions that one task keeps")
     max_tasks: int = Field(100_000, ge=1, description="maximum tasks of a store")
+    adapter_folders: Folders = Field(
+        (),
+        description="folders that POST /v1/load_lora_adapter may read, with commas between; none: it reads nothing",
+    )
 
     api_keys: Keys = Field((), description="keys that may ask, with commas between; none: everybody may")
     admin_keys: Keys = Field((), description="keys that may also change tasks; none: whoever may ask")

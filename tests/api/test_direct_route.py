@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from fastapi import APIRouter, Depends, Request, Response
-from manyhats.api import lorax, openai, predict
+from manyhats.api import huggingface, kserve, lorax, lorax_pooled, openai, predict, sagemaker, tei, vllm
 from manyhats.api.app import create_app
 from manyhats.api.direct_route import DirectRoute
 from manyhats.runtime import Runtime
@@ -23,7 +23,8 @@ MOST_CALLS = 80  # of Python functions: all that one request costs but for its r
 
 
 def direct_routes() -> list[DirectRoute]:
-    routers = (predict.router, *openai.routers, lorax.router)
+    others = (*openai.routers, *vllm.routers, *tei.routers, *huggingface.routers, *kserve.routers)
+    routers = (predict.router, *others, sagemaker.router, lorax_pooled.router, lorax.router)
     return [route for router in routers for route in router.routes if isinstance(route, DirectRoute)]
 
 
@@ -33,6 +34,8 @@ def test_what_is_asked_often_is_direct() -> None:
         "/v1/predict",
         "/v1/completions",
         "/v1/chat/completions",
+        "/v1/embeddings",
+        "/classify",
         "/generate",
         "/generate_stream",
         "/",

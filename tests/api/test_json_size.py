@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from manyhats.api import json_size
 from manyhats.api.json_size import check_values
+from manyhats.api.schemas import AnswerBody
 from manyhats.errors import TooLarge
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from tests.api.live import Live, assert_error
 
@@ -58,7 +59,8 @@ def models() -> Iterator[type[BaseModel]]:
     """Every model of a body of every route."""
     for module in pkgutil.walk_packages(manyhats.api.__path__, "manyhats.api."):
         for one in vars(importlib.import_module(module.name)).values():
-            if isinstance(one, type) and issubclass(one, BaseModel) and one.__module__ == module.name:
+            is_model = isinstance(one, type) and issubclass(one, BaseModel) and one.__module__ == module.name
+            if is_model and not issubclass(one, (AnswerBody, RootModel)):  # those are written, and not read
                 yield one
 
 

@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any
 
-_VOLATILE_FIELDS = {"id", "created", "queue_ms", "load_ms", "compute_ms"}
+_VOLATILE_FIELDS = {"id", "created", "system_fingerprint", "queue_ms", "load_ms", "compute_ms"}
 # The patterns' first group is what does not count.
 _VOLATILE_TEXT = [
     re.compile(r"\bno\. (\d+)(?=: \d+ tasks)"),

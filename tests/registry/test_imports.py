@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from manyhats.errors import NotFound, StorageFull
+from manyhats.registry import folders as folders_module
 from manyhats.registry import imports as imports_module
 from manyhats.registry.folders import FolderFiles
 from manyhats.registry.imports import FolderImport, FolderImports
@@ -336,7 +337,7 @@ def test_a_folder_that_changes_while_it_is_copied_waits(
 ) -> None:
     """A mounted ConfigMap is swapped as a whole: one half of the old and one of the new must not become a version."""
     folder = write_adapter(store / "spam")
-    copy = imports_module.copy_file
+    copy = folders_module.copy_file
 
     def swapped(source: Path, target: Path) -> None:
         copy(source, target)
@@ -344,7 +345,7 @@ def test_a_folder_that_changes_while_it_is_copied_waits(
 
     imports = FolderImports(registry, settled=AT_ONCE)
     with monkeypatch.context() as patch:
-        patch.setattr(imports_module, "copy_file", swapped)
+        patch.setattr(folders_module, "copy_file", swapped)
         assert imports.scan() == ({}, True)
     assert imports.listed()[0].status == "waiting"
     assert registry.count == 0

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from manyhats.backbone import Text, Tokenizer
 from manyhats.engine.engine import Engine
-from manyhats.errors import InputTooLong
+from manyhats.errors import EngineFailure, InputTooLong
 from manyhats.serving.inference import InferenceRequest, InferenceResponse
+from manyhats.serving.preparation import Preparation
 
 from tests import tiny
 from tests.api.live import Live, serving
@@ -75,3 +76,29 @@ def test_a_text_that_cannot_be_tokenised_fails_alone(live: Live, monkeypatch) ->
     good, bad = ask(live, ["w1", "bad"])
     assert isinstance(good, InferenceResponse)
     assert isinstance(bad, Exception)
+
+
+def _raises(*_: Any) -> Any:
+    raise RuntimeError("injected")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "instead"),
+    [
+        (Preparation, "prepare_passes", _raises),
+        (Preparation, "prepare_passes", lambda _, states: [None] * len(states)),  # and nothing is prepared
+        (Preparation, "prepare_passes", lambda *_: []),
+        (Preparation, "_open_pass", _raises),
+        (Preparation, "_close_pass", _raises),
+        (Tokenizer, "encode", _raises),
+        (Engine, "submit", _raises),
+    ],
+    ids=["all fail", "nothing prepared", "too few", "opening", "closing", "tokenising", "submitting"],
+)
+def test_no_error_leaves_a_caller_waiting(live: Live, monkeypatch, owner: type, name: str, instead: Any) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, instead)
+        answers = ask(live, ["w1", "w2"])
+    assert [type(answer) for answer in answers] == [EngineFailure, EngineFailure]  # and none ran into the deadline
+    (after,) = ask(live, ["w1"])
+    assert isinstance(after, InferenceResponse)

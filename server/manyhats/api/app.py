@@ -11,7 +11,24 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from manyhats._version import __version__
-from manyhats.api import downloads, errors, imports, lorax, openai, operations, predict, tasks, uploads
+from manyhats.api import (
+    downloads,
+    errors,
+    huggingface,
+    imports,
+    kserve,
+    lorax,
+    lorax_pooled,
+    openai,
+    operations,
+    predict,
+    probes,
+    sagemaker,
+    tasks,
+    tei,
+    uploads,
+    vllm,
+)
 from manyhats.api.direct_route import DirectRoutes
 from manyhats.api.disconnect import ClientDisconnected
 from manyhats.api.exposure import allowed_hosts
@@ -77,7 +94,17 @@ def create_app(runtime: Runtime) -> FastAPI:
         imports.router,
         operations.router,
     )
-    routers = (*ours, *openai.routers, lorax.router)
+    others = (
+        *openai.routers,
+        *vllm.routers,
+        *tei.routers,
+        *huggingface.routers,
+        *kserve.routers,
+        sagemaker.router,
+        lorax_pooled.router,
+        lorax.router,
+    )
+    routers = (*ours, probes.router, *others)
     for router in routers:
         app.include_router(router)
     # FastAPI's own traces begin in front of its routes.

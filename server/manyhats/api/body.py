@@ -17,19 +17,28 @@ from manyhats.serving.threads import SMALL_BODY, at_once_if
 
 M = TypeVar("M", bound=BaseModel)
 
+_BODY = "manyhats.body"  # of a scope: the body that has been read
+
 
 async def parse(request: Request, model: type[M]) -> M:
     """The JSON body as `model`.
 
     Raises TooLarge for one of too many values, and InvalidRequest naming the first field that is wrong.
     """
-    body = await _read(request)
+    body = await read_body(request)
     limit = runtime_of(request).settings.max_values
     return await at_once_if(len(body) <= SMALL_BODY, lambda: parse_bytes(body, model, limit))
 
 
-async def _read(request: Request) -> bytes:
-    """The whole body, which usually is one message. Raises ClientDisconnect where it does not come."""
+async def read_body(request: Request) -> bytes:
+    """The whole body, which usually is one message. Raises ClientDisconnect where it does not come.
+
+    A route that sees by the body's form which other route answers has it read again: the server sends it once, so it
+    stays with the request.
+    """
+    known: bytes | None = request.scope.get(_BODY)
+    if known is not None:
+        return known
     parts: list[bytes] = []
     while True:
         message = await request.receive()
@@ -37,7 +46,9 @@ async def _read(request: Request) -> bytes:
             raise ClientDisconnect
         parts.append(message.get("body", b""))
         if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+            break
+    body = request.scope[_BODY] = parts[0] if len(parts) == 1 else b"".join(parts)
+    return body
 
 
 def parse_bytes(body: bytes, model: type[M], max_values: int) -> M:
@@ -77,9 +88,14 @@ def _invalid(error: ValidationError) -> InvalidRequest:
     return InvalidRequest(f"{where}: {first.message}", param=where)
 
 
-def documented(model: type[BaseModel]) -> dict[str, Any]:
-    """The body's schema for /openapi.json, for routes that use `parse`."""
-    schema = model.model_json_schema()
+def documented(*models: type[BaseModel]) -> dict[str, Any]:
+    """The body's schema for /openapi.json, for routes that use `parse`; of several models, a body is one."""
+    schemas = [_inlined(model.model_json_schema()) for model in models]
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _inlined(schema: dict[str, Any]) -> Any:
     definitions = schema.pop("$defs", {})  # are written out: a reference would lead from the document's root
 
     def inlined(part: Any) -> Any:
@@ -88,5 +104,4 @@ def documented(model: type[BaseModel]) -> dict[str, Any]:
             return inlined(definitions[name]) if name else {key: inlined(value) for key, value in part.items()}
         return [inlined(value) for value in part] if isinstance(part, list) else part
 
-    schema = inlined(schema)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return inlined(schema)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -38,6 +39,9 @@ KINDS: tuple[tuple[type[Exception], int, str], ...] = (
     (Exception, 500, "InternalServerError"),
 )
 
+# The status and the body of an answer to a failure.
+Shape = Callable[[Exception], tuple[int, Any]]
+
 _LONGEST_MESSAGE = 4000  # characters
 _LONGEST_PARAM = 200
 
@@ -68,9 +72,9 @@ def _shortened(text: str, longest: int) -> str:
     return printable(text)
 
 
-def response(error: Exception) -> JSONResponse:
-    """The answer to a request that failed with `error`."""
-    status, body = describe(error)
+def response(error: Exception, shape: Shape = describe) -> JSONResponse:
+    """The answer to a request that failed with `error`, in the `shape` that the route's clients expect."""
+    status, body = shape(error)
     headers = {}
     if isinstance(error, errors.Overloaded):
         headers["Retry-After"] = str(max(math.ceil(error.retry_after), 1))

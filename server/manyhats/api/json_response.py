@@ -13,8 +13,13 @@ from manyhats.serving.threads import SMALL_OUTPUT, at_once_if
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
+def json_bytes(value: Any) -> bytes:
+    """A value as JSON; arrays are written as lists."""
+    return orjson.dumps(value, option=_OPTIONS)
+
+
 async def json_response(make: Callable[[], Any], size: int) -> Response:
     """What `make` gives, as JSON; arrays are written as lists. `size`: roughly how many values it has; embeddings of
     tokens can be megabytes."""
-    data = await at_once_if(size <= SMALL_OUTPUT, lambda: orjson.dumps(make(), option=_OPTIONS))
+    data = await at_once_if(size <= SMALL_OUTPUT, lambda: json_bytes(make()))
     return Response(data, media_type="application/json")

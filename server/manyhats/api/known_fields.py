@@ -200,6 +200,46 @@ CHANGE_ANSWERS: Mapping[str, Known] = {
     "background": _OFF,
 }  # fmt: skip
 
+# The same of what one pass answers: vectors, labels and scores.
+CHANGE_POOLED: Mapping[str, Known] = {
+    # what is read
+    "messages": Known((), "give texts"),
+    "add_special_tokens": Known((True,), "give token numbers"),
+    "truncation_side": Known(("right",)),
+    "truncation_direction": Known(("right", "Right")),
+    "padding": Known(("do_not_pad", False)),
+    "late_chunking": _OFF,
+    "instruction": Known((), "use 'prompt'"),
+    "instruct": Known((), "use 'prompt'"),
+    "input_type": Known((), "use 'prompt_name'"),
+    "task_type": Known((), "use 'prompt_name'"),
+    "task": Known((), "use 'prompt_name'"),
+    "mm_processor_kwargs": _NEVER,
+    "chat_template": _NEVER,
+    "chat_template_kwargs": _NEVER,
+    "images": _NEVER,
+    "lora_path": Known((), "'model' names the task"),
+    "merged_adapters": _NEVER,
+    # parameters of ours, where a route does not declare them
+    **dict.fromkeys(("normalize", "logits", "multi_label", "raw_scores"), _OFF),
+    **dict.fromkeys(("pooling", "prompt", "prompt_name", "top_k", "aggregation", "max_answer_tokens"), _NEVER),
+    # what becomes of it
+    "use_activation": Known((True,)),
+    "activation": Known((True,)),
+    "softmax": Known((True,)),
+    "embedding_type": Known(("float",), "use 'encoding_format'"),
+    "embedding_types": Known((["float"],), "use 'encoding_format'"),
+    "embed_dtype": Known(("float32",)),
+    "output_dtype": Known(("float",)),
+    "output_dimension": Known((), "use 'dimensions'"),
+    "truncate_dim": Known((), "use 'dimensions'"),
+    "endianness": Known(("native", "little")),
+    "return_hidden_states": _OFF,
+    # who computes it, and what else sees it
+    "priority": Known((0,), "a task has its own"),
+    "cache_salt": _NEVER,
+}
+
 # Understood, and without a meaning here: they name, count or route a request, or act only with another field.
 HARMLESS = frozenset({
     "user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier", "prompt_cache_key",
@@ -214,10 +254,14 @@ HARMLESS = frozenset({
 })  # fmt: skip
 
 
-def reject_unsupported(fields: Mapping[str, Any] | None, followed: Collection[str] = ()) -> None:
+def reject_unsupported(
+    fields: Mapping[str, Any] | None,
+    followed: Collection[str] = (),
+    change_answers: Mapping[str, Known] = CHANGE_ANSWERS,
+) -> None:
     """Raises InvalidRequest for a field that changes answers, is not `followed`, and asks for something."""
     for name, value in (fields or {}).items():
-        known = CHANGE_ANSWERS.get(name)
+        known = change_answers.get(name)
         if known is None or name in followed or _is_neutral(value, known.neutral):
             continue
         instead = f"; {known.instead}, and" if known.instead else ";"

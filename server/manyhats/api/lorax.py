@@ -1,27 +1,25 @@
-"""What clients of LoRAX and TGI call: `/generate`, `/generate_stream`, and both at `/`."""
+"""What clients of LoRAX and TGI call to generate: `/generate`, `/generate_stream`, and both in one."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from manyhats import errors
 from manyhats.api.auth import require_read
 from manyhats.api.body import documented, parse
-from manyhats.api.direct_route import DirectRoute, Handler
 from manyhats.api.disconnect import cancel_on_disconnect
-from manyhats.api.errors import describe
 from manyhats.api.json_response import json_response
 from manyhats.api.known_fields import FOLLOWED, add_parameter, reject_unsupported, translate
+from manyhats.api.shaped_route import shaped_route, typed_error
 from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text, Tokenizer
 from manyhats.core.sampling_params import SampledToken
 from manyhats.core.sequence import Delta, Sequence
-from manyhats.errors import InvalidRequest, ManyhatsError
+from manyhats.errors import InvalidRequest
 from manyhats.registry.names import BASE
 from manyhats.serving.generation import finite, prompt_logprobs_of, text_of
 from manyhats.serving.inference import InferenceRequest, InferenceResponse
@@ -39,30 +37,10 @@ _KINDS: tuple[tuple[type[Exception], int, str], ...] = (
 )
 
 
-def _error_body(error: Exception) -> tuple[int, dict[str, Any]]:
-    status, body = describe(error)
-    known = ((own, name) for kind, own, name in _KINDS if isinstance(error, kind))
-    status, name = next(known, (status, "unknown"))
-    return status, {"error": body["error"]["message"], "error_type": name}
+error_body = typed_error(_KINDS, "unknown")
 
 
-class _Route(DirectRoute):
-    """Errors in LoRAX's shape."""
-
-    def get_route_handler(self) -> Handler:
-        inner = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            try:
-                return await inner(request)
-            except ManyhatsError as error:
-                status, body = _error_body(error)
-                return JSONResponse(body, status)
-
-        return handle
-
-
-router = APIRouter(tags=["lorax"], route_class=_Route, dependencies=[Depends(require_read)])
+router = APIRouter(tags=["lorax"], route_class=shaped_route(error_body), dependencies=[Depends(require_read)])
 
 
 _Alternatives = Annotated[StrictInt, Field(ge=0, le=20)]
@@ -91,7 +69,12 @@ class Parameters(BaseModel):
 class GenerateBody(BaseModel):
     """`POST /generate`."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [{"inputs": "Once", "parameters": {"adapter_id": "stories", "max_new_tokens": 16}}]
+        },
+    )
 
     inputs: StrictStr
     parameters: Parameters | None = None
@@ -116,13 +99,23 @@ async def generate_stream(request: Request) -> Response:
     return await _stream(request, await parse(request, GenerateBody))
 
 
-@router.post("/", openapi_extra=documented(GenerateBody))
-async def either(request: Request) -> Response:
-    """As `stream` says; a whole answer stands in a list, as TGI has it."""
+async def answer_either(request: Request, task: str | None = None) -> Response:
+    """As `stream` says; a whole answer is in a list, as TGI has it. `task`: the one that the path names."""
     body = await parse(request, GenerateBody)
+    if task is not None:
+        body.parameters = body.given.model_copy(update={"adapter_id": task})
     if body.stream:
         return await _stream(request, body)
     return await _answer(request, body, listed=True)
+
+
+def check_adapter(given: Parameters) -> None:
+    """Raises InvalidRequest for an adapter that is to come from elsewhere."""
+    if given.adapter_id is not None and given.adapter_source not in (None, "local"):
+        raise InvalidRequest(
+            f"`adapter_source` is '{given.adapter_source}', but adapters are uploaded here; leave it out",
+            param="adapter_source",
+        )
 
 
 def _inference(body: GenerateBody) -> InferenceRequest:
@@ -132,11 +125,7 @@ def _inference(body: GenerateBody) -> InferenceRequest:
     reject_unsupported(fields, FOLLOWED)
     if p.best_of not in (None, 1) or isinstance(p.best_of, bool):
         raise InvalidRequest("'best_of' is not supported; ask several times", param="best_of")
-    if p.adapter_id is not None and p.adapter_source not in (None, "local"):
-        raise InvalidRequest(
-            f"`adapter_source` is '{p.adapter_source}', but adapters are uploaded here; leave it out",
-            param="adapter_source",
-        )
+    check_adapter(p)
     found = translate(fields)
     for parameter, name, value in (
         ("max_new_tokens", "max_new_tokens", p.max_new_tokens),
@@ -222,7 +211,7 @@ async def _stream(request: Request, body: GenerateBody) -> Response:
         _inference(body),
         chunks=chunks,
         end=end,
-        failure=lambda error: _error_body(error)[1],
+        failure=lambda error: error_body(error)[1],
         done=False,
     )
 

@@ -118,6 +118,18 @@ class ErrorBody(BaseModel):
     error: ErrorInside
 
 
+class AnswerBody(BaseModel):
+    """The form of an answer, for /openapi.json: it is written, and never parsed."""
+
+
+class WarningBody(AnswerBody):
+    """What an answer warns of. `input`: the index of the input."""
+
+    input: int
+    code: str
+    message: str
+
+
 def texts(inputs: Inputs) -> Sequence[Text]:
     """The inputs of a body, one or many, as texts."""
     many = inputs if isinstance(inputs, list) else [inputs]

@@ -63,8 +63,8 @@ async def upload(task: str, request: Request) -> JSONResponse:
     """Uploads an adapter as a new version: parts named `files`, or one `archive`."""
     check_name(task, write=True)
     runtime = runtime_of(request)
-    with _admitted(runtime):
-        async with _staged(runtime) as folder:
+    with admitted(runtime):
+        async with staged(runtime) as folder:
             form = await _received(request, runtime, folder)
             version, created = await in_thread(runtime.threads.checking, _store, runtime, task, form, folder)
     location = f"/v1/tasks/{task}/versions/{version.number}"
@@ -72,7 +72,7 @@ async def upload(task: str, request: Request) -> JSONResponse:
 
 
 @contextmanager
-def _admitted(runtime: Runtime) -> Iterator[None]:
+def admitted(runtime: Runtime) -> Iterator[None]:
     """Counts an upload among those under way. Raises Overloaded where there are too many."""
     if runtime.uploads >= runtime.settings.max_uploads:
         raise Overloaded(f"{runtime.uploads} uploads are under way, which is the most; send it again", retry_after=5)
@@ -84,7 +84,7 @@ def _admitted(runtime: Runtime) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _staged(runtime: Runtime) -> AsyncIterator[Path]:
+async def staged(runtime: Runtime) -> AsyncIterator[Path]:
     """A folder for what an upload sends; it is removed beside the event loop, whatever becomes of the upload."""
     stack = ExitStack()
 

@@ -103,6 +103,7 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)  # of its own positions: the block table
     block_hashes: list[bytes] = field(default_factory=list)  # of its full blocks
     cached_blocks: int = 0  # how many of its blocks other sequences can find by their hash
+    cached_tokens: int = 0  # how many of its prompt's tokens were found in the cache when it was first scheduled
     # the cache's row of each position: the adapter's prefix first, then its own
     slot_mapping: NDArray[np.int64] = field(default_factory=lambda: _NO_ROWS)
     # the model's thread: the sampler. None where sampling is greedy

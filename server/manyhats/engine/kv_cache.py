@@ -193,7 +193,10 @@ class KVCache:
         if sequence.computed < sequence.virtual:  # virtual tokens are computed in one chunk
             self.pool.free(sequence.blocks)
             sequence.blocks, sequence.computed = [], 0
-        self.reused += max(sequence.computed - sequence.virtual, 0)
+        found = max(sequence.computed - sequence.virtual, 0)
+        self.reused += found
+        if not sequence.output:  # else it was preempted, and finds its own blocks
+            sequence.cached_tokens = found
         self._update_slot_mapping(sequence)
         return True
 

@@ -102,6 +102,22 @@ class FolderFiles:
             raise InvalidRequest("the folder holds no file of an adapter", param="files")
         return chosen, left_out
 
+    def copy_to(self, staged: Path) -> list[str]:
+        """Copies the files that are imported. Returns what is left out, with the reasons.
+
+        Raises what `chosen` raises, and OSError.
+        """
+        chosen, left_out = self.chosen()
+        for place, source in chosen.items():
+            target = staged / place
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy_file(source, target)
+        return left_out
+
+    def size(self) -> int:
+        """The bytes of the files that would be imported."""
+        return sum(file.size for file in self._needed())
+
 
 def adapter_folder(folder: Path) -> Path | None:
     """The folder itself where an adapter lies in it or one level below; of a model in the hub's cache, the snapshot

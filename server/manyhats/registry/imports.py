@@ -18,7 +18,7 @@ from typing import Literal
 
 from manyhats.errors import DamagedStore, ManyhatsError, StorageFull
 from manyhats.formats.contents import MARKS
-from manyhats.registry.folders import FolderFiles, adapter_folder, copy_file, read_folder
+from manyhats.registry.folders import FolderFiles, adapter_folder, read_folder
 from manyhats.registry.names import BASE, is_name
 from manyhats.registry.registry import Registry
 
@@ -194,12 +194,9 @@ class FolderImports:
 
     def _copy_and_add(self, name: str, folder: Path, files: FolderFiles) -> _Outcome | None:
         """None where the folder changed meanwhile."""
-        chosen, left_out = files.chosen()
+        files.chosen()  # what cannot be imported is refused before anything is staged
         with self._registry.stage() as staged:
-            for place, source in chosen.items():
-                target = staged / place
-                target.parent.mkdir(parents=True, exist_ok=True)
-                copy_file(source, target)
+            left_out = files.copy_to(staged)
             if read_folder(folder, self._registry.own_folder).fingerprint != files.fingerprint:
                 return None
             version, created = self._registry.add_version(name, staged)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manyhats.backbone import Backbone
@@ -27,10 +27,14 @@ class BackboneTask:
         """The default version: `generate` where the backbone supports it, else `embed`."""
         return self._versions[self._default]
 
-    def open(self, given: Mapping[str, Any]) -> tuple[Version, Mapping[str, Any]]:
-        """The version that the parameters select, and the parameters without `kind`. Raises InvalidRequest for an
-        unknown kind."""
+    def open(self, given: Mapping[str, Any], kinds: Sequence[str] = ()) -> tuple[Version, Mapping[str, Any]]:
+        """The version that the parameters select, else the first of `kinds`, and the parameters without `kind`.
+
+        Raises InvalidRequest for an unknown kind.
+        """
         wanted = given.get(KIND)
+        if wanted is None and (understood := next((kind for kind in kinds if kind in self._versions), None)):
+            return self._versions[understood], given
         if wanted is None:
             implied = (own for kind, own in self._versions.items() if KINDS[kind].bare_parameters & given.keys())
             return next(implied, self.version), given

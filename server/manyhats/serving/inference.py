@@ -29,10 +29,12 @@ _SEQUENCE_COST = 32  # of each sequence, besides its characters
 class InferenceRequest:
     """One item of a call: texts for one task. `task` may name an alias or a version (`spam@canary`, `spam@3`).
 
-    Instead of `texts`, for a task that generates: `chat`, a conversation for its template, or `prompts`, tokens.
+    Instead of `texts`: `prompts`, tokens as they are, without template, prompt or special tokens; or, for a task that
+    generates, `chat`, a conversation for its template.
     `defaults`: parameters that neither the task nor the request sets. `generates`: whether the caller supports only
-    generated texts. `names`: the caller's names of parameters, for messages. `listener`: called for every token, in the
-    detokenizer's thread.
+    generated texts. `kinds`: the kinds of task whose answers the caller understands, none for all; the bare backbone
+    answers as the first of them that it has. `names`: the caller's names of parameters, for messages.
+    `listener`: called for every token, in the detokenizer's thread.
     """
 
     task: str
@@ -43,6 +45,7 @@ class InferenceRequest:
     prompts: Sequence[Sequence[int]] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     generates: bool = False
+    kinds: Sequence[str] = ()
     names: Mapping[str, str] = field(default_factory=dict)
     listener: Callable[[Delta], None] | None = None
 
@@ -141,3 +144,17 @@ def check_request(request: InferenceRequest, limits: Limits) -> None:
             raise InvalidRequest("there is no prompt", param="prompt")
         if len(request.prompts) > limits.max_inputs:
             raise TooLarge(f"there are {len(request.prompts)} prompts; at most {limits.max_inputs}", param="prompt")
+
+
+def check_kind(request: InferenceRequest, kind: Kind[Any], task: str) -> None:
+    """Raises InvalidRequest where the caller does not understand the answers of a task of this kind."""
+    if request.generates and not kind.generates:
+        problem = "cannot generate text"
+    elif request.kinds and kind.name not in request.kinds:
+        problem = f"is not one of {', '.join(request.kinds)}" if len(request.kinds) > 1 else f"not '{request.kinds[0]}'"
+    else:
+        return
+    raise InvalidRequest(
+        f"the task `{task}` is of kind '{kind.name}' and {problem}; ask it with POST /v1/tasks/{task}/predict",
+        param="model",
+    )

@@ -25,10 +25,11 @@ from manyhats.serving.inputs import (
 
 
 class _Opened(NamedTuple):
-    """A request that one pass answers, before its texts are tokenised."""
+    """A request that one pass answers, before its texts are tokenised. `prepared`: where its tokens were given."""
 
     preparing: Preparing
     texts: list[Text]
+    prepared: Prepared | None
 
 
 class Preparation:
@@ -99,13 +100,21 @@ class Preparation:
         max_tokens = min(state.settings.max_tokens or positions, positions)
         preparing = Preparing(state.settings, state.adapter, self.backbone, max_tokens)
         kind.check_texts(texts, parameters, preparing)
+        if state.request.prompts is not None:
+            vocabulary = int(self.backbone.config.vocab_size)
+            prepared = prepare_tokens(
+                state.request.prompts, vocabulary=vocabulary, max_tokens=max_tokens, truncate=state.truncates
+            )
+            return _Opened(preparing, [], prepared)
         transform = kind.text_transform(parameters, preparing)
-        return _Opened(preparing, fill(texts, template=state.settings.template, transform=transform))
+        return _Opened(preparing, fill(texts, template=state.settings.template, transform=transform), None)
 
     def _close_pass(self, state: RequestState, opened: _Opened, encoded: list[Encoded]) -> None:
         """The tokens of each text for one pass, and its pooling parameters."""
         kind, parameters, preparing = state.task_kind, state.parameters, opened.preparing
-        state.prepared = check_lengths(opened.texts, encoded, max_tokens=preparing.max_tokens, truncate=state.truncates)
+        state.prepared = opened.prepared or check_lengths(
+            opened.texts, encoded, max_tokens=preparing.max_tokens, truncate=state.truncates
+        )
         encoded = state.prepared.encoded
         params = kind.pooling_params(encoded, parameters, preparing)
         state.engine_request = Request(

@@ -53,12 +53,14 @@ class PreparationQueue:
 
     def _prepare_and_submit(self, states: Many[RequestState], ends: Many[asyncio.Future[None]]) -> None:
         requests: dict[int, Request] = {}
-        for i, error in enumerate(self._preparation.prepare_passes(states)):
+        for i, (error, end) in enumerate(zip(self._preparation.prepare_passes(states), ends, strict=True)):
             request = states[i].engine_request
             if error is not None:
-                _fail(ends[i], error)
-            elif request is not None:
-                self._dispatcher.end_of(request.future, ends[i])
+                _fail(end, error)
+            elif request is None:  # nothing would ever end it
+                _fail(end, RuntimeError("a request was prepared without an error, and without anything to submit"))
+            else:
+                self._dispatcher.end_of(request.future, end)
                 requests[i] = request
         for i, refused in self._submit(requests).items():
             states[i].engine_request = None

@@ -16,7 +16,7 @@ from manyhats.backbone import Backbone
 from manyhats.core.kinds.registry import KINDS
 from manyhats.core.sequence import Request
 from manyhats.engine.engine import Engine
-from manyhats.errors import DeadlineExceeded, EngineFailure, InvalidRequest, ManyhatsError, NotFound, Overloaded
+from manyhats.errors import DeadlineExceeded, EngineFailure, ManyhatsError, NotFound, Overloaded
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.names import BASE
@@ -25,7 +25,14 @@ from manyhats.registry.registry import Registry
 from manyhats.serving.backbone_task import BackboneTask
 from manyhats.serving.dispatch import Dispatcher
 from manyhats.serving.generation import Generation
-from manyhats.serving.inference import InferenceRequest, InferenceResponse, Limits, RequestState, check_request
+from manyhats.serving.inference import (
+    InferenceRequest,
+    InferenceResponse,
+    Limits,
+    RequestState,
+    check_kind,
+    check_request,
+)
 from manyhats.serving.merged import FIELD, MergeBody, MergedVersion, open_merged, parse
 from manyhats.serving.preparation import Preparation
 from manyhats.serving.preparation_queue import PreparationQueue
@@ -102,7 +109,7 @@ class Service:
         check_request(request, self.limits)
         given = request.parameters
         if request.task == BASE:
-            version, given = self._base.open(given)
+            version, given = self._base.open(given, request.kinds)
             task: Task | None = None
         else:
             version = self.registry.pin(request.task)
@@ -117,12 +124,8 @@ class Service:
             if FIELD in given:
                 body, given = parse(given)
             view = self._views.of(task, version)
-            if request.generates and not view.kind.generates:
-                raise InvalidRequest(
-                    f"the task `{version.task}` is of kind '{view.kind.name}' and cannot generate text; ask it with "
-                    f"POST /v1/tasks/{version.task}/predict",
-                    param="model",
-                )
+            if request.generates or request.kinds:
+                check_kind(request, view.kind, version.task)
             parameters, settings = self._views.complete(view, request.defaults, given, request.names)
             if body is not None:
                 merged = open_merged(self.registry, body, version, version.task == BASE)

@@ -9,7 +9,9 @@ from typing import Any
 from manyhats.backbone import Backbone
 from manyhats.core.kinds.base import Kind, Parameters
 from manyhats.core.kinds.registry import KINDS
+from manyhats.registry.names import BASE
 from manyhats.registry.records import Task, TaskSettings, Version
+from manyhats.registry.registry import Registry
 from manyhats.serving.parameters import parse_parameters
 
 _MAX_VIEWS = 8192
@@ -33,6 +35,17 @@ class TaskView:
     def kind(self) -> Kind[Any]:
         """The kind: the task's setting, else that of the version's files."""
         return KINDS[self.settings.kind or self.version.info.kind]
+
+
+def settings_of(registry: Registry, task: str) -> TaskSettings:
+    """The settings of the version that `task`, `task@alias` or `task@3` means now; none of the bare backbone's.
+
+    Raises NotFound.
+    """
+    if task == BASE:
+        return TaskSettings()
+    version = registry.resolve(task)
+    return registry.task(version.task).settings_for(version)
 
 
 class TaskViews:

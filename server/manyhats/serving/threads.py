@@ -41,6 +41,7 @@ class ThreadLimits:
         self.admin = CapacityLimiter(_ADMIN)  # settings, aliases, deletions
         self.receiving = CapacityLimiter(_RECEIVING)  # disk access of uploads and downloads
         self.checking = CapacityLimiter(checking)
+        self.tokenising = tokenising_limit()  # without a pass
 
 
 async def in_thread(limiter: CapacityLimiter, work: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:

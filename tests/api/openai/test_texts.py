@@ -75,7 +75,7 @@ def test_openai_chat(live: Live, client: openai.OpenAI) -> None:
     messages: Any = [{"role": "user", "content": "w1 w2"}]
     with pytest.raises(openai.BadRequestError, match="no chat template"):
         client.chat.completions.create(model=plain, messages=messages)
-    task = add(live, chat_template=CHAT, system_prompt="w7 w8")
+    task = add(live, chat_template=CHAT, system_prompt="w7 w8", defaults={"ignore_eos": True})
     prompt = "system w7 w8 user w1 w2 "
     ids = live.backbone.tokenizer.encode_bare(prompt, 99).ids
     bare = client.completions.create(model=task, prompt=ids, max_tokens=6, temperature=0).choices[0].text
@@ -126,3 +126,29 @@ def test_openai_errors(live: Live, tasks: list[str], client: openai.OpenAI) -> N
         client.completions.create(model="nobody", prompt="w1", stream=True)
     answer = live.client.post("/v1/completions", json={"model": "base", "prompt": "w1", "made_up": 1, "max_tokens": 2})
     assert answer.status_code == 200
+
+
+def test_counts_names_and_ids(live: Live, tasks: list[str], client: openai.OpenAI) -> None:
+    """Tokens found in the cache are counted, and each answer names what made it and the request that it is for."""
+    prompt, fingerprints = tiny.words(40, 77), set()
+    for task, expected in ((tasks[1], 0), (tasks[1], 32), (tasks[0], 0)):
+        answer = client.completions.create(model=task, prompt=prompt, max_tokens=2, n=2, temperature=0)
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens_details is not None
+        assert answer.usage.prompt_tokens_details.cached_tokens == expected
+        assert answer._request_id
+        fingerprints.add(answer.system_fingerprint)
+    for chunk in client.completions.create(model="base", prompt=prompt, max_tokens=2, stream=True):
+        fingerprints.add(chunk.system_fingerprint)
+    task = add(live, chat_template=CHAT)
+    messages: Any = [{"role": "user", "content": "w1"}]
+    chat = client.chat.completions.create(
+        model=task, messages=messages, max_tokens=2, extra_headers={"X-Request-Id": "mine"}
+    )
+    assert chat._request_id == "mine"
+    fingerprints.add(chat.system_fingerprint)
+    assert len(fingerprints) == 1
+    assert str(fingerprints.pop()).startswith("fp_")
+    with pytest.raises(openai.NotFoundError) as raised:
+        client.completions.create(model="nobody", prompt="w1", extra_headers={"X-Request-Id": "theirs"})
+    assert raised.value.request_id == "theirs"

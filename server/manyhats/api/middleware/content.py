@@ -12,6 +12,8 @@ from manyhats.errors import UnsupportedFormat
 _READ = frozenset({"POST", "PUT", "PATCH"})  # methods whose bodies are read
 _PLAIN = b"application/json"
 _UPLOAD = re.compile(r"/v1/tasks/[^/]+/versions")
+# What is JSON with bytes behind it, and the header that says so: a page cannot send it without a preflight.
+_BINARY, _BINARY_HEADER = "application/octet-stream", b"inference-header-content-length"
 _JSON = re.compile(r"application/([a-z0-9!#$&^_.+-]+\+)?json")
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 _BOM = b"\xef\xbb\xbf"
@@ -49,7 +51,10 @@ def check_content_type(scope: Scope, headers: FirstValues) -> None:
     """
     if headers.get(b"content-type") == _PLAIN and len(headers) == len(scope["headers"]):
         return
+    binary = _BINARY_HEADER in headers
     for content_type in all_values(scope, headers, b"content-type"):
+        if binary and content_type.strip().lower() == _BINARY:
+            continue
         wrong = complaint(content_type) if content_type.strip() else None
         if wrong is not None:
             raise UnsupportedFormat(

@@ -28,6 +28,7 @@ from manyhats.api.known_fields import (
     translate,
 )
 from manyhats.api.schemas import Many
+from manyhats.backbone import Text
 from manyhats.errors import InvalidRequest
 from manyhats.serving.chat import ChatOptions
 
@@ -78,6 +79,21 @@ def _prompt(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
 
 
 Prompt = Annotated[StrictStr | Many[StrictStr] | Many[StrictInt] | Many[Many[StrictInt]], WrapValidator(_prompt)]
+
+
+def read_prompt(
+    prompt: str | list[str] | list[int] | list[list[int]], name: str
+) -> tuple[list[Text], list[list[int]] | None]:
+    """Texts, or tokens. `name`: the field's. Raises InvalidRequest for neither."""
+    if isinstance(prompt, str):
+        return [Text(prompt)], None
+    if not prompt:
+        raise InvalidRequest(f"'{name}' is empty; give a text or tokens, or a list of either", param=name)
+    texts = [Text(one) for one in prompt if isinstance(one, str)]
+    if texts:
+        return texts, None
+    tokens = [one for one in prompt if isinstance(one, int)]
+    return [], [tokens] if tokens else [one for one in prompt if isinstance(one, list)]
 
 
 class CompletionBody(Body):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
+from functools import cache
 from typing import Any, Literal
 
 from fastapi import Request
 
+from manyhats._version import __version__
 from manyhats.api.openai.logprobs import CompletionLogprobs, alternatives, chat_token, prompt_logprobs
 from manyhats.api.state import runtime_of
 from manyhats.core.sampling_params import SampledToken
@@ -31,9 +34,17 @@ class ResponseFormatter(ABC):
     prefix = "cmpl"
 
     def __init__(self, model: str, request: Request, *, prompt_logprobs: bool = False) -> None:
-        self.tokenizer = runtime_of(request).backbone.tokenizer
+        backbone = runtime_of(request).backbone
+        self.tokenizer = backbone.tokenizer
         self.prompt_logprobs = prompt_logprobs
-        self.about = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+        self.about = {
+            "id": f"{self.prefix}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": _fingerprint(
+                __version__, backbone.sha256, backbone.name, str(backbone.dtype), backbone.device.type
+            ),
+        }
         self.started_choices: set[int] = set()
         self._writers: dict[int, TokenTexts] = {}  # of sequences
 
@@ -191,6 +202,18 @@ def _chat_logprobs(writer: TokenTexts, sampled: SampledToken) -> dict[str, Any]:
     return chat_token(writer.push(sampled.token), sampled, others)
 
 
-def _usage(result: InferenceResponse) -> dict[str, int]:
-    total = result.input_tokens + result.output_tokens
-    return {"prompt_tokens": result.input_tokens, "completion_tokens": result.output_tokens, "total_tokens": total}
+def _usage(result: InferenceResponse) -> dict[str, Any]:
+    """The counts. A prompt's tokens count once, however many texts follow it."""
+    first = (s for s in result.sequences if s.index % s.request.samples_per_prompt == 0)
+    return {
+        "prompt_tokens": result.input_tokens,
+        "completion_tokens": result.output_tokens,
+        "total_tokens": result.input_tokens + result.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": sum(sequence.cached_tokens for sequence in first)},
+    }
+
+
+@cache
+def _fingerprint(*parts: str) -> str:
+    """A name of what answers are computed with: the same seed gives the same text as long as it stays the same."""
+    return f"fp_{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:12]}"

@@ -1,4 +1,4 @@
-"""`/v1/models`: the bare backbone and every task, and what a model's name means."""
+"""`/v1/models`: the bare backbone and every task."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
 from manyhats.api.auth import require_read
+from manyhats.api.model_names import task_of, unknown_model
 from manyhats.api.state import runtime_of
 from manyhats.errors import NotFound
 from manyhats.registry.names import BASE
@@ -58,18 +59,3 @@ def _model(runtime: Runtime, name: str, version: Version | None, *, bare: bool =
         "max_model_len": runtime.backbone.max_tokens,
         "permission": [],
     }
-
-
-def task_of(runtime: Runtime, model: str) -> str:
-    """The task that a model's name means: its own, or after the backbone's; `base` for the backbone itself."""
-    for bare in (runtime.backbone.name, BASE):
-        if model == bare:
-            return BASE
-        if model.startswith(f"{bare}:"):
-            return model[len(bare) + 1 :]
-    return model
-
-
-def unknown_model(model: str) -> NotFound:
-    """OpenAI's words for a model that is not there."""
-    return NotFound(f"The model `{model}` does not exist.", param="model")

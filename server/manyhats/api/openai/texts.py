@@ -10,6 +10,7 @@ from manyhats.api.direct_route import DirectRoute
 from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.errors import describe
 from manyhats.api.json_response import json_response
+from manyhats.api.model_names import task_of, unknown_model
 from manyhats.api.openai.bodies import (
     CHAT_DEFAULTS,
     COMPLETION_DEFAULTS,
@@ -19,12 +20,11 @@ from manyhats.api.openai.bodies import (
     chat_options,
     chat_parameters,
     completion_parameters,
+    read_prompt,
 )
 from manyhats.api.openai.formatters import Chat, Completions, ResponseFormatter
-from manyhats.api.openai.models import task_of, unknown_model
 from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of
-from manyhats.backbone import Text
 from manyhats.errors import InvalidRequest, NotFound
 from manyhats.serving.inference import InferenceRequest
 
@@ -37,7 +37,7 @@ async def completions(request: Request) -> Response:
     body = await parse(request, CompletionBody)
     given = completion_parameters(body)
     task = task_of(runtime_of(request), body.model)
-    texts, tokens = _prompts(body.prompt)
+    texts, tokens = read_prompt(body.prompt, "prompt")
     inference = InferenceRequest(
         task,
         texts,
@@ -79,19 +79,6 @@ def _prompt_logprobs(body: Body) -> bool:
     if requested and body.stream:
         raise InvalidRequest("'prompt_logprobs' is not supported with 'stream'; leave one out", param="prompt_logprobs")
     return requested
-
-
-def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> tuple[list[Text], list[list[int]] | None]:
-    """Texts, or tokens. Raises InvalidRequest for neither."""
-    if isinstance(prompt, str):
-        return [Text(prompt)], None
-    if not prompt:
-        raise InvalidRequest("'prompt' is empty; give a text or tokens, or a list of either", param="prompt")
-    texts = [Text(one) for one in prompt if isinstance(one, str)]
-    if texts:
-        return texts, None
-    tokens = [one for one in prompt if isinstance(one, int)]
-    return [], [tokens] if tokens else [one for one in prompt if isinstance(one, list)]
 
 
 async def _answer(request: Request, body: Body, inference: InferenceRequest, formatter: ResponseFormatter) -> Response:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Output = NDArray[np.float32]
 Answer = dict[str, Any]
+# What a field of an answer is; `json` is anything else.
+FieldType = Literal["text", "integer", "number", "numbers", "json"]
 
 
 class Parameters(BaseModel):
@@ -133,7 +135,8 @@ class Kind(ABC, Generic[P]):
     `head`: None for a kind that uses the backbone's language-model head (`lm_head`), or its states.
     `pair`: what the two texts of an input are, for a kind that needs both.
     `generates`: its answers are sequences of tokens that follow the input; `serving.generation` makes and answers them.
-    `parameters`: of a request. `settings`: those of a task's settings that only this kind has.
+    `fields`: those that every answer has. `parameters`: of a request.
+    `settings`: those of a task's settings that only this kind has.
     `bare_parameters`: parameters that select this kind on the bare backbone without naming it.
     Its training is a `core.kinds.training.KindTraining` in the same module.
     """
@@ -143,6 +146,7 @@ class Kind(ABC, Generic[P]):
     pair: ClassVar[tuple[str, str] | None] = None
     lm_head: ClassVar[bool] = False
     generates: ClassVar[bool] = False
+    fields: ClassVar[tuple[tuple[str, FieldType], ...]]
     parameters: type[P]
     settings: ClassVar[tuple[str, ...]] = ()
     bare_parameters: ClassVar[frozenset[str]] = frozenset()

@@ -35,6 +35,7 @@ class Classify(Kind[ClassifyParameters]):
 
     name = "classify"
     head = HeadSpec(reads=OVER_TEXT)
+    fields = (("label", "text"), ("score", "number"), ("scores", "numbers"))
     parameters = ClassifyParameters
     libraries = LibraryNames(
         peft="SEQ_CLS",

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -24,6 +23,7 @@ from manyhats.core.kinds.fields import PoolingSetting
 from manyhats.core.kinds.metrics import Metric, Score
 from manyhats.core.kinds.training import KindTraining, TargetScale
 from manyhats.core.sequence import PoolingParams
+from manyhats.core.vectors import unit_vectors
 from manyhats.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Embed(Kind[EmbedParameters]):
     """The last hidden states, pooled to one vector."""
 
     name = "embed"
+    fields = (("embedding", "numbers"),)
     parameters = EmbedParameters
     settings = ("prompts", "default_prompt_name", "include_prompt", "lower_case")
     bare_parameters = frozenset({"pooling", "normalize"}) | _PROMPTS
@@ -132,7 +133,7 @@ class Embed(Kind[EmbedParameters]):
 
     def render(self, output: Output, parameters: EmbedParameters, rendered: Rendered) -> Answer:
         """The vector as an array, of length one where it is normalised. output: (width,), or (tokens, width)."""
-        return {"embedding": _unit(output) if parameters.normalize else output}
+        return {"embedding": unit_vectors(output) if parameters.normalize else output}
 
 
 def _with_backbone(settings: S, own: SentenceEmbedding) -> S:
@@ -206,13 +207,6 @@ def _unpooled(prompt: str, preparing: Preparing) -> int:
     (encoded,) = tokenizer.encode([_with_prompt(Text(""), prompt, preparing.settings)], preparing.max_tokens)
     ends_special = bool(encoded.ids) and encoded.ids[-1] in tokenizer.loaded.all_special_ids
     return len(encoded.ids) - ends_special
-
-
-def _unit(vectors: Output) -> Output:
-    """Vectors normalised to length one; zero vectors stay."""
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    unit: Output = vectors / np.maximum(norms, 1e-12)
-    return unit
 
 
 # Of the cosine between two texts that belong together (Gao et al. 2021, section 3: 0.05).

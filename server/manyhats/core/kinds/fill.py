@@ -30,6 +30,7 @@ class Fill(Kind[FillParameters]):
 
     name = "fill"
     lm_head = True
+    fields = (("text", "text"), ("masks", "json"))
     parameters = FillParameters
     libraries = LibraryNames(model_classes=("ForMaskedLM",), auto_class="AutoModelForMaskedLM", pipeline="fill-mask")
 

@@ -151,6 +151,7 @@ class Generate(Kind[GenerateParameters]):
     name = "generate"
     lm_head = True
     generates = True
+    fields = (("text", "text"), ("finish_reason", "text"), ("tokens", "json"))
     parameters = GenerateParameters
     libraries = LibraryNames(
         peft="CAUSAL_LM",

@@ -31,6 +31,7 @@ class Regress(Kind[RegressParameters]):
 
     name = "regress"
     head = HeadSpec(reads=OVER_TEXT, outputs=1)
+    fields = (("value", "number"),)
     parameters = RegressParameters
     libraries = LibraryNames(
         peft="SEQ_CLS",

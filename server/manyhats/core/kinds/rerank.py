@@ -40,6 +40,7 @@ class Rerank(Kind[RerankParameters]):
     name = "rerank"
     head = HeadSpec(reads=OVER_TEXT, outputs=1)
     pair = ("query", "document")
+    fields = (("score", "number"),)
     parameters = RerankParameters
     libraries = LibraryNames(
         peft="SEQ_CLS",

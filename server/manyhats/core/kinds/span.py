@@ -42,6 +42,7 @@ class Span(Kind[SpanParameters]):
     name = "span"
     head = HeadSpec(reads=("tokens",), outputs=2, outputs_named=", start and end")
     pair = ("question", "context")
+    fields = (("answer", "text"), ("start", "integer"), ("end", "integer"), ("score", "number"))
     parameters = SpanParameters
     libraries = LibraryNames(
         peft="QUESTION_ANS",

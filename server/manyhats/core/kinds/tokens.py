@@ -38,6 +38,7 @@ class Tokens(Kind[TokensParameters]):
 
     name = "tokens"
     head = HeadSpec(reads=("tokens",))
+    fields = (("tokens", "json"), ("entities", "json"))
     parameters = TokensParameters
     libraries = LibraryNames(
         peft="TOKEN_CLS",

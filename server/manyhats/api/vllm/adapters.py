@@ -1,0 +1,135 @@
+"""`/v1/load_lora_adapter` and `/v1/unload_lora_adapter`: adapters of any method, from allowed folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr
+
+from manyhats.api.auth import require_admin
+from manyhats.api.body import documented, parse
+from manyhats.api.errors import describe
+from manyhats.api.shaped_route import shaped_route
+from manyhats.api.state import runtime_of
+from manyhats.api.uploads import admitted, staged
+from manyhats.errors import InvalidRequest, ManyhatsError, NotFound
+from manyhats.registry.allowed_folders import find_adapter, read_adapter_folder
+from manyhats.registry.blobs import storage_full
+from manyhats.registry.names import STABLE, check_name, check_not_base
+from manyhats.runtime import Runtime
+from manyhats.serving.threads import in_thread
+
+
+def _shape(error: Exception) -> tuple[int, dict[str, Any]]:
+    """What vLLM says of a wrong body."""
+    status, body = describe(error)
+    if isinstance(error, InvalidRequest):
+        body["error"]["type"] = "InvalidUserInput"
+    return status, body
+
+
+router = APIRouter(prefix="/v1", tags=["vllm"], dependencies=[Depends(require_admin)], route_class=shaped_route(_shape))
+
+
+class LoadBody(BaseModel):
+    """`POST /v1/load_lora_adapter`. `lora_path`: a folder on the server's machine. `load_inplace`: whether a task that
+    is there gets a new version."""
+
+    model_config = ConfigDict(
+        extra="allow", json_schema_extra={"examples": [{"lora_name": "spam", "lora_path": "/adapters/spam"}]}
+    )
+
+    lora_name: StrictStr | None = None
+    lora_path: StrictStr | None = None
+    load_inplace: StrictBool | None = None
+
+
+class UnloadBody(BaseModel):
+    """`POST /v1/unload_lora_adapter`."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [{"lora_name": "spam"}]})
+
+    lora_name: StrictStr | None = None
+
+
+def _text(done: str) -> dict[int | str, dict[str, Any]]:
+    example = f"Success: LoRA adapter 'spam' {done} successfully."
+    return {200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": example}}}}
+
+
+@router.post(
+    "/load_lora_adapter",
+    openapi_extra=documented(LoadBody),
+    response_class=PlainTextResponse,
+    responses=_text("added"),
+)
+async def load_lora_adapter(request: Request) -> Response:
+    """Makes a version of the adapter in a folder on the server's machine, checked as an upload is."""
+    body = await parse(request, LoadBody)
+    name, path = body.lora_name, body.lora_path
+    if not name or not path:
+        raise InvalidRequest(
+            "Both 'lora_name' and 'lora_path' must be provided.", param="lora_path" if name else "lora_name"
+        )
+    if (body.model_extra or {}).get("is_3d_lora_weight"):
+        raise InvalidRequest("'is_3d_lora_weight' is not supported; leave it out", param="is_3d_lora_weight")
+    runtime = runtime_of(request)
+    check_name(name, write=True)
+    if runtime.registry.find(name) is not None and not body.load_inplace:
+        raise InvalidRequest(
+            f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, set "
+            "'load_inplace' to True.",
+            param="lora_name",
+        )
+    with admitted(runtime):
+        async with staged(runtime) as folder:
+            await in_thread(runtime.threads.checking, _store, runtime, name, path, folder / "files")
+    return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
+
+
+def _store(runtime: Runtime, name: str, path: str, files: Path) -> None:
+    """Blocking: copies the folder's files, checks them, and makes the version."""
+    settings, forbidden = runtime.settings, runtime.registry.own_folder
+    allowed = settings.adapter_folders
+    try:
+        found = read_adapter_folder(
+            find_adapter(path, allowed),
+            allowed,
+            forbidden,
+            max_files=settings.max_files,
+            max_bytes=settings.max_upload,
+        )
+        with storage_full():
+            left_out = found.copy_to(files)
+    except ManyhatsError as error:
+        if error.param == "path":
+            error.param = "lora_path"
+        raise
+    except OSError as error:
+        raise NotFound(f"the folder '{path[:200]}' cannot be read: {error.strerror}", param="lora_path") from None
+    with storage_full():
+        runtime.add_version(name, files, alias=STABLE, activate=True, settings=None, warnings=left_out)
+
+
+@router.post(
+    "/unload_lora_adapter",
+    openapi_extra=documented(UnloadBody),
+    response_class=PlainTextResponse,
+    responses=_text("removed"),
+)
+async def unload_lora_adapter(request: Request) -> Response:
+    """Takes a task away, as DELETE /v1/tasks/{task} does."""
+    body = await parse(request, UnloadBody)
+    name = body.lora_name
+    if not name:
+        raise InvalidRequest("'lora_name' needs to be provided to unload a LoRA adapter.", param="lora_name")
+    check_name(name)
+    check_not_base(name)
+    runtime = runtime_of(request)
+    if runtime.registry.find(name) is None:
+        raise NotFound(f"The lora adapter '{name}' cannot be found.", param="lora_name")
+    await in_thread(runtime.threads.admin, runtime.registry.delete_task, name)
+    return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
