@@ -17,6 +17,7 @@ from anyio import to_thread
 
 from manyhats.backbone import Backbone
 from manyhats.core.adapter import Adapter
+from manyhats.core.packed_adapter import PackedAdapter
 from manyhats.engine.compute_threads import run_in_temporary_thread, set_compute_threads, use_one_compute_thread
 from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.engine.freed_memory import keep_freed_memory
@@ -324,7 +325,10 @@ class Runtime:
         finally:
             self.registry.unpin(version)
 
-    def _load(self, version: Version) -> Adapter:
+    def _load(self, version: Version) -> Adapter | PackedAdapter:
+        return self._read(version).packed(self.backbone)
+
+    def _read(self, version: Version) -> Adapter:
         def read(stored: Version) -> Adapter:
             return self.registry.read(
                 stored, lambda files: read_adapter(files, self.backbone, self.registry.content, stored.info.kind)
@@ -336,7 +340,7 @@ class Runtime:
         adapter.check(self.backbone)
         return adapter
 
-    def _bind(self, adapter: Adapter) -> BoundAdapter:
+    def _bind(self, adapter: Adapter | PackedAdapter) -> BoundAdapter:
         bound = adapter.bind(self.backbone)
         if bound.arrival is not None:  # else the first step with it would wait for its copy, and all others with it
             bound.arrival.wait()

@@ -18,9 +18,12 @@ from manyhats.backbone import Backbone
 from manyhats.core.adapter import Adapter
 from manyhats.methods.arena import Packing
 from manyhats.methods.bound_adapter import BoundAdapter
+from manyhats.methods.component import Component
 from manyhats.methods.copy_stream import Arrival, CopyStream
 from manyhats.methods.lora.config import LoraConfig
+from manyhats.methods.lora.vera import SharedMatrices
 from manyhats.methods.pinned_memory import PinnedMemory
+from manyhats.methods.registry import METHODS
 from manyhats.methods.slots import slot_tables
 
 from tests import every, tiny
@@ -94,6 +97,51 @@ def test_every_method_answers_as_on_the_cpu_though_its_copy_comes_late(folder: P
                 assert count.stream_waits == times, name
                 assert (count.recorded_streams > 0) == (times > 0), name
                 count.reset()
+
+
+def test_from_host_memory_an_adapter_is_copied_and_nothing_is_computed_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But where the backbone's weights are needed."""
+    on_cpu, adapters = of_every_method(folder)
+    expected = {name: tiny.ask(on_cpu, adapter, TEXTS) for name, adapter in adapters.items()}
+    with pretended_device() as count:
+        backbone = Backbone.load(str(folder), device="cuda", dtype="float32")
+        packed = {name: adapter.packed(backbone) for name, adapter in adapters.items()}
+        for method in METHODS.values():
+            monkeypatch.setattr(type(method), "bind", None)
+        for name, one in packed.items():
+            if isinstance(one, Adapter):
+                assert any(METHODS[part.method].reads_weights(part, backbone) for part in one.components), name
+                continue
+            for _ in range(2):  # it stays as it is
+                count.reset()
+                bound = one.bind(backbone)
+                found = count.copies.total(), count.blocking_copies.total(), count.events, count.waits.total()
+                assert found == (1, 0, 1, 0), (name, count.report())
+                assert bound.nbytes <= one.slot_size(backbone) == one.nbytes, name
+                answers = [host_values(answer) for answer in tiny.ask(backbone, bound, TEXTS)]
+                assert tiny.difference(answers, expected[name]) < tiny.CLOSE, name
+                slot_tables(backbone).release(bound)
+    assert sum(not isinstance(one, Adapter) for one in packed.values()) > len(packed) // 2
+
+
+def test_what_few_numbers_describe_is_made_when_there_is_a_slot_for_it(there: Backbone) -> None:
+    sites = {name: site.shape for name, site in there.linear.items()}
+    shared = SharedMatrices(
+        rank=64, outputs=max(o for o, _ in sites.values()), inputs=max(i for _, i in sites.values())
+    )
+    tensors = {name: {"lambda_b": torch.ones(out), "lambda_d": torch.ones(64)} for name, (out, _) in sites.items()}
+    part: Component[Any] = Component("lora", LoraConfig(scales=dict.fromkeys(sites, 1.0), vera=shared), tensors)
+    adapter = Adapter((part,), None, "embed", 1)
+    assert adapter.slot_size(there) > 2 * adapter.nbytes
+    assert adapter.packed(there) is adapter
+    assert adapter.bind(there).nbytes == adapter.slot_size(there)
+
+
+def test_where_slots_are_host_memory_nothing_is_packed(bert: Backbone) -> None:
+    adapter = tiny.adapter(bert, "lora", 1)
+    assert adapter.packed(bert) is adapter
 
 
 def test_a_pass_that_does_not_wait_reads_nothing(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,17 +10,20 @@ import torch
 
 from manyhats.backbone.sentence import Projection
 from manyhats.core.kinds.registry import KINDS, check_head, headless_kinds, kinds_of_head
+from manyhats.core.packed_adapter import AdapterContent, PackedAdapter
 from manyhats.errors import AdapterMismatch
-from manyhats.methods.base import BoundComponent, Conflict
+from manyhats.methods.base import Conflict
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.component import Component
 from manyhats.methods.heads import Head, KindName
 from manyhats.methods.placement import placement_on
 from manyhats.methods.registry import METHODS
-from manyhats.methods.slots import slot_tables
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
+
+
+_MOST_GROWTH = 2  # times the bytes of the files: a file in 16 bits, beside a backbone in 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,24 +126,37 @@ class Adapter:
 
         On CUDA its tensors may still be on their way there: see `BoundAdapter.arrive`.
         """
-        methods = [METHODS[part.method] for part in self.components]
-        dtype = backbone.dtype
         with placement_on(backbone) as placement:
-            parts: list[dict[str, Any]] = []
-            for method, part in zip(methods, self.components, strict=True):
-                own = placement.before(part) if method.reads_weights(part, backbone) else part
-                made = method.bind(own, backbone)
-                parts.append({field.name: getattr(made, field.name) for field in fields(made)})
-            head = None if self.head is None else self.head.to(dtype)
-            projection = None if self.projection is None else self.projection.to(torch.device("cpu"), dtype)
-            parts, head, projection = placement.place((parts, head, projection))
-        bound = BoundAdapter(
+            content = placement.place(self._content(backbone, placement.before))
+        return content.bound(backbone, placement.arrival)
+
+    @torch.inference_mode()
+    def packed(self, backbone: Backbone) -> Adapter | PackedAdapter:
+        """The adapter, bound as far as that can be done in host memory.
+
+        Itself where it needs the backbone's weights, where slots are host memory, and where it would take more there
+        than its files do in a wider type: what few numbers describe is made when there is a slot for it.
+        """
+        grows = self.slot_size(backbone) > _MOST_GROWTH * self.nbytes
+        if backbone.device.type != "cuda" or grows or self._reads_weights(backbone):
+            return self
+        return PackedAdapter(self._content(backbone, lambda component: component))
+
+    def _reads_weights(self, backbone: Backbone) -> bool:
+        return any(METHODS[part.method].reads_weights(part, backbone) for part in self.components)
+
+    def _content(self, backbone: Backbone, before: Callable[[Component[Any]], Component[Any]]) -> AdapterContent:
+        """What it consists of when it is bound. `before`: puts a component beside the backbone's weights."""
+        methods = tuple(METHODS[part.method] for part in self.components)
+        parts: list[dict[str, Any]] = []
+        for method, part in zip(methods, self.components, strict=True):
+            bound = method.bind(before(part) if method.reads_weights(part, backbone) else part, backbone)
+            parts.append({field.name: getattr(bound, field.name) for field in fields(bound)})
+        return AdapterContent(
             method=self.method,
-            components=tuple((method, BoundComponent(**own)) for method, own in zip(methods, parts, strict=True)),
-            head=head,
-            projection=projection,
+            methods=methods,
+            parts=tuple(parts),
+            head=None if self.head is None else self.head.to(backbone.dtype),
+            projection=None if self.projection is None else self.projection.to(torch.device("cpu"), backbone.dtype),
             non_causal=any(method.non_causal(part) for method, part in zip(methods, self.components, strict=True)),
-            arrival=placement.arrival,
         )
-        slot_tables(backbone).slot_of(bound)  # here, and not when a batch waits for it
-        return bound

@@ -22,10 +22,14 @@ ALIGNMENT = 64  # bytes: a line of the cache, and the widest vector
 
 
 class Packing:
-    """Where tensors stand in one allocation of `nbytes` bytes, each at a multiple of `ALIGNMENT`."""
+    """Where tensors stand in one allocation of `nbytes` bytes, each at a multiple of `ALIGNMENT`.
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._tensors = tensors
+    `arena`: the one in host memory in which they stand so already.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], arena: Tensor | None = None) -> None:
+        self.tensors = tensors
+        self._arena = arena
         self._sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors]
         self.nbytes = sum(self._sizes)
 
@@ -34,7 +38,7 @@ class Packing:
         typed: dict[torch.dtype, Tensor] = {}
         found: list[Tensor] = []
         start = 0
-        for tensor, size in zip(self._tensors, self._sizes, strict=True):
+        for tensor, size in zip(self.tensors, self._sizes, strict=True):
             dtype = tensor.dtype
             if dtype not in typed:
                 typed[dtype] = arena.view(dtype)
@@ -46,7 +50,10 @@ class Packing:
     def filled(self, arena: Tensor) -> list[Tensor]:
         """The same, with the tensors' values."""
         views = self.views(arena)
-        for view, tensor in zip(views, self._tensors, strict=True):
+        if self._arena is not None:
+            arena.copy_(self._arena)
+            return views
+        for view, tensor in zip(views, self.tensors, strict=True):
             view.copy_(tensor)
         return views
 

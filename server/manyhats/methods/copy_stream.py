@@ -44,7 +44,7 @@ class Arrival:
 
     def wait(self) -> None:
         """Has the calling thread wait. For the threads that load: no step then waits for a copy."""
-        self._event.synchronize()  # type: ignore[no-untyped-call]
+        self._event.synchronize()
 
 
 class Transfer:
@@ -74,7 +74,7 @@ class Transfer:
 
     def end(self) -> None:
         """Records the event, behind all that the copy stream was given."""
-        self.event.record()  # type: ignore[no-untyped-call]
+        self.event.record()
         for buffer in self._buffers:
             self._pinned.give_back(buffer, self.event)
 
@@ -85,7 +85,7 @@ class CopyStream:
     def __init__(self, device: torch.device, pinned: PinnedMemory | None = None) -> None:
         self._device = device
         self._pinned = PinnedMemory() if pinned is None else pinned
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         # What methods compute of the backbone's weights reads them after they were put there.
         self._stream.wait_stream(torch.cuda.default_stream(device))
 

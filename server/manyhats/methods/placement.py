@@ -31,8 +31,9 @@ class Placement(Protocol):
         """A component beside the backbone's weights, for a method that computes with them."""
         ...
 
-    def place(self, bound: T) -> T:
-        """All that was bound, with its tensors on the device. Called once."""
+    def place(self, bound: T, packing: Packing | None = None) -> T:
+        """All that was bound, with its tensors on the device. Called once. `packing`: where those in host memory are
+        packed already."""
         ...
 
 
@@ -67,7 +68,7 @@ class _OnHost:
     def before(self, component: T) -> T:
         return component
 
-    def place(self, bound: T) -> T:
+    def place(self, bound: T, packing: Packing | None = None) -> T:
         own = [tensor for tensor in tensors_in(bound) if self._moves(tensor)]
         return with_tensors(bound, own, in_arena(own))
 
@@ -86,7 +87,7 @@ class _OnDevice:
     def before(self, component: T) -> T:
         return self.place(component)
 
-    def place(self, bound: T) -> T:
+    def place(self, bound: T, packing: Packing | None = None) -> T:
         own = [tensor for tensor in _found(bound) if tensor.device.type == "cpu"]
         return with_tensors(bound, own, [tensor.to(self._device) for tensor in own])
 
@@ -100,15 +101,15 @@ class _OnCuda:
     def before(self, component: T) -> T:
         return self._copied(component, tensors_in(component))[0]
 
-    def place(self, bound: T) -> T:
+    def place(self, bound: T, packing: Packing | None = None) -> T:
         found = _found(bound)
         computed = [tensor for tensor in found if tensor.device.type != "cpu"]
-        placed, arena = self._copied(bound, found)
+        placed, arena = self._copied(bound, found, packing)
         allocated = [*computed, *([] if arena is None else [arena])]
         self.arrival = Arrival(self._transfer.event, self._device, allocated)
         return placed
 
-    def _copied(self, value: T, tensors: Sequence[Tensor]) -> tuple[T, Tensor | None]:
+    def _copied(self, value: T, tensors: Sequence[Tensor], packing: Packing | None = None) -> tuple[T, Tensor | None]:
         """The value with its tensors, which are in it, on the device; and the arena, where there is one."""
         on_host = [tensor for tensor in tensors if tensor.device.type == "cpu"]
         own = [tensor for tensor in on_host if tensor.nbytes]
@@ -116,9 +117,9 @@ class _OnCuda:
         value = with_tensors(value, empty, [tensor.to(self._device) for tensor in empty])
         if not own:
             return value, None
-        packing = Packing(own)
+        packing = packing or Packing(own)
         arena = self._transfer.copy(packing)
-        return with_tensors(value, own, packing.views(arena)), arena
+        return with_tensors(value, packing.tensors, packing.views(arena)), arena
 
 
 def _found(bound: Any) -> list[Tensor]:

@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any
 
 from manyhats.core.adapter import Adapter
+from manyhats.core.packed_adapter import PackedAdapter
 from manyhats.errors import DamagedStore, Overloaded, TooLarge
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.budget import MemoryBudget
@@ -46,9 +47,9 @@ class AdapterCache:
     def __init__(
         self,
         *,
-        load: Callable[[Version], Adapter],
-        bind: Callable[[Adapter], BoundAdapter],
-        slot_size: Callable[[Adapter], int],
+        load: Callable[[Version], Adapter | PackedAdapter],
+        bind: Callable[[Adapter | PackedAdapter], BoundAdapter],
+        slot_size: Callable[[Adapter | PackedAdapter], int],
         slots: int,
         slot_bytes: int,
         memory_bytes: int,
