@@ -9,7 +9,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from manyhats.backbone import Backbone
-from manyhats.methods.base import BoundComponent
+from manyhats.core.adapter import Adapter
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.bottleneck.members import member_leaf
 from manyhats.methods.bound_adapter import BoundAdapter
@@ -21,7 +21,6 @@ from manyhats.methods.lora import LoraConfig
 from manyhats.methods.mask import MaskConfig, pack_bits
 from manyhats.methods.prefix import PrefixConfig, layer_site
 from manyhats.methods.prompt import PROMPT_SITE, PromptConfig
-from manyhats.methods.registry import METHODS
 from manyhats.methods.side import SIDE_SITE, SideConfig
 from manyhats.methods.sparse import SparseConfig
 from manyhats.methods.targets import target_sites
@@ -107,12 +106,11 @@ def twelve_methods(backbone: Backbone, seed: int) -> dict[str, list[Component[An
 
 def bind(backbone: Backbone, name: str, made: list[Component[Any]]) -> BoundAdapter:
     """Ready to act, without a head."""
-    bound: list[tuple[object, BoundComponent]] = []
-    for part in made:
-        method = METHODS[part.method]
-        method.check(part, backbone)
-        bound.append((method, method.bind(part, backbone)))
-    return BoundAdapter(name, tuple(bound), None)  # type: ignore[arg-type]
+    adapter = Adapter(tuple(made), head=None, kind="embed", matched_tensors=1)
+    adapter.check(backbone)
+    bound = adapter.bind(backbone)
+    bound.method = name
+    return bound
 
 
 def write_lora_tasks(folder: Path, count: int, *, layers: int = 6, hidden: int = 384, inner: int = 1536) -> list[Path]:

@@ -23,7 +23,7 @@ from manyhats.kernels.base import Kernels, ScaleAdd
 from manyhats.kernels.reference import Reference
 from manyhats.kernels.registry import BACKENDS, Backend
 from manyhats.kernels.segments import Segments
-from manyhats.methods.base import BoundComponent, Method, Trainable, expect_leaves, expect_shape, on_device
+from manyhats.methods.base import BoundComponent, Method, Trainable, expect_leaves, expect_shape, in_dtype
 from manyhats.methods.component import Component, MethodConfig, size_of
 from manyhats.methods.libraries.peft import WRAPPER, FullName, PeftFiles, PeftType, PeftWriter, claim, linear_in
 from manyhats.methods.libraries.unclaimed import UnclaimedTensors
@@ -87,7 +87,7 @@ class Means(Method[MeansConfig]):
             expect_shape(leaves["vector"], linear_site(backbone, site).shape[:1], site, backbone)
 
     def bind(self, component: Component[MeansConfig], backbone: Backbone) -> BoundComponent:
-        ready = {site: on_device(leaves, backbone) for site, leaves in component.tensors.items()}
+        ready = {site: in_dtype(leaves, backbone) for site, leaves in component.tensors.items()}
         linear = {site: [AddMeans(ScaleAdd(offset=leaves["vector"]))] for site, leaves in ready.items()}
         return BoundComponent(linear=linear, nbytes=size_of(ready.values()))
 

@@ -19,6 +19,7 @@ from manyhats.backbone import Backbone
 from manyhats.backbone.loading import choose_device
 from manyhats.backbone.precision import use_tf32
 from manyhats.core.adapter import Adapter
+from manyhats.core.packed_adapter import PackedAdapter
 from manyhats.engine.compute_threads import run_in_temporary_thread, set_compute_threads, use_one_compute_thread
 from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.engine.freed_memory import keep_freed_memory
@@ -35,6 +36,7 @@ from manyhats.registry.imports import FolderImports
 from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Task, TaskSettings, Version, parse_settings
 from manyhats.registry.registry import Registry
+from manyhats.registry.slot_memory import slot_memory
 from manyhats.serving.inference import Limits
 from manyhats.serving.merged import MergedVersion
 from manyhats.serving.merged import build as build_merged
@@ -67,14 +69,21 @@ class Runtime:
         self.registry = Registry(
             settings.store, self.inspect, max_tasks=settings.max_tasks, max_versions=settings.max_versions
         )
+        slots = slot_memory(
+            settings.slot_memory,
+            self.backbone.device,
+            settings.cache_memory if self.backbone.has_language_model else 0,
+        )
+        logger.info("memory of slots: %s", slots)
         self.adapter_cache = AdapterCache(
             load=self._load,
             bind=self._bind,
             slot_size=lambda adapter: adapter.slot_size(self.backbone),
             slots=settings.slots,
-            slot_bytes=settings.slot_memory,
+            slot_bytes=slots.limit,
             memory_bytes=settings.host_memory,
             unbind=lambda bound: slot_tables(self.backbone).release(bound),
+            table_bytes=lambda: slot_tables(self.backbone).kernels.table_bytes,
             slots_on_host=self.backbone.device.type == "cpu",
         )
         self.imports = FolderImports(self.registry)
@@ -208,7 +217,7 @@ class Runtime:
             used += version.info.bytes
             if task.settings.pinned:
                 loads.extend(self.pinning.pin(task))
-            elif len(loads) < self.settings.slots and used < self.settings.slot_memory // 2:
+            elif len(loads) < self.settings.slots and used < self.adapter_cache.budget.total // 2:
                 loads.append((version, self.adapter_cache.ensure_loaded(version)))
         for version, load_future in loads:
             try:
@@ -318,7 +327,10 @@ class Runtime:
         finally:
             self.registry.unpin(version)
 
-    def _load(self, version: Version) -> Adapter:
+    def _load(self, version: Version) -> Adapter | PackedAdapter:
+        return self._read(version).packed(self.backbone)
+
+    def _read(self, version: Version) -> Adapter:
         def read(stored: Version) -> Adapter:
             return self.registry.read(
                 stored, lambda files: read_adapter(files, self.backbone, self.registry.content, stored.info.kind)
@@ -330,8 +342,11 @@ class Runtime:
         adapter.check(self.backbone)
         return adapter
 
-    def _bind(self, adapter: Adapter) -> BoundAdapter:
-        return adapter.bind(self.backbone)
+    def _bind(self, adapter: Adapter | PackedAdapter) -> BoundAdapter:
+        bound = adapter.bind(self.backbone)
+        if bound.arrival is not None:  # else the first step with it would wait for its copy, and all others with it
+            bound.arrival.wait()
+        return bound
 
 
 def _batched_tokens(settings: Settings, backbone: Backbone) -> int:

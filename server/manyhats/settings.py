@@ -134,7 +134,11 @@ class Settings(BaseSettings):
     )
 
     slots: int = Field(256, ge=1, description="maximum adapters that are ready on the device")
-    slot_memory: ByteSize = Field(ByteSize(2 << 30), description="maximum bytes of adapters on the device")
+    slot_memory: ByteSize = Field(
+        ByteSize(0),
+        description="maximum bytes of adapters on the device; 0: on CUDA half of what is free beside backbone and "
+        "cache, else 2 GiB",
+    )
     host_memory: ByteSize = Field(ByteSize(4 << 30), description="maximum bytes of adapters in host memory")
     preload: int = Field(16, ge=0, description="maximum tasks loaded into slots before the server says it is ready")
     scan_interval: float = Field(

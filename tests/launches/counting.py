@@ -22,6 +22,7 @@ class Counting:
     fused_rows = None
     stage = None
     captures = None
+    table_bytes = 0
 
     def __init__(self) -> None:
         self.count = Count()  # whoever measures puts the pass's in its place

@@ -6,7 +6,7 @@ or slower than the CPU, and its answers are the CPU's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ DEVICE = torch.device("cuda:0")
 # Operators that reserve memory and write nothing.
 _ALLOCATIONS = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"})
 # Operators whose result, or its shape, the host has to know before it goes on.
+_VIEWS = frozenset({"view", "as_strided"})
 _WAITING = frozenset(
     {
         "_local_scalar_dense", "_unique2", "allclose", "bincount", "equal", "is_nonzero", "masked_select", "nonzero",
@@ -73,6 +74,16 @@ class _Ledger:
         self.count = Count()
         self.waited = 0  # times, ever
         self._pinned: dict[int, Any] = {}  # storages by their address; held, so that no other gets it
+        self.default = self.current = _Stream(self)
+
+    @contextmanager
+    def within(self, stream: _Stream) -> Iterator[None]:
+        """What follows is put into the stream."""
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
 
     def copy(self, source: Tensor, *, non_blocking: bool) -> None:
         if self.count.paused:
@@ -92,6 +103,13 @@ class _Ledger:
         self.waited += 1
         if not self.count.paused:
             self.count.waits[f"{calling_line()} ({operator})"] += 1
+
+    def current_stream(self, device: Any = None) -> _Stream:
+        return self.current
+
+    def record_stream(self, stream: _Stream) -> None:
+        """Of a tensor."""
+        self.count.recorded_streams += 1
 
     def add_view(self, operator: str) -> None:
         if not self.count.paused:
@@ -115,25 +133,68 @@ class _Ledger:
         return tensor.untyped_storage().data_ptr() in self._pinned
 
 
-_LEDGER = _Ledger()  # one for all uses: what is pinned, and what stands in the queue, stays
+class _Stream:
+    """A stream beside the default one. Copies from pinned memory, which the host does not wait for, are made as late as
+    can be: before other work of the stream, and when somebody waits for them. Until then their memory is empty."""
+
+    def __init__(self, ledger: _Ledger, *_: Any) -> None:
+        self._ledger = ledger
+        self._copies: list[Callable[[], object]] = []
+        self.done = 0
+
+    @property
+    def given(self) -> int:
+        """How many copies it was given."""
+        return self.done + len(self._copies)
+
+    def add(self, copy: Callable[[], object]) -> None:
+        self._copies.append(copy)
+
+    def run(self, until: int | None = None) -> None:
+        """Makes the copies, all of them or so many since the beginning."""
+        while self._copies and (until is None or self.done < until):
+            self._copies.pop(0)()
+            self.done += 1
+
+    def wait_event(self, event: _Event) -> None:
+        self._ledger.count.stream_waits += 1
+        event.reach()
+
+    def wait_stream(self, other: _Stream) -> None:
+        other.run()
 
 
 class _Event:
-    """Stands in the queue of the device's work. To wait for it costs nothing where the host has waited since."""
+    """Stands in the queue of a stream's work. To wait for it costs nothing where the host has waited since, or where
+    the copies before it have been made."""
 
     def __init__(self, ledger: _Ledger, **_: Any) -> None:
         self._ledger = ledger
         self._recorded = -1  # times that the host had waited then
+        self._stream = ledger.default
+        self._given = 0
 
-    def record(self, _: Any = None) -> None:
+    def record(self, stream: _Stream | None = None) -> None:
+        self._ledger.count.events += 1
         self._recorded = self._ledger.waited
+        self._stream = stream or self._ledger.current
+        self._given = self._stream.given
 
     def query(self) -> bool:
+        if self._stream is not self._ledger.default:
+            return self._stream.done >= self._given
         return self._recorded < self._ledger.waited
+
+    def reach(self) -> None:
+        self._stream.run(self._given)
 
     def synchronize(self) -> None:
         if not self.query():
             self._ledger.wait("event")
+            self.reach()
+
+
+_LEDGER = _Ledger()  # one for all uses: what is pinned, and what stands in the queue, stays
 
 
 class _Functions(TorchFunctionMode):
@@ -258,6 +319,8 @@ class _Operators(TorchDispatchMode):
         if not there and (device is None or device.type != DEVICE.type):
             made = func(*args, **given)
             return self._ledger.pin(made) if pinned else made
+        if name not in _ALLOCATIONS and name not in _VIEWS and not self._is_late(name, leaves):
+            self._ledger.current.run()
         if name in ("_to_copy", "copy_", "_copy_from"):
             return self._copy(func, name, leaves, args, given, device)
         if name in _INDEXING:
@@ -303,10 +366,21 @@ class _Operators(TorchDispatchMode):
             self._ledger.copy(source, non_blocking=bool(given.get("non_blocking")) or True in args[2:])
         else:
             self._ledger.read()
+        if target is not None and self._is_late(name, leaves):
+            self._ledger.current.add(partial(func, *args, **given))
+            return target
         out = func(*args, **given)
         if target is not None:
             return target
         return PretendedTensor(out) if reaches else out
+
+    def _is_late(self, name: str, leaves: list[Any]) -> bool:
+        """Whether an operator is a copy beside the default stream's work, for which the host does not wait."""
+        if name != "copy_" or self._ledger.current is self._ledger.default:
+            return False
+        target, source = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        to_device = isinstance(target, PretendedTensor) and not isinstance(source, PretendedTensor)
+        return to_device and True in leaves[2:] and self._ledger.is_pinned(source)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
@@ -349,6 +423,11 @@ def pretended_device() -> Iterator[Count]:
         mock.patch("torch.cuda.get_device_capability", return_value=(7, 0)),  # what needs a newer one is not there
         mock.patch.dict(BACKENDS, {"reference": BACKENDS["reference"]}, clear=True),  # programs need a real device
         mock.patch("torch.cuda.Event", partial(_Event, ledger)),
+        mock.patch("torch.cuda.Stream", partial(_Stream, ledger)),
+        mock.patch("torch.cuda.stream", ledger.within),
+        mock.patch.object(Tensor, "record_stream", ledger.record_stream, create=True),
+        mock.patch("torch.cuda.current_stream", ledger.current_stream),
+        mock.patch("torch.cuda.default_stream", return_value=ledger.default),
         mock.patch("torch.__future__.get_overwrite_module_params_on_conversion", return_value=True),
         torch.inference_mode(),
         _Operators(ledger),

@@ -16,7 +16,8 @@ class Count:
 
     `copies` go from the host to the device, `reads` the other way. `waits`: the host waits for the device, at a read or
     at an operator whose result the host needs. `blocking_copies`: copies for which the host waits too, because their
-    memory is not pinned or they are not `non_blocking`.
+    memory is not pinned or they are not `non_blocking`. `events`: that were recorded; `stream_waits`: of streams for
+    them; `recorded_streams`: of tensors, whose memory is not used again before.
     """
 
     kernels: Counter[str] = field(default_factory=Counter)
@@ -24,6 +25,9 @@ class Count:
     views: Counter[str] = field(default_factory=Counter)  # what costs the host alone: views and reserved memory
     copies: Counter[str] = field(default_factory=Counter)
     copied_bytes: int = 0
+    events: int = 0
+    stream_waits: int = 0
+    recorded_streams: int = 0
     blocking_copies: Counter[str] = field(default_factory=Counter)
     reads: Counter[str] = field(default_factory=Counter)
     waits: Counter[str] = field(default_factory=Counter)
@@ -31,7 +35,7 @@ class Count:
 
     def reset(self) -> None:
         """Sets all counts to 0."""
-        self.copied_bytes = 0
+        self.copied_bytes = self.events = self.stream_waits = self.recorded_streams = 0
         for counter in self._counters().values():
             counter.clear()
 

@@ -11,7 +11,7 @@ import torch
 from manyhats.backbone import Backbone
 from manyhats.core.adapter import Adapter
 from manyhats.kernels.base import LowRank
-from manyhats.methods.arena import ALIGNMENT, in_arena
+from manyhats.methods.arena import ALIGNMENT, hiding, in_arena, tensors_in, with_tensors
 from manyhats.methods.bound_adapter import BoundAdapter
 from torch import Tensor
 
@@ -58,17 +58,22 @@ def test_no_adapter_keeps_what_it_was_read_into(bert: Backbone) -> None:
 
 def test_what_is_shared_or_not_frozen_stays() -> None:
     class Own:
-        tensor = torch.ones(3)
+        def __init__(self) -> None:
+            self.tensor = torch.ones(3)
 
     own, kept, shared = Own(), torch.ones(2, 3), torch.arange(6.0).view(2, 3).T
     pair = LowRank(torch.ones(5, 3), shared, None, None, "relu", 2.0)
     expanded = torch.ones(1).expand(1000)
     value: dict[str, Any] = {"a": [pair, own, expanded], "b": (kept, shared), "c": "text", "d": torch.empty(0)}
-    new = in_arena(value, lambda tensor: tensor is kept)
+    found = tensors_in(value)
+    assert {id(tensor) for tensor in found} == {id(t) for t in (pair.down, shared, expanded, kept, value["d"])}
+    moved = [pair.down, shared]
+    new = with_tensors(value, moved, in_arena(moved))
     same = [(new["a"][1], own), (new["a"][2], expanded), (new["b"][0], kept), (new["d"], value["d"])]
     assert all(one is other for one, other in same)
     up = new["a"][0].up
     assert (up is new["b"][1], new["a"][0][2:]) == (True, pair[2:])
     assert (up.tolist(), up.stride()) == (shared.tolist(), shared.stride())
     assert (value["a"][0] is pair, value["b"][1] is shared) == (True, True)  # the value itself is as it was
-    assert in_arena({"c": 1}, lambda tensor: False) == {"c": 1}
+    assert with_tensors({"c": 1}, [], in_arena([])) == {"c": 1}
+    assert (hiding(value), hiding(new["a"][0])) == (Own, None)

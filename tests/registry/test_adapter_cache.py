@@ -128,7 +128,7 @@ def idle(adapter_cache: AdapterCache) -> bool:
             not sum(slot.users for slot in adapter_cache._slots.values())
             and not adapter_cache._load_jobs
             and not adapter_cache._queue
-            and adapter_cache._binding == 0
+            and adapter_cache._space.binding == 0
             and adapter_cache.budget.used == sum(slot.size for slot in adapter_cache._slots.values())
             and adapter_cache._memory.used == sum(entry.size for entry in adapter_cache._memory._entries.values())
         )

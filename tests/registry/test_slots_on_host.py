@@ -42,16 +42,17 @@ class Host:
         self.binds[adapter.name] += 1
         return Named(adapter.name, adapter.nbytes // 2)
 
-    def cache(self, slots: int, memory_bytes: int) -> AdapterCache:
+    def cache(self, slots: int, memory_bytes: int, slot_bytes: int = 1000, **given: Any) -> AdapterCache:
         return AdapterCache(
             load=self.load,
             bind=self.bind,
             unbind=lambda bound: self.unbound.append(bound.name),  # type: ignore[attr-defined]
             slot_size=lambda adapter: adapter.nbytes // 2,
             slots=slots,
-            slot_bytes=1000,
+            slot_bytes=slot_bytes,
             memory_bytes=memory_bytes,
             slots_on_host=True,
+            **given,
         )
 
 

@@ -13,6 +13,8 @@ from manyhats import supported
 from manyhats._version import __version__
 from manyhats.errors import UnsupportedVersion
 
+_BESIDE = " now; a server takes half of what is free beside its backbone, and beside keys and values (cache_memory)"
+
 
 def doctor() -> None:
     """Says what this machine offers and what would be used.
@@ -30,8 +32,10 @@ def doctor() -> None:
     from manyhats.backbone.precision import native_bfloat16
     from manyhats.engine.pass_size import described as described_pass
     from manyhats.kernels.registry import choose, described
+    from manyhats.registry.slot_memory import device_memory, slot_memory
 
     device = choose_device("auto")
+    memory = device_memory(device)
     rows |= {
         "torch": torch.__version__,  # with its build
         "processor": f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.backends.cpu.get_cpu_capability()}",
@@ -39,6 +43,8 @@ def doctor() -> None:
         "cuda": _cuda() if torch.cuda.is_available() else "no",
         "mps": "yes" if torch.backends.mps.is_available() else "no",
         "device that would be used": str(device),
+        "memory of the device": "the machine's" if memory is None else str(memory),
+        "slot_memory by default": str(slot_memory(0, device)) + ("" if memory is None else _BESIDE),
         "kernels that would be used": choose(device).name,
         "other kernels": "; ".join(f"{name}: {state}" for name, state in described(device).items()),
         "dtype that would be used": "bfloat16, if the answers agree" if native_bfloat16(device) else "float32",

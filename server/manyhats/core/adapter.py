@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from manyhats.backbone.quantized_weight import is_quantized
 from manyhats.backbone.sentence import Projection
 from manyhats.core.kinds.registry import KINDS, check_head, headless_kinds, kinds_of_head
+from manyhats.core.packed_adapter import AdapterContent, PackedAdapter
 from manyhats.errors import AdapterMismatch
-from manyhats.methods.arena import in_arena
-from manyhats.methods.base import BoundComponent, Conflict, Method
+from manyhats.methods.base import Conflict
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.component import Component
 from manyhats.methods.heads import Head, KindName
+from manyhats.methods.placement import placement_on
 from manyhats.methods.registry import METHODS
-from manyhats.methods.slots import slot_tables
 
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
+
+
+_MOST_GROWTH = 2  # times the bytes of the files: a file in 16 bits, beside a backbone in 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,38 +122,41 @@ class Adapter:
 
     @torch.inference_mode()
     def bind(self, backbone: Backbone) -> BoundAdapter:
-        """The adapter ready to act on the backbone's device."""
-        parts = tuple((METHODS[part.method], METHODS[part.method].bind(part, backbone)) for part in self.components)
-        head = None if self.head is None else self.head.to(backbone)
-        projection = None if self.projection is None else self.projection.to(backbone.device, backbone.dtype)
-        if backbone.device.type == "cpu":
-            parts, head, projection = _in_arena(parts, head, projection, backbone)
-        bound = BoundAdapter(
+        """The adapter ready to act on the backbone's device.
+
+        On CUDA its tensors may still be on their way there: see `BoundAdapter.arrive`.
+        """
+        with placement_on(backbone) as placement:
+            content = placement.place(self._content(backbone, placement.before))
+        return content.bound(backbone, placement.arrival)
+
+    @torch.inference_mode()
+    def packed(self, backbone: Backbone) -> Adapter | PackedAdapter:
+        """The adapter, bound as far as that can be done in host memory.
+
+        Itself where it needs the backbone's weights, where slots are host memory, and where it would take more there
+        than its files do in a wider type: what few numbers describe is made when there is a slot for it.
+        """
+        grows = self.slot_size(backbone) > _MOST_GROWTH * self.nbytes
+        if backbone.device.type != "cuda" or grows or self._reads_weights(backbone):
+            return self
+        return PackedAdapter(self._content(backbone, lambda component: component))
+
+    def _reads_weights(self, backbone: Backbone) -> bool:
+        return any(METHODS[part.method].reads_weights(part, backbone) for part in self.components)
+
+    def _content(self, backbone: Backbone, before: Callable[[Component[Any]], Component[Any]]) -> AdapterContent:
+        """What it consists of when it is bound. `before`: puts a component beside the backbone's weights."""
+        methods = tuple(METHODS[part.method] for part in self.components)
+        parts: list[dict[str, Any]] = []
+        for method, part in zip(methods, self.components, strict=True):
+            bound = method.bind(before(part) if method.reads_weights(part, backbone) else part, backbone)
+            parts.append({field.name: getattr(bound, field.name) for field in fields(bound)})
+        return AdapterContent(
             method=self.method,
-            components=parts,
-            head=head,
-            projection=projection,
-            non_causal=any(METHODS[part.method].non_causal(part) for part in self.components),
+            methods=methods,
+            parts=tuple(parts),
+            head=None if self.head is None else self.head.to(backbone.dtype),
+            projection=None if self.projection is None else self.projection.to(torch.device("cpu"), backbone.dtype),
+            non_causal=any(method.non_causal(part) for method, part in zip(methods, self.components, strict=True)),
         )
-        slot_tables(backbone).slot_of(bound)  # here, and not when a batch waits for it
-        return bound
-
-
-_Parts = tuple[tuple[Method[Any], BoundComponent], ...]
-
-
-def _in_arena(
-    parts: _Parts, head: Head | None, projection: Projection | None, backbone: Backbone
-) -> tuple[_Parts, Head | None, Projection | None]:
-    """What a bound adapter consists of, with its tensors in one allocation. The backbone's stay where they are."""
-    own_storages: set[int] | None = backbone.kept.get(_in_arena)
-    if own_storages is None:
-        tensors = (*backbone.model.parameters(), *backbone.model.buffers())
-        plain = (tensor for tensor in tensors if not is_quantized(tensor))  # of others nothing has views
-        own_storages = backbone.kept[_in_arena] = {tensor.untyped_storage().data_ptr() for tensor in plain}
-    content = [{field.name: getattr(bound, field.name) for field in fields(bound)} for _, bound in parts]
-    content, head, projection = in_arena(
-        (content, head, projection), lambda tensor: tensor.untyped_storage().data_ptr() in own_storages
-    )
-    rebuilt = tuple((method, BoundComponent(**own)) for (method, _), own in zip(parts, content, strict=True))
-    return rebuilt, head, projection

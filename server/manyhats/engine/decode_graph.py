@@ -241,6 +241,7 @@ class DecodeGraphs:
             number = numbers.get(adapter.signature)
             if number is None:
                 continue
+            adapter.arrive()
             slot = self._tables.slot_of(adapter)
             if members and members[-1][1].slot == slot and members[-1][1].stop == row:
                 members[-1] = number, Segment(members[-1][1].start, row + 1, slot)

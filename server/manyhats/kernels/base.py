@@ -188,6 +188,11 @@ class Kernels(Protocol):
     stage: Stage | None  # None: calls need nothing on the device besides their tensors
     captures: Captures | None  # None: launches cannot be captured
 
+    @property
+    def table_bytes(self) -> int:
+        """Bytes that tables' entries take on the device, beside the tensors. Any thread may ask."""
+        ...
+
     def low_rank(
         self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None
     ) -> None:

@@ -39,6 +39,7 @@ class Reference:
     joined_low_rank: JoinedLowRank | None = None
     stage: Stage | None = None
     captures: Captures | None = None
+    table_bytes = 0
 
     def low_rank(
         self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None

@@ -6,7 +6,7 @@ were read keep what the file was read into.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from functools import cache
 from operator import is_not
@@ -21,51 +21,104 @@ _PLAIN = {type(None), str, int, float, bool}
 ALIGNMENT = 64  # bytes: a line of the cache, and the widest vector
 
 
-def in_arena(value: T, keep: Callable[[Tensor], bool]) -> T:
-    """The value with its tensors as views of one new allocation; `keep` is asked which tensors stay where they are.
+class Packing:
+    """Where tensors stand in one allocation of `nbytes` bytes, each at a multiple of `ALIGNMENT`.
 
-    Looks into dicts, lists, tuples and frozen dataclasses. The tensors of other objects, which may change
-    or be shared, stay where they are too. The value itself is not changed. All tensors must be in host memory.
+    `arena`: the one in host memory in which they stand so already.
     """
-    found: dict[int, Tensor] = {}
-    _collect(value, found, set())
-    # An expanded tensor has fewer bytes than values.
-    moved = {key: t for key, t in found.items() if 0 < t.nbytes <= t.untyped_storage().nbytes() and not keep(t)}
-    sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in moved.values()]
-    arena = torch.empty(sum(sizes), dtype=torch.uint8)
-    typed: dict[torch.dtype, Tensor] = {}
-    views: dict[int, Any] = {}
-    start = 0
-    for (key, tensor), size in zip(moved.items(), sizes, strict=True):
-        dtype = tensor.dtype
-        if dtype not in typed:
-            typed[dtype] = arena.view(dtype)
-        strides = tensor.stride() if tensor.is_contiguous() else torch.empty_like(tensor, device="meta").stride()
-        views[key] = typed[dtype].as_strided(tensor.shape, strides, start // dtype.itemsize)
-        views[key].copy_(tensor)
-        start += size
-    rebuilt: T = _rebuilt(value, views)
+
+    def __init__(self, tensors: Sequence[Tensor], arena: Tensor | None = None) -> None:
+        self.tensors = tensors
+        self._arena = arena
+        self._sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors]
+        self.nbytes = sum(self._sizes)
+
+    def views(self, arena: Tensor) -> list[Tensor]:
+        """The tensors' places in an arena (nbytes,) uint8, in their types, shapes and orders of dimensions."""
+        typed: dict[torch.dtype, Tensor] = {}
+        found: list[Tensor] = []
+        start = 0
+        for tensor, size in zip(self.tensors, self._sizes, strict=True):
+            dtype = tensor.dtype
+            if dtype not in typed:
+                typed[dtype] = arena.view(dtype)
+            strides = tensor.stride() if tensor.is_contiguous() else torch.empty_like(tensor, device="meta").stride()
+            found.append(typed[dtype].as_strided(tensor.shape, strides, start // dtype.itemsize))
+            start += size
+        return found
+
+    def filled(self, arena: Tensor) -> list[Tensor]:
+        """The same, with the tensors' values."""
+        views = self.views(arena)
+        if self._arena is not None:
+            arena.copy_(self._arena)
+            return views
+        for view, tensor in zip(views, self.tensors, strict=True):
+            view.copy_(tensor)
+        return views
+
+
+def in_arena(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors in host memory as views of one new allocation there."""
+    packing = Packing(tensors)
+    return packing.filled(torch.empty(packing.nbytes, dtype=torch.uint8))
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors in a value, each once.
+
+    Looks into dicts, lists, tuples and frozen dataclasses. The tensors of other objects, which may change or be
+    shared, are not found.
+    """
+    return [leaf for leaf in _leaves(value) if isinstance(leaf, Tensor)]
+
+
+def hiding(value: Any) -> type | None:
+    """A type in the value whose objects hold a tensor that `tensors_in` does not find; None where there is none."""
+    for leaf in _leaves(value):
+        if not isinstance(leaf, Tensor):
+            names = [*getattr(leaf, "__dict__", ()), *getattr(type(leaf), "__slots__", ())]
+            if any(isinstance(getattr(leaf, name, None), Tensor) for name in names):
+                return type(leaf)
+    return None
+
+
+def with_tensors(value: T, old: Sequence[Tensor], new: Sequence[Tensor]) -> T:
+    """The value with other tensors in the places of some that `tensors_in` finds. The value itself is not changed."""
+    rebuilt: T = _rebuilt(value, dict(zip(map(id, old), new, strict=True)))
     return rebuilt
 
 
-def _collect(value: Any, found: dict[int, Tensor], seen: set[int]) -> None:
-    """Adds the tensors in a value to `found`, by their `id`. `seen`: the ids of what has been looked into."""
+def _leaves(value: Any) -> list[Any]:
+    """What a value consists of that is not plain and has no parts, each once."""
+    found: dict[int, Any] = {}
+    _collect(value, found, set())
+    return list(found.values())
+
+
+def _collect(value: Any, found: dict[int, Any], seen: set[int]) -> None:
+    """Adds the leaves in a value to `found`, by their `id`. `seen`: the ids of what has been looked into."""
     if isinstance(value, Tensor):
         found[id(value)] = value
     elif id(value) not in seen:
         seen.add(id(value))
-        for part in _parts(value):
+        parts = _parts(value)
+        if parts is None:
+            found[id(value)] = value
+            return
+        for part in parts:
             if type(part) not in _PLAIN:
                 _collect(part, found, seen)
 
 
-def _parts(value: Any) -> Iterable[Any]:
+def _parts(value: Any) -> Iterable[Any] | None:
     if isinstance(value, (tuple, list)):
         return value
     if isinstance(value, dict):
         return value.values()
     kind: Any = type(value)
-    return [getattr(value, name) for name in _fields(kind)]
+    names = _fields(kind)
+    return [getattr(value, name) for name in names] if names else None
 
 
 def _rebuilt(value: Any, done: dict[int, Any]) -> Any:

@@ -1,7 +1,7 @@
 """What a method is: how its weights are checked, bound, and applied to the rows of a packed batch.
 
-An adapter's weights are read into components (host memory, as in the file), bound by `Method.bind` (on the device,
-ready to act), and run at the backbone's sites by the `Plan` of a batch.
+An adapter's weights are read into components (host memory, as in the file), bound by `Method.bind` (ready to act),
+moved to the device together (`methods.placement`), and run at the backbone's sites by the `Plan` of a batch.
 """
 
 from __future__ import annotations
@@ -154,7 +154,16 @@ class Method(ABC, Generic[C]):
 
     @abstractmethod
     def bind(self, component: Component[C], backbone: Backbone) -> BoundComponent:
-        """The component on the backbone's device in its dtype. It has been checked."""
+        """The component ready to act, in the backbone's dtype. It has been checked.
+
+        Computes where the component's tensors are: in host memory, or beside the backbone's weights where
+        `reads_weights` says so. Whoever calls this moves the result to the backbone's device, all of it at once
+        (`methods.placement`). So tensors may be in dicts, lists, tuples and frozen dataclasses, and nowhere else.
+        """
+
+    def reads_weights(self, component: Component[C], backbone: Backbone) -> bool:
+        """Whether `bind` computes with the backbone's weights, and so wants the component's tensors on their device."""
+        return False
 
     def claim_additional(self, unclaimed: UnclaimedTensors, backbone: Backbone) -> Component[C] | None:
         """The component of this method that a PEFT file of any type holds in addition; None where it holds none."""
@@ -204,9 +213,9 @@ def expect_leaves(leaves: StateDict, required: Sequence[str], site: str) -> None
         raise AdapterMismatch(f"the adapter has no '{absent[0]}' for {site}", param=site)
 
 
-def on_device(leaves: StateDict, backbone: Backbone) -> dict[str, Tensor]:
-    """A site's tensors on the backbone's device in its dtype."""
-    return {name: tensor.to(backbone.device, backbone.dtype) for name, tensor in leaves.items()}
+def in_dtype(leaves: StateDict, backbone: Backbone) -> dict[str, Tensor]:
+    """A site's tensors in the backbone's dtype."""
+    return {name: tensor.to(backbone.dtype) for name, tensor in leaves.items()}
 
 
 def pair_of(leaves: StateDict, name: str) -> Pair | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from manyhats.backbone.sentence import Projection
 from manyhats.kernels.base import Weight
 from manyhats.methods.base import BoundComponent, Method
+from manyhats.methods.copy_stream import Arrival
 from manyhats.methods.heads import Head
 from manyhats.methods.operations import HeadLayer, Operation, OwnMask, OwnWeight, ScaleInput, as_operation
 from manyhats.methods.signature import Category, Placement, Signature, signature_of
@@ -23,7 +24,8 @@ from manyhats.methods.signature import Category, Placement, Signature, signature
 class BoundAdapter:
     """An adapter on the device. Compared by identity. `non_causal`: see `Method.non_causal`.
 
-    `slot`: its slot in the backbone's tables, which set it; None where it has none yet.
+    `arrival`: when its tensors are on the device; None where they are. `slot`: its slot in the backbone's tables, which
+    set it; None where it has none yet.
     """
 
     method: str
@@ -31,12 +33,28 @@ class BoundAdapter:
     head: Head | None
     non_causal: bool = False
     projection: Projection | None = None  # None: the backbone's
+    arrival: Arrival | None = None
     slot: int | None = field(default=None, init=False)
+
+    def arrive(self) -> None:
+        """Has torch's current stream wait, once, until the tensors are there. Whoever runs a pass with the adapter, or
+        reads its tensors, calls this before, in the thread and the stream of the passes. The host does not wait."""
+        if self.arrival is not None:
+            self.arrival.wait_on_stream()
+            self.arrival = None
 
     @property
     def derived(self) -> list[BoundAdapter]:
         """The adapters derived from it for chunks of a sequence, which have slots of their own."""
-        return [one for name in ("first_chunk", "later_chunks") if (one := self.__dict__.get(name)) is not None]
+        return [one for name in _DERIVED if (one := self.__dict__.get(name)) is not None]
+
+    def drop_derived(self) -> None:
+        """Lets go of them. One that is the adapter itself would keep its memory until cycles are collected."""
+        for one in self.derived:
+            for name in _DERIVED:
+                one.__dict__.pop(name, None)
+        for name in _DERIVED:
+            self.__dict__.pop(name, None)
 
     @cached_property
     def signature(self) -> Signature:
@@ -100,6 +118,7 @@ class BoundAdapter:
 
     def prefix(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values before those of every sequence, in one layer: (prefix_rows, kv_heads, head_dim) each."""
+        self.arrive()
         steps = [bound.key_value[layer] for _, bound in self.components if bound.key_value]
         rows = [step(torch.empty(0), ()) for step in steps]
         return torch.cat([keys for keys, _ in rows]), torch.cat([values for _, values in rows])
@@ -136,6 +155,7 @@ class BoundAdapter:
         return sum(bound.position_offset for _, bound in self.components)
 
 
+_DERIVED = ("first_chunk", "later_chunks")
 _LINEAR: dict[type, Category] = {ScaleInput: "input", OwnWeight: "weight", OwnMask: "weight"}
 
 BARE = BoundAdapter(method="base", components=(), head=None)

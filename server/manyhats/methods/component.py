@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -38,6 +39,11 @@ class Component(Generic[C_co]):
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return size_of(self.tensors.values())
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Component[C_co]:
+        """The same on a device, in a dtype where one is given."""
+        moved = {site: {name: t.to(device, dtype) for name, t in own.items()} for site, own in self.tensors.items()}
+        return replace(self, tensors=moved)
 
     @property
     def gated(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch
@@ -70,11 +71,7 @@ class Head:
             if name is not None:
                 activation(name)
 
-    def to(self, backbone: Backbone) -> Head:
-        """The head on the backbone's device in its dtype."""
-
-        def move(t: Tensor) -> Tensor:
-            return t.to(backbone.device, backbone.dtype)
-
-        layers = tuple(Layer(move(w), None if b is None else move(b), a) for w, b, a in self.layers)
+    def to(self, dtype: torch.dtype) -> Head:
+        """The head in a dtype."""
+        layers = tuple(Layer(w.to(dtype), None if b is None else b.to(dtype), a) for w, b, a in self.layers)
         return Head(self.kind, self.reads, layers)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.kernels.base import ScaleAdd
-from manyhats.methods.base import BoundComponent, Method, Trainable, expect_shape, on_device
+from manyhats.methods.base import BoundComponent, Method, Trainable, expect_shape, in_dtype
 from manyhats.methods.component import Component, MethodConfig, StateDict, size_of
 from manyhats.methods.libraries.adapterhub import AdapterHubArchitecture, AdapterHubFile
 from manyhats.methods.libraries.adapterhub_lora import ARCHITECTURE, MODE, adapted_thirds, claim_lora, is_fused
@@ -150,7 +150,7 @@ class Ia3(Method[Ia3Config]):
                 expect_shape(tensor, shapes[leaf], f"{site}.ia3_l", backbone)
 
     def bind(self, component: Component[Ia3Config], backbone: Backbone) -> BoundComponent:
-        ready = {site: on_device(leaves, backbone) for site, leaves in component.tensors.items()}
+        ready = {site: in_dtype(leaves, backbone) for site, leaves in component.tensors.items()}
         linear = {site: _operations(leaves) for site, leaves in ready.items()}
         return BoundComponent(linear=linear, nbytes=size_of(ready.values()))
 

@@ -68,6 +68,7 @@ class Plan:
         for segment in segments:
             count = segment.sequences.stop - segment.sequences.start
             adapter = segment.adapter
+            adapter.arrive()
             length = adapter.prefix_rows
             step = length if adapter.prefix_each else 0
             self.prefixes += [(row + i * step, row + i * step + length) for i in range(count)]

@@ -85,6 +85,7 @@ class SlotTables:
             slot, one.slot = one.slot, None
             if slot is not None:
                 self._finalizers[slot]()
+        adapter.drop_derived()
 
     def _drop(self, slot: int, tables: list[dict[str, Table[Any]]]) -> None:
         with self._lock:

@@ -131,8 +131,8 @@ class TokenRows(Method[TokenRowsConfig]):
     def bind(self, component: Component[TokenRowsConfig], backbone: Backbone) -> BoundComponent:
         ready: dict[str, tuple[Tensor, Tensor]] = {}
         for site, leaves in component.tensors.items():
-            ids, order = leaves["ids"].to(backbone.device, torch.long).sort()
-            ready[site] = ids, leaves["rows"].to(backbone.device, backbone.dtype)[order]
+            ids, order = leaves["ids"].long().sort()
+            ready[site] = ids, leaves["rows"].to(backbone.dtype)[order]
         return _bind(ready, backbone)
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:

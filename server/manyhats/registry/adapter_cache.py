@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any
 
 from manyhats.core.adapter import Adapter
+from manyhats.core.packed_adapter import PackedAdapter
 from manyhats.errors import DamagedStore, Overloaded, TooLarge
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.budget import MemoryBudget
@@ -29,7 +30,8 @@ from manyhats.registry.cache_entries import CacheStats, Level, LoadJob, set_boun
 from manyhats.registry.host_memory import HostMemory
 from manyhats.registry.loading_threads import LoadingThreads
 from manyhats.registry.records import Version
-from manyhats.registry.slots import Slot, Slots
+from manyhats.registry.slot_space import SlotSpace
+from manyhats.registry.slots import Slot
 
 logger = logging.getLogger(__name__)
 
@@ -37,38 +39,36 @@ logger = logging.getLogger(__name__)
 class AdapterCache:
     """`load` reads a version from disk; `bind` puts it on the device; `slot_size` estimates its bytes there.
 
-    Limits: `slots` adapters and `slot_bytes` on the device, `memory_bytes` in host memory. `unbind` is called with
-    each adapter that leaves its slot, and does not stay bound in memory. `slots_on_host`: whether slots are host memory
-    too.
+    Limits: `slots` adapters and `slot_bytes` on the device, `memory_bytes` in host memory. `table_bytes`: what the
+    tables of the slots' entries take now, of `slot_bytes` too. `unbind` is called with each adapter that leaves its
+    slot, and does not stay bound in memory. `slots_on_host`: whether slots are host memory too.
     """
 
     def __init__(
         self,
         *,
-        load: Callable[[Version], Adapter],
-        bind: Callable[[Adapter], BoundAdapter],
-        slot_size: Callable[[Adapter], int],
+        load: Callable[[Version], Adapter | PackedAdapter],
+        bind: Callable[[Adapter | PackedAdapter], BoundAdapter],
+        slot_size: Callable[[Adapter | PackedAdapter], int],
         slots: int,
         slot_bytes: int,
         memory_bytes: int,
         unbind: Callable[[BoundAdapter], None] = lambda bound: None,
+        table_bytes: Callable[[], int] = lambda: 0,
         slots_on_host: bool = False,
     ) -> None:
-        self.budget = MemoryBudget(slot_bytes)  # of the slots, and of what is being bound
+        self.budget = MemoryBudget(slot_bytes, table_bytes)  # of the slots, and of what is being bound
         self._load = load
         self._bind = bind
-        self._unbind = unbind
         self._slot_size: Callable[[Any], int] = slot_size
-        self._slot_limit = slots
         self._lock = threading.Lock()
         self._slots_on_host = slots_on_host
-        self._slots = Slots()
         self._memory = HostMemory(memory_bytes, unbind)
+        self._space = SlotSpace(slots, self.budget, self._memory, unbind, on_host=slots_on_host)
+        self._slots = self._space.slots
         self._load_jobs: dict[str, LoadJob] = {}  # by sha256
         self._queue: deque[LoadJob] = deque()  # those that are loaded, and wait for a slot
-        self._binding = 0  # those that have a slot, and are being bound
         self._loads = 0
-        self._evictions = 0
         self.on_load: Callable[[Version, float], None] = lambda version, seconds: None
         self._threads = LoadingThreads()
 
@@ -103,7 +103,7 @@ class AdapterCache:
         with self._lock:
             slot = self._slots.give_back(version.sha256)
             if slot.evict_when_idle and not slot.users and not slot.pinned:
-                self._free_slot(version.sha256)
+                self._space.free(version.sha256)
                 self._memory.remove(version.sha256)
             admitted = self._admit()
         self._start_binding(admitted)
@@ -111,7 +111,7 @@ class AdapterCache:
     def prefetch(self, version: Version) -> None:
         """Loads the adapter into a slot beside the running work, if no other has to be evicted for it."""
         with self._lock:
-            if self._queue or not self._has_capacity(version.info.bytes):
+            if self._queue or not self._space.fits(version.info.bytes):
                 return
         self.ensure_loaded(version)
 
@@ -148,7 +148,7 @@ class AdapterCache:
                 self._slots.set_pinned(sha256, False)
                 slot.evict_when_idle = True
                 if not slot.users:
-                    self._free_slot(sha256)
+                    self._space.free(sha256)
             admitted = self._admit()
         self._start_binding(admitted)
 
@@ -170,11 +170,12 @@ class AdapterCache:
         with self._lock:
             return CacheStats(
                 slots=len(self._slots),
-                slot_bytes=self.budget.used,
+                slot_bytes=self.budget.in_use,
+                slot_bytes_limit=self.budget.total,
                 memory=len(self._memory),
                 memory_bytes=self._memory.used,
                 loads=self._loads,
-                evictions=self._evictions,
+                evictions=self._space.evictions,
             )
 
     # ---- disk -> memory
@@ -218,7 +219,7 @@ class AdapterCache:
         if bound is None:
             return None
         self._memory.take(sha)  # else it may be removed for one that is evicted
-        if self._reserve(bound.nbytes):
+        if self._space.reserve(bound.nbytes):
             return self._slots.add(sha, Slot(bound, bound.nbytes))
         self._memory.put_bound(sha, bound)
         return None
@@ -239,8 +240,7 @@ class AdapterCache:
         first = self._queue[0] if self._queue else None
         if first is None or slot.pinned or first.abandoned:
             return False
-        free_slots = self._slot_limit - len(self._slots) - self._binding
-        return first.claims(sha, self._slots, free_slots, self.budget.limit - self.budget.used)
+        return first.claims(sha, self._slots, self._space.free_slots, self.budget.limit - self.budget.used)
 
     def _run_load(self, job: LoadJob) -> None:
         """In a loading thread: reads the adapter and, as soon as there is a slot for it, binds it."""
@@ -291,32 +291,15 @@ class AdapterCache:
                     self._memory.remove(sha)
                 self._queue.popleft()
                 continue
-            elif self._never_fits(job.size):
+            elif self._space.never_fits(job.size):
                 job.never_fits = True
             else:
-                if not self._reserve(job.size):
+                if not self._space.reserve(job.size):
                     break
-                self._binding += 1
+                self._space.binding += 1
             self._queue.popleft()
             admitted.append(job)
         return admitted
-
-    def _reserve(self, size: int) -> bool:
-        """Reserves a slot and its bytes; idle adapters are evicted for it, the longest idle first."""
-        while True:
-            slot_is_free = len(self._slots) + self._binding < self._slot_limit
-            if slot_is_free and self.budget.reserve(size):
-                return True
-            if not self._evict():
-                return False
-
-    def _has_capacity(self, size: int) -> bool:
-        """Whether an adapter gets a slot without another being evicted."""
-        return len(self._slots) + self._binding < self._slot_limit and self.budget.fits(size)
-
-    def _never_fits(self, size: int) -> bool:
-        """Whether the pinned adapters alone leave too little. Waiting would hold up everybody behind."""
-        return self._slots.pinned >= self._slot_limit or self._slots.pinned_bytes + size > self.budget.limit
 
     def _start_binding(self, jobs: list[LoadJob]) -> None:
         for job in jobs:
@@ -335,7 +318,7 @@ class AdapterCache:
             return
         with self._lock:
             if job.slot is None:
-                self._binding -= 1
+                self._space.binding -= 1
                 self._slots.add(version.sha256, slot)
                 if self._slots_on_host:
                     self._memory.take(version.sha256)
@@ -344,8 +327,7 @@ class AdapterCache:
             if not all(future.cancelled() for future in job.pinning_futures):
                 self._slots.set_pinned(version.sha256, True)
             self._slots.use(version.sha256, len(job.futures))
-            while self.budget.used > self.budget.limit and self._evict():  # it takes more than was estimated
-                pass
+            self._space.shrink()  # it may take more than was estimated
         for future in job.futures:
             if not set_bound(future, slot.bound):
                 self.release(version)
@@ -360,7 +342,7 @@ class AdapterCache:
             bound = self._bind(job.adapter)
         except Exception as error:
             with self._lock:
-                self._binding -= 1
+                self._space.binding -= 1
                 self.budget.free(job.size)
                 admitted = self._admit()
             self._fail(job, error)
@@ -380,21 +362,3 @@ class AdapterCache:
         for future in job.futures:
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
-
-    def _evict(self) -> bool:
-        """Evicts the longest idle adapter; False where none is idle."""
-        sha = self._slots.longest_idle
-        if sha is None:
-            return False
-        self._free_slot(sha, keep=self._slots_on_host)
-        self._evictions += 1
-        return True
-
-    def _free_slot(self, sha: str, *, keep: bool = False) -> None:
-        """Takes an adapter from its slot; `keep`: into memory, bound."""
-        slot = self._slots.pop(sha)
-        self.budget.free(slot.size)
-        if keep:
-            self._memory.put_bound(sha, slot.bound)
-        else:
-            self._unbind(slot.bound)

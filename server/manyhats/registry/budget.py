@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 
 
 class MemoryBudget:
-    """Bytes that are reserved until none are left. Safe from any thread."""
+    """Bytes that are reserved until none are left. Safe from any thread.
 
-    def __init__(self, limit: int = sys.maxsize) -> None:
-        self.limit = limit
+    `total`: of the device's memory; `beside`: how many of them something else takes now, which may grow.
+    """
+
+    def __init__(self, total: int = sys.maxsize, beside: Callable[[], int] = lambda: 0) -> None:
+        self.total = total
+        self._beside = beside
         self._lock = threading.Lock()
         self._used = 0
+
+    @property
+    def limit(self) -> int:
+        """The most bytes that may be reserved, as far as is known now."""
+        return max(self.total - self._beside(), 0)
+
+    @property
+    def in_use(self) -> int:
+        """Bytes that are reserved, and those that something else takes."""
+        return self._used + self._beside()
 
     @property
     def used(self) -> int:

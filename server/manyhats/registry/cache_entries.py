@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from manyhats.core.adapter import Adapter
+from manyhats.core.packed_adapter import PackedAdapter
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.records import Version
 from manyhats.registry.slots import Slot, Slots
@@ -22,7 +23,7 @@ class LoadJob:
 
     version: Version
     size: int = 0
-    adapter: Adapter | None = None
+    adapter: Adapter | PackedAdapter | None = None
     bound: BoundAdapter | None = None  # where it lay in memory bound
     futures: list[Future[BoundAdapter]] = field(default_factory=list)
     pinning_futures: list[Future[BoundAdapter]] = field(default_factory=list)  # those among them that pin it
@@ -57,10 +58,12 @@ class LoadJob:
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """Counts and bytes by tier."""
+    """Counts and bytes by tier. `slot_bytes`: of adapters in slots and of the tables with their entries, of
+    `slot_bytes_limit` at most."""
 
     slots: int
     slot_bytes: int
+    slot_bytes_limit: int
     memory: int
     memory_bytes: int
     loads: int

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from manyhats.core.adapter import Adapter
+from manyhats.core.packed_adapter import PackedAdapter
 from manyhats.methods.bound_adapter import BoundAdapter
 
 
 class _Entry(NamedTuple):
-    adapter: Adapter | None
+    adapter: Adapter | PackedAdapter | None
     bound: BoundAdapter | None
     size: int
 
@@ -35,12 +36,12 @@ class HostMemory:
     def __contains__(self, sha256: str) -> bool:
         return sha256 in self._entries
 
-    def get(self, sha256: str) -> tuple[Adapter | None, BoundAdapter | None]:
+    def get(self, sha256: str) -> tuple[Adapter | PackedAdapter | None, BoundAdapter | None]:
         """The adapter as its files hold it, or bound; neither where it is not in memory."""
         found = self._entries.get(sha256)
         return (None, None) if found is None else (found.adapter, found.bound)
 
-    def put(self, sha256: str, adapter: Adapter) -> None:
+    def put(self, sha256: str, adapter: Adapter | PackedAdapter) -> None:
         """Keeps an adapter; others are removed for it."""
         self._put(sha256, _Entry(adapter, None, adapter.nbytes))
 

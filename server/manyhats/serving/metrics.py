@@ -145,6 +145,7 @@ class RuntimeGauges(Collector):  # type: ignore[misc]
             "manyhats_tasks_waiting": ("Tasks with inputs in the queues", len(waiting)),
             "manyhats_slots_used": ("Adapters on the device", stats.slots),
             "manyhats_slot_bytes": ("Bytes of adapters on the device", stats.slot_bytes),
+            "manyhats_slot_bytes_limit": ("Bytes that adapters may take on the device", stats.slot_bytes_limit),
             "manyhats_memory_adapters": ("Adapters in host memory", stats.memory),
             "manyhats_memory_bytes": ("Bytes of adapters in host memory", stats.memory_bytes),
             "manyhats_adapter_loads_total": ("Adapters read from disk", stats.loads),

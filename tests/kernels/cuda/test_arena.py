@@ -52,6 +52,15 @@ def test_tables_grow_and_change() -> None:
         assert_current(arena, *tables)
 
 
+def test_its_bytes_grow_with_slots_and_tables() -> None:
+    arena = Arena(CPU)
+    before = arena.nbytes
+    tables = [table(500) for _ in range(10)]
+    for one in tables:
+        arena.view(one)
+    assert arena.nbytes >= max(before, 10 * 501 * 8 * WORDS)
+
+
 def test_what_does_not_grow_stays_where_it_is() -> None:
     arena, one = Arena(CPU), table(0, 3)
     view = arena.view(one)

@@ -48,6 +48,7 @@ class CpuKernels:
     stage: Stage | None = None
     captures: Captures | None = None
     joined_low_rank: JoinedLowRank | None = None
+    table_bytes = 0
 
     def __init__(self, library: Library | None = None) -> None:
         self._library = library or load()

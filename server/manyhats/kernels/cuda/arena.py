@@ -61,6 +61,11 @@ class Arena:
         self._staged: tuple[Staging, str, str] | None = None  # where all that is pending stands, and its names there
         self._numbers = count()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device."""
+        return self._structs.nbytes
+
     def view(self, table: Table[Any]) -> TableView:
         """The table's view, with its current entries; what changed is on the device after `flush`."""
         view: TableView | None = table.struct_array

@@ -86,6 +86,10 @@ class CudaKernels:
         self.joined_low_rank: JoinedLowRank | None = self._joined_low_rank
         self.row_attention: RowAttention | None = CachedRowAttention(launch)
 
+    @property
+    def table_bytes(self) -> int:
+        return 0 if self._arena is None else self._arena.nbytes
+
     def low_rank(
         self, x: Tensor, y: Tensor, table: Table[LowRank], segments: Segments, row_scale: Tensor | None = None
     ) -> None:

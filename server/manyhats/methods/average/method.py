@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from manyhats.errors import AdapterMismatch, InvalidRequest
-from manyhats.methods.base import BoundComponent, Method, Trainable, on_device
+from manyhats.methods.base import BoundComponent, Method, Trainable, in_dtype
 from manyhats.methods.bottleneck import Bottleneck, BottleneckConfig
 from manyhats.methods.bottleneck.members import (
     is_bottleneck,
@@ -114,7 +114,7 @@ class Average(Method[AverageConfig]):
             Bottleneck().check(Component(Bottleneck.name, member, sites), backbone)
 
     def bind(self, component: Component[AverageConfig], backbone: Backbone) -> BoundComponent:
-        ready = {site: on_device(leaves, backbone) for site, leaves in component.tensors.items()}
+        ready = {site: in_dtype(leaves, backbone) for site, leaves in component.tensors.items()}
         config = component.config
         operations = {
             site: AverageOperation(
@@ -153,7 +153,7 @@ class _FixedAverage(Trainable):
     def __init__(self, method: Average, component: Component[AverageConfig], backbone: Backbone) -> None:
         super().__init__()
         self._component = component
-        self._bound = method.bind(component, backbone)
+        self._bound = method.bind(component.to(backbone.device), backbone)
 
     def bound(self) -> BoundComponent:
         return self._bound

@@ -14,7 +14,7 @@ from manyhats.methods.base import (
     expect_leaves,
     expect_matrix,
     expect_shape,
-    on_device,
+    in_dtype,
 )
 from manyhats.methods.bottleneck.adapterhub import ARCHITECTURE
 from manyhats.methods.bottleneck.compacter import check_factors, materialise
@@ -81,7 +81,7 @@ class Bottleneck(Method[BottleneckConfig]):
                 expect_shape(tensor, shapes.get(name, (hidden,)), f"{site}.{name}", backbone)
 
     def bind(self, component: Component[BottleneckConfig], backbone: Backbone) -> BoundComponent:
-        ready = {site: on_device(materialise(leaves), backbone) for site, leaves in component.tensors.items()}
+        ready = {site: in_dtype(materialise(leaves), backbone) for site, leaves in component.tensors.items()}
         return BoundComponent(
             residual={site: bottleneck_operation(leaves, component.config) for site, leaves in ready.items()},
             nbytes=size_of(ready.values()),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from manyhats.backbone.sites import LinearSite
-from manyhats.methods.base import BoundComponent, Method, Trainable, expect_shape, on_device
+from manyhats.methods.base import BoundComponent, Method, Trainable, expect_shape, in_dtype
 from manyhats.methods.component import Component, size_of
 from manyhats.methods.full_parameters.config import BIASES, NAME, NORMS, ParametersConfig
 from manyhats.methods.full_parameters.operation import bound_parameters, own_parameter
@@ -48,10 +48,15 @@ class Parameters(Method[ParametersConfig]):
                 expect_shape(tensor, shape, f"{site}.{leaf}", backbone)
 
     def bind(self, component: Component[ParametersConfig], backbone: Backbone) -> BoundComponent:
-        ready = {site: on_device(leaves, backbone) for site, leaves in component.tensors.items()}
+        ready = {site: in_dtype(leaves, backbone) for site, leaves in component.tensors.items()}
         bound = bound_parameters(backbone, ready)
         bound.nbytes = size_of(ready.values())
         return bound
+
+    def reads_weights(self, component: Component[ParametersConfig], backbone: Backbone) -> bool:
+        biased = (site for site, leaves in component.tensors.items() if "bias" in leaves)
+        modules = (parameter_site(backbone, site) for site in biased)
+        return any(isinstance(module, LinearSite) and module.bias is not None for module in modules)
 
     def claim_additional(self, unclaimed: UnclaimedTensors, backbone: Backbone) -> Component[ParametersConfig] | None:
         return claim_own_parameters(unclaimed, backbone)

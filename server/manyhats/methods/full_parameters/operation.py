@@ -30,7 +30,7 @@ def own_parameter(backbone: Backbone, site: str, leaf: str) -> Tensor:
 
 
 def bound_parameters(backbone: Backbone, sites: Mapping[str, StateDict]) -> BoundComponent:
-    """The bound component of parameters on the device that replace the backbone's."""
+    """The bound component of parameters that replace the backbone's."""
     linear: dict[str, list[Operation]] = {}
     embedding: dict[str, OwnRows] = {}
     norm: dict[str, OwnNorm] = {}

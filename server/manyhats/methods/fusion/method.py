@@ -64,9 +64,9 @@ class Fusion(Method[FusionConfig]):
 
     def bind(self, component: Component[FusionConfig], backbone: Backbone) -> BoundComponent:
         operations = {
-            site: fusion_operation(
-                {name: tensor.to(backbone.device, torch.float32) for name, tensor in leaves.items()}, component.config
-            ).to(backbone.dtype)
+            site: fusion_operation({name: tensor.float() for name, tensor in leaves.items()}, component.config).to(
+                backbone.dtype
+            )
             for site, leaves in component.tensors.items()
         }
         return BoundComponent(residual=operations, nbytes=sum(map(bytes_of, operations.values())))

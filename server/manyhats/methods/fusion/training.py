@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from manyhats.methods.base import BoundComponent, Trainable, on_device, parameter_key
+from manyhats.methods.base import BoundComponent, Trainable, parameter_key
 from manyhats.methods.bottleneck.config import BottleneckConfig
 from manyhats.methods.component import Component
 from manyhats.methods.fusion.config import NAME, FusionConfig, FusionFlags
@@ -31,10 +31,7 @@ class TrainableFusion(Trainable):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.members = [
-            Component(m.method, m.config, {site: on_device(leaves, backbone) for site, leaves in m.tensors.items()})
-            for m in members
-        ]
+        self.members = [member.to(backbone.device, backbone.dtype) for member in members]
         self.regularisation = regularisation
         self.sites = sorted({site for member in members for site in member.tensors})
         self.leaves = nn.ParameterDict()

@@ -21,8 +21,8 @@ from manyhats.methods.base import (
     Trainable,
     expect_leaves,
     expect_shape,
+    in_dtype,
     init_parameter,
-    on_device,
     parameter_key,
     reject_padded,
 )
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _LEAVES = [f"{net}.{layer}.{kind}" for net in "FG" for layer in ("down", "up") for kind in ("weight", "bias")]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Coupling:
     leaves: StateDict
     config: InvertibleConfig
@@ -91,7 +91,7 @@ class Invertible(Method[InvertibleConfig]):
                 expect_shape(leaves[f"{net}.{name}"], shape, f"{net}.{name}", backbone)
 
     def bind(self, component: Component[InvertibleConfig], backbone: Backbone) -> BoundComponent:
-        ready = on_device(component.tensors[EMBEDDED], backbone)
+        ready = in_dtype(component.tensors[EMBEDDED], backbone)
         return BoundComponent(states={EMBEDDED: _Coupling(ready, component.config)}, nbytes=size_of([ready]))
 
     def trainable(self, backbone: Backbone, options: Mapping[str, Any], generator: torch.Generator) -> Trainable:

@@ -102,16 +102,15 @@ class Lora(Method[LoraConfig]):
         linear: dict[str, list[Operation]] = {}
         embedding: dict[str, EmbeddingStep] = {}
         nbytes = 0
-        # On other devices each tensor has an allocation of its own, and so its alignment.
-        on_cpu = backbone.device.type == "cpu" and component.config.vera is None
-        small = small_pairs(component.tensors, component.config.scales, backbone.dtype) if on_cpu else {}
+        vera = component.config.vera is not None
+        small = {} if vera else small_pairs(component.tensors, component.config.scales, backbone.dtype)
         for site, given in _as_low_rank(component, backbone):
             table = backbone.embedding.get(backbone.bare_name(site))
             if table is None and site in small:
                 linear[backbone.site_of(site).name] = [AddLowRank(small[site])]
                 nbytes += small[site].down.nbytes + small[site].up.nbytes
                 continue
-            leaves = {leaf: tensor.to(backbone.device, torch.float32) for leaf, tensor in given.items()}
+            leaves = {leaf: tensor.float() for leaf, tensor in given.items()}
             scale = component.config.scales[site]
 
             def ready(tensor: Tensor) -> Tensor:
@@ -136,6 +135,9 @@ class Lora(Method[LoraConfig]):
             )
             nbytes += sum(bytes_of(operation) for operation in linear[layer.name])
         return BoundComponent(linear=linear, embedding=embedding, nbytes=nbytes)
+
+    def reads_weights(self, component: Component[LoraConfig], backbone: Backbone) -> bool:
+        return any("magnitude" in leaves or "bias" in leaves for leaves in component.tensors.values())
 
     def rank(self, component: Component[LoraConfig]) -> int | None:
         if component.config.vera is not None:

@@ -17,7 +17,7 @@ from manyhats.methods.operations import AddGatedLowRank, AddLowRank, Operation, 
 _SMALL = 256 << 10  # bytes of a pair
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class LowRankLookup:
     """On an embedding: gain * (E[ids] + s A[:, ids]^T B^T)."""
 
@@ -44,7 +44,7 @@ def low_rank_operations(
 def small_pairs(
     tensors: Mapping[str, StateDict], scales: Mapping[str, float], dtype: torch.dtype
 ) -> dict[str, LowRank]:
-    """The pairs of linear sites with nothing but a small A (r, in) and B (out, r), in host memory, scaled in float32.
+    """The pairs of linear sites with nothing but a small A (r, in) and B (out, r), scaled in float32.
 
     Those of one shape are computed together, as the calls of torch take longer than their values.
     """
@@ -58,7 +58,8 @@ def small_pairs(
     for sites in by_shape.values():
         downs = torch.stack([tensors[site]["A"] for site in sites]).float().to(dtype)
         ups = torch.stack([tensors[site]["B"] for site in sites]).float().transpose(1, 2)
-        ups = (ups * torch.tensor([scales[site] for site in sites])[:, None, None]).to(dtype).contiguous()
+        factors = torch.tensor([scales[site] for site in sites], device=ups.device)
+        ups = (ups * factors[:, None, None]).to(dtype).contiguous()
         pairs |= dict(zip(sites, map(LowRank, downs.unbind(), ups.unbind()), strict=True))
     return pairs
 

@@ -61,15 +61,18 @@ class Mask(Method[MaskConfig]):
         for site, leaves in component.tensors.items():
             layer = backbone.site_of(site)
             if as_bits:
-                bits = leaves["mask"].to(backbone.device)
+                bits = leaves["mask"]
                 linear[layer.name] = [OwnMask(Bits(bits))]
                 nbytes += bits.nbytes
                 continue
-            keep = unpack_bits(leaves["mask"], component.config.shapes[site]).to(backbone.device)
+            keep = unpack_bits(leaves["mask"], component.config.shapes[site])
             weight = layer.weight.detach() * keep
             linear[layer.name] = [OwnWeight(Weight(weight, layer.bias))]
             nbytes += weight.nbytes
         return BoundComponent(linear=linear, nbytes=nbytes)
+
+    def reads_weights(self, component: Component[MaskConfig], backbone: Backbone) -> bool:
+        return not slot_tables(backbone).kernels.keeps_bits
 
     def slot_size(self, component: Component[MaskConfig], backbone: Backbone) -> int:
         if slot_tables(backbone).kernels.keeps_bits:

@@ -14,7 +14,7 @@ from manyhats.methods.base import (
     Trainable,
     expect_leaves,
     expect_shape,
-    on_device,
+    in_dtype,
     reject_padded,
 )
 from manyhats.methods.component import Component
@@ -97,7 +97,7 @@ class Prefix(Method[PrefixConfig]):
     def bind(self, component: Component[PrefixConfig], backbone: Backbone) -> BoundComponent:
         left_out = frozenset(component.config.left_out)
         rows: dict[int, Any] = {
-            layer: rows_of(on_device(component.tensors[layer_site(layer)], backbone))
+            layer: rows_of(in_dtype(component.tensors[layer_site(layer)], backbone))
             for layer in range(backbone.layers)
             if layer not in left_out
         }

@@ -15,7 +15,7 @@ from manyhats.methods.operations import PrefixRows, gate_means
 from manyhats.methods.prefix.config import PrefixConfig
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class GatedRows:
     """A prefix scaled for each sequence by a gate: rows * mean over its tokens of sigmoid(gate(hidden)).
 
@@ -31,7 +31,7 @@ class GatedRows:
         return (self.keys * gates).flatten(0, 1), (self.values * gates).flatten(0, 1)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class NoRows:
     """Placeholder rows for a layer without a prefix, so that row indices agree between layers; attention skips them."""
 
@@ -44,7 +44,7 @@ class NoRows:
 
 
 def rows_of(leaves: StateDict) -> PrefixRows | GatedRows:
-    """A layer's rows, on the device."""
+    """A layer's rows."""
     gate = pair_of(leaves, "gate")
     own = leaves["keys"], leaves["values"]
     return PrefixRows(*own) if gate is None else GatedRows(*own, gate)

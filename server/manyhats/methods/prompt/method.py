@@ -72,7 +72,7 @@ class Prompt(Method[PromptConfig]):
             )
 
     def bind(self, component: Component[PromptConfig], backbone: Backbone) -> BoundComponent:
-        prompt = component.tensors[PROMPT_SITE]["prompt"].to(backbone.device, backbone.dtype)
+        prompt = component.tensors[PROMPT_SITE]["prompt"].to(backbone.dtype)
         return bind_prompt(prompt, component.config, backbone, prompt.nbytes)
 
     def rank(self, component: Component[PromptConfig]) -> int | None:

@@ -16,31 +16,36 @@ if TYPE_CHECKING:
     from manyhats.backbone import Backbone, PackedBatch
 
 
-@dataclass(slots=True)
-class PromptRows:
-    """The first rows of every sequence of a segment become the prompt (length, width)."""
+def _with_prompt(prompt: Tensor, y: Tensor, slices: SequenceSlices) -> Tensor:
+    """`y` (rows, width); the first rows of every sequence of a segment become the prompt (length, width)."""
+    length = len(prompt)
+    return torch.cat([chunk for rows in slices for chunk in (prompt, y[rows.start + length : rows.stop])])
+
+
+@dataclass(frozen=True, slots=True)
+class PromptEmbeddings:
+    """The prompt as word embeddings. See `methods.base.EmbeddingStep`."""
 
     prompt: Tensor
 
-    def _put(self, y: Tensor, slices: SequenceSlices) -> Tensor:
-        length = len(self.prompt)
-        chunks = [chunk for rows in slices for chunk in (self.prompt, y[rows.start + length : rows.stop])]
-        return torch.cat(chunks)
+    def __call__(self, ids: Tensor, y: Tensor, slices: SequenceSlices) -> Tensor:
+        return _with_prompt(self.prompt, y, slices)
 
-    def look_up(self, ids: Tensor, y: Tensor, slices: SequenceSlices) -> Tensor:
-        """As word embeddings: (rows, width)."""
-        return self._put(y, slices)
 
-    def enter(self, states: Tensor, slices: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor:
-        """After the embedding block: (rows, hidden)."""
-        return self._put(states, slices)
+@dataclass(frozen=True, slots=True)
+class PromptStates:
+    """The prompt after the embedding block. See `methods.base.StatesStep`."""
+
+    prompt: Tensor
+
+    def __call__(self, states: Tensor, slices: SequenceSlices, batch: PackedBatch, sequences: slice) -> Tensor:
+        return _with_prompt(self.prompt, states, slices)
 
 
 def bind_prompt(prompt: Tensor, config: PromptConfig, backbone: Backbone, nbytes: int = 0) -> BoundComponent:
-    """`prompt`: (length, width), on the device."""
+    """`prompt`: (length, width)."""
     length = len(prompt)
-    step = PromptRows(prompt)
     if config.after_embeddings:
-        return BoundComponent(states={EMBEDDED: step.enter}, virtual_tokens=length, nbytes=nbytes)
-    words = backbone.family.word_embeddings
-    return BoundComponent(embedding={words: step.look_up}, virtual_tokens=length, position_offset=length, nbytes=nbytes)
+        return BoundComponent(states={EMBEDDED: PromptStates(prompt)}, virtual_tokens=length, nbytes=nbytes)
+    embedding = {backbone.family.word_embeddings: PromptEmbeddings(prompt)}
+    return BoundComponent(embedding=embedding, virtual_tokens=length, position_offset=length, nbytes=nbytes)

@@ -21,6 +21,7 @@ from manyhats.backbone.sites import EmbeddingSite, LinearSite
 from manyhats.kernels.base import Rows, ScaleAdd, Weight
 from manyhats.methods.base import BoundComponent
 from manyhats.methods.bound_adapter import BoundAdapter
+from manyhats.methods.copy_stream import in_passes_order
 from manyhats.methods.full_parameters import Parameters
 from manyhats.methods.operations import Operation, OwnNorm, OwnRows, OwnWeight, bytes_of
 from manyhats.methods.side.network import build_network
@@ -39,7 +40,10 @@ def frame_of(config: SideConfig, backbone: Backbone, dtype: torch.dtype) -> Back
     mode = "inference" if torch.is_inference_mode_enabled() else "training"
     key = f"{mode} {dtype} {json.dumps(config.model_dump(), sort_keys=True)}"
     frame = frames.get(key)
-    return frames.setdefault(key, _new_frame(config, backbone, dtype)) if frame is None else frame
+    if frame is None:
+        with in_passes_order(backbone.device):
+            frame = frames.setdefault(key, _new_frame(config, backbone, dtype))
+    return frame
 
 
 def _new_frame(config: SideConfig, backbone: Backbone, dtype: torch.dtype) -> Backbone:
@@ -78,7 +82,7 @@ class SideNetwork:
 
 
 def network_of(parameters: Mapping[str, Tensor], frame: Backbone) -> SideNetwork:
-    """The network with these parameters, which are on the device, by their names in it."""
+    """The network with these parameters, by their names in it."""
     modules: dict[str, dict[str, Tensor]] = {}
     for name, tensor in parameters.items():
         module, _, leaf = name.rpartition(".")

@@ -15,7 +15,7 @@ from manyhats.methods.base import (
     Trainable,
     expect_leaves,
     expect_shape,
-    on_device,
+    in_dtype,
     reject_padded,
 )
 from manyhats.methods.component import Component
@@ -89,8 +89,8 @@ class Side(Method[SideConfig]):
         given = {name: t for name, t in network_leaves(leaves).items() if not name.startswith("pooler.")}
         others = {name: t for name, t in leaves.items() if not name.startswith(NETWORK)}
         return bind_network(
-            on_device(given, backbone),
-            on_device(others, backbone),
+            in_dtype(given, backbone),
+            in_dtype(others, backbone),
             frame_of(component.config, backbone, backbone.dtype),
             backbone.output_width,
             on_embeddings=component.config.kind == "layers",

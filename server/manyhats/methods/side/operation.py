@@ -130,8 +130,7 @@ class EmbeddedOperation:
 def bind_network(
     parameters: Mapping[str, Tensor], leaves: StateDict, frame: Backbone, width: int, *, on_embeddings: bool
 ) -> BoundComponent:
-    """`parameters`: the network's; `leaves`: `alpha`, and maybe the projection, on the device; `width`: of the last
-    states."""
+    """`parameters`: the network's; `leaves`: `alpha`, and maybe the projection; `width`: of the last states."""
     blend = torch.sigmoid(leaves["alpha"])
     kept, added = (ScaleAdd(gain.expand(width).contiguous()) for gain in (blend, 1 - blend))
     weight = leaves.get("projection.weight")

@@ -68,8 +68,8 @@ class Sparse(Method[SparseConfig]):
             module = backbone.parameter_site(site)
             for leaf in _changed(leaves):
                 own = own_parameter(backbone, site, leaf)
-                indices = leaves[f"{leaf}.indices"].to(backbone.device, torch.long)
-                values = leaves[f"{leaf}.values"].to(backbone.device, torch.float32)
+                indices = leaves[f"{leaf}.indices"].long()
+                values = leaves[f"{leaf}.values"].float()
                 if isinstance(module, EmbeddingSite):
                     width = own.shape[1]
                     ids, where = torch.unique(indices // width, return_inverse=True)
@@ -100,6 +100,20 @@ class Sparse(Method[SparseConfig]):
         }
         bound.nbytes = nbytes
         return bound
+
+    def reads_weights(self, component: Component[SparseConfig], backbone: Backbone) -> bool:
+        if component.config.mode == "replace" or not slot_tables(backbone).kernels.keeps_sparse:
+            return True
+        return not all(
+            _kept_sparse(
+                backbone.parameter_site(site),
+                leaf,
+                leaves[f"{leaf}.indices"].numel(),
+                own_parameter(backbone, site, leaf).numel(),
+            )
+            for site, leaves in component.tensors.items()
+            for leaf in _changed(leaves)
+        )
 
     def slot_size(self, component: Component[SparseConfig], backbone: Backbone) -> int:
         size = 0
