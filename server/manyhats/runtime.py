@@ -69,11 +69,8 @@ class Runtime:
         self.registry = Registry(
             settings.store, self.inspect, max_tasks=settings.max_tasks, max_versions=settings.max_versions
         )
-        slots = slot_memory(
-            settings.slot_memory,
-            self.backbone.device,
-            settings.cache_memory if self.backbone.has_language_model else 0,
-        )
+        self._cache_bytes = settings.cache_memory if self.backbone.has_language_model else 0
+        slots = slot_memory(settings.slot_memory, self.backbone.device, self._cache_bytes)
         logger.info("memory of slots: %s", slots)
         self.adapter_cache = AdapterCache(
             load=self._load,
@@ -91,7 +88,7 @@ class Runtime:
         self.engine = Engine(
             self.backbone,
             EngineConfig(
-                max_num_batched_tokens=_batched_tokens(settings, self.backbone),
+                max_num_batched_tokens=settings.max_num_batched_tokens or self._batched_tokens(slots.limit),
                 max_num_seqs=settings.max_num_seqs,
                 cache_bytes=settings.cache_memory,
                 queue_per_task=settings.queue_per_task,
@@ -348,15 +345,11 @@ class Runtime:
             bound.arrival.wait()
         return bound
 
-
-def _batched_tokens(settings: Settings, backbone: Backbone) -> int:
-    """The most tokens of one pass."""
-    if settings.max_num_batched_tokens:
-        return settings.max_num_batched_tokens
-    cache = settings.cache_memory if backbone.has_language_model else 0
-    chosen = default_batched_tokens(backbone, settings.slot_memory + cache)
-    logger.info("max_num_batched_tokens is %d, chosen for %s", chosen, backbone.device)
-    return chosen
+    def _batched_tokens(self, slot_bytes: int) -> int:
+        """The most tokens of one pass beside slots of so many bytes, where no setting says it."""
+        chosen = default_batched_tokens(self.backbone, slot_bytes + self._cache_bytes)
+        logger.info("max_num_batched_tokens is %d, chosen for %s", chosen, self.backbone.device)
+        return chosen
 
 
 def _backbone(settings: Settings, given: Backbone | None) -> Backbone:

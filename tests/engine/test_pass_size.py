@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
-from manyhats.backbone.device_memory import free_memory
+from manyhats.backbone.device_memory import device_memory
 from manyhats.engine import pass_size
 from manyhats.engine.pass_size import default_batched_tokens, described
 from manyhats.runtime import Runtime
@@ -52,18 +52,20 @@ def test_as_many_as_fit_beside_adapters_and_cache(shape: dict[str, Any], free: i
 
 
 def test_what_the_device_says_is_free_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 * GIB, 80 * GIB))
-    assert free_memory(torch.device("cuda")) == 5 * GIB
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 9 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 7 * GIB)
+    assert device_memory(torch.device("cuda")) == (5 * GIB, 80 * GIB)
     assert default_batched_tokens(_on("cuda", **LLAMA_8B), 4 * GIB) == 2048
     monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 6 * GIB)
     monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 2 * GIB)
-    assert free_memory(torch.device("mps")) == 4 * GIB
-    monkeypatch.setattr(pass_size, "free_memory", lambda device: None)
+    assert device_memory(torch.device("mps")) == (4 * GIB, 6 * GIB)
+    monkeypatch.setattr(pass_size, "device_memory", lambda device: None)
     assert default_batched_tokens(_on("cuda", **LLAMA_8B), 4 * GIB) == 8192
 
 
 def test_a_cpu_has_passes_of_one_size() -> None:
-    assert free_memory(torch.device("cpu")) is None
+    assert device_memory(torch.device("cpu")) is None
     assert default_batched_tokens(_on("cpu", **LLAMA_8B), 0) == 512
     assert default_batched_tokens(_on("cpu", **BERT), 0) == 2048
 

@@ -28,11 +28,12 @@ def doctor() -> None:
         raise UnsupportedVersion(wrong)
     import torch  # here, so that commands that only talk to a server start quickly
 
+    from manyhats.backbone.device_memory import device_memory
     from manyhats.backbone.loading import choose_device
     from manyhats.backbone.precision import native_bfloat16
     from manyhats.engine.pass_size import described as described_pass
     from manyhats.kernels.registry import choose, described
-    from manyhats.registry.slot_memory import device_memory, slot_memory
+    from manyhats.registry.slot_memory import slot_memory
 
     device = choose_device("auto")
     memory = device_memory(device)
@@ -44,7 +45,7 @@ def doctor() -> None:
         "mps": "yes" if torch.backends.mps.is_available() else "no",
         "device that would be used": str(device),
         "memory of the device": "the machine's" if memory is None else str(memory),
-        "slot_memory by default": str(slot_memory(0, device)) + ("" if memory is None else _BESIDE),
+        "slot_memory by default": str(slot_memory(0, device)) + (_BESIDE if device.type == "cuda" else ""),
         "kernels that would be used": choose(device).name,
         "other kernels": "; ".join(f"{name}: {state}" for name, state in described(device).items()),
         "dtype that would be used": "bfloat16, if the answers agree" if native_bfloat16(device) else "float32",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from manyhats.backbone import Backbone
-from manyhats.backbone.device_memory import free_memory
+from manyhats.backbone.device_memory import device_memory
 
 # At most, on a CPU and elsewhere. A decoder's decodes wait for the whole pass, so its are shorter.
 _MOST = {"encoder": (2048, 16384), "decoder": (512, 8192)}
@@ -22,9 +22,11 @@ def default_batched_tokens(backbone: Backbone, reserved: int, free: int | None =
     most = _most(backbone.device, decoder=backbone.has_language_model)
     if backbone.device.type == "cpu":
         return most
-    free = free_memory(backbone.device) if free is None else free
     if free is None:
-        return most
+        memory = device_memory(backbone.device)
+        if memory is None:
+            return most
+        free = memory.free
     # Where adapters or the cache are allowed more than there is, a pass still gets an eighth.
     left = max(free - reserved, free // 8)
     fitting = int(_SHARE * left) // _activation_bytes(backbone)

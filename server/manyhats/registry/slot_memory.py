@@ -6,18 +6,10 @@ from typing import NamedTuple
 
 import torch
 
+from manyhats.backbone.device_memory import device_memory, in_gib
+
 ELSEWHERE = 2 << 30  # bytes, where a device does not say what is free for it alone
 SHARE = 0.5  # of what is free on a CUDA device; the rest is for what passes compute
-
-
-class DeviceMemory(NamedTuple):
-    """Bytes of a device."""
-
-    free: int
-    total: int
-
-    def __str__(self) -> str:
-        return f"{in_gib(self.free)} of {in_gib(self.total)} free"
 
 
 class SlotMemory(NamedTuple):
@@ -30,18 +22,6 @@ class SlotMemory(NamedTuple):
         return f"{in_gib(self.limit)}, {self.why}"
 
 
-def device_memory(device: torch.device) -> DeviceMemory | None:
-    """A CUDA device's memory; None of others, which share it with the machine.
-
-    What torch has reserved and does not use is free too.
-    """
-    if device.type != "cuda":
-        return None
-    free, total = torch.cuda.mem_get_info(device)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return DeviceMemory(free + unused, total)
-
-
 def slot_memory(given: int, device: torch.device, cache_bytes: int = 0) -> SlotMemory:
     """The bytes of slots: those that a setting gives, else a share of what is free now, or a fixed number.
 
@@ -49,14 +29,9 @@ def slot_memory(given: int, device: torch.device, cache_bytes: int = 0) -> SlotM
     """
     if given:
         return SlotMemory(given, "as the setting says")
-    memory = device_memory(device)
+    memory = device_memory(device) if device.type == "cuda" else None
     if memory is None:
         return SlotMemory(ELSEWHERE, f"the default on {device.type}")
     limit = int(max(memory.free - cache_bytes, 0) * SHARE)
     beside = f", without {in_gib(cache_bytes)} for keys and values" if cache_bytes else ""
     return SlotMemory(limit, f"half of the {in_gib(memory.free)} that are free on {device}{beside}")
-
-
-def in_gib(size: int) -> str:
-    """Bytes in words."""
-    return f"{size / 2**30:.1f} GiB"
