@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """A cache of its own for each process, so that none finds what another, or the user, has left."""
     caches = tempfile.TemporaryDirectory(prefix="manyhats-tests-")
     config.add_cleanup(caches.cleanup)
-    os.environ["HF_HOME"] = caches.name
+    os.environ["HF_HOME"] = os.environ["XDG_CACHE_HOME"] = caches.name
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

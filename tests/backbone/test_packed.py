@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone, Text, pack
-from manyhats.backbone.loading import digest
+from manyhats.backbone.digest import digest, named_weights
 from transformers import AutoModel, PreTrainedModel
 
 from tests import tiny
@@ -78,14 +78,14 @@ def test_pooler_equals_the_original(load_backbone) -> None:
 
 def test_weights_are_never_written_to(backbone: Backbone) -> None:
     before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
-    name = digest(backbone.model, frozenset())
+    name = digest(named_weights(backbone.model, frozenset()))
     bound = [
         tiny.bound(backbone, tiny.adapter(backbone, m, i, kind="classify")) for i, m in enumerate(tiny.METHOD_NAMES)
     ]
     rows = [tiny.row(backbone, w, t) for w in [tiny.BARE, *bound] for t in tiny.texts([2, 9], seed=3)]
     first = tiny.run(backbone, rows)
     assert tiny.difference(first, tiny.run(backbone, rows)) == 0
-    assert digest(backbone.model, frozenset()) == name
+    assert digest(named_weights(backbone.model, frozenset())) == name
     assert all(torch.equal(value, before[name]) for name, value in backbone.model.state_dict().items())
     assert not any(p.requires_grad for p in backbone.model.parameters())
 
