@@ -44,6 +44,7 @@ class TableView:
         self.kinds: dict[int, Kind] = {}
         self.counts: Counter[Kind] = Counter()
         self.kind: Kind | None = None
+        self.aligned = True  # all entries that it has had
         self.structs: Tensor | None = None  # (slots, 8) int64, a view of the arena
         self.generation = -1  # of the arena, as of `structs`
 
@@ -91,7 +92,10 @@ class Arena:
             entry = table.entries[slot]
             words = ABSENT
             if entry is not None:
-                kind, words, size = packed(entry)
+                kind, words, size, aligned = packed(entry)
+                if view.aligned and not aligned:
+                    view.aligned = False
+                    self.generation += 1  # what was captured reads several numbers at once
                 view.kinds[slot] = kind
                 view.counts[kind] += 1
                 view.size = max(view.size, 1 << max(size - 1, 0).bit_length())
