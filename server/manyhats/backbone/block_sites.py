@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from manyhats.backbone.attention import AttentionSite, PassLayout
 from manyhats.backbone.families import Family
 from manyhats.backbone.joined_linear import CalledInTurn, JoinedLinear
-from manyhats.backbone.sites import EMBEDDED, LAST, ActorContext, ResidualSite, StatesSite, site_of
+from manyhats.backbone.sites import EMBEDDED, LAST, ActorContext, LinearSite, ResidualSite, StatesSite, site_of
 
 
 class BlockSites:
@@ -41,8 +41,7 @@ class BlockSites:
                 joined: JoinedLinear | None = getattr(attends, "manyhats_joined", None)
                 if joined is not None:
                     self.joined.append(joined)
-                for names in family.same_input:
-                    self._in_turn.append(CalledInTurn([site_of(block.get_submodule(name)) for name in names]))
+                self._in_turn += _called_in_turn(block, family)
                 known[id(block)] = after_attention, after_ffn, attention
                 self._attention_sites.append(attention)
             after_attention, after_ffn, attention = known[id(block)]
@@ -73,3 +72,11 @@ class BlockSites:
         if args:
             return (self._embedded(args[0]), *args[1:]), kwargs
         return args, kwargs | {"hidden_states": self._embedded(kwargs["hidden_states"])}
+
+
+def _called_in_turn(block: nn.Module, family: Family) -> list[CalledInTurn]:
+    """The block's layers with one input, but for those that a model of the family does not have."""
+    modules = dict(block.named_modules())
+    groups = [[site_of(modules[name]) for name in names if name in modules] for names in family.same_input]
+    sites = [[site for site in group if isinstance(site, LinearSite)] for group in groups]
+    return [CalledInTurn(group) for group in sites if len(group) > 1]

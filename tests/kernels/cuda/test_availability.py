@@ -79,3 +79,10 @@ def test_the_programs_prove_themselves(device: torch.device) -> None:
             arguments[1][3, 0] += 1
 
     assert fault(device, Wrong) == "'sparse_add' in torch.float32 differs from the reference"
+
+    class WrongWhereJoined(CudaKernels):
+        def _joined_low_rank(self, x: Any, pairs: Any, segments: Any) -> None:
+            super()._joined_low_rank(x, pairs, segments)
+            pairs[2].y[3, 0] += 1
+
+    assert fault(device, WrongWhereJoined) == "'joined_low_rank' in torch.float32 differs from the reference"

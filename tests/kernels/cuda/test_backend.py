@@ -140,6 +140,32 @@ def test_sites_with_an_unsupported_entry_are_computed_one_by_one(device: torch.d
         torch.testing.assert_close(y, wanted, atol=0, rtol=0)
 
 
+def test_weights_at_any_address(kernels: Any, device: torch.device) -> None:
+    """Several numbers are read at once where all weights of a table begin at multiples of 16 bytes."""
+    made, aligned = Made(torch.bfloat16, device), []
+    plain = kernels._launch
+
+    def noted(program: Any, grid: Any, *arguments: Any, **constants: Any) -> None:
+        aligned.append(constants["ALIGNED"])
+        plain(program, grid, *arguments, **constants)
+
+    kernels._launch = noted
+    pairs, layers = table_of(lambda i: pair(made, 4)), table_of(lambda i: Weight(made(OUT, WIDTH)))
+    x, y = made.rows(SHORT, WIDTH), made.rows(SHORT, OUT)
+
+    def both() -> None:
+        check(kernels, "low_rank", (x, None, pairs), y.clone(), copy_of(SHORT))
+        check(kernels, "linear", (x, None, layers), y.clone(), copy_of(SHORT))
+
+    both()
+    generation = kernels._arena.generation
+    pairs.put(3, pair(made, 4)._replace(up=made(4 * OUT + 1)[1:].view(4, OUT)))
+    layers.put(3, Weight(made(OUT * WIDTH + 1)[1:].view(OUT, WIDTH)))
+    both()
+    assert aligned == [True] * 3 + [False] * 3
+    assert kernels._arena.generation > generation  # what was captured before would read them wrongly
+
+
 @pytest.mark.parametrize("name", NUMBERS)
 def test_every_activation(kernels: Any, device: torch.device, name: str) -> None:
     made = Made(torch.float32, device)

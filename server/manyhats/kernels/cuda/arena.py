@@ -44,6 +44,7 @@ class TableView:
         self.kinds: dict[int, Kind] = {}
         self.counts: Counter[Kind] = Counter()
         self.kind: Kind | None = None
+        self.aligned = True  # all entries that it has had
         self.structs: Tensor | None = None  # (slots, 8) int64, a view of the arena
         self.generation = -1  # of the arena, as of `structs`
 
@@ -96,7 +97,8 @@ class Arena:
             entry = table.entries[slot]
             words = ABSENT
             if entry is not None:
-                kind, words, size = packed(entry)
+                kind, words, size, aligned = packed(entry)
+                view.aligned = view.aligned and aligned
                 view.kinds[slot] = kind
                 view.counts[kind] += 1
                 view.size = max(view.size, 1 << max(size - 1, 0).bit_length())

@@ -50,13 +50,14 @@ _CHANGES = 32  # of a sparse difference, of a step
 
 class _Call(NamedTuple):
     """What all programs take. `grid`: how many tiles; `size`: rows of one; `most`: the largest rank or number of
-    outputs that the table has had."""
+    outputs that the table has had; `aligned`: see `kernels.cuda.programs`."""
 
     tiles: Tensor
     structs: Tensor
     grid: int
     size: int
     most: int
+    aligned: bool
 
 
 class CudaKernels:
@@ -124,7 +125,8 @@ class CudaKernels:
         parts = min(1 << max(width // _LONG, 1).bit_length() - 1, _MOST_PARTS)
         low = torch.empty((sites, parts, length, ranks), dtype=torch.float32, device=x.device)
         low_site, low_part, low_row, _ = low.stride()
-        sizes = {"ROWS": call.size, "RANKS": block, "PARTS": parts, "SITES": sites}
+        aligned = all(one.aligned for one in calls)
+        sizes = {"ROWS": call.size, "RANKS": block, "PARTS": parts, "SITES": sites, "ALIGNED": aligned}
         blocks = sum(-(-y.shape[1] // _OUTPUTS) for y in ys)
         unused = _MOST_SITES - sites
         calls, ys = [*calls, *[call] * unused], [*ys, *[ys[0]] * unused]
@@ -165,7 +167,7 @@ class CudaKernels:
         self._launch(
             products.linear, (call.grid, -(-most // outputs)),
             x, y, call.tiles, call.structs, x.shape[1], y.shape[1], x.stride(0), y.stride(0),
-            ROWS=call.size, OUTPUTS=outputs, BLOCK=_STEP // x.element_size(),
+            ROWS=call.size, OUTPUTS=outputs, BLOCK=_STEP // x.element_size(), ALIGNED=call.aligned,
         )  # fmt: skip
 
     def masked_linear(
@@ -242,9 +244,11 @@ class CudaKernels:
             return None
         assert own.tiles is not None
         if own.captured:  # `captures.flush` came before
-            return _Call(own.tiles, arena.structs(view), len(own.tiles), own.size, captured_size(view.size))
+            return _Call(
+                own.tiles, arena.structs(view), len(own.tiles), own.size, captured_size(view.size), view.aligned
+            )
         arena.flush()
-        return _Call(own.tiles, arena.structs(view), len(own.tiles), own.size, view.size)
+        return _Call(own.tiles, arena.structs(view), len(own.tiles), own.size, view.size, view.aligned)
 
     def _tiles(self, segments: Segments, device: torch.device) -> OnDevice:
         """The segments' tiles: from the pass's staging buffer, else after a copy of their own."""

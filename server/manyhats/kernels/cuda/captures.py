@@ -41,11 +41,13 @@ class CudaCaptures:
         return FixedSegments(OnDevice(tiles, SMALL, captured=True), partial(self._copy, tiles))
 
     def update(self, tables: Collection[Table[Any]], staging: Staging, device: torch.device) -> Hashable:
-        """Where the entries are, of which kind, and the largest rank or number of outputs."""
+        """Where the entries are, of which kind, how they begin, and the largest rank or number of outputs."""
         arena = self._arena = self._arena_on(device)
         arena.stage(tables, staging)
         views = [arena.view(table) for table in tables]
-        return arena.generation, tuple((view.first, view.kind, captured_size(view.size)) for view in views)
+        return arena.generation, tuple(
+            (view.first, view.kind, view.aligned, captured_size(view.size)) for view in views
+        )
 
     def flush(self) -> None:
         """See `kernels.base.Captures`."""

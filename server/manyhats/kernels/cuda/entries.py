@@ -26,11 +26,13 @@ _DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
 
 
 class Packed(NamedTuple):
-    """`words`: the struct. `size`: the rank or the number of outputs, which decides how many tiles a row has."""
+    """`words`: the struct. `size`: the rank or the number of outputs, which decides how many tiles a row has.
+    `aligned`: whether its matrices begin at multiples of 16 bytes."""
 
     kind: Kind
     words: tuple[int, ...]
     size: int = 0
+    aligned: bool = True
 
 
 def packed(entry: Entry | object) -> Packed:
@@ -97,7 +99,7 @@ def _low_rank(entry: LowRank) -> Packed:
         return Packed(UNSUPPORTED, ABSENT)
     flags = (number or 0) + _SCALE_STEP * int(scales is not None and scales.numel() > 1)
     addresses = (_address(down), _address(up), _address(down_bias), _address(up_bias), _address(scales))
-    return Packed(low_rank_kind(down, up), (rank, *addresses, _float_bits(factor), flags), rank)
+    return Packed(low_rank_kind(down, up), (rank, *addresses, _float_bits(factor), flags), rank, _aligned(down, up))
 
 
 def _scale_add(entry: ScaleAdd) -> Packed:
@@ -122,7 +124,7 @@ def _linear(entry: Weight) -> Packed:
     if not supported:
         return Packed(UNSUPPORTED, ABSENT)
     words = _struct(out, _address(weight), _address(bias), _address(outputs))
-    return Packed(linear_kind(weight), words, out)
+    return Packed(linear_kind(weight), words, out, _aligned(weight))
 
 
 def _masked_linear(entry: Bits) -> Packed:
@@ -166,6 +168,10 @@ def _same(one: Tensor, dtype: torch.dtype, *tensors: Tensor | None) -> bool:
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def _aligned(*tensors: Tensor) -> bool:
+    return all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
 
 
 def _struct(*words: int) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ def shrink(
     x, low, tiles, structs_a, structs_b, structs_c, slots_a, slots_b, slots_c,
     width, x_row, low_row, low_part, low_site,
     ROWS: tl.constexpr, RANKS: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, SITES: tl.constexpr,
+    ALIGNED: tl.constexpr,
     PRECISION: tl.constexpr = "ieee",
 ):  # fmt: skip
     """low[site, part, row, r] = the sum of x[row, k] down[r, k] over the part's share of k.
@@ -48,6 +49,8 @@ def shrink(
         return
     element = x.dtype.element_ty
     down = tl.load(entry + 1).to(tl.pointer_type(element))
+    if ALIGNED:
+        down = tl.multiple_of(down, 16)
     m = tl.arange(0, ROWS)
     r = block * RANKS + tl.arange(0, RANKS)
     k = tl.arange(0, BLOCK)
@@ -69,7 +72,7 @@ def expand(
     low, y_a, y_b, y_c, tiles, structs_a, structs_b, structs_c, slots_a, slots_b, slots_c, row_scale,
     out_a, out_b, out_c, low_row, low_part, low_site, y_a_row, y_b_row, y_c_row, scale_row,
     ROWS: tl.constexpr, RANKS: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, SITES: tl.constexpr,
-    SCALED: tl.constexpr,
+    SCALED: tl.constexpr, ALIGNED: tl.constexpr,
     PRECISION: tl.constexpr = "ieee",
 ):  # fmt: skip
     """y[row, n] += scale[n] row_scale[row] (act(low[row, :] + down_bias) up[:, n] + up_bias[n]).
@@ -104,6 +107,8 @@ def expand(
         low += site.to(tl.int64) * low_site
     element = y.dtype.element_ty
     up = tl.load(entry + 2).to(tl.pointer_type(element))
+    if ALIGNED:
+        up = tl.multiple_of(up, 16)
     down_bias = tl.load(entry + 3)
     up_bias = tl.load(entry + 4)
     scale = tl.load(entry + 5)

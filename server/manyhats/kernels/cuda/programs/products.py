@@ -7,7 +7,7 @@ import triton.language as tl
 @triton.jit
 def linear(
     x, y, tiles, structs, width, y_width, x_row, y_row,
-    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, BLOCK: tl.constexpr,
+    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
     PRECISION: tl.constexpr = "ieee",
 ):  # fmt: skip
     """y[row, column(n)] = the sum of x[row, k] weight[n, k], plus bias[n].
@@ -26,6 +26,8 @@ def linear(
         return
     element = x.dtype.element_ty
     weight = tl.load(entry + 1).to(tl.pointer_type(element))
+    if ALIGNED:
+        weight = tl.multiple_of(weight, 16)
     bias = tl.load(entry + 2)
     outputs = tl.load(entry + 3)
     m = tl.arange(0, ROWS)
