@@ -20,7 +20,6 @@ from device.engine_under_test import (
     flops,
     free,
     generation,
-    graphs_of,
     llama,
     position_bytes,
     tasks_of,
@@ -147,7 +146,7 @@ class Steps:
         """Texts whose prompts have been read."""
         one = generation(self.b, adapters, case.streams, steps + 20, sampled=case.sampled)
         if not case.graphs:
-            if graphs_of(one) is None:
+            if one.runner.graphs is None:
                 return None  # the same as the other case
             without_graphs(one)
         times = [round(timed(one.step)[0], 2) for _ in range(5)]
@@ -179,7 +178,7 @@ class Steps:
         size = weight_bytes(self.b) + sum(a.nbytes for a in used) + one.positions * position_bytes(self.b)
         least = floor()(size, flops(self.b, case.streams, used if case.method == "lora" else ()))
         self.floors[case.name], self.medians[case.name] = least, statistics.median(found)
-        graphs = graphs_of(one)
+        graphs = one.runner.graphs
         counts = {} if graphs is None else {"graphs captured": graphs.captured, "steps replayed": graphs.replayed}
         report(f"{self.size}/{case.name}", summary_of(found) | {
             "p99": round(p99(sorted(found)), 3), "floor_ms": round(least, 4),

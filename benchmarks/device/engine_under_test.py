@@ -263,15 +263,9 @@ def position_bytes(backbone: Backbone) -> int:
     return 2 * backbone.layers * heads * dim * backbone.dtype.itemsize
 
 
-def graphs_of(one: Generation) -> Any:
-    """The graphs of its steps; None where there are none."""
-    return getattr(one.runner, "graphs", None)
-
-
 def without_graphs(one: Generation) -> None:
     """From now on each step launches all by itself."""
-    if graphs_of(one) is not None:
-        one.runner.graphs = None
+    one.runner.graphs = None
 
 
 def free() -> None:

@@ -221,7 +221,7 @@ def wholes(made: Made, kernels: Any) -> Iterator[tuple[str, Callable[[], Whole]]
     context = sizes.context
     yield "attention of steps", lambda: Attention(made, sizes.streams[0] // 2, context)
     yield "attention of few", lambda: Attention(made, 2, 8 * context)
-    if getattr(kernels, "joined_low_rank", None) is not None:
+    if kernels.joined_low_rank is not None:
         yield "pairs, joined, steps", lambda: Joined(made, sizes.decode, sizes.wide[0])
         yield "pairs, joined, passes", lambda: Joined(made, sizes.encoder, sizes.narrow[0])
 

@@ -13,7 +13,7 @@ from manyhats.methods.component import Component
 from stepping import Generation, tokens_of
 
 from device.child import Run, attempt, figure, left, report
-from device.engine_under_test import bind, generation, graphs_of, llama, part_of, read, tasks_of
+from device.engine_under_test import bind, generation, llama, part_of, read, tasks_of
 from device.targets import SWAP, SWAPPED_STEP
 from device.timing import p99, quantiles, summary_of, sync, timed
 
@@ -50,9 +50,7 @@ def into_a_slot(b: Backbone, method: str, rounds: int) -> None:
 
 def in_host_memory(b: Backbone, part: Component[Any]) -> Any:
     """An adapter as the server keeps it there."""
-    adapter = read(part)
-    pack = getattr(adapter, "packed", None)
-    return adapter if pack is None else pack(b)
+    return read(part).packed(b)
 
 
 def running(b: Backbone, steps: int) -> Generation:

@@ -23,6 +23,7 @@ KEYS = {
     "a": ("versions", "card", "kernels", "copy_gb_s", "product_tflops", "host_us", "to_device_gb_s"),
     "k": (
         "bf16/pairs, steps",
+        "bf16/pairs, joined, steps",
         "fp32/masks, passes",
         "fp16/sparse, passes",
         "fp32/attention of steps",
