@@ -83,7 +83,7 @@ def swapping(b: Backbone) -> None:
 
     thread = threading.Thread(target=swap)
     thread.start()
-    graphs = graphs_of(under_way)
+    graphs = under_way.runner.graphs
     captured = 0 if graphs is None else graphs.captured
     begin = time.time()
     busy = [timed(under_way.step)[0] for _ in range(steps)]

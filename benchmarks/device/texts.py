@@ -13,7 +13,7 @@ from manyhats.methods.slots import slot_tables
 from stepping import Generation, tokens_of
 
 from device.child import Run, attempt, figure, report
-from device.engine_under_test import graphs_of, use, without_graphs
+from device.engine_under_test import use, without_graphs
 from device.targets import TEXTS
 from tests import every, tiny
 
@@ -66,7 +66,7 @@ class Written:
             self._compare(f"{prefix}/alone", attempt(f"{prefix}/{name}", write, there, {name: one}), name)
         mixed = attempt(f"{prefix}/mixed", write, there, ready)
         self._compare(f"{prefix}/mixed", mixed)
-        if mixed is not None and graphs_of(generation_of(there)) is not None:
+        if mixed is not None and generation_of(there).runner.graphs is not None:
             eager = attempt(f"{prefix}/mixed, without graphs", lambda: write(there, ready, graphs=False))
             self._compare(f"{prefix}/mixed, without graphs", eager)
         some = dict(list(ready.items())[:4])
@@ -110,7 +110,7 @@ class Written:
             expected[own] = write(self.cpu, {own: self.on_cpu[name]}, new=LONG)
         want = [text for name, _ in written for text in expected[name]]
         got = [text for name, own in written for text in texts_of(name, own)]
-        graphs = graphs_of(together)
+        graphs = together.runner.graphs
         counts = {} if graphs is None else {"captured": graphs.captured, "replayed": graphs.replayed}
         report(f"{self.family}/swaps {backend}: slots", {"slots": slots} | counts)
         self._told(f"{self.family}/swaps {backend}", want, got)
