@@ -53,6 +53,7 @@ def test_every_setting_can_come_from_every_source(file: Path, monkeypatch: pytes
         "kernels": "reference",
         "deterministic": "true",
         "tf32": "true",
+        "enforce_eager": "true",
         "quantization": "int8",
         "self_check": "false",
         "allow_unauthenticated": "true",

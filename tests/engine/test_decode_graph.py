@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from manyhats.backbone import Backbone
+from manyhats.backbone.cache import KeyValueCache
 from manyhats.core.sampling_params import SamplingParams
 from manyhats.core.sequence import Request
 from manyhats.core.sequence import Sequence as Generated
@@ -37,7 +38,8 @@ class Streams:
 
     def __init__(self, backbone: Backbone, capture: Capture | None) -> None:
         self.backbone = backbone
-        cache = KVCache(backbone, 1 << 20)
+        row = KeyValueCache.row_bytes(backbone.layers, backbone.kv_shape, backbone.dtype)
+        cache = KVCache(backbone, 512 * row)
         self.scheduler = Scheduler(cache, max_num_batched_tokens=4096, max_num_seqs=64)
         self.runner = Runner(backbone, cache)
         captures = backbone.kept[SlotTables].kernels.captures
@@ -70,8 +72,9 @@ class Streams:
 
 
 @pytest.fixture
-def streams(base_folder: Callable[[str], Path]) -> Callable[[bool], Streams]:
+def streams(base_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], Streams]:
     """With a backbone of its own: interpreted and recorded, or on a GPU in CUDA graphs."""
+    monkeypatch.setattr("manyhats.kernels.cuda.row_attention._MOST_SPLITS", 1)  # each takes the interpreter's time
 
     def make(graphs: bool) -> Streams:
         if not INTERPRETED:

@@ -25,8 +25,7 @@ def resident():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 def load(_):
-    tensors = read_tensors(Path(sys.argv[1]))
-    return in_arena({name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}, lambda tensor: False)
+    return in_arena([tensor.to(torch.bfloat16) for tensor in read_tensors(Path(sys.argv[1])).values()])
 
 kept = keep_freed_memory()
 with ThreadPoolExecutor(2) as threads:

@@ -135,7 +135,7 @@ class _Ledger:
 
 class _Stream:
     """A stream beside the default one. Copies from pinned memory, which the host does not wait for, are made as late as
-    can be: before other work of the stream, and when somebody waits for them. Until then their memory is empty."""
+    can be: before other work of the stream, and when somebody waits for them. Before, their memory holds no numbers."""
 
     def __init__(self, ledger: _Ledger, *_: Any) -> None:
         self._ledger = ledger
@@ -367,6 +367,7 @@ class _Operators(TorchDispatchMode):
         else:
             self._ledger.read()
         if target is not None and self._is_late(name, leaves):
+            target.inner.fill_(255)  # bytes of which no type makes a number: new memory may hold what is to come
             self._ledger.current.add(partial(func, *args, **given))
             return target
         out = func(*args, **given)

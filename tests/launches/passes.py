@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 from manyhats.backbone import Backbone, Text
+from manyhats.backbone.cache import KeyValueCache
 from manyhats.core.adapter import Adapter
 from manyhats.core.batch import ScheduledBatch, ScheduledSequence
 from manyhats.core.sampling_params import SamplingParams
@@ -24,6 +25,7 @@ ENCODER_SEQUENCES = 64
 STREAMS = 32
 MIXTURE = ("lora", "mask", "ia3", "bottleneck", "prefix", "sparse", "biases", "norms")
 _PROMPT = 5  # tokens, the same of every stream, so that all are read in one step
+_ROWS = 64  # of the cache, for each stream
 
 
 def adapters_of(backbone: Backbone) -> dict[str, Adapter | None]:
@@ -81,7 +83,9 @@ class Decoding:
     def __init__(
         self, backbone: Backbone, adapters: Sequence[BoundAdapter], streams: int = STREAMS, *, sampled: bool = False
     ) -> None:
-        cache = KVCache(backbone, 1 << 22)
+        # No larger than needed: how many programs share a sequence depends on the cache, and they are interpreted.
+        rows = streams * _ROWS
+        cache = KVCache(backbone, rows * KeyValueCache.row_bytes(backbone.layers, backbone.kv_shape, backbone.dtype))
         self._scheduler = Scheduler(cache, max_num_batched_tokens=4096, max_num_seqs=max(streams, 64))
         self._runner = Runner(backbone, cache)
         pick = random.Random(0)

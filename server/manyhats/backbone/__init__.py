@@ -1,5 +1,6 @@
 """The frozen model: loading, sites, packed attention."""
 
+from manyhats.backbone import quiet_imports as quiet_imports  # before transformers
 from manyhats.backbone import requirements as requirements  # first: it rejects other versions of torch and transformers
 from manyhats.backbone.chunks import SequenceChunk
 from manyhats.backbone.model import Backbone
