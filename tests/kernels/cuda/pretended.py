@@ -1,4 +1,4 @@
-"""The kernels in Triton on the pretended device: interpreted, and counted as launches."""
+"""The kernels in Triton on the pretended device, where launches are counted and nothing is computed."""
 
 from __future__ import annotations
 
@@ -33,13 +33,20 @@ class PretendedGraphs:
         return result, replay
 
 
+# Which argument a program writes to that nobody wrote to before.
+_WRITTEN = {"linear": 1, "masked_linear": 1, "shrink": 1, "attend_rows": 5, "merge_splits": 0}
+
+
 class PretendedCuda(CudaKernels):
-    """`count`: where launches are written down."""
+    """`count`: where launches are written down. What a program would write is zero: the interpreter takes its time, and
+    other tests."""
 
     def __init__(self) -> None:
         super().__init__(self._counted)
         self.count = Count()
 
     def _counted(self, program: Any, grid: Any, *arguments: Any, **constants: Any) -> None:
-        with self.count.one_kernel(program.fn.__name__):
-            program[grid](*[host_values(one) if hasattr(one, "data_ptr") else one for one in arguments], **constants)
+        name = program.fn.__name__
+        with self.count.one_kernel(name):
+            if name in _WRITTEN:
+                host_values(arguments[_WRITTEN[name]]).zero_()
