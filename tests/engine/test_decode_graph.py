@@ -264,3 +264,20 @@ def test_a_graph_whose_answers_are_others_is_not_used(streams: Any, caplog: pyte
     assert texts([own]) == texts([other])
     assert one.graphs.replayed == 0
     assert sum("its logits in the graph are others" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_what_is_known_of_steps_is_bounded(streams: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("manyhats.engine.decode_graph._MAX_GRAPHS", 2)
+    monkeypatch.setattr("manyhats.engine.decode_graph._MAX_KNOWN", 2)
+    one = streams(True)
+
+    def refuse(run: Any) -> Any:
+        raise RuntimeError("no")
+
+    one.graphs._capture = refuse
+    for count in (1, 2, 3, 5):  # rows of four sizes
+        for i in range(count):
+            one.add("base", BARE, seed=i, new=2)
+        one.finish()
+        assert len(one.graphs._refused) <= 2
+    assert not one.graphs._graphs

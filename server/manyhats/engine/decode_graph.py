@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # rows of graphs; a step is filled up to the next
 _MAX_GRAPHS = 64  # the least recently used are dropped
+_MAX_KNOWN = 1024  # sets of signatures of which it is known that they cannot be captured, or have used a larger graph
 _EXACT_AFTER = 16  # steps in a graph with more operations than they need, before one without them is captured
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}  # of the largest logit
 _EXTRA_WORDS = 1 << 17  # of the staging memory, for what a step brings besides
@@ -183,6 +184,8 @@ class DecodeGraphs:
         except Exception as error:
             graph.replay = None
             key = graph.rows, frozenset(graph.signatures)
+            if len(self._refused) >= _MAX_KNOWN:
+                self._refused.clear()
             self._refused.add(key)
             self._graphs.pop(key, None)
             logger.warning("a decode step of %d rows runs without a CUDA graph: %s", graph.rows, error)
@@ -208,6 +211,8 @@ class DecodeGraphs:
             larger = [one for (size, have), one in self._graphs.items() if size == rows and have > needed]
             graph = min(larger, key=lambda one: len(one.signatures), default=None)
             if graph is not None:
+                if len(graph.uses_by_fewer) >= _MAX_KNOWN:
+                    graph.uses_by_fewer.clear()
                 uses = graph.uses_by_fewer[needed] = graph.uses_by_fewer.get(needed, 0) + 1
                 graph = None if uses > _EXACT_AFTER else graph
         if graph is None:
