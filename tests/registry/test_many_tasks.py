@@ -20,7 +20,7 @@ from sqlalchemy import Engine, event, insert
 from tests.registry.helpers import upload
 
 Open = Callable[..., Registry]
-FEW, MANY = 100, 10_000
+FEW, MANY = 100, 4_000
 INFO = asdict(AdapterInfo("lora", "classify", 8, 1, 10, None, None, None, {}))
 
 
