@@ -137,15 +137,15 @@ def test_a_mixture_whose_members_come_and_go_stays_in_one_graph(streams: Any) ->
         bound = [tiny.adapter(backbone, "lora", i, rank=rank).bind(backbone) for i, rank in enumerate((2, 33, 5))]
         bound += [adapters_of(backbone)["ia3"].bind(backbone), BARE]
         own = [
-            one.add(f"t{i}", bound[i % 5], seed=i, new=6 + i, temperature=0.9 * (i % 2), top_p=(1.0, 0.8)[i % 3 == 0])
-            for i in range(10)
+            one.add(f"t{i}", bound[i % 5], seed=i, new=4 + i, temperature=0.9 * (i % 2), top_p=(1.0, 0.8)[i % 3 == 0])
+            for i in range(6)
         ]
-        for _ in range(6):
+        for _ in range(4):
             one.step()
         captured = one.graphs.captured if graphs else 0
         late = tiny.adapter(backbone, "lora", 20, rank=17).bind(backbone)
-        own += [one.add("late", late, seed=30 + i, new=9) for i in range(2)]
-        for _ in range(6):
+        own += [one.add("late", late, seed=30 + i, new=5) for i in range(2)]
+        for _ in range(3):
             one.step()
         gone = [sequence for sequence in own if len(sequence.output) == sequence.params.max_new_tokens]
         assert gone
@@ -153,12 +153,12 @@ def test_a_mixture_whose_members_come_and_go_stays_in_one_graph(streams: Any) ->
         tables.release(bound[0])
         other = tiny.adapter(backbone, "lora", 21, rank=9).bind(backbone)
         assert bound[0] is not other
-        own += [one.add("other", other, seed=40 + i, new=8, temperature=1.1, top_k=5) for i in range(3)]
+        own += [one.add("other", other, seed=40 + i, new=4, temperature=1.1, top_k=5) for i in range(3)]
         one.finish()
         found.append(texts(own))
         if graphs:
             assert one.graphs.captured - captured <= 3  # of fewer rows, and of bare ones alone
-            assert one.graphs.replayed > 12
+            assert one.graphs.replayed >= 8
     assert found[0] == found[1]
 
 
