@@ -84,6 +84,11 @@ class _Graph:
     replay: Callable[[], None] | None = None
     uses_by_fewer: dict[frozenset[Signature], int] = field(default_factory=dict)
 
+    @property
+    def key(self) -> tuple[int, frozenset[Signature]]:
+        """Among all graphs."""
+        return self.rows, frozenset(self.signatures)
+
 
 class DecodeGraphs:
     """The graphs of a backbone's decode steps. Only the model's thread uses it.
@@ -103,7 +108,7 @@ class DecodeGraphs:
         self._refused: set[Hashable] = set()  # what could not be captured
         self._buffers = HostBuffers(backbone.device)
         self._memory: Tensor | None = None
-        self._last: tuple[_Graph, list[BoundAdapter], dict[str, NDArray[np.int32]]] | None = None
+        self._last: tuple[_Graph, list[BoundAdapter], dict[tuple[int, ...], NDArray[np.int32]]] | None = None
         self._current: tuple[_Graph, int] | None = None  # whose tables are up to date, and as of which version
 
     def drop_plan(self) -> None:
@@ -133,8 +138,8 @@ class DecodeGraphs:
         pad = SequenceChunk([0], cache_rows=np.array([cache.pad_row]))
         batch = pack_chunks(self._backbone, cache, [*chunks, *[pad] * (graph.rows - len(chunks))], staging)
         tiles = self._tiles(graph, list(adapters))
-        for name, array in tiles.items():
-            staging.put(name, array)
+        for members, array in tiles.items():
+            staging.put(_name(members), array)
         if not staging.seal():
             return None
         put(staging)
@@ -146,7 +151,7 @@ class DecodeGraphs:
         if graph.replay is None or state != graph.state:
 
             def run() -> Tensor:
-                fixed = FixedPass({_members(name): self._captures.fixed(staging[name]) for name in tiles})
+                fixed = FixedPass({members: self._captures.fixed(staging[_name(members)]) for members in tiles})
                 states = self._backbone.encode(batch, graph.tokens.actors(fixed))
                 return self._backbone.vocabulary_logits(states, graph.vocabulary.actors(fixed))
 
@@ -183,11 +188,10 @@ class DecodeGraphs:
                 raise EngineFailure("its logits in the graph are others")
         except Exception as error:
             graph.replay = None
-            key = graph.rows, frozenset(graph.signatures)
             if len(self._refused) >= _MAX_KNOWN:
                 self._refused.clear()
-            self._refused.add(key)
-            self._graphs.pop(key, None)
+            self._refused.add(graph.key)
+            self._graphs.pop(graph.key, None)
             logger.warning("a decode step of %d rows runs without a CUDA graph: %s", graph.rows, error)
             return False
         self.captured += 1
@@ -219,7 +223,7 @@ class DecodeGraphs:
             graph = self._graphs[key] = self._new(rows, needed, cache)
             if len(self._graphs) > _MAX_GRAPHS:
                 self._graphs.popitem(last=False)
-        self._graphs.move_to_end((rows, frozenset(graph.signatures)))
+        self._graphs.move_to_end(graph.key)
         return graph
 
     def _new(self, rows: int, signatures: frozenset[Signature], cache: KeyValueCache) -> _Graph:
@@ -235,8 +239,8 @@ class DecodeGraphs:
         staging = FixedStagingBuffer(self._buffers, self._memory, CACHE_ROWS)
         return _Graph(rows, ordered, everywhere, in_head, staging)
 
-    def _tiles(self, graph: _Graph, adapters: list[BoundAdapter]) -> dict[str, NDArray[np.int32]]:
-        """The tiles of each combination of signatures that a call may ask for, by the name they are staged under."""
+    def _tiles(self, graph: _Graph, adapters: list[BoundAdapter]) -> dict[tuple[int, ...], NDArray[np.int32]]:
+        """The tiles of each combination of signatures, by their numbers in the graph, that a call may ask for."""
         last = self._last
         if last is not None and last[0] is graph and last[1] == adapters:
             return last[2]
@@ -254,7 +258,7 @@ class DecodeGraphs:
                 members.append((number, Segment(row, row + 1, slot)))
         combinations = dict.fromkeys([*graph.tokens.combinations, *graph.vocabulary.combinations])
         tiles = {
-            _name(own): self._captures.tiles(Segments([s for number, s in members if number in own]), graph.rows)
+            own: self._captures.tiles(Segments([s for number, s in members if number in own]), graph.rows)
             for own in combinations
         }
         self._last = graph, adapters, tiles
@@ -270,12 +274,6 @@ def _agree(expected: Tensor, found: Tensor) -> bool:
     return bool(difference <= _TOLERANCE[expected.dtype] * largest)
 
 
-_PREFIX = "decode.tiles "
-
-
 def _name(members: tuple[int, ...]) -> str:
-    return _PREFIX + " ".join(map(str, members))
-
-
-def _members(name: str) -> tuple[int, ...]:
-    return tuple(map(int, name.removeprefix(_PREFIX).split()))
+    """Under which tiles are staged."""
+    return f"decode.tiles {members}"
