@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from manyhats._version import __version__
 from manyhats.api import (
+    documentation,
     downloads,
     errors,
     huggingface,
@@ -70,6 +71,8 @@ def create_app(runtime: Runtime) -> FastAPI:
         description="One frozen backbone, many tasks and methods, one batch.",
         lifespan=lifespan,
         redirect_slashes=False,  # the gate leaves them out
+        docs_url=None,  # `documentation` has both
+        redoc_url=None,
         # Else it would ask at each request.
         telemetry={} if _traced() else {"tracing": False, "metrics": False, "logs": False},
         responses={
@@ -104,9 +107,10 @@ def create_app(runtime: Runtime) -> FastAPI:
         lorax_pooled.router,
         lorax.router,
     )
-    routers = (*ours, probes.router, *others)
+    routers = (*ours, probes.router, documentation.router, *others)
     for router in routers:
         app.include_router(router)
+    documentation.mount_scripts(app)
     # FastAPI's own traces begin in front of its routes.
     direct = [] if _traced() else [route for router in routers for route in router.routes]
     app.front = Gate(
