@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from manyhats._version import __version__
 from manyhats.api import (
@@ -65,6 +66,33 @@ def create_app(runtime: Runtime) -> FastAPI:
             await runtime.stop()
 
     settings = runtime.settings
+    app = _with_routes(lifespan)
+    app.state.runtime = runtime
+    errors.install(app)
+
+    @app.exception_handler(ClientDisconnected)
+    @app.exception_handler(ClientDisconnect)  # while the body was still on its way
+    async def disconnected(_: Request, __: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it
+
+    # FastAPI's own traces begin in front of its routes.
+    direct = [] if _traced() else [route for router in _routers() for route in router.routes]
+    app.front = Gate(
+        DirectRoutes(app.routed, application=app, routes=direct, handlers=app.exception_handlers),
+        hosts=allowed_hosts(settings),
+        origins=settings.cors_origins,
+        json_limit=settings.max_body,
+        upload_limit=settings.max_upload + _MULTIPART_OVERHEAD,
+    )
+    return app
+
+
+def openapi_schema() -> dict[str, Any]:
+    """What /openapi.json says, the same of every server."""
+    return _with_routes(None).openapi()
+
+
+def _with_routes(lifespan: Lifespan[FastAPI] | None) -> Application:
     app = Application(
         title="Manyhats",
         version=__version__,
@@ -80,15 +108,14 @@ def create_app(runtime: Runtime) -> FastAPI:
             "5XX": {"model": ErrorBody, "description": "The server cannot serve it now."},
         },
     )
-    app.state.runtime = runtime
-    errors.install(app)
+    for router in _routers():
+        app.include_router(router)
+    documentation.mount_scripts(app)
+    return app
 
-    @app.exception_handler(ClientDisconnected)
-    @app.exception_handler(ClientDisconnect)  # while the body was still on its way
-    async def disconnected(_: Request, __: Exception) -> Response:
-        return Response(status_code=499)  # nobody reads it
 
-    ours = (
+def _routers() -> tuple[APIRouter, ...]:
+    return (
         predict.router,
         downloads.read_router,
         uploads.admin_router,
@@ -96,8 +123,9 @@ def create_app(runtime: Runtime) -> FastAPI:
         tasks.admin_router,
         imports.router,
         operations.router,
-    )
-    others = (
+        probes.router,
+        documentation.router,
+        # those of other servers
         *openai.routers,
         *vllm.routers,
         *tei.routers,
@@ -107,20 +135,6 @@ def create_app(runtime: Runtime) -> FastAPI:
         lorax_pooled.router,
         lorax.router,
     )
-    routers = (*ours, probes.router, documentation.router, *others)
-    for router in routers:
-        app.include_router(router)
-    documentation.mount_scripts(app)
-    # FastAPI's own traces begin in front of its routes.
-    direct = [] if _traced() else [route for router in routers for route in router.routes]
-    app.front = Gate(
-        DirectRoutes(app.routed, application=app, routes=direct, handlers=app.exception_handlers),
-        hosts=allowed_hosts(settings),
-        origins=settings.cors_origins,
-        json_limit=settings.max_body,
-        upload_limit=settings.max_upload + _MULTIPART_OVERHEAD,
-    )
-    return app
 
 
 def _traced() -> bool:

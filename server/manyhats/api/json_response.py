@@ -18,6 +18,11 @@ def json_bytes(value: Any) -> bytes:
     return orjson.dumps(value, option=_OPTIONS)
 
 
+def small_json(value: Any) -> Response:
+    """A small value as JSON."""
+    return Response(json_bytes(value), media_type="application/json")
+
+
 async def json_response(make: Callable[[], Any], size: int) -> Response:
     """What `make` gives, as JSON; arrays are written as lists. `size`: roughly how many values it has; embeddings of
     tokens can be megabytes."""
