@@ -58,7 +58,8 @@ class Entity(AnswerBody):
     end: int
 
 
-_ENTITIES = [{"entity": "PER", "score": 0.99, "index": 1, "word": "Ada", "start": 0, "end": 3}]  # of examples
+# Of examples.
+_ENTITIES: list[Any] = [{"entity": "PER", "score": 0.99, "index": 1, "word": "Ada", "start": 0, "end": 3}]
 
 
 class Entities(RootModel[list[Entity]]):

@@ -9,7 +9,7 @@ from pydantic import ConfigDict
 from manyhats.api.schemas import AnswerBody
 
 _FINGERPRINT = "fp_0f1e2d3c4b5a"
-_ONE_MODEL = {
+_ONE_MODEL: dict[str, Any] = {
     "id": "spam",
     "object": "model",
     "created": 1760000000,
@@ -19,7 +19,7 @@ _ONE_MODEL = {
     "max_model_len": 512,
     "permission": [],
 }
-_COUNTS = {
+_COUNTS: dict[str, Any] = {
     "prompt_tokens": 5,
     "completion_tokens": 2,
     "total_tokens": 7,
