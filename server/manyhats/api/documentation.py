@@ -6,6 +6,7 @@ from the package fastapi-offline here, whose releases follow those of Swagger UI
 
 from __future__ import annotations
 
+import fastapi_offline
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.responses import HTMLResponse
@@ -26,7 +27,7 @@ router = APIRouter(include_in_schema=False)
 
 def mount_scripts(app: FastAPI) -> None:
     """Gives `app` what the pages load."""
-    app.mount(SCRIPTS, StaticFiles(packages=[("fastapi_offline", "static")]))
+    app.mount(SCRIPTS, StaticFiles(packages=[(fastapi_offline.__name__, "static")]))
 
 
 @router.get("/docs")
