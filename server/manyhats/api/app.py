@@ -33,6 +33,7 @@ from manyhats.api import (
 )
 from manyhats.api.direct_route import DirectRoutes
 from manyhats.api.disconnect import ClientDisconnected
+from manyhats.api.examples import restore_nulls
 from manyhats.api.exposure import allowed_hosts
 from manyhats.api.middleware.gate import Gate
 from manyhats.api.schemas import ErrorBody
@@ -48,6 +49,13 @@ class Application(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.front(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """What /openapi.json says; made once."""
+        if self.openapi_schema is None:
+            restore_nulls(super().openapi())
+        assert self.openapi_schema is not None
+        return self.openapi_schema
 
     async def routed(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What is behind the front."""
