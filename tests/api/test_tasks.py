@@ -526,3 +526,13 @@ def test_a_reference_that_leads_nowhere(live: Live, ref, status):
     assert_error(live.ask(ref.format(task)), status)
     assert live.ask(f"{task}@1").status_code == 200
     assert live.ask(f"{task}@01").status_code == 200
+
+
+def test_numbers_of_any_length_come_back(live: Live):
+    task, large = live.add(), 10**30
+    for answer in (
+        live.client.put(f"/v1/tasks/{task}", json={"defaults": {"top_k": large}}),
+        live.client.get(f"/v1/tasks/{task}"),
+    ):
+        assert answer.status_code == 200
+        assert answer.json()["defaults"] == {"top_k": large}

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from manyhats._version import __version__
 from manyhats.api import (
+    documentation,
     downloads,
     errors,
     huggingface,
@@ -31,6 +33,7 @@ from manyhats.api import (
 )
 from manyhats.api.direct_route import DirectRoutes
 from manyhats.api.disconnect import ClientDisconnected
+from manyhats.api.examples import restore_nulls
 from manyhats.api.exposure import allowed_hosts
 from manyhats.api.middleware.gate import Gate
 from manyhats.api.schemas import ErrorBody
@@ -46,6 +49,13 @@ class Application(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.front(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """What /openapi.json says; made once."""
+        if self.openapi_schema is None:
+            restore_nulls(super().openapi())
+        assert self.openapi_schema is not None
+        return self.openapi_schema
 
     async def routed(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What is behind the front."""
@@ -64,19 +74,7 @@ def create_app(runtime: Runtime) -> FastAPI:
             await runtime.stop()
 
     settings = runtime.settings
-    app = Application(
-        title="Manyhats",
-        version=__version__,
-        description="One frozen backbone, many tasks and methods, one batch.",
-        lifespan=lifespan,
-        redirect_slashes=False,  # the gate leaves them out
-        # Else it would ask at each request.
-        telemetry={} if _traced() else {"tracing": False, "metrics": False, "logs": False},
-        responses={
-            "4XX": {"model": ErrorBody, "description": "The request cannot be served as it is."},
-            "5XX": {"model": ErrorBody, "description": "The server cannot serve it now."},
-        },
-    )
+    app = _with_routes(lifespan)
     app.state.runtime = runtime
     errors.install(app)
 
@@ -85,7 +83,47 @@ def create_app(runtime: Runtime) -> FastAPI:
     async def disconnected(_: Request, __: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it
 
-    ours = (
+    # FastAPI's own traces begin in front of its routes.
+    direct = [] if _traced() else [route for router in _routers() for route in router.routes]
+    app.front = Gate(
+        DirectRoutes(app.routed, application=app, routes=direct, handlers=app.exception_handlers),
+        hosts=allowed_hosts(settings),
+        origins=settings.cors_origins,
+        json_limit=settings.max_body,
+        upload_limit=settings.max_upload + _MULTIPART_OVERHEAD,
+    )
+    return app
+
+
+def openapi_schema() -> dict[str, Any]:
+    """What /openapi.json says, the same of every server."""
+    return _with_routes(None).openapi()
+
+
+def _with_routes(lifespan: Lifespan[FastAPI] | None) -> Application:
+    app = Application(
+        title="Manyhats",
+        version=__version__,
+        description="One frozen backbone, many tasks and methods, one batch.",
+        lifespan=lifespan,
+        redirect_slashes=False,  # the gate leaves them out
+        docs_url=None,  # `documentation` has both
+        redoc_url=None,
+        # Else it would ask at each request.
+        telemetry={} if _traced() else {"tracing": False, "metrics": False, "logs": False},
+        responses={
+            "4XX": {"model": ErrorBody, "description": "The request cannot be served as it is."},
+            "5XX": {"model": ErrorBody, "description": "The server cannot serve it now."},
+        },
+    )
+    for router in _routers():
+        app.include_router(router)
+    documentation.mount_scripts(app)
+    return app
+
+
+def _routers() -> tuple[APIRouter, ...]:
+    return (
         predict.router,
         downloads.read_router,
         uploads.admin_router,
@@ -93,8 +131,9 @@ def create_app(runtime: Runtime) -> FastAPI:
         tasks.admin_router,
         imports.router,
         operations.router,
-    )
-    others = (
+        probes.router,
+        documentation.router,
+        # those of other servers
         *openai.routers,
         *vllm.routers,
         *tei.routers,
@@ -104,19 +143,6 @@ def create_app(runtime: Runtime) -> FastAPI:
         lorax_pooled.router,
         lorax.router,
     )
-    routers = (*ours, probes.router, *others)
-    for router in routers:
-        app.include_router(router)
-    # FastAPI's own traces begin in front of its routes.
-    direct = [] if _traced() else [route for router in routers for route in router.routes]
-    app.front = Gate(
-        DirectRoutes(app.routed, application=app, routes=direct, handlers=app.exception_handlers),
-        hosts=allowed_hosts(settings),
-        origins=settings.cors_origins,
-        json_limit=settings.max_body,
-        upload_limit=settings.max_upload + _MULTIPART_OVERHEAD,
-    )
-    return app
 
 
 def _traced() -> bool:

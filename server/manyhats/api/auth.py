@@ -6,12 +6,25 @@ What routes depend on is asynchronous here, though nothing in it waits: a plain 
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 
 from fastapi import Request
+from fastapi.security import HTTPBearer
 
 from manyhats.api.state import runtime_of
 from manyhats.errors import AuthenticationRequired, PermissionDenied
 from manyhats.settings import Keys
+
+
+class RequiredKey(HTTPBearer):
+    """A key that routes depend on: /openapi.json describes it, and `check` raises where it is missing or wrong."""
+
+    def __init__(self, name: str, description: str, check: Callable[[Request], None]) -> None:
+        super().__init__(scheme_name=name, description=description)
+        self._check = check
+
+    async def __call__(self, request: Request) -> None:  # type: ignore[override]  # no route reads the key
+        self._check(request)
 
 
 def is_reader(request: Request) -> bool:
@@ -20,20 +33,30 @@ def is_reader(request: Request) -> bool:
     return not settings.api_keys or _has(request, (*settings.api_keys, *settings.admin_keys))
 
 
-async def require_read(request: Request) -> None:
+def _check_reader(request: Request) -> None:
     """Raises AuthenticationRequired where keys are set and the request has none of them."""
     if not is_reader(request):
         raise AuthenticationRequired("a key is needed: send it as 'Authorization: Bearer KEY'")
 
 
-async def require_admin(request: Request) -> None:
+def _check_admin(request: Request) -> None:
     """Raises PermissionDenied where admin keys are set and the request has none of them."""
-    await require_read(request)
+    _check_reader(request)
     settings = runtime_of(request).settings
     if settings.admin_keys and not _has(request, settings.admin_keys):
         if not _given(request):
             raise AuthenticationRequired("an admin key is needed: send it as 'Authorization: Bearer KEY'")
         raise PermissionDenied("this key may not change tasks; an admin key may")
+
+
+require_read = RequiredKey(
+    "Key", "One of the server's `api_keys` or `admin_keys`. Where it has no `api_keys`, none is needed.", _check_reader
+)
+require_admin = RequiredKey(
+    "AdminKey",
+    "One of the server's `admin_keys`. Where it has none, one of its `api_keys`; without any keys, none is needed.",
+    _check_admin,
+)
 
 
 def _given(request: Request) -> str:

@@ -95,6 +95,11 @@ def documented(*models: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
+def documented_events(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """What a route answers in a stream, for /openapi.json: server-sent events, each a `model` in JSON."""
+    return {200: {"content": {"text/event-stream": {"schema": _inlined(model.model_json_schema())}}}}
+
+
 def _inlined(schema: dict[str, Any]) -> Any:
     definitions = schema.pop("$defs", {})  # are written out: a reference would lead from the document's root
 

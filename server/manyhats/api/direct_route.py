@@ -45,7 +45,8 @@ class DirectRoute(APIRoute):
 
 def _require(path: str, function: Callable[..., Any] | None, parameters: set[str]) -> None:
     """Raises TypeError where a function of the route at `path` is not asynchronous, or takes other parameters."""
-    if not inspect.iscoroutinefunction(function) or set(inspect.signature(function).parameters) != parameters:
+    called = function if inspect.isroutine(function) else getattr(function, "__call__", None)  # noqa: B004  # an object's
+    if not inspect.iscoroutinefunction(called) or set(inspect.signature(called).parameters) != parameters:
         raise TypeError(f"{path}: a direct route's function is asynchronous and takes {sorted(parameters)}: {function}")
 
 

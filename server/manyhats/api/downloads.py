@@ -23,28 +23,24 @@ from manyhats.serving.threads import in_thread
 read_router = APIRouter(prefix="/v1/tasks", tags=["versions"], dependencies=[Depends(require_read)])
 
 _CHUNK = 1 << 20  # bytes
+_ARCHIVE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/gzip": {"schema": {"type": "string", "format": "binary"}}}}
+}
 
 
-@read_router.get("/{task}/versions/{number}/download")
-async def download(task: str, number: int, request: Request) -> StreamingResponse:
-    """A version's files, as they were uploaded, in a tar.gz."""
-    runtime = runtime_of(request)
-    version = runtime.registry.pin(f"{task}@{number}")
-    try:  # every file is read and compared with the version's sha256 before the first byte is sent
-        folder = await in_thread(runtime.threads.receiving, runtime.registry.files, version)
-    except BaseException:
-        await _unpin(runtime, version)
-        raise
-    return _Download(runtime, version, folder)
+class _Archive(StreamingResponse):
+    """A tar.gz."""
+
+    media_type = "application/gzip"
 
 
-class _Download(StreamingResponse):
+class _Download(_Archive):
     """Keeps the version's files while they are sent. A client may leave before the first byte is asked for."""
 
     def __init__(self, runtime: Runtime, version: Version, folder: Path) -> None:
         headers = {"Content-Disposition": f'attachment; filename="{version.task}-{version.number}.tar.gz"'}
         self._chunks = packed(folder)
-        super().__init__(self._content(), media_type="application/gzip", headers=headers)
+        super().__init__(self._content(), headers=headers)
         self._runtime = runtime
         self._version = version
 
@@ -58,6 +54,19 @@ class _Download(StreamingResponse):
     async def _content(self) -> AsyncIterator[bytes]:
         while chunk := await in_thread(self._runtime.threads.receiving, next, self._chunks, b""):
             yield chunk
+
+
+@read_router.get("/{task}/versions/{number}/download", response_class=_Archive, responses=_ARCHIVE)
+async def download(task: str, number: int, request: Request) -> StreamingResponse:
+    """A version's files, as they were uploaded, in a tar.gz."""
+    runtime = runtime_of(request)
+    version = runtime.registry.pin(f"{task}@{number}")
+    try:  # every file is read and compared with the version's sha256 before the first byte is sent
+        folder = await in_thread(runtime.threads.receiving, runtime.registry.files, version)
+    except BaseException:
+        await _unpin(runtime, version)
+        raise
+    return _Download(runtime, version, folder)
 
 
 async def _unpin(runtime: Runtime, version: Version) -> None:

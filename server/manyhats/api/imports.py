@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 
+from manyhats.api.answers import ImportList
 from manyhats.api.auth import require_read
+from manyhats.api.json_response import small_json
 from manyhats.api.state import runtime_of
 from manyhats.messages import printable
 from manyhats.registry.imports import FolderImport
@@ -15,14 +17,14 @@ from manyhats.registry.paging import page_of
 router = APIRouter(prefix="/v1/imports", tags=["tasks"], dependencies=[Depends(require_read)])
 
 
-@router.get("")
+@router.get("", response_model=ImportList)
 async def list_imports(
     request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 100, page_token: str | None = None
-) -> dict[str, Any]:
+) -> Response:
     """All folders in the store by name, a page at a time: imported, waiting, or refused with the reason."""
     listed = {one.folder: one for one in runtime_of(request).imports.listed()}
     names, following = page_of(list(listed), limit, page_token)
-    return {"data": [_body(listed[name]) for name in names], "next_page_token": following}
+    return small_json({"data": [_body(listed[name]) for name in names], "next_page_token": following})
 
 
 def _body(one: FolderImport) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 from fastapi import Response
+from pydantic_core import to_json
 
 from manyhats.serving.threads import SMALL_OUTPUT, at_once_if
 
@@ -16,6 +17,11 @@ _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 def json_bytes(value: Any) -> bytes:
     """A value as JSON; arrays are written as lists."""
     return orjson.dumps(value, option=_OPTIONS)
+
+
+def small_json(value: Any) -> Response:
+    """A small value as JSON, without arrays. It may have integers of any length, as a task's own settings may."""
+    return Response(to_json(value, inf_nan_mode="null"), media_type="application/json")
 
 
 async def json_response(make: Callable[[], Any], size: int) -> Response:

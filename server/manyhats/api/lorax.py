@@ -9,12 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 
 from manyhats import errors
 from manyhats.api.auth import require_read
-from manyhats.api.body import documented, parse
+from manyhats.api.body import documented, documented_events, parse
 from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.json_response import json_response
 from manyhats.api.known_fields import FOLLOWED, add_parameter, reject_unsupported, translate
-from manyhats.api.shaped_route import shaped_route, typed_error
-from manyhats.api.sse import stream
+from manyhats.api.lorax_answers import Generated, GenerateEvent
+from manyhats.api.shaped_route import TYPED_ERRORS, shaped_route, typed_error
+from manyhats.api.sse import EventStream, stream
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text, Tokenizer
 from manyhats.core.sampling_params import SampledToken
@@ -40,7 +41,12 @@ _KINDS: tuple[tuple[type[Exception], int, str], ...] = (
 error_body = typed_error(_KINDS, "unknown")
 
 
-router = APIRouter(tags=["lorax"], route_class=shaped_route(error_body), dependencies=[Depends(require_read)])
+router = APIRouter(
+    tags=["lorax"],
+    route_class=shaped_route(error_body),
+    dependencies=[Depends(require_read)],
+    responses=TYPED_ERRORS,
+)
 
 
 _Alternatives = Annotated[StrictInt, Field(ge=0, le=20)]
@@ -86,14 +92,19 @@ class GenerateBody(BaseModel):
         return self.parameters or Parameters()
 
 
-@router.post("/generate", openapi_extra=documented(GenerateBody))
+@router.post("/generate", openapi_extra=documented(GenerateBody), response_model=Generated)
 async def generate(request: Request) -> Response:
     """Continues a prompt."""
     body = await parse(request, GenerateBody)
     return await _answer(request, body)
 
 
-@router.post("/generate_stream", openapi_extra=documented(GenerateBody))
+@router.post(
+    "/generate_stream",
+    openapi_extra=documented(GenerateBody),
+    response_class=EventStream,
+    responses=documented_events(GenerateEvent),
+)
 async def generate_stream(request: Request) -> Response:
     """Continues a prompt, token by token."""
     return await _stream(request, await parse(request, GenerateBody))

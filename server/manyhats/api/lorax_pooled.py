@@ -58,18 +58,20 @@ class Entity(AnswerBody):
     end: int
 
 
+# Of examples.
+_ENTITIES: list[Any] = [{"entity": "PER", "score": 0.99, "index": 1, "word": "Ada", "start": 0, "end": 3}]
+
+
 class Entities(RootModel[list[Entity]]):
     """The entities of a text."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [[{"entity": "PER", "score": 0.99, "index": 1, "word": "Ada", "start": 0, "end": 3}]]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [_ENTITIES]})
 
 
 class EntitiesOfTexts(RootModel[list[list[Entity]]]):
     """The entities of each text."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [[_ENTITIES]]})
 
 
 class LoraxVector(AnswerBody):

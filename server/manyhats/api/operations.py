@@ -10,26 +10,32 @@ from importlib import resources
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from manyhats._version import __version__
+from manyhats.api.answers import Alive, ReadyBody
 from manyhats.api.auth import is_reader
 from manyhats.api.errors import response
+from manyhats.api.json_response import small_json
 from manyhats.api.state import runtime_of
 from manyhats.errors import NotReady
 from manyhats.serving.metrics import SummedOverTasks
 
 router = APIRouter(tags=["operations"])
 
+_FIGURES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"example": "# TYPE manyhats_ready gauge\nmanyhats_ready 1.0\n"}}}
+}
 
-@router.get("/healthz")
-async def healthz() -> dict[str, str]:
+
+@router.get("/healthz", response_model=Alive)
+async def healthz() -> Response:
     """The process lives."""
-    return {"status": "ok"}
+    return small_json({"status": "ok"})
 
 
-@router.get("/readyz")
+@router.get("/readyz", response_model=ReadyBody)
 async def readyz(request: Request) -> JSONResponse:
     """It can answer now."""
     runtime = runtime_of(request)
@@ -38,7 +44,7 @@ async def readyz(request: Request) -> JSONResponse:
     return JSONResponse({"status": "ready", "backbone": runtime.backbone.name, "version": __version__})
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse, responses=_FIGURES)
 async def metrics(request: Request) -> Response:
     """Figures for Prometheus: by task for those who may see tasks' names (`metrics_names`), for others in sum."""
     runtime = runtime_of(request)

@@ -7,8 +7,9 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from manyhats.api.answers import Prediction, PredictionEvent, PredictionList
 from manyhats.api.auth import require_read
-from manyhats.api.body import documented, parse
+from manyhats.api.body import documented, documented_events, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.errors import describe
@@ -28,7 +29,12 @@ _ERROR = 8  # values: the cost of an answer that is an error
 router = APIRouter(prefix="/v1", tags=["predict"], dependencies=[Depends(require_read)], route_class=DirectRoute)
 
 
-@router.post("/tasks/{task}/predict", openapi_extra=documented(PredictBody))
+@router.post(
+    "/tasks/{task}/predict",
+    openapi_extra=documented(PredictBody),
+    response_model=Prediction,
+    responses=documented_events(PredictionEvent),
+)
 async def predict(task: str, request: Request) -> Response:
     """Asks one task. `task` may name an alias or a version: `spam@canary`, `spam@3`."""
     body = await parse(request, PredictBody)
@@ -63,7 +69,7 @@ async def _stream(request: Request, service: Service, inference: InferenceReques
     )
 
 
-@router.post("/predict", openapi_extra=documented(PredictManyBody))
+@router.post("/predict", openapi_extra=documented(PredictManyBody), response_model=PredictionList)
 async def predict_many(request: Request) -> Response:
     """Asks many tasks at once, or several tasks about the same input. One item's failure leaves the others alone."""
     body = await parse(request, PredictManyBody)

@@ -42,6 +42,15 @@ ParametersBody = Annotated[dict[str, Any], BeforeValidator(_none), Field(default
 class PredictBody(Body):
     """`POST /v1/tasks/{task}/predict`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"inputs": ["a text", "another"], "parameters": {"top_k": 3}},
+                {"inputs": {"text": "who?", "text_pair": "Ada wrote it."}},
+            ]
+        }
+    )
+
     inputs: Inputs
     parameters: ParametersBody
 
@@ -49,11 +58,22 @@ class PredictBody(Body):
 class PredictItem(PredictBody):
     """One item of `requests`."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"task": "spam@canary", "inputs": "a text"}]})
+
     task: StrictStr
 
 
 class PredictManyBody(Body):
     """`POST /v1/predict`: either `requests`, or `tasks` with `inputs`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"requests": [{"task": "spam", "inputs": "a text"}, {"task": "topic@2", "inputs": ["one", "two"]}]},
+                {"tasks": ["spam", "topic"], "inputs": "a text"},
+            ]
+        }
+    )
 
     requests: Many[PredictItem] | None = None
     tasks: Many[StrictStr] | None = None
@@ -71,6 +91,12 @@ class SplitTarget(Body):
 class AliasBody(Body):
     """`PUT /v1/tasks/{task}/aliases/{alias}`: either `version` or `split`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"version": 3}, {"split": [{"version": 2, "weight": 90}, {"version": 3, "weight": 10}]}]
+        }
+    )
+
     version: StrictInt | None = None
     split: Many[SplitTarget] | None = None
 
@@ -78,11 +104,17 @@ class AliasBody(Body):
 class RollbackBody(Body):
     """`POST /v1/tasks/{task}/rollback`: back to the version before, or to `version`."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"version": 2}]})
+
     version: StrictInt | None = None
 
 
 class SettingsBody(Body):
     """`PUT /v1/tasks/{task}`. What is given replaces what was; null goes back to the adapter's own."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"labels": ["ham", "spam"], "priority": 1, "pinned": True}]}
+    )
 
     kind: StrictStr | None = None
     labels: Many[StrictStr] | None = None
@@ -114,6 +146,14 @@ class ErrorInside(BaseModel):
 
 class ErrorBody(BaseModel):
     """The body of every error."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"error": {"message": "there is no task 'x'", "type": "NotFoundError", "param": "task", "code": 404}}
+            ]
+        }
+    )
 
     error: ErrorInside
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Iterable
 from typing import Any
 
 from fastapi import Request, Response
+from pydantic import ConfigDict
 
 from manyhats.api.direct_route import DirectRoute, Handler
 from manyhats.api.errors import Shape, describe, response
@@ -18,6 +19,10 @@ Kinds = Iterable[tuple[type[Exception], int, str]]
 
 class TypedErrorBody(AnswerBody):
     """An error as the servers of Hugging Face and LoRAX answer it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"error": "the text is too long", "error_type": "validation"}]}
+    )
 
     error: str
     error_type: str

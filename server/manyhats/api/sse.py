@@ -25,6 +25,12 @@ DONE = b"data: [DONE]\n\n"
 Events = Iterable[dict[str, Any]]
 
 
+class EventStream(StreamingResponse):
+    """Events as they come."""
+
+    media_type = "text/event-stream"
+
+
 class DeltaQueue:
     """What has come of a stream and is not sent yet. On the event loop alone.
 
@@ -115,7 +121,7 @@ async def stream(
             answer.cancel()
 
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(events(), media_type="text/event-stream", headers=headers)
+    return EventStream(events(), headers=headers)
 
 
 def _event(body: dict[str, Any]) -> bytes:

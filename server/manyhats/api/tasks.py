@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from manyhats.api.answers import TaskBody, TaskList, TaskSummary, TaskVersion
 from manyhats.api.auth import require_admin, require_read
 from manyhats.api.body import documented, parse
+from manyhats.api.json_response import small_json
 from manyhats.api.schemas import AliasBody, RollbackBody, SettingsBody
 from manyhats.api.state import runtime_of
 from manyhats.api.views import details, embedding_body, summary, version_body, version_ref
@@ -20,24 +22,24 @@ read_router = APIRouter(prefix="/v1/tasks", tags=["tasks"], dependencies=[Depend
 admin_router = APIRouter(prefix="/v1/tasks", tags=["tasks"], dependencies=[Depends(require_admin)])
 
 
-@read_router.get("")
+@read_router.get("", response_model=TaskList)
 async def list_tasks(
     request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 100, page_token: str | None = None
-) -> dict[str, Any]:
+) -> Response:
     """All tasks by name, a page at a time."""
     runtime = runtime_of(request)
     tasks, following = runtime.registry.tasks(limit, page_token)
-    return {"data": [summary(runtime, task) for task in tasks], "next_page_token": following}
+    return small_json({"data": [summary(runtime, task) for task in tasks], "next_page_token": following})
 
 
-@read_router.get("/{task}")
-async def show_task(task: str, request: Request) -> dict[str, Any]:
+@read_router.get("/{task}", response_model=TaskBody)
+async def show_task(task: str, request: Request) -> Response:
     """One task with its versions, aliases and settings."""
     runtime = runtime_of(request)
     if task == BASE:
         base = runtime.service.base
         settings = runtime.service.base_settings
-        return {
+        bare = {
             "name": BASE,
             "kind": base.info.kind,
             "method": base.info.method,
@@ -53,18 +55,19 @@ async def show_task(task: str, request: Request) -> dict[str, Any]:
             **embedding_body(settings),
             "backbone": runtime.backbone.name,
         }
+        return small_json(bare)
     found, version = runtime.registry.lookup(task)
-    return details(runtime, found, version)
+    return small_json(details(runtime, found, version))
 
 
-@admin_router.put("/{task}", openapi_extra=documented(SettingsBody))
-async def configure_task(task: str, request: Request) -> dict[str, Any]:
+@admin_router.put("/{task}", openapi_extra=documented(SettingsBody), response_model=TaskBody)
+async def configure_task(task: str, request: Request) -> Response:
     """Sets what is not weights."""
     body = await parse(request, SettingsBody)
     runtime = runtime_of(request)
     check_not_base(task)
     changed = await runtime.configure(task, body.model_dump(exclude_unset=True))
-    return details(runtime, changed)
+    return small_json(details(runtime, changed))
 
 
 @admin_router.delete("/{task}", status_code=204)
@@ -79,11 +82,11 @@ async def delete_task(task: str, request: Request) -> Response:
 # ---- versions
 
 
-@read_router.get("/{task}/versions/{number}")
-async def show_version(task: str, number: int, request: Request) -> dict[str, Any]:
+@read_router.get("/{task}/versions/{number}", response_model=TaskVersion)
+async def show_version(task: str, number: int, request: Request) -> Response:
     """One version."""
     runtime = runtime_of(request)
-    return version_body(runtime, runtime.registry.task(task).version(number))
+    return small_json(version_body(runtime, runtime.registry.task(task).version(number)))
 
 
 @admin_router.delete("/{task}/versions/{number}", status_code=204)
@@ -97,8 +100,8 @@ async def delete_version(task: str, number: int, request: Request) -> Response:
 # ---- aliases
 
 
-@admin_router.put("/{task}/aliases/{alias}", openapi_extra=documented(AliasBody))
-async def set_alias(task: str, alias: str, request: Request) -> dict[str, Any]:
+@admin_router.put("/{task}/aliases/{alias}", openapi_extra=documented(AliasBody), response_model=TaskBody)
+async def set_alias(task: str, alias: str, request: Request) -> Response:
     """Points an alias at one version, or at several by weight."""
     body = await parse(request, AliasBody)
     if (body.version is None) == (body.split is None):
@@ -109,56 +112,62 @@ async def set_alias(task: str, alias: str, request: Request) -> dict[str, Any]:
         else [Target(target.version, float(target.weight)) for target in body.split or []]
     )
     runtime = runtime_of(request)
-    return details(runtime, await in_thread(runtime.threads.admin, runtime.registry.set_alias, task, alias, targets))
+    return small_json(
+        details(runtime, await in_thread(runtime.threads.admin, runtime.registry.set_alias, task, alias, targets))
+    )
 
 
-@admin_router.delete("/{task}/aliases/{alias}")
-async def delete_alias(task: str, alias: str, request: Request) -> dict[str, Any]:
+@admin_router.delete("/{task}/aliases/{alias}", response_model=TaskBody)
+async def delete_alias(task: str, alias: str, request: Request) -> Response:
     """Removes an alias other than `stable`."""
     runtime = runtime_of(request)
-    return details(runtime, await in_thread(runtime.threads.admin, runtime.registry.delete_alias, task, alias))
+    return small_json(
+        details(runtime, await in_thread(runtime.threads.admin, runtime.registry.delete_alias, task, alias))
+    )
 
 
-@admin_router.post("/{task}/rollback", openapi_extra=documented(RollbackBody))
-async def rollback(task: str, request: Request) -> dict[str, Any]:
+@admin_router.post("/{task}/rollback", openapi_extra=documented(RollbackBody), response_model=TaskBody)
+async def rollback(task: str, request: Request) -> Response:
     """Points `stable` back at what it pointed at before."""
     body = await parse(request, RollbackBody)
     runtime = runtime_of(request)
-    return details(runtime, await in_thread(runtime.threads.admin, runtime.registry.rollback, task, body.version))
+    return small_json(
+        details(runtime, await in_thread(runtime.threads.admin, runtime.registry.rollback, task, body.version))
+    )
 
 
 # ---- the adapter cache
 
 
-@admin_router.post("/{task}/load")
-async def load(task: str, request: Request) -> dict[str, Any]:
+@admin_router.post("/{task}/load", response_model=TaskSummary)
+async def load(task: str, request: Request) -> Response:
     """Loads the task's adapter into a slot; answers when it is there."""
     runtime = runtime_of(request)
     await runtime.ensure_loaded(task)
-    return summary(runtime, *runtime.registry.lookup(task))
+    return small_json(summary(runtime, *runtime.registry.lookup(task)))
 
 
-@admin_router.post("/{task}/unload")
-async def unload(task: str, request: Request) -> dict[str, Any]:
+@admin_router.post("/{task}/unload", response_model=TaskSummary)
+async def unload(task: str, request: Request) -> Response:
     """Gives back the memory of the task's adapters, once no request uses them."""
     runtime = runtime_of(request)
     found = runtime.registry.task(task)
     for version in found.versions:
         runtime.adapter_cache.unload(version.sha256)
-    return summary(runtime, found)
+    return small_json(summary(runtime, found))
 
 
-@admin_router.post("/{task}/pin")
-async def pin(task: str, request: Request) -> dict[str, Any]:
+@admin_router.post("/{task}/pin", response_model=TaskBody)
+async def pin(task: str, request: Request) -> Response:
     """Keeps the task's adapter in a slot."""
     runtime = runtime_of(request)
     check_not_base(task)
-    return details(runtime, await runtime.configure(task, {"pinned": True}))
+    return small_json(details(runtime, await runtime.configure(task, {"pinned": True})))
 
 
-@admin_router.post("/{task}/unpin")
-async def unpin(task: str, request: Request) -> dict[str, Any]:
+@admin_router.post("/{task}/unpin", response_model=TaskBody)
+async def unpin(task: str, request: Request) -> Response:
     """Lets the task's adapter be evicted again."""
     runtime = runtime_of(request)
     check_not_base(task)
-    return details(runtime, await runtime.configure(task, {"pinned": False}))
+    return small_json(details(runtime, await runtime.configure(task, {"pinned": False})))

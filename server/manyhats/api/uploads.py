@@ -11,6 +11,7 @@ from anyio import CancelScope
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
+from manyhats.api.answers import UploadedBody
 from manyhats.api.auth import require_admin
 from manyhats.api.body import parse_bytes
 from manyhats.api.multipart import FormReader, UploadForm
@@ -44,10 +45,15 @@ _BODY = {
                         "alias": {"type": "string", "default": "stable"},
                         "activate": {"type": "boolean", "default": True},
                     },
+                    "examples": [{"task": '{"labels": ["ham", "spam"]}', "alias": "canary", "activate": True}],
                 }
             }
         },
     }
+}
+
+_ALREADY_THERE: dict[int | str, dict[str, Any]] = {
+    200: {"model": UploadedBody, "description": "The same files were there: the version that has them."}
 }
 
 
@@ -58,7 +64,9 @@ class _Upload(NamedTuple):
     activate: bool
 
 
-@admin_router.post("/{task}/versions", status_code=201, openapi_extra=_BODY)
+@admin_router.post(
+    "/{task}/versions", status_code=201, openapi_extra=_BODY, response_model=UploadedBody, responses=_ALREADY_THERE
+)
 async def upload(task: str, request: Request) -> JSONResponse:
     """Uploads an adapter as a new version: parts named `files`, or one `archive`."""
     check_name(task, write=True)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import ConfigDict
+
 from manyhats.api.errors import describe
 from manyhats.api.schemas import AnswerBody
 
 
 class ErrorText(AnswerBody):
     """What went wrong."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"error": "there is no task 'x'"}]})
 
     error: str
 

@@ -46,11 +46,15 @@ _TENSORS: dict[FieldType, tuple[str, list[int]]] = {
 class Live(AnswerBody):
     """Whether the process lives."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"live": True}]})
+
     live: bool
 
 
 class Ready(AnswerBody):
     """Whether the server can answer."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ready": True}]})
 
     ready: bool
 
@@ -103,6 +107,8 @@ class ModelMetadata(AnswerBody):
 
 class ModelReady(AnswerBody):
     """Whether a task can answer."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "spam", "ready": True}]})
 
     name: str
     ready: bool

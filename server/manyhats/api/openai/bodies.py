@@ -99,6 +99,10 @@ def read_prompt(
 class CompletionBody(Body):
     """`POST /v1/completions`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"model": "stories", "prompt": "Once", "max_tokens": 16, "temperature": 0.7}]}
+    )
+
     prompt: Prompt
     logprobs: Any = None
     echo: StrictBool | None = None
@@ -106,6 +110,12 @@ class CompletionBody(Body):
 
 class ChatBody(Body):
     """`POST /v1/chat/completions`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"model": "stories", "messages": [{"role": "user", "content": "Good day"}], "max_tokens": 64}]
+        }
+    )
 
     messages: Many[dict[str, Any]]
     max_completion_tokens: Any = None

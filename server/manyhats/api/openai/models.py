@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from manyhats.api.auth import require_read
 from manyhats.api.model_names import task_of, unknown_model
+from manyhats.api.openai.answers import ModelBody, ModelList
 from manyhats.api.state import runtime_of
 from manyhats.errors import NotFound
 from manyhats.registry.names import BASE
@@ -20,7 +21,7 @@ router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(require_
 _PAGE = 1000
 
 
-@router.get("/models")
+@router.get("/models", response_model=ModelList)
 async def models(request: Request) -> JSONResponse:
     """The bare backbone and every task."""
     runtime = runtime_of(request)
@@ -33,7 +34,7 @@ async def models(request: Request) -> JSONResponse:
             return JSONResponse({"object": "list", "data": found})
 
 
-@router.get("/models/{model:path}")
+@router.get("/models/{model:path}", response_model=ModelBody)
 async def one_model(model: str, request: Request) -> JSONResponse:
     """One of them."""
     runtime = runtime_of(request)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, Request, Response
 
 from manyhats.api.auth import require_read
-from manyhats.api.body import documented, parse
+from manyhats.api.body import documented, documented_events, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.errors import describe
 from manyhats.api.json_response import json_response
 from manyhats.api.model_names import task_of, unknown_model
+from manyhats.api.openai.answers import ChatCompletion, ChatCompletionChunk, Completion
 from manyhats.api.openai.bodies import (
     CHAT_DEFAULTS,
     COMPLETION_DEFAULTS,
@@ -31,7 +32,12 @@ from manyhats.serving.inference import InferenceRequest
 router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(require_read)], route_class=DirectRoute)
 
 
-@router.post("/completions", openapi_extra=documented(CompletionBody))
+@router.post(
+    "/completions",
+    openapi_extra=documented(CompletionBody),
+    response_model=Completion,
+    responses=documented_events(Completion),
+)
 async def completions(request: Request) -> Response:
     """Continues prompts, given as texts or as tokens."""
     body = await parse(request, CompletionBody)
@@ -51,7 +57,12 @@ async def completions(request: Request) -> Response:
     return await _answer(request, body, inference, formatter)
 
 
-@router.post("/chat/completions", openapi_extra=documented(ChatBody))
+@router.post(
+    "/chat/completions",
+    openapi_extra=documented(ChatBody),
+    response_model=ChatCompletion,
+    responses=documented_events(ChatCompletionChunk),
+)
 async def chat(request: Request) -> Response:
     """Answers a conversation, by the task's chat template or the tokenizer's."""
     body = await parse(request, ChatBody)

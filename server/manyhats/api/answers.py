@@ -1,0 +1,339 @@
+"""Our own routes' answers, for /openapi.json: `/v1/tasks`, `/v1/imports`, and what `/predict` gives."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict
+
+from manyhats._version import __version__
+from manyhats.api.outputs import CLASSIFIED, AnyOutput, TokenLogprob
+from manyhats.api.schemas import AnswerBody, ErrorInside, WarningBody
+
+_SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+
+def _examples(*examples: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": list(examples)})
+
+
+# ---- asking
+
+
+class TokenCounts(AnswerBody):
+    """Tokens that were read and written."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+class Timing(AnswerBody):
+    """Milliseconds in the queue, for loading the adapter, and in the model."""
+
+    queue_ms: float
+    load_ms: float
+    compute_ms: float
+
+
+class BatchBody(AnswerBody):
+    """The pass that answered, and how many shared it."""
+
+    id: int
+    sequences: int
+    tasks: int
+    methods: list[str]
+
+
+_PREDICTION: dict[str, Any] = {
+    "id": "pred-0f0e0d0c0b0a09080706050403020100",
+    "task": "spam",
+    "version": 3,
+    "sha256": _SHA256,
+    "kind": "classify",
+    "outputs": [CLASSIFIED],
+    "usage": {"input_tokens": 6, "output_tokens": 0},
+    "timing": {"queue_ms": 0.2, "load_ms": 0.0, "compute_ms": 4.1},
+    "batch": {"id": 17, "sequences": 4, "tasks": 3, "methods": ["ia3", "lora"]},
+}
+
+
+class Prediction(AnswerBody):
+    """The answer of one task, an output for each input in their order."""
+
+    model_config = _examples(_PREDICTION)
+
+    id: str
+    task: str
+    version: int
+    sha256: str
+    kind: str
+    outputs: list[AnyOutput]
+    usage: TokenCounts
+    timing: Timing
+    batch: BatchBody
+    warnings: list[WarningBody] | None = None
+
+
+class PredictionEvent(AnswerBody):
+    """With `stream`: one token of the output for `input`. Behind the last one the whole answer follows, then `[DONE]`.
+
+    `choice`: with `n`, which of an input's texts.
+    """
+
+    model_config = _examples({"input": 0, "text": " upon", "tokens": [2501], "finish_reason": None})
+
+    input: int
+    text: str
+    tokens: list[int]
+    finish_reason: Literal["stop", "length"] | None
+    choice: int | None = None
+    logprobs: list[TokenLogprob] | None = None
+
+
+class FailedPrediction(AnswerBody):
+    """An item that failed, in its place."""
+
+    task: str
+    error: ErrorInside
+
+
+class PredictionList(AnswerBody):
+    """An answer for each item, in the order asked."""
+
+    model_config = _examples(
+        {
+            "results": [
+                _PREDICTION,
+                {
+                    "task": "nobody",
+                    "error": {
+                        "message": "there is no task 'nobody'",
+                        "type": "NotFoundError",
+                        "param": "task",
+                        "code": 404,
+                    },
+                },
+            ]
+        }
+    )
+
+    results: list[Prediction | FailedPrediction]
+
+
+# ---- tasks
+
+
+class VersionRef(AnswerBody):
+    """A version's number, and the digest of its contents."""
+
+    version: int
+    sha256: str
+
+
+class VersionFields(VersionRef):
+    """What is known of a version's adapter. `bytes`: of its weights."""
+
+    method: str
+    kind: str
+    rank: int | None
+    matched_tensors: int
+    bytes: int
+
+
+_VERSION: dict[str, Any] = {
+    "version": 3,
+    "sha256": _SHA256,
+    "method": "lora",
+    "kind": "classify",
+    "rank": 8,
+    "matched_tensors": 24,
+    "bytes": 294912,
+}
+_KEPT: dict[str, Any] = _VERSION | {
+    "base": "sentence-transformers/all-MiniLM-L6-v2",
+    "created": 1760000000.0,
+    "warnings": [],
+    "card": None,
+}
+
+
+class TaskVersion(VersionFields):
+    """One version. `created`: unix seconds. `card`: its README.md. `quarantined`: why its files are not used."""
+
+    model_config = _examples(_KEPT)
+
+    base: str | None
+    created: float
+    warnings: list[str]
+    card: str | None
+    quarantined: str | None = None
+
+
+class AliasTarget(AnswerBody):
+    """One version of a split, and its share of the requests."""
+
+    version: int
+    weight: float
+
+
+Aliases = dict[str, int | list[AliasTarget]]
+
+
+class UploadedBody(VersionFields):
+    """The version that holds what was uploaded. `kind`: what the task answers with it."""
+
+    model_config = _examples({"task": "spam", **_VERSION, "aliases": {"stable": 3}})
+
+    task: str
+    aliases: Aliases
+    warnings: list[str] | None = None
+
+
+class TaskSummary(AnswerBody):
+    """A task as the list has it; without a version, `kind`, `method` and `version` are null."""
+
+    model_config = _examples(
+        {
+            "name": "spam",
+            "kind": "classify",
+            "method": "lora",
+            "version": 3,
+            "residency": "slot",
+            "bytes": 294912,
+        }
+    )
+
+    name: str
+    kind: str | None
+    method: str | None
+    version: int | None
+    residency: Literal["disk", "memory", "slot"]
+    bytes: int
+    quarantined: str | None = None
+
+
+class TaskList(AnswerBody):
+    """A page of the tasks; `next_page_token` is null on the last."""
+
+    model_config = _examples(
+        {
+            "data": [
+                {
+                    "name": "spam",
+                    "kind": "classify",
+                    "method": "lora",
+                    "version": 3,
+                    "residency": "slot",
+                    "bytes": 294912,
+                }
+            ],
+            "next_page_token": None,
+        }
+    )
+
+    data: list[TaskSummary]
+    next_page_token: str | None
+
+
+class TaskBody(TaskSummary):
+    """A task with everything that is known about it. `sha256` and `backbone` are the bare backbone's, `base`, alone; it
+    has no settings that a task has besides."""
+
+    model_config = _examples(
+        {
+            "name": "spam",
+            "kind": "classify",
+            "method": "lora",
+            "version": 3,
+            "residency": "slot",
+            "bytes": 294912,
+            "versions": [_KEPT],
+            "aliases": {"stable": 3, "canary": [{"version": 2, "weight": 90.0}, {"version": 3, "weight": 10.0}]},
+            "labels": ["ham", "spam"],
+            "template": None,
+            "chat_template": None,
+            "system_prompt": None,
+            "stop_token_ids": [],
+            "max_tokens": 512,
+            "overflow": "error",
+            "pooling": None,
+            "normalize": None,
+            "prompts": None,
+            "default_prompt_name": None,
+            "include_prompt": None,
+            "lower_case": None,
+            "defaults": {},
+            "priority": 0,
+            "pinned": False,
+            "warnings": [],
+            "created": 1750000000.0,
+        }
+    )
+
+    versions: list[TaskVersion]
+    aliases: Aliases
+    labels: list[str] | None
+    template: str | None
+    max_tokens: int
+    overflow: Literal["error", "truncate"]
+    pooling: str | list[str] | None
+    normalize: bool | None
+    prompts: dict[str, str] | None
+    default_prompt_name: str | None
+    include_prompt: bool | None
+    lower_case: bool | None
+    chat_template: str | None = None
+    system_prompt: str | None = None
+    stop_token_ids: list[int] | None = None
+    defaults: dict[str, Any] | None = None
+    priority: int | None = None
+    pinned: bool | None = None
+    warnings: list[str] | None = None
+    created: float | None = None
+    sha256: str | None = None
+    backbone: str | None = None
+
+
+# ---- imports and the server
+
+
+class ImportBody(AnswerBody):
+    """A folder in the store. `reason`: why it waits or was refused, or what the reader warns of."""
+
+    folder: str
+    status: Literal["taken_in", "waiting", "refused"]
+    task: str | None
+    version: int | None
+    reason: str | None
+
+
+class ImportList(AnswerBody):
+    """A page of the folders; `next_page_token` is null on the last."""
+
+    model_config = _examples(
+        {
+            "data": [{"folder": "spam", "status": "taken_in", "task": "spam", "version": 1, "reason": None}],
+            "next_page_token": None,
+        }
+    )
+
+    data: list[ImportBody]
+    next_page_token: str | None
+
+
+class Alive(AnswerBody):
+    """The process lives."""
+
+    model_config = _examples({"status": "ok"})
+
+    status: Literal["ok"]
+
+
+class ReadyBody(AnswerBody):
+    """It can answer now."""
+
+    model_config = _examples({"status": "ready", "backbone": "all-MiniLM-L6-v2", "version": __version__})
+
+    status: Literal["ready"]
+    backbone: str
+    version: str
