@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from manyhats.commands.folders import check_folders
-from manyhats.errors import InvalidRequest
+from manyhats.errors import InvalidRequest, WrongUsage
 from manyhats.messages import first_line
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def convert(
         from manyhats.core.kinds.registry import KINDS
 
         if kind and kind not in KINDS:
-            raise InvalidRequest(f"--kind is '{kind[:100]}'; these are: {', '.join(KINDS)}", param="kind")
+            raise WrongUsage(f"--kind is '{kind[:100]}'; these are: {', '.join(KINDS)}", param="kind")
         changed = materialise(path, out, backbone, kind or None)
         typer.echo(f"{out}: {changed} changed parameters as safetensors")
         return
