@@ -13,7 +13,8 @@ from manyhats._version import __version__
 from manyhats.settings import Settings
 from typer.testing import CliRunner
 
-COMMANDS = ("serve", "push", "tasks", "show", "rollback", "predict", "train", "convert", "doctor", "bench")
+COMMANDS = ("serve", "push", "download", "tasks", "show", "set", "alias", "rollback", "delete")
+COMMANDS += ("load", "unload", "pin", "unpin", "predict", "train", "convert", "doctor", "bench")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:
@@ -51,7 +52,7 @@ def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     [
         (["tasks", "--url", "http://127.0.0.1:9"], 1, "no answer from http://127.0.0.1:9"),
         (["convert", "/nowhere/at/all", "out"], 2, "is no folder"),
-        (["push", "spam", "/nowhere/at/all"], 1, "is no adapter folder"),
+        (["push", "spam", "/nowhere/at/all"], 2, "is no adapter folder"),
         (["serve"], 2, "no backbone: give --backbone"),
         (["serve", "--backbone", "/nowhere/at/all", "--port", "0"], 1, "/nowhere/at/all"),
         (["serve", "--store", "s3://bucket/store"], 2, "setting 'store': a store is a folder on this machine"),
@@ -129,12 +130,12 @@ def test_it_starts_without_loading_torch(tmp_path: Path) -> None:
         "try:\n    main()\nfinally:\n    assert 'torch' not in sys.modules, 'torch is loaded'\n"
     )
     nobody = "http://127.0.0.1:9"
-    for path, message in (
-        (tmp_path / "none", f"manyhats: '{tmp_path / 'none'}' is no adapter folder and no zip or tar.gz"),
-        (folder, f"manyhats: no answer from {nobody}"),
+    for path, code, message in (
+        (tmp_path / "none", 2, f"manyhats: '{tmp_path / 'none'}' is no adapter folder and no zip or tar.gz"),
+        (folder, 1, f"manyhats: no answer from {nobody}"),
     ):
         done = subprocess.run(
             [sys.executable, "-c", script, str(path), "--url", nobody], capture_output=True, text=True, check=False
         )
-        assert (done.returncode, done.stdout) == (1, "")
+        assert (done.returncode, done.stdout) == (code, "")
         assert done.stderr.splitlines()[-1].startswith(message)

@@ -19,7 +19,7 @@ from typer.core import TyperCommand
 from manyhats._version import __version__
 from manyhats.api.address import check_address
 from manyhats.api.exposure import check_exposure
-from manyhats.commands import convert, doctor, remote
+from manyhats.commands import convert, doctor, predict, remote, tasks
 from manyhats.commands.lazy import LazyCommand
 from manyhats.errors import EngineFailure, ManyhatsError, WrongSetting, WrongUsage
 from manyhats.observability import logs
@@ -122,10 +122,21 @@ def serve(config: Path | None = None, **options: str | None) -> None:
 
 
 app.command("push")(remote.push)
-app.command("tasks")(remote.tasks)
-app.command("show")(remote.show)
-app.command("rollback")(remote.rollback)
-app.command("predict")(remote.predict)
+app.command("download")(remote.download)
+app.command("tasks")(tasks.tasks)
+app.command("show")(tasks.show)
+app.command("set")(tasks.configure)
+app.command("alias")(tasks.alias)
+app.command("rollback")(tasks.rollback)
+app.command("delete")(tasks.delete)
+for _verb, _text in {
+    "load": "Loads a task's adapter into a slot.",
+    "unload": "Gives back the memory of a task's adapters.",
+    "pin": "Keeps a task's adapter in a slot.",
+    "unpin": "Lets a task's adapter be evicted again.",
+}.items():
+    app.command(_verb)(tasks.placement(_verb, _text))
+app.command("predict")(predict.predict)
 
 
 @app.command(

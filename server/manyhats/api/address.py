@@ -27,11 +27,8 @@ def check_address(settings: Settings) -> None:
                 _bind_as_server(one, address)
         except OSError as error:
             failed.append(error)
-    for error in failed:
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigurationError(
-                f"port {port} of {host} is in use; end what listens there, or give another --port"
-            ) from None
+    if any(one.errno == errno.EADDRINUSE for one in failed):
+        raise ConfigurationError(f"port {port} of {host} is in use; end what listens there, or give another --port")
     # A name may have addresses of a family that this machine has not; one address is enough.
     if failed and len(failed) == len(found):
         reason = failed[0].strerror or failed[0]

@@ -18,7 +18,7 @@ from manyhats_client.errors import ManyhatsError, ServerNotReady, from_response
 from manyhats_client.models import Health, Prediction, Result, Task, TaskDetails, Upload, Version
 from manyhats_client.operations import Inputs, Operation, Question, Split
 from manyhats_client.retries import NOT_YET, ReadyWait, Retries
-from manyhats_client.uploads import open_parts
+from manyhats_client.uploads import Files, open_parts
 
 T = TypeVar("T")
 
@@ -120,13 +120,13 @@ class Client:
     def upload(
         self,
         task: str,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Files,
         *,
         alias: str = "stable",
         activate: bool = True,
         settings: Mapping[str, Any] | None = None,
     ) -> Upload:
-        """Uploads an adapter as a new version: a folder, or an archive (zip, tar.gz).
+        """Uploads an adapter as a new version: a folder, an archive (zip, tar.gz), or files by name.
 
         `alias` points at the new version if `activate` is true. `settings`: as for `configure`, set
         together with the version. The files are read while they are sent.
