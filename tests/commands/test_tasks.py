@@ -116,10 +116,11 @@ def test_placement_by_hand(server: Server, verb: str) -> None:
     [
         ("spam", "/v1/tasks/spam", "spam with all its versions"),
         ("spam@3", "/v1/tasks/spam/versions/3", "version 3 of spam"),
+        ("spam@canary", "/v1/tasks/spam/aliases/canary", "the alias canary of spam"),
     ],
 )
-def test_delete_takes_a_task_or_a_version(server: Server, task: str, path: str, said: str) -> None:
-    server.answer = lambda request: httpx.Response(204)
+def test_delete_takes_a_task_a_version_or_an_alias(server: Server, task: str, path: str, said: str) -> None:
+    server.answer = lambda request: httpx.Response(200, json=TASK) if "aliases" in path else httpx.Response(204)
     assert run("delete", task, "--yes")[0] == f"deleted {said}\n"
     assert asked(server)[:2] == ("DELETE", path)
     assert json.loads(run("delete", task, "-y", "--json")[0])["deleted"] is True
@@ -139,7 +140,6 @@ def test_delete_asks_first(server: Server, monkeypatch: pytest.MonkeyPatch) -> N
     ("words", "message"),
     [
         (("delete", "spam"), "nobody can be asked whether to delete spam with all its versions; --yes says so"),
-        (("delete", "spam@canary", "--yes"), "not what an alias points at"),
         (("delete", "base", "--yes"), "cannot be changed"),
         (("alias", "spam", "7", "3"), "is no alias"),
         (("alias", "spam", "canary", "2=0"), "an alias points at"),

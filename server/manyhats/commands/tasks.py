@@ -69,29 +69,37 @@ def show(
 
 
 def delete(
-    task: Annotated[str, typer.Argument(help="the task's name; `task@3` deletes that version alone")],
+    task: Annotated[
+        str, typer.Argument(help="the task's name; `task@3` deletes that version alone, `task@alias` the alias")
+    ],
     url: Url = DEFAULT_URL,
     key: Key = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask first")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Deletes a task with all its versions, or one version."""
+    """Deletes a task with all its versions, or one version, or an alias."""
     ref = asked(task)
     own_name(ref.task)
-    if ref.number is None and ref.alias is not None and "@" in task:
-        raise WrongUsage(f"a task or one version is deleted, not what an alias points at: '{task}'")
-    what = f"{ref.task} with all its versions" if ref.number is None else f"version {ref.number} of {ref.task}"
+    alias = ref.alias if "@" in task else None
+    if alias is not None:
+        what = f"the alias {alias} of {ref.task}"
+    elif ref.number is not None:
+        what = f"version {ref.number} of {ref.task}"
+    else:
+        what = f"{ref.task} with all its versions"
     if not yes:
         if not _can_be_asked():
             raise WrongUsage(f"nobody can be asked whether to delete {what}; --yes says so")
         typer.confirm(f"Delete {what}?", abort=True)
     with connected(url, key) as client:
-        if ref.number is None:
-            client.delete(ref.task)
-        else:
+        if alias is not None:
+            client.delete_alias(ref.task, alias)
+        elif ref.number is not None:
             client.delete_version(ref.task, ref.number)
+        else:
+            client.delete(ref.task)
     if as_json:
-        print_json({"task": ref.task, "version": ref.number, "deleted": True})
+        print_json({"task": ref.task, "version": ref.number, "alias": alias, "deleted": True})
     else:
         typer.echo(f"deleted {what}")
 

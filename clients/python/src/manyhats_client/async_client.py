@@ -112,6 +112,10 @@ class AsyncClient:
         """Points an alias at a version, or at several with weights: `{2: 90, 3: 10}`."""
         return await self._call(ops.set_alias(task, alias, target))
 
+    async def delete_alias(self, task: str, alias: str) -> TaskDetails:
+        """Removes an alias other than `stable`; the versions stay."""
+        return await self._call(ops.delete_alias(task, alias))
+
     async def rollback(self, task: str, version: int | None = None) -> TaskDetails:
         """Points `stable` back at what it pointed at before, or at `version`."""
         return await self._call(ops.rollback(task, version))
