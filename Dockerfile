@@ -61,7 +61,7 @@ RUN set -eu; \
     /opt/manyhats/bin/pip install -c /tmp/requirements/constraints.txt -r requirements.txt; \
     rm -r /tmp/manyhats
 
-# --- wheel: the package itself ---------------------------------------------------------------
+# --- wheel: the package itself, and the client for its commands ------------------------------
 FROM packages AS wheel
 
 # For the CPU kernels, here alone: the image itself gets the compiled library.
@@ -73,7 +73,9 @@ RUN if [ -n "${COMPILER}" ]; then \
 WORKDIR /src
 COPY pyproject.toml setup.py README.md LICENSE* ./
 COPY server ./server
-RUN /opt/manyhats/bin/pip wheel --no-deps --build-constraint /tmp/requirements/constraints.txt --wheel-dir /dist .
+COPY clients/python ./clients/python
+RUN /opt/manyhats/bin/pip wheel --no-deps --build-constraint /tmp/requirements/constraints.txt --wheel-dir /dist \
+    . ./clients/python
 
 # --- the image -------------------------------------------------------------------------------
 FROM ${BASE_IMAGE}

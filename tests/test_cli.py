@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from manyhats._version import __version__
 from manyhats.settings import Settings
 from typer.testing import CliRunner
 
-COMMANDS = ("serve", "push", "tasks", "show", "rollback", "predict", "train", "convert", "doctor", "bench")
+COMMANDS = ("serve", "push", "download", "tasks", "show", "set", "alias", "rollback", "delete")
+COMMANDS += ("load", "unload", "pin", "unpin", "predict", "train", "convert", "doctor", "bench")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:
@@ -49,20 +51,23 @@ def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     ("words", "code", "message"),
     [
         (["tasks", "--url", "http://127.0.0.1:9"], 1, "no answer from http://127.0.0.1:9"),
-        (["convert", "/nowhere/at/all", "out"], 1, "is no folder"),
-        (["push", "spam", "/nowhere/at/all"], 1, "is no adapter folder"),
-        (["serve"], 1, "no backbone: give --backbone"),
-        (["serve", "--backbone", "/nowhere/at/all"], 1, "/nowhere/at/all"),
+        (["convert", "/nowhere/at/all", "out"], 2, "is no folder"),
+        (["push", "spam", "/nowhere/at/all"], 2, "is no adapter folder"),
+        (["serve"], 2, "no backbone: give --backbone"),
+        (["serve", "--backbone", "/nowhere/at/all", "--port", "0"], 1, "/nowhere/at/all"),
+        (["serve", "--store", "s3://bucket/store"], 2, "setting 'store': a store is a folder on this machine"),
+        (["bench", "--backbone", "x", "--store", "s3://bucket"], 2, "setting 'store': a store is a folder"),
+        (["serve", "--backbone", "x", "--host", "192.0.2.1", "--api-keys", "k"], 2, "no address of this machine"),
         (["serve", "--port", "http"], 2, "setting 'port'"),
         (["serve", "--config", "/nowhere/at/all.toml"], 2, "does not exist"),
         (["serve", "--api-keys", ""], 2, "setting 'api_keys': it is given, but a key is empty"),
         (["serve", "--admin-keys", " , "], 2, "setting 'admin_keys': it is given, but a key is empty"),
         (["serve", "--host", "0.0.0.0"], 2, "allow_unauthenticated"),
-        (["serve", "--host", "0.0.0.0", "--allow-unauthenticated"], 1, "no backbone"),
-        (["serve", "--allow-unauthenticated", "--host", "0.0.0.0"], 1, "no backbone"),
-        (["serve", "--allow-unauthenticated", "true", "--host", "0.0.0.0"], 1, "no backbone"),
+        (["serve", "--host", "0.0.0.0", "--allow-unauthenticated"], 2, "no backbone"),
+        (["serve", "--allow-unauthenticated", "--host", "0.0.0.0"], 2, "no backbone"),
+        (["serve", "--allow-unauthenticated", "true", "--host", "0.0.0.0"], 2, "no backbone"),
         (["serve", "--allow-unauthenticated", "false", "--host", "0.0.0.0"], 2, "allow_unauthenticated"),
-        (["serve", "--host", "0.0.0.0", "--api-keys", "k"], 1, "no backbone"),
+        (["serve", "--host", "0.0.0.0", "--api-keys", "k"], 2, "no backbone"),
     ],
 )
 def test_what_goes_wrong_is_one_line(
@@ -77,6 +82,22 @@ def test_what_goes_wrong_is_one_line(
     assert said.err.startswith("manyhats: ")
     assert said.err.count("\n") == 1
     assert message in said.err
+
+
+def test_a_port_in_use_is_said_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    monkeypatch.setattr("manyhats.runtime.Runtime", lambda *_: pytest.fail("the backbone is loaded"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        words = ("serve", "--backbone", "x", "--store", str(tmp_path / "store"), "--port", port)
+        assert run(monkeypatch, *words) == 1
+    assert capsys.readouterr().err == (
+        f"manyhats: port {port} of 127.0.0.1 is in use; end what listens there, or give another --port\n"
+    )
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize(
@@ -109,12 +130,12 @@ def test_it_starts_without_loading_torch(tmp_path: Path) -> None:
         "try:\n    main()\nfinally:\n    assert 'torch' not in sys.modules, 'torch is loaded'\n"
     )
     nobody = "http://127.0.0.1:9"
-    for path, message in (
-        (tmp_path / "none", f"manyhats: '{tmp_path / 'none'}' is no adapter folder and no zip or tar.gz"),
-        (folder, f"manyhats: no answer from {nobody}"),
+    for path, code, message in (
+        (tmp_path / "none", 2, f"manyhats: '{tmp_path / 'none'}' is no adapter folder and no zip or tar.gz"),
+        (folder, 1, f"manyhats: no answer from {nobody}"),
     ):
         done = subprocess.run(
             [sys.executable, "-c", script, str(path), "--url", nobody], capture_output=True, text=True, check=False
         )
-        assert (done.returncode, done.stdout) == (1, "")
+        assert (done.returncode, done.stdout) == (code, "")
         assert done.stderr.splitlines()[-1].startswith(message)

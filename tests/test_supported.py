@@ -91,7 +91,7 @@ def said(folder: Path, *words: str) -> tuple[int, str]:
     return ended.returncode, ended.stderr
 
 
-SERVE = ("serve", "--backbone", "package:nothing")
+SERVE = ("serve", "--backbone", "package:nothing", "--port", "0")
 
 
 def test_another_library_brought_an_older_transformers(tmp_path: Path) -> None:

@@ -17,9 +17,11 @@ from pydantic_core import PydanticUndefined
 from typer.core import TyperCommand
 
 from manyhats._version import __version__
-from manyhats.commands import convert, doctor, remote
+from manyhats.api.address import check_address
+from manyhats.api.exposure import check_exposure
+from manyhats.commands import convert, doctor, predict, remote, tasks
 from manyhats.commands.lazy import LazyCommand
-from manyhats.errors import EngineFailure, ManyhatsError, WrongSetting
+from manyhats.errors import EngineFailure, ManyhatsError, WrongSetting, WrongUsage
 from manyhats.observability import logs
 from manyhats.settings import Settings, load_settings
 
@@ -29,7 +31,6 @@ app = typer.Typer(
     name="manyhats",
     help="One frozen backbone, many tasks and methods, one batch.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -81,11 +82,6 @@ class _Serve(TyperCommand):
 @_with_settings
 def serve(config: Path | None = None, **options: str | None) -> None:
     """Starts the server. An option wins over its environment variable, and that over the settings file."""
-    from manyhats.api.app import create_app
-    from manyhats.api.exposure import check_exposure
-    from manyhats.api.server import create_server
-    from manyhats.runtime import Runtime
-
     # uvicorn raises a signal again when it has ended; and a container's first process has no handler of its own.
     # Not sys.exit: an exception raised at any point of the start may be swallowed there.
     for ending in (signal.SIGTERM, signal.SIGINT):
@@ -93,6 +89,14 @@ def serve(config: Path | None = None, **options: str | None) -> None:
     settings = load_settings(config, **{name: value for name, value in options.items() if value is not None})
     logs.configure(settings.log_level)
     check_exposure(settings)
+    if not settings.backbone:
+        raise WrongSetting("no backbone: give --backbone a folder, a hub id or package:NAME")
+    check_address(settings)
+    # Here, so that what is wrong so far is said before torch is loaded.
+    from manyhats.api.app import create_app
+    from manyhats.api.server import create_server
+    from manyhats.runtime import Runtime
+
     runtime = Runtime(settings)
     runtime.open()
     # What is here now stays: walking through it at every collection would stop all threads each time.
@@ -118,10 +122,21 @@ def serve(config: Path | None = None, **options: str | None) -> None:
 
 
 app.command("push")(remote.push)
-app.command("tasks")(remote.tasks)
-app.command("show")(remote.show)
-app.command("rollback")(remote.rollback)
-app.command("predict")(remote.predict)
+app.command("download")(remote.download)
+app.command("tasks")(tasks.tasks)
+app.command("show")(tasks.show)
+app.command("set")(tasks.configure)
+app.command("alias")(tasks.alias)
+app.command("rollback")(tasks.rollback)
+app.command("delete")(tasks.delete)
+for _verb, _text in {
+    "load": "Loads a task's adapter into a slot.",
+    "unload": "Gives back the memory of a task's adapters.",
+    "pin": "Keeps a task's adapter in a slot.",
+    "unpin": "Lets a task's adapter be evicted again.",
+}.items():
+    app.command(_verb)(tasks.placement(_verb, _text))
+app.command("predict")(predict.predict)
 
 
 @app.command(
@@ -163,7 +178,7 @@ def main() -> None:
         app()
     except ManyhatsError as error:
         typer.echo(f"manyhats: {error.message}", err=True)
-        sys.exit(2 if isinstance(error, WrongSetting) else 1)
+        sys.exit(2 if isinstance(error, WrongSetting | WrongUsage) else 1)
 
 
 if __name__ == "__main__":

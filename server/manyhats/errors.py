@@ -2,7 +2,8 @@
 
     ManyhatsError
     ├── InvalidRequest          a value that is not allowed; says which would be
-    │   └── InputTooLong        more tokens than the task takes
+    │   ├── InputTooLong        more tokens than the task takes
+    │   └── WrongUsage          a command's words that it cannot do anything with
     ├── NotFound                no such task, version or alias
     ├── Conflict                the request does not fit the present state
     ├── TooLarge                over a limit on size or count
@@ -46,6 +47,10 @@ class InvalidRequest(ManyhatsError):
 
 class InputTooLong(InvalidRequest):
     """An input has more tokens than the task takes."""
+
+
+class WrongUsage(InvalidRequest):
+    """A command's words that it cannot do anything with: a name that is none, a path that is not there."""
 
 
 class NotFound(ManyhatsError):

@@ -25,7 +25,7 @@ from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.engine.freed_memory import keep_freed_memory
 from manyhats.engine.pass_size import default_batched_tokens
 from manyhats.engine.self_check import self_check
-from manyhats.errors import AdapterMismatch, ConfigurationError, DeadlineExceeded
+from manyhats.errors import AdapterMismatch, DeadlineExceeded
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.tensor_file import mapped
 from manyhats.methods.bound_adapter import BoundAdapter
@@ -57,8 +57,6 @@ class Runtime:
     """One server: what the routes work with. `ready` turns true when it can answer."""
 
     def __init__(self, settings: Settings, backbone: Backbone | None = None) -> None:
-        if backbone is None and not settings.backbone:
-            raise ConfigurationError("no backbone: give --backbone a folder, a hub id or package:NAME")
         self.settings = settings
         keep_freed_memory()
         if settings.threads:

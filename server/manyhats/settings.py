@@ -35,6 +35,13 @@ def _some_keys(value: Any) -> Any:
     return keys
 
 
+def _folder(value: Any) -> Any:
+    """A folder of this machine. An address would become a folder with the scheme's name."""
+    if _ADDRESS.match(str(value)):
+        raise ValueError("a store is a folder on this machine; addresses such as s3:// are not supported")
+    return value
+
+
 def _hosts(value: Any) -> Any:
     """Host names, each plain, `*` or `*.example.com`."""
     names = _split(value)
@@ -57,6 +64,7 @@ def _origins(value: Any) -> Any:
 
 logger = logging.getLogger(__name__)
 
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash: that is what a path leaves of two
 _HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*)|\[[0-9A-Fa-f:.]+\]")
 _ORIGIN = re.compile(r"\*|null|[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?")
 # By a setting's name what it was called before, for one release.
@@ -75,7 +83,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MANYHATS_", extra="forbid", frozen=True)
 
     backbone: str = Field("", description="the frozen model: a folder, a hub id, or package:NAME")
-    store: Path = Field(Path("adapters_store"), description="folder of the registry and the adapters")
+    store: Annotated[Path, BeforeValidator(_folder)] = Field(
+        Path("adapters_store"), description="folder of the registry and the adapters"
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")

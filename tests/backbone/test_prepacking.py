@@ -60,7 +60,7 @@ def test_query_key_and_value_are_one_product(base_folder: Any, monkeypatch: pyte
 
 def test_nothing_is_prepacked_where_memory_is_short(base_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny.load(base_folder("llama"))
-    monkeypatch.setattr(prepacking, "_free_memory", lambda: 100)
+    monkeypatch.setattr(prepacking, "free_host_memory", lambda: 100)
     assert prepack(backbone.linear.values()) == 0
     assert all(site.prepacked is None for site in backbone.linear.values())
 

@@ -86,6 +86,13 @@ def test_not_an_address(address: str) -> None:
             cls(address)
 
 
+def test_a_key_may_have_any_letters(kind: str) -> None:
+    server = Server([OK])
+    with driven(kind, server, api_key="schlüssel") as client:
+        client.health()
+    assert dict(server.requests[0].headers.raw)[b"Authorization"] == "Bearer schlüssel".encode()
+
+
 def test_the_key(kind: str) -> None:
     server = Server([OK])
     with driven(kind, server, api_key=" hat-123\n") as client:

@@ -99,6 +99,7 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], str, str, Any]] = [
         "/aliases/a%2Fb",
         {"split": [{"version": 2, "weight": 1}]},
     ),
+    ("delete_alias", ("spam", "canary"), {}, "DELETE", "/aliases/canary", None),
     ("rollback", ("spam",), {}, "POST", "/rollback", None),
     ("rollback", ("spam", 2), {}, "POST", "/rollback", {"version": 2}),
     ("load", ("spam",), {}, "POST", "/load", None),

@@ -145,12 +145,30 @@ def test_links_to_files_are_followed_and_links_to_folders_refused(
         client.upload("spam", folder)
 
 
-@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz", "A.TGZ"])
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz", "A.TGZ", "a.tar"])
 def test_an_archive(client: Driver, server: Server, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"packed")
     server.replies = [httpx.Response(201, json=ANSWER)]
     client.upload("spam", tmp_path / name)
     assert parts_of(server.requests[0])[2:] == [("archive", name, b"packed")]
+
+
+def test_files_by_name(client: Driver, server: Server, folder: Path) -> None:
+    server.replies = [httpx.Response(201, json=ANSWER)]
+    client.upload("spam", {"one.json": folder / "adapter_config.json", "two.txt": str(folder / "empty.txt")})
+    assert parts_of(server.requests[0])[2:] == [
+        ("files", "one.json", FILES["adapter_config.json"]),
+        ("files", "two.txt", b""),
+    ]
+    client.upload("spam", {"de/one.json": folder / "adapter_config.json"})
+    ((name, filename, data),) = parts_of(server.requests[1])[2:]
+    assert (name, filename, unpacked(data)) == (
+        "archive",
+        "adapter.tar.gz",
+        {"de/one.json": FILES["adapter_config.json"]},
+    )
+    with pytest.raises(ValueError, match="no files to send"):
+        client.upload("spam", {})
 
 
 def test_nothing_is_sent_of_what_cannot_be(client: Driver, server: Server, tmp_path: Path) -> None:

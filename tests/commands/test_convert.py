@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import random
 from collections import OrderedDict
@@ -205,3 +206,5 @@ def test_the_command_says_what_it_wrote(source: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [str(source), str(tmp_path / "out")])
     assert result.exit_code == 0
     assert result.output == f"{tmp_path / 'out'}: 1 weight files as safetensors\n"
+    result = CliRunner().invoke(app, [str(source), str(tmp_path / "other"), "--json"])
+    assert json.loads(result.output) == {"path": str(tmp_path / "other"), "weight_files": 1, "warnings": []}

@@ -281,7 +281,17 @@ def test_the_server_ends_with_one_line(
     _sees_its_neighbours(monkeypatch)
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process has tests to run
     monkeypatch.setattr("uvicorn.run", lambda *_, **__: pytest.fail("it listens"))
-    words = ["serve", "--backbone", str(base_folder("bert")), "--store", str(tmp_path), "--dtype", "float32"]
+    words = [
+        "serve",
+        "--backbone",
+        str(base_folder("bert")),
+        "--store",
+        str(tmp_path),
+        "--dtype",
+        "float32",
+        "--port",
+        "0",
+    ]
     monkeypatch.setattr(sys, "argv", ["manyhats", *words])
     with pytest.raises(SystemExit) as ended:
         cli.main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,22 @@ def device_memory(device: torch.device) -> DeviceMemory | None:
         total = torch.mps.recommended_max_memory()
         return DeviceMemory(max(total - torch.mps.driver_allocated_memory(), 0), total)
     return None
+
+
+def free_host_memory() -> int:
+    """Bytes of the machine that processes can have without swapping; 0 where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemAvailable"].split()[0]) << 10
+    except (OSError, KeyError, ValueError):
+        return 0
+
+
+def host_memory() -> DeviceMemory | None:
+    """The memory of the machine now; None where the system does not say."""
+    free = free_host_memory()
+    return DeviceMemory(free, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if free else None
 
 
 def in_gib(size: int) -> str:

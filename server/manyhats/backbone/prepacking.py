@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from manyhats.backbone.device_memory import free_host_memory
 from manyhats.backbone.joined_linear import JoinedLinear
 from manyhats.backbone.prepacked_weight import PrepackedWeight
 from manyhats.backbone.sites import LinearSite
@@ -39,7 +40,7 @@ def prepack(sites: Iterable[LinearSite], joined: Iterable[JoinedLinear] = ()) ->
     chosen = [site for site in sites if not site.quantized and site.weight.device.type == "cpu"]
     needed = sum(site.weight.nbytes for site in chosen)
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not chosen or not available or needed > _SHARE * _free_memory():
+    if not chosen or not available or needed > _SHARE * free_host_memory():
         return 0
     min_rows: dict[Any, int | None] = {}
     nbytes = 0
@@ -100,13 +101,3 @@ def _faster(packed: PrepackedWeight, weight: Tensor, bias: Tensor | None, x: Ten
             run()
             spent.append(time.perf_counter() - begin)
     return bool(similarity > 0.999) and min(times[1]) <= _GAIN * min(times[0])
-
-
-def _free_memory() -> int:
-    """Bytes; 0 where the system does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            fields = dict(line.split(":", 1) for line in file)
-        return int(fields["MemAvailable"].split()[0]) << 10
-    except (OSError, KeyError, ValueError):
-        return 0

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from manyhats.commands.connection import print_json
 from manyhats.commands.folders import check_folders
-from manyhats.errors import InvalidRequest
+from manyhats.errors import InvalidRequest, WrongUsage
 from manyhats.messages import first_line
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def convert(
     kind: Annotated[
         str, typer.Option(help="with --backbone: what the adapter is for, where its files do not say")
     ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="print what was written as a JSON object")] = False,
 ) -> None:
     """Turns an adapter's pickle files into safetensors. Only tensors are read (torch.load with weights_only)."""
     if backbone:
@@ -35,12 +37,18 @@ def convert(
         from manyhats.core.kinds.registry import KINDS
 
         if kind and kind not in KINDS:
-            raise InvalidRequest(f"--kind is '{kind[:100]}'; these are: {', '.join(KINDS)}", param="kind")
+            raise WrongUsage(f"--kind is '{kind[:100]}'; these are: {', '.join(KINDS)}", param="kind")
         changed = materialise(path, out, backbone, kind or None)
-        typer.echo(f"{out}: {changed} changed parameters as safetensors")
+        if as_json:
+            print_json({"path": str(out), "changed_parameters": changed})
+        else:
+            typer.echo(f"{out}: {changed} changed parameters as safetensors")
         return
     written, warnings = convert_folder(path, out)
-    typer.echo(f"{out}: {written} weight files as safetensors")
+    if as_json:
+        print_json({"path": str(out), "weight_files": written, "warnings": list(warnings)})
+    else:
+        typer.echo(f"{out}: {written} weight files as safetensors")
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
 

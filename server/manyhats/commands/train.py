@@ -14,7 +14,7 @@ from rich.table import Table
 from manyhats.commands import remote
 from manyhats.core.kinds.examples import Columns
 from manyhats.core.kinds.registry import TRAININGS
-from manyhats.errors import InvalidRequest
+from manyhats.errors import WrongUsage
 from manyhats.training.libraries import TRAINING, require
 
 if TYPE_CHECKING:
@@ -122,9 +122,9 @@ def train(
 ) -> None:
     """Trains an adapter for a task, compares it with simple baselines, and writes it with its model card."""
     if (method is None) == (sweep is None):
-        raise InvalidRequest("one of --method and --sweep is needed", param="method")
+        raise WrongUsage("one of --method and --sweep is needed", param="method")
     if sweep is not None and push is not None:
-        raise InvalidRequest("--push uploads one adapter; after --sweep use manyhats push", param="push")
+        raise WrongUsage("--push uploads one adapter; after --sweep use manyhats push", param="push")
     for library in TRAINING:
         require(library)
     # Here, so that the options are shown quickly.
@@ -185,18 +185,18 @@ def train(
 
 
 def parse_options(pairs: list[str]) -> dict[str, Any]:
-    """`NAME=VALUE` texts as a mapping. Raises InvalidRequest for anything else."""
+    """`NAME=VALUE` texts as a mapping. Raises WrongUsage for anything else."""
     options = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")
         if not sign or not name.strip():
-            raise InvalidRequest(f"--option takes NAME=VALUE, not '{pair}'", param="option")
+            raise WrongUsage(f"--option takes NAME=VALUE, not '{pair}'", param="option")
         options[name.strip()] = value.strip()
     return options
 
 
 def parse_weights(text: str | None) -> Any:
-    """`balanced`, or `LABEL=NUMBER,...` as a mapping. Raises InvalidRequest for anything else."""
+    """`balanced`, or `LABEL=NUMBER,...` as a mapping. Raises WrongUsage for anything else."""
     if text is None or text == "balanced":
         return text
     weights = {}
@@ -207,7 +207,7 @@ def parse_weights(text: str | None) -> Any:
         except ValueError:
             sign = ""
         if not sign or not 0 < weights[label.strip()] < float("inf"):
-            raise InvalidRequest(
+            raise WrongUsage(
                 f"--class-weights takes balanced, or LABEL=NUMBER with numbers over 0, not '{pair}'",
                 param="class_weights",
             )

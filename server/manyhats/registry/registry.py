@@ -44,6 +44,7 @@ from manyhats.registry.records import (
     parse_settings,
 )
 from manyhats.registry.rows import read_tasks
+from manyhats.registry.store_state import LOCK, OWN_FOLDER
 from manyhats.registry.transactions import Transactions
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Registry(AdapterIndex):
     ) -> None:
         super().__init__(rng or random.Random())
         self.store = store
-        self.own_folder = store / ".manyhats"
+        self.own_folder = store / OWN_FOLDER
         self._inspect = inspect
         self._max_tasks = max_tasks
         self._max_versions = max_versions
@@ -77,7 +78,7 @@ class Registry(AdapterIndex):
         self._database = Transactions(self.own_folder)
         self.quarantine = Quarantine(self._blobs, self)
         # Taken in one thread, given back in another.
-        self._file_lock = FileLock(self.own_folder / "lock", thread_local=False)
+        self._file_lock = FileLock(self.own_folder / LOCK, thread_local=False)
         self._listeners: list[Listener] = []
 
     # ---- life

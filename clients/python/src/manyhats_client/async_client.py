@@ -18,7 +18,7 @@ from manyhats_client.errors import ManyhatsError, ServerNotReady, from_response
 from manyhats_client.models import Health, Prediction, Result, Task, TaskDetails, Upload, Version
 from manyhats_client.operations import Inputs, Operation, Question, Split
 from manyhats_client.retries import NOT_YET, ReadyWait, Retries
-from manyhats_client.uploads import open_parts
+from manyhats_client.uploads import Files, open_parts
 
 T = TypeVar("T")
 
@@ -112,6 +112,10 @@ class AsyncClient:
         """Points an alias at a version, or at several with weights: `{2: 90, 3: 10}`."""
         return await self._call(ops.set_alias(task, alias, target))
 
+    async def delete_alias(self, task: str, alias: str) -> TaskDetails:
+        """Removes an alias other than `stable`; the versions stay."""
+        return await self._call(ops.delete_alias(task, alias))
+
     async def rollback(self, task: str, version: int | None = None) -> TaskDetails:
         """Points `stable` back at what it pointed at before, or at `version`."""
         return await self._call(ops.rollback(task, version))
@@ -121,13 +125,13 @@ class AsyncClient:
     async def upload(
         self,
         task: str,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Files,
         *,
         alias: str = "stable",
         activate: bool = True,
         settings: Mapping[str, Any] | None = None,
     ) -> Upload:
-        """Uploads an adapter as a new version: a folder, or an archive (zip, tar.gz).
+        """Uploads an adapter as a new version: a folder, an archive (zip, tar.gz), or files by name.
 
         `alias` points at the new version if `activate` is true. `settings`: as for `configure`, set
         together with the version. The files are read while they are sent.

@@ -25,9 +25,12 @@ def options(base_url: str | None, api_key: str | None, timeout: Seconds) -> dict
     url = httpx.URL(base_url or os.environ.get("MANYHATS_URL") or DEFAULT_URL)
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError(f"the server's address must look like {DEFAULT_URL}, not {str(url)!r}")
-    headers = {"User-Agent": f"manyhats-client/{__version__}", "Accept": "application/json, */*;q=0.5"}
+    headers: dict[str, str | bytes] = {
+        "User-Agent": f"manyhats-client/{__version__}",
+        "Accept": "application/json, */*;q=0.5",
+    }
     if api_key:
-        headers["Authorization"] = f"Bearer {api_key.strip()}"
+        headers["Authorization"] = f"Bearer {api_key.strip()}".encode()  # httpx would take letters of ASCII alone
     return {"base_url": url, "headers": headers, "timeout": timeout}
 
 

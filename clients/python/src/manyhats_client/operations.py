@@ -151,6 +151,11 @@ def set_alias(name: str, alias: str, target: int | Split) -> Operation[TaskDetai
     return Operation("PUT", _path(name, "aliases", alias), _details, json=body)
 
 
+def delete_alias(name: str, alias: str) -> Operation[TaskDetails]:
+    """Removes an alias."""
+    return Operation("DELETE", _path(name, "aliases", alias), _details)
+
+
 def rollback(name: str, version: int | None) -> Operation[TaskDetails]:
     """Points `stable` back."""
     body = None if version is None else {"version": version}

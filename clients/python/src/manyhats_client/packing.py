@@ -1,8 +1,4 @@
-"""The parts of an upload: one for each file, or one archive.
-
-The server's commands (`manyhats.commands.packing`) and the client (`manyhats_client.packing`) both have this module, as
-neither package needs the other; a test checks that it is the same to the letter.
-"""
+"""The parts of an upload: one for each file, or one archive."""
 
 from __future__ import annotations
 

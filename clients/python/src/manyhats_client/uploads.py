@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 from manyhats_client.packing import Part, archive_parts, folder_parts
 
-_ARCHIVES = (".zip", ".tar.gz", ".tgz")
+_ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
+
+Files = Mapping[str, str | os.PathLike[str]]
+"""Files by the name that each is to have, with `/` between folders."""
 
 
-def open_parts(path: str | os.PathLike[str], stack: ExitStack) -> list[Part]:
+def open_parts(path: str | os.PathLike[str] | Files, stack: ExitStack) -> list[Part]:
     """Opens what is to be sent; `stack` closes it.
 
     A folder's files become parts named `files`; a folder with subfolders is packed and becomes one
-    `archive`, as does an archive file. Hidden files and folders (`.git`, `.DS_Store`) are left out.
+    `archive`, as does an archive file. Hidden files and folders (`.git`, `.DS_Store`) are left out. Of
+    a mapping all files are sent.
     """
+    if isinstance(path, Mapping):
+        if not path:
+            raise ValueError("there are no files to send")
+        return folder_parts(Path("adapter"), {name: Path(file) for name, file in path.items()}, stack)
     path = Path(path)
     if path.is_dir():
         files = sorted(_files(path))
