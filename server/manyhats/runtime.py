@@ -19,6 +19,7 @@ from manyhats.backbone import Backbone
 from manyhats.backbone.loading import choose_device
 from manyhats.backbone.precision import use_tf32
 from manyhats.core.adapter import Adapter
+from manyhats.core.history import history_warnings
 from manyhats.core.packed_adapter import PackedAdapter
 from manyhats.engine.compute_threads import run_in_temporary_thread, set_compute_threads, use_one_compute_thread
 from manyhats.engine.engine import Engine, EngineConfig
@@ -233,7 +234,8 @@ class Runtime:
             raise AdapterMismatch(
                 f"the adapter's rank is {adapter.rank}; at most {self.settings.max_rank} is served", param="rank"
             )
-        card = folder / _CARD
+        path = folder / _CARD
+        card = path.read_text(encoding="utf-8", errors="replace")[:_CARD_LIMIT] if path.exists() else None
         labels = adapter.settings.get("labels")
         info = AdapterInfo(
             method=adapter.method,
@@ -244,9 +246,9 @@ class Runtime:
             base=adapter.base,
             labels=tuple(labels) if labels else None,
             num_labels=adapter.head.num_labels if adapter.head else None,
-            card=card.read_text(encoding="utf-8", errors="replace")[:_CARD_LIMIT] if card.exists() else None,
+            card=card,
             settings=dict(adapter.settings),
-            warnings=adapter.warnings,
+            warnings=(*adapter.warnings, *history_warnings(card)),
             references=adapter.references,
             kinds=adapter.kinds(self.backbone),
         )

@@ -12,8 +12,10 @@ import pytest
 import typer
 from manyhats.backbone import Backbone
 from manyhats.commands.train import train
+from manyhats.core.history import history_of
 from manyhats.errors import ConfigurationError, InvalidRequest, ManyhatsError
 from manyhats.formats.reader import read_adapter
+from manyhats.training.batches import batch_size_for
 from typer.testing import CliRunner
 
 from tests.training.samples import LABELS, rows, write_jsonl
@@ -51,6 +53,10 @@ def test_trains_writes_and_shows_a_table(invoke: Invoke, bert: Backbone, tmp_pat
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     head = dict(line.split(": ", 1) for line in card.split("---\n")[1].splitlines())
     assert json.loads(head["pipeline_tag"]) == "text-classification"
+    curves = history_of(card)
+    assert curves is not None
+    assert (curves.metric, curves.epochs) == ("accuracy", [1, 2, 3])
+    assert curves.steps[-1] >= 3
     assert 0 <= json.loads(head["model-index"])[0]["results"][0]["metrics"][0]["value"] <= 1
     for shown in (
         "`even`, `odd`",
@@ -60,6 +66,7 @@ def test_trains_writes_and_shows_a_table(invoke: Invoke, bert: Backbone, tmp_pat
         bert.sha256,
         "95 % interval",
         "curves.png",
+        "batches of at most 200 tokens |",
     ):
         assert shown in card
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
@@ -206,3 +213,38 @@ def test_a_rerankers_files_say_what_it_is(invoke: Invoke, bert: Backbone, tmp_pa
     (tmp_path / "out" / "manyhats.json").unlink()
     assert read_adapter(tmp_path / "out", bert).kind == "regress"  # what PEFT's files alone say
     assert read_adapter(tmp_path / "out", bert, kind="rerank").kind == "rerank"
+
+
+def test_the_batch_size_comes_from_the_rows_unless_it_is_given(invoke: Invoke, tmp_path: Path) -> None:
+    size = batch_size_for(97)
+    first = invoke("--epochs", "1")
+    assert first.exit_code == 0, first.output
+    assert f"batch size {size} (from 97 rows)" in first.output
+    assert (
+        f"| steps | {-(-97 // size)}, batch size {size} (from 97 rows) |"
+        in (tmp_path / "out" / "README.md").read_text()
+    )
+    weights = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
+
+    again = invoke("--epochs", "1", "--batch-size", str(size), "--out", str(tmp_path / "same"))
+    assert f"; batch size {size}\n" in again.output
+    assert (tmp_path / "same" / "adapter_model.safetensors").read_bytes() == weights
+
+    other = invoke("--epochs", "1", "--batch-size", "48", "--accumulate", "2", "--out", str(tmp_path / "other"))
+    assert "; batch size 48, 2 batches a step\n" in other.output
+    assert "| steps | 2, batch size 48, 2 batches a step |" in (tmp_path / "other" / "README.md").read_text()
+
+
+def test_pairs_keep_their_batches_which_are_each_others_wrong_answers(invoke: Invoke, tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "pairs.jsonl", rows("embed", 120, 0))
+    result = invoke("--kind", "embed", "--data", str(data), "--epochs", "1", method="houlsby")
+    assert "batches of at most 512 tokens" in result.output
+
+
+def test_a_run_that_does_not_beat_the_probe_says_what_to_try_next(invoke: Invoke) -> None:
+    result = invoke("--learning-rate", "0", "--head-learning-rate", "0", "--epochs", "1")
+    assert result.exit_code == 0, result.output
+    said = result.output[result.output.index("It does not beat this: ") :]
+    assert "probe" in said.splitlines()[0]
+    assert said.splitlines()[1].startswith("1. The loss hardly fell, from ")
+    assert "97 rows are few" in said

@@ -103,6 +103,6 @@ def test_memory_that_ends_says_what_to_lower(bert: Backbone, monkeypatch: pytest
     monkeypatch.setattr("manyhats.training.learner.batch_loss", loss)
     trainer = Trainer(bert, "lora", "classify", 2, _schedule("lora"))
     with pytest.raises(
-        InvalidRequest, match=r"out of memory at step 1, in a batch of \d+ tokens: lower --batch-tokens"
+        InvalidRequest, match=r"out of memory at step 1, in a batch of \d+ tokens: lower --batch-size or --batch-tokens"
     ):
         trainer.run(encoded_examples(bert, "classify", 20, 0), encoded_examples(bert, "classify", 10, 1))

@@ -9,6 +9,7 @@ from pydantic import ConfigDict
 from manyhats._version import __version__
 from manyhats.api.outputs import CLASSIFIED, AnyOutput, TokenLogprob
 from manyhats.api.schemas import AnswerBody, ErrorInside, WarningBody
+from manyhats.core.history import TrainingHistory
 
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
@@ -158,7 +159,8 @@ _KEPT: dict[str, Any] = _VERSION | {
 
 
 class TaskVersion(VersionFields):
-    """One version. `created`: unix seconds. `card`: its README.md. `quarantined`: why its files are not used."""
+    """One version. `created`: unix seconds. `card`: its README.md; `curves`: of its training, where the card has them,
+    of a version asked for by itself. `quarantined`: why its files are not used."""
 
     model_config = _examples(_KEPT)
 
@@ -166,6 +168,7 @@ class TaskVersion(VersionFields):
     created: float
     warnings: list[str]
     card: str | None
+    curves: TrainingHistory | None = None
     quarantined: str | None = None
 
 
@@ -180,13 +183,15 @@ Aliases = dict[str, int | list[AliasTarget]]
 
 
 class UploadedBody(VersionFields):
-    """The version that holds what was uploaded. `kind`: what the task answers with it."""
+    """The version that holds what was uploaded. `kind`: what the task answers with it. `curves`: of its training, where
+    its card has them."""
 
     model_config = _examples({"task": "spam", **_VERSION, "aliases": {"stable": 3}})
 
     task: str
     aliases: Aliases
     warnings: list[str] | None = None
+    curves: TrainingHistory | None = None
 
 
 class TaskSummary(AnswerBody):

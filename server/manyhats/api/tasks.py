@@ -12,7 +12,7 @@ from manyhats.api.body import documented, parse
 from manyhats.api.json_response import small_json
 from manyhats.api.schemas import AliasBody, RollbackBody, SettingsBody
 from manyhats.api.state import runtime_of
-from manyhats.api.views import details, embedding_body, summary, version_body, version_ref
+from manyhats.api.views import details, embedding_body, summary, version_ref, whole_version_body
 from manyhats.errors import InvalidRequest
 from manyhats.registry.names import BASE, check_not_base
 from manyhats.registry.records import Target
@@ -86,7 +86,7 @@ async def delete_task(task: str, request: Request) -> Response:
 async def show_version(task: str, number: int, request: Request) -> Response:
     """One version."""
     runtime = runtime_of(request)
-    return small_json(version_body(runtime, runtime.registry.task(task).version(number)))
+    return small_json(whole_version_body(runtime, runtime.registry.task(task).version(number)))
 
 
 @admin_router.delete("/{task}/versions/{number}", status_code=204)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from manyhats.core.history import history_of
+from manyhats.errors import InvalidRequest
 from manyhats.registry.names import STABLE
 from manyhats.registry.records import Task, TaskSettings, Version
 from manyhats.runtime import Runtime
@@ -74,7 +76,8 @@ def uploaded_body(runtime: Runtime, version: Version) -> dict[str, Any]:
     task = runtime.registry.task(version.task)
     body = {"task": task.name, **version_fields(version), "kind": task.settings_for(version).kind}
     body["aliases"] = aliases_body(task)
-    return body | ({"warnings": list(version.info.warnings)} if version.info.warnings else {})
+    body |= {"warnings": list(version.info.warnings)} if version.info.warnings else {}
+    return body | _curves_body(version)
 
 
 def version_fields(version: Version) -> dict[str, Any]:
@@ -100,6 +103,19 @@ def version_body(runtime: Runtime, version: Version) -> dict[str, Any]:
         }
         | _quarantine_body(runtime, version)
     )
+
+
+def whole_version_body(runtime: Runtime, version: Version) -> dict[str, Any]:
+    """One version by itself, with the curves of its training where its card has them."""
+    return version_body(runtime, version) | _curves_body(version)
+
+
+def _curves_body(version: Version) -> dict[str, Any]:
+    try:
+        found = history_of(version.info.card)
+    except InvalidRequest:  # the version's warnings say so
+        return {}
+    return {} if found is None else {"curves": found.model_dump()}
 
 
 def _quarantine_body(runtime: Runtime, version: Version) -> dict[str, Any]:

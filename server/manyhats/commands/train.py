@@ -108,7 +108,12 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="most passes over the data (in each stage)")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0.0, help="peak, of the method's weights")] = None,
     head_learning_rate: Annotated[float | None, typer.Option(min=0.0, help="peak, of the head")] = None,
-    batch_tokens: Annotated[int | None, typer.Option(min=1, help="most tokens of one batch")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="most rows of one batch; without it as suits the number of rows")
+    ] = None,
+    batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="most tokens of one batch, in place of its rows or beside them")
+    ] = None,
     accumulate: Annotated[int | None, typer.Option(min=1, help="batches of one step")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="longer inputs are cut, here and when serving")] = None,
     patience: Annotated[int | None, typer.Option(min=1, help="epochs without a better score until it stops")] = None,
@@ -133,6 +138,7 @@ def train(
     from manyhats.backbone import Backbone
     from manyhats.engine.self_check import self_check
     from manyhats.registry.names import check_name
+    from manyhats.training.hints import show as show_hints
     from manyhats.training.job import Job, run
     from manyhats.training.sweep import named
     from manyhats.training.sweep import sweep as run_all
@@ -141,6 +147,7 @@ def train(
         "epochs": epochs,
         "learning_rate": learning_rate,
         "head_learning_rate": head_learning_rate,
+        "batch_size": batch_size,
         "batch_tokens": batch_tokens,
         "accumulate": accumulate,
         "patience": patience,
@@ -179,6 +186,7 @@ def train(
         return
     report = run(job, loaded, console)
     console.print(_table(report))
+    show_hints(report, console)
     console.print(f"written to {out}", highlight=False, soft_wrap=True)
     if push is not None and state.is_main_process:
         remote.push(task, out, url=push, key=key)

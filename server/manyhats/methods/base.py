@@ -130,7 +130,7 @@ class Method(ABC, Generic[C]):
     adapter with it cannot end in the backbone's language-model head; None where it can. `tied_to_lm_head_ok`: whether
     an embedding that shares its weight with the output layer may be adapted by it alone, though PEFT's
     `ensure_weight_tying` requires both. `pooled_virtual_tokens`: whether it adds virtual tokens that pooling over all
-    rows includes.
+    rows includes. `size_option`: the training option that says how large `rank` is; empty where there is none.
     """
 
     name: ClassVar[str]
@@ -144,6 +144,7 @@ class Method(ABC, Generic[C]):
     lm_head_conflict: ClassVar[Conflict | None] = None
     tied_to_lm_head_ok: ClassVar[bool] = True
     pooled_virtual_tokens: ClassVar[bool] = False
+    size_option: ClassVar[str] = ""
 
     @abstractmethod
     def check(self, component: Component[C], backbone: Backbone) -> None:

@@ -20,6 +20,7 @@ class Schedule:
     head_learning_rate: float = 1e-3
     epochs: int = 5  # of each stage, for methods with two
     batch_tokens: int = 512  # maximum tokens in a batch
+    batch_size: int | None = None  # maximum rows in a batch; None: as many as the tokens allow
     accumulate: int = 1  # batches in a step
     patience: int = 2  # epochs without a better validation score until training stops
     seed: int = 0

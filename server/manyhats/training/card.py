@@ -11,9 +11,11 @@ import torch
 import transformers
 
 from manyhats._version import __version__
+from manyhats.core.history import FIELD
 from manyhats.core.kinds.baselines import Baseline
 from manyhats.core.kinds.metrics import Score
 from manyhats.methods.recipe import Schedule
+from manyhats.training.curves import history
 from manyhats.training.data import Dataset
 from manyhats.training.trainer import Outcome
 
@@ -39,6 +41,8 @@ class Report:
     nbytes: int  # of the adapter's files
     machine: str  # what it was trained on
     notes: tuple[str, ...] = ()  # further sentences for the card, such as where the data comes from
+    from_rows: bool = False  # whether the batch size comes from the number of rows
+    hints: tuple[str, ...] = ()  # what to try next, where a simple baseline is not beaten
 
 
 def scores(report: Report) -> list[Baseline]:
@@ -52,6 +56,15 @@ def interval_text(score: Score) -> str:
         return "-"
     low, high = map(score.format_value, score.interval)
     return f"{low.removesuffix(' %')} to {high}"
+
+
+def batch_text(schedule: Schedule, rows: int, from_rows: bool) -> str:
+    """How large a batch is, and where that comes from."""
+    if schedule.batch_size is None:
+        text = f"batches of at most {schedule.batch_tokens} tokens"
+    else:
+        text = f"batch size {schedule.batch_size}" + (f" (from {rows} rows)" if from_rows else "")
+    return text if schedule.accumulate == 1 else f"{text}, {schedule.accumulate} batches a step"
 
 
 def model_card(report: Report) -> str:
@@ -100,7 +113,7 @@ Kind: `{dataset.kind.name}`. {labels if dataset.labels else ""}
 | files | {report.nbytes:,} bytes |
 | epochs | {outcome.epochs}, the best was {outcome.best_epoch} ({outcome.validation.name} {outcome.validation} \
 on the validation data) |
-| steps | {outcome.steps}, of at most {schedule.accumulate * schedule.batch_tokens} tokens each |
+| steps | {outcome.steps}, {batch_text(schedule, len(dataset.train), report.from_rows)} |
 | time | {outcome.seconds:.0f} s, {report.machine} |
 | AdamW | learning rate {schedule.learning_rate:g}, of the head {schedule.head_learning_rate:g}, weight decay \
 {schedule.weight_decay:g} |
@@ -136,6 +149,7 @@ def _head(report: Report) -> str:
                 ],
             }
         ],
+        FIELD: history(report.outcome, report.test.metric).model_dump(),
     }
     return "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in lines.items())
 

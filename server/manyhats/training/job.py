@@ -25,16 +25,17 @@ from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
 from manyhats.methods.recipe import Schedule
 from manyhats.training import baselines, data
-from manyhats.training.batches import EncodedDataset, encode_dataset, shuffled_batches
-from manyhats.training.card import Report, model_card
+from manyhats.training.batches import BATCH_TOKENS, EncodedDataset, batch_size_for, encode_dataset, shuffled_batches
+from manyhats.training.card import Report, batch_text, model_card
 from manyhats.training.checkpoints import Checkpoints, storage_full
 from manyhats.training.curves import CURVES, plot
 from manyhats.training.data import Dataset
 from manyhats.training.evaluation import evaluate
 from manyhats.training.files import sha256_of
+from manyhats.training.hints import SEEN, Facts, next_steps, unbeaten
 from manyhats.training.objective import balanced
 from manyhats.training.progress import Display
-from manyhats.training.recipes import FULL, recipe_for, schedule_for
+from manyhats.training.recipes import FULL, FULL_NAME, recipe_for, schedule_for
 from manyhats.training.trainer import Trainer
 
 CARD = "README.md"
@@ -93,6 +94,7 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
     _check_template(job, kind)
     schedule = job.chosen_schedule()
     dataset = data.load(kind, job.columns, job.data, job.validation, job.test, seed=schedule.seed)
+    schedule = _with_batch_size(schedule, job, dataset)
     trainer = _trainer(job, job.method, schedule, dataset, backbone)
     max_tokens = _max_tokens(job, backbone, trainer.position_offset)
     encoded = encode_dataset(dataset, backbone, max_tokens, job.template)
@@ -107,10 +109,11 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
         console.print("There is no checkpoint; training begins anew.", highlight=False)
     found = list(job.baselines) or baselines.of(backbone, kind, encoded, schedule.seed)
     if job.full and not job.baselines:
-        found.append(Baseline("full fine-tuning", _full(job, dataset, encoded, backbone)))
+        found.append(Baseline(FULL_NAME, _full(job, dataset, encoded, backbone)))
     console.print(
         f"{len(encoded.train)} rows to train, {len(encoded.validation)} to validate, {len(encoded.test)} to test; "
-        + ", ".join(f"{name} {value}" for name, value in found),
+        + ", ".join(f"{name} {value}" for name, value in found)
+        + f"; {batch_text(schedule, len(encoded.train), _from_rows(job, schedule))}",
         highlight=False,
         soft_wrap=True,
     )
@@ -141,6 +144,7 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
             nbytes=nbytes,
             machine=_machine(backbone.device),
             notes=job.notes,
+            from_rows=_from_rows(job, schedule),
         )
 
     if not trainer.is_main_process:  # only one of several processes writes
@@ -161,7 +165,20 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
                 job.out.rmdir()
             shutil.move(folder, job.out)
     checkpoints.remove()
-    return found_out
+    return replace(found_out, hints=_hints(found_out, job, trainer, encoded))
+
+
+def _hints(report: Report, job: Job, trainer: Trainer, encoded: EncodedDataset) -> tuple[str, ...]:
+    """What to try where a simple baseline is not beaten."""
+    if not unbeaten(report):
+        return ()
+    facts = Facts(
+        seen=evaluate(trainer.backbone, trainer.bound(), trainer.kind, encoded.train[:SEEN]),
+        inputs=len(encoded.train) + len(encoded.validation) + len(encoded.test),
+        longest=_longest(trainer.backbone, trainer.position_offset),
+        weighted=job.class_weights is not None,
+    )
+    return tuple(next_steps(report, facts))
 
 
 def _trainer(job: Job, method: str, schedule: Schedule, dataset: Dataset, backbone: Backbone) -> Trainer:
@@ -206,9 +223,25 @@ def _class_weights(job: Job, dataset: Dataset) -> list[float] | None:
     return [job.class_weights.get(label, 1.0) for label in dataset.labels]
 
 
+def _with_batch_size(schedule: Schedule, job: Job, dataset: Dataset) -> Schedule:
+    """The schedule with the job's batch size, or, where it has neither that nor a batch's tokens, with that for as many
+    rows."""
+    size = job.schedule.get("batch_size")
+    if "batch_tokens" in job.schedule:
+        return replace(schedule, batch_size=size, batch_tokens=job.schedule["batch_tokens"])
+    if size is None and not dataset.kind.batch_from_rows:
+        return schedule
+    return replace(schedule, batch_size=size or batch_size_for(len(dataset.train)), batch_tokens=BATCH_TOKENS)
+
+
+def _from_rows(job: Job, schedule: Schedule) -> bool:
+    return schedule.batch_size is not None and "batch_size" not in job.schedule
+
+
 def _full(job: Job, dataset: Dataset, encoded: EncodedDataset, backbone: Backbone) -> Score:
     """Full fine-tuning on the same data, with its own recipe."""
-    trainer = _trainer(job, FULL, replace(schedule_for(FULL), seed=job.chosen_schedule().seed), dataset, backbone)
+    schedule = _with_batch_size(replace(schedule_for(FULL), seed=job.chosen_schedule().seed), job, dataset)
+    trainer = _trainer(job, FULL, schedule, dataset, backbone)
     trainer.run(encoded.train, encoded.validation)
     return evaluate(backbone, trainer.bound(), trainer.kind, encoded.test)
 
@@ -266,12 +299,18 @@ def _machine(device: torch.device) -> str:
 
 def _steps(encoded: EncodedDataset, schedule: Schedule) -> int:
     """About how many steps an epoch has; it varies slightly with the shuffle."""
-    batches = shuffled_batches(encoded.train, schedule.batch_tokens, torch.Generator().manual_seed(0))
+    batches = shuffled_batches(
+        encoded.train, schedule.batch_tokens, torch.Generator().manual_seed(0), schedule.batch_size
+    )
     return math.ceil(len(batches) / schedule.accumulate)
 
 
+def _longest(backbone: Backbone, position_offset: int) -> int:
+    return min(backbone.max_tokens, backbone.tokenizer.maximum) - position_offset
+
+
 def _max_tokens(job: Job, backbone: Backbone, position_offset: int) -> int:
-    maximum = min(backbone.max_tokens, backbone.tokenizer.maximum) - position_offset
+    maximum = _longest(backbone, position_offset)
     if job.max_tokens is None:
         return maximum
     if not 3 <= job.max_tokens <= maximum:

@@ -13,6 +13,7 @@ RECIPES: dict[str, Recipe] = {name: recipe for method in METHODS.values() for na
 
 # The recipe of `--full`.
 FULL = next(name for name, recipe in RECIPES.items() if recipe.baseline)
+FULL_NAME = "full fine-tuning"  # as displayed
 
 
 def recipe_for(name: str, *, baselines: bool = False) -> Recipe:
@@ -22,6 +23,16 @@ def recipe_for(name: str, *, baselines: bool = False) -> Recipe:
         known = ", ".join(sorted(name for name, one in RECIPES.items() if not one.baseline))
         raise InvalidRequest(f"no method '{name}' can be trained; these can: {known}", param="method")
     return recipe
+
+
+def size_option(name: str) -> str:
+    """The option that says how large a recipe's first sized method is, as the command takes it; empty without one."""
+    members = recipe_for(name, baselines=True).members
+    sized = [member.method for member in members if METHODS[member.method].size_option]
+    if not sized:
+        return ""
+    option = METHODS[sized[0]].size_option
+    return option if len(members) == 1 else f"{sized[0]}.{option}"
 
 
 def schedule_for(name: str, options: Mapping[str, Any] | None = None) -> Schedule:

@@ -45,6 +45,7 @@ class TrainerState:
     step_losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     stopped: str | None = None
+    diverged: bool = False
     done: bool = False  # with this stage
 
 
@@ -80,7 +81,7 @@ class Stage:
                     state.stopped = (
                         f"The loss was not a finite number at step {state.steps + 1}; a lower learning rate may help."
                     )
-                    state.done = True
+                    state.diverged = state.done = True
                     break
                 self.scheduler.step()
                 state.step += 1
@@ -151,8 +152,8 @@ class Stage:
             if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(t in str(error) for t in _OUT_OF_MEMORY):
                 raise InvalidRequest(
                     f"out of memory at step {self.state.steps + 1}, in a batch of "
-                    f"{max(sum(example.size for example in batch) for batch in batches)} tokens: lower --batch-tokens "
-                    "(and raise --accumulate, so that the step stays as large) or --max-tokens",
+                    f"{max(sum(example.size for example in batch) for batch in batches)} tokens: lower --batch-size "
+                    "or --batch-tokens (and raise --accumulate, so that the step stays as large) or --max-tokens",
                     param="batch_tokens",
                 ) from None
             raise

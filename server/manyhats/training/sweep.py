@@ -13,6 +13,7 @@ from rich.table import Table
 from manyhats.backbone import Backbone
 from manyhats.core.kinds.baselines import Baseline
 from manyhats.errors import InvalidRequest
+from manyhats.training import hints
 from manyhats.training.card import Report, interval_text, scores
 from manyhats.training.job import Job, run
 from manyhats.training.recipes import RECIPES, recipe_for
@@ -61,6 +62,7 @@ def sweep(job: Job, methods: Sequence[str], backbone: Backbone, console: Console
         own = replace(job, method=method, out=out, resume=resume, baselines=baselines)
         report = run(own, backbone, console)
         baselines = report.baselines
+        hints.show(report, console)
         if not done:
             for name, score in report.baselines:
                 done[name] = Line(name, str(score), interval_text(score))

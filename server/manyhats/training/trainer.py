@@ -48,6 +48,7 @@ class Outcome:
     scores: tuple[float, ...]
     step_losses: tuple[float, ...]
     stopped: str | None  # why training ended before its last epoch, as a sentence
+    diverged: bool = False  # whether it ended because the loss was no finite number
 
 
 class Trainer:
@@ -202,11 +203,12 @@ class Trainer:
             scores=tuple(state.scores),
             step_losses=tuple(state.step_losses),
             stopped=state.stopped,
+            diverged=state.diverged,
         )
 
     def _steps(self, examples: Sequence[EncodedExample]) -> list[Step]:
         """An epoch: steps of batches of examples. All processes make the same ones."""
-        batches = shuffled_batches(examples, self.schedule.batch_tokens, self._order)
+        batches = shuffled_batches(examples, self.schedule.batch_tokens, self._order, self.schedule.batch_size)
         size = self.schedule.accumulate * self._accelerator.num_processes
         return [batches[i : i + size] for i in range(0, len(batches), size)]
 

@@ -229,6 +229,7 @@ class EmbedTraining(KindTraining):
     name = "embed"
     served_as = Embed()
     row = PairRow
+    batch_from_rows = False
     metric = Metric("own pair found first", "accuracy", proportion=True, more_is_better=True)
 
     def columns(self, columns: Columns) -> dict[str, str]:

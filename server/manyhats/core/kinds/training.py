@@ -39,6 +39,7 @@ class KindTraining(ABC):
 
     `takes_template`: whether the texts may be put into a prompt. `causal`: whether the pass reads the answer, so that
     methods must be causal. `serves_max_tokens`: whether the limit of an input's tokens is the server's too.
+    `batch_from_rows`: whether few rows need small batches; not where a batch's rows are each other's wrong answers.
     `evaluated_at_once`: how many inputs' outputs are kept together for the metric; None: all. `unit`: of what is
     judged, on the card; `notes`: further sentences there. `probe`: the linear model on frozen states, a baseline.
     """
@@ -50,6 +51,7 @@ class KindTraining(ABC):
     takes_template: ClassVar[bool] = False
     causal: ClassVar[bool] = False
     serves_max_tokens: ClassVar[bool] = True
+    batch_from_rows: ClassVar[bool] = True
     evaluated_at_once: ClassVar[int | None] = None
     unit: ClassVar[str] = "inputs"
     notes: ClassVar[Sequence[str]] = ()

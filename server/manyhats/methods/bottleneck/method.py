@@ -35,6 +35,7 @@ class Bottleneck(Method[BottleneckConfig]):
     `down.left`, `down.right`, `up.left`, `up.right`, (n, in / n, 1) and (n, 1, out / n), in place of the weights."""
 
     name: ClassVar[str] = NAME
+    size_option: ClassVar[str] = "width"
     config = BottleneckConfig
     adapterhub = ARCHITECTURE
     recipes = RECIPES

@@ -55,6 +55,7 @@ class Lora(Method[LoraConfig]):
     (r, vocabulary), `B` (dim, r), `magnitude` (dim,). Of VeRA `lambda_b` (out,) and `lambda_d` (r,) alone."""
 
     name: ClassVar[str] = NAME
+    size_option: ClassVar[str] = "rank"
     config = LoraConfig
     tied_to_lm_head_ok = False
     peft_types = (LORA, ADALORA, VERA)

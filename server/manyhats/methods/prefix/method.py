@@ -35,6 +35,7 @@ class Prefix(Method[PrefixConfig]):
     head_dim); where the prefix is gated `gate.weight` (1, width) and `gate.bias` (1,)."""
 
     name: ClassVar[str] = NAME
+    size_option: ClassVar[str] = "length"
     config = PrefixConfig
     peft_types = (PREFIX_TUNING,)
     peft_writer = PEFT_WRITER

@@ -34,6 +34,7 @@ class Prompt(Method[PromptConfig]):
     """Tensor at `embeddings`: `prompt` (length, width of the word embeddings)."""
 
     name: ClassVar[str] = NAME
+    size_option: ClassVar[str] = "length"
     config = PromptConfig
     peft_types = (PROMPT_TUNING, P_TUNING)
     peft_writer = PEFT_WRITER
