@@ -56,7 +56,9 @@ EXAMPLES = {
     "spam": Example("spam", "bottleneck", rows=1500, max_tokens=96, schedule={"epochs": 4}),
     "parts-of-speech": Example("parts-of-speech", "lora", rows=2500, max_tokens=128, kind="tokens"),
     "glosses": Example("glosses", "prefix", rows=8000, max_tokens=64, options={"reparametrisation": 0}),
-    "topic": Example("topic", "lora", rows=1708, max_tokens=96, options={"rank": 4}, store=MAIL_STORE),
+    "topic": Example(
+        "topic", "lora", rows=1200, max_tokens=96, options={"rank": 4}, schedule={"epochs": 4}, store=MAIL_STORE
+    ),
     "language": Example("language", "ia3", rows=3114, max_tokens=64, schedule={"epochs": 8}, store=MAIL_STORE),
     "definitions": Example(
         "definitions",
