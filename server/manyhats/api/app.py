@@ -23,6 +23,7 @@ from manyhats.api import (
     lorax_pooled,
     openai,
     operations,
+    page,
     predict,
     probes,
     sagemaker,
@@ -119,6 +120,7 @@ def _with_routes(lifespan: Lifespan[FastAPI] | None) -> Application:
     for router in _routers():
         app.include_router(router)
     documentation.mount_scripts(app)
+    page.mount_assets(app)
     return app
 
 
@@ -133,6 +135,7 @@ def _routers() -> tuple[APIRouter, ...]:
         operations.router,
         probes.router,
         documentation.router,
+        page.router,
         # those of other servers
         *openai.routers,
         *vllm.routers,

@@ -1,0 +1,3 @@
+export function Batches() {
+  return <p class="soft">Nothing here yet.</p>;
+}

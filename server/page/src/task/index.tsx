@@ -1,0 +1,3 @@
+export function TaskView({ name }: { name: string }) {
+  return <p class="soft">{name}</p>;
+}

@@ -1,0 +1,3 @@
+export function Tasks() {
+  return <p class="soft">Nothing here yet.</p>;
+}

@@ -1,0 +1,3 @@
+export function Upload() {
+  return <p class="soft">Nothing here yet.</p>;
+}
