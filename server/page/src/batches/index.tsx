@@ -1,12 +1,13 @@
 // The last passes through the model: which tasks and methods shared each.
 import { useSignal } from "@preact/signals";
+import { useRef } from "preact/hooks";
 import { counted, ms, timeOfDay } from "../parts/format";
 import { Problem } from "../parts/problem";
 import { to } from "../router";
 import { call, path } from "../server/client";
 import type { Batch } from "../server/types";
 import { usePoll } from "../state/poll";
-import { Shares } from "./shares";
+import { colour, Shares } from "./shares";
 
 const SHOWN = 50;
 const SECONDS = 2;
@@ -14,6 +15,7 @@ const NAMED = 6; // tasks of a batch that stand beside its bar
 
 export function Batches() {
   const held = useSignal<Batch[] | null>(null);
+  const colours = useRef(new Map<string, string>());
   const polled = usePoll("batches", async (signal) => (await call<{ data: Batch[] }>(`${path("batches")}?limit=${SHOWN}`, { signal })).data, SECONDS);
   const batches = held.value ?? polled.value.value;
   const shared = batches?.filter(({ task_count }) => task_count > 1).length ?? 0;
@@ -40,13 +42,13 @@ export function Batches() {
                 <th scope="col" class="wide">Ended</th>
                 <th scope="col">Tasks</th>
                 <th scope="col" class="wide">Methods</th>
-                <th scope="col" class="num">Sequences</th>
+                <th scope="col" class="num"><span class="wide">Sequences</span><span class="narrow">Seqs</span></th>
                 <th scope="col" class="wide num">Tokens</th>
                 <th scope="col" class="num">Time</th>
               </tr>
             </thead>
             <tbody>
-              {batches.map((batch) => <Row key={batch.id} batch={batch} />)}
+              {batches.map((batch) => <Row key={batch.id} batch={batch} colours={colours.current} />)}
               {!batches.length && <tr><td colSpan={7} class="soft">Nothing has run since the server started.</td></tr>}
             </tbody>
           </table>
@@ -56,7 +58,7 @@ export function Batches() {
   );
 }
 
-function Row({ batch }: { batch: Batch }) {
+function Row({ batch, colours }: { batch: Batch; colours: Map<string, string> }) {
   const named = batch.tasks.slice(0, NAMED);
   const more = batch.task_count - named.length;
   return (
@@ -64,10 +66,10 @@ function Row({ batch }: { batch: Batch }) {
       <th scope="row" class="num">{batch.id}</th>
       <td class="wide nowrap">{timeOfDay(batch.ended)}</td>
       <td class="tasks">
-        <Shares batch={batch} />
+        <Shares batch={batch} colours={colours} />
         <span class="names">
-          {named.map(({ task, sequences }, i) => (
-            <span key={task} class={`series s${(i % 6) + 1}`}>
+          {named.map(({ task, sequences }) => (
+            <span key={task} class={`series ${colour(colours, task)}`}>
               {task === "base" ? task : <a href={to("tasks", task)}>{task}</a>} <span class="soft">{sequences}</span>
             </span>
           ))}

@@ -1,5 +1,6 @@
 // Curves with axes, drawn as SVG; the same numbers stand in a table below.
-import { useId } from "preact/hooks";
+import { useSignal } from "@preact/signals";
+import { useId, useLayoutEffect, useRef } from "preact/hooks";
 import { short } from "./format";
 import { runs } from "./sparkline";
 
@@ -23,7 +24,6 @@ interface Props {
   mark?: { x: number; name: string };
 }
 
-const WIDTH = 480;
 const HEIGHT = 180;
 const LEFT = 56;
 const RIGHT = 10;
@@ -32,33 +32,35 @@ const BOTTOM = 22;
 
 export function Chart({ title, unit, x, lines, format = short, fromZero = false, mark }: Props) {
   const id = useId();
+  const frame = useRef<HTMLElement>(null);
+  const width = useWidth(frame);
   const values = lines.flatMap((line) => line.values.filter((value): value is number => value !== null));
   const low = fromZero ? 0 : Math.min(...values);
   const ticks = steps(values.length ? low : 0, values.length ? Math.max(...values) : 1);
   const [bottom = 0, top = 1] = [ticks[0], ticks[ticks.length - 1]];
   const [first = 0, last = 1] = [x[0], x[x.length - 1]];
-  const atX = (value: number) => LEFT + ((value - first) / (last - first || 1)) * (WIDTH - LEFT - RIGHT);
+  const atX = (value: number) => LEFT + ((value - first) / (last - first || 1)) * (width - LEFT - RIGHT);
   const atY = (value: number) => HEIGHT - BOTTOM - ((value - bottom) / (top - bottom || 1)) * (HEIGHT - TOP - BOTTOM);
   const ends = lines.map((line) => `${line.name}: ${summary(line.values, format)}`).join("; ");
 
   return (
-    <figure class="chart" aria-labelledby={id}>
+    <figure ref={frame} class="chart" aria-labelledby={id}>
       <figcaption id={id}>
         <span class="label">{title}</span>
         <span class="legend">
           {lines.map((line, i) => <span key={line.name} class={`series s${i + 1}`}>{line.name}</span>)}
         </span>
       </figcaption>
-      <svg role="img" aria-label={`${title}, by ${unit}. ${ends}`} viewBox={`0 0 ${WIDTH} ${HEIGHT}`}>
+      <svg role="img" aria-label={`${title}, by ${unit}. ${ends}`} viewBox={`0 0 ${width} ${HEIGHT}`}>
         {ticks.map((tick) => (
           <g key={tick}>
-            <line class="grid" x1={LEFT} x2={WIDTH - RIGHT} y1={atY(tick)} y2={atY(tick)} />
+            <line class="grid" x1={LEFT} x2={width - RIGHT} y1={atY(tick)} y2={atY(tick)} />
             <text class="tick" x={LEFT - 6} y={atY(tick) + 3.5} text-anchor="end">{format(tick)}</text>
           </g>
         ))}
         <text class="tick" x={LEFT} y={HEIGHT - 6}>{short(first)}</text>
-        <text class="tick" x={(LEFT + WIDTH - RIGHT) / 2} y={HEIGHT - 6} text-anchor="middle">{unit}</text>
-        <text class="tick" x={WIDTH - RIGHT} y={HEIGHT - 6} text-anchor="end">{short(last)}</text>
+        <text class="tick" x={(LEFT + width - RIGHT) / 2} y={HEIGHT - 6} text-anchor="middle">{unit}</text>
+        <text class="tick" x={width - RIGHT} y={HEIGHT - 6} text-anchor="end">{short(last)}</text>
         {mark && (
           <g>
             <line class="mark" x1={atX(mark.x)} x2={atX(mark.x)} y1={TOP} y2={HEIGHT - BOTTOM} />
@@ -96,6 +98,21 @@ export function Chart({ title, unit, x, lines, format = short, fromZero = false,
       </details>
     </figure>
   );
+}
+
+/** How wide an element is, in pixels: what is drawn in it is drawn to scale, with letters of one size. */
+function useWidth(element: { current: HTMLElement | null }): number {
+  const width = useSignal(480);
+  useLayoutEffect(() => {
+    const { current } = element;
+    if (!current) return undefined;
+    const observer = new ResizeObserver(([entry]) => {
+      if (entry && entry.contentRect.width) width.value = Math.round(entry.contentRect.width);
+    });
+    observer.observe(current);
+    return () => observer.disconnect();
+  }, []);
+  return width.value;
 }
 
 function summary(values: (number | null)[], format: (value: number) => string): string {

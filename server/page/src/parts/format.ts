@@ -20,16 +20,21 @@ export function bytes(n: number): string {
   return `${n} B`;
 }
 
+/** Requests a minute. */
+export function rate(n: number): string {
+  return n >= 10 ? count(Math.round(n)) : short(n);
+}
+
 /** Milliseconds, with about three digits. */
 export function ms(n: number | null): string {
   if (n === null) return "–";
   if (n >= 10_000) return `${(n / 1000).toFixed(1)} s`;
-  return `${n < 10 ? n.toFixed(1) : n.toFixed(0)} ms`;
+  return `${n < 10 && n > 0 ? n.toFixed(1) : n.toFixed(0)} ms`;
 }
 
-/** A rate or a score, with about three digits. */
+/** A number with about three digits. */
 export function short(n: number): string {
-  if (n === 0) return "0";
+  if (Number.isInteger(n)) return whole.format(n);
   const size = Math.abs(n);
   if (size >= 100) return whole.format(Math.round(n));
   if (size >= 10) return n.toFixed(1);

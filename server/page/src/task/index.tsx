@@ -1,7 +1,6 @@
 // One task: where it is, what its aliases point at, its versions and what was found out about them.
 import { useSignal } from "@preact/signals";
 import { Problem } from "../parts/problem";
-import { to } from "../router";
 import { call, path, Refused } from "../server/client";
 import type { Task } from "../server/types";
 import { usePoll } from "../state/poll";
@@ -21,16 +20,13 @@ export function TaskView({ name }: { name: string }) {
 
   return (
     <div class="stack">
-      <p><a href={to("tasks")}>← All tasks</a></p>
       <Problem of={polled} />
       {task && !gone && (
         <>
           {task.quarantined && <div class="notice bad"><p>{task.quarantined}</p></div>}
           <TaskActions task={task} refresh={polled.refresh} />
-          <div class="columns">
-            <Facts task={task} />
-            <TrafficPanel name={name} />
-          </div>
+          <Facts task={task} />
+          <TrafficPanel name={name} />
           <Aliases task={task} refresh={polled.refresh} />
           <Versions task={task} shown={shown?.version ?? null} refresh={polled.refresh} onShow={(number) => { chosen.value = number; }} />
           {shown && <CardPanel key={`${shown.version} ${shown.sha256}`} task={name} version={shown.version} />}

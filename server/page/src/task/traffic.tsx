@@ -21,17 +21,21 @@ export function TrafficPanel({ name }: { name: string }) {
 }
 
 function Curves({ series, interval }: { series: Traffic["data"][number]; interval: number }) {
-  const x = series.requests.map((_, i) => (i - series.requests.length + 1) * interval);
+  // The newest interval is not over yet: it would always look like a fall.
+  const over = <T,>(values: T[]) => values.slice(0, -1);
+  const x = over(series.requests).map((_, i, all) => (i - all.length) * interval);
   const sum = (numbers: number[]) => numbers.reduce((total, n) => total + n, 0);
-  const requests = { name: "requests", values: series.requests };
+  const requests = { name: "requests", values: over(series.requests) };
   const failed = sum(series.failed);
   return (
     <div class="stack">
       <p>{count(sum(series.requests))} requests, {failed ? <span class="bad-text">{count(failed)} failed</span> : "none failed"}.</p>
-      <Chart title={`Requests in ${interval} s`} unit="seconds" x={x} format={count} fromZero
-        lines={failed ? [requests, { name: "failed", values: series.failed }] : [requests]} />
-      <Chart title="Latency" unit="seconds" x={x} format={ms} fromZero
-        lines={[{ name: "mean", values: series.mean_ms }, { name: "longest", values: series.max_ms }]} />
+      <div class="columns">
+        <Chart title={`Requests in ${interval} s`} unit="seconds" x={x} format={count} fromZero
+          lines={failed ? [requests, { name: "failed", values: over(series.failed) }] : [requests]} />
+        <Chart title="Latency" unit="seconds" x={x} format={ms} fromZero
+          lines={[{ name: "mean", values: over(series.mean_ms) }, { name: "longest", values: over(series.max_ms) }]} />
+      </div>
     </div>
   );
 }

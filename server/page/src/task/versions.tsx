@@ -28,13 +28,13 @@ export function Versions({ task, shown, refresh, onShow }: Props) {
             <tr>
               <th scope="col">Version</th>
               <th scope="col">Aliases</th>
-              <th scope="col">Method</th>
-              <th scope="col">Kind</th>
-              <th scope="col" class="num">Rank</th>
-              <th scope="col" class="num">Tensors</th>
-              <th scope="col" class="num">Size</th>
-              <th scope="col">Uploaded</th>
-              <th scope="col">sha256</th>
+              <th scope="col" class="wide">Method</th>
+              <th scope="col" class="wide">Kind</th>
+              <th scope="col" class="wide num">Rank</th>
+              <th scope="col" class="wide num">Tensors</th>
+              <th scope="col" class="wide num">Size</th>
+              <th scope="col" class="wide">Uploaded</th>
+              <th scope="col" class="wide">sha256</th>
               <th scope="col"><span class="unseen">Actions</span></th>
             </tr>
           </thead>
@@ -105,14 +105,17 @@ function Row({ task, version, aliases, shown, refresh, onShow }: RowProps) {
   return (
     <tr aria-current={shown ? "true" : undefined}>
       <th scope="row">{number}{version.quarantined && <> <span class="badge bad" title={version.quarantined}>damaged</span></>}</th>
-      <td>{aliases.map((alias) => <span key={alias} class="badge memory">{alias}</span>)}</td>
-      <td>{version.method}</td>
-      <td>{version.kind}</td>
-      <td class="num">{version.rank ?? "–"}</td>
-      <td class="num">{version.matched_tensors}</td>
-      <td class="num">{bytes(version.bytes)}</td>
-      <td class="nowrap">{date(version.created)}</td>
-      <td class="mono"><span title={version.sha256}>{version.sha256.slice(0, 8)}</span></td>
+      <td>
+        <span class="narrow soft">{version.method}, {bytes(version.bytes)}, {date(version.created)}</span>
+        {aliases.map((alias) => <span key={alias} class="badge memory">{alias}</span>)}
+      </td>
+      <td class="wide">{version.method}</td>
+      <td class="wide">{version.kind}</td>
+      <td class="wide num">{version.rank ?? "–"}</td>
+      <td class="wide num">{version.matched_tensors}</td>
+      <td class="wide num">{bytes(version.bytes)}</td>
+      <td class="wide nowrap">{date(version.created)}</td>
+      <td class="wide mono"><span title={version.sha256}>{version.sha256.slice(0, 8)}</span></td>
       <td>
         <div class="buttons tight">
           <button type="button" class="quiet" aria-pressed={shown} onClick={() => onShow(number)}>Card{which}</button>

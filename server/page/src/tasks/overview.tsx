@@ -1,5 +1,5 @@
 // The server at one look.
-import { bytes, count, duration, ms, short } from "../parts/format";
+import { bytes, count, duration, ms, rate } from "../parts/format";
 import { Sparkline } from "../parts/sparkline";
 import { to } from "../router";
 import { call, path } from "../server/client";
@@ -38,7 +38,7 @@ export function OverviewStrip() {
         {traffic && (
           <Figure name="Requests / min" note={`${ms(lastMean(traffic.total))} on average`}>
             <span class="figure start">
-              {short(perMinute(traffic.total.requests, traffic.interval_seconds))}
+              {rate(perMinute(traffic.total.requests, traffic.interval_seconds))}
               <Sparkline values={traffic.total.requests.slice(0, -1)} label="Requests of all tasks in the last five minutes" />
             </span>
           </Figure>
@@ -51,7 +51,7 @@ export function OverviewStrip() {
             <span key={task}>
               {i > 0 && ", "}
               {task === "base" ? task : <a href={to("tasks", task)}>{task}</a>}{" "}
-              <span class="soft">{short(perMinute(requests, traffic.interval_seconds))}</span>
+              <span class="soft">{rate(perMinute(requests, traffic.interval_seconds))}</span>
             </span>
           ))}
         </p>

@@ -1,4 +1,4 @@
-import { bytes, count, ms, short } from "../parts/format";
+import { bytes, count, ms, rate } from "../parts/format";
 import { ResidencyBadge } from "../parts/residency";
 import { Sparkline } from "../parts/sparkline";
 import { to } from "../router";
@@ -32,7 +32,7 @@ export function TaskRow({ task, series, interval }: Props) {
         {series ? (
           <span class="figure">
             <Sparkline values={series.requests.slice(0, -1)} label={`Requests in five minutes: ${count(requests)}, ${count(failed)} failed`} />
-            <span class={failed ? "bad-text" : undefined}>{short(perMinute(series.requests, interval))}</span>
+            <span class={failed ? "bad-text" : undefined}>{rate(perMinute(series.requests, interval))}</span>
           </span>
         ) : <span class="soft">–</span>}
       </td>
