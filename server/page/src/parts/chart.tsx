@@ -58,9 +58,9 @@ export function Chart({ title, unit, x, lines, format = short, fromZero = false,
             <text class="tick" x={LEFT - 6} y={atY(tick) + 3.5} text-anchor="end">{format(tick)}</text>
           </g>
         ))}
-        <text class="tick" x={LEFT} y={HEIGHT - 6}>{short(first)}</text>
+        <text class="tick" x={LEFT} y={HEIGHT - 6}>{short(first).replace("-", "−")}</text>
         <text class="tick" x={(LEFT + width - RIGHT) / 2} y={HEIGHT - 6} text-anchor="middle">{unit}</text>
-        <text class="tick" x={width - RIGHT} y={HEIGHT - 6} text-anchor="end">{short(last)}</text>
+        <text class="tick" x={width - RIGHT} y={HEIGHT - 6} text-anchor="end">{short(last).replace("-", "−")}</text>
         {mark && (
           <g>
             <line class="mark" x1={atX(mark.x)} x2={atX(mark.x)} y1={TOP} y2={HEIGHT - BOTTOM} />
@@ -77,7 +77,7 @@ export function Chart({ title, unit, x, lines, format = short, fromZero = false,
       </svg>
       <details>
         <summary>Numbers</summary>
-        <div class="scroll tall" tabIndex={0} role="region" aria-label={`${title}: numbers`}>
+        <div class="scroll tall" tabIndex={0} role="group" aria-label={`${title}: numbers`}>
           <table>
             <thead>
               <tr><th scope="col" class="num">{unit}</th>{lines.map((line) => <th key={line.name} scope="col" class="num">{line.name}</th>)}</tr>

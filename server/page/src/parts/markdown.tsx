@@ -61,7 +61,7 @@ function one(token: Token): ComponentChildren {
 function Table({ of }: { of: Tokens.Table }) {
   const side = (i: number) => (of.align[i] === "right" ? "num" : undefined);
   return (
-    <div class="scroll" tabIndex={0} role="region" aria-label="Table">
+    <div class="scroll" tabIndex={0} role="group" aria-label="Table">
       <table>
         {of.header.some((cell) => cell.text) && (
           <thead><tr>{of.header.map((cell, i) => (cell.text ? <th scope="col" class={side(i)}>{all(cell.tokens)}</th> : <td />))}</tr></thead>

@@ -22,7 +22,7 @@ export function Versions({ task, shown, refresh, onShow }: Props) {
   return (
     <section class="panel flush" aria-labelledby="versions">
       <h2 id="versions">Versions</h2>
-      <div class="scroll" tabIndex={0} role="region" aria-labelledby="versions">
+      <div class="scroll" tabIndex={0} role="region" aria-label="Table of versions">
         <table>
           <thead>
             <tr>
