@@ -1,6 +1,8 @@
 // The frame around every view: what stays, and which view is shown in it.
+import type { VNode } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { Batches } from "./batches";
+import { ConfirmDialog } from "./parts/confirm";
 import { KeyDialog } from "./parts/key";
 import { Messages } from "./parts/messages";
 import { Playground } from "./playground";
@@ -11,10 +13,17 @@ import { TaskView } from "./task";
 import { Tasks } from "./tasks";
 import { Upload } from "./upload";
 
-const VIEWS = [
+interface View {
+  name: string;
+  title: string;
+  /** `first`: what stands behind the name in the address. */
+  view: (first?: string) => VNode;
+}
+
+const VIEWS: View[] = [
   { name: "tasks", title: "Tasks", view: () => <Tasks /> },
   { name: "playground", title: "Playground", view: () => <Playground /> },
-  { name: "upload", title: "Upload", view: () => <Upload /> },
+  { name: "upload", title: "Upload", view: (task) => <Upload key={task} {...(task === undefined ? {} : { task })} /> },
   { name: "batches", title: "Batches", view: () => <Batches /> },
 ];
 
@@ -62,13 +71,14 @@ export function App() {
           </div>
         )}
         <h1 id="title" ref={heading} tabIndex={-1}>{title}</h1>
-        {task !== undefined ? <TaskView key={task} name={task} /> : shown ? shown.view() : <p>There is no such view.</p>}
+        {task !== undefined ? <TaskView key={task} name={task} /> : shown ? shown.view(rest[0]) : <p>There is no such view.</p>}
       </main>
       <footer class="bottom">
         <a href="docs">Interface</a>
         <a href="metrics">Metrics</a>
       </footer>
       <KeyDialog />
+      <ConfirmDialog />
       <Messages />
     </>
   );
