@@ -3,6 +3,7 @@ import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { call, path } from "../server/client";
 import type { Page, TaskSummary } from "../server/types";
+import { key } from "../state/key";
 import type { Base, Result } from "./answers";
 import { AsCurl } from "./curl";
 import { kindOf, known, useFacts } from "./facts";
@@ -31,11 +32,8 @@ export function Ask({ base }: { base: Base }) {
     ...(task === "base" && wanted && { further: { kind: wanted } }),
   }));
   const kinds = [...new Set(chosen.flatMap(({ kind }) => kind ?? []))];
-  const pairs = chosen.flatMap(({ task, kind }) => {
-    const view = viewOf(kind);
-    return kind && view.second ? [{ task, kind, ...view.second }] : [];
-  });
-  const needed = pairs.filter((one) => one.needed);
+  const pairs = chosen.filter(({ kind }) => kind && viewOf(kind).second !== "none");
+  const needed = [...new Set(kinds.map((kind) => viewOf(kind).second).flatMap((one) => (typeof one === "object" ? one.called : [])))];
   const sent = { text: text.value, second: pairs.length ? second.value : "" };
   const body = bodyOf(chosen, sent, typed.value);
 
@@ -44,7 +42,7 @@ export function Ask({ base }: { base: Base }) {
     const { results } = await call<{ results: Result[] }>(path("predict"), { json: body, signal });
     const one: Answered = { results, tasks, sent, milliseconds: performance.now() - before };
     answered.value = one;
-    return summary(one);
+    return { shown: summary(one) };
   }, "Asking …");
 
   return (
@@ -70,10 +68,10 @@ export function Ask({ base }: { base: Base }) {
         </div>
         {pairs.length > 0 && (
           <div class="field">
-            <label for="second">{[...new Set((needed.length ? needed : pairs).map(({ label }) => label))].join("; ")}{!needed.length && " (may be empty)"}</label>
+            <label for="second">{needed.join("; ") || "Second text (may be empty)"}</label>
             <textarea id="second" rows={needed.length ? 5 : 2} required={needed.length > 0} value={second.value} aria-describedby="second-help"
               onInput={(event) => { second.value = event.currentTarget.value; }} />
-            <p id="second-help" class="soft small">Sent to {pairs.map(({ task }) => task).join(", ")}.</p>
+            <p id="second-help" class="soft small">For {pairs.map(({ task }) => task).join(", ")}.</p>
           </div>
         )}
         {kinds.some((kind) => viewOf(kind).fields.length) && (
@@ -109,10 +107,10 @@ function useFirstTasks(): void {
     const stop = new AbortController();
     call<Page<TaskSummary>>(`${path("tasks")}?limit=${FIRST}`, { signal: stop.signal })
       .then(({ data }) => {
-        const simple = data.filter(({ kind }) => kind && !viewOf(kind).second?.needed).map(({ name }) => name);
+        const simple = data.filter(({ kind }) => kind && typeof viewOf(kind).second === "string").map(({ name }) => name);
         asked.value ??= simple.length ? simple : ["base"];
       })
       .catch(() => {}); // it is but a convenience
     return () => stop.abort();
-  }, []);
+  }, [key.value]);
 }

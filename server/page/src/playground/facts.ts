@@ -24,15 +24,17 @@ export function useFacts(names: string[]): void {
   }, [wanted, holder]);
 }
 
-async function learn(name: string, signal: AbortSignal): Promise<void> {
+/** Asks what is known of a task; what went wrong is known then too. */
+export async function learn(name: string, signal?: AbortSignal): Promise<Known> {
   let found: Known;
   try {
-    found = { task: await call<Task>(path("tasks", name), { signal }) };
+    found = { task: await call<Task>(path("tasks", name), signal ? { signal } : {}) };
   } catch (error) {
-    if (signal.aborted) return;
+    if (signal?.aborted) return {};
     found = { missing: (error as Error).message };
   }
   known.value = { ...known.value, [name]: found };
+  return found;
 }
 
 /** The kind of a task; undefined while it is not known. */

@@ -1,7 +1,7 @@
 // The form of each way to ask: what it has in common.
 import type { ComponentChildren } from "preact";
 import { useRef } from "preact/hooks";
-import type { Asking } from "./use-asking";
+import type { Asking, Outcome } from "./use-asking";
 
 interface Props {
   asking: Asking;
@@ -11,13 +11,12 @@ interface Props {
   /** Why nothing can be asked now. */
   hindrance?: string | undefined;
   children: ComponentChildren;
-  more?: ComponentChildren;
 }
 
 const MAC = /Mac|iPhone|iPad/.test(navigator.userAgent);
 
 /** Fields and the button that asks, and stops while it is asked. Ctrl+Enter asks from anywhere in it. */
-export function AskForm({ asking, onAsk, action, hindrance, children, more }: Props) {
+export function AskForm({ asking, onAsk, action, hindrance, children }: Props) {
   const form = useRef<HTMLFormElement>(null);
   const busy = asking.busy.value;
   const press = (event: KeyboardEvent) => {
@@ -35,10 +34,9 @@ export function AskForm({ asking, onAsk, action, hindrance, children, more }: Pr
       {children}
       <div class="buttons">
         <button class="main" aria-disabled={hindrance && !busy ? true : undefined} formNoValidate={busy}>{busy ? "Stop" : action}</button>
-        <span class="soft small">{hindrance && !busy ? hindrance : MAC ? "⌘ Enter" : "Ctrl + Enter"}</span>
-        {more}
+        {hindrance && !busy ? <span class="soft small">{hindrance}</span> : <span class="soft small keys">{MAC ? "⌘ Enter" : "Ctrl + Enter"}</span>}
       </div>
-      <Outcome of={asking} />
+      <OutcomeView of={asking.outcome.value} />
     </form>
   );
 }
@@ -50,6 +48,11 @@ function unfold(event: Event): void {
 }
 
 /** What came of it: read out when it changes. */
-function Outcome({ of }: { of: Asking }) {
-  return <p class={of.failed.value ? "outcome bad-text" : "outcome soft"} role="status">{of.outcome.value}</p>;
+function OutcomeView({ of: { shown, read, bad } }: { of: Outcome }) {
+  return (
+    <p class={bad ? "outcome bad-text" : "outcome soft"} role="status">
+      {shown}
+      {read && <span class="unseen"> {read}</span>}
+    </p>
+  );
 }

@@ -1,5 +1,6 @@
 // Text as it is written: completions and chats, of several tasks side by side.
-import type { Signal } from "@preact/signals";
+import { useRef } from "preact/hooks";
+import { counted, ms } from "../parts/format";
 import type { Base } from "./answers";
 import { AsCurl } from "./curl";
 import { known, useFacts } from "./facts";
@@ -26,23 +27,32 @@ export function Generate({ base }: { base: Base }) {
   const own = tasks.some((task) => known.value[task]?.task?.chat_template);
   const chatty = base.chats || own;
   const chat = chats.value && chatty;
-  const turns = chat ? conversation.value : completion.value ? [completion.value] : [];
+  const shown = chat ? conversation : completion;
+  const turns = shown.value;
+  const stops = useRef(new Map<string, AbortController>()); // of the tasks that write
   const wishOf = (task: string): Wish => ({
     task, chat, prompt: prompt.value, system: system.value, turns: conversation.value, typed: typed.value.generate ?? {},
   });
 
   const ask = () => asking.start(async (signal) => {
+    const began = performance.now();
     const wishes = tasks.map(wishOf);
-    const turn: Turn = { id: Date.now(), prompt: prompt.value, written: tasks.map((task) => ({ task, text: "", state: "waiting", tokens: 0 })) };
-    const keep = chat ? keptIn(conversation, turn) : (now: Turn) => { completion.value = now; };
-    let now = turn;
-    keep(now);
+    const before = chat ? conversation.value : [];
+    let turn: Turn = { id: Date.now(), prompt: prompt.value, written: tasks.map((task) => ({ task, text: "", state: "waiting", tokens: 0 })) };
+    shown.value = [...before, turn];
     if (chat) prompt.value = "";
-    await Promise.all(wishes.map((wish, i) => write(wish, signal, (news) => {
-      now = { ...now, written: now.written.with(i, { ...(now.written[i] as Written), ...news }) };
-      keep(now);
-    })));
-    return now.written.map(spoken).join(" ");
+    await Promise.all(wishes.map((wish, i) => {
+      const own = new AbortController();
+      stops.current.set(wish.task, own);
+      return write(wish, AbortSignal.any([signal, own.signal]), (news) => {
+        turn = { ...turn, written: turn.written.with(i, { ...(turn.written[i] as Written), ...news }) };
+        shown.value = [...before, turn];
+      });
+    }));
+    const failed = turn.written.filter(({ state }) => state === "failed").length;
+    if (chat && failed === tasks.length) prompt.value ||= turn.prompt; // to be sent again
+    const words = `${counted(tasks.length - failed, "text")} in ${ms(performance.now() - began)}${failed ? `; ${failed} failed` : ""}.`;
+    return { shown: words, read: turn.written.map(spoken).join(" ") };
   }, "Writing …");
 
   return (
@@ -85,18 +95,13 @@ export function Generate({ base }: { base: Base }) {
           )}
         </div>
         {turns.length ? (
-          <ol class="turns">{turns.map((turn) => <TurnView key={turn.id} turn={turn} chat={chat} />)}</ol>
+          <ol class="turns">{turns.map((turn) => <TurnView key={turn.id} turn={turn} onStop={(task) => stops.current.get(task)?.abort()} />)}</ol>
         ) : (
           <p class="soft">{chat ? "What you send and what the tasks answer stays here." : "The text appears here while it is written."}</p>
         )}
       </section>
     </div>
   );
-}
-
-/** Keeps a turn at the end of a conversation, as it grows. */
-function keptIn(turns: Signal<Turn[]>, { id }: Turn): (now: Turn) => void {
-  return (now) => { turns.value = [...turns.value.filter((turn) => turn.id !== id), now]; };
 }
 
 /** One answer for who does not see it. */

@@ -8,7 +8,8 @@ import type { Base } from "./answers";
 import { Ask } from "./ask";
 import { Generate } from "./generate";
 import { Similarity } from "./similarity";
-import { asked } from "./state";
+import { learn } from "./facts";
+import { asked, writers } from "./state";
 
 const FRESH = 60; // seconds; what the backbone can do does not change while it runs
 
@@ -18,19 +19,24 @@ const WAYS = [
   { name: "generate", title: "Generate and chat", kind: "generate", view: Generate },
 ] as const;
 
-/** `#/playground/similarity`; `#/playground/ask/spam` chooses a task. */
+/** `#/playground/similarity`; `#/playground/ask/spam` chooses that task, and the way to ask that is its kind's. */
 export function Playground() {
   const polled = usePoll("base", (signal) => call<Base>(path("tasks", "base"), { signal }), FRESH);
   const base = polled.value.value;
   const [wanted = "ask", task] = route.value.rest;
 
   useEffect(() => {
-    if (!task) return;
-    asked.value = [task];
-    history.replaceState(null, "", to("playground", wanted)); // loading the page again does not undo what is chosen then
-  }, [task]);
+    if (!task || !base) return;
+    // The address goes, so that loading the page again does not undo what is chosen after this.
+    void learn(task).then(({ task: found }) => {
+      const writes = found?.kind === "generate";
+      if (writes) writers.value = [task];
+      else asked.value = [task];
+      location.replace(to("playground", writes ? "generate" : "ask"));
+    });
+  }, [task, base]);
 
-  if (!base) return <Problem of={polled} />;
+  if (!base || task) return <Problem of={polled} />;
   const offered = WAYS.filter(({ kind }) => !kind || base.kinds.includes(kind));
   const way = offered.find(({ name }) => name === wanted) ?? WAYS[0];
   return (

@@ -77,6 +77,10 @@ export function TaskPicker({ label, chosen, onChange, base, refusal }: Props) {
     if (!option || (refusal?.(option) && !chosen.includes(option.name))) return;
     onChange(chosen.includes(option.name) ? chosen.filter((name) => name !== option.name) : [...chosen, option.name]);
   };
+  const close = () => {
+    open.value = false;
+    typed.value = "";
+  };
   const remove = (names: string[]) => {
     onChange(chosen.filter((name) => !names.includes(name)));
     field.current?.focus();
@@ -91,13 +95,13 @@ export function TaskPicker({ label, chosen, onChange, base, refusal }: Props) {
     if (event.key === "ArrowDown") move(active.value + 1);
     else if (event.key === "ArrowUp") move(active.value - 1);
     else if (event.key === "Enter") { if (open.value) toggle(options[active.value]); }
-    else if (event.key === "Escape" && open.value) open.value = false;
+    else if (event.key === "Escape" && open.value) close();
     else if (event.key === "Backspace" && !typed.value && last) return remove([last]);
     else return;
     event.preventDefault();
   };
   const leave = (event: FocusEvent) => {
-    if (!(event.currentTarget as Element).contains(event.relatedTarget as Node | null)) open.value = false;
+    if (!(event.currentTarget as Element).contains(event.relatedTarget as Node | null)) close();
   };
 
   return (

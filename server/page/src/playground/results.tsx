@@ -68,9 +68,8 @@ function Origin({ of: { task, version, timing, batch, usage } }: { of: Predictio
       <p>
         {task !== "base" && `Version ${version} · `}
         {ms(timing.queue_ms + timing.load_ms + timing.compute_ms)} (waiting {ms(timing.queue_ms)}
-        {timing.load_ms > 0 && `, loading ${ms(timing.load_ms)}`}, computing {ms(timing.compute_ms)}) · {counted(usage.input_tokens, "token")}
+        {timing.load_ms > 0 && `, loading ${ms(timing.load_ms)}`}, computing {ms(timing.compute_ms)}) · {counted(usage.input_tokens, "token")} · batch {batch.id}
       </p>
-      <p>Batch {batch.id}</p>
     </footer>
   );
 }
@@ -92,8 +91,8 @@ export function Batches({ of }: { of: Answered }) {
         const names = others > 0 ? [...tasks, counted(others, "task") + " of others"] : tasks;
         return (
           <li key={id}>
-            <strong>Batch {id}</strong>: {listed(names)}{names.length > 1 && " in one pass"}; {counted(batch.sequences, "sequence")}
-            {batch.methods.length > 0 && `, ${batch.methods.join(", ")}`}
+            <a href={to("batches")}>Batch {id}</a>: {listed(names)}{names.length > 1 && " in one pass"} ({counted(batch.sequences, "sequence")};{" "}
+            {batch.methods.join(", ")})
           </li>
         );
       })}

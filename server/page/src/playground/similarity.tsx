@@ -37,7 +37,7 @@ export function Similarity({ base }: { base: Base }) {
     const one: Answered = { results, tasks, sent, milliseconds: performance.now() - before };
     answered.value = one;
     const values = results.map((result, i) => !failed(result) && `${tasks[i]}: ${similarity(result.outputs)?.toFixed(3) ?? "none"}`);
-    return [summary(one), ...values.filter(Boolean)].join(" ");
+    return { shown: summary(one), read: values.filter(Boolean).join(", ") };
   }, "Asking …");
 
   return (

@@ -1,6 +1,6 @@
 // What somebody has written and chosen in the playground.
 import { kept } from "./kept";
-import type { Turn } from "./turn";
+import { brokenOff, type Turn } from "./turn";
 
 /** What stands in the fields of each kind's parameters, as it was typed; an empty one is not sent. */
 export type Typed = Record<string, Record<string, string>>;
@@ -22,7 +22,10 @@ export const chats = kept("chats", true);
 export const system = kept("system", "");
 export const prompt = kept("prompt", "");
 export const conversation = kept<Turn[]>("conversation", []);
-export const completion = kept<Turn | null>("completion", null);
+export const completion = kept<Turn[]>("completion", []); // the last one alone
+
+// Nobody writes any more what was being written when the page was left.
+for (const turns of [conversation, completion]) turns.value = turns.value.map(brokenOff);
 
 export function type(kind: string, name: string, value: string): void {
   typed.value = { ...typed.value, [kind]: { ...typed.value[kind], [name]: value } };

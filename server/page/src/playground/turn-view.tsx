@@ -1,39 +1,44 @@
-import { useId } from "preact/hooks";
+import { useEffect, useId, useRef } from "preact/hooks";
 import { counted, ms } from "../parts/format";
-import type { Turn, Written } from "./turn";
+import { writes, type Turn, type Written } from "./turn";
 
-/** A prompt, and what the tasks write after it, side by side. */
-export function TurnView({ turn, chat }: { turn: Turn; chat: boolean }) {
+/** A prompt, and what the tasks write after it, side by side. `onStop` stops one of them. */
+export function TurnView({ turn, onStop }: { turn: Turn; onStop: (task: string) => void }) {
+  const place = useRef<HTMLLIElement>(null);
+  const busy = turn.written.some(writes);
+  useEffect(() => {
+    if (busy) place.current?.scrollIntoView({ block: "nearest" });
+  }, [busy]);
   return (
-    <li class="turn">
-      {chat && <p class="said"><span class="unseen">You: </span>{turn.prompt}</p>}
+    <li class="turn" ref={place}>
+      <p class="said"><span class="unseen">You: </span>{turn.prompt}</p>
       <div class="cards">
-        {turn.written.map((one) => <WrittenView key={one.task} of={one} prompt={chat ? "" : turn.prompt} />)}
+        {turn.written.map((one) => <WrittenView key={one.task} of={one} onStop={() => onStop(one.task)} />)}
       </div>
     </li>
   );
 }
 
-function WrittenView({ of, prompt }: { of: Written; prompt: string }) {
+function WrittenView({ of, onStop }: { of: Written; onStop: () => void }) {
   const id = useId();
   const { task, text, state, reason } = of;
-  const busy = state === "waiting" || state === "writing";
+  const busy = writes(of);
   return (
     <article class="panel answer" aria-labelledby={id} aria-busy={busy}>
       <header>
         <h3 id={id}>{task}</h3>
-        {busy && <span class="badge">{state}</span>}
+        {busy && <button type="button" class="quiet" onClick={onStop}>Stop<span class="unseen"> {task}</span></button>}
         {state === "stopped" && <span class="badge warn">stopped</span>}
         {state === "failed" && <span class="badge bad">failed</span>}
       </header>
-      {state === "failed" ? <p class="notice bad">{reason}</p> : (
+      {(text || state !== "failed") && (
         <p class="written">
-          {prompt && <span class="soft">{prompt}</span>}
           {text}
           {busy && <span class="caret" aria-hidden="true" />}
           {!busy && !text && <span class="soft">No text</span>}
         </p>
       )}
+      {state === "failed" && <p class="notice bad">{reason}</p>}
       {!busy && state !== "failed" && <footer class="soft small"><p>{facts(of)}</p></footer>}
     </article>
   );
@@ -41,7 +46,7 @@ function WrittenView({ of, prompt }: { of: Written; prompt: string }) {
 
 function facts({ state, reason, tokens, total, first, version, batch, task }: Written): string {
   return [
-    version && task !== "base" && `version ${version}`,
+    version !== undefined && task !== "base" && `version ${version}`,
     tokens > 0 && counted(tokens, "token"),
     state === "ended" && reason,
     total !== undefined && ms(total),

@@ -37,3 +37,12 @@ export function messagesFor(task: string, turns: Turn[], system: string, prompt:
   }
   return [...messages, { role: "user", content: prompt }];
 }
+
+export function writes({ state }: Written): boolean {
+  return state === "waiting" || state === "writing";
+}
+
+/** The turn, without anybody who still writes. */
+export function brokenOff(turn: Turn): Turn {
+  return { ...turn, written: turn.written.map((one) => (writes(one) ? { ...one, state: "stopped" } : one)) };
+}

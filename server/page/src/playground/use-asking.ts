@@ -3,20 +3,25 @@ import { useSignal, type ReadonlySignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { Refused } from "../server/client";
 
+/** What came of a question, in words. */
+export interface Outcome {
+  shown: string;
+  /** Read out besides, by a screen reader. */
+  read?: string;
+  bad?: boolean;
+}
+
 export interface Asking {
   busy: ReadonlySignal<boolean>;
-  /** What came of the last question, in words; empty before the first. */
-  outcome: ReadonlySignal<string>;
-  failed: ReadonlySignal<boolean>;
-  /** Asks; `ask` gives the outcome in words. */
-  start: (ask: (signal: AbortSignal) => Promise<string>, waiting: string) => void;
+  /** Of the last question. */
+  outcome: ReadonlySignal<Outcome>;
+  start: (ask: (signal: AbortSignal) => Promise<Outcome>, waiting: string) => void;
   stop: () => void;
 }
 
 export function useAsking(): Asking {
   const busy = useSignal(false);
-  const outcome = useSignal("");
-  const failed = useSignal(false);
+  const outcome = useSignal<Outcome>({ shown: "" });
   const under = useRef<AbortController | null>(null);
   useEffect(() => () => under.current?.abort(), []);
 
@@ -24,17 +29,15 @@ export function useAsking(): Asking {
     const controller = new AbortController();
     under.current = controller;
     busy.value = true;
-    failed.value = false;
-    outcome.value = waiting;
+    outcome.value = { shown: waiting };
     try {
       outcome.value = await ask(controller.signal);
     } catch (error) {
-      failed.value = !controller.signal.aborted;
-      // Where another key would help, the frame says so.
-      outcome.value = controller.signal.aborted ? "Stopped." : error instanceof Refused && error.wantsKey ? "" : (error as Error).message;
+      const said = error instanceof Refused && error.wantsKey; // by the frame, which asks for another key
+      outcome.value = controller.signal.aborted ? { shown: "Stopped." } : { shown: said ? "" : (error as Error).message, bad: true };
     } finally {
       busy.value = false;
     }
   };
-  return { busy, outcome, failed, start: (...given) => void start(...given), stop: () => under.current?.abort() };
+  return { busy, outcome, start: (...given) => void start(...given), stop: () => under.current?.abort() };
 }

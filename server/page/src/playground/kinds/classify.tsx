@@ -13,7 +13,7 @@ interface Output {
 const SHOWN = 5;
 
 export const classify: KindView = {
-  second: { label: "Second text", needed: false },
+  second: "optional",
   fields: [
     { name: "top_k", label: "Best labels (top_k)", of: "integer", min: 1, otherwise: "all" },
     { name: "multi_label", label: "Each label by itself (multi_label)", of: "flag" },

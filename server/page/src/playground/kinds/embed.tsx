@@ -13,7 +13,7 @@ export const POOLINGS = ["mean", "cls", "last", "max", "mean_sqrt_len", "weighte
 const pooling: Field = { name: "pooling", label: "Pooling", of: "choice", options: [...POOLINGS, "none"] };
 
 export const embed: KindView = {
-  second: { label: "A text to compare with", needed: false },
+  second: "optional", // to compare with
   fields: [pooling, { name: "normalize", label: "Length one (normalize)", of: "choice", options: [true, false] }],
   inputs: ({ text, second }) => (second ? [text, second] : text),
   answer: (outputs: { embedding: Embedding }[]) => {

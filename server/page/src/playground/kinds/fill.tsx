@@ -8,6 +8,7 @@ interface Output {
 }
 
 export const fill: KindView = {
+  second: "none",
   fields: [{ name: "top_k", label: "Tokens for each mask (top_k)", of: "integer", min: 1, max: 100, otherwise: "5" }],
   inputs: ({ text }) => text,
   answer: ([output]: Output[]) => output && (

@@ -20,6 +20,7 @@ export const sampling: Field[] = [
 ];
 
 export const generate: KindView = {
+  second: "none",
   fields: sampling,
   inputs: ({ text }) => text,
   answer: ([output]: Output[]) => output && (

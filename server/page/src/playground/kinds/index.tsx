@@ -13,7 +13,7 @@ const KINDS: Record<string, KindView> = { classify, tokens, regress, rerank, spa
 
 /** For a kind that came after this page: what the server says, as it is. */
 const UNKNOWN: KindView = {
-  second: { label: "Second text", needed: false },
+  second: "optional",
   fields: [],
   inputs: pair,
   answer: (outputs) => <pre class="tall">{JSON.stringify(outputs, null, 2)}</pre>,

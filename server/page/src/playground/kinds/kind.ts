@@ -9,8 +9,8 @@ export interface Sent {
 }
 
 export interface KindView {
-  /** The second text of an input: what it is, and whether there is no answer without one. None: it takes one text. */
-  second?: { label: string; needed: boolean };
+  /** The second text of an input: none is taken, it may be given, or there is no answer without it, and it is called so. */
+  second: "none" | "optional" | { called: string };
   fields: Field[];
   /** The inputs to send. */
   inputs: (sent: Sent) => unknown;

@@ -3,7 +3,7 @@ import { Bar } from "../bar";
 import type { KindView, Sent } from "./kind";
 
 export const rerank: KindView = {
-  second: { label: "Documents, one a line", needed: true },
+  second: { called: "Documents, one a line" },
   fields: [{ name: "raw_scores", label: "The head's own numbers (raw_scores)", of: "flag" }],
   inputs: (sent) => documents(sent).map((document) => ({ text: sent.text, text_pair: document })),
   answer: (outputs: { score: number }[], sent) => <Ranking scores={outputs.map(({ score }) => score)} sent={sent} />,

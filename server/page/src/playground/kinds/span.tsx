@@ -15,7 +15,7 @@ interface Output extends Span {
 }
 
 export const span: KindView = {
-  second: { label: "Context", needed: true },
+  second: { called: "Context" },
   fields: [
     { name: "top_k", label: "Answers (top_k)", of: "integer", min: 1, max: 100, otherwise: "1" },
     { name: "max_answer_tokens", label: "Longest answer, tokens", of: "integer", min: 1, max: 1000, otherwise: "30" },

@@ -11,6 +11,7 @@ interface Output {
 const COLOURS = 6;
 
 export const tokens: KindView = {
+  second: "none",
   fields: [
     {
       name: "aggregation",
