@@ -39,7 +39,7 @@ function Marked({ tokens, entities, sent }: Output & { sent: Sent }) {
     parts.push(
       <mark key={start} class={colour(label)}>
         {slice(start, end)}
-        <span class="label"><span class="unseen">(</span>{label}<span class="unseen">)</span></span>
+        <span class="label"><span class="unseen"> (</span>{label}<span class="unseen">)</span></span>
       </mark>,
     );
     at = end;
