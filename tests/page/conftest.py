@@ -124,7 +124,9 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         page = context.new_page()
         page.on("console", heard)
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda request: request.url.startswith((own, "data:", "blob:")) or faults.append(request.url))
+        page.on(
+            "request", lambda request: request.url.startswith((own, "data:", "blob:")) or faults.append(request.url)
+        )
         page.goto(f"{own}#/{view}")
         page.locator("h1").wait_for()
         return page
