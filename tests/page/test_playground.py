@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,14 +31,14 @@ TEXT = "\U0001f600 w1 w2 w3 w4 w5 w6 w7 w8"  # its first character is two of Jav
 
 
 @pytest.fixture(scope="module")
-def kinds(live: Live) -> Iterator[Live]:
+def kinds(live: Live) -> Live:
     """The server with a task of each kind, called as in KINDS."""
     for seed, (task, (kind, labels)) in enumerate(KINDS.items(), start=17):
         settings = {"labels": labels} if kind in ("classify", "tokens") else None
         files = adapter_files(live.backbone, kind=kind, labels=len(labels) or 3, seed=seed, settings=settings)
         answer = live.upload(task, files, **({} if kind == "embed" else {"task": f'{{"kind": "{kind}"}}'}))
         assert answer.status_code == 201, answer.text
-    yield live
+    return live
 
 
 def choose(page: Page, *tasks: str) -> Locator:
@@ -121,7 +120,8 @@ def test_tokens_are_marked_where_they_stand_and_named(kinds: Live, open_page):
     colours = {
         mark["label"]: mark["colour"]
         for mark in marks.evaluate_all(
-            "marks => marks.map(m => ({label: m.querySelector('.label').textContent, colour: getComputedStyle(m).borderColor}))"
+            "marks => marks.map(mark => ({"
+            " label: mark.querySelector('.label').textContent, colour: getComputedStyle(mark).borderColor}))"
         )
     }
     assert len(set(colours.values())) == len(colours)
