@@ -237,8 +237,8 @@ class TaskList(AnswerBody):
 
 class TaskBody(TaskSummary):
     """A task with everything that is known about it. The bare backbone, `base`, has no settings that a task has
-    besides; `sha256`, `backbone`, `kinds` and `chats` are its alone. `kinds`: those that it answers. `chats`: whether its
-    tokenizer has a chat template, for tasks without one of their own."""
+    besides; `sha256`, `backbone`, `kinds` and `chats` are its alone. `kinds`: those that it answers. `chats`: whether
+    its tokenizer has a chat template, for tasks without one of their own."""
 
     model_config = _examples(
         {

@@ -5,7 +5,7 @@ import type { Base } from "./answers";
 import { AsCurl } from "./curl";
 import { known, useFacts } from "./facts";
 import { AskForm } from "./form";
-import { sampling } from "./kinds/generate";
+import { chatting, sampling } from "./kinds/generate";
 import { Parameters } from "./parameters";
 import { TaskPicker, type Option } from "./picker";
 import { chats, completion, conversation, prompt, system, typed, writers } from "./state";
@@ -83,7 +83,7 @@ export function Generate({ base }: { base: Base }) {
         </div>
         <details>
           <summary>Parameters</summary>
-          <Parameters kind="generate" title="Sampling" fields={sampling} />
+          <Parameters kind="generate" title="Sampling; empty: the task's own, else what the field shows" fields={chat ? chatting : sampling} />
         </details>
         {tasks[0] && <AsCurl {...commandOf(wishOf(tasks[0]))} />}
       </AskForm>
