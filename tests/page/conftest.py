@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from manyhats.backbone import Backbone
+from manyhats.engine.runner import Runner
 
 from tests import tiny
-from tests.api.live import Live, adapter_files, serving
+from tests.api.live import Gate, Live, adapter_files, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page
@@ -88,6 +89,15 @@ def guarded(
         running.client.headers["Authorization"] = f"Bearer {ADMIN}"
         assert running.upload("shown", adapter_files(served)).status_code == 201
         yield running
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Holds all batches of all servers until it is opened."""
+    closed = Gate()
+    monkeypatch.setattr(Runner, "execute", lambda runner, batch: closed.execute(runner, batch))
+    yield closed
+    closed.open()
 
 
 @pytest.fixture

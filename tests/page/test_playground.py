@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.api.live import Live, adapter_files, fresh
+from tests.api.live import Gate, Live, adapter_files, fresh
 from tests.page.conftest import READER
 from tests.page.looking import focused, said, tab_to
 from tests.waiting import wait_until
@@ -145,6 +145,19 @@ def test_an_error_stays_in_its_own_card(kinds: Live, open_page, assert_accessibl
     card(page, gone).get_by_text(f"The task `{gone}` does not exist").wait_for()
     assert card(page, "mood").get_by_role("table").count() == 1
     assert_accessible(page)
+
+
+def test_a_question_can_be_stopped(kinds: Live, gate: Gate, open_page):
+    page = open_page(kinds, "playground/ask/mood")
+    page.locator("#text").fill(TEXT)
+    page.locator("#text").press("Control+Enter")
+    gate.wait_for(1)
+    tab_to(page, "Stop")
+    page.keyboard.press("Enter")
+    said(page, "Stopped.")
+    assert focused(page) == "Ask"
+    gate.open()
+    kinds.wait_idle()
 
 
 def test_pairs_an_answer_in_its_context_and_documents_in_order(kinds: Live, open_page, assert_accessible):

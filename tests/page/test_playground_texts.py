@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from manyhats.engine.runner import Runner
 
 from tests import tiny
 from tests.api.generating import CHAT, add, events
@@ -29,15 +28,6 @@ def live(base_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFa
     """A server whose backbone is a tiny llama, whose tokenizer has no chat template."""
     with serving(tiny.load(base_folder("llama")), tmp_path_factory.mktemp("store")) as running:
         yield running
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """Holds all batches until it is opened."""
-    closed = Gate()
-    monkeypatch.setattr(Runner, "execute", lambda runner, batch: closed.execute(runner, batch))
-    yield closed
-    closed.open()
 
 
 def choose(page: Page, *tasks: str) -> None:
@@ -89,6 +79,23 @@ def test_a_text_comes_token_by_token_and_ends_where_it_is_stopped(live: Live, ga
     wait_until(lambda: "manyhats_sequences_running 0.0" in live.client.get("/metrics").text, "nothing is written")
     live.wait_idle()
     assert gate.entered < LENGTH / 2
+
+
+def test_one_of_several_texts_is_stopped(live: Live, gate: Gate, open_page):
+    gate.open()
+    ended, stopped = add(live), add(live)
+    gate.close()
+    page = open_page(live, "playground/generate")
+    choose(page, ended, stopped)
+    page.locator("#prompt").fill("w1 w2 w3")
+    page.locator("#prompt").press("Control+Enter")
+    gate.wait_for(1)
+    page.get_by_role("button", name=f"Stop {stopped}").click()
+    card(page, stopped).get_by_text("stopped", exact=True).wait_for()
+    assert page.evaluate("document.activeElement.tagName") == "ARTICLE"
+    gate.open()
+    said(page, f"{ended} has answered")
+    assert card(page, ended).get_by_text("stopped", exact=True).count() == 0
 
 
 def test_tasks_write_side_by_side_what_the_server_answers(live: Live, open_page, assert_accessible):
@@ -150,6 +157,7 @@ def test_a_chat_goes_on_with_what_was_said(live: Live, open_page, assert_accessi
     assert page.locator(".turns").inner_text() == said_before
     page.get_by_role("button", name="New conversation").click()
     assert page.locator(".turns").count() == 0
+    assert focused(page) == "Message"
 
 
 def test_what_fails_fails_in_its_own_card(live: Live, open_page):

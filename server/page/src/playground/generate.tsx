@@ -55,6 +55,11 @@ export function Generate({ base }: { base: Base }) {
     return { shown: words, read: turn.written.map(spoken).join(" ") };
   }, "Writing …");
 
+  const anew = () => {
+    conversation.value = [];
+    document.getElementById("prompt")?.focus(); // the button goes
+  };
+
   return (
     <div class="asking">
       <AskForm asking={asking} onAsk={ask} action={chat ? "Send" : "Generate"} hindrance={tasks.length ? undefined : "Choose a task first."}>
@@ -91,7 +96,7 @@ export function Generate({ base }: { base: Base }) {
         <div class="headed">
           <h2 id="answers">{chat ? "Conversation" : "Texts"}</h2>
           {chat && turns.length > 0 && (
-            <button type="button" disabled={asking.busy.value} onClick={() => { conversation.value = []; }}>New conversation</button>
+            <button type="button" disabled={asking.busy.value} onClick={anew}>New conversation</button>
           )}
         </div>
         {turns.length ? (

@@ -23,11 +23,16 @@ function WrittenView({ of, onStop }: { of: Written; onStop: () => void }) {
   const id = useId();
   const { task, text, state, reason } = of;
   const busy = writes(of);
+  const place = useRef<HTMLElement>(null);
+  const stop = () => {
+    place.current?.focus(); // the button goes
+    onStop();
+  };
   return (
-    <article class="panel answer" aria-labelledby={id} aria-busy={busy}>
+    <article class="panel answer" ref={place} tabIndex={-1} aria-labelledby={id} aria-busy={busy}>
       <header>
         <h3 id={id}>{task}</h3>
-        {busy && <button type="button" class="quiet" onClick={onStop}>Stop<span class="unseen"> {task}</span></button>}
+        {busy && <button type="button" class="quiet" onClick={stop}>Stop<span class="unseen"> {task}</span></button>}
         {state === "stopped" && <span class="badge warn">stopped</span>}
         {state === "failed" && <span class="badge bad">failed</span>}
       </header>
