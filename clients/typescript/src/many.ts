@@ -1,6 +1,7 @@
 // Many questions, some of them at a time.
 
 import { AuthenticationError, errorFrom, ManyhatsError, PermissionDenied } from "./errors.js";
+import { linkedTo } from "./linked.js";
 import { isRefusal, pauseAfter, sleep } from "./retries.js";
 import { bodyOf, type Transport } from "./transport.js";
 import type { CallOptions, Failure, Question, Result } from "./types.js";
@@ -43,8 +44,7 @@ export async function* inOrder<T, R>(
   caller?: AbortSignal,
 ): AsyncGenerator<R> {
   if (!(concurrency >= 1)) throw new RangeError(`concurrency is at least 1, not ${concurrency}`);
-  const own = new AbortController();
-  const signal = caller ? AbortSignal.any([caller, own.signal]) : own.signal;
+  const { signal, abort, release } = linkedTo(caller);
   const waiting: Promise<R>[] = [];
   try {
     let more = true;
@@ -69,7 +69,8 @@ export async function* inOrder<T, R>(
     }
     if (failed) throw failed.error;
   } finally {
-    own.abort();
+    release();
+    abort();
     await source.return(undefined);
   }
 }

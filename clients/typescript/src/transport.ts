@@ -2,6 +2,7 @@
 
 import createClient, { type Client as Routes } from "openapi-fetch";
 import { ConnectionFailed, errorOf, InvalidAnswer, ManyhatsError, Timeout } from "./errors.js";
+import { type Linked, linkedTo } from "./linked.js";
 import { pauseAfter, sleep } from "./retries.js";
 import type { paths } from "./schema.js";
 import type { CallOptions, ClientOptions } from "./types.js";
@@ -85,8 +86,10 @@ export class Transport {
       const { status, headers } = response;
       if (stream && response.body) return new Response(watched(response.body, deadline), { status, headers });
       const body = await deadline.of(() => response.arrayBuffer());
+      deadline.release();
       return new Response(body.byteLength ? body : null, { status, headers });
     } catch (error) {
+      deadline.release();
       throw deadline.meaningOf(error);
     }
   }
@@ -106,20 +109,23 @@ export async function bodyOf<T>(answer: Promise<{ data?: T }>): Promise<T> {
 
 /** Ends a request that takes too long, or that its caller gives up. */
 class Deadline {
-  readonly signal: AbortSignal;
   readonly #timeout: number;
   readonly #caller: AbortSignal | undefined;
-  readonly #own = new AbortController();
+  readonly #linked: Linked;
 
   constructor(timeout: number, caller: AbortSignal | undefined) {
     this.#timeout = timeout;
     this.#caller = caller;
-    this.signal = caller ? AbortSignal.any([caller, this.#own.signal]) : this.#own.signal;
+    this.#linked = linkedTo(caller);
+  }
+
+  get signal(): AbortSignal {
+    return this.#linked.signal;
   }
 
   /** Does a part of the work within the time. */
   async of<T>(work: () => Promise<T>): Promise<T> {
-    const late = () => this.#own.abort(new Timeout(`no answer within ${this.#timeout} ms`));
+    const late = () => this.#linked.abort(new Timeout(`no answer within ${this.#timeout} ms`));
     const timer = this.#timeout > 0 ? setTimeout(late, this.#timeout) : undefined;
     try {
       return await work();
@@ -128,15 +134,15 @@ class Deadline {
     }
   }
 
-  /** Ends the request. */
-  end(): void {
-    this.#own.abort();
+  /** Nothing more is waited for. */
+  release(): void {
+    this.#linked.release();
   }
 
   /** What a failure of the platform means. */
   meaningOf(error: unknown): unknown {
     if (this.#caller?.aborted) return this.#caller.reason;
-    if (this.#own.signal.reason instanceof Timeout) return this.#own.signal.reason;
+    if (this.signal.reason instanceof Timeout) return this.signal.reason;
     if (error instanceof ManyhatsError) return error;
     const cause = error instanceof Error ? error.cause : undefined;
     const code = cause instanceof Error && "code" in cause ? String(cause.code) : "";
@@ -151,19 +157,26 @@ function watched(
   deadline: Deadline,
 ): ReadableStream<Uint8Array> {
   const reader = body.getReader();
+  const leave = (reason?: unknown) => {
+    deadline.release();
+    return reader.cancel(reason).catch(() => undefined); // it has failed already
+  };
+  // Node's fetch may lose a signal once its request is collected as garbage.
+  deadline.signal.addEventListener("abort", () => leave(deadline.signal.reason), { once: true });
   return new ReadableStream({
     async pull(controller) {
       try {
         const { done, value } = await deadline.of(() => reader.read());
-        if (done) controller.close();
-        else controller.enqueue(value);
+        deadline.signal.throwIfAborted();
+        if (!done) return controller.enqueue(value);
+        deadline.release();
+        controller.close();
       } catch (error) {
+        deadline.release();
         controller.error(deadline.meaningOf(error));
       }
     },
-    cancel() {
-      deadline.end();
-    },
+    cancel: leave,
   });
 }
 
