@@ -90,7 +90,7 @@ export interface paths {
         };
         /**
          * List Tasks
-         * @description All tasks by name, a page at a time.
+         * @description All tasks by name, a page at a time, or those with `search` in their names.
          */
         get: operations["list_tasks_v1_tasks_get"];
         put?: never;
@@ -297,6 +297,66 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/overview": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Overview
+         * @description The server at one look: its backbone, its memory, and what waits.
+         */
+        get: operations["overview_v1_overview_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/traffic": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Traffic
+         * @description Requests and times of the last five minutes, by task; tasks without requests are left out.
+         */
+        get: operations["traffic_v1_traffic_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/batches": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Batches
+         * @description The last batches: which tasks and methods shared each pass through the model.
+         */
+        get: operations["batches_v1_batches_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/healthz": {
         parameters: {
             query?: never;
@@ -486,6 +546,15 @@ export interface components {
             sequences: number;
             tasks: number;
             methods: string[];
+        };
+        /** @description The last batches, the newest first. */
+        BatchList: {
+            data: components["schemas"]["RecentBatch"][];
+        };
+        /** @description A task of a batch, and how many sequences were its. */
+        BatchTask: {
+            task: string;
+            sequences: number;
         };
         /** @description Tokens of the prompts that were found in the cache. */
         CachedTokens: {
@@ -938,6 +1007,20 @@ export interface components {
             end: number;
             score: number;
         };
+        /** @description The server at one look. */
+        OverviewBody: {
+            backbone: string;
+            device: string;
+            version: string;
+            uptime_seconds: number;
+            tasks: number;
+            slots: components["schemas"]["TierBody"];
+            memory: components["schemas"]["TierBody"];
+            inputs_waiting: number;
+            loads: number;
+            evictions: number;
+            quarantined_versions: number;
+        };
         /** @description `POST /v1/tasks/{task}/predict`. */
         PredictBody: {
             inputs: string | components["schemas"]["TextInput"] | (string | components["schemas"]["TextInput"])[];
@@ -987,6 +1070,17 @@ export interface components {
             status: "ready";
             backbone: string;
             version: string;
+        };
+        /** @description One pass through the model. `tasks` names the largest; `task_count` counts all. */
+        RecentBatch: {
+            id: number;
+            ended: number;
+            sequences: number;
+            tokens: number;
+            compute_ms: number;
+            methods: string[];
+            task_count: number;
+            tasks: components["schemas"]["BatchTask"][];
         };
         /** @description Of kind `regress`. */
         RegressOutput: {
@@ -1173,6 +1267,14 @@ export interface components {
             bytes: number;
             quarantined?: string | null;
         };
+        /** @description The same of one task. */
+        TaskTraffic: {
+            requests: number[];
+            failed: number[];
+            mean_ms: (number | null)[];
+            max_ms: (number | null)[];
+            task: string;
+        };
         /** @description One version. `created`: unix seconds. `card`: its README.md. `quarantined`: why its files are not used. */
         TaskVersion: {
             version: number;
@@ -1192,6 +1294,12 @@ export interface components {
         TextInput: {
             text: string;
             text_pair?: string | null;
+        };
+        /** @description Adapters in one tier of the cache, and their bytes. */
+        TierBody: {
+            adapters: number;
+            bytes: number;
+            bytes_limit: number;
         };
         /** @description Milliseconds in the queue, for loading the adapter, and in the model. */
         Timing: {
@@ -1245,6 +1353,20 @@ export interface components {
              */
             kind: "tokens";
             outputs: components["schemas"]["TokensOutput"][];
+        };
+        /** @description The last minutes. `end`: when the newest interval, which is not over yet, will end (Unix, seconds). */
+        TrafficBody: {
+            interval_seconds: number;
+            end: number;
+            total: components["schemas"]["TrafficSeries"];
+            data: components["schemas"]["TaskTraffic"][];
+        };
+        /** @description One number for each interval, the oldest first; milliseconds are null where nothing was answered. */
+        TrafficSeries: {
+            requests: number[];
+            failed: number[];
+            mean_ms: (number | null)[];
+            max_ms: (number | null)[];
         };
         /** @description The version that holds what was uploaded. `kind`: what the task answers with it. */
         UploadedBody: {
@@ -1484,6 +1606,8 @@ export interface operations {
             query?: {
                 limit?: number;
                 page_token?: string | null;
+                /** @description a part of the name, in whatever case */
+                search?: string | null;
             };
             header?: never;
             path?: never;
@@ -2031,6 +2155,127 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ImportList"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    overview_v1_overview_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OverviewBody"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    traffic_v1_traffic_get: {
+        parameters: {
+            query?: {
+                /** @description these tasks, instead of the busiest */
+                task?: string[] | null;
+                /** @description how many of the busiest tasks */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrafficBody"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    batches_v1_batches_get: {
+        parameters: {
+            query?: {
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BatchList"];
                 };
             };
             /** @description The request cannot be served as it is. */
