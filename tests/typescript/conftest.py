@@ -32,8 +32,10 @@ def installed() -> Path:
     """The client's folder, with the packages that it is built with."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("needs node and npm")
-    if not (CLIENT / "node_modules" / ".package-lock.json").exists():
-        npm("ci", "--no-audit", "--no-fund")
+    lock, done = CLIENT / "package-lock.json", CLIENT / "node_modules" / ".package-lock.json"
+    if not done.exists() or done.stat().st_mtime < lock.stat().st_mtime:
+        npm("ci", "--ignore-scripts", "--no-audit", "--no-fund")
+        done.touch()
     return CLIENT
 
 
@@ -42,6 +44,13 @@ def compiled(installed: Path) -> Path:
     """The folder of the compiled client and of its tests."""
     npm("exec", "--", "tsc")
     return installed / "build"
+
+
+@pytest.fixture(scope="session")
+def built(installed: Path) -> Path:
+    """The client's folder with the package in it, as its users get it."""
+    npm("run", "build")
+    return installed
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -13,6 +14,7 @@ from manyhats.core.batch import ScheduledBatch, SequenceOutput
 from manyhats.engine.runner import Runner
 
 from tests.api.live import Live, adapter_files
+from tests.docs.pages import blocks
 from tests.typescript.conftest import npm
 from tests.waiting import PATIENCE, wait_until
 
@@ -73,3 +75,29 @@ def test_a_stream_that_is_left_ends_on_the_server(
     assert process.returncode == 0
     writing.wait_idle()
     assert len(passes) <= before + 1
+
+
+def test_the_readme(compiled: Path, built: Path, reading: Live, writing: Live, writes: str, tmp_path: Path) -> None:
+    """Its snippets are of the right types, and run one behind the other with the package as it is built."""
+    (tmp_path / "out" / "adapter").mkdir(parents=True)
+    for name, data in adapter_files(reading.backbone).items():
+        (tmp_path / "out" / "adapter" / name).write_bytes(data)
+    assert reading.upload("spam", adapter_files(reading.backbone)).status_code == 201
+    snippets = "".join(one.content for one in blocks("clients/typescript/README.md") if one.language == "ts")
+    for port, live in ((8000, reading), (8001, writing)):
+        address = f"http://127.0.0.1:{port}"
+        assert address in snippets
+        snippets = snippets.replace(address, f"http://{live.host}:{live.port}")
+    snippets = snippets.replace('"stories"', json.dumps(writes))
+    script = compiled / "readme.ts"
+    script.write_text(snippets)
+    options = ["--target", "ES2022", "--module", "NodeNext", "--strict", "--skipLibCheck", "--types", "node"]
+    npm("exec", "--", "tsc", *options, str(script))
+    environment = os.environ | {"MANYHATS_API_KEY": "may-ask"}
+    node = ["node", str(script.with_suffix(".js"))]
+    done = subprocess.run(node, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert "404 NotFoundError task The task `spm` does not exist." in done.stdout
+    assert "2 true" in done.stdout  # the vectors
+    assert (tmp_path / "spam.tar.gz").stat().st_size > 100
+    assert "stable" in reading.client.get("/v1/tasks/spam").json()["aliases"]

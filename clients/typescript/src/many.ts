@@ -1,10 +1,24 @@
 // Many questions, some of them at a time.
 
-import { AuthenticationError, errorFrom, ManyhatsError, PermissionDenied } from "./errors.js";
+import {
+  APIError,
+  AuthenticationError,
+  BadRequest,
+  errorFrom,
+  type ManyhatsError,
+  PermissionDenied,
+  ServerError,
+  Timeout,
+  TooLarge,
+} from "./errors.js";
 import { linkedTo } from "./linked.js";
 import { isRefusal, pauseAfter, sleep } from "./retries.js";
 import { bodyOf, type Transport } from "./transport.js";
 import type { CallOptions, Failure, Question, Result } from "./types.js";
+
+const OF_ALL = [AuthenticationError, PermissionDenied];
+// What one question may have brought upon all that were asked with it.
+const OF_ONE = [BadRequest, TooLarge, ServerError];
 
 export type Source<T> = Iterable<T> | AsyncIterable<T>;
 
@@ -80,7 +94,10 @@ export function inputsOf(question: Question): number {
   return Array.isArray(question.inputs) ? question.inputs.length : 1;
 }
 
-/** An answer or a failure for each question. Only a key that may not ask is an error of all. */
+/**
+ * An answer or a failure for each question. Rejects with what concerns all: a server that is not there or none of
+ * Manyhats', and a key that may not ask.
+ */
 export async function answersTo(
   transport: Transport,
   questions: Question[],
@@ -120,10 +137,14 @@ async function askedOnce(
       "error" in result ? failure(questions[i] as Question, errorFrom(result.error)) : result,
     );
   } catch (error) {
-    const ofAll = error instanceof AuthenticationError || error instanceof PermissionDenied;
-    if (ofAll || !(error instanceof ManyhatsError)) throw error;
-    if (questions.length > 1 && "status" in error && (error.status === 400 || error.status === 413)) {
-      // One that the server cannot read spoils the call: halves, until it is alone.
+    if (
+      !(error instanceof APIError || error instanceof Timeout) ||
+      OF_ALL.some((kind) => error instanceof kind)
+    ) {
+      throw error;
+    }
+    if (questions.length > 1 && OF_ONE.some((kind) => error instanceof kind)) {
+      // Halves, until the one at fault is alone.
       const half = questions.length >> 1;
       const first = await askedOnce(transport, questions.slice(0, half), options);
       return [...first, ...(await askedOnce(transport, questions.slice(half), options))];

@@ -4,55 +4,8 @@ import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import { afterEach, beforeEach, describe, it } from "node:test";
 import * as manyhats from "../src/index.js";
-import { Client, type ClientOptions, type Question } from "../src/index.js";
-
-type Answer = (request: Request, times: number) => Response | Promise<Response>;
-
-function client(answer: Answer, options: ClientOptions = {}) {
-  const requests: Request[] = [];
-  const fetch = async (request: Request) => {
-    requests.push(request.clone());
-    request.signal.throwIfAborted();
-    return answer(request, requests.length);
-  };
-  return { requests, hats: new Client({ baseUrl: "http://hats.test/", fetch, ...options }) };
-}
-
-function refusal(status: number, headers: Record<string, string> = {}, type = "SomeError") {
-  const error = { message: "what was wrong", type, param: "inputs", code: status };
-  return Response.json({ error }, { status, headers });
-}
-
-const version = {
-  version: 1,
-  sha256: "0",
-  method: "lora",
-  kind: "classify",
-  rank: 8,
-  matched_tensors: 1,
-  bytes: 1,
-};
-const uploaded = { ...version, task: "spam", aliases: {} };
-
-function prediction(task: string, inputs: string[]) {
-  const outputs = inputs.map((label) => ({ label, score: 1, scores: {} }));
-  const usage = { input_tokens: 1, output_tokens: 0 };
-  const timing = { queue_ms: 0, load_ms: 0, compute_ms: 0 };
-  const batch = { id: 1, sequences: 1, tasks: 1, methods: [] };
-  return { id: "1", task, version: 1, sha256: "0", kind: "classify", outputs, usage, timing, batch };
-}
-
-const ok: Answer = () => Response.json(prediction("spam", ["a"]));
-
-function eventStream(...parts: string[]) {
-  const body = new ReadableStream<Uint8Array>({
-    start(controller) {
-      for (const part of parts) controller.enqueue(new TextEncoder().encode(part));
-      controller.close();
-    },
-  });
-  return new Response(body, { headers: { "content-type": "text/event-stream" } });
-}
+import { Client } from "../src/index.js";
+import { type Answer, client, eventStream, ok, prediction, refusal, uploaded } from "./canned.js";
 
 describe("errors", () => {
   const kinds: [number, string][] = [
@@ -260,100 +213,6 @@ describe("streams", () => {
       }, kind);
       assert.deepEqual(texts, ["a"]);
     }
-  });
-});
-
-describe("many", () => {
-  const answers: Answer = async (request) => {
-    const { requests } = (await request.json()) as { requests: (Question & { inputs: string })[] };
-    if (requests.some(({ inputs }) => inputs === "unreadable")) return refusal(400);
-    return Response.json({
-      results: requests.map(({ task, inputs }) =>
-        inputs === "bad"
-          ? { task, error: { message: "bad", type: "BadRequestError", param: null, code: 400 } }
-          : prediction(task, [inputs]),
-      ),
-    });
-  };
-  const labels = async (results: AsyncIterable<manyhats.Result>) => {
-    const found: string[] = [];
-    for await (const result of results) {
-      found.push(result.kind === "classify" ? (result.outputs[0]?.label ?? "") : `${result.kind}!`);
-    }
-    return found;
-  };
-
-  it("in order, and no more at a time than wanted", async () => {
-    let running = 0;
-    let most = 0;
-    const { hats, requests } = client(async (request, times) => {
-      most = Math.max(most, ++running);
-      await new Promise((done) => setTimeout(done, times % 3));
-      running--;
-      return answers(request, times);
-    });
-    const texts = Array.from({ length: 100 }, (_, i) =>
-      i === 41 ? "bad" : i === 77 ? "unreadable" : `t${i}`,
-    );
-    const questions = texts.map((inputs) => ({ task: "spam", inputs }));
-    const found = await labels(hats.predictMany(questions, { concurrency: 3, batchSize: 8 }));
-    assert.deepEqual(
-      found,
-      texts.map((text) => (text.startsWith("t") ? text : "failure!")),
-    );
-    assert.equal(most, 3);
-    assert.ok(requests.length <= 13 + 2 * 3);
-  });
-
-  it("takes no more questions than it has room for, and ends what it began", async () => {
-    let taken = 0;
-    let ended = false;
-    async function* source() {
-      try {
-        for (;;) yield { task: "spam", inputs: `t${taken++}` };
-      } finally {
-        ended = true;
-      }
-    }
-    const { hats } = client(answers);
-    for await (const result of hats.predictMany(source(), { concurrency: 2, batchSize: 5 })) {
-      assert.equal(result.kind, "classify");
-      break;
-    }
-    assert.ok(taken <= 3 * 5);
-    assert.ok(ended);
-  });
-
-  it("a refused item is asked again by itself", async () => {
-    const { hats, requests } = client(
-      async (request, times) => {
-        if (times > 1) return answers(request, times);
-        const error = { message: "full", type: "OverloadedError", param: null, code: 429 };
-        return Response.json({ results: [prediction("spam", ["a"]), { task: "spam", error }] });
-      },
-      { maxRetryWait: 1 },
-    );
-    const found = await labels(hats.predictMany(["a", "b"].map((inputs) => ({ task: "spam", inputs }))));
-    assert.deepEqual(found, ["a", "b"]);
-    assert.deepEqual(await requests[1]?.json(), { requests: [{ task: "spam", inputs: "b" }] });
-  });
-
-  it("a key that may not ask, or a source that fails, is an error of all", async () => {
-    const { hats } = client(() => refusal(401));
-    await assert.rejects(
-      labels(hats.predictMany([{ task: "spam", inputs: "a" }])),
-      manyhats.AuthenticationError,
-    );
-    async function* source() {
-      yield { task: "spam", inputs: "a" };
-      throw new Error("no more");
-    }
-    const got: string[] = [];
-    await assert.rejects(async () => {
-      for await (const { kind } of client(answers).hats.predictMany(source(), { batchSize: 1 }))
-        got.push(kind);
-    }, /no more/);
-    assert.deepEqual(got, ["classify"]);
   });
 });
 
