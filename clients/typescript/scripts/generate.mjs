@@ -1,11 +1,13 @@
-// Writes src/schema.ts from docs/openapi.json, or with --check fails where it is not what would be written.
+// Writes src/schema.ts from docs/openapi.json. With --check it fails where that file, or another that is named, is not
+// what would be written.
 
 import { readFile, writeFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
 import openapiTS, { astToString } from "openapi-typescript";
 import ts from "typescript";
 
 const SOURCE = new URL("../../../docs/openapi.json", import.meta.url);
-const TARGET = process.argv[3] ?? new URL("../src/schema.ts", import.meta.url); // a file to compare with, for the tests
+const TARGET = fileURLToPath(new URL("../src/schema.ts", import.meta.url));
 const HEADER = "// Made from docs/openapi.json by `npm run generate`. Changes here are lost.\n\n";
 // The server's own routes, and those of other servers that this client uses.
 const TAGS = ["predict", "versions", "tasks", "operations"];
@@ -45,9 +47,13 @@ function transform(schema) {
 
 const document = pruned(JSON.parse(await readFile(SOURCE, "utf8")));
 const written = HEADER + astToString(await openapiTS(document, { defaultNonNullable: false, transform }));
-if (!process.argv.includes("--check")) {
+const [, , check, ...others] = process.argv;
+if (check !== "--check") {
   await writeFile(TARGET, written);
-} else if ((await readFile(TARGET, "utf8").catch(() => "")) !== written) {
-  console.error("src/schema.ts is not what docs/openapi.json gives: run `npm run generate`");
-  process.exitCode = 1;
+} else {
+  for (const file of [TARGET, ...others]) {
+    if ((await readFile(file, "utf8").catch(() => "")) === written) continue;
+    console.error(`${file} is not what docs/openapi.json gives: run \`npm run generate\``);
+    process.exitCode = 1;
+  }
 }

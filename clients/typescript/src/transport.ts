@@ -79,6 +79,7 @@ export class Transport {
   }
 
   async #once(request: Request, options: CallOptions, stream: boolean, send: Send): Promise<Response> {
+    options.signal?.throwIfAborted(); // some ways to send hear only of what comes later
     const deadline = new Deadline(options.timeout ?? this.#timeout, options.signal);
     try {
       const response = await deadline.of(() => send(new Request(request, { signal: deadline.signal })));
