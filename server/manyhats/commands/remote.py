@@ -19,7 +19,9 @@ from manyhats.commands.connection import (
     own_name,
     plain,
     print_json,
+    task_names,
 )
+from manyhats.commands.progress import bytes_bar
 from manyhats.errors import InvalidRequest, WrongUsage
 from manyhats.formats.contents import names_of, select
 
@@ -47,13 +49,15 @@ def push(
     own_name(task)
     own_alias(alias)
     try:
-        with connected(url, key) as client:
+        files = files_to_send(path)
+        with connected(url, key) as client, bytes_bar(f"to {task}") as progress:
             answer = client.upload(
                 task,
-                files_to_send(path),
+                files,
                 alias=alias,
                 activate=activate,
                 settings={"kind": kind} if kind else None,
+                progress=progress,
             )
     except OSError as error:
         raise InvalidRequest(f"'{path}' cannot be read: {error.strerror or error}") from None
@@ -70,7 +74,9 @@ def push(
 
 
 def download(
-    task: Annotated[str, typer.Argument(help="the task's name, or `task@alias`, or `task@3`")],
+    task: Annotated[
+        str, typer.Argument(help="the task's name, or `task@alias`, or `task@3`", autocompletion=task_names)
+    ],
     out: Annotated[Path, typer.Argument(help="a file to write, or a folder that is there")] = Path(),
     url: Url = DEFAULT_URL,
     key: Key = "",
@@ -83,7 +89,8 @@ def download(
     try:
         with connected(url, key) as client:
             number = ref.number if ref.number is not None else _version_of(client.task(ref.task), ref)
-            path = client.download(ref.task, number, out)
+            with bytes_bar(f"{ref.task}@{number}") as progress:
+                path = client.download(ref.task, number, out, progress=progress)
     except OSError as error:
         raise InvalidRequest(f"'{out}' cannot be written: {error.strerror or error}") from None
     if as_json:

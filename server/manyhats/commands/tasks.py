@@ -23,6 +23,7 @@ from manyhats.commands.connection import (
     own_name,
     plain,
     print_json,
+    task_names,
 )
 from manyhats.errors import WrongUsage
 
@@ -70,7 +71,11 @@ def show(
 
 def delete(
     task: Annotated[
-        str, typer.Argument(help="the task's name; `task@3` deletes that version alone, `task@alias` the alias")
+        str,
+        typer.Argument(
+            help="the task's name; `task@3` deletes that version alone, `task@alias` the alias",
+            autocompletion=task_names,
+        ),
     ],
     url: Url = DEFAULT_URL,
     key: Key = "",
