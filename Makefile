@@ -25,7 +25,7 @@ PORT     ?= 8000
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install lock openapi sync-client demo serve test test-slow test-live coverage test-oldest test-newest lint check-lock check-style \
+.PHONY: help install lock openapi page sync-client demo serve test test-slow test-live coverage test-oldest test-newest lint check-lock check-style \
 	check-types check-files hooks format bench bench-peers examples decoder demo-decoder examples-decoder bench-generation bench-device \
 	bench-methods \
 	image-check release-check clean
@@ -56,6 +56,9 @@ build/uv/bin/uv: $(ALONE)
 
 openapi: install  ## Write docs/openapi.json again
 	$(BIN)/python scripts/openapi.py
+
+page:  ## Write the web page's bundle again from server/page (needs Node)
+	cd server/page && npm ci --ignore-scripts && npm run check && npm run build
 
 sync-client: install  ## Make the Python client's blocking half again, of its asyncio half
 	$(BIN)/python scripts/sync_client.py
