@@ -93,6 +93,7 @@ def completed(words: str) -> list[str]:
 def test_a_shell_completes_the_names_of_tasks(server: Server) -> None:
     server.answers({"data": [{"name": "spam"}, {"name": "sports"}, {"name": "topic"}]})
     assert completed("manyhats predict sp") == ["spam", "sports"]
+    assert server.requests[-1].url.params["search"] == "sp"
     assert completed("manyhats rollback t") == ["topic"]
     server.answers({"error": {"message": "no key", "code": 401}}, 401)
     assert completed("manyhats show s") == []

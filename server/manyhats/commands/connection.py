@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import httpx
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _TIMEOUT = 300.0  # seconds: a large adapter is checked, and a text is generated
+_COMPLETIONS = 1000  # names, which a search may find many of
 _COMPLETION_TIMEOUT = 1.0  # seconds that a shell waits for names
 
 
@@ -29,7 +31,8 @@ def task_names(ctx: typer.Context, incomplete: str) -> list[str]:
         with connected(
             ctx.params.get("url") or DEFAULT_URL, ctx.params.get("key") or "", _COMPLETION_TIMEOUT
         ) as client:
-            return [task.name for task in client.tasks(1000) if task.name.startswith(incomplete)]
+            found = (task.name for task in client.tasks(_COMPLETIONS, search=incomplete))
+            return [name for name in islice(found, _COMPLETIONS) if name.startswith(incomplete)]
     except ManyhatsError:
         return []
 

@@ -26,7 +26,7 @@ from manyhats.errors import InvalidRequest, WrongUsage
 from manyhats.formats.contents import names_of, select
 
 if TYPE_CHECKING:
-    from manyhats_client import TaskDetails
+    from manyhats_client import TaskDetails, Upload
 
     from manyhats.registry.names import Ref
 
@@ -46,21 +46,7 @@ def push(
     as_json: AsJson = False,
 ) -> None:
     """Uploads an adapter as a new version of a task."""
-    own_name(task)
-    own_alias(alias)
-    try:
-        files = files_to_send(path)
-        with connected(url, key) as client, bytes_bar(f"to {task}") as progress:
-            answer = client.upload(
-                task,
-                files,
-                alias=alias,
-                activate=activate,
-                settings={"kind": kind} if kind else None,
-                progress=progress,
-            )
-    except OSError as error:
-        raise InvalidRequest(f"'{path}' cannot be read: {error.strerror or error}") from None
+    answer = send(task, path, url=url, key=key, alias=alias, activate=activate, kind=kind)
     if as_json:
         print_json(plain(answer))
     else:
@@ -71,6 +57,27 @@ def push(
         )
     for warning in answer.warnings:
         typer.echo(f"warning: {warning if isinstance(warning, str) else warning.message}", err=True)
+
+
+def send(
+    task: str, path: Path, *, url: str, key: str, alias: str = "stable", activate: bool = True, kind: str = ""
+) -> Upload:
+    """Uploads an adapter; raises an error of one line where it is none, or where the server does not take it."""
+    own_name(task)
+    own_alias(alias)
+    try:
+        files = files_to_send(path)
+        with connected(url, key) as client, bytes_bar(f"to {task}") as progress:
+            return client.upload(
+                task,
+                files,
+                alias=alias,
+                activate=activate,
+                settings={"kind": kind} if kind else None,
+                progress=progress,
+            )
+    except OSError as error:
+        raise InvalidRequest(f"'{path}' cannot be read: {error.strerror or error}") from None
 
 
 def download(

@@ -75,9 +75,10 @@ def exception_of(failure: Failure) -> APIError:
 # ---- tasks
 
 
-def tasks(limit: int, page_token: str | None) -> Operation[TaskPage]:
+def tasks(limit: int, page_token: str | None, search: str | None) -> Operation[TaskPage]:
     """One page of the list of tasks."""
     params = {"limit": str(limit)} | ({"page_token": page_token} if page_token else {})
+    params |= {"search": search} if search else {}
     return Operation("GET", "/v1/tasks", _task_page, params=params)
 
 
