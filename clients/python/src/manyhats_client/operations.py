@@ -19,7 +19,7 @@ from manyhats_client.answers import Failure
 from manyhats_client.choices import CallOptions
 from manyhats_client.errors import REQUEST_ID, APIError, InvalidAnswer, from_body, request_id_of
 from manyhats_client.models import Health, Reply, TaskDetails, TaskPage, Upload, Version
-from manyhats_client.packing import Part, Parts
+from manyhats_client.packing import Part
 from manyhats_client.transfer import CountedBody, Progress
 
 T = TypeVar("T")
@@ -130,7 +130,7 @@ def placement(name: str, verb: str) -> Operation[TaskDetails]:
 
 def upload(
     name: str,
-    parts: Parts,
+    parts: Sequence[Part],
     alias: str,
     activate: bool,
     settings: Mapping[str, Any] | None,
@@ -140,9 +140,7 @@ def upload(
     form = {"alias": alias, "activate": "true" if activate else "false"}
     if settings is not None:
         form["task"] = json.dumps(dict(settings), ensure_ascii=False)
-    return Operation(
-        "POST", path(name, "versions"), _upload, form=form, files=parts.parts, retry=parts.again, progress=progress
-    )
+    return Operation("POST", path(name, "versions"), _upload, form=form, files=parts, progress=progress)
 
 
 def version(name: str, number: int) -> Operation[Version]:
