@@ -236,8 +236,9 @@ class TaskList(AnswerBody):
 
 
 class TaskBody(TaskSummary):
-    """A task with everything that is known about it. `sha256` and `backbone` are the bare backbone's, `base`, alone; it
-    has no settings that a task has besides."""
+    """A task with everything that is known about it. The bare backbone, `base`, has no settings that a task has
+    besides; `sha256`, `backbone`, `kinds` and `chats` are its alone. `kinds`: those that it answers. `chats`: whether
+    its tokenizer has a chat template, for tasks without one of their own."""
 
     model_config = _examples(
         {
@@ -292,6 +293,8 @@ class TaskBody(TaskSummary):
     created: float | None = None
     sha256: str | None = None
     backbone: str | None = None
+    kinds: list[str] | None = None
+    chats: bool | None = None
 
 
 # ---- imports and the server
