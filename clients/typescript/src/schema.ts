@@ -1209,8 +1209,9 @@ export interface components {
             [key: string]: unknown;
         };
         /**
-         * @description A task with everything that is known about it. `sha256` and `backbone` are the bare backbone's, `base`, alone; it
-         *     has no settings that a task has besides.
+         * @description A task with everything that is known about it. The bare backbone, `base`, has no settings that a task has
+         *     besides; `sha256`, `backbone`, `kinds` and `chats` are its alone. `kinds`: those that it answers. `chats`: whether
+         *     its tokenizer has a chat template, for tasks without one of their own.
          */
         TaskBody: {
             name: string;
@@ -1250,6 +1251,8 @@ export interface components {
             created?: number | null;
             sha256?: string | null;
             backbone?: string | null;
+            kinds?: string[] | null;
+            chats?: boolean | null;
         };
         /** @description A page of the tasks; `next_page_token` is null on the last. */
         TaskList: {
@@ -1275,7 +1278,10 @@ export interface components {
             max_ms: (number | null)[];
             task: string;
         };
-        /** @description One version. `created`: unix seconds. `card`: its README.md. `quarantined`: why its files are not used. */
+        /**
+         * @description One version. `created`: unix seconds. `card`: its README.md; `curves`: of its training, where the card has them,
+         *     of a version asked for by itself. `quarantined`: why its files are not used.
+         */
         TaskVersion: {
             version: number;
             sha256: string;
@@ -1288,6 +1294,7 @@ export interface components {
             created: number;
             warnings: string[];
             card: string | null;
+            curves?: components["schemas"]["TrainingHistory"] | null;
             quarantined?: string | null;
         };
         /** @description A text, or a pair of them (question and context, premise and hypothesis). */
@@ -1368,7 +1375,26 @@ export interface components {
             mean_ms: (number | null)[];
             max_ms: (number | null)[];
         };
-        /** @description The version that holds what was uploaded. `kind`: what the task answers with it. */
+        /**
+         * @description The curves of a training.
+         *
+         *     `losses`: at each of `steps` the mean loss over the steps since the one before. `epoch_losses`: the mean over each
+         *     of `epochs`; `scores`: the metric on the validation data behind it, null where it was no number.
+         */
+        TrainingHistory: {
+            metric: string;
+            more_is_better: boolean;
+            steps: number[];
+            losses: number[];
+            epochs: number[];
+            epoch_losses: number[];
+            scores: (number | null)[];
+            best_epoch: number;
+        };
+        /**
+         * @description The version that holds what was uploaded. `kind`: what the task answers with it. `curves`: of its training, where
+         *     its card has them.
+         */
         UploadedBody: {
             version: number;
             sha256: string;
@@ -1382,6 +1408,7 @@ export interface components {
                 [key: string]: number | components["schemas"]["AliasTarget"][];
             };
             warnings?: string[] | null;
+            curves?: components["schemas"]["TrainingHistory"] | null;
         };
         /** @description How many tokens were read. */
         Usage: {
