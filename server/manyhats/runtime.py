@@ -28,6 +28,7 @@ from manyhats.engine.self_check import self_check
 from manyhats.errors import AdapterMismatch, DeadlineExceeded
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.tensor_file import mapped
+from manyhats.kernels.registry import check_kernels
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.heads import KindName
 from manyhats.methods.slots import slot_tables, use_kernels
@@ -352,6 +353,7 @@ class Runtime:
 
 def _backbone(settings: Settings, given: Backbone | None) -> Backbone:
     """The backbone, ready and checked."""
+    check_kernels(settings.kernels)  # before it takes its time
     use_tf32(choose_device(settings.device) if given is None else given.device, settings.tf32)
     backbone = given or Backbone.load(
         settings.backbone,
