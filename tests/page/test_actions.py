@@ -70,7 +70,7 @@ def test_an_upload_by_keyboard(live: Live, open_page, tmp_path: Path):
     assert focused(page) == "Open the task"
     page.keyboard.press("Enter")
     page.get_by_role("heading", name=task).wait_for()
-    assert focused(page) == task
+    wait_until(lambda: focused(page) == task, "the heading has the focus")
 
 
 def test_files_are_dropped_with_settings_and_warnings_are_shown(live: Live, open_page):
