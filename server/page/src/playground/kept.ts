@@ -6,8 +6,11 @@ const PREFIX = "manyhats-playground-";
 /** A signal whose value outlives a reload. */
 export function kept<T>(name: string, initial: T): Signal<T> {
   const held = signal<T>(stored(PREFIX + name, initial));
+  let last: T = held.value; // nothing is written before something changes
   effect(() => {
-    const written = JSON.stringify(held.value);
+    if (held.value === last) return;
+    last = held.value;
+    const written = JSON.stringify(last);
     try {
       sessionStorage.setItem(PREFIX + name, written);
     } catch {

@@ -25,7 +25,7 @@ export const conversation = kept<Turn[]>("conversation", []);
 export const completion = kept<Turn[]>("completion", []); // the last one alone
 
 // Nobody writes any more what was being written when the page was left.
-for (const turns of [conversation, completion]) turns.value = turns.value.map(brokenOff);
+for (const turns of [conversation, completion]) if (turns.value.length) turns.value = turns.value.map(brokenOff);
 
 export function type(kind: string, name: string, value: string): void {
   typed.value = { ...typed.value, [kind]: { ...typed.value[kind], [name]: value } };
