@@ -25,7 +25,7 @@ PORT     ?= 8000
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install lock openapi demo serve test test-slow test-live coverage test-oldest test-newest lint check-lock check-style \
+.PHONY: help install lock openapi docs demo serve test test-slow test-live coverage test-oldest test-newest lint check-lock check-style \
 	check-types check-files hooks format bench bench-peers examples decoder demo-decoder examples-decoder bench-generation bench-device \
 	bench-methods \
 	image-check release-check clean
@@ -56,6 +56,9 @@ build/uv/bin/uv: $(ALONE)
 
 openapi: install  ## Write docs/openapi.json again
 	$(BIN)/python scripts/openapi.py
+
+docs: install  ## Build the documentation's site, build/docs; a page that names what is not there is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 demo: install  ## Serve the example tasks, ask them all at once, and keep serving
 	$(BIN)/python examples/demo.py --backbone $(BACKBONE) --store $(STORE) --port $(PORT)

@@ -46,6 +46,8 @@ DATA: list[tuple[str, str, str]] = [
     ("docs/architecture.md", "FastAPI routes", "packages"),
     ("docs/store.md", "registry.sqlite3", "store"),
     ("docs/methods.md", "manyhats-mask/1", "mask"),
+    ("docs/from-adapterhub.md", "model.save_adapter", "library"),
+    ("docs/from-sentence-transformers.md", "model.add_adapter", "library"),
 ]
 # `...` in a command line stands for what the page says: here, for a small training.
 PLACEHOLDERS = {

@@ -100,7 +100,9 @@ def test_what_a_contributor_runs_is_installed_by_dev(folder):
         for raw in (ROOT / "requirements/alone.txt").read_text(encoding="utf-8").splitlines()
         if (line := raw.partition("#")[0].strip())
     }
-    declared = REQUIRED | extras("train", "decoder", "peft", "cuda", "quantized", "clients", "test", "dev") | alone
+    declared = (
+        REQUIRED | extras("train", "decoder", "peft", "cuda", "quantized", "clients", "test", "docs", "dev") | alone
+    )
     # A benchmark runs as a program, which finds what lies beside it by its bare name.
     beside = {path.stem for path in (ROOT / folder).glob("*.py")} if folder == "benchmarks" else set()
     for path, tree in trees(folder).items():
