@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +63,22 @@ def _operation(method: str, address: str, operation: dict[str, Any], models: dic
     keys = [_KEYS[name] for one in operation.get("security", []) for name in one]
     yield f"Needs {keys[0] if keys else 'no key'}.\n"
     if parameters := operation.get("parameters"):
-        yield "| parameter | in | type | default | meaning |\n|---|---|---|---|---|"
-        for one in parameters:
-            kind, default = _kind(one["schema"]), _default(one["schema"], one.get("required", False))
-            yield f"| `{one['name']}` | {one['in']} | {kind} | {default} | {_cell(one.get('description', ''))} |"
-        yield ""
+        yield from _table(
+            ("parameter", "in", "type", "default", "meaning"),
+            [
+                (
+                    f"`{one['name']}`",
+                    one["in"],
+                    _kind(one["schema"]),
+                    _default(one["schema"], one.get("required", False)),
+                    _cell(one.get("description", "")),
+                )
+                for one in parameters
+            ],
+        )
     for media, content in operation.get("requestBody", {}).get("content", {}).items():
         yield f"Body, `{media}`:\n"
-        yield from _fields(content.get("schema", {}), models)
+        yield from _fields(content.get("schema", {}))
         yield from _example(content, models)
     for status, answer in operation["responses"].items():
         contents = answer.get("content", {})
@@ -95,22 +103,32 @@ def _model(name: str, model: dict[str, Any]) -> Iterator[str]:
     yield f'#### {name} {{#{name.lower()} data-toc-label=""}}\n'
     if "description" in model:
         yield f"{_text(model['description'])}\n"
-    yield from _fields(model, {})
+    yield from _fields(model)
 
 
-def _fields(schema: dict[str, Any], models: dict[str, Any]) -> Iterator[str]:
+def _fields(schema: dict[str, Any]) -> Iterator[str]:
     """A table of an object's fields; of anything else its type in a line."""
     if "$ref" in schema:
         yield f"{_kind(schema)}\n"
     elif properties := schema.get("properties"):
-        yield "| field | type | default | meaning |\n|---|---|---|---|"
         required = schema.get("required", [])
-        for name, one in properties.items():
-            default = _default(one, name in required)
-            yield f"| `{name}` | {_kind(one)} | {default} | {_cell(one.get('description', ''))} |"
-        yield ""
+        yield from _table(
+            ("field", "type", "default", "meaning"),
+            [
+                (f"`{name}`", _kind(one), _default(one, name in required), _cell(one.get("description", "")))
+                for name, one in properties.items()
+            ],
+        )
     else:
         yield f"{_kind(schema) or 'Anything'}\n"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table without the columns in which nothing stands."""
+    kept = [place for place in range(len(head)) if any(row[place] for row in rows)]
+    for row in (head, ["---"] * len(head), *rows):
+        yield f"| {' | '.join(row[place] for place in kept)} |"
+    yield ""
 
 
 def _example(content: dict[str, Any], models: dict[str, Any]) -> Iterator[str]:

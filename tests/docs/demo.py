@@ -33,7 +33,7 @@ class Demo(Story):
         shutil.copytree(folder / "adapters_store" / "spam", folder / "out" / "adapter")
         with (folder / "out" / "adapter" / "README.md").open("a") as card:
             card.write("\nTrained again.\n")
-        for name in ("mood", "questions"):
+        for name in ("mood", "questions", "urgency"):
             shutil.copytree(BROUGHT / name, folder / name)
         rows = [f"{text} {i},{label}\n" for i in range(16) for text, label in FEW]
         (folder / "few.csv").write_text("text,label\n" + "".join(rows))

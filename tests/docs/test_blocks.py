@@ -45,6 +45,7 @@ def test_a_block_that_nothing_names_is_run() -> None:
 def test_no_entry_is_left_over() -> None:
     """Each pattern decides about a block, and each check has one."""
     commands = [command for block in EVERY if block.language in ("console", "sh") for command, _ in block.steps]
+    commands += [block.content for block in EVERY if block.language == "python"]
     for pattern, _, _ in COMMANDS:
         assert any(re.search(pattern, command) for command in commands), f"no block has {pattern}"
     for page, mark, _ in DATA:
