@@ -25,7 +25,7 @@ PORT     ?= 8000
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install lock openapi docs demo serve test test-slow test-live coverage test-oldest test-newest lint check-lock check-style \
+.PHONY: help install lock openapi docs page sync-client demo serve test test-slow test-live coverage test-oldest test-newest lint check-lock check-style \
 	check-types check-files hooks format bench bench-peers examples decoder demo-decoder examples-decoder bench-generation bench-device \
 	bench-methods \
 	image-check release-check clean
@@ -59,6 +59,12 @@ openapi: install  ## Write docs/openapi.json again
 
 docs: install  ## Build the documentation's site, build/docs; a page that names what is not there is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+page:  ## Write the web page's bundle again from server/page (needs Node)
+	cd server/page && npm ci --ignore-scripts && npm run check && npm run build
+
+sync-client: install  ## Make the Python client's blocking half again, of its asyncio half
+	$(BIN)/python scripts/sync_client.py
 
 demo: install  ## Serve the example tasks, ask them all at once, and keep serving
 	$(BIN)/python examples/demo.py --backbone $(BACKBONE) --store $(STORE) --port $(PORT)

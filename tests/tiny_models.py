@@ -224,10 +224,12 @@ def randomise(module: nn.Module, seed: int, spread: float = 0.2) -> None:
             parameter.copy_(value + 1 if norm else value)
 
 
-def write_base(family: str, folder: Path, seed: int = 1, *, masked: bool = False) -> Path:
+def write_base(family: str, folder: Path, seed: int = 1, *, masked: bool = False, layers: int = 2) -> Path:
     """Writes a backbone with its tokenizer into `folder`. `masked`: an encoder with its masked language-model head."""
     kind = AutoModelForCausalLM if family in DECODERS else AutoModelForMaskedLM if masked else AutoModel
-    model = kind.from_config(config(family))
+    own = config(family)
+    own.num_hidden_layers = layers
+    model = kind.from_config(own)
     randomise(model, seed)
     model.save_pretrained(folder)
     tokenizer(family).save_pretrained(folder)

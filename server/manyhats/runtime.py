@@ -20,6 +20,7 @@ from manyhats.backbone.loading import choose_device
 from manyhats.backbone.precision import use_tf32
 from manyhats.core.adapter import Adapter
 from manyhats.core.packed_adapter import PackedAdapter
+from manyhats.core.report import BatchReport
 from manyhats.engine.compute_threads import run_in_temporary_thread, set_compute_threads, use_one_compute_thread
 from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.engine.freed_memory import keep_freed_memory
@@ -37,6 +38,7 @@ from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Task, TaskSettings, Version, parse_settings
 from manyhats.registry.registry import Registry
 from manyhats.registry.slot_memory import slot_memory
+from manyhats.serving.activity import RecentBatches, RecentTraffic
 from manyhats.serving.inference import Limits
 from manyhats.serving.merged import MergedVersion
 from manyhats.serving.merged import build as build_merged
@@ -108,12 +110,22 @@ class Runtime:
         self._scan_failed = ""  # why the last scan for copied adapters failed
         self._watching: asyncio.Task[None] | None = None
         self.fatal = ""  # why the engine has given up
-        self.engine.runner.on_batch = self.metrics.batch
+        self.batches = RecentBatches()
+        self.traffic = RecentTraffic()
+        self.engine.runner.on_batch = self._ran
         self.engine.on_fatal = self._end
         self.engine.step_scope = self.service.dispatcher.one_wake_up
         self.engine.detokenizer.step_scope = self.service.dispatcher.one_wake_up
         self.adapter_cache.on_load = lambda version, seconds: self.metrics.loaded(seconds)
-        self.service.on_answer = self.metrics.answered
+        self.service.on_answer = self._answered
+
+    def _ran(self, report: BatchReport) -> None:
+        self.metrics.batch(report)
+        self.batches.add(report)
+
+    def _answered(self, task: str, error: Exception | None, seconds: float) -> None:
+        self.metrics.answered(task, error, seconds)
+        self.traffic.answered(task, error, seconds)
 
     @property
     def ready(self) -> bool:

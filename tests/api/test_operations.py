@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 
 import pytest
@@ -161,13 +159,17 @@ def test_the_page_is_html(live: Live):
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
-    for element in ("script", "style"):  # as a browser reckons it
-        (content,) = re.findall(rf"<{element}[^>]*>(.*?)</{element}>", answer.text, re.DOTALL)
-        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-        assert f"{element}-src 'sha256-{digest}'" in policy
+    assert "unsafe" not in policy
     assert not re.search(
-        r"\son\w+=|\sstyle=|javascript:|https?://|innerHTML", answer.text
-    )  # which the policy would stop
+        r"\son\w+=|\sstyle=|javascript:|https?://|<script>|<style", answer.text
+    )
+    loaded = re.findall(r'(?:src|href)="(page/[^"]+)"', answer.text)
+    assert len(loaded) == 2
+    for address in loaded:
+        asset = live.client.get(f"/{address}")
+        assert asset.status_code == 200
+        assert asset.headers["x-content-type-options"] == "nosniff"
+        assert asset.headers["content-type"].startswith(("text/css", "text/javascript"))
     assert answer.headers["x-frame-options"] == "DENY"
     assert answer.headers["x-content-type-options"] == "nosniff"
 
@@ -181,8 +183,6 @@ def test_what_the_page_sends_is_taken(live: Live):
         headers = {"Content-Type": "application/json"}
         asked = page.post("/v1/predict", content=f'{{"tasks": ["{task}"], "inputs": "w1"}}', headers=headers)
         assert asked.json()["results"][0]["task"] == task
-    text = live.client.get("/").text
-    assert '"Content-Type": "application/json"' in text
 
 
 def test_every_answer_has_an_id(live: Live, monkeypatch: pytest.MonkeyPatch):

@@ -75,6 +75,10 @@ class Driver:
 
         return call
 
+    def read(self, stream: Any) -> list[Any]:
+        """The events of a stream."""
+        return self._runner.run(_list_of(stream)) if hasattr(stream, "__aiter__") else list(stream)
+
 
 async def _result_of(awaitable: Any) -> Any:
     return await awaitable

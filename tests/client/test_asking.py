@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import httpx
 import manyhats_client as mc
+import numpy as np
 import pytest
 
-from tests.client.driver import Driver, Server, driven
+from tests.client.driver import Driver, Server, driven, error
 
 OUTPUTS = {
     "classify": {"label": "spam", "score": 0.9, "scores": {"spam": 0.9, "ham": 0.1}, "logits": [2.0, -0.2]},
@@ -153,7 +156,7 @@ def test_many_questions(client: Driver, server: Server) -> None:
     }
     results = [answer("embed", "e"), {"task": "x", "error": failed}, answer("classify", "spam")]
     server.replies = [httpx.Response(200, json={"results": results})]
-    first, second, third = client.predict_many(
+    first, second, third = client.predict_batch(
         [
             {"task": "e", "inputs": ["a", "b"], "parameters": {"normalize": True}},
             {"task": "x", "inputs": "a"},
@@ -192,6 +195,86 @@ def test_a_result_is_missing(client: Driver, server: Server) -> None:
 
 
 def test_streams_are_refused_before_they_are_asked_for(client: Driver, server: Server) -> None:
-    with pytest.raises(ValueError, match="does not stream"):
-        client.predict("poem", "x", stream=True)
+    for ask in (client.predict, client.generate, client.chat, client.generate_stream):
+        with pytest.raises(ValueError, match="this call does not stream"):
+            ask("poem", "x", stream=True)
     assert server.requests == []
+
+
+def test_a_task_that_does_not_generate(client: Driver, server: Server) -> None:
+    server.replies = [httpx.Response(200, json=answer("classify"))]
+    with pytest.raises(mc.WrongKind, match="`spam` is of kind classify and does not generate"):
+        client.generate("spam", "x")
+
+
+# ---- options of a call
+
+
+def test_each_call_has_options_of_its_own(client: Driver, server: Server) -> None:
+    server.replies = [error(503), error(503), httpx.Response(200, json=answer(), headers={"X-Request-Id": "theirs"})]
+    with pytest.raises(mc.ServerNotReady) as raised:
+        client.predict("spam", "x", retries=1, timeout=3.5, headers={"X-Request-Id": "mine", "X-Team": "blue"}, top_k=1)
+    assert (len(server.requests), raised.value.request_id) == (2, "mine")
+    assert set(server.requests[0].extensions["timeout"].values()) == {3.5}
+    assert server.requests[0].headers["x-team"] == "blue"
+    assert server.body == {"inputs": "x", "parameters": {"top_k": 1}}
+    assert client.predict("spam", "x", parameters={"own": 2}).request_id == "theirs"
+    assert set(server.requests[2].extensions["timeout"].values()) == {60.0}
+    assert server.body["parameters"] == {"own": 2}
+
+
+def test_an_option_that_there_is_not(client: Driver, server: Server) -> None:
+    with pytest.raises(TypeError, match="top_k: there are no such options; there are headers, retries, timeout"):
+        client.task("spam", top_k=1)
+    with pytest.raises(ValueError, match="retries is -1"):
+        client.task("spam", retries=-1)
+
+
+def test_the_id_of_a_request_is_new_and_is_known(client: Driver, server: Server) -> None:
+    results = [answer(), {"task": "x", "error": {"message": "no", "code": 404}}]
+    server.replies = [httpx.Response(200, json={"results": results})]
+    for _ in range(2):
+        one, other = client.predict_tasks(["a", "b"], "x")
+    first, second = (request.headers["x-request-id"] for request in server.requests)
+    assert first != second
+    assert one.request_id == other.request_id == mc.exception_of(other).request_id == second
+    assert "request_id" not in one.model_dump()
+
+
+# ---- arrays and tables
+
+
+def test_arrays(client: Driver, server: Server) -> None:
+    server.replies = [httpx.Response(200, json=answer(outputs=[OUTPUTS["classify"]] * 2))]
+    given = client.predict("spam", ["a", "b"], logits=True)
+    assert given.numpy().tolist() == np.array([[2.0, -0.2]] * 2, dtype="float32").tolist()
+    server.replies = [httpx.Response(200, json=answer("tokens"))]
+    assert client.predict("ner", "a").outputs[0].numpy().shape == (3, 2)
+    server.replies = [httpx.Response(200, json=answer("embed", outputs=[{"embedding": [[1, 2], [3, 4]]}]))]
+    given = client.predict("e", "a", pooling="none")
+    assert (given.numpy().shape, given.numpy().dtype) == ((1, 2, 2), np.float32)
+    server.replies = [httpx.Response(200, json=answer(outputs=[{"label": "a", "score": 1, "scores": {"a": 1}}]))]
+    with pytest.raises(ValueError, match="ask with logits=True"):
+        client.predict("spam", "a").numpy()
+
+
+def test_tables(client: Driver, server: Server) -> None:
+    server.replies = [httpx.Response(200, json=answer(outputs=[OUTPUTS["classify"]] * 2))]
+    table = client.predict("spam", ["a", "b"]).to_pandas()
+    assert table[["task", "version", "input", "label", "scores.spam"]].values.tolist() == [
+        ["spam", 3, 0, "spam", 0.9],
+        ["spam", 3, 1, "spam", 0.9],
+    ]
+    server.replies = [httpx.Response(200, json=answer("tokens"))]
+    assert client.predict("ner", "a").to_pandas().loc[0, "text"] == "Lyon"
+    server.replies = [httpx.Response(200, json={"results": [answer("rank"), {"error": {"message": "no"}}]})]
+    table = mc.to_pandas(client.predict_tasks(["a", "b"], "x"))
+    assert (table.loc[0, "novel"], table.loc[1, "error"]) == (1, "no")
+
+
+@pytest.mark.parametrize("library", ["numpy", "pandas"])
+def test_without_the_library_it_says_what_to_install(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    given = mc.EmbedAnswer.model_validate(answer("embed"))
+    with pytest.raises(ImportError, match=rf"needs {library}: pip install 'manyhats-client\[{library}\]'"):
+        given.numpy() if library == "numpy" else given.to_pandas()

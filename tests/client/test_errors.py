@@ -37,13 +37,15 @@ REFUSED = httpx.ConnectError("connection refused")
 )
 def test_every_status_has_its_exception(kind: str, status: int, cls: type[mc.APIError]) -> None:
     server = Server([error(status, "it is so", type="ThatError", param="inputs")])
-    with driven(kind, server, max_retries=0) as client, pytest.raises(mc.APIError) as raised:
+    with driven(kind, server, retries=0) as client, pytest.raises(mc.APIError) as raised:
         client.predict("spam", "x")
     failure = raised.value
     assert type(failure) is cls
     assert (failure.status, failure.type, failure.message) == (status, "ThatError", "it is so")
     assert (failure.param, failure.code, failure.retry_after) == ("inputs", status, None)
-    assert str(failure) == f"it is so ({status} ThatError)"
+    sent = server.requests[0].headers["x-request-id"]
+    assert failure.request_id == sent
+    assert str(failure) == f"it is so ({status} ThatError, request {sent})"
     copy = pickle.loads(pickle.dumps(failure))
     assert vars(copy) == vars(failure)
     assert str(copy) == str(failure)
@@ -97,6 +99,7 @@ def test_broken_connections(client: Driver, server: Server, failure: Exception, 
         client.predict("spam", "x")
     assert type(raised.value) is cls
     assert raised.value.__cause__ is failure
+    assert raised.value.request_id == server.requests[-1].headers["x-request-id"]
     assert str(raised.value).startswith(f"POST http://hats.test/v1/tasks/spam/predict: {type(failure).__name__}")
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
 
@@ -133,7 +136,7 @@ def test_not_tried_again_once_sent(client: Driver, server: Server, failure: Exce
 @pytest.mark.parametrize("most", [0, 1, 2, 5])
 def test_it_ends(kind: str, most: int) -> None:
     server = Server([error(429, "full")])
-    with driven(kind, server, max_retries=most) as client:
+    with driven(kind, server, retries=most) as client:
         with pytest.raises(mc.Overloaded, match="full"):
             client.health()
         assert len(server.requests) == most + 1
@@ -176,7 +179,7 @@ def test_longer_than_is_bearable(client: Driver, server: Server) -> None:
 )
 def test_strange_times(kind: str, retry_after: str, seconds: float | None) -> None:
     server = Server([error(429, headers={"Retry-After": retry_after})])
-    with driven(kind, server, max_retries=1) as client:
+    with driven(kind, server, retries=1) as client:
         with pytest.raises(mc.Overloaded) as raised:
             client.health()
         assert raised.value.retry_after == seconds

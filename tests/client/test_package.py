@@ -38,7 +38,8 @@ def test_every_exception_is_exported_and_drawn() -> None:
 
 
 def test_it_needs_neither_the_server_nor_torch() -> None:
-    code = "import manyhats_client, sys; print({'manyhats', 'torch', 'numpy', 'transformers'} & set(sys.modules))"
+    others = {"manyhats", "torch", "numpy", "pandas", "transformers"}
+    code = f"import manyhats_client, sys; print({others} & set(sys.modules))"
     path = os.environ | {"PYTHONPATH": str(Path(mc.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=path)
     assert done.stdout.strip() == "set()"
@@ -115,6 +116,33 @@ def test_the_timeout(kind: str) -> None:
     first, second = (request.extensions["timeout"] for request in server.requests)
     assert set(first.values()) == {2.5}
     assert set(second.values()) == {None}
+
+
+def test_the_key_may_come_from_the_environment(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MANYHATS_KEY", "from-there")
+    server = Server([OK])
+    for given in (None, "own", ""):
+        with driven(kind, server, api_key=given) as client:
+            client.health()
+    assert [r.headers.get("authorization") for r in server.requests] == ["Bearer from-there", "Bearer own", None]
+
+
+def test_headers_of_every_request(kind: str) -> None:
+    server = Server([OK])
+    with driven(kind, server, headers={"X-Team": "blue", "User-Agent": "mine"}) as client:
+        client.health(headers={"X-Team": "red"})
+        client.health()
+    assert [request.headers["x-team"] for request in server.requests] == ["red", "blue"]
+    assert server.requests[0].headers["user-agent"] == "mine"
+
+
+def test_the_blocking_half_is_made_of_the_other() -> None:
+    for tool in ("unasync", "ruff"):  # of `make install`, but not of every environment
+        pytest.importorskip(tool)
+    from scripts.sync_client import made
+
+    folder = Path(mc.__file__).parent / "_sync"
+    assert {path.name: path.read_text("utf-8") for path in folder.glob("*.py")} == made(), "run make sync-client"
 
 
 def test_closing(kind: str) -> None:

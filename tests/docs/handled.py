@@ -11,11 +11,13 @@ from tests.docs.pages import Block, blocks, pages
 
 class How(Enum):
     """`QUICK`: run against one server of the example tasks. `TRAINING`, `DECODER`, `EMPTY`: run in the slow tests, with
-    that server, with one of the decoder, in an empty environment. `OUTPUT`: of the snippet before it. `CI`: `.ci/run`
+    that server, with one of the decoder, in an empty environment. `SMALL`: a snippet that tests/client runs
+    against a small decoder. `OUTPUT`: of the snippet before it. `CI`: `.ci/run`
     runs the command. `STATIC`: it cannot run where the tests run, and what it names is looked up. `DATA`: no command,
     but a file, a layout or an excerpt, which is compared with the real one."""
 
     QUICK = "quick"
+    SMALL = "small"
     TRAINING = "training"
     DECODER = "decoder"
     EMPTY = "empty"
@@ -68,6 +70,8 @@ def how(block: Block) -> How:
         return How.DATA
     if block.language == "text" and _before(block) is not None:
         return How.OUTPUT
+    if block.language == "python" and "http://127.0.0.1:8001" in block.content:
+        return How.SMALL
     if block.language not in ("console", "sh", "python"):
         raise ValueError(
             f"{block}: nobody checks this block ({block.language or 'no language'}): write commands as console (with "

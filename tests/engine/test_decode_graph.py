@@ -71,18 +71,24 @@ class Streams:
             self.step()
 
 
+@pytest.fixture(scope="module")
+def one_layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A llama of one layer, since the interpreter takes its time for each."""
+    return tiny.write_base("llama", tmp_path_factory.mktemp("llama"), layers=1)
+
+
 @pytest.fixture
-def streams(base_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], Streams]:
+def streams(one_layer: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], Streams]:
     """With a backbone of its own: interpreted and recorded, or on a GPU in CUDA graphs."""
     monkeypatch.setattr("manyhats.kernels.cuda.row_attention._MOST_SPLITS", 1)  # each takes the interpreter's time
 
     def make(graphs: bool) -> Streams:
         if not INTERPRETED:
-            backbone = Backbone.load(str(base_folder("llama")), device=str(DEVICE), dtype="float32")
+            backbone = Backbone.load(str(one_layer), device=str(DEVICE), dtype="float32")
             backbone.kept[SlotTables] = SlotTables(CudaKernels())
             return Streams(backbone, CudaCapture(DEVICE) if graphs else None)
         recorded = RecordedGraphs(launch)
-        backbone = tiny.load(base_folder("llama"))
+        backbone = tiny.load(one_layer)
         backbone.kept[SlotTables] = SlotTables(CudaKernels(recorded.launch))
         return Streams(backbone, recorded if graphs else None)
 

@@ -34,6 +34,11 @@ def extras(*wanted: str) -> set[str]:
 
 REQUIRED = names(project("pyproject.toml")["dependencies"])
 CLIENT = names(project("clients/python/pyproject.toml")["dependencies"])
+CLIENT_OPTIONAL = {
+    name
+    for lines in project("clients/python/pyproject.toml")["optional-dependencies"].values()
+    for name in names(lines)
+}
 DISTRIBUTIONS = importlib.metadata.packages_distributions()
 
 
@@ -90,7 +95,8 @@ def test_the_server_declares_what_it_imports():
 
 def test_the_client_declares_what_it_imports():
     for path, tree in trees("clients/python/src").items():
-        assert not strangers(modules(tree), CLIENT), path
+        assert not strangers(modules(tree), CLIENT | CLIENT_OPTIONAL), path
+        assert not strangers(at_load(tree), CLIENT), path
 
 
 @pytest.mark.parametrize("folder", ["tests", "examples", "benchmarks"])
@@ -118,7 +124,7 @@ def test_nothing_is_required_that_no_module_uses():
     assert REQUIRED - carriers == {"tokenizers", "uvloop"}
     assert extras("train", "decoder", "peft") - carriers - REQUIRED == BY_NAME
     used = set().union(*(modules(tree) for tree in trees("clients/python/src").values()))
-    assert set().union(*packages(used).values()) == CLIENT
+    assert set().union(*packages(used).values()) == CLIENT | CLIENT_OPTIONAL
 
 
 def test_dev_has_every_extra_that_the_tests_need():

@@ -21,8 +21,10 @@ from manyhats.api import (
     kserve,
     lorax,
     lorax_pooled,
+    monitoring,
     openai,
     operations,
+    page,
     predict,
     probes,
     sagemaker,
@@ -119,6 +121,7 @@ def _with_routes(lifespan: Lifespan[FastAPI] | None) -> Application:
     for router in _routers():
         app.include_router(router)
     documentation.mount_scripts(app)
+    page.mount_assets(app)
     return app
 
 
@@ -130,9 +133,11 @@ def _routers() -> tuple[APIRouter, ...]:
         tasks.read_router,
         tasks.admin_router,
         imports.router,
+        monitoring.router,
         operations.router,
         probes.router,
         documentation.router,
+        page.router,
         # those of other servers
         *openai.routers,
         *vllm.routers,

@@ -24,11 +24,14 @@ admin_router = APIRouter(prefix="/v1/tasks", tags=["tasks"], dependencies=[Depen
 
 @read_router.get("", response_model=TaskList)
 async def list_tasks(
-    request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 100, page_token: str | None = None
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    page_token: str | None = None,
+    search: Annotated[str | None, Query(max_length=128, description="a part of the name, in whatever case")] = None,
 ) -> Response:
-    """All tasks by name, a page at a time."""
+    """All tasks by name, a page at a time, or those with `search` in their names."""
     runtime = runtime_of(request)
-    tasks, following = runtime.registry.tasks(limit, page_token)
+    tasks, following = runtime.registry.tasks(limit, page_token, search)
     return small_json({"data": [summary(runtime, task) for task in tasks], "next_page_token": following})
 
 

@@ -41,7 +41,7 @@ def connected(url: str, key: str, *, timeout: float = _TIMEOUT) -> Iterator[Clie
             "this command needs manyhats-client: pip install ./clients/python in a clone of Manyhats"
         ) from None
     try:
-        client = mc.Client(url, api_key=key or None, timeout=timeout, max_retries=0)
+        client = mc.Client(url, api_key=key or None, timeout=timeout, retries=0)
     except (ValueError, httpx.InvalidURL) as error:
         raise WrongUsage(f"--url: {error}") from None
     try:

@@ -56,10 +56,15 @@ class AdapterIndex:
         nearest = f" Nearest: {', '.join(f'`{found}`' for found, _, _ in near)}." if near else ""
         raise NotFound(f"The task `{name[:200]}` does not exist.{nearest}", param="task")
 
-    def tasks(self, limit: int, page_token: str | None) -> tuple[list[Task], str | None]:
-        """A page of tasks by name, and the token of the next page. Raises InvalidRequest for another's token."""
+    def tasks(self, limit: int, page_token: str | None, search: str | None = None) -> tuple[list[Task], str | None]:
+        """A page of tasks by name, and the token of the next page. Raises InvalidRequest for another's token.
+
+        `search`: of those whose names contain it, in whatever case.
+        """
         with self._lock:
-            names, following = page_of(self._names, limit, page_token)
+            wanted = search.lower() if search else ""
+            found = [name for name in self._names if wanted in name.lower()] if wanted else self._names
+            names, following = page_of(found, limit, page_token)
             return [self._tasks[name] for name in names], following
 
     def lookup(self, ref: str) -> tuple[Task, Version | None]:

@@ -15,11 +15,14 @@
     │   ├── DeadlineExceeded     504  the server had no answer within the time it allows
     │   └── ServerError          any other 5xx
     ├── InvalidAnswer            the answer is not in the form of a Manyhats server
+    ├── WrongKind                the task is of another kind than the call is for
     ├── ConnectionFailed         no connection, or one that broke
     └── Timeout                  no answer within the client's time
 
 A status that has no class of its own is a plain APIError. Wrong use that needs no server to see (a
 task's name that is empty, a folder with no files) is a ValueError, a missing path FileNotFoundError.
+
+Each has a `request_id`, the `X-Request-Id` that the server's log has, too; None where no request was made.
 """
 
 from __future__ import annotations
@@ -27,17 +30,31 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Self
 
 import httpx
 from pydantic import ValidationError
 
 from manyhats_client.models import ErrorBody, ErrorEnvelope
 
+REQUEST_ID = "X-Request-Id"
+
 _QUOTED = 200  # characters of a body that is not understood
 
 
 class ManyhatsError(Exception):
-    """Base class."""
+    """Base class. `request_id`: the `X-Request-Id` of the request that failed."""
+
+    request_id: str | None = None
+
+    def of(self, request_id: str | None) -> Self:
+        """The same error, as that of a request."""
+        self.request_id = request_id
+        return self
+
+    def __str__(self) -> str:
+        text = str(self.args[0]) if self.args else ""
+        return f"{text} (request {self.request_id})" if self.request_id else text
 
 
 class APIError(ManyhatsError):
@@ -65,7 +82,8 @@ class APIError(ManyhatsError):
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        return f"{self.message} ({self.status} {self.type})"
+        request = f", request {self.request_id}" if self.request_id else ""
+        return f"{self.message} ({self.status} {self.type}{request})"
 
 
 class BadRequest(APIError):
@@ -120,6 +138,10 @@ class InvalidAnswer(ManyhatsError):
     """The answer is not in the form of a Manyhats server: a wrong address, or a proxy's own page."""
 
 
+class WrongKind(ManyhatsError):
+    """The task is of another kind than the call is for."""
+
+
 class ConnectionFailed(ManyhatsError):
     """No connection, or one that broke. `sent`: whether some of the request may have reached the server."""
 
@@ -129,7 +151,7 @@ class ConnectionFailed(ManyhatsError):
         self.sent = sent
 
     def __str__(self) -> str:
-        return self.message
+        return super().__str__() if self.sent else self.message  # what was not sent has no line in the server's log
 
 
 class Timeout(ManyhatsError):
@@ -167,11 +189,21 @@ def from_response(response: httpx.Response) -> APIError:
         text = response.text.strip()[:_QUOTED]
         status = f"{response.status_code} {response.reason_phrase}".strip()
         body = ErrorBody(message=f"{response.url} answered {status}{where}" + (f": {text}" if text else ""))
-    return from_body(response.status_code, body, _retry_after(response))
+    return from_body(response.status_code, body, _retry_after(response)).of(request_id_of(response))
+
+
+def request_id_of(response: httpx.Response) -> str | None:
+    """The id of an answer's request: what the server says, or what was sent."""
+    found: str | None = response.headers.get(REQUEST_ID) or response.request.headers.get(REQUEST_ID)
+    return found
 
 
 def from_transport(error: httpx.RequestError) -> ManyhatsError:
     """The exception for a request that got no answer."""
+    return _from_transport(error).of(error.request.headers.get(REQUEST_ID))
+
+
+def _from_transport(error: httpx.RequestError) -> ManyhatsError:
     reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     what = f"{error.request.method} {error.request.url}: {reason}"
     match error:

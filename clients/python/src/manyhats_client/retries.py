@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from manyhats_client.errors import (
     ConnectionFailed,
@@ -29,18 +30,29 @@ class Retries:
     asks for a longer pause than this many seconds, its refusal is raised at once.
     """
 
-    max_retries: int = 2
+    most: int = 2
     max_wait: float = 30.0
 
-    def pause(self, failure: ManyhatsError, tried: int) -> float | None:
-        """Seconds to wait after `tried` tries, or None to give up."""
-        if tried > self.max_retries:
+    def __post_init__(self) -> None:
+        if self.most < 0:
+            raise ValueError(f"retries is {self.most}; it is at least 0")
+
+    def with_most(self, most: int | None) -> Self:
+        """With another number of retries, where one is given. Raises ValueError for a number below 0."""
+        return self if most is None else replace(self, most=most)
+
+    def pause(self, failure: ManyhatsError, tried: int, *, repeatable: bool = False) -> float | None:
+        """Seconds to wait after `tried` tries, or None to give up.
+
+        `repeatable`: the request changes nothing, so that one that was sent may be sent again.
+        """
+        if tried > self.most:
             return None
         retry_after: float | None = None
         match failure:
             case Overloaded(retry_after=retry_after) | ServerNotReady(retry_after=retry_after):
                 pass
-            case ConnectionFailed(sent=False):
+            case ConnectionFailed() if repeatable or not failure.sent:
                 pass
             case _:
                 return None

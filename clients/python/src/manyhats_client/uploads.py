@@ -1,4 +1,4 @@
-"""What is sent of a path."""
+"""What is sent of an adapter."""
 
 from __future__ import annotations
 
@@ -7,36 +7,61 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from manyhats_client.packing import Part, archive_parts, folder_parts
+from manyhats_client.packing import Parts, Source, archive_part, file_parts, opened
 
-_ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
+ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
+# How they begin.
+_MAGIC = {b"PK\x03\x04": ".zip", b"\x1f\x8b": ".tar.gz"}
 
-Files = Mapping[str, str | os.PathLike[str]]
-"""Files by the name that each is to have, with `/` between folders."""
+Adapter = Source | Mapping[str, Source]
+"""A folder's or an archive's path, an archive's bytes or open file, or files by the name that each is to have, with `/`
+between folders."""
 
 
-def open_parts(path: str | os.PathLike[str] | Files, stack: ExitStack) -> list[Part]:
+def open_parts(adapter: Adapter, stack: ExitStack) -> Parts:
     """Opens what is to be sent; `stack` closes it.
 
     A folder's files become parts named `files`; a folder with subfolders is packed and becomes one
     `archive`, as does an archive file. Hidden files and folders (`.git`, `.DS_Store`) are left out. Of
-    a mapping all files are sent.
+    a mapping all files are sent. Raises ValueError for what is no adapter, OSError for what cannot be read.
     """
-    if isinstance(path, Mapping):
-        if not path:
+    if isinstance(adapter, Mapping):
+        if not adapter:
             raise ValueError("there are no files to send")
-        return folder_parts(Path("adapter"), {name: Path(file) for name, file in path.items()}, stack)
-    path = Path(path)
+        return file_parts("adapter", adapter, stack)
+    if not isinstance(adapter, str | os.PathLike):
+        file = opened(adapter, stack)
+        return archive_part(_name_of(file), file)
+    path = Path(adapter)
     if path.is_dir():
         files = sorted(_files(path))
         if not files:
             raise ValueError(f"{path} has no files")
-        return folder_parts(path, {file.as_posix(): path / file for file in files}, stack)
+        return file_parts(path.resolve().name, {file.as_posix(): path / file for file in files}, stack)
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}")
-    if not path.name.lower().endswith(_ARCHIVES):
-        raise ValueError(f"{path} is neither a folder nor an archive ({', '.join(_ARCHIVES)})")
-    return archive_parts(path, stack)
+    if not path.name.lower().endswith(ARCHIVES):
+        raise ValueError(f"{path} is neither a folder nor an archive ({', '.join(ARCHIVES)})")
+    return archive_part(path.name, opened(path, stack))
+
+
+def _name_of(file: object) -> str:
+    """The name of an archive that is open: its own, or one after how it begins."""
+    own = getattr(file, "name", None)
+    if isinstance(own, str) and own.lower().endswith(ARCHIVES):
+        return os.path.basename(own)
+    read, seek = getattr(file, "read", None), getattr(file, "seek", None)
+    seekable = getattr(file, "seekable", lambda: seek is not None)
+    if read is not None and seek is not None and seekable():
+        seek(0)
+        start = read(max(map(len, _MAGIC)))
+        seek(0)
+        for magic, ending in _MAGIC.items():
+            if start.startswith(magic):
+                return f"adapter{ending}"
+    raise ValueError(
+        "bytes and open files are an archive (zip, tar.gz), or a mapping of them by the files' names; this is neither"
+    )
 
 
 def _files(folder: Path) -> Iterator[Path]:

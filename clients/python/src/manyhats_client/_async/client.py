@@ -1,0 +1,351 @@
+"""The client: a method for each call of the interface."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from contextlib import ExitStack, aclosing
+from pathlib import Path
+from typing import Any, Unpack
+
+from manyhats_client import operations as ops
+from manyhats_client import questions as asking
+from manyhats_client._async.many import AsyncManyAsker, async_in_batches
+from manyhats_client._async.sender import AsyncSender
+from manyhats_client._async.streams import AsyncStream
+from manyhats_client.answers import GenerateAnswer, Prediction, Result
+from manyhats_client.chat import ChatAnswer, ChatChunk
+from manyhats_client.choices import (
+    CallOptions,
+    ChatOptions,
+    ConfigureOptions,
+    EmbedOptions,
+    GenerateOptions,
+    PredictOptions,
+    TaskSettings,
+    divide,
+    only_options,
+)
+from manyhats_client.concurrency import AsyncItems, async_apart, length_of
+from manyhats_client.connection import body_length, saved, translated
+from manyhats_client.embeddings import EmbeddingPage, Embeddings
+from manyhats_client.errors import ServerNotReady, TooLarge
+from manyhats_client.events import ChatEvents, GenerateEvents
+from manyhats_client.inputs import Inputs, Messages, OneInput, Question
+from manyhats_client.items import Item
+from manyhats_client.models import Health, Task, TaskDetails, Upload, Version
+from manyhats_client.operations import Split
+from manyhats_client.outputs import GenerateEvent
+from manyhats_client.retries import NOT_YET, ReadyWait
+from manyhats_client.transfer import Progress
+from manyhats_client.uploads import Adapter, open_parts
+
+
+class AsyncClient(AsyncSender):
+    """Talks to a Manyhats server.
+
+    Wherever a task is asked it may be written `task`, `task@alias` or `task@3`. Close the client when done, or use it
+    as a context manager. The blocking client may be shared between threads; the other one packs folders, reads files
+    and writes downloads in threads.
+
+    Every call takes `timeout`, `retries` and `headers` of its own (see CallOptions), and those that ask take the
+    parameters of the task's kind. `parameters` is for those that have no keyword, as of a kind from an extension.
+    """
+
+    # ---- asking
+
+    async def predict(
+        self,
+        task: str,
+        inputs: Inputs,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        **given: Unpack[PredictOptions],
+    ) -> Prediction:
+        """Asks one task; the answer has one output for each input, in order."""
+        options, own = divide(given)
+        return await self._call(asking.predict(task, inputs, {**own, **(parameters or {})}), options)
+
+    async def predict_many(
+        self,
+        task: str,
+        inputs: AsyncItems[OneInput],
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        batch_size: int = 64,
+        concurrency: int = 4,
+        progress: Callable[[int, int | None], object] | None = None,
+        **given: Unpack[PredictOptions],
+    ) -> AsyncGenerator[Item, None]:
+        """Asks one task about any number of inputs, and gives an Item for each, in their order.
+
+        They are read as they are needed and asked in requests of at most `batch_size` inputs, at most `concurrency` at
+        once. An input that fails is an Item with an `error`, and leaves the others alone; it is asked again by itself
+        where the server refuses it for now. Raised is only what concerns all: a server that is not there or none of
+        Manyhats', and a key that may not ask. `progress` is told how many are done and, where the inputs have a length,
+        how many there are.
+        """
+        options, own = divide(given)
+        asker = AsyncManyAsker(self, task, {**own, **(parameters or {})}, options)
+        total = length_of(inputs)
+        done = 0
+
+        async def ask(first: int, batch: list[OneInput]) -> Any:
+            return await asker.ask([Item(first + i, one) for i, one in enumerate(batch)])
+
+        async with aclosing(async_in_batches(inputs, batch_size, concurrency, ask)) as batches:
+            async for batch in batches:
+                for item in batch:
+                    done += 1
+                    if progress is not None:
+                        progress(done, total)
+                    yield item
+
+    async def predict_batch(self, questions: Iterable[Question], **given: Unpack[CallOptions]) -> list[Result]:
+        """Asks many questions, of several tasks, in one request: `[{"task": ..., "inputs": ..., "parameters": {...}}]`.
+
+        The results are in the order asked. One that failed is a Failure in its place, and leaves the
+        others alone; a Failure is not tried again.
+        """
+        return await self._call(asking.predict_batch(questions), only_options(given))
+
+    async def predict_tasks(
+        self,
+        tasks: Iterable[str],
+        inputs: Inputs,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        **given: Unpack[PredictOptions],
+    ) -> list[Result]:
+        """Asks several tasks about the same inputs; one result for each task, as from `predict_batch`."""
+        options, own = divide(given)
+        return await self._call(asking.predict_tasks(tasks, inputs, {**own, **(parameters or {})}), options)
+
+    async def generate(
+        self,
+        task: str,
+        inputs: Inputs,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        **given: Unpack[GenerateOptions],
+    ) -> GenerateAnswer:
+        """Asks a task that generates. Raises WrongKind for another one."""
+        options, own = divide(given)
+        return await self._call(asking.generate(task, inputs, {**own, **(parameters or {})}), options)
+
+    def generate_stream(
+        self,
+        task: str,
+        inputs: Inputs,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        **given: Unpack[GenerateOptions],
+    ) -> AsyncStream[GenerateEvent, GenerateAnswer]:
+        """The same, token by token: iterate over it, best as a context manager; at the end it has an `answer`."""
+        options, own = divide(given)
+        operation = asking.generate_stream(task, inputs, {**own, **(parameters or {})})
+        return AsyncStream(self, operation, options, GenerateEvents())
+
+    async def chat(
+        self,
+        task: str,
+        messages: Messages,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        **given: Unpack[ChatOptions],
+    ) -> ChatAnswer:
+        """Asks for the next message of a conversation: `[{"role": "user", "content": "..."}]`, or a text.
+
+        The fields are OpenAI's: `max_tokens`, `temperature`, ...
+        """
+        options, own = divide(given)
+        return await self._call(asking.chat(task, messages, {**own, **(parameters or {})}), options)
+
+    def chat_stream(
+        self,
+        task: str,
+        messages: Messages,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        **given: Unpack[ChatOptions],
+    ) -> AsyncStream[ChatChunk, ChatAnswer]:
+        """The same, token by token: iterate over it, best as a context manager; at the end it has an `answer`."""
+        options, own = divide(given)
+        operation = asking.chat_stream(task, messages, {**own, **(parameters or {})})
+        return AsyncStream(self, operation, options, ChatEvents())
+
+    async def embed(
+        self,
+        task: str,
+        inputs: str | AsyncItems[str],
+        *,
+        batch_size: int = 256,
+        concurrency: int = 4,
+        progress: Callable[[int, int | None], object] | None = None,
+        **given: Unpack[EmbedOptions],
+    ) -> Embeddings:
+        """The vectors of any number of texts, by a task of kind `embed` or by `base`; `numpy()` makes an array.
+
+        They are asked as by `predict_many`, but what fails is raised. Vectors travel as float32 in base64. A request
+        with more inputs than the server takes is asked again in halves.
+        """
+        options, own = divide(given)
+        texts: AsyncItems[str] = [inputs] if isinstance(inputs, str) else inputs
+        total = length_of(texts)
+        found = Embeddings(task)
+
+        async def ask(first: int, batch: list[str]) -> list[EmbeddingPage]:
+            try:
+                return [await self._call(asking.embed(task, batch, own), options)]
+            except TooLarge:
+                middle = len(batch) // 2
+                if not middle:
+                    raise
+            return await ask(first, batch[:middle]) + await ask(first + middle, batch[middle:])
+
+        async with aclosing(async_in_batches(texts, batch_size, concurrency, ask)) as answers:
+            async for pages in answers:
+                for page in pages:
+                    found.add(page)
+                if progress is not None:
+                    progress(len(found), total)
+        return found
+
+    # ---- tasks
+
+    async def tasks(self, limit: int = 100, **given: Unpack[CallOptions]) -> AsyncIterator[Task]:
+        """All tasks by name, fetched `limit` at a time."""
+        options = only_options(given)
+        token = None
+        while True:
+            page = await self._call(ops.tasks(limit, token), options)
+            for task in page.data:
+                yield task
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def task(self, task: str, **given: Unpack[CallOptions]) -> TaskDetails:
+        """One task with its versions, aliases and settings."""
+        return await self._call(ops.task(task), only_options(given))
+
+    async def configure(self, task: str, **given: Unpack[ConfigureOptions]) -> TaskDetails:
+        """Sets what is not weights, such as `labels`, `template`, `max_tokens`, `pooling`, `priority`."""
+        options, settings = divide(given)
+        return await self._call(ops.configure(task, settings), options)
+
+    async def delete(self, task: str, **given: Unpack[CallOptions]) -> None:
+        """Takes a task away; requests in flight finish."""
+        await self._call(ops.delete(task), only_options(given))
+
+    async def set_alias(self, task: str, alias: str, target: int | Split, **given: Unpack[CallOptions]) -> TaskDetails:
+        """Points an alias at a version, or at several with weights: `{2: 90, 3: 10}`."""
+        return await self._call(ops.set_alias(task, alias, target), only_options(given))
+
+    async def delete_alias(self, task: str, alias: str, **given: Unpack[CallOptions]) -> TaskDetails:
+        """Removes an alias other than `stable`; the versions stay."""
+        return await self._call(ops.delete_alias(task, alias), only_options(given))
+
+    async def rollback(self, task: str, version: int | None = None, **given: Unpack[CallOptions]) -> TaskDetails:
+        """Points `stable` back at what it pointed at before, or at `version`."""
+        return await self._call(ops.rollback(task, version), only_options(given))
+
+    # ---- versions
+
+    async def upload(
+        self,
+        task: str,
+        adapter: Adapter,
+        *,
+        alias: str = "stable",
+        activate: bool = True,
+        settings: TaskSettings | Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+        **given: Unpack[CallOptions],
+    ) -> Upload:
+        """Uploads an adapter as a new version.
+
+        `adapter`: the path of a folder or an archive (zip, tar.gz); an archive's bytes, or its file opened in binary
+        mode; or a mapping of paths, bytes or open files by the name that each is to have. `alias` points at the new
+        version if `activate` is true. `settings`: as for `configure`, set together with the version. The files are read
+        while they are sent; `progress` is told the bytes sent and, where it is known, how many there are.
+        """
+        with ExitStack() as stack:
+            parts = await async_apart(open_parts, adapter, stack)
+            operation = ops.upload(task, parts, alias, activate, settings, progress)
+            return await self._call(operation, only_options(given))
+
+    async def version(self, task: str, number: int, **given: Unpack[CallOptions]) -> Version:
+        """One version."""
+        return await self._call(ops.version(task, number), only_options(given))
+
+    async def delete_version(self, task: str, number: int, **given: Unpack[CallOptions]) -> None:
+        """Removes a version that no alias points at."""
+        await self._call(ops.delete_version(task, number), only_options(given))
+
+    async def download(
+        self,
+        task: str,
+        number: int,
+        out: str | os.PathLike[str],
+        *,
+        progress: Progress | None = None,
+        **given: Unpack[CallOptions],
+    ) -> Path:
+        """Writes a version's files as a tar.gz to `out`, a file or an existing folder; returns its path.
+
+        `progress` is told the bytes received and, where it is known, how many there are.
+        """
+        options = only_options(given)
+        with saved(out, task, number) as (file, path), translated():
+            response = await self._send(ops.download(task, number), options, stream=True)
+            total, received = body_length(response), 0
+            async with aclosing(response):
+                async for chunk in response.aiter_bytes():
+                    await async_apart(file.write, chunk)
+                    received += len(chunk)
+                    if progress is not None:
+                        progress(received, total)
+        return path
+
+    # ---- the adapter cache
+
+    async def load(self, task: str, **given: Unpack[CallOptions]) -> TaskDetails:
+        """Loads the task's adapter into a slot; returns when it is there."""
+        return await self._call(ops.placement(task, "load"), only_options(given))
+
+    async def unload(self, task: str, **given: Unpack[CallOptions]) -> TaskDetails:
+        """Gives back the memory of the task's adapters."""
+        return await self._call(ops.placement(task, "unload"), only_options(given))
+
+    async def pin(self, task: str, **given: Unpack[CallOptions]) -> TaskDetails:
+        """Keeps the task's adapter in a slot."""
+        return await self._call(ops.placement(task, "pin"), only_options(given))
+
+    async def unpin(self, task: str, **given: Unpack[CallOptions]) -> TaskDetails:
+        """Lets the task's adapter be evicted again."""
+        return await self._call(ops.placement(task, "unpin"), only_options(given))
+
+    # ---- the server
+
+    async def health(self, **given: Unpack[CallOptions]) -> Health:
+        """Says that the process lives."""
+        return await self._call(ops.health(), only_options(given))
+
+    async def ready(self, **given: Unpack[CallOptions]) -> bool:
+        """Whether the server can answer now; false while it starts or drains."""
+        try:
+            await self._call(ops.ready(), only_options(given))
+        except ServerNotReady:
+            return False
+        return True
+
+    async def wait_ready(self, timeout: float = 60.0) -> None:
+        """Returns once the server is ready. Raises Timeout after `timeout` seconds."""
+        wait = ReadyWait(timeout)
+        while True:
+            try:
+                return await self._call(ops.ready(), {"timeout": wait.timeout_of_one})
+            except NOT_YET as error:
+                pause = wait.pause(error)
+            await self._sleep(pause)

@@ -1,0 +1,117 @@
+"""What the server did lately, for people who watch it: its last batches, and the last minutes' traffic by task."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from manyhats.core.report import BatchReport
+
+MAX_BATCHES = 256
+INTERVAL = 5  # seconds
+INTERVALS = 60
+_MAX_TASKS = 1000  # tasks of one interval; the requests of others are in the sum alone
+
+
+class RecentBatches:
+    """The last batches. `add` is called in the model's thread, `last` in any."""
+
+    def __init__(self) -> None:
+        self._batches: deque[tuple[float, BatchReport]] = deque(maxlen=MAX_BATCHES)
+
+    def add(self, report: BatchReport) -> None:
+        """Remembers a batch that has just ended."""
+        self._batches.append((time.time(), report))
+
+    def last(self, count: int) -> list[tuple[float, BatchReport]]:
+        """At most `count` of them with the time (Unix, seconds) when each ended, the newest first."""
+        kept = self._batches.copy()  # in one step: a batch that ends meanwhile may not change what is read
+        kept.reverse()
+        return list(kept)[:count]
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Requests of one interval. `seconds` is the sum over those answered, `longest` the longest of them."""
+
+    requests: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    longest: float = 0.0
+
+    def add(self, failed: bool, seconds: float) -> None:
+        """Counts one request."""
+        self.requests += 1
+        if failed:
+            self.failed += 1
+            return
+        self.seconds += seconds
+        self.longest = max(self.longest, seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Interval:
+    number: int  # since 1970
+    total: Traffic
+    tasks: dict[str, Traffic]
+
+
+class RecentTraffic:
+    """Requests of the last `INTERVALS` intervals of `INTERVAL` seconds. Only the event loop's thread uses it.
+
+    `clock`: seconds since 1970.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._intervals: deque[_Interval] = deque(maxlen=INTERVALS)  # those with a request, in order
+
+    def answered(self, task: str, error: Exception | None, seconds: float) -> None:
+        """Counts one request. `task`: one that exists, or empty."""
+        number = int(self._clock() // INTERVAL)
+        if not self._intervals or self._intervals[-1].number < number:
+            self._intervals.append(_Interval(number, Traffic(), {}))
+        current = self._intervals[-1]  # also where the clock was put back
+        current.total.add(error is not None, seconds)
+        if not task:
+            return
+        counted = current.tasks.get(task)
+        if counted is None:
+            if len(current.tasks) >= _MAX_TASKS:
+                return
+            counted = current.tasks[task] = Traffic()
+        counted.add(error is not None, seconds)
+
+    def busiest(self, count: int) -> list[str]:
+        """The tasks with the most requests, at most `count`."""
+        requests: dict[str, int] = {}
+        for interval in self._kept():
+            for task, counted in interval.tasks.items():
+                requests[task] = requests.get(task, 0) + counted.requests
+        return sorted(requests, key=lambda task: (-requests[task], task))[:count]
+
+    def history(self, tasks: Iterable[str]) -> tuple[float, Sequence[Traffic], Mapping[str, Sequence[Traffic]]]:
+        """When the newest interval ends (Unix, seconds); the sum of all tasks for each interval, the oldest first; and
+        the same for each of `tasks` that had requests. The newest interval is not over yet.
+        """
+        newest = self._newest()
+        kept = {interval.number: interval for interval in self._kept()}
+        numbers = range(newest - INTERVALS + 1, newest + 1)
+        nothing = Traffic()
+        total = [kept[n].total if n in kept else nothing for n in numbers]
+        active = {task for interval in kept.values() for task in interval.tasks}
+        by_task = {
+            task: [kept[n].tasks.get(task, nothing) if n in kept else nothing for n in numbers]
+            for task in tasks
+            if task in active
+        }
+        return float((newest + 1) * INTERVAL), total, by_task
+
+    def _newest(self) -> int:
+        return int(self._clock() // INTERVAL)
+
+    def _kept(self) -> list[_Interval]:
+        oldest = self._newest() - INTERVALS + 1
+        return [interval for interval in self._intervals if interval.number >= oldest]

@@ -1,0 +1,4 @@
+// Asking tasks.
+export function Playground() {
+  return <p class="soft">Nothing here yet.</p>;
+}

@@ -1,0 +1,84 @@
+// Aliases and roll-outs: which versions answer, and with which share of the requests.
+import { useSignal } from "@preact/signals";
+import { useRef } from "preact/hooks";
+import { confirm } from "../parts/confirm";
+import { percent } from "../parts/format";
+import { call, path } from "../server/client";
+import type { Task } from "../server/types";
+import { announce } from "../state/announce";
+import { fractions, shares } from "./split";
+import { SplitEditor } from "./split-editor";
+
+interface Props {
+  task: Task;
+  refresh: () => void;
+}
+
+export function Aliases({ task, refresh }: Props) {
+  const edited = useSignal<string | null>(null); // the alias whose editor is open; "" for a new one
+  const buttons = useRef(new Map<string, HTMLButtonElement | null>());
+  const newest = task.versions.at(-1)?.version;
+
+  const close = (alias: string) => {
+    edited.value = null;
+    buttons.current.get(alias)?.focus(); // the editor is gone
+  };
+  const saved = (alias: string) => {
+    announce(`${task.name}: ${alias} is set.`);
+    refresh();
+  };
+  const remove = (alias: string) => confirm({
+    title: `Delete the alias ${alias}?`,
+    text: `Whoever asks ${task.name}@${alias} gets an error from then on. The versions stay.`,
+    action: "Delete the alias",
+    done: `The alias ${alias} is deleted.`,
+    run: async () => {
+      await call(path("tasks", task.name, "aliases", alias), { method: "DELETE" });
+      refresh();
+    },
+  });
+
+  return (
+    <section class="panel" aria-labelledby="aliases">
+      <h2 id="aliases">Aliases and roll-outs</h2>
+      <ul class="aliases">
+        {Object.entries(task.aliases).map(([alias, target]) => {
+          const split = shares(target);
+          return (
+            <li key={alias}>
+              <div class="alias">
+                <span class="mono">{task.name}@{alias}</span>
+                <span class="split">
+                  {fractions(split).map((fraction, i) => (
+                    <span key={split[i]?.version} class="badge">version {split[i]?.version}{split.length > 1 && `: ${percent(fraction)}`}</span>
+                  ))}
+                </span>
+                <span class="buttons">
+                  <button type="button" class="quiet" aria-expanded={edited.value === alias} ref={(button) => { buttons.current.set(alias, button); }}
+                    onClick={() => { edited.value = edited.value === alias ? null : alias; }}>
+                    Change<span class="unseen"> {alias}</span>
+                  </button>
+                  {alias !== "stable" && (
+                    <button type="button" class="quiet danger" onClick={() => remove(alias)}>Delete<span class="unseen"> the alias {alias}</span></button>
+                  )}
+                </span>
+              </div>
+              {edited.value === alias && (
+                <SplitEditor task={task} alias={alias} start={split} onSaved={saved} onClose={() => close(alias)} />
+              )}
+            </li>
+          );
+        })}
+        <li>
+          <button type="button" class="quiet" aria-expanded={edited.value === ""} ref={(button) => { buttons.current.set("", button); }}
+            disabled={newest === undefined} onClick={() => { edited.value = edited.value === "" ? null : ""; }}>
+            New alias
+          </button>
+          {edited.value === "" && newest !== undefined && (
+            <SplitEditor task={task} alias={null} start={[{ version: newest, weight: 100 }]} onSaved={saved} onClose={() => close("")} />
+          )}
+        </li>
+      </ul>
+    </section>
+  );
+}
