@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import warnings
+from collections.abc import Iterator
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import manyhats_client
 import pytest
@@ -14,6 +20,10 @@ from manyhats.cli import app
 from typer.main import get_command
 
 from tests.docs.pages import ROOT
+from tests.page.conftest import browser  # noqa: F401
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytest.importorskip("mkdocs", reason="the extra docs is not installed")
 from mkdocs.commands.build import build
@@ -118,3 +128,35 @@ def test_links_lead_to_the_site_s_pages() -> None:
     )
     assert docs_hooks.links("[b](docs/methods.md#a)", "CONTRIBUTING.md") == "[b](methods.md#a)"
     assert docs_hooks.links("[e](../nothing.md)", "docs/x.md") == "[e](../nothing.md)"
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    """Where the site is served."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(site))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.browser
+def test_a_browser_searches_fits_a_telephone_and_asks_nobody_else(address: str, browser: Browser) -> None:  # noqa: F811
+    view = browser.new_page(viewport={"width": 390, "height": 800})
+    hosts = set()
+    view.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+    for name in ("index", "start", "which-method", "faq", "rest", "settings", "python-api"):
+        view.goto(f"{address}/{name}.html")
+        assert view.evaluate("document.documentElement.scrollWidth") <= 390, name
+    view.set_viewport_size({"width": 1200, "height": 800})
+    view.locator("input[name=query]").first.click()
+    view.keyboard.type("adapter not found")
+    view.locator(".md-search-result__link", has_text="adapter not found").first.wait_for()
+    view.close()
+    assert hosts == {urlsplit(address).netloc}
