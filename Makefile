@@ -26,7 +26,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
 .PHONY: help install lock openapi docs page sync-client demo serve test test-slow test-live coverage test-oldest test-newest lint check-lock check-style \
-	check-types check-files hooks format bench bench-peers examples decoder demo-decoder examples-decoder bench-generation bench-device \
+	check-types check-typescript check-files hooks format bench bench-peers examples decoder demo-decoder examples-decoder bench-generation bench-device \
 	bench-methods \
 	image-check release-check clean
 
@@ -90,7 +90,7 @@ test-oldest: build/uv/bin/uv  ## make test with the oldest release of every depe
 test-newest: build/uv/bin/uv  ## make test with the newest release of every dependency, in build/newest; TORCH as above
 	$(PYTHON) scripts/extremes.py newest --torch '$(TORCH)' -- -m "not slow and not live" -n $(JOBS) --dist worksteal $(ARGS)
 
-lint: check-lock check-style check-types check-files  ## Check style, types, the lock, and what must not be committed
+lint: check-lock check-style check-types check-typescript check-files  ## Check style, types, the lock, and what must not be committed
 
 check-lock:
 	@$(PYTHON) scripts/lock.py --check
@@ -102,6 +102,20 @@ check-style: install
 check-types: install
 	$(BIN)/mypy
 	cd clients/python && $(abspath $(BIN))/mypy
+
+NPM_DONE := clients/typescript/node_modules/.package-lock.json
+
+$(NPM_DONE): clients/typescript/package-lock.json
+	cd clients/typescript && npm ci --ignore-scripts && touch node_modules/.package-lock.json
+
+# Whoever has no Node changes no TypeScript; CI has it.
+ifneq ($(shell command -v npm),)
+check-typescript: $(NPM_DONE)
+	cd clients/typescript && npm run --silent check
+else
+check-typescript:
+	@echo "no npm here: the TypeScript client is not checked"
+endif
 
 # Every file of git's that is there, changed ones as they are now.
 check-files: install

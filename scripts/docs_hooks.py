@@ -22,6 +22,7 @@ ELSEWHERE = {
     "CONTRIBUTING.md": "contributing.md",
     "benchmarks/results/methods.md": "results.md",
     "clients/python/README.md": "python-client.md",
+    "clients/typescript/README.md": "typescript-client.md",
 }
 MADE = {"rest.md": rest, "command-line.md": commands}
 MARK = "<!-- made here -->"

@@ -100,7 +100,7 @@ def _json(answer: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _model(name: str, model: dict[str, Any]) -> Iterator[str]:
-    yield f'#### {name} {{#{name.lower()}}}\n'
+    yield f"#### {name} {{#{name.lower()}}}\n"
     if "description" in model:
         yield f"{_text(model['description'])}\n"
     yield from _fields(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -31,6 +32,14 @@ def test_every_setting_is_an_option_of_serve_with_its_variable_and_default() -> 
         assert f"--{name.replace('_', '-')} " in result.output
         assert f"{field.description} (MANYHATS_{name.upper()}; default" in result.output
     assert "default 8000)" in result.output
+    for shown in (
+        r"--port .*\[0<=x<=65535\]",
+        r"--dtype +[<\[]auto\|float32\|bfloat16\|float16[>\]]",
+        r"--tf32 +true\|false",
+        r"--cache-memory +SIZE .*default 2\.0GiB",
+        r"--keep-alive +<float> \[0<x<=86400\]",
+    ):
+        assert re.search(shown, result.output), shown
     assert "MANYHATS_CONFIG" in result.output
 
 
@@ -58,7 +67,9 @@ def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         (["serve", "--store", "s3://bucket/store"], 2, "setting 'store': a store is a folder on this machine"),
         (["bench", "--backbone", "x", "--store", "s3://bucket"], 2, "setting 'store': a store is a folder"),
         (["serve", "--backbone", "x", "--host", "192.0.2.1", "--api-keys", "k"], 2, "no address of this machine"),
-        (["serve", "--port", "http"], 2, "setting 'port'"),
+        (["serve", "--cache-memory", "much"], 2, "setting 'cache_memory'"),
+        (["serve", "--request-timeout", "0"], 2, "setting 'request_timeout': Input should be greater than 0"),
+        (["serve", "--tf32", "maybe"], 2, "setting 'tf32'"),
         (["serve", "--config", "/nowhere/at/all.toml"], 2, "does not exist"),
         (["serve", "--api-keys", ""], 2, "setting 'api_keys': it is given, but a key is empty"),
         (["serve", "--admin-keys", " , "], 2, "setting 'admin_keys': it is given, but a key is empty"),
@@ -107,6 +118,11 @@ def test_a_port_in_use_is_said_before_anything_is_loaded(
         (["push"], "Missing argument"),
         (["serve", "--prot", "1"], "No such option"),
         (["rollback", "spam", "three"], "Invalid value"),
+        (["serve", "--port", "http"], "Invalid value for '--port'"),
+        (["serve", "--port", "65536"], "Invalid value for '--port'"),
+        (["serve", "--slots", "0"], "Invalid value for '--slots'"),
+        (["serve", "--dtype", "float8"], "'float8' is not one of"),
+        (["bench", "--backbone", "x", "--dtype", "float8"], "'float8' is not one of"),
     ],
 )
 def test_wrong_usage_is_code_two(

@@ -48,6 +48,7 @@ def test_the_option_wins_over_the_variable_and_that_over_the_file(file: Path, mo
 
 def test_every_setting_can_come_from_every_source(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = dict.fromkeys(Settings.model_fields, "8") | {
+        "dtype": "float16",
         "log_level": "debug",
         "weight_layout": "plain",
         "kernels": "reference",

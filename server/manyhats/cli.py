@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import inspect
 import os
 import signal
 import sys
@@ -13,17 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic_core import PydanticUndefined
-from typer.core import TyperCommand
 
 from manyhats._version import __version__
 from manyhats.api.address import check_address
 from manyhats.api.exposure import check_exposure
 from manyhats.commands import convert, doctor, predict, remote, tasks
 from manyhats.commands.lazy import LazyCommand
+from manyhats.commands.setting_options import Switches, given_settings, with_settings
 from manyhats.errors import EngineFailure, ManyhatsError, WrongSetting, WrongUsage
 from manyhats.observability import logs
-from manyhats.settings import Settings, load_settings
+from manyhats.settings import load_settings
 
 _ENDING = 60.0  # seconds beside those for draining, after which a server whose engine has given up ends at once
 
@@ -35,58 +33,15 @@ app = typer.Typer(
 )
 
 
-def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command one option for every setting, so that --help lists them all and none is forgotten."""
-    parameters = [
-        inspect.Parameter(
-            "config",
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[Path | None, typer.Option(help="TOML file of settings", envvar="MANYHATS_CONFIG")],
-        )
-    ]
-    for name, field in Settings.model_fields.items():
-        default = "" if field.default is PydanticUndefined else field.default
-        text = f"{field.description} (MANYHATS_{name.upper()}; default {_default_text(default)})"
-        option = typer.Option(f"--{name.replace('_', '-')}", help=text, show_default=False)
-        parameters.append(
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
-            )
-        )
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return command
-
-
-def _default_text(default: Any) -> str:
-    return str(default) if default not in ("", (), None) else "none"
-
-
-class _Serve(TyperCommand):
-    """A switch may stand alone: `--allow-unauthenticated` is `--allow-unauthenticated true`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """The words, with what was left out of them."""
-        switches = {
-            f"--{name.replace('_', '-')}" for name, field in Settings.model_fields.items() if field.annotation is bool
-        }
-        whole = []
-        for i, word in enumerate(args):
-            whole.append(word)
-            if word in switches and (i + 1 == len(args) or args[i + 1].startswith("--")):
-                whole.append("true")
-        return super().parse_args(ctx, whole)
-
-
-@app.command(cls=_Serve)
-@_with_settings
-def serve(config: Path | None = None, **options: str | None) -> None:
+@app.command(cls=Switches)
+@with_settings
+def serve(config: Path | None = None, **options: Any) -> None:
     """Starts the server. An option wins over its environment variable, and that over the settings file."""
     # uvicorn raises a signal again when it has ended; and a container's first process has no handler of its own.
     # Not sys.exit: an exception raised at any point of the start may be swallowed there.
     for ending in (signal.SIGTERM, signal.SIGINT):
         signal.signal(ending, lambda *_: os._exit(0))
-    settings = load_settings(config, **{name: value for name, value in options.items() if value is not None})
+    settings = load_settings(config, **given_settings(options))
     logs.configure(settings.log_level)
     check_exposure(settings)
     if not settings.backbone:
@@ -162,7 +117,10 @@ def _bench() -> Callable[..., None]:
 
 
 app.command("convert")(convert.convert)
-app.command("doctor")(doctor.doctor)
+app.command(
+    "doctor",
+    help="Says what this machine offers, what would be used, what is in the way, and whether a server answers.",
+)(doctor.doctor)
 
 
 @app.callback(invoke_without_command=True)

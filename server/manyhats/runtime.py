@@ -20,7 +20,6 @@ from manyhats.backbone.loading import choose_device
 from manyhats.backbone.precision import use_tf32
 from manyhats.core.adapter import Adapter
 from manyhats.core.packed_adapter import PackedAdapter
-from manyhats.core.report import BatchReport
 from manyhats.engine.compute_threads import run_in_temporary_thread, set_compute_threads, use_one_compute_thread
 from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.engine.freed_memory import keep_freed_memory
@@ -29,6 +28,7 @@ from manyhats.engine.self_check import self_check
 from manyhats.errors import AdapterMismatch, DeadlineExceeded
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.tensor_file import mapped
+from manyhats.kernels.registry import check_kernels
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.heads import KindName
 from manyhats.methods.slots import slot_tables, use_kernels
@@ -38,7 +38,6 @@ from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Task, TaskSettings, Version, parse_settings
 from manyhats.registry.registry import Registry
 from manyhats.registry.slot_memory import slot_memory
-from manyhats.serving.activity import RecentBatches, RecentTraffic
 from manyhats.serving.inference import Limits
 from manyhats.serving.merged import MergedVersion
 from manyhats.serving.merged import build as build_merged
@@ -110,22 +109,12 @@ class Runtime:
         self._scan_failed = ""  # why the last scan for copied adapters failed
         self._watching: asyncio.Task[None] | None = None
         self.fatal = ""  # why the engine has given up
-        self.batches = RecentBatches()
-        self.traffic = RecentTraffic()
-        self.engine.runner.on_batch = self._ran
+        self.engine.runner.on_batch = self.metrics.batch
         self.engine.on_fatal = self._end
         self.engine.step_scope = self.service.dispatcher.one_wake_up
         self.engine.detokenizer.step_scope = self.service.dispatcher.one_wake_up
         self.adapter_cache.on_load = lambda version, seconds: self.metrics.loaded(seconds)
-        self.service.on_answer = self._answered
-
-    def _ran(self, report: BatchReport) -> None:
-        self.metrics.batch(report)
-        self.batches.add(report)
-
-    def _answered(self, task: str, error: Exception | None, seconds: float) -> None:
-        self.metrics.answered(task, error, seconds)
-        self.traffic.answered(task, error, seconds)
+        self.service.on_answer = self.metrics.answered
 
     @property
     def ready(self) -> bool:
@@ -364,6 +353,7 @@ class Runtime:
 
 def _backbone(settings: Settings, given: Backbone | None) -> Backbone:
     """The backbone, ready and checked."""
+    check_kernels(settings.kernels)  # before it takes its time
     use_tf32(choose_device(settings.device) if given is None else given.device, settings.tf32)
     backbone = given or Backbone.load(
         settings.backbone,

@@ -89,7 +89,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    dtype: str = Field("auto", description="auto, float32, bfloat16, float16")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto, float32, bfloat16, float16"
+    )
     quantization: Literal["none", "int8", "fp8"] = Field(
         "none",
         description="keep the blocks' linear weights in 8 bits, with torchao: int8, fp8; products stay in dtype",

@@ -204,6 +204,12 @@ class Gate:
             self._open = True
             self._changed.notify_all()
 
+    def close(self) -> None:
+        """Holds the batches that come from now on, and counts them anew."""
+        with self._changed:
+            self._open = False
+            self.entered = 0
+
     def let_one_pass(self) -> None:
         """Lets one batch run."""
         with self._changed:

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from manyhats.api import answers, lorax_answers, outputs
+from manyhats.api import answers, lorax_answers, outputs, predictions
 from manyhats.api.app import openapi_schema
 from manyhats.api.openai import answers as openai_answers
 from manyhats.methods.heads import KindName
@@ -99,25 +99,25 @@ def test_outputs_by_kind(live: Live, paths: dict[str, Any], kind: KindName) -> N
     task = live.add(kind, kind=kind, labels=labels)
     for given in parameters:
         answer = live.ask(task, [text], **given)
-        body = assert_answers(paths, "POST /v1/tasks/{task}/predict", answers.Prediction, answer)
+        body = assert_answers(paths, "POST /v1/tasks/{task}/predict", predictions.Prediction, answer)
         for one in body["outputs"]:
             assert_is(output, one)
     many = live.client.post("/v1/predict", json={"tasks": [task, "nobody"], "inputs": text})
-    assert "error" in assert_answers(paths, "POST /v1/predict", answers.PredictionList, many)["results"][1]
+    assert "error" in assert_answers(paths, "POST /v1/predict", predictions.PredictionList, many)["results"][1]
 
 
 def test_generated_texts(speaking: Live, paths: dict[str, Any]) -> None:
     task = add(speaking)
     for given in ({}, {"n": 2, "temperature": 1.0}, {"logprobs": 2, "prompt_logprobs": 1}):
         answer = speaking.ask(task, "w1 w2", max_new_tokens=3, **given)
-        body = assert_answers(paths, "POST /v1/tasks/{task}/predict", answers.Prediction, answer)
+        body = assert_answers(paths, "POST /v1/tasks/{task}/predict", predictions.Prediction, answer)
         assert_is(outputs.GenerateOutput, body["outputs"][0])
     for given in ({}, {"n": 2, "temperature": 1.0, "logprobs": 1}):
         *steps, whole, done = events(speaking.ask(task, "w1 w2", max_new_tokens=3, stream=True, **given))
         assert steps
         for step in steps:
-            assert_is(answers.PredictionEvent, step)
-        assert_is(answers.Prediction, whole)
+            assert_is(predictions.PredictionEvent, step)
+        assert_is(predictions.Prediction, whole)
         assert done == "[DONE]"
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from manyhats.api.app import openapi_schema
+from manyhats.api.definitions import form_of, share_definitions
+from manyhats.core.kinds.registry import KINDS
+from pydantic import create_model
 
 from tests.api.live import Live
 
@@ -77,3 +81,44 @@ def test_each_operation_names_its_key(live: Live) -> None:
         "POST /v1/tasks/{task}/unload", "POST /v1/tasks/{task}/pin", "POST /v1/tasks/{task}/unpin",
         "POST /v1/load_lora_adapter", "POST /v1/unload_lora_adapter",
     }  # fmt: skip
+
+
+def test_clients_find_each_body_by_its_name() -> None:
+    schema = openapi_schema()
+    models = schema["components"]["schemas"]
+    bodies = 0
+    for path, methods in schema["paths"].items():
+        for operation in methods.values():
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                if content["schema"].get("type") == "object":
+                    assert path == "/v1/tasks/{task}/versions"  # a form of files, which has no model
+                    continue
+                forms = content["schema"].get("anyOf", [content["schema"]])
+                assert all(form["$ref"].rpartition("/")[2] in models for form in forms), path
+                bodies += 1
+            events = operation["responses"].get("200", {}).get("content", {}).get("text/event-stream")
+            assert events is None or events["schema"]["$ref"].rpartition("/")[2] in models
+    assert bodies > 35
+    assert "$defs" not in str(schema)
+
+
+def test_answers_and_parameters_are_told_apart_by_kind() -> None:
+    models = openapi_schema()["components"]["schemas"]
+    mapping = models["Prediction"]["discriminator"]["mapping"]
+    assert set(mapping) == set(KINDS)
+    for kind, reference in mapping.items():
+        answer = models[reference.rpartition("/")[2]]
+        assert answer["properties"]["kind"]["const"] == kind
+        assert answer["properties"]["outputs"]["items"]["$ref"].endswith(f"/{kind.title()}Output")
+    forms = models["PredictBody"]["properties"]["parameters"]["anyOf"]
+    assert {form["$ref"].rpartition("/")[2] for form in forms} == {kind.parameters.__name__ for kind in KINDS.values()}
+    assert {"temperature", "top_p", "stop", "guided_regex"} < set(models["ChatBody"]["properties"])
+
+
+def test_one_name_for_two_models_is_an_error() -> None:
+    def operation(field: Any) -> dict[str, Any]:
+        return {"post": form_of(create_model("Same", **{field: (str, ...)}), mode="validation")}
+
+    share_definitions({"components": {"schemas": {}}, "paths": {"/a": operation("x"), "/b": operation("x")}})
+    with pytest.raises(ValueError, match="named Same"):
+        share_definitions({"components": {"schemas": {}}, "paths": {"/a": operation("x"), "/b": operation("y")}})

@@ -49,8 +49,7 @@ def test_every_operation_says_what_it_takes(schema: dict[str, Any]) -> None:
             assert not name.startswith(("POST", "PUT")) or name.rsplit("/")[-1] in WITHOUT_BODY, name
             continue
         for content in operation["requestBody"]["content"].values():
-            form = content["schema"]
-            assert all(one.get("examples") for one in form.get("anyOf", [form])), name
+            assert has_example(schema, content), name
 
 
 def test_every_operation_says_what_it_answers(schema: dict[str, Any]) -> None:

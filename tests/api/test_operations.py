@@ -160,9 +160,7 @@ def test_the_page_is_html(live: Live):
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
     assert "unsafe" not in policy
-    assert not re.search(
-        r"\son\w+=|\sstyle=|javascript:|https?://|<script>|<style", answer.text
-    )
+    assert not re.search(r"\son\w+=|\sstyle=|javascript:|https?://|<script>|<style", answer.text)
     loaded = re.findall(r'(?:src|href)="(page/[^"]+)"', answer.text)
     assert len(loaded) == 2
     for address in loaded:

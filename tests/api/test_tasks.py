@@ -482,7 +482,7 @@ def test_more_pinned_tasks_than_slots_do_not_keep_a_server_from_starting(start):
 def test_base_is_the_bare_backbone(live: Live, bert):
     shown = live.client.get("/v1/tasks/base")
     assert shown.status_code == 200
-    assert shown.json().items() >= {"name": "base", "kind": "embed"}.items()
+    assert shown.json().items() >= {"name": "base", "kind": "embed", "kinds": ["embed"], "chats": False}.items()
     body = live.ask("base", TEXTS, pooling="none").json()
     assert (body["task"], body["kind"], body["sha256"]) == ("base", "embed", live.backbone.sha256)
     expected = [states.tolist() for states in tiny.ask(bert, None, TEXTS)]

@@ -52,6 +52,9 @@ def test_all_pages_of_tasks(client: Driver, server: Server) -> None:
         {"limit": "2", "page_token": "a+b/="},
         {"limit": "2", "page_token": "c"},
     ]
+    server.replies = [httpx.Response(200, json={"data": [TASK]})]
+    assert len(client.tasks(search="PA")) == 1
+    assert dict(server.requests[-1].url.params) == {"limit": "100", "search": "PA"}
 
 
 def test_pages_are_fetched_as_they_are_needed() -> None:

@@ -7,9 +7,11 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 import manyhats_client as mc
@@ -169,6 +171,69 @@ def test_files_by_name(client: Driver, server: Server, folder: Path) -> None:
     )
     with pytest.raises(ValueError, match="no files to send"):
         client.upload("spam", {})
+
+
+@pytest.mark.parametrize(("start", "name"), [(b"PK\x03\x04 zip", "adapter.zip"), (b"\x1f\x8b gzip", "adapter.tar.gz")])
+@pytest.mark.parametrize("form", ["bytes", "memory", "file", "named file", "pipe"])
+def test_an_archive_that_is_open_or_in_memory(
+    client: Driver, server: Server, tmp_path: Path, form: str, start: bytes, name: str
+) -> None:
+    data = start * 30_000
+    (tmp_path / "mine.tgz").write_bytes(data)
+    (tmp_path / "data").write_bytes(data)
+    server.replies = [error(503, headers={"Retry-After": "0"}), httpx.Response(201, json=ANSWER)]
+    told: list[tuple[int, int | None]] = []
+    with (tmp_path / "data").open("rb") as file, (tmp_path / "mine.tgz").open("rb") as named:
+        file.seek(5)
+        with pipe(data) as end:
+            sources = {"bytes": data, "memory": io.BytesIO(data), "file": file, "named file": named, "pipe": end}
+            client.upload("spam", sources[form], progress=lambda *now: told.append(now))
+    expected = "mine.tgz" if form == "named file" else name
+    for request in server.requests:  # it was refused, and sent again whole
+        assert parts_of(request)[2:] == [("archive", expected, data)]
+    total = len(server.requests[0].content)
+    assert [one for one in told if one[0] == 0] == [(0, total)] * 2
+    assert told[-1] == (total, total)
+    assert len(told) > 6  # by chunks
+
+
+@contextmanager
+def pipe(data: bytes) -> Iterator[BinaryIO]:
+    """A pipe's end that gives `data`."""
+    end, begin = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(begin, "wb") as file, suppress(BrokenPipeError):
+            file.write(data)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    with os.fdopen(end, "rb") as file:
+        yield file
+    thread.join()
+
+
+def test_files_by_name_may_be_in_memory(client: Driver, server: Server, folder: Path) -> None:
+    server.replies = [httpx.Response(201, json=ANSWER)]
+    files = {"a": b"bytes", "b": io.BytesIO(b"open"), "c": folder / "adapter_config.json"}
+    client.upload("spam", files)
+    contents = [b"bytes", b"open", FILES["adapter_config.json"]]
+    assert parts_of(server.requests[0])[2:] == [
+        ("files", name, data) for name, data in zip(files, contents, strict=True)
+    ]
+    client.upload("spam", {f"de/{name}": source for name, source in files.items()})
+    ((_, _, packed),) = parts_of(server.requests[1])[2:]
+    assert list(unpacked(packed).values()) == contents
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [(b"neither", "bytes and open files are an archive"), (io.StringIO("text"), "opened in binary mode")],
+)
+def test_what_is_in_memory_and_no_archive(client: Driver, server: Server, given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        client.upload("spam", given)
+    assert server.requests == []
 
 
 def test_nothing_is_sent_of_what_cannot_be(client: Driver, server: Server, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
+from manyhats import cli
 from manyhats.commands.connection import named_values
 from manyhats.errors import WrongUsage
+from typer.testing import CliRunner
 
 from tests.commands.asking import Server, refused, run
 from tests.commands.test_predict import ANSWER
@@ -79,3 +81,19 @@ def test_json_is_as_the_server_wrote_it(server: Server) -> None:
     body = {"name": "x", "aliases": {}, "labels": None, "unheard_of": {"a": [1]}}
     server.answers(body)
     assert json.loads(run("show", "x")[0]) == body
+
+
+def completed(words: str) -> list[str]:
+    """What bash is told to complete the last word of a line with."""
+    environment = {"_MANYHATS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    result = CliRunner().invoke(cli.app, [], env=environment, prog_name="manyhats")
+    return result.stdout.split()
+
+
+def test_a_shell_completes_the_names_of_tasks(server: Server) -> None:
+    server.answers({"data": [{"name": "spam"}, {"name": "sports"}, {"name": "topic"}]})
+    assert completed("manyhats predict sp") == ["spam", "sports"]
+    assert server.requests[-1].url.params["search"] == "sp"
+    assert completed("manyhats rollback t") == ["topic"]
+    server.answers({"error": {"message": "no key", "code": 401}}, 401)
+    assert completed("manyhats show s") == []

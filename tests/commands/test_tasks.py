@@ -39,7 +39,8 @@ def test_tasks_shows_every_page_and_whole_names(server: Server) -> None:
         ["a" * 128, "classify", "lora", "2", "slot", "10"],
         ["b", "classify", "lora", "2", "slot", "10"],
     ]
-    assert json.loads(run("tasks", "--json")[0]) == [{"name": "a" * 128, **row}, {"name": "b", **row}]
+    assert json.loads(run("tasks", "--search", "B", "--json")[0]) == [{"name": "a" * 128, **row}, {"name": "b", **row}]
+    assert server.requests[-1].url.params["search"] == "B"
 
 
 def test_show_prints_json_without_the_cards(server: Server) -> None:

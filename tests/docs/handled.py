@@ -12,9 +12,9 @@ from tests.docs.pages import Block, blocks, pages
 class How(Enum):
     """`QUICK`: run against one server of the example tasks. `TRAINING`, `DECODER`, `EMPTY`: run in the slow tests, with
     that server, with one of the decoder, in an empty environment. `SMALL`: a snippet that tests/client runs
-    against a small decoder. `OUTPUT`: of the snippet before it. `CI`: `.ci/run`
-    runs the command. `STATIC`: it cannot run where the tests run, and what it names is looked up. `DATA`: no command,
-    but a file, a layout or an excerpt, which is compared with the real one."""
+    against a small decoder. `OUTPUT`: of the snippet before it. `CI`: `.ci/run` runs the command. `TYPESCRIPT`:
+    tests/typescript runs it. `STATIC`: it cannot run where the tests run, and what it names is looked up. `DATA`: no
+    command, but a file, a layout or an excerpt, which is compared with the real one."""
 
     QUICK = "quick"
     SMALL = "small"
@@ -23,6 +23,7 @@ class How(Enum):
     EMPTY = "empty"
     OUTPUT = "output"
     CI = "ci"
+    TYPESCRIPT = "typescript"
     STATIC = "static"
     DATA = "data"
 
@@ -36,6 +37,7 @@ COMMANDS: list[tuple[str, How, str]] = [
     (r"^make decoder$", How.DECODER, "fetches a model of 93 MB and converts it"),
     (r"manyhats train", How.TRAINING, "trains for a minute"),
     (r"get_peft_model", How.TRAINING, "loads PEFT; the quick tests have a folder that the snippet has written"),
+    (r"^npm ci && npm run build$", How.TYPESCRIPT, "what its tests do"),
     (r"^docker ", How.STATIC, "needs a container engine; `make image-check` builds and asks the image without one"),
 ]
 # What a block that is no command shows, by its page and a text in it.
@@ -72,6 +74,8 @@ def how(block: Block) -> How:
         return How.OUTPUT
     if block.language == "python" and "http://127.0.0.1:8001" in block.content:
         return How.SMALL
+    if block.language == "ts":
+        return How.TYPESCRIPT
     if block.language not in ("console", "sh", "python"):
         raise ValueError(
             f"{block}: nobody checks this block ({block.language or 'no language'}): write commands as console (with "

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from manyhats.backbone import Backbone
+from manyhats.engine.runner import Runner
 
 from tests import tiny
-from tests.api.live import Live, adapter_files, serving
+from tests.api.live import Gate, Live, adapter_files, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page
@@ -91,6 +92,15 @@ def guarded(
 
 
 @pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Holds all batches of all servers until it is opened."""
+    closed = Gate()
+    monkeypatch.setattr(Runner, "execute", lambda runner, batch: closed.execute(runner, batch))
+    yield closed
+    closed.open()
+
+
+@pytest.fixture
 def assert_accessible() -> Callable[[Page], None]:
     """Fails where axe-core finds something that would keep people out."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
@@ -124,7 +134,9 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         page = context.new_page()
         page.on("console", heard)
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda request: request.url.startswith((own, "data:", "blob:")) or faults.append(request.url))
+        page.on(
+            "request", lambda request: request.url.startswith((own, "data:", "blob:")) or faults.append(request.url)
+        )
         page.goto(f"{own}#/{view}")
         page.locator("h1").wait_for()
         return page

@@ -14,6 +14,7 @@ from manyhats.backbone import Backbone
 from manyhats.commands.train import train
 from manyhats.errors import ConfigurationError, InvalidRequest, ManyhatsError
 from manyhats.formats.reader import read_adapter
+from manyhats_client import Upload
 from typer.testing import CliRunner
 
 from tests.training.samples import LABELS, rows, write_jsonl
@@ -145,6 +146,21 @@ def test_push_uploads_the_finished_folder(invoke: Invoke, monkeypatch: pytest.Mo
     assert uploaded == {"task": "parity", "files": files, "url": "http://host:1", "key": "secret"}
 
 
+def test_the_results_may_be_had_as_json(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sent = {"task": "parity", "version": 4, "sha256": "ab", "method": "lora", "kind": "classify", "bytes": 5}
+    monkeypatch.setattr("manyhats.commands.remote.send", lambda *_, **given: Upload(**sent))
+    result = invoke("--json", "--epochs", "1", "--push", "http://host:1")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["score"]["value"] == pytest.approx(found["score"]["interval"][0], abs=0.6)
+    assert set(found["baselines"]) == {"always the commonest answer", "linear probe on the frozen backbone"}
+    assert (found["method"], found["kind"], found["epochs"]) == ("lora", "classify", 1)
+    assert found["bytes"] > found["parameters"]["method"]
+    assert found["out"] == str(tmp_path / "out")
+    assert found["pushed"] == sent
+    assert "this adapter (lora)" in result.stderr
+
+
 def test_a_recipe_file_gives_what_the_command_line_does_not(invoke: Invoke, bert: Backbone, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('max-tokens = 20\nseed = 5\npatience = 1\n[options]\nrank = 3\ntargets = ["query", "value"]\n')
@@ -174,6 +190,8 @@ def test_a_sweep_ends_in_one_table(invoke: Invoke, bert: Backbone, tmp_path: Pat
     assert again.exit_code == 0, again.output
     assert (tmp_path / "out" / "mask" / "manyhats.json").stat().st_mtime_ns == before
     assert "ia3" in again.output[again.output.index("parity: on held-out data") :]
+    as_json = invoke("--sweep", "lora,mask,ia3", "--epochs", "1", "--resume", "--json", method="")
+    assert [one["method"] for one in json.loads(as_json.stdout)["results"]][2:] == ["lora", "mask", "ia3"]
 
 
 def test_full_fine_tuning_is_compared_with(invoke: Invoke, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Our own routes' answers, for /openapi.json: `/v1/tasks`, `/v1/imports`, and what `/predict` gives."""
+"""Our own routes' answers, for /openapi.json: `/v1/tasks` and `/v1/imports`."""
 
 from __future__ import annotations
 
@@ -7,117 +7,14 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 
 from manyhats._version import __version__
-from manyhats.api.outputs import CLASSIFIED, AnyOutput, TokenLogprob
-from manyhats.api.schemas import AnswerBody, ErrorInside, WarningBody
+from manyhats.api.schemas import AnswerBody
 
-_SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
-
-
-def _examples(*examples: Any) -> ConfigDict:
-    return ConfigDict(json_schema_extra={"examples": list(examples)})
+SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 
-# ---- asking
-
-
-class TokenCounts(AnswerBody):
-    """Tokens that were read and written."""
-
-    input_tokens: int
-    output_tokens: int
-
-
-class Timing(AnswerBody):
-    """Milliseconds in the queue, for loading the adapter, and in the model."""
-
-    queue_ms: float
-    load_ms: float
-    compute_ms: float
-
-
-class BatchBody(AnswerBody):
-    """The pass that answered, and how many shared it."""
-
-    id: int
-    sequences: int
-    tasks: int
-    methods: list[str]
-
-
-_PREDICTION: dict[str, Any] = {
-    "id": "pred-0f0e0d0c0b0a09080706050403020100",
-    "task": "spam",
-    "version": 3,
-    "sha256": _SHA256,
-    "kind": "classify",
-    "outputs": [CLASSIFIED],
-    "usage": {"input_tokens": 6, "output_tokens": 0},
-    "timing": {"queue_ms": 0.2, "load_ms": 0.0, "compute_ms": 4.1},
-    "batch": {"id": 17, "sequences": 4, "tasks": 3, "methods": ["ia3", "lora"]},
-}
-
-
-class Prediction(AnswerBody):
-    """The answer of one task, an output for each input in their order."""
-
-    model_config = _examples(_PREDICTION)
-
-    id: str
-    task: str
-    version: int
-    sha256: str
-    kind: str
-    outputs: list[AnyOutput]
-    usage: TokenCounts
-    timing: Timing
-    batch: BatchBody
-    warnings: list[WarningBody] | None = None
-
-
-class PredictionEvent(AnswerBody):
-    """With `stream`: one token of the output for `input`. Behind the last one the whole answer follows, then `[DONE]`.
-
-    `choice`: with `n`, which of an input's texts.
-    """
-
-    model_config = _examples({"input": 0, "text": " upon", "tokens": [2501], "finish_reason": None})
-
-    input: int
-    text: str
-    tokens: list[int]
-    finish_reason: Literal["stop", "length"] | None
-    choice: int | None = None
-    logprobs: list[TokenLogprob] | None = None
-
-
-class FailedPrediction(AnswerBody):
-    """An item that failed, in its place."""
-
-    task: str
-    error: ErrorInside
-
-
-class PredictionList(AnswerBody):
-    """An answer for each item, in the order asked."""
-
-    model_config = _examples(
-        {
-            "results": [
-                _PREDICTION,
-                {
-                    "task": "nobody",
-                    "error": {
-                        "message": "there is no task 'nobody'",
-                        "type": "NotFoundError",
-                        "param": "task",
-                        "code": 404,
-                    },
-                },
-            ]
-        }
-    )
-
-    results: list[Prediction | FailedPrediction]
+def examples(*bodies: Any) -> ConfigDict:
+    """What a model shows."""
+    return ConfigDict(json_schema_extra={"examples": list(bodies)})
 
 
 # ---- tasks
@@ -142,7 +39,7 @@ class VersionFields(VersionRef):
 
 _VERSION: dict[str, Any] = {
     "version": 3,
-    "sha256": _SHA256,
+    "sha256": SHA256,
     "method": "lora",
     "kind": "classify",
     "rank": 8,
@@ -160,7 +57,7 @@ _KEPT: dict[str, Any] = _VERSION | {
 class TaskVersion(VersionFields):
     """One version. `created`: unix seconds. `card`: its README.md. `quarantined`: why its files are not used."""
 
-    model_config = _examples(_KEPT)
+    model_config = examples(_KEPT)
 
     base: str | None
     created: float
@@ -182,7 +79,7 @@ Aliases = dict[str, int | list[AliasTarget]]
 class UploadedBody(VersionFields):
     """The version that holds what was uploaded. `kind`: what the task answers with it."""
 
-    model_config = _examples({"task": "spam", **_VERSION, "aliases": {"stable": 3}})
+    model_config = examples({"task": "spam", **_VERSION, "aliases": {"stable": 3}})
 
     task: str
     aliases: Aliases
@@ -192,7 +89,7 @@ class UploadedBody(VersionFields):
 class TaskSummary(AnswerBody):
     """A task as the list has it; without a version, `kind`, `method` and `version` are null."""
 
-    model_config = _examples(
+    model_config = examples(
         {
             "name": "spam",
             "kind": "classify",
@@ -215,7 +112,7 @@ class TaskSummary(AnswerBody):
 class TaskList(AnswerBody):
     """A page of the tasks; `next_page_token` is null on the last."""
 
-    model_config = _examples(
+    model_config = examples(
         {
             "data": [
                 {
@@ -236,10 +133,11 @@ class TaskList(AnswerBody):
 
 
 class TaskBody(TaskSummary):
-    """A task with everything that is known about it. `sha256` and `backbone` are the bare backbone's, `base`, alone; it
-    has no settings that a task has besides."""
+    """A task with everything that is known about it. The bare backbone, `base`, has no settings that a task has
+    besides; `sha256`, `backbone`, `kinds` and `chats` are its alone. `kinds`: those that it answers. `chats`: whether
+    its tokenizer has a chat template, for tasks without one of their own."""
 
-    model_config = _examples(
+    model_config = examples(
         {
             "name": "spam",
             "kind": "classify",
@@ -292,6 +190,8 @@ class TaskBody(TaskSummary):
     created: float | None = None
     sha256: str | None = None
     backbone: str | None = None
+    kinds: list[str] | None = None
+    chats: bool | None = None
 
 
 # ---- imports and the server
@@ -310,7 +210,7 @@ class ImportBody(AnswerBody):
 class ImportList(AnswerBody):
     """A page of the folders; `next_page_token` is null on the last."""
 
-    model_config = _examples(
+    model_config = examples(
         {
             "data": [{"folder": "spam", "status": "taken_in", "task": "spam", "version": 1, "reason": None}],
             "next_page_token": None,
@@ -324,7 +224,7 @@ class ImportList(AnswerBody):
 class Alive(AnswerBody):
     """The process lives."""
 
-    model_config = _examples({"status": "ok"})
+    model_config = examples({"status": "ok"})
 
     status: Literal["ok"]
 
@@ -332,7 +232,7 @@ class Alive(AnswerBody):
 class ReadyBody(AnswerBody):
     """It can answer now."""
 
-    model_config = _examples({"status": "ready", "backbone": "all-MiniLM-L6-v2", "version": __version__})
+    model_config = examples({"status": "ready", "backbone": "all-MiniLM-L6-v2", "version": __version__})
 
     status: Literal["ready"]
     backbone: str

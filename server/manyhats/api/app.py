@@ -33,6 +33,7 @@ from manyhats.api import (
     uploads,
     vllm,
 )
+from manyhats.api.definitions import share_definitions
 from manyhats.api.direct_route import DirectRoutes
 from manyhats.api.disconnect import ClientDisconnected
 from manyhats.api.examples import restore_nulls
@@ -55,7 +56,9 @@ class Application(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """What /openapi.json says; made once."""
         if self.openapi_schema is None:
-            restore_nulls(super().openapi())
+            schema = super().openapi()
+            share_definitions(schema)
+            restore_nulls(schema)
         assert self.openapi_schema is not None
         return self.openapi_schema
 

@@ -9,6 +9,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
+from manyhats.api.definitions import form_of
 from manyhats.api.json_size import check_values
 from manyhats.api.state import runtime_of
 from manyhats.errors import InvalidRequest
@@ -90,23 +91,10 @@ def _invalid(error: ValidationError) -> InvalidRequest:
 
 def documented(*models: type[BaseModel]) -> dict[str, Any]:
     """The body's schema for /openapi.json, for routes that use `parse`; of several models, a body is one."""
-    schemas = [_inlined(model.model_json_schema()) for model in models]
-    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    schema = form_of(*models, mode="validation")
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def documented_events(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """What a route answers in a stream, for /openapi.json: server-sent events, each a `model` in JSON."""
-    return {200: {"content": {"text/event-stream": {"schema": _inlined(model.model_json_schema())}}}}
-
-
-def _inlined(schema: dict[str, Any]) -> Any:
-    definitions = schema.pop("$defs", {})  # are written out: a reference would lead from the document's root
-
-    def inlined(part: Any) -> Any:
-        if isinstance(part, dict):
-            name = str(part.get("$ref", "")).removeprefix("#/$defs/")
-            return inlined(definitions[name]) if name else {key: inlined(value) for key, value in part.items()}
-        return [inlined(value) for value in part] if isinstance(part, list) else part
-
-    return inlined(schema)
+    return {200: {"content": {"text/event-stream": {"schema": form_of(model, mode="serialization")}}}}

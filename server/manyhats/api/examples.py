@@ -42,9 +42,10 @@ def _form_of(form: Form, value: Any, models: dict[str, Form]) -> Form:
     """The form itself behind a reference; of several, the first object that has the value's fields, or array."""
     if "$ref" in form:
         form = models[form["$ref"].rpartition("/")[2]]
-    if "anyOf" not in form:
+    several = form.get("anyOf") or form.get("oneOf")
+    if several is None:
         return form
-    forms = [_form_of(one, value, models) for one in form["anyOf"]]
+    forms = [_form_of(one, value, models) for one in several]
     if isinstance(value, dict):
         return next((one for one in forms if value.keys() <= one.get("properties", {}).keys()), {})
     return next((one for one in forms if one.get("type") == "array"), {}) if isinstance(value, list) else {}

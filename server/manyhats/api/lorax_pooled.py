@@ -39,7 +39,7 @@ class TextBody(BaseModel):
     parameters: Parameters | None = None
 
 
-class BatchBody(TextBody):
+class ClassifyBatchBody(TextBody):
     """`POST /classify_batch`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": ["a text", "another"], "parameters": None}]})
@@ -87,13 +87,15 @@ def is_lorax(fields: Collection[str] | None) -> bool:
     return fields is not None and ("parameters" in fields or "stream" in fields)
 
 
-@router.post("/classify_batch", openapi_extra=documented(BatchBody), response_model=EntitiesOfTexts)
+@router.post("/classify_batch", openapi_extra=documented(ClassifyBatchBody), response_model=EntitiesOfTexts)
 async def classify_batch(request: Request) -> Response:
     """Entities of texts, by a task of kind `tokens`."""
     return await _batch(request)
 
 
-@router.post("/models/{task}/classify_batch", openapi_extra=documented(BatchBody), response_model=EntitiesOfTexts)
+@router.post(
+    "/models/{task}/classify_batch", openapi_extra=documented(ClassifyBatchBody), response_model=EntitiesOfTexts
+)
 async def classify_batch_of(task: str, request: Request) -> Response:
     """Entities of texts, by the task of kind `tokens` that the path names."""
     return await _batch(request, task)
@@ -134,7 +136,7 @@ async def _entities(request: Request, task: str | None) -> Response:
 
 
 async def _batch(request: Request, task: str | None = None) -> Response:
-    body = await parse(request, BatchBody)
+    body = await parse(request, ClassifyBatchBody)
     texts = [Text(text) for text in body.inputs]
     result = await predict(request, _task(body, task), texts, {}, kinds=TOKENS, field="inputs")
     return await json_response(lambda: [entities_of(output) for output in result.outputs], result.size)

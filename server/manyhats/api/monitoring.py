@@ -181,7 +181,7 @@ async def traffic(
     limit: Annotated[int, Query(ge=1, le=200, description="how many of the busiest tasks")] = 50,
 ) -> Response:
     """Requests and times of the last five minutes, by task; tasks without requests are left out."""
-    recent = _named(runtime_of(request)).traffic
+    recent = _named(runtime_of(request)).metrics.recent_traffic
     end, total, by_task = recent.history(recent.busiest(limit) if task is None else dict.fromkeys(task))
     body = {
         "interval_seconds": INTERVAL,
@@ -195,7 +195,7 @@ async def traffic(
 @router.get("/batches", response_model=BatchList)
 async def batches(request: Request, limit: Annotated[int, Query(ge=1, le=MAX_BATCHES)] = 50) -> Response:
     """The last batches: which tasks and methods shared each pass through the model."""
-    recent = _named(runtime_of(request)).batches.last(limit)
+    recent = _named(runtime_of(request)).metrics.recent_batches.last(limit)
     data = []
     for ended, report in recent:
         largest = sorted(report.tasks.items(), key=lambda item: (-item[1], item[0]))[:_NAMED]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
-from pydantic import RootModel
+from typing import Literal
 
 from manyhats.api.schemas import AnswerBody
 
@@ -133,22 +131,6 @@ class GenerateOutput(GeneratedOutput):
     """Of kind `generate`. `choices`: where `n` texts are requested, all of them."""
 
     choices: list[GeneratedOutput] | None = None
-
-
-class AnyOutput(
-    RootModel[
-        TokensOutput
-        | GenerateOutput
-        | FillOutput
-        | EmbedOutput
-        | RegressOutput
-        | SpanOutput
-        | ClassifyOutput
-        | RerankOutput
-        | dict[str, Any]  # of a kind from an extension
-    ]
-):
-    """One input's output, as the task's kind has it."""
 
 
 CLASSIFIED = {"label": "spam", "score": 0.9, "scores": {"ham": 0.1, "spam": 0.9}}  # of examples

@@ -7,13 +7,13 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from manyhats.api.answers import Prediction, PredictionEvent, PredictionList
 from manyhats.api.auth import require_read
 from manyhats.api.body import documented, documented_events, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.errors import describe
 from manyhats.api.json_response import json_response
+from manyhats.api.predictions import Prediction, PredictionEvent, PredictionList
 from manyhats.api.schemas import PredictBody, PredictManyBody, texts
 from manyhats.api.sse import stream
 from manyhats.api.state import runtime_of

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    TypeAdapter,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from manyhats.backbone import Text
+from manyhats.core.kinds.registry import KINDS
 
 T = TypeVar("T")
 # The first wrong item ends it: an error for each of a million would take seconds and gigabytes.
@@ -35,8 +51,16 @@ def _none(value: Any) -> Any:
     return {} if value is None else value
 
 
+class _ByKind:
+    """In /openapi.json, what a request's parameters are. They are read later, when the task's kind is known."""
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        union: Any = reduce(or_, (kind.parameters for kind in KINDS.values()))
+        return handler(TypeAdapter(union).core_schema)
+
+
 # null stands for none at all
-ParametersBody = Annotated[dict[str, Any], BeforeValidator(_none), Field(default_factory=dict)]
+ParametersBody = Annotated[dict[str, Any], BeforeValidator(_none), Field(default_factory=dict), _ByKind()]
 
 
 class PredictBody(Body):

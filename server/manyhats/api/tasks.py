@@ -57,6 +57,8 @@ async def show_task(task: str, request: Request) -> Response:
             "overflow": settings.overflow or "error",
             **embedding_body(settings),
             "backbone": runtime.backbone.name,
+            "kinds": list(runtime.service.base_kinds),
+            "chats": bool(runtime.backbone.tokenizer.loaded.chat_template),
         }
         return small_json(bare)
     found, version = runtime.registry.lookup(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,15 @@ from manyhats.runtime import Runtime
 from manyhats.settings import load_settings
 
 
+class Dtype(StrEnum):
+    """The values of the setting."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
 def bench(
     backbone: Annotated[
         str, typer.Option(help="the frozen model, as for `manyhats serve`", envvar="MANYHATS_BACKBONE")
@@ -29,7 +39,7 @@ def bench(
     texts: Annotated[
         Path | None, typer.Option(help="a file with one text a line; none: sentences that come with the package")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
+    dtype: Annotated[Dtype, typer.Option(help="of the model")] = Dtype.auto,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of the model; 0 leaves torch's choice")] = 0,
     slots: Annotated[int, typer.Option(min=1, help="maximum adapters on the device")] = 256,
@@ -50,7 +60,7 @@ def bench(
     chosen = {
         "backbone": backbone,
         "store": store,
-        "dtype": dtype,
+        "dtype": dtype.value,
         "device": device,
         "threads": threads,
         "slots": slots,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import httpx
@@ -18,17 +19,32 @@ if TYPE_CHECKING:
     from manyhats_client import Client
     from pydantic import BaseModel
 
-Url = Annotated[str, typer.Option("--url", envvar="MANYHATS_URL", help="address of the server")]
-Key = Annotated[str, typer.Option("--key", envvar="MANYHATS_KEY", help="API key", show_default=False)]
-Name = Annotated[str, typer.Argument(help="the task's name")]
-AsJson = Annotated[bool, typer.Option("--json", help="print the server's answer as JSON")]
-
 DEFAULT_URL = "http://127.0.0.1:8000"
 _TIMEOUT = 300.0  # seconds: a large adapter is checked, and a text is generated
+_COMPLETIONS = 1000  # names, which a search may find many of
+_COMPLETION_TIMEOUT = 1.0  # seconds that a shell waits for names
+
+
+def task_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """For a shell that completes a task's name: those of the server, where it answers at once."""
+    try:
+        with connected(
+            ctx.params.get("url") or DEFAULT_URL, ctx.params.get("key") or "", _COMPLETION_TIMEOUT
+        ) as client:
+            found = (task.name for task in client.tasks(_COMPLETIONS, search=incomplete))
+            return [name for name in islice(found, _COMPLETIONS) if name.startswith(incomplete)]
+    except ManyhatsError:
+        return []
+
+
+Url = Annotated[str, typer.Option("--url", envvar="MANYHATS_URL", help="address of the server")]
+Key = Annotated[str, typer.Option("--key", envvar="MANYHATS_KEY", help="API key", show_default=False)]
+Name = Annotated[str, typer.Argument(help="the task's name", autocompletion=task_names)]
+AsJson = Annotated[bool, typer.Option("--json", help="print the server's answer as JSON")]
 
 
 @contextmanager
-def connected(url: str, key: str, *, timeout: float = _TIMEOUT) -> Iterator[Client]:
+def connected(url: str, key: str, timeout: float = _TIMEOUT) -> Iterator[Client]:
     """A client of the server at `url`. What it raises becomes an error of one line.
 
     Raises WrongUsage for an address that is none, NotReady where nobody answers, ManyhatsError for what the server

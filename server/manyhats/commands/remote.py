@@ -19,12 +19,14 @@ from manyhats.commands.connection import (
     own_name,
     plain,
     print_json,
+    task_names,
 )
+from manyhats.commands.progress import bytes_bar
 from manyhats.errors import InvalidRequest, WrongUsage
 from manyhats.formats.contents import names_of, select
 
 if TYPE_CHECKING:
-    from manyhats_client import TaskDetails
+    from manyhats_client import TaskDetails, Upload
 
     from manyhats.registry.names import Ref
 
@@ -44,19 +46,7 @@ def push(
     as_json: AsJson = False,
 ) -> None:
     """Uploads an adapter as a new version of a task."""
-    own_name(task)
-    own_alias(alias)
-    try:
-        with connected(url, key) as client:
-            answer = client.upload(
-                task,
-                files_to_send(path),
-                alias=alias,
-                activate=activate,
-                settings={"kind": kind} if kind else None,
-            )
-    except OSError as error:
-        raise InvalidRequest(f"'{path}' cannot be read: {error.strerror or error}") from None
+    answer = send(task, path, url=url, key=key, alias=alias, activate=activate, kind=kind)
     if as_json:
         print_json(plain(answer))
     else:
@@ -69,8 +59,31 @@ def push(
         typer.echo(f"warning: {warning if isinstance(warning, str) else warning.message}", err=True)
 
 
+def send(
+    task: str, path: Path, *, url: str, key: str, alias: str = "stable", activate: bool = True, kind: str = ""
+) -> Upload:
+    """Uploads an adapter; raises an error of one line where it is none, or where the server does not take it."""
+    own_name(task)
+    own_alias(alias)
+    try:
+        files = files_to_send(path)
+        with connected(url, key) as client, bytes_bar(f"to {task}") as progress:
+            return client.upload(
+                task,
+                files,
+                alias=alias,
+                activate=activate,
+                settings={"kind": kind} if kind else None,
+                progress=progress,
+            )
+    except OSError as error:
+        raise InvalidRequest(f"'{path}' cannot be read: {error.strerror or error}") from None
+
+
 def download(
-    task: Annotated[str, typer.Argument(help="the task's name, or `task@alias`, or `task@3`")],
+    task: Annotated[
+        str, typer.Argument(help="the task's name, or `task@alias`, or `task@3`", autocompletion=task_names)
+    ],
     out: Annotated[Path, typer.Argument(help="a file to write, or a folder that is there")] = Path(),
     url: Url = DEFAULT_URL,
     key: Key = "",
@@ -83,7 +96,8 @@ def download(
     try:
         with connected(url, key) as client:
             number = ref.number if ref.number is not None else _version_of(client.task(ref.task), ref)
-            path = client.download(ref.task, number, out)
+            with bytes_bar(f"{ref.task}@{number}") as progress:
+                path = client.download(ref.task, number, out, progress=progress)
     except OSError as error:
         raise InvalidRequest(f"'{out}' cannot be written: {error.strerror or error}") from None
     if as_json:

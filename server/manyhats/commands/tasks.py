@@ -23,6 +23,7 @@ from manyhats.commands.connection import (
     own_name,
     plain,
     print_json,
+    task_names,
 )
 from manyhats.errors import WrongUsage
 
@@ -34,10 +35,15 @@ _PAGE = 1000  # tasks
 _COLUMNS = ("name", "kind", "method", "version", "residency", "bytes")
 
 
-def tasks(url: Url = DEFAULT_URL, key: Key = "", as_json: AsJson = False) -> None:
+def tasks(
+    search: Annotated[str | None, typer.Option(help="a part of the names, in whatever case")] = None,
+    url: Url = DEFAULT_URL,
+    key: Key = "",
+    as_json: AsJson = False,
+) -> None:
     """Lists the tasks of a server."""
     with connected(url, key) as client:
-        found = list(client.tasks(_PAGE))
+        found = list(client.tasks(_PAGE, search=search))
     if as_json:
         print_json([plain(task) for task in found])
         return
@@ -70,7 +76,11 @@ def show(
 
 def delete(
     task: Annotated[
-        str, typer.Argument(help="the task's name; `task@3` deletes that version alone, `task@alias` the alias")
+        str,
+        typer.Argument(
+            help="the task's name; `task@3` deletes that version alone, `task@alias` the alias",
+            autocompletion=task_names,
+        ),
     ],
     url: Url = DEFAULT_URL,
     key: Key = "",

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from manyhats.commands import remote
+from manyhats.commands.connection import plain, print_json
+from manyhats.commands.training_summary import summary, sweep_summary
 from manyhats.core.kinds.examples import Columns
 from manyhats.core.kinds.registry import TRAININGS
 from manyhats.errors import WrongUsage
@@ -119,6 +121,9 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
     push: Annotated[str | None, typer.Option(help="upload to the server at this URL when done")] = None,
     key: Annotated[str, typer.Option(envvar="MANYHATS_KEY", help="API key for --push", show_default=False)] = "",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print the results as a JSON object, and all else to stderr")
+    ] = False,
 ) -> None:
     """Trains an adapter for a task, compares it with simple baselines, and writes it with its model card."""
     if (method is None) == (sweep is None):
@@ -168,7 +173,7 @@ def train(
     )
     job.chosen_schedule()  # a misspelt method is said before the model is loaded
     state = PartialState(cpu=device == "cpu")
-    console = Console(quiet=not state.is_main_process)
+    console = Console(quiet=not state.is_main_process, stderr=as_json)
     if state.num_processes > 1 and device == "auto":
         device = str(state.device)
     loaded = Backbone.load(backbone, device=device, dtype="float32")
@@ -176,11 +181,16 @@ def train(
     if sweep is not None:
         console.print(run_all(job, methods, loaded, console))
         console.print(f"written to {out}", highlight=False, soft_wrap=True)
+        if as_json and state.is_main_process:
+            print_json(sweep_summary(task, out))
         return
     report = run(job, loaded, console)
     console.print(_table(report))
     console.print(f"written to {out}", highlight=False, soft_wrap=True)
-    if push is not None and state.is_main_process:
+    if as_json and state.is_main_process:
+        sent = {} if push is None else {"pushed": plain(remote.send(task, out, url=push, key=key))}
+        print_json(summary(report, out) | sent)
+    elif push is not None and state.is_main_process:
         remote.push(task, out, url=push, key=key)
 
 

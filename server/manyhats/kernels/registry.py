@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from manyhats.errors import ConfigurationError
+from manyhats.errors import ConfigurationError, WrongSetting
 from manyhats.kernels.base import Kernels
 from manyhats.kernels.cpu.backend import CpuKernels
 from manyhats.kernels.cpu.library import missing
@@ -57,12 +57,17 @@ def choose(device: torch.device, name: str = AUTO, backends: Mapping[str, Backen
             if reason is None:
                 return backend.make()
             logger.info("the kernels '%s' cannot be used, which costs time, not answers: %s", own, reason)
-    if name not in backends:
-        raise ConfigurationError(f"there are no kernels called '{name}'; there are {AUTO}, {', '.join(backends)}")
+    check_kernels(name, backends)
     reason = _reason(backends[name], device)
     if reason is not None:
         raise ConfigurationError(f"the kernels '{name}' cannot be used: {reason}")
     return backends[name].make()
+
+
+def check_kernels(name: str, backends: Mapping[str, Backend] = BACKENDS) -> None:
+    """Raises WrongSetting for the name of no backend."""
+    if name != AUTO and name not in backends:
+        raise WrongSetting(f"there are no kernels called '{name}'; there are {AUTO}, {', '.join(backends)}")
 
 
 def _reason(backend: Backend, device: torch.device) -> str | None:

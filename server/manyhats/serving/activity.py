@@ -41,15 +41,6 @@ class Traffic:
     seconds: float = 0.0
     longest: float = 0.0
 
-    def add(self, failed: bool, seconds: float) -> None:
-        """Counts one request."""
-        self.requests += 1
-        if failed:
-            self.failed += 1
-            return
-        self.seconds += seconds
-        self.longest = max(self.longest, seconds)
-
 
 @dataclass(frozen=True, slots=True)
 class _Interval:
@@ -74,15 +65,19 @@ class RecentTraffic:
         if not self._intervals or self._intervals[-1].number < number:
             self._intervals.append(_Interval(number, Traffic(), {}))
         current = self._intervals[-1]  # also where the clock was put back
-        current.total.add(error is not None, seconds)
-        if not task:
-            return
-        counted = current.tasks.get(task)
-        if counted is None:
-            if len(current.tasks) >= _MAX_TASKS:
-                return
-            counted = current.tasks[task] = Traffic()
-        counted.add(error is not None, seconds)
+        own = current.tasks.get(task)
+        if own is None and task and len(current.tasks) < _MAX_TASKS:
+            own = current.tasks[task] = Traffic()
+        for counted in (current.total, own):
+            if counted is None:
+                continue
+            counted.requests += 1
+            if error is not None:
+                counted.failed += 1
+                continue
+            counted.seconds += seconds
+            if seconds > counted.longest:
+                counted.longest = seconds
 
     def busiest(self, count: int) -> list[str]:
         """The tasks with the most requests, at most `count`."""
@@ -101,11 +96,10 @@ class RecentTraffic:
         numbers = range(newest - INTERVALS + 1, newest + 1)
         nothing = Traffic()
         total = [kept[n].total if n in kept else nothing for n in numbers]
-        active = {task for interval in kept.values() for task in interval.tasks}
         by_task = {
             task: [kept[n].tasks.get(task, nothing) if n in kept else nothing for n in numbers]
             for task in tasks
-            if task in active
+            if any(task in interval.tasks for interval in kept.values())
         }
         return float((newest + 1) * INTERVAL), total, by_task
 

@@ -27,6 +27,11 @@ class BackboneTask:
         """The default version: `generate` where the backbone supports it, else `embed`."""
         return self._versions[self._default]
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of answer that the backbone gives."""
+        return tuple(self._versions)
+
     def open(self, given: Mapping[str, Any], kinds: Sequence[str] = ()) -> tuple[Version, Mapping[str, Any]]:
         """The version that the parameters select, else the first of `kinds`, and the parameters without `kind`.
 

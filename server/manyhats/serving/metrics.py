@@ -1,4 +1,4 @@
-"""Prometheus metrics by task."""
+"""Prometheus metrics by task, and what the server did lately."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from manyhats.core.report import BatchReport
 from manyhats.engine.engine import Engine
 from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.registry import Registry
+from manyhats.serving.activity import RecentBatches, RecentTraffic
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -23,6 +24,8 @@ class Metrics:
 
     def __init__(self, max_tasks: int) -> None:
         self.registry = CollectorRegistry()
+        self.recent_batches = RecentBatches()
+        self.recent_traffic = RecentTraffic()
         self._max_tasks = max_tasks
         self._labelled: set[str] = set()
         # By their labels: looking one up in prometheus_client takes longer than counting.
@@ -69,6 +72,7 @@ class Metrics:
 
     def answered(self, task: str, error: Exception | None, seconds: float) -> None:
         """Counts one request. `task`: one that exists, or empty."""
+        self.recent_traffic.answered(task, error, seconds)
         label = self._label(task) if task else "unknown"
         key = label, "ok" if error is None else type(error).__name__
         if (counted := self._counted.get(key)) is None:
@@ -82,6 +86,7 @@ class Metrics:
 
     def batch(self, report: BatchReport) -> None:
         """Counts one forward pass."""
+        self.recent_batches.add(report)
         self._batch_sequences.observe(report.sequences)
         self._batch_tasks.observe(len(report.tasks))
         self._batch_tokens.inc(report.tokens)

@@ -141,6 +141,11 @@ class Service:
         return self._base.version
 
     @property
+    def base_kinds(self) -> tuple[str, ...]:
+        """The kinds of answer that the bare backbone gives."""
+        return self._base.kinds
+
+    @property
     def base_settings(self) -> TaskSettings:
         """The settings of the bare backbone's default version."""
         return KINDS[self.base.info.kind].bare_settings(TaskSettings(), self.backbone)

@@ -19,7 +19,7 @@ from manyhats_client.answers import Failure
 from manyhats_client.choices import CallOptions
 from manyhats_client.errors import REQUEST_ID, APIError, InvalidAnswer, from_body, request_id_of
 from manyhats_client.models import Health, Reply, TaskDetails, TaskPage, Upload, Version
-from manyhats_client.packing import Part, Parts
+from manyhats_client.packing import Part
 from manyhats_client.transfer import CountedBody, Progress
 
 T = TypeVar("T")
@@ -75,9 +75,10 @@ def exception_of(failure: Failure) -> APIError:
 # ---- tasks
 
 
-def tasks(limit: int, page_token: str | None) -> Operation[TaskPage]:
+def tasks(limit: int, page_token: str | None, search: str | None) -> Operation[TaskPage]:
     """One page of the list of tasks."""
     params = {"limit": str(limit)} | ({"page_token": page_token} if page_token else {})
+    params |= {"search": search} if search else {}
     return Operation("GET", "/v1/tasks", _task_page, params=params)
 
 
@@ -129,7 +130,7 @@ def placement(name: str, verb: str) -> Operation[TaskDetails]:
 
 def upload(
     name: str,
-    parts: Parts,
+    parts: Sequence[Part],
     alias: str,
     activate: bool,
     settings: Mapping[str, Any] | None,
@@ -139,9 +140,7 @@ def upload(
     form = {"alias": alias, "activate": "true" if activate else "false"}
     if settings is not None:
         form["task"] = json.dumps(dict(settings), ensure_ascii=False)
-    return Operation(
-        "POST", path(name, "versions"), _upload, form=form, files=parts.parts, retry=parts.again, progress=progress
-    )
+    return Operation("POST", path(name, "versions"), _upload, form=form, files=parts, progress=progress)
 
 
 def version(name: str, number: int) -> Operation[Version]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import shutil
 import tarfile
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,31 +22,31 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 _TYPE = "application/octet-stream"
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What is sent. `again`: whether it can be sent a second time, as it cannot from a pipe."""
-
-    parts: Sequence[Part]
-    again: bool = True
-
-
 def opened(source: Source, stack: ExitStack) -> BinaryIO:
-    """A file to read; `stack` closes what is opened here. Raises OSError, and ValueError for text."""
+    """A file to read; `stack` closes what is opened here. Raises OSError, and ValueError for text.
+
+    What cannot be read twice, such as a pipe, is copied to a file first: its length is sent before it, and it may have
+    to be sent again.
+    """
     if isinstance(source, bytes | bytearray | memoryview):
         return io.BytesIO(source)
     if isinstance(source, str | os.PathLike):
         return stack.enter_context(Path(source).open("rb"))
     if isinstance(source, io.TextIOBase):
         raise ValueError("a file to upload is opened in binary mode ('rb')")
+    if not source.seekable():
+        copy = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        shutil.copyfileobj(source, copy, 1 << 20)
+        return copy
     return source
 
 
-def archive_part(name: str, file: BinaryIO) -> Parts:
+def archive_part(name: str, file: BinaryIO) -> list[Part]:
     """An archive as it is."""
-    return Parts([("archive", (name, file, _TYPE))], _seekable(file))
+    return [("archive", (name, file, _TYPE))]
 
 
-def file_parts(name: str, files: Mapping[str, Source], stack: ExitStack) -> Parts:
+def file_parts(name: str, files: Mapping[str, Source], stack: ExitStack) -> list[Part]:
     """Files as parts named `files`, or packed as one `archive`, `name`.tar.gz, where some are to lie in subfolders.
 
     `files`: by the name that each is to have, with `/` between folders; of links, the content. `stack` closes
@@ -56,13 +56,7 @@ def file_parts(name: str, files: Mapping[str, Source], stack: ExitStack) -> Part
         packed = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         _pack(files, packed)
         return archive_part(f"{name}.tar.gz", packed)
-    found = [(name, opened(file, stack)) for name, file in files.items()]
-    return Parts([("files", (name, file, _TYPE)) for name, file in found], all(_seekable(file) for _, file in found))
-
-
-def _seekable(file: BinaryIO) -> bool:
-    seekable = getattr(file, "seekable", None)
-    return bool(seekable()) if seekable is not None else hasattr(file, "seek")
+    return [("files", (name, opened(file, stack), _TYPE)) for name, file in files.items()]
 
 
 def _pack(files: Mapping[str, Source], out: BinaryIO) -> None:
@@ -76,11 +70,6 @@ def _pack(files: Mapping[str, Source], out: BinaryIO) -> None:
             with ExitStack() as stack:
                 file = opened(source, stack)
                 entry = tarfile.TarInfo(name)
-                if not _seekable(file):  # a tar has the size first
-                    whole = stack.enter_context(tempfile.TemporaryFile())
-                    while chunk := file.read(1 << 20):
-                        whole.write(chunk)
-                    file = whole
                 entry.size = file.seek(0, os.SEEK_END)
                 file.seek(0)
                 tar.addfile(entry, file)

@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
-from manyhats_client.packing import Parts, Source, archive_part, file_parts, opened
+from manyhats_client.packing import Part, Source, archive_part, file_parts, opened
 
 ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
 # How they begin.
@@ -18,7 +19,7 @@ Adapter = Source | Mapping[str, Source]
 between folders."""
 
 
-def open_parts(adapter: Adapter, stack: ExitStack) -> Parts:
+def open_parts(adapter: Adapter, stack: ExitStack) -> list[Part]:
     """Opens what is to be sent; `stack` closes it.
 
     A folder's files become parts named `files`; a folder with subfolders is packed and becomes one
@@ -31,7 +32,7 @@ def open_parts(adapter: Adapter, stack: ExitStack) -> Parts:
         return file_parts("adapter", adapter, stack)
     if not isinstance(adapter, str | os.PathLike):
         file = opened(adapter, stack)
-        return archive_part(_name_of(file), file)
+        return archive_part(_name_of(adapter, file), file)
     path = Path(adapter)
     if path.is_dir():
         files = sorted(_files(path))
@@ -45,20 +46,17 @@ def open_parts(adapter: Adapter, stack: ExitStack) -> Parts:
     return archive_part(path.name, opened(path, stack))
 
 
-def _name_of(file: object) -> str:
+def _name_of(given: object, file: BinaryIO) -> str:
     """The name of an archive that is open: its own, or one after how it begins."""
-    own = getattr(file, "name", None)
+    own = getattr(given, "name", None)
     if isinstance(own, str) and own.lower().endswith(ARCHIVES):
         return os.path.basename(own)
-    read, seek = getattr(file, "read", None), getattr(file, "seek", None)
-    seekable = getattr(file, "seekable", lambda: seek is not None)
-    if read is not None and seek is not None and seekable():
-        seek(0)
-        start = read(max(map(len, _MAGIC)))
-        seek(0)
-        for magic, ending in _MAGIC.items():
-            if start.startswith(magic):
-                return f"adapter{ending}"
+    file.seek(0)
+    start = file.read(max(map(len, _MAGIC)))
+    file.seek(0)
+    for magic, ending in _MAGIC.items():
+        if start.startswith(magic):
+            return f"adapter{ending}"
     raise ValueError(
         "bytes and open files are an archive (zip, tar.gz), or a mapping of them by the files' names; this is neither"
     )

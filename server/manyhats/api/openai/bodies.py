@@ -10,14 +10,17 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     StrictBool,
     StrictInt,
     StrictStr,
     ValidationError,
     ValidatorFunctionWrapHandler,
+    WithJsonSchema,
     WrapValidator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from manyhats.api.known_fields import (
     CHANGE_ANSWERS,
@@ -29,6 +32,7 @@ from manyhats.api.known_fields import (
 )
 from manyhats.api.schemas import Many
 from manyhats.backbone import Text
+from manyhats.core.kinds.generate import GenerateParameters
 from manyhats.errors import InvalidRequest
 from manyhats.serving.chat import ChatOptions
 
@@ -38,6 +42,30 @@ COMPLETION_DEFAULTS: Mapping[str, Any] = {**DEFAULTS, "max_new_tokens": 16}
 CHAT_DEFAULTS: Mapping[str, Any] = {**DEFAULTS, "max_new_tokens": 1_000_000}  # as many as the context allows
 
 _STRUCTURED_FIELDS = ("json", "regex", "choice", "grammar", "json_object")  # of `structured_outputs`
+
+
+# Fields that are read as parameters, whose errors then have the request's own names for them.
+_Count = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "null"}]})]
+_Message = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {
+                "role": {"type": "string"},
+                "content": {
+                    "anyOf": [
+                        {"type": "string"},
+                        {"type": "array", "items": {"type": "object", "additionalProperties": True}},
+                        {"type": "null"},
+                    ]
+                },
+            },
+            "required": ["role"],
+            "additionalProperties": True,
+        }
+    ),
+]
 
 
 class StreamOptions(BaseModel):
@@ -59,14 +87,26 @@ class Body(BaseModel):
     model: StrictStr = Field(min_length=1)
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
-    n: Any = None
-    best_of: Any = None
-    max_tokens: Any = None
-    prompt_logprobs: Any = None
+    n: _Count = None
+    best_of: _Count = None
+    max_tokens: _Count = None
+    prompt_logprobs: _Count = None
     guided_json: Any = None
     json_schema: Any = None
     grammar: Any = None
     structured_outputs: dict[str, Any] | None = None
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """With the parameters that are followed under their own or other names."""
+        reference = handler(schema)
+        properties = handler.resolve_ref_schema(reference)["properties"]
+        parameters = GenerateParameters.model_json_schema()["properties"]
+        for name, parameter in FOLLOWED.items():
+            if parameter in parameters:
+                form = {key: value for key, value in parameters[parameter].items() if key not in ("default", "title")}
+                properties.setdefault(name, form)
+        return reference
 
 
 def _prompt(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
@@ -104,7 +144,7 @@ class CompletionBody(Body):
     )
 
     prompt: Prompt
-    logprobs: Any = None
+    logprobs: _Count = None
     echo: StrictBool | None = None
 
 
@@ -117,10 +157,10 @@ class ChatBody(Body):
         }
     )
 
-    messages: Many[dict[str, Any]]
-    max_completion_tokens: Any = None
+    messages: Many[_Message]
+    max_completion_tokens: _Count = None
     logprobs: StrictBool | None = None
-    top_logprobs: Any = None
+    top_logprobs: _Count = None
     add_generation_prompt: StrictBool | None = None
     continue_final_message: StrictBool | None = None
     add_special_tokens: StrictBool | None = None

@@ -31,7 +31,7 @@ router = APIRouter(
 _Pair = Annotated[list[StrictStr], Field(min_length=1, max_length=2, fail_fast=True)]
 
 
-class PredictBody(TeiBody):
+class PredictLabelsBody(TeiBody):
     """`POST /predict`. `inputs`: a text, a pair of texts, or a list of lists of one or two texts each.
 
     `raw_scores`: the head's own outputs.
@@ -51,10 +51,10 @@ class Predictions(RootModel[list[LabelScore] | list[list[LabelScore]]]):
     )
 
 
-@router.post("/predict", openapi_extra=documented(PredictBody), response_model=Predictions)
+@router.post("/predict", openapi_extra=documented(PredictLabelsBody), response_model=Predictions)
 async def predict_labels(request: Request) -> Response:
     """Labels of texts or of pairs, by a task with a head over whole texts."""
-    body = await parse(request, PredictBody)
+    body = await parse(request, PredictLabelsBody)
     given = body.inputs
     if not given:
         raise InvalidRequest("'inputs' is empty", param="inputs")

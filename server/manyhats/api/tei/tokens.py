@@ -29,7 +29,7 @@ router = APIRouter(
 _FIELDS = 8  # values: the cost of a token's object
 
 
-class TokenizeBody(TeiBody):
+class TeiTokenizeBody(TeiBody):
     """`POST /tokenize` in TEI's form."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": ["a text", "another"]}]})
@@ -73,7 +73,7 @@ class DecodedTexts(RootModel[list[str]]):
 
 async def answer_tokens(request: Request) -> Response:
     """The tokens of texts, as the backbone reads them. Raises ManyhatsError."""
-    body = await parse(request, TokenizeBody)
+    body = await parse(request, TeiTokenizeBody)
     body.parameters(request)
     runtime = runtime_of(request)
     check_model(runtime, body.task)

@@ -17,8 +17,7 @@ from manyhats.api.schemas import AnswerBody, Many
 from manyhats.api.shaped_route import in_shape
 from manyhats.api.state import runtime_of
 from manyhats.api.tei.errors import error_body
-from manyhats.api.tei.tokens import TokenizeBody as TeiTokenizeBody
-from manyhats.api.tei.tokens import TokensOfTexts, answer_tokens
+from manyhats.api.tei.tokens import TeiTokenizeBody, TokensOfTexts, answer_tokens
 from manyhats.api.tokenising import check_known, check_length, check_model, encode
 from manyhats.backbone import Encoded
 from manyhats.errors import InvalidRequest

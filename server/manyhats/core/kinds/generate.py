@@ -58,7 +58,11 @@ def _token_name(value: str) -> str:
 
 StopTokens = Annotated[list[Token], STOP_AT_FIRST, BeforeValidator(at_most(_MAX_STOP_TOKENS))]
 AllowedTokens = Annotated[list[Token], STOP_AT_FIRST, BeforeValidator(at_most(_MAX_ALLOWED_TOKENS))]
-Stops = Annotated[list[Annotated[str, Field(max_length=1000)]], STOP_AT_FIRST, BeforeValidator(_stops)]
+Stops = Annotated[
+    list[Annotated[str, Field(max_length=1000)]],
+    STOP_AT_FIRST,
+    BeforeValidator(_stops, json_schema_input_type=str | list[str]),
+]
 Words = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=1000)]], STOP_AT_FIRST, BeforeValidator(at_most(_MAX_WORDS))
 ]

@@ -77,7 +77,7 @@ function Row({ batch, colours }: { batch: Batch; colours: Map<string, string> })
         </span>
         <span class="narrow soft">{batch.methods.join(", ")}</span>
       </td>
-      <td class="wide">{batch.methods.map((method) => <span key={method} class="badge">{method}</span>)}</td>
+      <td class="wide methods">{batch.methods.join(", ")}</td>
       <td class="num">{batch.sequences}</td>
       <td class="wide num">{batch.tokens}</td>
       <td class="num">{ms(batch.compute_ms)}</td>

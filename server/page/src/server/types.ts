@@ -60,6 +60,7 @@ export interface Task extends TaskSummary {
   template: string | null;
   max_tokens: number;
   overflow: string;
+  chat_template?: string | null;
   system_prompt?: string | null;
   defaults?: Record<string, unknown> | null;
   priority?: number | null;

@@ -25,33 +25,35 @@ export function usePoll<T>(what: string, ask: (signal: AbortSignal) => Promise<T
   const holder = key.value;
 
   useEffect(() => {
-    const stop = new AbortController();
+    let current = new AbortController();
     let timer = 0;
-    let turn = 0;
-    const run = async () => {
+    const stop = () => {
       clearTimeout(timer);
-      const mine = ++turn;
+      current.abort();
+    };
+    const run = async () => {
+      stop();
+      const { signal } = (current = new AbortController());
       try {
-        const answer = await latest.current(stop.signal);
-        if (stop.signal.aborted || mine !== turn) return; // a newer one is on its way
+        const answer = await latest.current(signal);
+        if (signal.aborted) return; // a newer one is on its way, or nobody looks
         value.value = answer;
         error.value = undefined;
       } catch (failure) {
-        if (stop.signal.aborted || mine !== turn) return;
+        if (signal.aborted) return;
         error.value = failure as Error;
       }
       if (!document.hidden) timer = window.setTimeout(run, seconds * 1000);
     };
     const seen = () => {
-      if (document.hidden) clearTimeout(timer);
+      if (document.hidden) stop();
       else void run();
     };
     now.current = () => void run();
     document.addEventListener("visibilitychange", seen);
     void run();
     return () => {
-      stop.abort();
-      clearTimeout(timer);
+      stop();
       document.removeEventListener("visibilitychange", seen);
       value.value = undefined;
       error.value = undefined;

@@ -61,7 +61,7 @@ export function TaskActions({ task, refresh }: Props) {
       </button>
       <button type="button" aria-disabled={busy("rollback")} onClick={() => act("rollback", {}, (now) => `${name}: stable points at ${pointsAt(now.aliases.stable)} again.`)}>Roll back</button>
       <a class="button" href={to("upload", name)}>Upload a version</a>
-      <a class="button" href={to("playground", name)}>Try it</a>
+      <a class="button" href={to("playground", "ask", name)}>Try it</a>
       <button type="button" class="danger push" onClick={remove}>Delete the task</button>
     </div>
   );

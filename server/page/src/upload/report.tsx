@@ -31,7 +31,7 @@ export function Report({ answer: { body, created } }: { answer: Answer }) {
       )}
       <div class="buttons">
         <a class="button" href={to("tasks", body.task)}>Open the task</a>
-        <a class="button" href={to("playground", body.task)}>Try it</a>
+        <a class="button" href={to("playground", "ask", body.task)}>Try it</a>
       </div>
     </section>
   );

@@ -213,12 +213,14 @@ class AsyncClient(AsyncSender):
 
     # ---- tasks
 
-    async def tasks(self, limit: int = 100, **given: Unpack[CallOptions]) -> AsyncIterator[Task]:
-        """All tasks by name, fetched `limit` at a time."""
+    async def tasks(
+        self, limit: int = 100, *, search: str | None = None, **given: Unpack[CallOptions]
+    ) -> AsyncIterator[Task]:
+        """All tasks by name, or those with `search` in their names, fetched `limit` at a time."""
         options = only_options(given)
         token = None
         while True:
-            page = await self._call(ops.tasks(limit, token), options)
+            page = await self._call(ops.tasks(limit, token, search), options)
             for task in page.data:
                 yield task
             token = page.next_page_token

@@ -214,12 +214,12 @@ class Client(Sender):
 
     # ---- tasks
 
-    def tasks(self, limit: int = 100, **given: Unpack[CallOptions]) -> Iterator[Task]:
-        """All tasks by name, fetched `limit` at a time."""
+    def tasks(self, limit: int = 100, *, search: str | None = None, **given: Unpack[CallOptions]) -> Iterator[Task]:
+        """All tasks by name, or those with `search` in their names, fetched `limit` at a time."""
         options = only_options(given)
         token = None
         while True:
-            page = self._call(ops.tasks(limit, token), options)
+            page = self._call(ops.tasks(limit, token, search), options)
             yield from page.data
             token = page.next_page_token
             if not token:

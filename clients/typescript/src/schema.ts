@@ -1,0 +1,2650 @@
+// Made from docs/openapi.json by `npm run generate`. Changes here are lost.
+
+export interface paths {
+    "/v1/tasks/{task}/predict": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Predict
+         * @description Asks one task. `task` may name an alias or a version: `spam@canary`, `spam@3`.
+         */
+        post: operations["predict_v1_tasks__task__predict_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/predict": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Predict Many
+         * @description Asks many tasks at once, or several tasks about the same input. One item's failure leaves the others alone.
+         */
+        post: operations["predict_many_v1_predict_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tasks/{task}/versions/{number}/download": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Download
+         * @description A version's files, as they were uploaded, in a tar.gz.
+         */
+        get: operations["download_v1_tasks__task__versions__number__download_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tasks/{task}/versions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Upload
+         * @description Uploads an adapter as a new version: parts named `files`, or one `archive`.
+         */
+        post: operations["upload_v1_tasks__task__versions_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tasks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Tasks
+         * @description All tasks by name, a page at a time, or those with `search` in their names.
+         */
+        get: operations["list_tasks_v1_tasks_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tasks/{task}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Show Task
+         * @description One task with its versions, aliases and settings.
+         */
+        get: operations["show_task_v1_tasks__task__get"];
+        /**
+         * Configure Task
+         * @description Sets what is not weights.
+         */
+        put: operations["configure_task_v1_tasks__task__put"];
+        post?: never;
+        /**
+         * Delete Task
+         * @description Takes a task away; requests in flight finish.
+         */
+        delete: operations["delete_task_v1_tasks__task__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tasks/{task}/versions/{number}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Show Version
+         * @description One version.
+         */
+        get: operations["show_version_v1_tasks__task__versions__number__get"];
+        put?: never;
+        post?: never;
+        /**
+         * Delete Version
+         * @description Removes a version that no alias points at.
+         */
+        delete: operations["delete_version_v1_tasks__task__versions__number__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tasks/{task}/aliases/{alias}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Set Alias
+         * @description Points an alias at one version, or at several by weight.
+         */
+        put: operations["set_alias_v1_tasks__task__aliases__alias__put"];
+        post?: never;
+        /**
+         * Delete Alias
+         * @description Removes an alias other than `stable`.
+         */
+        delete: operations["delete_alias_v1_tasks__task__aliases__alias__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tasks/{task}/rollback": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Rollback
+         * @description Points `stable` back at what it pointed at before.
+         */
+        post: operations["rollback_v1_tasks__task__rollback_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tasks/{task}/load": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Load
+         * @description Loads the task's adapter into a slot; answers when it is there.
+         */
+        post: operations["load_v1_tasks__task__load_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tasks/{task}/unload": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Unload
+         * @description Gives back the memory of the task's adapters, once no request uses them.
+         */
+        post: operations["unload_v1_tasks__task__unload_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tasks/{task}/pin": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Pin
+         * @description Keeps the task's adapter in a slot.
+         */
+        post: operations["pin_v1_tasks__task__pin_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tasks/{task}/unpin": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Unpin
+         * @description Lets the task's adapter be evicted again.
+         */
+        post: operations["unpin_v1_tasks__task__unpin_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/imports": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Imports
+         * @description All folders in the store by name, a page at a time: imported, waiting, or refused with the reason.
+         */
+        get: operations["list_imports_v1_imports_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/overview": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Overview
+         * @description The server at one look: its backbone, its memory, and what waits.
+         */
+        get: operations["overview_v1_overview_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/traffic": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Traffic
+         * @description Requests and times of the last five minutes, by task; tasks without requests are left out.
+         */
+        get: operations["traffic_v1_traffic_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/batches": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Batches
+         * @description The last batches: which tasks and methods shared each pass through the model.
+         */
+        get: operations["batches_v1_batches_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/healthz": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Healthz
+         * @description The process lives.
+         */
+        get: operations["healthz_healthz_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/readyz": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Readyz
+         * @description It can answer now.
+         */
+        get: operations["readyz_readyz_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/metrics": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Metrics
+         * @description Figures for Prometheus: by task for those who may see tasks' names (`metrics_names`), for others in sum.
+         */
+        get: operations["metrics_metrics_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/health": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Health
+         * @description It can answer now: 200 with an empty body, else 503.
+         */
+        get: operations["health_health_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/ping": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Ping
+         * @description It can answer now: 200 with an empty body, else 503.
+         */
+        get: operations["ping_ping_get"];
+        put?: never;
+        /**
+         * Ping
+         * @description It can answer now: 200 with an empty body, else 503.
+         */
+        post: operations["ping_ping_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/version": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Version
+         * @description The server's version.
+         */
+        get: operations["version_version_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/chat/completions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Chat
+         * @description Answers a conversation, by the task's chat template or the tokenizer's.
+         */
+        post: operations["chat_v1_chat_completions_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/embeddings": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Embeddings
+         * @description Vectors of texts, by a task of kind `embed` or the bare backbone.
+         */
+        post: operations["embeddings_v1_embeddings_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+}
+export type webhooks = Record<string, never>;
+export interface components {
+    schemas: {
+        /** @description `PUT /v1/tasks/{task}/aliases/{alias}`: either `version` or `split`. */
+        AliasBody: {
+            version?: number | null;
+            split?: components["schemas"]["SplitTarget"][] | null;
+        };
+        /** @description One version of a split, and its share of the requests. */
+        AliasTarget: {
+            version: number;
+            weight: number;
+        };
+        /** @description The process lives. */
+        Alive: {
+            /** @constant */
+            status: "ok";
+        };
+        /** @description The pass that answered, and how many shared it. */
+        BatchBody: {
+            id: number;
+            sequences: number;
+            tasks: number;
+            methods: string[];
+        };
+        /** @description The last batches, the newest first. */
+        BatchList: {
+            data: components["schemas"]["RecentBatch"][];
+        };
+        /** @description A task of a batch, and how many sequences were its. */
+        BatchTask: {
+            task: string;
+            sequences: number;
+        };
+        /** @description Tokens of the prompts that were found in the cache. */
+        CachedTokens: {
+            cached_tokens: number;
+        };
+        /** @description `POST /v1/chat/completions`. */
+        ChatBody: {
+            model: string;
+            stream?: boolean | null;
+            stream_options?: components["schemas"]["StreamOptions"] | null;
+            n?: number | null;
+            best_of?: number | null;
+            max_tokens?: number | null;
+            prompt_logprobs?: number | null;
+            guided_json?: unknown;
+            json_schema?: unknown;
+            grammar?: unknown;
+            structured_outputs?: {
+                [key: string]: unknown;
+            } | null;
+            messages: ({
+                role: string;
+                content?: string | {
+                    [key: string]: unknown;
+                }[] | null;
+            } & {
+                [key: string]: unknown;
+            })[];
+            max_completion_tokens?: number | null;
+            logprobs?: boolean | null;
+            top_logprobs?: number | null;
+            add_generation_prompt?: boolean | null;
+            continue_final_message?: boolean | null;
+            add_special_tokens?: boolean | null;
+            chat_template_kwargs?: {
+                [key: string]: unknown;
+            } | null;
+            documents?: {
+                [key: string]: unknown;
+            }[] | null;
+            tools?: unknown[] | null;
+            tool_choice?: string | {
+                [key: string]: unknown;
+            } | null;
+            functions?: unknown[] | null;
+            function_call?: string | {
+                [key: string]: unknown;
+            } | null;
+            temperature?: number;
+            top_p?: number;
+            top_k?: number;
+            min_p?: number;
+            stop?: string | string[];
+            presence_penalty?: number;
+            frequency_penalty?: number;
+            repetition_penalty?: number;
+            logit_bias?: {
+                [key: string]: number;
+            };
+            seed?: number | null;
+            ignore_eos?: boolean;
+            min_tokens?: number;
+            stop_token_ids?: number[];
+            bad_words?: string[];
+            allowed_token_ids?: number[] | null;
+            truncate_prompt_tokens?: number | null;
+            /** @enum {string} */
+            truncation_side?: "left" | "right";
+            skip_special_tokens?: boolean;
+            response_format?: {
+                [key: string]: unknown;
+            } | null;
+            regex?: string | null;
+            ignore_eos_token?: boolean;
+            include_stop_str_in_output?: boolean;
+            no_stop_trim?: boolean;
+            min_new_tokens?: number;
+            guided_regex?: string | null;
+            guided_choice?: string[] | null;
+            guided_grammar?: string | null;
+            ebnf?: string | null;
+        } & {
+            [key: string]: unknown;
+        };
+        /** @description One answer. */
+        ChatChoice: {
+            index: number;
+            message: components["schemas"]["ChatMessage"];
+            finish_reason: ("stop" | "length") | null;
+            logprobs: components["schemas"]["ChatLogprobs"] | null;
+        };
+        /** @description A part of one answer. */
+        ChatChunkChoice: {
+            index: number;
+            delta: components["schemas"]["ChatDelta"];
+            finish_reason: ("stop" | "length") | null;
+            logprobs: components["schemas"]["ChatLogprobs"] | null;
+        };
+        /** @description The answers to a conversation, `n` of them. */
+        ChatCompletion: {
+            id: string;
+            created: number;
+            model: string;
+            system_fingerprint: string;
+            /** @constant */
+            object: "chat.completion";
+            choices: components["schemas"]["ChatChoice"][];
+            usage: components["schemas"]["GenerationUsage"];
+            prompt_logprobs?: ({
+                [key: string]: components["schemas"]["PromptToken"];
+            } | null)[] | null;
+        };
+        /** @description With `stream`, each event; the last has no `choices`, and comes with `stream_options.include_usage`. */
+        ChatCompletionChunk: {
+            id: string;
+            created: number;
+            model: string;
+            system_fingerprint: string;
+            /** @constant */
+            object: "chat.completion.chunk";
+            choices: components["schemas"]["ChatChunkChoice"][];
+            usage?: components["schemas"]["GenerationUsage"] | null;
+        };
+        /** @description What a token adds. */
+        ChatDelta: {
+            role?: "assistant" | null;
+            content?: string | null;
+        };
+        /** @description A token. */
+        ChatEntry: {
+            token: string;
+            logprob: number | null;
+            bytes: number[];
+        };
+        /** @description The text's tokens. */
+        ChatLogprobs: {
+            content: components["schemas"]["ChatToken"][];
+        };
+        /** @description What the task says. */
+        ChatMessage: {
+            /** @constant */
+            role: "assistant";
+            content: string;
+        };
+        /** @description A token, and the likeliest in its place. */
+        ChatToken: {
+            token: string;
+            logprob: number | null;
+            bytes: number[];
+            top_logprobs: components["schemas"]["ChatEntry"][];
+        };
+        /** @description Of kind `classify`: the best label and the labels' scores. `labels`: with `multi_label`, those from 0.5 on. */
+        ClassifyOutput: {
+            label: string;
+            score: number;
+            scores: {
+                [key: string]: number;
+            };
+            labels?: string[] | null;
+            logits?: number[] | null;
+        };
+        /** @description `top_k`: only the k best labels in `scores`. `multi_label`: each label independently (sigmoid). */
+        ClassifyParameters: {
+            truncate?: boolean | null;
+            /** @default false */
+            logits?: boolean;
+            top_k?: number | null;
+            /** @default false */
+            multi_label?: boolean;
+        };
+        /** @description Of a task of kind `classify`. */
+        ClassifyPrediction: {
+            id: string;
+            task: string;
+            version: number;
+            sha256: string;
+            usage: components["schemas"]["TokenCounts"];
+            timing: components["schemas"]["Timing"];
+            batch: components["schemas"]["BatchBody"];
+            warnings?: components["schemas"]["WarningBody"][] | null;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "classify";
+            outputs: components["schemas"]["ClassifyOutput"][];
+        };
+        /** @description Of kind `embed`: a vector; with `pooling: none` one for each token. */
+        EmbedOutput: {
+            embedding: number[] | number[][];
+        };
+        /**
+         * @description Default to the task's pooling, normalisation and default prompt.
+         *
+         *     `pooling`: one, or several whose vectors are concatenated; `none` returns every token's state. `prompt` is put
+         *     before the text, `prompt_name` names one of the task's; an empty prompt is none.
+         */
+        EmbedParameters: {
+            truncate?: boolean | null;
+            pooling?: "none" | ("mean" | "cls" | "last" | "max" | "mean_sqrt_len" | "weightedmean") | ("mean" | "cls" | "last" | "max" | "mean_sqrt_len" | "weightedmean")[] | null;
+            normalize?: boolean | null;
+            prompt?: string | null;
+            prompt_name?: string | null;
+        };
+        /** @description Of a task of kind `embed`. */
+        EmbedPrediction: {
+            id: string;
+            task: string;
+            version: number;
+            sha256: string;
+            usage: components["schemas"]["TokenCounts"];
+            timing: components["schemas"]["Timing"];
+            batch: components["schemas"]["BatchBody"];
+            warnings?: components["schemas"]["WarningBody"][] | null;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "embed";
+            outputs: components["schemas"]["EmbedOutput"][];
+        };
+        /** @description One input's vector: its numbers, or in base64 those as little-endian float32. */
+        Embedding: {
+            /** @constant */
+            object: "embedding";
+            index: number;
+            embedding: number[] | string;
+        };
+        /** @description `POST /v1/embeddings`. Token numbers are read as they are, without template, prompt or special tokens. */
+        EmbeddingBody: {
+            model: string;
+            truncate?: boolean | null;
+            truncate_prompt_tokens?: number | null;
+            input: string | string[] | number[] | number[][];
+            encoding_format?: ("float" | "base64") | null;
+            dimensions?: number | null;
+            normalize?: boolean | null;
+            prompt?: string | null;
+            prompt_name?: string | null;
+            pooling?: unknown;
+        } & {
+            [key: string]: unknown;
+        };
+        /** @description The answer. */
+        EmbeddingList: {
+            /** @constant */
+            object: "list";
+            data: components["schemas"]["Embedding"][];
+            model: string;
+            usage: components["schemas"]["Usage"];
+            warnings?: components["schemas"]["WarningBody"][] | null;
+        };
+        /** @description The body of every error. */
+        ErrorBody: {
+            error: components["schemas"]["ErrorInside"];
+        };
+        /** @description What went wrong. `code` is the status; `param` names the field or file at fault, where there is one. */
+        ErrorInside: {
+            message: string;
+            type: string;
+            param: string | null;
+            code: number;
+        };
+        /** @description An item that failed, in its place. */
+        FailedPrediction: {
+            task: string;
+            error: components["schemas"]["ErrorInside"];
+        };
+        /** @description A token in a mask's place. */
+        Fill: {
+            text: string;
+            token: number;
+            score: number;
+        };
+        /** @description Of kind `fill`: the text with the likeliest token in each mask's place. */
+        FillOutput: {
+            text: string;
+            masks: components["schemas"]["FilledMask"][];
+        };
+        /** @description `top_k`: the number of tokens for each mask. */
+        FillParameters: {
+            truncate?: boolean | null;
+            /** @default 5 */
+            top_k?: number;
+        };
+        /** @description Of a task of kind `fill`. */
+        FillPrediction: {
+            id: string;
+            task: string;
+            version: number;
+            sha256: string;
+            usage: components["schemas"]["TokenCounts"];
+            timing: components["schemas"]["Timing"];
+            batch: components["schemas"]["BatchBody"];
+            warnings?: components["schemas"]["WarningBody"][] | null;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "fill";
+            outputs: components["schemas"]["FillOutput"][];
+        };
+        /** @description A mask's place in the text, and its likeliest tokens. */
+        FilledMask: {
+            start: number;
+            end: number;
+            fills: components["schemas"]["Fill"][];
+        };
+        /** @description An answer within a context. */
+        FoundSpan: {
+            answer: string;
+            start: number;
+            end: number;
+            score: number;
+        };
+        /** @description Of kind `generate`. `choices`: where `n` texts are requested, all of them. */
+        GenerateOutput: {
+            text: string;
+            finish_reason: ("stop" | "length") | null;
+            tokens: number[];
+            logprobs?: components["schemas"]["TokenLogprob"][] | null;
+            prompt_logprobs?: components["schemas"]["TokenLogprob"][] | null;
+            choices?: components["schemas"]["GeneratedOutput"][] | null;
+        };
+        /**
+         * @description See docs/generation.md. `temperature` 0 selects the likeliest token; `top_k` 0 keeps all.
+         *
+         *     `max_new_tokens` may be 0 where `prompt_logprobs` is set. `stream`: the answer comes in chunks (see the web
+         *     layer). `include_stop`: the stop string, or the stop token that the request names, stays in the text. An
+         *     integer may be written as 3.0; null is as if a parameter were not given.
+         */
+        GenerateParameters: {
+            truncate?: boolean | null;
+            /** @default 64 */
+            max_new_tokens?: number;
+            /** @default 0 */
+            min_tokens?: number;
+            /** @default 0 */
+            temperature?: number;
+            /** @default 0 */
+            top_k?: number;
+            /** @default 1 */
+            top_p?: number;
+            /** @default 0 */
+            min_p?: number;
+            /** @default 1 */
+            repetition_penalty?: number;
+            /** @default 0 */
+            presence_penalty?: number;
+            /** @default 0 */
+            frequency_penalty?: number;
+            logit_bias?: {
+                [key: string]: number;
+            };
+            allowed_token_ids?: number[] | null;
+            bad_words?: string[];
+            seed?: number | null;
+            stop?: string | string[];
+            stop_token_ids?: number[];
+            /** @default false */
+            include_stop?: boolean;
+            /** @default false */
+            ignore_eos?: boolean;
+            /** @default true */
+            skip_special_tokens?: boolean;
+            /** @default 1 */
+            n?: number;
+            logprobs?: number | null;
+            prompt_logprobs?: number | null;
+            truncate_prompt_tokens?: number | null;
+            /**
+             * @default left
+             * @enum {string}
+             */
+            truncation_side?: "left" | "right";
+            response_format?: {
+                [key: string]: unknown;
+            } | null;
+            regex?: string | null;
+            choice?: string[] | null;
+            grammar?: string | null;
+            /** @default false */
+            stream?: boolean;
+        };
+        /** @description Of a task of kind `generate`. */
+        GeneratePrediction: {
+            id: string;
+            task: string;
+            version: number;
+            sha256: string;
+            usage: components["schemas"]["TokenCounts"];
+            timing: components["schemas"]["Timing"];
+            batch: components["schemas"]["BatchBody"];
+            warnings?: components["schemas"]["WarningBody"][] | null;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "generate";
+            outputs: components["schemas"]["GenerateOutput"][];
+        };
+        /** @description A text. `tokens`: the new ones. */
+        GeneratedOutput: {
+            text: string;
+            finish_reason: ("stop" | "length") | null;
+            tokens: number[];
+            logprobs?: components["schemas"]["TokenLogprob"][] | null;
+            prompt_logprobs?: components["schemas"]["TokenLogprob"][] | null;
+        };
+        /** @description The counts. A prompt's tokens count once, however many texts follow it. */
+        GenerationUsage: {
+            prompt_tokens: number;
+            completion_tokens: number;
+            total_tokens: number;
+            prompt_tokens_details: components["schemas"]["CachedTokens"];
+        };
+        /** @description A folder in the store. `reason`: why it waits or was refused, or what the reader warns of. */
+        ImportBody: {
+            folder: string;
+            /** @enum {string} */
+            status: "taken_in" | "waiting" | "refused";
+            task: string | null;
+            version: number | null;
+            reason: string | null;
+        };
+        /** @description A page of the folders; `next_page_token` is null on the last. */
+        ImportList: {
+            data: components["schemas"]["ImportBody"][];
+            next_page_token: string | null;
+        };
+        /** @description A token and its best label. */
+        LabelledToken: {
+            text: string;
+            start: number;
+            end: number;
+            label: string;
+            score: number;
+        };
+        /** @description A token that could have stood in one's place. */
+        LikelyToken: {
+            token: number;
+            text: string;
+            logprob: number | null;
+        };
+        /** @description Tokens that belong together. */
+        OutputEntity: {
+            entity_group: string;
+            word: string;
+            start: number;
+            end: number;
+            score: number;
+        };
+        /** @description The server at one look. */
+        OverviewBody: {
+            backbone: string;
+            device: string;
+            version: string;
+            uptime_seconds: number;
+            tasks: number;
+            slots: components["schemas"]["TierBody"];
+            memory: components["schemas"]["TierBody"];
+            inputs_waiting: number;
+            loads: number;
+            evictions: number;
+            quarantined_versions: number;
+        };
+        /** @description `POST /v1/tasks/{task}/predict`. */
+        PredictBody: {
+            inputs: string | components["schemas"]["TextInput"] | (string | components["schemas"]["TextInput"])[];
+            parameters?: components["schemas"]["ClassifyParameters"] | components["schemas"]["TokensParameters"] | components["schemas"]["RegressParameters"] | components["schemas"]["RerankParameters"] | components["schemas"]["SpanParameters"] | components["schemas"]["EmbedParameters"] | components["schemas"]["GenerateParameters"] | components["schemas"]["FillParameters"];
+        };
+        /** @description One item of `requests`. */
+        PredictItem: {
+            inputs: string | components["schemas"]["TextInput"] | (string | components["schemas"]["TextInput"])[];
+            parameters?: components["schemas"]["ClassifyParameters"] | components["schemas"]["TokensParameters"] | components["schemas"]["RegressParameters"] | components["schemas"]["RerankParameters"] | components["schemas"]["SpanParameters"] | components["schemas"]["EmbedParameters"] | components["schemas"]["GenerateParameters"] | components["schemas"]["FillParameters"];
+            task: string;
+        };
+        /** @description `POST /v1/predict`: either `requests`, or `tasks` with `inputs`. */
+        PredictManyBody: {
+            requests?: components["schemas"]["PredictItem"][] | null;
+            tasks?: string[] | null;
+            inputs?: string | components["schemas"]["TextInput"] | (string | components["schemas"]["TextInput"])[] | null;
+            parameters?: components["schemas"]["ClassifyParameters"] | components["schemas"]["TokensParameters"] | components["schemas"]["RegressParameters"] | components["schemas"]["RerankParameters"] | components["schemas"]["SpanParameters"] | components["schemas"]["EmbedParameters"] | components["schemas"]["GenerateParameters"] | components["schemas"]["FillParameters"];
+        };
+        /** @description The answer of one task, an output for each input in their order; `kind` says which outputs these are. */
+        Prediction: components["schemas"]["ClassifyPrediction"] | components["schemas"]["TokensPrediction"] | components["schemas"]["RegressPrediction"] | components["schemas"]["RerankPrediction"] | components["schemas"]["SpanPrediction"] | components["schemas"]["EmbedPrediction"] | components["schemas"]["GeneratePrediction"] | components["schemas"]["FillPrediction"];
+        /**
+         * @description With `stream`: one token of the output for `input`. Behind the last one the whole answer follows, then `[DONE]`.
+         *
+         *     `choice`: with `n`, which of an input's texts.
+         */
+        PredictionEvent: {
+            input: number;
+            text: string;
+            tokens: number[];
+            finish_reason: ("stop" | "length") | null;
+            choice?: number | null;
+            logprobs?: components["schemas"]["TokenLogprob"][] | null;
+        };
+        /** @description An answer for each item, in the order asked. */
+        PredictionList: {
+            results: (components["schemas"]["Prediction"] | components["schemas"]["FailedPrediction"])[];
+        };
+        /** @description vLLM's values of a prompt's token. */
+        PromptToken: {
+            logprob: number | null;
+            rank: number;
+            decoded_token: string;
+        };
+        /** @description It can answer now. */
+        ReadyBody: {
+            /** @constant */
+            status: "ready";
+            backbone: string;
+            version: string;
+        };
+        /** @description One pass through the model. `tasks` names the largest; `task_count` counts all. */
+        RecentBatch: {
+            id: number;
+            ended: number;
+            sequences: number;
+            tokens: number;
+            compute_ms: number;
+            methods: string[];
+            task_count: number;
+            tasks: components["schemas"]["BatchTask"][];
+        };
+        /** @description Of kind `regress`. */
+        RegressOutput: {
+            value: number;
+        };
+        /** @description No further parameters. */
+        RegressParameters: {
+            truncate?: boolean | null;
+        };
+        /** @description Of a task of kind `regress`. */
+        RegressPrediction: {
+            id: string;
+            task: string;
+            version: number;
+            sha256: string;
+            usage: components["schemas"]["TokenCounts"];
+            timing: components["schemas"]["Timing"];
+            batch: components["schemas"]["BatchBody"];
+            warnings?: components["schemas"]["WarningBody"][] | null;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "regress";
+            outputs: components["schemas"]["RegressOutput"][];
+        };
+        /** @description Of kind `rerank`: how relevant a document is to a query. */
+        RerankOutput: {
+            score: number;
+        };
+        /** @description `raw_scores`: the head's output instead of its sigmoid. */
+        RerankParameters: {
+            truncate?: boolean | null;
+            /** @default false */
+            raw_scores?: boolean;
+        };
+        /** @description Of a task of kind `rerank`. */
+        RerankPrediction: {
+            id: string;
+            task: string;
+            version: number;
+            sha256: string;
+            usage: components["schemas"]["TokenCounts"];
+            timing: components["schemas"]["Timing"];
+            batch: components["schemas"]["BatchBody"];
+            warnings?: components["schemas"]["WarningBody"][] | null;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "rerank";
+            outputs: components["schemas"]["RerankOutput"][];
+        };
+        /** @description `POST /v1/tasks/{task}/rollback`: back to the version before, or to `version`. */
+        RollbackBody: {
+            version?: number | null;
+        };
+        /** @description `PUT /v1/tasks/{task}`. What is given replaces what was; null goes back to the adapter's own. */
+        SettingsBody: {
+            kind?: string | null;
+            labels?: string[] | null;
+            template?: string | null;
+            max_tokens?: number | null;
+            overflow?: string | null;
+            pooling?: string | string[] | null;
+            normalize?: boolean | null;
+            prompts?: {
+                [key: string]: string;
+            } | null;
+            default_prompt_name?: string | null;
+            include_prompt?: boolean | null;
+            lower_case?: boolean | null;
+            system_prompt?: string | null;
+            chat_template?: string | null;
+            stop_token_ids?: number[] | null;
+            defaults?: {
+                [key: string]: unknown;
+            } | null;
+            priority?: number | null;
+            pinned?: boolean | null;
+        };
+        /** @description Of kind `span`: the best answer. `answers`: with `top_k`, the best ones. */
+        SpanOutput: {
+            answer: string;
+            start: number;
+            end: number;
+            score: number;
+            answers?: components["schemas"]["FoundSpan"][] | null;
+            logits?: number[][] | null;
+        };
+        /** @description `top_k`: the number of answers, the best first. `max_answer_tokens`: longer ones are not considered. */
+        SpanParameters: {
+            truncate?: boolean | null;
+            top_k?: number | null;
+            /** @default 30 */
+            max_answer_tokens?: number;
+            /** @default false */
+            logits?: boolean;
+        };
+        /** @description Of a task of kind `span`. */
+        SpanPrediction: {
+            id: string;
+            task: string;
+            version: number;
+            sha256: string;
+            usage: components["schemas"]["TokenCounts"];
+            timing: components["schemas"]["Timing"];
+            batch: components["schemas"]["BatchBody"];
+            warnings?: components["schemas"]["WarningBody"][] | null;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "span";
+            outputs: components["schemas"]["SpanOutput"][];
+        };
+        /** @description One version of an alias's split. */
+        SplitTarget: {
+            version: number;
+            weight: number;
+        };
+        /** @description What a stream has besides its text. */
+        StreamOptions: {
+            include_usage?: boolean | null;
+        } & {
+            [key: string]: unknown;
+        };
+        /**
+         * @description A task with everything that is known about it. `sha256` and `backbone` are the bare backbone's, `base`, alone; it
+         *     has no settings that a task has besides.
+         */
+        TaskBody: {
+            name: string;
+            kind: string | null;
+            method: string | null;
+            version: number | null;
+            /** @enum {string} */
+            residency: "disk" | "memory" | "slot";
+            bytes: number;
+            quarantined?: string | null;
+            versions: components["schemas"]["TaskVersion"][];
+            aliases: {
+                [key: string]: number | components["schemas"]["AliasTarget"][];
+            };
+            labels: string[] | null;
+            template: string | null;
+            max_tokens: number;
+            /** @enum {string} */
+            overflow: "error" | "truncate";
+            pooling: string | string[] | null;
+            normalize: boolean | null;
+            prompts: {
+                [key: string]: string;
+            } | null;
+            default_prompt_name: string | null;
+            include_prompt: boolean | null;
+            lower_case: boolean | null;
+            chat_template?: string | null;
+            system_prompt?: string | null;
+            stop_token_ids?: number[] | null;
+            defaults?: {
+                [key: string]: unknown;
+            } | null;
+            priority?: number | null;
+            pinned?: boolean | null;
+            warnings?: string[] | null;
+            created?: number | null;
+            sha256?: string | null;
+            backbone?: string | null;
+        };
+        /** @description A page of the tasks; `next_page_token` is null on the last. */
+        TaskList: {
+            data: components["schemas"]["TaskSummary"][];
+            next_page_token: string | null;
+        };
+        /** @description A task as the list has it; without a version, `kind`, `method` and `version` are null. */
+        TaskSummary: {
+            name: string;
+            kind: string | null;
+            method: string | null;
+            version: number | null;
+            /** @enum {string} */
+            residency: "disk" | "memory" | "slot";
+            bytes: number;
+            quarantined?: string | null;
+        };
+        /** @description The same of one task. */
+        TaskTraffic: {
+            requests: number[];
+            failed: number[];
+            mean_ms: (number | null)[];
+            max_ms: (number | null)[];
+            task: string;
+        };
+        /** @description One version. `created`: unix seconds. `card`: its README.md. `quarantined`: why its files are not used. */
+        TaskVersion: {
+            version: number;
+            sha256: string;
+            method: string;
+            kind: string;
+            rank: number | null;
+            matched_tensors: number;
+            bytes: number;
+            base: string | null;
+            created: number;
+            warnings: string[];
+            card: string | null;
+            quarantined?: string | null;
+        };
+        /** @description A text, or a pair of them (question and context, premise and hypothesis). */
+        TextInput: {
+            text: string;
+            text_pair?: string | null;
+        };
+        /** @description Adapters in one tier of the cache, and their bytes. */
+        TierBody: {
+            adapters: number;
+            bytes: number;
+            bytes_limit: number;
+        };
+        /** @description Milliseconds in the queue, for loading the adapter, and in the model. */
+        Timing: {
+            queue_ms: number;
+            load_ms: number;
+            compute_ms: number;
+        };
+        /** @description Tokens that were read and written. */
+        TokenCounts: {
+            input_tokens: number;
+            output_tokens: number;
+        };
+        /** @description A token with its logprob, and the likeliest in its place. `rank`: of a prompt's token. */
+        TokenLogprob: {
+            token: number;
+            text: string;
+            logprob: number | null;
+            top: components["schemas"]["LikelyToken"][];
+            rank?: number | null;
+        };
+        /** @description Of kind `tokens`. `logits`: of every input token, special tokens included. */
+        TokensOutput: {
+            tokens: components["schemas"]["LabelledToken"][];
+            entities: components["schemas"]["OutputEntity"][];
+            logits?: number[][] | null;
+        };
+        /** @description `aggregation`: how tokens become entities (see `_entities`). */
+        TokensParameters: {
+            truncate?: boolean | null;
+            /** @default false */
+            logits?: boolean;
+            /**
+             * @default simple
+             * @enum {string}
+             */
+            aggregation?: "none" | "simple" | "first" | "average" | "max" | "word";
+        };
+        /** @description Of a task of kind `tokens`. */
+        TokensPrediction: {
+            id: string;
+            task: string;
+            version: number;
+            sha256: string;
+            usage: components["schemas"]["TokenCounts"];
+            timing: components["schemas"]["Timing"];
+            batch: components["schemas"]["BatchBody"];
+            warnings?: components["schemas"]["WarningBody"][] | null;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "tokens";
+            outputs: components["schemas"]["TokensOutput"][];
+        };
+        /** @description The last minutes. `end`: when the newest interval, which is not over yet, will end (Unix, seconds). */
+        TrafficBody: {
+            interval_seconds: number;
+            end: number;
+            total: components["schemas"]["TrafficSeries"];
+            data: components["schemas"]["TaskTraffic"][];
+        };
+        /** @description One number for each interval, the oldest first; milliseconds are null where nothing was answered. */
+        TrafficSeries: {
+            requests: number[];
+            failed: number[];
+            mean_ms: (number | null)[];
+            max_ms: (number | null)[];
+        };
+        /** @description The version that holds what was uploaded. `kind`: what the task answers with it. */
+        UploadedBody: {
+            version: number;
+            sha256: string;
+            method: string;
+            kind: string;
+            rank: number | null;
+            matched_tensors: number;
+            bytes: number;
+            task: string;
+            aliases: {
+                [key: string]: number | components["schemas"]["AliasTarget"][];
+            };
+            warnings?: string[] | null;
+        };
+        /** @description How many tokens were read. */
+        Usage: {
+            prompt_tokens: number;
+            total_tokens: number;
+        };
+        /** @description The server's version. */
+        VersionBody: {
+            version: string;
+        };
+        /** @description What an answer warns of. `input`: the index of the input. */
+        WarningBody: {
+            input: number;
+            code: string;
+            message: string;
+        };
+    };
+    responses: never;
+    parameters: never;
+    requestBodies: never;
+    headers: never;
+    pathItems: never;
+}
+export type $defs = Record<string, never>;
+export interface operations {
+    predict_v1_tasks__task__predict_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                task: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PredictBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Prediction"];
+                    "text/event-stream": components["schemas"]["PredictionEvent"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    predict_many_v1_predict_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PredictManyBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PredictionList"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    download_v1_tasks__task__versions__number__download_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                task: string;
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/gzip": Blob;
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/gzip": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/gzip": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    upload_v1_tasks__task__versions_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                task: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "multipart/form-data": {
+                    files?: Blob[];
+                    /**
+                     * Format: binary
+                     * @description zip or tar.gz
+                     */
+                    archive?: Blob;
+                    /** @description JSON of the task's settings */
+                    task?: string;
+                    /** @default stable */
+                    alias?: string;
+                    /** @default true */
+                    activate?: boolean;
+                };
+            };
+        };
+        responses: {
+            /** @description The same files were there: the version that has them. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UploadedBody"];
+                };
+            };
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UploadedBody"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    list_tasks_v1_tasks_get: {
+        parameters: {
+            query?: {
+                limit?: number;
+                page_token?: string | null;
+                /** @description a part of the name, in whatever case */
+                search?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TaskList"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    show_task_v1_tasks__task__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                task: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TaskBody"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    configure_task_v1_tasks__task__put: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                task: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SettingsBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TaskBody"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    delete_task_v1_tasks__task__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                task: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    show_version_v1_tasks__task__versions__number__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                task: string;
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TaskVersion"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    delete_version_v1_tasks__task__versions__number__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                task: string;
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    set_alias_v1_tasks__task__aliases__alias__put: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                task: string;
+                alias: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AliasBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TaskBody"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    delete_alias_v1_tasks__task__aliases__alias__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                task: string;
+                alias: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TaskBody"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    rollback_v1_tasks__task__rollback_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                task: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RollbackBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TaskBody"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    load_v1_tasks__task__load_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                task: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TaskSummary"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    unload_v1_tasks__task__unload_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                task: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TaskSummary"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    pin_v1_tasks__task__pin_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                task: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TaskBody"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    unpin_v1_tasks__task__unpin_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                task: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TaskBody"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    list_imports_v1_imports_get: {
+        parameters: {
+            query?: {
+                limit?: number;
+                page_token?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ImportList"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    overview_v1_overview_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OverviewBody"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    traffic_v1_traffic_get: {
+        parameters: {
+            query?: {
+                /** @description these tasks, instead of the busiest */
+                task?: string[] | null;
+                /** @description how many of the busiest tasks */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrafficBody"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    batches_v1_batches_get: {
+        parameters: {
+            query?: {
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BatchList"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    healthz_healthz_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Alive"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    readyz_readyz_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ReadyBody"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    metrics_metrics_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example # TYPE manyhats_ready gauge
+                     *     manyhats_ready 1.0
+                     */
+                    "text/plain": string;
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/plain": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/plain": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    health_health_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It can answer now; the body is empty. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    ping_ping_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It can answer now; the body is empty. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    ping_ping_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It can answer now; the body is empty. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    version_version_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["VersionBody"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    chat_v1_chat_completions_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ChatBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ChatCompletion"];
+                    "text/event-stream": components["schemas"]["ChatCompletionChunk"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    embeddings_v1_embeddings_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["EmbeddingBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EmbeddingList"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+}
