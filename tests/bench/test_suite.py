@@ -129,10 +129,10 @@ def test_texts_that_are_generated_are_measured_over_streams(
     base_folder: Callable[[str], Path], load_backbone: Callable[[str], Backbone], tmp_path: Path
 ) -> None:
     store = write_store(load_backbone("llama"), tmp_path / "store", story=("lora", "generate"))
-    figures = tmp_path / "figures.json"
     words = ["bench", "--backbone", str(base_folder("llama")), "--store", str(store), "--rounds", "1"]
-    words += ["--seconds", "0.5", "--dtype", "float32", "--json", str(figures)]
+    words += ["--seconds", "0.5", "--dtype", "float32", "--json", "-"]
     result = CliRunner().invoke(cli.app, words, env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
-    names = {figure["name"] for figure in json.loads(figures.read_text(encoding="utf-8"))["figures"]}
+    names = {figure["name"] for figure in json.loads(result.stdout)["figures"]}
     assert {"bare backbone, streams", "one stream: one task to bare", "HTTP: streams of the engine's rate"} <= names
+    assert all(name in result.stderr for name in names)

@@ -61,10 +61,10 @@ def reader(kind: str, encoder: Live) -> Iterator[Driver]:
 
 def test_texts_whole_and_token_by_token(writer: Driver, decoder: Live) -> None:
     task = add(decoder)
-    whole = writer.generate(task, PROMPTS, max_new_tokens=6, logprobs=1)
+    whole = writer.generate(task, PROMPTS, max_new_tokens=6, logprobs=1, ignore_eos=True)
     assert type(whole) is mc.GenerateAnswer
     assert whole.outputs[0].logprobs[0].top
-    stream = writer.client.generate_stream(task, PROMPTS, max_new_tokens=6, logprobs=1)
+    stream = writer.client.generate_stream(task, PROMPTS, max_new_tokens=6, logprobs=1, ignore_eos=True)
     with pytest.raises(RuntimeError, match="has been read to its end"):
         _ = stream.answer
     events = writer.read(stream)

@@ -1209,8 +1209,9 @@ export interface components {
             [key: string]: unknown;
         };
         /**
-         * @description A task with everything that is known about it. `sha256` and `backbone` are the bare backbone's, `base`, alone; it
-         *     has no settings that a task has besides.
+         * @description A task with everything that is known about it. The bare backbone, `base`, has no settings that a task has
+         *     besides; `sha256`, `backbone`, `kinds` and `chats` are its alone. `kinds`: those that it answers. `chats`: whether
+         *     its tokenizer has a chat template, for tasks without one of their own.
          */
         TaskBody: {
             name: string;
@@ -1250,6 +1251,8 @@ export interface components {
             created?: number | null;
             sha256?: string | null;
             backbone?: string | null;
+            kinds?: string[] | null;
+            chats?: boolean | null;
         };
         /** @description A page of the tasks; `next_page_token` is null on the last. */
         TaskList: {

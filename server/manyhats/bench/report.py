@@ -58,5 +58,9 @@ def _print_figures(title: str, figures: Iterable[Figure], console: Console) -> N
 def write_json(file: Path, about: dict[str, object], figures: Iterable[Figure]) -> None:
     """Writes the machine and the figures. Makes the folder where it is missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    content = {"machine": about, "figures": [asdict(figure) for figure in figures]}
-    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(as_json(about, figures), indent=1) + "\n", encoding="utf-8")
+
+
+def as_json(about: dict[str, object], figures: Iterable[Figure]) -> dict[str, object]:
+    """The machine and the figures, as they are written."""
+    return {"machine": about, "figures": [asdict(figure) for figure in figures]}

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from manyhats.bench.machine import machine
 from manyhats.bench.profiling import profile
-from manyhats.bench.report import publish
+from manyhats.bench.report import as_json, publish
 from manyhats.bench.server import serving
 from manyhats.bench.suite import Effort, engine_figures, http_figures, memory_figures
 from manyhats.bench.tasks import load_tasks, read_texts, unload
+from manyhats.commands.connection import print_json
 from manyhats.runtime import Runtime
 from manyhats.settings import load_settings
 
@@ -51,7 +52,9 @@ def bench(
         Path | None,
         typer.Option("--profile", help="a folder for a trace (chrome://tracing) and times by site and method"),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="a file for the figures")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="a file for the figures; -: stdout, and the table on stderr")
+    ] = None,
 ) -> None:
     """Measures what a store's tasks cost beyond the bare backbone, and what HTTP costs beyond the engine.
 
@@ -68,7 +71,8 @@ def bench(
     settings = load_settings(None, **{name: str(value) for name, value in chosen.items()})
     lines = read_texts(texts)
     effort = Effort(rounds, seconds, connections)
-    console = Console()
+    to_stdout = json_file == Path("-")
+    console = Console(stderr=to_stdout)
     runtime = Runtime(settings)
     runtime.open()
     about = machine()
@@ -87,4 +91,6 @@ def bench(
         with serving(chosen | {"preload": len(tasks), "log_level": "warning"}) as server:
             figures += http_figures(server, asked, lines, rates, effort)
     about |= {"backbone": backbone, "dtype": str(runtime.backbone.dtype)}
-    publish(title, about, figures, json_file, console)
+    publish(title, about, figures, None if to_stdout else json_file, console)
+    if to_stdout:
+        print_json(as_json(about, figures))

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-import annotated_types
 import typer
 from pydantic import ByteSize
 from pydantic.fields import FieldInfo
@@ -89,17 +88,10 @@ def _is(field: FieldInfo, wanted: type) -> bool:
 
 def _range(field: FieldInfo) -> tuple[float | None, float | None, float | None]:
     """The least and the most that a number may be, and what it must be over."""
-    low: Any = None
-    high: Any = None
-    over: Any = None
-    for bound in field.metadata:
-        match bound:
-            case annotated_types.Ge():
-                low = bound.ge
-            case annotated_types.Le():
-                high = bound.le
-            case annotated_types.Gt():
-                over = bound.gt
+    low, high, over = (
+        next((found for bound in field.metadata if (found := getattr(bound, name, None)) is not None), None)
+        for name in ("ge", "le", "gt")
+    )
     return low, high, over
 
 
