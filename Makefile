@@ -28,7 +28,7 @@ NPM_DONE := clients/typescript/node_modules/.package-lock.json
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install lock openapi generate-typescript page sync-client demo serve test test-slow test-live coverage test-oldest test-newest lint check-lock check-style \
+.PHONY: help install lock openapi generate-typescript page sync-client docs demo serve test test-slow test-live coverage test-oldest test-newest lint check-lock check-style \
 	check-types check-typescript check-files hooks format bench bench-peers examples decoder demo-decoder examples-decoder bench-generation bench-device \
 	bench-methods \
 	image-check release-check clean
@@ -63,6 +63,9 @@ openapi: install  ## Write docs/openapi.json again, and with Node the TypeScript
 
 generate-typescript: $(NPM_DONE)
 	cd clients/typescript && npm run --silent generate
+
+docs: install  ## Build the documentation's site, build/docs; a page that names what is not there is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 page:  ## Write the web page's bundle again from server/page (needs Node)
 	cd server/page && npm ci --ignore-scripts && npm run check && npm run build

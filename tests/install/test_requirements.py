@@ -107,7 +107,9 @@ def test_what_a_contributor_runs_is_installed_by_dev(folder):
         if (line := raw.partition("#")[0].strip())
     }
     declared = (
-        REQUIRED | extras("train", "decoder", "peft", "cuda", "quantized", "clients", "notebook", "test", "dev") | alone
+        REQUIRED
+        | extras("train", "decoder", "peft", "cuda", "quantized", "clients", "notebook", "test", "docs", "dev")
+        | alone
     )
     # A benchmark runs as a program, which finds what lies beside it by its bare name.
     beside = {path.stem for path in (ROOT / folder).glob("*.py")} if folder == "benchmarks" else set()
