@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File
+from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -23,7 +24,9 @@ ELSEWHERE = {
     "benchmarks/results/methods.md": "results.md",
     "clients/python/README.md": "python-client.md",
     "clients/typescript/README.md": "typescript-client.md",
+    "examples/mail_triage/README.md": "mail-triage.md",
 }
+NOTEBOOKS = {"examples/from_csv_to_task.ipynb": "from-csv-to-task.md"}
 MADE = {"rest.md": rest, "command-line.md": commands}
 MARK = "<!-- made here -->"
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
@@ -31,9 +34,14 @@ _FENCE = re.compile(r"^( *)```.*?^\1```", re.MULTILINE | re.DOTALL)
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Adds the pages that lie elsewhere."""
+    """Adds the pages that lie elsewhere, and notebooks with the outputs that they hold."""
     for path, name in ELSEWHERE.items():
         files.append(File.generated(config, name, abs_src_path=str(ROOT / path)))
+    for path, name in NOTEBOOKS.items():
+        text, resources = MarkdownExporter().from_filename(str(ROOT / path))
+        files.append(File.generated(config, name, content=text))
+        for picture, content in resources["outputs"].items():
+            files.append(File.generated(config, picture, content=content))
     return files
 
 
@@ -43,7 +51,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if name in MADE:
         assert MARK in markdown, f"docs/{name} has no place for what is made here: {MARK}"
         markdown = markdown.replace(MARK, MADE[name]())
-    origin = next((path for path, site in ELSEWHERE.items() if site == name), f"docs/{name}")
+    origin = next((path for path, site in (ELSEWHERE | NOTEBOOKS).items() if site == name), f"docs/{name}")
     return links(markdown, origin)
 
 
@@ -54,8 +62,8 @@ def links(markdown: str, origin: str) -> str:
     def replaced(found: re.Match[str]) -> str:
         text, target, anchor = found[1], found[2], found[3] or ""
         path = os.path.normpath(os.path.join(os.path.dirname(origin), target))
-        if path in ELSEWHERE:
-            return f"[{text}]({ELSEWHERE[path]}{anchor})"
+        if site := (ELSEWHERE | NOTEBOOKS).get(path):
+            return f"[{text}]({site}{anchor})"
         if path.startswith("docs/"):
             return f"[{text}]({path.removeprefix('docs/')}{anchor})"
         return text if (ROOT / path).exists() else found[0]
