@@ -17,7 +17,11 @@ from tests.references.peft import Answer, References, Shelf, differences, files_
 TESTS = Path(__file__).parents[1]
 ASKS = {"peft", "tests.references.peft_library"}
 # What makes the references, and what asks it; `tests/live` is run by itself.
-MAKERS = {TESTS / "references" / "peft_library.py", TESTS / "fixtures" / "peft" / "make.py"}
+MAKERS = {
+    TESTS / "references" / "peft_library.py",
+    TESTS / "fixtures" / "peft" / "make.py",
+    TESTS / "fixtures" / "brought" / "make.py",
+}
 
 
 def imports(path: Path) -> set[str]:
