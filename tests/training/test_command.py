@@ -156,7 +156,8 @@ def test_push_uploads_the_finished_folder(invoke: Invoke, monkeypatch: pytest.Mo
 def test_the_results_may_be_had_as_json(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sent = {"task": "parity", "version": 4, "sha256": "ab", "method": "lora", "kind": "classify", "bytes": 5}
     monkeypatch.setattr("manyhats.commands.remote.send", lambda *_, **given: Upload(**sent))
-    result = invoke("--json", "--epochs", "1", "--push", "http://host:1")
+    still = ("--learning-rate", "1e-9", "--head-learning-rate", "1e-9")  # so that the probe is not beaten
+    result = invoke("--json", "--epochs", "1", "--push", "http://host:1", *still)
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found["score"]["value"] == pytest.approx(found["score"]["interval"][0], abs=0.6)
@@ -165,6 +166,9 @@ def test_the_results_may_be_had_as_json(invoke: Invoke, monkeypatch: pytest.Monk
     assert found["bytes"] > found["parameters"]["method"]
     assert found["out"] == str(tmp_path / "out")
     assert found["pushed"] == sent
+    assert found["batch_size"] == 4
+    assert found["hints"]
+    assert all(f"{number}. {hint}" in result.stderr for number, hint in enumerate(found["hints"], 1))
     assert "this adapter (lora)" in result.stderr
 
 

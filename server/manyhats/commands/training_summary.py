@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def summary(report: Report, out: Path) -> dict[str, Any]:
-    """What was trained, and how it compares on the held-out data. `parameters`: that were trained."""
+    """What was trained, and how it compares on the held-out data. `parameters`: that were trained. `hints`: what to try
+    next, where a baseline is not beaten."""
     outcome = report.outcome
     method, head = report.parameters
     return {
@@ -29,6 +30,8 @@ def summary(report: Report, out: Path) -> dict[str, Any]:
         "seconds": round(outcome.seconds, 3),
         "parameters": {"method": method, "head": head},
         "bytes": report.nbytes,
+        "batch_size": report.schedule.batch_size,
+        "hints": list(report.hints),
     }
 
 
