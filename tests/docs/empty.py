@@ -46,7 +46,10 @@ class Empty(Story):
         (programs / "python3").chmod(0o755)
         (folder / "clone").mkdir()
         super().__init__(
-            fresh_clone(folder / "clone"), PATH=f"{programs}{os.pathsep}{os.defpath}", PIP_DISABLE_PIP_VERSION_CHECK="1"
+            fresh_clone(folder / "clone"),
+            PATH=f"{programs}{os.pathsep}{os.defpath}",
+            PIP_DISABLE_PIP_VERSION_CHECK="1",
+            PIP_NO_COMPILE="no",  # pip's word for "do not compile": Python compiles what is imported, a part of all
         )
         for name in ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME"):
             self.environment.pop(name, None)
