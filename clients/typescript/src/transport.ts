@@ -126,12 +126,20 @@ class Deadline {
 
   /** Does a part of the work within the time. */
   async of<T>(work: () => Promise<T>): Promise<T> {
+    const { signal } = this;
     const late = () => this.#linked.abort(new Timeout(`no answer within ${this.#timeout} ms`));
     const timer = this.#timeout > 0 ? setTimeout(late, this.#timeout) : undefined;
+    let end = () => {};
+    // Node's fetch may lose a signal once its request is collected as garbage.
+    const ended = new Promise<never>((_, reject) => {
+      end = () => reject(signal.reason);
+      signal.addEventListener("abort", end);
+    });
     try {
-      return await work();
+      return await Promise.race([work(), ended]);
     } finally {
       clearTimeout(timer);
+      signal.removeEventListener("abort", end);
     }
   }
 
@@ -162,7 +170,7 @@ function watched(
     deadline.release();
     return reader.cancel(reason).catch(() => undefined); // it has failed already
   };
-  // Node's fetch may lose a signal once its request is collected as garbage.
+  // As above: the signal alone may not reach what reads.
   deadline.signal.addEventListener("abort", () => leave(deadline.signal.reason), { once: true });
   return new ReadableStream({
     async pull(controller) {
