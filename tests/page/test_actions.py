@@ -7,6 +7,7 @@ import re
 import tarfile
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from manyhats.api import uploads
@@ -15,6 +16,9 @@ from tests.api.live import Files, Live, adapter_files, fresh
 from tests.page.conftest import ADMIN, READER
 from tests.page.looking import focused, refresh, said, settled, tab_to
 from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import FileChooser
 
 pytestmark = pytest.mark.browser
 
@@ -45,6 +49,9 @@ def test_an_upload_by_keyboard(live: Live, open_page, tmp_path: Path):
     task = fresh()
     paths = written(adapter_files(live.backbone), tmp_path)
     page = open_page(live)
+    # Playwright tells the browser to hand choosers over once somebody listens, and a key may arrive before that does.
+    choosers: list[FileChooser] = []
+    page.on("filechooser", choosers.append)
     page.keyboard.press("Tab")
     assert focused(page) == "Skip to the content"
     tab_to(page, "Upload")
@@ -53,9 +60,9 @@ def test_an_upload_by_keyboard(live: Live, open_page, tmp_path: Path):
     tab_to(page, "Task")
     page.keyboard.type(task)
     tab_to(page, "Files of the adapter, or one zip or tar.gz")
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Space")
-    chooser.value.set_files(paths)
+    page.keyboard.press("Space")
+    wait_until(lambda: page.evaluate("1") and choosers, "the browser asks for files")
+    choosers[0].set_files(paths)
     page.get_by_text(f"{len(paths)} files chosen").wait_for()
     tab_to(page, f"Upload {len(paths)} files")
     page.keyboard.press("Enter")

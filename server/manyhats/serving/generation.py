@@ -38,6 +38,7 @@ class GenerationContext:
     """
 
     task: str
+    tenant: str
     digest: str
     adapter: BoundAdapter
     priority: int = 0
@@ -109,6 +110,7 @@ class Generation:
         request = Request(
             context.task,
             sequences,
+            tenant=context.tenant,
             digest=context.digest,
             samples_per_prompt=parameters.n,
             priority=context.priority,

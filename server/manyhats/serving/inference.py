@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from manyhats.backbone import Text
+from manyhats.core.call import CURRENT_CALL, Call
 from manyhats.core.kinds.base import Answer, Kind, Parameters
 from manyhats.core.kinds.generate import GenerateParameters
 from manyhats.core.kinds.registry import KINDS
@@ -85,6 +86,7 @@ class RequestState:
     prepared: Prepared | None = None
     engine_request: Request | None = None
     merged: MergedVersion | None = None  # used instead of the version
+    call: Call = field(default_factory=CURRENT_CALL.get)
     kind: str = field(init=False)  # the task's setting, else that of the version's files
     task_kind: Kind[Any] = field(init=False)
 

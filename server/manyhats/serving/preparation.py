@@ -123,6 +123,7 @@ class Preparation:
                 Sequence(state.adapter, one.ids, own, one.type_ids, index)
                 for index, (one, own) in enumerate(zip(encoded, params, strict=True))
             ],
+            tenant=state.call.caller.tenant,
             digest=(state.effective_version or state.version).sha256,
             priority=state.settings.priority,
         )
@@ -136,6 +137,7 @@ class Preparation:
         state.prepared = _prompts(state, parameters, self.backbone.tokenizer, vocabulary, max_tokens)
         context = GenerationContext(
             state.version.task,
+            state.call.caller.tenant,
             (state.effective_version or state.version).sha256,
             state.adapter,
             state.settings.priority,

@@ -17,6 +17,7 @@ from manyhats.api.middleware.hosts import AllowedHosts
 from manyhats.api.middleware.origins import SameOrigin
 from manyhats.api.middleware.paths import headers_alone, lenient_path
 from manyhats.api.middleware.request_id import request_id, with_request_id
+from manyhats.core.call import CURRENT_CALL, Call
 from manyhats.errors import ManyhatsError
 
 
@@ -47,6 +48,7 @@ class Gate:
         headers = first_values(scope)
         given = request_id(headers)
         scope.setdefault("state", {})["request_id"] = given
+        CURRENT_CALL.set(Call(given))
         send = with_request_id(send, given)
         if self._cors is not None:
             await self._cors(scope, receive, send)
