@@ -98,10 +98,7 @@ class Runtime:
                 enforce_eager=settings.enforce_eager,
             ),
         )
-        limits = Limits(
-            max_inputs=settings.max_inputs, max_characters=settings.max_characters, timeout=settings.request_timeout
-        )
-        self.service = Service(self.backbone, self.registry, self.adapter_cache, self.engine, limits)
+        self.service = Service(self.backbone, self.registry, self.adapter_cache, self.engine, _limits(settings))
         self.threads = ThreadLimits(checking=settings.upload_threads)
         self.uploads = 0  # under way
         self.started = time.time()
@@ -130,6 +127,18 @@ class Runtime:
         return self.state
 
     # ---- life
+
+    def use(self, settings: Settings) -> None:
+        """Has the limits of these settings from now on. What is under way keeps those that it began with."""
+        self.settings = settings
+        self.service.limits = _limits(settings)
+        self.engine.limit_queues(settings.queue_per_task, settings.queue_total)
+        self.registry.max_tasks, self.registry.max_versions = settings.max_tasks, settings.max_versions
+        self.threads.checking.total_tokens = settings.upload_threads
+
+    def leave(self) -> None:
+        """Says that it is not ready, while it still answers."""
+        self.state = "draining"
 
     def open(self) -> None:
         """Opens the store. Raises ConfigurationError where another server has it."""
@@ -370,6 +379,13 @@ def _backbone(settings: Settings, given: Backbone | None) -> Backbone:
     else:
         logger.warning("self_check is off: the packed pass is not compared with the unmodified model")
     return backbone
+
+
+def _limits(settings: Settings) -> Limits:
+    """Those of one call."""
+    return Limits(
+        max_inputs=settings.max_inputs, max_characters=settings.max_characters, timeout=settings.request_timeout
+    )
 
 
 def _as_settings(partial: Mapping[str, Any]) -> TaskSettings:
