@@ -26,6 +26,7 @@ from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.engine.freed_memory import keep_freed_memory
 from manyhats.engine.pass_size import default_batched_tokens
 from manyhats.engine.self_check import self_check
+from manyhats.engine.warm_up import warm_up
 from manyhats.errors import AdapterMismatch, DeadlineExceeded
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.tensor_file import mapped
@@ -369,6 +370,7 @@ def _backbone(settings: Settings, given: Backbone | None) -> Backbone:
         self_check(backbone)
     else:
         logger.warning("self_check is off: the packed pass is not compared with the unmodified model")
+    warm_up(backbone)
     return backbone
 
 

@@ -18,6 +18,7 @@ class Counting:
     name = "counting"
     keeps_bits = True
     keeps_sparse = True
+    compiles = False
     row_attention = None
     fused_rows = None
     stage = None

@@ -182,6 +182,7 @@ class Kernels(Protocol):
     name: str
     keeps_bits: bool  # whether slots hold masks as bits (`masked_linear`), or as dense weights (`linear`)
     keeps_sparse: bool  # whether slots hold sparse differences (`sparse_add`), or dense weights (`linear`)
+    compiles: bool  # whether the first call of a kind takes long, as its program is compiled; see `engine.warm_up`
     row_attention: RowAttention | None  # None: torch's attention, over keys and values that are gathered
     fused_rows: FusedRows | None  # None: torch's operations
     joined_low_rank: JoinedLowRank | None  # None: one call for each site

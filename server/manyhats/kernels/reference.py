@@ -34,6 +34,7 @@ class Reference:
     name = "reference"
     keeps_bits = False  # unpacking bits in every batch takes 2 to 4 times as long as the linear layer itself
     keeps_sparse = False
+    compiles = False
     row_attention: RowAttention | None = None
     fused_rows: FusedRows | None = None
     joined_low_rank: JoinedLowRank | None = None

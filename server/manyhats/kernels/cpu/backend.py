@@ -45,6 +45,7 @@ class CpuKernels:
     name = "cpu"
     keeps_bits = True
     keeps_sparse = True
+    compiles = False
     stage: Stage | None = None
     captures: Captures | None = None
     joined_low_rank: JoinedLowRank | None = None

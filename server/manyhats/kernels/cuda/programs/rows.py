@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def scale_add(y, tiles, structs, width, y_row, y_head, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """y[row, head, n] = y[row, head, n] gain[n] + offset[n]. Grid: tiles, blocks of the width, heads."""
     tile, block, head = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -31,7 +31,7 @@ def scale_add(y, tiles, structs, width, y_row, y_head, ROWS: tl.constexpr, BLOCK
     tl.store(place, ys.to(element), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def copy_rows(source, target, tiles, width, source_row, target_row, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """target[row, :] = source[row, :], in the target's type. Grid: tiles, blocks of the width."""
     tile, block = tl.program_id(0), tl.program_id(1)
@@ -47,7 +47,7 @@ def copy_rows(source, target, tiles, width, source_row, target_row, ROWS: tl.con
     tl.store(place, values.to(target.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["ids", "tiles"])
 def lookup(ids, y, tiles, structs, width, y_row, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """y[row, :] = rows[i, :] where the token id of the row is the i-th of the entry's. Grid: tiles, blocks of the
     width.
