@@ -20,6 +20,7 @@ from manyhats.backbone.vocabulary import VocabularyHead, causal_head
 from manyhats.core.adapter import Adapter
 from manyhats.engine.forward import forward
 from manyhats.engine.forward_input import ForwardInput
+from manyhats.engine.fused_norms import use_fused_norms
 from manyhats.engine.warm_up import warm_up
 from manyhats.kernels.registry import choose
 from manyhats.methods.bottleneck import BottleneckConfig
@@ -53,12 +54,13 @@ def backends() -> tuple[str, ...]:
 
 def use(backbone: Backbone, name: str) -> None:
     """Sets the kernels of a backbone without adapters; those for CUDA also where their check has found a fault."""
-    if name != "cuda":
-        use_kernels(backbone, name)
-        return
-    from manyhats.kernels.cuda.backend import CudaKernels
+    if name == "cuda":
+        from manyhats.kernels.cuda.backend import CudaKernels
 
-    backbone.kept[SlotTables] = SlotTables(CudaKernels())
+        backbone.kept[SlotTables] = SlotTables(CudaKernels())
+    else:
+        use_kernels(backbone, name)
+    use_fused_norms(backbone)
 
 
 # ---- backbones

@@ -24,6 +24,7 @@ from manyhats.core.packed_adapter import PackedAdapter
 from manyhats.engine.compute_threads import run_in_temporary_thread, set_compute_threads, use_one_compute_thread
 from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.engine.freed_memory import keep_freed_memory
+from manyhats.engine.fused_norms import use_fused_norms
 from manyhats.engine.pass_size import default_batched_tokens
 from manyhats.engine.self_check import self_check
 from manyhats.engine.warm_up import warm_up
@@ -366,6 +367,7 @@ def _backbone(settings: Settings, given: Backbone | None) -> Backbone:
         prepacked=settings.weight_layout == "auto" and not settings.deterministic,
     )
     use_kernels(backbone, settings.kernels)
+    use_fused_norms(backbone)
     if settings.self_check:
         self_check(backbone)
     else:

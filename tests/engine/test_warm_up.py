@@ -25,7 +25,7 @@ from tests.kernels.cuda import interpreter  # noqa: F401  # before the programs
 
 from manyhats.kernels.cuda.backend import CudaKernels  # isort: skip
 
-_WRITTEN = {"attend_rows": 5, "linear": 1, "masked_linear": 1, "merge_splits": 0}  # arguments
+_WRITTEN = {"attend_rows": 5, "linear": 1, "masked_linear": 1, "merge_splits": 0, "rms_norm": 2}  # arguments
 
 
 class Variants:

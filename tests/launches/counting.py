@@ -21,6 +21,7 @@ class Counting:
     compiles = False
     row_attention = None
     fused_rows = None
+    rms_norm = None
     stage = None
     captures = None
     table_bytes = 0

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from manyhats.backbone import Backbone
+from manyhats.engine.fused_norms import FusedNorm
 from manyhats.kernels.base import Bits, JoinedPair, Kernels, LowRank, Rows, ScaleAdd, Sparse, Weight
 from manyhats.kernels.segments import Segment, Segments, Table
 from manyhats.methods.slots import slot_tables
@@ -80,6 +81,9 @@ class _Calls:
             if kernels.keeps_bits and not site.quantized:
                 bits = torch.zeros((out * width + 7) // 8, dtype=torch.uint8, device=backbone.device)
                 kernels.masked_linear(x, y, site.weight, site.bias, self._table(Bits(bits)), segments)
+        for norm in backbone.norm.values():
+            if isinstance(norm.plain, FusedNorm):
+                norm.plain(self._zeros(len(norm.module.weight)))
         ids = torch.zeros(self._rows, dtype=torch.int64, device=backbone.device)
         kernels.lookup(ids, self._zeros(hidden), self._table(Rows(self._made(1, hidden))), segments)
 

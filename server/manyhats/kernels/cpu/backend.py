@@ -13,6 +13,7 @@ from manyhats.kernels.base import (
     FusedRows,
     JoinedLowRank,
     LowRank,
+    RmsNorm,
     RowAttention,
     Rows,
     ScaleAdd,
@@ -46,6 +47,7 @@ class CpuKernels:
     keeps_bits = True
     keeps_sparse = True
     compiles = False
+    rms_norm: RmsNorm | None = None
     stage: Stage | None = None
     captures: Captures | None = None
     joined_low_rank: JoinedLowRank | None = None

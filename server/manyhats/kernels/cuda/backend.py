@@ -17,6 +17,7 @@ from manyhats.kernels.base import (
     JoinedLowRank,
     JoinedPair,
     LowRank,
+    RmsNorm,
     RowAttention,
     Rows,
     ScaleAdd,
@@ -31,6 +32,7 @@ from manyhats.kernels.cuda.captures import CudaCaptures, captured_size
 from manyhats.kernels.cuda.entries import Kind
 from manyhats.kernels.cuda.launch import Launch, launch
 from manyhats.kernels.cuda.programs import low_rank, products, rows, sparse
+from manyhats.kernels.cuda.rms_norm import CudaRmsNorm
 from manyhats.kernels.cuda.row_attention import CachedRowAttention
 from manyhats.kernels.cuda.tiles import ELEMENTS, OnDevice, tiles_of, to_device
 from manyhats.kernels.reference import Reference
@@ -87,6 +89,7 @@ class CudaKernels:
         self.captures: Captures | None = CudaCaptures(self._arena_on, launch)
         self.joined_low_rank: JoinedLowRank | None = self._joined_low_rank
         self.row_attention: RowAttention | None = CachedRowAttention(launch)
+        self.rms_norm: RmsNorm | None = CudaRmsNorm(launch)
 
     @property
     def table_bytes(self) -> int:

@@ -87,3 +87,18 @@ def lookup(ids, y, tiles, structs, width, y_row, ROWS: tl.constexpr, BLOCK: tl.c
     inside = ((m < count) & (index >= 0) & (index < size))[:, None] & (n < width)[None, :]
     values = tl.load(rows + index[:, None] * width + n[None, :], mask=inside, other=0.0)
     tl.store(y + (first + m)[:, None] * y_row + n[None, :], values, mask=inside)
+
+
+@triton.jit
+def rms_norm(x, gain, y, width, epsilon, BLOCK: tl.constexpr):
+    """y[row, :] = gain x[row, :] / sqrt(mean(x[row, :]^2) + epsilon), rounded before the gain and after it, as
+    transformers' layers do. x, y: (rows, width), contiguous. Grid: rows."""
+    row = tl.program_id(0).to(tl.int64) * width
+    n = tl.arange(0, BLOCK)
+    own = n < width
+    element = y.dtype.element_ty
+    xs = tl.load(x + row + n, mask=own, other=0.0).to(tl.float32)
+    mean = tl.sum(xs * xs, axis=0) / width
+    scaled = (xs * (1.0 / tl.sqrt(mean + epsilon))).to(element).to(tl.float32)
+    gains = tl.load(gain + n, mask=own, other=0.0).to(tl.float32)
+    tl.store(y + row + n, (scaled * gains).to(element), mask=own)
