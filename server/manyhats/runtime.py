@@ -21,8 +21,10 @@ from manyhats.backbone.precision import use_tf32
 from manyhats.engine.compute_threads import run_in_temporary_thread, set_compute_threads, use_one_compute_thread
 from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.engine.freed_memory import keep_freed_memory
+from manyhats.engine.fused_norms import use_fused_norms
 from manyhats.engine.pass_size import default_batched_tokens
 from manyhats.engine.self_check import self_check
+from manyhats.engine.warm_up import warm_up
 from manyhats.errors import DeadlineExceeded
 from manyhats.kernels.registry import check_kernels
 from manyhats.methods.bound_adapter import BoundAdapter
@@ -315,10 +317,12 @@ def _backbone(settings: Settings, given: Backbone | None) -> Backbone:
         prepacked=settings.weight_layout == "auto" and not settings.deterministic,
     )
     use_kernels(backbone, settings.kernels)
+    use_fused_norms(backbone)
     if settings.self_check:
         self_check(backbone)
     else:
         logger.warning("self_check is off: the packed pass is not compared with the unmodified model")
+    warm_up(backbone)
     return backbone
 
 
