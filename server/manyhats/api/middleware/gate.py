@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from manyhats.access.control import AccessControl
 from manyhats.api.errors import response
+from manyhats.api.middleware.access import identify
 from manyhats.api.middleware.body_limit import BodyLimit
 from manyhats.api.middleware.content import check_content_type, has_json_body, is_upload, without_mark
 from manyhats.api.middleware.cors import Cors
@@ -24,16 +26,25 @@ from manyhats.errors import ManyhatsError
 class Gate:
     """Gives each request its id, and refuses what may not pass.
 
-    In this order: an unknown host, a page of another site, an encoding, a type or a length of the body.
+    In this order: an unknown host, a page of another site, an encoding, a type or a length of the body. Who sends it is
+    noted for its route, which says whether they may.
 
-    `hosts`: the names of this server, None for any. `origins`: whose pages may ask. `json_limit`, `upload_limit`: bytes
-    of a body.
+    `access`: knows whose keys are whose. `hosts`: the names of this server, None for any. `origins`: whose pages may
+    ask. `json_limit`, `upload_limit`: bytes of a body.
     """
 
     def __init__(
-        self, app: ASGIApp, *, hosts: Sequence[str] | None, origins: Sequence[str], json_limit: int, upload_limit: int
+        self,
+        app: ASGIApp,
+        *,
+        access: AccessControl,
+        hosts: Sequence[str] | None,
+        origins: Sequence[str],
+        json_limit: int,
+        upload_limit: int,
     ) -> None:
         self._app = app
+        self._access = access
         self._hosts = AllowedHosts(hosts)
         self._same_origin = SameOrigin(origins)
         self._json = BodyLimit(json_limit, held=True)
@@ -62,6 +73,7 @@ class Gate:
         try:
             self._hosts.check(scope, headers)
             self._same_origin.check(scope, headers)
+            send = await identify(self._access, scope, headers, CURRENT_CALL.get(), send)
             if (path := lenient_path(scope["path"])) != scope["path"]:
                 scope = {**scope, "path": path}
             if scope["method"] == "HEAD":
