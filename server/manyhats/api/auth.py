@@ -52,7 +52,9 @@ class RequiredScope(HTTPBearer):
             raise AuthenticationRequired(
                 f"a key with the scope {needed} is needed: send it as 'Authorization: Bearer KEY'"
             )
-        raise PermissionDenied(f"this key may not do this; one with the scope {needed} may")
+        # Without figures the page goes on; for all else it asks for another key, which it knows by `param`.
+        param = "scope" if self.scopes == {"metrics"} else None
+        raise PermissionDenied(f"this key may not do this; one with the scope {needed} may", param=param)
 
 
 _KEY = "One of the server's `api_keys` or `admin_keys`, a key that `manyhats keys create` made, or a token of the "

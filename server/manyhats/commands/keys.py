@@ -38,7 +38,9 @@ _STORE = Path("adapters_store")
 @app.command("create")
 def create(
     name: Annotated[str, typer.Argument(help="whose it is: small letters, digits and '-'")],
-    scopes: Annotated[str, typer.Option(help=f"what it may do, with commas between: {', '.join(SCOPES)}")] = "predict",
+    scopes: Annotated[
+        str, typer.Option("--scopes", "--scope", help=f"what it may do, with commas between: {', '.join(SCOPES)}")
+    ] = "predict",
     tenant: Annotated[str, typer.Option(help="whose fair share its requests take")] = "",
     tasks: Annotated[str, typer.Option(help="its only tasks: names with * and ?, commas between")] = "",
     namespace: Annotated[str, typer.Option(help="how the names of its tasks begin, such as team-")] = "",
