@@ -24,7 +24,16 @@ GROUPS = {
     "sagemaker": "SageMaker's route",
     "operations": "Health, metrics and more",
 }
-_KEYS = {"Key": "an API key, where the server has keys", "AdminKey": "an admin key, where the server has some"}
+_KEYS = {
+    name: f"a key with {scopes}, where the server has keys"
+    for name, scopes in {
+        "Key": "the scope `predict`",
+        "ReadKey": "one of the scopes `predict`, `upload` and `admin`",
+        "UploadKey": "the scope `upload`",
+        "AdminKey": "the scope `admin`",
+        "MetricsKey": "the scope `metrics`",
+    }.items()
+}
 _SHORT = 120  # characters of a default that a cell of a table shows
 
 

@@ -25,10 +25,14 @@ ALLOWED = {
     "registry": {"formats", "core", "methods", "backbone"},
     "training": {"engine", "core", "formats", "methods", "backbone"},
     "serving": {"engine", "core", "registry", "formats", "methods", "backbone"},
-    "runtime": {"serving", "engine", "core", "kernels", "registry", "formats", "methods", "backbone", "settings"},
-    "api": {"runtime", "serving", "core", "registry", "backbone", "settings"},
+    "access": {"core", "registry", "settings"},
+    "runtime": {
+        *("access", "serving", "engine", "core", "kernels", "registry", "formats", "methods", "backbone", "settings")
+    },
+    "api": {"access", "runtime", "serving", "core", "registry", "backbone", "settings"},
     "bench": {"runtime", "engine", "core", "kernels", "registry", "methods", "backbone"},
     "commands": {
+        "access",
         *("bench", "runtime", "settings", "training", "engine", "core", "kernels", "registry", "formats", "methods"),
         *("backbone", "supported"),
     },

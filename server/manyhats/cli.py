@@ -16,7 +16,7 @@ import typer
 from manyhats._version import __version__
 from manyhats.api.address import check_address
 from manyhats.api.exposure import check_exposure
-from manyhats.commands import convert, doctor, predict, remote, tasks
+from manyhats.commands import audit, convert, doctor, keys, predict, remote, tasks
 from manyhats.commands.lazy import LazyCommand
 from manyhats.commands.setting_options import Switches, given_settings, with_settings
 from manyhats.errors import EngineFailure, ManyhatsError, WrongSetting, WrongUsage
@@ -105,6 +105,8 @@ for _verb, _text in {
 }.items():
     app.command(_verb)(tasks.placement(_verb, _text))
 app.command("predict")(predict.predict)
+app.command("audit")(audit.audit)
+app.add_typer(keys.app, name="keys")
 
 
 @app.command(

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from anyio import to_thread
 
+from manyhats.access.control import AccessControl
 from manyhats.backbone import Backbone
 from manyhats.backbone.loading import choose_device
 from manyhats.backbone.precision import use_tf32
@@ -30,6 +31,7 @@ from manyhats.kernels.registry import check_kernels
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.slots import slot_tables, use_kernels
 from manyhats.registry.adapter_cache import AdapterCache
+from manyhats.registry.audit import KEYS_FILE
 from manyhats.registry.imports import FolderImports
 from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Task, TaskSettings, Version, parse_settings
@@ -53,6 +55,7 @@ class Runtime:
 
     def __init__(self, settings: Settings, backbone: Backbone | None = None) -> None:
         self.settings = settings
+        self.access = AccessControl(settings)
         keep_freed_memory()
         if settings.threads:
             torch.set_num_threads(settings.threads)
@@ -61,7 +64,14 @@ class Runtime:
         self.metrics = Metrics(settings.metrics_tasks)
         self.reader = AdapterReader(self.backbone, settings.max_rank)
         self.registry = Registry(
-            settings.store, self.reader.inspect, max_tasks=settings.max_tasks, max_versions=settings.max_versions
+            settings.store,
+            self.reader.inspect,
+            max_tasks=settings.max_tasks,
+            max_versions=settings.max_versions,
+            audit_entries=settings.audit_entries,
+        )
+        self.access.on_change = lambda action, key: self.registry.audit.add(
+            action, detail=(key.name, *key.scopes), call=KEYS_FILE
         )
         self.reader.registry = self.registry
         self._cache_bytes = settings.cache_memory if self.backbone.has_language_model else 0
@@ -126,6 +136,7 @@ class Runtime:
     def use(self, settings: Settings) -> None:
         """Has the limits of these settings from now on. What is under way keeps those that it began with."""
         self.settings = settings
+        self.access.use(settings)
         self.reader.max_rank = settings.max_rank
         self.service.limits = _limits(settings)
         self.engine.limit_queues(settings.queue_per_task, settings.queue_total)
@@ -196,7 +207,11 @@ class Runtime:
             await to_thread.run_sync(self._scan)
 
     def _scan(self) -> bool:
-        """Imports adapter folders that somebody copied into the store; whether one is still being copied."""
+        """Imports adapter folders that somebody copied into the store; whether one is still being copied.
+
+        Reads the keys file again, where it has changed.
+        """
+        self.access.reload_if_changed()
         try:
             copying = self.imports.scan()[1]
         except Exception as error:

@@ -187,6 +187,19 @@ class Settings(BaseSettings):
 
     api_keys: Keys = Field((), description="keys that may ask, with commas between; none: everybody may")
     admin_keys: Keys = Field((), description="keys that may also change tasks; none: whoever may ask")
+    keys_file: Path | None = Field(
+        None,
+        description="file of `manyhats keys`; none: .manyhats/keys.json in the store. Where it is, a key is needed",
+    )
+    jwt_issuer: str = Field("", description="issuer (`iss`) of the tokens of an identity provider; none: none is taken")
+    jwt_audience: str = Field("", description="audience (`aud`) that such tokens must be for")
+    jwt_jwks: str = Field("", description="address or file of the provider's public keys (JWKS)")
+    jwt_scopes_claim: str = Field("scope", description="claim with the scopes: a list, or a text with spaces between")
+    jwt_tenant_claim: str = Field("tenant", description="claim with the tenant's name")
+    jwt_tasks_claim: str = Field(
+        "tasks", description="claim with the patterns of tasks, without which a token may ask none; empty: all tasks"
+    )
+    audit_entries: int = Field(100_000, ge=1, description="maximum entries of the audit log; the oldest go")
     allow_unauthenticated: bool = Field(
         False, description="serve on another address than a loopback one without keys: whoever reaches it may do all"
     )

@@ -8,6 +8,8 @@ from manyhats.api.middleware.gate import Gate
 from manyhats.core.call import CURRENT_CALL, NO_CALL, Call, Caller
 from starlette.responses import PlainTextResponse
 
+from tests.api.middleware.asgi import no_keys
+
 
 def test_outside_of_a_request_there_is_no_call():
     assert CURRENT_CALL.get() is NO_CALL
@@ -22,7 +24,7 @@ def test_each_request_has_its_own_call_in_threads_too():
         told = await to_thread.run_sync(lambda: CURRENT_CALL.get().id + "/" + CURRENT_CALL.get().caller.tenant)
         await PlainTextResponse(told)(scope, receive, send)
 
-    gate = Gate(app, hosts=None, origins=(), json_limit=100, upload_limit=100)
+    gate = Gate(app, access=no_keys(), hosts=None, origins=(), json_limit=100, upload_limit=100)
 
     async def asked() -> list[str]:
         transport = httpx.ASGITransport(gate)

@@ -94,7 +94,7 @@ def settings() -> str:
         default = field.default
         if isinstance(default, ByteSize):
             shown = f"`{default.human_readable(separator=' ').replace('.0 ', ' ')}`" if default else "`0`"
-        elif default in ("", PydanticUndefined) or (default == () and name != "adapter_folders"):
+        elif default in ("", None, PydanticUndefined) or (default == () and name != "adapter_folders"):
             shown = ""
         else:
             shown = f"`{default}`"

@@ -286,7 +286,9 @@ export interface paths {
         };
         /**
          * List Imports
-         * @description All folders in the store by name, a page at a time: imported, waiting, or refused with the reason.
+         * @description The folders in the store by name, a page at a time: imported, waiting, or refused with the reason.
+         *
+         *     A key of some tasks sees those of these tasks alone.
          */
         get: operations["list_imports_v1_imports_get"];
         put?: never;
@@ -349,6 +351,26 @@ export interface paths {
          * @description The last batches: which tasks and methods shared each pass through the model.
          */
         get: operations["batches_v1_batches_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/audit": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Changes
+         * @description Who changed what, and from which versions to which, the newest first.
+         */
+        get: operations["list_changes_v1_audit_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -539,6 +561,34 @@ export interface components {
         Alive: {
             /** @constant */
             status: "ok";
+        };
+        /**
+         * @description One change. `time`: unix seconds. `actor`: the key's name, `scanner` for a folder in the store, `keys-file` for a
+         *     command; null where no key was needed. `version`: what was made or deleted. `from_versions`, `to_versions`: where
+         *     `alias` pointed before and after. `detail`: the names of settings, or the key and its scopes.
+         */
+        AuditBody: {
+            id: number;
+            time: number;
+            actor: string | null;
+            tenant: string | null;
+            request_id: string | null;
+            /** @enum {string} */
+            action: "upload" | "alias" | "rollback" | "delete_alias" | "delete_version" | "delete_task" | "settings" | "pin" | "unpin" | "load" | "unload" | "key_create" | "key_revoke";
+            task: string | null;
+            alias: string | null;
+            version: number | null;
+            from_versions: components["schemas"]["AliasTarget"][];
+            to_versions: components["schemas"]["AliasTarget"][];
+            detail: string | null;
+        };
+        /**
+         * @description A page of the log, the newest change first; `next_page_token` is null on the last. A key of some tasks sees
+         *     their changes alone; its pages may be short.
+         */
+        AuditList: {
+            data: components["schemas"]["AuditBody"][];
+            next_page_token: string | null;
         };
         /** @description The pass that answered, and how many shared it. */
         BatchBody: {
@@ -2303,6 +2353,49 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["BatchList"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    list_changes_v1_audit_get: {
+        parameters: {
+            query?: {
+                /** @description of this task alone */
+                task?: string | null;
+                limit?: number;
+                page_token?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AuditList"];
                 };
             };
             /** @description The request cannot be served as it is. */

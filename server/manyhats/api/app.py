@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from manyhats._version import __version__
 from manyhats.api import (
+    audit,
     documentation,
     downloads,
     errors,
@@ -33,6 +34,7 @@ from manyhats.api import (
     uploads,
     vllm,
 )
+from manyhats.api.auth import check_declared
 from manyhats.api.definitions import share_definitions
 from manyhats.api.direct_route import DirectRoutes
 from manyhats.api.disconnect import ClientDisconnected
@@ -102,6 +104,7 @@ def create_app(runtime: Runtime) -> Application:
     app.drain = Drain(delay=settings.drain_delay, timeout=settings.drain_timeout, on_leave=runtime.leave)
     app.front = app.gate = Gate(
         DirectRoutes(app.routed, application=app, routes=direct, handlers=app.exception_handlers),
+        access=runtime.access,
         hosts=allowed_hosts(settings),
         origins=settings.cors_origins,
         json_limit=settings.max_body,
@@ -136,6 +139,7 @@ def _with_routes(lifespan: Lifespan[FastAPI] | None) -> Application:
         app.include_router(router)
     documentation.mount_scripts(app)
     page.mount_assets(app)
+    check_declared(app.routes)
     return app
 
 
@@ -143,11 +147,12 @@ def _routers() -> tuple[APIRouter, ...]:
     return (
         predict.router,
         downloads.read_router,
-        uploads.admin_router,
+        uploads.router,
         tasks.read_router,
         tasks.admin_router,
         imports.router,
         monitoring.router,
+        audit.router,
         operations.router,
         probes.router,
         documentation.router,

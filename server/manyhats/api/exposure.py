@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import socket
 
+from manyhats.access.control import asks_for_keys
 from manyhats.errors import WrongSetting
 from manyhats.settings import Settings
 
@@ -21,21 +22,23 @@ def check_exposure(settings: Settings) -> None:
 
     What is open to whom is logged, where anybody may do something.
     """
-    keyless = not settings.api_keys and not settings.admin_keys
+    asks = asks_for_keys(settings)
+    keyless = not asks and not settings.admin_keys
     if is_loopback(settings.host):
         return
     if keyless and not settings.allow_unauthenticated:
         raise WrongSetting(
-            f"host is '{settings.host}', which other machines can reach, and there are no keys: set api_keys (and "
-            "admin_keys for changes), or allow_unauthenticated where everybody who reaches the port may do everything"
+            f"host is '{settings.host}', which other machines can reach, and there are no keys: make some with "
+            "`manyhats keys create`, or set api_keys (and admin_keys for changes), or allow_unauthenticated where "
+            "everybody who reaches the port may do everything"
         )
     if keyless:
         logger.warning(
             "allow_unauthenticated: WHOEVER REACHES %s MAY ASK, UPLOAD AND DELETE; there are no keys", settings.host
         )
-    elif not settings.api_keys:
+    elif not asks:
         logger.warning("whoever reaches %s may ask: there are admin keys alone", settings.host)
-    if not settings.api_keys and allowed_hosts(settings) is None:
+    if not asks and allowed_hosts(settings) is None:
         logger.warning("requests to any host name are answered; allowed_hosts says which should be")
 
 
@@ -58,7 +61,7 @@ def allowed_hosts(settings: Settings) -> tuple[str, ...] | None:
     if "*" in given:
         return None
     if not given:
-        if settings.api_keys or _listens_everywhere(settings.host):
+        if asks_for_keys(settings) or _listens_everywhere(settings.host):
             return None
         given = (_bracketed(settings.host.lower()),)
     return tuple(dict.fromkeys((*LOOPBACK, *given)))

@@ -13,6 +13,7 @@ from manyhats.api.state import runtime_of
 from manyhats.messages import printable
 from manyhats.registry.imports import FolderImport
 from manyhats.registry.paging import page_of
+from manyhats.registry.visibility import sees
 
 router = APIRouter(prefix="/v1/imports", tags=["tasks"], dependencies=[Depends(require_read)])
 
@@ -21,8 +22,10 @@ router = APIRouter(prefix="/v1/imports", tags=["tasks"], dependencies=[Depends(r
 async def list_imports(
     request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 100, page_token: str | None = None
 ) -> Response:
-    """All folders in the store by name, a page at a time: imported, waiting, or refused with the reason."""
-    listed = {one.folder: one for one in runtime_of(request).imports.listed()}
+    """The folders in the store by name, a page at a time: imported, waiting, or refused with the reason.
+
+    A key of some tasks sees those of these tasks alone."""
+    listed = {one.folder: one for one in runtime_of(request).imports.listed() if sees(one.folder)}
     names, following = page_of(list(listed), limit, page_token)
     return small_json({"data": [_body(listed[name]) for name in names], "next_page_token": following})
 

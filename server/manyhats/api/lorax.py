@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from manyhats import errors
-from manyhats.api.auth import require_read
+from manyhats.api.auth import require_predict
 from manyhats.api.body import documented, documented_events, parse
 from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.json_response import json_response
@@ -44,7 +44,7 @@ error_body = typed_error(_KINDS, "unknown")
 router = APIRouter(
     tags=["lorax"],
     route_class=shaped_route(error_body),
-    dependencies=[Depends(require_read)],
+    dependencies=[Depends(require_predict)],
     responses=TYPED_ERRORS,
 )
 

@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, RootModel, StrictStr
 
-from manyhats.api.auth import require_read
+from manyhats.api.auth import require_predict
 from manyhats.api.body import documented, parse
 from manyhats.api.json_response import json_response
 from manyhats.api.lorax import Parameters, check_adapter, error_body
@@ -24,7 +24,7 @@ from manyhats.errors import InvalidRequest
 
 router = APIRouter(
     tags=["lorax"],
-    dependencies=[Depends(require_read)],
+    dependencies=[Depends(require_predict)],
     route_class=shaped_route(error_body),
     responses=TYPED_ERRORS,
 )

@@ -1,7 +1,7 @@
 """What the web page shows of a running server: `/v1/overview`, `/v1/traffic`, `/v1/batches`.
 
-Traffic and batches name the tasks of others. They are for whoever may list the tasks, as in `/metrics`, and for nobody
-where the setting `metrics_names` is `nobody`.
+Traffic and batches name the tasks of others. They are for keys with the scope `metrics`, as in `/metrics`, of the tasks
+that a key may ask, and for nobody where the setting `metrics_names` is `nobody`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import ConfigDict
 
 from manyhats._version import __version__
-from manyhats.api.auth import require_read
+from manyhats.api.auth import require_metrics
 from manyhats.api.json_response import small_json
 from manyhats.api.schemas import AnswerBody
 from manyhats.api.state import runtime_of
 from manyhats.errors import PermissionDenied
+from manyhats.registry.visibility import sees, sees_all
 from manyhats.runtime import Runtime
 from manyhats.serving.activity import INTERVAL, MAX_BATCHES, Traffic
 
-router = APIRouter(prefix="/v1", tags=["operations"], dependencies=[Depends(require_read)])
+router = APIRouter(prefix="/v1", tags=["operations"], dependencies=[Depends(require_metrics)])
 
 _NAMED = 64  # tasks of a batch that are named
 
@@ -159,7 +160,7 @@ async def overview(request: Request) -> Response:
         "device": str(runtime.backbone.device),
         "version": __version__,
         "uptime_seconds": time.time() - runtime.started,
-        "tasks": runtime.registry.count,
+        "tasks": runtime.registry.seen_count,
         "slots": {"adapters": cache.slots, "bytes": cache.slot_bytes, "bytes_limit": cache.slot_bytes_limit},
         "memory": {
             "adapters": cache.memory,
@@ -169,7 +170,7 @@ async def overview(request: Request) -> Response:
         "inputs_waiting": sum(runtime.engine.waiting().values()),
         "loads": cache.loads,
         "evictions": cache.evictions,
-        "quarantined_versions": len(runtime.registry.quarantine.versions()),
+        "quarantined_versions": sum(sees(version.task) for version in runtime.registry.quarantine.versions()),
     }
     return small_json(body)
 
@@ -182,7 +183,8 @@ async def traffic(
 ) -> Response:
     """Requests and times of the last five minutes, by task; tasks without requests are left out."""
     recent = _named(runtime_of(request)).metrics.recent_traffic
-    end, total, by_task = recent.history(recent.busiest(limit) if task is None else dict.fromkeys(task))
+    names = recent.busiest(limit, sees) if task is None else [name for name in dict.fromkeys(task) if sees(name)]
+    end, total, by_task = recent.history(names, None if sees_all() else sees)
     body = {
         "interval_seconds": INTERVAL,
         "end": end,
@@ -198,7 +200,8 @@ async def batches(request: Request, limit: Annotated[int, Query(ge=1, le=MAX_BAT
     recent = _named(runtime_of(request)).metrics.recent_batches.last(limit)
     data = []
     for ended, report in recent:
-        largest = sorted(report.tasks.items(), key=lambda item: (-item[1], item[0]))[:_NAMED]
+        tasks = {name: count for name, count in report.tasks.items() if sees(name)}
+        largest = sorted(tasks.items(), key=lambda item: (-item[1], item[0]))[:_NAMED]
         data.append(
             {
                 "id": report.id,
@@ -207,7 +210,7 @@ async def batches(request: Request, limit: Annotated[int, Query(ge=1, le=MAX_BAT
                 "tokens": report.tokens,
                 "compute_ms": 1000 * report.seconds,
                 "methods": list(report.methods),
-                "task_count": len(report.tasks),
+                "task_count": len(tasks),
                 "tasks": [{"task": name, "sequences": count} for name, count in largest],
             }
         )

@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from manyhats._version import __version__
 from manyhats.api.answers import Alive, ReadyBody
-from manyhats.api.auth import is_reader
+from manyhats.api.auth import sees_figures
 from manyhats.api.errors import response
 from manyhats.api.json_response import small_json
 from manyhats.api.state import runtime_of
@@ -44,7 +44,7 @@ async def metrics(request: Request) -> Response:
     """Figures for Prometheus: by task for those who may see tasks' names (`metrics_names`), for others in sum."""
     runtime = runtime_of(request)
     audience = runtime.settings.metrics_names
-    named = audience == "everybody" or (audience == "readers" and is_reader(request))
+    named = audience == "everybody" or (audience == "readers" and sees_figures(request))
     registry = runtime.metrics.registry
     figures = generate_latest(registry if named else SummedOverTasks(registry))
     return Response(figures, media_type=CONTENT_TYPE_LATEST)

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from manyhats.api.auth import require_read
+from manyhats.api.auth import require_predict
 from manyhats.api.body import documented, documented_events, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.disconnect import cancel_on_disconnect
@@ -26,7 +26,7 @@ from manyhats.serving.service import Service
 
 _ERROR = 8  # values: the cost of an answer that is an error
 
-router = APIRouter(prefix="/v1", tags=["predict"], dependencies=[Depends(require_read)], route_class=DirectRoute)
+router = APIRouter(prefix="/v1", tags=["predict"], dependencies=[Depends(require_predict)], route_class=DirectRoute)
 
 
 @router.post(

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from manyhats.api import predict
-from manyhats.api.auth import require_read
+from manyhats.api.auth import require_predict
 from manyhats.api.body import documented, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.huggingface import routes as huggingface
@@ -29,7 +29,7 @@ from manyhats.api.vllm.rerank import RankedList
 from manyhats.api.vllm.score import ScoreList
 from manyhats.errors import InvalidRequest
 
-router = APIRouter(tags=["sagemaker"], dependencies=[Depends(require_read)], route_class=DirectRoute)
+router = APIRouter(tags=["sagemaker"], dependencies=[Depends(require_predict)], route_class=DirectRoute)
 
 Handler = Callable[..., Awaitable[Response]]
 

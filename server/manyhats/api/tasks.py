@@ -16,6 +16,7 @@ from manyhats.api.views import details, embedding_body, summary, version_ref, wh
 from manyhats.errors import InvalidRequest
 from manyhats.registry.names import BASE, check_not_base
 from manyhats.registry.records import Target
+from manyhats.registry.visibility import check_base
 from manyhats.serving.threads import in_thread
 
 read_router = APIRouter(prefix="/v1/tasks", tags=["tasks"], dependencies=[Depends(require_read)])
@@ -40,6 +41,7 @@ async def show_task(task: str, request: Request) -> Response:
     """One task with its versions, aliases and settings."""
     runtime = runtime_of(request)
     if task == BASE:
+        check_base()
         base = runtime.service.base
         settings = runtime.service.base_settings
         bare = {
@@ -149,7 +151,9 @@ async def load(task: str, request: Request) -> Response:
     """Loads the task's adapter into a slot; answers when it is there."""
     runtime = runtime_of(request)
     await runtime.ensure_loaded(task)
-    return small_json(summary(runtime, *runtime.registry.lookup(task)))
+    found, version = runtime.registry.lookup(task)
+    await in_thread(runtime.threads.admin, runtime.registry.audit.add, "load", found.name)
+    return small_json(summary(runtime, found, version))
 
 
 @admin_router.post("/{task}/unload", response_model=TaskSummary)
@@ -159,6 +163,7 @@ async def unload(task: str, request: Request) -> Response:
     found = runtime.registry.task(task)
     for version in found.versions:
         runtime.adapter_cache.unload(version.sha256)
+    await in_thread(runtime.threads.admin, runtime.registry.audit.add, "unload", found.name)
     return small_json(summary(runtime, found))
 
 

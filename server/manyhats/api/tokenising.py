@@ -8,6 +8,7 @@ from manyhats.api.model_names import task_of, unknown_model
 from manyhats.backbone import Encoded, Text, Tokenizer
 from manyhats.errors import InputTooLong, NotFound
 from manyhats.registry.names import BASE
+from manyhats.registry.visibility import check_base
 from manyhats.runtime import Runtime
 from manyhats.serving.inputs import check_tokens
 
@@ -27,10 +28,14 @@ def check_known(runtime: Runtime, tokens: Sequence[int]) -> None:
 
 def check_model(runtime: Runtime, model: str | None) -> None:
     """Raises NotFound for the name of a model that is not there."""
-    if model is None or (task := task_of(runtime, model)) == BASE:
+    if model is None:
         return
+    task = task_of(runtime, model)
     try:
-        runtime.registry.lookup(task)
+        if task == BASE:
+            check_base()
+        else:
+            runtime.registry.lookup(task)
     except NotFound:
         raise unknown_model(model) from None
 

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
 from manyhats.api.answers import UploadedBody
-from manyhats.api.auth import require_admin
+from manyhats.api.auth import require_upload
 from manyhats.api.body import parse_bytes
 from manyhats.api.multipart import FormReader, UploadForm
 from manyhats.api.schemas import SettingsBody
@@ -23,10 +23,11 @@ from manyhats.registry.archive import ArchiveLimits, unpack_adapter
 from manyhats.registry.blobs import storage_full
 from manyhats.registry.names import check_alias, check_name
 from manyhats.registry.records import Version
+from manyhats.registry.visibility import check_may_write
 from manyhats.runtime import Runtime
 from manyhats.serving.threads import in_thread
 
-admin_router = APIRouter(prefix="/v1/tasks", tags=["versions"], dependencies=[Depends(require_admin)])
+router = APIRouter(prefix="/v1/tasks", tags=["versions"], dependencies=[Depends(require_upload)])
 
 _CHUNK = 256 << 10  # bytes that a thread writes at a time
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -64,12 +65,13 @@ class _Upload(NamedTuple):
     activate: bool
 
 
-@admin_router.post(
+@router.post(
     "/{task}/versions", status_code=201, openapi_extra=_BODY, response_model=UploadedBody, responses=_ALREADY_THERE
 )
 async def upload(task: str, request: Request) -> JSONResponse:
     """Uploads an adapter as a new version: parts named `files`, or one `archive`."""
     check_name(task, write=True)
+    check_may_write(task)
     runtime = runtime_of(request)
     with admitted(runtime):
         async with staged(runtime) as folder:

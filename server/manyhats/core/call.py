@@ -5,6 +5,8 @@ The web layer sets it for each request, in a context variable: what runs for the
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -12,11 +14,19 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Whoever sends a request. `tenant`: whose fair share it takes; empty: those without one share theirs.
-    `key`: the name of the key, never the key. `weight`: the tenant's part beside others'."""
+    `key`: the name of the key, never the key. `weight`: the tenant's part beside others'. `tasks`: what the names of
+    the tasks that it may ask are like, None for all; no other task is there for it. `namespace`: how the names of all
+    tasks that it makes begin."""
 
     tenant: str = ""
     key: str = ""
     weight: float = 1.0
+    tasks: re.Pattern[str] | None = None
+    namespace: str = ""
+
+    def sees(self, task: str) -> bool:
+        """Whether a task of that name is there for it, or would be."""
+        return self.tasks is None or self.tasks.fullmatch(task) is not None
 
 
 ANYBODY = Caller()
@@ -24,11 +34,13 @@ ANYBODY = Caller()
 
 @dataclass(slots=True)
 class Call:
-    """One request of a client. `deadline`: by `time.monotonic()`, after which nobody waits for its answer."""
+    """One request of a client. `deadline`: by `time.monotonic()`, after which nobody waits for its answer. `spend`: is
+    told of the tokens that each answer took, where somebody counts them."""
 
     id: str = ""
     caller: Caller = ANYBODY
     deadline: float | None = None
+    spend: Callable[[int], None] | None = None
 
 
 NO_CALL = Call()

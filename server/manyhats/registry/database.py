@@ -75,6 +75,25 @@ class FolderImportRow(Base):
     outcome: Mapped[str]
 
 
+class AuditRow(Base):
+    """A change, and who made it. `before`, `after`: what the alias pointed at, as in AliasRow. It outlives its task."""
+
+    __tablename__ = "audit"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  # SQLAlchemy's
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    time: Mapped[float]
+    actor: Mapped[str]
+    tenant: Mapped[str]
+    request_id: Mapped[str]
+    action: Mapped[str]
+    task: Mapped[str] = mapped_column(index=True)
+    alias: Mapped[str]
+    version: Mapped[int | None]
+    before: Mapped[list[list[float]]] = mapped_column(JSON)
+    after: Mapped[list[list[float]]] = mapped_column(JSON)
+    detail: Mapped[str]
+
+
 def connect(path: Path, *, make: bool = True) -> sessionmaker[Session]:
     """Opens the database, or makes one where there is none and `make` allows it.
 

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from manyhats.core.call import CURRENT_CALL
 from manyhats.errors import DamagedStore, ManyhatsError, StorageFull
 from manyhats.formats.contents import MARKS
+from manyhats.registry.audit import SCANNER
 from manyhats.registry.folders import FolderFiles, adapter_folder, read_folder
 from manyhats.registry.names import BASE, is_name
 from manyhats.registry.registry import Registry
@@ -199,7 +201,11 @@ class FolderImports:
             left_out = files.copy_to(staged)
             if read_folder(folder, self._registry.own_folder).fingerprint != files.fingerprint:
                 return None
-            version, created = self._registry.add_version(name, staged)
+            before = CURRENT_CALL.set(SCANNER)
+            try:
+                version, created = self._registry.add_version(name, staged)
+            finally:
+                CURRENT_CALL.reset(before)
         what = "taken in" if created else "already there"
         notes = ["left out: " + "; ".join(left_out)] if left_out else []
         return _Outcome(f"{what} as version {version.number}", (*notes, *version.info.warnings))

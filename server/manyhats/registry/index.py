@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 from bisect import insort
 from collections.abc import Iterable, Mapping
 
 from rapidfuzz import fuzz, process
 
+from manyhats.core.call import CURRENT_CALL
 from manyhats.errors import Conflict, DamagedStore, NotFound
 from manyhats.registry.names import parse_ref
 from manyhats.registry.paging import page_of
 from manyhats.registry.records import AdapterInfo, Task, Version
+from manyhats.registry.visibility import sees, sees_all
 
+_MAX_SEEN = 64  # callers' patterns whose names are kept
 _SEARCHED = 10_000  # names that are searched for the nearest ones: about a millisecond
 
 
@@ -27,6 +31,7 @@ class AdapterIndex:
         self._names: list[str] = []  # sorted
         self._uses: dict[str, int] = {}  # versions by sha256
         self._pins: dict[str, int] = {}  # requests by sha256
+        self._seen: dict[re.Pattern[str], list[str]] = {}  # the names that callers of some tasks see, sorted
 
     # ---- reading
 
@@ -35,35 +40,45 @@ class AdapterIndex:
         """How many tasks there are."""
         return len(self._tasks)
 
+    @property
+    def seen_count(self) -> int:
+        """How many tasks there are for the caller."""
+        with self._lock:
+            return len(self._seen_names())
+
     def all(self) -> list[Task]:
-        """All tasks."""
+        """All tasks, whoever asks."""
         with self._lock:
             return list(self._tasks.values())
 
     def find(self, name: str) -> Task | None:
-        """The task of that name, or None."""
+        """The task of that name, whoever asks, or None."""
         with self._lock:
             return self._tasks.get(name)
 
     def task(self, name: str) -> Task:
-        """Raises NotFound, naming the nearest names."""
+        """Raises NotFound, naming the nearest names, also where it is not there for the caller."""
         found = self.find(name)
-        if found is not None:
+        allowed = CURRENT_CALL.get().caller.tasks
+        if found is not None and (allowed is None or allowed.fullmatch(name)):
             return found
         with self._lock:
-            names = self._names[:_SEARCHED]
+            names = self._seen_names()[:_SEARCHED]
         near = process.extract(name[:128], names, scorer=fuzz.ratio, limit=3, score_cutoff=50)
         nearest = f" Nearest: {', '.join(f'`{found}`' for found, _, _ in near)}." if near else ""
         raise NotFound(f"The task `{name[:200]}` does not exist.{nearest}", param="task")
 
     def tasks(self, limit: int, page_token: str | None, search: str | None = None) -> tuple[list[Task], str | None]:
-        """A page of tasks by name, and the token of the next page. Raises InvalidRequest for another's token.
+        """A page of the tasks that the caller sees, by name, and the token of the next page.
+
+        Raises InvalidRequest for another's token.
 
         `search`: of those whose names contain it, in whatever case.
         """
         with self._lock:
             wanted = search.lower() if search else ""
-            found = [name for name in self._names if wanted in name.lower()] if wanted else self._names
+            names = self._seen_names()
+            found = [name for name in names if wanted in name.lower()] if wanted else names
             names, following = page_of(found, limit, page_token)
             return [self._tasks[name] for name in names], following
 
@@ -97,6 +112,22 @@ class AdapterIndex:
         (chosen,) = self._rng.choices(targets, weights=[target.weight for target in targets])
         return task.version(chosen.version)
 
+    def _seen_names(self) -> list[str]:
+        """The names of the tasks that the caller sees, sorted. The lock is held."""
+        allowed = CURRENT_CALL.get().caller.tasks
+        if allowed is None:
+            return self._names
+        names = self._seen.get(allowed)
+        if names is None:
+            if len(self._seen) >= _MAX_SEEN:
+                self._seen.clear()
+            names = self._seen[allowed] = [name for name in self._names if allowed.fullmatch(name)]
+        return names
+
+    def may_use(self, sha256: str) -> bool:
+        """Whether the caller sees a task with this content, or sees all."""
+        return sees_all() or any(sees(version.task) for version in self.needing(sha256))
+
     def uses(self, sha256: str) -> bool:
         """Whether any version needs this content."""
         with self._lock:
@@ -112,8 +143,9 @@ class AdapterIndex:
             return
         for version in (version for task in self.all() for version in task.versions if version.sha256 == sha256):
             if not version.info.allows(info.kind) and not info.allows(version.info.kind):
+                where = f"as {version.ref}" if sees(version.task) else "already"
                 raise Conflict(
-                    f"the same files are stored as {version.ref} of kind '{version.info.kind}', and cannot be of kind "
+                    f"the same files are stored {where}, of kind '{version.info.kind}', and cannot be of kind "
                     f"'{info.kind}' as well; delete that version first, or change the files",
                     param="kind",
                 )
@@ -150,6 +182,7 @@ class AdapterIndex:
         with self._lock:
             self._tasks = {task.name: task for task in tasks}
             self._names = sorted(self._tasks)
+            self._seen.clear()
             self._uses = {}
             for task in self._tasks.values():
                 for version in task.versions:
@@ -161,6 +194,7 @@ class AdapterIndex:
             before = self._tasks.get(task.name)
             if before is None:
                 insort(self._names, task.name)
+                self._seen.clear()
             known = {version.number for version in before.versions} if before else set()
             for version in task.versions:
                 if version.number not in known:
@@ -173,6 +207,7 @@ class AdapterIndex:
         with self._lock:
             del self._tasks[task]
             self._names.remove(task)
+            self._seen.clear()
 
     def _decref(self, versions: Iterable[Version]) -> list[str]:
         """Removes a use of each content that these versions need; the contents that nobody needs any more."""

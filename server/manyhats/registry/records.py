@@ -211,3 +211,12 @@ class Task:
         if labels is not None and version.info.num_labels is not None and len(labels) != version.info.num_labels:
             merged["labels"] = version.info.settings.get("labels")
         return TaskSettings.model_construct(**merged)
+
+
+def check_labels(settings: TaskSettings, info: AdapterInfo) -> None:
+    """Raises InvalidRequest for labels that are not one for each output of the head."""
+    if settings.labels is not None and len(settings.labels) != info.num_labels:
+        raise InvalidRequest(
+            f"there are {len(settings.labels)} labels, but the head has {info.num_labels or 'no'} outputs",
+            param="labels",
+        )

@@ -29,6 +29,7 @@ from manyhats.errors import (
 )
 from manyhats.methods.heads import KindName
 from manyhats.registry.aliases import point, point_back, remove_alias, remove_from_history
+from manyhats.registry.audit import AuditLog, action_of
 from manyhats.registry.blobs import Blobs, digest, keep_adapter_files
 from manyhats.registry.database import FolderImportRow, TaskRow, VersionRow
 from manyhats.registry.index import AdapterIndex
@@ -40,12 +41,14 @@ from manyhats.registry.records import (
     Task,
     TaskSettings,
     Version,
+    check_labels,
     check_split,
     parse_settings,
 )
 from manyhats.registry.rows import read_tasks
 from manyhats.registry.store_state import LOCK, OWN_FOLDER
 from manyhats.registry.transactions import Transactions
+from manyhats.registry.visibility import check_may_write
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +69,7 @@ class Registry(AdapterIndex):
         *,
         max_tasks: int = 100_000,
         max_versions: int = 1000,
+        audit_entries: int = 100_000,
         rng: random.Random | None = None,
     ) -> None:
         super().__init__(rng or random.Random())
@@ -76,6 +80,7 @@ class Registry(AdapterIndex):
         self.max_versions = max_versions
         self._blobs = Blobs(self.own_folder)
         self._database = Transactions(self.own_folder)
+        self.audit = AuditLog(self._database, audit_entries)
         self.quarantine = Quarantine(self._blobs, self)
         # Taken in one thread, given back in another.
         self._file_lock = FileLock(self.own_folder / LOCK, thread_local=False)
@@ -179,6 +184,7 @@ class Registry(AdapterIndex):
         tasks or versions.
         """
         check_name(task, write=True)
+        check_may_write(task)
         check_alias(alias)
         left_out = keep_adapter_files(staged)
         before = self.find(task)
@@ -188,7 +194,7 @@ class Registry(AdapterIndex):
         parse_settings(info.settings)
         check(info)
         if settings is not None:
-            self._check_labels(settings, info)
+            check_labels(settings, info)
         sha = digest(staged)
         damaged = self.quarantine.is_damaged(sha)
         with self._database.write() as session:
@@ -226,6 +232,7 @@ class Registry(AdapterIndex):
             )
             if activate:
                 after = point(session, after, alias, (Target(version.number),))
+            self.audit.record_upload(session, base, after, version, alias if activate else "", settings)
             # The blob first: a version without its files must never be, files without a version are cleaned up.
             self._blobs.keep(staged, sha, replace=damaged)
             try:
@@ -252,6 +259,7 @@ class Registry(AdapterIndex):
             values = {name: value for name, value in values.items() if value is not None}
             settings = parse_settings(values)
             row.settings = values
+            self.audit.record(session, action_of(partial), task, detail=sorted(partial))
             session.commit()
             return self._put(replace(found, settings=settings))
 
@@ -265,6 +273,7 @@ class Registry(AdapterIndex):
         with self._database.write() as session:
             found = self.task(task)
             session.execute(delete(TaskRow).where(TaskRow.name == task))
+            self.audit.record(session, "delete_task", task, alias=STABLE, before=found)
             session.commit()
             self._remove(task)
             self._remove_unneeded(found.versions)
@@ -289,13 +298,17 @@ class Registry(AdapterIndex):
                 )
             session.execute(delete(VersionRow).where(VersionRow.task == task, VersionRow.number == number))
             remove_from_history(session, found, number)
+            self.audit.record(session, "delete_version", task, version=number)
             session.commit()
             after = self._put(replace(found, versions=tuple(v for v in found.versions if v is not version)))
             self._remove_unneeded([version])
         return after, version
 
-    def set_alias(self, task: str, alias: str, targets: Sequence[Target]) -> Task:
-        """Points an alias at one version or at several. Raises InvalidRequest or NotFound."""
+    def set_alias(self, task: str, alias: str, targets: Sequence[Target], action: str = "alias") -> Task:
+        """Points an alias at one version or at several; the audit log calls it `action`.
+
+        Raises InvalidRequest or NotFound.
+        """
         check_name(task, write=True)
         check_alias(alias)
         check_split(targets)
@@ -303,6 +316,7 @@ class Registry(AdapterIndex):
             found = self.task(task)
             versions = [found.version(target.version) for target in targets]
             after = point(session, found, alias, tuple(targets))
+            self.audit.record(session, action, task, alias=alias, before=found, after=after)
             session.commit()
             self._put(after)
         for version in versions:
@@ -322,6 +336,7 @@ class Registry(AdapterIndex):
             if alias not in found.aliases and alias not in found.lost:
                 raise NotFound(f"The task `{task}` has no alias '{alias[:200]}'.", param="alias")
             after = remove_alias(session, found, alias)
+            self.audit.record(session, "delete_alias", task, alias=alias, before=found)
             session.commit()
             return self._put(after)
 
@@ -331,11 +346,12 @@ class Registry(AdapterIndex):
         Raises Conflict where there is nothing before.
         """
         if to is not None:
-            return self.set_alias(task, STABLE, [Target(to)])
+            return self.set_alias(task, STABLE, [Target(to)], "rollback")
         check_name(task, write=True)
         with self._database.write() as session:
             found = self.task(task)
             after = point_back(session, found)
+            self.audit.record(session, "rollback", task, alias=STABLE, before=found, after=after)
             session.commit()
             self._put(after)
         for version in after.stable_versions:
@@ -369,7 +385,7 @@ class Registry(AdapterIndex):
                 self.quarantine.lift(sha)
 
     def _require(self, sha: str) -> None:
-        if not self.is_needed(sha):
+        if not self.is_needed(sha) or not self.may_use(sha):
             raise InvalidRequest(
                 f"no stored version has the sha256 '{sha[:80]}'; upload the member first", param="members"
             )
@@ -380,11 +396,3 @@ class Registry(AdapterIndex):
                 listener(event, version, task)
             except Exception:
                 logger.exception("a listener failed at '%s' of %s", event, task)
-
-    @staticmethod
-    def _check_labels(settings: TaskSettings, info: AdapterInfo) -> None:
-        if settings.labels is not None and len(settings.labels) != info.num_labels:
-            raise InvalidRequest(
-                f"there are {len(settings.labels)} labels, but the head has {info.num_labels or 'no'} outputs",
-                param="labels",
-            )

@@ -79,23 +79,27 @@ class RecentTraffic:
             if seconds > counted.longest:
                 counted.longest = seconds
 
-    def busiest(self, count: int) -> list[str]:
-        """The tasks with the most requests, at most `count`."""
+    def busiest(self, count: int, shown: Callable[[str], bool] = lambda task: True) -> list[str]:
+        """The tasks with the most requests, at most `count`, of those that are to be shown."""
         requests: dict[str, int] = {}
         for interval in self._kept():
             for task, counted in interval.tasks.items():
                 requests[task] = requests.get(task, 0) + counted.requests
-        return sorted(requests, key=lambda task: (-requests[task], task))[:count]
+        return sorted(filter(shown, requests), key=lambda task: (-requests[task], task))[:count]
 
-    def history(self, tasks: Iterable[str]) -> tuple[float, Sequence[Traffic], Mapping[str, Sequence[Traffic]]]:
+    def history(
+        self, tasks: Iterable[str], shown: Callable[[str], bool] | None = None
+    ) -> tuple[float, Sequence[Traffic], Mapping[str, Sequence[Traffic]]]:
         """When the newest interval ends (Unix, seconds); the sum of all tasks for each interval, the oldest first; and
         the same for each of `tasks` that had requests. The newest interval is not over yet.
+
+        `shown`: of which tasks the sum is; None for all, and for requests that named none.
         """
         newest = self._newest()
         kept = {interval.number: interval for interval in self._kept()}
         numbers = range(newest - INTERVALS + 1, newest + 1)
         nothing = Traffic()
-        total = [kept[n].total if n in kept else nothing for n in numbers]
+        total = [_sum(kept[n], shown) if n in kept else nothing for n in numbers]
         by_task = {
             task: [kept[n].tasks.get(task, nothing) if n in kept else nothing for n in numbers]
             for task in tasks
@@ -109,3 +113,17 @@ class RecentTraffic:
     def _kept(self) -> list[_Interval]:
         oldest = self._newest() - INTERVALS + 1
         return [interval for interval in self._intervals if interval.number >= oldest]
+
+
+def _sum(interval: _Interval, shown: Callable[[str], bool] | None) -> Traffic:
+    """The requests of some tasks together; None for all."""
+    if shown is None:
+        return interval.total
+    total = Traffic()
+    for task, counted in interval.tasks.items():
+        if shown(task):
+            total.requests += counted.requests
+            total.failed += counted.failed
+            total.seconds += counted.seconds
+            total.longest = max(total.longest, counted.longest)
+    return total

@@ -22,6 +22,7 @@ from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.names import BASE
 from manyhats.registry.records import Task, TaskSettings, Version
 from manyhats.registry.registry import Registry
+from manyhats.registry.visibility import check_base
 from manyhats.serving.backbone_task import BackboneTask
 from manyhats.serving.dispatch import Dispatcher
 from manyhats.serving.generation import Generation
@@ -109,6 +110,7 @@ class Service:
         check_request(request, self.limits)
         given = request.parameters
         if request.task == BASE:
+            check_base()
             version, given = self._base.open(given, request.kinds)
             task: Task | None = None
         else:
@@ -152,6 +154,8 @@ class Service:
 
     def _close(self, one: RequestState) -> None:
         request = one.engine_request
+        if one.call.spend is not None and one.prepared is not None and request is not None:
+            one.call.spend(one.prepared.tokens + request.output_tokens)
         if request is not None and (request.future.cancelled() or not request.future.done()):
             self.engine.cancel(request)
         version_in_effect = one.effective_version

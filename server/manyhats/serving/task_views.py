@@ -12,6 +12,7 @@ from manyhats.core.kinds.registry import KINDS
 from manyhats.registry.names import BASE
 from manyhats.registry.records import Task, TaskSettings, Version
 from manyhats.registry.registry import Registry
+from manyhats.registry.visibility import check_base
 from manyhats.serving.parameters import parse_parameters
 
 _MAX_VIEWS = 8192
@@ -43,6 +44,7 @@ def settings_of(registry: Registry, task: str) -> TaskSettings:
     Raises NotFound.
     """
     if task == BASE:
+        check_base()
         return TaskSettings()
     version = registry.resolve(task)
     return registry.task(version.task).settings_for(version)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
+from manyhats.access.control import AccessControl
 from manyhats.api.middleware.gate import Gate
+from manyhats.settings import Settings
 from starlette.types import ASGIApp, Message
 
 
@@ -24,9 +27,13 @@ def pieces(body: Iterable[bytes]) -> list[Message]:
 
 def gate(**options: Any) -> Callable[[ASGIApp], Gate]:
     """Puts a gate before a route: one that lets all pass but for what `options` say."""
-    return lambda app: Gate(
-        app, **{"hosts": None, "origins": (), "json_limit": 1 << 20, "upload_limit": 1 << 20} | options
-    )
+    given = {"hosts": None, "origins": (), "json_limit": 1 << 20, "upload_limit": 1 << 20, "access": no_keys()}
+    return lambda app: Gate(app, **given | options)
+
+
+def no_keys() -> AccessControl:
+    """Of a server without keys."""
+    return AccessControl(Settings(store=Path("no-such-store")))
 
 
 def ask(make: Callable[[ASGIApp], ASGIApp], scope: dict[str, Any], messages: list[Message] | None = None) -> Asked:

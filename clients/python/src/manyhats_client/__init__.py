@@ -66,7 +66,18 @@ from manyhats_client.errors import (
 )
 from manyhats_client.inputs import Inputs, Messages, OneInput, Question
 from manyhats_client.items import Item
-from manyhats_client.models import ErrorBody, Health, InputWarning, Notice, Target, Task, TaskDetails, Upload, Version
+from manyhats_client.models import (
+    AuditEntry,
+    ErrorBody,
+    Health,
+    InputWarning,
+    Notice,
+    Target,
+    Task,
+    TaskDetails,
+    Upload,
+    Version,
+)
 from manyhats_client.operations import Split, exception_of
 from manyhats_client.outputs import (
     ClassifyOutput,
@@ -100,6 +111,7 @@ __all__ = [
     "Answer",
     "AsyncClient",
     "AsyncStream",
+    "AuditEntry",
     "AuthenticationError",
     "BadRequest",
     "Batch",

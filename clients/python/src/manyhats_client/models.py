@@ -102,6 +102,31 @@ class TaskPage(Reply):
     next_page_token: str | None = None
 
 
+class AuditEntry(Model):
+    """One change: who made it, and from which versions to which. `actor`: the name of a key, or what of the server did
+    it; None where no key was needed. `version`: what was made or deleted."""
+
+    id: int
+    time: datetime
+    actor: str | None = None
+    tenant: str | None = None
+    request_id: str | None = None
+    action: str
+    task: str | None = None
+    alias: str | None = None
+    version: int | None = None
+    from_versions: list[Target] = Field(default_factory=list)
+    to_versions: list[Target] = Field(default_factory=list)
+    detail: str | None = None
+
+
+class AuditPage(Reply):
+    """One page of the audit log."""
+
+    data: list[AuditEntry]
+    next_page_token: str | None = None
+
+
 class Upload(Reply):
     """What the server made of an upload. `new` is false where a version already held the same bytes."""
 

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from manyhats_client.answers import Failure
 from manyhats_client.choices import CallOptions
 from manyhats_client.errors import REQUEST_ID, APIError, InvalidAnswer, from_body, request_id_of
-from manyhats_client.models import Health, Reply, TaskDetails, TaskPage, Upload, Version
+from manyhats_client.models import AuditPage, Health, Reply, TaskDetails, TaskPage, Upload, Version
 from manyhats_client.packing import Part
 from manyhats_client.transfer import CountedBody, Progress
 
@@ -70,6 +70,16 @@ def exception_of(failure: Failure) -> APIError:
     """The exception that `predict` would have raised for one failed item."""
     code = failure.error.code
     return from_body(code if isinstance(code, int) else 500, failure.error).of(failure.request_id)
+
+
+# ---- the audit log
+
+
+def audit(limit: int, page_token: str | None, task: str | None) -> Operation[AuditPage]:
+    """One page of the audit log."""
+    params = {"limit": str(limit)} | ({"page_token": page_token} if page_token else {})
+    params |= {"task": task} if task else {}
+    return Operation("GET", "/v1/audit", _audit_page, params=params)
 
 
 # ---- tasks
@@ -202,6 +212,7 @@ def reader(kind: Any) -> Callable[[httpx.Response], Any]:
     return read
 
 
+_audit_page: Callable[[httpx.Response], AuditPage] = reader(AuditPage)
 _task_page: Callable[[httpx.Response], TaskPage] = reader(TaskPage)
 _details: Callable[[httpx.Response], TaskDetails] = reader(TaskDetails)
 _version: Callable[[httpx.Response], Version] = reader(Version)

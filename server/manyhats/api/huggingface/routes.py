@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from manyhats.api.auth import require_read
+from manyhats.api.auth import require_predict
 from manyhats.api.body import documented, parse
 from manyhats.api.huggingface.answers import HubAnswer
 from manyhats.api.huggingface.bodies import HubBody
@@ -21,11 +21,12 @@ from manyhats.api.state import runtime_of
 from manyhats.core.kinds.registry import KINDS
 from manyhats.errors import InvalidRequest, NotFound
 from manyhats.registry.names import BASE
+from manyhats.registry.visibility import check_base
 from manyhats.serving.task_views import settings_of
 
 router = APIRouter(
     tags=["huggingface"],
-    dependencies=[Depends(require_read)],
+    dependencies=[Depends(require_predict)],
     route_class=shaped_route(error_body),
     responses=TYPED_ERRORS,
 )
@@ -75,6 +76,7 @@ def _pipeline_of(request: Request, name: str | None, body: HubBody, wanted: str 
     task = BASE if name is None else task_of(runtime, name)
     wanted = SAME.get(wanted, wanted) if wanted is not None else None
     if task == BASE:
+        check_base()
         kind = runtime.service.base.info.kind
         own = KINDS[kind].libraries.pipeline
         of_vectors = wanted in PIPELINES or body.compares

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from manyhats.api.kserve.models import open_router, router
+from manyhats.api.kserve.models import infer_router, open_router, router
 
-routers = (open_router, router)
+routers = (open_router, router, infer_router)

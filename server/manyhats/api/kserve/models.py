@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ConfigDict
 
 from manyhats._version import __version__
-from manyhats.api.auth import require_read
+from manyhats.api.auth import require_predict, require_read
 from manyhats.api.body import documented
 from manyhats.api.kserve.errors import ERRORS, error_body
 from manyhats.api.kserve.infer import InferBody, Inferred, infer
@@ -22,6 +22,7 @@ from manyhats.core.kinds.base import FieldType
 from manyhats.core.kinds.registry import KINDS
 from manyhats.errors import InvalidRequest
 from manyhats.registry.names import BASE
+from manyhats.registry.visibility import check_base
 from manyhats.runtime import Runtime
 
 open_router = APIRouter(prefix="/v2", tags=["kserve"], responses=ERRORS)
@@ -29,6 +30,14 @@ router = APIRouter(
     prefix="/v2",
     tags=["kserve"],
     dependencies=[Depends(require_read)],
+    route_class=shaped_route(error_body),
+    responses=ERRORS,
+)
+
+infer_router = APIRouter(
+    prefix="/v2",
+    tags=["kserve"],
+    dependencies=[Depends(require_predict)],
     route_class=shaped_route(error_body),
     responses=ERRORS,
 )
@@ -157,13 +166,15 @@ async def version_ready(task: str, number: str, request: Request) -> Response:
     return _ready(request, _named(task, number))
 
 
-@router.post("/models/{task}/infer", openapi_extra=documented(InferBody), response_model=Inferred)
+@infer_router.post("/models/{task}/infer", openapi_extra=documented(InferBody), response_model=Inferred)
 async def infer_model(task: str, request: Request) -> Response:
     """Asks a task: texts in, the fields of its answers out."""
     return await infer(request, task)
 
 
-@router.post("/models/{task}/versions/{number}/infer", openapi_extra=documented(InferBody), response_model=Inferred)
+@infer_router.post(
+    "/models/{task}/versions/{number}/infer", openapi_extra=documented(InferBody), response_model=Inferred
+)
 async def infer_version(task: str, number: str, request: Request) -> Response:
     """Asks a version of a task."""
     return await infer(request, _named(task, number))
@@ -188,6 +199,8 @@ def _metadata(runtime: Runtime, task: str) -> dict[str, Any]:
     """Raises NotFound."""
     name = task_of(runtime, task)
     kind, numbers = KINDS[runtime.service.base.info.kind], []
+    if name == BASE:
+        check_base()
     if name != BASE:
         kind = kind_of(runtime, task)
         numbers = [str(version.number) for version in runtime.registry.lookup(name)[0].versions]

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from manyhats.access.control import AccessControl
 from manyhats.api.errors import response
+from manyhats.api.middleware.access import identify
 from manyhats.api.middleware.body_limit import BodyLimit
 from manyhats.api.middleware.content import check_content_type, has_json_body, is_upload, without_mark
 from manyhats.api.middleware.cors import Cors
@@ -25,16 +27,17 @@ class Gate:
     """Gives each request its id, and refuses what may not pass.
 
     In this order: an unknown host, a page of another site, what comes too late, an encoding, a type or a length of the
-    body.
+    body. Who sends it is noted for its route, which says whether they may.
 
-    `hosts`: the names of this server, None for any. `origins`: whose pages may ask. `json_limit`, `upload_limit`: bytes
-    of a body. `check_open` raises for a path that is not open now.
+    `access`: knows whose keys are whose. `hosts`: the names of this server, None for any. `origins`: whose pages may
+    ask. `json_limit`, `upload_limit`: bytes of a body. `check_open` raises for a path that is not open now.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         *,
+        access: AccessControl,
         hosts: Sequence[str] | None,
         origins: Sequence[str],
         json_limit: int,
@@ -42,6 +45,7 @@ class Gate:
         check_open: Callable[[str], object] = lambda path: None,
     ) -> None:
         self._app = app
+        self._access = access
         self._check_open = check_open
         self._same_origin = SameOrigin(origins)
         self._json = BodyLimit(json_limit, held=True)
@@ -77,6 +81,7 @@ class Gate:
         try:
             self._hosts.check(scope, headers)
             self._same_origin.check(scope, headers)
+            send = await identify(self._access, scope, headers, CURRENT_CALL.get(), send)
             if (path := lenient_path(scope["path"])) != scope["path"]:
                 scope = {**scope, "path": path}
             self._check_open(path)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-from manyhats.api.auth import require_read
+from manyhats.api.auth import require_predict
 from manyhats.api.body import documented, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.json_response import json_response
@@ -27,7 +27,7 @@ from manyhats.api.schemas import AnswerBody, WarningBody
 from manyhats.errors import InvalidRequest
 from manyhats.serving.inference import InferenceResponse
 
-router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(require_read)], route_class=DirectRoute)
+router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(require_predict)], route_class=DirectRoute)
 
 _OWN = ("normalize", "prompt", "prompt_name", "pooling")  # parameters of ours
 

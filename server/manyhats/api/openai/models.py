@@ -14,6 +14,7 @@ from manyhats.api.state import runtime_of
 from manyhats.errors import NotFound
 from manyhats.registry.names import BASE
 from manyhats.registry.records import Version
+from manyhats.registry.visibility import sees
 from manyhats.runtime import Runtime
 
 router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(require_read)])
@@ -23,9 +24,9 @@ _PAGE = 1000
 
 @router.get("/models", response_model=ModelList)
 async def models(request: Request) -> JSONResponse:
-    """The bare backbone and every task."""
+    """The bare backbone and every task that the key may ask."""
     runtime = runtime_of(request)
-    found = [_model(runtime, runtime.backbone.name, None, bare=True)]
+    found = [_model(runtime, runtime.backbone.name, None, bare=True)] if sees(BASE) else []
     page: str | None = None
     while True:
         tasks, page = runtime.registry.tasks(_PAGE, page)
@@ -41,7 +42,7 @@ async def one_model(model: str, request: Request) -> JSONResponse:
     if f"/{model}" == runtime.backbone.name:  # a folder's: two slashes side by side have become one
         model = runtime.backbone.name
     task = task_of(runtime, model)
-    if task == BASE:
+    if task == BASE and sees(BASE):
         return JSONResponse(_model(runtime, runtime.backbone.name, None, bare=True))
     try:
         return JSONResponse(_model(runtime, model, runtime.registry.task(task).stable))

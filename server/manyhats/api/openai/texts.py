@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from manyhats.api.auth import require_read
+from manyhats.api.auth import require_predict
 from manyhats.api.body import documented, documented_events, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.disconnect import cancel_on_disconnect
@@ -29,7 +29,7 @@ from manyhats.api.state import runtime_of
 from manyhats.errors import InvalidRequest, NotFound
 from manyhats.serving.inference import InferenceRequest
 
-router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(require_read)], route_class=DirectRoute)
+router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(require_predict)], route_class=DirectRoute)
 
 
 @router.post(

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import ConfigDict, RootModel, StrictBool, StrictInt, StrictStr
 
-from manyhats.api.auth import require_read
+from manyhats.api.auth import require_predict
 from manyhats.api.body import documented, parse
 from manyhats.api.json_response import json_response
 from manyhats.api.schemas import AnswerBody, Many
@@ -21,7 +21,7 @@ from manyhats.serving.threads import SMALL_TEXT, at_once_if
 
 router = APIRouter(
     tags=["tei"],
-    dependencies=[Depends(require_read)],
+    dependencies=[Depends(require_predict)],
     route_class=shaped_route(error_body),
     responses=TYPED_ERRORS,
 )

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr
 
-from manyhats.api.auth import require_admin
+from manyhats.api.auth import require_admin, require_upload
 from manyhats.api.body import documented, parse
 from manyhats.api.errors import describe
 from manyhats.api.shaped_route import shaped_route
@@ -19,6 +19,7 @@ from manyhats.errors import InvalidRequest, ManyhatsError, NotFound
 from manyhats.registry.allowed_folders import find_adapter, read_adapter_folder
 from manyhats.registry.blobs import storage_full
 from manyhats.registry.names import STABLE, check_name, check_not_base
+from manyhats.registry.visibility import check_may_write, sees
 from manyhats.runtime import Runtime
 from manyhats.serving.threads import in_thread
 
@@ -31,7 +32,7 @@ def _shape(error: Exception) -> tuple[int, dict[str, Any]]:
     return status, body
 
 
-router = APIRouter(prefix="/v1", tags=["vllm"], dependencies=[Depends(require_admin)], route_class=shaped_route(_shape))
+router = APIRouter(prefix="/v1", tags=["vllm"], route_class=shaped_route(_shape))
 
 
 class LoadBody(BaseModel):
@@ -62,6 +63,7 @@ def _text(done: str) -> dict[int | str, dict[str, Any]]:
 
 @router.post(
     "/load_lora_adapter",
+    dependencies=[Depends(require_upload)],
     openapi_extra=documented(LoadBody),
     response_class=PlainTextResponse,
     responses=_text("added"),
@@ -78,6 +80,7 @@ async def load_lora_adapter(request: Request) -> Response:
         raise InvalidRequest("'is_3d_lora_weight' is not supported; leave it out", param="is_3d_lora_weight")
     runtime = runtime_of(request)
     check_name(name, write=True)
+    check_may_write(name)
     if runtime.registry.find(name) is not None and not body.load_inplace:
         raise InvalidRequest(
             f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, set "
@@ -116,6 +119,7 @@ def _store(runtime: Runtime, name: str, path: str, files: Path) -> None:
 
 @router.post(
     "/unload_lora_adapter",
+    dependencies=[Depends(require_admin)],
     openapi_extra=documented(UnloadBody),
     response_class=PlainTextResponse,
     responses=_text("removed"),
@@ -129,7 +133,7 @@ async def unload_lora_adapter(request: Request) -> Response:
     check_name(name)
     check_not_base(name)
     runtime = runtime_of(request)
-    if runtime.registry.find(name) is None:
+    if not sees(name) or runtime.registry.find(name) is None:
         raise NotFound(f"The lora adapter '{name}' cannot be found.", param="lora_name")
     await in_thread(runtime.threads.admin, runtime.registry.delete_task, name)
     return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, StrictBool
 
-from manyhats.api.auth import require_read
+from manyhats.api.auth import require_predict
 from manyhats.api.body import documented, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.json_response import json_response
@@ -18,7 +18,7 @@ from manyhats.api.schemas import AnswerBody
 from manyhats.api.vllm.answers import USAGE, AnswerList, answer_list
 from manyhats.serving.inference import InferenceResponse
 
-router = APIRouter(tags=["vllm"], dependencies=[Depends(require_read)], route_class=DirectRoute)
+router = APIRouter(tags=["vllm"], dependencies=[Depends(require_predict)], route_class=DirectRoute)
 
 
 class ClassifyForm(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import ConfigDict, Field, StrictBool, StrictInt
 
-from manyhats.api.auth import require_read
+from manyhats.api.auth import require_predict
 from manyhats.api.body import documented, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.json_response import json_response
@@ -19,7 +19,7 @@ from manyhats.api.vllm.classify import probabilities
 from manyhats.errors import InvalidRequest
 from manyhats.serving.inference import InferenceResponse
 
-router = APIRouter(tags=["vllm"], dependencies=[Depends(require_read)], route_class=DirectRoute)
+router = APIRouter(tags=["vllm"], dependencies=[Depends(require_predict)], route_class=DirectRoute)
 
 
 class _Pooled(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-from manyhats.api.auth import require_read
+from manyhats.api.auth import require_predict
 from manyhats.api.body import documented, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.json_response import json_response
@@ -20,7 +20,7 @@ from manyhats.api.tei.ranks import Rank, RanksBody, ranks
 from manyhats.api.vllm.answers import answer_id
 from manyhats.errors import InvalidRequest
 
-router = APIRouter(tags=["vllm"], dependencies=[Depends(require_read)], route_class=DirectRoute)
+router = APIRouter(tags=["vllm"], dependencies=[Depends(require_predict)], route_class=DirectRoute)
 
 
 class Document(BaseModel):

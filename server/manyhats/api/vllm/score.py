@@ -7,7 +7,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import AliasChoices, ConfigDict, Field, StrictBool, StrictStr
 
-from manyhats.api.auth import require_read
+from manyhats.api.auth import require_predict
 from manyhats.api.body import documented, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.json_response import json_response
@@ -17,7 +17,7 @@ from manyhats.api.schemas import AnswerBody, Many
 from manyhats.api.vllm.answers import USAGE, AnswerList, answer_list
 from manyhats.errors import InvalidRequest
 
-router = APIRouter(tags=["vllm"], dependencies=[Depends(require_read)], route_class=DirectRoute)
+router = APIRouter(tags=["vllm"], dependencies=[Depends(require_predict)], route_class=DirectRoute)
 
 _Texts = StrictStr | Many[StrictStr]
 

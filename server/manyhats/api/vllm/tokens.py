@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictInt, StrictStr
 
-from manyhats.api.auth import require_read
+from manyhats.api.auth import require_predict
 from manyhats.api.body import documented, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.json_response import json_response
@@ -27,7 +27,7 @@ from manyhats.serving.chat import ChatOptions, chat_prompt
 from manyhats.serving.task_views import settings_of
 from manyhats.serving.threads import SMALL_TEXT, at_once_if
 
-router = APIRouter(tags=["vllm"], dependencies=[Depends(require_read)], route_class=DirectRoute)
+router = APIRouter(tags=["vllm"], dependencies=[Depends(require_predict)], route_class=DirectRoute)
 
 
 class TokenizeForm(BaseModel):

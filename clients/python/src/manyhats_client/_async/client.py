@@ -33,7 +33,7 @@ from manyhats_client.errors import ServerNotReady, TooLarge
 from manyhats_client.events import ChatEvents, GenerateEvents
 from manyhats_client.inputs import Inputs, Messages, OneInput, Question
 from manyhats_client.items import Item
-from manyhats_client.models import Health, Task, TaskDetails, Upload, Version
+from manyhats_client.models import AuditEntry, Health, Task, TaskDetails, Upload, Version
 from manyhats_client.operations import Split
 from manyhats_client.outputs import GenerateEvent
 from manyhats_client.retries import NOT_YET, ReadyWait
@@ -223,6 +223,20 @@ class AsyncClient(AsyncSender):
             page = await self._call(ops.tasks(limit, token, search), options)
             for task in page.data:
                 yield task
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def audit(
+        self, limit: int = 100, *, task: str | None = None, **given: Unpack[CallOptions]
+    ) -> AsyncIterator[AuditEntry]:
+        """All changes, of one task or of all that the key may change, the newest first, fetched `limit` at a time."""
+        options = only_options(given)
+        token = None
+        while True:
+            page = await self._call(ops.audit(limit, token, task), options)
+            for entry in page.data:
+                yield entry
             token = page.next_page_token
             if not token:
                 return
