@@ -42,7 +42,7 @@ def serve(config: Path | None = None, **options: Any) -> None:
     for ending in (signal.SIGTERM, signal.SIGINT):
         signal.signal(ending, lambda *_: os._exit(0))
     settings = load_settings(config, **given_settings(options))
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     check_exposure(settings)
     if not settings.backbone:
         raise WrongSetting("no backbone: give --backbone a folder, a hub id or package:NAME")

@@ -42,14 +42,16 @@ def test_figures_count(start):
         live.wait_idle()
         after = figures(live)
         assert after["manyhats_tasks"] == 2
-        assert after[f"manyhats_requests_total|outcome=ok|task={one}"] == 2
-        assert after[f"manyhats_requests_total|outcome=ok|task={other}"] == 1
-        refused = {key: value for key, value in after.items() if "requests_total" in key and "outcome=ok" not in key}
+        assert after[f"manyhats_requests_total|method=lora|outcome=ok|task={one}"] == 2
+        assert after[f"manyhats_requests_total|method=mask|outcome=ok|task={other}"] == 1
+        refused = {
+            key: value for key, value in after.items() if "manyhats_requests_total" in key and "outcome=ok" not in key
+        }
         assert sum(refused.values()) == 2
-        assert after[f"manyhats_inputs_total|task={one}"] == 3
-        assert after[f"manyhats_inputs_total|task={other}"] == 1
+        assert after[f"manyhats_inputs_total|method=lora|task={one}"] == 3
+        assert after[f"manyhats_inputs_total|method=mask|task={other}"] == 1
         assert after["manyhats_batch_tokens_total"] == 2 * 3 + 2 * 4
-        assert after[f"manyhats_request_seconds_count|task={one}"] == 2
+        assert after[f"manyhats_request_seconds_count|method=lora|task={one}"] == 2
         assert after["manyhats_slots_used"] == 2
         assert 0 < after["manyhats_slot_bytes"] < after["manyhats_slot_bytes_limit"] == 2 << 30
         assert after["manyhats_memory_adapters"] == 0  # on a CPU, what is in a slot is in no other place
@@ -101,7 +103,7 @@ def test_tasks_are_named_to_those_who_may_read_them(start, names, keys, readers)
             assert len(inputs) == (2 if key in readers else 1)
             counts = [value for name, value in found.items() if name.startswith("manyhats_request_seconds_count")]
             assert sum(counts) == 2
-            buckets = [value for name, value in found.items() if "request_seconds_bucket|le=+Inf" in name]
+            buckets = [value for name, value in found.items() if "manyhats_request_seconds_bucket|le=+Inf" in name]
             assert sum(buckets) == 2
             assert found["manyhats_tasks"] == 2
 

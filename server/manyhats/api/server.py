@@ -87,6 +87,8 @@ class Config(LimitedConfig):
             upload_bytes=settings.max_upload,
             send=settings.send_timeout,
         )
+        if (observer := getattr(app, "observer", None)) is not None:
+            self.connection_limits.on_refusal = observer.refused
 
 
 def connection_capacity() -> int:

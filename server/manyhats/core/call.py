@@ -8,6 +8,8 @@ from __future__ import annotations
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from manyhats.core.answered import Answered
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -24,11 +26,21 @@ ANYBODY = Caller()
 
 @dataclass(slots=True)
 class Call:
-    """One request of a client. `deadline`: by `time.monotonic()`, after which nobody waits for its answer."""
+    """One request of a client. `deadline`: by `time.monotonic()`, after which nobody waits for its answer.
+
+    What became of it is set on its way: `route`, the pattern that its path fits; `status` of the answer, 0 where none
+    was begun; `error`, the type that its caller sees; and, where somebody wants them, `answers`, one for each item.
+    `with_texts`: whether those have what was asked and answered.
+    """
 
     id: str = ""
     caller: Caller = ANYBODY
     deadline: float | None = None
+    route: str = ""
+    status: int = 0
+    error: str = ""
+    answers: list[Answered] | None = None
+    with_texts: bool = False
 
 
 NO_CALL = Call()
