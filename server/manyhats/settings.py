@@ -45,7 +45,7 @@ def _folder(value: Any) -> Any:
 def _http_address(value: Any) -> Any:
     """The address of an HTTP server, or none."""
     if value and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", str(value)):
-        raise ValueError("write the address of an OTLP receiver, as http://localhost:4318")
+        raise ValueError("write the address of an OTLP receiver, as http://127.0.0.1:4318")
     return value
 
 
@@ -234,7 +234,7 @@ class Settings(BaseSettings):
     )
     otlp_endpoint: Annotated[str, BeforeValidator(_http_address)] = Field(
         "",
-        description="where traces of requests are sent over OTLP (http://localhost:4318), with the extra otel; none: "
+        description="where traces of requests are sent over OTLP (http://127.0.0.1:4318), with the extra otel; none: "
         "where OpenTelemetry's own variables say, or nowhere",
     )
 
