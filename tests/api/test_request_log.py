@@ -190,3 +190,15 @@ def test_a_failure_of_ours_is_logged_under_the_id(logged: Start, monkeypatch: py
     finally:
         logging.getLogger("manyhats").removeHandler(handler)
     assert any("[request broken]" in line for line in formatted)
+
+
+def test_what_comes_behind_a_request_is_not_its_error(logged: Start) -> None:
+    with logged() as log:
+        first = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: first\r\n\r\n"
+        with raw(log.live, first + b"no request at all\r\n\r\n") as connection:
+            answers = connection.makefile("rb").read()
+        assert answers.count(b"HTTP/1.1 200") == answers.count(b"HTTP/1.1 400") == 1
+        line = log.line("first")
+        assert line["status"] == 200
+        assert "error" not in line
+        wait_until(lambda: any(line["status"] == 400 for line in log.lines()), "a line for the other")

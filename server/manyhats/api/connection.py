@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from asyncio import Transport
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
@@ -205,7 +206,7 @@ class Connection(HttpProtocol):
 
 def _answer(error: ManyhatsError, request_id: str) -> bytes:
     """A whole HTTP answer, by hand: there is no request that it belongs to."""
-    made = response(error)
+    made = Context().run(response, error)  # it may be another request, answered just now, that calls this
     made.headers["Connection"] = "close"
     made.headers[HEADER] = request_id
     lines = [name.title() + b": " + value + b"\r\n" for name, value in made.raw_headers]
