@@ -58,8 +58,36 @@ def test_figures_count(start):
         assert after["manyhats_adapter_loads_total"] == 2
         assert after["manyhats_adapter_load_seconds_count"] == 2
         assert after["manyhats_inputs_waiting"] == 0
+        assert after["manyhats_http_requests_total|code=200|route=POST /v1/tasks/{task}/predict"] == 1
+        assert after["manyhats_http_requests_total|code=400|route=POST /v1/tasks/{task}/predict"] == 1
+        assert after["manyhats_http_requests_total|code=200|route=POST /v1/predict"] == 1
+        assert after["manyhats_http_request_seconds_count|route=POST /v1/predict"] == 1
+        assert after["manyhats_adapter_requests_total|tier=slot"] >= 3
+        assert after["manyhats_adapter_requests_total|tier=disk"] >= 2
+        assert after["manyhats_adapter_requests_total|tier=memory"] == 0
         live.client.delete(f"/v1/tasks/{one}")
-        assert figures(live)["manyhats_slots_used"] == 1
+        gone = figures(live)
+        assert gone["manyhats_slots_used"] == 1
+        assert not any(f"task={one}" in name for name in gone)
+        assert any(f"task={other}" in name for name in gone)
+
+
+def test_where_an_adapter_was_found_is_counted(start):
+    """One slot for two tasks: who leaves it stays in memory."""
+    with start(slots=1, preload=0) as live:
+        one, other = live.add("one"), live.add("other")
+        for task in (one, other, one, one):
+            live.outputs(task, "w1")
+            live.wait_idle()
+        before = figures(live)
+        for task in (other, other, one):
+            live.outputs(task, "w1")
+            live.wait_idle()
+        after = figures(live)
+        tiers = ("slot", "memory", "disk")
+        gained = [after[name] - before[name] for name in (f"manyhats_adapter_requests_total|tier={t}" for t in tiers)]
+        assert gained == [1, 2, 0]
+        assert after["manyhats_adapter_evictions_total"] - before["manyhats_adapter_evictions_total"] == 2
 
 
 def test_labels_of_tasks_are_bounded(start):
