@@ -24,7 +24,7 @@ ALLOWED = {
     "engine": {"core", "methods", "kernels", "backbone", "supported"},
     "registry": {"formats", "core", "methods", "backbone"},
     "training": {"engine", "core", "formats", "methods", "backbone"},
-    "serving": {"engine", "core", "registry", "methods", "backbone", "observability"},
+    "serving": {"engine", "core", "registry", "formats", "methods", "backbone", "observability"},
     "runtime": {
         *("serving", "engine", "core", "kernels", "registry", "formats", "methods", "backbone", "settings"),
         "observability",

@@ -19,12 +19,12 @@ class Block(NamedTuple):
 BLOCKS = {
     "a": Block("the machine", "machine", 40, 15),
     "k": Block("the kernels beside float64", "kernels", 90, 35),
-    "c": Block("correctness", "correctness", 80, 30),
+    "c": Block("correctness", "correctness", 120, 40),
     "e": Block("encoder speed", "encoder", 90, 40),
     "f": Block("decode speed", "decode", 140, 60),
     "g": Block("hot swap", "swap", 45, 20),
     "h": Block("profiles", "profiles", 30, 12),
-    "d": Block("the project's own tests", "own_tests", 90, 30),
+    "d": Block("the project's own tests", "own_tests", 150, 40),
 }
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import random
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,8 @@ from manyhats.backbone.vocabulary import VocabularyHead, causal_head
 from manyhats.core.adapter import Adapter
 from manyhats.engine.forward import forward
 from manyhats.engine.forward_input import ForwardInput
+from manyhats.engine.fused_norms import use_fused_norms
+from manyhats.engine.warm_up import warm_up
 from manyhats.kernels.registry import choose
 from manyhats.methods.bottleneck import BottleneckConfig
 from manyhats.methods.bound_adapter import BARE, BoundAdapter
@@ -35,7 +38,7 @@ from stepping import Generation
 from torch import Tensor
 from transformers import BertConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from device.child import Run
+from device.child import Run, report
 from tests import tiny
 
 MIXTURE = ("lora", "mask", "ia3", "bottleneck", "prefix")
@@ -51,12 +54,13 @@ def backends() -> tuple[str, ...]:
 
 def use(backbone: Backbone, name: str) -> None:
     """Sets the kernels of a backbone without adapters; those for CUDA also where their check has found a fault."""
-    if name != "cuda":
-        use_kernels(backbone, name)
-        return
-    from manyhats.kernels.cuda.backend import CudaKernels
+    if name == "cuda":
+        from manyhats.kernels.cuda.backend import CudaKernels
 
-    backbone.kept[SlotTables] = SlotTables(CudaKernels())
+        backbone.kept[SlotTables] = SlotTables(CudaKernels())
+    else:
+        use_kernels(backbone, name)
+    use_fused_norms(backbone)
 
 
 # ---- backbones
@@ -116,7 +120,11 @@ def backbone_of(
 def llama(dtype: torch.dtype, size: str = "1B") -> Backbone:
     """A decoder with its language-model head."""
     model = made(LlamaForCausalLM, llama_config(size), dtype)
-    return backbone_of(model.base_model, "llama", dtype, causal_head(model))
+    backbone = backbone_of(model.base_model, "llama", dtype, causal_head(model))
+    begin = time.time()
+    warm_up(backbone)  # as the server does at its start
+    report(f"{size}: seconds to compile the kernels", round(time.time() - begin, 1))
+    return backbone
 
 
 def weight_bytes(backbone: Backbone) -> int:

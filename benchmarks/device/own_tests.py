@@ -20,12 +20,12 @@ def run() -> None:
     """Each in a process of its own."""
     (Run.out / "tests.log").write_text("", encoding="utf-8")
     marked = [str(p) for p in sorted(Path("tests").rglob("test_*.py")) if "mark.gpu" in p.read_text(encoding="utf-8")]
-    attempt("gpu tests", tests, "pytest -m gpu", 40, "-m", "gpu", *marked)
-    kernels = ["-k", "gains"] if Run.small else ["-m", "not slow"]
-    attempt("kernels", tests, "the kernels' tests", 60, "tests/kernels/cuda", *kernels)
+    attempt("gpu tests", tests, "pytest -m gpu", 75, "-m", "gpu", *marked)
     some = ["-k", "many_tasks_at_once or pieces"] if Run.small else []
     attempt("api generation", tests, "generation over HTTP, tiny backbones on the device", 45, "-p", "device.on_device",
             "tests/api/test_generation.py", *some)  # fmt: skip
+    kernels = ["-k", "gains"] if Run.small else ["-m", "not slow"]
+    attempt("kernels", tests, "the kernels' tests", 60, "tests/kernels/cuda", *kernels)
     if not Run.small:
         attempt("mixing", tests, "PEFT's generate, tiny backbones on the device", 40, "-p", "device.on_device",
                 "tests/parity/test_generation.py")  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 from device.blocks import BLOCKS, limit
 from device.child import POISONED
 from device.summary import summary
-from device.targets import verdicts
+from device.targets import TIME_LIMIT, verdicts
 
 _IMPORTS = 25  # seconds that the first block waits for its imports
 _TRIES = 5
@@ -197,7 +197,7 @@ def _try(process: Child, block: str, done: list[str], seconds: float, entry: dic
     """One run of a block; the cases that another one leaves out, or None where there is none to be."""
     entry["status"] = status = process.run(block, done, seconds)
     if status == "timeout":
-        entry["errors"].append({"where": (process.open or ["?"])[-1], "message": "the time limit came here"})
+        entry["errors"].append({"where": (process.open or ["?"])[-1], "message": TIME_LIMIT})
     if status in ("ok", "timeout"):
         return None
     where = (process.open or ["before its first case"])[-1]

@@ -21,6 +21,8 @@ STEP_MASKS = "Llama-8B, 32 streams: 16 masks to the floor"
 SWAP = "from host memory to a slot, one LoRA of Llama-1B: p50, ms"
 SWAPPED_STEP = "steps while adapters are swapped: p99 to p50"
 
+TIME_LIMIT = "the time limit came here"  # the message of a case that was under way then
+
 # The block that gives each figure.
 TARGETS: dict[Target, str] = {
     Target(KERNELS, 0): "k",
@@ -40,15 +42,18 @@ TARGETS: dict[Target, str] = {
 
 
 def verdicts(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """By figure: its limit, its value, and what that means. A failure counts where nothing may differ."""
+    """By figure: its limit, its value, and what that means. A failure counts where nothing may differ; the time limit
+    is none, and says only that not all was looked at."""
     trial = data["about"]["small"] or data["about"]["device"] != "cuda"
     found: dict[str, dict[str, Any]] = {}
     for target, block in TARGETS.items():
         entry = data["blocks"].get(block, {})
         value = entry.get("figures", {}).get(target.figure)
         if value is not None and target.limit == 0:
-            value += len(entry["errors"])
+            value += sum(error.get("message") != TIME_LIMIT for error in entry["errors"])
         verdict = "not measured" if value is None else "met" if target.met(value) else "missed"
+        if verdict == "met" and target.limit == 0 and entry.get("status") == "timeout":
+            verdict = "met by what the time was enough for"
         if trial and value is not None and target.limit:
             verdict = "a trial, which says nothing"
         limit = f"at {'least' if target.at_least else 'most'} {target.limit:g}"

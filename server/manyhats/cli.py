@@ -21,7 +21,7 @@ from manyhats.commands.lazy import LazyCommand
 from manyhats.commands.setting_options import Switches, given_settings, with_settings
 from manyhats.errors import EngineFailure, ManyhatsError, WrongSetting, WrongUsage
 from manyhats.observability import logs
-from manyhats.settings import load_settings
+from manyhats.settings import Settings, load_settings
 
 _ENDING = 60.0  # seconds beside those for draining, after which a server whose engine has given up ends at once
 
@@ -41,6 +41,9 @@ def serve(config: Path | None = None, **options: Any) -> None:
     # Not sys.exit: an exception raised at any point of the start may be swallowed there.
     for ending in (signal.SIGTERM, signal.SIGINT):
         signal.signal(ending, lambda *_: os._exit(0))
+    reloads: list[Callable[[], None]] = []  # empty until there is something to reload
+    if hasattr(signal, "SIGHUP"):  # its own effect would be the end
+        signal.signal(signal.SIGHUP, lambda *_: [reload() for reload in reloads])
     settings = load_settings(config, **given_settings(options))
     logs.configure(settings.log_level, settings.log_format)
     check_exposure(settings)
@@ -49,6 +52,7 @@ def serve(config: Path | None = None, **options: Any) -> None:
     check_address(settings)
     # Here, so that what is wrong so far is said before torch is loaded.
     from manyhats.api.app import create_app
+    from manyhats.api.reload import Reloader
     from manyhats.api.server import create_server
     from manyhats.runtime import Runtime
 
@@ -57,7 +61,12 @@ def serve(config: Path | None = None, **options: Any) -> None:
     # What is here now stays: walking through it at every collection would stop all threads each time.
     gc.collect()
     gc.freeze()
-    server = create_server(create_app(runtime), settings)
+    application = create_app(runtime)
+    reloader = Reloader(settings, lambda: load_settings(config, **given_settings(options)))
+    for holder in (_use_log_level, runtime.use, application.use):
+        reloader.give_to(holder)
+    server = create_server(application, settings, drain=application.drain, reloader=reloader)
+    reloads.append(server.reload)
 
     def end_server() -> None:
         server.should_exit = True
@@ -74,6 +83,10 @@ def serve(config: Path | None = None, **options: Any) -> None:
         pass
     if runtime.fatal:
         raise EngineFailure(runtime.fatal)
+
+
+def _use_log_level(settings: Settings) -> None:
+    logs.set_level(settings.log_level)
 
 
 app.command("push")(remote.push)

@@ -18,20 +18,16 @@ from anyio import to_thread
 from manyhats.backbone import Backbone
 from manyhats.backbone.loading import choose_device
 from manyhats.backbone.precision import use_tf32
-from manyhats.core.adapter import Adapter
-from manyhats.core.history import history_warnings
-from manyhats.core.packed_adapter import PackedAdapter
 from manyhats.engine.compute_threads import run_in_temporary_thread, set_compute_threads, use_one_compute_thread
 from manyhats.engine.engine import Engine, EngineConfig
 from manyhats.engine.freed_memory import keep_freed_memory
+from manyhats.engine.fused_norms import use_fused_norms
 from manyhats.engine.pass_size import default_batched_tokens
 from manyhats.engine.self_check import self_check
-from manyhats.errors import AdapterMismatch, DeadlineExceeded
-from manyhats.formats.reader import read_adapter
-from manyhats.formats.tensor_file import mapped
+from manyhats.engine.warm_up import warm_up
+from manyhats.errors import DeadlineExceeded
 from manyhats.kernels.registry import check_kernels
 from manyhats.methods.bound_adapter import BoundAdapter
-from manyhats.methods.heads import KindName
 from manyhats.methods.slots import slot_tables, use_kernels
 from manyhats.observability.sinks import open_recorder
 from manyhats.registry.adapter_cache import AdapterCache
@@ -40,9 +36,8 @@ from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Task, TaskSettings, Version, parse_settings
 from manyhats.registry.registry import Registry
 from manyhats.registry.slot_memory import slot_memory
+from manyhats.serving.adapter_reader import AdapterReader
 from manyhats.serving.inference import Limits
-from manyhats.serving.merged import MergedVersion
-from manyhats.serving.merged import build as build_merged
 from manyhats.serving.observation import Observation
 from manyhats.serving.service import Service
 from manyhats.serving.task_settings import check_settings
@@ -51,9 +46,7 @@ from manyhats.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_CARD = "README.md"
 _START_SCANS = 50  # for folders that are still being copied, before the start goes on without them
-_CARD_LIMIT = 64 << 10  # characters
 
 
 class Runtime:
@@ -69,15 +62,17 @@ class Runtime:
         recorder = open_recorder(settings.request_log, settings.otlp_endpoint)
         self.observation = Observation(settings.metrics_tasks, recorder)
         self.metrics = self.observation.metrics
+        self.reader = AdapterReader(self.backbone, settings.max_rank)
         self.registry = Registry(
-            settings.store, self.inspect, max_tasks=settings.max_tasks, max_versions=settings.max_versions
+            settings.store, self.reader.inspect, max_tasks=settings.max_tasks, max_versions=settings.max_versions
         )
+        self.reader.registry = self.registry
         self._cache_bytes = settings.cache_memory if self.backbone.has_language_model else 0
         slots = slot_memory(settings.slot_memory, self.backbone.device, self._cache_bytes)
         logger.info("memory of slots: %s", slots)
         self.adapter_cache = AdapterCache(
-            load=self._load,
-            bind=self._bind,
+            load=self.reader.load,
+            bind=self.reader.bind,
             slot_size=lambda adapter: adapter.slot_size(self.backbone),
             slots=settings.slots,
             slot_bytes=slots.limit,
@@ -101,10 +96,7 @@ class Runtime:
                 enforce_eager=settings.enforce_eager,
             ),
         )
-        limits = Limits(
-            max_inputs=settings.max_inputs, max_characters=settings.max_characters, timeout=settings.request_timeout
-        )
-        self.service = Service(self.backbone, self.registry, self.adapter_cache, self.engine, limits)
+        self.service = Service(self.backbone, self.registry, self.adapter_cache, self.engine, _limits(settings))
         self.threads = ThreadLimits(checking=settings.upload_threads)
         self.uploads = 0  # under way
         self.started = time.time()
@@ -131,6 +123,19 @@ class Runtime:
         return self.state
 
     # ---- life
+
+    def use(self, settings: Settings) -> None:
+        """Has the limits of these settings from now on. What is under way keeps those that it began with."""
+        self.settings = settings
+        self.reader.max_rank = settings.max_rank
+        self.service.limits = _limits(settings)
+        self.engine.limit_queues(settings.queue_per_task, settings.queue_total)
+        self.registry.max_tasks, self.registry.max_versions = settings.max_tasks, settings.max_versions
+        self.threads.checking.total_tokens = settings.upload_threads
+
+    def leave(self) -> None:
+        """Says that it is not ready, while it still answers."""
+        self.state = "draining"
 
     def open(self) -> None:
         """Opens the store. Raises ConfigurationError where another server has it."""
@@ -225,38 +230,6 @@ class Runtime:
 
     # ---- adapters
 
-    def inspect(self, folder: Path, kind: KindName | None = None) -> AdapterInfo:
-        """Reads and checks an adapter folder; `kind`: what it is for, where its head allows that.
-
-        Raises what `read_adapter` raises.
-        """
-        with mapped(folder):  # it is staged: nobody else writes to it
-            adapter = read_adapter(folder, self.backbone, self.registry.content, kind)
-        if adapter.rank is not None and adapter.rank > self.settings.max_rank:
-            raise AdapterMismatch(
-                f"the adapter's rank is {adapter.rank}; at most {self.settings.max_rank} is served", param="rank"
-            )
-        path = folder / _CARD
-        card = path.read_text(encoding="utf-8", errors="replace")[:_CARD_LIMIT] if path.exists() else None
-        labels = adapter.settings.get("labels")
-        info = AdapterInfo(
-            method=adapter.method,
-            kind=adapter.kind,
-            rank=adapter.rank,
-            matched_tensors=adapter.matched_tensors,
-            bytes=sum(path.stat().st_size for path in folder.rglob("*.safetensors")),
-            base=adapter.base,
-            labels=tuple(labels) if labels else None,
-            num_labels=adapter.head.num_labels if adapter.head else None,
-            card=card,
-            settings=dict(adapter.settings),
-            warnings=(*adapter.warnings, *history_warnings(card)),
-            references=adapter.references,
-            kinds=adapter.kinds(self.backbone),
-        )
-        check_settings(adapter.method, adapter.settings, info, self.backbone)
-        return info
-
     async def configure(self, task: str, partial: Mapping[str, Any]) -> Task:
         """Sets what is not weights. Raises InvalidRequest where labels do not fit the head."""
         self._check_settings(task, partial)
@@ -326,27 +299,6 @@ class Runtime:
         finally:
             self.registry.unpin(version)
 
-    def _load(self, version: Version) -> Adapter | PackedAdapter:
-        return self._read(version).packed(self.backbone)
-
-    def _read(self, version: Version) -> Adapter:
-        def read(stored: Version) -> Adapter:
-            return self.registry.read(
-                stored, lambda files: read_adapter(files, self.backbone, self.registry.content, stored.info.kind)
-            )
-
-        if not isinstance(version, MergedVersion):
-            return read(version)
-        adapter = build_merged(version, read)
-        adapter.check(self.backbone)
-        return adapter
-
-    def _bind(self, adapter: Adapter | PackedAdapter) -> BoundAdapter:
-        bound = adapter.bind(self.backbone)
-        if bound.arrival is not None:  # else the first step with it would wait for its copy, and all others with it
-            bound.arrival.wait()
-        return bound
-
     def _batched_tokens(self, slot_bytes: int) -> int:
         """The most tokens of one pass beside slots of so many bytes, where no setting says it."""
         chosen = default_batched_tokens(self.backbone, slot_bytes + self._cache_bytes)
@@ -366,11 +318,20 @@ def _backbone(settings: Settings, given: Backbone | None) -> Backbone:
         prepacked=settings.weight_layout == "auto" and not settings.deterministic,
     )
     use_kernels(backbone, settings.kernels)
+    use_fused_norms(backbone)
     if settings.self_check:
         self_check(backbone)
     else:
         logger.warning("self_check is off: the packed pass is not compared with the unmodified model")
+    warm_up(backbone)
     return backbone
+
+
+def _limits(settings: Settings) -> Limits:
+    """Those of one call."""
+    return Limits(
+        max_inputs=settings.max_inputs, max_characters=settings.max_characters, timeout=settings.request_timeout
+    )
 
 
 def _as_settings(partial: Mapping[str, Any]) -> TaskSettings:

@@ -151,6 +151,13 @@ class Settings(BaseSettings):
     drain_timeout: float = Field(
         20.0, ge=0, le=_DAY, description="seconds that a stopping server waits for work under way"
     )
+    drain_delay: float = Field(
+        0.0,
+        ge=0,
+        le=_DAY,
+        description="seconds that a server goes on taking requests after SIGTERM, while it says that it is not ready: "
+        "what a load balancer needs to notice",
+    )
 
     slots: int = Field(256, ge=1, description="maximum adapters that are ready on the device")
     slot_memory: ByteSize = Field(
@@ -262,6 +269,18 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings
+
+
+# What a running server takes over when it reads its settings again.
+RELOADED = frozenset(
+    {
+        *("request_timeout", "drain_timeout", "drain_delay", "queue_per_task", "queue_total", "scan_interval"),
+        *("max_inputs", "max_characters", "max_body", "max_values", "max_upload", "max_uploads", "upload_threads"),
+        *("max_unpacked", "max_files", "max_rank", "max_versions", "max_tasks", "adapter_folders"),
+        *("api_keys", "admin_keys", "allowed_hosts", "metrics_names", "log_level"),
+        *("max_connections", "header_timeout", "body_timeout", "body_rate", "send_timeout", "keep_alive"),
+    }
+)
 
 
 def load_settings(config: Path | None = None, **given: Any) -> Settings:

@@ -19,7 +19,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from manyhats.backbone import Backbone
-from manyhats.runtime import Runtime
 
 from tests.amounts import tried
 from tests.api.live import (
@@ -470,15 +469,14 @@ def test_more_uploads_than_may_be_under_way(start):
 def test_uploads_take_no_threads_from_predictions(start, monkeypatch):
     """However many are checked, unpacked or written, and however long that takes."""
     opened = threading.Event()
-    inspect = Runtime.inspect
 
-    def held(*given):
+    def held(inspect, *given):
         assert opened.wait(PATIENCE)
         return inspect(*given)
 
     with start(upload_threads=2) as live:
         task = live.add("asked")
-        monkeypatch.setattr(live.runtime.registry, "_inspect", partial(held, live.runtime))
+        monkeypatch.setattr(live.runtime.registry, "_inspect", partial(held, live.runtime.reader.inspect))
         files = adapter_files(live.backbone)
         clients = [live.new_client() for _ in range(30)]
         senders = [threading.Thread(target=live.upload, args=(fresh(), files), kwargs={"client": c}) for c in clients]

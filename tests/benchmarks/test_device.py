@@ -130,3 +130,16 @@ def test_a_target_is_met_missed_or_not_measured(device: Import) -> None:
     assert (said.pop(kernels), said.pop(methods)) == ("missed", "met")
     assert (said.pop(few), said.pop(many)) == ("met", "missed")
     assert set(said.values()) == {"not measured"}
+
+
+def test_the_time_limit_is_no_difference(device: Import) -> None:
+    own = device("targets")
+    late = {"where": "llama/bfloat16 cuda", "message": own.TIME_LIMIT}
+    other = {"where": "bert fp32 cuda", "message": "RuntimeError: no"}
+    for errors, figure, verdict in (
+        ([late], 0, "met by what the time was enough for"),
+        ([late, other], 1, "missed"),
+    ):
+        block = {"status": "timeout", "figures": {own.METHODS: 0}, "errors": errors}
+        found = own.verdicts({"about": {"small": False, "device": "cuda"}, "blocks": {"c": block}})[own.METHODS]
+        assert (found["figure"], found["verdict"]) == (figure, verdict)

@@ -18,16 +18,18 @@ _WAITING = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "unique
 
 class RecordedGraphs:
     """See `engine.decode_graph.Capture`. `launch`: takes the launches of programs in Triton, which it writes down too;
-    `launches`: how many the last replay had."""
+    `launches`: how many the last replay had; `programs`: the names of the programs that the last capture launches."""
 
     def __init__(self, launch: Callable[..., None]) -> None:
         self._launch = launch
         self._recording: list[Callable[[], None]] | None = None
         self.launches = 0
+        self.programs: list[str] = []
 
     def launch(self, program: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
         """See `kernels.cuda.launch.Launch`."""
         if self._recording is not None:
+            self.programs.append(program.fn.__name__)
             self._recording.append(lambda: self._launch(program, grid, *arguments, **constants))
         with _disable_current_modes():  # the interpreter's own work is not the program's
             self._launch(program, grid, *arguments, **constants)
@@ -35,6 +37,7 @@ class RecordedGraphs:
     def __call__(self, run: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
         """Poisons the result, so that only a replay gives an answer."""
         recorded = self._recording = []
+        self.programs = []
         try:
             with _Recorder(recorded):
                 result = run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,41 @@ def test_bare_steps_launch_what_a_backbone_without_adapters_does(streams: Any) -
     assert one.capture.launches == bare
     sites = len(one.backbone.linear) + 1
     assert bare < both <= bare + 3 * sites  # two launches a site, and the memory between them
+
+
+def test_pairs_of_layers_that_read_the_same_rows_are_one_launch_in_a_graph_too(streams: Any) -> None:
+    one = streams(True)
+    if not isinstance(one.capture, RecordedGraphs):
+        pytest.skip("launches in a CUDA graph are not counted")
+    one.add("lora", tiny.adapter(one.backbone, "lora", 1, rank=3).bind(one.backbone), seed=2)
+    one.finish()
+    pairs = [name for name in one.capture.programs if name in ("shrink", "expand")]
+    shared = one.backbone.shared
+    assert len(shared) == 2  # query, key and value; gate and up
+    alone = len(one.backbone.linear) - sum(map(len, shared))
+    assert len(pairs) == 2 * (len(shared) + alone)
+
+
+def test_a_graph_is_captured_again_while_the_one_before_lives(streams: Any) -> None:
+    """Whose memory the new one gets."""
+    one = streams(True)
+    one.add("base", BARE, seed=1, new=3)
+    one.finish()
+    (graph,) = one.graphs._graphs.values()
+    capture, seen = one.graphs._capture, []
+    before = weakref.ref(getattr(graph.replay, "__self__", graph.replay))  # a CUDA graph, of which it is a method
+
+    def noted(run: Any) -> Any:
+        seen.append(before() is not None)
+        return capture(run)
+
+    one.graphs._capture = noted
+    graph.state, one.graphs._current = "another", None
+    one.add("base", BARE, seed=1, new=3)
+    one.finish()
+    assert one.graphs.captured == 2
+    assert seen == [True]
+    assert before() is None
 
 
 def test_a_step_that_does_not_fit_runs_without(streams: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,10 @@ class Counting:
     name = "counting"
     keeps_bits = True
     keeps_sparse = True
+    compiles = False
     row_attention = None
     fused_rows = None
+    rms_norm = None
     stage = None
     captures = None
     table_bytes = 0

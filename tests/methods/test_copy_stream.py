@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +25,7 @@ from manyhats.methods.lora.vera import SharedMatrices
 from manyhats.methods.pinned_memory import PinnedMemory
 from manyhats.methods.registry import METHODS
 from manyhats.methods.slots import slot_tables
-from manyhats.runtime import Runtime
+from manyhats.serving.adapter_reader import AdapterReader
 
 from tests import every, tiny
 from tests.launches.device import DEVICE, host_values, pretended_device
@@ -190,10 +189,10 @@ def test_a_loading_thread_may_wait_so_that_no_step_does(there: Backbone, count: 
 
 
 def test_a_server_gives_an_adapter_to_requests_when_it_is_there(there: Backbone, count: Count) -> None:
-    runtime: Any = SimpleNamespace(backbone=there)
+    reader = AdapterReader(there, max_rank=64)
     adapter = tiny.adapter(there, "lora", 1)
     for times, one in enumerate((adapter, adapter.packed(there)), start=1):
-        bound = Runtime._bind(runtime, one)
+        bound = reader.bind(one)
         assert bound.arrival is not None
         assert bound.arrival._event.query()
         assert count.waits.total() == times  # of the thread that loads

@@ -22,7 +22,7 @@ from tests.api.live import Live, serving
 from tests.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[2]
-FILES = ROOT / "docker" / "monitoring"
+FILES = ROOT / "deploy" / "monitoring"
 OWN_TESTS = Path(__file__).parent / "alerts_test.yaml"
 MADE_BY_PROMETHEUS = {"up"}
 

@@ -35,12 +35,14 @@ from manyhats.api import (
 from manyhats.api.definitions import share_definitions
 from manyhats.api.direct_route import DirectRoutes
 from manyhats.api.disconnect import ClientDisconnected
+from manyhats.api.drain import Drain
 from manyhats.api.examples import restore_nulls
 from manyhats.api.exposure import allowed_hosts
 from manyhats.api.middleware.gate import Gate
 from manyhats.api.observer import Observer
 from manyhats.api.schemas import ErrorBody
 from manyhats.runtime import Runtime
+from manyhats.settings import Settings
 
 _MULTIPART_OVERHEAD = 1 << 20  # bytes: boundaries and headers of an upload's parts
 
@@ -50,6 +52,13 @@ class Application(FastAPI):
 
     front: ASGIApp
     observer: Observer
+    gate: Gate
+    drain: Drain
+
+    def use(self, settings: Settings) -> None:
+        """Has the limits of these settings from now on."""
+        self.gate.use(allowed_hosts(settings), settings.max_body, settings.max_upload + _MULTIPART_OVERHEAD)
+        self.drain.delay, self.drain.timeout = settings.drain_delay, settings.drain_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.front(scope, receive, send)
@@ -68,7 +77,7 @@ class Application(FastAPI):
         await super().__call__(scope, receive, send)
 
 
-def create_app(runtime: Runtime) -> FastAPI:
+def create_app(runtime: Runtime) -> Application:
     """The ASGI application for an opened runtime; it starts and stops the runtime with itself."""
 
     @asynccontextmanager
@@ -91,13 +100,15 @@ def create_app(runtime: Runtime) -> FastAPI:
 
     direct = [route for router in _routers() for route in router.routes]
     app.observer = Observer(runtime.metrics.http, runtime.observation.recorder, with_texts=settings.log_texts)
-    app.front = Gate(
+    app.drain = Drain(delay=settings.drain_delay, timeout=settings.drain_timeout, on_leave=runtime.leave)
+    app.front = app.gate = Gate(
         DirectRoutes(app.routed, application=app, routes=direct, handlers=app.exception_handlers),
         observer=app.observer,
         hosts=allowed_hosts(settings),
         origins=settings.cors_origins,
         json_limit=settings.max_body,
         upload_limit=settings.max_upload + _MULTIPART_OVERHEAD,
+        check_open=app.drain.check,
     )
     return app
 

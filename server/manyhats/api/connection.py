@@ -43,9 +43,15 @@ class ConnectionLimits:
     json_bytes: int
     upload_bytes: int
     send: float
+    keeps_open: Callable[[], bool] = lambda: True  # whether a connection may stay open behind an answer
     open: set[Connection] = field(default_factory=set)
     closing: set[Connection] = field(default_factory=set)  # were answered; the client may still read
     on_refusal: Callable[[Call], None] = lambda call: None  # of what no request was made of
+
+    def leave(self) -> None:
+        """Has every connection closed behind the answer that is under way, or behind its next one."""
+        for connection in list(self.open):
+            connection.close_behind_answer()
 
     def sweep(self, elapsed: float) -> None:
         """Closes what has taken too long. `elapsed`: since the last call."""
@@ -113,6 +119,22 @@ class Connection(HttpProtocol):
             self.running.keep_alive = False
 
     # ---- limits
+
+    def keeps_open(self) -> bool:
+        """Whether the connection may stay open behind the next answer."""
+        return self._limits.keeps_open()
+
+    def close_behind_answer(self) -> None:
+        """The client is told with the answer under way that the connection ends, unless it has sent more already."""
+        running = self.running if self.is_busy else None
+        if running is not None and self.cycle is running and not self._waiting and self.part != "head":
+            running.keep_alive = False
+            self._last = self.part == "nothing"  # else it is seen at the end of the body
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request of it is under way."""
+        return not self._closing and self.running is not None and not self.running.response_complete
 
     def check(self, elapsed: float) -> None:
         """Ends the connection where its client has taken too long. `elapsed`: seconds since the last call."""

@@ -53,6 +53,10 @@ class HttpProtocol(HttpToolsProtocol):
         """Answers with an error, where no answer has started, and closes the connection."""
         raise NotImplementedError
 
+    def keeps_open(self) -> bool:
+        """Whether the connection may stay open behind the next answer."""
+        return True
+
     # ---- what asyncio calls
 
     def data_received(self, data: bytes) -> None:
@@ -99,7 +103,7 @@ class HttpProtocol(HttpToolsProtocol):
         path = raw_path.decode("ascii")
         if "%" in path:
             path = unquote(path)
-        keep_alive = version == "1.1" and self.parser.should_keep_alive()
+        keep_alive = version == "1.1" and self.keeps_open() and self.parser.should_keep_alive()
         self.scope = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -51,21 +52,27 @@ class Capture(Protocol):
 
 
 class CudaCapture:
-    """With torch's CUDA graphs, whose memory is one pool: only the graph that ran last has a result."""
+    """With torch's CUDA graphs, whose memory is one pool: only the graph that ran last has a result.
+
+    A pool lives as long as one of its graphs; torch refuses to capture into one whose graphs are all gone. So a graph
+    shares the pool of one that is alive, which is held meanwhile, and else begins a new one.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._pool: Any = None
+        self._alive: WeakSet[Any] = WeakSet()
 
     def __call__(self, run: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
         """See `Capture`. Other threads may copy and allocate meanwhile."""
         graph = torch.cuda.CUDAGraph()
+        other = next(iter(self._alive), None)
+        pool = None if other is None else other.pool()
         with (
             torch.cuda.device(self._device),
-            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+            torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
         ):
             result = run()
-        self._pool = self._pool or graph.pool()
+        self._alive.add(graph)
         return result, graph.replay
 
 
@@ -179,10 +186,12 @@ class DecodeGraphs:
     def _captured(self, graph: _Graph, run: Callable[[], Tensor], own: int) -> bool:
         """Captures the graph, launches it once, and compares the first `own` rows of its logits with those of the same
         step without a graph. Returns False where they differ, or it cannot be captured."""
-        graph.replay = None
+        replaced = graph.replay  # it keeps the pool alive, in which the new one takes the old one's place
+        graph.logits = graph.replay = None
         try:
             expected = run()[:own]  # also compiles programs, and makes what is made at a first call
             graph.logits, graph.replay = self._capture(run)
+            del replaced
             graph.replay()
             if not _agree(expected, graph.logits[:own]):
                 raise EngineFailure("its logits in the graph are others")
@@ -229,7 +238,7 @@ class DecodeGraphs:
     def _new(self, rows: int, signatures: frozenset[Signature], cache: KeyValueCache) -> _Graph:
         head = self._backbone.vocabulary
         ordered = tuple(signatures)
-        everywhere = ActorSet(self._tables, ordered, None, True)
+        everywhere = ActorSet(self._tables, ordered, None, True, self._backbone.shared)
         in_head = ActorSet(self._tables, ordered, frozenset() if head is None else head.parts, False)
         if self._memory is None:
             # Sequences that share a prefix have its rows each; where that does not fit, a step runs without a graph.

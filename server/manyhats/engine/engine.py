@@ -130,6 +130,11 @@ class Engine:
         """Aborts a request. Sequences of the running batch are computed all the same, and their outputs dropped."""
         request.future.cancel()
 
+    def limit_queues(self, per_task: int, total: int) -> None:
+        """How many sequences of one task, and of all, may wait from now on; those that wait stay."""
+        with self._condition:
+            self._admission.task_limit, self._admission.total_limit = per_task, total
+
     def waiting(self) -> dict[str, int]:
         """The number of waiting sequences by task."""
         with self._condition:

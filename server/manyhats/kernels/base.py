@@ -135,6 +135,15 @@ class FusedRows(Protocol):
         ...
 
 
+class RmsNorm(Protocol):
+    """A norm by the root of the mean square, in one call. Without gradients."""
+
+    def __call__(self, x: Tensor, gain: Tensor, epsilon: float) -> Tensor | None:
+        """gain x / sqrt(mean(x^2) + epsilon), of x (..., width) and the gain (width,), rounded to their type before the
+        gain and after it; None where it does not compute such tensors."""
+        ...
+
+
 class Staging(Protocol):
     """Arrays of one pass that go to the device together; see `backbone.staging.StagingBuffer`."""
 
@@ -182,8 +191,10 @@ class Kernels(Protocol):
     name: str
     keeps_bits: bool  # whether slots hold masks as bits (`masked_linear`), or as dense weights (`linear`)
     keeps_sparse: bool  # whether slots hold sparse differences (`sparse_add`), or dense weights (`linear`)
+    compiles: bool  # whether the first call of a kind takes long, as its program is compiled; see `engine.warm_up`
     row_attention: RowAttention | None  # None: torch's attention, over keys and values that are gathered
     fused_rows: FusedRows | None  # None: torch's operations
+    rms_norm: RmsNorm | None  # None: torch's operations
     joined_low_rank: JoinedLowRank | None  # None: one call for each site
     stage: Stage | None  # None: calls need nothing on the device besides their tensors
     captures: Captures | None  # None: launches cannot be captured

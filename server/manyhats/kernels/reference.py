@@ -17,6 +17,7 @@ from manyhats.kernels.base import (
     FusedRows,
     JoinedLowRank,
     LowRank,
+    RmsNorm,
     RowAttention,
     Rows,
     ScaleAdd,
@@ -34,6 +35,8 @@ class Reference:
     name = "reference"
     keeps_bits = False  # unpacking bits in every batch takes 2 to 4 times as long as the linear layer itself
     keeps_sparse = False
+    compiles = False
+    rms_norm: RmsNorm | None = None
     row_attention: RowAttention | None = None
     fused_rows: FusedRows | None = None
     joined_low_rank: JoinedLowRank | None = None

@@ -35,6 +35,11 @@ def configure(level: str, form: Literal["text", "json"] = "text") -> None:
         logging.getLogger(noisy).setLevel("WARNING")
 
 
+def set_level(level: str) -> None:
+    """Writes everything from `level` on, from now."""
+    logging.getLogger().setLevel(level.upper())
+
+
 class SafeFormatter(logging.Formatter):
     """Cuts what is long and escapes control characters: a message may hold what a caller has sent."""
 

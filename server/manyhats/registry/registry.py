@@ -72,8 +72,8 @@ class Registry(AdapterIndex):
         self.store = store
         self.own_folder = store / OWN_FOLDER
         self._inspect = inspect
-        self._max_tasks = max_tasks
-        self._max_versions = max_versions
+        self.max_tasks = max_tasks
+        self.max_versions = max_versions
         self._blobs = Blobs(self.own_folder)
         self._database = Transactions(self.own_folder)
         self.quarantine = Quarantine(self._blobs, self)
@@ -197,9 +197,9 @@ class Registry(AdapterIndex):
             self.check_reading(sha, info)
             found = self.find(task)
             known = next((v for v in found.versions if v.sha256 == sha), None) if found else None
-            if found is None and self.count >= self._max_tasks:
+            if found is None and self.count >= self.max_tasks:
                 raise TooLarge(f"the store holds {self.count} tasks, which is the most", param="task")
-            if found is not None and known is None and len(found.versions) >= self._max_versions:
+            if found is not None and known is None and len(found.versions) >= self.max_versions:
                 raise TooLarge(
                     f"the task `{task}` has {len(found.versions)} versions, which is the most; delete some",
                     param="task",

@@ -88,6 +88,7 @@ def run(kernels: Any, dtype: torch.dtype, rows: int) -> None:
         kernels.masked_linear(x, y, base, bias, bits, segments)
     kernels.lookup(torch.zeros(2 * rows, dtype=torch.int64), x, table(Rows(made(5, WIDTH), torch.arange(5))), segments)
     kernels.sparse_add(x, y, table(Sparse(indices, made(9))), segments)
+    kernels.rms_norm(x, made(WIDTH), 1e-6)
 
 
 def attend(kernels: CudaKernels, dtype: torch.dtype, heads: int, kv_heads: int, dim: int) -> None:

@@ -19,6 +19,7 @@ PROGRAMS = {
     "sparse_add",
     "attend_rows",
     "merge_splits",
+    "rms_norm",
 }
 
 

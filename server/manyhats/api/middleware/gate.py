@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -27,10 +27,11 @@ from manyhats.serving.http_metrics import HttpMetrics
 class Gate:
     """Gives each request its id, and refuses what may not pass.
 
-    In this order: an unknown host, a page of another site, an encoding, a type or a length of the body.
+    In this order: an unknown host, a page of another site, what comes too late, an encoding, a type or a length of the
+    body.
 
     `hosts`: the names of this server, None for any. `origins`: whose pages may ask. `json_limit`, `upload_limit`: bytes
-    of a body. `observer`: is told of each request.
+    of a body. `check_open` raises for a path that is not open now. `observer`: is told of each request.
     """
 
     def __init__(
@@ -41,16 +42,24 @@ class Gate:
         origins: Sequence[str],
         json_limit: int,
         upload_limit: int,
+        check_open: Callable[[str], object] = lambda path: None,
         observer: Observer | None = None,
     ) -> None:
         self._app = app
         self._observer = observer or Observer(HttpMetrics(), None, with_texts=False)
-        self._hosts = AllowedHosts(hosts)
+        self._check_open = check_open
         self._same_origin = SameOrigin(origins)
         self._json = BodyLimit(json_limit, held=True)
         self._uploads = BodyLimit(upload_limit, held=False)
+        self.use(hosts, json_limit, upload_limit)
         # Its answers have an id too, and it answers for any host.
         self._cors = Cors(self._without_cors, origins=origins) if origins else None
+
+    def use(self, hosts: Sequence[str] | None, json_limit: int, upload_limit: int) -> None:
+        """Has these hosts and limits, as they are given first, from now on."""
+        self._hosts = AllowedHosts(hosts)
+        self._json.limit = json_limit
+        self._uploads.limit = upload_limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -81,6 +90,7 @@ class Gate:
             self._same_origin.check(scope, headers)
             if (path := lenient_path(scope["path"])) != scope["path"]:
                 scope = {**scope, "path": path}
+            self._check_open(path)
             if scope["method"] == "HEAD":
                 scope, send = {**scope, "method": "GET"}, headers_alone(send)
             limit = self._uploads if is_upload(scope) else self._json

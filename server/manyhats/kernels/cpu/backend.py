@@ -13,6 +13,7 @@ from manyhats.kernels.base import (
     FusedRows,
     JoinedLowRank,
     LowRank,
+    RmsNorm,
     RowAttention,
     Rows,
     ScaleAdd,
@@ -45,6 +46,8 @@ class CpuKernels:
     name = "cpu"
     keeps_bits = True
     keeps_sparse = True
+    compiles = False
+    rms_norm: RmsNorm | None = None
     stage: Stage | None = None
     captures: Captures | None = None
     joined_low_rank: JoinedLowRank | None = None

@@ -17,6 +17,7 @@ from manyhats.kernels.base import (
     JoinedLowRank,
     JoinedPair,
     LowRank,
+    RmsNorm,
     RowAttention,
     Rows,
     ScaleAdd,
@@ -31,6 +32,7 @@ from manyhats.kernels.cuda.captures import CudaCaptures, captured_size
 from manyhats.kernels.cuda.entries import Kind
 from manyhats.kernels.cuda.launch import Launch, launch
 from manyhats.kernels.cuda.programs import low_rank, products, rows, sparse
+from manyhats.kernels.cuda.rms_norm import CudaRmsNorm
 from manyhats.kernels.cuda.row_attention import CachedRowAttention
 from manyhats.kernels.cuda.tiles import ELEMENTS, OnDevice, tiles_of, to_device
 from manyhats.kernels.reference import Reference
@@ -40,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 _STEP = 128  # bytes of a product's inputs, of a step
 _OUTPUTS = 64  # of a product's program; where the widest layer has no more than 16, those
-_RANKS = 32  # of a low-rank pair's program; where the highest rank is no more than 16, those
+_RANKS = 32  # of a low-rank pair's program: fewer would be another program to compile
 _LEAST = 16  # rows, columns and inputs of a product
 _LONG = 1024  # inputs for each of the parts that a low-rank pair's sum is divided into: not for each batch its own
 _MOST_PARTS = 4
@@ -74,6 +76,7 @@ class CudaKernels:
     name = "cuda"
     keeps_bits = True
     keeps_sparse = True
+    compiles = True
     fused_rows: FusedRows | None = None
 
     def __init__(self, launch: Launch = launch) -> None:
@@ -86,6 +89,7 @@ class CudaKernels:
         self.captures: Captures | None = CudaCaptures(self._arena_on, launch)
         self.joined_low_rank: JoinedLowRank | None = self._joined_low_rank
         self.row_attention: RowAttention | None = CachedRowAttention(launch)
+        self.rms_norm: RmsNorm | None = CudaRmsNorm(launch)
 
     @property
     def table_bytes(self) -> int:
@@ -120,26 +124,26 @@ class CudaKernels:
     def _pairs(self, x: Tensor, ys: list[Tensor], calls: list[_Call], row_scale: Tensor | None = None) -> None:
         """The low-rank pairs of up to three sites; `calls` have the same tiles."""
         (length, width), sites, call = x.shape, len(ys), calls[0]
-        ranks = max(_LEAST, *(one.most for one in calls))
-        block = min(ranks, _RANKS)
+        ranks = max(_RANKS, *(one.most for one in calls))
         parts = min(1 << max(width // _LONG, 1).bit_length() - 1, _MOST_PARTS)
         low = torch.empty((sites, parts, length, ranks), dtype=torch.float32, device=x.device)
         low_site, low_part, low_row, _ = low.stride()
         aligned = all(one.aligned for one in calls)
-        sizes = {"ROWS": call.size, "RANKS": block, "PARTS": parts, "SITES": sites, "ALIGNED": aligned}
+        sizes = {"ROWS": call.size, "RANKS": _RANKS, "PARTS": parts, "SITES": sites, "ALIGNED": aligned}
         blocks = sum(-(-y.shape[1] // _OUTPUTS) for y in ys)
-        unused = _MOST_SITES - sites
-        calls, ys = [*calls, *[call] * unused], [*ys, *[ys[0]] * unused]
-        structs, slots = [one.structs for one in calls], [len(one.structs) for one in calls]
+        # What belongs to sites that there are not is None, so that nothing is looked up and passed for it.
+        none = (None,) * (_MOST_SITES - sites)
+        structs, slots = (*(one.structs for one in calls), *none), (*(len(one.structs) for one in calls), *none)
         self._launch(
-            low_rank.shrink, (call.grid, sites * (ranks // block), parts),
+            low_rank.shrink, (call.grid, sites * (ranks // _RANKS), parts),
             x, low, call.tiles, *structs, *slots, width, x.stride(0), low_row, low_part, low_site,
             BLOCK=_STEP // x.element_size(), **sizes,
         )  # fmt: skip
         self._launch(
             low_rank.expand, (call.grid, blocks),
-            low, *ys, call.tiles, *structs, *slots, row_scale, *(y.shape[1] for y in ys), low_row, low_part, low_site,
-            *(y.stride(0) for y in ys), 0 if row_scale is None else row_scale.stride(0),
+            low, *ys, *none, call.tiles, *structs, *slots, row_scale, *(y.shape[1] for y in ys), *none,
+            low_row, low_part, low_site, *(y.stride(0) for y in ys), *none,
+            None if row_scale is None else row_scale.stride(0),
             BLOCK=_OUTPUTS, SCALED=row_scale is not None, **sizes,
         )  # fmt: skip
 

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "bounds", "first", "cache_rows"])
 def attend_rows(
     q, new_key, new_value, keys, values, out, parts, sums, rows, bounds, first, scaling, cache_rows,
     q_row, q_head, key_row, key_head, value_row, value_head, cache_row, cache_head, out_row, out_head,

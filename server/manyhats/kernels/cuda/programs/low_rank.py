@@ -2,7 +2,7 @@
 
 A launch computes one to three sites that read the same rows. Each has its own table: `structs_a`, with space for
 `slots_a` slots, and so on. A slot without an entry there, or beyond the table, has nothing to do at that site. What
-belongs to sites that a launch does not have is that of the first.
+belongs to sites that a launch does not have is None.
 """
 
 import triton
@@ -21,7 +21,7 @@ def of_site(site, a, b, c, SITES: tl.constexpr):
     return a
 
 
-@triton.jit(do_not_specialize=["slots_a", "slots_b", "slots_c"])
+@triton.jit(do_not_specialize=["tiles", "slots_a", "slots_b", "slots_c"])
 def shrink(
     x, low, tiles, structs_a, structs_b, structs_c, slots_a, slots_b, slots_c,
     width, x_row, low_row, low_part, low_site,
@@ -67,7 +67,7 @@ def shrink(
     tl.store(place, acc, mask=(m < count)[:, None] & (r < rank)[None, :])
 
 
-@triton.jit(do_not_specialize=["slots_a", "slots_b", "slots_c"])
+@triton.jit(do_not_specialize=["tiles", "slots_a", "slots_b", "slots_c"])
 def expand(
     low, y_a, y_b, y_c, tiles, structs_a, structs_b, structs_c, slots_a, slots_b, slots_c, row_scale,
     out_a, out_b, out_c, low_row, low_part, low_site, y_a_row, y_b_row, y_c_row, scale_row,

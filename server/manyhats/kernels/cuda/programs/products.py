@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles", "y_width", "y_row"])
 def linear(
     x, y, tiles, structs, width, y_width, x_row, y_row,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
@@ -52,7 +52,7 @@ def linear(
     tl.store(place, acc.to(element), mask=(m < count)[:, None] & (own & (column < y_width))[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def masked_linear(
     x, y, base, bias, tiles, structs, width, out, x_row, y_row, base_row, base_column,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, BLOCK: tl.constexpr, BIASED: tl.constexpr,

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def scale_add(y, tiles, structs, width, y_row, y_head, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """y[row, head, n] = y[row, head, n] gain[n] + offset[n]. Grid: tiles, blocks of the width, heads."""
     tile, block, head = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -31,7 +31,7 @@ def scale_add(y, tiles, structs, width, y_row, y_head, ROWS: tl.constexpr, BLOCK
     tl.store(place, ys.to(element), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def copy_rows(source, target, tiles, width, source_row, target_row, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """target[row, :] = source[row, :], in the target's type. Grid: tiles, blocks of the width."""
     tile, block = tl.program_id(0), tl.program_id(1)
@@ -47,7 +47,7 @@ def copy_rows(source, target, tiles, width, source_row, target_row, ROWS: tl.con
     tl.store(place, values.to(target.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["ids", "tiles"])
 def lookup(ids, y, tiles, structs, width, y_row, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """y[row, :] = rows[i, :] where the token id of the row is the i-th of the entry's. Grid: tiles, blocks of the
     width.
@@ -87,3 +87,18 @@ def lookup(ids, y, tiles, structs, width, y_row, ROWS: tl.constexpr, BLOCK: tl.c
     inside = ((m < count) & (index >= 0) & (index < size))[:, None] & (n < width)[None, :]
     values = tl.load(rows + index[:, None] * width + n[None, :], mask=inside, other=0.0)
     tl.store(y + (first + m)[:, None] * y_row + n[None, :], values, mask=inside)
+
+
+@triton.jit
+def rms_norm(x, gain, y, width, epsilon, BLOCK: tl.constexpr):
+    """y[row, :] = gain x[row, :] / sqrt(mean(x[row, :]^2) + epsilon), rounded before the gain and after it, as
+    transformers' layers do. x, y: (rows, width), contiguous. Grid: rows."""
+    row = tl.program_id(0).to(tl.int64) * width
+    n = tl.arange(0, BLOCK)
+    own = n < width
+    element = y.dtype.element_ty
+    xs = tl.load(x + row + n, mask=own, other=0.0).to(tl.float32)
+    mean = tl.sum(xs * xs, axis=0) / width
+    scaled = (xs * (1.0 / tl.sqrt(mean + epsilon))).to(element).to(tl.float32)
+    gains = tl.load(gain + n, mask=own, other=0.0).to(tl.float32)
+    tl.store(y + row + n, (scaled * gains).to(element), mask=own)

@@ -17,7 +17,7 @@ def first_at_least(indices, count, bound):
     return low
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def sparse_add(
     x, y, tiles, structs, width, out, x_row, y_row,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, BLOCK: tl.constexpr,
