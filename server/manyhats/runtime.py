@@ -30,6 +30,7 @@ from manyhats.errors import DeadlineExceeded
 from manyhats.kernels.registry import check_kernels
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.slots import slot_tables, use_kernels
+from manyhats.observability.sinks import open_recorder
 from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.audit import KEYS_FILE
 from manyhats.registry.imports import FolderImports
@@ -39,7 +40,7 @@ from manyhats.registry.registry import Registry
 from manyhats.registry.slot_memory import slot_memory
 from manyhats.serving.adapter_reader import AdapterReader
 from manyhats.serving.inference import Limits
-from manyhats.serving.metrics import Metrics, RuntimeGauges
+from manyhats.serving.observation import Observation
 from manyhats.serving.service import Service
 from manyhats.serving.task_settings import check_settings
 from manyhats.serving.threads import ThreadLimits, in_thread
@@ -61,7 +62,9 @@ class Runtime:
             torch.set_num_threads(settings.threads)
         self._threads = torch.get_num_threads()
         self.backbone = run_in_temporary_thread(lambda: _backbone(settings, backbone))
-        self.metrics = Metrics(settings.metrics_tasks)
+        recorder = open_recorder(settings.request_log, settings.otlp_endpoint)
+        self.observation = Observation(settings.metrics_tasks, recorder)
+        self.metrics = self.observation.metrics
         self.reader = AdapterReader(self.backbone, settings.max_rank)
         self.registry = Registry(
             settings.store,
@@ -112,12 +115,10 @@ class Runtime:
         self._scan_failed = ""  # why the last scan for copied adapters failed
         self._watching: asyncio.Task[None] | None = None
         self.fatal = ""  # why the engine has given up
-        self.engine.runner.on_batch = self.metrics.batch
+        self.observation.observe(self.service, self.adapter_cache, self.engine)
         self.engine.on_fatal = self._end
         self.engine.step_scope = self.service.dispatcher.one_wake_up
         self.engine.detokenizer.step_scope = self.service.dispatcher.one_wake_up
-        self.adapter_cache.on_load = lambda version, seconds: self.metrics.loaded(seconds)
-        self.service.on_answer = self.metrics.answered
 
     @property
     def ready(self) -> bool:
@@ -151,19 +152,18 @@ class Runtime:
         """Opens the store. Raises ConfigurationError where another server has it."""
         self.registry.open()
         self.registry.subscribe(self.pinning.on_change)
-        self.metrics.registry.register(
-            RuntimeGauges(
-                self.registry,
-                self.adapter_cache,
-                self.engine,
-                is_ready=lambda: self.ready,
-                max_versions=self.settings.metrics_tasks,
-            )
+        self.observation.register(
+            self.registry,
+            self.adapter_cache,
+            self.engine,
+            is_ready=lambda: self.ready,
+            vllm_names=self.settings.metrics_vllm_names,
         )
 
     async def start(self) -> None:
         """Starts the model's thread, imports adapters copied by hand, preloads, and becomes ready."""
         self.engine.start()
+        self.observation.start()
         use_one_compute_thread()
         self._watching = asyncio.create_task(self._watch())
 
@@ -179,6 +179,7 @@ class Runtime:
         else:  # a running pass keeps what it uses
             logger.error("a pass has not ended in time; adapters and the store stay open until the process ends")
         set_compute_threads(self._threads)
+        await to_thread.run_sync(self.observation.close)
 
     def close(self) -> None:
         """Gives back threads and the store."""

@@ -42,6 +42,13 @@ def _folder(value: Any) -> Any:
     return value
 
 
+def _http_address(value: Any) -> Any:
+    """The address of an HTTP server, or none."""
+    if value and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", str(value)):
+        raise ValueError("write the address of an OTLP receiver, as http://127.0.0.1:4318")
+    return value
+
+
 def _hosts(value: Any) -> Any:
     """Host names, each plain, `*` or `*.example.com`."""
     names = _split(value)
@@ -234,7 +241,22 @@ class Settings(BaseSettings):
     metrics_names: Literal["readers", "everybody", "nobody"] = Field(
         "readers", description="who sees tasks' names in /metrics, the others get sums; readers: who may ask"
     )
+    metrics_vllm_names: bool = Field(
+        False, description="also give figures in /metrics under vLLM's names, for routers that read those"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
+    log_format: Literal["text", "json"] = Field("text", description="how the log is written: text, json")
+    request_log: Literal["off", "stdout", "log"] = Field(
+        "off", description="a line of JSON for each request: off, on stdout, or where the log goes (stderr)"
+    )
+    log_texts: bool = Field(
+        False, description="let the log of requests have texts and answers, which may be nobody else's business"
+    )
+    otlp_endpoint: Annotated[str, BeforeValidator(_http_address)] = Field(
+        "",
+        description="where traces of requests are sent over OTLP (http://127.0.0.1:4318), with the extra otel; none: "
+        "where OpenTelemetry's own variables say, or nowhere",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -42,22 +42,52 @@ def test_figures_count(start):
         live.wait_idle()
         after = figures(live)
         assert after["manyhats_tasks"] == 2
-        assert after[f"manyhats_requests_total|outcome=ok|task={one}"] == 2
-        assert after[f"manyhats_requests_total|outcome=ok|task={other}"] == 1
-        refused = {key: value for key, value in after.items() if "requests_total" in key and "outcome=ok" not in key}
+        assert after[f"manyhats_requests_total|method=lora|outcome=ok|task={one}"] == 2
+        assert after[f"manyhats_requests_total|method=mask|outcome=ok|task={other}"] == 1
+        refused = {
+            key: value for key, value in after.items() if "manyhats_requests_total" in key and "outcome=ok" not in key
+        }
         assert sum(refused.values()) == 2
-        assert after[f"manyhats_inputs_total|task={one}"] == 3
-        assert after[f"manyhats_inputs_total|task={other}"] == 1
+        assert after[f"manyhats_inputs_total|method=lora|task={one}"] == 3
+        assert after[f"manyhats_inputs_total|method=mask|task={other}"] == 1
         assert after["manyhats_batch_tokens_total"] == 2 * 3 + 2 * 4
-        assert after[f"manyhats_request_seconds_count|task={one}"] == 2
+        assert after[f"manyhats_request_seconds_count|method=lora|task={one}"] == 2
         assert after["manyhats_slots_used"] == 2
         assert 0 < after["manyhats_slot_bytes"] < after["manyhats_slot_bytes_limit"] == 2 << 30
         assert after["manyhats_memory_adapters"] == 0  # on a CPU, what is in a slot is in no other place
         assert after["manyhats_adapter_loads_total"] == 2
         assert after["manyhats_adapter_load_seconds_count"] == 2
         assert after["manyhats_inputs_waiting"] == 0
+        assert after["manyhats_http_requests_total|code=200|route=POST /v1/tasks/{task}/predict"] == 1
+        assert after["manyhats_http_requests_total|code=400|route=POST /v1/tasks/{task}/predict"] == 1
+        assert after["manyhats_http_requests_total|code=200|route=POST /v1/predict"] == 1
+        assert after["manyhats_http_request_seconds_count|route=POST /v1/predict"] == 1
+        assert after["manyhats_adapter_requests_total|tier=slot"] >= 3
+        assert after["manyhats_adapter_requests_total|tier=disk"] >= 2
+        assert after["manyhats_adapter_requests_total|tier=memory"] == 0
         live.client.delete(f"/v1/tasks/{one}")
-        assert figures(live)["manyhats_slots_used"] == 1
+        gone = figures(live)
+        assert gone["manyhats_slots_used"] == 1
+        assert not any(f"task={one}" in name for name in gone)
+        assert any(f"task={other}" in name for name in gone)
+
+
+def test_where_an_adapter_was_found_is_counted(start):
+    """One slot for two tasks: who leaves it stays in memory."""
+    with start(slots=1, preload=0) as live:
+        one, other = live.add("one"), live.add("other")
+        for task in (one, other, one, one):
+            live.outputs(task, "w1")
+            live.wait_idle()
+        before = figures(live)
+        for task in (other, other, one):
+            live.outputs(task, "w1")
+            live.wait_idle()
+        after = figures(live)
+        tiers = ("slot", "memory", "disk")
+        gained = [after[name] - before[name] for name in (f"manyhats_adapter_requests_total|tier={t}" for t in tiers)]
+        assert gained == [1, 2, 0]
+        assert after["manyhats_adapter_evictions_total"] - before["manyhats_adapter_evictions_total"] == 2
 
 
 def test_labels_of_tasks_are_bounded(start):
@@ -101,7 +131,7 @@ def test_tasks_are_named_to_those_who_may_read_them(start, names, keys, readers)
             assert len(inputs) == (2 if key in readers else 1)
             counts = [value for name, value in found.items() if name.startswith("manyhats_request_seconds_count")]
             assert sum(counts) == 2
-            buckets = [value for name, value in found.items() if "request_seconds_bucket|le=+Inf" in name]
+            buckets = [value for name, value in found.items() if "manyhats_request_seconds_bucket|le=+Inf" in name]
             assert sum(buckets) == 2
             assert found["manyhats_tasks"] == 2
 

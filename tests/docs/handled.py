@@ -50,6 +50,7 @@ DATA: list[tuple[str, str, str]] = [
     ("docs/extending.md", "class Plain", "excerpt"),
     ("docs/architecture.md", "FastAPI routes", "packages"),
     ("docs/store.md", "registry.sqlite3", "store"),
+    ("docs/observability.md", "render_ms", "request line"),
     ("docs/methods.md", "manyhats-mask/1", "mask"),
     ("docs/from-adapterhub.md", "model.save_adapter", "library"),
     ("docs/from-sentence-transformers.md", "model.add_adapter", "library"),

@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from manyhats.core.answered import Answered
 from manyhats.methods.registry import METHODS
 from manyhats.runtime import Runtime
 from manyhats.settings import Settings
@@ -104,31 +106,45 @@ def settings() -> str:
 
 def metrics() -> str:
     """Every metric of a server with a decoder, by its registry."""
+    return _table([family for family in _families() if not family.name.startswith("vllm:")])
+
+
+def vllm_metrics() -> str:
+    """Those under vLLM's names."""
+    return _table([family for family in _families() if family.name.startswith("vllm:")])
+
+
+@cache
+def _families() -> list[Any]:
     with tempfile.TemporaryDirectory() as folder:
         backbone = tiny.load(tiny_models.write_base("llama", Path(folder) / "llama"))
-        runtime = Runtime(Settings(store=Path(folder) / "store", self_check=False), backbone=backbone)
+        settings = Settings(store=Path(folder) / "store", self_check=False, metrics_vllm_names=True)
+        runtime = Runtime(settings, backbone=backbone)
         runtime.open()
         try:
-            runtime.metrics.answered("task", None, 0.1)
-            families = list(runtime.metrics.registry.collect())
+            runtime.metrics.answered(Answered("task", 0.0, 0.1, inputs=1, load_ms=1.0, token_times=[(0.1, 0.2)]))
+            runtime.metrics.http.ended("GET /healthz", 200, 0.1)
+            return list(runtime.metrics.registry.collect())
         finally:
             runtime.close()
+
+
+def _table(families: list[Any]) -> str:
     return "\n".join(["| metric | type | labels | meaning |", "|---|---|---|---|", *map(_metric, families)])
 
 
 def _metric(family: Any) -> str:
-    # What counts up and is read from elsewhere is a gauge to the library, named as a counter.
     name = f"{family.name}_total" if family.type == "counter" else family.name
-    kind = "counter" if name.endswith("_total") else family.type
     labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
-    named = {"manyhats_inputs": ["task"], "manyhats_quarantined": ["task", "version"]}
+    named = {"manyhats_quarantined": ["task", "version"]}
     labels = labels or named.get(family.name, [])
-    return f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {family.documentation} |"
+    return f"| `{name}` | {family.type} | {', '.join(f'`{label}`' for label in labels)} | {family.documentation} |"
 
 
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "settings": ("docs/settings.md", settings),
     "metrics": ("docs/metrics.md", metrics),
+    "vllm-metrics": ("docs/metrics.md", vllm_metrics),
     "recipes": ("docs/which-method.md", recipes),
 }
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import textwrap
 from collections.abc import Callable
 
 import pytest
 from manyhats.cli import app
+from manyhats.core.answered import Answered
+from manyhats.core.call import Call
+from manyhats.core.report import BatchReport
 from manyhats.methods.base import BoundComponent
+from manyhats.observability.records import RequestRecord
+from manyhats.observability.request_log import fields_of
 from manyhats.settings import Settings
 from typer.main import get_command
 
@@ -116,6 +122,16 @@ def excerpt(block: Block) -> None:
         assert any(textwrap.indent(lines, " " * indent) in source for indent in (0, 4, 8)), f"{block}:\n{piece}"
 
 
+def request_line(block: Block) -> None:
+    """The fields of a line of the log of requests, in their order."""
+    batch = BatchReport(7, {"spam": 2}, ("lora",), 3, 20, 0.004, ended=10.006)
+    item = Answered("spam", 10.0, 0.008, batch=batch)
+    record = RequestRecord(Call("r1", answers=[item]), "POST", "/", 10.0, 10.1, 0.0, f"00-{'1' * 32}-{'2' * 16}-01")
+    shown = json.loads(block.content)
+    assert list(shown) == list(fields_of(record))
+    assert list(shown["batch"]) == list(fields_of(record)["batch"])
+
+
 def packages(block: Block) -> None:
     """Each package of the server with what it holds, and nothing else."""
     names = set(re.findall(r"^([a-z]+)  ", block.content, re.MULTILINE))
@@ -141,6 +157,7 @@ CHECKS: dict[str, Callable[[Block], None]] = {
     "excerpt": excerpt,
     "library": library,
     "packages": packages,
+    "request line": request_line,
     "targets": targets,
 }
 

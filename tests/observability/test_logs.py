@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from manyhats.observability.logs import RepeatFilter, SafeFormatter, without_query
+from manyhats.core.call import CURRENT_CALL, Call
+from manyhats.observability.logs import JsonFormatter, RepeatFilter, SafeFormatter, without_query
 
 
 class Log:
@@ -109,3 +111,36 @@ def test_long_texts_are_cut(log: Log):
 def test_what_stands_behind_a_path_is_not_logged(log: Log):
     log.logger.info('%s - "%s %s HTTP/%s" %d', "127.0.0.1:1", "GET", "/v1/tasks?key=secret", "1.1", 200)
     assert log.lines == ['INFO uvicorn.access  127.0.0.1:1 - "GET /v1/tasks HTTP/1.1" 200']
+
+
+def json_line(*given: Any, error: BaseException | None = None) -> dict[str, Any]:
+    record = logging.LogRecord(
+        "manyhats", logging.ERROR, "f", 1, *given, None if error is None else (type(error), error, None)
+    )
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    return json.loads(line)
+
+
+def test_lines_of_json_have_their_fields_and_nothing_else_makes_one():
+    try:
+        raise ValueError("forged\n{}\r\u2028\ud800")
+    except ValueError as error:
+        line = json_line("%s %s", ("a\nb\ud800", "x" * 5000), error=error)
+    assert line.keys() == {"time", "level", "logger", "message", "traceback"}
+    assert line["level"] == "error"
+    assert line["message"].startswith("a\nb\\ud800 x")
+    assert len(line["message"]) < 2100
+    assert "forged" in line["traceback"]
+
+
+def test_what_a_request_does_is_logged_under_its_id(log: Log):
+    token = CURRENT_CALL.set(Call("r1"))
+    try:
+        log.logger.info("one")
+        assert json_line("two", ())["request_id"] == "r1"
+    finally:
+        CURRENT_CALL.reset(token)
+    log.logger.info("three")
+    assert log.lines == ["INFO uvicorn.access  one [request r1]", "INFO uvicorn.access  three"]
+    assert "request_id" not in json_line("four", ())

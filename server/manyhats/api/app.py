@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -42,6 +41,7 @@ from manyhats.api.drain import Drain
 from manyhats.api.examples import restore_nulls
 from manyhats.api.exposure import allowed_hosts
 from manyhats.api.middleware.gate import Gate
+from manyhats.api.observer import Observer
 from manyhats.api.schemas import ErrorBody
 from manyhats.runtime import Runtime
 from manyhats.settings import Settings
@@ -53,6 +53,7 @@ class Application(FastAPI):
     """FastAPI's application behind `front`: what is refused, or goes to a direct route, passes none of its layers."""
 
     front: ASGIApp
+    observer: Observer
     gate: Gate
     drain: Drain
 
@@ -99,12 +100,13 @@ def create_app(runtime: Runtime) -> Application:
     async def disconnected(_: Request, __: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it
 
-    # FastAPI's own traces begin in front of its routes.
-    direct = [] if _traced() else [route for router in _routers() for route in router.routes]
+    direct = [route for router in _routers() for route in router.routes]
+    app.observer = Observer(runtime.metrics.http, runtime.observation.recorder, with_texts=settings.log_texts)
     app.drain = Drain(delay=settings.drain_delay, timeout=settings.drain_timeout, on_leave=runtime.leave)
     app.front = app.gate = Gate(
         DirectRoutes(app.routed, application=app, routes=direct, handlers=app.exception_handlers),
         access=runtime.access,
+        observer=app.observer,
         hosts=allowed_hosts(settings),
         origins=settings.cors_origins,
         json_limit=settings.max_body,
@@ -128,8 +130,8 @@ def _with_routes(lifespan: Lifespan[FastAPI] | None) -> Application:
         redirect_slashes=False,  # the gate leaves them out
         docs_url=None,  # `documentation` has both
         redoc_url=None,
-        # Else it would ask at each request.
-        telemetry={} if _traced() else {"tracing": False, "metrics": False, "logs": False},
+        # Ours say more (`manyhats.observability.traces`), and cost a request nothing.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         responses={
             "4XX": {"model": ErrorBody, "description": "The request cannot be served as it is."},
             "5XX": {"model": ErrorBody, "description": "The server cannot serve it now."},
@@ -167,8 +169,3 @@ def _routers() -> tuple[APIRouter, ...]:
         lorax_pooled.router,
         lorax.router,
     )
-
-
-def _traced() -> bool:
-    """Whether the environment says something of OpenTelemetry."""
-    return any(name.startswith("OTEL_") for name in os.environ)

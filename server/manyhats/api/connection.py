@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 from asyncio import Transport
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from manyhats.api.errors import response
+from manyhats.api.errors import kind_of, response
 from manyhats.api.middleware.content import is_upload
 from manyhats.api.middleware.request_id import HEADER, new_id
 from manyhats.api.protocol import HttpProtocol
+from manyhats.core.call import Call
 from manyhats.errors import ManyhatsError, NotReady, SlowRequest
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class ConnectionLimits:
     keeps_open: Callable[[], bool] = lambda: True  # whether a connection may stay open behind an answer
     open: set[Connection] = field(default_factory=set)
     closing: set[Connection] = field(default_factory=set)  # were answered; the client may still read
+    on_refusal: Callable[[Call], None] = lambda call: None  # of what no request was made of
 
     def leave(self) -> None:
         """Has every connection closed behind the answer that is under way, or behind its next one."""
@@ -195,7 +198,10 @@ class Connection(HttpProtocol):
     def refuse(self, error: ManyhatsError) -> None:
         """Answers with an error, where no answer has started, and closes the connection. A route is notified of it."""
         running, answers = self.running, True
+        call: Call | None = None  # the one that this ends
         if running is not None:
+            if not running.response_complete:
+                call = running.scope.get("state", {}).get("call")
             # What is left of a body that has been answered gets no answer of its own.
             answers = self.part != "body" if running.response_complete else not running.response_started
             if not running.response_complete:
@@ -203,7 +209,12 @@ class Connection(HttpProtocol):
         limits = self._limits
         limits.open.discard(self)
         if answers:
-            self.transport.write(_answer(error))
+            status, kind = kind_of(error)
+            if call is None:
+                self._limits.on_refusal(call := Call(new_id(), status=status, error=kind))
+            elif not call.status:  # else the answer is on its way: the request had it already
+                call.status, call.error = status, kind
+            self.transport.write(_answer(error, call.id))
         if not answers or len(limits.closing) >= limits.MAX_CLOSING:
             self.transport.close()
             return
@@ -215,10 +226,10 @@ class Connection(HttpProtocol):
             self.transport.write_eof()
 
 
-def _answer(error: ManyhatsError) -> bytes:
+def _answer(error: ManyhatsError, request_id: str) -> bytes:
     """A whole HTTP answer, by hand: there is no request that it belongs to."""
-    made = response(error)
+    made = Context().run(response, error)  # it may be another request, answered just now, that calls this
     made.headers["Connection"] = "close"
-    made.headers[HEADER] = new_id()
+    made.headers[HEADER] = request_id
     lines = [name.title() + b": " + value + b"\r\n" for name, value in made.raw_headers]
     return STATUS_LINE[made.status_code] + b"".join(lines) + b"\r\n" + bytes(made.body)

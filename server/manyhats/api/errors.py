@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from manyhats import errors
+from manyhats.core.call import CURRENT_CALL, NO_CALL
 from manyhats.messages import field_error, printable
 
 logger = logging.getLogger(__name__)
@@ -50,12 +51,23 @@ _BY_STATUS = {status: kind for _, status, kind in KINDS} | {405: "MethodNotAllow
 
 def describe(error: Exception) -> tuple[int, dict[str, Any]]:
     """Status and body for an exception."""
-    status, kind = next((status, kind) for cls, status, kind in KINDS if isinstance(error, cls))
+    status, kind = kind_of(error)
     if isinstance(error, errors.ManyhatsError):
         message, param = error.message, error.param
     else:
         message, param = "the server failed on this request; its log says why", None
     return status, envelope(status, kind, message, param)
+
+
+def kind_of(error: Exception) -> tuple[int, str]:
+    """The status of an error, and the type that the caller sees."""
+    return next((status, kind) for cls, status, kind in KINDS if isinstance(error, cls))
+
+
+def note_error(kind: str) -> None:
+    """Notes for the log of requests with what type of error a request ends."""
+    if (call := CURRENT_CALL.get()) is not NO_CALL:
+        call.error = kind
 
 
 def envelope(status: int, kind: str, message: str, param: str | None = None) -> dict[str, Any]:
@@ -74,6 +86,7 @@ def _shortened(text: str, longest: int) -> str:
 
 def response(error: Exception, shape: Shape = describe) -> JSONResponse:
     """The answer to a request that failed with `error`, in the `shape` that the route's clients expect."""
+    note_error(kind_of(error)[1])
     status, body = shape(error)
     headers = {}
     if isinstance(error, errors.Overloaded):
@@ -106,6 +119,7 @@ def install(app: FastAPI) -> None:
             message = f"{request.url.path} does not take {request.method}"
             headers = {"Allow": _with_head(headers.get("Allow", ""))}
         kind = _BY_STATUS.get(error.status_code, "BadRequestError")
+        note_error(kind)
         return JSONResponse(envelope(error.status_code, kind, message), error.status_code, headers)
 
     @app.exception_handler(RequestValidationError)

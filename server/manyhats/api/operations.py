@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -45,6 +46,6 @@ async def metrics(request: Request) -> Response:
     runtime = runtime_of(request)
     audience = runtime.settings.metrics_names
     named = audience == "everybody" or (audience == "readers" and sees_figures(request))
-    registry = runtime.metrics.registry
-    figures = generate_latest(registry if named else SummedOverTasks(registry))
+    collector = runtime.metrics.registry if named else SummedOverTasks(runtime.metrics)
+    figures = await to_thread.run_sync(generate_latest, collector)  # many lines: no work for the event loop
     return Response(figures, media_type=CONTENT_TYPE_LATEST)

@@ -115,6 +115,8 @@ class Config(LimitedConfig):
         )
         self.behind_proxy = ProxyHeadersMiddleware(app, trusted_hosts=self.forwarded_allow_ips)  # type: ignore[arg-type]
         self.connection_limits = ConnectionLimits(**_limits(settings))
+        if (observer := getattr(app, "observer", None)) is not None:
+            self.connection_limits.on_refusal = observer.refused
 
     def use(self, settings: Settings) -> None:
         """Has the limits of these settings from now on."""

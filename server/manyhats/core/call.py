@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from manyhats.core.answered import Answered
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -35,12 +37,22 @@ ANYBODY = Caller()
 @dataclass(slots=True)
 class Call:
     """One request of a client. `deadline`: by `time.monotonic()`, after which nobody waits for its answer. `spend`: is
-    told of the tokens that each answer took, where somebody counts them."""
+    told of the tokens that each answer took, where somebody counts them.
+
+    What became of it is set on its way: `route`, the pattern that its path fits; `status` of the answer, 0 where none
+    was begun; `error`, the type that its caller sees; and, where somebody wants them, `answers`, one for each item.
+    `with_texts`: whether those have what was asked and answered.
+    """
 
     id: str = ""
     caller: Caller = ANYBODY
     deadline: float | None = None
     spend: Callable[[int], None] | None = None
+    route: str = ""
+    status: int = 0
+    error: str = ""
+    answers: list[Answered] | None = None
+    with_texts: bool = False
 
 
 NO_CALL = Call()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """A summary of one forward pass. `tasks`: number of sequences by task; `seconds`: time in the model."""
+    """A summary of one forward pass. `tasks`: number of sequences by task; `seconds`: time in the model; `signatures`:
+    how many different sets of operations its adapters have; `ended`: when, by `time.monotonic()`."""
 
     id: int
     tasks: Mapping[str, int]
@@ -16,3 +18,5 @@ class BatchReport:
     sequences: int
     tokens: int
     seconds: float
+    signatures: int = 0
+    ended: float = field(default_factory=time.monotonic)

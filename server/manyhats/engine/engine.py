@@ -140,6 +140,12 @@ class Engine:
         with self._condition:
             return self._admission.waiting()
 
+    def requests(self) -> tuple[list[Request], list[Request]]:
+        """The requests that have begun, and those that wait."""
+        with self._condition:
+            unfinished = list(self._unfinished)
+        return [one for one in unfinished if one.started], [one for one in unfinished if not one.started]
+
     def stop(self, timeout: float) -> bool:
         """Rejects new requests and waits up to `timeout` seconds for the submitted ones; the rest fails with NotReady.
 

@@ -129,13 +129,15 @@ class Runner:
 
     def _report(self, entries: Many[_Entry], seconds: float) -> None:
         """Reports a pass to `on_batch` and to every request in it."""
+        adapters = {entry.adapter for entry in entries}
         report = BatchReport(
             id=next(self._ids),
             tasks=dict(Counter(entry.sequence.request.task for entry in entries)),
-            methods=tuple(sorted({entry.adapter.method for entry in entries})),
+            methods=tuple(sorted({adapter.method for adapter in adapters})),
             sequences=len(entries),
             tokens=sum(entry.tokens for entry in entries),
             seconds=seconds,
+            signatures=len({adapter.signature for adapter in adapters}),
         )
         self.on_batch(report)
         for request in {entry.sequence.request for entry in entries}:

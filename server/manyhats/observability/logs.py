@@ -10,6 +10,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+import orjson
+
+from manyhats.core.call import CURRENT_CALL
 
 _FORMAT = "%(asctime)s %(levelname)-7s %(name)s  %(message)s"
 _LONGEST = 2000  # characters of a message
@@ -18,10 +24,10 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
 _CONTROL_BUT_LINES = re.compile(_CONTROL.pattern.replace(r"\x0a-", r"\x0b-"))
 
 
-def configure(level: str) -> None:
-    """Writes everything from `level` (`info`) on to stderr."""
+def configure(level: str, form: Literal["text", "json"] = "text") -> None:
+    """Writes everything from `level` (`info`) on to stderr, as lines of text or of JSON (`form`)."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(SafeFormatter(_FORMAT))
+    handler.setFormatter(SafeFormatter(_FORMAT) if form == "text" else JsonFormatter())
     handler.addFilter(RepeatFilter())
     handler.addFilter(without_query)
     logging.basicConfig(level=level.upper(), handlers=[handler])
@@ -40,12 +46,32 @@ class SafeFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The line of a record."""
         record.message = _CONTROL.sub(_escaped, _truncated(record.message, _LONGEST))
+        if request_id := CURRENT_CALL.get().id:
+            record.message += f" [request {request_id}]"
         return super().formatMessage(record)
 
     def formatException(self, ei: object) -> str:
         """A traceback, indented, so that none of its lines looks like one of the log's own."""
         text = super().formatException(ei)  # type: ignore[arg-type]
         return textwrap.indent(_CONTROL_BUT_LINES.sub(_escaped, _truncated(text, _LONGEST_TRACE)), "  ", lambda _: True)
+
+
+class JsonFormatter(logging.Formatter):
+    """An object a line: `time`, `level`, `logger`, `message`; `request_id`, of what a request does; a `traceback`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        fields = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": _truncated(record.getMessage(), _LONGEST),
+        }
+        if request_id := CURRENT_CALL.get().id:
+            fields["request_id"] = request_id
+        if record.exc_info:
+            fields["traceback"] = _truncated(self.formatException(record.exc_info), _LONGEST_TRACE)
+        return orjson.dumps({name: _encodable(text) for name, text in fields.items()}).decode()
 
 
 class RepeatFilter(logging.Filter):
@@ -117,6 +143,11 @@ def _truncated(text: str, longest: int) -> str:
         return text
     half = longest // 2
     return f"{text[:half]} ... {len(text) - 2 * half} characters left out ... {text[-half:]}"
+
+
+def _encodable(text: str) -> str:
+    """A text without halves of characters, which no encoding has."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _escaped(match: re.Match[str]) -> str:

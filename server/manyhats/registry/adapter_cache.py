@@ -69,6 +69,9 @@ class AdapterCache:
         self._load_jobs: dict[str, LoadJob] = {}  # by sha256
         self._queue: deque[LoadJob] = deque()  # those that are loaded, and wait for a slot
         self._loads = 0
+        # By where an adapter was that was asked for. What is on its way into a slot counts by where it comes from.
+        self.hits: dict[Level, int] = dict.fromkeys(("slot", "memory", "disk"), 0)
+        self.slot_limit = slots
         self.on_load: Callable[[Version, float], None] = lambda version, seconds: None
         self._threads = LoadingThreads()
 
@@ -96,6 +99,7 @@ class AdapterCache:
                 return None
             self._slots.use(version.sha256)
             slot.evict_when_idle = False
+            self.hits["slot"] += 1
             return slot.bound
 
     def release(self, version: Version) -> None:
@@ -165,6 +169,16 @@ class AdapterCache:
             slot, job = self._slots.get(sha256), self._load_jobs.get(sha256)
             return (slot is not None and slot.pinned) or (job is not None and bool(job.pinning_futures))
 
+    def resident(self) -> frozenset[str]:
+        """The adapters in slots, by sha256."""
+        with self._lock:
+            return frozenset(self._slots)
+
+    def loading(self) -> list[tuple[str, int]]:
+        """The tasks whose adapters are on their way into a slot, and how many requests wait for each."""
+        with self._lock:
+            return [(job.version.task, len(job.futures)) for job in self._load_jobs.values()]
+
     def stats(self) -> CacheStats:
         """How full the tiers are."""
         with self._lock:
@@ -191,6 +205,7 @@ class AdapterCache:
         with self._lock:
             job = self._load_jobs.get(sha)
             slot = self._slots.get(sha)
+            self.hits["slot" if slot is not None else "memory" if sha in self._memory else "disk"] += 1
             if slot is None and job is None and not self._queue:
                 slot = self._take_from_memory(sha)
             if slot is not None and (pin or not self._must_queue(sha, slot)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import ValuesView
+from collections.abc import Iterator, ValuesView
 from dataclasses import dataclass
 
 from manyhats.methods.bound_adapter import BoundAdapter
@@ -31,6 +31,9 @@ class Slots:
 
     def __len__(self) -> int:
         return len(self._slots)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._slots)
 
     def __contains__(self, sha256: str) -> bool:
         return sha256 in self._slots

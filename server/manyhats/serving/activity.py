@@ -59,8 +59,8 @@ class RecentTraffic:
         self._clock = clock
         self._intervals: deque[_Interval] = deque(maxlen=INTERVALS)  # those with a request, in order
 
-    def answered(self, task: str, error: Exception | None, seconds: float) -> None:
-        """Counts one request. `task`: one that exists, or empty."""
+    def answered(self, task: str, error: object, seconds: float) -> None:
+        """Counts one request. `task`: one that exists, or empty. `error`: None where there was none."""
         number = int(self._clock() // INTERVAL)
         if not self._intervals or self._intervals[-1].number < number:
             self._intervals.append(_Interval(number, Traffic(), {}))

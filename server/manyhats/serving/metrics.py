@@ -1,184 +1,115 @@
-"""Prometheus metrics by task, and what the server did lately."""
+"""What a server counts for Prometheus, and what it did lately."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import threading
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from manyhats.core.answered import Answered
+from manyhats.core.call import CURRENT_CALL
 from manyhats.core.report import BatchReport
-from manyhats.engine.engine import Engine
-from manyhats.registry.adapter_cache import AdapterCache
-from manyhats.registry.registry import Registry
 from manyhats.serving.activity import RecentBatches, RecentTraffic
+from manyhats.serving.distribution import FEW, SECONDS, SIZES, Distribution
+from manyhats.serving.http_metrics import HttpMetrics
+from manyhats.serving.task_metrics import TaskMetrics
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+# Families whose labels name tasks in a list: whoever may not see the names does not get them at all.
+LISTS_TASKS = frozenset({"vllm:lora_requests_info"})
 
 
-class Metrics:
-    """Counters of one server. `max_tasks`: the maximum number of tasks with their own label; the rest share
+class Metrics(Collector):  # type: ignore[misc]
+    """Counters of one server. `max_tasks`: the maximum number of tasks with their own label at once; the rest share
     `other`."""
 
     def __init__(self, max_tasks: int) -> None:
         self.registry = CollectorRegistry()
         self.recent_batches = RecentBatches()
         self.recent_traffic = RecentTraffic()
-        self._max_tasks = max_tasks
-        self._labelled: set[str] = set()
-        # By their labels: looking one up in prometheus_client takes longer than counting.
-        self._counted: dict[tuple[str, str], Counter] = {}
-        self._timed: dict[str, Histogram] = {}
-        self._run: dict[str, Counter] = {}
-        self._requests = Counter(
-            "manyhats_requests", "Requests answered or refused", ["task", "outcome"], registry=self.registry
+        self.tasks = TaskMetrics(max_tasks)
+        self.http = HttpMetrics()
+        self._lock = threading.Lock()  # of the model's thread and the loading threads
+        self._batch_tokens = 0
+        self._batches = (  # in the order of `batch`
+            ("manyhats_batch_sequences", "Sequences of a batch", Distribution(SIZES)),
+            ("manyhats_batch_tasks", "Tasks of a batch", Distribution(SIZES)),
+            ("manyhats_batch_methods", "Methods of a batch", Distribution(FEW)),
+            ("manyhats_batch_signatures", "Different sets of operations of a batch", Distribution(FEW)),
+            ("manyhats_batch_seconds", "Time of a batch in the model", Distribution(SECONDS)),
         )
-        self._inputs = Counter("manyhats_inputs", "Inputs that ran through the model", ["task"], registry=self.registry)
-        self._seconds = Histogram(
-            "manyhats_request_seconds",
-            "Time from receiving a request to answering it",
-            ["task"],
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self._batch_sequences = Histogram(
-            "manyhats_batch_sequences", "Sequences of a batch", buckets=_SIZES, registry=self.registry
-        )
-        self._batch_tasks = Histogram(
-            "manyhats_batch_tasks", "Tasks of a batch", buckets=_SIZES, registry=self.registry
-        )
-        self._batch_tokens = Counter(
-            "manyhats_batch_tokens", "Tokens that ran through the model", registry=self.registry
-        )
-        self._batch_seconds = Histogram(
-            "manyhats_batch_seconds", "Time of a batch in the model", buckets=_SECONDS, registry=self.registry
-        )
-        self._load_seconds = Histogram(
-            "manyhats_adapter_load_seconds",
-            "Time to read an adapter from disk",
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
+        self._load_seconds = Distribution(SECONDS)
+        self.registry.register(self)
+        ProcessCollector(registry=self.registry)
 
-    def _label(self, task: str) -> str:
-        if task in self._labelled:
-            return task
-        if len(self._labelled) >= self._max_tasks:
-            return "other"
-        self._labelled.add(task)
-        return task
-
-    def answered(self, task: str, error: Exception | None, seconds: float) -> None:
-        """Counts one request. `task`: one that exists, or empty."""
-        self.recent_traffic.answered(task, error, seconds)
-        label = self._label(task) if task else "unknown"
-        key = label, "ok" if error is None else type(error).__name__
-        if (counted := self._counted.get(key)) is None:
-            counted = self._counted[key] = self._requests.labels(*key)
-        counted.inc()
-        if error is not None:
-            return
-        if (timed := self._timed.get(label)) is None:
-            timed = self._timed[label] = self._seconds.labels(label)
-        timed.observe(seconds)
+    def answered(self, one: Answered) -> None:
+        """Counts one item of a request, and keeps it for who writes the request down."""
+        self.recent_traffic.answered(one.task if one.found else "", one.error or None, one.seconds)
+        self.tasks.answered(one)
+        if (answers := CURRENT_CALL.get().answers) is not None:
+            answers.append(one)
 
     def batch(self, report: BatchReport) -> None:
         """Counts one forward pass."""
         self.recent_batches.add(report)
-        self._batch_sequences.observe(report.sequences)
-        self._batch_tasks.observe(len(report.tasks))
-        self._batch_tokens.inc(report.tokens)
-        self._batch_seconds.observe(report.seconds)
-        for task, count in report.tasks.items():
-            label = self._label(task)
-            if (run := self._run.get(label)) is None:
-                run = self._run[label] = self._inputs.labels(label)
-            run.inc(count)
+        values = (report.sequences, len(report.tasks), len(report.methods), report.signatures, report.seconds)
+        with self._lock:
+            self._batch_tokens += report.tokens
+            for (_, _, counted), value in zip(self._batches, values, strict=True):
+                counted.counts[bisect_left(counted.bounds, value)] += 1
+                counted.sum += value
 
     def loaded(self, seconds: float) -> None:
         """Counts one adapter read from disk."""
-        self._load_seconds.observe(seconds)
+        with self._lock:
+            self._load_seconds.observe(seconds)
+
+    def collect(self) -> Iterable[Metric]:
+        """The metrics, by task."""
+        yield from self.tasks.families(retired=False)
+        yield from self._others()
+
+    def summable(self) -> Iterator[Metric]:
+        """The same with what was counted under labels that were given up, for sums over all tasks."""
+        yield from self.tasks.families(retired=True)
+        yield from self._others()
+
+    def _others(self) -> Iterator[Metric]:
+        yield from self.http.families()
+        with self._lock:
+            families = [(name, text, one.buckets(), one.sum) for name, text, one in self._batches]
+            tokens = self._batch_tokens
+            text = "Time to read an adapter from disk"
+            families.append(
+                ("manyhats_adapter_load_seconds", text, self._load_seconds.buckets(), self._load_seconds.sum)
+            )
+        yield CounterMetricFamily("manyhats_batch_tokens", "Tokens that ran through the model", tokens)
+        for name, text, buckets, total in families:
+            yield HistogramMetricFamily(name, text, buckets, total)
 
 
 class SummedOverTasks(Collector):  # type: ignore[misc]
     """The same metrics summed over all tasks, without their names."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
         """The families of the registry."""
-        for family in self._registry.collect():
+        own = {family.name: family for family in self._metrics.summable()}
+        for family in self._metrics.registry.collect():
+            if family.name in LISTS_TASKS:
+                continue
+            family = own.get(family.name, family)
             summed = Metric(family.name, family.documentation, family.type, family.unit)
-            values: dict[tuple[str, tuple[tuple[str, str], ...]], list[float]] = {}
+            values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
             for sample in family.samples:
                 labels = tuple((name, value) for name, value in sample.labels.items() if name != "task")
-                values.setdefault((sample.name, labels), []).append(sample.value)
-            for (name, labels), several in values.items():
-                # Not summed: a time of creation.
-                summed.add_sample(name, dict(labels), min(several) if name.endswith("_created") else sum(several))
+                key = sample.name, labels
+                values[key] = values.get(key, 0.0) + sample.value
+            for (name, labels), value in values.items():
+                summed.add_sample(name, dict(labels), value)
             yield summed
-
-
-class RuntimeGauges(Collector):  # type: ignore[misc]
-    """Gauges read from the server's components at each scrape. `max_versions`: of damaged ones that are named."""
-
-    def __init__(
-        self,
-        registry: Registry,
-        adapter_cache: AdapterCache,
-        engine: Engine,
-        *,
-        is_ready: Callable[[], bool],
-        max_versions: int,
-    ) -> None:
-        self._registry = registry
-        self._adapter_cache = adapter_cache
-        self._engine = engine
-        self._is_ready = is_ready
-        self._max_versions = max_versions
-
-    def collect(self) -> Iterable[Metric]:
-        """One family for each gauge."""
-        stats = self._adapter_cache.stats()
-        waiting = self._engine.waiting()
-        quarantined = self._registry.quarantine.versions()
-        figures = {
-            "manyhats_inputs_waiting": ("Inputs in the queues", sum(waiting.values())),
-            "manyhats_tasks_waiting": ("Tasks with inputs in the queues", len(waiting)),
-            "manyhats_slots_used": ("Adapters on the device", stats.slots),
-            "manyhats_slot_bytes": ("Bytes of adapters on the device", stats.slot_bytes),
-            "manyhats_slot_bytes_limit": ("Bytes that adapters may take on the device", stats.slot_bytes_limit),
-            "manyhats_memory_adapters": ("Adapters in host memory", stats.memory),
-            "manyhats_memory_bytes": ("Bytes of adapters in host memory", stats.memory_bytes),
-            "manyhats_adapter_loads_total": ("Adapters read from disk", stats.loads),
-            "manyhats_adapter_evictions_total": ("Adapters that gave up their slot", stats.evictions),
-            "manyhats_tasks": ("Tasks in the registry", self._registry.count),
-            "manyhats_quarantined_versions": ("Versions whose stored files are damaged", len(quarantined)),
-            "manyhats_ready": ("Whether the server answers", int(self._is_ready())),
-        }
-        engine = self._engine
-        figures |= {
-            "manyhats_engine_restarts_total": ("Times that the model's thread failed and began anew", engine.restarts),
-            "manyhats_sequences_failed_total": ("Sequences that ended with an error of the engine", engine.failed),
-            "manyhats_detokenizer_failures_total": ("Steps whose texts failed", engine.detokenizer.failures),
-        }
-        if engine.cache is not None:
-            pool = engine.cache.pool
-            figures |= {
-                "manyhats_sequences_running": ("Sequences that generate", len(engine.scheduler.running)),
-                "manyhats_kv_blocks": ("Blocks of keys and values that there are", pool.count),
-                "manyhats_kv_blocks_used": ("Blocks that sequences use", pool.used),
-                "manyhats_preemptions_total": ("Times that a sequence gave its blocks up", engine.scheduler.preempted),
-                "manyhats_prompt_tokens_cached_total": ("Tokens of prompts found in the cache", engine.cache.reused),
-            }
-        for name, (text, value) in figures.items():
-            yield GaugeMetricFamily(name, text, value)
-        damaged = GaugeMetricFamily(
-            "manyhats_quarantined", "Versions whose stored files are damaged", labels=["task", "version"]
-        )
-        for version in quarantined[: self._max_versions]:
-            damaged.add_metric([version.task, str(version.number)], 1)
-        yield damaged

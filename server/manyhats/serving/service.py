@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from manyhats.backbone import Backbone
+from manyhats.core.answered import Answered
 from manyhats.core.kinds.registry import KINDS
 from manyhats.core.sequence import Request
 from manyhats.engine.engine import Engine
@@ -23,6 +24,7 @@ from manyhats.registry.names import BASE
 from manyhats.registry.records import Task, TaskSettings, Version
 from manyhats.registry.registry import Registry
 from manyhats.registry.visibility import check_base
+from manyhats.serving.answered import answered, refused
 from manyhats.serving.backbone_task import BackboneTask
 from manyhats.serving.dispatch import Dispatcher
 from manyhats.serving.generation import Generation
@@ -62,7 +64,7 @@ class Service:
         cache = engine.cache  # of backbones that generate
         self._preparation = Preparation(backbone, None if cache is None else Generation(backbone, cache.capacity))
         self._queue = PreparationQueue(self._preparation, self.dispatcher, self._submit)
-        self.on_answer: Callable[[str, Exception | None, float], None] = lambda task, error, seconds: None
+        self.on_answer: Callable[[Answered], None] = lambda one: None
 
     async def predict(self, request: InferenceRequest) -> InferenceResponse:
         """One request. Raises ManyhatsError."""
@@ -71,7 +73,7 @@ class Service:
         try:
             one = self._open(request)
         except ManyhatsError as error:
-            self.on_answer("", error, time.monotonic() - begin)
+            self.on_answer(refused(request, error, begin))
             raise
         try:
             if not one.task_kind.generates and one.preparing_cost <= SMALL_TEXT and self._acquired(one):
@@ -80,8 +82,7 @@ class Service:
                 (answer,) = await self._answers([request], {0: one})
         finally:
             self._close(one)
-        failure = answer if isinstance(answer, ManyhatsError) else None
-        self.on_answer(one.version.task, failure, time.monotonic() - begin)
+        self.on_answer(answered(one, answer, begin))
         if isinstance(answer, ManyhatsError):
             raise answer
         return answer
@@ -96,10 +97,11 @@ class Service:
         finally:
             for one in pending.values():
                 self._close(one)
-        seconds = time.monotonic() - begin
         for i, answer in enumerate(answers):
-            task = pending[i].version.task if i in pending else ""
-            self.on_answer(task, answer if isinstance(answer, ManyhatsError) else None, seconds)
+            if i in pending:
+                self.on_answer(answered(pending[i], answer, begin))
+            elif isinstance(answer, ManyhatsError):
+                self.on_answer(refused(requests[i], answer, begin))
         return answers
 
     # ---- steps

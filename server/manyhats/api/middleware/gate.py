@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from starlette.responses import Response
@@ -19,8 +20,10 @@ from manyhats.api.middleware.hosts import AllowedHosts
 from manyhats.api.middleware.origins import SameOrigin
 from manyhats.api.middleware.paths import headers_alone, lenient_path
 from manyhats.api.middleware.request_id import request_id, with_request_id
+from manyhats.api.observer import Observer
 from manyhats.core.call import CURRENT_CALL, Call
 from manyhats.errors import ManyhatsError
+from manyhats.serving.http_metrics import HttpMetrics
 
 
 class Gate:
@@ -30,7 +33,8 @@ class Gate:
     body. Who sends it is noted for its route, which says whether they may.
 
     `access`: knows whose keys are whose. `hosts`: the names of this server, None for any. `origins`: whose pages may
-    ask. `json_limit`, `upload_limit`: bytes of a body. `check_open` raises for a path that is not open now.
+    ask. `json_limit`, `upload_limit`: bytes of a body. `check_open` raises for a path that is not open now. `observer`:
+    is told of each request.
     """
 
     def __init__(
@@ -43,9 +47,11 @@ class Gate:
         json_limit: int,
         upload_limit: int,
         check_open: Callable[[str], object] = lambda path: None,
+        observer: Observer | None = None,
     ) -> None:
         self._app = app
         self._access = access
+        self._observer = observer or Observer(HttpMetrics(), None, with_texts=False)
         self._check_open = check_open
         self._same_origin = SameOrigin(origins)
         self._json = BodyLimit(json_limit, held=True)
@@ -64,15 +70,21 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        begin = time.monotonic()
         headers = first_values(scope)
-        given = request_id(headers)
-        scope.setdefault("state", {})["request_id"] = given
-        CURRENT_CALL.set(Call(given))
-        send = with_request_id(send, given)
-        if self._cors is not None:
-            await self._cors(scope, receive, send)
-        else:
-            await self._check(scope, headers, receive, send)
+        call = Call(request_id(headers))
+        self._observer.begun(call)
+        state = scope.setdefault("state", {})
+        state["request_id"], state["call"] = call.id, call
+        CURRENT_CALL.set(call)
+        send = with_request_id(send, call)
+        try:
+            if self._cors is not None:
+                await self._cors(scope, receive, send)
+            else:
+                await self._check(scope, headers, receive, send)
+        finally:
+            self._observer.ended(call, scope, headers, begin)
 
     async def _without_cors(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._check(scope, first_values(scope), receive, send)
@@ -103,6 +115,8 @@ class Gate:
             await self._app(scope, body.receive, send)
         finally:
             body.release()
+            if (route := scope.get("route")) is not None:
+                scope["state"]["call"].route = route.path
 
 
 def _refusal(error: ManyhatsError) -> Response:

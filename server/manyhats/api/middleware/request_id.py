@@ -9,6 +9,7 @@ import secrets
 from starlette.types import Message, Send
 
 from manyhats.api.middleware.headers import FirstValues
+from manyhats.core.call import Call
 
 HEADER = "X-Request-Id"
 _NAME = HEADER.lower().encode()
@@ -28,12 +29,13 @@ def request_id(headers: FirstValues) -> str:
     return given.decode("ascii") if given is not None and _GIVEN.fullmatch(given) else new_id()
 
 
-def with_request_id(send: Send, request_id: str) -> Send:
-    """Puts the id into the answer's headers."""
-    header = (_NAME, request_id.encode("ascii"))
+def with_request_id(send: Send, call: Call) -> Send:
+    """Puts the call's id into the answer's headers, and notes the answer's status."""
+    header = (_NAME, call.id.encode("ascii"))
 
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":
+            call.status = call.status or message["status"]
             message["headers"] = [one for one in message.get("headers", ()) if one[0] != _NAME] + [header]
         await send(message)
 
