@@ -43,7 +43,10 @@ from manyhats.serving.inference import Limits
 from manyhats.serving.merged import MergedVersion
 from manyhats.serving.merged import build as build_merged
 from manyhats.serving.metrics import Metrics, RuntimeGauges
+from manyhats.serving.rollout_metrics import RolloutMetrics
+from manyhats.serving.rollouts import Rollouts
 from manyhats.serving.service import Service
+from manyhats.serving.shadow import ShadowTraffic
 from manyhats.serving.task_settings import check_settings
 from manyhats.serving.threads import ThreadLimits, in_thread
 from manyhats.settings import Settings
@@ -103,6 +106,8 @@ class Runtime:
         )
         self.service = Service(self.backbone, self.registry, self.adapter_cache, self.engine, limits)
         self.threads = ThreadLimits(checking=settings.upload_threads)
+        shadows = ShadowTraffic(self.service.background.ask, lambda: sum(self.engine.waiting().values()))
+        self.rollouts = Rollouts(self.registry, shadows, self.threads.admin)
         self.uploads = 0  # under way
         self.started = time.time()
         self.state: Literal["starting", "ready", "draining"] = "starting"
@@ -116,6 +121,7 @@ class Runtime:
         self.engine.detokenizer.step_scope = self.service.dispatcher.one_wake_up
         self.adapter_cache.on_load = lambda version, seconds: self.metrics.loaded(seconds)
         self.service.on_answer = self.metrics.answered
+        self.service.on_rollout = self.rollouts.answered
 
     @property
     def ready(self) -> bool:
@@ -144,6 +150,7 @@ class Runtime:
                 max_versions=self.settings.metrics_tasks,
             )
         )
+        self.metrics.registry.register(RolloutMetrics(self.rollouts, self.settings.metrics_tasks))
 
     async def start(self) -> None:
         """Starts the model's thread, imports adapters copied by hand, preloads, and becomes ready."""
@@ -158,6 +165,7 @@ class Runtime:
             self._watching.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watching
+        await self.rollouts.stop()
         if await to_thread.run_sync(self.engine.stop, self.settings.drain_timeout):
             await to_thread.run_sync(self.close)
         else:  # a running pass keeps what it uses

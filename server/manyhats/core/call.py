@@ -5,8 +5,9 @@ The web layer sets it for each request, in a context variable: what runs for the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +25,18 @@ ANYBODY = Caller()
 
 @dataclass(slots=True)
 class Call:
-    """One request of a client. `deadline`: by `time.monotonic()`, after which nobody waits for its answer."""
+    """One request of a client. `deadline`: by `time.monotonic()`, after which nobody waits for its answer. `headers`:
+    the first value of each, by its name in lower case."""
 
     id: str = ""
     caller: Caller = ANYBODY
     deadline: float | None = None
+    headers: Mapping[bytes, bytes] = field(default_factory=dict)
+
+    def header(self, name: str) -> str | None:
+        """A header's value; None without one, or with an empty one."""
+        value = self.headers.get(name.lower().encode("ascii"))
+        return value.decode("latin-1") if value else None
 
 
 NO_CALL = Call()

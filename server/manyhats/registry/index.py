@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping
 
 from rapidfuzz import fuzz, process
 
+from manyhats.core.call import CURRENT_CALL
 from manyhats.errors import Conflict, DamagedStore, NotFound
 from manyhats.registry.names import parse_ref
 from manyhats.registry.paging import page_of
 from manyhats.registry.records import AdapterInfo, Task, Version
+from manyhats.registry.rollout import AFFINITY, chosen
 
 _SEARCHED = 10_000  # names that are searched for the nearest ones: about a millisecond
 
@@ -72,8 +74,11 @@ class AdapterIndex:
         task = self.task(parse_ref(ref).task)
         return task, self.resolve(ref) if "@" in ref else None
 
-    def resolve(self, ref: str) -> Version:
+    def resolve(self, ref: str, affinity: str | None = None) -> Version:
         """The version that `task`, `task@alias` or `task@3` means now; of a split, one by its weight.
+
+        Of a split, the same `affinity` gets the same version; None: that of the header of the present call, and
+        without one any.
 
         Raises NotFound, and DamagedStore for an alias that the database has lost the version of.
         """
@@ -94,8 +99,14 @@ class AdapterIndex:
             )
         if len(targets) == 1:
             return task.version(targets[0].version)
-        (chosen,) = self._rng.choices(targets, weights=[target.weight for target in targets])
-        return task.version(chosen.version)
+        if affinity is None:
+            rollout = task.rollouts.get(wanted.alias)
+            affinity = CURRENT_CALL.get().header((rollout and rollout.affinity) or AFFINITY)
+        if affinity is not None:
+            weights = {target.version: target.weight for target in targets}
+            return task.version(chosen(weights, f"{task.name}@{wanted.alias}", affinity))
+        (sampled,) = self._rng.choices(targets, weights=[target.weight for target in targets])
+        return task.version(sampled.version)
 
     def uses(self, sha256: str) -> bool:
         """Whether any version needs this content."""
@@ -120,13 +131,13 @@ class AdapterIndex:
 
     # ---- pins
 
-    def pin(self, ref: str) -> Version:
+    def pin(self, ref: str, affinity: str | None = None) -> Version:
         """`resolve`, and keeps the version's files until `unpin`, whatever is deleted meanwhile.
 
         Those of the members that it is made of, too: they may be read only when its turn comes.
         """
         while True:
-            version = self.resolve(ref)
+            version = self.resolve(ref, affinity)
             with self._lock:
                 if version.sha256 in self._uses:  # not deleted between the two steps
                     for sha in contents_of(version):

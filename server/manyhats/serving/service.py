@@ -23,6 +23,7 @@ from manyhats.registry.names import BASE
 from manyhats.registry.records import Task, TaskSettings, Version
 from manyhats.registry.registry import Registry
 from manyhats.serving.backbone_task import BackboneTask
+from manyhats.serving.background import Background
 from manyhats.serving.dispatch import Dispatcher
 from manyhats.serving.generation import Generation
 from manyhats.serving.inference import (
@@ -41,6 +42,8 @@ from manyhats.serving.task_views import TaskViews
 from manyhats.serving.threads import SMALL_OUTPUT, SMALL_REQUESTS, SMALL_TEXT, at_once_if, tokenising_limit
 
 logger = logging.getLogger(__name__)
+
+OnRollout = Callable[[InferenceRequest, Version, InferenceResponse | ManyhatsError], None]
 
 
 class Service:
@@ -62,6 +65,8 @@ class Service:
         self._preparation = Preparation(backbone, None if cache is None else Generation(backbone, cache.capacity))
         self._queue = PreparationQueue(self._preparation, self.dispatcher, self._submit)
         self.on_answer: Callable[[str, Exception | None, float], None] = lambda task, error, seconds: None
+        self.background = Background(self._open, self._answers, self._close)
+        self.on_rollout: OnRollout = lambda request, version, answer: None  # of tasks with an alias that is rolled out
 
     async def predict(self, request: InferenceRequest) -> InferenceResponse:
         """One request. Raises ManyhatsError."""
@@ -81,6 +86,8 @@ class Service:
             self._close(one)
         failure = answer if isinstance(answer, ManyhatsError) else None
         self.on_answer(one.version.task, failure, time.monotonic() - begin)
+        if one.watched:
+            self.on_rollout(request, one.version, answer)
         if isinstance(answer, ManyhatsError):
             raise answer
         return answer
@@ -99,6 +106,8 @@ class Service:
         for i, answer in enumerate(answers):
             task = pending[i].version.task if i in pending else ""
             self.on_answer(task, answer if isinstance(answer, ManyhatsError) else None, seconds)
+            if i in pending and pending[i].watched:
+                self.on_rollout(requests[i], pending[i].version, answer)
         return answers
 
     # ---- steps
@@ -112,7 +121,7 @@ class Service:
             version, given = self._base.open(given, request.kinds)
             task: Task | None = None
         else:
-            version = self.registry.pin(request.task)
+            version = self.registry.pin(request.task, request.affinity)
             try:
                 task = self.registry.task(version.task)
             except NotFound:  # deleted between the two steps
@@ -129,11 +138,14 @@ class Service:
             parameters, settings = self._views.complete(view, request.defaults, given, request.names)
             if body is not None:
                 merged = open_merged(self.registry, body, version, version.task == BASE)
-        except ManyhatsError:
+        except ManyhatsError as error:
             if version.task != BASE:
                 self.registry.unpin(version)
+            if task is not None and task.rollouts:
+                self.on_rollout(request, version, error)
             raise
-        return RequestState(request, version, settings, parameters, received, merged=merged)
+        watched = task is not None and bool(task.rollouts)
+        return RequestState(request, version, settings, parameters, received, merged=merged, watched=watched)
 
     @property
     def base(self) -> Version:

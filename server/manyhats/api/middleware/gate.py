@@ -48,7 +48,7 @@ class Gate:
         headers = first_values(scope)
         given = request_id(headers)
         scope.setdefault("state", {})["request_id"] = given
-        CURRENT_CALL.set(Call(given))
+        CURRENT_CALL.set(Call(given, headers=headers))
         send = with_request_id(send, given)
         if self._cors is not None:
             await self._cors(scope, receive, send)

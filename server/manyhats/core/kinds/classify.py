@@ -81,6 +81,10 @@ class Classify(Kind[ClassifyParameters]):
             answer["logits"] = output.tolist()
         return answer
 
+    def agrees(self, answer: Answer, other: Answer, tolerance: float) -> bool:
+        """The same label, or with `multi_label` the same labels."""
+        return bool(answer.get("labels", answer["label"]) == other.get("labels", other["label"]))
+
 
 class ClassRow(TextRow):
     """A text with one label."""

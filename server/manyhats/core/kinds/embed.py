@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -134,6 +135,14 @@ class Embed(Kind[EmbedParameters]):
     def render(self, output: Output, parameters: EmbedParameters, rendered: Rendered) -> Answer:
         """The vector as an array, of length one where it is normalised. output: (width,), or (tokens, width)."""
         return {"embedding": unit_vectors(output) if parameters.normalize else output}
+
+    def agrees(self, answer: Answer, other: Answer, tolerance: float) -> bool:
+        """Vectors, or every token's, whose cosine differs from 1 by no more than the tolerance."""
+        one, another = np.atleast_2d(answer["embedding"]), np.atleast_2d(other["embedding"])
+        if one.shape != another.shape:
+            return False
+        cosines = (unit_vectors(one) * unit_vectors(another)).sum(-1)
+        return bool((cosines >= 1 - tolerance).all())
 
 
 def _with_backbone(settings: S, own: SentenceEmbedding) -> S:

@@ -48,6 +48,10 @@ class Regress(Kind[RegressParameters]):
         """output: (1,)."""
         return {"value": float(output[0])}
 
+    def agrees(self, answer: Answer, other: Answer, tolerance: float) -> bool:
+        """Values that differ by no more than the tolerance."""
+        return bool(abs(answer["value"] - other["value"]) <= tolerance)
+
 
 class NumberRow(TextRow):
     """A text with a number."""

@@ -59,6 +59,10 @@ class Rerank(Kind[RerankParameters]):
         """output: (1,)."""
         return {"score": float((output if parameters.raw_scores else sigmoid(output))[0])}
 
+    def agrees(self, answer: Answer, other: Answer, tolerance: float) -> bool:
+        """Scores that differ by no more than the tolerance."""
+        return bool(abs(answer["score"] - other["score"]) <= tolerance)
+
 
 class RelevanceRow(TextRow):
     """A query, a document, and how relevant that is: 0 or 1, or a number between."""

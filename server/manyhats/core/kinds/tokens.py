@@ -72,6 +72,14 @@ class Tokens(Kind[TokensParameters]):
             answer["logits"] = output.tolist()
         return answer
 
+    def agrees(self, answer: Answer, other: Answer, tolerance: float) -> bool:
+        """The same entities at the same places."""
+        own, others = (
+            [(entity["entity_group"], entity["start"], entity["end"]) for entity in one["entities"]]
+            for one in (answer, other)
+        )
+        return own == others
+
     def rendering_cost(self, output: Output, parameters: TokensParameters) -> int:
         """A token becomes an object of several fields."""
         return len(output) * (int(output.shape[-1]) + _FIELDS_OF_TOKEN)
