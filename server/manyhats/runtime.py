@@ -39,6 +39,7 @@ from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Task, TaskSettings, Version, parse_settings
 from manyhats.registry.registry import Registry
 from manyhats.registry.slot_memory import slot_memory
+from manyhats.serving.evaluation import Evaluator
 from manyhats.serving.inference import Limits
 from manyhats.serving.merged import MergedVersion
 from manyhats.serving.merged import build as build_merged
@@ -108,6 +109,7 @@ class Runtime:
         self.threads = ThreadLimits(checking=settings.upload_threads)
         shadows = ShadowTraffic(self.service.background.ask, lambda: sum(self.engine.waiting().values()))
         self.rollouts = Rollouts(self.registry, shadows, self.threads.admin)
+        self.evaluator = Evaluator(self.service.background.ask, self.registry, settings.max_inputs)
         self.uploads = 0  # under way
         self.started = time.time()
         self.state: Literal["starting", "ready", "draining"] = "starting"
@@ -141,6 +143,7 @@ class Runtime:
         """Opens the store. Raises ConfigurationError where another server has it."""
         self.registry.open()
         self.registry.subscribe(self.pinning.on_change)
+        self.registry.subscribe(self.rollouts.on_change)
         self.metrics.registry.register(
             RuntimeGauges(
                 self.registry,
@@ -285,12 +288,19 @@ class Runtime:
         activate: bool,
         settings: Mapping[str, Any] | None,
         warnings: Iterable[str],
+        check: Callable[[AdapterInfo], object] = lambda info: None,
     ) -> tuple[Version, bool]:
         """Makes a version of staged files, with settings for its task that are checked as `configure` checks them.
 
-        Blocking. Raises what `Registry.add_version` raises, and InvalidRequest where the settings do not fit.
+        `check` is given what the files are, and raises for what does not fit them. Blocking. Raises what
+        `Registry.add_version` raises, and InvalidRequest where the settings do not fit.
         """
         partial = settings or {}
+
+        def check_all(info: AdapterInfo) -> None:
+            self._check_fit(task, partial, info)
+            check(info)
+
         return self.registry.add_version(
             task,
             staged,
@@ -298,7 +308,7 @@ class Runtime:
             activate=activate,
             settings=_as_settings(partial) if partial else None,
             warnings=warnings,
-            check=lambda info: self._check_fit(task, partial, info),
+            check=check_all,
         )
 
     def _check_settings(self, task: str, partial: Mapping[str, Any]) -> None:

@@ -184,6 +184,14 @@ class AliasBody(Body):
         )
 
 
+class GateBody(Body):
+    """The part `gate` of an upload with `examples`. `max_drop`: how much worse than the stable version's the new one's
+    value may be. `metric`: its name, to be sure."""
+
+    max_drop: Annotated[Number, Field(ge=0, le=1e9)] = 0.0
+    metric: Annotated[StrictStr, Field(max_length=100)] | None = None
+
+
 class RollbackBody(Body):
     """`POST /v1/tasks/{task}/rollback`: back to the version before, or to `version`."""
 

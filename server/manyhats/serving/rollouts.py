@@ -7,6 +7,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from anyio import CapacityLimiter
@@ -40,7 +41,7 @@ class Watch:
 
 
 class Rollouts:
-    """All that is rolled out. Only the event loop uses it, but for what reads. `clock`: in seconds.
+    """All that is rolled out. Only the event loop uses it, but for what says otherwise. `clock`: in seconds.
 
     `limiter`: of the threads that change the store.
     """
@@ -78,6 +79,15 @@ class Rollouts:
         if watch.rollout.shadow is not None and isinstance(answer, InferenceResponse):
             self._shadows.answered(watch.rollout.shadow, watch.shadow, request, answer)
 
+    def on_change(self, event: str, version: Version | None, task: str) -> None:
+        """Forgets what is rolled out no more, so that the same begins anew when it comes back. From any thread."""
+        found = self._registry.find(task)
+        for (name, alias), watch in list(self._watches.items()):
+            rollout = None if name != task or found is None else found.rollouts.get(alias)
+            gone = rollout is None or (watch.rollout.shadow is not None and rollout.shadow is None)
+            if name == task and gone:
+                self._watches.pop((name, alias), None)
+
     def watch(self, task: Task, alias: str) -> Watch | None:
         """What is counted of an alias now; None where nothing was since it is what it is."""
         found = self._watches.get((task.name, alias))
@@ -108,7 +118,8 @@ class Rollouts:
             found = self._watches[key] = Watch(rollout, targets, time.time(), shadow, window)
             while len(self._watches) > MAX_WATCHED:
                 self._watches.popitem(last=False)
-        self._watches.move_to_end(key)
+        with suppress(KeyError):  # forgotten meanwhile
+            self._watches.move_to_end(key)
         return found
 
     def _withdraw(self, task: str, alias: str, watch: Watch, window: CanaryWindow, reason: str) -> None:

@@ -115,4 +115,6 @@ def agreements(answer: InferenceResponse, other: InferenceResponse, tolerance: f
 
 def _is_sampled(request: InferenceRequest, answer: InferenceResponse) -> bool:
     """Whether the same version would have said something else the next time."""
-    return "seed" not in request.parameters and any(sequence.random is not None for sequence in answer.sequences)
+    if "seed" in request.parameters:
+        return False
+    return any(one.sampling is not None and one.sampling.temperature > 0 for one in answer.sequences)

@@ -21,7 +21,7 @@ from manyhats.backbone.sentence import EVERY_TOKEN, Pooling, SentenceEmbedding, 
 from manyhats.core.kinds.base import Answer, Kind, LibraryNames, Output, Parameters, Preparing, Rendered, S, Settings
 from manyhats.core.kinds.examples import Columns, EncodedExample, Example, NonEmptyText, TextRow, encode_texts
 from manyhats.core.kinds.fields import PoolingSetting
-from manyhats.core.kinds.metrics import Metric, Score
+from manyhats.core.kinds.metrics import Metric, Score, share
 from manyhats.core.kinds.training import KindTraining, TargetScale
 from manyhats.core.sequence import PoolingParams
 from manyhats.core.vectors import unit_vectors
@@ -292,6 +292,17 @@ class EmbedTraining(KindTraining):
         nearest = (one @ other.T).argmax(-1).tolist()
         right = sum(others[n].ids == own.ids for n, own in zip(nearest, others, strict=True))
         return Score(self.metric, right / count, count)
+
+    def questions(self, examples: Sequence[Example]) -> list[Text]:
+        return [Text(e.text) for e in examples] + [Text(e.pair or "") for e in examples]
+
+    def judged(self, answers: Sequence[Answer], examples: Sequence[Example]) -> Score:
+        vectors = np.array([np.asarray(answer["embedding"]) for answer in answers])
+        if vectors.ndim != 2:
+            raise InvalidRequest("the task's pooling is 'none', whose vectors cannot be judged", param="pooling")
+        one, other = unit_vectors(vectors[: len(examples)]), unit_vectors(vectors[len(examples) :])
+        nearest = (one @ other.T).argmax(-1).tolist()
+        return share(self.metric, [examples[n].pair == own.pair for n, own in zip(nearest, examples, strict=True)])
 
     def settings(self, backbone: Backbone) -> Mapping[str, Any]:
         """Without prompts, as in training."""

@@ -110,6 +110,10 @@ class RegressTraining(KindTraining):
         pairs = zip(outputs, judged_targets(examples), strict=True)
         return ratio(self.metric, [((float(output[0]) - float(target)) ** 2, 1.0) for output, target in pairs])
 
+    def judged(self, answers: Sequence[Answer], examples: Sequence[Example]) -> Score:
+        pairs = zip(answers, examples, strict=True)
+        return ratio(self.metric, [((a["value"] - float(e.target)) ** 2, 1.0) for a, e in pairs])  # type: ignore[arg-type]
+
     def constant_baseline(self, train: Sequence[EncodedExample], test: Sequence[EncodedExample]) -> Baseline:
         targets = judged_targets(train)
         mean = math.fsum(targets) / len(targets)
