@@ -16,6 +16,7 @@ from manyhats.registry.evaluation import Evaluation
 from manyhats.registry.records import Target
 from manyhats.registry.registry import Registry
 from manyhats.registry.rollout import Canary, Rollout, Shadow, chosen
+from sqlalchemy.orm import Session
 
 from tests.registry.helpers import upload
 
@@ -246,6 +247,32 @@ def test_a_deleted_version_takes_its_evaluation_along(three: Registry, store: Pa
     three.close()
     with sqlite3.connect(store / ".manyhats" / "registry.sqlite3") as connection:
         assert connection.execute("SELECT count(*) FROM evaluations").fetchone() == (0,)
+
+
+def test_what_is_not_committed_is_nowhere(
+    three: Registry, opened: Callable[..., Registry], store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three.set_alias("spam", "stable", SPLIT, Rollout(canary=CANARY))
+    before = three.task("spam")
+
+    def broken(session: Session) -> None:
+        session.flush()  # all of it has been sent to the database
+        raise RuntimeError("the process ends here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "commit", broken)
+        for change in (
+            lambda: three.withdraw_canary("spam", "stable", CANARY, "it failed"),
+            lambda: three.record_evaluation(before.version(3), evaluation(True, baseline_version=1)),
+            lambda: three.set_alias("spam", "stable", [Target(3)], Rollout("X-User")),
+        ):
+            with pytest.raises(RuntimeError, match="ends here"):
+                change()
+    assert three.task("spam") is before
+    three.close()
+    task = opened(store).task("spam")
+    assert (task.aliases, task.rollouts) == (before.aliases, before.rollouts)
+    assert all(version.evaluation is None for version in task.versions)
 
 
 # ---- a store of before
