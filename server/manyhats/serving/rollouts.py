@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from anyio import CapacityLimiter
 
+from manyhats.core.call import CURRENT_CALL, NO_CALL
 from manyhats.errors import ManyhatsError
 from manyhats.registry.names import parse_ref
 from manyhats.registry.records import Target, Task, Version
@@ -127,6 +128,7 @@ class Rollouts:
 
         async def withdraw() -> None:
             canary = window.canary
+            CURRENT_CALL.set(NO_CALL)  # the server does it, not the caller whose request was one too many
             try:
                 after = await in_thread(self._limiter, self._registry.withdraw_canary, task, alias, canary, reason)
             except Exception:
