@@ -39,9 +39,13 @@ from manyhats.registry.records import AdapterInfo, Task, TaskSettings, Version, 
 from manyhats.registry.registry import Registry
 from manyhats.registry.slot_memory import slot_memory
 from manyhats.serving.adapter_reader import AdapterReader
+from manyhats.serving.evaluation import Evaluator
 from manyhats.serving.inference import Limits
 from manyhats.serving.observation import Observation
+from manyhats.serving.rollout_metrics import RolloutMetrics
+from manyhats.serving.rollouts import Rollouts
 from manyhats.serving.service import Service
+from manyhats.serving.shadow import ShadowTraffic
 from manyhats.serving.task_settings import check_settings
 from manyhats.serving.threads import ThreadLimits, in_thread
 from manyhats.settings import Settings
@@ -108,6 +112,9 @@ class Runtime:
         )
         self.service = Service(self.backbone, self.registry, self.adapter_cache, self.engine, _limits(settings))
         self.threads = ThreadLimits(checking=settings.upload_threads)
+        shadows = ShadowTraffic(self.service.background.ask, lambda: sum(self.engine.waiting().values()))
+        self.rollouts = Rollouts(self.registry, shadows, self.threads.admin)
+        self.evaluator = Evaluator(self.service.background.ask, self.registry, settings.max_inputs)
         self.uploads = 0  # under way
         self.started = time.time()
         self.state: Literal["starting", "ready", "draining"] = "starting"
@@ -119,6 +126,7 @@ class Runtime:
         self.engine.on_fatal = self._end
         self.engine.step_scope = self.service.dispatcher.one_wake_up
         self.engine.detokenizer.step_scope = self.service.dispatcher.one_wake_up
+        self.service.on_rollout = self.rollouts.answered
 
     @property
     def ready(self) -> bool:
@@ -152,6 +160,7 @@ class Runtime:
         """Opens the store. Raises ConfigurationError where another server has it."""
         self.registry.open()
         self.registry.subscribe(self.pinning.on_change)
+        self.registry.subscribe(self.rollouts.on_change)
         self.observation.register(
             self.registry,
             self.adapter_cache,
@@ -159,6 +168,7 @@ class Runtime:
             is_ready=lambda: self.ready,
             vllm_names=self.settings.metrics_vllm_names,
         )
+        self.metrics.registry.register(RolloutMetrics(self.rollouts, self.settings.metrics_tasks))
 
     async def start(self) -> None:
         """Starts the model's thread, imports adapters copied by hand, preloads, and becomes ready."""
@@ -174,6 +184,7 @@ class Runtime:
             self._watching.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watching
+        await self.rollouts.stop()
         if await to_thread.run_sync(self.engine.stop, self.settings.drain_timeout):
             await to_thread.run_sync(self.close)
         else:  # a running pass keeps what it uses
@@ -266,12 +277,19 @@ class Runtime:
         activate: bool,
         settings: Mapping[str, Any] | None,
         warnings: Iterable[str],
+        check: Callable[[AdapterInfo], object] = lambda info: None,
     ) -> tuple[Version, bool]:
         """Makes a version of staged files, with settings for its task that are checked as `configure` checks them.
 
-        Blocking. Raises what `Registry.add_version` raises, and InvalidRequest where the settings do not fit.
+        `check` is given what the files are, and raises for what does not fit them. Blocking. Raises what
+        `Registry.add_version` raises, and InvalidRequest where the settings do not fit.
         """
         partial = settings or {}
+
+        def check_all(info: AdapterInfo) -> None:
+            self._check_fit(task, partial, info)
+            check(info)
+
         return self.registry.add_version(
             task,
             staged,
@@ -279,7 +297,7 @@ class Runtime:
             activate=activate,
             settings=_as_settings(partial) if partial else None,
             warnings=warnings,
-            check=lambda info: self._check_fit(task, partial, info),
+            check=check_all,
         )
 
     def _check_settings(self, task: str, partial: Mapping[str, Any]) -> None:

@@ -229,6 +229,27 @@ def packed(files: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
+def test_roll_outs(reader: Driver, encoder: Live) -> None:
+    task = fresh()
+    reader.upload(task, adapter_files(encoder.backbone))
+    labels = [answer.label for answer in reader.predict(task, TEXTS).outputs]
+    rows = [{"text": text, "label": label} for text, label in zip(TEXTS, labels, strict=True)]
+    bad = [{"text": text, "label": "LABEL_2"} for text in TEXTS]
+    made = reader.upload(task, adapter_files(encoder.backbone), examples=bad + rows, max_drop=1.0, metric="accuracy")
+    assert (made.activated, made.version) == (True, 2)
+    assert made.evaluation.examples == 6
+    assert reader.version(task, 2).evaluation.value == made.evaluation.value
+    reader.set_alias(task, "stable", {1: 50, 2: 50}, canary={"version": 2, "max_error_rate": 0.1})
+    given = {"headers": {"X-Affinity": "ada"}}
+    assert len({reader.predict(task, "w1", **given).version for _ in range(10)}) == 1
+    found = reader.alias(task, "stable")
+    assert (found.version, [target.version for target in found.split]) == (1, [1, 2])
+    assert found.canary["canary"]["requests"] + found.canary["others"]["requests"] == 10
+    assert reader.task(task).rollouts["stable"].canary["version"] == 2
+    with pytest.raises(ValueError, match="need labelled examples"):
+        reader.upload(task, adapter_files(encoder.backbone), max_drop=0.1)
+
+
 @pytest.mark.parametrize("form", ["bytes", "file", "names"])
 def test_adapters_that_are_in_memory(reader: Driver, encoder: Live, form: str) -> None:
     files = adapter_files(encoder.backbone)

@@ -51,6 +51,50 @@ def test_push_sends_the_files_and_says_what_became_of_them(server: Server, adapt
     assert b'name="task"\r\n\r\n{"kind": "embed"}\r\n' in request.content
 
 
+EVALUATION = {
+    "metric": "accuracy", "value": 0.9, "baseline": 0.8, "baseline_version": 2, "examples": 10, "max_drop": 0.01,
+    "alias": "stable", "activated": True, "reason": "accuracy 0.9 beside 0.8 of the stable version 2", "created": 1.0,
+}  # fmt: skip
+
+
+def test_push_sends_examples_and_says_what_followed(server: Server, adapter: Path, tmp_path: Path) -> None:
+    examples = tmp_path / "held-out.jsonl"
+    examples.write_text('{"text": "a", "label": "spam"}\n')
+    server.answers(PUSHED | {"activated": True, "evaluation": EVALUATION}, 201)
+    out, _ = run("push", "spam", adapter, "--examples", examples, "--max-drop", "0.01")
+    assert out.splitlines()[1] == "activated: accuracy 0.9 beside 0.8 of the stable version 2"
+    content = server.requests[0].content
+    assert b'name="examples"; filename="examples.jsonl"' in content
+    assert b'{"text": "a", "label": "spam"}' in content
+    assert b'name="gate"\r\n\r\n{"max_drop": 0.01}\r\n' in content
+
+
+def test_a_version_that_is_not_activated_is_a_failure(
+    server: Server, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examples = tmp_path / "held-out.jsonl"
+    examples.write_text("{}")
+    refused_one = EVALUATION | {"activated": False, "reason": "much worse"}
+    server.answers(PUSHED | {"activated": False, "evaluation": refused_one}, 201)
+    assert "spam@3 is kept and not activated: much worse" in refused(
+        monkeypatch, capsys, "push", "spam", adapter, "--examples", examples
+    )
+    out, _ = run("push", "spam", adapter, "--examples", examples, "--no-activate")
+    assert out.splitlines()[1] == "not activated: much worse"
+
+
+def test_examples_that_are_not_there_and_a_bound_without_any(
+    server: Server, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "nowhere.jsonl' cannot be read" in refused(
+        monkeypatch, capsys, "push", "spam", adapter, "--examples", tmp_path / "nowhere.jsonl"
+    )
+    assert "--max-drop needs --examples" in refused(
+        monkeypatch, capsys, "push", "spam", adapter, "--max-drop", "0.1", code=2
+    )
+    assert server.requests == []
+
+
 def test_a_method_without_a_rank_is_shown_without_one(server: Server, adapter: Path) -> None:
     server.answers(PUSHED | {"method": "mask", "rank": None}, 201)
     assert "mask, classify, 12 tensors" in run("push", "spam", adapter)[0]

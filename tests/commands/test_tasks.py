@@ -78,6 +78,47 @@ def test_alias_points_at_a_version_or_a_split(server: Server, target: str, body:
     assert asked(server) == ("PUT", "/v1/tasks/spam/aliases/canary", body)
 
 
+def test_alias_rolls_out_and_shows(server: Server) -> None:
+    split = [{"version": 2, "weight": 90}, {"version": 3, "weight": 10}]
+    server.answers(TASK | {"aliases": {"stable": split}})
+    run(
+        "alias", "spam", "stable", "2=90,3=10", "--affinity", "X-User", "--canary", "3",
+        "--max-error-rate", "0.02", "--max-latency-ratio", "1.5", "--min-requests", "50", "--window-seconds", "60",
+    )  # fmt: skip
+    bounds = {"max_error_rate": 0.02, "max_latency_ratio": 1.5, "min_requests": 50, "window_seconds": 60}
+    body = {"split": split, "affinity": "X-User", "canary": {"version": 3, **bounds}}
+    assert asked(server) == ("PUT", "/v1/tasks/spam/aliases/stable", body)
+    server.requests.clear()
+    run("alias", "spam", "stable", "2", "--shadow", "3=0.1")
+    body = {"version": 2, "shadow": {"version": 3, "fraction": 0.1}}
+    assert asked(server) == ("PUT", "/v1/tasks/spam/aliases/stable", body)
+    server.answers({"task": "spam", "alias": "stable", "version": 2, "split": None, "withdrawn": None})
+    server.requests.clear()
+    assert json.loads(run("alias", "spam", "stable")[0])["version"] == 2
+    assert asked(server)[:2] == ("GET", "/v1/tasks/spam/aliases/stable")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("2", "--shadow", "x=1"), "a shadow is a version"),
+        (("2", "--shadow", "3"), "a shadow is a version"),
+        (("2=1,3=1", "--max-p95-ms", "5"), "--max-p95-ms needs --canary"),
+        (("--canary", "3"), "say where the alias points"),
+    ],
+)
+def test_words_that_roll_nothing_out_are_refused(
+    server: Server,
+    words: tuple[str, ...],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = refused(monkeypatch, capsys, "alias", "spam", "stable", *words, code=2)
+    assert reason in said
+    assert server.requests == []
+
+
 @pytest.mark.parametrize(
     "text", ["", "x", "-1", "2=", "2=0", "2=x", "2=nan", "2=inf", "=3", "2=1,2=2", "2=1,", "9" * 10]
 )

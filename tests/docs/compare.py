@@ -10,7 +10,9 @@ import json
 import re
 from typing import Any
 
-_VOLATILE_FIELDS = {"id", "created", "system_fingerprint", "queue_ms", "load_ms", "compute_ms"}
+_VOLATILE_FIELDS = {"id", "created", "system_fingerprint", "queue_ms", "load_ms", "compute_ms"} | {
+    *("since", "at", "p50_ms", "p95_ms"),  # of a roll-out
+}
 # The patterns' first group is what does not count.
 _VOLATILE_TEXT = [
     re.compile(r"\bno\. (\d+)(?=: \d+ tasks)"),

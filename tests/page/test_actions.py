@@ -200,6 +200,23 @@ def test_the_slider_of_a_roll_out_by_keyboard(live: Live, open_page, assert_acce
     assert focused(page) == "Change stable"
 
 
+def test_the_slider_keeps_the_canary_and_its_state_is_shown(live: Live, open_page):
+    task = two_versions(live)
+    split = [{"version": 1, "weight": 90}, {"version": 2, "weight": 10}]
+    body = {"split": split, "affinity": "X-User", "canary": {"version": 2, "max_error_rate": 0.02}}
+    assert live.client.put(f"/v1/tasks/{task}/aliases/stable", json=body).status_code == 200
+    page = open_page(live, f"tasks/{task}")
+    page.get_by_text("Version 2 is a canary: 0 requests lately").wait_for()
+    page.get_by_role("button", name="Change stable").click()
+    page.get_by_role("slider", name="Share of version 1").focus()
+    page.keyboard.press("ArrowLeft")
+    page.get_by_role("button", name="Save").click()
+    said(page, f"{task}: stable is set.")
+    rollout = live.client.get(f"/v1/tasks/{task}").json()["rollouts"]["stable"]
+    assert (rollout["affinity"], rollout["canary"]["version"]) == ("X-User", 2)
+    assert aliases(live, task)["stable"][0] == {"version": 1, "weight": 89}
+
+
 def test_aliases_are_made_and_deleted(live: Live, open_page):
     task = two_versions(live)
     page = open_page(live, f"tasks/{task}")

@@ -11,7 +11,7 @@ from typing import Any
 from manyhats.backbone import Backbone
 from manyhats.core.kinds.examples import Columns, EncodedExample, Example
 from manyhats.core.kinds.registry import TRAININGS
-from manyhats.training.rows import example_of
+from manyhats.core.kinds.rows import example_of
 
 LABELS = ("even", "odd")
 

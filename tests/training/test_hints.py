@@ -10,12 +10,12 @@ from manyhats.core.kinds.baselines import Baseline
 from manyhats.core.kinds.examples import Columns
 from manyhats.core.kinds.metrics import Metric, Score
 from manyhats.core.kinds.registry import TRAININGS
+from manyhats.core.kinds.rows import example_of
 from manyhats.methods.recipe import Schedule
 from manyhats.training.card import Report
 from manyhats.training.data import Dataset
 from manyhats.training.hints import Facts, next_steps, unbeaten
 from manyhats.training.recipes import FULL_NAME
-from manyhats.training.rows import example_of
 from manyhats.training.trainer import Outcome
 
 ACCURACY = Metric("accuracy", "accuracy", proportion=True, more_is_better=True)

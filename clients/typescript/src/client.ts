@@ -4,6 +4,7 @@ import { answersTo, batches, inOrder, inputsOf, type Source } from "./many.js";
 import { sleep } from "./retries.js";
 import { bodyOf, Transport } from "./transport.js";
 import type {
+  AliasState,
   CallOptions,
   ChatChunk,
   ChatCompletion,
@@ -20,6 +21,7 @@ import type {
   Question,
   Ready,
   Result,
+  Rollout,
   Task,
   TaskDetails,
   TaskSettings,
@@ -195,19 +197,30 @@ export class Client {
     await this.#routes.DELETE("/v1/tasks/{task}", { ...at(task), ...this.#call(options) });
   }
 
-  /** Points an alias at a version, or at several by weight: `{ 2: 90, 3: 10 }`. */
+  /** Points an alias at a version, or at several by weight: `{ 2: 90, 3: 10 }`; with what else is rolled out on it. */
   setAlias(
     task: string,
     alias: string,
     target: number | Record<number, number>,
-    options?: CallOptions,
+    { affinity, shadow, canary, ...options }: CallOptions & Rollout = {},
   ): Promise<TaskDetails> {
     const params = { path: { task, alias } };
     const split = Object.entries(target).map(([version, weight]) => ({ version: Number(version), weight }));
-    const body = typeof target === "number" ? { version: target } : { split };
+    const body = {
+      ...(typeof target === "number" ? { version: target } : { split }),
+      ...(affinity ? { affinity } : {}),
+      ...(shadow ? { shadow } : {}),
+      ...(canary ? { canary } : {}),
+    };
     return bodyOf(
       this.#routes.PUT("/v1/tasks/{task}/aliases/{alias}", { params, body, ...this.#call(options) }),
     );
+  }
+
+  /** One alias: where it points, its shadow and its canary, and what was counted of them. */
+  alias(task: string, alias: string, options?: CallOptions): Promise<AliasState> {
+    const params = { path: { task, alias } };
+    return bodyOf(this.#routes.GET("/v1/tasks/{task}/aliases/{alias}", { params, ...this.#call(options) }));
   }
 
   /** Removes an alias other than `stable`; the versions stay. */

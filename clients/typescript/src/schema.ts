@@ -73,6 +73,8 @@ export interface paths {
         /**
          * Upload
          * @description Uploads an adapter as a new version: parts named `files`, or one `archive`.
+         *
+         *     With labelled `examples` it is evaluated first, and activated only where it is no worse than the stable version.
          */
         post: operations["upload_v1_tasks__task__versions_post"];
         delete?: never;
@@ -160,10 +162,14 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        get?: never;
+        /**
+         * Show Alias
+         * @description One alias: where it points, its shadow and its canary, and what was counted of them.
+         */
+        get: operations["show_alias_v1_tasks__task__aliases__alias__get"];
         /**
          * Set Alias
-         * @description Points an alias at one version, or at several by weight.
+         * @description Points an alias at one version, or at several by weight; with what runs beside them, and when a canary ends.
          */
         put: operations["set_alias_v1_tasks__task__aliases__alias__put"];
         post?: never;
@@ -547,10 +553,25 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
-        /** @description `PUT /v1/tasks/{task}/aliases/{alias}`: either `version` or `split`. */
+        /** @description `PUT /v1/tasks/{task}/aliases/{alias}`: either `version` or `split`. What is left out of the rest is no more. */
         AliasBody: {
             version?: number | null;
             split?: components["schemas"]["SplitTarget"][] | null;
+            affinity?: string | null;
+            shadow?: components["schemas"]["ShadowBody"] | null;
+            canary?: components["schemas"]["CanaryBody"] | null;
+        };
+        /** @description An alias. `version`: the one that it points at, the largest of a `split`. */
+        AliasState: {
+            affinity: string;
+            since: number | null;
+            shadow: components["schemas"]["ShadowState"] | null;
+            canary: components["schemas"]["CanaryState"] | null;
+            withdrawn: components["schemas"]["WithdrawnBody"] | null;
+            task: string;
+            alias: string;
+            version: number;
+            split: components["schemas"]["AliasTarget"][] | null;
         };
         /** @description One version of a split, and its share of the requests. */
         AliasTarget: {
@@ -609,6 +630,31 @@ export interface components {
         /** @description Tokens of the prompts that were found in the cache. */
         CachedTokens: {
             cached_tokens: number;
+        };
+        /**
+         * @description When a version of the split is withdrawn: a bound is passed by at least `min_requests` of the last
+         *     `window_seconds`. At least one bound is given.
+         */
+        CanaryBody: {
+            version: number;
+            max_error_rate?: (number) | null;
+            max_latency_ratio?: (number) | null;
+            max_p95_ms?: (number) | null;
+            /** @default 100 */
+            min_requests?: number;
+            /** @default 300 */
+            window_seconds?: number;
+        };
+        /** @description A canary, its bounds, and the requests of the last `window_seconds` that it and the other versions answered. */
+        CanaryState: {
+            version: number;
+            max_error_rate: number | null;
+            max_latency_ratio: number | null;
+            max_p95_ms: number | null;
+            min_requests: number;
+            window_seconds: number;
+            canary: components["schemas"]["SideState"];
+            others: components["schemas"]["SideState"];
         };
         /** @description `POST /v1/chat/completions`. */
         ChatBody: {
@@ -868,6 +914,22 @@ export interface components {
             param: string | null;
             code: number;
         };
+        /**
+         * @description How good a version was on labelled examples beside the stable one. `value`, `baseline`: of `metric`, of either;
+         *     null where there is none. `created`: unix seconds. `activated`: whether `alias` points at the version since;
+         *     `reason`: why, or why not.
+         */
+        EvaluationBody: {
+            metric: string;
+            value: number | null;
+            baseline: number | null;
+            baseline_version: number | null;
+            max_drop: number;
+            alias: string;
+            activated: boolean;
+            reason: string;
+            created: number;
+        };
         /** @description An item that failed, in its place. */
         FailedPrediction: {
             task: string;
@@ -1043,6 +1105,11 @@ export interface components {
             label: string;
             score: number;
         };
+        /** @description Milliseconds in the model, of the last requests that both versions answered. */
+        LatencyBody: {
+            p50_ms: number;
+            p95_ms: number;
+        };
         /** @description A token that could have stood in one's place. */
         LikelyToken: {
             token: number;
@@ -1075,11 +1142,13 @@ export interface components {
         PredictBody: {
             inputs: string | components["schemas"]["TextInput"] | (string | components["schemas"]["TextInput"])[];
             parameters?: components["schemas"]["ClassifyParameters"] | components["schemas"]["TokensParameters"] | components["schemas"]["RegressParameters"] | components["schemas"]["RerankParameters"] | components["schemas"]["SpanParameters"] | components["schemas"]["EmbedParameters"] | components["schemas"]["GenerateParameters"] | components["schemas"]["FillParameters"];
+            affinity?: string | null;
         };
         /** @description One item of `requests`. */
         PredictItem: {
             inputs: string | components["schemas"]["TextInput"] | (string | components["schemas"]["TextInput"])[];
             parameters?: components["schemas"]["ClassifyParameters"] | components["schemas"]["TokensParameters"] | components["schemas"]["RegressParameters"] | components["schemas"]["RerankParameters"] | components["schemas"]["SpanParameters"] | components["schemas"]["EmbedParameters"] | components["schemas"]["GenerateParameters"] | components["schemas"]["FillParameters"];
+            affinity?: string | null;
             task: string;
         };
         /** @description `POST /v1/predict`: either `requests`, or `tasks` with `inputs`. */
@@ -1088,6 +1157,7 @@ export interface components {
             tasks?: string[] | null;
             inputs?: string | components["schemas"]["TextInput"] | (string | components["schemas"]["TextInput"])[] | null;
             parameters?: components["schemas"]["ClassifyParameters"] | components["schemas"]["TokensParameters"] | components["schemas"]["RegressParameters"] | components["schemas"]["RerankParameters"] | components["schemas"]["SpanParameters"] | components["schemas"]["EmbedParameters"] | components["schemas"]["GenerateParameters"] | components["schemas"]["FillParameters"];
+            affinity?: string | null;
         };
         /** @description The answer of one task, an output for each input in their order; `kind` says which outputs these are. */
         Prediction: components["schemas"]["ClassifyPrediction"] | components["schemas"]["TokensPrediction"] | components["schemas"]["RegressPrediction"] | components["schemas"]["RerankPrediction"] | components["schemas"]["SpanPrediction"] | components["schemas"]["EmbedPrediction"] | components["schemas"]["GeneratePrediction"] | components["schemas"]["FillPrediction"];
@@ -1188,6 +1258,17 @@ export interface components {
         RollbackBody: {
             version?: number | null;
         };
+        /**
+         * @description What an alias has besides its versions. `affinity`: the header whose value keeps a version. `since`: unix
+         *     seconds, when counting began; null before the first request. `withdrawn`: the canary that passed a bound last.
+         */
+        RolloutState: {
+            affinity: string;
+            since: number | null;
+            shadow: components["schemas"]["ShadowState"] | null;
+            canary: components["schemas"]["CanaryState"] | null;
+            withdrawn: components["schemas"]["WithdrawnBody"] | null;
+        };
         /** @description `PUT /v1/tasks/{task}`. What is given replaces what was; null goes back to the adapter's own. */
         SettingsBody: {
             kind?: string | null;
@@ -1211,6 +1292,42 @@ export interface components {
             } | null;
             priority?: number | null;
             pinned?: boolean | null;
+        };
+        /**
+         * @description A version that is asked a `fraction` of the requests, after their answers. `tolerance`: how far two numbers, or
+         *     two vectors' cosine from 1, may differ and still agree.
+         */
+        ShadowBody: {
+            version: number;
+            fraction: number;
+            /** @default 0.05 */
+            tolerance?: number;
+        };
+        /**
+         * @description A shadow, and what became of the requests that it was to be asked. `skipped`: the server was busy. `agreed`,
+         *     `differed`, `not_compared`: inputs; the last were sampled without a seed. `error`: of the last that failed. `main`,
+         *     `shadow`: latencies, once there are any.
+         */
+        ShadowState: {
+            version: number;
+            fraction: number;
+            tolerance: number;
+            answered: number;
+            failed: number;
+            skipped: number;
+            agreed: number;
+            differed: number;
+            not_compared: number;
+            error: string | null;
+            main: components["schemas"]["LatencyBody"] | null;
+            shadow: components["schemas"]["LatencyBody"] | null;
+        };
+        /** @description Requests within the window. `faults`: those that failed by the server's fault. */
+        SideState: {
+            requests: number;
+            faults: number;
+            error_rate: number | null;
+            p95_ms: number | null;
         };
         /** @description Of kind `span`: the best answer. `answers`: with `top_k`, the best ones. */
         SpanOutput: {
@@ -1261,7 +1378,8 @@ export interface components {
         /**
          * @description A task with everything that is known about it. The bare backbone, `base`, has no settings that a task has
          *     besides; `sha256`, `backbone`, `kinds` and `chats` are its alone. `kinds`: those that it answers. `chats`: whether
-         *     its tokenizer has a chat template, for tasks without one of their own.
+         *     its tokenizer has a chat template, for tasks without one of their own. `rollouts`: of the aliases that have more
+         *     than versions.
          */
         TaskBody: {
             name: string;
@@ -1303,6 +1421,9 @@ export interface components {
             backbone?: string | null;
             kinds?: string[] | null;
             chats?: boolean | null;
+            rollouts?: {
+                [key: string]: components["schemas"]["RolloutState"];
+            } | null;
         };
         /** @description A page of the tasks; `next_page_token` is null on the last. */
         TaskList: {
@@ -1330,7 +1451,7 @@ export interface components {
         };
         /**
          * @description One version. `created`: unix seconds. `card`: its README.md; `curves`: of its training, where the card has them,
-         *     of a version asked for by itself. `quarantined`: why its files are not used.
+         *     of a version asked for by itself. `quarantined`: why its files are not used. `evaluation`: on labelled examples.
          */
         TaskVersion: {
             version: number;
@@ -1346,6 +1467,7 @@ export interface components {
             card: string | null;
             curves?: components["schemas"]["TrainingHistory"] | null;
             quarantined?: string | null;
+            evaluation?: components["schemas"]["EvaluationBody"] | null;
         };
         /** @description A text, or a pair of them (question and context, premise and hypothesis). */
         TextInput: {
@@ -1443,7 +1565,7 @@ export interface components {
         };
         /**
          * @description The version that holds what was uploaded. `kind`: what the task answers with it. `curves`: of its training, where
-         *     its card has them.
+         *     its card has them. `activated`, `evaluation`: of an upload with labelled examples.
          */
         UploadedBody: {
             version: number;
@@ -1459,6 +1581,8 @@ export interface components {
             };
             warnings?: string[] | null;
             curves?: components["schemas"]["TrainingHistory"] | null;
+            activated?: boolean | null;
+            evaluation?: components["schemas"]["EvaluationBody"] | null;
         };
         /** @description How many tokens were read. */
         Usage: {
@@ -1474,6 +1598,12 @@ export interface components {
             input: number;
             code: string;
             message: string;
+        };
+        /** @description A canary that was taken out of its split. `at`: unix seconds. */
+        WithdrawnBody: {
+            version: number;
+            reason: string;
+            at: number;
         };
     };
     responses: never;
@@ -1636,6 +1766,8 @@ export interface operations {
                     alias?: string;
                     /** @default true */
                     activate?: boolean;
+                    /** @description JSON: max_drop, metric */
+                    gate?: string;
                 };
             };
         };
@@ -1902,6 +2034,47 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    show_alias_v1_tasks__task__aliases__alias__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                task: string;
+                alias: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AliasState"];
+                };
             };
             /** @description The request cannot be served as it is. */
             "4XX": {

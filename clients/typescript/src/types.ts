@@ -25,6 +25,9 @@ export type Task = Schemas["TaskSummary"];
 export type TaskDetails = Schemas["TaskBody"];
 export type TaskSettings = Schemas["SettingsBody"];
 export type Version = Schemas["TaskVersion"];
+export type AliasState = Schemas["AliasState"];
+/** What an alias has besides its versions; what is left out is no more. */
+export type Rollout = Pick<Schemas["AliasBody"], "affinity" | "shadow" | "canary">;
 export type Upload = Schemas["UploadedBody"];
 export type Ready = Schemas["ReadyBody"];
 

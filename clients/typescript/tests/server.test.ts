@@ -107,6 +107,9 @@ describe("a server that reads", { skip }, () => {
     assert.equal((await hats.configure("made", { max_tokens: 16 })).max_tokens, 16);
     assert.deepEqual((await hats.setAlias("made", "trial", { 1: 3 })).aliases.trial, 1);
     assert.equal((await hats.predict("made@trial", "w1")).task, "made");
+    await hats.setAlias("made", "trial", 1, { affinity: "X-User" });
+    const trial = await hats.alias("made", "trial");
+    assert.deepEqual([trial.version, trial.affinity, trial.canary], [1, "X-User", null]);
     assert.ok(!("trial" in (await hats.deleteAlias("made", "trial")).aliases));
     assert.equal((await hats.version("made", 1)).method, first.method);
     assert.equal((await hats.load("made")).residency, "slot");

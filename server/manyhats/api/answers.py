@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 
 from manyhats._version import __version__
+from manyhats.api.rollout_answers import EvaluationBody, RolloutState
 from manyhats.api.schemas import AnswerBody
 from manyhats.core.history import TrainingHistory
 
@@ -57,7 +58,7 @@ _KEPT: dict[str, Any] = _VERSION | {
 
 class TaskVersion(VersionFields):
     """One version. `created`: unix seconds. `card`: its README.md; `curves`: of its training, where the card has them,
-    of a version asked for by itself. `quarantined`: why its files are not used."""
+    of a version asked for by itself. `quarantined`: why its files are not used. `evaluation`: on labelled examples."""
 
     model_config = examples(_KEPT)
 
@@ -67,6 +68,7 @@ class TaskVersion(VersionFields):
     card: str | None
     curves: TrainingHistory | None = None
     quarantined: str | None = None
+    evaluation: EvaluationBody | None = None
 
 
 class AliasTarget(AnswerBody):
@@ -81,7 +83,7 @@ Aliases = dict[str, int | list[AliasTarget]]
 
 class UploadedBody(VersionFields):
     """The version that holds what was uploaded. `kind`: what the task answers with it. `curves`: of its training, where
-    its card has them."""
+    its card has them. `activated`, `evaluation`: of an upload with labelled examples."""
 
     model_config = examples({"task": "spam", **_VERSION, "aliases": {"stable": 3}})
 
@@ -89,6 +91,8 @@ class UploadedBody(VersionFields):
     aliases: Aliases
     warnings: list[str] | None = None
     curves: TrainingHistory | None = None
+    activated: bool | None = None
+    evaluation: EvaluationBody | None = None
 
 
 class TaskSummary(AnswerBody):
@@ -140,7 +144,8 @@ class TaskList(AnswerBody):
 class TaskBody(TaskSummary):
     """A task with everything that is known about it. The bare backbone, `base`, has no settings that a task has
     besides; `sha256`, `backbone`, `kinds` and `chats` are its alone. `kinds`: those that it answers. `chats`: whether
-    its tokenizer has a chat template, for tasks without one of their own."""
+    its tokenizer has a chat template, for tasks without one of their own. `rollouts`: of the aliases that have more
+    than versions."""
 
     model_config = examples(
         {
@@ -197,6 +202,7 @@ class TaskBody(TaskSummary):
     backbone: str | None = None
     kinds: list[str] | None = None
     chats: bool | None = None
+    rollouts: dict[str, RolloutState] | None = None
 
 
 # ---- imports and the server

@@ -254,6 +254,12 @@ HARMLESS = frozenset({
 })  # fmt: skip
 
 
+def user_of(fields: Mapping[str, Any] | None) -> str | None:
+    """The end user that a body names: of a split, the same one gets the same version."""
+    user = (fields or {}).get("user")
+    return user if isinstance(user, str) and user else None
+
+
 def reject_unsupported(
     fields: Mapping[str, Any] | None,
     followed: Collection[str] = (),

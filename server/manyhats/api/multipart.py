@@ -20,7 +20,7 @@ from manyhats.registry.blobs import check_first_bytes
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 _FILE_NAME = re.compile(r"\.?[A-Za-z0-9][A-Za-z0-9._ ,+=-]{0,199}")
-_TEXTS = ("task", "alias", "activate")
+_TEXTS = ("task", "alias", "activate", "examples", "gate")
 _FILES = ("files", "archive")
 _BOUNDARY = 256  # characters
 _MARGIN = 64 << 10  # bytes before the first part and behind the last one

@@ -70,15 +70,23 @@ async def predict(
     kinds: Sequence[str],
     tokens: Sequence[Sequence[int]] | None = None,
     field: str = "input",
+    affinity: str | None = None,
 ) -> InferenceResponse:
     """Asks the task that `model` names, else the bare backbone. `field`: what the inputs are called in the body.
+    `affinity`: whose version of a split it is.
 
     Raises ManyhatsError, among them InvalidRequest where the task is of none of the `kinds`.
     """
     runtime = runtime_of(request)
     task = BASE if model is None else task_of(runtime, model)
     inference = InferenceRequest(
-        task, texts, parameters, prompts=tokens, kinds=kinds, names={name: name for name in parameters}
+        task,
+        texts,
+        parameters,
+        prompts=tokens,
+        kinds=kinds,
+        names={name: name for name in parameters},
+        affinity=affinity,
     )
     try:
         return await cancel_on_disconnect(request, runtime.service.predict(inference))

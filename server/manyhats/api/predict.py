@@ -39,7 +39,7 @@ async def predict(task: str, request: Request) -> Response:
     """Asks one task. `task` may name an alias or a version: `spam@canary`, `spam@3`."""
     body = await parse(request, PredictBody)
     service = runtime_of(request).service
-    inference = InferenceRequest(task, texts(body.inputs), body.parameters)
+    inference = InferenceRequest(task, texts(body.inputs), body.parameters, affinity=body.affinity)
     if body.parameters.get("stream") is True:
         return await _stream(request, service, inference)
     result = await cancel_on_disconnect(request, service.predict(inference))
@@ -96,13 +96,21 @@ def _inferences(body: PredictManyBody) -> list[InferenceRequest]:
             raise InvalidRequest("'inputs' and 'parameters' belong inside each of 'requests'", param="inputs")
         if not body.requests:
             raise InvalidRequest("'requests' is empty", param="requests")
-        return [InferenceRequest(item.task, texts(item.inputs), item.parameters) for item in body.requests]
+        return [
+            InferenceRequest(
+                item.task,
+                texts(item.inputs),
+                item.parameters,
+                affinity=body.affinity if item.affinity is None else item.affinity,
+            )
+            for item in body.requests
+        ]
     if body.inputs is None:
         raise InvalidRequest("'tasks' needs 'inputs'", param="inputs")
     if not body.tasks:
         raise InvalidRequest("'tasks' is empty", param="tasks")
     shared = texts(body.inputs)
-    return [InferenceRequest(task, shared, body.parameters) for task in body.tasks]
+    return [InferenceRequest(task, shared, body.parameters, affinity=body.affinity) for task in body.tasks]
 
 
 def _result(answer: InferenceResponse | ManyhatsError, task: str) -> dict[str, Any]:

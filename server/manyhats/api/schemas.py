@@ -24,8 +24,12 @@ from pydantic_core import CoreSchema
 
 from manyhats.backbone import Text
 from manyhats.core.kinds.registry import KINDS
+from manyhats.errors import InvalidRequest
+from manyhats.registry.records import Target
+from manyhats.registry.rollout import MAX_REQUESTS, MAX_WINDOW, Canary, Rollout, Shadow
 
 T = TypeVar("T")
+Number = StrictInt | StrictFloat
 # The first wrong item ends it: an error for each of a million would take seconds and gigabytes.
 Many = Annotated[list[T], Field(fail_fast=True)]
 
@@ -63,6 +67,10 @@ class _ByKind:
 ParametersBody = Annotated[dict[str, Any], BeforeValidator(_none), Field(default_factory=dict), _ByKind()]
 
 
+# Of a split, the same value gets the same version.
+AffinityValue = Annotated[StrictStr, Field(min_length=1, max_length=1000)] | None
+
+
 class PredictBody(Body):
     """`POST /v1/tasks/{task}/predict`."""
 
@@ -77,6 +85,7 @@ class PredictBody(Body):
 
     inputs: Inputs
     parameters: ParametersBody
+    affinity: AffinityValue = None
 
 
 class PredictItem(PredictBody):
@@ -103,26 +112,84 @@ class PredictManyBody(Body):
     tasks: Many[StrictStr] | None = None
     inputs: Inputs | None = None
     parameters: ParametersBody
+    affinity: AffinityValue = None
 
 
 class SplitTarget(Body):
     """One version of an alias's split."""
 
     version: StrictInt
-    weight: Annotated[StrictInt | StrictFloat, Field(gt=0, le=1e9)]
+    weight: Annotated[Number, Field(gt=0, le=1e9)]
+
+
+class ShadowBody(Body):
+    """A version that is asked a `fraction` of the requests, after their answers. `tolerance`: how far two numbers, or
+    two vectors' cosine from 1, may differ and still agree."""
+
+    version: StrictInt
+    fraction: Annotated[Number, Field(gt=0, le=1)]
+    tolerance: Annotated[Number, Field(ge=0, le=1e9)] = 0.05
+
+
+class CanaryBody(Body):
+    """When a version of the split is withdrawn: a bound is passed by at least `min_requests` of the last
+    `window_seconds`. At least one bound is given."""
+
+    version: StrictInt
+    max_error_rate: Annotated[Number, Field(ge=0, lt=1)] | None = None
+    max_latency_ratio: Annotated[Number, Field(gt=0, le=1e9)] | None = None
+    max_p95_ms: Annotated[Number, Field(gt=0, le=1e9)] | None = None
+    min_requests: Annotated[StrictInt, Field(ge=1, le=MAX_REQUESTS)] = 100
+    window_seconds: Annotated[Number, Field(gt=0, le=MAX_WINDOW)] = 300.0
 
 
 class AliasBody(Body):
-    """`PUT /v1/tasks/{task}/aliases/{alias}`: either `version` or `split`."""
+    """`PUT /v1/tasks/{task}/aliases/{alias}`: either `version` or `split`. What is left out of the rest is no more."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"version": 3}, {"split": [{"version": 2, "weight": 90}, {"version": 3, "weight": 10}]}]
+            "examples": [
+                {"version": 3},
+                {"split": [{"version": 2, "weight": 90}, {"version": 3, "weight": 10}]},
+                {"version": 2, "shadow": {"version": 3, "fraction": 0.1}},
+                {
+                    "split": [{"version": 2, "weight": 90}, {"version": 3, "weight": 10}],
+                    "affinity": "X-User",
+                    "canary": {"version": 3, "max_error_rate": 0.02, "max_latency_ratio": 1.5},
+                },
+            ]
         }
     )
 
     version: StrictInt | None = None
     split: Many[SplitTarget] | None = None
+    affinity: Annotated[StrictStr, Field(min_length=1, max_length=100)] | None = None
+    shadow: ShadowBody | None = None
+    canary: CanaryBody | None = None
+
+    def targets(self) -> list[Target]:
+        """The versions that it names. Raises InvalidRequest for none, or for both ways of naming them."""
+        if (self.version is None) == (self.split is None):
+            raise InvalidRequest("give either 'version' or 'split'", param="version")
+        if self.version is not None:
+            return [Target(self.version)]
+        return [Target(target.version, float(target.weight)) for target in self.split or []]
+
+    def rollout(self) -> Rollout:
+        """What the alias has besides its versions."""
+        return Rollout(
+            affinity=self.affinity,
+            shadow=None if self.shadow is None else Shadow(**self.shadow.model_dump()),
+            canary=None if self.canary is None else Canary(**self.canary.model_dump()),
+        )
+
+
+class GateBody(Body):
+    """The part `gate` of an upload with `examples`. `max_drop`: how much worse than the stable version's the new one's
+    value may be. `metric`: its name, to be sure."""
+
+    max_drop: Annotated[Number, Field(ge=0, le=1e9)] = 0.0
+    metric: Annotated[StrictStr, Field(max_length=100)] | None = None
 
 
 class RollbackBody(Body):

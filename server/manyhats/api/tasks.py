@@ -10,12 +10,11 @@ from manyhats.api.answers import TaskBody, TaskList, TaskSummary, TaskVersion
 from manyhats.api.auth import require_admin, require_read
 from manyhats.api.body import documented, parse
 from manyhats.api.json_response import small_json
+from manyhats.api.rollouts import AliasState, alias_state
 from manyhats.api.schemas import AliasBody, RollbackBody, SettingsBody
 from manyhats.api.state import runtime_of
 from manyhats.api.views import details, embedding_body, summary, version_ref, whole_version_body
-from manyhats.errors import InvalidRequest
-from manyhats.registry.names import BASE, check_not_base
-from manyhats.registry.records import Target
+from manyhats.registry.names import BASE, check_alias, check_not_base
 from manyhats.registry.visibility import check_base
 from manyhats.serving.threads import in_thread
 
@@ -107,21 +106,24 @@ async def delete_version(task: str, number: int, request: Request) -> Response:
 # ---- aliases
 
 
+@read_router.get("/{task}/aliases/{alias}", response_model=AliasState)
+async def show_alias(task: str, alias: str, request: Request) -> Response:
+    """One alias: where it points, its shadow and its canary, and what was counted of them."""
+    runtime = runtime_of(request)
+    found = runtime.registry.task(task)
+    check_alias(alias)
+    runtime.registry.resolve(f"{task}@{alias}")  # raises where there is no such alias
+    return small_json(alias_state(runtime, found, alias))
+
+
 @admin_router.put("/{task}/aliases/{alias}", openapi_extra=documented(AliasBody), response_model=TaskBody)
 async def set_alias(task: str, alias: str, request: Request) -> Response:
-    """Points an alias at one version, or at several by weight."""
+    """Points an alias at one version, or at several by weight; with what runs beside them, and when a canary ends."""
     body = await parse(request, AliasBody)
-    if (body.version is None) == (body.split is None):
-        raise InvalidRequest("give either 'version' or 'split'", param="version")
-    targets = (
-        [Target(body.version, 1.0)]
-        if body.version is not None
-        else [Target(target.version, float(target.weight)) for target in body.split or []]
-    )
+    targets, rollout = body.targets(), body.rollout()
     runtime = runtime_of(request)
-    return small_json(
-        details(runtime, await in_thread(runtime.threads.admin, runtime.registry.set_alias, task, alias, targets))
-    )
+    changed = await in_thread(runtime.threads.admin, runtime.registry.set_alias, task, alias, targets, rollout)
+    return small_json(details(runtime, changed))
 
 
 @admin_router.delete("/{task}/aliases/{alias}", response_model=TaskBody)

@@ -15,16 +15,17 @@ from manyhats.api.answers import UploadedBody
 from manyhats.api.auth import require_upload
 from manyhats.api.body import parse_bytes
 from manyhats.api.multipart import FormReader, UploadForm
-from manyhats.api.schemas import SettingsBody
+from manyhats.api.schemas import GateBody, SettingsBody
 from manyhats.api.state import runtime_of
-from manyhats.api.views import uploaded_body
+from manyhats.api.views import evaluation_body, uploaded_body
 from manyhats.errors import InvalidRequest, ManyhatsError, Overloaded
 from manyhats.registry.archive import ArchiveLimits, unpack_adapter
 from manyhats.registry.blobs import storage_full
 from manyhats.registry.names import check_alias, check_name
-from manyhats.registry.records import Version
+from manyhats.registry.records import AdapterInfo, Version
 from manyhats.registry.visibility import check_may_write
 from manyhats.runtime import Runtime
+from manyhats.serving.evaluation import Gate, LabelledExamples, labelled_examples, read_records, settings_after
 from manyhats.serving.threads import in_thread
 
 router = APIRouter(prefix="/v1/tasks", tags=["versions"], dependencies=[Depends(require_upload)])
@@ -45,6 +46,12 @@ _BODY = {
                         "task": {"type": "string", "description": "JSON of the task's settings"},
                         "alias": {"type": "string", "default": "stable"},
                         "activate": {"type": "boolean", "default": True},
+                        "examples": {
+                            "type": "string",
+                            "description": "labelled examples as JSON lines: the version is activated only if it is "
+                            "no worse on them than the stable one",
+                        },
+                        "gate": {"type": "string", "description": "JSON: max_drop, metric"},
                     },
                     "examples": [{"task": '{"labels": ["ham", "spam"]}', "alias": "canary", "activate": True}],
                 }
@@ -63,22 +70,48 @@ class _Upload(NamedTuple):
     settings: dict[str, Any] | None
     alias: str
     activate: bool
+    records: list[dict[str, Any]] | None  # labelled examples
+    gate: Gate
+
+
+class _Stored(NamedTuple):
+    version: Version
+    created: bool
+    labelled: LabelledExamples | None
 
 
 @router.post(
     "/{task}/versions", status_code=201, openapi_extra=_BODY, response_model=UploadedBody, responses=_ALREADY_THERE
 )
 async def upload(task: str, request: Request) -> JSONResponse:
-    """Uploads an adapter as a new version: parts named `files`, or one `archive`."""
+    """Uploads an adapter as a new version: parts named `files`, or one `archive`.
+
+    With labelled `examples` it is evaluated first, and activated only where it is no worse than the stable version.
+    """
     check_name(task, write=True)
     check_may_write(task)
     runtime = runtime_of(request)
     with admitted(runtime):
         async with staged(runtime) as folder:
             form = await _received(request, runtime, folder)
-            version, created = await in_thread(runtime.threads.checking, _store, runtime, task, form, folder)
+            stored = await in_thread(runtime.threads.checking, _store, runtime, task, form, folder)
+        version = stored.version
+        body: dict[str, Any] = {}
+        if stored.labelled is not None:
+            evaluated = await _evaluated(runtime, version, stored.labelled, form)
+            assert evaluated.evaluation is not None
+            body = {"activated": evaluated.evaluation.activated} | evaluation_body(evaluated)
     location = f"/v1/tasks/{task}/versions/{version.number}"
-    return JSONResponse(uploaded_body(runtime, version), 201 if created else 200, {"Location": location})
+    body = uploaded_body(runtime, version) | body
+    return JSONResponse(body, 201 if stored.created else 200, {"Location": location})
+
+
+async def _evaluated(runtime: Runtime, version: Version, labelled: LabelledExamples, form: _Upload) -> Version:
+    """The version with its evaluation, which is kept, and after which its alias points at it or not."""
+    evaluation = await runtime.evaluator.evaluate(
+        version, labelled, form.gate, alias=form.alias, activate=form.activate
+    )
+    return await in_thread(runtime.threads.admin, runtime.registry.record_evaluation, version, evaluation)
 
 
 @contextmanager
@@ -149,7 +182,20 @@ def _parts(form: UploadForm, max_values: int) -> _Upload:
             settings = parse_bytes(given, SettingsBody, max_values).model_dump(exclude_unset=True)
         except ManyhatsError as error:
             raise type(error)(f"the part 'task': {error.message}", param=error.param) from None
-    return _Upload(form.archive, settings, alias, activate in _TRUE)
+    records = read_records(texts["examples"]) if "examples" in texts else None
+    return _Upload(form.archive, settings, alias, activate in _TRUE, records, _gate(texts, max_values))
+
+
+def _gate(texts: Mapping[str, bytes], max_values: int) -> Gate:
+    if "gate" not in texts:
+        return Gate()
+    if "examples" not in texts:
+        raise InvalidRequest("a 'gate' needs labelled 'examples', which are not there", param="gate")
+    try:
+        body = parse_bytes(texts["gate"], GateBody, max_values)
+    except ManyhatsError as error:
+        raise type(error)(f"the part 'gate': {error.message}", param=error.param) from None
+    return Gate(float(body.max_drop), body.metric)
 
 
 def _text(texts: Mapping[str, bytes], name: str, default: str) -> str:
@@ -159,15 +205,33 @@ def _text(texts: Mapping[str, bytes], name: str, default: str) -> str:
         raise InvalidRequest(f"the part '{name}' is no text", param=name) from None
 
 
-def _store(runtime: Runtime, task: str, parts: _Upload, folder: Path) -> tuple[Version, bool]:
-    """Blocking: unpacks an archive, checks the files, and makes the version."""
+def _store(runtime: Runtime, task: str, parts: _Upload, folder: Path) -> _Stored:
+    """Blocking: unpacks an archive, checks the files and the examples, and makes the version.
+
+    One that is to be evaluated is not activated yet.
+    """
     files = folder / "files"
     warnings: tuple[str, ...] = ()
+    labelled: LabelledExamples | None = None
+
+    def check(info: AdapterInfo) -> None:
+        nonlocal labelled
+        if parts.records is not None:
+            settings = settings_after(runtime.registry.find(task), parts.settings or {}, info)
+            labelled = labelled_examples(parts.records, settings, info, parts.gate, runtime.backbone)
+
     with storage_full():
         if parts.archive is not None:
             limits = ArchiveLimits(max_files=runtime.settings.max_files, max_bytes=runtime.settings.max_unpacked)
             warnings = unpack_adapter(folder / "archive", parts.archive, files, limits)
             (folder / "archive").unlink()
-        return runtime.add_version(
-            task, files, alias=parts.alias, activate=parts.activate, settings=parts.settings, warnings=warnings
+        version, created = runtime.add_version(
+            task,
+            files,
+            alias=parts.alias,
+            activate=parts.activate and parts.records is None,
+            settings=parts.settings,
+            warnings=warnings,
+            check=check,
         )
+    return _Stored(version, created, labelled)

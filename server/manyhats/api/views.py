@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from manyhats.api.rollouts import rollouts_body
 from manyhats.core.history import history_of
 from manyhats.errors import InvalidRequest
 from manyhats.registry.names import STABLE
@@ -50,6 +52,7 @@ def details(runtime: Runtime, task: Task, version: Version | None = None) -> dic
         "pinned": settings.pinned,
         "warnings": [] if version is None else list(version.info.warnings),
         "created": task.created,
+        **rollouts_body(runtime, task),
         **lost,
     }
 
@@ -101,8 +104,14 @@ def version_body(runtime: Runtime, version: Version) -> dict[str, Any]:
             "warnings": list(version.info.warnings),
             "card": version.info.card,
         }
+        | evaluation_body(version)
         | _quarantine_body(runtime, version)
     )
+
+
+def evaluation_body(version: Version) -> dict[str, Any]:
+    """How good it was on labelled examples, where it was evaluated."""
+    return {} if version.evaluation is None else {"evaluation": asdict(version.evaluation)}
 
 
 def whole_version_body(runtime: Runtime, version: Version) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from manyhats.commands.connection import (
     task_names,
 )
 from manyhats.commands.progress import bytes_bar
-from manyhats.errors import InvalidRequest, WrongUsage
+from manyhats.errors import InvalidRequest, ManyhatsError, WrongUsage
 from manyhats.formats.contents import names_of, select
 
 if TYPE_CHECKING:
@@ -43,24 +43,50 @@ def push(
     kind: Annotated[
         str, typer.Option(help="what the task answers, where the files do not say it or another is meant")
     ] = "",
+    examples: Annotated[
+        Path | None,
+        typer.Option(
+            help="labelled examples as JSON lines: the version is activated only if it is no worse than the stable one"
+        ),
+    ] = None,
+    max_drop: Annotated[float, typer.Option(min=0, help="how much worse it may be, by the kind's metric")] = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Uploads an adapter as a new version of a task."""
-    answer = send(task, path, url=url, key=key, alias=alias, activate=activate, kind=kind)
+    if examples is None and max_drop:
+        raise WrongUsage("--max-drop needs --examples")
+    answer = send(
+        task, path, url=url, key=key, alias=alias, activate=activate, kind=kind, examples=examples, max_drop=max_drop
+    )
+    evaluation = answer.evaluation
+    refused = activate and evaluation is not None and not evaluation.activated
     if as_json:
         print_json(plain(answer))
-    else:
+    elif not refused:
         rank = f", rank {answer.rank}" if answer.rank else ""
         typer.echo(
             f"{answer.task}@{answer.version}: {answer.method}, {answer.kind}{rank}, "
             f"{answer.matched_tensors} tensors, {answer.bytes} bytes, sha256 {answer.sha256[:12]}"
         )
+        if evaluation is not None:
+            typer.echo(f"{'activated' if evaluation.activated else 'not activated'}: {evaluation.reason}")
     for warning in answer.warnings:
         typer.echo(f"warning: {warning if isinstance(warning, str) else warning.message}", err=True)
+    if refused and evaluation is not None:
+        raise ManyhatsError(f"{answer.task}@{answer.version} is kept and not activated: {evaluation.reason}")
 
 
 def send(
-    task: str, path: Path, *, url: str, key: str, alias: str = "stable", activate: bool = True, kind: str = ""
+    task: str,
+    path: Path,
+    *,
+    url: str,
+    key: str,
+    alias: str = "stable",
+    activate: bool = True,
+    kind: str = "",
+    examples: Path | None = None,
+    max_drop: float = 0.0,
 ) -> Upload:
     """Uploads an adapter; raises an error of one line where it is none, or where the server does not take it."""
     own_name(task)
@@ -74,10 +100,13 @@ def send(
                 alias=alias,
                 activate=activate,
                 settings={"kind": kind} if kind else None,
+                examples=examples,
+                max_drop=None if examples is None else max_drop,
                 progress=progress,
             )
     except OSError as error:
-        raise InvalidRequest(f"'{path}' cannot be read: {error.strerror or error}") from None
+        unread = error.filename or path
+        raise InvalidRequest(f"'{unread}' cannot be read: {error.strerror or error}") from None
 
 
 def download(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
@@ -28,7 +28,7 @@ from manyhats.commands.connection import (
 from manyhats.errors import WrongUsage
 
 if TYPE_CHECKING:
-    from manyhats_client import TaskDetails
+    from manyhats_client import Canary, Shadow, TaskDetails
 
 _LINE_WIDTH = 1000  # characters
 _PAGE = 1000  # tasks
@@ -117,16 +117,56 @@ def delete(
 def alias(
     task: Name,
     alias: Annotated[str, typer.Argument(help="stable, canary, ...")],
-    target: Annotated[str, typer.Argument(help="a version, or versions with weights: 2=90,3=10")],
+    target: Annotated[
+        str | None,
+        typer.Argument(help="a version, or versions with weights: 2=90,3=10; left out: shows where it points"),
+    ] = None,
+    affinity: Annotated[
+        str | None, typer.Option(help="the header whose value keeps a caller's version; else X-Affinity")
+    ] = None,
+    shadow: Annotated[
+        str | None, typer.Option(help="a version that is asked a part of the requests too: 3=0.1")
+    ] = None,
+    canary: Annotated[
+        int | None, typer.Option(help="the version of the split that is withdrawn when it passes a bound")
+    ] = None,
+    max_error_rate: Annotated[float | None, typer.Option(help="of the canary: 0.02 for 2 %")] = None,
+    max_latency_ratio: Annotated[float | None, typer.Option(help="of the canary's p95 to the others'")] = None,
+    max_p95_ms: Annotated[float | None, typer.Option(help="of the canary, in milliseconds")] = None,
+    min_requests: Annotated[int | None, typer.Option(help="of the canary, before it is judged")] = None,
+    window_seconds: Annotated[float | None, typer.Option(help="that the canary is judged by")] = None,
     url: Url = DEFAULT_URL,
     key: Key = "",
     as_json: AsJson = False,
 ) -> None:
-    """Points an alias of a task at a version, or splits it between versions by weight."""
+    """Points an alias of a task at a version, or splits it between versions by weight; without a target, shows it."""
     own_name(task)
     own_alias(alias)
+    bounds = {
+        "max_error_rate": max_error_rate,
+        "max_latency_ratio": max_latency_ratio,
+        "max_p95_ms": max_p95_ms,
+        "min_requests": min_requests,
+        "window_seconds": window_seconds,
+    }
+    given = {name: value for name, value in bounds.items() if value is not None}
+    if given and canary is None:
+        raise WrongUsage(f"--{next(iter(given)).replace('_', '-')} needs --canary VERSION")
+    if target is None:
+        if canary is not None or shadow is not None or affinity is not None:
+            raise WrongUsage("say where the alias points: a version, or versions with weights (2=90,3=10)")
+        with connected(url, key) as client:
+            print_json(plain(client.alias(task, alias)))
+        return
     with connected(url, key) as client:
-        answer = client.set_alias(task, alias, parse_target(target))
+        answer = client.set_alias(
+            task,
+            alias,
+            parse_target(target),
+            affinity=affinity,
+            shadow=None if shadow is None else _shadow(shadow),
+            canary=None if canary is None else cast("Canary", {"version": canary, **given}),
+        )
     _print(answer, as_json, f"{task}: {alias} is {_described(answer, alias)}")
 
 
@@ -194,6 +234,17 @@ def parse_target(text: str) -> int | dict[int, float]:
             )
         weights[int(version)] = number
     return weights
+
+
+def _shadow(text: str) -> Shadow:
+    """A version and a fraction from `3=0.1`. Raises WrongUsage for anything else."""
+    version, _, fraction = text.partition("=")
+    try:
+        if not _is_version(version):
+            raise ValueError(version)
+        return {"version": int(version), "fraction": float(fraction)}
+    except ValueError:
+        raise WrongUsage(f"a shadow is a version with a part of the requests (3=0.1), not '{text[:100]}'") from None
 
 
 def _can_be_asked() -> bool:

@@ -6,9 +6,9 @@ The web layer sets it for each request, in a context variable: what runs for the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from manyhats.core.answered import Answered
 
@@ -37,7 +37,8 @@ ANYBODY = Caller()
 @dataclass(slots=True)
 class Call:
     """One request of a client. `deadline`: by `time.monotonic()`, after which nobody waits for its answer. `spend`: is
-    told of the tokens that each answer took, where somebody counts them.
+    told of the tokens that each answer took, where somebody counts them. `headers`: the first value of each, by its
+    name in lower case.
 
     What became of it is set on its way: `route`, the pattern that its path fits; `status` of the answer, 0 where none
     was begun; `error`, the type that its caller sees; and, where somebody wants them, `answers`, one for each item.
@@ -53,6 +54,12 @@ class Call:
     error: str = ""
     answers: list[Answered] | None = None
     with_texts: bool = False
+    headers: Mapping[bytes, bytes] = field(default_factory=dict)
+
+    def header(self, name: str) -> str | None:
+        """A header's value; None without one, or with an empty one."""
+        value = self.headers.get(name.lower().encode("ascii"))
+        return value.decode("latin-1") if value else None
 
 
 NO_CALL = Call()

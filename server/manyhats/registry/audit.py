@@ -19,6 +19,7 @@ from manyhats.registry.transactions import Transactions
 
 # Whom the log names where no client sent a request.
 SCANNER = Call(caller=Caller(key="scanner"))  # imports folders from the store
+CANARY = Call(caller=Caller(key="canary"))  # withdraws one that has passed a bound
 KEYS_FILE = Call(caller=Caller(key="keys-file"))  # somebody changed the keys by a command
 
 _SEARCHED = 10_000  # entries that are looked through for one page

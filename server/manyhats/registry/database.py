@@ -6,14 +6,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, URL, Engine, ForeignKey, create_engine, event, inspect, select
+from sqlalchemy import JSON, URL, Engine, ForeignKey, create_engine, event, inspect, select, update
 from sqlalchemy.exc import DatabaseError, DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from manyhats.disk import is_full
 from manyhats.errors import ConfigurationError, DamagedStore, ManyhatsError, NotReady, StorageFull
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had no rollouts and no evaluations
 
 
 class Base(DeclarativeBase):
@@ -55,6 +55,24 @@ class AliasRow(Base):
     task: Mapped[str] = mapped_column(ForeignKey("tasks.name", ondelete="CASCADE"), primary_key=True)
     alias: Mapped[str] = mapped_column(primary_key=True)
     targets: Mapped[list[list[float]]] = mapped_column(JSON)
+
+
+class RolloutRow(Base):
+    """What an alias has besides its versions: the fields of Rollout."""
+
+    __tablename__ = "rollouts"
+    task: Mapped[str] = mapped_column(ForeignKey("tasks.name", ondelete="CASCADE"), primary_key=True)
+    alias: Mapped[str] = mapped_column(primary_key=True)
+    rollout: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class EvaluationRow(Base):
+    """How good a version was on labelled examples, the last time: the fields of Evaluation."""
+
+    __tablename__ = "evaluations"
+    task: Mapped[str] = mapped_column(ForeignKey("tasks.name", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    evaluation: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
 class HistoryRow(Base):
@@ -122,6 +140,9 @@ def connect(path: Path, *, make: bool = True) -> sessionmaker[Session]:
         if not known:
             with sessions.begin() as session:
                 session.add(SchemaRow(version=SCHEMA))
+        elif known < SCHEMA:  # tables were added, and are there now; those of before are as they were
+            with sessions.begin() as session:
+                session.execute(update(SchemaRow).values(version=SCHEMA))
     except BaseException:
         engine.dispose()
         raise

@@ -15,6 +15,7 @@ from manyhats.errors import Conflict, DamagedStore, NotFound
 from manyhats.registry.names import parse_ref
 from manyhats.registry.paging import page_of
 from manyhats.registry.records import AdapterInfo, Task, Version
+from manyhats.registry.rollout import AFFINITY, chosen
 from manyhats.registry.visibility import sees, sees_all
 
 _MAX_SEEN = 64  # callers' patterns whose names are kept
@@ -87,8 +88,11 @@ class AdapterIndex:
         task = self.task(parse_ref(ref).task)
         return task, self.resolve(ref) if "@" in ref else None
 
-    def resolve(self, ref: str) -> Version:
+    def resolve(self, ref: str, affinity: str | None = None) -> Version:
         """The version that `task`, `task@alias` or `task@3` means now; of a split, one by its weight.
+
+        Of a split, the same `affinity` gets the same version; None: that of the header of the present call, and
+        without one any.
 
         Raises NotFound, and DamagedStore for an alias that the database has lost the version of.
         """
@@ -109,8 +113,14 @@ class AdapterIndex:
             )
         if len(targets) == 1:
             return task.version(targets[0].version)
-        (chosen,) = self._rng.choices(targets, weights=[target.weight for target in targets])
-        return task.version(chosen.version)
+        if affinity is None:
+            rollout = task.rollouts.get(wanted.alias)
+            affinity = CURRENT_CALL.get().header((rollout and rollout.affinity) or AFFINITY)
+        if affinity is not None:
+            weights = {target.version: target.weight for target in targets}
+            return task.version(chosen(weights, f"{task.name}@{wanted.alias}", affinity))
+        (sampled,) = self._rng.choices(targets, weights=[target.weight for target in targets])
+        return task.version(sampled.version)
 
     def _seen_names(self) -> list[str]:
         """The names of the tasks that the caller sees, sorted. The lock is held."""
@@ -152,13 +162,13 @@ class AdapterIndex:
 
     # ---- pins
 
-    def pin(self, ref: str) -> Version:
+    def pin(self, ref: str, affinity: str | None = None) -> Version:
         """`resolve`, and keeps the version's files until `unpin`, whatever is deleted meanwhile.
 
         Those of the members that it is made of, too: they may be read only when its turn comes.
         """
         while True:
-            version = self.resolve(ref)
+            version = self.resolve(ref, affinity)
             with self._lock:
                 if version.sha256 in self._uses:  # not deleted between the two steps
                     for sha in contents_of(version):

@@ -14,12 +14,15 @@ from manyhats.core.kinds.registry import KnownKind
 from manyhats.errors import InvalidRequest, NotFound
 from manyhats.messages import first_error
 from manyhats.methods.heads import KindName
+from manyhats.registry.evaluation import Evaluation
+from manyhats.registry.rollout import Rollout
 
 _SPLIT_LIMIT = 16
 Label = Annotated[str, Field(max_length=1000)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 TEMPLATE_LIMIT = 100_000  # characters of a chat template; the longest in use have about 20,000
 _MAX_STOP_TOKENS = 64
+LOWEST = -10  # priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class TaskSettings(BaseModel):
     chat_template: str | None = Field(default=None, max_length=TEMPLATE_LIMIT)
     stop_token_ids: list[TokenId] | None = Field(default=None, max_length=_MAX_STOP_TOKENS)
     defaults: dict[str, Any] = Field(default_factory=dict)
-    priority: int = Field(default=0, ge=-10, le=10)
+    priority: int = Field(default=0, ge=LOWEST, le=-LOWEST)
     pinned: bool = False
 
     @field_validator("labels")
@@ -113,13 +116,14 @@ def parse_settings(values: Mapping[str, Any]) -> TaskSettings:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One upload of a task's adapter. `created`: unix seconds."""
+    """One upload of a task's adapter. `created`: unix seconds. `evaluation`: the last, on labelled examples."""
 
     task: str
     number: int
     sha256: str
     info: AdapterInfo
     created: float
+    evaluation: Evaluation | None = None
 
     @property
     def ref(self) -> str:
@@ -152,7 +156,8 @@ def check_split(targets: Sequence[Target]) -> None:
 class Task:
     """A task as it is now. `settings` holds only what was set for the task itself, not what its files bring.
 
-    `lost`: aliases that point at versions that are not there, each with what is wrong; only a damaged database has any.
+    `rollouts`: of the aliases that have more than versions. `lost`: aliases that point at versions that are not there,
+    each with what is wrong; only a damaged database has any.
     """
 
     name: str
@@ -161,6 +166,7 @@ class Task:
     versions: tuple[Version, ...] = ()
     aliases: Mapping[str, tuple[Target, ...]] = field(default_factory=dict)
     lost: Mapping[str, str] = field(default_factory=dict)
+    rollouts: Mapping[str, Rollout] = field(default_factory=dict)
 
     def version(self, number: int) -> Version:
         """One version. Raises NotFound naming those that exist."""
@@ -175,11 +181,27 @@ class Task:
         numbers = {version.number for version in self.versions}
         return all(target.version in numbers for target in targets)
 
-    def with_alias(self, alias: str, targets: tuple[Target, ...] | None) -> Task:
-        """The task with an alias that points there; with None, without it."""
+    def with_alias(self, alias: str, targets: tuple[Target, ...] | None, rollout: Rollout | None = None) -> Task:
+        """The task with an alias that points there; with None, without it. `rollout`: what it has besides."""
         others = {a: t for a, t in self.aliases.items() if a != alias}
         lost = {a: reason for a, reason in self.lost.items() if a != alias}
-        return replace(self, aliases=others | ({} if targets is None else {alias: targets}), lost=lost)
+        rollouts = {a: r for a, r in self.rollouts.items() if a != alias}
+        return replace(
+            self,
+            aliases=others | ({} if targets is None else {alias: targets}),
+            lost=lost,
+            rollouts=rollouts | ({} if rollout is None or rollout.empty else {alias: rollout}),
+        )
+
+    def with_version(self, version: Version) -> Task:
+        """The task with a version in the place of the one of its number."""
+        return replace(self, versions=tuple(version if v.number == version.number else v for v in self.versions))
+
+    def holding(self, number: int) -> list[str]:
+        """The aliases that need a version, sorted."""
+        own = {a for a, targets in self.aliases.items() if any(target.version == number for target in targets)}
+        own |= {a for a, r in self.rollouts.items() if r.shadow is not None and r.shadow.version == number}
+        return sorted(own)
 
     @property
     def stable(self) -> Version | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,15 +24,14 @@ from manyhats.errors import (
     Conflict,
     InvalidRequest,
     ManyhatsError,
-    NotFound,
     TooLarge,
 )
 from manyhats.methods.heads import KindName
-from manyhats.registry.aliases import point, point_back, remove_alias, remove_from_history
+from manyhats.registry.alias_changes import AliasChanges, Listener
+from manyhats.registry.aliases import point, remove_from_history
 from manyhats.registry.audit import AuditLog, action_of
 from manyhats.registry.blobs import Blobs, digest, keep_adapter_files
-from manyhats.registry.database import FolderImportRow, TaskRow, VersionRow
-from manyhats.registry.index import AdapterIndex
+from manyhats.registry.database import EvaluationRow, FolderImportRow, TaskRow, VersionRow
 from manyhats.registry.names import STABLE, check_alias, check_name
 from manyhats.registry.quarantine import Quarantine
 from manyhats.registry.records import (
@@ -42,7 +41,6 @@ from manyhats.registry.records import (
     TaskSettings,
     Version,
     check_labels,
-    check_split,
     parse_settings,
 )
 from manyhats.registry.rows import read_tasks
@@ -53,10 +51,9 @@ from manyhats.registry.visibility import check_may_write
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Listener = Callable[[str, Version | None, str], None]
 
 
-class Registry(AdapterIndex):
+class Registry(AliasChanges):
     """`inspect` reads and checks an adapter folder, and raises where it is not supported.
 
     It is given the kind that the upload says, or else the one that is set for the task.
@@ -126,10 +123,6 @@ class Registry(AdapterIndex):
         self.quarantine.close()
         self._database.close()
         self._file_lock.release()
-
-    def subscribe(self, listener: Listener) -> None:
-        """`listener(event, version, task)` is called after a commit; events: `activated`, `deleted`."""
-        self._listeners.append(listener)
 
     # ---- files
 
@@ -290,73 +283,19 @@ class Registry(AdapterIndex):
         with self._database.write() as session:
             found = self.task(task)
             version = found.version(number)
-            holding = [a for a, targets in found.aliases.items() if any(t.version == number for t in targets)]
-            if holding:
+            if holding := found.holding(number):
                 raise Conflict(
-                    f"version {number} of `{task}` cannot be deleted: {', '.join(sorted(holding))} points at it",
+                    f"version {number} of `{task}` cannot be deleted: {', '.join(holding)} points at it",
                     param="version",
                 )
             session.execute(delete(VersionRow).where(VersionRow.task == task, VersionRow.number == number))
+            session.execute(delete(EvaluationRow).where(EvaluationRow.task == task, EvaluationRow.number == number))
             remove_from_history(session, found, number)
             self.audit.record(session, "delete_version", task, version=number)
             session.commit()
             after = self._put(replace(found, versions=tuple(v for v in found.versions if v is not version)))
             self._remove_unneeded([version])
         return after, version
-
-    def set_alias(self, task: str, alias: str, targets: Sequence[Target], action: str = "alias") -> Task:
-        """Points an alias at one version or at several; the audit log calls it `action`.
-
-        Raises InvalidRequest or NotFound.
-        """
-        check_name(task, write=True)
-        check_alias(alias)
-        check_split(targets)
-        with self._database.write() as session:
-            found = self.task(task)
-            versions = [found.version(target.version) for target in targets]
-            after = point(session, found, alias, tuple(targets))
-            self.audit.record(session, action, task, alias=alias, before=found, after=after)
-            session.commit()
-            self._put(after)
-        for version in versions:
-            self._notify("activated", version, task)
-        return after
-
-    def delete_alias(self, task: str, alias: str) -> Task:
-        """Removes an alias. Raises Conflict for `stable`."""
-        check_name(task, write=True)
-        if alias == STABLE:
-            raise Conflict(f"the alias '{STABLE}' is what the plain name means; it cannot be removed", param="alias")
-        return self._database.delete(lambda: self._delete_alias(task, alias))
-
-    def _delete_alias(self, task: str, alias: str) -> Task:
-        with self._database.write() as session:
-            found = self.task(task)
-            if alias not in found.aliases and alias not in found.lost:
-                raise NotFound(f"The task `{task}` has no alias '{alias[:200]}'.", param="alias")
-            after = remove_alias(session, found, alias)
-            self.audit.record(session, "delete_alias", task, alias=alias, before=found)
-            session.commit()
-            return self._put(after)
-
-    def rollback(self, task: str, to: int | None = None) -> Task:
-        """`stable` back to what it pointed at before; again, further back. With `to`, to that version.
-
-        Raises Conflict where there is nothing before.
-        """
-        if to is not None:
-            return self.set_alias(task, STABLE, [Target(to)], "rollback")
-        check_name(task, write=True)
-        with self._database.write() as session:
-            found = self.task(task)
-            after = point_back(session, found)
-            self.audit.record(session, "rollback", task, alias=STABLE, before=found, after=after)
-            session.commit()
-            self._put(after)
-        for version in after.stable_versions:
-            self._notify("activated", version, task)
-        return after
 
     # ---- folders copied by hand (see imports)
 
@@ -389,10 +328,3 @@ class Registry(AdapterIndex):
             raise InvalidRequest(
                 f"no stored version has the sha256 '{sha[:80]}'; upload the member first", param="members"
             )
-
-    def _notify(self, event: str, version: Version | None, task: str) -> None:
-        for listener in self._listeners:
-            try:
-                listener(event, version, task)
-            except Exception:
-                logger.exception("a listener failed at '%s' of %s", event, task)

@@ -10,26 +10,40 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from manyhats.registry.database import AliasRow, TaskRow, VersionRow
+from manyhats.registry.database import AliasRow, EvaluationRow, RolloutRow, TaskRow, VersionRow
+from manyhats.registry.evaluation import evaluation_of
 from manyhats.registry.records import AdapterInfo, Target, Task, Version, parse_settings
+from manyhats.registry.rollout import Rollout, rollout_of
 
 logger = logging.getLogger(__name__)
 
 
 def read_tasks(session: Session) -> list[Task]:
     """All tasks. Raises InvalidRequest, TypeError, ValueError or KeyError for rows that were never written here."""
+    evaluations = {(e.task, e.number): evaluation_of(e.evaluation) for e in session.scalars(select(EvaluationRow))}
     versions: dict[str, list[Version]] = {}
     for row in session.scalars(select(VersionRow).order_by(VersionRow.number)):
         versions.setdefault(row.task, []).append(
-            Version(row.task, row.number, row.sha256, info_of(row.info), row.created)
+            Version(
+                row.task,
+                row.number,
+                row.sha256,
+                info_of(row.info),
+                row.created,
+                evaluations.get((row.task, row.number)),
+            )
         )
     aliases: dict[str, dict[str, tuple[Target, ...]]] = {}
     for alias in session.scalars(select(AliasRow)):
         aliases.setdefault(alias.task, {})[alias.alias] = targets_of(alias.targets)
+    rollouts: dict[str, dict[str, Rollout]] = {}
+    for one in session.scalars(select(RolloutRow)):
+        rollouts.setdefault(one.task, {})[one.alias] = rollout_of(one.rollout)
     tasks = [
         _with_aliases(
             Task(task.name, task.created, parse_settings(task.settings), tuple(versions.get(task.name, ()))),
             aliases.get(task.name, {}),
+            rollouts.get(task.name, {}),
         )
         for task in session.scalars(select(TaskRow))
     ]
@@ -38,7 +52,7 @@ def read_tasks(session: Session) -> list[Task]:
     return tasks
 
 
-def _with_aliases(task: Task, aliases: Mapping[str, tuple[Target, ...]]) -> Task:
+def _with_aliases(task: Task, aliases: Mapping[str, tuple[Target, ...]], rollouts: Mapping[str, Rollout]) -> Task:
     """The task with those aliases whose versions are there; the others are lost, and named."""
     lost = {}
     for alias, targets in aliases.items():
@@ -47,7 +61,8 @@ def _with_aliases(task: Task, aliases: Mapping[str, tuple[Target, ...]]) -> Task
             numbers = ", ".join(str(target.version) for target in targets if target.version not in there)
             lost[alias] = f"the alias '{alias}' points at version {numbers}, which is not there"
             logger.error("the store's database is damaged: in the task %s %s", task.name, lost[alias])
-    return replace(task, aliases={a: targets for a, targets in aliases.items() if a not in lost}, lost=lost)
+    found = {a: targets for a, targets in aliases.items() if a not in lost}
+    return replace(task, aliases=found, lost=lost, rollouts={a: r for a, r in rollouts.items() if a in found})
 
 
 def targets_of(rows: Sequence[Sequence[float]]) -> tuple[Target, ...]:

@@ -35,7 +35,8 @@ class InferenceRequest:
     `defaults`: parameters that neither the task nor the request sets. `generates`: whether the caller supports only
     generated texts. `kinds`: the kinds of task whose answers the caller understands, none for all; the bare backbone
     answers as the first of them that it has. `names`: the caller's names of parameters, for messages.
-    `listener`: called for every token, in the detokenizer's thread.
+    `listener`: called for every token, in the detokenizer's thread. `affinity`: of an alias's split, the same value
+    gets the same version; None leaves it to the call's header.
     """
 
     task: str
@@ -49,6 +50,7 @@ class InferenceRequest:
     kinds: Sequence[str] = ()
     names: Mapping[str, str] = field(default_factory=dict)
     listener: Callable[[Delta], None] | None = None
+    affinity: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class RequestState:
     prepared: Prepared | None = None
     engine_request: Request | None = None
     merged: MergedVersion | None = None  # used instead of the version
+    watched: bool = False  # whether an alias of its task is rolled out
     call: Call = field(default_factory=CURRENT_CALL.get)
     kind: str = field(init=False)  # the task's setting, else that of the version's files
     task_kind: Kind[Any] = field(init=False)

@@ -78,7 +78,10 @@ def open_merged(registry: Registry, body: MergeBody, requested: Version, base: b
     content = body.model_dump() | {"ids": [v.sha256 for v in pinned], "head": head and head.sha256}
     sha = hashlib.sha256(b"merged:" + json.dumps(content, sort_keys=True).encode()).hexdigest()
     info = replace(requested.info, method=METHOD, bytes=sum(version.info.bytes for version in pinned))
-    return MergedVersion(requested.task, requested.number, sha, info, requested.created, tuple(pinned), head, body)
+    members = tuple(pinned)
+    return MergedVersion(
+        requested.task, requested.number, sha, info, requested.created, members=members, head=head, body=body
+    )
 
 
 def build(version: MergedVersion, read: Callable[[Version], Adapter]) -> Adapter:

@@ -26,6 +26,7 @@ from manyhats.registry.registry import Registry
 from manyhats.registry.visibility import check_base
 from manyhats.serving.answered import answered, refused
 from manyhats.serving.backbone_task import BackboneTask
+from manyhats.serving.background import Background
 from manyhats.serving.dispatch import Dispatcher
 from manyhats.serving.generation import Generation
 from manyhats.serving.inference import (
@@ -44,6 +45,8 @@ from manyhats.serving.task_views import TaskViews
 from manyhats.serving.threads import SMALL_OUTPUT, SMALL_REQUESTS, SMALL_TEXT, at_once_if, tokenising_limit
 
 logger = logging.getLogger(__name__)
+
+OnRollout = Callable[[InferenceRequest, Version, InferenceResponse | ManyhatsError], None]
 
 
 class Service:
@@ -65,6 +68,8 @@ class Service:
         self._preparation = Preparation(backbone, None if cache is None else Generation(backbone, cache.capacity))
         self._queue = PreparationQueue(self._preparation, self.dispatcher, self._submit)
         self.on_answer: Callable[[Answered], None] = lambda one: None
+        self.background = Background(self._open, self._answers, self._close)
+        self.on_rollout: OnRollout = lambda request, version, answer: None  # of tasks with an alias that is rolled out
 
     async def predict(self, request: InferenceRequest) -> InferenceResponse:
         """One request. Raises ManyhatsError."""
@@ -83,6 +88,8 @@ class Service:
         finally:
             self._close(one)
         self.on_answer(answered(one, answer, begin))
+        if one.watched:
+            self.on_rollout(request, one.version, answer)
         if isinstance(answer, ManyhatsError):
             raise answer
         return answer
@@ -100,6 +107,8 @@ class Service:
         for i, answer in enumerate(answers):
             if i in pending:
                 self.on_answer(answered(pending[i], answer, begin))
+                if pending[i].watched:
+                    self.on_rollout(requests[i], pending[i].version, answer)
             elif isinstance(answer, ManyhatsError):
                 self.on_answer(refused(requests[i], answer, begin))
         return answers
@@ -116,7 +125,7 @@ class Service:
             version, given = self._base.open(given, request.kinds)
             task: Task | None = None
         else:
-            version = self.registry.pin(request.task)
+            version = self.registry.pin(request.task, request.affinity)
             try:
                 task = self.registry.task(version.task)
             except NotFound:  # deleted between the two steps
@@ -133,11 +142,14 @@ class Service:
             parameters, settings = self._views.complete(view, request.defaults, given, request.names)
             if body is not None:
                 merged = open_merged(self.registry, body, version, version.task == BASE)
-        except ManyhatsError:
+        except ManyhatsError as error:
             if version.task != BASE:
                 self.registry.unpin(version)
+            if task is not None and task.rollouts:
+                self.on_rollout(request, version, error)
             raise
-        return RequestState(request, version, settings, parameters, received, merged=merged)
+        watched = task is not None and bool(task.rollouts)
+        return RequestState(request, version, settings, parameters, received, merged=merged, watched=watched)
 
     @property
     def base(self) -> Version:

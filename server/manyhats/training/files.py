@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from manyhats.core.kinds.examples import Columns, Example
+from manyhats.core.kinds.rows import example_of
 from manyhats.core.kinds.training import KindTraining
 from manyhats.errors import InvalidRequest
 from manyhats.training.libraries import require
-from manyhats.training.rows import example_of
 
 _FIELD_LIMIT = 1 << 24  # characters of one CSV field
 _SPLIT_NAMES = {"validation": ("validation", "valid", "dev"), "test": ("test",)}

@@ -27,6 +27,7 @@ from manyhats_client.chat import ChatAnswer, ChatChoice, ChatChunk, ChatMessage,
 from manyhats_client.choices import (
     Aggregation,
     CallOptions,
+    Canary,
     ChatOptions,
     EmbedOptions,
     FinishReason,
@@ -41,6 +42,7 @@ from manyhats_client.choices import (
     PredictOptions,
     Residency,
     Role,
+    Shadow,
     TaskSettings,
 )
 from manyhats_client.embeddings import Embeddings
@@ -67,11 +69,14 @@ from manyhats_client.errors import (
 from manyhats_client.inputs import Inputs, Messages, OneInput, Question
 from manyhats_client.items import Item
 from manyhats_client.models import (
+    Alias,
     AuditEntry,
     ErrorBody,
+    Evaluation,
     Health,
     InputWarning,
     Notice,
+    Rollout,
     Target,
     Task,
     TaskDetails,
@@ -102,12 +107,13 @@ from manyhats_client.outputs import (
 from manyhats_client.packing import Source
 from manyhats_client.tables import to_pandas
 from manyhats_client.transfer import Progress
-from manyhats_client.uploads import Adapter
+from manyhats_client.uploads import Adapter, Examples
 
 __all__ = [
     "APIError",
     "Adapter",
     "Aggregation",
+    "Alias",
     "Answer",
     "AsyncClient",
     "AsyncStream",
@@ -116,6 +122,7 @@ __all__ = [
     "BadRequest",
     "Batch",
     "CallOptions",
+    "Canary",
     "ChatAnswer",
     "ChatChoice",
     "ChatChunk",
@@ -134,6 +141,8 @@ __all__ = [
     "Embeddings",
     "Entity",
     "ErrorBody",
+    "Evaluation",
+    "Examples",
     "Failure",
     "Fill",
     "FillAnswer",
@@ -179,8 +188,10 @@ __all__ = [
     "Residency",
     "Result",
     "Role",
+    "Rollout",
     "ServerError",
     "ServerNotReady",
+    "Shadow",
     "Source",
     "SpanAnswer",
     "SpanOutput",

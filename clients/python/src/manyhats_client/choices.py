@@ -138,6 +138,27 @@ class Message(TypedDict):
     name: NotRequired[str]
 
 
+class Shadow(TypedDict):
+    """A version that is asked a `fraction` of the requests after their answers. `tolerance`: how far two numbers, or
+    two vectors' cosine from 1, may differ and still agree."""
+
+    version: int
+    fraction: float
+    tolerance: NotRequired[float]
+
+
+class Canary(TypedDict):
+    """When a version of a split is withdrawn: a bound is passed by at least `min_requests` of the last
+    `window_seconds`."""
+
+    version: int
+    max_error_rate: NotRequired[float]
+    max_latency_ratio: NotRequired[float]
+    max_p95_ms: NotRequired[float]
+    min_requests: NotRequired[int]
+    window_seconds: NotRequired[float]
+
+
 class TaskSettings(TypedDict, total=False):
     """What is set of a task beside its weights; None goes back to the adapter's own."""
 

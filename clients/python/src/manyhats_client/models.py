@@ -62,6 +62,41 @@ class Target(Model):
     weight: float
 
 
+class Evaluation(Model):
+    """How good a version was on labelled examples beside the stable one. `activated`: whether `alias` points at it
+    since; `reason`: why, or why not."""
+
+    metric: str
+    value: float | None = None
+    baseline: float | None = None
+    baseline_version: int | None = None
+    examples: int
+    max_drop: float
+    alias: str
+    activated: bool
+    reason: str
+    created: datetime | None = None
+
+
+class Rollout(Model):
+    """What an alias has besides its versions, and what was counted of it."""
+
+    affinity: str | None = None
+    since: datetime | None = None
+    shadow: dict[str, Any] | None = None
+    canary: dict[str, Any] | None = None
+    withdrawn: dict[str, Any] | None = None
+
+
+class Alias(Rollout, Reply):
+    """An alias. `version`: the one that it points at, the largest of a `split`."""
+
+    task: str
+    alias: str
+    version: int
+    split: list[Target] | None = None
+
+
 class Version(Reply):
     """One version of a task's adapter."""
 
@@ -72,6 +107,7 @@ class Version(Reply):
     bytes: int
     created: datetime | None = None
     card: Any = None
+    evaluation: Evaluation | None = None
 
 
 class Task(Model):
@@ -93,6 +129,7 @@ class TaskDetails(Task, Reply):
     labels: list[str] | None = None
     template: Any = None
     max_tokens: int | None = None
+    rollouts: dict[str, Rollout] = Field(default_factory=dict)
 
 
 class TaskPage(Reply):
@@ -128,7 +165,8 @@ class AuditPage(Reply):
 
 
 class Upload(Reply):
-    """What the server made of an upload. `new` is false where a version already held the same bytes."""
+    """What the server made of an upload. `new` is false where a version already held the same bytes. `activated` and
+    `evaluation` are there after an upload with labelled examples."""
 
     task: str
     version: int
@@ -140,6 +178,8 @@ class Upload(Reply):
     bytes: int
     aliases: list[str] | dict[str, int | list[Target]] = Field(default_factory=list)
     warnings: list[InputWarning | str] = Field(default_factory=list)
+    activated: bool | None = None
+    evaluation: Evaluation | None = None
     new: bool = True
 
 

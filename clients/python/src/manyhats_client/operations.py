@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from manyhats_client.answers import Failure
 from manyhats_client.choices import CallOptions
 from manyhats_client.errors import REQUEST_ID, APIError, InvalidAnswer, from_body, request_id_of
-from manyhats_client.models import AuditPage, Health, Reply, TaskDetails, TaskPage, Upload, Version
+from manyhats_client.models import Alias, AuditPage, Health, Reply, TaskDetails, TaskPage, Upload, Version
 from manyhats_client.packing import Part
 from manyhats_client.transfer import CountedBody, Progress
 
@@ -107,8 +107,10 @@ def delete(name: str) -> Operation[None]:
     return Operation("DELETE", path(name), _nothing)
 
 
-def set_alias(name: str, alias: str, target: int | Split) -> Operation[TaskDetails]:
-    """Points an alias at a version or a split."""
+def set_alias(
+    name: str, alias: str, target: int | Split, rollout: Mapping[str, Any] | None = None
+) -> Operation[TaskDetails]:
+    """Points an alias at a version or a split. `rollout`: what it has besides."""
     body: dict[str, Any]
     if isinstance(target, int):
         body = {"version": target}
@@ -116,7 +118,13 @@ def set_alias(name: str, alias: str, target: int | Split) -> Operation[TaskDetai
         body = {"split": [{"version": version, "weight": weight} for version, weight in target.items()]}
     else:
         body = {"split": [dict(one) for one in target]}
+    body |= {field: value for field, value in (rollout or {}).items() if value is not None}
     return Operation("PUT", path(name, "aliases", alias), _details, json=body)
+
+
+def alias(name: str, alias: str) -> Operation[Alias]:
+    """One alias."""
+    return Operation("GET", path(name, "aliases", alias), _alias)
 
 
 def delete_alias(name: str, alias: str) -> Operation[TaskDetails]:
@@ -145,11 +153,14 @@ def upload(
     activate: bool,
     settings: Mapping[str, Any] | None,
     progress: Progress | None,
+    gate: Mapping[str, Any] | None = None,
 ) -> Operation[Upload]:
-    """Makes a version of an adapter's files."""
+    """Makes a version of an adapter's files. `gate`: how it is judged by the examples among the parts."""
     form = {"alias": alias, "activate": "true" if activate else "false"}
     if settings is not None:
         form["task"] = json.dumps(dict(settings), ensure_ascii=False)
+    if gate is not None:
+        form["gate"] = json.dumps({name: value for name, value in gate.items() if value is not None})
     return Operation("POST", path(name, "versions"), _upload, form=form, files=parts, progress=progress)
 
 
@@ -216,6 +227,7 @@ _audit_page: Callable[[httpx.Response], AuditPage] = reader(AuditPage)
 _task_page: Callable[[httpx.Response], TaskPage] = reader(TaskPage)
 _details: Callable[[httpx.Response], TaskDetails] = reader(TaskDetails)
 _version: Callable[[httpx.Response], Version] = reader(Version)
+_alias: Callable[[httpx.Response], Alias] = reader(Alias)
 _health: Callable[[httpx.Response], Health] = reader(Health)
 _uploaded: Callable[[httpx.Response], Upload] = reader(Upload)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from manyhats_client.packing import Part, Source, archive_part, file_parts, opened
 
@@ -17,6 +19,9 @@ _MAGIC = {b"PK\x03\x04": ".zip", b"\x1f\x8b": ".tar.gz"}
 Adapter = Source | Mapping[str, Source]
 """A folder's or an archive's path, an archive's bytes or open file, or files by the name that each is to have, with `/`
 between folders."""
+
+Examples = Source | Iterable[Mapping[str, Any]]
+"""Labelled examples: a file of JSON lines, its bytes, or the rows."""
 
 
 def open_parts(adapter: Adapter, stack: ExitStack) -> list[Part]:
@@ -44,6 +49,15 @@ def open_parts(adapter: Adapter, stack: ExitStack) -> list[Part]:
     if not path.name.lower().endswith(ARCHIVES):
         raise ValueError(f"{path} is neither a folder nor an archive ({', '.join(ARCHIVES)})")
     return archive_part(path.name, opened(path, stack))
+
+
+def examples_part(examples: Examples, stack: ExitStack) -> list[Part]:
+    """Labelled examples as a part of an upload; `stack` closes what is opened. Raises OSError."""
+    if isinstance(examples, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(examples, "read"):
+        file = opened(cast(Source, examples), stack)
+    else:
+        file = BytesIO("".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in examples).encode())
+    return [("examples", ("examples.jsonl", file, "application/jsonl"))]
 
 
 def _name_of(given: object, file: BinaryIO) -> str:

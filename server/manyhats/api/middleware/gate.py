@@ -72,7 +72,7 @@ class Gate:
             return
         begin = time.monotonic()
         headers = first_values(scope)
-        call = Call(request_id(headers))
+        call = Call(request_id(headers), headers=headers)
         self._observer.begun(call)
         state = scope.setdefault("state", {})
         state["request_id"], state["call"] = call.id, call

@@ -11,6 +11,7 @@ from manyhats.api.auth import require_predict
 from manyhats.api.body import documented, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.json_response import json_response
+from manyhats.api.known_fields import user_of
 from manyhats.api.openai.bodies import Prompt, read_prompt
 from manyhats.api.pooled import (
     VECTORS,
@@ -90,7 +91,8 @@ async def embeddings(request: Request) -> Response:
     parameters |= truncation(body, request)
     if tokens is not None:
         parameters = _of_tokens(parameters)
-    result = await predict(request, body.model, texts, parameters, kinds=VECTORS, tokens=tokens)
+    user = user_of(body.model_extra)
+    result = await predict(request, body.model, texts, parameters, kinds=VECTORS, tokens=tokens, affinity=user)
     return await json_response(lambda: _answer(body, result), result.size)
 
 

@@ -10,6 +10,7 @@ from manyhats.api.direct_route import DirectRoute
 from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.errors import describe
 from manyhats.api.json_response import json_response
+from manyhats.api.known_fields import user_of
 from manyhats.api.model_names import task_of, unknown_model
 from manyhats.api.openai.answers import ChatCompletion, ChatCompletionChunk, Completion
 from manyhats.api.openai.bodies import (
@@ -52,6 +53,7 @@ async def completions(request: Request) -> Response:
         defaults=COMPLETION_DEFAULTS,
         generates=True,
         names=given.names,
+        affinity=user_of(body.model_extra),
     )
     formatter = Completions(body.model, request, echoes=bool(body.echo), prompt_logprobs=_prompt_logprobs(body))
     return await _answer(request, body, inference, formatter)
@@ -77,6 +79,7 @@ async def chat(request: Request) -> Response:
         defaults=CHAT_DEFAULTS,
         generates=True,
         names=given.names,
+        affinity=user_of(body.model_extra),
     )
     return await _answer(request, body, inference, Chat(body.model, request, prompt_logprobs=_prompt_logprobs(body)))
 

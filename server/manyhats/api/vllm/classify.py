@@ -11,6 +11,7 @@ from manyhats.api.auth import require_predict
 from manyhats.api.body import documented, parse
 from manyhats.api.direct_route import DirectRoute
 from manyhats.api.json_response import json_response
+from manyhats.api.known_fields import user_of
 from manyhats.api.lorax_pooled import Entities, TextBody, answer_entities
 from manyhats.api.openai.bodies import Prompt, read_prompt
 from manyhats.api.pooled import LABELS, PooledBody, predict, truncation
@@ -85,7 +86,8 @@ async def classify(request: Request) -> Response:
     texts, tokens = read_prompt(body.input, "input")
     raw = body.use_activation is False
     parameters = truncation(body, request) | {"logits": raw, "top_k": None}
-    result = await predict(request, body.model, texts, parameters, kinds=LABELS, tokens=tokens)
+    user = user_of(body.model_extra)
+    result = await predict(request, body.model, texts, parameters, kinds=LABELS, tokens=tokens, affinity=user)
     return await json_response(lambda: _answer(body, result, raw), result.size)
 
 

@@ -247,6 +247,14 @@ class Kind(ABC, Generic[P]):
     def render(self, output: Output, parameters: P, rendered: Rendered) -> Answer:
         """One answer, as api.md has it. `output`: of the pass, for the input."""
 
+    def agrees(self, answer: Answer, other: Answer, tolerance: float) -> bool:
+        """Whether two versions' answers to one input say the same: here, the same texts and whole numbers.
+
+        `tolerance`: how far numbers, or the cosine of vectors from 1, may differ, for kinds that answer with these.
+        """
+        exact = [name for name, kind in self.fields if kind in ("text", "integer")]
+        return all(answer.get(name) == other.get(name) for name in exact)
+
     def rendering_cost(self, output: Output, parameters: P) -> int:
         """Roughly how many values are processed to render an output, and to write it as JSON."""
         return int(output.size)

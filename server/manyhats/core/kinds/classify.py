@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from manyhats.core.kinds.base import OVER_TEXT, Answer, HeadSpec, Kind, LibraryNames, Output, Parameters, Rendered, S
 from manyhats.core.kinds.baselines import Baseline, ClassProbe, commonest_answer
 from manyhats.core.kinds.examples import EncodedExample, Example, Label, TextRow
-from manyhats.core.kinds.metrics import Metric, Score, accuracy
+from manyhats.core.kinds.metrics import Metric, Score, accuracy, share
 from manyhats.core.kinds.scores import label_names, sigmoid, softmax_scores
 from manyhats.core.kinds.training import LabelledTraining, TargetScale
 from manyhats.errors import InvalidRequest
@@ -81,6 +81,10 @@ class Classify(Kind[ClassifyParameters]):
             answer["logits"] = output.tolist()
         return answer
 
+    def agrees(self, answer: Answer, other: Answer, tolerance: float) -> bool:
+        """The same label, or with `multi_label` the same labels."""
+        return bool(answer.get("labels", answer["label"]) == other.get("labels", other["label"]))
+
 
 class ClassRow(TextRow):
     """A text with one label."""
@@ -118,6 +122,12 @@ class ClassifyTraining(LabelledTraining):
 
     def score(self, outputs: Sequence[Tensor], examples: Sequence[EncodedExample]) -> Score:
         return accuracy(self.metric, outputs, examples)
+
+    def judges(self, parameters: Parameters) -> bool:
+        return not getattr(parameters, "multi_label", False)
+
+    def judged(self, answers: Sequence[Answer], examples: Sequence[Example]) -> Score:
+        return share(self.metric, [a["label"] == e.target for a, e in zip(answers, examples, strict=True)])
 
     def constant_baseline(self, train: Sequence[EncodedExample], test: Sequence[EncodedExample]) -> Baseline:
         return commonest_answer(self.metric, train, test)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -20,7 +21,7 @@ from manyhats.backbone.sentence import EVERY_TOKEN, Pooling, SentenceEmbedding, 
 from manyhats.core.kinds.base import Answer, Kind, LibraryNames, Output, Parameters, Preparing, Rendered, S, Settings
 from manyhats.core.kinds.examples import Columns, EncodedExample, Example, NonEmptyText, TextRow, encode_texts
 from manyhats.core.kinds.fields import PoolingSetting
-from manyhats.core.kinds.metrics import Metric, Score
+from manyhats.core.kinds.metrics import Metric, Score, share
 from manyhats.core.kinds.training import KindTraining, TargetScale
 from manyhats.core.sequence import PoolingParams
 from manyhats.core.vectors import unit_vectors
@@ -134,6 +135,14 @@ class Embed(Kind[EmbedParameters]):
     def render(self, output: Output, parameters: EmbedParameters, rendered: Rendered) -> Answer:
         """The vector as an array, of length one where it is normalised. output: (width,), or (tokens, width)."""
         return {"embedding": unit_vectors(output) if parameters.normalize else output}
+
+    def agrees(self, answer: Answer, other: Answer, tolerance: float) -> bool:
+        """Vectors, or every token's, whose cosine differs from 1 by no more than the tolerance."""
+        one, another = np.atleast_2d(answer["embedding"]), np.atleast_2d(other["embedding"])
+        if one.shape != another.shape:
+            return False
+        cosines = (unit_vectors(one) * unit_vectors(another)).sum(-1)
+        return bool((cosines >= 1 - tolerance).all())
 
 
 def _with_backbone(settings: S, own: SentenceEmbedding) -> S:
@@ -283,6 +292,17 @@ class EmbedTraining(KindTraining):
         nearest = (one @ other.T).argmax(-1).tolist()
         right = sum(others[n].ids == own.ids for n, own in zip(nearest, others, strict=True))
         return Score(self.metric, right / count, count)
+
+    def questions(self, examples: Sequence[Example]) -> list[Text]:
+        return [Text(e.text) for e in examples] + [Text(e.pair or "") for e in examples]
+
+    def judged(self, answers: Sequence[Answer], examples: Sequence[Example]) -> Score:
+        vectors = np.array([np.asarray(answer["embedding"]) for answer in answers])
+        if vectors.ndim != 2:
+            raise InvalidRequest("the task's pooling is 'none', whose vectors cannot be judged", param="pooling")
+        one, other = unit_vectors(vectors[: len(examples)]), unit_vectors(vectors[len(examples) :])
+        nearest = (one @ other.T).argmax(-1).tolist()
+        return share(self.metric, [examples[n].pair == own.pair for n, own in zip(nearest, examples, strict=True)])
 
     def settings(self, backbone: Backbone) -> Mapping[str, Any]:
         """Without prompts, as in training."""

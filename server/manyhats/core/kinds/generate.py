@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -18,7 +18,7 @@ from manyhats.backbone import Text
 from manyhats.core.kinds.base import Answer, Kind, LibraryNames, Output, Parameters, Rendered
 from manyhats.core.kinds.examples import EncodedExample, Example, NonEmptyText, TextRow
 from manyhats.core.kinds.fields import STOP_AT_FIRST, Integer, Token, at_most
-from manyhats.core.kinds.metrics import Metric, Score, ratio
+from manyhats.core.kinds.metrics import Metric, Score, ratio, share
 from manyhats.core.kinds.training import KindTraining, TargetScale
 from manyhats.errors import AdapterMismatch, InvalidRequest
 from manyhats.messages import short_repr
@@ -191,6 +191,9 @@ class Generate(Kind[GenerateParameters]):
 _UNLIMITED = 1 << 30  # tokens
 
 
+_EXACT = Metric("exact match", "exact_match", proportion=True, more_is_better=True)
+
+
 class AnswerRow(TextRow):
     """A prompt's text with its answer."""
 
@@ -212,6 +215,7 @@ class GenerateTraining(KindTraining):
     serves_max_tokens = False  # the limit is for prompt and answer together
     evaluated_at_once = 16  # the logits of all answers over the whole vocabulary would not fit
     unit = "tokens"
+    asked: ClassVar[Mapping[str, Any]] = {"truncate": True, "temperature": 0.0, "n": 1, "max_new_tokens": 128}
 
     def check_backbone(self, backbone: Backbone) -> None:
         if not backbone.has_language_model:
@@ -243,6 +247,15 @@ class GenerateTraining(KindTraining):
             target = kept[len(prompt.ids) :]
             made.append(EncodedExample(kept, [0] * len(kept), target, len(ids) > len(kept), positions))
         return made
+
+    @property
+    def answer_metric(self) -> Metric:
+        return _EXACT
+
+    def judged(self, answers: Sequence[Answer], examples: Sequence[Example]) -> Score:
+        """The share of the likeliest texts that are the answer, but for space around it."""
+        pairs = zip(answers, examples, strict=True)
+        return share(_EXACT, [a["text"].strip() == str(e.target).strip() for a, e in pairs])
 
     def target_count(self, batch: Sequence[EncodedExample]) -> int:
         return sum(len(example.label_positions) for example in batch)

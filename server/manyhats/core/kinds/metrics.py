@@ -90,6 +90,11 @@ def _ratio(sums: Sequence[float]) -> float:
     return float(sums[0] / sums[1]) if sums[1] else 0.0
 
 
+def share(metric: Metric, right: Sequence[bool]) -> Score:
+    """The share of what is right; none of it: nan."""
+    return Score(metric, sum(right) / len(right) if right else math.nan, len(right))
+
+
 def joined(scores: Sequence[Score]) -> Score:
     """The score over several groups of inputs, each of which has terms."""
     terms = tuple(term for one in scores for term in one.terms)

@@ -11,10 +11,11 @@ from pydantic import BeforeValidator
 from torch import Tensor
 from torch.nn import functional as F
 
+from manyhats.core.kinds.base import Answer, Parameters
 from manyhats.core.kinds.baselines import Array, Baseline, ClassProbe
 from manyhats.core.kinds.classify import Classify
 from manyhats.core.kinds.examples import EncodedExample, Example, Label, TextRow
-from manyhats.core.kinds.metrics import Metric, Score, f1
+from manyhats.core.kinds.metrics import Metric, Score, f1, ratio
 from manyhats.core.kinds.training import LabelledTraining, TargetScale
 
 if TYPE_CHECKING:
@@ -80,6 +81,13 @@ class MultilabelTraining(LabelledTraining):
     def score(self, outputs: Sequence[Tensor], examples: Sequence[EncodedExample]) -> Score:
         predicted = [(output > 0).long().cpu() for output in outputs]
         return f1(self.metric, predicted, [torch.tensor(example.target) for example in examples])
+
+    def judges(self, parameters: Parameters) -> bool:
+        return bool(getattr(parameters, "multi_label", False))
+
+    def judged(self, answers: Sequence[Answer], examples: Sequence[Example]) -> Score:
+        pairs = [(set(a["labels"]), set(self.labels(e))) for a, e in zip(answers, examples, strict=True)]
+        return ratio(self.metric, [(2.0 * len(a & b), float(len(a) + len(b))) for a, b in pairs])
 
     def constant_baseline(self, train: Sequence[EncodedExample], test: Sequence[EncodedExample]) -> Baseline:
         labelled = [tuple(e.target) for e in train if isinstance(e.target, list) and any(e.target)]

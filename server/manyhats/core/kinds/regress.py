@@ -48,6 +48,10 @@ class Regress(Kind[RegressParameters]):
         """output: (1,)."""
         return {"value": float(output[0])}
 
+    def agrees(self, answer: Answer, other: Answer, tolerance: float) -> bool:
+        """Values that differ by no more than the tolerance."""
+        return bool(abs(answer["value"] - other["value"]) <= tolerance)
+
 
 class NumberRow(TextRow):
     """A text with a number."""
@@ -105,6 +109,10 @@ class RegressTraining(KindTraining):
     def score(self, outputs: Sequence[Tensor], examples: Sequence[EncodedExample]) -> Score:
         pairs = zip(outputs, judged_targets(examples), strict=True)
         return ratio(self.metric, [((float(output[0]) - float(target)) ** 2, 1.0) for output, target in pairs])
+
+    def judged(self, answers: Sequence[Answer], examples: Sequence[Example]) -> Score:
+        pairs = zip(answers, examples, strict=True)
+        return ratio(self.metric, [((a["value"] - float(e.target)) ** 2, 1.0) for a, e in pairs])  # type: ignore[arg-type]
 
     def constant_baseline(self, train: Sequence[EncodedExample], test: Sequence[EncodedExample]) -> Baseline:
         targets = judged_targets(train)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -22,7 +22,7 @@ from manyhats.core.kinds.base import (
 )
 from manyhats.core.kinds.baselines import Baseline, ClassProbe
 from manyhats.core.kinds.examples import Columns, EncodedExample, Example, NonEmptyText, TextRow
-from manyhats.core.kinds.metrics import Metric, Score
+from manyhats.core.kinds.metrics import Metric, Score, share
 from manyhats.core.kinds.scores import sigmoid
 from manyhats.core.kinds.training import KindTraining, TargetScale
 from manyhats.errors import InvalidRequest
@@ -58,6 +58,10 @@ class Rerank(Kind[RerankParameters]):
     def render(self, output: Output, parameters: RerankParameters, rendered: Rendered) -> Answer:
         """output: (1,)."""
         return {"score": float((output if parameters.raw_scores else sigmoid(output))[0])}
+
+    def agrees(self, answer: Answer, other: Answer, tolerance: float) -> bool:
+        """Scores that differ by no more than the tolerance."""
+        return bool(abs(answer["score"] - other["score"]) <= tolerance)
 
 
 class RelevanceRow(TextRow):
@@ -100,6 +104,7 @@ class RerankTraining(KindTraining):
     row = RelevanceRow
     metric = Metric("accuracy at 0.5", "accuracy", proportion=True, more_is_better=True)
     unit = "pairs"
+    asked: ClassVar[Mapping[str, Any]] = {"truncate": True, "raw_scores": False}
     probe = RelevanceProbe(metric)
 
     def columns(self, columns: Columns) -> dict[str, str]:
@@ -134,6 +139,10 @@ class RerankTraining(KindTraining):
     def score(self, outputs: Sequence[Tensor], examples: Sequence[EncodedExample]) -> Score:
         """An output from 0 on is a score from 0.5 on."""
         return self._accuracy([int(float(output[0]) >= 0) for output in outputs], examples)
+
+    def judged(self, answers: Sequence[Answer], examples: Sequence[Example]) -> Score:
+        pairs = zip(answers, examples, strict=True)
+        return share(self.metric, [(a["score"] >= 0.5) == _is_relevant(e) for a, e in pairs])
 
     def constant_baseline(self, train: Sequence[EncodedExample], test: Sequence[EncodedExample]) -> Baseline:
         commonest = int(sum(_relevant(train)) * 2 >= len(train))

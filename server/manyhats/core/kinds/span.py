@@ -17,7 +17,7 @@ from manyhats.core.kinds.base import Answer, HeadSpec, Kind, LibraryNames, Outpu
 from manyhats.core.kinds.baselines import Baseline
 from manyhats.core.kinds.examples import IGNORED, AnswerSpan, Columns, EncodedExample, Example, NonEmptyText, TextRow
 from manyhats.core.kinds.fields import TopK
-from manyhats.core.kinds.metrics import Metric, Score
+from manyhats.core.kinds.metrics import Metric, Score, share
 from manyhats.core.kinds.scores import softmax
 from manyhats.core.kinds.training import KindTraining, TargetScale
 from manyhats.errors import InvalidRequest
@@ -181,6 +181,13 @@ class SpanTraining(KindTraining):
         pairs = zip(outputs, examples, strict=True)
         matches = sum(best_span(output, example.context) == example.target for output, example in pairs)
         return Score(self.metric, matches / len(examples), len(examples))
+
+    def judged(self, answers: Sequence[Answer], examples: Sequence[Example]) -> Score:
+        right = []
+        for answer, example in zip(answers, examples, strict=True):
+            assert isinstance(example.target, AnswerSpan)
+            right.append(answer["answer"] == (example.pair or "")[example.target.start : example.target.end])
+        return share(self.metric, right)
 
     def constant_baseline(self, train: Sequence[EncodedExample], test: Sequence[EncodedExample]) -> Baseline:
         """The score of the context's first tokens, as many as most answers have."""

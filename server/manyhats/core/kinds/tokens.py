@@ -11,10 +11,11 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from manyhats.core.kinds.base import Answer, HeadSpec, Kind, LibraryNames, Output, Parameters, Rendered
+from manyhats.backbone import Text
+from manyhats.core.kinds.base import Answer, HeadSpec, Kind, LibraryNames, Output, Parameters, Rendered, Settings
 from manyhats.core.kinds.baselines import Baseline, TokenProbe, commonest_answer
 from manyhats.core.kinds.examples import IGNORED, Columns, DataRow, EncodedExample, Example, Label, NonEmptyText
-from manyhats.core.kinds.metrics import Metric, Score, accuracy
+from manyhats.core.kinds.metrics import Metric, Score, accuracy, share
 from manyhats.core.kinds.scores import label_names, softmax
 from manyhats.core.kinds.training import LabelledTraining, TargetScale
 from manyhats.errors import InvalidRequest
@@ -71,6 +72,14 @@ class Tokens(Kind[TokensParameters]):
         if parameters.logits:
             answer["logits"] = output.tolist()
         return answer
+
+    def agrees(self, answer: Answer, other: Answer, tolerance: float) -> bool:
+        """The same entities at the same places."""
+        own, others = (
+            [(entity["entity_group"], entity["start"], entity["end"]) for entity in one["entities"]]
+            for one in (answer, other)
+        )
+        return own == others
 
     def rendering_cost(self, output: Output, parameters: TokensParameters) -> int:
         """A token becomes an object of several fields."""
@@ -222,6 +231,27 @@ class TokensTraining(LabelledTraining):
 
     def score(self, outputs: Sequence[Tensor], examples: Sequence[EncodedExample]) -> Score:
         return accuracy(self.metric, outputs, examples)
+
+    def check_served(self, settings: Settings) -> None:
+        if getattr(settings, "template", None):
+            raise InvalidRequest(
+                "words that a template is put around cannot be found again in the answers", param="template"
+            )
+
+    def questions(self, examples: Sequence[Example]) -> list[Text]:
+        return [Text(" ".join(example.words)) for example in examples]
+
+    def judged(self, answers: Sequence[Answer], examples: Sequence[Example]) -> Score:
+        """A word's label is that of its first token; words that were cut off are not judged."""
+        right = []
+        for answer, example in zip(answers, examples, strict=True):
+            labels = {token["start"]: token["label"] for token in answer["tokens"]}
+            start = 0
+            for word, tag in zip(example.words, self.labels(example), strict=True):
+                label = labels.get(start, labels.get(start - 1))  # some tokens begin with the space before
+                right += [] if label is None else [label == tag]
+                start += len(word) + 1
+        return share(self.metric, right)
 
     def constant_baseline(self, train: Sequence[EncodedExample], test: Sequence[EncodedExample]) -> Baseline:
         return commonest_answer(self.metric, train, test)

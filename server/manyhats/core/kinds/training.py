@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from manyhats.core.kinds.base import Kind
+from manyhats.backbone import Text
+from manyhats.core.kinds.base import Answer, Kind, Parameters, Settings
 from manyhats.core.kinds.baselines import Baseline, Probe
 from manyhats.core.kinds.examples import Columns, DataRow, EncodedExample, Example, encode_texts
 from manyhats.core.kinds.metrics import Metric, Score
@@ -148,6 +149,31 @@ class KindTraining(ABC):
     def constant_baseline(self, train: Sequence[EncodedExample], test: Sequence[EncodedExample]) -> Baseline | None:
         """The score of a constant answer."""
         return None
+
+    # ---- a served task, judged by its answers
+
+    # Parameters that its questions are asked with.
+    asked: ClassVar[Mapping[str, Any]] = {"truncate": True}
+
+    @property
+    def answer_metric(self) -> Metric:
+        """The metric of `judged`."""
+        return self.metric
+
+    def judges(self, parameters: Parameters) -> bool:
+        """Whether its rows have what a task answers that is asked with these parameters."""
+        return True
+
+    def check_served(self, settings: Settings) -> None:  # noqa: B027
+        """Raises InvalidRequest where the answers of a task with these settings cannot be judged."""
+
+    def questions(self, examples: Sequence[Example]) -> list[Text]:
+        """What a task is asked about the examples."""
+        return [Text(example.text, example.pair) for example in examples]
+
+    @abstractmethod
+    def judged(self, answers: Sequence[Answer], examples: Sequence[Example]) -> Score:
+        """Compares the answers to all `questions` about the examples with their targets. There is an example."""
 
     # ---- the trained task
 

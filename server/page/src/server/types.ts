@@ -30,6 +30,7 @@ export interface Version {
   warnings: string[];
   card: string | null;
   quarantined?: string;
+  evaluation?: { activated: boolean; reason: string };
   /** Of a version that is asked for by itself. */
   curves?: Curves | null;
 }
@@ -53,9 +54,26 @@ export interface Target {
 /** An alias points at one version, or at several by weight. */
 export type Aliases = Record<string, number | Target[]>;
 
+/** What an alias has besides its versions, and what was counted of it. */
+export interface Rollout {
+  affinity: string;
+  shadow: { version: number; fraction: number; tolerance: number; answered: number; agreed: number; differed: number } | null;
+  canary: {
+    version: number;
+    max_error_rate: number | null;
+    max_latency_ratio: number | null;
+    max_p95_ms: number | null;
+    min_requests: number;
+    window_seconds: number;
+    canary: { requests: number; faults: number };
+  } | null;
+  withdrawn: { version: number; reason: string; at: number } | null;
+}
+
 export interface Task extends TaskSummary {
   versions: Version[];
   aliases: Aliases;
+  rollouts?: Record<string, Rollout> | null;
   labels: string[] | null;
   template: string | null;
   max_tokens: number;

@@ -4,7 +4,7 @@ import { useRef } from "preact/hooks";
 import { confirm } from "../parts/confirm";
 import { percent } from "../parts/format";
 import { call, path } from "../server/client";
-import type { Task } from "../server/types";
+import type { Rollout, Task } from "../server/types";
 import { announce } from "../state/announce";
 import { fractions, shares } from "./split";
 import { SplitEditor } from "./split-editor";
@@ -12,6 +12,28 @@ import { SplitEditor } from "./split-editor";
 interface Props {
   task: Task;
   refresh: () => void;
+}
+
+/** What is known of an alias's shadow and canary, a line each. */
+function RolloutLines({ rollout }: { rollout: Rollout }) {
+  const { shadow, canary, withdrawn } = rollout;
+  const compared = shadow ? shadow.agreed + shadow.differed : 0;
+  return (
+    <>
+      {shadow && (
+        <p class="soft">
+          Version {shadow.version} is asked {percent(shadow.fraction)} of the requests too: {shadow.answered} so far
+          {compared > 0 && `, ${percent(shadow.agreed / compared)} of their answers the same`}.
+        </p>
+      )}
+      {canary && (
+        <p class="soft">
+          Version {canary.version} is a canary: {canary.canary.requests} requests lately, {canary.canary.faults} failed by the server's fault.
+        </p>
+      )}
+      {withdrawn && <p class="bad-text">Version {withdrawn.version} was withdrawn: {withdrawn.reason}.</p>}
+    </>
+  );
 }
 
 export function Aliases({ task, refresh }: Props) {
@@ -63,6 +85,7 @@ export function Aliases({ task, refresh }: Props) {
                   )}
                 </span>
               </div>
+              {task.rollouts?.[alias] && <RolloutLines rollout={task.rollouts[alias]} />}
               {edited.value === alias && (
                 <SplitEditor task={task} alias={alias} start={split} onSaved={saved} onClose={() => close(alias)} />
               )}

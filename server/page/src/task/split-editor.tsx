@@ -4,7 +4,7 @@ import { useId } from "preact/hooks";
 import { percent } from "../parts/format";
 import { call, path } from "../server/client";
 import type { Target, Task } from "../server/types";
-import { body, fractions, withShare } from "./split";
+import { body, fractions, kept, withShare } from "./split";
 
 interface Props {
   task: Task;
@@ -37,7 +37,7 @@ export function SplitEditor({ task, alias, start, onSaved, onClose }: Props) {
     sending.value = true;
     problem.value = "";
     try {
-      await call(path("tasks", task.name, "aliases", target), { method: "PUT", json });
+      await call(path("tasks", task.name, "aliases", target), { method: "PUT", json: { ...json, ...kept(task.rollouts?.[target], split.value) } });
       onSaved(target);
       onClose();
     } catch (error) {

@@ -1,5 +1,5 @@
 // How requests are shared out between the versions of an alias.
-import type { Aliases, Target } from "../server/types";
+import type { Aliases, Rollout, Target } from "../server/types";
 
 /** Shares in per cent, for sliders. */
 export function shares(target: Aliases[string]): Target[] {
@@ -18,6 +18,22 @@ export function withShare(split: Target[], index: number, weight: number): Targe
 export function fractions(split: Target[]): number[] {
   const sum = split.reduce((total, { weight }) => total + weight, 0);
   return split.map(({ weight }) => (sum ? weight / sum : 0));
+}
+
+/** What an alias has besides its versions, and may keep with this split. The server forgets what it is not sent. */
+export function kept(rollout: Rollout | undefined, split: Target[]): Record<string, unknown> {
+  if (!rollout) return {};
+  const versions = split.filter(({ weight }) => weight > 0).map(({ version }) => version);
+  const { affinity, shadow, canary } = rollout;
+  const body: Record<string, unknown> = { affinity };
+  if (shadow && !versions.includes(shadow.version)) {
+    body.shadow = { version: shadow.version, fraction: shadow.fraction, tolerance: shadow.tolerance };
+  }
+  if (canary && versions.length > 1 && versions.includes(canary.version)) {
+    const { version, max_error_rate, max_latency_ratio, max_p95_ms, min_requests, window_seconds } = canary;
+    body.canary = { version, max_error_rate, max_latency_ratio, max_p95_ms, min_requests, window_seconds };
+  }
+  return body;
 }
 
 /** What the server is sent: one version, or those that get anything. Null where nothing would. */

@@ -108,6 +108,9 @@ function Row({ task, version, aliases, shown, refresh, onShow }: RowProps) {
       <td>
         <span class="narrow soft">{version.method}, {bytes(version.bytes)}, {date(version.created)}</span>
         {aliases.map((alias) => <span key={alias} class="badge memory">{alias}</span>)}
+        {version.evaluation && !version.evaluation.activated && (
+          <span class="badge bad" title={version.evaluation.reason}>not activated</span>
+        )}
       </td>
       <td class="wide">{version.method}</td>
       <td class="wide">{version.kind}</td>

@@ -18,11 +18,13 @@ from manyhats_client.answers import GenerateAnswer, Prediction, Result
 from manyhats_client.chat import ChatAnswer, ChatChunk
 from manyhats_client.choices import (
     CallOptions,
+    Canary,
     ChatOptions,
     ConfigureOptions,
     EmbedOptions,
     GenerateOptions,
     PredictOptions,
+    Shadow,
     TaskSettings,
     divide,
     only_options,
@@ -34,12 +36,12 @@ from manyhats_client.errors import ServerNotReady, TooLarge
 from manyhats_client.events import ChatEvents, GenerateEvents
 from manyhats_client.inputs import Inputs, Messages, OneInput, Question
 from manyhats_client.items import Item
-from manyhats_client.models import AuditEntry, Health, Task, TaskDetails, Upload, Version
+from manyhats_client.models import Alias, AuditEntry, Health, Task, TaskDetails, Upload, Version
 from manyhats_client.operations import Split
 from manyhats_client.outputs import GenerateEvent
 from manyhats_client.retries import NOT_YET, ReadyWait
 from manyhats_client.transfer import Progress
-from manyhats_client.uploads import Adapter, open_parts
+from manyhats_client.uploads import Adapter, Examples, examples_part, open_parts
 
 
 class Client(Sender):
@@ -249,9 +251,28 @@ class Client(Sender):
         """Takes a task away; requests in flight finish."""
         self._call(ops.delete(task), only_options(given))
 
-    def set_alias(self, task: str, alias: str, target: int | Split, **given: Unpack[CallOptions]) -> TaskDetails:
-        """Points an alias at a version, or at several with weights: `{2: 90, 3: 10}`."""
-        return self._call(ops.set_alias(task, alias, target), only_options(given))
+    def set_alias(
+        self,
+        task: str,
+        alias: str,
+        target: int | Split,
+        *,
+        affinity: str | None = None,
+        shadow: Shadow | None = None,
+        canary: Canary | None = None,
+        **given: Unpack[CallOptions],
+    ) -> TaskDetails:
+        """Points an alias at a version, or at several with weights: `{2: 90, 3: 10}`.
+
+        `affinity`: the header whose value keeps a version (X-Affinity otherwise). `shadow`: a version that is asked
+        too. `canary`: which version of the split is withdrawn, and when. What is left out is no more.
+        """
+        rollout = {"affinity": affinity, "shadow": shadow, "canary": canary}
+        return self._call(ops.set_alias(task, alias, target, rollout), only_options(given))
+
+    def alias(self, task: str, alias: str, **given: Unpack[CallOptions]) -> Alias:
+        """One alias: where it points, its shadow and its canary, and what was counted of them."""
+        return self._call(ops.alias(task, alias), only_options(given))
 
     def delete_alias(self, task: str, alias: str, **given: Unpack[CallOptions]) -> TaskDetails:
         """Removes an alias other than `stable`; the versions stay."""
@@ -271,10 +292,16 @@ class Client(Sender):
         alias: str = "stable",
         activate: bool = True,
         settings: TaskSettings | Mapping[str, Any] | None = None,
+        examples: Examples | None = None,
+        max_drop: float | None = None,
+        metric: str | None = None,
         progress: Progress | None = None,
         **given: Unpack[CallOptions],
     ) -> Upload:
         """Uploads an adapter as a new version.
+
+        With labelled `examples` (a file of JSON lines, or rows) it is evaluated first, and activated only where its
+        `metric` is at most `max_drop` worse than the stable version's; `activated` and `evaluation` say what followed.
 
         `adapter`: the path of a folder or an archive (zip, tar.gz); an archive's bytes, or its file opened in binary
         mode; or a mapping of paths, bytes or open files by the name that each is to have. `alias` points at the new
@@ -283,7 +310,13 @@ class Client(Sender):
         """
         with ExitStack() as stack:
             parts = apart(open_parts, adapter, stack)
-            operation = ops.upload(task, parts, alias, activate, settings, progress)
+            gate = None
+            if examples is not None:
+                parts = parts + apart(examples_part, examples, stack)
+                gate = {"max_drop": max_drop, "metric": metric}
+            elif max_drop is not None or metric is not None:
+                raise ValueError("max_drop and metric need labelled examples")
+            operation = ops.upload(task, parts, alias, activate, settings, progress, gate)
             return self._call(operation, only_options(given))
 
     def version(self, task: str, number: int, **given: Unpack[CallOptions]) -> Version:
