@@ -64,6 +64,22 @@ def test_pages_are_fetched_as_they_are_needed() -> None:
     assert len(server.requests) == 1
 
 
+def test_the_audit_log_page_by_page(client: Driver, server: Server) -> None:
+    entry = {"id": 2, "time": 1760000000.0, "actor": "ci", "action": "rollback", "task": "spam", "alias": "stable"}
+    moved = {"from_versions": [{"version": 2, "weight": 1.0}], "to_versions": [{"version": 1, "weight": 1.0}]}
+    server.replies = [
+        httpx.Response(200, json={"data": [entry | moved], "next_page_token": "2"}),
+        httpx.Response(200, json={"data": [entry | {"id": 1}], "next_page_token": None}),
+    ]
+    first, second = client.audit(limit=1, task="spam")
+    assert (first.actor, first.from_versions[0].version, first.to_versions[0].version) == ("ci", 2, 1)
+    assert (second.id, second.to_versions) == (1, [])
+    assert [dict(request.url.params) for request in server.requests] == [
+        {"limit": "1", "task": "spam"},
+        {"limit": "1", "page_token": "2", "task": "spam"},
+    ]
+
+
 def test_a_task_in_detail(client: Driver, server: Server) -> None:
     server.replies = [httpx.Response(200, json=DETAILS)]
     task = client.task("spam")

@@ -7,6 +7,7 @@ import json
 import re
 import textwrap
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from manyhats.cli import app
@@ -197,12 +198,18 @@ OF_OTHERS = {"--enable-lora", "--lora-modules", "--max-loras", "--max-cpu-loras"
 
 def test_commands_and_options_in_the_text_exist() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]
-    everything = {option for command in commands.values() for p in command.params for option in p.opts}
+
+    def options_of(command: Any) -> set[str]:
+        """Its own, and those of the commands below it."""
+        below = getattr(command, "commands", {}).values()
+        return {option for p in command.params for option in p.opts}.union(*map(options_of, below))
+
+    everything = set().union(*map(options_of, commands.values()))
     everything |= {"--help", "--version", "--build-arg", "--vllm", "--no-deps"} | OF_OTHERS
     for page, span in inline():
         if found := re.search(r"\bmanyhats (?!-)([a-z]+)", span):
             assert found[1] in commands, f"{page}: {span}"
-            allowed = {option for p in commands[found[1]].params for option in p.opts} | {"--help"}
+            allowed = options_of(commands[found[1]]) | {"--help"}
         elif span.startswith("--"):
             allowed = everything
         else:

@@ -313,7 +313,7 @@ def test_a_server_with_keys_asks_for_one(guarded: Live, open_page, assert_access
     page.reload()
     page.get_by_role("link", name="shown", exact=True).click()  # the tab remembers it
     page.get_by_role("button", name="Roll back").click()
-    page.get_by_role("alert").filter(has_text="this key may not change tasks; an admin key may").wait_for()
+    page.get_by_role("alert").filter(has_text="this key may not do this; one with the scope 'admin' may").wait_for()
     page.get_by_role("button", name="Key set").click()
     page.get_by_role("dialog").get_by_label("API key or admin key").fill(ADMIN)
     page.get_by_role("button", name="Use this key").click()
@@ -336,7 +336,7 @@ def test_an_upload_needs_an_admin_key(guarded: Live, open_page, tmp_path: Path):
     page.keyboard.press("Enter")
     page.get_by_label("Files of the adapter").set_input_files(written(adapter_files(guarded.backbone), tmp_path))
     page.get_by_role("button", name=re.compile("^Upload")).click()
-    wait_until(lambda: page.get_by_role("alert").filter(has_text="may not change tasks").count() == 2, "both say it")
+    wait_until(lambda: page.get_by_role("alert").filter(has_text="this key may not do").count() == 2, "both say it")
     page.get_by_role("button", name="Enter a key").click()
     page.get_by_label("API key or admin key").fill(ADMIN)
     page.keyboard.press("Enter")

@@ -153,9 +153,9 @@ class AdapterIndex:
             return
         for version in (version for task in self.all() for version in task.versions if version.sha256 == sha256):
             if not version.info.allows(info.kind) and not info.allows(version.info.kind):
-                where = f"as {version.ref}" if sees(version.task) else "already"
+                where = f"as {version.ref}" if sees(version.task) else "already, and are"
                 raise Conflict(
-                    f"the same files are stored {where}, of kind '{version.info.kind}', and cannot be of kind "
+                    f"the same files are stored {where} of kind '{version.info.kind}', and cannot be of kind "
                     f"'{info.kind}' as well; delete that version first, or change the files",
                     param="kind",
                 )
