@@ -196,6 +196,9 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         0, ge=0, description="maximum connections at once, more get 503; 0: what the limit on open files allows"
     )
+    max_client_connections: int = Field(
+        1024, ge=0, description="maximum connections of one client's address at once, more get 429; 0: no such limit"
+    )
     header_timeout: float = Field(10.0, gt=0, le=_DAY, description="seconds until a request's head must have come")
     body_timeout: float = Field(
         20.0, gt=0, le=_DAY, description="seconds that a body may take to come, beside those for its bytes"

@@ -564,6 +564,7 @@ export interface components {
         ChatBody: {
             model: string;
             stream?: boolean | null;
+            timeout?: number | null;
             stream_options?: components["schemas"]["StreamOptions"] | null;
             n?: number | null;
             best_of?: number | null;
@@ -785,6 +786,7 @@ export interface components {
         };
         /** @description `POST /v1/embeddings`. Token numbers are read as they are, without template, prompt or special tokens. */
         EmbeddingBody: {
+            timeout?: number | null;
             model: string;
             truncate?: boolean | null;
             truncate_prompt_tokens?: number | null;
@@ -1025,6 +1027,7 @@ export interface components {
         PredictBody: {
             inputs: string | components["schemas"]["TextInput"] | (string | components["schemas"]["TextInput"])[];
             parameters?: components["schemas"]["ClassifyParameters"] | components["schemas"]["TokensParameters"] | components["schemas"]["RegressParameters"] | components["schemas"]["RerankParameters"] | components["schemas"]["SpanParameters"] | components["schemas"]["EmbedParameters"] | components["schemas"]["GenerateParameters"] | components["schemas"]["FillParameters"];
+            timeout?: number | null;
         };
         /** @description One item of `requests`. */
         PredictItem: {
@@ -1038,6 +1041,7 @@ export interface components {
             tasks?: string[] | null;
             inputs?: string | components["schemas"]["TextInput"] | (string | components["schemas"]["TextInput"])[] | null;
             parameters?: components["schemas"]["ClassifyParameters"] | components["schemas"]["TokensParameters"] | components["schemas"]["RegressParameters"] | components["schemas"]["RerankParameters"] | components["schemas"]["SpanParameters"] | components["schemas"]["EmbedParameters"] | components["schemas"]["GenerateParameters"] | components["schemas"]["FillParameters"];
+            timeout?: number | null;
         };
         /** @description The answer of one task, an output for each input in their order; `kind` says which outputs these are. */
         Prediction: components["schemas"]["ClassifyPrediction"] | components["schemas"]["TokensPrediction"] | components["schemas"]["RegressPrediction"] | components["schemas"]["RerankPrediction"] | components["schemas"]["SpanPrediction"] | components["schemas"]["EmbedPrediction"] | components["schemas"]["GeneratePrediction"] | components["schemas"]["FillPrediction"];

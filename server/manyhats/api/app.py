@@ -40,6 +40,7 @@ from manyhats.api.examples import restore_nulls
 from manyhats.api.exposure import allowed_hosts
 from manyhats.api.middleware.gate import Gate
 from manyhats.api.schemas import ErrorBody
+from manyhats.api.turns import Turns
 from manyhats.runtime import Runtime
 
 _MULTIPART_OVERHEAD = 1 << 20  # bytes: boundaries and headers of an upload's parts
@@ -81,6 +82,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     settings = runtime.settings
     app = _with_routes(lifespan)
     app.state.runtime = runtime
+    app.state.turns = Turns(lambda: runtime.engine.window)
     errors.install(app)
 
     @app.exception_handler(ClientDisconnected)
@@ -96,6 +98,8 @@ def create_app(runtime: Runtime) -> FastAPI:
         origins=settings.cors_origins,
         json_limit=settings.max_body,
         upload_limit=settings.max_upload + _MULTIPART_OVERHEAD,
+        turns=app.state.turns,
+        timeout=settings.request_timeout,
     )
     return app
 

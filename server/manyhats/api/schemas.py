@@ -26,8 +26,13 @@ from manyhats.backbone import Text
 from manyhats.core.kinds.registry import KINDS
 
 T = TypeVar("T")
+_DAY = 86_400  # seconds
 # The first wrong item ends it: an error for each of a million would take seconds and gigabytes.
 Many = Annotated[list[T], Field(fail_fast=True)]
+
+
+# How long an answer is waited for, in seconds. `api.body.parse` has the call end then.
+Timeout = Annotated[float, Field(strict=True, gt=0, le=_DAY, description="seconds, after which the answer is 504")]
 
 
 class Body(BaseModel):
@@ -63,7 +68,14 @@ class _ByKind:
 ParametersBody = Annotated[dict[str, Any], BeforeValidator(_none), Field(default_factory=dict), _ByKind()]
 
 
-class PredictBody(Body):
+class Question(Body):
+    """What a task is asked."""
+
+    inputs: Inputs
+    parameters: ParametersBody
+
+
+class PredictBody(Question):
     """`POST /v1/tasks/{task}/predict`."""
 
     model_config = ConfigDict(
@@ -75,11 +87,10 @@ class PredictBody(Body):
         }
     )
 
-    inputs: Inputs
-    parameters: ParametersBody
+    timeout: Timeout | None = None
 
 
-class PredictItem(PredictBody):
+class PredictItem(Question):
     """One item of `requests`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"task": "spam@canary", "inputs": "a text"}]})
@@ -103,6 +114,7 @@ class PredictManyBody(Body):
     tasks: Many[StrictStr] | None = None
     inputs: Inputs | None = None
     parameters: ParametersBody
+    timeout: Timeout | None = None
 
 
 class SplitTarget(Body):

@@ -79,6 +79,7 @@ class Config(LimitedConfig):
         self.behind_proxy = ProxyHeadersMiddleware(app, trusted_hosts=self.forwarded_allow_ips)  # type: ignore[arg-type]
         self.connection_limits = ConnectionLimits(
             max_open=lambda: settings.max_connections or connection_capacity(),
+            max_of_client=settings.max_client_connections,
             head=min(settings.header_timeout, settings.request_timeout),
             keep_alive=settings.keep_alive,
             body=min(settings.body_timeout, settings.request_timeout),

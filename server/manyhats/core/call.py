@@ -24,11 +24,23 @@ ANYBODY = Caller()
 
 @dataclass(slots=True)
 class Call:
-    """One request of a client. `deadline`: by `time.monotonic()`, after which nobody waits for its answer."""
+    """One request of a client. `deadline`: by `time.monotonic()`, after which nobody waits for its answer.
+    `client`: the address that it came from."""
 
     id: str = ""
     caller: Caller = ANYBODY
     deadline: float | None = None
+    client: str = ""
+
+    @property
+    def flow(self) -> str:
+        """Whose fair share it takes: the tenant's, or the client's where it has none."""
+        return self.caller.tenant or self.client
+
+    def limit(self, deadline: float) -> None:
+        """Nobody waits for its answer after `deadline` either."""
+        if self.deadline is None or deadline < self.deadline:
+            self.deadline = deadline
 
 
 NO_CALL = Call()

@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from manyhats.backbone import Backbone
+from manyhats.core.call import CURRENT_CALL, Call
 from manyhats.core.kinds.registry import KINDS
 from manyhats.core.sequence import Request
 from manyhats.engine.engine import Engine
-from manyhats.errors import DeadlineExceeded, EngineFailure, ManyhatsError, NotFound, Overloaded
+from manyhats.errors import EngineFailure, ManyhatsError, NotFound, Overloaded
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.names import BASE
@@ -37,6 +38,7 @@ from manyhats.serving.merged import FIELD, MergeBody, MergedVersion, open_merged
 from manyhats.serving.preparation import Preparation
 from manyhats.serving.preparation_queue import PreparationQueue
 from manyhats.serving.responses import response_cost, response_of
+from manyhats.serving.room import give_back, late, reserve
 from manyhats.serving.task_views import TaskViews
 from manyhats.serving.threads import SMALL_OUTPUT, SMALL_REQUESTS, SMALL_TEXT, at_once_if, tokenising_limit
 
@@ -73,7 +75,10 @@ class Service:
             self.on_answer("", error, time.monotonic() - begin)
             raise
         try:
-            if not one.task_kind.generates and one.preparing_cost <= SMALL_TEXT and self._acquired(one):
+            cost = one.preparing_cost
+            if (refused := reserve(self.engine, self.limits, one, cost)) is not None:
+                answer: InferenceResponse | ManyhatsError = refused
+            elif not one.task_kind.generates and cost <= SMALL_TEXT and self._acquired(one):
                 answer = await self._answer_small(one)
             else:
                 (answer,) = await self._answers([request], {0: one})
@@ -154,6 +159,7 @@ class Service:
         request = one.engine_request
         if request is not None and (request.future.cancelled() or not request.future.done()):
             self.engine.cancel(request)
+        give_back(self.engine, one)
         version_in_effect = one.effective_version
         if one.acquired and version_in_effect is not None:
             self.adapter_cache.release(version_in_effect)
@@ -180,7 +186,8 @@ class Service:
         """
         try:
             end = self._queue.put(one)
-            deadline = asyncio.get_running_loop().call_later(self.limits.timeout, self._expire, end)
+            left = self.limits.seconds_left(one.call)
+            deadline = asyncio.get_running_loop().call_later(left, self._expire, end, one.call)
             try:
                 await end
             finally:
@@ -196,17 +203,14 @@ class Service:
             async with asyncio.timeout_at(deadline.when()):
                 return await at_once_if(False, lambda: self._response(one, size))
         except TimeoutError:
-            return self._late()
+            return late(self.limits, one.call)
         except Exception as error:
             return _as_answer(error)
 
-    def _expire(self, end: asyncio.Future[None]) -> None:
+    def _expire(self, end: asyncio.Future[None], call: Call) -> None:
         """Ends the wait for a request that has not been answered in time."""
         if not end.done():
-            end.set_exception(self._late())
-
-    def _late(self) -> DeadlineExceeded:
-        return DeadlineExceeded(f"no answer within {self.limits.timeout:g} s")
+            end.set_exception(late(self.limits, call))
 
     def _response(self, one: RequestState, size: int) -> InferenceResponse:
         return response_of(one, self.backbone.tokenizer, self._preparation.generation, size)
@@ -232,21 +236,23 @@ class Service:
     ) -> list[InferenceResponse | ManyhatsError]:
         """Opens the requests that are not in `pending`, which the caller closes, and answers all in time."""
         answers: list[InferenceResponse | ManyhatsError | None] = [None] * len(requests)
+        call = CURRENT_CALL.get()
 
         def open_all() -> None:
             for i, request in enumerate(requests):
                 try:
                     if i not in pending:
-                        pending[i] = self._open(request)
+                        one = pending[i] = self._open(request)
+                        answers[i] = reserve(self.engine, self.limits, one, one.preparing_cost)
                 except ManyhatsError as error:
                     answers[i] = error
 
         try:
-            async with asyncio.timeout(self.limits.timeout) as deadline:
+            async with asyncio.timeout(self.limits.seconds_left(call)) as deadline:
                 await at_once_if(len(requests) <= SMALL_REQUESTS, open_all)
                 await self._answer(pending, answers, deadline)
         except TimeoutError:
-            answers = [self._late() if answer is None else answer for answer in answers]
+            answers = [late(self.limits, call) if answer is None else answer for answer in answers]
         return [answer for answer in answers if answer is not None]
 
     async def _answer(
@@ -260,6 +266,8 @@ class Service:
         waits: dict[int, asyncio.Future[BoundAdapter]] = {}
         ready: list[int] = []
         for i, one in pending.items():
+            if answers[i] is not None:  # refused
+                continue
             if self._acquired(one):
                 ready.append(i)
             else:
@@ -328,17 +336,18 @@ class Service:
     async def _wait(self, request: Request, end: asyncio.Future[None], deadline: asyncio.Timeout) -> None:
         """Waits until the engine has finished it, `end`. Raises its error.
 
-        The deadline is extended as long as tokens are generated: it limits the time without progress.
+        The deadline is extended as long as tokens are generated: it limits the time without progress. That of the call
+        itself is not.
         """
         if request.generates:
             loop, seconds = asyncio.get_running_loop(), self.limits.timeout
-            grown = -1
+            call, grown = CURRENT_CALL.get(), -1
             while not end.done():
                 if request.output_tokens > grown:
                     grown = request.output_tokens
-                    deadline.reschedule(loop.time() + seconds)
+                    deadline.reschedule(loop.time() + self.limits.seconds_left(call))
                 await asyncio.wait({end}, timeout=seconds / 4)
-            deadline.reschedule(loop.time() + seconds)
+            deadline.reschedule(loop.time() + self.limits.seconds_left(call))
         await end
         request.future.result()
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from manyhats.api.middleware.gate import Gate
+from manyhats.api.turns import Turns
 from starlette.types import ASGIApp, Message
 
 
@@ -25,7 +26,10 @@ def pieces(body: Iterable[bytes]) -> list[Message]:
 def gate(**options: Any) -> Callable[[ASGIApp], Gate]:
     """Puts a gate before a route: one that lets all pass but for what `options` say."""
     return lambda app: Gate(
-        app, **{"hosts": None, "origins": (), "json_limit": 1 << 20, "upload_limit": 1 << 20} | options
+        app,
+        **{"hosts": None, "origins": (), "json_limit": 1 << 20, "upload_limit": 1 << 20, "timeout": 60.0}
+        | {"turns": Turns(lambda: 16)}
+        | options,
     )
 
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from manyhats.api.clients import client_of
+from manyhats.api.disconnect import ClientDisconnected
 from manyhats.api.errors import response
 from manyhats.api.middleware.body_limit import BodyLimit
 from manyhats.api.middleware.content import check_content_type, has_json_body, is_upload, without_mark
 from manyhats.api.middleware.cors import Cors
+from manyhats.api.middleware.deadline import KEY as TIMEOUT
+from manyhats.api.middleware.deadline import limit_by_header
 from manyhats.api.middleware.encoding import UnsupportedEncoding, is_packed, unpacked
 from manyhats.api.middleware.headers import FirstValues, first_values
 from manyhats.api.middleware.hosts import AllowedHosts
+from manyhats.api.middleware.in_turn import cost_of, wait_for_turn
 from manyhats.api.middleware.origins import SameOrigin
 from manyhats.api.middleware.paths import headers_alone, lenient_path
 from manyhats.api.middleware.request_id import request_id, with_request_id
+from manyhats.api.turns import Turns
 from manyhats.core.call import CURRENT_CALL, Call
-from manyhats.errors import ManyhatsError
+from manyhats.errors import DeadlineExceeded, ManyhatsError
 
 
 class Gate:
@@ -27,13 +34,23 @@ class Gate:
     In this order: an unknown host, a page of another site, an encoding, a type or a length of the body.
 
     `hosts`: the names of this server, None for any. `origins`: whose pages may ask. `json_limit`, `upload_limit`: bytes
-    of a body.
+    of a body. `turns`: whose request is begun next. `timeout`: the most seconds until an answer.
     """
 
     def __init__(
-        self, app: ASGIApp, *, hosts: Sequence[str] | None, origins: Sequence[str], json_limit: int, upload_limit: int
+        self,
+        app: ASGIApp,
+        *,
+        hosts: Sequence[str] | None,
+        origins: Sequence[str],
+        json_limit: int,
+        upload_limit: int,
+        turns: Turns,
+        timeout: float,
     ) -> None:
         self._app = app
+        self._turns = turns
+        self._timeout = timeout
         self._hosts = AllowedHosts(hosts)
         self._same_origin = SameOrigin(origins)
         self._json = BodyLimit(json_limit, held=True)
@@ -48,7 +65,8 @@ class Gate:
         headers = first_values(scope)
         given = request_id(headers)
         scope.setdefault("state", {})["request_id"] = given
-        CURRENT_CALL.set(Call(given))
+        call = Call(given, client=client_of(scope.get("client")))
+        CURRENT_CALL.set(call)
         send = with_request_id(send, given)
         if self._cors is not None:
             await self._cors(scope, receive, send)
@@ -59,6 +77,7 @@ class Gate:
         await self._check(scope, first_values(scope), receive, send)
 
     async def _check(self, scope: Scope, headers: FirstValues, receive: Receive, send: Send) -> None:
+        received = time.monotonic()
         try:
             self._hosts.check(scope, headers)
             self._same_origin.check(scope, headers)
@@ -74,14 +93,32 @@ class Gate:
                 check_content_type(scope, headers)
                 receive = without_mark(receive)
             limit.check(headers)
+            if (given := headers.get(TIMEOUT)) is not None:
+                limit_by_header(CURRENT_CALL.get(), given, received)
         except ManyhatsError as error:
             await _refusal(error)(scope, receive, send)
             return
-        body = limit.counted(receive)
+        call = CURRENT_CALL.get()
+        body = limit.counted(receive, call.flow)
+        turn = self._turns.ask(
+            call.flow, scope["path"], cost_of(scope, headers), counts=scope["method"] not in ("GET", "HEAD")
+        )
+        try:
+            if not turn.begun:
+                call.limit(received + self._timeout)
+                await wait_for_turn(self._turns, turn, call, scope)
+        except DeadlineExceeded as error:
+            self._turns.end(turn)
+            await _refusal(error)(scope, receive, send)
+            return
+        except ClientDisconnected:  # nobody reads an answer
+            self._turns.end(turn)
+            return
         try:
             await self._app(scope, body.receive, send)
         finally:
             body.release()
+            self._turns.end(turn)
 
 
 def _refusal(error: ManyhatsError) -> Response:
