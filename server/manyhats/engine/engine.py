@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 _IDLE_RETRY_SECONDS = 0.05  # until the next attempt, where sequences wait and none can run
 _PASSES_UNDER_WAY = 3  # of one client, while others must not wait for it: one runs, one is prepared, one is answered
-_LEAST_WINDOW = 16  # inputs
+_LEAST_WINDOW, _MOST_WINDOW = 16, 32  # inputs: more would fill the event loop's turns, however short the passes are
 _MAX_FAILURES = 5  # after so many errors outside a batch within `_FAILURE_WINDOW` seconds the engine gives up
 _FAILURE_WINDOW = 60.0
 _SHUTTING_DOWN = "the server is shutting down"
@@ -156,10 +156,9 @@ class Engine:
     @property
     def window(self) -> int:
         """How many inputs of one client may be under way while others who ask for little are there: a few passes."""
-        sequences = self._formation.cost.shared_pass()[1]
-        least = _LEAST_WINDOW if self.cache is None else max(_LEAST_WINDOW, 2 * self.scheduler.max_num_seqs)
-        most = self.scheduler.max_num_batched_tokens
-        return max(int(min(_PASSES_UNDER_WAY * sequences, most)), least)
+        few_passes = _PASSES_UNDER_WAY * self._formation.cost.shared_pass()[1]
+        window = int(max(min(few_passes, _MOST_WINDOW), _LEAST_WINDOW))
+        return window if self.cache is None else max(window, 2 * self.scheduler.max_num_seqs)
 
     def waiting(self) -> dict[str, int]:
         """The number of waiting sequences by task."""
