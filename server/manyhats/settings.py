@@ -223,6 +223,9 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         0, ge=0, description="maximum connections at once, more get 503; 0: what the limit on open files allows"
     )
+    max_client_connections: int = Field(
+        1024, ge=0, description="maximum connections of one client's address at once, more get 429; 0: no such limit"
+    )
     header_timeout: float = Field(10.0, gt=0, le=_DAY, description="seconds until a request's head must have come")
     body_timeout: float = Field(
         20.0, gt=0, le=_DAY, description="seconds that a body may take to come, beside those for its bytes"
@@ -291,7 +294,8 @@ RELOADED = frozenset(
         *("max_inputs", "max_characters", "max_body", "max_values", "max_upload", "max_uploads", "upload_threads"),
         *("max_unpacked", "max_files", "max_rank", "max_versions", "max_tasks", "adapter_folders"),
         *("api_keys", "admin_keys", "allowed_hosts", "metrics_names", "log_level"),
-        *("max_connections", "header_timeout", "body_timeout", "body_rate", "send_timeout", "keep_alive"),
+        *("max_connections", "max_client_connections"),
+        *("header_timeout", "body_timeout", "body_rate", "send_timeout", "keep_alive"),
     }
 )
 

@@ -18,6 +18,7 @@ import torch
 from manyhats.api.app import create_app
 from manyhats.api.connection import ConnectionLimits
 from manyhats.api.server import create_server
+from manyhats.api.turns import Turns
 from manyhats.backbone import Backbone
 from manyhats.core.batch import ScheduledBatch, SequenceOutput
 from manyhats.engine.runner import Runner
@@ -73,9 +74,10 @@ def edited(files: Files, name: str, /, **changes: Any) -> Files:
 class Live:
     """A running server and a client of it."""
 
-    def __init__(self, runtime: Runtime, limits: ConnectionLimits, host: str, port: int) -> None:
+    def __init__(self, runtime: Runtime, limits: ConnectionLimits, turns: Turns, host: str, port: int) -> None:
         self.runtime = runtime
         self.limits = limits
+        self.turns = turns
         self.host = host
         self.port = port
         self.client = self.new_client()
@@ -160,12 +162,13 @@ def serving(backbone: Backbone, store: Path, **settings: Any) -> Iterator[Live]:
     runtime.open()
     listening = socket.socket(proto=socket.IPPROTO_TCP)  # named, or asyncio leaves Nagle's delay on
     listening.bind(("127.0.0.1", 0))
-    server = create_server(create_app(runtime), runtime.settings)
+    app = create_app(runtime)
+    server = create_server(app, runtime.settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
         wait_until(lambda: server.started and runtime.ready, "the server is ready")
-        live = Live(runtime, server.connection_limits, *listening.getsockname())
+        live = Live(runtime, server.connection_limits, app.state.turns, *listening.getsockname())
         with live.client:
             yield live
     finally:

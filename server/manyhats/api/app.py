@@ -43,6 +43,7 @@ from manyhats.api.exposure import allowed_hosts
 from manyhats.api.middleware.gate import Gate
 from manyhats.api.observer import Observer
 from manyhats.api.schemas import ErrorBody
+from manyhats.api.turns import Turns
 from manyhats.runtime import Runtime
 from manyhats.settings import Settings
 
@@ -60,6 +61,7 @@ class Application(FastAPI):
     def use(self, settings: Settings) -> None:
         """Has the limits of these settings from now on."""
         self.gate.use(allowed_hosts(settings), settings.max_body, settings.max_upload + _MULTIPART_OVERHEAD)
+        self.gate.timeout = settings.request_timeout
         self.drain.delay, self.drain.timeout = settings.drain_delay, settings.drain_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,6 +95,7 @@ def create_app(runtime: Runtime) -> Application:
     settings = runtime.settings
     app = _with_routes(lifespan)
     app.state.runtime = runtime
+    app.state.turns = Turns(lambda: runtime.engine.window)
     errors.install(app)
 
     @app.exception_handler(ClientDisconnected)
@@ -112,6 +115,8 @@ def create_app(runtime: Runtime) -> Application:
         json_limit=settings.max_body,
         upload_limit=settings.max_upload + _MULTIPART_OVERHEAD,
         check_open=app.drain.check,
+        turns=app.state.turns,
+        timeout=settings.request_timeout,
     )
     return app
 

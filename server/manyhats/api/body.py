@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -12,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from manyhats.api.definitions import form_of
 from manyhats.api.json_size import check_values
 from manyhats.api.state import runtime_of
+from manyhats.core.call import CURRENT_CALL
 from manyhats.errors import InvalidRequest
 from manyhats.messages import first_error, repeated_field
 from manyhats.serving.threads import SMALL_BODY, at_once_if
@@ -22,13 +24,16 @@ _BODY = "manyhats.body"  # of a scope: the body that has been read
 
 
 async def parse(request: Request, model: type[M]) -> M:
-    """The JSON body as `model`.
+    """The JSON body as `model`. Its field `timeout`, where the model has one, is the call's from now on, in seconds.
 
     Raises TooLarge for one of too many values, and InvalidRequest naming the first field that is wrong.
     """
     body = await read_body(request)
     limit = runtime_of(request).settings.max_values
-    return await at_once_if(len(body) <= SMALL_BODY, lambda: parse_bytes(body, model, limit))
+    parsed = await at_once_if(len(body) <= SMALL_BODY, lambda: parse_bytes(body, model, limit))
+    if (seconds := getattr(parsed, "timeout", None)) is not None:
+        CURRENT_CALL.get().limit(time.monotonic() + seconds)
+    return parsed
 
 
 async def read_body(request: Request) -> bytes:

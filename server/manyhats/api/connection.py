@@ -12,12 +12,13 @@ from typing import Any, ClassVar, cast
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from manyhats.api.clients import client_of
 from manyhats.api.errors import kind_of, response
 from manyhats.api.middleware.content import is_upload
 from manyhats.api.middleware.request_id import HEADER, new_id
 from manyhats.api.protocol import HttpProtocol
 from manyhats.core.call import Call
-from manyhats.errors import ManyhatsError, NotReady, SlowRequest
+from manyhats.errors import ManyhatsError, NotReady, Overloaded, SlowRequest
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +29,15 @@ _CLOSING_SECONDS = 1.0  # seconds that a client has to read why it was refused, 
 class ConnectionLimits:
     """What connections may take, and those that there are. Times in seconds, `body_rate` in bytes a second.
 
-    `max_open`: how many there may be, asked for each new one. `keep_alive`: how long one is kept between two requests.
-    `send`: how long a client may take nothing of its answer.
+    `max_open`: how many there may be, asked for each new one; `max_of_client`: of one client, 0: any number.
+    `keep_alive`: how long one is kept between two requests. `send`: how long a client may take nothing of its answer.
     `json_bytes`, `upload_bytes`: what a body may have at most; more does not make its time longer.
     """
 
     MAX_CLOSING: ClassVar[int] = 32
 
     max_open: Callable[[], int]
+    max_of_client: int
     head: float
     keep_alive: float
     body: float
@@ -45,13 +47,25 @@ class ConnectionLimits:
     send: float
     keeps_open: Callable[[], bool] = lambda: True  # whether a connection may stay open behind an answer
     open: set[Connection] = field(default_factory=set)
+    by_client: dict[str, int] = field(default_factory=dict)  # how many of those that are open
     closing: set[Connection] = field(default_factory=set)  # were answered; the client may still read
     on_refusal: Callable[[Call], None] = lambda call: None  # of what no request was made of
 
-    def leave(self) -> None:
+    def close_behind_answers(self) -> None:
         """Has every connection closed behind the answer that is under way, or behind its next one."""
         for connection in list(self.open):
             connection.close_behind_answer()
+
+    def leave(self, connection: Connection) -> None:
+        """A connection is open no longer. Once more does nothing."""
+        if connection not in self.open:
+            return
+        self.open.discard(connection)
+        left = self.by_client[connection.of_client] - 1
+        if left:
+            self.by_client[connection.of_client] = left
+        else:
+            del self.by_client[connection.of_client]
 
     def sweep(self, elapsed: float) -> None:
         """Closes what has taken too long. `elapsed`: since the last call."""
@@ -75,6 +89,7 @@ class Connection(HttpProtocol):
         super().__init__(config=config, **options)
         self._limits = config.connection_limits
         self.behind_proxy = config.behind_proxy
+        self.of_client = ""  # whose it is
         self._waited = 0.0  # seconds, for the part of the request that is on its way, or for the end
         self.received = 0  # bytes, all in all
         self._before = 0  # bytes that had come before that part
@@ -89,11 +104,22 @@ class Connection(HttpProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
-        limits, max_open = self._limits, self._limits.max_open()
-        if len(limits.open) < max_open:
+        limits, max_open, client = self._limits, self._limits.max_open(), client_of(self.client)
+        of_client = limits.by_client.get(client, 0)
+        if len(limits.open) < max_open and (of_client < limits.max_of_client or not limits.max_of_client):
             limits.open.add(self)
+            self.of_client = client
+            limits.by_client[client] = of_client + 1
             return
         self.connections.discard(self)  # nothing of it is waited for when the server stops
+        if len(limits.open) < max_open:
+            self.refuse(
+                Overloaded(
+                    f"{of_client} connections of this client are open, which is the most (max_client_connections); use "
+                    "those"
+                )
+            )
+            return
         logger.warning("all %d connections are in use (max_connections); new ones get 503", max_open)
         self.refuse(NotReady(f"all {max_open} connections of the server are in use; try again"))
 
@@ -105,7 +131,7 @@ class Connection(HttpProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
-        self._limits.open.discard(self)
+        self._limits.leave(self)
         self._limits.closing.discard(self)
         super().connection_lost(exc)
 
@@ -207,7 +233,7 @@ class Connection(HttpProtocol):
             if not running.response_complete:
                 running.disconnect()
         limits = self._limits
-        limits.open.discard(self)
+        limits.leave(self)
         if answers:
             status, kind = kind_of(error)
             if call is None:

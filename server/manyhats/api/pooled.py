@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.known_fields import CHANGE_POOLED, reject_unsupported
 from manyhats.api.model_names import task_of, unknown_model
-from manyhats.api.schemas import AnswerBody
+from manyhats.api.schemas import AnswerBody, Timeout
 from manyhats.api.state import runtime_of
 from manyhats.backbone import Text
 from manyhats.core.kinds.base import Output
@@ -34,6 +34,8 @@ class PooledBody(BaseModel):
     """
 
     model_config = ConfigDict(extra="allow")
+
+    timeout: Timeout | None = None
 
     model: Annotated[StrictStr, Field(min_length=1)] | None = None
     truncate: StrictBool | None = None

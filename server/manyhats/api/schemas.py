@@ -30,8 +30,13 @@ from manyhats.registry.rollout import MAX_REQUESTS, MAX_WINDOW, Canary, Rollout,
 
 T = TypeVar("T")
 Number = StrictInt | StrictFloat
+_DAY = 86_400  # seconds
 # The first wrong item ends it: an error for each of a million would take seconds and gigabytes.
 Many = Annotated[list[T], Field(fail_fast=True)]
+
+
+# How long an answer is waited for, in seconds. `api.body.parse` has the call end then.
+Timeout = Annotated[float, Field(strict=True, gt=0, le=_DAY, description="seconds, after which the answer is 504")]
 
 
 class Body(BaseModel):
@@ -71,7 +76,15 @@ ParametersBody = Annotated[dict[str, Any], BeforeValidator(_none), Field(default
 AffinityValue = Annotated[StrictStr, Field(min_length=1, max_length=1000)] | None
 
 
-class PredictBody(Body):
+class Question(Body):
+    """What a task is asked."""
+
+    inputs: Inputs
+    parameters: ParametersBody
+    affinity: AffinityValue = None
+
+
+class PredictBody(Question):
     """`POST /v1/tasks/{task}/predict`."""
 
     model_config = ConfigDict(
@@ -83,12 +96,10 @@ class PredictBody(Body):
         }
     )
 
-    inputs: Inputs
-    parameters: ParametersBody
-    affinity: AffinityValue = None
+    timeout: Timeout | None = None
 
 
-class PredictItem(PredictBody):
+class PredictItem(Question):
     """One item of `requests`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"task": "spam@canary", "inputs": "a text"}]})
@@ -113,6 +124,7 @@ class PredictManyBody(Body):
     inputs: Inputs | None = None
     parameters: ParametersBody
     affinity: AffinityValue = None
+    timeout: Timeout | None = None
 
 
 class SplitTarget(Body):

@@ -93,7 +93,7 @@ class Server(uvicorn.Server):
         drain = self.drain
         if self._leaves and drain.stage == "serving":
             drain.begin()
-            self.connection_limits.leave()
+            self.connection_limits.close_behind_answers()
         return self._leaves and drain.advance(busy=any(one.is_busy for one in self.connection_limits.open))
 
 
@@ -129,6 +129,7 @@ def _limits(settings: Settings) -> dict[str, Any]:
     """What connections may take, by the names of `ConnectionLimits`."""
     return {
         "max_open": lambda: settings.max_connections or connection_capacity(),
+        "max_of_client": settings.max_client_connections,
         "head": min(settings.header_timeout, settings.request_timeout),
         "keep_alive": settings.keep_alive,
         "body": min(settings.body_timeout, settings.request_timeout),

@@ -38,7 +38,7 @@ ANYBODY = Caller()
 class Call:
     """One request of a client. `deadline`: by `time.monotonic()`, after which nobody waits for its answer. `spend`: is
     told of the tokens that each answer took, where somebody counts them. `headers`: the first value of each, by its
-    name in lower case.
+    name in lower case. `client`: the address that it came from.
 
     What became of it is set on its way: `route`, the pattern that its path fits; `status` of the answer, 0 where none
     was begun; `error`, the type that its caller sees; and, where somebody wants them, `answers`, one for each item.
@@ -55,6 +55,17 @@ class Call:
     answers: list[Answered] | None = None
     with_texts: bool = False
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
+    client: str = ""
+
+    @property
+    def flow(self) -> str:
+        """Whose fair share it takes: the tenant's, or the client's where it has none."""
+        return self.caller.tenant or self.client
+
+    def limit(self, deadline: float) -> None:
+        """Nobody waits for its answer after `deadline` either."""
+        if self.deadline is None or deadline < self.deadline:
+            self.deadline = deadline
 
     def header(self, name: str) -> str | None:
         """A header's value; None without one, or with an empty one."""

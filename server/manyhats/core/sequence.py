@@ -40,6 +40,17 @@ class PoolingParams:
     mask_positions: tuple[int, ...] = ()
 
 
+@dataclass(slots=True)
+class Reservation:
+    """Room in the queue for a request that is not tokenised yet. `count`: its sequences; 0: it was given back.
+    `tokens`: of all of them, as its characters let expect."""
+
+    tenant: str
+    task: str
+    count: int
+    tokens: float = 0.0
+
+
 class TokenConstraint(Protocol):
     """Which tokens a structured output allows next; see `engine.structured_output`."""
 
@@ -191,6 +202,9 @@ class Request:
     task: str
     sequences: list[Sequence]
     tenant: str = ""  # the token budget is shared by tenant, then by task
+    weight: float = 1.0  # the tenant's part beside others'
+    deadline: float | None = None  # after which its sequences are not begun; a time, as below
+    reservation: Reservation | None = None  # that was kept for it
     digest: str = ""  # identifies the adapter's weights: cached blocks belong to them
     samples_per_prompt: int = 1  # consecutive sequences with the same prompt
     priority: int = 0
@@ -206,8 +220,9 @@ class Request:
 
     # the model's thread, or the detokenizer's thread where it generates: sequences that are not finished
     unfinished: int = 0
-    # any thread, under the engine's lock: sequences that were not scheduled yet
+    # any thread, under the engine's lock: sequences that were not scheduled yet; tokens of each, as was expected
     waiting: int = 0
+    expected_tokens: float = 0.0
 
     def __post_init__(self) -> None:
         self.unfinished = self.waiting = len(self.sequences)

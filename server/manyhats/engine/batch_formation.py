@@ -15,10 +15,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from math import inf
 from typing import NamedTuple
+
+from manyhats.engine.admission import Rates
 
 _RETURNING = 8  # all but one of so many are waited for
 _MAX_PAUSE = 256  # passes without a wait, after several that were in vain
+_SHARED = 3  # passes of one sequence: how long one may take while somebody who asks for little may come
 _FADING = 0.98  # weight of the earlier passes in the cost, at each new one
 
 
@@ -27,15 +31,35 @@ class PassCost:
     counting most."""
 
     def __init__(self) -> None:
-        self._weight = self._x = self._y = self._xx = self._xy = 0.0
+        self._weight = self._x = self._y = self._xx = self._xy = self._sequences = 0.0
 
-    def add(self, tokens: int, seconds: float) -> None:
+    def add(self, tokens: int, seconds: float, sequences: int = 1) -> None:
         """A pass that has been computed."""
-        sums = (self._weight, self._x, self._y, self._xx, self._xy)
-        new = (1.0, tokens, seconds, tokens * tokens, tokens * seconds)
-        self._weight, self._x, self._y, self._xx, self._xy = (
+        sums = (self._weight, self._x, self._y, self._xx, self._xy, self._sequences)
+        new = (1.0, tokens, seconds, tokens * tokens, tokens * seconds, sequences)
+        self._weight, self._x, self._y, self._xx, self._xy, self._sequences = (
             old * _FADING + one for old, one in zip(sums, new, strict=True)
         )
+
+    @property
+    def rates(self) -> Rates:
+        """What the passes did in each second that they took."""
+        return Rates(self._sequences / self._y, self._x / self._y) if self._y else Rates(0.0, 0.0)
+
+    def shared_pass(self) -> tuple[float, float]:
+        """The tokens of a pass that takes as long as a few of one sequence each, and its sequences.
+
+        Both infinite before the first pass, and where more tokens take no longer.
+        """
+        if not self._weight:
+            return inf, inf
+        mean = self._x / self._sequences
+        at_none, at_one = self.seconds(0), self.seconds(mean)
+        slope = (at_one - at_none) / mean
+        if slope <= 0:
+            return inf, inf
+        tokens = (_SHARED * at_one - at_none) / slope
+        return tokens, tokens / mean
 
     def seconds(self, tokens: float) -> float:
         """The predicted time of a pass; 0 before the first."""

@@ -23,7 +23,7 @@ import torch
 
 from manyhats.backbone import Backbone
 from manyhats.core.batch import ScheduledBatch, SequenceOutput
-from manyhats.core.sequence import Request
+from manyhats.core.sequence import Request, Reservation
 from manyhats.engine.admission import Admission
 from manyhats.engine.batch_formation import BatchFormation
 from manyhats.engine.compute_threads import set_compute_threads
@@ -32,11 +32,13 @@ from manyhats.engine.kv_cache import KVCache
 from manyhats.engine.runner import Runner
 from manyhats.engine.scheduler import Scheduler
 from manyhats.engine.set_future import set_future
-from manyhats.errors import EngineFailure, NotReady
+from manyhats.errors import DeadlineExceeded, EngineFailure, NotReady
 
 logger = logging.getLogger(__name__)
 
 _IDLE_RETRY_SECONDS = 0.05  # until the next attempt, where sequences wait and none can run
+_PASSES_UNDER_WAY = 3  # of one client, while others must not wait for it: one runs, one is prepared, one is answered
+_LEAST_WINDOW, _MOST_WINDOW = 16, 32  # inputs: more would fill the event loop's turns, however short the passes are
 _MAX_FAILURES = 5  # after so many errors outside a batch within `_FAILURE_WINDOW` seconds the engine gives up
 _FAILURE_WINDOW = 60.0
 _SHUTTING_DOWN = "the server is shutting down"
@@ -84,8 +86,13 @@ class Engine:
         self.restarts = 0  # errors outside a batch, after each of which the loop was restarted
         self.failed = 0  # sequences that ended with an error
         self._condition = threading.Condition()
-        self._admission = Admission(task_limit=config.queue_per_task, total_limit=config.queue_total)
         self._formation = BatchFormation(self.scheduler.max_num_batched_tokens, config.batch_wait)
+        self._admission = Admission(
+            task_limit=config.queue_per_task,
+            total_limit=config.queue_total,
+            rates=lambda: self._formation.cost.rates,
+        )
+        self.scheduler.shared_tokens = lambda: self._formation.cost.shared_pass()[0]
         self._wanted = 0  # waiting sequences before which a wait for them does not end
         self._inbox: list[Request] = []
         self._aborted: list[Request] = []
@@ -113,6 +120,22 @@ class Engine:
         """Whether the model's thread is alive and its last step raised no error."""
         return self._last_step_ok and self._thread.is_alive()
 
+    def reserve(self, wanted: Reservation, seconds_left: float) -> None:
+        """Keeps room for a request before it is tokenised; its request then brings the reservation, or it is given
+        back. Raises Overloaded or NotReady.
+
+        `seconds_left`: how long anybody waits for the answer.
+        """
+        with self._condition:
+            if self._rejection_reason is not None:
+                raise NotReady(self._rejection_reason)
+            self._admission.reserve(wanted, seconds_left)
+
+    def give_back(self, reservation: Reservation) -> None:
+        """A reservation is not needed."""
+        with self._condition:
+            self._admission.give_back(reservation)
+
     def submit(self, requests: Many[Request]) -> None:
         """Queues requests together, so that they can share a batch. Raises Overloaded or NotReady for all of them."""
         with self._condition:
@@ -134,6 +157,13 @@ class Engine:
         """How many sequences of one task, and of all, may wait from now on; those that wait stay."""
         with self._condition:
             self._admission.task_limit, self._admission.total_limit = per_task, total
+
+    @property
+    def window(self) -> int:
+        """How many inputs of one client may be under way while others who ask for little are there: a few passes."""
+        few_passes = _PASSES_UNDER_WAY * self._formation.cost.shared_pass()[1]
+        window = int(max(min(few_passes, _MOST_WINDOW), _LEAST_WINDOW))
+        return window if self.cache is None else max(window, 2 * self.scheduler.max_num_seqs)
 
     def waiting(self) -> dict[str, int]:
         """The number of waiting sequences by task."""
@@ -186,12 +216,13 @@ class Engine:
         with torch.inference_mode():
             batch = self._batch = self.scheduler.schedule()
             self._update_waiting_counts()
+            self._end_expired()
             if batch is None:
                 self.runner.drop_plan()
                 return False
             begin = time.monotonic()
             outputs = self.runner.execute(batch)
-            self._formation.cost.add(batch.tokens, time.monotonic() - begin)
+            self._formation.cost.add(batch.tokens, time.monotonic() - begin, len(batch.sequences))
             outputs = self.scheduler.update(batch, outputs)
         if self.scheduler.idle or any(output.finished is not None for output in outputs):
             self.runner.drop_plan()
@@ -199,6 +230,12 @@ class Engine:
         self._formation.passed(_answered(outputs), batch.tokens, waiting)
         self._batch = None
         return True
+
+    def _end_expired(self) -> None:
+        """Ends the requests that nobody waits for any more, which were not computed."""
+        expired, self.scheduler.expired = self.scheduler.expired, []
+        for request in expired:
+            set_future(request.future, DeadlineExceeded("the time for the answer was over before it was computed"))
 
     def _drain_inbox(self) -> None:
         """Passes new and aborted requests on to the scheduler."""

@@ -1,10 +1,14 @@
 """Chooses the sequences of the next batch, and how many tokens of each are computed.
 
 Waiting sequences are queued by tenant and task. Sequences that generate are admitted to `running` first: those of the
-task with the fewest running sequences, the oldest of them first. Then the token budget of the batch is spent: one token
-for each sequence that decodes; the rest in equal shares for all tenants, and within a tenant for its tasks, on chunks
-of prompts (chunked prefill) and on whole sequences that one pass answers. Tokens that a share leaves unused go to the
-oldest sequences. The oldest sequence of all is always scheduled, so that none waits for ever.
+tenant with the fewest running sequences for its weight, of its task with the fewest, the oldest of them first. Then the
+token budget of the batch is spent: one token for each sequence that decodes; the rest in shares by weight for all
+tenants, and in equal ones for a tenant's tasks, on chunks of prompts (chunked prefill) and on whole sequences that one
+pass answers. First comes the tenant that has got the least so far for its weight (`engine.fair_shares`), with its
+oldest sequence, which is always scheduled, so that none waits for ever. Tokens that a share leaves unused go to tenants
+and tasks in the order of what they have got.
+
+While somebody who asks for little is there beside others who ask for much, passes are kept short: `shared_tokens`.
 
 Where the cache is full the youngest running sequence is preempted: its blocks are freed, and it is computed again
 later.
@@ -15,25 +19,18 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import inf
-from typing import NamedTuple
 
 from manyhats.core.batch import ScheduledBatch, ScheduledSequence, SequenceOutput
 from manyhats.core.sampling_params import SampledToken, SamplingParams
 from manyhats.core.sequence import FinishReason, Request, Sequence
+from manyhats.engine.fair_shares import FairShares, ShareBudget, TaskKey
 from manyhats.engine.kv_cache import BlockHash, KVCache, blocks_for
 from manyhats.errors import InvalidRequest
 
 logger = logging.getLogger(__name__)
-
-
-class TaskKey(NamedTuple):
-    """The tenant and the task that a share of the token budget belongs to."""
-
-    tenant: str
-    task: str
 
 
 @dataclass(slots=True)
@@ -52,12 +49,24 @@ class Scheduler:
     at once.
     """
 
-    def __init__(self, cache: KVCache | None, *, max_num_batched_tokens: int, max_num_seqs: int) -> None:
+    def __init__(
+        self,
+        cache: KVCache | None,
+        *,
+        max_num_batched_tokens: int,
+        max_num_seqs: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.cache = cache
         self.max_num_batched_tokens = max_num_batched_tokens
         if cache is not None:  # every running sequence needs one token of each pass
             self.max_num_batched_tokens = max(max_num_batched_tokens, max_num_seqs)
         self.max_num_seqs = max_num_seqs
+        self.shared_tokens: Callable[[], float] = lambda: inf  # of a pass that somebody may have to wait for
+        self.shares = FairShares(clock)
+        self.expired: list[Request] = []  # since the engine last took them: nobody waits for their answers any more
+        self._clock = clock
+        self._weights: dict[str, float] = {}  # of the tenants that are here
         self.running: list[Sequence] = []  # admitted sequences that generate, in the order of their admission
         self.preempted = 0  # number of preemptions
         self.newly_scheduled: list[Sequence] = []  # since the engine last took them: they wait no longer
@@ -75,6 +84,7 @@ class Scheduler:
     def add(self, request: Request) -> None:
         """Queues the sequences of a request."""
         queue = self._waiting.setdefault(_key(request), _Queue())
+        self._weights[request.tenant] = request.weight
         for sequence in request.sequences:
             (queue.generation if sequence.sampling is not None else queue.one_pass).append(sequence)
 
@@ -104,6 +114,12 @@ class Scheduler:
         `update` returns."""
         self._scheduled = {}
         self._budget = self.max_num_batched_tokens
+        if self.shares.crowded():
+            self._budget = max(int(min(self._budget, self.shared_tokens())), len(self.running), 1)
+        keys = {*self._waiting, *(_key(one.request) for one in self.running)}
+        self.shares.present(keys)
+        if len(self._weights) > len(keys):
+            self._weights = {key.tenant: self._weights[key.tenant] for key in keys}
         for sequence in [one for one in self.running if one.released]:
             self._release(sequence)
         # An encoder phase, as for images, would be scheduled here, before its sequences are admitted.
@@ -112,9 +128,12 @@ class Scheduler:
         self._schedule_rest()
         if not self._scheduled and not self._failed_to_start:
             return None
-        now = time.monotonic()
-        for sequence in self._scheduled:
+        now = self._clock()
+        charged: Counter[TaskKey] = Counter()
+        for sequence, tokens in self._scheduled.items():
             sequence.request.started = sequence.request.started or now
+            charged[_key(sequence.request)] += tokens
+        self.shares.charge(charged, self._weights)
         return ScheduledBatch(
             [
                 ScheduledSequence(one, tokens, one.sampling is not None and not one.adapter.non_causal)
@@ -123,17 +142,24 @@ class Scheduler:
         )
 
     def _admit_waiting(self) -> None:
-        """Admits waiting sequences that generate: of the task with the fewest running ones first, the oldest first."""
+        """Admits waiting sequences that generate: of the tenant with the fewest running ones for its weight first, of
+        its task with the fewest, the oldest first."""
         waiting = {key for key, queue in self._waiting.items() if queue.generation}
         if not waiting or self.cache is None or len(self.running) >= self.max_num_seqs:
             return
         computing = {one for sequence in self.running for one in self.cache.uncomputed_blocks(sequence)}
         running = Counter(_key(one.request) for one in self.running)
+        of_tenant = Counter(one.request.tenant for one in self.running)
+
+        def order(key: TaskKey) -> tuple[float, int, float]:
+            weighted = of_tenant[key.tenant] / self._weights[key.tenant]
+            return weighted, running[key], self._waiting[key].generation[0].request.scheduling_key
+
         while waiting and len(self.running) < self.max_num_seqs:
-            key = min(waiting, key=lambda k: (running[k], self._waiting[k].generation[0].request.scheduling_key))
+            key = min(waiting, key=order)
             queue = self._waiting[key].generation
             sequence = queue[0]
-            if not sequence.released:
+            if not self._is_over(sequence):
                 if self._waits_for_prefix(sequence, computing):
                     waiting.discard(key)
                     continue
@@ -148,6 +174,7 @@ class Scheduler:
                 else:
                     self.running.append(sequence)
                     running[key] += 1
+                    of_tenant[key.tenant] += 1
                     computing |= self.cache.uncomputed_blocks(sequence)
             queue.popleft()
             self.newly_scheduled.append(sequence)
@@ -177,8 +204,8 @@ class Scheduler:
                 self._schedule_tokens(sequence, 1)
 
     def _schedule_rest(self) -> None:
-        """Spends the rest of the budget in equal shares on prompts and one-pass sequences, then what is left on the
-        oldest."""
+        """Spends the rest of the budget in shares on prompts and one-pass sequences, then what is left in the order of
+        what tenants and tasks have got."""
         prompts: dict[TaskKey, list[Sequence]] = {}
         for sequence in self.running:
             if sequence not in self._scheduled:
@@ -190,13 +217,23 @@ class Scheduler:
         if not oldest:
             return
         tasks = Counter(key.tenant for key in oldest)
-        by_age = sorted(oldest, key=oldest.__getitem__)
-        tenant_share = self._budget // len(tasks)
-        share = _ShareBudget(0)
+        weights = {tenant: self._weights[tenant] for tenant in tasks}
+        unit = self._budget / sum(weights.values())
+        shares, several = self.shares, len(oldest) > 1
+        by_age = sorted(oldest, key=lambda key: (shares.tenant(key), oldest[key])) if several else [*oldest]
+        # Second, so that a sequence larger than its share comes to its turn, too.
+        least = min(oldest, key=lambda key: (*shares.both(key), oldest[key])) if several else None
+        if least is not None and least != by_age[0]:
+            by_age.remove(least)
+            by_age.insert(1, least)
+        share = ShareBudget(0)
         for limited in (True, False):
-            for key in by_age:
-                share.tokens = tenant_share // tasks[key.tenant] if limited else self._budget
+            by_got = sorted(oldest, key=lambda key: (*shares.both(key), oldest[key])) if several else by_age
+            for key in by_age if limited else by_got:
+                share.tokens = int(unit * weights[key.tenant]) // tasks[key.tenant] if limited else self._budget
                 own, queue = prompts.get(key, []), self._waiting.get(key)
+                if key == least and queue is not None and queue.one_pass:
+                    share.tokens = max(share.tokens, queue.one_pass[0].length)
                 if own and own[0].request.scheduling_key <= oldest[key]:
                     self._schedule_prompts(own, share)
                     self._schedule_one_pass(queue, share)
@@ -206,7 +243,7 @@ class Scheduler:
         for key in by_age:
             self._remove_if_empty(key)
 
-    def _schedule_prompts(self, prompts: list[Sequence], share: _ShareBudget) -> None:
+    def _schedule_prompts(self, prompts: list[Sequence], share: ShareBudget) -> None:
         """Schedules the next chunks of one task's prompts."""
         for sequence in prompts:
             if sequence not in self.running:  # it was preempted
@@ -224,11 +261,11 @@ class Scheduler:
             if self._schedule_tokens(sequence, count):
                 share.spend(count)
 
-    def _schedule_one_pass(self, queue: _Queue | None, share: _ShareBudget) -> None:
+    def _schedule_one_pass(self, queue: _Queue | None, share: ShareBudget) -> None:
         """Schedules the next sequences of one task that one pass answers."""
         while queue is not None and queue.one_pass:
             sequence = queue.one_pass[0]
-            if not sequence.released:
+            if not self._is_over(sequence):
                 if share.used and sequence.length > min(share.tokens, self._budget):
                     return
                 self._scheduled[sequence] = sequence.length
@@ -236,6 +273,16 @@ class Scheduler:
                 share.spend(sequence.length)
             queue.one_pass.popleft()
             self.newly_scheduled.append(sequence)
+
+    def _is_over(self, sequence: Sequence) -> bool:
+        """Whether nobody needs a waiting sequence's output any more, as one whose deadline has passed."""
+        request = sequence.request
+        if sequence.released or request in self.expired:
+            return True
+        if request.deadline is None or request.started or request.deadline > self._clock():
+            return False
+        self.expired.append(request)
+        return True
 
     # ---- blocks
 
@@ -308,20 +355,6 @@ class Scheduler:
                 return SequenceOutput(sequence, error=error)
         computed = sequence.adapter.non_causal or sequence.computed == sequence.length
         return output._replace(finished="length") if computed and not params.max_new_tokens else output
-
-
-@dataclass(slots=True)
-class _ShareBudget:
-    """What is left of a share of the token budget. `tokens`: of the current task; `used`: whether any task has spent
-    tokens. Before that, the oldest sequence may exceed the share, so that it is always scheduled."""
-
-    tokens: int
-    used: bool = False
-
-    def spend(self, tokens: int) -> None:
-        """Takes tokens off the share."""
-        self.tokens -= tokens
-        self.used = True
 
 
 def _accept_token(sequence: Sequence, params: SamplingParams, sampled: SampledToken) -> SequenceOutput:

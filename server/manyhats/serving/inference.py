@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from manyhats.core.call import CURRENT_CALL, Call
 from manyhats.core.kinds.base import Answer, Kind, Parameters
 from manyhats.core.kinds.generate import GenerateParameters
 from manyhats.core.kinds.registry import KINDS
-from manyhats.core.sequence import Delta, Request
+from manyhats.core.sequence import Delta, Request, Reservation
 from manyhats.core.sequence import Sequence as TokenSequence
 from manyhats.errors import InvalidRequest, TooLarge
 from manyhats.methods.bound_adapter import BARE, BoundAdapter
@@ -90,6 +91,7 @@ class RequestState:
     merged: MergedVersion | None = None  # used instead of the version
     watched: bool = False  # whether an alias of its task is rolled out
     call: Call = field(default_factory=CURRENT_CALL.get)
+    reservation: Reservation | None = None  # room in the engine's queue
     kind: str = field(init=False)  # the task's setting, else that of the version's files
     task_kind: Kind[Any] = field(init=False)
 
@@ -126,6 +128,13 @@ class RequestState:
         )
 
     @property
+    def sequences(self) -> int:
+        """How many sequences it will have."""
+        request = self.request
+        inputs = 1 if request.chat is not None else len(request.texts) + len(request.prompts or ())
+        return inputs * self.parameters.sequences
+
+    @property
     def effective_version(self) -> Version | None:
         """The version whose adapter is used; None for the bare backbone."""
         return self.merged or (None if self.version.task == BASE else self.version)
@@ -138,6 +147,10 @@ class Limits:
     max_inputs: int
     max_characters: int
     timeout: float  # seconds until an unanswered request fails
+
+    def seconds_left(self, call: Call) -> float:
+        """How long somebody waits for what a call asks."""
+        return self.timeout if call.deadline is None else min(call.deadline - time.monotonic(), self.timeout)
 
 
 def check_request(request: InferenceRequest, limits: Limits) -> None:

@@ -123,7 +123,10 @@ class Preparation:
                 Sequence(state.adapter, one.ids, own, one.type_ids, index)
                 for index, (one, own) in enumerate(zip(encoded, params, strict=True))
             ],
-            tenant=state.call.caller.tenant,
+            tenant=state.call.flow,
+            weight=state.call.caller.weight,
+            deadline=state.call.deadline,
+            reservation=state.reservation,
             digest=(state.effective_version or state.version).sha256,
             priority=state.settings.priority,
         )
@@ -137,7 +140,7 @@ class Preparation:
         state.prepared = _prompts(state, parameters, self.backbone.tokenizer, vocabulary, max_tokens)
         context = GenerationContext(
             state.version.task,
-            state.call.caller.tenant,
+            state.call.flow,
             (state.effective_version or state.version).sha256,
             state.adapter,
             state.settings.priority,
@@ -149,6 +152,9 @@ class Preparation:
         prompts = list(zip(texts, state.prepared.encoded, strict=True))
         state.engine_request, warnings = self.generation.request(context, prompts, parameters, positions)
         state.prepared.warnings.extend(warnings)
+        request = state.engine_request
+        request.weight, request.deadline = state.call.caller.weight, state.call.deadline
+        request.reservation = state.reservation
 
 
 def _prompts(

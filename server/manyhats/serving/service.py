@@ -11,13 +11,15 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 
 from manyhats.backbone import Backbone
 from manyhats.core.answered import Answered
+from manyhats.core.call import CURRENT_CALL, Call
 from manyhats.core.kinds.registry import KINDS
 from manyhats.core.sequence import Request
 from manyhats.engine.engine import Engine
-from manyhats.errors import DeadlineExceeded, EngineFailure, ManyhatsError, NotFound, Overloaded
+from manyhats.errors import ManyhatsError, NotFound
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.names import BASE
@@ -41,6 +43,7 @@ from manyhats.serving.merged import FIELD, MergeBody, MergedVersion, open_merged
 from manyhats.serving.preparation import Preparation
 from manyhats.serving.preparation_queue import PreparationQueue
 from manyhats.serving.responses import response_cost, response_of
+from manyhats.serving.room import as_answer, give_back, late, reserve, submit
 from manyhats.serving.task_views import TaskViews
 from manyhats.serving.threads import SMALL_OUTPUT, SMALL_REQUESTS, SMALL_TEXT, at_once_if, tokenising_limit
 
@@ -66,7 +69,7 @@ class Service:
         self._views = TaskViews(backbone)
         cache = engine.cache  # of backbones that generate
         self._preparation = Preparation(backbone, None if cache is None else Generation(backbone, cache.capacity))
-        self._queue = PreparationQueue(self._preparation, self.dispatcher, self._submit)
+        self._queue = PreparationQueue(self._preparation, self.dispatcher, partial(submit, engine))
         self.on_answer: Callable[[Answered], None] = lambda one: None
         self.background = Background(self._open, self._answers, self._close)
         self.on_rollout: OnRollout = lambda request, version, answer: None  # of tasks with an alias that is rolled out
@@ -81,7 +84,10 @@ class Service:
             self.on_answer(refused(request, error, begin))
             raise
         try:
-            if not one.task_kind.generates and one.preparing_cost <= SMALL_TEXT and self._acquired(one):
+            cost = one.preparing_cost
+            if (refusal := reserve(self.engine, self.limits, one, cost)) is not None:
+                answer: InferenceResponse | ManyhatsError = refusal
+            elif not one.task_kind.generates and cost <= SMALL_TEXT and self._acquired(one):
                 answer = await self._answer_small(one)
             else:
                 (answer,) = await self._answers([request], {0: one})
@@ -172,6 +178,7 @@ class Service:
             one.call.spend(one.prepared.tokens + request.output_tokens)
         if request is not None and (request.future.cancelled() or not request.future.done()):
             self.engine.cancel(request)
+        give_back(self.engine, one)
         version_in_effect = one.effective_version
         if one.acquired and version_in_effect is not None:
             self.adapter_cache.release(version_in_effect)
@@ -198,7 +205,8 @@ class Service:
         """
         try:
             end = self._queue.put(one)
-            deadline = asyncio.get_running_loop().call_later(self.limits.timeout, self._expire, end)
+            left = self.limits.seconds_left(one.call)
+            deadline = asyncio.get_running_loop().call_later(left, self._expire, end, one.call)
             try:
                 await end
             finally:
@@ -209,22 +217,19 @@ class Service:
             if size <= SMALL_OUTPUT:
                 return self._response(one, size)
         except Exception as error:
-            return _as_answer(error)
+            return as_answer(error)
         try:
             async with asyncio.timeout_at(deadline.when()):
                 return await at_once_if(False, lambda: self._response(one, size))
         except TimeoutError:
-            return self._late()
+            return late(self.limits, one.call)
         except Exception as error:
-            return _as_answer(error)
+            return as_answer(error)
 
-    def _expire(self, end: asyncio.Future[None]) -> None:
+    def _expire(self, end: asyncio.Future[None], call: Call) -> None:
         """Ends the wait for a request that has not been answered in time."""
         if not end.done():
-            end.set_exception(self._late())
-
-    def _late(self) -> DeadlineExceeded:
-        return DeadlineExceeded(f"no answer within {self.limits.timeout:g} s")
+            end.set_exception(late(self.limits, call))
 
     def _response(self, one: RequestState, size: int) -> InferenceResponse:
         return response_of(one, self.backbone.tokenizer, self._preparation.generation, size)
@@ -250,21 +255,23 @@ class Service:
     ) -> list[InferenceResponse | ManyhatsError]:
         """Opens the requests that are not in `pending`, which the caller closes, and answers all in time."""
         answers: list[InferenceResponse | ManyhatsError | None] = [None] * len(requests)
+        call = CURRENT_CALL.get()
 
         def open_all() -> None:
             for i, request in enumerate(requests):
                 try:
                     if i not in pending:
-                        pending[i] = self._open(request)
+                        one = pending[i] = self._open(request)
+                        answers[i] = reserve(self.engine, self.limits, one, one.preparing_cost)
                 except ManyhatsError as error:
                     answers[i] = error
 
         try:
-            async with asyncio.timeout(self.limits.timeout) as deadline:
+            async with asyncio.timeout(self.limits.seconds_left(call)) as deadline:
                 await at_once_if(len(requests) <= SMALL_REQUESTS, open_all)
                 await self._answer(pending, answers, deadline)
         except TimeoutError:
-            answers = [self._late() if answer is None else answer for answer in answers]
+            answers = [late(self.limits, call) if answer is None else answer for answer in answers]
         return [answer for answer in answers if answer is not None]
 
     async def _answer(
@@ -278,6 +285,8 @@ class Service:
         waits: dict[int, asyncio.Future[BoundAdapter]] = {}
         ready: list[int] = []
         for i, one in pending.items():
+            if answers[i] is not None:  # refused
+                continue
             if self._acquired(one):
                 ready.append(i)
             else:
@@ -289,7 +298,7 @@ class Service:
             try:
                 one.adapter = await waits[i]
             except Exception as error:
-                answers[i] = _as_answer(error)
+                answers[i] = as_answer(error)
                 return
             one.acquired = True
             one.load_ms = (time.monotonic() - one.received) * 1000
@@ -316,13 +325,13 @@ class Service:
                 try:
                     self._preparation.prepare(pending[i])
                 except Exception as error:
-                    answers[i] = _as_answer(error)
+                    answers[i] = as_answer(error)
 
         cost = sum(pending[i].preparing_cost for i in indices)
         await at_once_if(cost <= SMALL_TEXT, tokenise, self._tokenising)
         requests = {i: request for i in indices if (request := pending[i].engine_request) is not None}
         finished = {i: self.dispatcher.end_of(request.future) for i, request in requests.items()}
-        for i, error in self._submit(requests).items():
+        for i, error in submit(self.engine, requests).items():
             answers[i] = error
             pending[i].engine_request = None
         waiting = [i for i in requests if pending[i].engine_request is not None]
@@ -330,7 +339,7 @@ class Service:
             try:
                 await self._wait(requests[i], finished[i], deadline)
             except Exception as error:
-                answers[i] = _as_answer(error)
+                answers[i] = as_answer(error)
 
         def finish() -> None:
             for i in waiting:
@@ -338,7 +347,7 @@ class Service:
                     try:
                         answers[i] = self._response(pending[i], costs[i])
                     except Exception as error:
-                        answers[i] = _as_answer(error)
+                        answers[i] = as_answer(error)
 
         costs = {i: response_cost(pending[i]) for i in waiting if answers[i] is None}
         await at_once_if(sum(costs.values()) <= SMALL_OUTPUT, finish)
@@ -346,45 +355,20 @@ class Service:
     async def _wait(self, request: Request, end: asyncio.Future[None], deadline: asyncio.Timeout) -> None:
         """Waits until the engine has finished it, `end`. Raises its error.
 
-        The deadline is extended as long as tokens are generated: it limits the time without progress.
+        The deadline is extended as long as tokens are generated: it limits the time without progress. That of the call
+        itself is not.
         """
         if request.generates:
             loop, seconds = asyncio.get_running_loop(), self.limits.timeout
-            grown = -1
+            call, grown = CURRENT_CALL.get(), -1
             while not end.done():
                 if request.output_tokens > grown:
                     grown = request.output_tokens
-                    deadline.reschedule(loop.time() + seconds)
+                    deadline.reschedule(loop.time() + self.limits.seconds_left(call))
                 await asyncio.wait({end}, timeout=seconds / 4)
-            deadline.reschedule(loop.time() + seconds)
+            deadline.reschedule(loop.time() + self.limits.seconds_left(call))
         await end
         request.future.result()
-
-    def _submit(self, requests: dict[int, Request]) -> dict[int, ManyhatsError]:
-        """Submits all together, or as many as fit in the queues."""
-        if not requests:
-            return {}
-        try:
-            self.engine.submit(list(requests.values()))
-        except Overloaded:
-            refused: dict[int, ManyhatsError] = {}
-            for i, request in requests.items():
-                try:
-                    self.engine.submit([request])
-                except ManyhatsError as error:
-                    refused[i] = error
-            return refused
-        except ManyhatsError as error:
-            return dict.fromkeys(requests, error)
-        return {}
-
-
-def _as_answer(error: Exception) -> ManyhatsError:
-    """The error for the caller; internal errors are only logged."""
-    if isinstance(error, ManyhatsError):
-        return error
-    logger.error("a request failed", exc_info=error)
-    return EngineFailure("the server failed on this request; its log says why")
 
 
 def _release_if_given(adapter_cache: AdapterCache, version: Version, load: Future[BoundAdapter]) -> None:

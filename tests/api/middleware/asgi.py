@@ -9,6 +9,7 @@ from typing import Any
 
 from manyhats.access.control import AccessControl
 from manyhats.api.middleware.gate import Gate
+from manyhats.api.turns import Turns
 from manyhats.settings import Settings
 from starlette.types import ASGIApp, Message
 
@@ -28,6 +29,7 @@ def pieces(body: Iterable[bytes]) -> list[Message]:
 def gate(**options: Any) -> Callable[[ASGIApp], Gate]:
     """Puts a gate before a route: one that lets all pass but for what `options` say."""
     given = {"hosts": None, "origins": (), "json_limit": 1 << 20, "upload_limit": 1 << 20, "access": no_keys()}
+    given |= {"timeout": 60.0, "turns": Turns(lambda: 16)}
     return lambda app: Gate(app, **given | options)
 
 

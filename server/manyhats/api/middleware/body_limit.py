@@ -9,6 +9,7 @@ from manyhats.errors import Overloaded, TooLarge
 
 _ALWAYS_READ = 64 << 10  # bytes of a body that are read however much is under way
 _TOTAL_FACTOR = 16  # times the limit of one body: what all bodies under way may hold
+_CLIENT_FACTOR = 4  # the same, of one client's
 
 
 class BodyLimit:
@@ -21,6 +22,7 @@ class BodyLimit:
         self.limit = limit
         self._held = held
         self._held_bytes = 0  # bytes of all bodies under way
+        self._held_by: dict[str, int] = {}  # the same, by client
 
     def check(self, headers: FirstValues) -> None:
         """Raises TooLarge for a body that is said to be."""
@@ -28,9 +30,29 @@ class BodyLimit:
         if length.isdigit() and (len(length) > 18 or int(length) > self.limit):
             raise self._too_large()
 
-    def counted(self, receive: Receive) -> CountedBody:
-        """The messages of a body, counted."""
-        return CountedBody(self, receive)
+    def counted(self, receive: Receive, client: str) -> CountedBody:
+        """The messages of a client's body, counted."""
+        return CountedBody(self, receive, client)
+
+    def hold(self, client: str, size: int) -> None:
+        """So many bytes more of a client's, or fewer."""
+        self._held_bytes += size
+        held = self._held_by.get(client, 0) + size
+        if held:
+            self._held_by[client] = held
+        else:
+            self._held_by.pop(client, None)
+
+    def check_held(self, client: str) -> None:
+        """Raises Overloaded where the bodies under way are too much, of all or of this client."""
+        if not self._held:
+            return
+        if self._held_bytes > _TOTAL_FACTOR * self.limit:
+            raise Overloaded("the bodies of requests under way fill the memory that is set aside for them")
+        if self._held_by.get(client, 0) > _CLIENT_FACTOR * self.limit:
+            raise Overloaded(
+                f"the bodies of this client's requests under way have more than {_CLIENT_FACTOR * self.limit} bytes"
+            )
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body is larger than {self.limit} bytes", param="body")
@@ -39,8 +61,9 @@ class BodyLimit:
 class CountedBody:
     """The messages of one body. `release` gives back what it held."""
 
-    def __init__(self, limit: BodyLimit, receive: Receive) -> None:
+    def __init__(self, limit: BodyLimit, receive: Receive, client: str) -> None:
         self._limit = limit
+        self._client = client
         self._receive = receive
         self._seen = 0
 
@@ -50,13 +73,13 @@ class CountedBody:
         size = len(message.get("body", b""))
         limits = self._limit
         self._seen += size
-        limits._held_bytes += size
+        limits.hold(self._client, size)
         if self._seen > limits.limit:
             raise limits._too_large()
-        if limits._held and limits._held_bytes > _TOTAL_FACTOR * limits.limit and self._seen > _ALWAYS_READ:
-            raise Overloaded("the bodies of requests under way fill the memory that is set aside for them")
+        if self._seen > _ALWAYS_READ:
+            limits.check_held(self._client)
         return message
 
     def release(self) -> None:
         """The request has ended."""
-        self._limit._held_bytes -= self._seen
+        self._limit.hold(self._client, -self._seen)

@@ -9,20 +9,26 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from manyhats.access.control import AccessControl
+from manyhats.api.clients import client_of
+from manyhats.api.disconnect import ClientDisconnected
 from manyhats.api.errors import response
 from manyhats.api.middleware.access import identify
 from manyhats.api.middleware.body_limit import BodyLimit
 from manyhats.api.middleware.content import check_content_type, has_json_body, is_upload, without_mark
 from manyhats.api.middleware.cors import Cors
+from manyhats.api.middleware.deadline import KEY as TIMEOUT
+from manyhats.api.middleware.deadline import limit_by_header
 from manyhats.api.middleware.encoding import UnsupportedEncoding, is_packed, unpacked
 from manyhats.api.middleware.headers import FirstValues, first_values
 from manyhats.api.middleware.hosts import AllowedHosts
+from manyhats.api.middleware.in_turn import cost_of, wait_for_turn
 from manyhats.api.middleware.origins import SameOrigin
 from manyhats.api.middleware.paths import headers_alone, lenient_path
 from manyhats.api.middleware.request_id import request_id, with_request_id
 from manyhats.api.observer import Observer
+from manyhats.api.turns import Turns
 from manyhats.core.call import CURRENT_CALL, Call
-from manyhats.errors import ManyhatsError
+from manyhats.errors import DeadlineExceeded, ManyhatsError
 from manyhats.serving.http_metrics import HttpMetrics
 
 
@@ -33,8 +39,8 @@ class Gate:
     body. Who sends it is noted for its route, which says whether they may.
 
     `access`: knows whose keys are whose. `hosts`: the names of this server, None for any. `origins`: whose pages may
-    ask. `json_limit`, `upload_limit`: bytes of a body. `check_open` raises for a path that is not open now. `observer`:
-    is told of each request.
+    ask. `json_limit`, `upload_limit`: bytes of a body. `turns`: whose request is begun next. `timeout`: the most
+    seconds until an answer. `check_open` raises for a path that is not open now. `observer`: is told of each request.
     """
 
     def __init__(
@@ -46,12 +52,16 @@ class Gate:
         origins: Sequence[str],
         json_limit: int,
         upload_limit: int,
+        turns: Turns,
+        timeout: float,
         check_open: Callable[[str], object] = lambda path: None,
         observer: Observer | None = None,
     ) -> None:
         self._app = app
         self._access = access
         self._observer = observer or Observer(HttpMetrics(), None, with_texts=False)
+        self._turns = turns
+        self.timeout = timeout
         self._check_open = check_open
         self._same_origin = SameOrigin(origins)
         self._json = BodyLimit(json_limit, held=True)
@@ -72,7 +82,7 @@ class Gate:
             return
         begin = time.monotonic()
         headers = first_values(scope)
-        call = Call(request_id(headers), headers=headers)
+        call = Call(request_id(headers), headers=headers, client=client_of(scope.get("client")))
         self._observer.begun(call)
         state = scope.setdefault("state", {})
         state["request_id"], state["call"] = call.id, call
@@ -90,6 +100,7 @@ class Gate:
         await self._check(scope, first_values(scope), receive, send)
 
     async def _check(self, scope: Scope, headers: FirstValues, receive: Receive, send: Send) -> None:
+        received = time.monotonic()
         try:
             self._hosts.check(scope, headers)
             self._same_origin.check(scope, headers)
@@ -107,14 +118,32 @@ class Gate:
                 check_content_type(scope, headers)
                 receive = without_mark(receive)
             limit.check(headers)
+            if (given := headers.get(TIMEOUT)) is not None:
+                limit_by_header(CURRENT_CALL.get(), given, received)
         except ManyhatsError as error:
             await _refusal(error)(scope, receive, send)
             return
-        body = limit.counted(receive)
+        call = CURRENT_CALL.get()
+        body = limit.counted(receive, call.flow)
+        turn = self._turns.ask(
+            call.flow, scope["path"], cost_of(scope, headers), counts=scope["method"] not in ("GET", "HEAD")
+        )
+        try:
+            if not turn.begun:
+                call.limit(received + self.timeout)
+                await wait_for_turn(self._turns, turn, call, scope)
+        except DeadlineExceeded as error:
+            self._turns.end(turn)
+            await _refusal(error)(scope, receive, send)
+            return
+        except ClientDisconnected:  # nobody reads an answer
+            self._turns.end(turn)
+            return
         try:
             await self._app(scope, body.receive, send)
         finally:
             body.release()
+            self._turns.end(turn)
             if (route := scope.get("route")) is not None:
                 scope["state"]["call"].route = route.path
 

@@ -30,7 +30,7 @@ from manyhats.api.known_fields import (
     reject_unsupported,
     translate,
 )
-from manyhats.api.schemas import Many
+from manyhats.api.schemas import Many, Timeout
 from manyhats.backbone import Text
 from manyhats.core.kinds.generate import GenerateParameters
 from manyhats.errors import InvalidRequest
@@ -86,6 +86,7 @@ class Body(BaseModel):
 
     model: StrictStr = Field(min_length=1)
     stream: StrictBool | None = None
+    timeout: Timeout | None = None
     stream_options: StreamOptions | None = None
     n: _Count = None
     best_of: _Count = None
