@@ -60,6 +60,7 @@ def test_every_setting_can_come_from_every_source(file: Path, monkeypatch: pytes
         "allow_unauthenticated": "true",
         "cors_origins": "https://a.example",
         "metrics_names": "nobody",
+        "verify_fraction": "0.5",
     }
     texts = {name: text for name, text in texts.items() if name not in FORMER}
     file.write_text("".join(f'{name} = "{text}"\n' for name, text in texts.items()))

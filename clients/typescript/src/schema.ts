@@ -237,6 +237,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/tasks/{task}/lift": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Lift
+         * @description Has all versions of a task asked again, and share batches, that were quarantined for their faults.
+         */
+        post: operations["lift_v1_tasks__task__lift_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/tasks/{task}/pin": {
         parameters: {
             query?: never;
@@ -1222,6 +1242,7 @@ export interface components {
             residency: "disk" | "memory" | "slot";
             bytes: number;
             quarantined?: string | null;
+            alone?: string | null;
             versions: components["schemas"]["TaskVersion"][];
             aliases: {
                 [key: string]: number | components["schemas"]["AliasTarget"][];
@@ -1269,6 +1290,7 @@ export interface components {
             residency: "disk" | "memory" | "slot";
             bytes: number;
             quarantined?: string | null;
+            alone?: string | null;
         };
         /** @description The same of one task. */
         TaskTraffic: {
@@ -1280,7 +1302,7 @@ export interface components {
         };
         /**
          * @description One version. `created`: unix seconds. `card`: its README.md; `curves`: of its training, where the card has them,
-         *     of a version asked for by itself. `quarantined`: why its files are not used.
+         *     of a version asked for by itself. `quarantined`: why it is not asked; `alone`: why it shares no batch.
          */
         TaskVersion: {
             version: number;
@@ -1296,6 +1318,7 @@ export interface components {
             card: string | null;
             curves?: components["schemas"]["TrainingHistory"] | null;
             quarantined?: string | null;
+            alone?: string | null;
         };
         /** @description A text, or a pair of them (question and context, premise and hypothesis). */
         TextInput: {
@@ -2044,6 +2067,46 @@ export interface operations {
         };
     };
     unload_v1_tasks__task__unload_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                task: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TaskSummary"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    lift_v1_tasks__task__lift_post: {
         parameters: {
             query?: never;
             header?: never;

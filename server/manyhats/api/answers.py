@@ -57,7 +57,7 @@ _KEPT: dict[str, Any] = _VERSION | {
 
 class TaskVersion(VersionFields):
     """One version. `created`: unix seconds. `card`: its README.md; `curves`: of its training, where the card has them,
-    of a version asked for by itself. `quarantined`: why its files are not used."""
+    of a version asked for by itself. `quarantined`: why it is not asked; `alone`: why it shares no batch."""
 
     model_config = examples(_KEPT)
 
@@ -67,6 +67,7 @@ class TaskVersion(VersionFields):
     card: str | None
     curves: TrainingHistory | None = None
     quarantined: str | None = None
+    alone: str | None = None
 
 
 class AliasTarget(AnswerBody):
@@ -112,6 +113,7 @@ class TaskSummary(AnswerBody):
     residency: Literal["disk", "memory", "slot"]
     bytes: int
     quarantined: str | None = None
+    alone: str | None = None
 
 
 class TaskList(AnswerBody):

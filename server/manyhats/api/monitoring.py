@@ -21,6 +21,7 @@ from manyhats.api.state import runtime_of
 from manyhats.errors import PermissionDenied
 from manyhats.runtime import Runtime
 from manyhats.serving.activity import INTERVAL, MAX_BATCHES, Traffic
+from manyhats.serving.faulty_adapters import quarantined_versions
 
 router = APIRouter(prefix="/v1", tags=["operations"], dependencies=[Depends(require_read)])
 
@@ -169,7 +170,7 @@ async def overview(request: Request) -> Response:
         "inputs_waiting": sum(runtime.engine.waiting().values()),
         "loads": cache.loads,
         "evictions": cache.evictions,
-        "quarantined_versions": len(runtime.registry.quarantine.versions()),
+        "quarantined_versions": len(quarantined_versions(runtime.registry, runtime.service.faulty)),
     }
     return small_json(body)
 

@@ -29,6 +29,8 @@ from manyhats.engine.batch_formation import BatchFormation
 from manyhats.engine.compute_threads import set_compute_threads
 from manyhats.engine.detokenizer import Detokenizer
 from manyhats.engine.kv_cache import KVCache
+from manyhats.engine.lanes import Lanes
+from manyhats.engine.out_of_memory import PassBound
 from manyhats.engine.runner import Runner
 from manyhats.engine.scheduler import Scheduler
 from manyhats.engine.set_future import set_future
@@ -76,7 +78,11 @@ class Engine:
         self.scheduler = Scheduler(
             self.cache, max_num_batched_tokens=config.max_num_batched_tokens, max_num_seqs=config.max_num_seqs
         )
+        self.lanes = Lanes(self.scheduler)
         self.runner = Runner(backbone, self.cache, enforce_eager=config.enforce_eager)
+        least = config.max_num_seqs if self.cache is not None else 1
+        self.pass_bound = PassBound(self.scheduler.max_num_batched_tokens, least)
+        self.runner.on_out_of_memory = self.pass_bound.lower
         self.detokenizer = Detokenizer()
         # Entered around the delivery of a batch's results, so that they can be handed over together.
         self.step_scope: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -98,6 +104,9 @@ class Engine:
         self._batch: ScheduledBatch | None = None  # the running batch
         self._threads = config.threads
         self._thread_ready = threading.Event()
+        self.busy_since: float | None = None  # when the running step began, by `time.monotonic()`
+        self.hangs = False  # whether somebody has found that the running step never ends: nobody waits for it
+        self._ended = False  # whether the loop has ended for good
         self._thread = threading.Thread(target=self._supervise, name="model", daemon=True)
 
     # ---- from any thread
@@ -112,6 +121,18 @@ class Engine:
     def healthy(self) -> bool:
         """Whether the model's thread is alive and its last step raised no error."""
         return self._last_step_ok and self._thread.is_alive()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the model's thread runs, or has nothing more to do."""
+        return self._thread.is_alive() or self._ended or self._thread.ident is None
+
+    def revive(self) -> None:
+        """Starts the model's thread again where it has died. Running requests fail, and what waits is answered."""
+        if not self.alive:
+            died = RuntimeError("the model's thread has died")
+            self._thread = threading.Thread(target=self._supervise, args=(died,), name="model", daemon=True)
+            self._thread.start()
 
     def submit(self, requests: Many[Request]) -> None:
         """Queues requests together, so that they can share a batch. Raises Overloaded or NotReady for all of them."""
@@ -146,14 +167,16 @@ class Engine:
         if self._thread.ident is None:  # the engine was never started
             self._shut_down()
             return True
-        self._thread.join(timeout)
+        self._thread.join(0 if self.hangs else timeout)
         with self._condition:
             self._aborting = True
             queued = [request for request in self._unfinished if not request.started]
             self._condition.notify_all()
         for request in queued:  # the others may be in the running batch
             set_future(request.future, NotReady(_SHUTTING_DOWN))
-        self._thread.join(_LAST_BATCH_TIMEOUT)
+        self._thread.join(0 if self.hangs else _LAST_BATCH_TIMEOUT)
+        if not self.alive:  # it has died meanwhile
+            self._shut_down()
         return not self._thread.is_alive()
 
     def _on_done(self, request: Request, _: Future[None]) -> None:
@@ -173,7 +196,10 @@ class Engine:
         """Runs one batch. Returns False where nothing could run."""
         self._drain_inbox()
         with torch.inference_mode():
-            batch = self._batch = self.scheduler.schedule()
+            if self.pass_bound.lowered:
+                self.pass_bound.recover()
+                self.lanes.limit(self.pass_bound.tokens)
+            batch = self._batch = self.lanes.schedule()
             self._update_waiting_counts()
             if batch is None:
                 self.runner.drop_plan()
@@ -181,8 +207,8 @@ class Engine:
             begin = time.monotonic()
             outputs = self.runner.execute(batch)
             self._formation.cost.add(batch.tokens, time.monotonic() - begin)
-            outputs = self.scheduler.update(batch, outputs)
-        if self.scheduler.idle or any(output.finished is not None for output in outputs):
+            outputs = self.lanes.update(batch, outputs)
+        if self.lanes.idle or any(output.finished is not None for output in outputs):
             self.runner.drop_plan()
         waiting = self._deliver(outputs)
         self._formation.passed(_answered(outputs), batch.tokens, waiting)
@@ -196,15 +222,14 @@ class Engine:
             self._inbox.clear()
             aborted, self._aborted = self._aborted, []
         while self._incoming:
-            self.scheduler.add(self._incoming[0])
+            self.lanes.add(self._incoming[0])
             self._incoming.popleft()
         if aborted:
-            self.scheduler.abort(*aborted)
+            self.lanes.abort(*aborted)
 
     def _update_waiting_counts(self) -> None:
         """Updates the counts of waiting sequences after scheduling and preemption."""
-        scheduled, self.scheduler.newly_scheduled = self.scheduler.newly_scheduled, []
-        preempted, self.scheduler.newly_preempted = self.scheduler.newly_preempted, []
+        scheduled, preempted = self.lanes.take_moves()
         if scheduled or preempted:
             with self._condition:
                 self._admission.mark_scheduled(scheduled)
@@ -243,7 +268,7 @@ class Engine:
     def _wait(self) -> bool:
         """Waits until there is work. Returns False where the thread must end."""
         with self._condition:
-            while not self._inbox and not self._aborted and self.scheduler.idle:
+            while not self._inbox and not self._aborted and self.lanes.idle:
                 if self._rejection_reason is not None:
                     return False
                 self._last_step_ok = True
@@ -253,7 +278,7 @@ class Engine:
     def _form_batch(self) -> None:
         """Waits for the clients that the last pass answered, where that makes the next one fuller."""
         with self._condition:
-            wanted = None if self.scheduler.running else self._formation.wait(self._admission.total)
+            wanted = None if self.lanes.running else self._formation.wait(self._admission.total)
             if wanted is None or self._rejection_reason is not None:
                 return
             self._wanted = wanted.sequences
@@ -271,27 +296,33 @@ class Engine:
         """Runs steps until the engine is stopped and no request is left."""
         while self._wait():
             self._form_batch()
+            self.busy_since = time.monotonic()
             ran = self.step()
+            self.busy_since = None
             self._last_step_ok = True
-            if not ran and not self.scheduler.idle:
+            if not ran and not self.lanes.idle:
                 with self._condition:
                     self._condition.wait(_IDLE_RETRY_SECONDS)
 
     # ---- supervision
 
-    def _supervise(self) -> None:
-        """The thread's function: runs the loop, and restarts it after an error outside a batch, unless they repeat."""
+    def _supervise(self, died: BaseException | None = None) -> None:
+        """The thread's function: runs the loop, and restarts it after an error outside a batch, unless they repeat.
+        `died`: why the thread before it has ended."""
+        self.busy_since = None
         if self._threads:
             set_compute_threads(self._threads)
         self._thread_ready.set()
-        reason = None
+        reason = None if died is None else self._recover(died)
         while reason is None:
             try:
                 self._loop()
                 break
             except BaseException as error:
+                self.busy_since = None
                 self._last_step_ok = False
                 reason = self._recover(error)
+        self._ended = True
         self._shut_down()
         if reason is not None:
             self.on_fatal(reason)
@@ -303,7 +334,7 @@ class Engine:
         self._failure_times.append(time.monotonic())
         failure = EngineFailure("the server failed on this request; its log says why")
         try:
-            running = self.scheduler.abort_running()
+            running = self.lanes.abort_running()
             running += [one.sequence for one in self._batch.sequences] if self._batch is not None else []
             self._batch = None
             self.runner.drop_plan()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, ParamSpec
 
 P = ParamSpec("P")
+
+_LOST_SECONDS = 0.7  # after which a wake-up that the event loop has not followed may be lost
 
 
 class Dispatcher:
@@ -27,6 +30,7 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._calls: deque[Callable[[], object]] = deque()
         self._woken = False
+        self.busy_since: float | None = None  # when the loop was woken for calls that it has not begun
         self._thread = threading.local()
         self.wake_ups = 0  # so far
 
@@ -76,17 +80,35 @@ class Dispatcher:
             if self._loop is None or self._woken or not self._calls:
                 return
             self._woken = True
+            self.busy_since = time.monotonic()
             self.wake_ups += 1
         try:
             self._loop.call_soon_threadsafe(self._run)
         except RuntimeError:  # the loop has just been closed
             with self._lock:
                 self._woken = False
+                self.busy_since = None
                 self._calls.clear()
+
+    # ---- for the watchdog
+
+    @property
+    def alive(self) -> bool:
+        """Whether calls reach the event loop: it has not been woken long ago without beginning."""
+        since = self.busy_since
+        return since is None or time.monotonic() - since < _LOST_SECONDS
+
+    def revive(self) -> None:
+        """Wakes the event loop again, as a wake-up may have been lost. A loop that is only slow does no more for it."""
+        loop = self._loop
+        if loop is not None and not loop.is_closed() and self.busy_since is not None:
+            with suppress(RuntimeError):  # it has just been closed
+                loop.call_soon_threadsafe(self._run)
 
     def _run(self) -> None:
         with self._lock:
             self._woken = False
+            self.busy_since = None
         assert self._loop is not None
         for _ in range(len(self._calls)):
             call = self._calls.popleft()

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from manyhats.core.report import BatchReport
 from manyhats.engine.engine import Engine
 from manyhats.registry.adapter_cache import AdapterCache
+from manyhats.registry.records import Version
 from manyhats.registry.registry import Registry
 from manyhats.serving.activity import RecentBatches, RecentTraffic
 
@@ -123,7 +124,8 @@ class SummedOverTasks(Collector):  # type: ignore[misc]
 
 
 class RuntimeGauges(Collector):  # type: ignore[misc]
-    """Gauges read from the server's components at each scrape. `max_versions`: of damaged ones that are named."""
+    """Gauges read from the server's components at each scrape. `quarantined`: the versions that are not asked;
+    `max_versions`: of those, how many are named."""
 
     def __init__(
         self,
@@ -133,18 +135,20 @@ class RuntimeGauges(Collector):  # type: ignore[misc]
         *,
         is_ready: Callable[[], bool],
         max_versions: int,
+        quarantined: Callable[[], list[Version]],
     ) -> None:
         self._registry = registry
         self._adapter_cache = adapter_cache
         self._engine = engine
         self._is_ready = is_ready
         self._max_versions = max_versions
+        self._quarantined = quarantined
 
     def collect(self) -> Iterable[Metric]:
         """One family for each gauge."""
         stats = self._adapter_cache.stats()
         waiting = self._engine.waiting()
-        quarantined = self._registry.quarantine.versions()
+        quarantined = self._quarantined()
         figures = {
             "manyhats_inputs_waiting": ("Inputs in the queues", sum(waiting.values())),
             "manyhats_tasks_waiting": ("Tasks with inputs in the queues", len(waiting)),
@@ -156,7 +160,7 @@ class RuntimeGauges(Collector):  # type: ignore[misc]
             "manyhats_adapter_loads_total": ("Adapters read from disk", stats.loads),
             "manyhats_adapter_evictions_total": ("Adapters that gave up their slot", stats.evictions),
             "manyhats_tasks": ("Tasks in the registry", self._registry.count),
-            "manyhats_quarantined_versions": ("Versions whose stored files are damaged", len(quarantined)),
+            "manyhats_quarantined_versions": ("Versions that are not asked: damaged or faulty", len(quarantined)),
             "manyhats_ready": ("Whether the server answers", int(self._is_ready())),
         }
         engine = self._engine
@@ -177,7 +181,7 @@ class RuntimeGauges(Collector):  # type: ignore[misc]
         for name, (text, value) in figures.items():
             yield GaugeMetricFamily(name, text, value)
         damaged = GaugeMetricFamily(
-            "manyhats_quarantined", "Versions whose stored files are damaged", labels=["task", "version"]
+            "manyhats_quarantined", "Versions that are not asked: damaged or faulty", labels=["task", "version"]
         )
         for version in quarantined[: self._max_versions]:
             damaged.add_metric([version.task, str(version.number)], 1)

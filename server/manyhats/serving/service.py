@@ -7,7 +7,6 @@ with other requests, and releases everything when it is answered, rejected or ca
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -16,7 +15,7 @@ from manyhats.backbone import Backbone
 from manyhats.core.kinds.registry import KINDS
 from manyhats.core.sequence import Request
 from manyhats.engine.engine import Engine
-from manyhats.errors import DeadlineExceeded, EngineFailure, ManyhatsError, NotFound, Overloaded
+from manyhats.errors import DeadlineExceeded, ManyhatsError, NotFound, Overloaded
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.names import BASE
@@ -24,6 +23,7 @@ from manyhats.registry.records import Task, TaskSettings, Version
 from manyhats.registry.registry import Registry
 from manyhats.serving.backbone_task import BackboneTask
 from manyhats.serving.dispatch import Dispatcher
+from manyhats.serving.faulty_adapters import FaultyAdapters, as_answer, loading_failure, rendering_failure
 from manyhats.serving.generation import Generation
 from manyhats.serving.inference import (
     InferenceRequest,
@@ -39,8 +39,7 @@ from manyhats.serving.preparation_queue import PreparationQueue
 from manyhats.serving.responses import response_cost, response_of
 from manyhats.serving.task_views import TaskViews
 from manyhats.serving.threads import SMALL_OUTPUT, SMALL_REQUESTS, SMALL_TEXT, at_once_if, tokenising_limit
-
-logger = logging.getLogger(__name__)
+from manyhats.serving.verification import Verifier
 
 
 class Service:
@@ -61,6 +60,8 @@ class Service:
         cache = engine.cache  # of backbones that generate
         self._preparation = Preparation(backbone, None if cache is None else Generation(backbone, cache.capacity))
         self._queue = PreparationQueue(self._preparation, self.dispatcher, self._submit)
+        self.faulty = FaultyAdapters(limits.max_faults, limits.fault_window)
+        self.verifier = Verifier(limits.verify_fraction, backbone, engine, adapter_cache)
         self.on_answer: Callable[[str, Exception | None, float], None] = lambda task, error, seconds: None
 
     async def predict(self, request: InferenceRequest) -> InferenceResponse:
@@ -77,6 +78,8 @@ class Service:
                 answer = await self._answer_small(one)
             else:
                 (answer,) = await self._answers([request], {0: one})
+            if self.verifier.fraction and not isinstance(answer, ManyhatsError):
+                self.verifier.offer(one)
         finally:
             self._close(one)
         failure = answer if isinstance(answer, ManyhatsError) else None
@@ -92,6 +95,9 @@ class Service:
         pending: dict[int, RequestState] = {}
         try:
             answers = await self._answers(requests, pending)
+            for i, one in pending.items() if self.verifier.fraction else ():
+                if not isinstance(answers[i], ManyhatsError):
+                    self.verifier.offer(one)
         finally:
             for one in pending.values():
                 self._close(one)
@@ -129,7 +135,11 @@ class Service:
             parameters, settings = self._views.complete(view, request.defaults, given, request.names)
             if body is not None:
                 merged = open_merged(self.registry, body, version, version.task == BASE)
+            if self.faulty.reasons:
+                self.faulty.check([merged, *merged.members] if merged is not None else [version])
         except ManyhatsError:
+            for pinned in merged.members if merged is not None else ():
+                self.registry.unpin(pinned)
             if version.task != BASE:
                 self.registry.unpin(version)
             raise
@@ -191,14 +201,21 @@ class Service:
             if size <= SMALL_OUTPUT:
                 return self._response(one, size)
         except Exception as error:
-            return _as_answer(error)
+            return self._failure(one, error)
         try:
             async with asyncio.timeout_at(deadline.when()):
                 return await at_once_if(False, lambda: self._response(one, size))
         except TimeoutError:
             return self._late()
         except Exception as error:
-            return _as_answer(error)
+            return self._failure(one, error)
+
+    def _failure(self, one: RequestState, error: Exception) -> ManyhatsError:
+        """The error for the caller, counted where it is the fault of the request's adapter."""
+        answer = as_answer(error)
+        if (version := one.effective_version) is not None:
+            self.faulty.add(version, answer)
+        return answer
 
     def _expire(self, end: asyncio.Future[None]) -> None:
         """Ends the wait for a request that has not been answered in time."""
@@ -209,7 +226,10 @@ class Service:
         return DeadlineExceeded(f"no answer within {self.limits.timeout:g} s")
 
     def _response(self, one: RequestState, size: int) -> InferenceResponse:
-        return response_of(one, self.backbone.tokenizer, self._preparation.generation, size)
+        try:
+            return response_of(one, self.backbone.tokenizer, self._preparation.generation, size)
+        except Exception as error:
+            raise rendering_failure(one.effective_version or one.version, error) from error
 
     def _acquired(self, one: RequestState) -> bool:
         """Requests the adapter, unless that was done. Returns whether it is there."""
@@ -271,7 +291,7 @@ class Service:
             try:
                 one.adapter = await waits[i]
             except Exception as error:
-                answers[i] = _as_answer(error)
+                answers[i] = self._failure(one, loading_failure(one.effective_version or one.version, error))
                 return
             one.acquired = True
             one.load_ms = (time.monotonic() - one.received) * 1000
@@ -298,7 +318,7 @@ class Service:
                 try:
                     self._preparation.prepare(pending[i])
                 except Exception as error:
-                    answers[i] = _as_answer(error)
+                    answers[i] = as_answer(error)
 
         cost = sum(pending[i].preparing_cost for i in indices)
         await at_once_if(cost <= SMALL_TEXT, tokenise, self._tokenising)
@@ -312,7 +332,7 @@ class Service:
             try:
                 await self._wait(requests[i], finished[i], deadline)
             except Exception as error:
-                answers[i] = _as_answer(error)
+                answers[i] = self._failure(pending[i], error)
 
         def finish() -> None:
             for i in waiting:
@@ -320,7 +340,7 @@ class Service:
                     try:
                         answers[i] = self._response(pending[i], costs[i])
                     except Exception as error:
-                        answers[i] = _as_answer(error)
+                        answers[i] = self._failure(pending[i], error)
 
         costs = {i: response_cost(pending[i]) for i in waiting if answers[i] is None}
         await at_once_if(sum(costs.values()) <= SMALL_OUTPUT, finish)
@@ -359,14 +379,6 @@ class Service:
         except ManyhatsError as error:
             return dict.fromkeys(requests, error)
         return {}
-
-
-def _as_answer(error: Exception) -> ManyhatsError:
-    """The error for the caller; internal errors are only logged."""
-    if isinstance(error, ManyhatsError):
-        return error
-    logger.error("a request failed", exc_info=error)
-    return EngineFailure("the server failed on this request; its log says why")
 
 
 def _release_if_given(adapter_cache: AdapterCache, version: Version, load: Future[BoundAdapter]) -> None:
