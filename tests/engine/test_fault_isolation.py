@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,29 +50,45 @@ def not_finite(adapter: Adapter) -> Adapter:
 @pytest.mark.parametrize("kernels", ["reference", "cpu"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nan_in_one_sequence_reaches_no_other_of_its_pass(load_backbone: Load, family: str, kernels: str) -> None:
-    """Of every method, one adapter that is in order and one with NaN side by side; and the bare backbone."""
     backbone = load_backbone(family)
     use_kernels(backbone, kernels)
     try:
-        texts = tiny.texts([3, 4, 11])
-        good = [adapter.bind(backbone) for adapter in every.adapters(backbone).values()]
-        own = every.adapters(backbone, 5)
-        # A mask has no numbers, and the texts do not have the words whose rows the second changes.
-        bad = [not_finite(one).bind(backbone) for name, one in own.items() if name not in ("mask", "token_rows")]
-        bound = [BARE, *(one for pair in zip_longest(good, bad) for one in pair if one is not None)]
-        expected = {one: tiny.alone(backbone, one, texts, "mean") for one in (BARE, *good)}
-        one = engines.engine(backbone)
-        requests = [one_pass(backbone, adapter, texts, f"t{i}") for i, adapter in enumerate(bound)]
-        one.submit(requests)
-        while one.step():
-            pass
-        for request, adapter in zip(requests, bound, strict=True):
-            if adapter in expected:
-                assert close(outputs(request), expected[adapter]), adapter.method
-            else:
-                assert isinstance(request.future.exception(0), AdapterFailure), adapter.method
+        check_isolation(backbone)
     finally:
         use_kernels(backbone, "auto")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nan_in_one_sequence_reaches_no_other_on_cuda(
+    base_folder: Callable[[str], Path], family: str, dtype: str
+) -> None:
+    check_isolation(Backbone.load(str(base_folder(family)), device="cuda", dtype=dtype))
+
+
+def check_isolation(backbone: Backbone) -> None:
+    """Of every method, one adapter that is in order and one with NaN side by side; and the bare backbone."""
+    texts = tiny.texts([3, 4, 11])
+    good = [adapter.bind(backbone) for adapter in every.adapters(backbone).values()]
+    own = every.adapters(backbone, 5)
+    # A mask has no numbers, and the texts do not have the words whose rows the second changes.
+    bad = [not_finite(one).bind(backbone) for name, one in own.items() if name not in ("mask", "token_rows")]
+    bound = [BARE, *(one for pair in zip_longest(good, bad) for one in pair if one is not None)]
+    expected = {one: tiny.alone(backbone, one, texts, "mean") for one in (BARE, *good)}
+    one = engines.engine(backbone)
+    requests = [one_pass(backbone, adapter, texts, f"t{i}") for i, adapter in enumerate(bound)]
+    one.submit(requests)
+    while one.step():
+        pass
+    close = tiny.CLOSE if backbone.dtype == torch.float32 else 0.1
+    for request, adapter in zip(requests, bound, strict=True):
+        if adapter in expected:
+            right = [output.float().cpu() for output in expected[adapter]]
+            found = [torch.tensor(output) for output in outputs(request)]
+            assert tiny.difference(found, right) < close, adapter.method
+        else:
+            assert isinstance(request.future.exception(0), AdapterFailure), adapter.method
 
 
 def generations(backbone: Backbone, adapters: list[BoundAdapter], new: int = 6) -> list[Request]:

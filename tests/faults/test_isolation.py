@@ -132,7 +132,17 @@ def test_an_adapter_that_raises_is_quarantined(
 # ---- parts that die
 
 
-def kill_model(monkeypatch: pytest.MonkeyPatch, armed: threading.Event) -> str:
+class Armed(threading.Event):
+    """A fault that is to happen once; `at`: when it did."""
+
+    at = 0.0
+
+    def clear(self) -> None:
+        super().clear()
+        self.at = time.monotonic()
+
+
+def kill_model(monkeypatch: pytest.MonkeyPatch, armed: Armed) -> str:
     recover, step = Engine._recover, Engine.step
 
     def dying(self: Engine, error: BaseException) -> Any:
@@ -151,7 +161,7 @@ def kill_model(monkeypatch: pytest.MonkeyPatch, armed: threading.Event) -> str:
     return "the model's thread"
 
 
-def kill_loader(monkeypatch: pytest.MonkeyPatch, armed: threading.Event) -> str:
+def kill_loader(monkeypatch: pytest.MonkeyPatch, armed: Armed) -> str:
     following = LoadingThreads._next
 
     def dying(self: LoadingThreads, own: threading.Thread) -> Any:
@@ -165,7 +175,7 @@ def kill_loader(monkeypatch: pytest.MonkeyPatch, armed: threading.Event) -> str:
     return "the loading of adapters"
 
 
-def kill_scanner(monkeypatch: pytest.MonkeyPatch, armed: threading.Event) -> str:
+def kill_scanner(monkeypatch: pytest.MonkeyPatch, armed: Armed) -> str:
     scan = Scanner.scan
 
     def dying(self: Scanner) -> bool:
@@ -178,7 +188,7 @@ def kill_scanner(monkeypatch: pytest.MonkeyPatch, armed: threading.Event) -> str
     return "the scan for adapters"
 
 
-def lose_wake_up(monkeypatch: pytest.MonkeyPatch, armed: threading.Event) -> str:
+def lose_wake_up(monkeypatch: pytest.MonkeyPatch, armed: Armed) -> str:
     run = Dispatcher._run
 
     def lost(self: Dispatcher) -> None:
@@ -215,7 +225,7 @@ class Ready:
 def test_a_part_that_dies_is_noticed_and_the_queue_is_answered(
     start: Any, monkeypatch: pytest.MonkeyPatch, plant: Callable[..., str], request: pytest.FixtureRequest
 ) -> None:
-    armed = threading.Event()
+    armed = Armed()
     part = plant(monkeypatch, armed)
     with start(scan_interval=0.1) as live:
         tasks = [live.add() for _ in range(4)]
@@ -231,13 +241,12 @@ def test_a_part_that_dies_is_noticed_and_the_queue_is_answered(
                 answers[i] = client.post(f"/v1/tasks/{tasks[i % 4]}/predict", json=body)
 
         armed.set()
-        planted = time.monotonic()
         threads = [threading.Thread(target=ask, args=(i,)) for i in range(12)]
         for thread in threads:
             thread.start()
         watchdog = live.runtime.watchdog
         wait_until(lambda: watchdog.deaths[part] == 1, "its death is noticed")
-        noticed = time.monotonic() - planted
+        noticed = time.monotonic() - armed.at
         for thread in threads:
             thread.join(PATIENCE)
         wait_until(lambda: live.runtime.ready, "it is ready again")
@@ -320,6 +329,30 @@ def test_a_scan_that_hangs_is_noticed(start: Any, monkeypatch: pytest.MonkeyPatc
         armed.clear()
         proceed.set()
         wait_until(lambda: live.runtime.ready, "it is ready again")
+
+
+def test_loading_that_hangs_is_noticed(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with start(stall_timeout=0.3) as live:
+        one, other = live.add(), live.add()
+        expected = live.outputs(one)
+        live.client.post(f"/v1/tasks/{one}/unload")
+        proceed, load = threading.Event(), live.runtime.adapter_cache._load
+
+        def hanging(version: Any) -> Any:
+            proceed.wait(PATIENCE)
+            return load(version)
+
+        monkeypatch.setattr(live.runtime.adapter_cache, "_load", hanging)
+        asking = threading.Thread(target=lambda: live.ask(one))
+        asking.start()
+        wait_until(lambda: not live.runtime.ready, "it is noticed")
+        assert "the loading of adapters hangs" in live.runtime.condition
+        with live.new_client() as client:
+            assert client.post(f"/v1/tasks/{other}/predict", json={"inputs": "w1"}).status_code == 200
+        proceed.set()
+        asking.join(PATIENCE)
+        wait_until(lambda: live.runtime.ready, "it is ready again")
+        assert close(live.outputs(one), expected)
 
 
 # ---- a thread that hangs for good

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 logger = logging.getLogger(__name__)
 
-INTERVAL = 0.2  # seconds between two looks
+INTERVAL = 0.1  # seconds between two looks
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec
 
 P = ParamSpec("P")
 
-_LOST_SECONDS = 0.7  # after which a wake-up that the event loop has not followed may be lost
+_OVERDUE_SECONDS = 0.2  # after which the event loop is asked whether a wake-up was lost
 
 
 class Dispatcher:
@@ -31,6 +31,8 @@ class Dispatcher:
         self._calls: deque[Callable[[], object]] = deque()
         self._woken = False
         self.busy_since: float | None = None  # when the loop was woken for calls that it has not begun
+        self._probed: float | None = None  # the wake-up that the loop was asked about
+        self._lost: float | None = None  # the wake-up that never came
         self._thread = threading.local()
         self.wake_ups = 0  # so far
 
@@ -94,16 +96,25 @@ class Dispatcher:
 
     @property
     def alive(self) -> bool:
-        """Whether calls reach the event loop: it has not been woken long ago without beginning."""
-        since = self.busy_since
-        return since is None or time.monotonic() - since < _LOST_SECONDS
+        """Whether calls reach the event loop: no wake-up was lost. A loop that is only slow is alive."""
+        since, loop = self.busy_since, self._loop
+        overdue = since is not None and time.monotonic() - since > _OVERDUE_SECONDS
+        if overdue and since != self._probed and loop is not None:
+            self._probed = since
+            with suppress(RuntimeError):  # it has just been closed
+                loop.call_soon_threadsafe(self._probe, since)
+        return self._lost is None or self._lost != since
+
+    def _probe(self, since: float | None) -> None:
+        """On the event loop, which does in order what it is given: what it was woken for before should have begun."""
+        if self.busy_since == since:
+            self._lost = since
 
     def revive(self) -> None:
-        """Wakes the event loop again, as a wake-up may have been lost. A loop that is only slow does no more for it."""
-        loop = self._loop
-        if loop is not None and not loop.is_closed() and self.busy_since is not None:
-            with suppress(RuntimeError):  # it has just been closed
-                loop.call_soon_threadsafe(self._run)
+        """Wakes the event loop again."""
+        if not self.alive and self._loop is not None:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._run)
 
     def _run(self) -> None:
         with self._lock:
