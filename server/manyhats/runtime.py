@@ -119,7 +119,7 @@ class Runtime:
         self.scanner = Scanner(self.imports, settings.scan_interval)
         self.watchdog = Watchdog(settings.stall_timeout, settings.stall_limit)
         watch(self.watchdog, self.engine, self.adapter_cache, self.service.dispatcher, self.scanner)
-        self.watchdog.on_stalled = self._end_stalled
+        self.watchdog.on_fatal = self._end_hanging
         self._beginning: asyncio.Task[None] | None = None
         self.fatal = ""  # why the engine has given up
         self.engine.runner.on_batch = self.metrics.batch
@@ -177,6 +177,7 @@ class Runtime:
                 await self._beginning
         await self.scanner.stop()
         self.watchdog.stop()
+        self.service.verifier.stop()
         if await to_thread.run_sync(self.engine.stop, self.settings.drain_timeout):
             await to_thread.run_sync(self.close)
         else:  # a running pass keeps what it uses
@@ -188,8 +189,8 @@ class Runtime:
         self.adapter_cache.close()
         self.registry.close()
 
-    def _end_stalled(self, reason: str) -> None:
-        """Something hangs for good."""
+    def _end_hanging(self, reason: str) -> None:
+        """Something hangs for good, or dies again and again."""
         self.engine.hangs = self.engine.busy_since is not None
         self._end(reason)
 

@@ -78,7 +78,7 @@ def test_the_end_is_asked_for_once(thing: Thing) -> None:
     watchdog = Watchdog(stall_timeout=1.0, stall_limit=10.0)
     watchdog.add(thing.part)
     reasons: list[str] = []
-    watchdog.on_stalled = reasons.append
+    watchdog.on_fatal = reasons.append
     watchdog.start()
     try:
         thing.since = time.monotonic() - 5
@@ -105,6 +105,16 @@ def test_an_error_of_one_part_is_no_others(watchdog: Watchdog, thing: Thing) -> 
     assert watchdog.problem() == "broken has died"
     assert watchdog._thread is not None
     assert watchdog._thread.is_alive()
+
+
+def test_what_dies_again_and_again_is_given_up(watchdog: Watchdog, thing: Thing) -> None:
+    reasons: list[str] = []
+    watchdog.on_fatal = reasons.append
+    watchdog._parts.insert(0, Part("mortal", lambda: False, lambda: None, lambda: None))
+    wait_until(lambda: reasons, "the end is asked for")
+    wait_until(lambda: len(watchdog._revivals["mortal"]) == 10, "it is begun anew all the same")
+    assert reasons == ["mortal has died 10 times within 60 s"]
+    assert thing.revived == 0
 
 
 # ---- an engine's threads

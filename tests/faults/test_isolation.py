@@ -13,9 +13,9 @@ import httpx
 import pytest
 from manyhats.core.kinds.classify import Classify
 from manyhats.engine.engine import Engine
+from manyhats.engine.watchdog import Part, Watchdog
 from manyhats.registry.imports import FolderImports
 from manyhats.registry.loading_threads import LoadingThreads
-from manyhats.runtime import Runtime
 from manyhats.serving.dispatch import Dispatcher
 from manyhats.serving.scanner import Scanner
 from safetensors.numpy import load, save
@@ -132,22 +132,34 @@ def test_an_adapter_that_raises_is_quarantined(
 # ---- parts that die
 
 
-class Armed(threading.Event):
+class Armed:
     """A fault that is to happen once; `at`: when it did."""
 
-    at = 0.0
+    def __init__(self) -> None:
+        self.at = 0.0
+        self._left: list[bool] = []
 
-    def clear(self) -> None:
-        super().clear()
+    def set(self) -> None:
+        self._left.append(True)
+
+    def is_set(self) -> bool:
+        return bool(self._left)
+
+    def take(self) -> bool:
+        """Whether it is to happen now, in this thread."""
+        try:
+            self._left.pop()
+        except IndexError:
+            return False
         self.at = time.monotonic()
+        return True
 
 
 def kill_model(monkeypatch: pytest.MonkeyPatch, armed: Armed) -> str:
     recover, step = Engine._recover, Engine.step
 
     def dying(self: Engine, error: BaseException) -> Any:
-        if armed.is_set():
-            armed.clear()
+        if armed.take():
             raise SystemExit("the model's thread dies")
         return recover(self, error)
 
@@ -166,8 +178,7 @@ def kill_loader(monkeypatch: pytest.MonkeyPatch, armed: Armed) -> str:
 
     def dying(self: LoadingThreads, own: threading.Thread) -> Any:
         work = following(self, own)
-        if work is not None and armed.is_set():
-            armed.clear()
+        if work is not None and armed.take():
             raise SystemExit("a loading thread dies")
         return work
 
@@ -179,8 +190,7 @@ def kill_scanner(monkeypatch: pytest.MonkeyPatch, armed: Armed) -> str:
     scan = Scanner.scan
 
     def dying(self: Scanner) -> bool:
-        if armed.is_set():
-            armed.clear()
+        if armed.take():
             raise RuntimeError("the scan's task ends")
         return scan(self)
 
@@ -192,32 +202,12 @@ def lose_wake_up(monkeypatch: pytest.MonkeyPatch, armed: Armed) -> str:
     run = Dispatcher._run
 
     def lost(self: Dispatcher) -> None:
-        if armed.is_set():
-            armed.clear()
+        if armed.take():
             return
         run(self)
 
     monkeypatch.setattr(Dispatcher, "_run", lost)
     return "the event loop"
-
-
-class Ready:
-    """Looks at the readiness all the time: when it was first false."""
-
-    def __init__(self, live: Live) -> None:
-        self.false_at: float | None = None
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look, args=(live.runtime,))
-        self._thread.start()
-
-    def _look(self, runtime: Runtime) -> None:
-        while not self._ended.wait(0.001):
-            if not runtime.ready and self.false_at is None:
-                self.false_at = time.monotonic()
-
-    def end(self) -> None:
-        self._ended.set()
-        self._thread.join()
 
 
 @DIES
@@ -232,7 +222,14 @@ def test_a_part_that_dies_is_noticed_and_the_queue_is_answered(
         expected = [live.outputs(task) for task in tasks]
         for task in tasks:
             live.client.post(f"/v1/tasks/{task}/unload")
-        ready = Ready(live)
+        ready: list[bool] = []  # just before each revival
+        revive = Watchdog._revive
+
+        def seen(self: Watchdog, dead: Part) -> None:
+            ready.append(live.runtime.ready)
+            revive(self, dead)
+
+        monkeypatch.setattr(Watchdog, "_revive", seen)
         answers: list[Any] = [None] * 12
 
         def ask(i: int) -> None:
@@ -250,8 +247,7 @@ def test_a_part_that_dies_is_noticed_and_the_queue_is_answered(
         for thread in threads:
             thread.join(PATIENCE)
         wait_until(lambda: live.runtime.ready, "it is ready again")
-        ready.end()
-        assert ready.false_at is not None  # readiness followed
+        assert ready == [False]  # readiness followed
         request.node.user_properties.append(("noticed", noticed))
         failed = [answer for answer in answers if answer.status_code != 200]
         # only what had begun may fail: what the loading thread had in its hands

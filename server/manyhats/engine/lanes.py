@@ -7,11 +7,10 @@ once more to compare it. The first get every second step while both wait, the se
 from __future__ import annotations
 
 from collections.abc import Iterable
-from collections.abc import Sequence as Many
 from itertools import chain
 
 from manyhats.core.batch import ScheduledBatch, SequenceOutput
-from manyhats.core.sequence import Request, Sequence
+from manyhats.core.sequence import Lane, Request, Sequence
 from manyhats.engine.kv_cache import KVCache
 from manyhats.engine.scheduler import Queue, Scheduler, ShareBudget
 
@@ -52,6 +51,11 @@ class Lanes:
         self.verification = LoneScheduler(shared.cache, max_num_batched_tokens=tokens)
         self.isolated: frozenset[str] = frozenset()  # digests of the adapters whose requests run alone; others set it
         self._all = (shared, self.alone, self.verification)
+        self._by_name: dict[Lane, Scheduler] = {
+            "shared": shared,
+            "alone": self.alone,
+            "verification": self.verification,
+        }
         self._current: Scheduler = shared  # whose batch is running
         self._steps = 0
 
@@ -61,15 +65,15 @@ class Lanes:
         return self.shared.idle and self.alone.idle and self.verification.idle
 
     @property
-    def running(self) -> Many[Sequence]:
-        """The admitted sequences that generate."""
-        return [*self.shared.running, *self.alone.running, *self.verification.running]
+    def generating(self) -> bool:
+        """Whether some admitted sequence generates."""
+        return bool(self.shared.running or self.alone.running or self.verification.running)
 
     def add(self, request: Request) -> None:
         """Queues the sequences of a request."""
         if self.isolated and request.lane == "shared" and request.digest in self.isolated:
             request.lane = "alone"
-        {"shared": self.shared, "alone": self.alone, "verification": self.verification}[request.lane].add(request)
+        self._by_name[request.lane].add(request)
 
     def abort(self, *requests: Request) -> None:
         """See `Scheduler.abort`."""

@@ -1,7 +1,8 @@
 """Notices what has died or hangs: threads, the scan for adapters, calls that never reach the event loop.
 
 What has died is begun anew, with the work that waits for it. A thread that hangs cannot be ended from outside: the
-watchdog says so, and after a bound asks for the end of the process, which a supervisor starts again.
+watchdog says so. After a bound, or where a part dies again and again, it asks for the end of the process, which a
+supervisor starts again.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 logger = logging.getLogger(__name__)
 
 INTERVAL = 0.1  # seconds between two looks
+_MAX_REVIVALS = 10  # of one part within so many seconds, after which it is given up
+_REVIVAL_WINDOW = 60.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Watchdog:
     """Looks after some parts, in a thread of its own.
 
     `stall_timeout`: seconds after which what is busy with one thing counts as hanging; `stall_limit`: seconds after
-    which `on_stalled` is called with the reason, once; 0: never.
+    which `on_fatal` is called with the reason, once; 0: never. It is called too where a part dies again and again.
     """
 
     def __init__(self, stall_timeout: float, stall_limit: float) -> None:
@@ -47,7 +50,8 @@ class Watchdog:
         self._stopping = threading.Event()
         self._ended = False
         self._thread: threading.Thread | None = None
-        self.on_stalled: Callable[[str], None] = lambda reason: None
+        self._revivals: dict[str, deque[float]] = {}  # when each part was begun anew lately
+        self.on_fatal: Callable[[str], None] = lambda reason: None
         self.deaths: Counter[str] = Counter()  # noticed so far, by part
         self.stalls: Counter[str] = Counter()
 
@@ -115,11 +119,22 @@ class Watchdog:
             (self.deaths if died else self.stalls)[part.name] += 1
             logger.critical("%s; the server is not ready%s", wrong, ", and begins it anew" if died else "")
         if died:
-            part.revive()
+            self._revive(part)
             return
         since = part.busy_since()
-        if self._stall_limit and since is not None and not self._ended:
+        if self._stall_limit and since is not None:
             seconds = time.monotonic() - since
             if seconds > self._stall_limit:
-                self._ended = True
-                self.on_stalled(f"{part.name} has done one thing for {seconds:.0f} s, and cannot be ended otherwise")
+                self._give_up(f"{part.name} has done one thing for {seconds:.0f} s, and cannot be ended otherwise")
+
+    def _revive(self, part: Part) -> None:
+        times = self._revivals.setdefault(part.name, deque(maxlen=_MAX_REVIVALS))
+        times.append(time.monotonic())
+        if len(times) == _MAX_REVIVALS and times[-1] - times[0] < _REVIVAL_WINDOW:
+            self._give_up(f"{part.name} has died {_MAX_REVIVALS} times within {_REVIVAL_WINDOW:g} s")
+        part.revive()
+
+    def _give_up(self, reason: str) -> None:
+        if not self._ended:
+            self._ended = True
+            self.on_fatal(reason)

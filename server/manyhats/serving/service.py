@@ -136,7 +136,7 @@ class Service:
             if body is not None:
                 merged = open_merged(self.registry, body, version, version.task == BASE)
             if self.faulty.reasons:
-                self.faulty.check([merged, *merged.members] if merged is not None else [version])
+                self.faulty.check([version] if merged is None else [version, merged, *merged.members])
         except ManyhatsError:
             for pinned in merged.members if merged is not None else ():
                 self.registry.unpin(pinned)
@@ -229,7 +229,8 @@ class Service:
         try:
             return response_of(one, self.backbone.tokenizer, self._preparation.generation, size)
         except Exception as error:
-            raise rendering_failure(one.effective_version or one.version, error) from error
+            failure = rendering_failure(one.effective_version or one.version, error)
+            raise failure from failure.__cause__
 
     def _acquired(self, one: RequestState) -> bool:
         """Requests the adapter, unless that was done. Returns whether it is there."""
