@@ -9,8 +9,9 @@ from manyhats.backbone import Backbone
 from manyhats.core.batch import SequenceOutput
 from manyhats.core.sampling_params import SamplingParams
 from manyhats.core.sequence import PoolingParams, Request, Sequence
+from manyhats.engine.config import EngineConfig
 from manyhats.engine.detokenizer import Detokenizer, IncrementalDetokenizer
-from manyhats.engine.engine import Engine, EngineConfig
+from manyhats.engine.engine import Engine
 from manyhats.engine.prompt_logprobs import PromptLogprobs
 from manyhats.methods.bound_adapter import BoundAdapter
 

@@ -65,6 +65,7 @@ def test_every_setting_can_come_from_every_source(file: Path, monkeypatch: pytes
         "request_log": "stdout",
         "log_texts": "true",
         "otlp_endpoint": "http://127.0.0.1:4318",
+        "verify_fraction": "0.5",
     }
     texts = {name: text for name, text in texts.items() if name not in FORMER}
     file.write_text("".join(f'{name} = "{text}"\n' for name, text in texts.items()))

@@ -100,6 +100,7 @@ app.command("delete")(tasks.delete)
 for _verb, _text in {
     "load": "Loads a task's adapter into a slot.",
     "unload": "Gives back the memory of a task's adapters.",
+    "lift": "Has a task asked again that was quarantined for its faults.",
     "pin": "Keeps a task's adapter in a slot.",
     "unpin": "Lets a task's adapter be evicted again.",
 }.items():

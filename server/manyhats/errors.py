@@ -17,6 +17,9 @@
     ├── Overloaded              a queue is full; try again later
     ├── NotReady                starting or draining
     ├── EngineFailure           the model failed on a request that was in order
+    │   ├── AdapterFailure      because of the task's own adapter
+    │   └── OutOfMemory         a request alone takes more memory than there is
+    ├── AdapterQuarantined      an adapter that failed so often that it is not asked any more
     ├── DeadlineExceeded        no answer within the time allowed
     ├── StorageFull             no space on the store's disk
     ├── DamagedStore            what the store holds is not what was put into it
@@ -107,6 +110,18 @@ class NotReady(ManyhatsError):
 
 class EngineFailure(ManyhatsError):
     """The model failed on a request that was in order."""
+
+
+class AdapterFailure(EngineFailure):
+    """A task's own adapter failed on a request: it raised, or its values are not finite."""
+
+
+class OutOfMemory(EngineFailure):
+    """A request takes more memory than there is, with no other beside it."""
+
+
+class AdapterQuarantined(ManyhatsError):
+    """An adapter that failed so often that it is not asked any more."""
 
 
 class DeadlineExceeded(ManyhatsError):

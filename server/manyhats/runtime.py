@@ -20,12 +20,14 @@ from manyhats.backbone import Backbone
 from manyhats.backbone.loading import choose_device
 from manyhats.backbone.precision import use_tf32
 from manyhats.engine.compute_threads import run_in_temporary_thread, set_compute_threads, use_one_compute_thread
-from manyhats.engine.engine import Engine, EngineConfig
+from manyhats.engine.config import EngineConfig
+from manyhats.engine.engine import Engine
 from manyhats.engine.freed_memory import keep_freed_memory
 from manyhats.engine.fused_norms import use_fused_norms
 from manyhats.engine.pass_size import default_batched_tokens
 from manyhats.engine.self_check import self_check
 from manyhats.engine.warm_up import warm_up
+from manyhats.engine.watchdog import Watchdog
 from manyhats.errors import DeadlineExceeded
 from manyhats.kernels.registry import check_kernels
 from manyhats.methods.bound_adapter import BoundAdapter
@@ -40,10 +42,14 @@ from manyhats.registry.registry import Registry
 from manyhats.registry.slot_memory import slot_memory
 from manyhats.serving.adapter_reader import AdapterReader
 from manyhats.serving.evaluation import Evaluator
+from manyhats.serving.fault_figures import FaultFigures
+from manyhats.serving.faulty_adapters import quarantined_versions
+from manyhats.serving.health import watch
 from manyhats.serving.inference import Limits
 from manyhats.serving.observation import Observation
 from manyhats.serving.rollout_metrics import RolloutMetrics
 from manyhats.serving.rollouts import Rollouts
+from manyhats.serving.scanner import Scanner
 from manyhats.serving.service import Service
 from manyhats.serving.shadow import ShadowTraffic
 from manyhats.serving.task_settings import check_settings
@@ -51,8 +57,6 @@ from manyhats.serving.threads import ThreadLimits, in_thread
 from manyhats.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-_START_SCANS = 50  # for folders that are still being copied, before the start goes on without them
 
 
 class Runtime:
@@ -119,8 +123,11 @@ class Runtime:
         self.started = time.time()
         self.state: Literal["starting", "ready", "draining"] = "starting"
         self.on_fatal: Callable[[], None] = lambda: None  # in the model's thread
-        self._scan_failed = ""  # why the last scan for copied adapters failed
-        self._watching: asyncio.Task[None] | None = None
+        self.scanner = Scanner(self.imports, settings.scan_interval, before=self.access.reload_if_changed)
+        self.watchdog = Watchdog(settings.stall_timeout, settings.stall_limit)
+        watch(self.watchdog, self.engine, self.adapter_cache, self.service.dispatcher, self.scanner)
+        self.watchdog.on_fatal = self._end_hanging
+        self._beginning: asyncio.Task[None] | None = None
         self.fatal = ""  # why the engine has given up
         self.observation.observe(self.service, self.adapter_cache, self.engine)
         self.engine.on_fatal = self._end
@@ -131,11 +138,13 @@ class Runtime:
     @property
     def ready(self) -> bool:
         """Whether it can answer now."""
-        return self.state == "ready" and self.engine.healthy
+        return self.state == "ready" and self.engine.healthy and self.watchdog.problem() is None
 
     @property
     def condition(self) -> str:
         """What it is, for those who wait until it is ready."""
+        if self.state == "ready" and (problem := self.watchdog.problem()) is not None:
+            return f"recovering: {problem}"
         if self.state == "ready" and not self.engine.healthy:
             return "recovering from an error of its engine"
         return self.state
@@ -146,6 +155,7 @@ class Runtime:
         """Has the limits of these settings from now on. What is under way keeps those that it began with."""
         self.settings = settings
         self.access.use(settings)
+        self.scanner.interval = settings.scan_interval
         self.reader.max_rank = settings.max_rank
         self.service.limits = _limits(settings)
         self.engine.limit_queues(settings.queue_per_task, settings.queue_total)
@@ -166,24 +176,30 @@ class Runtime:
             self.adapter_cache,
             self.engine,
             is_ready=lambda: self.ready,
+            quarantined=lambda: quarantined_versions(self.registry, self.service.faulty),
             vllm_names=self.settings.metrics_vllm_names,
         )
         self.metrics.registry.register(RolloutMetrics(self.rollouts, self.settings.metrics_tasks))
+        self.metrics.registry.register(FaultFigures(self.service, self.watchdog))
 
     async def start(self) -> None:
         """Starts the model's thread, imports adapters copied by hand, preloads, and becomes ready."""
         self.engine.start()
         self.observation.start()
         use_one_compute_thread()
-        self._watching = asyncio.create_task(self._watch())
+        self.watchdog.start()
+        self._beginning = asyncio.create_task(self._begin())
 
     async def stop(self) -> None:
         """Lets work under way finish, within the drain timeout, and closes everything."""
         self.state = "draining"
-        if self._watching is not None:
-            self._watching.cancel()
+        if self._beginning is not None:
+            self._beginning.cancel()
             with suppress(asyncio.CancelledError):
-                await self._watching
+                await self._beginning
+        await self.scanner.stop()
+        self.watchdog.stop()
+        self.service.verifier.stop()
         await self.rollouts.stop()
         if await to_thread.run_sync(self.engine.stop, self.settings.drain_timeout):
             await to_thread.run_sync(self.close)
@@ -197,42 +213,26 @@ class Runtime:
         self.adapter_cache.close()
         self.registry.close()
 
+    def _end_hanging(self, reason: str) -> None:
+        """Something hangs for good, or dies again and again."""
+        self.engine.hangs = self.engine.busy_since is not None
+        self._end(reason)
+
     def _end(self, reason: str) -> None:
         """The engine has given up: the process ends, with a status that says so."""
         self.fatal = reason
         logger.critical("the engine has given up, the server ends: %s", reason)
         self.on_fatal()
 
-    async def _watch(self) -> None:
-        for _ in range(_START_SCANS):  # the start waits for a folder that is being copied, within reason
-            if not await to_thread.run_sync(self._scan):
-                break
-            await asyncio.sleep(0.2)
+    async def _begin(self) -> None:
+        await self.scanner.settle()
         try:
             await to_thread.run_sync(self._preload)
         except Exception:  # a request for what cannot be preloaded gets the reason
             logger.exception("preloading failed")
         self.state = "ready"
         logger.info("ready: %d tasks in %s", self.registry.count, self.settings.store)
-        while True:
-            await asyncio.sleep(self.settings.scan_interval)
-            await to_thread.run_sync(self._scan)
-
-    def _scan(self) -> bool:
-        """Imports adapter folders that somebody copied into the store; whether one is still being copied.
-
-        Reads the keys file again, where it has changed.
-        """
-        self.access.reload_if_changed()
-        try:
-            copying = self.imports.scan()[1]
-        except Exception as error:
-            if repr(error) != self._scan_failed:  # it scans every second
-                logger.exception("the scan for adapters copied into the store failed")
-            self._scan_failed = repr(error)
-            return False
-        self._scan_failed = ""
-        return copying
+        self.scanner.start()
 
     def _preload(self) -> None:
         """Pinned tasks first, then others by name, as far as the slots go."""
@@ -363,7 +363,12 @@ def _backbone(settings: Settings, given: Backbone | None) -> Backbone:
 def _limits(settings: Settings) -> Limits:
     """Those of one call."""
     return Limits(
-        max_inputs=settings.max_inputs, max_characters=settings.max_characters, timeout=settings.request_timeout
+        max_inputs=settings.max_inputs,
+        max_characters=settings.max_characters,
+        timeout=settings.request_timeout,
+        max_faults=settings.max_faults,
+        fault_window=settings.fault_window,
+        verify_fraction=settings.verify_fraction,
     )
 
 

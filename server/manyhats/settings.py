@@ -159,6 +159,22 @@ class Settings(BaseSettings):
         "what a load balancer needs to notice",
     )
 
+    max_faults: int = Field(
+        5,
+        ge=0,
+        description="faults of one adapter within fault_window, after which it is quarantined; 0: it never is",
+    )
+    fault_window: float = Field(60.0, gt=0, le=_DAY, description="seconds within which an adapter's faults count")
+    verify_fraction: float = Field(
+        0.0, ge=0, le=1, description="share of the answers that are computed once more, alone, and compared"
+    )
+    stall_timeout: float = Field(
+        20.0, gt=0, le=_DAY, description="seconds after which a thread that is busy with one thing counts as hanging"
+    )
+    stall_limit: float = Field(
+        300.0, ge=0, le=_DAY, description="seconds after which the process ends where a thread hangs; 0: it never does"
+    )
+
     slots: int = Field(256, ge=1, description="maximum adapters that are ready on the device")
     slot_memory: ByteSize = Field(
         ByteSize(0),

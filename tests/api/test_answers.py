@@ -63,6 +63,7 @@ def test_tasks_and_versions(live: Live, paths: dict[str, Any]) -> None:
         "POST /v1/tasks/{task}/pin": (body, client.post(f"{own}/pin")),
         "POST /v1/tasks/{task}/unpin": (body, client.post(f"{own}/unpin")),
         "POST /v1/tasks/{task}/unload": (answers.TaskSummary, client.post(f"{own}/unload")),
+        "POST /v1/tasks/{task}/lift": (answers.TaskSummary, client.post(f"{own}/lift")),
         "POST /v1/tasks/{task}/rollback": (body, client.post(f"{own}/rollback", json={})),
     }
     for operation, (model, answer) in asked.items():

@@ -77,8 +77,8 @@ def test_each_operation_names_its_key(live: Live) -> None:
         "PUT /v1/tasks/{task}", "DELETE /v1/tasks/{task}", "GET /v1/audit",
         "DELETE /v1/tasks/{task}/versions/{number}", "PUT /v1/tasks/{task}/aliases/{alias}",
         "DELETE /v1/tasks/{task}/aliases/{alias}", "POST /v1/tasks/{task}/rollback", "POST /v1/tasks/{task}/load",
-        "POST /v1/tasks/{task}/unload", "POST /v1/tasks/{task}/pin", "POST /v1/tasks/{task}/unpin",
-        "POST /v1/unload_lora_adapter",
+        "POST /v1/tasks/{task}/unload", "POST /v1/tasks/{task}/lift", "POST /v1/tasks/{task}/pin",
+        "POST /v1/tasks/{task}/unpin", "POST /v1/unload_lora_adapter",
     }  # fmt: skip
     assert {name for name, security in named.items() if security == [{"UploadKey": []}]} == {
         "POST /v1/tasks/{task}/versions", "POST /v1/load_lora_adapter",

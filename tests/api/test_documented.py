@@ -10,7 +10,7 @@ from manyhats.api.app import openapi_schema
 from pydantic import BaseModel
 
 EMPTY = {"GET /health", "GET /ping", "POST /ping"}
-WITHOUT_BODY = {"load", "unload", "pin", "unpin", "ping"}  # of POST
+WITHOUT_BODY = {"load", "unload", "lift", "pin", "unpin", "ping"}  # of POST
 
 
 @pytest.fixture(scope="module")

@@ -143,6 +143,7 @@ def routes_by_need(live: Live) -> tuple[list, list]:
         ("POST", f"{t}/unload", None),
         ("POST", f"{t}/pin", None),
         ("POST", f"{t}/unpin", None),
+        ("POST", f"{t}/lift", None),
         ("DELETE", f"{t}/versions/2", None),
         ("DELETE", t, None),
     ]

@@ -145,6 +145,7 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], str, str, Any]] = [
     ("unload", ("spam",), {}, "POST", "/unload", None),
     ("pin", ("spam",), {}, "POST", "/pin", None),
     ("unpin", ("spam",), {}, "POST", "/unpin", None),
+    ("lift", ("spam",), {}, "POST", "/lift", None),
 ]
 
 

@@ -145,7 +145,7 @@ def test_set_sends_json_where_a_value_is_some(server: Server) -> None:
     )
 
 
-@pytest.mark.parametrize("verb", ["load", "unload", "pin", "unpin"])
+@pytest.mark.parametrize("verb", ["load", "unload", "pin", "unpin", "lift"])
 def test_placement_by_hand(server: Server, verb: str) -> None:
     server.answers(TASK)
     assert run(verb, "spam")[0] == "spam: slot\n"

@@ -10,7 +10,8 @@ import pytest
 import torch
 from manyhats.backbone import Backbone
 from manyhats.engine.compute_threads import run_in_temporary_thread, set_compute_threads, use_one_compute_thread
-from manyhats.engine.engine import Engine, EngineConfig
+from manyhats.engine.config import EngineConfig
+from manyhats.engine.engine import Engine
 from manyhats.methods.bound_adapter import BARE
 
 from tests import engines, tiny

@@ -14,7 +14,7 @@ from manyhats.core.report import BatchReport
 from manyhats.core.sequence import Request
 from manyhats.engine.runner import Runner
 from manyhats.engine.scheduler import Scheduler
-from manyhats.errors import EngineFailure, NotReady
+from manyhats.errors import AdapterFailure, EngineFailure, NotReady
 from manyhats.methods.bound_adapter import BARE
 
 from tests import engines, tiny
@@ -58,11 +58,12 @@ def test_a_fault_of_one_adapter_fails_its_sequences_alone(
     one.start()
     for i, (each, right) in enumerate(zip(requests, expected, strict=True)):
         if i == broken:
-            with pytest.raises(RuntimeError, match="broken"):
+            with pytest.raises(AdapterFailure, match=f"the adapter of the task t{i} failed") as failure:
                 each.future.result(PATIENCE)
+            assert str(failure.value.__cause__) == "broken"
         else:
             assert close(outputs(each), right)
-    assert isinstance(twin.future.exception(PATIENCE), RuntimeError)
+    assert isinstance(twin.future.exception(PATIENCE), AdapterFailure)
     monkeypatch.undo()
     again = one_pass(bert, bound[broken], texts)
     one.submit([again])
@@ -135,7 +136,7 @@ def test_a_seeded_text_is_the_same_beside_a_fault(load_backbone: Any, monkeypatc
     monkeypatch.setattr(sampling_module, "sample_staged", breaking)
     together = generations()
     engines.step_all(engines.engine(backbone), together)
-    assert isinstance(together[3].future.exception(0), RuntimeError)
+    assert isinstance(together[3].future.exception(0), AdapterFailure)
     assert [engines.tokens(request) for request in together[:3]] == [engines.tokens(request) for request in alone]
 
 

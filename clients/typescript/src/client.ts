@@ -301,6 +301,11 @@ export class Client {
     return bodyOf(this.#routes.POST("/v1/tasks/{task}/pin", { ...at(task), ...this.#call(options) }));
   }
 
+  /** Has a task asked again that was quarantined for its adapter's faults. */
+  lift(task: string, options?: CallOptions): Promise<Task> {
+    return bodyOf(this.#routes.POST("/v1/tasks/{task}/lift", { ...at(task), ...this.#call(options) }));
+  }
+
   /** Lets the task's adapter be evicted again. */
   unpin(task: string, options?: CallOptions): Promise<TaskDetails> {
     return bodyOf(this.#routes.POST("/v1/tasks/{task}/unpin", { ...at(task), ...this.#call(options) }));

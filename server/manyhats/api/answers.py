@@ -58,7 +58,8 @@ _KEPT: dict[str, Any] = _VERSION | {
 
 class TaskVersion(VersionFields):
     """One version. `created`: unix seconds. `card`: its README.md; `curves`: of its training, where the card has them,
-    of a version asked for by itself. `quarantined`: why its files are not used. `evaluation`: on labelled examples."""
+    of a version asked for by itself. `quarantined`: why it is not asked; `alone`: why it shares no batch.
+    `evaluation`: on labelled examples."""
 
     model_config = examples(_KEPT)
 
@@ -69,6 +70,7 @@ class TaskVersion(VersionFields):
     curves: TrainingHistory | None = None
     quarantined: str | None = None
     evaluation: EvaluationBody | None = None
+    alone: str | None = None
 
 
 class AliasTarget(AnswerBody):
@@ -116,6 +118,7 @@ class TaskSummary(AnswerBody):
     residency: Literal["disk", "memory", "slot"]
     bytes: int
     quarantined: str | None = None
+    alone: str | None = None
 
 
 class TaskList(AnswerBody):

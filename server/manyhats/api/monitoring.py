@@ -22,6 +22,7 @@ from manyhats.errors import PermissionDenied
 from manyhats.registry.visibility import sees, sees_all
 from manyhats.runtime import Runtime
 from manyhats.serving.activity import INTERVAL, MAX_BATCHES, Traffic
+from manyhats.serving.faulty_adapters import quarantined_versions
 
 router = APIRouter(prefix="/v1", tags=["operations"], dependencies=[Depends(require_metrics)])
 
@@ -170,7 +171,9 @@ async def overview(request: Request) -> Response:
         "inputs_waiting": sum(runtime.engine.waiting().values()),
         "loads": cache.loads,
         "evictions": cache.evictions,
-        "quarantined_versions": sum(sees(version.task) for version in runtime.registry.quarantine.versions()),
+        "quarantined_versions": sum(
+            sees(version.task) for version in quarantined_versions(runtime.registry, runtime.service.faulty)
+        ),
     }
     return small_json(body)
 

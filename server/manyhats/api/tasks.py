@@ -169,6 +169,17 @@ async def unload(task: str, request: Request) -> Response:
     return small_json(summary(runtime, found))
 
 
+@admin_router.post("/{task}/lift", response_model=TaskSummary)
+async def lift(task: str, request: Request) -> Response:
+    """Has all versions of a task asked again, and share batches, that were quarantined for their faults."""
+    runtime = runtime_of(request)
+    found = runtime.registry.task(task)
+    runtime.service.faulty.lift(found.versions)
+    runtime.service.verifier.lift(found.versions)
+    await in_thread(runtime.threads.admin, runtime.registry.audit.add, "lift", found.name)
+    return small_json(summary(runtime, found))
+
+
 @admin_router.post("/{task}/pin", response_model=TaskBody)
 async def pin(task: str, request: Request) -> Response:
     """Keeps the task's adapter in a slot."""

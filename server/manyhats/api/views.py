@@ -128,9 +128,10 @@ def _curves_body(version: Version) -> dict[str, Any]:
 
 
 def _quarantine_body(runtime: Runtime, version: Version) -> dict[str, Any]:
-    """Why the version's stored files are not used, where they are not."""
-    reason = runtime.registry.quarantine.of(version)
-    return {} if reason is None else {"quarantined": reason}
+    """Why the version is not asked, or shares no batch, where that is so."""
+    reason = runtime.registry.quarantine.of(version) or runtime.service.faulty.of(version)
+    alone = runtime.service.verifier.of(version)
+    return ({} if reason is None else {"quarantined": reason}) | ({} if alone is None else {"alone": alone})
 
 
 def aliases_body(task: Task) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import torch
 
+# What torch says on devices whose allocators raise a plain RuntimeError: CPU, and MPS.
+_SAYINGS = ("out of memory", "can't allocate memory", "not enough memory")
+
 
 class DeviceMemory(NamedTuple):
     """Bytes of a device."""
@@ -47,6 +50,13 @@ def host_memory() -> DeviceMemory | None:
     """The memory of the machine now; None where the system does not say."""
     free = free_host_memory()
     return DeviceMemory(free, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if free else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, on the host or on the device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(saying in str(error).lower() for saying in _SAYINGS)
 
 
 def in_gib(size: int) -> str:

@@ -10,8 +10,9 @@ from manyhats.backbone import Backbone, Encoded
 from manyhats.core.sampling_params import SamplingParams
 from manyhats.core.sequence import PoolingParams, Request
 from manyhats.core.sequence import Sequence as TokenSequence
+from manyhats.engine.config import EngineConfig
 from manyhats.engine.detokenizer import IncrementalDetokenizer
-from manyhats.engine.engine import Engine, EngineConfig
+from manyhats.engine.engine import Engine
 from manyhats.errors import EngineFailure
 from manyhats.methods.bound_adapter import BoundAdapter
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from manyhats.core.sampling_params import SampledToken
 from manyhats.core.sequence import FinishReason, Sequence
-from manyhats.errors import EngineFailure
+from manyhats.errors import AdapterFailure, ManyhatsError
 
 
 class ScheduledSequence(NamedTuple):
@@ -47,7 +47,16 @@ class SequenceOutput(NamedTuple):
     error: Exception | None = None
 
     @classmethod
+    def failed(cls, sequence: Sequence, error: Exception) -> SequenceOutput:
+        """Of a sequence that failed with nothing else beside it: what is its own is its adapter."""
+        if isinstance(error, ManyhatsError):
+            return cls(sequence, error=error)
+        failure = AdapterFailure(f"the adapter of the task {sequence.request.task} failed on this request")
+        failure.__cause__ = error
+        return cls(sequence, error=failure)
+
+    @classmethod
     def not_finite(cls, sequence: Sequence) -> SequenceOutput:
         """Of a sequence with values that are not finite."""
         reason = f"the task {sequence.request.task} gives values that are not finite"
-        return cls(sequence, error=EngineFailure(reason))
+        return cls(sequence, error=AdapterFailure(reason))

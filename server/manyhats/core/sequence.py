@@ -25,6 +25,7 @@ from manyhats.core.token_history import TokenHistory
 from manyhats.methods.bound_adapter import BoundAdapter
 
 FinishReason = Literal["stop", "length"]
+Lane = Literal["shared", "alone", "verification"]  # see `engine.lanes`
 Output = NDArray[np.float32]
 _NO_ROWS: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
@@ -208,6 +209,7 @@ class Request:
     digest: str = ""  # identifies the adapter's weights: cached blocks belong to them
     samples_per_prompt: int = 1  # consecutive sequences with the same prompt
     priority: int = 0
+    lane: Lane = "shared"  # whether it shares batches with others; the engine may change it
     listener: Callable[[Delta], None] | None = None  # called in the detokenizer's thread
     prompts: Many[tuple[str | None, Encoded]] = ()  # the text, where the prompt is not given as tokens, and its tokens
     future: Future[None] = field(default_factory=Future)

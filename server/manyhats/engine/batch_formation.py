@@ -23,6 +23,8 @@ from manyhats.engine.admission import Rates
 _RETURNING = 8  # all but one of so many are waited for
 _MAX_PAUSE = 256  # passes without a wait, after several that were in vain
 _SHARED = 3  # passes of one sequence: how long one may take while somebody who asks for little may come
+_PASSES_UNDER_WAY = 3  # of one client, while others must not wait for it: one runs, one is prepared, one is answered
+_LEAST_WINDOW, _MOST_WINDOW = 16, 32  # inputs: more would fill the event loop's turns, however short the passes are
 _FADING = 0.98  # weight of the earlier passes in the cost, at each new one
 
 
@@ -60,6 +62,10 @@ class PassCost:
             return inf, inf
         tokens = (_SHARED * at_one - at_none) / slope
         return tokens, tokens / mean
+
+    def window(self) -> int:
+        """How many sequences of one client may be under way while others must not wait for it: a few passes."""
+        return int(max(min(_PASSES_UNDER_WAY * self.shared_pass()[1], _MOST_WINDOW), _LEAST_WINDOW))
 
     def seconds(self, tokens: float) -> float:
         """The predicted time of a pass; 0 before the first."""

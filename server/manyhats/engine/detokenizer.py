@@ -13,7 +13,7 @@ from manyhats.backbone import Tokenizer
 from manyhats.core.batch import SequenceOutput
 from manyhats.core.sequence import Delta
 from manyhats.engine.set_future import set_future
-from manyhats.errors import NotReady
+from manyhats.errors import EngineFailure, NotReady
 
 logger = logging.getLogger(__name__)
 
@@ -118,12 +118,29 @@ class Detokenizer:
         self._condition = threading.Condition()
         self._steps: deque[list[SequenceOutput]] = deque()
         self._stopping = False
+        self._handling: list[SequenceOutput] | None = None  # the step that is being processed
+        self.busy_since: float | None = None  # when it was begun, by `time.monotonic()`
         self._thread = threading.Thread(target=self._loop, name="detokenizer", daemon=True)
         self.step_scope: Callable[[], AbstractContextManager[None]] = nullcontext  # entered around each step
         self.failures = 0  # errors that were not one sequence's own
 
     def start(self) -> None:
         """Starts the thread."""
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs, was never started, or was told to end."""
+        return self._thread.is_alive() or self._stopping or self._thread.ident is None
+
+    def revive(self) -> None:
+        """Starts the thread again where it has died. The requests of the step that it died in fail."""
+        if self.alive:
+            return
+        self.failures += 1
+        handling, self._handling = self._handling, None
+        self._fail(handling or [], EngineFailure("the server failed on this request; its log says why"))
+        self._thread = threading.Thread(target=self._loop, name="detokenizer", daemon=True)
         self._thread.start()
 
     @property
@@ -157,6 +174,8 @@ class Detokenizer:
             self._thread.join(timeout)
         with self._condition:
             left, self._steps = self._steps, deque()
+        if not self._thread.is_alive() and self._handling is not None:  # it has died
+            left.append(self._handling)
         self._fail([output for outputs in left for output in outputs], NotReady("the server is shutting down"))
         return not self._thread.is_alive()
 
@@ -176,9 +195,11 @@ class Detokenizer:
             self.failures += 1
             logger.exception("the detokenizer failed on a step")
             self._fail(outputs, error if isinstance(error, Exception) else RuntimeError(repr(error)))
+        self.busy_since = self._handling = None
         return True
 
     def _loop(self) -> None:
+        self.busy_since = None
         while self._wait():
             self.step()
 
@@ -190,7 +211,8 @@ class Detokenizer:
 
     def _pop(self) -> list[SequenceOutput] | None:
         with self._condition:
-            step = self._steps.popleft() if self._steps else None
+            step = self._handling = self._steps.popleft() if self._steps else None
+            self.busy_since = None if step is None else time.monotonic()
             self._condition.notify_all()
             return step
 

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from collections.abc import Sequence as Many
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -27,8 +26,11 @@ from manyhats.core.sequence import Request, Reservation
 from manyhats.engine.admission import Admission
 from manyhats.engine.batch_formation import BatchFormation
 from manyhats.engine.compute_threads import set_compute_threads
+from manyhats.engine.config import EngineConfig
 from manyhats.engine.detokenizer import Detokenizer
 from manyhats.engine.kv_cache import KVCache
+from manyhats.engine.lanes import Lanes
+from manyhats.engine.out_of_memory import PassBound
 from manyhats.engine.runner import Runner
 from manyhats.engine.scheduler import Scheduler
 from manyhats.engine.set_future import set_future
@@ -37,33 +39,11 @@ from manyhats.errors import DeadlineExceeded, EngineFailure, NotReady
 logger = logging.getLogger(__name__)
 
 _IDLE_RETRY_SECONDS = 0.05  # until the next attempt, where sequences wait and none can run
-_PASSES_UNDER_WAY = 3  # of one client, while others must not wait for it: one runs, one is prepared, one is answered
-_LEAST_WINDOW, _MOST_WINDOW = 16, 32  # inputs: more would fill the event loop's turns, however short the passes are
 _MAX_FAILURES = 5  # after so many errors outside a batch within `_FAILURE_WINDOW` seconds the engine gives up
 _FAILURE_WINDOW = 60.0
 _SHUTTING_DOWN = "the server is shutting down"
 _LAST_BATCH_TIMEOUT = 30.0  # seconds that `stop` waits for the running batch after its own timeout
 _DETOKENIZER_TIMEOUT = 5.0  # seconds for decoding the text of the last batches
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """Limits of what runs at once and of what may wait.
-
-    `max_num_batched_tokens`: maximum tokens of one pass; `max_num_seqs`: maximum sequences that generate at once;
-    `cache_bytes`: memory for their keys and values; `queue_per_task`, `queue_total`: maximum waiting sequences, of one
-    task and of all. `threads`: torch's intra-op threads in the model's thread; 0: torch's default. `batch_wait`: how
-    long a pass waits at most for clients that were just answered, in predicted passes. `enforce_eager`: see `Runner`.
-    """
-
-    max_num_batched_tokens: int
-    max_num_seqs: int = 64
-    cache_bytes: int = 1 << 30
-    queue_per_task: int = 4096
-    queue_total: int = 16384
-    threads: int = 0
-    batch_wait: float = 0.5
-    enforce_eager: bool = False
 
 
 class Engine:
@@ -78,7 +58,11 @@ class Engine:
         self.scheduler = Scheduler(
             self.cache, max_num_batched_tokens=config.max_num_batched_tokens, max_num_seqs=config.max_num_seqs
         )
+        self.lanes = Lanes(self.scheduler)
         self.runner = Runner(backbone, self.cache, enforce_eager=config.enforce_eager)
+        least = config.max_num_seqs if self.cache is not None else 1
+        self.pass_bound = PassBound(self.scheduler.max_num_batched_tokens, least)
+        self.runner.on_out_of_memory = self.pass_bound.lower
         self.detokenizer = Detokenizer()
         # Entered around the delivery of a batch's results, so that they can be handed over together.
         self.step_scope: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -105,6 +89,9 @@ class Engine:
         self._batch: ScheduledBatch | None = None  # the running batch
         self._threads = config.threads
         self._thread_ready = threading.Event()
+        self.busy_since: float | None = None  # when the running step began, by `time.monotonic()`
+        self.hangs = False  # whether somebody has found that the running step never ends: nobody waits for it
+        self._ended = False  # whether the loop has ended for good
         self._thread = threading.Thread(target=self._supervise, name="model", daemon=True)
 
     # ---- from any thread
@@ -136,6 +123,18 @@ class Engine:
         with self._condition:
             self._admission.give_back(reservation)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the model's thread runs, or has nothing more to do."""
+        return self._thread.is_alive() or self._ended or self._thread.ident is None
+
+    def revive(self) -> None:
+        """Starts the model's thread again where it has died. Running requests fail, and what waits is answered."""
+        if not self.alive:
+            died = RuntimeError("the model's thread has died")
+            self._thread = threading.Thread(target=self._supervise, args=(died,), name="model", daemon=True)
+            self._thread.start()
+
     def submit(self, requests: Many[Request]) -> None:
         """Queues requests together, so that they can share a batch. Raises Overloaded or NotReady for all of them."""
         with self._condition:
@@ -161,8 +160,7 @@ class Engine:
     @property
     def window(self) -> int:
         """How many inputs of one client may be under way while others who ask for little are there: a few passes."""
-        few_passes = _PASSES_UNDER_WAY * self._formation.cost.shared_pass()[1]
-        window = int(max(min(few_passes, _MOST_WINDOW), _LEAST_WINDOW))
+        window = self._formation.cost.window()
         return window if self.cache is None else max(window, 2 * self.scheduler.max_num_seqs)
 
     def waiting(self) -> dict[str, int]:
@@ -187,14 +185,16 @@ class Engine:
         if self._thread.ident is None:  # the engine was never started
             self._shut_down()
             return True
-        self._thread.join(timeout)
+        self._thread.join(0 if self.hangs else timeout)
         with self._condition:
             self._aborting = True
             queued = [request for request in self._unfinished if not request.started]
             self._condition.notify_all()
         for request in queued:  # the others may be in the running batch
             set_future(request.future, NotReady(_SHUTTING_DOWN))
-        self._thread.join(_LAST_BATCH_TIMEOUT)
+        self._thread.join(0 if self.hangs else _LAST_BATCH_TIMEOUT)
+        if not self.alive:  # it has died meanwhile
+            self._shut_down()
         return not self._thread.is_alive()
 
     def _on_done(self, request: Request, _: Future[None]) -> None:
@@ -214,7 +214,10 @@ class Engine:
         """Runs one batch. Returns False where nothing could run."""
         self._drain_inbox()
         with torch.inference_mode():
-            batch = self._batch = self.scheduler.schedule()
+            if self.pass_bound.lowered:
+                self.pass_bound.recover()
+                self.lanes.limit(self.pass_bound.tokens)
+            batch = self._batch = self.lanes.schedule()
             self._update_waiting_counts()
             self._end_expired()
             if batch is None:
@@ -223,8 +226,8 @@ class Engine:
             begin = time.monotonic()
             outputs = self.runner.execute(batch)
             self._formation.cost.add(batch.tokens, time.monotonic() - begin, len(batch.sequences))
-            outputs = self.scheduler.update(batch, outputs)
-        if self.scheduler.idle or any(output.finished is not None for output in outputs):
+            outputs = self.lanes.update(batch, outputs)
+        if self.lanes.idle or any(output.finished is not None for output in outputs):
             self.runner.drop_plan()
         waiting = self._deliver(outputs)
         self._formation.passed(_answered(outputs), batch.tokens, waiting)
@@ -233,8 +236,7 @@ class Engine:
 
     def _end_expired(self) -> None:
         """Ends the requests that nobody waits for any more, which were not computed."""
-        expired, self.scheduler.expired = self.scheduler.expired, []
-        for request in expired:
+        for request in self.lanes.take_expired():
             set_future(request.future, DeadlineExceeded("the time for the answer was over before it was computed"))
 
     def _drain_inbox(self) -> None:
@@ -244,15 +246,14 @@ class Engine:
             self._inbox.clear()
             aborted, self._aborted = self._aborted, []
         while self._incoming:
-            self.scheduler.add(self._incoming[0])
+            self.lanes.add(self._incoming[0])
             self._incoming.popleft()
         if aborted:
-            self.scheduler.abort(*aborted)
+            self.lanes.abort(*aborted)
 
     def _update_waiting_counts(self) -> None:
         """Updates the counts of waiting sequences after scheduling and preemption."""
-        scheduled, self.scheduler.newly_scheduled = self.scheduler.newly_scheduled, []
-        preempted, self.scheduler.newly_preempted = self.scheduler.newly_preempted, []
+        scheduled, preempted = self.lanes.take_moves()
         if scheduled or preempted:
             with self._condition:
                 self._admission.mark_scheduled(scheduled)
@@ -291,7 +292,7 @@ class Engine:
     def _wait(self) -> bool:
         """Waits until there is work. Returns False where the thread must end."""
         with self._condition:
-            while not self._inbox and not self._aborted and self.scheduler.idle:
+            while not self._inbox and not self._aborted and self.lanes.idle:
                 if self._rejection_reason is not None:
                     return False
                 self._last_step_ok = True
@@ -301,7 +302,7 @@ class Engine:
     def _form_batch(self) -> None:
         """Waits for the clients that the last pass answered, where that makes the next one fuller."""
         with self._condition:
-            wanted = None if self.scheduler.running else self._formation.wait(self._admission.total)
+            wanted = None if self.lanes.generating else self._formation.wait(self._admission.total)
             if wanted is None or self._rejection_reason is not None:
                 return
             self._wanted = wanted.sequences
@@ -319,27 +320,33 @@ class Engine:
         """Runs steps until the engine is stopped and no request is left."""
         while self._wait():
             self._form_batch()
+            self.busy_since = time.monotonic()
             ran = self.step()
+            self.busy_since = None
             self._last_step_ok = True
-            if not ran and not self.scheduler.idle:
+            if not ran and not self.lanes.idle:
                 with self._condition:
                     self._condition.wait(_IDLE_RETRY_SECONDS)
 
     # ---- supervision
 
-    def _supervise(self) -> None:
-        """The thread's function: runs the loop, and restarts it after an error outside a batch, unless they repeat."""
+    def _supervise(self, died: BaseException | None = None) -> None:
+        """The thread's function: runs the loop, and restarts it after an error outside a batch, unless they repeat.
+        `died`: why the thread before it has ended."""
+        self.busy_since = None
         if self._threads:
             set_compute_threads(self._threads)
         self._thread_ready.set()
-        reason = None
+        reason = None if died is None else self._recover(died)
         while reason is None:
             try:
                 self._loop()
                 break
             except BaseException as error:
+                self.busy_since = None
                 self._last_step_ok = False
                 reason = self._recover(error)
+        self._ended = True
         self._shut_down()
         if reason is not None:
             self.on_fatal(reason)
@@ -351,7 +358,7 @@ class Engine:
         self._failure_times.append(time.monotonic())
         failure = EngineFailure("the server failed on this request; its log says why")
         try:
-            running = self.scheduler.abort_running()
+            running = self.lanes.abort_running()
             running += [one.sequence for one in self._batch.sequences] if self._batch is not None else []
             self._batch = None
             self.runner.drop_plan()

@@ -68,6 +68,14 @@ class BlockPool:
         """Whether a block with this hash is cached."""
         return block_hash in self._cached
 
+    def uncache(self, blocks: Many[int]) -> None:
+        """Lets no further sequence find these blocks; those that use them keep them."""
+        for block in blocks:
+            if (block_hash := self._hashes.pop(block, None)) is not None:
+                del self._cached[block_hash]
+                if self._idle.pop(block, "in use") is None:
+                    self._free.append(block)
+
     def lookup(self, block_hash: BlockHash) -> int | None:
         """The cached block with this hash, with one more user; None where there is none."""
         block = self._cached.get(block_hash)
@@ -153,8 +161,11 @@ class KVCache:
         self.pool = BlockPool(self.pool.count)
 
     def block_hashes(self, sequence: Sequence) -> list[BlockHash]:
-        """The hashes of the sequence's full blocks, but for its last token: at least that one has to be computed."""
-        if sequence.adapter.non_causal:
+        """The hashes of the sequence's full blocks, but for its last token: at least that one has to be computed.
+
+        None of a sequence that runs alone: what others computed together is not to be found by it.
+        """
+        if sequence.adapter.non_causal or sequence.request.lane != "shared":
             return []
         full = (sequence.length - 1) // BLOCK
         hashes = sequence.block_hashes
@@ -221,6 +232,15 @@ class KVCache:
         for i in range(sequence.cached_blocks, len(full)):
             self.pool.cache(sequence.blocks[i], full[i])
         sequence.cached_blocks = len(full)
+
+    def discard(self, sequence: Sequence) -> None:
+        """Lets no other sequence find the blocks of one that failed, those it found itself and those of its adapter's
+        prefix included: what is not finite, or wrong, would fail whoever finds it.
+
+        What the blocks hold stays: a row is read only by sequences in whose block table it is, once they wrote it.
+        """
+        self.pool.uncache(sequence.blocks)
+        self.pool.uncache(sequence.prefix_blocks)
 
     def free(self, sequence: Sequence) -> None:
         """Frees its blocks, and its use of the adapter's prefix blocks."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from manyhats.backbone import Backbone
 from manyhats.core.sequence import PromptLogprobsSink
 from manyhats.engine.read_out import vocabulary_logits
-from manyhats.errors import EngineFailure
+from manyhats.errors import AdapterFailure
 from manyhats.methods.plan import Plan
 
 _MAX_LOGITS = 1 << 24  # computed at once: 64 MiB in float32
@@ -55,9 +55,9 @@ class PromptLogprobs:
 
     def put(self, first: int, logits: Tensor) -> None:
         """Adds tokens' log probabilities, from the logits at the positions `first`, `first + 1`, ...: (positions,
-        vocabulary). Raises EngineFailure where logits are not finite."""
+        vocabulary). Raises AdapterFailure where logits are not finite."""
         if not bool(torch.isfinite(logits.amax(-1)).all()):
-            raise EngineFailure("the model gives values that are not finite for the prompt")
+            raise AdapterFailure("the model gives values that are not finite for the prompt")
         raw = torch.log_softmax(logits.float(), -1)
         tokens = self.prompt[first + 1 : first + 1 + len(raw)]
         own = raw.gather(1, torch.tensor(tokens, device=raw.device)[:, None])

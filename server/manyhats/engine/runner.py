@@ -1,14 +1,12 @@
 """Executes a scheduled batch: packs it, runs the backbone, and computes the output of each sequence.
 
-An error fails only the sequence that caused it: a failing batch is bisected, in batch order, until the sequence is
-alone, and values that are not finite fail their own sequence.
+An error fails only the sequence that caused it (see `fault_isolation`), and values that are not finite fail their own
+sequence.
 """
 
 from __future__ import annotations
 
 import itertools
-import logging
-import time
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Sequence as Many
@@ -19,10 +17,12 @@ import torch
 from torch import Tensor
 
 from manyhats.backbone import Actors, Backbone, PackedBatch, SequenceChunk, StagingBuffer, pack_chunks
-from manyhats.core.batch import ScheduledBatch, ScheduledSequence, SequenceOutput
+from manyhats.core.batch import ScheduledBatch, SequenceOutput
 from manyhats.core.report import BatchReport
 from manyhats.core.sequence import Output, PoolingParams, PromptLogprobsSink, Sequence
 from manyhats.engine.decode_graph import CudaCapture, DecodeGraphs
+from manyhats.engine.entry import Entry, make_entry
+from manyhats.engine.fault_isolation import FaultIsolation
 from manyhats.engine.forward import padded_groups, whole_chunk
 from manyhats.engine.forward_input import ForwardInput
 from manyhats.engine.kv_cache import KVCache
@@ -32,25 +32,6 @@ from manyhats.engine.token_sampling import TokenSampling
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.methods.plan import Plan, in_batch_order, segments_of
 from manyhats.methods.slots import slot_tables
-
-logger = logging.getLogger(__name__)
-
-
-class _Entry(NamedTuple):
-    """A scheduled sequence, and its adapter as it acts in this pass."""
-
-    adapter: BoundAdapter
-    sequence: Sequence
-    tokens: int
-    cached: bool
-
-    @property
-    def samples(self) -> bool:
-        """Whether a token is sampled after this pass."""
-        params = self.sequence.sampling
-        if params is None or not params.max_new_tokens:
-            return False
-        return not self.cached or self.sequence.computed + self.tokens == self.sequence.length
 
 
 class _CachedPlan(NamedTuple):
@@ -79,6 +60,7 @@ class Runner:
         self._ids = itertools.count(1)
         self._cached_plan: _CachedPlan | None = None
         self.graphs = None if cache is None or enforce_eager else _graphs_of(backbone)
+        self._isolation = FaultIsolation(lambda entries: self._run(entries), self._after_failure, backbone.device)
 
     @torch.inference_mode()
     def execute(self, batch: ScheduledBatch) -> list[SequenceOutput]:
@@ -86,9 +68,9 @@ class Runner:
 
         Sets `pooled` of the sequences that one pass answers. Of the others, those at their last position get a token.
         """
-        entries = in_batch_order(map(_make_entry, batch.sequences), lambda entry: entry.adapter)
-        done: list[tuple[Many[_Entry], float]] = []
-        outputs = self._run_or_bisect(entries, done)
+        entries = in_batch_order(map(make_entry, batch.sequences), lambda entry: entry.adapter)
+        done: list[tuple[Many[Entry], float]] = []
+        outputs = self._isolation.run(entries, done)
         for ran, seconds in done:
             self._report(ran, seconds)
         return outputs
@@ -101,33 +83,25 @@ class Runner:
 
     # ---- fault isolation and reports
 
-    def _run_or_bisect(self, entries: Many[_Entry], done: list[tuple[Many[_Entry], float]]) -> list[SequenceOutput]:
-        """Runs the entries, and after an error each half by itself. Appends the successful passes and their seconds to
-        `done`."""
-        if not entries:
-            return []
-        begin = time.monotonic()
-        try:
-            outputs = self._run(entries)
-        except Exception as error:
-            self.drop_plan()
-            self._check_device()
-            if len(entries) == 1:
-                sequence = entries[0].sequence
-                logger.error("a sequence of the task %s failed", sequence.request.task, exc_info=error)
-                return [SequenceOutput(sequence, error=error)]
-        else:
-            done.append((entries, time.monotonic() - begin))
-            return outputs
-        middle = len(entries) // 2  # outside the handler, whose exception would keep the failed pass's tensors
-        return self._run_or_bisect(entries[:middle], done) + self._run_or_bisect(entries[middle:], done)
+    @property
+    def on_out_of_memory(self) -> Callable[[int], None]:
+        """Called with the tokens of each pass for which there was no memory."""
+        return self._isolation.on_out_of_memory
+
+    @on_out_of_memory.setter
+    def on_out_of_memory(self, call: Callable[[int], None]) -> None:
+        self._isolation.on_out_of_memory = call
+
+    def _after_failure(self) -> None:
+        self.drop_plan()
+        self._check_device()
 
     def _check_device(self) -> None:
         """Raises where the device itself has failed: then no sequence is at fault, and others would fail too."""
         if self.backbone.device.type == "cuda":
             torch.cuda.synchronize(self.backbone.device)
 
-    def _report(self, entries: Many[_Entry], seconds: float) -> None:
+    def _report(self, entries: Many[Entry], seconds: float) -> None:
         """Reports a pass to `on_batch` and to every request in it."""
         adapters = {entry.adapter for entry in entries}
         report = BatchReport(
@@ -146,7 +120,7 @@ class Runner:
 
     # ---- one pass
 
-    def _run(self, entries: Many[_Entry]) -> list[SequenceOutput]:
+    def _run(self, entries: Many[Entry]) -> list[SequenceOutput]:
         """Runs all entries in one pass, or in as few passes as the backbone allows."""
         pooled: list[tuple[Sequence, Tensor]] = []
         outputs: list[SequenceOutput] = []
@@ -175,7 +149,7 @@ class Runner:
         assert head is not None, "sequences that generate need a language model"
         return TokenSampling(sequences, head.size, self.backbone.device)
 
-    def _decode(self, group: Many[_Entry], sampling: TokenSampling | None) -> tuple[Tensor, StagingBuffer] | None:
+    def _decode(self, group: Many[Entry], sampling: TokenSampling | None) -> tuple[Tensor, StagingBuffer] | None:
         """The logits of a step in a CUDA graph, and the step's staging buffer, with what is sampled by; None where the
         pass is none of one new token for each sequence, or has no graph."""
         if self.graphs is None or self.cache is None:
@@ -197,7 +171,7 @@ class Runner:
         )
 
     def _pass(
-        self, group: Many[_Entry], sampling: TokenSampling | None, pooled: list[tuple[Sequence, Tensor]]
+        self, group: Many[Entry], sampling: TokenSampling | None, pooled: list[tuple[Sequence, Tensor]]
     ) -> tuple[Tensor | None, StagingBuffer]:
         """Runs one pass. Returns the logits to sample from, None where there are none, and the pass's staging buffer.
 
@@ -211,14 +185,14 @@ class Runner:
             compute_prompt_logprobs(self.backbone, plan, states, requested)
         return logits, batch.staging
 
-    def _groups(self, entries: Many[_Entry]) -> list[Many[_Entry]]:
+    def _groups(self, entries: Many[Entry]) -> list[Many[Entry]]:
         """The entries that share a pass: all of them, unless the model runs padded."""
         if self.backbone.family.packed:
             return [entries]
         return [[entries[i] for i in own] for own in padded_groups(self.backbone, [e.sequence.length for e in entries])]
 
     def _forward(
-        self, group: Many[_Entry], sampling: TokenSampling | None
+        self, group: Many[Entry], sampling: TokenSampling | None
     ) -> tuple[Tensor, Plan, PackedBatch, Tensor | None, ReadOut | None]:
         """Runs the backbone. Returns the last states of all tokens, the plan, the packed batch, the logits to sample
         from, and what computes the outputs of one-pass sequences; None where there are none of these.
@@ -253,7 +227,7 @@ class Runner:
         last_states = states.index_select(0, staging["last"]) if "last" in staging else states
         return states, plan, batch, self.backbone.vocabulary_logits(last_states, cached.vocabulary), read
 
-    def _matching_plan(self, group: Many[_Entry]) -> _CachedPlan | None:
+    def _matching_plan(self, group: Many[Entry]) -> _CachedPlan | None:
         """The last pass's plan, where it fits this pass too."""
         last = self._cached_plan
         if last is None or len(last.adapters) != len(group):
@@ -263,7 +237,7 @@ class Runner:
                 return None
         return last
 
-    def _pack(self, group: Many[_Entry], plan: Plan, staging: StagingBuffer) -> PackedBatch:
+    def _pack(self, group: Many[Entry], plan: Plan, staging: StagingBuffer) -> PackedBatch:
         """Packs the tokens of a pass: whole sequences, and chunks whose keys and values go into the cache."""
         chunks = [
             _cached_chunk(e) if e.cached else whole_chunk(_forward_input(e), plan, i) for i, e in enumerate(group)
@@ -299,23 +273,14 @@ def _graphs_of(backbone: Backbone) -> DecodeGraphs | None:
     return DecodeGraphs(backbone, captures, CudaCapture(backbone.device))
 
 
-def _make_plan(group: Many[_Entry], plan: Plan, actors: Actors, vocabulary: Actors | None) -> _CachedPlan:
+def _make_plan(group: Many[Entry], plan: Plan, actors: Actors, vocabulary: Actors | None) -> _CachedPlan:
     adapters = [entry.adapter for entry in group]
     return _CachedPlan(
         adapters, [entry.tokens for entry in group], [entry.samples for entry in group], plan, actors, vocabulary
     )
 
 
-def _make_entry(scheduled: ScheduledSequence) -> _Entry:
-    sequence, tokens, cached = scheduled
-    adapter = sequence.adapter
-    if cached:
-        begins = sequence.virtual > 0 and sequence.computed == 0
-        adapter = adapter.first_chunk if begins else adapter.later_chunks
-    return _Entry(adapter, sequence, tokens, cached)
-
-
-def _forward_input(entry: _Entry) -> ForwardInput:
+def _forward_input(entry: Entry) -> ForwardInput:
     """The input of a sequence that the pass computes as a whole."""
     sequence = entry.sequence
     ids = sequence.content(sequence.virtual, sequence.length) if sequence.output else sequence.prompt
@@ -328,7 +293,7 @@ def _forward_input(entry: _Entry) -> ForwardInput:
     return ForwardInput(ids, type_ids, entry.adapter)
 
 
-def _cached_chunk(entry: _Entry) -> SequenceChunk:
+def _cached_chunk(entry: Entry) -> SequenceChunk:
     """The next positions of a sequence whose earlier positions are in the cache."""
     sequence = entry.sequence
     start, stop = sequence.computed, sequence.computed + entry.tokens
@@ -344,7 +309,7 @@ def _cached_chunk(entry: _Entry) -> SequenceChunk:
     )
 
 
-def _prompt_logprobs_request(entry: _Entry, row: int) -> tuple[PromptLogprobsSink, int, range] | None:
+def _prompt_logprobs_request(entry: Entry, row: int) -> tuple[PromptLogprobsSink, int, range] | None:
     """Which log probabilities of its prompt a pass computes, for `compute_prompt_logprobs`; None where none are wanted.
 
     `row`: the sequence's first row in the pass.

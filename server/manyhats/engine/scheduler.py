@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Queue:
+class Queue:
     """The waiting sequences of one task: those that generate, and those that one pass answers."""
 
     generation: deque[Sequence] = field(default_factory=deque)
@@ -71,7 +71,7 @@ class Scheduler:
         self.preempted = 0  # number of preemptions
         self.newly_scheduled: list[Sequence] = []  # since the engine last took them: they wait no longer
         self.newly_preempted: list[Sequence] = []  # since the engine last took them: they wait again
-        self._waiting: dict[TaskKey, _Queue] = {}
+        self._waiting: dict[TaskKey, Queue] = {}
         self._failed_to_start: list[SequenceOutput] = []  # errors of sequences that could not be admitted
         self._scheduled: dict[Sequence, int] = {}  # tokens of each sequence in the batch that is being scheduled
         self._budget = 0  # tokens that the batch may still have
@@ -83,7 +83,7 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """Queues the sequences of a request."""
-        queue = self._waiting.setdefault(_key(request), _Queue())
+        queue = self._waiting.setdefault(_key(request), Queue())
         self._weights[request.tenant] = request.weight
         for sequence in request.sequences:
             (queue.generation if sequence.sampling is not None else queue.one_pass).append(sequence)
@@ -170,7 +170,7 @@ class Scheduler:
                         return
                 except Exception as error:  # from its adapter's prefix
                     logger.error("a sequence of the task %s cannot be admitted", key.task, exc_info=error)
-                    self._failed_to_start.append(SequenceOutput(sequence, error=error))
+                    self._failed_to_start.append(SequenceOutput.failed(sequence, error))
                 else:
                     self.running.append(sequence)
                     running[key] += 1
@@ -261,7 +261,7 @@ class Scheduler:
             if self._schedule_tokens(sequence, count):
                 share.spend(count)
 
-    def _schedule_one_pass(self, queue: _Queue | None, share: ShareBudget) -> None:
+    def _schedule_one_pass(self, queue: Queue | None, share: ShareBudget) -> None:
         """Schedules the next sequences of one task that one pass answers."""
         while queue is not None and queue.one_pass:
             sequence = queue.one_pass[0]
@@ -304,14 +304,17 @@ class Scheduler:
         self.preempted += 1
         self._budget += self._scheduled.pop(sequence, 0)
         self._release(sequence)
-        self._waiting.setdefault(_key(sequence.request), _Queue()).generation.appendleft(sequence)
+        self._waiting.setdefault(_key(sequence.request), Queue()).generation.appendleft(sequence)
         self.newly_preempted.append(sequence)
 
-    def _release(self, sequence: Sequence) -> None:
-        """Removes a sequence from `running`, and frees its blocks and its use of the prefix blocks."""
+    def _release(self, sequence: Sequence, *, discard: bool = False) -> None:
+        """Removes a sequence from `running`, and frees its blocks and its use of the prefix blocks. `discard`: what
+        they hold may be wrong, and must not be found by others."""
         if sequence in self.running:
             self.running.remove(sequence)
         if self.cache is not None:
+            if discard:
+                self.cache.discard(sequence)
             self.cache.free(sequence)
 
     def _remove_if_empty(self, key: TaskKey) -> None:
@@ -337,7 +340,7 @@ class Scheduler:
                 new = self._advance_sequence(output, output.sequence.sampling)
                 if new.error is not None or new.finished is not None:
                     output.sequence.finished = new.finished
-                    self._release(output.sequence)
+                    self._release(output.sequence, discard=new.error is not None)
                     to_deliver.append(new)
                 elif new.token is not None:
                     to_deliver.append(new)

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -73,11 +74,11 @@ class AdapterCache:
         self.hits: dict[Level, int] = dict.fromkeys(("slot", "memory", "disk"), 0)
         self.slot_limit = slots
         self.on_load: Callable[[Version, float], None] = lambda version, seconds: None
-        self._threads = LoadingThreads()
+        self.threads = LoadingThreads()
 
     def close(self) -> None:
         """Ends the loading threads."""
-        self._threads.close()
+        self.threads.close()
 
     # ---- requests
 
@@ -218,7 +219,7 @@ class AdapterCache:
                 ready = None
                 if job is None:
                     job = self._load_jobs[sha] = LoadJob(version)
-                    self._threads.then(partial(self._run_load, job))
+                    self.threads.then(partial(self._run_load, job), partial(self._lose, job))
                 job.futures.append(future)
                 job.evict_when_idle = False
                 if pin:
@@ -274,7 +275,7 @@ class AdapterCache:
                     f"the adapter {job.version.ref} takes {size} bytes in a slot; all slots together have "
                     f"{self.budget.limit}"
                 )
-        except Exception as error:
+        except BaseException as error:  # else nobody would ever tell those who wait
             self._fail(job, error)
             return
         with self._lock:
@@ -318,7 +319,7 @@ class AdapterCache:
 
     def _start_binding(self, jobs: list[LoadJob]) -> None:
         for job in jobs:
-            self._threads.first(partial(self._finish, job))
+            self.threads.first(partial(self._finish, job), partial(self._lose, job))
 
     def _finish(self, job: LoadJob) -> None:
         """In a loading thread: binds the adapter, and sets the futures of those who wait for it."""
@@ -355,7 +356,7 @@ class AdapterCache:
         assert job.adapter is not None
         try:
             bound = self._bind(job.adapter)
-        except Exception as error:
+        except BaseException as error:
             with self._lock:
                 self._space.binding -= 1
                 self.budget.free(job.size)
@@ -368,7 +369,15 @@ class AdapterCache:
         self.budget.add(more)
         return Slot(bound, job.size + more, users=1)
 
-    def _fail(self, job: LoadJob, error: Exception) -> None:
+    def _lose(self, job: LoadJob, error: BaseException) -> None:
+        """The thread that loaded or bound the adapter has failed elsewhere, or died."""
+        with self._lock, suppress(ValueError):
+            self._queue.remove(job)
+        self._fail(job, error)
+
+    def _fail(self, job: LoadJob, error: BaseException) -> None:
+        if not isinstance(error, Exception):  # it would end the event loop of those who wait
+            error = RuntimeError(repr(error))
         # Damage was logged when it was found; later requests for the same files must not fill the log with it.
         level = logging.DEBUG if isinstance(error, DamagedStore) else logging.WARNING
         logger.log(level, "the adapter %s cannot be loaded: %s", job.version.ref, error)

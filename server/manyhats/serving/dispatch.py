@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, ParamSpec
 
 P = ParamSpec("P")
+
+_OVERDUE_SECONDS = 0.2  # after which the event loop is asked whether a wake-up was lost
 
 
 class Dispatcher:
@@ -27,6 +30,9 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._calls: deque[Callable[[], object]] = deque()
         self._woken = False
+        self.busy_since: float | None = None  # when the loop was woken for calls that it has not begun
+        self._probed: float | None = None  # the wake-up that the loop was asked about
+        self._lost: float | None = None  # the wake-up that never came
         self._thread = threading.local()
         self.wake_ups = 0  # so far
 
@@ -76,17 +82,44 @@ class Dispatcher:
             if self._loop is None or self._woken or not self._calls:
                 return
             self._woken = True
+            self.busy_since = time.monotonic()
             self.wake_ups += 1
         try:
             self._loop.call_soon_threadsafe(self._run)
         except RuntimeError:  # the loop has just been closed
             with self._lock:
                 self._woken = False
+                self.busy_since = None
                 self._calls.clear()
+
+    # ---- for the watchdog
+
+    @property
+    def alive(self) -> bool:
+        """Whether calls reach the event loop: no wake-up was lost. A loop that is only slow is alive."""
+        since, loop = self.busy_since, self._loop
+        overdue = since is not None and time.monotonic() - since > _OVERDUE_SECONDS
+        if overdue and since != self._probed and loop is not None:
+            self._probed = since
+            with suppress(RuntimeError):  # it has just been closed
+                loop.call_soon_threadsafe(self._probe, since)
+        return self._lost is None or self._lost != since
+
+    def _probe(self, since: float | None) -> None:
+        """On the event loop, which does in order what it is given: what it was woken for before should have begun."""
+        if self.busy_since == since:
+            self._lost = since
+
+    def revive(self) -> None:
+        """Wakes the event loop again."""
+        if not self.alive and self._loop is not None:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._run)
 
     def _run(self) -> None:
         with self._lock:
             self._woken = False
+            self.busy_since = None
         assert self._loop is not None
         for _ in range(len(self._calls)):
             call = self._calls.popleft()

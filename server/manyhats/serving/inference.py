@@ -142,11 +142,14 @@ class RequestState:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of one call."""
+    """The limits of one call, and of the faults of an adapter: see `FaultyAdapters`."""
 
     max_inputs: int
     max_characters: int
     timeout: float  # seconds until an unanswered request fails
+    max_faults: int = 0
+    fault_window: float = 60.0
+    verify_fraction: float = 0.0  # see `Verifier`
 
     def seconds_left(self, call: Call) -> float:
         """How long somebody waits for what a call asks."""

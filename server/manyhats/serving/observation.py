@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from manyhats._version import __version__
 from manyhats.engine.engine import Engine
@@ -37,6 +37,7 @@ class Observation:
         engine: Engine,
         *,
         is_ready: Callable[[], bool],
+        quarantined: Callable[[], Sequence[Version]],
         vllm_names: bool,
     ) -> None:
         """Gives the parts' own figures with the metrics; with `vllm_names`, some also under vLLM's names."""
@@ -53,6 +54,7 @@ class Observation:
                 cache,
                 engine,
                 is_ready=is_ready,
+                quarantined=quarantined,
                 max_versions=self._max_tasks,
                 build={"version": __version__, "backbone": backbone.name, "device": str(backbone.device)},
                 dropped=lambda: 0 if recorder is None else recorder.dropped,

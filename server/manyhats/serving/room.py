@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 
 from manyhats.core.call import Call
 from manyhats.core.sequence import Request, Reservation
 from manyhats.engine.engine import Engine
-from manyhats.errors import DeadlineExceeded, EngineFailure, ManyhatsError, Overloaded
+from manyhats.errors import DeadlineExceeded, ManyhatsError, Overloaded
 from manyhats.serving.inference import Limits, RequestState
-
-logger = logging.getLogger(__name__)
 
 _CHARACTERS_A_TOKEN = 4  # of most texts
 
@@ -63,11 +60,3 @@ def late(limits: Limits, call: Call) -> DeadlineExceeded:
     if call.deadline is not None and call.deadline <= time.monotonic():
         return DeadlineExceeded("no answer within the time that the request gives")
     return DeadlineExceeded(f"no answer within {limits.timeout:g} s")
-
-
-def as_answer(error: Exception) -> ManyhatsError:
-    """The error for the caller; internal errors are only logged."""
-    if isinstance(error, ManyhatsError):
-        return error
-    logger.error("a request failed", exc_info=error)
-    return EngineFailure("the server failed on this request; its log says why")

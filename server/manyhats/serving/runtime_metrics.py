@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from manyhats.engine.engine import Engine
 from manyhats.registry.adapter_cache import AdapterCache
+from manyhats.registry.records import Version
 from manyhats.registry.registry import Registry
 
 Figures = Mapping[str, tuple[str, float]]  # what a metric means, and its value
@@ -25,6 +26,7 @@ class RuntimeMetrics(Collector):  # type: ignore[misc]
         engine: Engine,
         *,
         is_ready: Callable[[], bool],
+        quarantined: Callable[[], Sequence[Version]],
         max_versions: int,
         build: Mapping[str, str],
         dropped: Callable[[], int],
@@ -33,6 +35,7 @@ class RuntimeMetrics(Collector):  # type: ignore[misc]
         self._adapter_cache = adapter_cache
         self._engine = engine
         self._is_ready = is_ready
+        self._quarantined = quarantined
         self._max_versions = max_versions
         self._build = build
         self._dropped = dropped
@@ -52,9 +55,9 @@ class RuntimeMetrics(Collector):  # type: ignore[misc]
             hits.add_metric([tier], count)
         yield hits
         damaged = GaugeMetricFamily(
-            "manyhats_quarantined", "Versions whose stored files are damaged", labels=["task", "version"]
+            "manyhats_quarantined", "Versions that are not asked: damaged or faulty", labels=["task", "version"]
         )
-        for version in self._registry.quarantine.versions()[: self._max_versions]:
+        for version in self._quarantined()[: self._max_versions]:
             damaged.add_metric([version.task, str(version.number)], 1)
         yield damaged
         build = GaugeMetricFamily("manyhats_build_info", "Which server this is; always 1", labels=list(self._build))
@@ -64,7 +67,7 @@ class RuntimeMetrics(Collector):  # type: ignore[misc]
     def _gauges(self) -> Figures:
         stats, engine = self._adapter_cache.stats(), self._engine
         waiting = engine.waiting()
-        quarantined = len(self._registry.quarantine.versions())
+        quarantined = len(self._quarantined())
         figures: dict[str, tuple[str, float]] = {
             "manyhats_inputs_waiting": ("Inputs in the queues", sum(waiting.values())),
             "manyhats_tasks_waiting": ("Tasks with inputs in the queues", len(waiting)),
@@ -75,7 +78,7 @@ class RuntimeMetrics(Collector):  # type: ignore[misc]
             "manyhats_memory_adapters": ("Adapters in host memory", stats.memory),
             "manyhats_memory_bytes": ("Bytes of adapters in host memory", stats.memory_bytes),
             "manyhats_tasks": ("Tasks in the registry", self._registry.count),
-            "manyhats_quarantined_versions": ("Versions whose stored files are damaged", quarantined),
+            "manyhats_quarantined_versions": ("Versions that are not asked: damaged or faulty", quarantined),
             "manyhats_ready": ("Whether the server answers", int(self._is_ready())),
         }
         if engine.cache is not None:

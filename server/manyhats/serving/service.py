@@ -7,7 +7,6 @@ with other requests, and releases everything when it is answered, rejected or ca
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -30,6 +29,7 @@ from manyhats.serving.answered import answered, refused
 from manyhats.serving.backbone_task import BackboneTask
 from manyhats.serving.background import Background
 from manyhats.serving.dispatch import Dispatcher
+from manyhats.serving.faulty_adapters import FaultyAdapters, as_answer, loading_failure, rendering_failure
 from manyhats.serving.generation import Generation
 from manyhats.serving.inference import (
     InferenceRequest,
@@ -43,11 +43,10 @@ from manyhats.serving.merged import FIELD, MergeBody, MergedVersion, open_merged
 from manyhats.serving.preparation import Preparation
 from manyhats.serving.preparation_queue import PreparationQueue
 from manyhats.serving.responses import response_cost, response_of
-from manyhats.serving.room import as_answer, give_back, late, reserve, submit
+from manyhats.serving.room import give_back, late, reserve, submit
 from manyhats.serving.task_views import TaskViews
 from manyhats.serving.threads import SMALL_OUTPUT, SMALL_REQUESTS, SMALL_TEXT, at_once_if, tokenising_limit
-
-logger = logging.getLogger(__name__)
+from manyhats.serving.verification import Verifier
 
 OnRollout = Callable[[InferenceRequest, Version, InferenceResponse | ManyhatsError], None]
 
@@ -70,6 +69,8 @@ class Service:
         cache = engine.cache  # of backbones that generate
         self._preparation = Preparation(backbone, None if cache is None else Generation(backbone, cache.capacity))
         self._queue = PreparationQueue(self._preparation, self.dispatcher, partial(submit, engine))
+        self.faulty = FaultyAdapters(limits.max_faults, limits.fault_window)
+        self.verifier = Verifier(limits.verify_fraction, backbone, engine, adapter_cache)
         self.on_answer: Callable[[Answered], None] = lambda one: None
         self.background = Background(self._open, self._answers, self._close)
         self.on_rollout: OnRollout = lambda request, version, answer: None  # of tasks with an alias that is rolled out
@@ -91,6 +92,8 @@ class Service:
                 answer = await self._answer_small(one)
             else:
                 (answer,) = await self._answers([request], {0: one})
+            if self.verifier.fraction and not isinstance(answer, ManyhatsError):
+                self.verifier.offer(one)
         finally:
             self._close(one)
         self.on_answer(answered(one, answer, begin))
@@ -107,6 +110,9 @@ class Service:
         pending: dict[int, RequestState] = {}
         try:
             answers = await self._answers(requests, pending)
+            for i, one in pending.items() if self.verifier.fraction else ():
+                if not isinstance(answers[i], ManyhatsError):
+                    self.verifier.offer(one)
         finally:
             for one in pending.values():
                 self._close(one)
@@ -148,7 +154,11 @@ class Service:
             parameters, settings = self._views.complete(view, request.defaults, given, request.names)
             if body is not None:
                 merged = open_merged(self.registry, body, version, version.task == BASE)
+            if self.faulty.reasons:
+                self.faulty.check([version] if merged is None else [version, merged, *merged.members])
         except ManyhatsError as error:
+            for pinned in merged.members if merged is not None else ():
+                self.registry.unpin(pinned)
             if version.task != BASE:
                 self.registry.unpin(version)
             if task is not None and task.rollouts:
@@ -217,14 +227,21 @@ class Service:
             if size <= SMALL_OUTPUT:
                 return self._response(one, size)
         except Exception as error:
-            return as_answer(error)
+            return self._failure(one, error)
         try:
             async with asyncio.timeout_at(deadline.when()):
                 return await at_once_if(False, lambda: self._response(one, size))
         except TimeoutError:
             return late(self.limits, one.call)
         except Exception as error:
-            return as_answer(error)
+            return self._failure(one, error)
+
+    def _failure(self, one: RequestState, error: Exception) -> ManyhatsError:
+        """The error for the caller, counted where it is the fault of the request's adapter."""
+        answer = as_answer(error)
+        if (version := one.effective_version) is not None:
+            self.faulty.add(version, answer)
+        return answer
 
     def _expire(self, end: asyncio.Future[None], call: Call) -> None:
         """Ends the wait for a request that has not been answered in time."""
@@ -232,7 +249,11 @@ class Service:
             end.set_exception(late(self.limits, call))
 
     def _response(self, one: RequestState, size: int) -> InferenceResponse:
-        return response_of(one, self.backbone.tokenizer, self._preparation.generation, size)
+        try:
+            return response_of(one, self.backbone.tokenizer, self._preparation.generation, size)
+        except Exception as error:
+            failure = rendering_failure(one.effective_version or one.version, error)
+            raise failure from failure.__cause__
 
     def _acquired(self, one: RequestState) -> bool:
         """Requests the adapter, unless that was done. Returns whether it is there."""
@@ -298,7 +319,7 @@ class Service:
             try:
                 one.adapter = await waits[i]
             except Exception as error:
-                answers[i] = as_answer(error)
+                answers[i] = self._failure(one, loading_failure(one.effective_version or one.version, error))
                 return
             one.acquired = True
             one.load_ms = (time.monotonic() - one.received) * 1000
@@ -339,7 +360,7 @@ class Service:
             try:
                 await self._wait(requests[i], finished[i], deadline)
             except Exception as error:
-                answers[i] = as_answer(error)
+                answers[i] = self._failure(pending[i], error)
 
         def finish() -> None:
             for i in waiting:
@@ -347,7 +368,7 @@ class Service:
                     try:
                         answers[i] = self._response(pending[i], costs[i])
                     except Exception as error:
-                        answers[i] = as_answer(error)
+                        answers[i] = self._failure(pending[i], error)
 
         costs = {i: response_cost(pending[i]) for i in waiting if answers[i] is None}
         await at_once_if(sum(costs.values()) <= SMALL_OUTPUT, finish)

@@ -139,7 +139,7 @@ def rollback(name: str, version: int | None) -> Operation[TaskDetails]:
 
 
 def placement(name: str, verb: str) -> Operation[TaskDetails]:
-    """`load`, `unload`, `pin` or `unpin`."""
+    """`load`, `unload`, `lift`, `pin` or `unpin`."""
     return Operation("POST", path(name, verb), _details)
 
 

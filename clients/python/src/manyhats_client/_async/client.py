@@ -367,6 +367,10 @@ class AsyncClient(AsyncSender):
         """Gives back the memory of the task's adapters."""
         return await self._call(ops.placement(task, "unload"), only_options(given))
 
+    async def lift(self, task: str, **given: Unpack[CallOptions]) -> TaskDetails:
+        """Has a task asked again that was quarantined for its adapter's faults."""
+        return await self._call(ops.placement(task, "lift"), only_options(given))
+
     async def pin(self, task: str, **given: Unpack[CallOptions]) -> TaskDetails:
         """Keeps the task's adapter in a slot."""
         return await self._call(ops.placement(task, "pin"), only_options(given))

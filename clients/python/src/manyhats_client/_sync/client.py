@@ -362,6 +362,10 @@ class Client(Sender):
         """Gives back the memory of the task's adapters."""
         return self._call(ops.placement(task, "unload"), only_options(given))
 
+    def lift(self, task: str, **given: Unpack[CallOptions]) -> TaskDetails:
+        """Has a task asked again that was quarantined for its adapter's faults."""
+        return self._call(ops.placement(task, "lift"), only_options(given))
+
     def pin(self, task: str, **given: Unpack[CallOptions]) -> TaskDetails:
         """Keeps the task's adapter in a slot."""
         return self._call(ops.placement(task, "pin"), only_options(given))
