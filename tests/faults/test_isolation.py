@@ -261,6 +261,7 @@ def test_a_part_that_dies_is_noticed_and_the_queue_is_answered(
         assert found[f"manyhats_part_deaths_total|part={part}"] == 1
         assert found[f"manyhats_part_well|part={part}"] == 1
         assert live.client.get("/readyz").status_code == 200
+        assert live.runtime.adapter_cache._space.binding == 0
         live.wait_idle()
 
 
@@ -287,6 +288,7 @@ def test_what_a_loading_thread_raises_is_told_to_those_who_wait(
         assert close(live.outputs(task), expected)
         assert live.runtime.ready
         assert not cache._load_jobs
+        assert cache._space.binding == 0
         live.wait_idle()
 
 

@@ -313,6 +313,7 @@ class AdapterCache:
                 if not self._space.reserve(job.size):
                     break
                 self._space.binding += 1
+                job.reserved = True
             self._queue.popleft()
             admitted.append(job)
         return admitted
@@ -335,6 +336,7 @@ class AdapterCache:
         with self._lock:
             if job.slot is None:
                 self._space.binding -= 1
+                job.reserved = False
                 self._slots.add(version.sha256, slot)
                 if self._slots_on_host:
                     self._memory.take(version.sha256)
@@ -358,8 +360,7 @@ class AdapterCache:
             bound = self._bind(job.adapter)
         except BaseException as error:
             with self._lock:
-                self._space.binding -= 1
-                self.budget.free(job.size)
+                self._free_reserved(job)
                 admitted = self._admit()
             self._fail(job, error)
             self._start_binding(admitted)
@@ -371,9 +372,22 @@ class AdapterCache:
 
     def _lose(self, job: LoadJob, error: BaseException) -> None:
         """The thread that loaded or bound the adapter has failed elsewhere, or died."""
-        with self._lock, suppress(ValueError):
-            self._queue.remove(job)
+        with self._lock:
+            with suppress(ValueError):
+                self._queue.remove(job)
+            self._free_reserved(job)
+            admitted = self._admit()
         self._fail(job, error)
+        self._start_binding(admitted)
+
+    def _free_reserved(self, job: LoadJob) -> None:
+        """Gives back the place in a slot that a job got, and did not fill. The lock is held."""
+        if job.reserved:
+            job.reserved = False
+            self._space.binding -= 1
+            self.budget.free(job.size)
+        elif job.slot is not None and self._load_jobs.get(job.version.sha256) is job:
+            self._slots.give_back(job.version.sha256)
 
     def _fail(self, job: LoadJob, error: BaseException) -> None:
         if not isinstance(error, Exception):  # it would end the event loop of those who wait

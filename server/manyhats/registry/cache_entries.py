@@ -30,6 +30,7 @@ class LoadJob:
     evict_when_idle: bool = False  # it was unloaded meanwhile
     slot: Slot | None = None  # it was in a slot already when its turn came
     never_fits: bool = False  # the pinned adapters leave too little memory for it
+    reserved: bool = False  # whether it has a place in a slot that it has not filled
     passed: int = 0  # requests that were given a busy slot while it waited for memory
     draining: set[str] = field(default_factory=set)  # slots that take no new requests until it has its own
 
