@@ -27,6 +27,8 @@ from manyhats.api.turns import Turns
 from manyhats.core.call import CURRENT_CALL, Call
 from manyhats.errors import DeadlineExceeded, ManyhatsError
 
+_ANY = 1 << 30  # inputs of one client under way
+
 
 class Gate:
     """Gives each request its id, and refuses what may not pass.
@@ -34,7 +36,7 @@ class Gate:
     In this order: an unknown host, a page of another site, an encoding, a type or a length of the body.
 
     `hosts`: the names of this server, None for any. `origins`: whose pages may ask. `json_limit`, `upload_limit`: bytes
-    of a body. `turns`: whose request is begun next. `timeout`: the most seconds until an answer.
+    of a body. `turns`: whose request is begun next; None: any. `timeout`: the most seconds until an answer.
     """
 
     def __init__(
@@ -45,11 +47,11 @@ class Gate:
         origins: Sequence[str],
         json_limit: int,
         upload_limit: int,
-        turns: Turns,
-        timeout: float,
+        turns: Turns | None = None,
+        timeout: float = 60.0,
     ) -> None:
         self._app = app
-        self._turns = turns
+        self._turns = turns or Turns(lambda: _ANY)
         self._timeout = timeout
         self._hosts = AllowedHosts(hosts)
         self._same_origin = SameOrigin(origins)
