@@ -12,7 +12,6 @@ work, and a file that cannot be loaded fails only those who asked for it.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -24,17 +23,15 @@ from typing import Any
 
 from manyhats.core.adapter import Adapter
 from manyhats.core.packed_adapter import PackedAdapter
-from manyhats.errors import DamagedStore, Overloaded, TooLarge
+from manyhats.errors import Overloaded, TooLarge
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.budget import MemoryBudget
-from manyhats.registry.cache_entries import CacheStats, Level, LoadJob, set_bound, succeeded
+from manyhats.registry.cache_entries import CacheStats, Level, LoadJob, logged, set_bound, succeeded
 from manyhats.registry.host_memory import HostMemory
 from manyhats.registry.loading_threads import LoadingThreads
 from manyhats.registry.records import Version
 from manyhats.registry.slot_space import SlotSpace
 from manyhats.registry.slots import Slot
-
-logger = logging.getLogger(__name__)
 
 
 class AdapterCache:
@@ -390,11 +387,7 @@ class AdapterCache:
             self._slots.give_back(job.version.sha256)
 
     def _fail(self, job: LoadJob, error: BaseException) -> None:
-        if not isinstance(error, Exception):  # it would end the event loop of those who wait
-            error = RuntimeError(repr(error))
-        # Damage was logged when it was found; later requests for the same files must not fill the log with it.
-        level = logging.DEBUG if isinstance(error, DamagedStore) else logging.WARNING
-        logger.log(level, "the adapter %s cannot be loaded: %s", job.version.ref, error)
+        error = logged(job.version, error)
         with self._lock:
             self._load_jobs.pop(job.version.sha256, None)
         for future in job.futures:

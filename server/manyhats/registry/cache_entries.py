@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal
 
 from manyhats.core.adapter import Adapter
 from manyhats.core.packed_adapter import PackedAdapter
+from manyhats.errors import DamagedStore
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.records import Version
 from manyhats.registry.slots import Slot, Slots
+
+logger = logging.getLogger(__name__)
 
 _PASSES = 1  # requests for adapters in slots that may pass one that waits for memory, before slots drain for it
 
@@ -82,3 +86,13 @@ def set_bound(future: Future[BoundAdapter], bound: BoundAdapter) -> bool:
 def succeeded(future: Future[BoundAdapter]) -> bool:
     """Whether the future has its adapter."""
     return not future.cancelled() and future.exception() is None
+
+
+def logged(version: Version, error: BaseException) -> Exception:
+    """The error for those who wait for an adapter, which is logged."""
+    if not isinstance(error, Exception):  # it would end their event loop
+        error = RuntimeError(repr(error))
+    # Damage was logged when it was found; later requests for the same files must not fill the log with it.
+    level = logging.DEBUG if isinstance(error, DamagedStore) else logging.WARNING
+    logger.log(level, "the adapter %s cannot be loaded: %s", version.ref, error)
+    return error

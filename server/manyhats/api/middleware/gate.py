@@ -31,6 +31,8 @@ from manyhats.core.call import CURRENT_CALL, Call
 from manyhats.errors import DeadlineExceeded, ManyhatsError
 from manyhats.serving.http_metrics import HttpMetrics
 
+_ANY = 1 << 30  # inputs of one client under way
+
 
 class Gate:
     """Gives each request its id, and refuses what may not pass.
@@ -39,8 +41,9 @@ class Gate:
     body. Who sends it is noted for its route, which says whether they may.
 
     `access`: knows whose keys are whose. `hosts`: the names of this server, None for any. `origins`: whose pages may
-    ask. `json_limit`, `upload_limit`: bytes of a body. `turns`: whose request is begun next. `timeout`: the most
-    seconds until an answer. `check_open` raises for a path that is not open now. `observer`: is told of each request.
+    ask. `json_limit`, `upload_limit`: bytes of a body. `turns`: whose request is begun next; None: any. `timeout`: the
+    most seconds until an answer. `check_open` raises for a path that is not open now. `observer`: is told of each
+    request.
     """
 
     def __init__(
@@ -52,15 +55,15 @@ class Gate:
         origins: Sequence[str],
         json_limit: int,
         upload_limit: int,
-        turns: Turns,
-        timeout: float,
+        turns: Turns | None = None,
+        timeout: float = 60.0,
         check_open: Callable[[str], object] = lambda path: None,
         observer: Observer | None = None,
     ) -> None:
         self._app = app
         self._access = access
         self._observer = observer or Observer(HttpMetrics(), None, with_texts=False)
-        self._turns = turns
+        self._turns = turns or Turns(lambda: _ANY)
         self.timeout = timeout
         self._check_open = check_open
         self._same_origin = SameOrigin(origins)
