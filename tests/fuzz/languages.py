@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 from manyhats.backbone import Text
 from manyhats.engine.structured_output import Grammars
-from manyhats.errors import ManyhatsError
+from manyhats.errors import InvalidRequest
 from manyhats.serving.template_process import environment
 from manyhats.serving.templates import TemplateProcesses
 
@@ -88,11 +88,7 @@ def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _NotJson(str(error)[:100]) from None
-
-
-class _NotJson(ManyhatsError):
-    """The body's parser has refused it before a schema is looked at."""
+        raise InvalidRequest(f"no JSON: {error}"[:100]) from None  # as the parser of bodies does before
 
 
 def grammar_seeds() -> list[bytes]:

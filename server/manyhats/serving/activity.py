@@ -81,11 +81,11 @@ class RecentTraffic:
 
     def busiest(self, count: int) -> list[str]:
         """The tasks with the most requests, at most `count`."""
-        requests: dict[str, int] = {}
+        asked: dict[str, int] = {}
         for interval in self._kept():
             for task, counted in interval.tasks.items():
-                requests[task] = requests.get(task, 0) + counted.requests
-        return sorted(requests, key=lambda task: (-requests[task], task))[:count]
+                asked[task] = asked.get(task, 0) + counted.requests
+        return sorted(asked, key=lambda task: (-asked[task], task))[:count]
 
     def history(self, tasks: Iterable[str]) -> tuple[float, Sequence[Traffic], Mapping[str, Sequence[Traffic]]]:
         """When the newest interval ends (Unix, seconds); the sum of all tasks for each interval, the oldest first; and
