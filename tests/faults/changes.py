@@ -257,8 +257,10 @@ def import_folder(shop: Workshop) -> Change:
     ready = shop.copied(shop.folders / f"{task}.copy")
 
     def send(client: httpx.Client, headers: dict[str, str]) -> None:
-        client.get("/healthz", headers=headers)
-        shutil.move(ready, shop.store / task)
+        try:
+            client.get("/healthz", headers=headers)
+        finally:  # the folder comes, even where that has ended the server
+            shutil.move(ready, shop.store / task)
         while client.get(f"/v1/tasks/{task}").status_code != 200:
             pass
 
