@@ -279,7 +279,8 @@ say "the store is writable by user $uid, the program is not"
 # shellcheck disable=SC2016  # expanded inside the container
 b run --isolation chroot "$container" -- /opt/manyhats/bin/python3 -c '
 import json, sys
-listed = {one["name"] for one in json.load(open(sys.argv[1]))["components"]}
+whole = json.load(open(sys.argv[1]))
+listed = {one["name"] for one in [whole["metadata"]["component"], *whole["components"]]}
 missing = {"manyhats", "manyhats-client", "torch", "starlette"} - listed
 sys.exit(f"not listed: {missing}" if missing else 0)
 ' /usr/share/doc/manyhats/sbom.cdx.json || die "the list of packages"
