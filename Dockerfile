@@ -77,6 +77,15 @@ COPY clients/python ./clients/python
 RUN /opt/manyhats/bin/pip wheel --no-deps --build-constraint /tmp/requirements/constraints.txt --wheel-dir /dist \
     . ./clients/python
 
+# --- sbom: a list of all that the image's environment holds, as CycloneDX --------------------
+FROM wheel AS sbom
+
+RUN /opt/manyhats/bin/pip install --no-index --no-deps /dist/*.whl \
+    && python3 -m venv /opt/lister \
+    && /opt/lister/bin/pip install -c /tmp/requirements/constraints.txt cyclonedx-bom \
+    && /opt/lister/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
+        --output-file /sbom.cdx.json /opt/manyhats/bin/python3
+
 # --- the image -------------------------------------------------------------------------------
 FROM ${BASE_IMAGE}
 
@@ -92,6 +101,8 @@ COPY --chown=10001:10001 adapters_store/ /store/
 COPY --from=wheel /dist /tmp/dist
 RUN /opt/manyhats/bin/pip install --no-cache-dir --no-index --no-deps /tmp/dist/*.whl \
     && rm -r /tmp/dist
+
+COPY --from=sbom /sbom.cdx.json /usr/share/doc/manyhats/sbom.cdx.json
 
 ENV PATH=/opt/manyhats/bin:$PATH \
     PYTHONUNBUFFERED=1 \

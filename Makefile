@@ -31,7 +31,7 @@ export TOKENIZERS_PARALLELISM = false
 .PHONY: help install lock openapi generate-typescript page sync-client docs demo serve test test-slow test-live coverage test-oldest test-newest lint check-lock check-style \
 	check-types check-typescript check-files hooks format bench bench-peers examples decoder demo-decoder examples-decoder bench-generation bench-device \
 	bench-methods \
-	image-check release-check clean
+	image-check release-check fuzz crash audit sbom clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -97,7 +97,7 @@ test-oldest: build/uv/bin/uv  ## make test with the oldest release of every depe
 test-newest: build/uv/bin/uv  ## make test with the newest release of every dependency, in build/newest; TORCH as above
 	$(PYTHON) scripts/extremes.py newest --torch '$(TORCH)' -- -m "not slow and not live" -n $(JOBS) --dist worksteal $(ARGS)
 
-lint: check-lock check-style check-types check-typescript check-files  ## Check style, types, the lock, and what must not be committed
+lint: check-lock check-style check-security check-types check-typescript check-files  ## Check style, security, types, the lock, and what must not be committed
 
 check-lock:
 	@$(PYTHON) scripts/lock.py --check
@@ -105,6 +105,9 @@ check-lock:
 check-style: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+check-security: install
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive server clients/python/src scripts
 
 check-types: install
 	$(BIN)/mypy
@@ -144,6 +147,29 @@ bench-peers: install  ## Make the environments of the projects that `make bench 
 examples: install  ## Make the example adapters again from their data (about an hour on 2 cores)
 	$(BIN)/python examples/prepare_data.py
 	$(BIN)/python examples/train.py
+
+fuzz: install build/atheris  ## Give every parser anything, over a million inputs (20 minutes on 2 quiet cores); ARGS='--keep http' for one
+	PYTHONPATH=build/atheris nice -n 19 $(BIN)/python -m tests.fuzz --json benchmarks/results/fuzz.json $(ARGS)
+
+# What leads inputs to branches that none has taken before; it has builds for some Pythons. Without it they are made at random.
+build/atheris: $(ALONE)
+	-$(PIP) --no-deps --target build/atheris -c $(ALONE) atheris
+	@mkdir -p build/atheris && touch build/atheris
+
+crash: install  ## Kill servers at 100 random points of every kind of change, and look at what is left (20 minutes on 2 quiet cores)
+	$(BIN)/python -m tests.faults.crash --json benchmarks/results/crash.json $(ARGS)
+
+audit: check-security build/audit/.installed  ## Ask for advisories about every package of the lock (needs the network), and look through our code
+	$(PYTHON) scripts/audit.py build/audit/bin/pip-audit
+
+sbom: install build/audit/.installed  ## List what is installed in .venv, as CycloneDX, in build/sbom.cdx.json; the image has one of its own
+	build/audit/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml -o build/sbom.cdx.json $(BIN)/python
+
+# An environment of its own: what asks about our packages must not be among them.
+build/audit/.installed: $(LOCK)
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet -c $(LOCK) cyclonedx-bom pip-audit
+	@touch $@
 
 image-check:  ## Build the container image without an engine, run it, and ask it the demo's questions
 	bash docker/image-check.sh

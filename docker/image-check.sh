@@ -276,6 +276,16 @@ b run --isolation chroot "$container" -- sh -c '
 ' sh "$uid" || die "the folders' permissions"
 say "the store is writable by user $uid, the program is not"
 
+# shellcheck disable=SC2016  # expanded inside the container
+b run --isolation chroot "$container" -- /opt/manyhats/bin/python3 -c '
+import json, sys
+whole = json.load(open(sys.argv[1]))
+listed = {one["name"] for one in [whole["metadata"]["component"], *whole["components"]]}
+missing = {"manyhats", "manyhats-client", "torch", "starlette"} - listed
+sys.exit(f"not listed: {missing}" if missing else 0)
+' /usr/share/doc/manyhats/sbom.cdx.json || die "the list of packages"
+say "the list of packages names them"
+
 step "the end"
 began="$(now)"
 kill -TERM "$server_pid"

@@ -77,7 +77,9 @@ def step(text: str) -> None:
 
 def checkout(folder: Path) -> Path:
     """A copy of the files that git knows, as they are now: nothing that lies about can get into an archive."""
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    names = subprocess.run(  # nosec B607  # the contributor's own git
+        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
     for name in filter(None, names.split("\0")):
         if (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ with these arguments, or with "script" of that script with them, and "needs" nam
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -61,6 +62,7 @@ def serve_commands() -> None:
         if "start" in command:
             for name in command.get("needs") or NEEDED[command["start"][0]]:
                 importlib.import_module(name)
+            gc.freeze()  # a collection in the child would write to every page, and so copy them all
             answer = os.fork()
             if not answer:
                 child(command)

@@ -222,7 +222,7 @@ def test_files_in_the_text_exist() -> None:
     """Paths that begin with a folder of the repository."""
     tops = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")} - {"build", "dist"}
     for page, span in inline():
-        path = span.removeprefix(".venv/bin/python ").split(" ")[0]
+        path = span.removeprefix(".venv/bin/python ").split(" ")[0].partition("::")[0]
         if "/" in path and path.split("/")[0] in tops and not re.search(r"[<>{}*]", path):
             assert (ROOT / path).exists(), f"{page}: {span}"
 

@@ -14,7 +14,8 @@ logger = logging.getLogger(__name__)
 
 # Names of a loopback address. A page elsewhere cannot make a browser send one of them to itself.
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-_ANY = frozenset({"", "0.0.0.0", "::"})
+_EVERY_ADDRESS = "0.0.0.0"  # nosec B104  # compared with, to refuse it without keys
+_ANY = frozenset({"", _EVERY_ADDRESS, "::"})
 
 
 def check_exposure(settings: Settings) -> None:

@@ -81,11 +81,11 @@ class RecentTraffic:
 
     def busiest(self, count: int, shown: Callable[[str], bool] = lambda task: True) -> list[str]:
         """The tasks with the most requests, at most `count`, of those that are to be shown."""
-        requests: dict[str, int] = {}
+        asked: dict[str, int] = {}
         for interval in self._kept():
             for task, counted in interval.tasks.items():
-                requests[task] = requests.get(task, 0) + counted.requests
-        return sorted(filter(shown, requests), key=lambda task: (-requests[task], task))[:count]
+                asked[task] = asked.get(task, 0) + counted.requests
+        return sorted(filter(shown, asked), key=lambda task: (-asked[task], task))[:count]
 
     def history(
         self, tasks: Iterable[str], shown: Callable[[str], bool] | None = None

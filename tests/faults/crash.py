@@ -1,0 +1,224 @@
+"""Servers that are killed at random points of every kind of change, started again, and looked through.
+
+    python -m tests.faults.crash --points 100 --json benchmarks/results/crash.json     (`make crash`)
+
+A point is a random line of those that the server runs from the request's beginning until after its answer, or a random
+moment meanwhile. What was acknowledged must be there; what was not is there whole, or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from manyhats.registry.blobs import digest
+
+from tests.api.live import Files, adapter_files
+from tests.faults.changes import KINDS, State, Workshop, state_of
+from tests.processes import Launcher, Process
+from tests.waiting import PATIENCE, wait_until
+
+_SCRIPT = """
+import sys
+from pathlib import Path
+from tests.faults.killed_server import serve
+serve(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+_NEEDS = ("tests.faults.killed_server",)
+_TIMED = 4  # every so many points are moments, not lines
+_BEYOND = 1.05  # of the lines of a whole change: some points lie behind its end
+
+
+class KilledServer(Process):
+    """A server on a store, which may end at any line."""
+
+    def __init__(self, launcher: Launcher, folder: Path, number: int) -> None:
+        self.store, self.folders = folder / "store", folder / "folders"
+        super().__init__(
+            launcher, folder / f"log-{number}", [str(self.store), str(self.folders)], script=_SCRIPT, needs=_NEEDS
+        )
+        match = wait_until(lambda: re.search(r"port (\d+)\n", self.text) or self._ended(), "the server listens")
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{match[1]}", timeout=PATIENCE, verify=False)
+        wait_until(self._ready, "the server is ready")
+
+    def _ended(self) -> None:
+        assert "Traceback" not in self.text, self.text
+
+    def _ready(self) -> bool:
+        try:
+            return self.client.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def kill(self) -> None:
+        """Ends it, if it has not ended."""
+        self.client.close()
+        if self.code is None:
+            try:
+                super().kill()
+            except ProcessLookupError:
+                self.end()
+
+
+def check_whole(store: Path, state: State) -> None:
+    """Every version has its files as they were sent, and nothing else lies about."""
+    hidden = store / ".manyhats"
+    assert list((hidden / "staging").iterdir()) == [], "something was left in staging"
+    hashes = {sha for task in state.values() for sha in task["versions"].values()}
+    present = {path.name for path in (hidden / "blobs").iterdir()}
+    assert present == hashes, f"without a version: {present - hashes}; without files: {hashes - present}"
+    for name, task in state.items():
+        assert "stable" in task["aliases"], f"{name} has no stable"
+        for target in task["aliases"].values():
+            numbers = [one["version"] for one in target] if isinstance(target, list) else [target]
+            assert set(numbers) <= set(task["versions"]), f"{name} points at {target}"
+
+
+def check_files(store: Path, state: State, checked: set[str]) -> None:
+    """The files of versions that nobody has looked at since they were made."""
+    for task in state.values():
+        for sha in set(task["versions"].values()) - checked:
+            assert digest(store / ".manyhats" / "blobs" / sha) == sha
+            checked.add(sha)
+
+
+def killed_under(kind: str, points: int, launcher: Launcher, folder: Path, seed: int = 1) -> dict[str, int]:
+    """Kills a server at so many points of one kind of change. Returns how many there were of each sort.
+
+    Raises AssertionError where something acknowledged is gone, or something is there by half.
+    """
+    chance = random.Random(f"{kind} {seed}")
+    (folder / "folders").mkdir(parents=True)
+    stock = _adapters(chance.randrange(1 << 30))
+    counts: Counter[str] = Counter()
+    checked: set[str] = set()
+    lines, seconds = 0, 0.0
+    server = KilledServer(launcher, folder, 0)
+    shop = Workshop(server.client, lambda: next(stock), server.folders, server.store, chance)
+    try:
+        for number in range(points + 1):  # the first is counted, not killed
+            shop.client, shop.number = server.client, number
+            change = KINDS[kind](shop)
+            before = state_of(server.client)
+            end, moment = 0, None
+            if number and number % _TIMED == 0:
+                moment = chance.uniform(0, seconds)
+            elif number:
+                end = chance.randint(1, max(int(lines * _BEYOND), 1))
+            begun = time.monotonic()
+            with _killing(server, moment):
+                acknowledged = False
+                try:
+                    answer = change.send(server.client, {"X-Kill-At": str(end)})
+                    acknowledged = True
+                    assert answer is None or answer.status_code in change.accepted, answer.text
+                    seconds = time.monotonic() - begun
+                    counted = int(server.client.get("/lines").text)
+                    lines = (lines + counted) // 2 if lines else counted
+                except httpx.TransportError:
+                    pass
+            server.kill()
+            server = KilledServer(launcher, folder, number + 1)
+            after = state_of(server.client)
+            check_whole(server.store, after)
+            check_files(server.store, after, checked)
+            done = change.done(before, after)
+            same = before == after
+            others = _without(before, change.touches) == _without(after, change.touches)
+            assert others, f"{kind}: other tasks have changed: {before} {after}"
+            assert done or (same and not acknowledged and not change.sure), (
+                f"{kind}, killed at line {end} or after {moment} s, "
+                f"{'acknowledged' if acknowledged else 'not acknowledged'}: before {before}, after {after}"
+            )
+            _asked(server, after, change.touches)
+            if number:
+                counts["points"] += 1
+                counts["moments" if moment is not None else "lines"] += 1
+                unsaid = "done, not acknowledged" if done and not same else "not done"
+                counts["acknowledged" if acknowledged else unsaid] += 1
+    finally:
+        server.kill()
+    return dict(counts) | {"lines of one change": lines}
+
+
+def _without(state: State, task: str) -> State:
+    return {name: value for name, value in state.items() if name != task}
+
+
+def _asked(server: KilledServer, state: State, task: str) -> None:
+    """The task's newest versions answer, and so does what its aliases name."""
+    if task not in state:
+        return
+    for ref in (f"{task}@{one}" for one in [*list(state[task]["versions"])[-2:], *state[task]["aliases"]]):
+        answer = server.client.post(f"/v1/tasks/{ref}/predict", json={"inputs": "w1 w2"})
+        assert answer.status_code == 200, f"{ref}: {answer.text}"
+
+
+@contextmanager
+def _killing(server: KilledServer, moment: float | None) -> Iterator[None]:
+    """Ends the server after so many seconds, whatever happens meanwhile; without a moment, it ends itself."""
+    timer = threading.Timer(moment or 0.0, lambda: os.kill(server.pid, signal.SIGKILL)) if moment is not None else None
+    if timer is not None:
+        timer.start()
+    try:
+        yield
+    finally:
+        if timer is not None:
+            timer.join()
+
+
+def _adapters(seed: int) -> Iterator[Files]:
+    """Adapters without end, no two alike."""
+    from tests.faults.killed_server import BACKBONE
+
+    while True:
+        for method in ("lora", "bottleneck", "prefix", "mask"):
+            seed += 1
+            yield adapter_files(BACKBONE, method, labels=2 + seed % 3, seed=seed)
+
+
+def main() -> int:
+    """The exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.crash")
+    parser.add_argument("kinds", nargs="*", help=f"of: {', '.join(KINDS)}; none: all")
+    parser.add_argument("--points", type=int, default=100, help="points of each kind")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the counts there")
+    given = parser.parse_args()
+    launcher = Launcher()
+    results: dict[str, dict[str, int]] = {}
+    failed = 0
+    begin = time.monotonic()
+    for kind in given.kinds or KINDS:
+        with tempfile.TemporaryDirectory(prefix="crash-") as folder:
+            try:
+                results[kind] = killed_under(kind, given.points, launcher, Path(folder), given.seed)
+            except AssertionError as error:
+                failed += 1
+                results[kind] = {"failed": 1}
+                print(f"{kind}: {error}", file=sys.stderr, flush=True)
+        print(kind, json.dumps(results[kind]), flush=True)
+    launcher.close()
+    total = sum(one.get("points", 0) for one in results.values())
+    print(f"{total} points in {time.monotonic() - begin:.0f} s; {failed} kinds failed")
+    if given.json:
+        head = {"points": total, "seconds": round(time.monotonic() - begin), "failed": failed, "seed": given.seed}
+        given.json.write_text(json.dumps(head | {"kinds": results}, indent=2) + "\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""Servers that are killed under every kind of change: what was acknowledged is there, and nothing by half."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.amounts import tried
+from tests.faults.changes import KINDS
+from tests.faults.crash import killed_under
+from tests.processes import Launcher
+
+
+@tried(2, 15)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_killed_under_a_change(launcher: Launcher, tmp_path: Path, kind: str, amount: int) -> None:
+    counts = killed_under(kind, amount, launcher, tmp_path, seed=2)
+    assert counts["points"] == amount
+    assert counts["lines of one change"] > 100  # what is counted is there
