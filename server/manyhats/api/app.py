@@ -36,6 +36,7 @@ from manyhats.api import (
 from manyhats.api.definitions import share_definitions
 from manyhats.api.direct_route import DirectRoutes
 from manyhats.api.disconnect import ClientDisconnected
+from manyhats.api.error_answers import complete_errors, complete_streams
 from manyhats.api.examples import restore_nulls
 from manyhats.api.exposure import allowed_hosts
 from manyhats.api.middleware.gate import Gate
@@ -57,6 +58,8 @@ class Application(FastAPI):
         """What /openapi.json says; made once."""
         if self.openapi_schema is None:
             schema = super().openapi()
+            complete_errors(schema)
+            complete_streams(schema)
             share_definitions(schema)
             restore_nulls(schema)
         assert self.openapi_schema is not None
@@ -81,7 +84,8 @@ def create_app(runtime: Runtime) -> FastAPI:
     settings = runtime.settings
     app = _with_routes(lifespan)
     app.state.runtime = runtime
-    errors.install(app)
+    routes = [route for router in _routers() for route in router.routes]
+    errors.install(app, [*app.routes, *routes])
 
     @app.exception_handler(ClientDisconnected)
     @app.exception_handler(ClientDisconnect)  # while the body was still on its way
@@ -89,7 +93,7 @@ def create_app(runtime: Runtime) -> FastAPI:
         return Response(status_code=499)  # nobody reads it
 
     # FastAPI's own traces begin in front of its routes.
-    direct = [] if _traced() else [route for router in _routers() for route in router.routes]
+    direct = [] if _traced() else routes
     app.front = Gate(
         DirectRoutes(app.routed, application=app, routes=direct, handlers=app.exception_handlers),
         hosts=allowed_hosts(settings),
