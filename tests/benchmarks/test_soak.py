@@ -102,7 +102,16 @@ def test_every_malformed_request_is_one_of_the_kinds(part: Any) -> None:
 def test_three_minutes(tmp_path: Path) -> None:
     """No wrong answer, no lost one, and memory, descriptors and threads as they were."""
     done = subprocess.run(
-        [sys.executable, "benchmarks/soak.py", "--minutes", "3", "--json", str(tmp_path / "soak.json")],
+        [
+            sys.executable,
+            "benchmarks/soak.py",
+            "--minutes",
+            "3",
+            "--cached-products",
+            "32",
+            "--json",
+            str(tmp_path / "soak.json"),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
