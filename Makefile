@@ -30,7 +30,7 @@ export TOKENIZERS_PARALLELISM = false
 
 .PHONY: help install lock openapi generate-typescript page sync-client docs demo serve test test-slow test-live coverage test-oldest test-newest lint check-lock check-style \
 	check-types check-typescript check-files hooks format bench bench-peers examples decoder demo-decoder examples-decoder bench-generation bench-device \
-	bench-methods \
+	bench-methods soak schemathesis \
 	image-check release-check fuzz crash audit sbom clean
 
 help:  ## List the targets
@@ -193,6 +193,12 @@ bench-generation: decoder  ## Compare texts of many LoRA tasks with PEFT's (abou
 
 bench-device: install  ## Look at the engine on a GPU: answers, times, launches, targets (at most eight minutes)
 	$(BIN)/python benchmarks/device.py
+
+soak: install  ## Ask a server for 30 minutes while its tasks change, and compare every answer with the one alone
+	$(BIN)/python benchmarks/soak.py --minutes 30 --json benchmarks/results/soak.json
+
+schemathesis: install  ## Ask everything that the OpenAPI document allows, and compare the answers with it (some minutes)
+	$(BIN)/python -m tests.api.contract.running --examples 100
 
 bench-methods: install  ## Train and serve every method on four tasks (an hour on 2 cores), and write the table
 	$(BIN)/python examples/prepare_data.py spam sentiment genre parts-of-speech

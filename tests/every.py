@@ -27,11 +27,11 @@ from torch import Tensor
 from tests import tiny
 
 
-def parts(backbone: Backbone, seed: int = 1) -> dict[str, Component]:
-    """By method; those that the family does not take are left out."""
+def parts(backbone: Backbone, seed: int = 1, std: float = 0.2) -> dict[str, Component]:
+    """By method; those that the family does not take are left out. `std`: of the random weights."""
     generator = torch.Generator().manual_seed(seed)
 
-    def fresh(*shape: int, std: float = 0.2) -> Tensor:
+    def fresh(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator) * std
 
     hidden = backbone.hidden
@@ -39,7 +39,7 @@ def parts(backbone: Backbone, seed: int = 1) -> dict[str, Component]:
     table = backbone.embedding[words].module
     linear = {name: site.shape for name, site in backbone.linear.items() if name != "lm_head"}
     norms = {name: site.module for name, site in backbone.norm.items()}
-    made = {method: tiny.component(backbone, method, seed) for method in ("lora", "mask")}
+    made = {method: tiny.component(backbone, method, seed, std) for method in ("lora", "mask")}
     made["ia3"] = Component(
         "ia3",
         Ia3Config(),
@@ -69,8 +69,8 @@ def parts(backbone: Backbone, seed: int = 1) -> dict[str, Component]:
         {words: {"ids": torch.tensor([30, 9, 41]), "rows": fresh(3, table.embedding_dim)}},
     )
     if backbone.residual:
-        made["bottleneck"] = tiny.component(backbone, "bottleneck", seed, original_ln_before=True)
-        members = [tiny.component(backbone, "bottleneck", seed + i) for i in (1, 2)]
+        made["bottleneck"] = tiny.component(backbone, "bottleneck", seed, std, original_ln_before=True)
+        members = [tiny.component(backbone, "bottleneck", seed + i, std) for i in (1, 2)]
         configs = tuple(m.config for m in members)
         joined: dict[str, dict[str, Tensor]] = {
             site: {member_leaf(i, leaf): t for i, m in enumerate(members) for leaf, t in m.tensors[site].items()}
@@ -90,7 +90,7 @@ def parts(backbone: Backbone, seed: int = 1) -> dict[str, Component]:
         )
     if not backbone.family.packed:
         return made
-    made["prefix"] = tiny.component(backbone, "prefix", seed)
+    made["prefix"] = tiny.component(backbone, "prefix", seed, std)
     made["prompt"] = Component("prompt", PromptConfig(), {PROMPT_SITE: {"prompt": fresh(4, table.embedding_dim)}})
     half = hidden // 2
     made["invertible"] = Component(
@@ -117,10 +117,10 @@ def parts(backbone: Backbone, seed: int = 1) -> dict[str, Component]:
     return made
 
 
-def adapters(backbone: Backbone, seed: int = 1) -> dict[str, Adapter]:
-    """One of each method, without a head, and two of several methods."""
+def adapters(backbone: Backbone, seed: int = 1, std: float = 0.2) -> dict[str, Adapter]:
+    """One of each method, without a head, and two of several methods. `std`: of the random weights."""
     plain = tiny.adapter(backbone, "lora", seed)
-    own = parts(backbone, seed)
+    own = parts(backbone, seed, std)
     made = {name: replace(plain, components=(part,)) for name, part in own.items()}
     if "prefix" in own and "bottleneck" in own:
         made["stack"] = replace(plain, components=(own["prefix"], own["bottleneck"], own["lora"]))

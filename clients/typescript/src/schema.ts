@@ -243,6 +243,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/tasks/{task}/lift": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Lift
+         * @description Has all versions of a task asked again, and share batches, that were quarantined for their faults.
+         */
+        post: operations["lift_v1_tasks__task__lift_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/tasks/{task}/pin": {
         parameters: {
             query?: never;
@@ -595,7 +615,7 @@ export interface components {
             tenant: string | null;
             request_id: string | null;
             /** @enum {string} */
-            action: "upload" | "alias" | "rollback" | "delete_alias" | "delete_version" | "delete_task" | "settings" | "pin" | "unpin" | "load" | "unload" | "key_create" | "key_revoke";
+            action: "upload" | "alias" | "rollback" | "withdraw_canary" | "evaluate" | "lift" | "delete_alias" | "delete_version" | "delete_task" | "settings" | "pin" | "unpin" | "load" | "unload" | "key_create" | "key_revoke";
             task: string | null;
             alias: string | null;
             version: number | null;
@@ -660,6 +680,7 @@ export interface components {
         ChatBody: {
             model: string;
             stream?: boolean | null;
+            timeout?: number | null;
             stream_options?: components["schemas"]["StreamOptions"] | null;
             n?: number | null;
             best_of?: number | null;
@@ -881,6 +902,7 @@ export interface components {
         };
         /** @description `POST /v1/embeddings`. Token numbers are read as they are, without template, prompt or special tokens. */
         EmbeddingBody: {
+            timeout?: number | null;
             model: string;
             truncate?: boolean | null;
             truncate_prompt_tokens?: number | null;
@@ -1143,6 +1165,7 @@ export interface components {
             inputs: string | components["schemas"]["TextInput"] | (string | components["schemas"]["TextInput"])[];
             parameters?: components["schemas"]["ClassifyParameters"] | components["schemas"]["TokensParameters"] | components["schemas"]["RegressParameters"] | components["schemas"]["RerankParameters"] | components["schemas"]["SpanParameters"] | components["schemas"]["EmbedParameters"] | components["schemas"]["GenerateParameters"] | components["schemas"]["FillParameters"];
             affinity?: string | null;
+            timeout?: number | null;
         };
         /** @description One item of `requests`. */
         PredictItem: {
@@ -1158,6 +1181,7 @@ export interface components {
             inputs?: string | components["schemas"]["TextInput"] | (string | components["schemas"]["TextInput"])[] | null;
             parameters?: components["schemas"]["ClassifyParameters"] | components["schemas"]["TokensParameters"] | components["schemas"]["RegressParameters"] | components["schemas"]["RerankParameters"] | components["schemas"]["SpanParameters"] | components["schemas"]["EmbedParameters"] | components["schemas"]["GenerateParameters"] | components["schemas"]["FillParameters"];
             affinity?: string | null;
+            timeout?: number | null;
         };
         /** @description The answer of one task, an output for each input in their order; `kind` says which outputs these are. */
         Prediction: components["schemas"]["ClassifyPrediction"] | components["schemas"]["TokensPrediction"] | components["schemas"]["RegressPrediction"] | components["schemas"]["RerankPrediction"] | components["schemas"]["SpanPrediction"] | components["schemas"]["EmbedPrediction"] | components["schemas"]["GeneratePrediction"] | components["schemas"]["FillPrediction"];
@@ -1390,6 +1414,7 @@ export interface components {
             residency: "disk" | "memory" | "slot";
             bytes: number;
             quarantined?: string | null;
+            alone?: string | null;
             versions: components["schemas"]["TaskVersion"][];
             aliases: {
                 [key: string]: number | components["schemas"]["AliasTarget"][];
@@ -1440,6 +1465,7 @@ export interface components {
             residency: "disk" | "memory" | "slot";
             bytes: number;
             quarantined?: string | null;
+            alone?: string | null;
         };
         /** @description The same of one task. */
         TaskTraffic: {
@@ -1451,7 +1477,8 @@ export interface components {
         };
         /**
          * @description One version. `created`: unix seconds. `card`: its README.md; `curves`: of its training, where the card has them,
-         *     of a version asked for by itself. `quarantined`: why its files are not used. `evaluation`: on labelled examples.
+         *     of a version asked for by itself. `quarantined`: why it is not asked; `alone`: why it shares no batch.
+         *     `evaluation`: on labelled examples.
          */
         TaskVersion: {
             version: number;
@@ -1468,6 +1495,7 @@ export interface components {
             curves?: components["schemas"]["TrainingHistory"] | null;
             quarantined?: string | null;
             evaluation?: components["schemas"]["EvaluationBody"] | null;
+            alone?: string | null;
         };
         /** @description A text, or a pair of them (question and context, premise and hypothesis). */
         TextInput: {
@@ -1728,7 +1756,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/gzip": components["schemas"]["ErrorBody"];
+                    "application/json": components["schemas"]["ErrorBody"];
                 };
             };
             /** @description The server cannot serve it now. */
@@ -1737,7 +1765,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/gzip": components["schemas"]["ErrorBody"];
+                    "application/json": components["schemas"]["ErrorBody"];
                 };
             };
         };
@@ -2306,6 +2334,46 @@ export interface operations {
             };
         };
     };
+    lift_v1_tasks__task__lift_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                task: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TaskSummary"];
+                };
+            };
+            /** @description The request cannot be served as it is. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The server cannot serve it now. */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
     pin_v1_tasks__task__pin_post: {
         parameters: {
             query?: never;
@@ -2695,7 +2763,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "text/plain": components["schemas"]["ErrorBody"];
+                    "application/json": components["schemas"]["ErrorBody"];
                 };
             };
             /** @description The server cannot serve it now. */
@@ -2704,7 +2772,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "text/plain": components["schemas"]["ErrorBody"];
+                    "application/json": components["schemas"]["ErrorBody"];
                 };
             };
         };

@@ -38,6 +38,7 @@ from manyhats.api.definitions import share_definitions
 from manyhats.api.direct_route import DirectRoutes
 from manyhats.api.disconnect import ClientDisconnected
 from manyhats.api.drain import Drain
+from manyhats.api.error_answers import complete_errors, complete_streams
 from manyhats.api.examples import restore_nulls
 from manyhats.api.exposure import allowed_hosts
 from manyhats.api.middleware.gate import Gate
@@ -71,6 +72,8 @@ class Application(FastAPI):
         """What /openapi.json says; made once."""
         if self.openapi_schema is None:
             schema = super().openapi()
+            complete_errors(schema)
+            complete_streams(schema)
             share_definitions(schema)
             restore_nulls(schema)
         assert self.openapi_schema is not None
@@ -96,18 +99,18 @@ def create_app(runtime: Runtime) -> Application:
     app = _with_routes(lifespan)
     app.state.runtime = runtime
     app.state.turns = Turns(lambda: runtime.engine.window)
-    errors.install(app)
+    routes = [route for router in _routers() for route in router.routes]
+    errors.install(app, [*app.routes, *routes])
 
     @app.exception_handler(ClientDisconnected)
     @app.exception_handler(ClientDisconnect)  # while the body was still on its way
     async def disconnected(_: Request, __: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it
 
-    direct = [route for router in _routers() for route in router.routes]
     app.observer = Observer(runtime.metrics.http, runtime.observation.recorder, with_texts=settings.log_texts)
     app.drain = Drain(delay=settings.drain_delay, timeout=settings.drain_timeout, on_leave=runtime.leave)
     app.front = app.gate = Gate(
-        DirectRoutes(app.routed, application=app, routes=direct, handlers=app.exception_handlers),
+        DirectRoutes(app.routed, application=app, routes=routes, handlers=app.exception_handlers),
         access=runtime.access,
         observer=app.observer,
         hosts=allowed_hosts(settings),

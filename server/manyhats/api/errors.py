@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute
 
 from manyhats import errors
+from manyhats.api.allowed_methods import allowed_methods
 from manyhats.core.call import CURRENT_CALL, NO_CALL
 from manyhats.messages import field_error, printable
 
@@ -101,13 +103,14 @@ def response(error: Exception, shape: Shape = describe) -> JSONResponse:
     return JSONResponse(body, status, headers)
 
 
-def _with_head(methods: str) -> str:
-    """A route's methods: where it takes GET, HEAD too."""
-    return methods.replace("GET", "GET, HEAD") if "HEAD" not in methods else methods
+def _route_path(request: Request) -> str:
+    """The path without what a proxy puts in front of it."""
+    path: str = request.scope["path"]
+    return path.removeprefix(request.scope.get("root_path", "")) or path
 
 
-def install(app: FastAPI) -> None:
-    """Gives every failure of `app` the one shape."""
+def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Gives every failure of `app` the one shape. `routes`: all that it has."""
 
     @app.exception_handler(errors.ManyhatsError)
     async def ours(_: Request, error: errors.ManyhatsError) -> JSONResponse:
@@ -120,7 +123,7 @@ def install(app: FastAPI) -> None:
             message = f"there is no route {request.method} {request.url.path}; /docs lists them all"
         elif error.status_code == 405:
             message = f"{request.url.path} does not take {request.method}"
-            headers = {"Allow": _with_head(headers.get("Allow", ""))}
+            headers = {"Allow": ", ".join(allowed_methods(routes, _route_path(request)))}
         kind = _BY_STATUS.get(error.status_code, "BadRequestError")
         note_error(kind)
         return JSONResponse(envelope(error.status_code, kind, message), error.status_code, headers)

@@ -30,7 +30,10 @@ _HEADERS = {
     "Cache-Control": "no-cache",
 }
 
-router = APIRouter(include_in_schema=False)
+# Of the answer in /openapi.json.
+_SHOWN: dict[int | str, dict[str, Any]] = {200: {"content": {"text/html": {"example": "<!doctype html>..."}}}}
+
+router = APIRouter(tags=["page"])
 
 
 class _Assets(StaticFiles):
@@ -47,7 +50,7 @@ def mount_assets(app: FastAPI) -> None:
     app.mount(ASSETS, _Assets(packages=[("manyhats.api", "static")]))
 
 
-@router.get("/")
+@router.get("/", response_class=HTMLResponse, responses=_SHOWN)
 async def page() -> HTMLResponse:
     """The web page."""
     return HTMLResponse(_page(), headers=_HEADERS)

@@ -372,6 +372,16 @@ class Service:
 
         costs = {i: response_cost(pending[i]) for i in waiting if answers[i] is None}
         await at_once_if(sum(costs.values()) <= SMALL_OUTPUT, finish)
+        for i in indices:
+            self._give_back(pending[i])
+
+    def _give_back(self, one: RequestState) -> None:
+        """Gives the adapter back as soon as a request has ended: others of its call may wait for a slot, and with them
+        those of other calls, which hold what this one waits for."""
+        request, version = one.engine_request, one.effective_version
+        if one.acquired and version is not None and (request is None or request.future.done()):
+            one.acquired, one.load_future = False, None
+            self.adapter_cache.release(version)
 
     async def _wait(self, request: Request, end: asyncio.Future[None], deadline: asyncio.Timeout) -> None:
         """Waits until the engine has finished it, `end`. Raises its error.

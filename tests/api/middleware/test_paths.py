@@ -19,12 +19,13 @@ def test_head_is_answered_wherever_get_is(live: Live):
     values = {"{task}": task, "{number}": "1", "{model}": "base", "{model:path}": "base"}
     seen = 0
     for path, methods in routes(create_app(live.runtime)):
+        allowed = sorted(methods | ({"HEAD"} if "GET" in methods else set()))
         for name, value in values.items():
             path = path.replace(name, value)
         answer = live.client.head(path)
         if "GET" not in methods:
             assert answer.status_code == 405
-            assert set(answer.headers["allow"].split(", ")) <= methods
+            assert answer.headers["allow"].split(", ") == allowed, path
             continue
         seen += 1
         plain = live.client.get(path)
@@ -32,8 +33,8 @@ def test_head_is_answered_wherever_get_is(live: Live):
         for header in ("content-type", "content-length", "content-disposition"):
             if "length" not in header or path not in GOING_ON:
                 assert answer.headers.get(header) == plain.headers.get(header), (path, header)
-        if "POST" not in methods:
-            assert sorted(live.client.post(path).headers["allow"].split(", ")) == ["GET", "HEAD"]
+        if "POST" not in allowed:
+            assert live.client.post(path).headers["allow"].split(", ") == allowed, path
     assert seen > 10
     assert live.client.head("/v1/tasks/none").status_code == 404
     assert live.client.head("/nowhere").status_code == 404

@@ -9,12 +9,13 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, Request, Response
 
 from manyhats.api.auth import require_predict
-from manyhats.api.body import documented, parse
+from manyhats.api.body import documented, documented_events, parse
 from manyhats.api.huggingface.answers import HubAnswer
 from manyhats.api.huggingface.bodies import HubBody
 from manyhats.api.huggingface.pipelines import PIPELINES, SAME
 from manyhats.api.json_response import json_response
 from manyhats.api.lorax import GenerateBody, answer_either, check_adapter, error_body
+from manyhats.api.lorax_answers import GenerateEvent
 from manyhats.api.model_names import task_of
 from manyhats.api.shaped_route import TYPED_ERRORS, shaped_route
 from manyhats.api.state import runtime_of
@@ -32,21 +33,22 @@ router = APIRouter(
 )
 
 _BODY = documented(HubBody, GenerateBody)
+_EVENTS = documented_events(GenerateEvent)  # with `stream`
 
 
-@router.post("/", openapi_extra=_BODY, response_model=HubAnswer)
+@router.post("/", openapi_extra=_BODY, response_model=HubAnswer, responses=_EVENTS)
 async def root(request: Request) -> Response:
     """Answers by the kind of the task that the body names, or of the bare backbone."""
     return await _answer(request, None, None)
 
 
-@router.post("/models/{task}", openapi_extra=_BODY, response_model=HubAnswer)
+@router.post("/models/{task}", openapi_extra=_BODY, response_model=HubAnswer, responses=_EVENTS)
 async def model(task: str, request: Request) -> Response:
     """Answers by the task's kind."""
     return await _answer(request, task, None)
 
 
-@router.post("/models/{task}/pipeline/{pipeline}", openapi_extra=_BODY, response_model=HubAnswer)
+@router.post("/models/{task}/pipeline/{pipeline}", openapi_extra=_BODY, response_model=HubAnswer, responses=_EVENTS)
 async def pipeline(task: str, pipeline: str, request: Request) -> Response:
     """Answers as one of Hugging Face's pipelines, where the task's kind is that."""
     return await _answer(request, task, pipeline)

@@ -16,6 +16,7 @@ from manyhats.api.lorax_pooled import Entities, TextBody, answer_entities
 from manyhats.api.openai.bodies import Prompt, read_prompt
 from manyhats.api.pooled import LABELS, PooledBody, predict, truncation
 from manyhats.api.schemas import AnswerBody
+from manyhats.api.shaped_route import TYPED_ERRORS
 from manyhats.api.vllm.answers import USAGE, AnswerList, answer_list
 from manyhats.serving.inference import InferenceResponse
 
@@ -72,7 +73,10 @@ class ClassificationList(AnswerList):
 
 
 @router.post(
-    "/classify", openapi_extra=documented(ClassifyBody, TextBody), response_model=ClassificationList | Entities
+    "/classify",
+    openapi_extra=documented(ClassifyBody, TextBody),
+    response_model=ClassificationList | Entities,
+    responses=TYPED_ERRORS,  # of LoRAX's form
 )
 async def classify(request: Request) -> Response:
     """Labels of texts, by a task of kind `classify`.

@@ -14,7 +14,7 @@ from manyhats.api.json_response import json_response
 from manyhats.api.pooled import PooledBody, Usage, truncation, usage_of, with_warnings
 from manyhats.api.relevance import Scores, best_first, relevance
 from manyhats.api.schemas import AnswerBody, Many, WarningBody
-from manyhats.api.shaped_route import in_shape
+from manyhats.api.shaped_route import TYPED_ERRORS, in_shape
 from manyhats.api.tei.errors import error_body
 from manyhats.api.tei.ranks import Rank, RanksBody, ranks
 from manyhats.api.vllm.answers import answer_id
@@ -84,9 +84,17 @@ class RankedList(AnswerBody):
     warnings: list[WarningBody] | None = None
 
 
-@router.post("/rerank", openapi_extra=documented(RerankBody, RanksBody), response_model=RankedList | list[Rank])
-@router.post("/v1/rerank", openapi_extra=documented(RerankBody, RanksBody), response_model=RankedList | list[Rank])
-@router.post("/v2/rerank", openapi_extra=documented(RerankBody, RanksBody), response_model=RankedList | list[Rank])
+# TEI's form has errors of its own.
+_OF_EACH: dict[str, Any] = {
+    "openapi_extra": documented(RerankBody, RanksBody),
+    "response_model": RankedList | list[Rank],
+    "responses": TYPED_ERRORS,
+}
+
+
+@router.post("/rerank", **_OF_EACH)
+@router.post("/v1/rerank", **_OF_EACH)
+@router.post("/v2/rerank", **_OF_EACH)
 async def rerank(request: Request) -> Response:
     """Documents in the order in which they answer a query, by a task of kind `rerank` or, by cosine, `embed`.
 

@@ -14,7 +14,7 @@ from manyhats.api.json_response import json_response
 from manyhats.api.known_fields import reject_unsupported
 from manyhats.api.model_names import task_of
 from manyhats.api.schemas import AnswerBody, Many
-from manyhats.api.shaped_route import in_shape
+from manyhats.api.shaped_route import TYPED_ERRORS, in_shape
 from manyhats.api.state import runtime_of
 from manyhats.api.tei.errors import error_body
 from manyhats.api.tei.tokens import TeiTokenizeBody, TokensOfTexts, answer_tokens
@@ -86,7 +86,10 @@ class DetokenizedText(AnswerBody):
 
 
 @router.post(
-    "/tokenize", openapi_extra=documented(TokenizeBody, TeiTokenizeBody), response_model=TokenList | TokensOfTexts
+    "/tokenize",
+    openapi_extra=documented(TokenizeBody, TeiTokenizeBody),
+    response_model=TokenList | TokensOfTexts,
+    responses=TYPED_ERRORS,  # of TEI's form
 )
 async def tokenize(request: Request) -> Response:
     """The tokens of a text or of a conversation, as the backbone reads them.
