@@ -1,4 +1,4 @@
-"""A call that asks more tasks than there are slots holds no slot that the rest of it, or another such call, waits for."""
+"""A call over more tasks than there are slots holds none that the rest of it, or another such call, waits for."""
 
 from __future__ import annotations
 
