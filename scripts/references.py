@@ -23,6 +23,7 @@ GROUPS = {
     "kserve": "KServe's and Triton's routes",
     "sagemaker": "SageMaker's route",
     "operations": "Health, metrics and more",
+    "page": "The web page",
 }
 _KEYS = {
     name: f"a key with {scopes}, where the server has keys"

@@ -17,7 +17,7 @@ from soak.truth import Truth
 PATIENCE = 90.0  # seconds: longer than `request_timeout`, after which the server owes a 504
 REFUSALS = {429, 503, 504}
 _NEEDS_RETRY_AFTER = {429, 503}
-_ABSENT = {"huggingface", "generate"}  # whose clients expect 424 where others answer 404
+_ABSENT = {"huggingface", "generate"}  # whose clients expect 424 where others answer 404, and 500 for 504
 References = Mapping[str, Mapping[int, dict[str, Any]]]  # by adapter and text
 
 
@@ -54,8 +54,8 @@ class Asker:
             return
         end = time.perf_counter()
         self._tally.latencies.append(end - begin)
-        if status in REFUSALS:
-            self._tally.refused[status] += 1
+        if status in REFUSALS or (status == 500 and question.route in _ABSENT and b"no answer within" in data):
+            self._tally.refused[status if status in REFUSALS else 504] += 1
             if status in _NEEDS_RETRY_AFTER and "Retry-After" not in headers:
                 self._tally.fault("refused without Retry-After", question.route, status, data)
             return

@@ -16,7 +16,7 @@ from tests.api.live import Live
 
 OPEN = {
     *("GET /healthz", "GET /readyz", "GET /metrics", "GET /health", "GET /ping", "POST /ping"),
-    *("GET /v2/health/live", "GET /v2/health/ready"),
+    *("GET /v2/health/live", "GET /v2/health/ready", "GET /"),
 }
 
 

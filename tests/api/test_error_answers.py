@@ -41,7 +41,7 @@ def test_allow_names_the_methods_of_all_routes_at_a_path(live: Live) -> None:
         "/": "GET, HEAD, POST",
         "/ping": "GET, HEAD, POST",
         "/v1/tasks/none": "DELETE, GET, HEAD, PUT",
-        "/v1/tasks/none/aliases/stable": "DELETE, PUT",
+        "/v1/tasks/none/aliases/stable": "DELETE, GET, HEAD, PUT",
         "/openapi.json": "GET, HEAD",
     }.items():
         answer = live.client.request("PATCH", path)

@@ -67,7 +67,7 @@ def test_a_worse_version_is_kept_and_not_activated(live: Live) -> None:
     assert answer.json()["aliases"] == {"stable": 2}
     # What asks meanwhile is nobody's.
     text = live.client.get("/metrics").text
-    assert f'manyhats_requests_total{{outcome="ok",task="{task}"}} 2.0' in text
+    assert f'manyhats_requests_total{{method="lora",outcome="ok",task="{task}"}} 2.0' in text
 
 
 def test_a_better_version_is_activated(live: Live) -> None:

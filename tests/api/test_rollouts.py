@@ -162,7 +162,7 @@ def test_a_shadow_that_says_the_same_agrees_and_another_does_not(live: Live) -> 
     assert counted[f'manyhats_shadow_requests_total{{alias="stable",outcome="answered",task="{task}"}}'] == 4
     assert counted[f'manyhats_shadow_inputs_total{{alias="stable",outcome="differed",task="{task}"}}'] == 4 * differing
     # Its requests are nobody's, and counts begin anew with another shadow.
-    assert counted[f'manyhats_requests_total{{outcome="ok",task="{task}"}}'] == 6
+    assert counted[f'manyhats_requests_total{{method="lora",outcome="ok",task="{task}"}}'] == 6
     set_alias(live, task, version=1, shadow={"version": 2, "fraction": 0.5})
     assert state(live, task)["shadow"]["answered"] == 0
 

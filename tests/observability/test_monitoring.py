@@ -141,7 +141,7 @@ def test_promtool_is_content_with_the_files(command: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("named", [True, False])
 def test_promtool_is_content_with_the_metrics(live: Live, named: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not named:
-        monkeypatch.setattr("manyhats.api.operations.is_reader", lambda request: False)
+        monkeypatch.setattr("manyhats.api.operations.sees_figures", lambda request: False)
     text = figures(live)
     assert ('task="' in text) == named
     done = subprocess.run(

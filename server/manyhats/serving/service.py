@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import partial
 
 from manyhats.backbone import Backbone
@@ -25,6 +24,7 @@ from manyhats.registry.names import BASE
 from manyhats.registry.records import Task, TaskSettings, Version
 from manyhats.registry.registry import Registry
 from manyhats.registry.visibility import check_base
+from manyhats.serving.adapter_use import acquired, give_adapter_back, leave_adapter
 from manyhats.serving.answered import answered, refused
 from manyhats.serving.backbone_task import BackboneTask
 from manyhats.serving.background import Background
@@ -88,7 +88,7 @@ class Service:
             cost = one.preparing_cost
             if (refusal := reserve(self.engine, self.limits, one, cost)) is not None:
                 answer: InferenceResponse | ManyhatsError = refusal
-            elif not one.task_kind.generates and cost <= SMALL_TEXT and self._acquired(one):
+            elif not one.task_kind.generates and cost <= SMALL_TEXT and acquired(self.adapter_cache, one):
                 answer = await self._answer_small(one)
             else:
                 (answer,) = await self._answers([request], {0: one})
@@ -189,13 +189,7 @@ class Service:
         if request is not None and (request.future.cancelled() or not request.future.done()):
             self.engine.cancel(request)
         give_back(self.engine, one)
-        version_in_effect = one.effective_version
-        if one.acquired and version_in_effect is not None:
-            self.adapter_cache.release(version_in_effect)
-        elif one.load_future is not None and not one.load_future.cancel():
-            # It was loaded after the request had given up.
-            given = version_in_effect or one.version
-            one.load_future.add_done_callback(lambda load: _release_if_given(self.adapter_cache, given, load))
+        leave_adapter(self.adapter_cache, one)
         if one.merged is not None:
             for member in one.merged.members:
                 self._unpin(member)
@@ -255,22 +249,6 @@ class Service:
             failure = rendering_failure(one.effective_version or one.version, error)
             raise failure from failure.__cause__
 
-    def _acquired(self, one: RequestState) -> bool:
-        """Requests the adapter, unless that was done. Returns whether it is there."""
-        version = one.effective_version
-        if version is None or one.acquired:
-            return True
-        load = one.load_future
-        if load is None:
-            resident = self.adapter_cache.acquire_resident(version)
-            if resident is not None:
-                one.adapter, one.acquired = resident, True
-                return True
-            load = one.load_future = self.adapter_cache.acquire(version)
-        if load.done() and load.exception() is None:
-            one.adapter, one.acquired = load.result(), True
-        return one.acquired
-
     async def _answers(
         self, requests: Sequence[InferenceRequest], pending: dict[int, RequestState]
     ) -> list[InferenceResponse | ManyhatsError]:
@@ -308,7 +286,7 @@ class Service:
         for i, one in pending.items():
             if answers[i] is not None:  # refused
                 continue
-            if self._acquired(one):
+            if acquired(self.adapter_cache, one):
                 ready.append(i)
             else:
                 assert one.load_future is not None
@@ -373,15 +351,7 @@ class Service:
         costs = {i: response_cost(pending[i]) for i in waiting if answers[i] is None}
         await at_once_if(sum(costs.values()) <= SMALL_OUTPUT, finish)
         for i in indices:
-            self._give_back(pending[i])
-
-    def _give_back(self, one: RequestState) -> None:
-        """Gives the adapter back as soon as a request has ended: others of its call may wait for a slot, and with them
-        those of other calls, which hold what this one waits for."""
-        request, version = one.engine_request, one.effective_version
-        if one.acquired and version is not None and (request is None or request.future.done()):
-            one.acquired, one.load_future = False, None
-            self.adapter_cache.release(version)
+            give_adapter_back(self.adapter_cache, pending[i])
 
     async def _wait(self, request: Request, end: asyncio.Future[None], deadline: asyncio.Timeout) -> None:
         """Waits until the engine has finished it, `end`. Raises its error.
@@ -400,8 +370,3 @@ class Service:
             deadline.reschedule(loop.time() + self.limits.seconds_left(call))
         await end
         request.future.result()
-
-
-def _release_if_given(adapter_cache: AdapterCache, version: Version, load: Future[BoundAdapter]) -> None:
-    if not load.cancelled() and load.exception() is None:
-        adapter_cache.release(version)
