@@ -68,7 +68,15 @@ def test_texts_whole_and_token_by_token(writer: Driver, decoder: Live) -> None:
     with pytest.raises(RuntimeError, match="has been read to its end"):
         _ = stream.answer
     events = writer.read(stream)
-    assert stream.answer.outputs == whole.outputs
+    # The second time the prompts are in the cache: a smaller pass, whose last bits may differ.
+    for streamed, output in zip(stream.answer.outputs, whole.outputs, strict=True):
+        assert (streamed.text, streamed.tokens, streamed.finish_reason) == (
+            output.text,
+            output.tokens,
+            output.finish_reason,
+        )
+        found, expected = ([one.logprob for one in each.logprobs] for each in (streamed, output))
+        assert found == pytest.approx(expected, abs=1e-4)
     for i, output in enumerate(whole.outputs):
         own = [event for event in events if event.input == i]
         assert "".join(event.text for event in own) == output.text
