@@ -57,7 +57,7 @@ RUN /opt/manyhats/bin/pip install --no-deps -c /tmp/requirements/alone.txt "${BA
 COPY pyproject.toml /tmp/manyhats/
 RUN set -eu; \
     cd /tmp/manyhats; \
-    python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["otel"], sep="\n")' > requirements.txt; \
+    python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["otel"], *p["optional-dependencies"]["jwt"], sep="\n")' > requirements.txt; \
     /opt/manyhats/bin/pip install -c /tmp/requirements/constraints.txt -r requirements.txt; \
     rm -r /tmp/manyhats
 

@@ -31,9 +31,18 @@ def state_of(client: httpx.Client) -> State:
             versions = {version["version"]: version["sha256"] for version in shown["versions"]}
             settings = {name: shown[name] for name in SETTINGS}
             state[row["name"]] = {"versions": versions, "aliases": shown["aliases"], "settings": settings}
+            state[row["name"]]["rollouts"] = rollouts_of(shown)
         token = page["next_page_token"]
         if token is None:
             return state
+
+
+def rollouts_of(shown: dict[str, Any]) -> dict[str, Any]:
+    """What is stored of a task's roll-outs; what is counted of them is not."""
+    return {
+        name: [one[what] and (one[what]["version"], one[what].get("fraction")) for what in ("shadow", "canary")]
+        for name, one in (shown.get("rollouts") or {}).items()
+    }
 
 
 @dataclass
@@ -150,6 +159,22 @@ def split(shop: Workshop) -> Change:
         return after["split"]["aliases"]["stable"] == weights
 
     return Change(lambda _, headers: shop.put("split/aliases/stable", {"split": weights}, headers), done, "split")
+
+
+def shadow(shop: Workshop) -> Change:
+    """An alias gets a version that is asked too, or a canary in its split."""
+    numbers = shop.settled("shadowed", 3)
+    weights = [{"version": number, "weight": shop.chance.randint(1, 99)} for number in numbers[:2]]
+    body = {"split": weights, "shadow": {"version": numbers[2], "fraction": shop.chance.randint(1, 99) / 100}}
+    body |= {"canary": {"version": numbers[1], "max_error_rate": 0.5}} if shop.number % 2 else {}
+
+    expected = [(numbers[2], body["shadow"]["fraction"]), (numbers[1], None) if "canary" in body else None]
+
+    def done(before: State, after: State) -> bool:
+        found = after["shadowed"]
+        return found["aliases"]["stable"] == weights and found["rollouts"]["stable"] == expected
+
+    return Change(lambda _, headers: shop.put("shadowed/aliases/stable", body, headers), done, "shadowed")
 
 
 def rollback(shop: Workshop) -> Change:
@@ -276,6 +301,7 @@ KINDS: dict[str, Callable[[Workshop], Change]] = {
     "upload of the same bytes again": same_bytes,
     "alias": alias,
     "split": split,
+    "shadow and canary": shadow,
     "rollback": rollback,
     "settings": settings,
     "pin and unpin": pin,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from manyhats.core.call import CURRENT_CALL
-from manyhats.errors import DamagedStore, DeadlineExceeded, EngineFailure
+from manyhats.errors import AdapterQuarantined, DamagedStore, DeadlineExceeded, EngineFailure
 from manyhats.registry.rollout import MAX_REQUESTS, Canary
 
 _JUDGEMENTS = 20  # of latencies, within `min_requests` requests: each sorts them
@@ -20,7 +20,7 @@ def is_fault(error: Exception) -> bool:
     answer in the server's own time. What the caller did, a full queue and a caller's own deadline are none."""
     if isinstance(error, DeadlineExceeded):
         return CURRENT_CALL.get().deadline is None
-    return isinstance(error, EngineFailure | DamagedStore)
+    return isinstance(error, EngineFailure | DamagedStore | AdapterQuarantined)
 
 
 @dataclass(frozen=True, slots=True)
