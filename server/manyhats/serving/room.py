@@ -12,6 +12,7 @@ from manyhats.errors import DeadlineExceeded, ManyhatsError, Overloaded
 from manyhats.serving.inference import Limits, RequestState
 
 _CHARACTERS_A_TOKEN = 4  # of most texts
+_EARLY = 0.01  # seconds: a timer of the event loop may come so much before its time
 
 
 def reserve(engine: Engine, limits: Limits, one: RequestState, cost: int) -> ManyhatsError | None:
@@ -57,6 +58,6 @@ def give_back(engine: Engine, one: RequestState) -> None:
 
 def late(limits: Limits, call: Call) -> DeadlineExceeded:
     """There is no answer in time."""
-    if call.deadline is not None and call.deadline <= time.monotonic():
+    if call.deadline is not None and call.deadline <= time.monotonic() + _EARLY:
         return DeadlineExceeded("no answer within the time that the request gives")
     return DeadlineExceeded(f"no answer within {limits.timeout:g} s")

@@ -26,6 +26,7 @@ from manyhats.core.sequence import Output, Request, Sequence
 from manyhats.engine.detokenizer import IncrementalDetokenizer
 from manyhats.engine.engine import Engine
 from manyhats.errors import ManyhatsError
+from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.records import Version
 from manyhats.serving.inference import RequestState
@@ -84,22 +85,24 @@ class Verifier:
         self.differences = 0  # sequences
 
     def offer(self, one: RequestState) -> None:
-        """An answer was made: perhaps it is compared. Before what the request holds is given back."""
+        """An answer was made: perhaps it is compared."""
         if self._random.random() >= self.fraction:
             return
         request = one.engine_request
         version = one.effective_version
         if request is None or request.lane != "shared" or (version is not None and version.sha256 in self.reasons):
             return  # it ran alone
-        if len(self._running) >= _MAX_PENDING or (
-            version is not None and self._adapter_cache.acquire_resident(version) is None
-        ):
+        adapter: BoundAdapter | None = None
+        if len(self._running) < _MAX_PENDING:
+            # Not the request's own: that may have been given back, and have lost its slot since.
+            adapter = one.adapter if version is None else self._adapter_cache.acquire_resident(version)
+        if adapter is None:
             self.skipped += 1
             return
         chosen = [s for s in request.sequences if s.constraint is None and (s.sampling is None or s.emitted_tokens)]
         if len(chosen) > _MAX_INPUTS:
             chosen = self._random.sample(chosen, _MAX_INPUTS)
-        task = asyncio.get_running_loop().create_task(self._verify(one, request, chosen))
+        task = asyncio.get_running_loop().create_task(self._verify(one, request, chosen, adapter))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -126,11 +129,13 @@ class Verifier:
 
     # ---- one answer
 
-    async def _verify(self, one: RequestState, request: Request, sequences: Many[Sequence]) -> None:
+    async def _verify(
+        self, one: RequestState, request: Request, sequences: Many[Sequence], adapter: BoundAdapter
+    ) -> None:
         try:
             found: list[Difference] = []
             for sequence in sequences:  # the next is submitted when the last is done: they take one place in the queue
-                again = await self._again(request, sequence)
+                again = await self._again(request, sequence, adapter)
                 self.compared += 1
                 if (difference := self._compare(sequence, again)) is not None:
                     found.append(difference)
@@ -146,7 +151,7 @@ class Verifier:
             if (version := one.effective_version) is not None:
                 self._adapter_cache.release(version)
 
-    async def _again(self, request: Request, sequence: Sequence) -> Sequence:
+    async def _again(self, request: Request, sequence: Sequence, adapter: BoundAdapter) -> Sequence:
         """The same sequence, computed alone."""
         params = sequence.params
         decoder = None
@@ -156,7 +161,7 @@ class Verifier:
             seed = sequence.sampling.seed if sequence.random is None else _seed(sequence.random)
             params = replace(sequence.sampling, max_new_tokens=count, logprobs=top, seed=seed)
             decoder = IncrementalDetokenizer(self._backbone.tokenizer, skip_special=False)
-        copy = Sequence(sequence.adapter, sequence.prompt, params, sequence.type_ids, decoder=decoder)
+        copy = Sequence(adapter, sequence.prompt, params, sequence.type_ids, decoder=decoder)
         own = Request(
             request.task,
             [copy],
