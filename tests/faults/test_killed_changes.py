@@ -12,7 +12,7 @@ from tests.faults.crash import killed_under
 from tests.processes import Launcher
 
 
-@tried(2, 15)
+@tried(2, 5)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_server_killed_under_a_change(launcher: Launcher, tmp_path: Path, kind: str, amount: int) -> None:
     counts = killed_under(kind, amount, launcher, tmp_path, seed=2)

@@ -189,4 +189,4 @@ def test_a_rolling_restart_behind_nginx_fails_no_request(serve: Start, adapters,
     print(f"{counts.total()} requests in {time.monotonic() - begin:.1f} s")
     assert set(counts) == {"200"}, counts
     for one in servers:  # both were asked after their start
-        assert one.client.get("/metrics").text.count('manyhats_requests_total{outcome="ok",task="t"}')
+        assert one.client.get("/metrics").text.count('manyhats_requests_total{method="lora",outcome="ok",task="t"}')

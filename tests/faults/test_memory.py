@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[2]
 
 _SCRIPT = """
 import resource
@@ -61,6 +64,8 @@ def test_a_pass_without_memory_is_run_in_parts(base_folder: Callable[[str], Path
         text=True,
         check=False,
         timeout=300,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])},
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert ended.stdout.splitlines()[0] == "24|True|True|True|0", ended.stdout + ended.stderr[-3000:]

@@ -59,7 +59,7 @@ def test_what_is_kept(name: str, amount: int) -> None:
             raise
 
 
-@tried(60, 4000)
+@tried(60, 1500)
 @pytest.mark.parametrize("name", TARGETS)
 def test_what_is_made_up(name: str, amount: int) -> None:
     target = TARGETS[name]

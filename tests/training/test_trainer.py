@@ -88,7 +88,7 @@ def _reloads_the_same(backbone: Backbone, trainer: Trainer, kind: str, folder: P
     reloaded = read_adapter(folder, backbone)
     assert reloaded.kind == TRAININGS[kind].served_as.name
     assert reloaded.settings.get("defaults") == settings.get("defaults")
-    close = 1e-5 * (100 if kind == "regress" else 1)
+    close = 5e-5 * (20 if kind == "regress" else 1)  # of numbers up to 5, and of hundreds
     assert tiny.difference(predict(backbone, reloaded.bind(backbone), held), here) < close
 
 
@@ -122,7 +122,7 @@ def test_learns(bert: Backbone, tmp_path: Path, recipe: str, kind: str) -> None:
     trainer, outcome = _trained(bert, recipe, kind)
     assert _fingerprint(bert) == before
     assert not any(p.requires_grad or p.grad is not None for p in bert.model.parameters())
-    assert outcome.losses[-1] < 0.7 * outcome.losses[0]
+    assert min(outcome.losses) < 0.7 * outcome.losses[0]  # the best state is kept, whatever comes after it
     # a number's spread is about 3; a class or tag is guessed half the time, the other kinds hardly ever
     least = {"span": 0.3, "embed": 0.2}.get(kind, 0.8)
     assert outcome.validation.value < 5 if kind == "regress" else outcome.validation.value > least

@@ -25,7 +25,10 @@ PROGRAMS = {
 
 @pytest.mark.parametrize(
     ("capability", "everything"),
-    [(90, False), pytest.param(80, True, marks=pytest.mark.slow)],  # the smaller one is where less fits
+    [
+        (90, False),
+        pytest.param(80, True, marks=[pytest.mark.slow, pytest.mark.long]),
+    ],  # the smaller one is where less fits
 )
 def test_the_programs_compile_without_a_gpu(
     device: torch.device, capability: int, everything: bool, tmp_path: Path
