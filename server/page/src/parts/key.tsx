@@ -18,7 +18,7 @@ export function KeyDialog() {
         <p id="key-help" class="soft">
           Where the server has keys, every request needs one. It is kept in this tab until the tab is closed.
         </p>
-        <label for="key">Key</label>
+        <label for="key">API key or admin key</label>
         <input id="key" ref={field} type="password" autocomplete="off" aria-describedby="key-help" defaultValue={key.value} />
         <div class="buttons">
           <button class="main">Use this key</button>
