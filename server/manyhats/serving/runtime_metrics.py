@@ -42,7 +42,8 @@ class RuntimeMetrics(Collector):  # type: ignore[misc]
 
     def collect(self) -> Iterable[Metric]:
         """One family for each of them."""
-        for name, (text, value) in self._gauges().items():
+        quarantined = self._quarantined()
+        for name, (text, value) in self._gauges(len(quarantined)).items():
             yield GaugeMetricFamily(name, text, value)
         for name, (text, value) in self._counters().items():
             yield CounterMetricFamily(name, text, value)
@@ -57,17 +58,16 @@ class RuntimeMetrics(Collector):  # type: ignore[misc]
         damaged = GaugeMetricFamily(
             "manyhats_quarantined", "Versions that are not asked: damaged or faulty", labels=["task", "version"]
         )
-        for version in self._quarantined()[: self._max_versions]:
+        for version in quarantined[: self._max_versions]:
             damaged.add_metric([version.task, str(version.number)], 1)
         yield damaged
         build = GaugeMetricFamily("manyhats_build_info", "Which server this is; always 1", labels=list(self._build))
         build.add_metric(list(self._build.values()), 1)
         yield build
 
-    def _gauges(self) -> Figures:
+    def _gauges(self, quarantined: int) -> Figures:
         stats, engine = self._adapter_cache.stats(), self._engine
         waiting = engine.waiting()
-        quarantined = len(self._quarantined())
         figures: dict[str, tuple[str, float]] = {
             "manyhats_inputs_waiting": ("Inputs in the queues", sum(waiting.values())),
             "manyhats_tasks_waiting": ("Tasks with inputs in the queues", len(waiting)),

@@ -104,10 +104,11 @@ class Gate:
 
     async def _check(self, scope: Scope, headers: FirstValues, receive: Receive, send: Send) -> None:
         received = time.monotonic()
+        call = CURRENT_CALL.get()
         try:
             self._hosts.check(scope, headers)
             self._same_origin.check(scope, headers)
-            send = await identify(self._access, scope, headers, CURRENT_CALL.get(), send)
+            send = await identify(self._access, scope, headers, call, send)
             if (path := lenient_path(scope["path"])) != scope["path"]:
                 scope = {**scope, "path": path}
             self._check_open(path)
@@ -122,11 +123,10 @@ class Gate:
                 receive = without_mark(receive)
             limit.check(headers)
             if (given := headers.get(TIMEOUT)) is not None:
-                limit_by_header(CURRENT_CALL.get(), given, received)
+                limit_by_header(call, given, received)
         except ManyhatsError as error:
             await _refusal(error)(scope, receive, send)
             return
-        call = CURRENT_CALL.get()
         body = limit.counted(receive, call.flow)
         turn = self._turns.ask(
             call.flow, scope["path"], cost_of(scope, headers), counts=scope["method"] not in ("GET", "HEAD")
@@ -134,15 +134,13 @@ class Gate:
         try:
             if not turn.begun:
                 call.limit(received + self.timeout)
-                await wait_for_turn(self._turns, turn, call, scope)
-        except DeadlineExceeded as error:
-            self._turns.end(turn)
-            await _refusal(error)(scope, receive, send)
-            return
-        except ClientDisconnected:  # nobody reads an answer
-            self._turns.end(turn)
-            return
-        try:
+                try:
+                    await wait_for_turn(self._turns, turn, call, scope)
+                except DeadlineExceeded as error:
+                    await _refusal(error)(scope, receive, send)
+                    return
+                except ClientDisconnected:  # nobody reads an answer
+                    return
             await self._app(scope, body.receive, send)
         finally:
             body.release()
