@@ -21,6 +21,7 @@ from manyhats.commands.lazy import LazyCommand
 from manyhats.commands.setting_options import Switches, given_settings, with_settings
 from manyhats.errors import EngineFailure, ManyhatsError, WrongSetting, WrongUsage
 from manyhats.observability import logs
+from manyhats.observability.stacks import StackDumps
 from manyhats.settings import Settings, load_settings
 
 _ENDING = 60.0  # seconds beside those for draining, after which a server whose engine has given up ends at once
@@ -75,12 +76,16 @@ def serve(config: Path | None = None, **options: Any) -> None:
         late.start()
 
     runtime.on_fatal = end_server
+    dumps = StackDumps(settings.stall_timeout)
+    runtime.watchdog.on_look = dumps.put_off
     try:
         server.run()
     except SystemExit as end:  # uvicorn has logged why, but has a code of its own
         sys.exit(1 if end.code else 0)
     except KeyboardInterrupt:  # the server has stopped
         pass
+    finally:
+        dumps.stop()
     if runtime.fatal:
         raise EngineFailure(runtime.fatal)
 

@@ -58,6 +58,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         self._revivals: dict[str, deque[float]] = {}  # when each part was begun anew lately
         self.on_fatal: Callable[[str], None] = lambda reason: None
+        self.on_look: Callable[[], None] = lambda: None  # in its thread, at every look
         self.deaths: Counter[str] = Counter()  # noticed so far, by part
         self.stalls: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
@@ -100,6 +101,7 @@ class Watchdog:
 
     def _loop(self) -> None:
         while not self._stopping.wait(INTERVAL):
+            self.on_look()
             for part in self._parts:
                 try:
                     self._look(part)
