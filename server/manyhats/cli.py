@@ -64,6 +64,7 @@ def serve(config: Path | None = None, **options: Any) -> None:
     gc.freeze()
     application = create_app(runtime)
     reloader = Reloader(settings, lambda: load_settings(config, **given_settings(options)))
+    reloader.give_to(runtime.access.use, in_thread=True)
     for holder in (_use_log_level, runtime.use, application.use):
         reloader.give_to(holder)
     server = create_server(application, settings, drain=application.drain, reloader=reloader)
