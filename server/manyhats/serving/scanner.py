@@ -15,6 +15,7 @@ from manyhats.registry.imports import FolderImports
 logger = logging.getLogger(__name__)
 
 _START_SCANS = 50  # for folders that are still being copied, before the start goes on without them
+_RETRY = 1.0  # seconds after a scan that failed, where `interval` is longer: the server is not ready meanwhile
 
 
 class Scanner:
@@ -27,7 +28,8 @@ class Scanner:
         self.interval = interval
         self._imports = imports
         self._before = before
-        self._failed = ""  # why the last scan failed
+        self._failed = ""  # why the last scan failed, as the log says it
+        self.failure = ""  # the same without paths, for the watchdog, and whoever asks whether the server is ready
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -62,11 +64,11 @@ class Scanner:
         except BaseException as error:  # in a pool's thread, whose errors would end the event loop
             if repr(error) != self._failed:  # it scans every second
                 logger.exception("the scan for adapters copied into the store failed")
-            self._failed = repr(error)
+            self._failed, self.failure = repr(error), _public(error)
             return False
         finally:
             self.busy_since = None
-        self._failed = ""
+        self._failed = self.failure = ""
         return copying
 
     # ---- for the watchdog
@@ -89,5 +91,11 @@ class Scanner:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(self.interval)
+            await asyncio.sleep(min(self.interval, _RETRY) if self.failure else self.interval)
             await to_thread.run_sync(self.scan)
+
+
+def _public(error: BaseException) -> str:
+    """What anybody may read of an error: its type, and the system's words, without the path."""
+    words = error.strerror if isinstance(error, OSError) else None
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
