@@ -1,4 +1,4 @@
-// Made from docs/openapi.json by `npm run generate`. Changes here are lost.
+// Made from docs/openapi.json by `make openapi`. Changes here are lost.
 
 export interface paths {
     "/v1/tasks/{task}/predict": {
@@ -946,6 +946,7 @@ export interface components {
             value: number | null;
             baseline: number | null;
             baseline_version: number | null;
+            examples: number;
             max_drop: number;
             alias: string;
             activated: boolean;
@@ -1794,6 +1795,8 @@ export interface operations {
                     alias?: string;
                     /** @default true */
                     activate?: boolean;
+                    /** @description labelled examples as JSON lines: the version is activated only if it is no worse on them than the stable one */
+                    examples?: string;
                     /** @description JSON: max_drop, metric */
                     gate?: string;
                 };

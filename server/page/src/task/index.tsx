@@ -1,8 +1,7 @@
 // One task: where it is, what its aliases point at, its versions and what was found out about them.
 import { useSignal } from "@preact/signals";
 import { Problem } from "../parts/problem";
-import { call, path, Refused } from "../server/client";
-import type { Task } from "../server/types";
+import { body, Refused, server } from "../server/client";
 import { usePoll } from "../state/poll";
 import { TaskActions } from "./actions";
 import { Aliases } from "./aliases";
@@ -12,7 +11,7 @@ import { TrafficPanel } from "./traffic";
 import { Versions } from "./versions";
 
 export function TaskView({ name }: { name: string }) {
-  const polled = usePoll(name, (signal) => call<Task>(path("tasks", name), { signal }));
+  const polled = usePoll(name, (signal) => body(server.GET("/v1/tasks/{task}", { params: { path: { task: name } }, signal })));
   const chosen = useSignal<number | null>(null); // the version whose card is shown
   const task = polled.value.value;
   const gone = polled.error.value instanceof Refused && polled.error.value.status === 404;

@@ -1,13 +1,12 @@
 import { Chart } from "../parts/chart";
 import { count, ms } from "../parts/format";
-import { call, path } from "../server/client";
+import { body, server } from "../server/client";
 import type { Traffic } from "../server/types";
 import { usePoll } from "../state/poll";
 
 /** The last five minutes of a task. */
 export function TrafficPanel({ name }: { name: string }) {
-  const query = new URLSearchParams({ task: name });
-  const polled = usePoll(name, (signal) => call<Traffic>(`${path("traffic")}?${query}`, { signal }));
+  const polled = usePoll(name, (signal) => body(server.GET("/v1/traffic", { params: { query: { task: [name] } }, signal })));
   const traffic = polled.value.value;
   const series = traffic?.data[0];
   return (

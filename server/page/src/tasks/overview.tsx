@@ -2,7 +2,7 @@
 import { bytes, count, duration, ms, rate } from "../parts/format";
 import { Sparkline } from "../parts/sparkline";
 import { to } from "../router";
-import { call, path } from "../server/client";
+import { body, server } from "../server/client";
 import type { Overview, Traffic } from "../server/types";
 import { usePoll } from "../state/poll";
 import { lastMean, perMinute } from "./series";
@@ -16,8 +16,8 @@ interface Now {
 
 async function load(signal: AbortSignal): Promise<Now> {
   const [overview, traffic] = await Promise.all([
-    call<Overview>(path("overview"), { signal }),
-    call<Traffic>(`${path("traffic")}?limit=${BUSIEST}`, { signal }).catch(() => null),
+    body(server.GET("/v1/overview", { signal })),
+    body(server.GET("/v1/traffic", { params: { query: { limit: BUSIEST } }, signal })).catch(() => null),
   ]);
   return { overview, traffic };
 }

@@ -1,16 +1,11 @@
 import { counted } from "../../parts/format";
+import type { ParametersOf } from "../../server/types";
 import type { Field } from "../parameters";
 import type { KindView } from "./kind";
 
-interface Output {
-  text: string;
-  finish_reason: string;
-  tokens: number[];
-}
-
 const REASONS: Record<string, string> = { stop: "ended by itself", length: "reached the limit of new tokens" };
 
-export const sampling: Field[] = [
+export const sampling: Field<keyof ParametersOf<"generate">>[] = [
   { name: "max_new_tokens", label: "New tokens, at most", of: "integer", min: 1, max: 1_000_000, otherwise: "64" },
   { name: "temperature", label: "Temperature", of: "number", min: 0, max: 100, otherwise: "0" },
   { name: "top_p", label: "top_p", of: "number", min: 0, max: 1, otherwise: "1" },
@@ -23,11 +18,11 @@ export const sampling: Field[] = [
 const OTHERWISE: Record<string, string> = { max_new_tokens: "what fits", temperature: "1" };
 export const chatting = sampling.map((field) => ({ ...field, otherwise: OTHERWISE[field.name] ?? field.otherwise ?? "" }));
 
-export const generate: KindView = {
+export const generate: KindView<"generate"> = {
   second: "none",
   fields: sampling,
   inputs: ({ text }) => text,
-  answer: ([output]: Output[]) => output && (
+  answer: ([output]) => output && (
     <>
       <p class="written">{output.text || <span class="soft">No text</span>}</p>
       <p class="soft small">{counted(output.tokens.length, "token")}, {ending(output.finish_reason)}</p>
@@ -36,6 +31,6 @@ export const generate: KindView = {
 };
 
 /** Why a text ends, in words. */
-export function ending(reason: string): string {
-  return REASONS[reason] ?? reason;
+export function ending(reason: string | null): string {
+  return reason === null ? "" : (REASONS[reason] ?? reason);
 }
