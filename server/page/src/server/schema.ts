@@ -1179,6 +1179,7 @@ export interface components {
             residency: "disk" | "memory" | "slot";
             bytes: number;
             quarantined?: string | null;
+            damaged?: boolean | null;
             alone?: string | null;
             versions: components["schemas"]["TaskVersion"][];
             aliases: {
@@ -1220,7 +1221,10 @@ export interface components {
             data: components["schemas"]["TaskSummary"][];
             next_page_token: string | null;
         };
-        /** @description A task as the list has it; without a version, `kind`, `method` and `version` are null. */
+        /**
+         * @description A task as the list has it; without a version, `kind`, `method` and `version` are null. `quarantined`, `damaged`
+         *     and `alone` are as a version has them.
+         */
         TaskSummary: {
             name: string;
             kind: string | null;
@@ -1230,6 +1234,7 @@ export interface components {
             residency: "disk" | "memory" | "slot";
             bytes: number;
             quarantined?: string | null;
+            damaged?: boolean | null;
             alone?: string | null;
         };
         /** @description The same of one task. */
@@ -1242,8 +1247,8 @@ export interface components {
         };
         /**
          * @description One version. `created`: unix seconds. `card`: its README.md; `curves`: of its training, where the card has them,
-         *     of a version asked for by itself. `quarantined`: why it is not asked; `alone`: why it shares no batch.
-         *     `evaluation`: on labelled examples.
+         *     of a version asked for by itself. `quarantined`: why it is not asked; `damaged`: whether its files are the reason,
+         *     else its faults, which `lift` forgets; `alone`: why it shares no batch. `evaluation`: on labelled examples.
          */
         TaskVersion: {
             version: number;
@@ -1259,6 +1264,7 @@ export interface components {
             card: string | null;
             curves?: components["schemas"]["TrainingHistory"] | null;
             quarantined?: string | null;
+            damaged?: boolean | null;
             evaluation?: components["schemas"]["EvaluationBody"] | null;
             alone?: string | null;
         };

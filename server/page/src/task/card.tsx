@@ -17,7 +17,6 @@ export function CardPanel({ task, version }: { task: string; version: number }) 
       <Problem of={polled} />
       {found && (
         <div class="stack">
-          {found.quarantined && <p class="notice bad">{found.quarantined}</p>}
           {found.warnings.map((warning) => <p key={warning} class="notice warn">{warning}</p>)}
           {found.curves && <TrainingCurves curves={found.curves} />}
           {found.card ? <Markdown text={found.card} /> : <p class="soft">This version came without a card (README.md).</p>}

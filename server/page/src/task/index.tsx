@@ -7,6 +7,7 @@ import { TaskActions } from "./actions";
 import { Aliases } from "./aliases";
 import { CardPanel } from "./card";
 import { Facts } from "./facts";
+import { Quarantine } from "./quarantine";
 import { TrafficPanel } from "./traffic";
 import { Versions } from "./versions";
 
@@ -22,7 +23,7 @@ export function TaskView({ name }: { name: string }) {
       <Problem of={polled} />
       {task && !gone && (
         <>
-          {task.quarantined && <div class="notice bad"><p>{task.quarantined}</p></div>}
+          <Quarantine task={task} refresh={polled.refresh} />
           <TaskActions task={task} refresh={polled.refresh} />
           <Facts task={task} />
           <TrafficPanel name={name} />

@@ -1,5 +1,6 @@
 import { confirm } from "../parts/confirm";
 import { bytes, date } from "../parts/format";
+import { QuarantineBadge } from "../parts/quarantine";
 import { address, body, server } from "../server/client";
 import type { Task, Version } from "../server/types";
 import { announce, announceError } from "../state/announce";
@@ -106,7 +107,7 @@ function Row({ task, version, aliases, shown, refresh, onShow }: RowProps) {
 
   return (
     <tr aria-current={shown ? "true" : undefined}>
-      <th scope="row">{number}{version.quarantined && <> <span class="badge bad" title={version.quarantined}>damaged</span></>}</th>
+      <th scope="row">{number} <QuarantineBadge of={version} /></th>
       <td>
         <span class="narrow soft">{version.method}, {bytes(version.bytes)}, {date(version.created)}</span>
         {aliases.map((alias) => <span key={alias} class="badge memory">{alias}</span>)}

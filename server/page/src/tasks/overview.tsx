@@ -1,5 +1,5 @@
 // The server at one look.
-import { bytes, count, duration, ms, rate } from "../parts/format";
+import { bytes, count, counted, duration, ms, rate } from "../parts/format";
 import { Sparkline } from "../parts/sparkline";
 import { to } from "../router";
 import { body, server } from "../server/client";
@@ -31,7 +31,7 @@ export function OverviewStrip() {
     <section class="strip" aria-label="The server">
       <dl>
         <Figure name="Backbone" note={`${overview.device}, up ${duration(overview.uptime_seconds)}`}>{overview.backbone}</Figure>
-        <Figure name="Tasks" note={overview.quarantined_versions ? `${overview.quarantined_versions} damaged versions` : undefined}>{count(overview.tasks)}</Figure>
+        <Figure name="Tasks" note={overview.quarantined_versions ? `${counted(overview.quarantined_versions, "version")} not asked` : undefined}>{count(overview.tasks)}</Figure>
         <Figure name="In slots" note={`${bytes(slots.bytes)} of ${bytes(slots.bytes_limit)}`}>{count(slots.adapters)}</Figure>
         <Figure name="In memory" note={`${bytes(memory.bytes)} of ${bytes(memory.bytes_limit)}`}>{count(memory.adapters)}</Figure>
         <Figure name="Inputs waiting" note={`${count(overview.loads)} loads, ${count(overview.evictions)} evictions`}>{count(overview.inputs_waiting)}</Figure>
