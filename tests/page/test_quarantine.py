@@ -47,7 +47,7 @@ def test_a_quarantine_is_lifted_by_keyboard(live: Live, open_page, assert_access
     assert_accessible(page)
     tab_to(page, "Lift the quarantine")
     page.keyboard.press("Enter")
-    said(page, f"{task} is asked again.")
+    said(page, f"{task} is asked as ever.")
     notice.wait_for(state="detached")
     assert focused(page) == task  # the heading
     assert "quarantined" not in live.client.get(f"/v1/tasks/{task}").json()
@@ -63,7 +63,7 @@ def test_only_an_admins_key_lifts_a_quarantine(guarded: Live, open_page):
         page.get_by_role("button", name="Lift the quarantine").click()
         if key == READER:
             page.get_by_role("alert").filter(has_text="one with the scope 'admin' may").wait_for()
-    said(page, f"{task} is asked again.")
+    said(page, f"{task} is asked as ever.")
 
 
 def test_damaged_files_cannot_be_lifted(live: Live, open_page):
@@ -89,7 +89,7 @@ def test_a_task_that_runs_alone_says_so_and_is_lifted(live: Live, open_page):
     live.runtime.service.verifier.reasons[sha] = "its answer differed from the one alone"
     page = open_page(live, f"tasks/{task}")
     page.get_by_text("Version 1 runs alone: its answer differed from the one alone").wait_for()
-    page.get_by_role("button", name="Lift the quarantine").click()
-    said(page, f"{task} is asked again.")
+    page.get_by_role("button", name="Have it share batches again").click()
+    said(page, f"{task} is asked as ever.")
     refresh(page)
     page.get_by_role("region", name="Quarantine").wait_for(state="detached")

@@ -26,7 +26,7 @@ export function Quarantine({ task, refresh }: Props) {
     running.value = true;
     try {
       const now = await body(server.POST("/v1/tasks/{task}/lift", { params: { path: { task: task.name } } }));
-      announce(now.quarantined ? `${task.name} is still not asked: ${now.quarantined}` : `${task.name} is asked again.`);
+      announce(now.quarantined ? `${task.name} is still not asked: ${now.quarantined}` : `${task.name} is asked as ever.`);
       document.getElementById("title")?.focus(); // the button goes
       refresh();
     } catch (error) {
@@ -37,13 +37,15 @@ export function Quarantine({ task, refresh }: Props) {
   };
 
   return (
-    <section class="notice bad" aria-label="Quarantine">
+    <section class={task.versions.some(({ quarantined }) => quarantined) || lost ? "notice bad" : "notice warn"} aria-label="Quarantine">
       <div class="stack">
         {lost && <p>{lost}</p>}
         {versions.map(({ number, state }) => <p key={number}>Version {number} {state}</p>)}
       </div>
       {versions.some((version) => version.liftable) && (
-        <button type="button" aria-disabled={running.value || undefined} onClick={() => void lift()}>Lift the quarantine</button>
+        <button type="button" aria-disabled={running.value || undefined} onClick={() => void lift()}>
+          {task.versions.some(({ quarantined, damaged }) => quarantined && !damaged) ? "Lift the quarantine" : "Have it share batches again"}
+        </button>
       )}
     </section>
   );

@@ -1,5 +1,5 @@
 import { Chart } from "../parts/chart";
-import { count, ms } from "../parts/format";
+import { count, counted, ms } from "../parts/format";
 import { body, server } from "../server/client";
 import type { Traffic } from "../server/types";
 import { usePoll } from "../state/poll";
@@ -28,12 +28,14 @@ function Curves({ series, interval }: { series: Traffic["data"][number]; interva
   const failed = sum(series.failed);
   return (
     <div class="stack">
-      <p>{count(sum(series.requests))} requests, {failed ? <span class="bad-text">{count(failed)} failed</span> : "none failed"}.</p>
+      <p>{counted(sum(series.requests), "request")}, {failed ? <span class="bad-text">{count(failed)} failed</span> : "none failed"}.</p>
       <div class="columns">
         <Chart title={`Requests in ${interval} s`} unit="seconds" x={x} format={count} fromZero
           lines={failed ? [requests, { name: "failed", values: over(series.failed) }] : [requests]} />
-        <Chart title="Latency" unit="seconds" x={x} format={ms} fromZero
-          lines={[{ name: "mean", values: over(series.mean_ms) }, { name: "longest", values: over(series.max_ms) }]} />
+        {over(series.mean_ms).some((value) => value !== null) && (
+          <Chart title="Latency" unit="seconds" x={x} format={ms} fromZero
+            lines={[{ name: "mean", values: over(series.mean_ms) }, { name: "longest", values: over(series.max_ms) }]} />
+        )}
       </div>
     </div>
   );

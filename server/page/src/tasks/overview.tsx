@@ -27,6 +27,9 @@ export function OverviewStrip() {
   if (!now) return <div class="strip" aria-hidden="true" />;
   const { overview, traffic } = now;
   const { slots, memory } = overview;
+  const busiest = (traffic?.data ?? [])
+    .map(({ task, requests }) => ({ task, perMinute: perMinute(requests, traffic?.interval_seconds ?? 1) }))
+    .filter(({ perMinute }) => perMinute > 0); // the others were asked earlier
   return (
     <section class="strip" aria-label="The server">
       <dl>
@@ -44,14 +47,14 @@ export function OverviewStrip() {
           </Figure>
         )}
       </dl>
-      {traffic && traffic.data.length > 0 && (
+      {busiest.length > 0 && (
         <p class="busiest">
           <span class="soft">Busiest: </span>
-          {traffic.data.map(({ task, requests }, i) => (
+          {busiest.map(({ task, perMinute: now }, i) => (
             <span key={task}>
               {i > 0 && ", "}
               {task === "base" ? task : <a href={to("tasks", task)}>{task}</a>}{" "}
-              <span class="soft">{rate(perMinute(requests, traffic.interval_seconds))}</span>
+              <span class="soft">{rate(now)}</span>
             </span>
           ))}
         </p>

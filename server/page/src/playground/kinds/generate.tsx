@@ -10,8 +10,15 @@ export const sampling: Field<keyof ParametersOf<"generate">>[] = [
   { name: "temperature", label: "Temperature", of: "number", min: 0, max: 100, otherwise: "0" },
   { name: "top_p", label: "top_p", of: "number", min: 0, max: 1, otherwise: "1" },
   { name: "top_k", label: "top_k", of: "integer", min: 0, otherwise: "all" },
+  { name: "min_p", label: "min_p", of: "number", min: 0, max: 1, otherwise: "0" },
+  { name: "repetition_penalty", label: "Repetition penalty", of: "number", min: 0.01, max: 100, otherwise: "1" },
+  { name: "presence_penalty", label: "Presence penalty", of: "number", min: -2, max: 2, otherwise: "0" },
+  { name: "frequency_penalty", label: "Frequency penalty", of: "number", min: -2, max: 2, otherwise: "0" },
+  { name: "min_tokens", label: "New tokens, at least", of: "integer", min: 0, max: 1_000_000, otherwise: "0" },
   { name: "seed", label: "Seed", of: "integer", min: -1, otherwise: "random" },
+  { name: "ignore_eos", label: "Go on to the limit (ignore_eos)", of: "flag" },
   { name: "stop", label: "Stop before, one text a line (\\n for a line break)", of: "lines" },
+  { name: "bad_words", label: "Never write, one text a line (bad_words)", of: "lines" },
 ];
 
 /** The same for chats, whose defaults are OpenAI's. */
