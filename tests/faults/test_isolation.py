@@ -60,6 +60,7 @@ def test_an_adapter_that_is_not_finite_is_quarantined_until_it_is_lifted(start: 
         assert live.runtime.metrics.recent_batches.last(1)[0][1].id == passes  # it never came to the model
         shown = live.client.get("/v1/tasks/bad").json()
         assert "failed 3 times" in shown["quarantined"] == shown["versions"][0]["quarantined"]
+        assert shown["damaged"] is shown["versions"][0]["damaged"] is False
         listed = {row["name"]: row for row in live.client.get("/v1/tasks").json()["data"]}
         assert listed["bad"]["quarantined"] == shown["quarantined"]
         assert "quarantined" not in listed[other]
