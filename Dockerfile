@@ -82,6 +82,12 @@ COPY clients/python ./clients/python
 RUN /opt/manyhats/bin/pip wheel --no-deps --build-constraint /tmp/requirements/constraints.txt --wheel-dir /dist \
     . ./clients/python
 
+# What Triton compiles before its first program, for the same reason.
+ARG DEVICE=cpu
+RUN if [ "${DEVICE}" = cuda ] && [ -n "${COMPILER}" ]; then \
+        PYTHONPATH=server /opt/manyhats/bin/python3 -m manyhats.kernels.cuda.prebuilt_driver /dist/triton; \
+    fi
+
 # --- sbom: a list of all that the image's environment holds, as CycloneDX --------------------
 FROM wheel AS sbom
 
@@ -105,6 +111,9 @@ COPY --chown=10001:10001 adapters_store/ /store/
 
 COPY --from=wheel /dist /tmp/dist
 RUN /opt/manyhats/bin/pip install --no-cache-dir --no-index --no-deps /tmp/dist/*.whl \
+    && if [ -d /tmp/dist/triton ]; then \
+        mkdir -p /opt/manyhats/share/manyhats && mv /tmp/dist/triton /opt/manyhats/share/manyhats/; \
+    fi \
     && rm -r /tmp/dist
 
 COPY --from=sbom /sbom.cdx.json /usr/share/doc/manyhats/sbom.cdx.json

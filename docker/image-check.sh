@@ -47,6 +47,11 @@ if [ ${#missing[@]} -gt 0 ]; then
     die "missing packages: ${missing[*]} (apt-get install ${missing[*]})"
 fi
 [ "$(id -u)" = 0 ] || die "it must run as root"
+# crun knows either generation of control groups, not both at once as some machines have them: out of its sight with one.
+if mountpoint -q /sys/fs/cgroup/unified; then
+    # shellcheck disable=SC2016  # expanded by that shell
+    exec unshare --mount -- bash -c 'umount /sys/fs/cgroup/unified && exec bash "$0"' "${BASH_SOURCE[0]}"
+fi
 
 mkdir -p "$cache"
 exec 9>"$cache/lock"
