@@ -174,6 +174,9 @@ build/audit/.installed: $(LOCK)
 	build/audit/bin/python -m pip install --quiet -c $(LOCK) cyclonedx-bom pip-audit
 	@touch $@
 
+build/helm/helm: scripts/helm.py  # for the tests of the chart; needs npm
+	$(PYTHON) scripts/helm.py build/helm
+
 image-check:  ## Build the container image without an engine, run it, and ask it the demo's questions
 	bash docker/image-check.sh
 
