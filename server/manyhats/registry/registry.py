@@ -302,7 +302,8 @@ class Registry(AliasChanges):
     def imports(self) -> dict[str, tuple[str, str]]:
         """The fingerprint of each folder that was dealt with, and what became of it."""
         with self._database.read() as session:
-            return {row.folder: (row.fingerprint, row.outcome) for row in session.scalars(select(FolderImportRow))}
+            columns = (FolderImportRow.folder, FolderImportRow.fingerprint, FolderImportRow.outcome)
+            return {name: (fingerprint, outcome) for name, fingerprint, outcome in session.execute(select(*columns))}
 
     def record_import(self, folder: str, fingerprint: str, outcome: str) -> None:
         """Records what became of a folder."""
