@@ -15,10 +15,11 @@ from typing import Any, cast
 import pytest
 from manyhats.core.call import CURRENT_CALL, Call, Caller
 from manyhats.errors import NotFound
-from manyhats.registry.database import AliasRow, TaskRow, VersionRow, connect
+from manyhats.registry.database import AliasRow, TaskRow, VersionRow
 from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Target
 from manyhats.registry.registry import Registry
+from manyhats.registry.stores.sqlite import connect
 from sqlalchemy import Engine, event, insert
 
 from tests.registry.helpers import upload

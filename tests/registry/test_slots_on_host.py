@@ -177,7 +177,7 @@ def test_a_slot_counts_what_is_bound_and_not_what_was_estimated(host: Host) -> N
     try:
         for i in range(9):
             cache.ensure_loaded(version(f"v{i}")).result(60)
-        wait_until(lambda: cache.stats().slot_bytes == 90)
+        wait_until(lambda: cache.stats().slot_bytes == 90, "the slot to be counted by what is bound")
         assert (cache.stats().slots, cache.stats().evictions) == (9, 0)
     finally:
         cache.close()
