@@ -87,7 +87,7 @@ class Runtime:
             audit_entries=settings.audit_entries,
         )
         self.access.on_change = lambda action, key: self.registry.audit.add(
-            action, detail=(key.name, *key.scopes), call=KEYS_FILE
+            action, detail=(key.name, *key.scopes), call=KEYS_FILE, since=key.revoked or key.created
         )
         self.reader.registry = self.registry
         self._cache_bytes = settings.cache_memory if self.backbone.has_language_model else 0

@@ -48,7 +48,7 @@ from manyhats.registry.records import (
 )
 from manyhats.registry.rows import read_tasks
 from manyhats.registry.store_state import LOCK, OWN_FOLDER
-from manyhats.registry.stores.base import MetadataStore
+from manyhats.registry.stores.base import MetadataStore, StoreState
 from manyhats.registry.stores.sqlite import SqliteStore
 from manyhats.registry.visibility import check_may_write
 
@@ -132,6 +132,11 @@ class Registry(FollowedChanges):
         self._database.close()
         self.quarantine.close()
         self._file_lock.release()
+
+    @property
+    def database_state(self) -> StoreState:
+        """How the database is seen from here."""
+        return self._database.state
 
     # ---- files
 
@@ -314,6 +319,11 @@ class Registry(FollowedChanges):
             columns = (FolderImportRow.folder, FolderImportRow.fingerprint, FolderImportRow.outcome)
             own = select(*columns).where(FolderImportRow.server == self._database.server)
             return {name: (fingerprint, outcome) for name, fingerprint, outcome in session.execute(own)}
+
+    def holds_elsewhere(self, task: str, folder: Path) -> bool:
+        """Whether other servers share the database, and a version of the task has the content of the folder."""
+        found = self.find(task) if self._database.shared else None
+        return found is not None and digest(folder) in {version.sha256 for version in found.versions}
 
     def record_import(self, folder: str, fingerprint: str, outcome: str) -> None:
         """Records what became of a folder."""
