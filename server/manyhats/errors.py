@@ -16,6 +16,7 @@
     ├── SlowRequest             the request did not come in time
     ├── Overloaded              a queue is full; try again later
     ├── NotReady                starting or draining
+    │   └── StoreUnavailable    the store of the adapters' files does not answer; resident adapters do
     ├── EngineFailure           the model failed on a request that was in order
     │   ├── AdapterFailure      because of the task's own adapter
     │   └── OutOfMemory         a request alone takes more memory than there is
@@ -105,7 +106,17 @@ class Overloaded(ManyhatsError):
 
 
 class NotReady(ManyhatsError):
-    """Starting or draining."""
+    """Starting or draining. `retry_after`: seconds until it is worth trying again."""
+
+    retry_after = 1.0
+
+
+class StoreUnavailable(NotReady):
+    """The store of the adapters' files does not answer, or has no room here. Resident adapters do answer."""
+
+    def __init__(self, message: str, *, retry_after: float = 1.0, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.retry_after = retry_after
 
 
 class EngineFailure(ManyhatsError):

@@ -35,6 +35,7 @@ from manyhats.methods.slots import slot_tables, use_kernels
 from manyhats.observability.sinks import open_recorder
 from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.audit import KEYS_FILE
+from manyhats.registry.blobs.choose import choose_blobs
 from manyhats.registry.imports import FolderImports
 from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Task, TaskSettings, Version, parse_settings
@@ -85,6 +86,9 @@ class Runtime:
             max_tasks=settings.max_tasks,
             max_versions=settings.max_versions,
             audit_entries=settings.audit_entries,
+            blobs=choose_blobs(
+                settings.blobs_url, settings.store / OWN_FOLDER, settings.blob_cache, settings.blob_timeout
+            ),
         )
         self.access.on_change = lambda action, key: self.registry.audit.add(
             action, detail=(key.name, *key.scopes), call=KEYS_FILE, since=key.revoked or key.created
@@ -104,6 +108,7 @@ class Runtime:
             table_bytes=lambda: slot_tables(self.backbone).kernels.table_bytes,
             slots_on_host=self.backbone.device.type == "cpu",
         )
+        self.adapter_cache.fetch = self.reader.fetch
         self.imports = FolderImports(self.registry)
         self.pinning = Pinning(self.registry, self.adapter_cache)
         self.engine = Engine(

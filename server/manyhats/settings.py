@@ -49,6 +49,14 @@ def _database(value: Any) -> Any:
     return value
 
 
+def _blobs_address(value: Any) -> Any:
+    """A folder, an object store, or nothing."""
+    text = str(value).strip()
+    if _ADDRESS.match(text) and not re.fullmatch(r"(s3|gs|az)://[^/\s]+(/\S*)?", text):
+        raise ValueError("write a folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix")
+    return text
+
+
 def _http_address(value: Any) -> Any:
     """The address of an HTTP server, or none."""
     if value and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", str(value)):
@@ -107,6 +115,17 @@ class Settings(BaseSettings):
     )
     database_migrate: bool = Field(
         False, description="bring a PostgreSQL of an older Manyhats up to date at the start, as `manyhats migrate` does"
+    )
+    blobs_url: Annotated[str, BeforeValidator(_blobs_address)] = Field(
+        "",
+        description="where the adapters' files are: none: in the store; a folder that servers share; or an object "
+        "store, with the extra s3: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix",
+    )
+    blob_cache: ByteSize = Field(
+        ByteSize(10 << 30), ge=1, description="maximum bytes of the files of an object store that are kept in the store"
+    )
+    blob_timeout: float = Field(
+        20.0, gt=0, le=_DAY, description="seconds that one request to an object store may take, with all its attempts"
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")

@@ -14,7 +14,7 @@ import pytest
 from manyhats.core.call import CURRENT_CALL, Call, Caller
 from manyhats.errors import Conflict, DamagedStore, UnsupportedFormat
 from manyhats.registry.backup import Counts, write_backup
-from manyhats.registry.blobs import Blobs
+from manyhats.registry.blobs.local import LocalBlobs
 from manyhats.registry.records import Target, TaskSettings
 from manyhats.registry.registry import Registry
 from manyhats.registry.restoring import Restoring
@@ -38,7 +38,7 @@ def restore(file: Path, store: Path, url: str = "") -> Counts:
     """Puts a backup into a store that nobody has open."""
     own = store / ".manyhats"
     own.mkdir(parents=True, exist_ok=True)
-    database, files = metadata_store(url, own), Blobs(own)
+    database, files = metadata_store(url, own), LocalBlobs(own)
     files.open()
     database.open(make=True)
     try:
@@ -50,7 +50,7 @@ def restore(file: Path, store: Path, url: str = "") -> Counts:
 def backup(file: Path, store: Path, url: str = "", **options: bool) -> Counts:
     """Copies a store."""
     own = store / ".manyhats"
-    return write_backup(file, partial(reading, url, own), Blobs(own), **options)
+    return write_backup(file, partial(reading, url, own), LocalBlobs(own), **options)
 
 
 @pytest.fixture

@@ -94,10 +94,8 @@ def response(error: Exception, shape: Shape = describe) -> JSONResponse:
     note_error(kind_of(error)[1])
     status, body = shape(error)
     headers = {}
-    if isinstance(error, errors.Overloaded):
+    if isinstance(error, errors.Overloaded | errors.NotReady):
         headers["Retry-After"] = str(max(math.ceil(error.retry_after), 1))
-    if isinstance(error, errors.NotReady):
-        headers["Retry-After"] = "1"
     if isinstance(error, errors.AuthenticationRequired):
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(body, status, headers)

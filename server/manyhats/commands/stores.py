@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from manyhats.commands.connection import AsJson, print_json
 from manyhats.errors import Conflict, UnsupportedFormat, WrongUsage
 from manyhats.registry.backup import Counts, write_backup
 from manyhats.registry.blobs import Blobs
+from manyhats.registry.blobs.choose import choose_blobs
 from manyhats.registry.restoring import Restoring
 from manyhats.registry.store_state import LOCK, OWN_FOLDER
 from manyhats.registry.stores.choose import metadata_store
@@ -24,6 +26,9 @@ from manyhats.settings import Settings, load_settings
 Store = Annotated[str, typer.Option("--store", help="the server's store", show_default=False)]
 DatabaseUrl = Annotated[
     str, typer.Option("--database-url", help="the server's database_url, where it has one", show_default=False)
+]
+BlobsUrl = Annotated[
+    str, typer.Option("--blobs-url", help="the server's blobs_url, where it has one", show_default=False)
 ]
 File = Annotated[Path, typer.Argument(help="a tar", show_default=False)]
 
@@ -53,27 +58,36 @@ def backup(
     skip_damaged: Annotated[bool, typer.Option("--skip-damaged", help="leave out files that are damaged")] = False,
     store: Store = "",
     database_url: DatabaseUrl = "",
+    blobs_url: BlobsUrl = "",
     as_json: AsJson = False,
 ) -> None:
     """Copies a store, its metadata and its files, into one tar, while servers run. Keys are not in it."""
-    settings = _settings(store, database_url)
+    settings = _settings(store, database_url, blobs_url)
     folder = settings.store / OWN_FOLDER
     try:
-        counts = write_backup(
-            file, partial(reading, settings.database_url, folder), Blobs(folder), skip_damaged=skip_damaged
-        )
+        with _blobs(settings) as blobs:
+            counts = write_backup(
+                file, partial(reading, settings.database_url, folder), blobs, skip_damaged=skip_damaged
+            )
     except (Conflict, OSError) as error:
         raise WrongUsage(str(error)) from None
     _print("copied", counts, as_json)
 
 
-def restore(file: File, store: Store = "", database_url: DatabaseUrl = "", as_json: AsJson = False) -> None:
+def restore(
+    file: File,
+    store: Store = "",
+    database_url: DatabaseUrl = "",
+    blobs_url: BlobsUrl = "",
+    as_json: AsJson = False,
+) -> None:
     """Puts a backup into an empty store, after comparing all of it with its digests: all of it, or no task."""
-    settings = _settings(store, database_url)
+    settings = _settings(store, database_url, blobs_url)
     folder = settings.store / OWN_FOLDER
     if not file.is_file():
         raise WrongUsage(f"'{file}' is no file")
-    database, blobs = metadata_store(settings.database_url, folder, migrate=True), Blobs(folder)
+    database = metadata_store(settings.database_url, folder, migrate=True)
+    blobs = choose_blobs(settings.blobs_url, folder, settings.blob_cache, settings.blob_timeout)
     folder.mkdir(parents=True, exist_ok=True)
     with _own(settings):
         blobs.open()
@@ -84,12 +98,27 @@ def restore(file: File, store: Store = "", database_url: DatabaseUrl = "", as_js
             raise WrongUsage(error.message) from None
         finally:
             database.close()
+            blobs.close()
     _print("restored", counts, as_json)
 
 
-def _settings(store: str, database_url: str) -> Settings:
-    given = {"store": store, "database_url": database_url}
+def _settings(store: str, database_url: str, blobs_url: str = "") -> Settings:
+    given = {"store": store, "database_url": database_url, "blobs_url": blobs_url}
     return load_settings(None, **{name: value for name, value in given.items() if value})
+
+
+@contextmanager
+def _blobs(settings: Settings) -> Iterator[Blobs]:
+    """The files, read beside a server: what comes from an object store goes through a cache of the command's own."""
+    with TemporaryDirectory() as own:
+        folder = Path(own) if settings.blobs_url else settings.store / OWN_FOLDER
+        blobs = choose_blobs(settings.blobs_url, folder, settings.blob_cache, settings.blob_timeout)
+        if settings.blobs_url:
+            blobs.open()
+        try:
+            yield blobs
+        finally:
+            blobs.close()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -29,7 +29,8 @@ from sqlalchemy.orm import Session
 
 from manyhats._version import __version__
 from manyhats.errors import Conflict, DamagedStore, UnsupportedFormat
-from manyhats.registry.blobs import Blobs
+from manyhats.registry.blobs import Blobs, digest
+from manyhats.registry.blobs.base import DamagedBlob
 from manyhats.registry.database import SCHEMA, Base, ChangeRow, SchemaRow
 
 FORMAT = 1
@@ -100,22 +101,16 @@ def _copy(
                     count = _dump(session, table, rows[table.name], needed)
                     counts.tasks = count if table.name == "tasks" else counts.tasks
                     counts.versions = count if table.name == "versions" else counts.versions
-            gone = False
-            for sha in sorted(needed - copied - counts.damaged.keys()):
-                reason = blobs.fault(sha)
-                if reason is None:
-                    with suppress(FileNotFoundError):
-                        _add_content(tar, blobs.path(sha), sha)
-                        copied.add(sha)
-                        continue
-                gone = gone or not blobs.path(sha).is_dir()  # perhaps deleted since the rows were read
-                counts.damaged[sha] = reason or "they were removed as they were read"
-            if gone:
-                counts.damaged = {sha: reason for sha, reason in counts.damaged.items() if blobs.path(sha).is_dir()}
+            counts.damaged = {}
+            for sha in sorted(needed - copied):
+                if (reason := _copy_content(tar, blobs, sha)) is None:
+                    copied.add(sha)
+                else:
+                    counts.damaged[sha] = reason
+            if counts.damaged:
                 with reading() as session:
-                    if _contents(session) != needed:
+                    if _contents(session) != needed:  # perhaps they were deleted since the rows were read
                         continue
-                counts.damaged |= dict.fromkeys(needed - copied - counts.damaged.keys(), "their folder is gone")
             counts.contents = len(copied)
             digests = {}
             for name, file in rows.items():
@@ -124,6 +119,22 @@ def _copy(
             _add(tar, DIGESTS, json.dumps(digests).encode())
             return
     raise Conflict(f"versions were deleted during each of {_TRIES} attempts at a copy; try again when less changes")
+
+
+def _copy_content(tar: tarfile.TarFile, blobs: Blobs, sha: str) -> str | None:
+    """Adds the files of a content. Why they are not what was stored, where nothing was added."""
+    try:
+        with blobs.reading(sha) as folder:
+            if not folder.is_dir():
+                return "their folder is gone"
+            if (found := digest(folder)) != sha:
+                return f"what was stored has changed: its sha256 is now {found}"
+            _add_content(tar, folder, sha)
+    except DamagedBlob as error:
+        return str(error)
+    except FileNotFoundError:
+        return "they were removed as they were read"
+    return None
 
 
 def _contents(session: Session) -> set[str]:

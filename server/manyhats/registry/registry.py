@@ -33,6 +33,8 @@ from manyhats.registry.alias_changes import Listener
 from manyhats.registry.aliases import point, remove_from_history
 from manyhats.registry.audit import AuditLog, action_of
 from manyhats.registry.blobs import Blobs, digest, keep_adapter_files
+from manyhats.registry.blobs.local import LocalBlobs
+from manyhats.registry.blobs.owner import lock, owner_id
 from manyhats.registry.database import EvaluationRow, FolderImportRow, TaskRow, VersionRow
 from manyhats.registry.followed_changes import FollowedChanges
 from manyhats.registry.names import STABLE, check_alias, check_name
@@ -50,6 +52,7 @@ from manyhats.registry.rows import read_tasks
 from manyhats.registry.store_state import LOCK, OWN_FOLDER
 from manyhats.registry.stores.base import MetadataStore, StoreState
 from manyhats.registry.stores.sqlite import SqliteStore
+from manyhats.registry.uses import contents_of
 from manyhats.registry.visibility import check_may_write
 
 logger = logging.getLogger(__name__)
@@ -60,8 +63,8 @@ T = TypeVar("T")
 class Registry(FollowedChanges):
     """`inspect` reads and checks an adapter folder, and raises where it is not supported.
 
-    It is given the kind that the upload says, or else the one that is set for the task. `database`: none: SQLite in
-    the store.
+    It is given the kind that the upload says, or else the one that is set for the task. `database` and `blobs`: where
+    the metadata and the files are; none: SQLite and folders, in the store.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Registry(FollowedChanges):
         inspect: Callable[[Path, KindName | None], AdapterInfo],
         *,
         database: MetadataStore | None = None,
+        blobs: Blobs | None = None,
         max_tasks: int = 100_000,
         max_versions: int = 1000,
         audit_entries: int = 100_000,
@@ -81,7 +85,8 @@ class Registry(FollowedChanges):
         self._inspect = inspect
         self.max_tasks = max_tasks
         self.max_versions = max_versions
-        self._blobs = Blobs(self.own_folder)
+        self._blobs: Blobs = blobs or LocalBlobs(self.own_folder)
+        self._blobs.in_use = self.in_use
         self._database: MetadataStore = database or SqliteStore(self.own_folder)
         self.audit = AuditLog(self._database, audit_entries)
         self.quarantine = Quarantine(self._blobs, self)
@@ -112,6 +117,10 @@ class Registry(FollowedChanges):
                 # Beside adapters, a new database would have them all cleaned up.
                 self._database.open(make=self._blobs.empty())
                 undo.callback(self._database.close)
+                if self._blobs.shared:
+                    with self._database.write() as session:
+                        owner = owner_id(session)
+                    self._blobs.claim(owner)
                 with self._database.opening() as session:  # no other server keeps what a version is to name
                     self._load(read_tasks(session))
                     self._blobs.clean(self.contents())
@@ -131,6 +140,7 @@ class Registry(FollowedChanges):
         """Gives the store back."""
         self._database.close()
         self.quarantine.close()
+        self._blobs.close()
         self._file_lock.release()
 
     @property
@@ -153,6 +163,12 @@ class Registry(FollowedChanges):
         Raises DamagedStore where they are not what was stored, and what `read` raises where they are.
         """
         return self.quarantine.read(version.sha256, read)
+
+    def fetch(
+        self, versions: Iterable[Version], then: Callable[[], None], failed: Callable[[BaseException], None]
+    ) -> None:
+        """Calls `then` when the files of the versions are on this machine; see `Blobs.fetch`."""
+        self._blobs.fetch({sha for version in versions for sha in contents_of(version)}, then, failed)
 
     def content(self, sha256: str) -> Path:
         """The files of a stored content, checked as by `files`. Raises InvalidRequest where no version has it."""
@@ -204,19 +220,13 @@ class Registry(FollowedChanges):
             check_labels(settings, info)
         sha = digest(staged)
         damaged = self.quarantine.is_damaged(sha)
+        self._check_room(task, sha)  # before an object store gets it
+        self._blobs.put(staged, sha)
         with self._database.write(task) as session:
             for member in info.references:  # deleted since it was inspected
                 self._require(member)
             self.check_reading(sha, info)
-            found = self.find(task)
-            known = next((v for v in found.versions if v.sha256 == sha), None) if found else None
-            if found is None and self.count >= self.max_tasks:
-                raise TooLarge(f"the store holds {self.count} tasks, which is the most", param="task")
-            if found is not None and known is None and len(found.versions) >= self.max_versions:
-                raise TooLarge(
-                    f"the task `{task}` has {len(found.versions)} versions, which is the most; delete some",
-                    param="task",
-                )
+            found, known = self._check_room(task, sha)
             row = session.get(TaskRow, task)
             if row is None:
                 row = TaskRow(name=task, created=time.time(), settings={}, next_version=1)
@@ -241,6 +251,8 @@ class Registry(FollowedChanges):
                 after = point(session, after, alias, (Target(version.number),))
             self.audit.record_upload(session, base, after, version, alias if activate else "", settings)
             # The blob first: a version without its files must never be, files without a version are cleaned up.
+            if self._blobs.shared:
+                lock(session)  # not while the same content is being collected
             self._blobs.keep(staged, sha, replace=damaged)
             try:
                 session.commit()
@@ -334,6 +346,18 @@ class Registry(FollowedChanges):
             session.commit()
 
     # ---- parts of writing
+
+    def _check_room(self, task: str, sha: str) -> tuple[Task | None, Version | None]:
+        """The task, and its version with this content, where there are some. Raises TooLarge where there is no room."""
+        found = self.find(task)
+        known = next((v for v in found.versions if v.sha256 == sha), None) if found else None
+        if found is None and self.count >= self.max_tasks:
+            raise TooLarge(f"the store holds {self.count} tasks, which is the most", param="task")
+        if found is not None and known is None and len(found.versions) >= self.max_versions:
+            raise TooLarge(
+                f"the task `{task}` has {len(found.versions)} versions, which is the most; delete some", param="task"
+            )
+        return found, known
 
     def _remove_unneeded(self, versions: Iterable[Version]) -> None:
         """Removes the blobs of deleted versions that nobody else needs."""

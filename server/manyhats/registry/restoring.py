@@ -107,6 +107,7 @@ class Restoring:
             return
         if digest(staged) != sha:
             raise DamagedStore(f"the backup has changed since it was made: the files of {sha} have another sha256")
+        self._blobs.put(staged, sha)
         self._blobs.keep(staged, sha)
         self._kept.add(sha)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from manyhats.backbone import Backbone
@@ -80,6 +81,13 @@ class AdapterReader:
         adapter = build_merged(version, read)
         adapter.check(self.backbone)
         return adapter
+
+    def fetch(self, version: Version, then: Callable[[], None], failed: Callable[[BaseException], None]) -> None:
+        """Calls `then` when all files that `load` reads are on this machine, or `failed`; without waiting for it."""
+        parts = [version]
+        if isinstance(version, MergedVersion):
+            parts = [*version.members, *([version.head] if version.head is not None else [])]
+        self.registry.fetch(parts, then, failed)
 
     def bind(self, adapter: Adapter | PackedAdapter) -> BoundAdapter:
         """Brings an adapter into a slot."""
