@@ -58,6 +58,7 @@ def test_every_setting_can_come_from_every_source(file: Path, monkeypatch: pytes
         "quantization": "int8",
         "self_check": "false",
         "allow_unauthenticated": "true",
+        "allowed_sources": "hub:a/*",
         "cors_origins": "https://a.example",
         "metrics_names": "nobody",
         "metrics_vllm_names": "true",

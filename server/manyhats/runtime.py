@@ -36,10 +36,13 @@ from manyhats.observability.sinks import open_recorder
 from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.audit import KEYS_FILE
 from manyhats.registry.imports import FolderImports
+from manyhats.registry.origin import Origin
 from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Task, TaskSettings, Version, parse_settings
 from manyhats.registry.registry import Registry
 from manyhats.registry.slot_memory import slot_memory
+from manyhats.registry.sources.fetches import Fetches
+from manyhats.registry.sources.s3 import check_available
 from manyhats.serving.adapter_reader import AdapterReader
 from manyhats.serving.evaluation import Evaluator
 from manyhats.serving.fault_figures import FaultFigures
@@ -64,6 +67,7 @@ class Runtime:
 
     def __init__(self, settings: Settings, backbone: Backbone | None = None) -> None:
         self.settings = settings
+        check_available(settings.allowed_sources)
         self.access = AccessControl(settings)
         keep_freed_memory()
         if settings.threads:
@@ -120,6 +124,7 @@ class Runtime:
         self.rollouts = Rollouts(self.registry, shadows, self.threads.admin)
         self.evaluator = Evaluator(self.service.background.ask, self.registry, settings.max_inputs)
         self.uploads = 0  # under way
+        self.fetches = Fetches()
         self.started = time.time()
         self.state: Literal["starting", "ready", "draining"] = "starting"
         self.on_fatal: Callable[[], None] = lambda: None  # in the model's thread
@@ -278,6 +283,7 @@ class Runtime:
         settings: Mapping[str, Any] | None,
         warnings: Iterable[str],
         check: Callable[[AdapterInfo], object] = lambda info: None,
+        origin: Origin | None = None,
     ) -> tuple[Version, bool]:
         """Makes a version of staged files, with settings for its task that are checked as `configure` checks them.
 
@@ -298,6 +304,7 @@ class Runtime:
             settings=_as_settings(partial) if partial else None,
             warnings=warnings,
             check=check_all,
+            origin=origin,
         )
 
     def _check_settings(self, task: str, partial: Mapping[str, Any]) -> None:

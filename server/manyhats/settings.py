@@ -58,6 +58,15 @@ def _hosts(value: Any) -> Any:
     return names
 
 
+def _sources(value: Any) -> Any:
+    """Patterns of sources."""
+    patterns = _split(value)
+    for pattern in patterns if isinstance(patterns, list | tuple) else ():
+        if not isinstance(pattern, str) or not _SOURCE.fullmatch(pattern):
+            raise ValueError(f"{pattern!r} is no pattern of sources; write hub:my-org/* or s3://bucket/prefix*")
+    return patterns
+
+
 def _origins(value: Any) -> Any:
     """Origins as browsers write them."""
     origins = _split(value)
@@ -73,6 +82,7 @@ logger = logging.getLogger(__name__)
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash: that is what a path leaves of two
 _HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*)|\[[0-9A-Fa-f:.]+\]")
+_SOURCE = re.compile(r"hub:[A-Za-z0-9*?][A-Za-z0-9._*?/-]*|s3://[a-z0-9][a-z0-9.-]*/\S+")
 _ORIGIN = re.compile(r"\*|null|[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?")
 # By a setting's name what it was called before, for one release.
 _FORMER = {"max_num_batched_tokens": ("batch_tokens", "step_tokens"), "max_num_seqs": ("max_texts",)}
@@ -81,6 +91,7 @@ _DAY = 86_400.0  # seconds; infinity is no time that anything can wait for
 Folders = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
 Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_some_keys)]
 Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)]
+Sources = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_sources)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)]
 
 
@@ -205,8 +216,19 @@ class Settings(BaseSettings):
     max_tasks: int = Field(100_000, ge=1, description="maximum tasks of a store")
     adapter_folders: Folders = Field(
         (),
-        description="folders that POST /v1/load_lora_adapter may read, with commas between; none: it reads nothing",
+        description="folders that POST /v1/load_lora_adapter and sources may read, with commas between; none: nothing "
+        "is read",
     )
+    allowed_sources: Sources = Field(
+        (),
+        description="hubs' repositories and object stores that uploads may name as their source, with commas between: "
+        "hub:my-org/*, s3://bucket/prefix*; * is any text. None: nothing is fetched",
+    )
+    hub_hosts: Hosts = Field(
+        ("*.hf.co", "*.huggingface.co"),
+        description="hosts that the hub may redirect a download to, beside its own, with commas between",
+    )
+    source_timeout: float = Field(300.0, gt=0, le=_DAY, description="seconds that the download of a source may take")
 
     api_keys: Keys = Field((), description="keys that may ask, with commas between; none: everybody may")
     admin_keys: Keys = Field((), description="keys that may also change tasks; none: whoever may ask")
@@ -309,6 +331,7 @@ RELOADED = frozenset(
         *("request_timeout", "drain_timeout", "drain_delay", "queue_per_task", "queue_total", "scan_interval"),
         *("max_inputs", "max_characters", "max_body", "max_values", "max_upload", "max_uploads", "upload_threads"),
         *("max_unpacked", "max_files", "max_rank", "max_versions", "max_tasks", "adapter_folders"),
+        *("allowed_sources", "hub_hosts", "source_timeout"),
         *("api_keys", "admin_keys", "allowed_hosts", "metrics_names", "log_level"),
         *("max_connections", "max_client_connections"),
         *("header_timeout", "body_timeout", "body_rate", "send_timeout", "keep_alive"),

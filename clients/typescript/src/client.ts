@@ -12,6 +12,8 @@ import type {
   ChatParameters,
   ClientOptions,
   EmbedParameters,
+  FetchOptions,
+  FetchSource,
   GenerateParameters,
   Inputs,
   ManyOptions,
@@ -258,6 +260,21 @@ export class Client {
     const bodySerializer = () => form;
     return bodyOf(
       this.#routes.POST("/v1/tasks/{task}/versions", { ...at(task), body, bodySerializer, ...call }),
+    );
+  }
+
+  /** Has the server fetch an adapter from a source that its operator allows, as a new version. */
+  uploadFrom(task: string, source: FetchSource, options: FetchOptions = {}): Promise<Upload> {
+    const { alias, activate, sha256, settings } = options;
+    const body = {
+      source,
+      ...(alias === undefined ? {} : { alias }),
+      ...(activate === undefined ? {} : { activate }),
+      ...(sha256 === undefined ? {} : { sha256 }),
+      ...(settings === undefined ? {} : { task: settings }),
+    };
+    return bodyOf(
+      this.#routes.POST("/v1/tasks/{task}/versions", { ...at(task), body, ...this.#call(options) }),
     );
   }
 

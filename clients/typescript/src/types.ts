@@ -81,6 +81,20 @@ export interface Progress {
 /** An archive (zip, tar.gz) with its name, or files by name. */
 export type UploadSource = File | Record<string, Blob | Uint8Array<ArrayBuffer> | string>;
 
+/** What a server is to fetch an adapter from: a hub's repository, a prefix of an object store, or its own folder. */
+export type FetchSource = Schemas["SourceBody"];
+
+export interface FetchOptions extends CallOptions {
+  /** The alias that points at the new version; `stable` where it is left out. */
+  alias?: string | undefined;
+  /** Whether it does; true where it is left out. */
+  activate?: boolean | undefined;
+  /** Of the adapter; where it is another, nothing is made. */
+  sha256?: string | undefined;
+  /** Set together with the version. */
+  settings?: TaskSettings | undefined;
+}
+
 export interface UploadOptions extends CallOptions {
   /** The alias that points at the new version; `stable` where it is left out. */
   alias?: string | undefined;

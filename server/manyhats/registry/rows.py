@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from manyhats.registry.database import AliasRow, EvaluationRow, RolloutRow, TaskRow, VersionRow
 from manyhats.registry.evaluation import evaluation_of
+from manyhats.registry.origin import origin_of
 from manyhats.registry.records import AdapterInfo, Target, Task, Version, parse_settings
 from manyhats.registry.rollout import Rollout, rollout_of
 
@@ -76,4 +77,4 @@ def info_of(row: Mapping[str, Any]) -> AdapterInfo:
     for name in ("labels", "warnings", "references", "kinds"):
         if values.get(name) is not None:
             values[name] = tuple(values[name])
-    return AdapterInfo(**values)
+    return AdapterInfo(**{**values, "origin": origin_of(values.get("origin"))})
