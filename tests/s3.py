@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from typing import Any, Literal
+from unittest import mock
 
 import httpx
 import pytest
@@ -118,6 +120,18 @@ def endpoint() -> Iterator[Endpoint]:
     proxy.shutdown()
     proxy.server_close()
     moto.stop()
+
+
+@contextmanager
+def serving_s3() -> Iterator[str]:
+    """The address of an S3 of its own. The environment's `AWS_*` variables lead to it meanwhile."""
+    with endpoint() as one, mock.patch.dict(os.environ, one.environment()):
+        yield one.direct
+
+
+def make_bucket(url: str, name: str) -> None:
+    """An empty bucket."""
+    assert httpx.put(f"{url}/{name}").status_code == 200
 
 
 @pytest.fixture(scope="session")

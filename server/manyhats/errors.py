@@ -22,6 +22,7 @@
     │   └── OutOfMemory         a request alone takes more memory than there is
     ├── AdapterQuarantined      an adapter that failed so often that it is not asked any more
     ├── DeadlineExceeded        no answer within the time allowed
+    ├── SourceFailed            a hub or an object store cannot be read, or sent what it did not list
     ├── StorageFull             no space on the store's disk
     ├── DamagedStore            what the store holds is not what was put into it
     └── ConfigurationError      the operator's settings cannot work
@@ -137,6 +138,10 @@ class AdapterQuarantined(ManyhatsError):
 
 class DeadlineExceeded(ManyhatsError):
     """No answer within the time allowed."""
+
+
+class SourceFailed(ManyhatsError):
+    """A hub or an object store cannot be read, redirects where it may not, or sent something else than it listed."""
 
 
 class StorageFull(ManyhatsError):

@@ -87,7 +87,7 @@ def trees(folder: str) -> dict[str, ast.Module]:
 
 
 def test_the_server_declares_what_it_imports():
-    optional = extras("train", "decoder", "jwt", "peft", "cuda", "quantized", "postgres", "otel")
+    optional = extras("train", "decoder", "jwt", "peft", "cuda", "quantized", "otel", "postgres", "s3")
     for path, tree in trees("server/manyhats").items():
         assert not strangers(modules(tree), REQUIRED | optional), path
         optional_at_load = {"triton"} if path.startswith(PROGRAMS) else TRAINING.get(path, set())

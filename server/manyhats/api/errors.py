@@ -39,6 +39,7 @@ KINDS: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.AdapterFailure, 500, "AdapterFailureError"),
     (errors.OutOfMemory, 500, "OutOfMemoryError"),
     (errors.EngineFailure, 500, "InternalServerError"),
+    (errors.SourceFailed, 502, "SourceFailedError"),
     (errors.NotReady, 503, "ServiceUnavailableError"),
     (errors.DeadlineExceeded, 504, "DeadlineExceededError"),
     (errors.StorageFull, 507, "StorageFullError"),

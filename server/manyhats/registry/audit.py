@@ -94,7 +94,8 @@ class AuditLog:
         """Adds an entry for an upload, where it changes something. `alias`: what was pointed at it, or empty."""
         if settings is None and len(before.versions) == len(after.versions) and before.aliases == after.aliases:
             return
-        names = sorted(settings.model_fields_set) if settings is not None else ()
+        names = sorted(settings.model_fields_set) if settings is not None else []
+        origin = version.info.origin
         self.record(
             session,
             "upload",
@@ -103,7 +104,7 @@ class AuditLog:
             version=version.number,
             before=before,
             after=after,
-            detail=names,
+            detail=[*([] if origin is None else [f"from {origin}"]), *names],
         )
 
     def add(

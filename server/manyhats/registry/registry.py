@@ -38,6 +38,7 @@ from manyhats.registry.blobs.owner import lock, owner_id
 from manyhats.registry.database import EvaluationRow, FolderImportRow, TaskRow, VersionRow
 from manyhats.registry.followed_changes import FollowedChanges
 from manyhats.registry.names import STABLE, check_alias, check_name
+from manyhats.registry.origin import Origin
 from manyhats.registry.quarantine import Quarantine
 from manyhats.registry.records import (
     AdapterInfo,
@@ -198,13 +199,14 @@ class Registry(FollowedChanges):
         settings: TaskSettings | None = None,
         warnings: Iterable[str] = (),
         check: Callable[[AdapterInfo], None] = lambda info: None,
+        origin: Origin | None = None,
     ) -> tuple[Version, bool]:
         """Makes a version of the staged files, and points `alias` at it. What a trainer left beside them is removed.
 
         Returns it, and whether it is new: the same content again gives the version that already holds it. Its warnings
-        are this upload's: those given, about what was left out before, and those about its files. `check` is given
-        what the files are. Raises what it, `keep_adapter_files` and `inspect` raise, and TooLarge over the limits of
-        tasks or versions.
+        are this upload's: those given, about what was left out before, and those about its files; so is its `origin`.
+        `check` is given what the files are. Raises what it, `keep_adapter_files` and `inspect` raise, and TooLarge over
+        the limits of tasks or versions.
         """
         check_name(task, write=True)
         check_may_write(task)
@@ -213,7 +215,7 @@ class Registry(FollowedChanges):
         before = self.find(task)
         kind = settings.kind if settings is not None else None
         info = self._inspect(staged, kind or (before.settings.kind if before else None))
-        info = replace(info, warnings=(*warnings, *left_out, *info.warnings))
+        info = replace(info, warnings=(*warnings, *left_out, *info.warnings), origin=origin)
         parse_settings(info.settings)
         check(info)
         if settings is not None:
@@ -264,7 +266,7 @@ class Registry(FollowedChanges):
             self.quarantine.lift(sha)
         if activate:
             self._notify("activated", version, task)
-        return replace(version, info=replace(version.info, warnings=info.warnings)), known is None
+        return replace(version, info=replace(version.info, warnings=info.warnings, origin=origin)), known is None
 
     def put_settings(self, task: str, partial: Mapping[str, Any]) -> Task:
         """Sets the given fields; None goes back to what the files bring. Raises InvalidRequest naming the field."""

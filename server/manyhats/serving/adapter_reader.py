@@ -18,6 +18,7 @@ from manyhats.registry.records import AdapterInfo, Version
 from manyhats.registry.registry import Registry
 from manyhats.serving.merged import MergedVersion
 from manyhats.serving.merged import build as build_merged
+from manyhats.serving.named_base import named_base_warnings
 from manyhats.serving.task_settings import check_settings
 
 _CARD = "README.md"
@@ -59,7 +60,11 @@ class AdapterReader:
             num_labels=adapter.head.num_labels if adapter.head else None,
             card=card,
             settings=dict(adapter.settings),
-            warnings=(*adapter.warnings, *history_warnings(card)),
+            warnings=(
+                *adapter.warnings,
+                *history_warnings(card),
+                *named_base_warnings(adapter.base, self.backbone.name),
+            ),
             references=adapter.references,
             kinds=adapter.kinds(self.backbone),
         )
