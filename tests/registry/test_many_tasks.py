@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from manyhats.errors import NotFound
-from manyhats.registry.database import AliasRow, TaskRow, VersionRow, connect
+from manyhats.registry.database import AliasRow, TaskRow, VersionRow
 from manyhats.registry.records import AdapterInfo, Target
 from manyhats.registry.registry import Registry
+from manyhats.registry.stores.sqlite import connect
 from sqlalchemy import Engine, event, insert
 
 from tests.registry.helpers import upload

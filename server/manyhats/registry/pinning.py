@@ -32,6 +32,10 @@ class Pinning:
     def on_change(self, event: str, version: Version | None, task: str) -> None:
         """A listener of the registry's changes (`Registry.subscribe`)."""
         if version is None:
+            if event == "changed" and (found := self._registry.find(task)) is not None:
+                if found.settings.pinned:
+                    self.pin(found)
+                self.unpin_unused(found.versions)
             return
         if event == "deleted":
             if not self._registry.uses(version.sha256):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, select, true
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from manyhats.registry.database import AliasRow, EvaluationRow, RolloutRow, TaskRow, VersionRow
 from manyhats.registry.evaluation import evaluation_of
@@ -18,11 +18,32 @@ from manyhats.registry.rollout import Rollout, rollout_of
 logger = logging.getLogger(__name__)
 
 
-def read_tasks(session: Session) -> list[Task]:
-    """All tasks. Raises InvalidRequest, TypeError, ValueError or KeyError for rows that were never written here."""
-    evaluations = {(e.task, e.number): evaluation_of(e.evaluation) for e in session.scalars(select(EvaluationRow))}
+_AT_ONCE = 500  # names in one statement
+
+
+def read_tasks(session: Session, names: Collection[str] | None = None) -> list[Task]:
+    """All tasks, or those of these names that are there.
+
+    Raises InvalidRequest, TypeError, ValueError or KeyError for rows that were never written here.
+    """
+    if names is not None:
+        found: list[Task] = []
+        ordered = sorted(names)
+        for i in range(0, len(ordered), _AT_ONCE):
+            part = ordered[i : i + _AT_ONCE]
+            found += _read(session, lambda column, part=part: column.in_(part))  # type: ignore[misc]
+        return found
+    return _read(session, lambda column: true())
+
+
+def _read(session: Session, wanted: Callable[[InstrumentedAttribute[str]], ColumnElement[bool]]) -> list[Task]:
+    """The tasks that are `wanted` by the column of their name."""
+    evaluations = {
+        (e.task, e.number): evaluation_of(e.evaluation)
+        for e in session.scalars(select(EvaluationRow).where(wanted(EvaluationRow.task)))
+    }
     versions: dict[str, list[Version]] = {}
-    for row in session.scalars(select(VersionRow).order_by(VersionRow.number)):
+    for row in session.scalars(select(VersionRow).where(wanted(VersionRow.task)).order_by(VersionRow.number)):
         versions.setdefault(row.task, []).append(
             Version(
                 row.task,
@@ -34,10 +55,10 @@ def read_tasks(session: Session) -> list[Task]:
             )
         )
     aliases: dict[str, dict[str, tuple[Target, ...]]] = {}
-    for alias in session.scalars(select(AliasRow)):
+    for alias in session.scalars(select(AliasRow).where(wanted(AliasRow.task))):
         aliases.setdefault(alias.task, {})[alias.alias] = targets_of(alias.targets)
     rollouts: dict[str, dict[str, Rollout]] = {}
-    for one in session.scalars(select(RolloutRow)):
+    for one in session.scalars(select(RolloutRow).where(wanted(RolloutRow.task))):
         rollouts.setdefault(one.task, {})[one.alias] = rollout_of(one.rollout)
     tasks = [
         _with_aliases(
@@ -45,7 +66,7 @@ def read_tasks(session: Session) -> list[Task]:
             aliases.get(task.name, {}),
             rollouts.get(task.name, {}),
         )
-        for task in session.scalars(select(TaskRow))
+        for task in session.scalars(select(TaskRow).where(wanted(TaskRow.name)))
     ]
     for name in sorted((versions.keys() | aliases.keys()) - {task.name for task in tasks}):
         logger.error("the database has versions or aliases of a task %s that is not there, which are ignored", name)
