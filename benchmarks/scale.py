@@ -28,8 +28,8 @@ from typing import Any
 from manyhats.bench.machine import machine
 from manyhats.bench.server import free_port, wait_until_ok
 from manyhats.bench.tasks import read_texts, repeated
-from manyhats.scale.launcher import cluster, deploy
-from manyhats.scale.options import APP, Scaling
+from manyhats.scale.launcher import cluster, deploy, figures
+from manyhats.scale.options import Scaling
 from manyhats.settings import Settings
 from sample_adapters import write_lora_tasks
 
@@ -90,14 +90,6 @@ def result(process: subprocess.Popen[str]) -> dict[str, Any]:
         "p50_ms": round(1e3 * found["latency"]["0.5"], 1),
         "p99_ms": round(1e3 * found["latency"]["0.99"], 1),
     }
-
-
-def figures() -> list[dict[str, Any]]:
-    """What every replica says of itself."""
-    from ray import serve
-
-    found: list[dict[str, Any]] = serve.get_deployment_handle("replica", APP).broadcast("figures").results()
-    return found
 
 
 def measured(client: Client, seconds: float) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import httpx
 import pytest
 from manyhats.bench.server import free_port
 from manyhats.formats.writer import write_adapter
-from manyhats.scale.launcher import cluster, deploy
-from manyhats.scale.options import APP, Scaling
+from manyhats.scale.launcher import cluster, deploy, figures
+from manyhats.scale.options import Scaling
 from manyhats.settings import Settings
 
 from tests import tiny
@@ -51,13 +51,6 @@ class Deployed:
     def texts(self) -> dict[str, str]:
         """What each task writes."""
         return {task: self.ask(task).raise_for_status().json()["choices"][0]["text"] for task in TASKS}
-
-    def replicas(self) -> list[dict[str, Any]]:
-        """What each replica says of itself."""
-        from ray import serve
-
-        found: list[dict[str, Any]] = serve.get_deployment_handle("replica", APP).broadcast("figures").results()
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +104,7 @@ def test_a_task_stays_with_its_replica_and_all_replicas_are_asked(deployed: Depl
     chosen = {task: {deployed.ask(task).headers["X-Manyhats-Replica"] for _ in range(5)} for task in TASKS}
     assert all(len(replicas) == 1 for replicas in chosen.values())
     assert len(set().union(*chosen.values())) == 2
-    asked, held = (sum(one[key] for one in deployed.replicas()) for key in ("asked", "held"))
+    asked, held = (sum(one[key] for one in figures()) for key in ("asked", "held"))
     assert held >= asked - len(TASKS)  # the first request of each
 
 
@@ -138,15 +131,15 @@ def test_a_replica_learns_that_nobody_waits(deployed: Deployed) -> None:
     with deployed.client.stream("POST", "/v1/completions", json=body) as answer:
         assert answer.status_code == 200
         next(answer.iter_lines())
-    wait_until(lambda: all(one["under_way"] == 0 for one in deployed.replicas()), "nothing is under way")
+    wait_until(lambda: all(one["under_way"] == 0 for one in figures()), "nothing is under way")
 
 
 def test_a_killed_replica_loses_no_request(deployed: Deployed, asking: Callable[[], list[httpx.Response]]) -> None:
-    before = deployed.replicas()
+    before = figures()
     os.kill(before[0]["pid"], signal.SIGKILL)
 
     def replaced() -> bool:
-        names = {one["replica"] for one in deployed.replicas()}
+        names = {one["replica"] for one in figures()}
         return len(names) == 2 and before[0]["replica"] not in names
 
     wait_until(replaced, "another replica is there")
@@ -156,9 +149,9 @@ def test_a_killed_replica_loses_no_request(deployed: Deployed, asking: Callable[
 def test_another_backbone_comes_replica_by_replica(
     deployed: Deployed, asking: Callable[[], list[httpx.Response]]
 ) -> None:
-    before, old = deployed.texts(), {one["replica"] for one in deployed.replicas()}
+    before, old = deployed.texts(), {one["replica"] for one in figures()}
     deploy(deployed.settings.model_copy(update={"backbone": str(deployed.bases[1])}), TWO)
-    wait_until(lambda: not old & {one["replica"] for one in deployed.replicas()}, "all have been replaced")
+    wait_until(lambda: not old & {one["replica"] for one in figures()}, "all have been replaced")
     answers = asking()
     assert {answer.status_code for answer in answers} == {200}
     after = deployed.texts()

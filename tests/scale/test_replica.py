@@ -77,6 +77,7 @@ def test_what_it_holds_and_how_often_it_held_what_was_asked(with_replica: Any) -
             "replica": "one",
             "pid": os.getpid(),
             "place": 0,
+            "tasks": 2,
             "under_way": 0,
             "asked": 3,
             "held": 2,

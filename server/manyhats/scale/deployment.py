@@ -17,11 +17,9 @@ from ray.serve.handle import DeploymentHandle
 from manyhats.scale.autoscaling import METRIC, QueueDepth
 from manyhats.scale.exchange import Asked, Begun
 from manyhats.scale.front import Front, Limits, Transport
-from manyhats.scale.options import Scaling
+from manyhats.scale.options import FRONT, REPLICA, Scaling
 from manyhats.scale.sharing import shares
 from manyhats.settings import Settings
-
-REPLICA, FRONT = "replica", "front"
 
 _HEALTH = 2.0  # seconds between looks at a replica
 _HEALTH_TIMEOUT = 120.0  # seconds that one may take to answer: the watchdog inside knows sooner what hangs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ class Exchange:
         self._out: asyncio.Queue[Message | None] = asyncio.Queue(_KEPT)
         self._gone = asyncio.Event()
         self._on_gone: Callable[[], None] | None = None
-        self._parts = iter((asked.body, *asked.parts))
+        self._parts: Iterator[bytes | Awaitable[bytes]] = iter((asked.body, *asked.parts))
         self._left = 1 + len(asked.parts)
 
     async def answer(self) -> AsyncIterator[Begun | bytes]:

@@ -6,15 +6,18 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NoReturn
 
 from manyhats.api.address import check_address
 from manyhats.api.exposure import check_exposure
 from manyhats.errors import ConfigurationError, NotReady, WrongSetting
 from manyhats.messages import first_line
-from manyhats.scale.options import APP, Scaling
+from manyhats.scale.options import APP, REPLICA, Scaling
+from manyhats.scale.sharing import shares
 from manyhats.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -42,6 +45,11 @@ def check(settings: Settings, *, listens: bool) -> None:
     check_exposure(settings)
     if not settings.backbone:
         raise WrongSetting("no backbone: give --backbone a folder, a hub id or package:NAME")
+    if shares(settings) and not getattr(settings, "blobs_url", ""):
+        raise WrongSetting(
+            "database_url is set, and blobs_url is not: each replica would have the others' tasks without their files; "
+            "give --blobs-url a folder that all replicas see, or s3://bucket/prefix"
+        )
     if listens:
         check_address(settings)
 
@@ -72,6 +80,7 @@ def cluster(scaling: Scaling, address: str = "", objects: int = _OBJECTS) -> Ite
     try:
         yield
     finally:
+        _replicas.cache_clear()
         if not address:
             serve.shutdown()
         ray.shutdown()
@@ -95,6 +104,25 @@ def deploy(settings: Settings, scaling: Scaling) -> None:
     except (RuntimeError, RayError) as error:
         raise NotReady(f"the deployment does not run: {first_line(error)}; Ray's log of the replica says why") from None
     logger.info("ready: http://%s:%d", settings.host, settings.port)
+
+
+def figures() -> list[dict[str, Any]]:
+    """What every replica says of itself."""
+    from ray.exceptions import RayActorError
+
+    while True:
+        try:
+            found: list[dict[str, Any]] = _replicas().broadcast("figures").results()
+            return found
+        except RayActorError:  # one has just ended; the next call does not ask it
+            time.sleep(0.1)
+
+
+@cache
+def _replicas() -> Any:
+    from ray import serve
+
+    return serve.get_deployment_handle(REPLICA, APP)
 
 
 def end_on_signals() -> None:

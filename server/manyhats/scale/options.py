@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from manyhats.errors import WrongSetting
 
-APP = "manyhats"
+APP, REPLICA, FRONT = "manyhats", "replica", "front"  # what Ray Serve calls them
 
 
 @dataclass(frozen=True, slots=True)
