@@ -36,9 +36,9 @@ def with_replica(
         (tmp_path / "store" / name).mkdir(parents=True)
         write_adapter(tiny.adapter(backbone, "lora", seed, labels=3), tmp_path / "store" / name, backbone)
 
-    def run(use: Callable[..., Awaitable[None]]) -> None:
+    def run(use: Callable[..., Awaitable[None]], **settings: Any) -> None:
         async def whole() -> None:
-            replica = Replica(Settings(backbone=str(folder), store=tmp_path / "store", preload=0), "one")
+            replica = Replica(Settings(backbone=str(folder), store=tmp_path / "store", preload=0, **settings), "one")
             await replica.start()
             try:
                 transport = httpx.ASGITransport(Front(Transport(replica.ask, stored), LIMITS))
@@ -68,23 +68,18 @@ def test_the_same_application_over_the_folders_of_the_store(with_replica: Any, t
 
 def test_what_it_holds_and_how_often_it_held_what_was_asked(with_replica: Any) -> None:
     async def use(replica: Replica, client: httpx.AsyncClient) -> None:
-        assert replica.held_tasks() == []
-        for _ in range(3):
-            await client.post("/v1/tasks/spam/predict", json={"inputs": ["w1 w2"]})
+        for task in ("spam", "topic"):
+            for _ in range(3):
+                await client.post(f"/v1/tasks/{task}/predict", json={"inputs": ["w1 w2"]})
+            assert replica.held_tasks() == [task]  # there is one slot
         await client.post("/v1/tasks/base/predict", json={"inputs": ["w1 w2"]})  # which every replica holds
-        assert replica.held_tasks() == ["spam"]
-        assert replica.figures() == {
-            "replica": "one",
-            "pid": os.getpid(),
-            "place": 0,
-            "tasks": 2,
-            "under_way": 0,
-            "asked": 3,
-            "held": 2,
-        }
+        found = replica.figures()
+        assert (found["replica"], found["pid"], found["place"], found["tasks"]) == ("one", os.getpid(), 0, 2)
+        assert (found["under_way"], found["asked"]) == (0, 6)
+        assert found["held"] in (4, 5)  # an adapter that is taken in may be loaded at once
         assert replica.depth() == 0
 
-    with_replica(use)
+    with_replica(use, slots=1)
 
 
 def test_an_upload_comes_in_parts(with_replica: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from manyhats.commands.setting_options import given_settings, with_settings
-from manyhats.observability import logs
 from manyhats.scale.launcher import check, cluster, deploy, end_on_signals
 from manyhats.scale.options import Scaling
 from manyhats.settings import load_settings
@@ -61,7 +60,6 @@ def scale(config: Path | None = None, **options: Any) -> None:
     address = own.pop("address")
     own |= {"cpus": own.pop("replica_cpus"), "gpus": own.pop("replica_gpus")}
     settings = load_settings(config, **given_settings(options))
-    logs.configure(settings.log_level, settings.log_format)
     scaling = Scaling(**own)
     check(settings, listens=not address)
     end_on_signals()

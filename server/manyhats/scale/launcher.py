@@ -16,6 +16,7 @@ from manyhats.api.address import check_address
 from manyhats.api.exposure import check_exposure
 from manyhats.errors import ConfigurationError, NotReady, WrongSetting
 from manyhats.messages import first_line
+from manyhats.observability import logs
 from manyhats.scale.options import APP, REPLICA, Scaling
 from manyhats.scale.sharing import shares
 from manyhats.settings import Settings
@@ -40,8 +41,9 @@ _OBJECTS = 256 << 20  # bytes of Ray's store on this machine: bodies of uploads 
 def check(settings: Settings, *, listens: bool) -> None:
     """Raises WrongSetting or ConfigurationError for settings that cannot work, before anything is started.
 
-    `listens`: whether this machine's port is to be free.
+    `listens`: whether this machine's port is to be free. The log is as they say from now on.
     """
+    logs.configure(settings.log_level, settings.log_format)
     check_exposure(settings)
     if not settings.backbone:
         raise WrongSetting("no backbone: give --backbone a folder, a hub id or package:NAME")

@@ -100,6 +100,7 @@ class Replica:
             "replica": self.name,
             "pid": os.getpid(),
             "place": self.place.number,
+            "backbone": self.runtime.settings.backbone,
             "tasks": self.runtime.registry.count,
             "under_way": self.under_way,
             "asked": self.asked,
