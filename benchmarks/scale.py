@@ -46,7 +46,7 @@ SENTENCES = read_texts(None)
 def questions(names: list[str]) -> tuple[list[Any], list[int]]:
     """Requests to every task, and an order in which Zipf's law holds of them."""
     rng = random.Random(0)
-    texts = repeated(SENTENCES, TASKS * TEXTS)
+    texts = [one.text for one in repeated(SENTENCES, TASKS * TEXTS)]
     asked = [
         [f"/v1/tasks/{name}/predict", {"inputs": texts[i * TEXTS : (i + 1) * TEXTS]}] for i, name in enumerate(names)
     ]

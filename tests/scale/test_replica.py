@@ -54,7 +54,7 @@ def with_replica(
 
 def test_the_same_application_over_the_folders_of_the_store(with_replica: Any, tmp_path: Path) -> None:
     async def use(replica: Replica, client: httpx.AsyncClient) -> None:
-        assert [one["name"] for one in (await client.get("/v1/tasks")).json()["tasks"]] == ["spam", "topic"]
+        assert [one["name"] for one in (await client.get("/v1/tasks")).json()["data"]] == ["spam", "topic"]
         answer = await client.post("/v1/tasks/spam/predict", json={"inputs": ["w1 w2"]})
         assert answer.status_code == 200
         assert len(answer.json()["outputs"]) == 1
