@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,11 @@ def main() -> None:
                 found["replicas"][str(number)] = measured(client, given.seconds)
                 print(number, found["replicas"][str(number)], flush=True)
                 if number == 2:
+                    deploy(settings, replace(scaling, affinity=False))
+                    client.load(given.seconds / 2)
+                    found["without_affinity"] = measured(client, given.seconds)
+                    print("without affinity", found["without_affinity"], flush=True)
+                    deploy(settings, scaling)
                     found["killed"] = killed(client, given.change_seconds)
                     print("killed", found["killed"], flush=True)
                     found["rolled"] = rolled(

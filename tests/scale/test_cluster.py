@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +21,6 @@ from manyhats.scale.options import Scaling
 from manyhats.settings import Settings
 
 from tests import tiny
-from tests.waiting import wait_until
 
 ray = pytest.importorskip("ray")
 
@@ -33,6 +33,14 @@ pytestmark = [
 TASKS = [f"task-{i}" for i in range(8)]
 TWO = Scaling(replicas=2)
 PATIENCE = 600.0  # seconds that a request may wait where all cores are busy
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Waits until something is true; processes start and end meanwhile."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"never happened: {what}"
+        time.sleep(0.2)
 
 
 class Deployed:
@@ -94,7 +102,7 @@ def asking(deployed: Deployed) -> Iterator[Callable[[], list[httpx.Response]]]:
             return answers
 
         try:
-            wait_until(lambda: len(answers) > 8, "clients are answered")
+            eventually(lambda: len(answers) > 8, "clients are answered")
             yield end
         finally:
             over.set()
@@ -131,7 +139,7 @@ def test_a_replica_learns_that_nobody_waits(deployed: Deployed) -> None:
     with deployed.client.stream("POST", "/v1/completions", json=body) as answer:
         assert answer.status_code == 200
         next(answer.iter_lines())
-    wait_until(lambda: all(one["under_way"] == 0 for one in figures()), "nothing is under way")
+    eventually(lambda: all(one["under_way"] == 0 for one in figures()), "nothing is under way")
 
 
 def test_a_killed_replica_loses_no_request(deployed: Deployed, asking: Callable[[], list[httpx.Response]]) -> None:
@@ -142,7 +150,7 @@ def test_a_killed_replica_loses_no_request(deployed: Deployed, asking: Callable[
         names = {one["replica"] for one in figures()}
         return len(names) == 2 and before[0]["replica"] not in names
 
-    wait_until(replaced, "another replica is there")
+    eventually(replaced, "another replica is there")
     assert {answer.status_code for answer in asking()} == {200}
 
 
@@ -153,9 +161,26 @@ def test_another_backbone_comes_replica_by_replica(
     before, old = deployed.texts(), {one["replica"] for one in figures()}
     assert {one["backbone"] for one in figures()} == {str(deployed.bases[0])}
     deploy(deployed.settings.model_copy(update={"backbone": str(deployed.bases[1])}), TWO)
-    wait_until(lambda: not old & {one["replica"] for one in figures()}, "all have been replaced")
+    eventually(lambda: not old & {one["replica"] for one in figures()}, "all have been replaced")
     answers = asking()
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.json()["choices"][0]["text"] for answer in answers} <= set(before.values())
     assert {one["backbone"] for one in figures()} == {str(deployed.bases[1])}
     assert deployed.texts() == before
+
+
+def test_a_deployment_that_has_not_changed_keeps_its_replicas(deployed: Deployed) -> None:
+    before = {one["replica"] for one in figures()}
+    backbone = {one["backbone"] for one in figures()}.pop()
+    deploy(deployed.settings.model_copy(update={"backbone": backbone}), Scaling(replicas=3))
+    eventually(lambda: len(figures()) == 3, "a third replica is there")
+    assert before < {one["replica"] for one in figures()}
+
+
+def test_the_number_follows_the_queues(deployed: Deployed, asking: Callable[[], list[httpx.Response]]) -> None:
+    backbone = {one["backbone"] for one in figures()}.pop()
+    busy = Scaling(min_replicas=1, max_replicas=2, target_depth=0.5, upscale_delay=0, downscale_delay=0)
+    deploy(deployed.settings.model_copy(update={"backbone": backbone}), busy)
+    eventually(lambda: len(figures()) == 2, "two replicas are enough, and needed")
+    assert {answer.status_code for answer in asking()} == {200}
+    eventually(lambda: len(figures()) == 1, "one is enough where nobody asks")

@@ -15,8 +15,7 @@ from manyhats.scale.options import Scaling
 from manyhats.settings import Settings
 
 from tests import tiny
-from tests.scale.test_cluster import PATIENCE
-from tests.waiting import wait_until
+from tests.scale.test_cluster import PATIENCE, eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.filterwarnings("ignore")]
 
@@ -52,7 +51,7 @@ def test_an_upload_reaches_every_replica(client: httpx.Client, tmp_path: Path) -
         files = [("files", (path.name, path.read_bytes())) for path in (tmp_path / task).iterdir()]
         assert client.post(f"/v1/tasks/{task}/versions", files=files).status_code == 201
     begin = time.monotonic()
-    wait_until(lambda: all(one["tasks"] == len(TASKS) for one in figures()), "all replicas have all tasks")
+    eventually(lambda: all(one["tasks"] == len(TASKS) for one in figures()), "all replicas have all tasks")
     print(f"known everywhere after {time.monotonic() - begin:.2f} s")
     answers = [client.post(f"/v1/tasks/{task}/predict", json={"inputs": ["w1 w2"]}) for task in TASKS]
     assert [answer.status_code for answer in answers] == [200] * len(TASKS)
@@ -61,5 +60,5 @@ def test_an_upload_reaches_every_replica(client: httpx.Client, tmp_path: Path) -
 
 def test_a_deletion_reaches_every_replica(client: httpx.Client) -> None:
     assert client.delete(f"/v1/tasks/{TASKS[0]}").status_code in (200, 204)
-    wait_until(lambda: all(one["tasks"] == len(TASKS) - 1 for one in figures()), "no replica has it any more")
+    eventually(lambda: all(one["tasks"] == len(TASKS) - 1 for one in figures()), "no replica has it any more")
     assert client.post(f"/v1/tasks/{TASKS[0]}/predict", json={"inputs": ["w1"]}).status_code == 404

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import ray
@@ -18,9 +19,10 @@ from manyhats.scale.autoscaling import METRIC, QueueDepth
 from manyhats.scale.exchange import Asked, Begun
 from manyhats.scale.front import Front, Limits, Transport
 from manyhats.scale.options import FRONT, REPLICA, Scaling
-from manyhats.scale.sharing import shares
+from manyhats.scale.sharing import shares, version_of
 from manyhats.settings import Settings
 
+_LOOK_BACK = 15.0  # seconds over which the depth of queues is averaged, at least: Ray has a figure each ten
 _HEALTH = 2.0  # seconds between looks at a replica
 _HEALTH_TIMEOUT = 120.0  # seconds that one may take to answer: the watchdog inside knows sooner what hangs
 _ROUTER = "manyhats.scale.router.AffinityRouter"
@@ -107,7 +109,7 @@ def application(settings: Settings, scaling: Scaling) -> Any:
         request_timeout=settings.request_timeout,
         read_only="" if shares(settings) else _READ_ONLY,
     )
-    return _fronts(settings, scaling).bind(_replicas(settings, scaling).bind(settings), limits)
+    return _fronts(settings, scaling, limits).bind(_replicas(settings, scaling).bind(settings), limits)
 
 
 def _replicas(settings: Settings, scaling: Scaling) -> Any:
@@ -120,21 +122,17 @@ def _replicas(settings: Settings, scaling: Scaling) -> Any:
                 max_replicas=scaling.max_replicas,
                 upscale_delay_s=scaling.upscale_delay,
                 downscale_delay_s=scaling.downscale_delay,
-                look_back_period_s=max(scaling.upscale_delay, 2.0),
+                look_back_period_s=max(scaling.upscale_delay, _LOOK_BACK),
                 policy=policy,
             )
         }
-    return serve.deployment(
+    made = serve.deployment(
         ReplicaActor,
         name=REPLICA,
         max_ongoing_requests=scaling.max_ongoing,
         max_queued_requests=scaling.max_queued,
         ray_actor_options={"num_cpus": scaling.cpus, "num_gpus": scaling.gpus},
-        request_router_config=RequestRouterConfig(
-            request_router_class=_ROUTER,
-            request_router_kwargs={"spread": scaling.spread, "slack": scaling.slack},
-            request_routing_stats_period_s=scaling.holdings_period,
-        ),
+        request_router_config=_router(scaling),
         health_check_period_s=_HEALTH,
         health_check_timeout_s=_HEALTH_TIMEOUT,
         graceful_shutdown_timeout_s=settings.drain_timeout + settings.request_timeout,
@@ -144,10 +142,21 @@ def _replicas(settings: Settings, scaling: Scaling) -> Any:
         max_surge_percent=1,
         **number,
     )
+    return _versioned(made, settings.model_dump())
 
 
-def _fronts(settings: Settings, scaling: Scaling) -> Any:
-    return serve.deployment(
+def _router(scaling: Scaling) -> RequestRouterConfig:
+    if not scaling.affinity:
+        return RequestRouterConfig(request_routing_stats_period_s=scaling.holdings_period)
+    return RequestRouterConfig(
+        request_router_class=_ROUTER,
+        request_router_kwargs={"spread": scaling.spread, "slack": scaling.slack},
+        request_routing_stats_period_s=scaling.holdings_period,
+    )
+
+
+def _fronts(settings: Settings, scaling: Scaling, limits: Limits) -> Any:
+    made = serve.deployment(
         FrontActor,
         name=FRONT,
         num_replicas=scaling.fronts,
@@ -159,3 +168,10 @@ def _fronts(settings: Settings, scaling: Scaling) -> Any:
         graceful_shutdown_wait_loop_s=0.5,
         max_surge_percent=1,
     )
+    return _versioned(made, asdict(limits))
+
+
+def _versioned(made: Any, values: Mapping[str, Any]) -> Any:
+    """A deployment whose processes stay where another with the same values takes its place: without a version of its
+    own, Ray gives each a new one, and replaces all. Ray has this for itself, and nothing else for it."""
+    return made.options(version=version_of(values), _internal=True)

@@ -25,6 +25,7 @@ class Scaling:
     gpus: float = 0.0
     max_ongoing: int = 256  # requests of one replica
     max_queued: int = 2048  # requests of one front that wait for a replica
+    affinity: bool = True  # else Ray's own router, which knows nothing of tasks: for comparison
     spread: float = 1.25
     slack: int = 8
     holdings_period: float = 1.0  # seconds between a replica's reports of what it holds
