@@ -5,7 +5,7 @@
 A replica has fewer slots than there are tasks, so that it matters which replica a request goes to. For each number of
 replicas: answers a second, latencies, and how many requests found their adapter in a slot. With two replicas: the same
 with Ray Serve's own router; then, under load, one is killed; then all are replaced one after the other by those of
-another backbone. Clients, proxy, front and replicas share the machine's cores.
+another folder's backbone. Clients, proxy, front and replicas share the machine's cores.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from manyhats.backbone.loading import locate
 from manyhats.bench.machine import machine
 from manyhats.bench.server import free_port, wait_until_ok
 from manyhats.bench.tasks import read_texts, repeated
@@ -105,51 +106,61 @@ def measured(client: Client, seconds: float) -> dict[str, Any]:
 
 
 @contextmanager
-def under_load(client: Client, seconds: float) -> Iterator[dict[str, Any]]:
+def under_load(client: Client) -> Iterator[dict[str, Any]]:
     """Something is done while clients ask; what they saw stands in the mapping afterwards."""
+    over, loads = threading.Event(), []
     found: dict[str, Any] = {}
-    process = client.start(seconds)
+
+    def ask() -> None:
+        while not over.is_set():
+            loads.append(client.load(10))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
     time.sleep(2)
     try:
         yield found
     finally:
-        found |= result(process)
+        over.set()
+        asking.join()
+        found |= {key: sum(load[key] for load in loads) for key in ("answers", "failures")}
+        found["p99_ms"] = max(load["p99_ms"] for load in loads)
 
 
-def killed(client: Client, seconds: float) -> dict[str, Any]:
+def killed(client: Client) -> dict[str, Any]:
     """One replica is killed under load; how many requests failed, and when as many answer as before."""
     victim = figures()[0]
-    with under_load(client, seconds) as found:
+    with under_load(client) as found:
         begin = time.monotonic()
         os.kill(victim["pid"], signal.SIGKILL)
-        while {one["replica"] for one in figures()} & {victim["replica"]} or len(figures()) < 2:
+        while victim["replica"] in (names := {one["replica"] for one in figures()}) or len(names) < 2:
             time.sleep(0.5)
-        again = time.monotonic() - begin
-    return found | {"seconds_until_replaced": round(again, 1)}
+        found["seconds_until_replaced"] = round(time.monotonic() - begin, 1)
+    return found
 
 
-def rolled(client: Client, settings: Settings, scaling: Scaling, seconds: float) -> dict[str, Any]:
+def rolled(client: Client, settings: Settings, scaling: Scaling) -> dict[str, Any]:
     """All replicas are replaced under load; the least that answered at once meanwhile."""
-    least: list[int] = []
+    counts: list[int] = []
     over = threading.Event()
 
     def watch() -> None:
         while not over.is_set():
-            least.append(len(figures()))
+            counts.append(len(figures()))
             time.sleep(0.5)
 
     before = {one["replica"] for one in figures()}
     watching = threading.Thread(target=watch)
-    with under_load(client, seconds) as found:
+    with under_load(client) as found:
         watching.start()
         begin = time.monotonic()
         deploy(settings, scaling)
         while {one["replica"] for one in figures()} & before:
             time.sleep(0.5)
-        took = time.monotonic() - begin
+        found["seconds"] = round(time.monotonic() - begin, 1)
         over.set()
         watching.join()
-    return found | {"seconds": round(took, 1), "least_replicas": min(least), "most_replicas": max(least)}
+    return found | {"least_replicas": min(counts), "most_replicas": max(counts)}
 
 
 def main() -> None:
@@ -157,9 +168,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--seconds", type=float, default=15.0)
-    parser.add_argument("--change-seconds", type=float, default=90.0, help="of the load while replicas are replaced")
-    parser.add_argument("--slots", type=int, default=40)
+    parser.add_argument("--slots", type=int, default=36)
     parser.add_argument("--backbone", default=MINILM)
+    parser.add_argument("--other", default=locate(MINILM), help="what it is replaced by: the same, from its folder")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     found: dict[str, Any] = {"machine": machine(), "tasks": TASKS, "zipf": ZIPF, "texts_of_a_request": TEXTS}
@@ -174,25 +185,21 @@ def main() -> None:
         client = Client(port, names)
         with cluster(Scaling(replicas=max(given.replicas))):
             for number in given.replicas:
-                scaling = Scaling(replicas=number)
-                deploy(settings, scaling)
+                deploy(settings, Scaling(replicas=number))
                 assert wait_until_ok(port, "/readyz", START)
                 client.load(given.seconds / 2)
                 found["replicas"][str(number)] = measured(client, given.seconds)
                 print(number, found["replicas"][str(number)], flush=True)
-                if number == 2:
-                    deploy(settings, replace(scaling, affinity=False))
-                    client.load(given.seconds / 2)
-                    found["without_affinity"] = measured(client, given.seconds)
-                    print("without affinity", found["without_affinity"], flush=True)
-                    deploy(settings, scaling)
-                    found["killed"] = killed(client, given.change_seconds)
-                    print("killed", found["killed"], flush=True)
-                    found["rolled"] = rolled(
-                        client, settings.model_copy(update={"dtype": "bfloat16"}), scaling, given.change_seconds
-                    )
-                    print("rolled", found["rolled"], flush=True)
-                    deploy(settings, scaling)
+            two = Scaling(replicas=2)
+            for name, affinity in (("without_affinity", False), ("with_affinity", True)):
+                deploy(settings, replace(two, affinity=affinity))
+                client.load(given.seconds)
+                found[name] = measured(client, given.seconds)
+                print(name, found[name], flush=True)
+            found["killed"] = killed(client)
+            print("killed", found["killed"], flush=True)
+            found["rolled"] = rolled(client, settings.model_copy(update={"backbone": given.other}), two)
+            print("rolled", found["rolled"], flush=True)
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
