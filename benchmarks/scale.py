@@ -3,9 +3,9 @@
     python benchmarks/scale.py [--replicas 1 2 3] [--seconds S] [--json FILE]
 
 A replica has fewer slots than there are tasks, so that it matters which replica a request goes to. For each number of
-replicas: answers a second, latencies, and how many requests found their adapter in a slot. With two replicas: the same
-with Ray Serve's own router; then, under load, one is killed; then all are replaced one after the other by those of
-another folder's backbone. Clients, proxy, front and replicas share the machine's cores.
+replicas: answers a second, latencies, and how many requests found their adapter in a slot; beside it the same load on
+`manyhats serve`. With two replicas: the same with Ray Serve's own router; then, under load, one is killed; then all are
+replaced one after the other by those of another folder's backbone. Clients, proxy, front and replicas share the cores.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 
 from manyhats.backbone.loading import locate
 from manyhats.bench.machine import machine
-from manyhats.bench.server import free_port, wait_until_ok
+from manyhats.bench.server import free_port, serving, wait_until_ok
 from manyhats.bench.tasks import read_texts, repeated
 from manyhats.scale.launcher import cluster, deploy, figures
 from manyhats.scale.options import Scaling
@@ -183,6 +183,14 @@ def main() -> None:
             log_level="warning",
         )  # fmt: skip
         client = Client(port, names)
+        same = {
+            name: getattr(settings, name) for name in ("backbone", "store", "threads", "slots", "preload", "log_level")
+        }
+        with serving(same) as alone:
+            direct = Client(alone.port, names)
+            direct.load(given.seconds / 2)
+            found["without_ray"] = direct.load(given.seconds)
+            print("without Ray", found["without_ray"], flush=True)
         with cluster(Scaling(replicas=max(given.replicas))):
             for number in given.replicas:
                 deploy(settings, Scaling(replicas=number))
