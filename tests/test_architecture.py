@@ -31,11 +31,12 @@ ALLOWED = {
         "observability",
     },
     "api": {"access", "runtime", "serving", "core", "registry", "backbone", "settings", "observability"},
+    "scale": {"access", "api", "core", "observability", "registry", "runtime", "settings"},
     "bench": {"runtime", "engine", "core", "kernels", "registry", "methods", "backbone"},
     "commands": {
         "access",
         *("bench", "runtime", "settings", "training", "engine", "core", "kernels", "registry", "formats", "methods"),
-        *("backbone", "supported"),
+        *("backbone", "scale", "supported"),
     },
     "observability": {"core"},
     "supported": set(),

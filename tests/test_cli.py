@@ -15,7 +15,7 @@ from manyhats.settings import Settings
 from typer.testing import CliRunner
 
 COMMANDS = ("serve", "push", "download", "tasks", "show", "set", "alias", "rollback", "delete")
-COMMANDS += ("load", "unload", "pin", "unpin", "predict", "train", "convert", "doctor", "bench")
+COMMANDS += ("load", "unload", "pin", "unpin", "predict", "train", "convert", "doctor", "bench", "scale")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:
@@ -66,6 +66,9 @@ def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         (["serve", "--backbone", "/nowhere/at/all", "--port", "0"], 1, "/nowhere/at/all"),
         (["serve", "--store", "s3://bucket/store"], 2, "setting 'store': a store is a folder on this machine"),
         (["bench", "--backbone", "x", "--store", "s3://bucket"], 2, "setting 'store': a store is a folder"),
+        (["scale"], 2, "no backbone: give --backbone"),
+        (["scale", "--backbone", "x", "--min-replicas", "2"], 2, "give --min-replicas and --max-replicas together"),
+        (["scale", "--host", "0.0.0.0"], 2, "allow_unauthenticated"),
         (["serve", "--backbone", "x", "--host", "192.0.2.1", "--api-keys", "k"], 2, "no address of this machine"),
         (["serve", "--cache-memory", "much"], 2, "setting 'cache_memory'"),
         (["serve", "--request-timeout", "0"], 2, "setting 'request_timeout': Input should be greater than 0"),
@@ -120,6 +123,7 @@ def test_a_port_in_use_is_said_before_anything_is_loaded(
         (["rollback", "spam", "three"], "Invalid value"),
         (["serve", "--port", "http"], "Invalid value for '--port'"),
         (["serve", "--port", "65536"], "Invalid value for '--port'"),
+        (["scale", "--replicas", "0"], "Invalid value for '--replicas'"),
         (["serve", "--slots", "0"], "Invalid value for '--slots'"),
         (["serve", "--dtype", "float8"], "'float8' is not one of"),
         (["bench", "--backbone", "x", "--dtype", "float8"], "'float8' is not one of"),

@@ -16,7 +16,7 @@ import typer
 from manyhats._version import __version__
 from manyhats.api.address import check_address
 from manyhats.api.exposure import check_exposure
-from manyhats.commands import audit, convert, doctor, keys, predict, remote, tasks
+from manyhats.commands import audit, convert, doctor, keys, predict, remote, scale, tasks
 from manyhats.commands.lazy import LazyCommand
 from manyhats.commands.setting_options import Switches, given_settings, with_settings
 from manyhats.errors import EngineFailure, ManyhatsError, WrongSetting, WrongUsage
@@ -159,6 +159,7 @@ def _restore() -> Callable[..., None]:
     return restore
 
 
+app.command("scale", cls=Switches)(scale.scale)
 app.command("convert")(convert.convert)
 app.command(
     "doctor",

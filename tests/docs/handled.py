@@ -13,8 +13,9 @@ class How(Enum):
     """`QUICK`: run against one server of the example tasks. `TRAINING`, `DECODER`, `EMPTY`: run in the slow tests, with
     that server, with one of the decoder, in an empty environment. `SMALL`: a snippet that tests/client runs
     against a small decoder. `OUTPUT`: of the snippet before it. `CI`: `.ci/run` runs the command. `TYPESCRIPT`:
-    tests/typescript runs it. `STATIC`: it cannot run where the tests run, and what it names is looked up. `DATA`: no
-    command, but a file, a layout or an excerpt, which is compared with the real one."""
+    tests/typescript runs it. `CLUSTER`: it starts a cluster, and its options are looked up. `STATIC`: it cannot run
+    where the tests run, and what it names is looked up. `DATA`: no command, but a file, a layout or an excerpt, which
+    is compared with the real one."""
 
     QUICK = "quick"
     SMALL = "small"
@@ -24,6 +25,7 @@ class How(Enum):
     OUTPUT = "output"
     CI = "ci"
     TYPESCRIPT = "typescript"
+    CLUSTER = "cluster"
     STATIC = "static"
     DATA = "data"
 
@@ -38,6 +40,7 @@ COMMANDS: list[tuple[str, How, str]] = [
     (r"manyhats train", How.TRAINING, "trains for a minute"),
     (r"get_peft_model", How.TRAINING, "loads PEFT; the quick tests have a folder that the snippet has written"),
     (r"^npm ci && npm run build$", How.TYPESCRIPT, "what its tests do"),
+    (r"^manyhats scale", How.CLUSTER, "starts a cluster of processes; tests/scale/test_cluster.py does"),
     (r"^docker ", How.STATIC, "needs a container engine; `make image-check` builds and asks the image without one"),
 ]
 # What a block that is no command shows, by its page and a text in it.

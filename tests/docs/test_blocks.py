@@ -103,6 +103,12 @@ def test_what_a_container_command_names_is_there(command: str) -> None:
         assert f"\nVOLUME {folder}\n" in file
 
 
+@pytest.mark.parametrize("command", commands(How.CLUSTER))
+def test_what_a_cluster_is_started_with_is_there(command: str) -> None:
+    known = {option for one in get_command(app).commands["scale"].params for option in one.opts}  # type: ignore[attr-defined]
+    assert set(re.findall(r"--[a-z-]+", command)) <= known
+
+
 def test_build_arguments_are_those_of_the_dockerfile() -> None:
     arguments = set(re.findall(r"^ARG (\w+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
     named = {name for page in pages() for name in re.findall(r"--build-arg (\w+)", (ROOT / page).read_text())}
