@@ -39,6 +39,7 @@ COMMANDS: list[tuple[str, How, str]] = [
     (r"get_peft_model", How.TRAINING, "loads PEFT; the quick tests have a folder that the snippet has written"),
     (r"^npm ci && npm run build$", How.TYPESCRIPT, "what its tests do"),
     (r"^docker ", How.STATIC, "needs a container engine; `make image-check` builds and asks the image without one"),
+    (r"^(helm|kubectl) ", How.STATIC, "needs a cluster; tests/deploy renders the chart"),
 ]
 # What a block that is no command shows, by its page and a text in it.
 DATA: list[tuple[str, str, str]] = [
