@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -119,6 +120,31 @@ def test_sighup_loses_nothing(serve: Start, adapters, tmp_path: Path):
     asking.more()
     assert set(asking.end()) == {"200"}
     assert "at the next start: slots" in server.text
+    server.send(signal.SIGTERM)
+    assert server.end() == 0
+
+
+def test_sighup_with_a_file_that_does_not_come_holds_up_no_request(serve: Start, tmp_path: Path):
+    keys, ready = tmp_path / "keys.json", tmp_path / "ready.json"
+    server = serve(None, "--keys-file", str(keys), "--scan-interval", "3600").wait_ready()
+    os.mkfifo(keys)  # as a disk that does not answer
+    ready.write_text('{"format": 1}')
+    server.send(signal.SIGHUP)
+
+    def read_by_the_server() -> int | None:
+        try:
+            return os.open(keys, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody reads it yet
+            return None
+
+    pipe = wait_until(read_by_the_server, "the server waits for its file")
+    server.send(signal.SIGHUP)
+    for _ in range(20):
+        assert server.client.get("/readyz").status_code == 200
+        assert server.ask("base").status_code == 200
+    ready.replace(keys)
+    os.close(pipe)
+    wait_until(lambda: server.ask("base").status_code == 401, "there is a file, so keys are asked for")
     server.send(signal.SIGTERM)
     assert server.end() == 0
 
