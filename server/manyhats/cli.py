@@ -138,6 +138,27 @@ def _bench() -> Callable[..., None]:
     return bench
 
 
+@app.command("migrate", cls=LazyCommand, help="Brings a store's database to the schema of this Manyhats.")
+def _migrate() -> Callable[..., None]:
+    from manyhats.commands.stores import migrate  # it loads SQLAlchemy
+
+    return migrate
+
+
+@app.command("backup", cls=LazyCommand, help="Copies a store into one file, while servers run.")
+def _backup() -> Callable[..., None]:
+    from manyhats.commands.stores import backup
+
+    return backup
+
+
+@app.command("restore", cls=LazyCommand, help="Puts a backup into an empty store.")
+def _restore() -> Callable[..., None]:
+    from manyhats.commands.stores import restore
+
+    return restore
+
+
 app.command("convert")(convert.convert)
 app.command(
     "doctor",

@@ -16,11 +16,13 @@
     ├── SlowRequest             the request did not come in time
     ├── Overloaded              a queue is full; try again later
     ├── NotReady                starting or draining
+    │   └── StoreUnavailable    the store of the adapters' files does not answer; resident adapters do
     ├── EngineFailure           the model failed on a request that was in order
     │   ├── AdapterFailure      because of the task's own adapter
     │   └── OutOfMemory         a request alone takes more memory than there is
     ├── AdapterQuarantined      an adapter that failed so often that it is not asked any more
     ├── DeadlineExceeded        no answer within the time allowed
+    ├── SourceFailed            a hub or an object store cannot be read, or sent what it did not list
     ├── StorageFull             no space on the store's disk
     ├── DamagedStore            what the store holds is not what was put into it
     └── ConfigurationError      the operator's settings cannot work
@@ -105,7 +107,17 @@ class Overloaded(ManyhatsError):
 
 
 class NotReady(ManyhatsError):
-    """Starting or draining."""
+    """Starting or draining. `retry_after`: seconds until it is worth trying again."""
+
+    retry_after = 1.0
+
+
+class StoreUnavailable(NotReady):
+    """The store of the adapters' files does not answer, or has no room here. Resident adapters do answer."""
+
+    def __init__(self, message: str, *, retry_after: float = 1.0, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.retry_after = retry_after
 
 
 class EngineFailure(ManyhatsError):
@@ -126,6 +138,10 @@ class AdapterQuarantined(ManyhatsError):
 
 class DeadlineExceeded(ManyhatsError):
     """No answer within the time allowed."""
+
+
+class SourceFailed(ManyhatsError):
+    """A hub or an object store cannot be read, redirects where it may not, or sent something else than it listed."""
 
 
 class StorageFull(ManyhatsError):

@@ -35,11 +35,15 @@ from manyhats.methods.slots import slot_tables, use_kernels
 from manyhats.observability.sinks import open_recorder
 from manyhats.registry.adapter_cache import AdapterCache
 from manyhats.registry.audit import KEYS_FILE
+from manyhats.registry.blobs.choose import choose_blobs
 from manyhats.registry.imports import FolderImports
+from manyhats.registry.origin import Origin
 from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Task, TaskSettings, Version, parse_settings
 from manyhats.registry.registry import Registry
 from manyhats.registry.slot_memory import slot_memory
+from manyhats.registry.sources.fetches import Fetches
+from manyhats.registry.sources.s3 import check_available
 from manyhats.registry.store_state import OWN_FOLDER
 from manyhats.registry.stores.choose import metadata_store
 from manyhats.serving.adapter_reader import AdapterReader
@@ -66,6 +70,7 @@ class Runtime:
 
     def __init__(self, settings: Settings, backbone: Backbone | None = None) -> None:
         self.settings = settings
+        check_available(settings.allowed_sources)
         self.access = AccessControl(settings)
         keep_freed_memory()
         if settings.threads:
@@ -85,9 +90,12 @@ class Runtime:
             max_tasks=settings.max_tasks,
             max_versions=settings.max_versions,
             audit_entries=settings.audit_entries,
+            blobs=choose_blobs(
+                settings.blobs_url, settings.store / OWN_FOLDER, settings.blob_cache, settings.blob_timeout
+            ),
         )
         self.access.on_change = lambda action, key: self.registry.audit.add(
-            action, detail=(key.name, *key.scopes), call=KEYS_FILE
+            action, detail=(key.name, *key.scopes), call=KEYS_FILE, since=key.revoked or key.created
         )
         self.reader.registry = self.registry
         self._cache_bytes = settings.cache_memory if self.backbone.has_language_model else 0
@@ -104,6 +112,7 @@ class Runtime:
             table_bytes=lambda: slot_tables(self.backbone).kernels.table_bytes,
             slots_on_host=self.backbone.device.type == "cpu",
         )
+        self.adapter_cache.fetch = self.reader.fetch
         self.imports = FolderImports(self.registry)
         self.pinning = Pinning(self.registry, self.adapter_cache)
         self.engine = Engine(
@@ -125,6 +134,7 @@ class Runtime:
         self.rollouts = Rollouts(self.registry, shadows, self.threads.admin)
         self.evaluator = Evaluator(self.service.background.ask, self.registry, settings.max_inputs)
         self.uploads = 0  # under way
+        self.fetches = Fetches()
         self.started = time.time()
         self.state: Literal["starting", "ready", "draining"] = "starting"
         self.on_fatal: Callable[[], None] = lambda: None  # in the model's thread
@@ -284,6 +294,7 @@ class Runtime:
         settings: Mapping[str, Any] | None,
         warnings: Iterable[str],
         check: Callable[[AdapterInfo], object] = lambda info: None,
+        origin: Origin | None = None,
     ) -> tuple[Version, bool]:
         """Makes a version of staged files, with settings for its task that are checked as `configure` checks them.
 
@@ -304,6 +315,7 @@ class Runtime:
             settings=_as_settings(partial) if partial else None,
             warnings=warnings,
             check=check_all,
+            origin=origin,
         )
 
     def _check_settings(self, task: str, partial: Mapping[str, Any]) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationError, model_validator
+from pydantic import ByteSize, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -18,77 +16,23 @@ from pydantic_settings import (
 
 from manyhats.errors import WrongSetting
 from manyhats.messages import first_error
-
-
-def _split(value: Any) -> Any:
-    """Texts from one text with commas between them."""
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-def _some_keys(value: Any) -> Any:
-    """Keys from one text, or from a list. Nothing where keys are meant to be is a slip that would open the server."""
-    keys = _split(value)
-    if value != () and isinstance(keys, list | tuple):
-        keys = tuple(key.strip() if isinstance(key, str) else key for key in keys)
-        if not keys or "" in keys:
-            raise ValueError("it is given, but a key is empty; to run without keys, leave the setting out altogether")
-    return keys
-
-
-def _folder(value: Any) -> Any:
-    """A folder of this machine. An address would become a folder with the scheme's name."""
-    if _ADDRESS.match(str(value)):
-        raise ValueError("a store is a folder on this machine; addresses such as s3:// are not supported")
-    return value
-
-
-def _database(value: Any) -> Any:
-    """The address of a PostgreSQL, or none."""
-    if value and not re.match(r"postgres(ql)?://", str(value)):
-        raise ValueError("write postgresql://user@host:5432/name, or nothing for SQLite in the store")
-    return value
-
-
-def _http_address(value: Any) -> Any:
-    """The address of an HTTP server, or none."""
-    if value and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", str(value)):
-        raise ValueError("write the address of an OTLP receiver, as http://127.0.0.1:4318")
-    return value
-
-
-def _hosts(value: Any) -> Any:
-    """Host names, each plain, `*` or `*.example.com`."""
-    names = _split(value)
-    for name in names if isinstance(names, list | tuple) else ():
-        if not isinstance(name, str) or not _HOST.fullmatch(name):
-            raise ValueError(f"{name!r} is no host name; write names without scheme and port, *.example.com, or *")
-    return names
-
-
-def _origins(value: Any) -> Any:
-    """Origins as browsers write them."""
-    origins = _split(value)
-    for origin in origins if isinstance(origins, list | tuple) else ():
-        if not isinstance(origin, str) or not _ORIGIN.fullmatch(origin):
-            raise ValueError(
-                f"{origin!r} is no origin; write https://app.example.com, with its port if it has one, or *"
-            )
-    return tuple(origin.lower() for origin in origins) if isinstance(origins, list | tuple) else origins
-
+from manyhats.setting_values import (
+    BlobsAddress,
+    DatabaseAddress,
+    Folder,
+    Folders,
+    Hosts,
+    HttpAddress,
+    Keys,
+    Origins,
+    Sources,
+)
 
 logger = logging.getLogger(__name__)
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash: that is what a path leaves of two
-_HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*)|\[[0-9A-Fa-f:.]+\]")
-_ORIGIN = re.compile(r"\*|null|[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?")
 # By a setting's name what it was called before, for one release.
 _FORMER = {"max_num_batched_tokens": ("batch_tokens", "step_tokens"), "max_num_seqs": ("max_texts",)}
 _DAY = 86_400.0  # seconds; infinity is no time that anything can wait for
-
-Folders = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
-Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_some_keys)]
-Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)]
-Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)]
 
 
 class Settings(BaseSettings):
@@ -97,16 +41,25 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MANYHATS_", extra="forbid", frozen=True)
 
     backbone: str = Field("", description="the frozen model: a folder, a hub id, or package:NAME")
-    store: Annotated[Path, BeforeValidator(_folder)] = Field(
-        Path("adapters_store"), description="folder of the registry and the adapters"
-    )
-    database_url: Annotated[str, BeforeValidator(_database)] = Field(
+    store: Folder = Field(Path("adapters_store"), description="folder of the registry and the adapters")
+    database_url: DatabaseAddress = Field(
         "",
         description="PostgreSQL (15 or newer) that several servers may share, postgresql://user@host:5432/name; none: "
         "SQLite in the store",
     )
     database_migrate: bool = Field(
         False, description="bring a PostgreSQL of an older Manyhats up to date at the start, as `manyhats migrate` does"
+    )
+    blobs_url: BlobsAddress = Field(
+        "",
+        description="where the adapters' files are: none: in the store; a folder that servers share; or an object "
+        "store, with the extra s3: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix",
+    )
+    blob_cache: ByteSize = Field(
+        ByteSize(10 << 30), ge=1, description="maximum bytes of the files of an object store that are kept in the store"
+    )
+    blob_timeout: float = Field(
+        20.0, gt=0, le=_DAY, description="seconds that one request to an object store may take, with all its attempts"
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
@@ -220,8 +173,19 @@ class Settings(BaseSettings):
     max_tasks: int = Field(100_000, ge=1, description="maximum tasks of a store")
     adapter_folders: Folders = Field(
         (),
-        description="folders that POST /v1/load_lora_adapter may read, with commas between; none: it reads nothing",
+        description="folders that POST /v1/load_lora_adapter and sources may read, with commas between; none: nothing "
+        "is read",
     )
+    allowed_sources: Sources = Field(
+        (),
+        description="hubs' repositories and object stores that uploads may name as their source, with commas between: "
+        "hub:my-org/*, s3://bucket/prefix*; * is any text. None: nothing is fetched",
+    )
+    hub_hosts: Hosts = Field(
+        ("*.hf.co", "*.huggingface.co"),
+        description="hosts that the hub may redirect a download to, beside its own, with commas between",
+    )
+    source_timeout: float = Field(300.0, gt=0, le=_DAY, description="seconds that the download of a source may take")
 
     api_keys: Keys = Field((), description="keys that may ask, with commas between; none: everybody may")
     admin_keys: Keys = Field((), description="keys that may also change tasks; none: whoever may ask")
@@ -286,7 +250,7 @@ class Settings(BaseSettings):
     log_texts: bool = Field(
         False, description="let the log of requests have texts and answers, which may be nobody else's business"
     )
-    otlp_endpoint: Annotated[str, BeforeValidator(_http_address)] = Field(
+    otlp_endpoint: HttpAddress = Field(
         "",
         description="where traces of requests are sent over OTLP (http://127.0.0.1:4318), with the extra otel; none: "
         "where OpenTelemetry's own variables say, or nowhere",
@@ -324,6 +288,7 @@ RELOADED = frozenset(
         *("request_timeout", "drain_timeout", "drain_delay", "queue_per_task", "queue_total", "scan_interval"),
         *("max_inputs", "max_characters", "max_body", "max_values", "max_upload", "max_uploads", "upload_threads"),
         *("max_unpacked", "max_files", "max_rank", "max_versions", "max_tasks", "adapter_folders"),
+        *("allowed_sources", "hub_hosts", "source_timeout"),
         *("api_keys", "admin_keys", "allowed_hosts", "metrics_names", "log_level"),
         *("max_connections", "max_client_connections"),
         *("header_timeout", "body_timeout", "body_rate", "send_timeout", "keep_alive"),
@@ -356,9 +321,8 @@ def load_settings(config: Path | None = None, **given: Any) -> Settings:
             raise WrongSetting(first.reason) from None
         if first.type == "extra_forbidden":
             raise WrongSetting(f"there is no setting '{name}'") from None
-        got = (
-            "" if "key" in name or name == "database_url" else f" (got {first.input!r})"
-        )  # a secret must not end up in a log
+        secret = "key" in name or name == "database_url"  # which must not end up in a log
+        got = "" if secret else f" (got {first.input!r})"
         raise WrongSetting(f"setting '{name}': {first.reason}{got}") from None
     except ValueError as error:
         raise WrongSetting(f"settings file '{config}': {error}") from None

@@ -197,6 +197,36 @@ def test_an_archive_that_is_open_or_in_memory(
     assert len(told) > 6  # by chunks
 
 
+@pytest.mark.parametrize(
+    ("address", "source"),
+    [
+        ("hf://org/spam", {"hub": "org/spam"}),
+        ("hf://org/spam@v1", {"hub": "org/spam", "revision": "v1"}),
+        ("s3://bucket/a/b", {"s3": "s3://bucket/a/b"}),
+        ("file:///adapters/spam", {"folder": "/adapters/spam"}),
+    ],
+)
+def test_what_the_server_is_to_fetch(client: Driver, server: Server, address: str, source: dict[str, str]) -> None:
+    origin = {"kind": "hub", "id": "org/spam", "revision": "main", "commit": "0" * 40, "files": []}
+    server.replies = [httpx.Response(201, json=ANSWER | {"source": origin})]
+    made = client.upload_from("spam", address)
+    assert json.loads(server.requests[0].content) == {"source": source, "alias": "stable", "activate": True}
+    assert made.new
+    assert made.source == mc.Origin(**origin)
+    client.upload_from("spam", source, alias="canary", activate=False, sha256="ab", settings={"priority": 1})
+    given = {"alias": "canary", "activate": False, "sha256": "ab", "task": {"priority": 1}}
+    assert json.loads(server.requests[1].content) == {"source": source} | given
+    rows = [{"text": "a", "label": "b"}]
+    client.upload_from("spam", source, examples=rows, max_drop=0.1)
+    body = json.loads(server.requests[2].content)
+    assert (body["examples"], body["gate"]) == (rows, {"max_drop": 0.1})
+    with pytest.raises(ValueError, match="need labelled examples"):
+        client.upload_from("spam", source, metric="f1")
+    for wrong in ("", "spam", "http://host/x", "hf://", "s3://", "file://relative"):
+        with pytest.raises(ValueError, match="is no source"):
+            client.upload_from("spam", wrong)
+
+
 @contextmanager
 def pipe(data: bytes) -> Iterator[BinaryIO]:
     """A pipe's end that gives `data`."""

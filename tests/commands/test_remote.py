@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -183,6 +184,30 @@ def test_files_that_cannot_be_read_are_said_in_one_line(
     monkeypatch.setattr(Path, "open", denied)
     assert "cannot be read: Permission denied" in refused(monkeypatch, capsys, "push", "spam", adapter)
     assert server.requests == []
+
+
+def test_push_has_the_server_fetch_what_an_address_names(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = partial(refused, monkeypatch, capsys)
+    server.answers(PUSHED, 201)
+    out, _ = run(
+        "push", "spam", "hf://org/spam@v1", "--alias", "canary", "--no-activate", "--sha256", "ab", "--kind", "x"
+    )
+    assert out.startswith("spam@3: lora")
+    source = {"hub": "org/spam", "revision": "v1"}
+    given = {"alias": "canary", "activate": False, "sha256": "ab", "task": {"kind": "x"}}
+    assert json.loads(server.requests[0].content) == {"source": source} | given
+    (tmp_path / "rows.jsonl").write_text('{"text": "a", "label": "b"}\n')
+    run("push", "spam", "s3://bucket/spam", "--examples", tmp_path / "rows.jsonl", "--max-drop", "0.5")
+    body = json.loads(server.requests[1].content)
+    assert body["source"] == {"s3": "s3://bucket/spam"}
+    assert (body["examples"], body["gate"]) == ([{"text": "a", "label": "b"}], {"max_drop": 0.5})
+    (tmp_path / "rows.jsonl").write_text("{")
+    assert "no JSON lines" in wrong("push", "spam", "s3://bucket/a", "--examples", tmp_path / "rows.jsonl")
+    assert "cannot be read" in wrong("push", "spam", "s3://bucket/a", "--examples", tmp_path / "none.jsonl")
+    assert "is no source" in wrong("push", "spam", "file://relative", code=2)
+    assert "--sha256 is of what the server fetches" in wrong("push", "spam", tmp_path, "--sha256", "ab", code=2)
 
 
 # ---- download

@@ -28,6 +28,7 @@ from manyhats.registry.blobs import digest
 
 from tests.api.live import Files, adapter_files
 from tests.faults.changes import KINDS, State, Workshop, state_of
+from tests.postgres import Postgres
 from tests.processes import Launcher, Process
 from tests.waiting import PATIENCE, wait_until
 
@@ -35,7 +36,7 @@ _SCRIPT = """
 import sys
 from pathlib import Path
 from tests.faults.killed_server import serve
-serve(Path(sys.argv[1]), Path(sys.argv[2]))
+serve(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
 """
 _NEEDS = ("tests.faults.killed_server",)
 _TIMED = 4  # every so many points are moments, not lines
@@ -45,10 +46,14 @@ _BEYOND = 1.05  # of the lines of a whole change: some points lie behind its end
 class KilledServer(Process):
     """A server on a store, which may end at any line."""
 
-    def __init__(self, launcher: Launcher, folder: Path, number: int) -> None:
+    def __init__(self, launcher: Launcher, folder: Path, number: int, database_url: str) -> None:
         self.store, self.folders = folder / "store", folder / "folders"
         super().__init__(
-            launcher, folder / f"log-{number}", [str(self.store), str(self.folders)], script=_SCRIPT, needs=_NEEDS
+            launcher,
+            folder / f"log-{number}",
+            [str(self.store), str(self.folders), database_url],
+            script=_SCRIPT,
+            needs=_NEEDS,
         )
         match = wait_until(lambda: re.search(r"port (\d+)\n", self.text) or self._ended(), "the server listens")
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{match[1]}", timeout=PATIENCE, verify=False)
@@ -95,8 +100,12 @@ def check_files(store: Path, state: State, checked: set[str]) -> None:
             checked.add(sha)
 
 
-def killed_under(kind: str, points: int, launcher: Launcher, folder: Path, seed: int = 1) -> dict[str, int]:
+def killed_under(
+    kind: str, points: int, launcher: Launcher, folder: Path, seed: int = 1, database_url: str = ""
+) -> dict[str, int]:
     """Kills a server at so many points of one kind of change. Returns how many there were of each sort.
+
+    `database_url`: of an empty PostgreSQL; none: SQLite in the store.
 
     Raises AssertionError where something acknowledged is gone, or something is there by half.
     """
@@ -106,7 +115,7 @@ def killed_under(kind: str, points: int, launcher: Launcher, folder: Path, seed:
     counts: Counter[str] = Counter()
     checked: set[str] = set()
     lines, seconds = 0, 0.0
-    server = KilledServer(launcher, folder, 0)
+    server = KilledServer(launcher, folder, 0, database_url)
     shop = Workshop(server.client, lambda: next(stock), server.folders, server.store, chance)
     try:
         for number in range(points + 1):  # the first is counted, not killed
@@ -131,7 +140,7 @@ def killed_under(kind: str, points: int, launcher: Launcher, folder: Path, seed:
                 except httpx.TransportError:
                     pass
             server.kill()
-            server = KilledServer(launcher, folder, number + 1)
+            server = KilledServer(launcher, folder, number + 1, database_url)
             after = state_of(server.client)
             check_whole(server.store, after)
             check_files(server.store, after, checked)
@@ -197,29 +206,38 @@ def main() -> int:
     parser.add_argument("kinds", nargs="*", help=f"of: {', '.join(KINDS)}; none: all")
     parser.add_argument("--points", type=int, default=100, help="points of each kind")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--postgresql", action="store_true", help="on a real PostgreSQL, in place of SQLite")
     parser.add_argument("--json", type=Path, help="write the counts there, beside those of other kinds")
     given = parser.parse_args()
     launcher = Launcher()
+    postgres = Postgres() if given.postgresql else None
     results: dict[str, dict[str, int]] = {}
     failed = 0
     begin = time.monotonic()
     for kind in given.kinds or KINDS:
         with tempfile.TemporaryDirectory(prefix="crash-") as folder:
+            url = "" if postgres is None else postgres.make()
             try:
-                results[kind] = killed_under(kind, given.points, launcher, Path(folder), given.seed)
+                results[kind] = killed_under(kind, given.points, launcher, Path(folder), given.seed, url)
             except AssertionError as error:
                 failed += 1
                 results[kind] = {"failed": 1}
                 print(f"{kind}: {error}", file=sys.stderr, flush=True)
         print(kind, json.dumps(results[kind]), flush=True)
     launcher.close()
+    if postgres is not None:
+        postgres.close()
     total = sum(one.get("points", 0) for one in results.values())
     print(f"{total} points in {time.monotonic() - begin:.0f} s; {failed} kinds failed")
     if given.json:
-        if given.json.exists():
-            results = json.loads(given.json.read_text())["kinds"] | results
+        database = "postgresql" if given.postgresql else "sqlite"
+        if given.json.exists() and (before := json.loads(given.json.read_text())).get("database", "sqlite") == database:
+            results = before["kinds"] | results
         kinds = {kind: results[kind] for kind in KINDS if kind in results}
-        head = {"points": sum(one.get("points", 0) for one in kinds.values())}
+        head: dict[str, str | int] = {
+            "database": database,
+            "points": sum(one.get("points", 0) for one in kinds.values()),
+        }
         head |= {"failed": sum("failed" in one for one in kinds.values()), "seed": given.seed}
         given.json.write_text(json.dumps(head | {"kinds": kinds}, indent=2) + "\n")
     return 1 if failed else 0

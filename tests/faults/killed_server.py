@@ -38,7 +38,10 @@ _NEVER = 1 << 60
 HEADER = b"x-kill-at"
 
 # What a server imports as it starts, so that its fork need not.
-for _name in ("anyio._backends._asyncio", "sqlalchemy.dialects.sqlite", "uvicorn.lifespan.on", "uvicorn.loops.auto"):
+for _name in (
+    *("anyio._backends._asyncio", "sqlalchemy.dialects.sqlite", "uvicorn.lifespan.on", "uvicorn.loops.auto"),
+    *("psycopg", "sqlalchemy.dialects.postgresql.psycopg", "manyhats.registry.stores.postgresql"),
+):
     import_module(_name)
 
 with tempfile.TemporaryDirectory() as _folder:
@@ -93,10 +96,16 @@ class Counted:
         await self._app(scope, receive, send)
 
 
-def serve(store: Path, folders: Path) -> None:
+def serve(store: Path, folders: Path, database_url: str = "") -> None:
     """Serves until it is killed; says its port when it listens."""
     settings = Settings(
-        store=store, adapter_folders=(folders,), self_check=False, max_versions=10_000, scan_interval=0.2, threads=1
+        store=store,
+        database_url=database_url,
+        adapter_folders=(folders,),
+        self_check=False,
+        max_versions=10_000,
+        scan_interval=0.2,
+        threads=1,
     )
     runtime = Runtime(settings, backbone=BACKBONE)
     runtime.imports._settled = -1.0  # a copied folder counts as copied at once

@@ -18,3 +18,21 @@ def test_a_server_killed_under_a_change(launcher: Launcher, tmp_path: Path, kind
     counts = killed_under(kind, amount, launcher, tmp_path, seed=2)
     assert counts["points"] == amount
     assert counts["lines of one change"] > 100  # what is counted is there
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["upload of a new version", "deletion of a task", "import of a folder"])
+def test_a_server_on_postgresql_killed_under_a_change(
+    launcher: Launcher, tmp_path: Path, database_url: str, kind: str
+) -> None:
+    counts = killed_under(kind, 2, launcher, tmp_path, seed=3, database_url=database_url)
+    assert counts["lines of one change"] > 100
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_on_postgresql_killed_under_many_changes(
+    launcher: Launcher, tmp_path: Path, database_url: str, kind: str
+) -> None:
+    assert killed_under(kind, 20, launcher, tmp_path, seed=4, database_url=database_url)["points"] == 20

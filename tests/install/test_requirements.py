@@ -16,6 +16,7 @@ OWN = {"manyhats", "manyhats_client", "tests", "examples", "benchmarks", "script
 BY_NAME = {"datasets", "pyarrow", "gguf"}
 # Modules of `manyhats train` and what they need as they load; `require` says what is missing before they are imported.
 TRAINING = {"training/trainer.py": {"accelerate"}}
+POSTGRESQL = "registry/stores/postgresql"  # modules that a database_url has loaded
 PROGRAMS = "kernels/cuda/programs/"  # modules of programs in Triton, which are loaded where it is there
 
 
@@ -86,10 +87,11 @@ def trees(folder: str) -> dict[str, ast.Module]:
 
 
 def test_the_server_declares_what_it_imports():
-    optional = extras("train", "decoder", "jwt", "peft", "cuda", "quantized", "otel")
+    optional = extras("train", "decoder", "jwt", "peft", "cuda", "quantized", "otel", "postgres", "s3")
     for path, tree in trees("server/manyhats").items():
         assert not strangers(modules(tree), REQUIRED | optional), path
         optional_at_load = {"triton"} if path.startswith(PROGRAMS) else TRAINING.get(path, set())
+        optional_at_load |= {"psycopg"} if path.startswith(POSTGRESQL) else set()
         assert not strangers(at_load(tree) - optional_at_load, REQUIRED), path
 
 
@@ -108,7 +110,7 @@ def test_what_a_contributor_runs_is_installed_by_dev(folder):
     }
     declared = (
         REQUIRED
-        | extras("train", "decoder", "jwt", "peft", "cuda", "quantized", "otel")
+        | extras("train", "decoder", "jwt", "peft", "cuda", "quantized", "otel", "postgres", "s3")
         | extras("clients", "notebook", "test", "deploy", "docs", "dev")
         | alone
     )

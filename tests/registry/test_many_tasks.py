@@ -222,7 +222,7 @@ def test_what_callers_see_follows_new_and_deleted_tasks(pair: tuple[Registry, Re
     upload(registry, name(42), "as before")
     found = cast("Any", seeing_few(lambda: registry.tasks(200, None)[0]))
     assert [task.name for task in found] == [name(number) for number in range(100)]
-    assert counts[1] == counts[3] > 0
+    assert 0 < counts[3] < 1.05 * counts[1]  # file names are random, and their parsing not of equal length
 
 
 def test_contents_of_many_tasks_have_all_their_versions(registry: Registry) -> None:

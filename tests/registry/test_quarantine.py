@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from manyhats.errors import AdapterMismatch, DamagedStore, InvalidRequest, NotFound
 from manyhats.methods.heads import KindName
-from manyhats.registry.blobs import Blobs
+from manyhats.registry.blobs.local import LocalBlobs
 from manyhats.registry.records import AdapterInfo
 from manyhats.registry.registry import Registry
 
@@ -108,8 +108,8 @@ def test_damage_that_is_known_is_not_read_again(registry: Registry, monkeypatch:
     version = upload(registry, "spam", "one")
     changed(registry.files(version))
     reads: list[str] = []
-    fault = Blobs.fault
-    monkeypatch.setattr(Blobs, "fault", lambda self, sha: reads.append(sha) or fault(self, sha))
+    fault = LocalBlobs.fault
+    monkeypatch.setattr(LocalBlobs, "fault", lambda self, sha: reads.append(sha) or fault(self, sha))
     for _ in range(5):
         with pytest.raises(DamagedStore):
             registry.files(version)

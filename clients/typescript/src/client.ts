@@ -15,6 +15,8 @@ import type {
   ClientOptions,
   EmbedOptions,
   EmbedParameters,
+  FetchOptions,
+  FetchSource,
   GenerateParameters,
   Health,
   Inputs,
@@ -285,6 +287,21 @@ export class Client {
     const given = { ...at(task), body: typed, bodySerializer, ...call };
     const answer = await this.#routes.POST("/v1/tasks/{task}/versions", given);
     return { ...(await bodyOf(Promise.resolve(answer))), new: answer.response.status === 201 };
+  }
+
+  /** Has the server fetch an adapter from a source that its operator allows, as a new version. */
+  uploadFrom(task: string, source: FetchSource, options: FetchOptions = {}): Promise<Upload> {
+    const { alias, activate, sha256, settings } = options;
+    const body = {
+      source,
+      ...(alias === undefined ? {} : { alias }),
+      ...(activate === undefined ? {} : { activate }),
+      ...(sha256 === undefined ? {} : { sha256 }),
+      ...(settings === undefined ? {} : { task: settings }),
+    };
+    return bodyOf(
+      this.#routes.POST("/v1/tasks/{task}/versions", { ...at(task), body, ...this.#call(options) }),
+    );
   }
 
   /** One version. */

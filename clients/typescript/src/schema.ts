@@ -72,7 +72,8 @@ export interface paths {
         put?: never;
         /**
          * Upload
-         * @description Uploads an adapter as a new version: parts named `files`, or one `archive`.
+         * @description Uploads an adapter as a new version: parts named `files`, or one `archive`; or, as JSON, the name of a source
+         *     that the server fetches it from.
          *
          *     With labelled `examples` it is evaluated first, and activated only where it is no worse than the stable version.
          */
@@ -1005,6 +1006,32 @@ export interface components {
             end: number;
             score: number;
         };
+        /**
+         * @description An upload whose files the server fetches itself. `sha256`: of the adapter, which a version of the same files has
+         *     elsewhere; where it differs, nothing is made. The rest as the parts of an upload, `examples` as rows.
+         */
+        FromSourceBody: {
+            source: components["schemas"]["SourceBody"];
+            sha256?: string | null;
+            task?: components["schemas"]["SettingsBody"] | null;
+            /** @default stable */
+            alias?: string;
+            /** @default true */
+            activate?: boolean;
+            examples?: {
+                [key: string]: unknown;
+            }[] | null;
+            gate?: components["schemas"]["GateBody"] | null;
+        };
+        /**
+         * @description The part `gate` of an upload with `examples`. `max_drop`: how much worse than the stable version's the new one's
+         *     value may be. `metric`: its name, to be sure.
+         */
+        GateBody: {
+            /** @default 0 */
+            max_drop?: number;
+            metric?: string | null;
+        };
         /** @description Of kind `generate`. `choices`: where `n` texts are requested, all of them. */
         GenerateOutput: {
             text: string;
@@ -1138,6 +1165,21 @@ export interface components {
             token: number;
             text: string;
             logprob: number | null;
+        };
+        /** @description Where a version's files came from. `revision`: as it was asked for; `commit`: what that was, of a hub. */
+        OriginBody: {
+            /** @enum {string} */
+            kind: "hub" | "s3" | "folder";
+            id: string;
+            revision: string | null;
+            commit: string | null;
+            files: components["schemas"]["OriginFileBody"][];
+        };
+        /** @description A file as its source had it. `etag`: what the source says of its content, empty where it says nothing. */
+        OriginFileBody: {
+            name: string;
+            bytes: number;
+            etag: string;
         };
         /** @description Tokens that belong together. */
         OutputEntity: {
@@ -1354,6 +1396,16 @@ export interface components {
             error_rate: number | null;
             p95_ms: number | null;
         };
+        /**
+         * @description Where the files come from: a hub's repository at a `revision` (a commit, a tag or a branch, `main` where it is
+         *     left out), a prefix of an object store, or a folder of the server's machine. One of the three.
+         */
+        SourceBody: {
+            hub?: string | null;
+            revision?: string | null;
+            s3?: string | null;
+            folder?: string | null;
+        };
         /** @description Of kind `span`: the best answer. `answers`: with `top_k`, the best ones. */
         SpanOutput: {
             answer: string;
@@ -1485,6 +1537,7 @@ export interface components {
          * @description One version. `created`: unix seconds. `card`: its README.md; `curves`: of its training, where the card has them,
          *     of a version asked for by itself. `quarantined`: why it is not asked; `damaged`: whether its files are the reason,
          *     else its faults, which `lift` forgets; `alone`: why it shares no batch. `evaluation`: on labelled examples.
+         *     `source`: where its files came from, where one was named.
          */
         TaskVersion: {
             version: number;
@@ -1503,6 +1556,7 @@ export interface components {
             damaged?: boolean | null;
             evaluation?: components["schemas"]["EvaluationBody"] | null;
             alone?: string | null;
+            source?: components["schemas"]["OriginBody"] | null;
         };
         /** @description A text, or a pair of them (question and context, premise and hypothesis). */
         TextInput: {
@@ -1618,6 +1672,7 @@ export interface components {
             curves?: components["schemas"]["TrainingHistory"] | null;
             activated?: boolean | null;
             evaluation?: components["schemas"]["EvaluationBody"] | null;
+            source?: components["schemas"]["OriginBody"] | null;
         };
         /** @description How many tokens were read. */
         Usage: {
@@ -1806,6 +1861,7 @@ export interface operations {
                     /** @description JSON: max_drop, metric */
                     gate?: string;
                 };
+                "application/json": components["schemas"]["FromSourceBody"];
             };
         };
         responses: {

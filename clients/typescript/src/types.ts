@@ -105,6 +105,20 @@ export type UploadSource = Blob | Uint8Array<ArrayBuffer> | Record<string, Conte
 /** Labelled examples: a file of JSON lines, or the rows. */
 export type Examples = Content | Iterable<Record<string, unknown>>;
 
+/** What a server is to fetch an adapter from: a hub's repository, a prefix of an object store, or its own folder. */
+export type FetchSource = Schemas["SourceBody"];
+
+export interface FetchOptions extends CallOptions {
+  /** The alias that points at the new version; `stable` where it is left out. */
+  alias?: string | undefined;
+  /** Whether it does; true where it is left out. */
+  activate?: boolean | undefined;
+  /** Of the adapter; where it is another, nothing is made. */
+  sha256?: string | undefined;
+  /** Set together with the version. */
+  settings?: TaskSettings | undefined;
+}
+
 export interface UploadOptions extends CallOptions {
   /** The alias that points at the new version; `stable` where it is left out. */
   alias?: string | undefined;

@@ -138,6 +138,16 @@ describe("retries", () => {
     assert.equal((await hats.upload("spam", new File(["any"], "a.zip"))).new, false);
   });
 
+  it("a source that the server fetches is named in JSON", async () => {
+    const { hats, requests } = client(() => Response.json(uploaded));
+    const source = { hub: "org/spam", revision: "v1" };
+    await hats.uploadFrom("spam", source);
+    await hats.uploadFrom("spam", source, { alias: "canary", activate: false, sha256: "ab", settings: {} });
+    const options = { alias: "canary", activate: false, sha256: "ab", task: {} };
+    assert.deepEqual(await requests[0]?.json(), { source });
+    assert.deepEqual(await requests[1]?.json(), { source, ...options });
+  });
+
   it("waiting ends with the caller's signal", async () => {
     const stop = new AbortController();
     const { hats } = client(() => {

@@ -56,10 +56,39 @@ _KEPT: dict[str, Any] = _VERSION | {
 }
 
 
+class OriginFileBody(AnswerBody):
+    """A file as its source had it. `etag`: what the source says of its content, empty where it says nothing."""
+
+    name: str
+    bytes: int
+    etag: str
+
+
+class OriginBody(AnswerBody):
+    """Where a version's files came from. `revision`: as it was asked for; `commit`: what that was, of a hub."""
+
+    model_config = examples(
+        {
+            "kind": "hub",
+            "id": "my-org/spam",
+            "revision": "v1",
+            "commit": "0123456789abcdef0123456789abcdef01234567",
+            "files": [{"name": "adapter_model.safetensors", "bytes": 296480, "etag": SHA256}],
+        }
+    )
+
+    kind: Literal["hub", "s3", "folder"]
+    id: str
+    revision: str | None
+    commit: str | None
+    files: list[OriginFileBody]
+
+
 class TaskVersion(VersionFields):
     """One version. `created`: unix seconds. `card`: its README.md; `curves`: of its training, where the card has them,
     of a version asked for by itself. `quarantined`: why it is not asked; `damaged`: whether its files are the reason,
-    else its faults, which `lift` forgets; `alone`: why it shares no batch. `evaluation`: on labelled examples."""
+    else its faults, which `lift` forgets; `alone`: why it shares no batch. `evaluation`: on labelled examples.
+    `source`: where its files came from, where one was named."""
 
     model_config = examples(_KEPT)
 
@@ -72,6 +101,7 @@ class TaskVersion(VersionFields):
     damaged: bool | None = None
     evaluation: EvaluationBody | None = None
     alone: str | None = None
+    source: OriginBody | None = None
 
 
 class AliasTarget(AnswerBody):
@@ -96,6 +126,7 @@ class UploadedBody(VersionFields):
     curves: TrainingHistory | None = None
     activated: bool | None = None
     evaluation: EvaluationBody | None = None
+    source: OriginBody | None = None
 
 
 class TaskSummary(AnswerBody):

@@ -39,6 +39,7 @@ KINDS: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.AdapterFailure, 500, "AdapterFailureError"),
     (errors.OutOfMemory, 500, "OutOfMemoryError"),
     (errors.EngineFailure, 500, "InternalServerError"),
+    (errors.SourceFailed, 502, "SourceFailedError"),
     (errors.NotReady, 503, "ServiceUnavailableError"),
     (errors.DeadlineExceeded, 504, "DeadlineExceededError"),
     (errors.StorageFull, 507, "StorageFullError"),
@@ -94,10 +95,8 @@ def response(error: Exception, shape: Shape = describe) -> JSONResponse:
     note_error(kind_of(error)[1])
     status, body = shape(error)
     headers = {}
-    if isinstance(error, errors.Overloaded):
+    if isinstance(error, errors.Overloaded | errors.NotReady):
         headers["Retry-After"] = str(max(math.ceil(error.retry_after), 1))
-    if isinstance(error, errors.NotReady):
-        headers["Retry-After"] = "1"
     if isinstance(error, errors.AuthenticationRequired):
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(body, status, headers)

@@ -13,9 +13,11 @@ from fastapi.responses import JSONResponse
 
 from manyhats.api.answers import UploadedBody
 from manyhats.api.auth import require_upload
-from manyhats.api.body import parse_bytes
+from manyhats.api.body import documented, parse, parse_bytes
+from manyhats.api.middleware.content import says_json
 from manyhats.api.multipart import FormReader, UploadForm
 from manyhats.api.schemas import GateBody, SettingsBody
+from manyhats.api.sources import FromSourceBody, fetched, records_of
 from manyhats.api.state import runtime_of
 from manyhats.api.views import evaluation_body, uploaded_body
 from manyhats.errors import InvalidRequest, ManyhatsError, Overloaded
@@ -23,6 +25,7 @@ from manyhats.registry.archive import ArchiveLimits, unpack_adapter
 from manyhats.registry.blobs import storage_full
 from manyhats.registry.names import check_alias, check_name
 from manyhats.registry.records import AdapterInfo, Version
+from manyhats.registry.sources.fetch import Fetched
 from manyhats.registry.visibility import check_may_write
 from manyhats.runtime import Runtime
 from manyhats.serving.evaluation import Gate, LabelledExamples, labelled_examples, read_records, settings_after
@@ -55,7 +58,8 @@ _BODY = {
                     },
                     "examples": [{"task": '{"labels": ["ham", "spam"]}', "alias": "canary", "activate": True}],
                 }
-            }
+            },
+            **documented(FromSourceBody)["requestBody"]["content"],
         },
     }
 }
@@ -72,6 +76,7 @@ class _Upload(NamedTuple):
     activate: bool
     records: list[dict[str, Any]] | None  # labelled examples
     gate: Gate
+    fetched: Fetched | None = None  # where the server has brought the files itself
 
 
 class _Stored(NamedTuple):
@@ -84,26 +89,32 @@ class _Stored(NamedTuple):
     "/{task}/versions", status_code=201, openapi_extra=_BODY, response_model=UploadedBody, responses=_ALREADY_THERE
 )
 async def upload(task: str, request: Request) -> JSONResponse:
-    """Uploads an adapter as a new version: parts named `files`, or one `archive`.
+    """Uploads an adapter as a new version: parts named `files`, or one `archive`; or, as JSON, the name of a source
+    that the server fetches it from.
 
     With labelled `examples` it is evaluated first, and activated only where it is no worse than the stable version.
     """
     check_name(task, write=True)
     check_may_write(task)
     runtime = runtime_of(request)
+    body = await parse(request, FromSourceBody) if says_json(request.scope) else None
     with admitted(runtime):
         async with staged(runtime) as folder:
-            form = await _received(request, runtime, folder)
+            if body is None:
+                form = await _received(request, runtime, folder)
+            else:
+                form = await _from_source(request, runtime, body, folder / "files")
             stored = await in_thread(runtime.threads.checking, _store, runtime, task, form, folder)
         version = stored.version
-        body: dict[str, Any] = {}
+        judged: dict[str, Any] = {}
         if stored.labelled is not None:
             evaluated = await _evaluated(runtime, version, stored.labelled, form)
             assert evaluated.evaluation is not None
-            body = {"activated": evaluated.evaluation.activated} | evaluation_body(evaluated)
+            judged = {"activated": evaluated.evaluation.activated} | evaluation_body(evaluated)
     location = f"/v1/tasks/{task}/versions/{version.number}"
-    body = uploaded_body(runtime, version) | body
-    return JSONResponse(body, 201 if stored.created else 200, {"Location": location})
+    return JSONResponse(
+        uploaded_body(runtime, version) | judged, 201 if stored.created else 200, {"Location": location}
+    )
 
 
 async def _evaluated(runtime: Runtime, version: Version, labelled: LabelledExamples, form: _Upload) -> Version:
@@ -142,6 +153,16 @@ async def staged(runtime: Runtime) -> AsyncIterator[Path]:
     finally:
         with CancelScope(shield=True):
             await in_thread(runtime.threads.receiving, stack.close)
+
+
+async def _from_source(request: Request, runtime: Runtime, body: FromSourceBody, files: Path) -> _Upload:
+    """Brings the files that a source has. Raises what `fetched` raises."""
+    check_alias(body.alias)
+    settings = None if body.task is None else body.task.model_dump(exclude_unset=True)
+    gate = Gate() if body.gate is None else Gate(float(body.gate.max_drop), body.gate.metric)
+    records = records_of(body)
+    found = await fetched(request, runtime, body, files)
+    return _Upload(None, settings, body.alias, body.activate, records, gate, found)
 
 
 async def _received(request: Request, runtime: Runtime, folder: Path) -> _Upload:
@@ -211,7 +232,8 @@ def _store(runtime: Runtime, task: str, parts: _Upload, folder: Path) -> _Stored
     One that is to be evaluated is not activated yet.
     """
     files = folder / "files"
-    warnings: tuple[str, ...] = ()
+    source = parts.fetched
+    warnings = () if source is None else source.warnings
     labelled: LabelledExamples | None = None
 
     def check(info: AdapterInfo) -> None:
@@ -233,5 +255,6 @@ def _store(runtime: Runtime, task: str, parts: _Upload, folder: Path) -> _Stored
             settings=parts.settings,
             warnings=warnings,
             check=check,
+            origin=None if source is None else source.origin,
         )
     return _Stored(version, created, labelled)

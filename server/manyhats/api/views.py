@@ -80,7 +80,12 @@ def uploaded_body(runtime: Runtime, version: Version) -> dict[str, Any]:
     body = {"task": task.name, **version_fields(version), "kind": task.settings_for(version).kind}
     body["aliases"] = aliases_body(task)
     body |= {"warnings": list(version.info.warnings)} if version.info.warnings else {}
-    return body | _curves_body(version)
+    return body | _curves_body(version) | _origin_body(version)
+
+
+def _origin_body(version: Version) -> dict[str, Any]:
+    """Where its files came from, where a source was named for them."""
+    return {} if version.info.origin is None else {"source": asdict(version.info.origin)}
 
 
 def version_fields(version: Version) -> dict[str, Any]:
@@ -105,6 +110,7 @@ def version_body(runtime: Runtime, version: Version) -> dict[str, Any]:
             "card": version.info.card,
         }
         | evaluation_body(version)
+        | _origin_body(version)
         | _quarantine_body(runtime, version)
     )
 

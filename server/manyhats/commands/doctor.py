@@ -18,7 +18,7 @@ from manyhats._version import __version__
 from manyhats.commands.connection import DEFAULT_URL, Key, Url, connected, print_json
 from manyhats.commands.extras import extras
 from manyhats.errors import ManyhatsError, UnsupportedVersion
-from manyhats.registry.store_state import existing, store_state
+from manyhats.registry.store_state import OWN_FOLDER, existing, store_state
 from manyhats.settings import load_settings
 
 _BESIDE = " now; a server takes half of what is free beside its backbone, and beside keys and values (cache_memory)"
@@ -40,7 +40,8 @@ def doctor(
     """
     versions = supported.installed()
     rows = {"manyhats": __version__, "python": platform.python_version()} | versions
-    folder = load_settings(None, **({"store": store} if store else {})).store
+    settings = load_settings(None, **({"store": store} if store else {}))
+    folder = settings.store
     if wrong := supported.problem(versions):
         _print(rows, as_json)
         raise UnsupportedVersion(wrong)
@@ -52,6 +53,7 @@ def doctor(
     from manyhats.engine.pass_size import described as described_pass
     from manyhats.kernels.registry import choose, described
     from manyhats.registry.slot_memory import slot_memory
+    from manyhats.registry.stores.looking import database_state
 
     device = choose_device("auto")
     memory = device_memory(device)
@@ -74,6 +76,7 @@ def doctor(
     disk = shutil.disk_usage(existing(folder))
     rows |= {
         "store": f"{folder.absolute()}: {store_state(folder)}",
+        "database": database_state(settings.database_url, folder / OWN_FOLDER),
         "disk of the store": f"{in_gib(disk.free)} of {in_gib(disk.total)} free",
         "server": f"{url}: {_server(url, key)}",
     }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 
@@ -31,11 +32,31 @@ if TYPE_CHECKING:
     from manyhats.registry.names import Ref
 
 _ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
+_SOURCES = ("hf://", "s3://", "file://")  # as manyhats_client.sources has them
+_FETCH_TIMEOUT = 900.0  # seconds; the server's own source_timeout ends it before
+
+
+class _Given(TypedDict):
+    """What `send` and `fetched` are both given."""
+
+    url: str
+    key: str
+    alias: str
+    activate: bool
+    kind: str
+    examples: Path | None
+    max_drop: float
 
 
 def push(
     task: Name,
-    path: Annotated[Path, typer.Argument(help="an adapter folder, or a zip or tar.gz of one")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="an adapter folder, or a zip or tar.gz of one; or what the server fetches it from, where its settings "
+            "allow that: hf://owner/name@revision, s3://bucket/prefix, file:///folder/of/the/server"
+        ),
+    ],
     url: Url = DEFAULT_URL,
     key: Key = "",
     alias: Annotated[str, typer.Option(help="alias to point at the new version")] = "stable",
@@ -50,14 +71,27 @@ def push(
         ),
     ] = None,
     max_drop: Annotated[float, typer.Option(min=0, help="how much worse it may be, by the kind's metric")] = 0.0,
+    sha256: Annotated[str, typer.Option(help="of what the server fetches: another adapter is not taken")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Uploads an adapter as a new version of a task."""
     if examples is None and max_drop:
         raise WrongUsage("--max-drop needs --examples")
-    answer = send(
-        task, path, url=url, key=key, alias=alias, activate=activate, kind=kind, examples=examples, max_drop=max_drop
-    )
+    given: _Given = {
+        "url": url,
+        "key": key,
+        "alias": alias,
+        "activate": activate,
+        "kind": kind,
+        "examples": examples,
+        "max_drop": max_drop,
+    }
+    if path.startswith(_SOURCES):
+        answer = fetched(task, path, sha256=sha256, **given)
+    elif sha256:
+        raise WrongUsage("--sha256 is of what the server fetches, and a folder or an archive is sent")
+    else:
+        answer = send(task, Path(path), **given)
     evaluation = answer.evaluation
     refused = activate and evaluation is not None and not evaluation.activated
     if as_json:
@@ -107,6 +141,52 @@ def send(
     except OSError as error:
         unread = error.filename or path
         raise InvalidRequest(f"'{unread}' cannot be read: {error.strerror or error}") from None
+
+
+def fetched(
+    task: str,
+    address: str,
+    *,
+    url: str,
+    key: str,
+    alias: str,
+    activate: bool,
+    kind: str,
+    examples: Path | None,
+    max_drop: float,
+    sha256: str,
+) -> Upload:
+    """Has the server fetch an adapter; raises an error of one line where it does not."""
+    own_name(task)
+    own_alias(alias)
+    rows = None if examples is None else _rows(examples)
+    with connected(url, key) as client:
+        try:
+            return client.upload_from(
+                task,
+                address,
+                alias=alias,
+                activate=activate,
+                sha256=sha256 or None,
+                settings={"kind": kind} if kind else None,
+                examples=rows,
+                max_drop=None if rows is None else max_drop,
+                timeout=_FETCH_TIMEOUT,
+            )
+        except ValueError as error:
+            raise WrongUsage(str(error)) from None
+
+
+def _rows(examples: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines. Raises InvalidRequest for what is none."""
+    try:
+        lines = examples.read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines if line.strip()]
+    except OSError as error:
+        raise InvalidRequest(f"'{examples}' cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise InvalidRequest(f"'{examples}' holds no JSON lines: {error}") from None
+    return rows
 
 
 def download(

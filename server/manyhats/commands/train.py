@@ -199,7 +199,7 @@ def train(
         sent = {} if push is None else {"pushed": plain(remote.send(task, out, url=push, key=key))}
         print_json(summary(report, out) | sent)
     elif push is not None and state.is_main_process:
-        remote.push(task, out, url=push, key=key)
+        remote.push(task, str(out), url=push, key=key)
 
 
 def parse_options(pairs: list[str]) -> dict[str, Any]:

@@ -7,8 +7,7 @@ account to the other, at once.
 
 Whoever is about to run an adapter acquires it, which keeps it in its slot until it is released. Slots that nobody
 uses are evicted in the order of their last use, and leave memory in that order, those asked for often later. Loading
-happens in threads of its own, so it never delays running work, and a file that cannot be loaded fails only those who
-asked for it.
+happens in threads of its own, and a file that cannot be loaded fails only those who asked for it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from manyhats.core.packed_adapter import PackedAdapter
 from manyhats.errors import Overloaded, TooLarge
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.budget import MemoryBudget
-from manyhats.registry.cache_entries import CacheStats, Level, LoadJob, logged, set_bound, succeeded
+from manyhats.registry.cache_entries import CacheStats, Fetch, Level, LoadJob, logged, set_bound, succeeded
 from manyhats.registry.host_memory import HostMemory
 from manyhats.registry.loading_threads import LoadingThreads
 from manyhats.registry.records import Version
@@ -72,6 +71,7 @@ class AdapterCache:
         self.hits: dict[Level, int] = dict.fromkeys(("slot", "memory", "disk"), 0)
         self.slot_limit = slots
         self.on_load: Callable[[Version, float], None] = lambda version, seconds: None
+        self.fetch: Fetch = lambda version, then, failed: then()
         self.threads = LoadingThreads()
 
     def close(self) -> None:
@@ -217,7 +217,9 @@ class AdapterCache:
                 ready = None
                 if job is None:
                     job = self._load_jobs[sha] = LoadJob(version)
-                    self.threads.then(partial(self._run_load, job), partial(self._lose, job))
+                    lose = partial(self._lose, job)
+                    begin = partial(self.threads.then, partial(self._run_load, job), lose)
+                    (begin if sha in self._memory else partial(self.fetch, version, begin, lose))()
                 job.futures.append(future)
                 job.evict_when_idle = False
                 if pin:

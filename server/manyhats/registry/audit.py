@@ -23,6 +23,7 @@ CANARY = Call(caller=Caller(key="canary"))  # withdraws one that has passed a bo
 KEYS_FILE = Call(caller=Caller(key="keys-file"))  # somebody changed the keys by a command
 
 _SEARCHED = 10_000  # entries that are looked through for one page
+_SKEW = 60.0  # seconds that the clocks of two servers may differ
 _LONGEST = 200  # characters of a text in an entry
 
 
@@ -81,7 +82,7 @@ class AuditLog:
             version=version,
             before=_targets(before, alias),
             after=_targets(after, alias),
-            detail=", ".join(detail)[:_LONGEST],
+            detail=_joined(detail),
         )
         session.add(row)
         session.flush()
@@ -93,7 +94,8 @@ class AuditLog:
         """Adds an entry for an upload, where it changes something. `alias`: what was pointed at it, or empty."""
         if settings is None and len(before.versions) == len(after.versions) and before.aliases == after.aliases:
             return
-        names = sorted(settings.model_fields_set) if settings is not None else ()
+        names = sorted(settings.model_fields_set) if settings is not None else []
+        origin = version.info.origin
         self.record(
             session,
             "upload",
@@ -102,17 +104,29 @@ class AuditLog:
             version=version.number,
             before=before,
             after=after,
-            detail=names,
+            detail=[*([] if origin is None else [f"from {origin}"]), *names],
         )
 
-    def add(self, action: str, task: str = "", *, detail: Iterable[str] = (), call: Call | None = None) -> None:
+    def add(
+        self,
+        action: str,
+        task: str = "",
+        *,
+        detail: Iterable[str] = (),
+        call: Call | None = None,
+        since: float | None = None,
+    ) -> None:
         """Adds an entry for what changes nothing in the database; `call`: whose it is, by default the present one's.
 
-        Raises what a failed write raises.
+        `since`: when it was done, in unix seconds: where another server of the database has seen the same since, there
+        is no second entry. Raises what a failed write raises.
         """
+        detail = tuple(detail)
         before = CURRENT_CALL.set(call or CURRENT_CALL.get())
         try:
             with self._database.write() as session:
+                if since is not None and self._database.shared and _is_there(session, action, detail, since - _SKEW):
+                    return
                 self.record(session, action, task, detail=detail)
                 session.commit()
         finally:
@@ -153,6 +167,16 @@ def action_of(settings: Mapping[str, Any]) -> str:
 
 def _targets(task: Task | None, alias: str) -> list[list[float]]:
     return [] if task is None else [[one.version, one.weight] for one in task.aliases.get(alias, ())]
+
+
+def _joined(detail: Iterable[str]) -> str:
+    return ", ".join(detail)[:_LONGEST]
+
+
+def _is_there(session: Session, action: str, detail: Iterable[str], since: float) -> bool:
+    """Whether there is an entry like this one that is no older."""
+    like = AuditRow.action == action, AuditRow.detail == _joined(detail), AuditRow.time >= since
+    return session.scalar(select(AuditRow.id).where(*like).limit(1)) is not None
 
 
 def _entry(row: AuditRow) -> AuditEntry:

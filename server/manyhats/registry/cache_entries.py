@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 _PASSES = 1  # requests for adapters in slots that may pass one that waits for memory, before slots drain for it
 
 Level = Literal["disk", "memory", "slot"]
+# Calls the first function when a version's files are on the disk, without waiting for it, or else the second.
+Fetch = Callable[[Version, Callable[[], None], Callable[[BaseException], None]], None]
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from manyhats.core.call import CURRENT_CALL
-from manyhats.errors import DamagedStore, ManyhatsError, StorageFull
+from manyhats.errors import DamagedStore, ManyhatsError, NotReady, StorageFull
 from manyhats.formats.contents import MARKS
 from manyhats.registry.audit import SCANNER
 from manyhats.registry.folders import FolderFiles, adapter_folder, read_folder
@@ -85,7 +85,10 @@ class FolderImports:
         found: dict[str, FolderImport] = {}
         copying = False
         names = self._names()
-        known = self._registry.imports() if names != [_STORE_ITSELF] else {}
+        try:
+            known = self._registry.imports() if names != [_STORE_ITSELF] else {}
+        except NotReady:  # the database is away, and has said so; nothing can be imported
+            return {}, False
         for name in names:
             result, outcome, moving = self._scan_folder(name, known.get(name))
             copying = copying or moving
@@ -128,12 +131,14 @@ class FolderImports:
             return _listed(name, known[1]), None, False
         if not self._has_settled(name, files):
             return FolderImport(name, "waiting", reason="it is being copied"), None, True
-        return self._import(name, folder, files)
+        return self._import(name, folder, files, first=known is None)
 
-    def _import(self, name: str, folder: Path, files: FolderFiles) -> tuple[FolderImport, str | None, bool]:
+    def _import(
+        self, name: str, folder: Path, files: FolderFiles, first: bool
+    ) -> tuple[FolderImport, str | None, bool]:
         try:
-            outcome = self._copy_and_add(name, folder, files)
-        except (StorageFull, DamagedStore) as error:  # not the folder's fault: tried again
+            outcome = self._copy_and_add(name, folder, files, first)
+        except (StorageFull, DamagedStore, NotReady) as error:  # not the folder's fault: tried again
             return FolderImport(name, "waiting", reason=error.message), None, False
         except ManyhatsError as error:
             outcome = _Outcome(_REFUSED + error.message)
@@ -144,7 +149,7 @@ class FolderImports:
             outcome = _Outcome(f"{_REFUSED}{error}")
         if outcome is None:
             return FolderImport(name, "waiting", reason="it changed while it was copied"), None, True
-        with suppress(StorageFull):  # then the next scan finds that it is there already
+        with suppress(StorageFull, NotReady):  # then the next scan finds that it is there already
             self._registry.record_import(name, files.fingerprint, outcome.recorded())
         return _listed(name, outcome.recorded()), outcome.text, False
 
@@ -195,8 +200,8 @@ class FolderImports:
             return False
         return now - before[2] >= self._settled
 
-    def _copy_and_add(self, name: str, folder: Path, files: FolderFiles) -> _Outcome | None:
-        """None where the folder changed meanwhile."""
+    def _copy_and_add(self, name: str, folder: Path, files: FolderFiles, first: bool) -> _Outcome | None:
+        """None where the folder changed meanwhile. `first`: this server has not dealt with it before."""
         files.chosen()  # what cannot be imported is refused before anything is staged
         with self._registry.stage() as staged:
             left_out = files.copy_to(staged)
@@ -204,7 +209,9 @@ class FolderImports:
                 return None
             before = CURRENT_CALL.set(SCANNER)
             try:
-                version, created = self._registry.add_version(name, staged)
+                # What another server has taken in already, from a folder like this one, moves no alias again.
+                activate = not (first and self._registry.holds_elsewhere(name, staged))
+                version, created = self._registry.add_version(name, staged, activate=activate)
             finally:
                 CURRENT_CALL.reset(before)
         what = "taken in" if created else "already there"

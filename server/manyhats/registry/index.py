@@ -200,6 +200,12 @@ class AdapterIndex:
         with self._lock:
             return sha256 in self._uses or sha256 in self._pins
 
+    def in_use(self) -> set[str]:
+        """The contents that a request needs now, and those of pinned tasks."""
+        pinned = {sha for task in self.all() if task.settings.pinned for v in task.versions for sha in contents_of(v)}
+        with self._lock:
+            return pinned | self._pins.keys()
+
     # ---- writing (the registry calls these after its commits)
 
     def _load(self, tasks: Iterable[Task]) -> None:

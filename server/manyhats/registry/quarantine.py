@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar, cast
 
 from manyhats.errors import DamagedStore, NotFound
-from manyhats.registry.blobs import Blobs
+from manyhats.registry.blobs.base import Blobs, DamagedBlob
 from manyhats.registry.index import AdapterIndex
 from manyhats.registry.loading_threads import LoadingThreads
 from manyhats.registry.records import Version
@@ -62,24 +62,26 @@ class Quarantine:
         with self._lock:
             damaged = sha256 in self._damaged
         if not damaged:
-            before = self._blobs.signature(sha256)
-            checked = self._threads.submit(self.check, sha256)
-            made, failure = _attempted(read, self._blobs.path(sha256))
-            checked.result()
-            if self._blobs.signature(sha256) == before:
-                if failure is not None:
-                    raise failure
-                return cast("T", made)
+            with suppress(DamagedBlob), self._blobs.reading(sha256) as folder:
+                before = self._blobs.signature(sha256)
+                checked = self._threads.submit(self.check, sha256)
+                made, failure = _attempted(read, folder)
+                checked.result()
+                if self._blobs.signature(sha256) == before:
+                    if failure is not None:
+                        raise failure
+                    return cast("T", made)
         return read(self.check(sha256))  # also where the files were replaced meanwhile: which were read is not known
 
     def check_present(self, contents: Iterable[str]) -> None:
         """Adds those of the contents that have no files at all."""
-        for sha in set(contents) - self._blobs.present():
-            self._add(sha, self._blobs.fault(sha) or "", self._blobs.signature(sha))
+        for sha in self._blobs.missing(set(contents)):
+            if (reason := self._blobs.fault(sha)) is not None:
+                self._add(sha, reason, self._blobs.signature(sha))
 
     def is_damaged(self, sha256: str) -> bool:
         """Whether there is a content of that digest, and not with its bytes."""
-        return os.path.lexists(self._blobs.path(sha256)) and self._blobs.fault(sha256) is not None
+        return self._blobs.is_damaged(sha256)
 
     def of(self, version: Version) -> str | None:
         """Why a version's files, or those of what it is made of, are not used; None where they are."""

@@ -15,6 +15,7 @@ from manyhats.errors import InvalidRequest, NotFound
 from manyhats.messages import first_error
 from manyhats.methods.heads import KindName
 from manyhats.registry.evaluation import Evaluation
+from manyhats.registry.origin import Origin
 from manyhats.registry.rollout import Rollout
 
 _SPLIT_LIMIT = 16
@@ -45,6 +46,7 @@ class AdapterInfo:
     num_labels: int | None = None  # width of the head; None without one
     references: tuple[str, ...] = ()  # sha256 of the stored contents that this one is made of
     kinds: tuple[KindName, ...] = ()  # none where it was stored before this was known: `kind` alone
+    origin: Origin | None = None  # where the files came from; None where they were uploaded
 
     def allows(self, kind: str) -> bool:
         """Whether the adapter can answer so."""

@@ -33,9 +33,12 @@ from manyhats.registry.alias_changes import Listener
 from manyhats.registry.aliases import point, remove_from_history
 from manyhats.registry.audit import AuditLog, action_of
 from manyhats.registry.blobs import Blobs, digest, keep_adapter_files
+from manyhats.registry.blobs.local import LocalBlobs
+from manyhats.registry.blobs.owner import lock, owner_id
 from manyhats.registry.database import EvaluationRow, FolderImportRow, TaskRow, VersionRow
 from manyhats.registry.followed_changes import FollowedChanges
 from manyhats.registry.names import STABLE, check_alias, check_name
+from manyhats.registry.origin import Origin
 from manyhats.registry.quarantine import Quarantine
 from manyhats.registry.records import (
     AdapterInfo,
@@ -48,8 +51,9 @@ from manyhats.registry.records import (
 )
 from manyhats.registry.rows import read_tasks
 from manyhats.registry.store_state import LOCK, OWN_FOLDER
-from manyhats.registry.stores.base import MetadataStore
+from manyhats.registry.stores.base import MetadataStore, StoreState
 from manyhats.registry.stores.sqlite import SqliteStore
+from manyhats.registry.uses import contents_of
 from manyhats.registry.visibility import check_may_write
 
 logger = logging.getLogger(__name__)
@@ -60,8 +64,8 @@ T = TypeVar("T")
 class Registry(FollowedChanges):
     """`inspect` reads and checks an adapter folder, and raises where it is not supported.
 
-    It is given the kind that the upload says, or else the one that is set for the task. `database`: none: SQLite in
-    the store.
+    It is given the kind that the upload says, or else the one that is set for the task. `database` and `blobs`: where
+    the metadata and the files are; none: SQLite and folders, in the store.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Registry(FollowedChanges):
         inspect: Callable[[Path, KindName | None], AdapterInfo],
         *,
         database: MetadataStore | None = None,
+        blobs: Blobs | None = None,
         max_tasks: int = 100_000,
         max_versions: int = 1000,
         audit_entries: int = 100_000,
@@ -81,7 +86,8 @@ class Registry(FollowedChanges):
         self._inspect = inspect
         self.max_tasks = max_tasks
         self.max_versions = max_versions
-        self._blobs = Blobs(self.own_folder)
+        self._blobs: Blobs = blobs or LocalBlobs(self.own_folder)
+        self._blobs.in_use = self.in_use
         self._database: MetadataStore = database or SqliteStore(self.own_folder)
         self.audit = AuditLog(self._database, audit_entries)
         self.quarantine = Quarantine(self._blobs, self)
@@ -112,6 +118,10 @@ class Registry(FollowedChanges):
                 # Beside adapters, a new database would have them all cleaned up.
                 self._database.open(make=self._blobs.empty())
                 undo.callback(self._database.close)
+                if self._blobs.shared:
+                    with self._database.write() as session:
+                        owner = owner_id(session)
+                    self._blobs.claim(owner)
                 with self._database.opening() as session:  # no other server keeps what a version is to name
                     self._load(read_tasks(session))
                     self._blobs.clean(self.contents())
@@ -131,7 +141,13 @@ class Registry(FollowedChanges):
         """Gives the store back."""
         self._database.close()
         self.quarantine.close()
+        self._blobs.close()
         self._file_lock.release()
+
+    @property
+    def database_state(self) -> StoreState:
+        """How the database is seen from here."""
+        return self._database.state
 
     # ---- files
 
@@ -148,6 +164,12 @@ class Registry(FollowedChanges):
         Raises DamagedStore where they are not what was stored, and what `read` raises where they are.
         """
         return self.quarantine.read(version.sha256, read)
+
+    def fetch(
+        self, versions: Iterable[Version], then: Callable[[], None], failed: Callable[[BaseException], None]
+    ) -> None:
+        """Calls `then` when the files of the versions are on this machine; see `Blobs.fetch`."""
+        self._blobs.fetch({sha for version in versions for sha in contents_of(version)}, then, failed)
 
     def content(self, sha256: str) -> Path:
         """The files of a stored content, checked as by `files`. Raises InvalidRequest where no version has it."""
@@ -177,13 +199,14 @@ class Registry(FollowedChanges):
         settings: TaskSettings | None = None,
         warnings: Iterable[str] = (),
         check: Callable[[AdapterInfo], None] = lambda info: None,
+        origin: Origin | None = None,
     ) -> tuple[Version, bool]:
         """Makes a version of the staged files, and points `alias` at it. What a trainer left beside them is removed.
 
         Returns it, and whether it is new: the same content again gives the version that already holds it. Its warnings
-        are this upload's: those given, about what was left out before, and those about its files. `check` is given
-        what the files are. Raises what it, `keep_adapter_files` and `inspect` raise, and TooLarge over the limits of
-        tasks or versions.
+        are this upload's: those given, about what was left out before, and those about its files; so is its `origin`.
+        `check` is given what the files are. Raises what it, `keep_adapter_files` and `inspect` raise, and TooLarge over
+        the limits of tasks or versions.
         """
         check_name(task, write=True)
         check_may_write(task)
@@ -192,26 +215,20 @@ class Registry(FollowedChanges):
         before = self.find(task)
         kind = settings.kind if settings is not None else None
         info = self._inspect(staged, kind or (before.settings.kind if before else None))
-        info = replace(info, warnings=(*warnings, *left_out, *info.warnings))
+        info = replace(info, warnings=(*warnings, *left_out, *info.warnings), origin=origin)
         parse_settings(info.settings)
         check(info)
         if settings is not None:
             check_labels(settings, info)
         sha = digest(staged)
         damaged = self.quarantine.is_damaged(sha)
+        self._check_room(task, sha)  # before an object store gets it
+        self._blobs.put(staged, sha)
         with self._database.write(task) as session:
             for member in info.references:  # deleted since it was inspected
                 self._require(member)
             self.check_reading(sha, info)
-            found = self.find(task)
-            known = next((v for v in found.versions if v.sha256 == sha), None) if found else None
-            if found is None and self.count >= self.max_tasks:
-                raise TooLarge(f"the store holds {self.count} tasks, which is the most", param="task")
-            if found is not None and known is None and len(found.versions) >= self.max_versions:
-                raise TooLarge(
-                    f"the task `{task}` has {len(found.versions)} versions, which is the most; delete some",
-                    param="task",
-                )
+            found, known = self._check_room(task, sha)
             row = session.get(TaskRow, task)
             if row is None:
                 row = TaskRow(name=task, created=time.time(), settings={}, next_version=1)
@@ -236,6 +253,8 @@ class Registry(FollowedChanges):
                 after = point(session, after, alias, (Target(version.number),))
             self.audit.record_upload(session, base, after, version, alias if activate else "", settings)
             # The blob first: a version without its files must never be, files without a version are cleaned up.
+            if self._blobs.shared:
+                lock(session)  # not while the same content is being collected
             self._blobs.keep(staged, sha, replace=damaged)
             try:
                 session.commit()
@@ -247,7 +266,7 @@ class Registry(FollowedChanges):
             self.quarantine.lift(sha)
         if activate:
             self._notify("activated", version, task)
-        return replace(version, info=replace(version.info, warnings=info.warnings)), known is None
+        return replace(version, info=replace(version.info, warnings=info.warnings, origin=origin)), known is None
 
     def put_settings(self, task: str, partial: Mapping[str, Any]) -> Task:
         """Sets the given fields; None goes back to what the files bring. Raises InvalidRequest naming the field."""
@@ -315,6 +334,11 @@ class Registry(FollowedChanges):
             own = select(*columns).where(FolderImportRow.server == self._database.server)
             return {name: (fingerprint, outcome) for name, fingerprint, outcome in session.execute(own)}
 
+    def holds_elsewhere(self, task: str, folder: Path) -> bool:
+        """Whether other servers share the database, and a version of the task has the content of the folder."""
+        found = self.find(task) if self._database.shared else None
+        return found is not None and digest(folder) in {version.sha256 for version in found.versions}
+
     def record_import(self, folder: str, fingerprint: str, outcome: str) -> None:
         """Records what became of a folder."""
         with self._database.write() as session:
@@ -324,6 +348,18 @@ class Registry(FollowedChanges):
             session.commit()
 
     # ---- parts of writing
+
+    def _check_room(self, task: str, sha: str) -> tuple[Task | None, Version | None]:
+        """The task, and its version with this content, where there are some. Raises TooLarge where there is no room."""
+        found = self.find(task)
+        known = next((v for v in found.versions if v.sha256 == sha), None) if found else None
+        if found is None and self.count >= self.max_tasks:
+            raise TooLarge(f"the store holds {self.count} tasks, which is the most", param="task")
+        if found is not None and known is None and len(found.versions) >= self.max_versions:
+            raise TooLarge(
+                f"the task `{task}` has {len(found.versions)} versions, which is the most; delete some", param="task"
+            )
+        return found, known
 
     def _remove_unneeded(self, versions: Iterable[Version]) -> None:
         """Removes the blobs of deleted versions that nobody else needs."""

@@ -12,6 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from manyhats.registry.database import AliasRow, EvaluationRow, RolloutRow, TaskRow, VersionRow
 from manyhats.registry.evaluation import evaluation_of
+from manyhats.registry.origin import origin_of
 from manyhats.registry.records import AdapterInfo, Target, Task, TaskSettings, Version, parse_settings
 from manyhats.registry.rollout import Rollout, rollout_of
 
@@ -105,4 +106,4 @@ def info_of(row: Mapping[str, Any], alike: dict[Any, Any] | None = None) -> Adap
         for name in ("labels", "warnings", "references", "kinds", "method", "kind", "base", "card"):
             value = values.get(name)
             values[name] = alike.setdefault(value, value)
-    return AdapterInfo(**values)
+    return AdapterInfo(**{**values, "origin": origin_of(values.get("origin"))})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from manyhats.backbone import Backbone
@@ -17,6 +18,7 @@ from manyhats.registry.records import AdapterInfo, Version
 from manyhats.registry.registry import Registry
 from manyhats.serving.merged import MergedVersion
 from manyhats.serving.merged import build as build_merged
+from manyhats.serving.named_base import named_base_warnings
 from manyhats.serving.task_settings import check_settings
 
 _CARD = "README.md"
@@ -58,7 +60,11 @@ class AdapterReader:
             num_labels=adapter.head.num_labels if adapter.head else None,
             card=card,
             settings=dict(adapter.settings),
-            warnings=(*adapter.warnings, *history_warnings(card)),
+            warnings=(
+                *adapter.warnings,
+                *history_warnings(card),
+                *named_base_warnings(adapter.base, self.backbone.name),
+            ),
             references=adapter.references,
             kinds=adapter.kinds(self.backbone),
         )
@@ -80,6 +86,13 @@ class AdapterReader:
         adapter = build_merged(version, read)
         adapter.check(self.backbone)
         return adapter
+
+    def fetch(self, version: Version, then: Callable[[], None], failed: Callable[[BaseException], None]) -> None:
+        """Calls `then` when all files that `load` reads are on this machine, or `failed`; without waiting for it."""
+        parts = [version]
+        if isinstance(version, MergedVersion):
+            parts = [*version.members, *([version.head] if version.head is not None else [])]
+        self.registry.fetch(parts, then, failed)
 
     def bind(self, adapter: Adapter | PackedAdapter) -> BoundAdapter:
         """Brings an adapter into a slot."""

@@ -79,6 +79,10 @@ class RuntimeMetrics(Collector):  # type: ignore[misc]
             "manyhats_memory_bytes": ("Bytes of adapters in host memory", stats.memory_bytes),
             "manyhats_tasks": ("Tasks in the registry", self._registry.count),
             "manyhats_quarantined_versions": ("Versions that are not asked: damaged or faulty", quarantined),
+            "manyhats_database_up": (
+                "Whether the database of tasks can be reached; without it changes get 503",
+                int(not self._registry.database_state.problem),
+            ),
             "manyhats_ready": ("Whether the server answers", int(self._is_ready())),
         }
         if engine.cache is not None:
@@ -96,6 +100,10 @@ class RuntimeMetrics(Collector):  # type: ignore[misc]
         figures: dict[str, tuple[str, float]] = {
             "manyhats_adapter_loads": ("Adapters read from disk", stats.loads),
             "manyhats_adapter_evictions": ("Adapters that gave up their slot", stats.evictions),
+            "manyhats_changes_followed": (
+                "Changes of other servers on the same database that were brought in",
+                self._registry.database_state.followed,
+            ),
             "manyhats_engine_restarts": ("Times that the model's thread failed and began anew", engine.restarts),
             "manyhats_sequences_failed": ("Sequences that ended with an error of the engine", engine.failed),
             "manyhats_detokenizer_failures": ("Steps whose texts failed", engine.detokenizer.failures),

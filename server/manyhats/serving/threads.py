@@ -27,6 +27,7 @@ SMALL_OUTPUT = 2048  # values to render, or to write as JSON: 0.3 ms for an embe
 
 _ADMIN = 4
 _RECEIVING = 4
+_FETCHING = 8
 
 
 def tokenising_limit() -> CapacityLimiter:
@@ -41,6 +42,7 @@ class ThreadLimits:
         self.admin = CapacityLimiter(_ADMIN)  # settings, aliases, deletions
         self.receiving = CapacityLimiter(_RECEIVING)  # disk access of uploads and downloads
         self.checking = CapacityLimiter(checking)
+        self.fetching = CapacityLimiter(_FETCHING)  # downloads from sources, which wait for others
         self.tokenising = tokenising_limit()  # without a pass
 
 

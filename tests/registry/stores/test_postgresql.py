@@ -132,9 +132,9 @@ def test_what_was_missed_is_brought_in(
     """The connections of one server are cut again and again while the other writes, also more than is kept."""
     from manyhats.registry.stores import postgresql
 
-    monkeypatch.setattr(postgresql, "KEPT", 3)
+    monkeypatch.setattr(postgresql, "KEPT", 2)
     one, two = join("one"), join("two")
-    for number in range(12):
+    for number in range(6):
         with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'manyhats'"
@@ -152,11 +152,13 @@ def _written(write: Callable[[], object]) -> bool:
     return True
 
 
-def test_a_database_that_hangs_is_given_up(join: Join, postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_hangs_is_given_up(
+    join: Join, postgres: Postgres, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from manyhats.registry.stores import postgresql_connection
 
     monkeypatch.setattr(postgresql_connection.PatientConnection, "patience", 0.5)
-    one = join("one")
+    one = join("one", f"{database_url}?connect_timeout=2")
     upload(one, "spam", "a")
     postgres.send(signal.SIGSTOP)
     try:

@@ -97,8 +97,26 @@ class Alias(Rollout, Reply):
     split: list[Target] | None = None
 
 
+class OriginFile(Model):
+    """A file as its source had it. `etag`: what the source says of its content."""
+
+    name: str
+    bytes: int
+    etag: str = ""
+
+
+class Origin(Model):
+    """Where a version's files came from. `kind`: hub, s3 or folder. `commit`: what the `revision` of a hub was."""
+
+    kind: str
+    id: str
+    revision: str | None = None
+    commit: str | None = None
+    files: list[OriginFile] = Field(default_factory=list)
+
+
 class Version(Reply):
-    """One version of a task's adapter."""
+    """One version of a task's adapter. `source`: where its files came from, where the server has fetched them."""
 
     version: int
     sha256: str
@@ -108,6 +126,7 @@ class Version(Reply):
     created: datetime | None = None
     card: Any = None
     evaluation: Evaluation | None = None
+    source: Origin | None = None
 
 
 class Task(Model):
@@ -180,6 +199,7 @@ class Upload(Reply):
     warnings: list[InputWarning | str] = Field(default_factory=list)
     activated: bool | None = None
     evaluation: Evaluation | None = None
+    source: Origin | None = None
     new: bool = True
 
 

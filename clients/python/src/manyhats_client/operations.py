@@ -164,6 +164,28 @@ def upload(
     return Operation("POST", path(name, "versions"), _upload, form=form, files=parts, progress=progress)
 
 
+def upload_from(
+    name: str,
+    source: Mapping[str, str],
+    alias: str,
+    activate: bool,
+    sha256: str | None,
+    settings: Mapping[str, Any] | None,
+    examples: Sequence[Mapping[str, Any]] | None,
+    gate: Mapping[str, Any] | None,
+) -> Operation[Upload]:
+    """Makes a version of files that the server fetches. `gate`: how it is judged by `examples`."""
+    body: dict[str, Any] = {"source": dict(source), "alias": alias, "activate": activate}
+    if sha256 is not None:
+        body["sha256"] = sha256
+    if settings is not None:
+        body["task"] = dict(settings)
+    if examples is not None:
+        body["examples"] = [dict(row) for row in examples]
+        body["gate"] = {name: value for name, value in (gate or {}).items() if value is not None}
+    return Operation("POST", path(name, "versions"), _upload, json=body)
+
+
 def version(name: str, number: int) -> Operation[Version]:
     """One version."""
     return Operation("GET", path(name, "versions", str(number)), _version)

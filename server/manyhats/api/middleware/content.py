@@ -22,9 +22,18 @@ _QUOTED = 100  # characters of a header in a message
 
 
 def is_upload(scope: Scope) -> bool:
-    """Whether a request uploads an adapter: by its route, not by what the body says it is."""
+    """Whether a request sends an adapter's files: to the route of versions, but for what says that it is JSON, which
+    names a source of them."""
     path: str = scope["path"]
-    return scope["method"] == "POST" and path.endswith("/versions") and _UPLOAD.fullmatch(path) is not None
+    if scope["method"] != "POST" or not path.endswith("/versions") or _UPLOAD.fullmatch(path) is None:
+        return False
+    return not says_json(scope)
+
+
+def says_json(scope: Scope) -> bool:
+    """Whether the first content type of a request says that its body is JSON."""
+    given = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    return _JSON.fullmatch(given.decode("latin-1").partition(";")[0].strip().lower()) is not None
 
 
 def has_json_body(scope: Scope) -> bool:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from manyhats.errors import ConfigurationError
 from manyhats.registry.stores.base import MetadataStore
 from manyhats.registry.stores.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from manyhats.registry.stores.postgresql import PostgresqlStore
 
 _SERVER = "server"  # a file with this server's name among those of its database
 
@@ -18,15 +22,18 @@ def metadata_store(url: str, folder: Path, *, migrate: bool = False) -> Metadata
 
     Raises WrongSetting for a url that is none, ConfigurationError where the driver is not installed.
     """
-    if not url:
-        return SqliteStore(folder)
+    return postgresql_store(url, folder, migrate=migrate) if url else SqliteStore(folder)
+
+
+def postgresql_store(url: str, folder: Path, *, migrate: bool = False) -> PostgresqlStore:
+    """The database at `url`, for the server whose own folder is `folder`. Raises what `metadata_store` raises."""
     try:
-        from manyhats.registry.stores.postgresql import PostgresqlStore
+        from manyhats.registry.stores import postgresql
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"a database at postgresql:// needs {error.name}: pip install 'manyhats[postgres]'"
         ) from None
-    return PostgresqlStore(url, _name(folder), migrate=migrate)
+    return postgresql.PostgresqlStore(url, _name(folder), migrate=migrate)
 
 
 def _name(folder: Path) -> str:

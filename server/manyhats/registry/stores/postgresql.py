@@ -35,6 +35,7 @@ CHANNEL = "manyhats_changes"
 KEPT = 10_000  # changes; a server that missed more compares all tasks
 _LOCK = 0x6D616E7968617473  # of all writes; a number that nobody else has
 _POLL = 1.0  # seconds
+_SOON = 0.05  # seconds until a lost connection is tried again at first
 _CONNECTIONS = 5
 # What passes: lost connections (08, 57P), a lock (55P03, 40), too many clients (53), a standby (25006).
 _PASSES = ("08", "40", "53", "57P", "55P03", "57014", "25006", "25P03")
@@ -220,7 +221,7 @@ class PostgresqlStore:
 
     def _listen(self) -> None:
         """The thread: waits for notices, and after a lost connection brings in all that was missed."""
-        failed = ""
+        failed, wait = "", _SOON
         while not self._stopping.is_set():
             try:
                 with connect(self._url, autocommit=True) as listening:
@@ -228,6 +229,7 @@ class PostgresqlStore:
                     while not self._stopping.is_set():
                         self._synchronise()
                         self._set_problem("")
+                        wait = _SOON
                         for _ in listening.notifies(timeout=_POLL, stop_after=1):
                             pass
             except (psycopg.Error, DBAPIError, PoolTimeout) as error:
@@ -236,7 +238,8 @@ class PostgresqlStore:
                 if repr(error) != failed:  # it is tried each second
                     logger.exception("bringing in what other servers changed failed; that is tried again")
                 failed = repr(error)
-            self._stopping.wait(_POLL)
+            self._stopping.wait(wait)
+            wait = min(2 * wait, _POLL)
 
     def _set_problem(self, problem: str) -> None:
         if problem and not self._problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import ExitStack, aclosing
 from pathlib import Path
 from typing import Any, Unpack
@@ -23,6 +23,7 @@ from manyhats_client.concurrency import async_apart
 from manyhats_client.connection import body_length, saved, translated
 from manyhats_client.models import Alias, AuditEntry, Task, TaskDetails, Upload, Version
 from manyhats_client.operations import Split
+from manyhats_client.sources import source_of
 from manyhats_client.transfer import Progress
 from manyhats_client.uploads import Adapter, Examples, examples_part, open_parts
 
@@ -140,6 +141,35 @@ class AsyncManaging(AsyncSender):
                 raise ValueError("max_drop and metric need labelled examples")
             operation = ops.upload(task, parts, alias, activate, settings, progress, gate)
             return await self._call(operation, only_options(given))
+
+    async def upload_from(
+        self,
+        task: str,
+        source: str | Mapping[str, str],
+        *,
+        alias: str = "stable",
+        activate: bool = True,
+        sha256: str | None = None,
+        settings: TaskSettings | Mapping[str, Any] | None = None,
+        examples: Iterable[Mapping[str, Any]] | None = None,
+        max_drop: float | None = None,
+        metric: str | None = None,
+        **given: Unpack[CallOptions],
+    ) -> Upload:
+        """Has the server fetch an adapter from a source that its operator allows, as a new version.
+
+        `source`: `hf://owner/name@revision` (a commit, a tag or a branch; `main` where it is left out),
+        `s3://bucket/prefix`, or `file:///path` for a folder of the server's machine; or in the server's own form,
+        `{"hub": "owner/name", "revision": "v1"}`. `sha256`: of the adapter; where it is another, nothing is made. The
+        rest as for `upload`. A download may take longer than an answer: give `timeout`.
+        """
+        if examples is None and (max_drop is not None or metric is not None):
+            raise ValueError("max_drop and metric need labelled examples")
+        rows = None if examples is None else list(examples)
+        gate = {"max_drop": max_drop, "metric": metric}
+        found = source_of(source) if isinstance(source, str) else source
+        operation = ops.upload_from(task, found, alias, activate, sha256, settings, rows, gate)
+        return await self._call(operation, only_options(given))
 
     async def version(self, task: str, number: int, **given: Unpack[CallOptions]) -> Version:
         """One version."""

@@ -1,4 +1,4 @@
-"""Blobs: kept whole or not at all."""
+"""Contents in folders: kept whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from manyhats.errors import InvalidRequest, StorageFull, UnsupportedFormat
-from manyhats.registry.blobs import Blobs, digest, keep_adapter_files
+from manyhats.registry.blobs import digest, keep_adapter_files
+from manyhats.registry.blobs.local import LocalBlobs
 
 from tests.registry.helpers import write_adapter
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Blobs:
-    blobs = Blobs(tmp_path / "root")
+def store(tmp_path: Path) -> LocalBlobs:
+    blobs = LocalBlobs(tmp_path / "root")
     blobs.open()
     return blobs
 
@@ -46,14 +47,14 @@ def test_a_name_cannot_pass_for_content(tmp_path: Path) -> None:
     assert digest(one) != digest(two)
 
 
-def keep(store: Blobs, folder: Path) -> str:
+def keep(store: LocalBlobs, folder: Path) -> str:
     """Keeps a folder under its digest, and gives that."""
     name = digest(folder)
     store.keep(folder, name)
     return name
 
 
-def test_what_is_kept_is_there_under_its_digest(store: Blobs, tmp_path: Path) -> None:
+def test_what_is_kept_is_there_under_its_digest(store: LocalBlobs, tmp_path: Path) -> None:
     with store.stage() as folder:
         write_adapter(folder)
         (folder / "sub").mkdir()
@@ -64,7 +65,7 @@ def test_what_is_kept_is_there_under_its_digest(store: Blobs, tmp_path: Path) ->
     assert left(tmp_path, "staging") == []
 
 
-def test_the_same_content_again_is_kept_once(store: Blobs, tmp_path: Path) -> None:
+def test_the_same_content_again_is_kept_once(store: LocalBlobs, tmp_path: Path) -> None:
     names = set()
     for _ in range(2):
         with store.stage() as folder:
@@ -73,7 +74,7 @@ def test_the_same_content_again_is_kept_once(store: Blobs, tmp_path: Path) -> No
     assert left(tmp_path, "staging") == []
 
 
-def test_staging_is_removed_after_an_error(store: Blobs, tmp_path: Path) -> None:
+def test_staging_is_removed_after_an_error(store: LocalBlobs, tmp_path: Path) -> None:
     def breaks() -> None:
         with store.stage() as folder:
             write_adapter(folder)
@@ -84,7 +85,7 @@ def test_staging_is_removed_after_an_error(store: Blobs, tmp_path: Path) -> None
     assert left(tmp_path, "staging") == []
 
 
-def test_removing_twice_is_fine(store: Blobs, tmp_path: Path) -> None:
+def test_removing_twice_is_fine(store: LocalBlobs, tmp_path: Path) -> None:
     with store.stage() as folder:
         name = keep(store, write_adapter(folder))
     store.remove(name)
@@ -92,7 +93,7 @@ def test_removing_twice_is_fine(store: Blobs, tmp_path: Path) -> None:
     assert left(tmp_path, "blobs") == left(tmp_path, "staging") == []
 
 
-def test_cleaning_leaves_what_versions_name(store: Blobs, tmp_path: Path) -> None:
+def test_cleaning_leaves_what_versions_name(store: LocalBlobs, tmp_path: Path) -> None:
     names = []
     for content in ("a", "b"):
         with store.stage() as folder:
@@ -126,7 +127,7 @@ def test_no_files_are_refused(tmp_path: Path) -> None:
         keep_adapter_files(tmp_path)
 
 
-def test_a_full_device_is_said_so(store: Blobs, tmp_path: Path) -> None:
+def test_a_full_device_is_said_so(store: LocalBlobs, tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full")
     source = write_adapter(tmp_path / "a") / "adapter_model.safetensors"
@@ -174,7 +175,7 @@ def test_two_folders_have_one_digest_only_if_they_are_alike(one: dict[str, bytes
     assert (digests[0] == digests[1]) == (one == two)
 
 
-def test_content_of_another_upload_that_was_first_stays(store: Blobs, tmp_path: Path) -> None:
+def test_content_of_another_upload_that_was_first_stays(store: LocalBlobs, tmp_path: Path) -> None:
     """The same content is put in place by another thread after this one has looked for it."""
     with store.stage() as first, store.stage() as second:
         name = digest(write_adapter(first))
@@ -188,14 +189,14 @@ def test_content_of_another_upload_that_was_first_stays(store: Blobs, tmp_path: 
                 store.keep(second, name)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("manyhats.registry.blobs._sync", race)
+            patch.setattr("manyhats.registry.blobs.local._sync", race)
             store.keep(first, name)
     assert left(tmp_path, "blobs") == [name]
     assert digest(store.path(name)) == name
     assert left(tmp_path, "staging") == []
 
 
-def test_a_blob_is_never_seen_half(store: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blob_is_never_seen_half(store: LocalBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until the last file is on the disk, there is no blob."""
     synced: list[Path] = []
     with store.stage() as folder:
@@ -206,7 +207,7 @@ def test_a_blob_is_never_seen_half(store: Blobs, monkeypatch: pytest.MonkeyPatch
                 assert not store.path(name).exists()
             synced.append(path)
 
-        monkeypatch.setattr("manyhats.registry.blobs._sync", note)
+        monkeypatch.setattr("manyhats.registry.blobs.local._sync", note)
         store.keep(folder, name)
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {path.name for path in synced}
     assert synced[-1] == store.path(name).parent  # the rename itself
