@@ -165,7 +165,8 @@ cp -a "$root/store" "$volume"
 key="$(python3 -c 'import secrets; print(secrets.token_urlsafe(24))')"
 admin="$(python3 -c 'import secrets; print(secrets.token_urlsafe(24))')"
 url=http://127.0.0.1:8000
-inside() { oci exec "$name" "$@"; }
+user="$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["Docker"]["config"]["User"])' "$work/image.json")"
+inside() { oci exec --user "$user" "$name" "$@"; }
 python() { inside /opt/manyhats/bin/python3 "$@"; }
 alive() { kill -0 "$run_pid" 2>/dev/null; }
 broken() {

@@ -19,7 +19,6 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 SERVERS = {name: one for name, one in SERVICES.items() if name.startswith("manyhats")}
-SHARED_STORES = {"MANYHATS_DATABASE_URL", "MANYHATS_BLOBS_URL", "MANYHATS_BLOB_CACHE"}
 
 
 def mounts(service: dict[str, Any]) -> list[tuple[str, str]]:
@@ -63,7 +62,7 @@ def test_what_a_service_names_is_there(name):
 @pytest.mark.parametrize("name", SERVERS)
 def test_the_servers_have_no_rights_and_time_to_drain(name):
     server = SERVERS[name]
-    known = {f"MANYHATS_{field.upper()}" for field in Settings.model_fields} | SHARED_STORES
+    known = {f"MANYHATS_{field.upper()}" for field in Settings.model_fields}
     assert {key for key in server["environment"] if key.startswith("MANYHATS_")} <= known
     assert (server["read_only"], server["tmpfs"], server["cap_drop"]) == (True, ["/tmp"], ["ALL"])
     assert [where for _, where in mounts(server)] == ["/store"]

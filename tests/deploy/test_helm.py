@@ -27,7 +27,6 @@ pytestmark = pytest.mark.skipif(HELM is None, reason="needs helm: make build/hel
 KUBERNETES = ("1.29", latest_version())
 KEYS = {"keys": {"existingSecret": "keys"}}
 SHARED = {"database": {"existingSecret": "database"}, "blobs": {"url": "s3://bucket/prefix"}}
-SHARED_STORES = {"MANYHATS_DATABASE_URL", "MANYHATS_BLOBS_URL", "MANYHATS_BLOB_CACHE"}
 CASES: dict[str, dict[str, Any]] = {
     "one": KEYS,
     "open": {"keys": {"allowUnauthenticated": True}, "podDisruptionBudget": {"enabled": False}},
@@ -161,7 +160,7 @@ def test_it_drains_before_it_is_killed_and_is_asked_where_it_answers(render: Cal
 
 
 def test_the_environment_is_the_servers_settings(render: Callable[[str], Rendered]):
-    known = {f"MANYHATS_{name.upper()}" for name in Settings.model_fields} | SHARED_STORES
+    known = {f"MANYHATS_{name.upper()}" for name in Settings.model_fields}
     for case in CASES:
         given = environment(render(case))
         assert {name for name in given if name.startswith("MANYHATS_")} <= known

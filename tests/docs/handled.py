@@ -42,6 +42,7 @@ COMMANDS: list[tuple[str, How, str]] = [
     (r"^npm ci && npm run build$", How.TYPESCRIPT, "what its tests do"),
     (r"^manyhats scale", How.CLUSTER, "starts a cluster of processes; tests/scale/test_cluster.py does"),
     (r"^docker ", How.STATIC, "needs a container engine; `make image-check` builds and asks the image without one"),
+    (r"^(helm|kubectl) ", How.STATIC, "needs a cluster; tests/deploy renders the chart"),
 ]
 # What a block that is no command shows, by its page and a text in it.
 DATA: list[tuple[str, str, str]] = [

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
+import subprocess
 import textwrap
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import yaml
 from manyhats.cli import app
 from manyhats.core.answered import Answered
 from manyhats.core.call import Call
@@ -85,12 +88,43 @@ def test_continuous_integration_runs_it(command: str) -> None:
     assert command in names
 
 
-@pytest.mark.parametrize("command", commands(How.STATIC))
+def static(program: str) -> list[str]:
+    return [command for command in commands(How.STATIC) if command.startswith(program)]
+
+
+@pytest.mark.parametrize("command", static("docker compose "))
+def test_what_compose_is_told_to_start_is_there(command: str) -> None:
+    words = command.split()
+    assert words[2] == "up"
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    assert {word for word in words[3:] if not word.startswith("--")} <= set(services)
+
+
+@pytest.mark.parametrize("command", static("kubectl "))
+def test_what_is_put_into_a_secret_is_what_the_chart_takes(command: str) -> None:
+    assert command.startswith("kubectl create secret generic manyhats-")
+    values = yaml.safe_load((ROOT / "deploy/helm/manyhats/values.yaml").read_text())
+    taken = {values["keys"]["apiKeysKey"], values["keys"]["adminKeysKey"], values["database"]["key"]}
+    assert set(re.findall(r"--from-literal=([\w-]+)=", command)) <= taken
+
+
+@pytest.mark.parametrize("command", static("helm "))
+def test_the_chart_takes_what_helm_is_told(command: str) -> None:
+    helm = shutil.which("helm") or shutil.which("helm", path=str(ROOT / "build" / "helm"))
+    if helm is None:
+        pytest.skip("needs helm: make build/helm/helm")
+    words = re.sub(r"^helm (?:upgrade --install|install) ", "template ", command.replace("\\\n", " ")).split()
+    done = subprocess.run([helm, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", [one for one in static("docker ") if not one.startswith("docker compose ")])
 def test_what_a_container_command_names_is_there(command: str) -> None:
     file = (ROOT / "Dockerfile").read_text()
     words = command.split()
     assert words[1] in ("build", "run")
     assert words[-1] == ("." if words[1] == "build" else "manyhats")
+    assert ("--build-arg" in words) == ("manyhats:cuda" in words)
     for port in re.findall(r"-p \S*?:(\d+)(?= )", command):
         assert f"\nEXPOSE {port}\n" in file
     variables = set(re.findall(r"-e MANYHATS_(\w+)=", command))
