@@ -197,9 +197,7 @@ def main() -> int:
     parser.add_argument("kinds", nargs="*", help=f"of: {', '.join(KINDS)}; none: all")
     parser.add_argument("--points", type=int, default=100, help="points of each kind")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--json", type=Path, help="write the counts there, beside those of other kinds"
-    )
+    parser.add_argument("--json", type=Path, help="write the counts there, beside those of other kinds")
     given = parser.parse_args()
     launcher = Launcher()
     results: dict[str, dict[str, int]] = {}
