@@ -45,6 +45,10 @@ def pytest_configure(config: pytest.Config) -> None:
     caches = tempfile.TemporaryDirectory(prefix="manyhats-tests-")
     config.add_cleanup(caches.cleanup)
     os.environ["HF_HOME"] = os.environ["XDG_CACHE_HOME"] = caches.name
+    from hypothesis import settings
+
+    settings.register_profile("unhurried", settings(), deadline=None)  # whatever else the machine does
+    settings.load_profile("unhurried")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

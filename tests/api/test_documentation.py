@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import threading
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from manyhats.api.app import openapi_schema
+from manyhats.api.app import Application, openapi_schema
 from manyhats.api.definitions import form_of, share_definitions
 from manyhats.core.kinds.registry import KINDS
 from pydantic import create_model
@@ -30,6 +31,23 @@ class Loaded(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "spec-url")]
+
+
+def test_the_document_is_made_beside_the_event_loop(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+    made = Application.openapi
+
+    def openapi(self: Application) -> dict[str, Any]:
+        threads.append(threading.current_thread())
+        return made(self)
+
+    monkeypatch.setattr(Application, "openapi", openapi)
+    with start() as live:
+        first, second = (live.client.get("/openapi.json").json() for _ in range(2))
+    assert first == second == openapi_schema()
+    making, loop, again, *_ = threads
+    assert making is not loop
+    assert loop is again
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])

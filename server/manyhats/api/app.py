@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from anyio import to_thread
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
@@ -58,6 +60,8 @@ class Application(FastAPI):
     observer: Observer
     gate: Gate
     drain: Drain
+    describing: asyncio.Lock
+    is_described: bool  # what /openapi.json says has been made
 
     def use(self, settings: Settings) -> None:
         """Has the limits of these settings from now on."""
@@ -82,6 +86,10 @@ class Application(FastAPI):
 
     async def routed(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What is behind the front."""
+        if scope.get("path") == "/openapi.json" and not self.is_described:
+            async with self.describing:  # half a second's work, once, which must not hold up the event loop
+                await to_thread.run_sync(self.openapi)
+                self.is_described = True
         await super().__call__(scope, receive, send)
 
 
@@ -99,6 +107,7 @@ def create_app(runtime: Runtime) -> Application:
     settings = runtime.settings
     app = _with_routes(lifespan)
     app.state.runtime = runtime
+    app.describing, app.is_described = asyncio.Lock(), False
     app.state.turns = Turns(lambda: runtime.engine.window)
     routes = [route for router in _routers() for route in router.routes]
     errors.install(app, [*app.routes, *routes])
