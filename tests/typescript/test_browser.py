@@ -48,7 +48,8 @@ USE = """async ({files, key, task}) => {
     const given_up = await client.upload("browsed", Object.fromEntries(bytes), {
         signal: stop.signal, onProgress: () => {}}).catch((e) => e);
     return {
-        version: made.version, same: !same.new && same.version === made.version, sent: sent.at(-1), refused: refused instanceof BadRequest && refused.requestId !== null,
+        version: made.version, same: !same.new && same.version === made.version, sent: sent.at(-1),
+        refused: refused instanceof BadRequest && refused.requestId !== null,
         missing: missing instanceof NotFound, tokens: stream.answer.usage.output_tokens, texts: texts.join(""),
         text: stream.answer.outputs[0].text, given_up: given_up.name, address: client.baseUrl,
     };
@@ -75,6 +76,6 @@ def test_a_page_uploads_and_streams(browser: Browser, built: Path, writing: Live
     page.close()
     text = done.pop("text")
     assert done == {
-        "version": 1, "same": True, "sent": 1, "refused": True, "missing": True, "tokens": 4, "texts": text, "given_up": "AbortError",
-        "address": address,
+        "version": 1, "same": True, "sent": 1, "refused": True, "missing": True, "tokens": 4, "texts": text,
+        "given_up": "AbortError", "address": address,
     }  # fmt: skip
