@@ -22,6 +22,7 @@ from tests.families import ENCODERS, one_of_each
 if TYPE_CHECKING:
     from manyhats.backbone import Backbone
 
+    from tests.postgres import Postgres
     from tests.processes import Launcher
     from tests.references.peft import References
 
@@ -144,6 +145,24 @@ def real_backbone() -> Backbone:
     from manyhats.backbone import Backbone
 
     return Backbone.load(f"package:{REAL_PACKAGE}", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL, started once for each process that runs tests."""
+    from tests.postgres import Postgres, programs
+
+    if programs() is None:
+        pytest.skip("needs PostgreSQL 15 or newer, such as Debian's package postgresql")
+    one = Postgres()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def database_url(postgres: Postgres) -> str:
+    """The address of an empty database."""
+    return postgres.make()
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,8 @@ from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Task, TaskSettings, Version, parse_settings
 from manyhats.registry.registry import Registry
 from manyhats.registry.slot_memory import slot_memory
+from manyhats.registry.store_state import OWN_FOLDER
+from manyhats.registry.stores.choose import metadata_store
 from manyhats.serving.adapter_reader import AdapterReader
 from manyhats.serving.evaluation import Evaluator
 from manyhats.serving.fault_figures import FaultFigures
@@ -77,6 +79,9 @@ class Runtime:
         self.registry = Registry(
             settings.store,
             self.reader.inspect,
+            database=metadata_store(
+                settings.database_url, settings.store / OWN_FOLDER, migrate=settings.database_migrate
+            ),
             max_tasks=settings.max_tasks,
             max_versions=settings.max_versions,
             audit_entries=settings.audit_entries,
@@ -152,9 +157,10 @@ class Runtime:
     # ---- life
 
     def use(self, settings: Settings) -> None:
-        """Has the limits of these settings from now on. What is under way keeps those that it began with."""
+        """Has the limits of these settings from now on. What is under way keeps those that it began with.
+
+        Their keys are `access`'s, which reads a file for them."""
         self.settings = settings
-        self.access.use(settings)
         self.scanner.interval = settings.scan_interval
         self.reader.max_rank = settings.max_rank
         self.service.limits = _limits(settings)

@@ -42,6 +42,13 @@ def _folder(value: Any) -> Any:
     return value
 
 
+def _database(value: Any) -> Any:
+    """The address of a PostgreSQL, or none."""
+    if value and not re.match(r"postgres(ql)?://", str(value)):
+        raise ValueError("write postgresql://user@host:5432/name, or nothing for SQLite in the store")
+    return value
+
+
 def _http_address(value: Any) -> Any:
     """The address of an HTTP server, or none."""
     if value and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", str(value)):
@@ -92,6 +99,14 @@ class Settings(BaseSettings):
     backbone: str = Field("", description="the frozen model: a folder, a hub id, or package:NAME")
     store: Annotated[Path, BeforeValidator(_folder)] = Field(
         Path("adapters_store"), description="folder of the registry and the adapters"
+    )
+    database_url: Annotated[str, BeforeValidator(_database)] = Field(
+        "",
+        description="PostgreSQL (15 or newer) that several servers may share, postgresql://user@host:5432/name; none: "
+        "SQLite in the store",
+    )
+    database_migrate: bool = Field(
+        False, description="bring a PostgreSQL of an older Manyhats up to date at the start, as `manyhats migrate` does"
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
@@ -341,7 +356,9 @@ def load_settings(config: Path | None = None, **given: Any) -> Settings:
             raise WrongSetting(first.reason) from None
         if first.type == "extra_forbidden":
             raise WrongSetting(f"there is no setting '{name}'") from None
-        got = "" if "key" in name else f" (got {first.input!r})"  # a key must not end up in a log
+        got = (
+            "" if "key" in name or name == "database_url" else f" (got {first.input!r})"
+        )  # a secret must not end up in a log
         raise WrongSetting(f"setting '{name}': {first.reason}{got}") from None
     except ValueError as error:
         raise WrongSetting(f"settings file '{config}': {error}") from None

@@ -291,4 +291,4 @@ def test_a_store_of_the_schema_before_is_taken_over(
     assert [version.number for version in again.task("spam").versions] == [1, 2, 3]
     again.set_alias("spam", "stable", SPLIT, Rollout(canary=CANARY))
     with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT version FROM schema").fetchall() == [(2,)]
+        assert connection.execute("SELECT version FROM schema").fetchall() == [(3,)]

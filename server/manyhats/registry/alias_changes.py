@@ -16,7 +16,7 @@ from manyhats.registry.index import AdapterIndex
 from manyhats.registry.names import STABLE, check_alias, check_name
 from manyhats.registry.records import Target, Task, Version, check_split
 from manyhats.registry.rollout import Canary, Rollout
-from manyhats.registry.transactions import Transactions
+from manyhats.registry.stores.base import MetadataStore
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +27,12 @@ class AliasChanges(AdapterIndex):
     """The part of the registry that moves aliases."""
 
     audit: AuditLog
-    _database: Transactions
+    _database: MetadataStore
     _listeners: list[Listener]
 
     def subscribe(self, listener: Listener) -> None:
-        """`listener(event, version, task)` is called after a commit; events: `activated`, `deleted`."""
+        """`listener(event, version, task)` is called after a commit; events: `activated`, `deleted`, and `changed`,
+        without a version, where another server has changed the task."""
         self._listeners.append(listener)
 
     def set_alias(
@@ -54,7 +55,7 @@ class AliasChanges(AdapterIndex):
         check_split(targets)
         if rollout is not None:
             rollout.check([target.version for target in targets])
-        with self._database.write() as session:
+        with self._database.write(task) as session:
             found = self.task(task)
             versions = [found.version(target.version) for target in targets]
             if rollout is not None and rollout.shadow is not None:
@@ -75,7 +76,7 @@ class AliasChanges(AdapterIndex):
         return self._database.delete(lambda: self._delete_alias(task, alias))
 
     def _delete_alias(self, task: str, alias: str) -> Task:
-        with self._database.write() as session:
+        with self._database.write(task) as session:
             found = self.task(task)
             if alias not in found.aliases and alias not in found.lost:
                 raise NotFound(f"The task `{task}` has no alias '{alias[:200]}'.", param="alias")
@@ -92,7 +93,7 @@ class AliasChanges(AdapterIndex):
         if to is not None:
             return self.set_alias(task, STABLE, [Target(to)], action="rollback")
         check_name(task, write=True)
-        with self._database.write() as session:
+        with self._database.write(task) as session:
             found = self.task(task)
             after = point_back(session, found)
             self.audit.record(session, "rollback", task, alias=STABLE, before=found, after=after)
@@ -107,7 +108,7 @@ class AliasChanges(AdapterIndex):
 
         None where the alias has another canary by now, or none: somebody was faster.
         """
-        with self._database.write() as session:
+        with self._database.write(task) as session:
             found = self.find(task)
             rollout = None if found is None else found.rollouts.get(alias)
             if found is None or rollout is None or rollout.canary != canary:
@@ -129,7 +130,7 @@ class AliasChanges(AdapterIndex):
 
         Raises NotFound where the version was deleted meanwhile.
         """
-        with self._database.write() as session:
+        with self._database.write(version.task) as session:
             found = self.task(version.task)
             found.version(version.number)
             stable = found.stable

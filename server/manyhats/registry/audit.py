@@ -15,7 +15,7 @@ from manyhats.errors import InvalidRequest
 from manyhats.registry.database import AuditRow
 from manyhats.registry.records import Target, Task, TaskSettings, Version
 from manyhats.registry.rows import targets_of
-from manyhats.registry.transactions import Transactions
+from manyhats.registry.stores.base import MetadataStore
 
 # Whom the log names where no client sent a request.
 SCANNER = Call(caller=Caller(key="scanner"))  # imports folders from the store
@@ -49,7 +49,7 @@ class AuditEntry:
 class AuditLog:
     """The entries. `limit`: how many are kept."""
 
-    def __init__(self, database: Transactions, limit: int) -> None:
+    def __init__(self, database: MetadataStore, limit: int) -> None:
         self._database = database
         self._limit = limit
 

@@ -1,19 +1,14 @@
-"""The tables of the registry. SQLite beside the adapters; nothing here is SQLite's alone but `connect`."""
+"""The tables of the registry, the same in every kind of database (`registry.stores`)."""
 
 from __future__ import annotations
 
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, URL, Engine, ForeignKey, create_engine, event, inspect, select, update
-from sqlalchemy.exc import DatabaseError, DBAPIError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy import JSON, BigInteger, ForeignKey, Integer
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from manyhats.disk import is_full
-from manyhats.errors import ConfigurationError, DamagedStore, ManyhatsError, NotReady, StorageFull
-
-SCHEMA = 2  # 1 had no rollouts and no evaluations
+# 1 had no rollouts and no evaluations, 2 no changes, and one server's folders alone. Each has its migration.
+SCHEMA = 3
 
 
 class Base(DeclarativeBase):
@@ -85,9 +80,13 @@ class HistoryRow(Base):
 
 
 class FolderImportRow(Base):
-    """An adapter folder that somebody copied into the store, and what became of it."""
+    """An adapter folder that somebody copied into a server's store, and what became of it.
 
-    __tablename__ = "drops"
+    `server`: whose folder it is; empty where one server has the database for itself.
+    """
+
+    __tablename__ = "folder_imports"
+    server: Mapped[str] = mapped_column(primary_key=True)
     folder: Mapped[str] = mapped_column(primary_key=True)
     fingerprint: Mapped[str]
     outcome: Mapped[str]
@@ -112,66 +111,10 @@ class AuditRow(Base):
     detail: Mapped[str]
 
 
-def connect(path: Path, *, make: bool = True) -> sessionmaker[Session]:
-    """Opens the database, or makes one where there is none and `make` allows it.
+class ChangeRow(Base):
+    """A task that was changed, for the other servers of the database. Ids grow in the order of the commits."""
 
-    Raises ConfigurationError for one that is lost, damaged or written by a newer Manyhats; it is left as it is.
-    """
-    engine = create_engine(URL.create("sqlite", database=str(path)))
-    _durable(engine)
-    sessions = sessionmaker(engine)
-    try:
-        with engine.connect() as connection:
-            found = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar())
-        if found != "ok":
-            raise ConfigurationError(f"the store's database is damaged: {' '.join(found.split())}")
-        known = 0
-        if inspect(engine).has_table(SchemaRow.__tablename__):
-            with sessions() as session:
-                known = session.scalar(select(SchemaRow.version)) or 0
-        if known > SCHEMA:
-            raise ConfigurationError(f"the store was written by a newer Manyhats (schema {known}, this has {SCHEMA})")
-        if not known and not make:
-            raise ConfigurationError(
-                f"the store has adapters, but its database is lost: bring back '{path}', or remove '{path.parent}' "
-                "to begin anew"
-            )
-        Base.metadata.create_all(engine)
-        if not known:
-            with sessions.begin() as session:
-                session.add(SchemaRow(version=SCHEMA))
-        elif known < SCHEMA:  # tables were added, and are there now; those of before are as they were
-            with sessions.begin() as session:
-                session.execute(update(SchemaRow).values(version=SCHEMA))
-    except BaseException:
-        engine.dispose()
-        raise
-    return sessions
-
-
-def write_failed(error: DatabaseError) -> ManyhatsError:
-    """The error for the caller of a write that failed, of which nothing was done."""
-    if is_full(error):
-        return StorageFull("the store has no room: the disk is full")
-    if "locked" in str(error.orig):
-        return NotReady("another process holds the store's database; try again")
-    # A quota or a limit on the size of files does this, too: SQLite has no other name for it.
-    if getattr(error.orig, "sqlite_errorname", "") == "SQLITE_IOERR_WRITE":
-        return StorageFull(f"the store cannot be written: {error.orig}; a disk, a quota or a limit may be exhausted")
-    return DamagedStore(f"the store's database cannot be written: {error.orig}")
-
-
-def truncate_log(sessions: sessionmaker[Session]) -> None:
-    """Frees the disk space of the write-ahead log, as far as that is possible."""
-    with suppress(DBAPIError), sessions.kw["bind"].connect() as connection:
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-def _durable(engine: Engine) -> None:
-    @event.listens_for(engine, "connect")
-    def pragmas(connection: Any, _: Any) -> None:
-        # The write-ahead log stays short, so that it does not fill a small disk.
-        for pragma in (
-            "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "wal_autocheckpoint=200", "temp_store=MEMORY"
-        ):  # fmt: skip
-            connection.execute(f"PRAGMA {pragma}")
+    __tablename__ = "changes"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  # SQLAlchemy's
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+    task: Mapped[str]

@@ -84,8 +84,9 @@ class FolderImports:
         done: dict[str, str] = {}
         found: dict[str, FolderImport] = {}
         copying = False
-        known = self._registry.imports()
-        for name in self._names():
+        names = self._names()
+        known = self._registry.imports() if names != [_STORE_ITSELF] else {}
+        for name in names:
             result, outcome, moving = self._scan_folder(name, known.get(name))
             copying = copying or moving
             if outcome is not None:

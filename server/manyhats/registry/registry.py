@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -27,11 +29,12 @@ from manyhats.errors import (
     TooLarge,
 )
 from manyhats.methods.heads import KindName
-from manyhats.registry.alias_changes import AliasChanges, Listener
+from manyhats.registry.alias_changes import Listener
 from manyhats.registry.aliases import point, remove_from_history
 from manyhats.registry.audit import AuditLog, action_of
 from manyhats.registry.blobs import Blobs, digest, keep_adapter_files
 from manyhats.registry.database import EvaluationRow, FolderImportRow, TaskRow, VersionRow
+from manyhats.registry.followed_changes import FollowedChanges
 from manyhats.registry.names import STABLE, check_alias, check_name
 from manyhats.registry.quarantine import Quarantine
 from manyhats.registry.records import (
@@ -45,7 +48,8 @@ from manyhats.registry.records import (
 )
 from manyhats.registry.rows import read_tasks
 from manyhats.registry.store_state import LOCK, OWN_FOLDER
-from manyhats.registry.transactions import Transactions
+from manyhats.registry.stores.base import MetadataStore
+from manyhats.registry.stores.sqlite import SqliteStore
 from manyhats.registry.visibility import check_may_write
 
 logger = logging.getLogger(__name__)
@@ -53,10 +57,11 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Registry(AliasChanges):
+class Registry(FollowedChanges):
     """`inspect` reads and checks an adapter folder, and raises where it is not supported.
 
-    It is given the kind that the upload says, or else the one that is set for the task.
+    It is given the kind that the upload says, or else the one that is set for the task. `database`: none: SQLite in
+    the store.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Registry(AliasChanges):
         store: Path,
         inspect: Callable[[Path, KindName | None], AdapterInfo],
         *,
+        database: MetadataStore | None = None,
         max_tasks: int = 100_000,
         max_versions: int = 1000,
         audit_entries: int = 100_000,
@@ -76,12 +82,14 @@ class Registry(AliasChanges):
         self.max_tasks = max_tasks
         self.max_versions = max_versions
         self._blobs = Blobs(self.own_folder)
-        self._database = Transactions(self.own_folder)
+        self._database: MetadataStore = database or SqliteStore(self.own_folder)
         self.audit = AuditLog(self._database, audit_entries)
         self.quarantine = Quarantine(self._blobs, self)
         # Taken in one thread, given back in another.
         self._file_lock = FileLock(self.own_folder / LOCK, thread_local=False)
         self._listeners: list[Listener] = []
+        self._events = deque()
+        self._telling = threading.Lock()
 
     # ---- life
 
@@ -104,10 +112,11 @@ class Registry(AliasChanges):
                 # Beside adapters, a new database would have them all cleaned up.
                 self._database.open(make=self._blobs.empty())
                 undo.callback(self._database.close)
-                with self._database.read() as session:
+                with self._database.opening() as session:  # no other server keeps what a version is to name
                     self._load(read_tasks(session))
-                self._blobs.clean(self.contents())
+                    self._blobs.clean(self.contents())
                 self.quarantine.check_present(self.contents())
+                self._database.follow(self._bring_in, self._tell_changes)
             except ConfigurationError:
                 raise
             except OSError as error:
@@ -120,8 +129,8 @@ class Registry(AliasChanges):
 
     def close(self) -> None:
         """Gives the store back."""
-        self.quarantine.close()
         self._database.close()
+        self.quarantine.close()
         self._file_lock.release()
 
     # ---- files
@@ -190,7 +199,7 @@ class Registry(AliasChanges):
             check_labels(settings, info)
         sha = digest(staged)
         damaged = self.quarantine.is_damaged(sha)
-        with self._database.write() as session:
+        with self._database.write(task) as session:
             for member in info.references:  # deleted since it was inspected
                 self._require(member)
             self.check_reading(sha, info)
@@ -243,7 +252,7 @@ class Registry(AliasChanges):
     def put_settings(self, task: str, partial: Mapping[str, Any]) -> Task:
         """Sets the given fields; None goes back to what the files bring. Raises InvalidRequest naming the field."""
         check_name(task, write=True)
-        with self._database.write() as session:
+        with self._database.write(task) as session:
             found = self.task(task)
             row = session.get_one(TaskRow, task)
             if unknown := sorted(set(partial) - set(TaskSettings.model_fields)):
@@ -263,7 +272,7 @@ class Registry(AliasChanges):
             self._notify("deleted", version, task)
 
     def _delete_task(self, task: str) -> tuple[Version, ...]:
-        with self._database.write() as session:
+        with self._database.write(task) as session:
             found = self.task(task)
             session.execute(delete(TaskRow).where(TaskRow.name == task))
             self.audit.record(session, "delete_task", task, alias=STABLE, before=found)
@@ -280,7 +289,7 @@ class Registry(AliasChanges):
         return after
 
     def _delete_version(self, task: str, number: int) -> tuple[Task, Version]:
-        with self._database.write() as session:
+        with self._database.write(task) as session:
             found = self.task(task)
             version = found.version(number)
             if holding := found.holding(number):
@@ -302,12 +311,16 @@ class Registry(AliasChanges):
     def imports(self) -> dict[str, tuple[str, str]]:
         """The fingerprint of each folder that was dealt with, and what became of it."""
         with self._database.read() as session:
-            return {row.folder: (row.fingerprint, row.outcome) for row in session.scalars(select(FolderImportRow))}
+            columns = (FolderImportRow.folder, FolderImportRow.fingerprint, FolderImportRow.outcome)
+            own = select(*columns).where(FolderImportRow.server == self._database.server)
+            return {name: (fingerprint, outcome) for name, fingerprint, outcome in session.execute(own)}
 
     def record_import(self, folder: str, fingerprint: str, outcome: str) -> None:
         """Records what became of a folder."""
         with self._database.write() as session:
-            session.merge(FolderImportRow(folder=folder, fingerprint=fingerprint, outcome=outcome))
+            session.merge(
+                FolderImportRow(server=self._database.server, folder=folder, fingerprint=fingerprint, outcome=outcome)
+            )
             session.commit()
 
     # ---- parts of writing
@@ -316,6 +329,9 @@ class Registry(AliasChanges):
         """Removes the blobs of deleted versions that nobody else needs."""
         for sha in self._decref(versions):
             self._remove_blob(sha)
+
+    def _forget(self, sha256: str) -> None:
+        self.quarantine.lift(sha256)
 
     def _remove_blob(self, sha: str) -> None:
         with self._database.lock:  # not while an upload of the same content is being kept

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from manyhats.errors import ConfigurationError, DamagedStore, ManyhatsError, NotReady, StorageFull
-from manyhats.registry.database import SCHEMA, Base, connect, write_failed
+from manyhats.registry.database import SCHEMA, Base
+from manyhats.registry.stores.sqlite import connect, write_failed
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DatabaseError
