@@ -17,7 +17,7 @@ from manyhats._version import __version__
 from manyhats.api.address import check_address
 from manyhats.api.exposure import check_exposure
 from manyhats.commands import audit, convert, doctor, keys, predict, remote, scale, tasks
-from manyhats.commands.lazy import LazyCommand
+from manyhats.commands.lazy import LazyCommand, LazyFigures
 from manyhats.commands.setting_options import Switches, given_settings, with_settings
 from manyhats.errors import EngineFailure, ManyhatsError, WrongSetting, WrongUsage
 from manyhats.observability import logs
@@ -129,7 +129,7 @@ def _train() -> Callable[..., None]:
 
 @app.command(
     "bench",
-    cls=LazyCommand,
+    cls=LazyFigures,
     help="Measures what a store's tasks cost beyond the bare backbone, and what HTTP costs beyond the engine.",
 )
 def _bench() -> Callable[..., None]:

@@ -87,8 +87,8 @@ def test_a_version_that_is_not_activated_is_a_failure(
 def test_examples_that_are_not_there_and_a_bound_without_any(
     server: Server, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "nowhere.jsonl' cannot be read" in refused(
-        monkeypatch, capsys, "push", "spam", adapter, "--examples", tmp_path / "nowhere.jsonl"
+    assert "nowhere.jsonl' is no file" in refused(
+        monkeypatch, capsys, "push", "spam", adapter, "--examples", tmp_path / "nowhere.jsonl", code=2
     )
     assert "--max-drop needs --examples" in refused(
         monkeypatch, capsys, "push", "spam", adapter, "--max-drop", "0.1", code=2

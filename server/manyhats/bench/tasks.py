@@ -10,7 +10,7 @@ from pathlib import Path
 
 from manyhats.backbone import Text
 from manyhats.core.kinds.registry import KINDS
-from manyhats.errors import InvalidRequest, ManyhatsError, NotFound
+from manyhats.errors import InvalidRequest, ManyhatsError, NotFound, WrongUsage
 from manyhats.methods.bound_adapter import BoundAdapter
 from manyhats.registry.records import Version
 from manyhats.runtime import Runtime
@@ -82,13 +82,13 @@ def unload(runtime: Runtime, tasks: Sequence[StoredTask]) -> None:
 
 
 def read_texts(file: Path | None) -> list[str]:
-    """One text a line, of `file` or of sentences that come with the package. Raises InvalidRequest for none."""
+    """One text a line, of `file` or of sentences that come with the package. Raises WrongUsage for none."""
     source = SENTENCES if file is None else file
     lines: list[str] = []
     with suppress(OSError):
         lines = [line for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not lines:
-        raise InvalidRequest(f"there are no texts in {source}; give a file with one text a line", param="texts")
+        raise WrongUsage(f"there are no texts in {source}; give a file with one text a line", param="texts")
     return lines
 
 

@@ -53,7 +53,7 @@ def bench(
         typer.Option("--profile", help="a folder for a trace (chrome://tracing) and times by site and method"),
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="a file for the figures; -: stdout, and the table on stderr")
+        Path | None, typer.Option("--json", help="a file for the figures; alone, or -: stdout, and the table on stderr")
     ] = None,
 ) -> None:
     """Measures what a store's tasks cost beyond the bare backbone, and what HTTP costs beyond the engine.

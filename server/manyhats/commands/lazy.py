@@ -44,3 +44,16 @@ class LazyCommand(TyperCommand):
     @callback.setter
     def callback(self, value: Callable[..., Any] | None) -> None:
         self._load = value
+
+
+class LazyFigures(LazyCommand):
+    """One whose `--json FILE` may stand alone, as other commands' `--json` does: then it is `--json -`, stdout."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The words, with what was left out of them."""
+        whole = []
+        for i, word in enumerate(args):
+            whole.append(word)
+            if word == "--json" and (i + 1 == len(args) or (args[i + 1] != "-" and args[i + 1].startswith("-"))):
+                whole.append("-")
+        return super().parse_args(ctx, whole)

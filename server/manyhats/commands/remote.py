@@ -125,6 +125,8 @@ def send(
     """Uploads an adapter; raises an error of one line where it is none, or where the server does not take it."""
     own_name(task)
     own_alias(alias)
+    if examples is not None and not examples.is_file():
+        raise WrongUsage(f"--examples: '{examples}' is no file")
     try:
         files = files_to_send(path)
         with connected(url, key) as client, bytes_bar(f"to {task}") as progress:

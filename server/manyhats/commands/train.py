@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from manyhats.commands import remote
-from manyhats.commands.connection import plain, print_json
+from manyhats.commands.connection import own_name, plain, print_json
 from manyhats.commands.training_summary import summary, sweep_summary
 from manyhats.core.kinds.examples import Columns
 from manyhats.core.kinds.registry import TRAININGS
@@ -142,7 +142,6 @@ def train(
 
     from manyhats.backbone import Backbone
     from manyhats.engine.self_check import self_check
-    from manyhats.registry.names import check_name
     from manyhats.training.hints import show as show_hints
     from manyhats.training.job import Job, run
     from manyhats.training.sweep import named
@@ -158,7 +157,7 @@ def train(
         "patience": patience,
         "seed": seed,
     }
-    check_name(task, write=True)
+    own_name(task)
     methods = named(sweep) if sweep is not None else []
     job = Job(
         task=task,

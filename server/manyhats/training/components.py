@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from manyhats.errors import InvalidRequest
+from manyhats.errors import WrongUsage
 from manyhats.methods.base import BoundComponent, Method, Trainable
 from manyhats.methods.component import Component
 from manyhats.methods.recipe import Member, Recipe
@@ -24,7 +24,7 @@ class TrainableComponents(nn.Module):
     def __init__(
         self, backbone: Backbone, recipe: Recipe, options: Mapping[str, Any], generator: torch.Generator
     ) -> None:
-        """Raises InvalidRequest for an unknown option. With several methods, options are named METHOD.OPTION."""
+        """Raises WrongUsage for an unknown option. With several methods, options are named METHOD.OPTION."""
         super().__init__()
         given = _options_of_members(recipe.members, options)
         self.methods = [METHODS[member.method] for member in recipe.members]
@@ -85,7 +85,7 @@ def _options_of_members(members: tuple[Member, ...], options: Mapping[str, Any])
     for name, value in options.items():
         method, dot, own = name.partition(".")
         if not dot or method not in given:
-            raise InvalidRequest(
+            raise WrongUsage(
                 f"there is no option '{name}': this recipe has several methods, {', '.join(given)}; "
                 f"write {next(iter(given))}.{own or name}",
                 param=name,

@@ -15,7 +15,7 @@ from typing import Any
 from manyhats.core.kinds.examples import Columns, Example
 from manyhats.core.kinds.rows import example_of
 from manyhats.core.kinds.training import KindTraining
-from manyhats.errors import InvalidRequest
+from manyhats.errors import InvalidRequest, WrongUsage
 from manyhats.training.libraries import require
 
 _FIELD_LIMIT = 1 << 24  # characters of one CSV field
@@ -68,7 +68,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:
         yield from _datasets_folder(path)
         return
     if not path.is_file():
-        raise InvalidRequest(f"the data file '{path}' does not exist", param="data")
+        raise WrongUsage(f"the data file '{path}' does not exist", param="data")
     match path.suffix.lower():
         case ".csv":
             yield from _csv(path)
@@ -77,7 +77,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:
         case ".parquet":
             yield from _parquet(path)
         case ending:
-            raise InvalidRequest(
+            raise WrongUsage(
                 f"'{path.name}' ends in '{ending}'; data files are .csv (with a header line), .jsonl or .parquet, or "
                 "folders that the library datasets saved",
                 param="data",

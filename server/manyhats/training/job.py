@@ -20,7 +20,7 @@ from manyhats.core.kinds.examples import Columns
 from manyhats.core.kinds.metrics import Score
 from manyhats.core.kinds.registry import TRAININGS
 from manyhats.core.kinds.training import KindTraining
-from manyhats.errors import InvalidRequest, ManyhatsError
+from manyhats.errors import InvalidRequest, ManyhatsError, WrongUsage
 from manyhats.formats.reader import read_adapter
 from manyhats.formats.writer import write_adapter
 from manyhats.methods.recipe import Schedule
@@ -89,7 +89,7 @@ def run(job: Job, backbone: Backbone, console: Console) -> Report:
     on a full disk.
     """
     if job.out.exists() and (not job.out.is_dir() or any(job.out.iterdir())):
-        raise InvalidRequest(f"'{job.out}' exists and is not an empty folder", param="out")
+        raise WrongUsage(f"'{job.out}' exists and is not an empty folder", param="out")
     kind = TRAININGS[job.kind]
     _check_template(job, kind)
     schedule = job.chosen_schedule()
@@ -203,7 +203,7 @@ def _member_folders(given: Any) -> list[Path]:
     folders = [Path(name.strip()) for name in given.split(",")] if isinstance(given, str) else list(map(Path, given))
     for folder in folders:
         if not folder.is_dir():
-            raise InvalidRequest(f"there is no adapter folder '{folder}'", param="members")
+            raise WrongUsage(f"there is no adapter folder '{folder}'", param="members")
     return folders
 
 
@@ -211,7 +211,7 @@ def _class_weights(job: Job, dataset: Dataset) -> list[float] | None:
     if job.class_weights is None:
         return None
     if not dataset.kind.labelled:
-        raise InvalidRequest(f"class weights mean nothing for the kind {job.kind}", param="class_weights")
+        raise WrongUsage(f"class weights mean nothing for the kind {job.kind}", param="class_weights")
     if job.class_weights == "balanced":
         return balanced([dataset.count(label) for label in dataset.labels])
     unknown = [label for label in job.class_weights if label not in dataset.labels]
@@ -287,7 +287,7 @@ def _check_template(job: Job, kind: KindTraining) -> None:
         return
     if not kind.takes_template or "{text}" not in job.template:
         names = " or ".join(name for name, one in TRAININGS.items() if one.takes_template)
-        raise InvalidRequest(f"a template is for the kind {names}, and contains {{text}}", param="template")
+        raise WrongUsage(f"a template is for the kind {names}, and contains {{text}}", param="template")
 
 
 def _machine(device: torch.device) -> str:
@@ -314,7 +314,7 @@ def _max_tokens(job: Job, backbone: Backbone, position_offset: int) -> int:
     if job.max_tokens is None:
         return maximum
     if not 3 <= job.max_tokens <= maximum:
-        raise InvalidRequest(
+        raise WrongUsage(
             f"max-tokens must lie between 3 and {maximum} for the method {job.method} on this backbone, "
             f"not {job.max_tokens}",
             param="max_tokens",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from manyhats.errors import InvalidRequest
+from manyhats.errors import WrongUsage
 from manyhats.methods.recipe import Recipe, Schedule
 from manyhats.methods.registry import METHODS
 
@@ -17,11 +17,11 @@ FULL_NAME = "full fine-tuning"  # as displayed
 
 
 def recipe_for(name: str, *, baselines: bool = False) -> Recipe:
-    """The recipe of that name. Raises InvalidRequest for an unknown one, with the existing names."""
+    """The recipe of that name. Raises WrongUsage for an unknown one, with the existing names."""
     recipe = RECIPES.get(name)
     if recipe is None or (recipe.baseline and not baselines):
         known = ", ".join(sorted(name for name, one in RECIPES.items() if not one.baseline))
-        raise InvalidRequest(f"no method '{name}' can be trained; these can: {known}", param="method")
+        raise WrongUsage(f"no method '{name}' can be trained; these can: {known}", param="method")
     return recipe
 
 
@@ -36,7 +36,7 @@ def size_option(name: str) -> str:
 
 
 def schedule_for(name: str, options: Mapping[str, Any] | None = None) -> Schedule:
-    """The default schedule of a recipe with these options. Raises InvalidRequest for an unknown name."""
+    """The default schedule of a recipe with these options. Raises WrongUsage for an unknown name."""
     recipe = recipe_for(name, baselines=True)
     for option, variant in recipe.variants.items():
         if str((options or {}).get(option, 0)) != "0":

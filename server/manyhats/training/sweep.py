@@ -12,7 +12,7 @@ from rich.table import Table
 
 from manyhats.backbone import Backbone
 from manyhats.core.kinds.baselines import Baseline
-from manyhats.errors import InvalidRequest
+from manyhats.errors import WrongUsage
 from manyhats.training import hints
 from manyhats.training.card import Report, interval_text, scores
 from manyhats.training.job import Job, run
@@ -34,14 +34,14 @@ class Line:
 
 
 def named(methods: str) -> list[str]:
-    """Comma-separated names of recipes, or `all`. Raises InvalidRequest for an unknown one."""
+    """Comma-separated names of recipes, or `all`. Raises WrongUsage for an unknown one."""
     if methods == "all":
         return [name for name, one in RECIPES.items() if not one.baseline and one.needs is None and not one.general]
     names = [name.strip() for name in methods.split(",") if name.strip()]
     for name in names:
         recipe_for(name)
     if len(set(names)) != len(names) or not names:
-        raise InvalidRequest("--sweep takes names of methods, each once, with commas between them", param="sweep")
+        raise WrongUsage("--sweep takes names of methods, each once, with commas between them", param="sweep")
     return names
 
 
