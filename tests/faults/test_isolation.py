@@ -188,14 +188,14 @@ def kill_loader(monkeypatch: pytest.MonkeyPatch, armed: Armed) -> str:
 
 
 def kill_scanner(monkeypatch: pytest.MonkeyPatch, armed: Armed) -> str:
-    scan = Scanner.scan
+    scan = Scanner.scan_if_due
 
     def dying(self: Scanner) -> bool:
         if armed.take():
             raise RuntimeError("the scan's task ends")
         return scan(self)
 
-    monkeypatch.setattr(Scanner, "scan", dying)
+    monkeypatch.setattr(Scanner, "scan_if_due", dying)
     return "the scan for adapters"
 
 

@@ -177,7 +177,7 @@ def test_a_slot_counts_what_is_bound_and_not_what_was_estimated(host: Host) -> N
     try:
         for i in range(9):
             cache.ensure_loaded(version(f"v{i}")).result(60)
-        wait_until(lambda: cache.stats().slot_bytes == 90, "the slot to be counted by what is bound")
+        wait_until(lambda: cache.stats().slot_bytes == 90, "the slots are counted as bound")
         assert (cache.stats().slots, cache.stats().evictions) == (9, 0)
     finally:
         cache.close()
@@ -191,7 +191,7 @@ def test_a_sweep_through_many_leaves_those_that_are_asked_for_often(host: Host) 
         cache.release(version(name))
 
     try:
-        for _ in range(4):
+        for _ in range(12):
             for name in ("a", "b", "c"):
                 ask(name)
         for i in range(20):

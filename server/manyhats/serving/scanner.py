@@ -40,7 +40,6 @@ class Scanner:
     async def settle(self) -> None:
         """Scans until no folder is being copied, within reason."""
         for _ in range(_START_SCANS):
-            self._due = 0.0
             if not await to_thread.run_sync(self.scan):
                 break
             await asyncio.sleep(0.2)
@@ -60,13 +59,21 @@ class Scanner:
 
     def scan(self) -> bool:
         """Imports folders, in any thread; whether one is still being copied. Raises nothing."""
+        return self._scan(due=True)
+
+    def scan_if_due(self) -> bool:
+        """The same, unless the last scan took long and is not long ago: then `before` alone is called."""
+        return self._scan(due=time.monotonic() >= self._due)
+
+    def _scan(self, *, due: bool) -> bool:
         self.busy_since = begin = time.monotonic()
         try:
             self._before()
-            if begin < self._due:
+            if not due:
                 return False
-            copying = self._imports.scan()[1]
-            self._due = rested(begin, time.monotonic())
+            done, copying = self._imports.scan()
+            # What was imported took its time once; looking for it takes that each time.
+            self._due = 0.0 if done or copying else rested(begin, time.monotonic())
         except BaseException as error:  # in a pool's thread, whose errors would end the event loop
             if repr(error) != self._failed:  # it scans every second
                 logger.exception("the scan for adapters copied into the store failed")
@@ -99,7 +106,7 @@ class Scanner:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(min(self.interval, _RETRY) if self.failure else self.interval)
-            await to_thread.run_sync(self.scan)
+            await to_thread.run_sync(self.scan_if_due)
 
 
 def _public(error: BaseException) -> str:
