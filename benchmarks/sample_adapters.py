@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,30 +116,45 @@ def bind(backbone: Backbone, name: str, made: list[Component[Any]]) -> BoundAdap
 
 def write_lora_tasks(folder: Path, count: int, *, layers: int = 6, hidden: int = 384, inner: int = 1536) -> list[Path]:
     """Classifiers as PEFT saves them for a BERT of this shape, with weights large enough to tell them apart."""
-    shapes = dict.fromkeys(TARGETS[:4], (hidden, hidden)) | {TARGETS[4]: (inner, hidden), TARGETS[5]: (hidden, inner)}
     config = {
         "peft_type": "LORA", "task_type": "SEQ_CLS", "r": RANK, "lora_alpha": 16, "lora_dropout": 0.0, "bias": "none",
         "target_modules": TARGETS, "modules_to_save": ["classifier"], "inference_mode": True,
     }  # fmt: skip
     paths = []
     for i in range(count):
-        generator = torch.Generator().manual_seed(i)
-
-        def fresh(*shape: int, std: float = 0.05, generator: torch.Generator = generator) -> torch.Tensor:
-            return torch.randn(*shape, generator=generator) * std
-
-        tensors = {
-            "base_model.model.classifier.weight": fresh(LABELS, hidden, std=1.0),
-            "base_model.model.classifier.bias": fresh(LABELS, std=1.0),
-        }
-        for layer in range(layers):
-            for target, (out, width) in shapes.items():
-                where = target if "attention" in target or "dense" in target else f"attention.self.{target}"
-                name = f"base_model.model.bert.encoder.layer.{layer}.{where}"
-                tensors |= {f"{name}.lora_A.weight": fresh(RANK, width), f"{name}.lora_B.weight": fresh(out, RANK)}
         path = folder / f"task-{i:04d}"
         path.mkdir(parents=True)
+        tensors = lora_tensors(i, layers=layers, hidden=hidden, inner=inner)
         safetensors.torch.save_file(tensors, path / "adapter_model.safetensors")
         (path / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
         paths.append(path)
     return paths
+
+
+def lora_tensors(
+    seed: int,
+    *,
+    rank: int = RANK,
+    targets: Sequence[str] = TARGETS,
+    layers: int = 6,
+    hidden: int = 384,
+    inner: int = 1536,
+) -> dict[str, torch.Tensor]:
+    """The tensors of such a classifier, by the names that PEFT gives them."""
+    shapes = dict.fromkeys(TARGETS[:4], (hidden, hidden)) | {TARGETS[4]: (inner, hidden), TARGETS[5]: (hidden, inner)}
+    generator = torch.Generator().manual_seed(seed)
+
+    def fresh(*shape: int, std: float = 0.05) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator) * std
+
+    tensors = {
+        "base_model.model.classifier.weight": fresh(LABELS, hidden, std=1.0),
+        "base_model.model.classifier.bias": fresh(LABELS, std=1.0),
+    }
+    for layer in range(layers):
+        for target in targets:
+            out, width = shapes[target]
+            where = target if "attention" in target or "dense" in target else f"attention.self.{target}"
+            name = f"base_model.model.bert.encoder.layer.{layer}.{where}"
+            tensors |= {f"{name}.lora_A.weight": fresh(rank, width), f"{name}.lora_B.weight": fresh(out, rank)}
+    return tensors

@@ -4,7 +4,8 @@
     python3 docker/ask.py http://127.0.0.1:8000 --key KEY
 
 Lists the tasks, asks all of them in one request, and fails unless every task answered and at
-least two methods shared one batch. Uses the standard library alone.
+least two methods shared one batch. With `--copy NAME` one of the tasks is downloaded and
+uploaded as NAME first; with `--expect NAME` that task must be there. Uses the standard library alone.
 """
 
 from __future__ import annotations
@@ -120,11 +121,37 @@ def brief(output: dict[str, Any]) -> str:
     return json.dumps(output)[:60]
 
 
-def ask(base: str, tries: int, timeout: float, key: str) -> None:
+def copy_task(base: str, name: str, timeout: float, key: str) -> None:
+    """Downloads the version that answers for one of the tasks, and uploads it as another."""
+    tasks = list_tasks(base, timeout, key)
+    if not tasks:
+        raise Failed("the server has no task")
+    task = tasks[0]
+    source = f"{base}/v1/tasks/{task['name']}/versions/{task['version']}/download"
+    try:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        with opener.open(urllib.request.Request(source, headers=headers), timeout=timeout) as answer:
+            archive = answer.read()
+        mark = "-----a-part-of-the-upload-----"
+        head = f'--{mark}\r\nContent-Disposition: form-data; name="archive"; filename="a.tar.gz"\r\n\r\n'
+        body = head.encode() + archive + f"\r\n--{mark}--\r\n".encode()
+        headers["Content-Type"] = f"multipart/form-data; boundary={mark}"
+        upload = urllib.request.Request(f"{base}/v1/tasks/{name}/versions", data=body, headers=headers)
+        with opener.open(upload, timeout=timeout) as answer:
+            print(f"{task['name']} is also {name}: {answer.status}")
+    except urllib.error.HTTPError as error:
+        raise Failed(f"{error.url}: {error.code}: {error.read(2000).decode(errors='replace')}") from None
+    except OSError as error:
+        raise Failed(f"{source}: {error}") from None
+
+
+def ask(base: str, tries: int, timeout: float, key: str, expected: str = "") -> None:
     """The whole check."""
     tasks = list_tasks(base, timeout, key)
     if not tasks:
         raise Failed("the server has no task")
+    if expected and expected not in {task["name"] for task in tasks}:
+        raise Failed(f"there is no task {expected!r}")
     asked = [question(task) for task in tasks]
 
     for attempt in range(tries):
@@ -159,9 +186,15 @@ def main() -> int:
     parser.add_argument("--tries", type=int, default=5, help="how often to ask for a shared batch (default 5)")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds for one answer (default 60)")
     parser.add_argument("--key", default="", help="a key that may ask, where the server wants one")
+    parser.add_argument("--admin-key", default="", help="a key that may upload (default: the other one)")
+    parser.add_argument("--copy", default="", metavar="NAME", help="upload one of the tasks under this name first")
+    parser.add_argument("--expect", default="", metavar="NAME", help="a task that must be there")
     args = parser.parse_args()
+    base = args.url.rstrip("/")
     try:
-        ask(args.url.rstrip("/"), args.tries, args.timeout, args.key)
+        if args.copy:
+            copy_task(base, args.copy, args.timeout, args.admin_key or args.key)
+        ask(base, args.tries, args.timeout, args.key, args.expect or args.copy)
     except Failed as error:
         print(f"ask: {error}", file=sys.stderr)
         return 1

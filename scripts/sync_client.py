@@ -13,10 +13,12 @@ import unasync
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "clients" / "python" / "src" / "manyhats_client"
 NAMES = {
+    "AsyncAsking": "Asking",
     "AsyncBaseTransport": "BaseTransport",
     "AsyncClient": "Client",
     "AsyncItems": "Items",
     "AsyncJob": "Job",
+    "AsyncManaging": "Managing",
     "AsyncManyAsker": "ManyAsker",
     "AsyncSender": "Sender",
     "AsyncSleep": "Sleep",

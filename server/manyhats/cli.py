@@ -21,6 +21,7 @@ from manyhats.commands.lazy import LazyCommand
 from manyhats.commands.setting_options import Switches, given_settings, with_settings
 from manyhats.errors import EngineFailure, ManyhatsError, WrongSetting, WrongUsage
 from manyhats.observability import logs
+from manyhats.observability.stacks import StackDumps
 from manyhats.settings import Settings, load_settings
 
 _ENDING = 60.0  # seconds beside those for draining, after which a server whose engine has given up ends at once
@@ -63,6 +64,7 @@ def serve(config: Path | None = None, **options: Any) -> None:
     gc.freeze()
     application = create_app(runtime)
     reloader = Reloader(settings, lambda: load_settings(config, **given_settings(options)))
+    reloader.give_to(runtime.access.use, in_thread=True)
     for holder in (_use_log_level, runtime.use, application.use):
         reloader.give_to(holder)
     server = create_server(application, settings, drain=application.drain, reloader=reloader)
@@ -75,12 +77,16 @@ def serve(config: Path | None = None, **options: Any) -> None:
         late.start()
 
     runtime.on_fatal = end_server
+    dumps = StackDumps(settings.stall_timeout)
+    runtime.watchdog.on_look = dumps.put_off
     try:
         server.run()
     except SystemExit as end:  # uvicorn has logged why, but has a code of its own
         sys.exit(1 if end.code else 0)
     except KeyboardInterrupt:  # the server has stopped
         pass
+    finally:
+        dumps.stop()
     if runtime.fatal:
         raise EngineFailure(runtime.fatal)
 

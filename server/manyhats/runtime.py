@@ -157,9 +157,10 @@ class Runtime:
     # ---- life
 
     def use(self, settings: Settings) -> None:
-        """Has the limits of these settings from now on. What is under way keeps those that it began with."""
+        """Has the limits of these settings from now on. What is under way keeps those that it began with.
+
+        Their keys are `access`'s, which reads a file for them."""
         self.settings = settings
-        self.access.use(settings)
         self.scanner.interval = settings.scan_interval
         self.reader.max_rank = settings.max_rank
         self.service.limits = _limits(settings)

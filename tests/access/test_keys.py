@@ -134,7 +134,13 @@ def test_a_damaged_file_is_an_error_and_stays_as_it_is(file: KeyFile, content: b
 def test_what_somebody_wrote_by_hand_is_checked(file: KeyFile) -> None:
     file.create("ci", scopes=["predict"])
     content = json.loads(file.path.read_text())
-    for change, says in (({"scopes": ["root"]}, "'root' is no scope"), ({"tasks": ["("]}, "no pattern")):
+    for change, says in (
+        ({"scopes": ["root"]}, "'root' is no scope"),
+        ({"tasks": ["("]}, "no pattern"),
+        # What scrypt does not take, and what would take it long, at the first request with the key.
+        *(({"hash": f"scrypt:{given}:aGFzaA"}, "is no hash of a key") for given in ("3:1:1", "65536:1:1", "2:1:99")),
+        ({"hash": "md5:aGFzaA"}, "is no hash of a key"),
+    ):
         changed = content | {"keys": [content["keys"][0] | change]}
         file.path.write_text(json.dumps(changed))
         with pytest.raises(ConfigurationError, match=says):

@@ -54,6 +54,7 @@ def test_damaged_files_answer_500_until_the_same_are_uploaded(start, damage):
         assert close(live.outputs(other), others)
         shown = live.client.get("/v1/tasks/spam").json()
         assert shown["quarantined"] == shown["versions"][0]["quarantined"]
+        assert shown["damaged"] is shown["versions"][0]["damaged"] is True
         assert live.client.get("/v1/tasks/spam/versions/1").json()["quarantined"] == shown["quarantined"]
         listed = {row["name"]: row for row in live.client.get("/v1/tasks").json()["data"]}
         assert listed["spam"]["quarantined"] == shown["quarantined"]
@@ -115,6 +116,7 @@ def test_an_alias_to_no_version_holds_up_nobody(start, tmp_path, caplog):
         assert "points at version 99" in caplog.text
         listed = {row["name"]: row for row in live.client.get("/v1/tasks").json()["data"]}
         assert "version 99" in listed[lost]["quarantined"]
+        assert listed[lost]["damaged"] is True
         assert "quarantined" not in listed[other]
         assert "version 99" in live.client.get(f"/v1/tasks/{lost}").json()["quarantined"]
         assert assert_error(live.ask(lost), 500, "version 99")["type"] == "DamagedStoreError"

@@ -104,6 +104,43 @@ def test_waits_in_vain_become_rare(formation: BatchFormation) -> None:
     assert formation.wait(1) is not None, "one that reached its number makes up for them"
 
 
+def steady_cost() -> PassCost:
+    """Of passes that cost 4 ms and 1 ms for ten tokens."""
+    cost = PassCost()
+    for i in range(200):
+        tokens = 10 * (1 + i % 8)
+        cost.add(tokens, 0.004 + tokens / 1e4, tokens // 10)
+    return cost
+
+
+def test_a_pass_that_was_held_up_changes_little() -> None:
+    cost = steady_cost()
+    before = cost.shared_pass()[0]
+    for _ in range(5):
+        cost.add(10, 5.0)
+    assert cost.seconds(10) < 0.02
+    assert cost.shared_pass()[0] < 4 * before
+
+
+def test_one_with_many_more_tokens_counts_whole() -> None:
+    cost = steady_cost()
+    for _ in range(20):
+        cost.add(2000, 2.0, 200)
+    assert cost.seconds(2000) == pytest.approx(2.0, rel=0.1)
+
+
+@pytest.mark.parametrize("slope", [0.0, -1e-5])
+def test_where_more_tokens_seem_to_take_no_longer_passes_grow_step_by_step(slope: float) -> None:
+    cost = PassCost()
+    for i in range(200):
+        tokens = 10 * (1 + i % 4)
+        cost.add(tokens, 0.01 + slope * tokens, tokens // 10)
+    assert cost.shared_pass()[0] == pytest.approx(4 * 25, rel=0.05)
+    for _ in range(200):
+        cost.add(100, 0.01, 10)
+    assert cost.shared_pass()[0] == pytest.approx(400, rel=0.2)
+
+
 def test_those_that_come_back_share_the_next_pass(bert: Backbone, engine: Make) -> None:
     """Four clients, each of which asks again when the others have been answered too."""
     one = engine(start=False)

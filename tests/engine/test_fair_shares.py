@@ -113,6 +113,62 @@ def test_passes_are_short_while_somebody_light_is_there() -> None:
     assert granted(scheduler, 1)["much"] == 1000
 
 
+def served(scheduler: Scheduler, passes: int) -> list[set[str]]:
+    """The tenants of each pass."""
+    return [{one.request.tenant for one in scheduled_in(scheduler.schedule())} for _ in range(passes)]
+
+
+def test_who_asks_for_little_has_a_pass_alone_and_every_second_is_for_all() -> None:
+    now = [0.0]
+    scheduler = scheduler_of(weighted("t", [10] * 9000, "much"), budget=1000, clock=lambda: now[0])
+    scheduler.shared_tokens = lambda: 70.0
+    scheduler.add(weighted("t", [10], "little"))
+    granted(scheduler, 2)
+    now[0] = 1.0
+    for _ in range(3):
+        scheduler.add(weighted("t", [10] * 2, "little"))
+        assert served(scheduler, 2) == [{"little"}, {"much"}]
+    for _ in range(3):  # it comes back before the next pass: then that is shared
+        scheduler.add(weighted("t", [10] * 2, "little"))
+        assert served(scheduler, 1) == [{"little"}]
+        scheduler.add(weighted("t", [10] * 2, "little"))
+        assert served(scheduler, 1) == [{"little", "much"}]
+
+
+def test_a_task_of_little_among_one_tenants_has_a_pass_alone() -> None:
+    now = [0.0]
+    scheduler = scheduler_of(weighted("much", [10] * 9000, "t"), budget=1000, clock=lambda: now[0])
+    scheduler.shared_tokens = lambda: 70.0
+    scheduler.add(weighted("little", [10], "t"))
+    granted(scheduler, 2)
+    now[0] = 1.0
+    scheduler.add(weighted("little", [10], "t"))
+    assert {one.request.task for one in scheduled_in(scheduler.schedule())} == {"little"}
+    assert {one.request.task for one in scheduled_in(scheduler.schedule())} == {"much"}
+
+
+def test_who_asked_for_little_and_now_asks_for_much_has_no_pass_alone() -> None:
+    now = [0.0]
+    scheduler = scheduler_of(weighted("t", [10] * 9000, "much"), budget=1000, clock=lambda: now[0])
+    scheduler.shared_tokens = lambda: 70.0
+    scheduler.add(weighted("t", [10], "little"))
+    granted(scheduler, 2)
+    now[0] = 1.0
+    scheduler.add(weighted("t", [10] * 8, "little"))
+    assert served(scheduler, 1) == [{"little", "much"}]
+
+
+def test_who_gets_more_for_a_larger_weight_does_not_make_the_others_small() -> None:
+    now = [0.0]
+    scheduler = scheduler_of(
+        weighted("t", [10] * 9000, "a", 1), weighted("t", [10] * 9000, "b", 6), budget=700, clock=lambda: now[0]
+    )
+    scheduler.shared_tokens = lambda: 70.0
+    granted(scheduler, 20)
+    now[0] = 1.0
+    assert sum(granted(scheduler, 1).values()) == 700
+
+
 def test_a_sequence_longer_than_a_short_pass_still_runs() -> None:
     now = [0.0]
     scheduler = scheduler_of(weighted("t", [50] * 90, "much"), weighted("t", [5], "little"), budget=100)

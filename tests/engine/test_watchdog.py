@@ -31,7 +31,8 @@ class Thing:
 
     def __init__(self) -> None:
         self.alive, self.since, self.revived = True, None, 0
-        self.part = Part("a thing", lambda: self.alive, lambda: self.since, self.revive)
+        self.failure = ""
+        self.part = Part("a thing", lambda: self.alive, lambda: self.since, self.revive, lambda: self.failure)
 
     def revive(self) -> None:
         self.revived += 1
@@ -73,6 +74,18 @@ def test_what_hangs_is_said_and_comes_back(watchdog: Watchdog, thing: Thing) -> 
     assert watchdog.problem() is None
     assert watchdog.is_well("a thing")
     assert thing.revived == 0
+
+
+def test_what_fails_is_said_and_left_to_itself(watchdog: Watchdog, thing: Thing) -> None:
+    thing.failure = "no folder"
+    assert watchdog.problem() == "a thing fails: no folder"
+    assert not watchdog.is_well("a thing")
+    wait_until(lambda: watchdog.failures == {"a thing": 1}, "it is noticed")
+    thing.failure = ""
+    assert watchdog.problem() is None
+    assert thing.revived == 0
+    assert not watchdog.deaths
+    assert not watchdog.stalls
 
 
 def test_the_end_is_asked_for_once(thing: Thing) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Callable
@@ -32,6 +33,7 @@ def state_of(client: httpx.Client) -> State:
             settings = {name: shown[name] for name in SETTINGS}
             state[row["name"]] = {"versions": versions, "aliases": shown["aliases"], "settings": settings}
             state[row["name"]]["rollouts"] = rollouts_of(shown)
+            state[row["name"]]["evaluations"] = evaluations_of(shown)
         token = page["next_page_token"]
         if token is None:
             return state
@@ -45,12 +47,19 @@ def rollouts_of(shown: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def evaluations_of(shown: dict[str, Any]) -> dict[int, Any]:
+    """What is kept of its versions' evaluations."""
+    fields = ("metric", "value", "baseline_version", "activated")
+    return {v["version"]: [v["evaluation"][f] for f in fields] for v in shown["versions"] if "evaluation" in v}
+
+
 @dataclass
 class Change:
     """One change that is about to be made.
 
     `send`: makes it. `done`: whether it has been made, by the states before and after. `touches`: the task that may
     differ. `sure`: it is made whatever happens, at the latest by the next start. `accepted`: statuses of its answer.
+    `between`: whether a first step of it has been made, which is whole in itself, and no more.
     """
 
     send: Callable[[httpx.Client, dict[str, str]], httpx.Response | None]
@@ -58,6 +67,7 @@ class Change:
     touches: str
     sure: bool = False
     accepted: tuple[int, ...] = (200, 201, 204)
+    between: Done = lambda before, after: False
 
 
 @dataclass
@@ -124,6 +134,39 @@ def new_version(shop: Workshop) -> Change:
         return len(new) == 1 and after["grows"]["aliases"]["stable"] == new[0]
 
     return Change(lambda _, headers: shop.upload("grows", files, headers), done, "grows")
+
+
+def evaluated(shop: Workshop) -> Change:
+    """A version with labelled examples, which is activated or not: first it is there, then its evaluation with what
+    follows from it."""
+    old, files = shop.settled("judged"), shop.files()
+    texts = [f"w{shop.number % 50} w{i}" for i in range(6)]
+    answer = shop.client.post("/v1/tasks/judged/predict", json={"inputs": texts[0]})
+    label = min(answer.json()["outputs"][0]["scores"])  # the first, which every adapter has
+    rows = "\n".join(json.dumps({"text": text, "label": label}) for text in texts)
+    gate = json.dumps({"max_drop": shop.number % 2})  # anything, or nothing worse
+
+    def made(before: State, after: State) -> int | None:
+        now = after["judged"]
+        new = [number for number in now["versions"] if number > old[-1]]
+        return new[0] if len(new) == 1 and set(before["judged"]["versions"]) < set(now["versions"]) else None
+
+    def done(before: State, after: State) -> bool:
+        if (number := made(before, after)) is None or number not in after["judged"]["evaluations"]:
+            return False
+        *_, stable, activated = after["judged"]["evaluations"][number]
+        return stable == old[-1] and after["judged"]["aliases"]["stable"] == (number if activated else stable)
+
+    def between(before: State, after: State) -> bool:
+        same = all(before["judged"][what] == after["judged"][what] for what in ("aliases", "evaluations"))
+        return same and made(before, after) is not None
+
+    return Change(
+        lambda _, headers: shop.upload("judged", files, headers, examples=rows, gate=gate),
+        done,
+        "judged",
+        between=between,
+    )
 
 
 def same_bytes(shop: Workshop) -> Change:
@@ -299,6 +342,7 @@ KINDS: dict[str, Callable[[Workshop], Change]] = {
     "upload of a new task": new_task,
     "upload of a new version": new_version,
     "upload of the same bytes again": same_bytes,
+    "evaluated upload": evaluated,
     "alias": alias,
     "split": split,
     "shadow and canary": shadow,

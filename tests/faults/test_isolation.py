@@ -60,6 +60,7 @@ def test_an_adapter_that_is_not_finite_is_quarantined_until_it_is_lifted(start: 
         assert live.runtime.metrics.recent_batches.last(1)[0][1].id == passes  # it never came to the model
         shown = live.client.get("/v1/tasks/bad").json()
         assert "failed 3 times" in shown["quarantined"] == shown["versions"][0]["quarantined"]
+        assert shown["damaged"] is shown["versions"][0]["damaged"] is False
         listed = {row["name"]: row for row in live.client.get("/v1/tasks").json()["data"]}
         assert listed["bad"]["quarantined"] == shown["quarantined"]
         assert "quarantined" not in listed[other]
@@ -292,20 +293,37 @@ def test_what_a_loading_thread_raises_is_told_to_those_who_wait(
         live.wait_idle()
 
 
-def test_a_scan_that_raises_anything_goes_on(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    scans: list[int] = []
+@pytest.mark.parametrize("error", [SystemExit("/the/scan ends the thread"), OSError(5, "no disk", "/a/path")])
+def test_a_scan_that_raises_is_seen_and_goes_on(
+    start: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    broken: list[bool] = []
     scan = FolderImports.scan
 
     def failing(self: FolderImports) -> Any:
-        scans.append(1)
-        if len(scans) in (2, 3):
-            raise SystemExit("the scan ends the thread")
+        if broken:
+            raise error
         return scan(self)
 
     monkeypatch.setattr(FolderImports, "scan", failing)
     with start(scan_interval=0.05) as live:
-        wait_until(lambda: len(scans) > 5, "it goes on")
-        assert live.runtime.ready
+        task = live.add()
+        expected = live.outputs(task)
+        broken.append(True)
+        wait_until(lambda: not live.runtime.ready, "readiness follows")
+        told = assert_error(live.client.get("/readyz"), 503, "recovering: the scan for adapters fails: ")
+        assert type(error).__name__ in told["message"]
+        assert "/" not in told["message"].partition("fails: ")[2]  # paths stay in the log
+        wait_until(
+            lambda: figures(live)["manyhats_part_failures_total|part=the scan for adapters"] == 1, "counted once"
+        )
+        assert figures(live)["manyhats_part_well|part=the scan for adapters"] == 0
+        assert close(live.outputs(task), expected)  # what works goes on
+        broken.clear()
+        wait_until(lambda: live.runtime.ready, "it is ready again")
+        found = figures(live)
+        assert found["manyhats_part_well|part=the scan for adapters"] == 1
+        assert found["manyhats_part_deaths_total|part=the scan for adapters"] == 0
         assert live.runtime.scanner.alive
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -18,15 +17,8 @@ import pytest
 
 from tests.api.live import wait_until
 from tests.faults.conftest import Server, Start
+from tests.nginx import free_port, running_nginx
 from tests.waiting import PATIENCE
-
-ROOT = Path(__file__).parents[2]
-NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
 
 
 class Asking:
@@ -132,35 +124,37 @@ def test_sighup_loses_nothing(serve: Start, adapters, tmp_path: Path):
     assert server.end() == 0
 
 
+def test_sighup_with_a_file_that_does_not_come_holds_up_no_request(serve: Start, tmp_path: Path):
+    keys, ready = tmp_path / "keys.json", tmp_path / "ready.json"
+    server = serve(None, "--keys-file", str(keys), "--scan-interval", "3600").wait_ready()
+    os.mkfifo(keys)  # as a disk that does not answer
+    ready.write_text('{"format": 1}')
+    server.send(signal.SIGHUP)
+
+    def read_by_the_server() -> int | None:
+        try:
+            return os.open(keys, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody reads it yet
+            return None
+
+    pipe = wait_until(read_by_the_server, "the server waits for its file")
+    server.send(signal.SIGHUP)
+    for _ in range(20):
+        assert server.client.get("/readyz").status_code == 200
+        assert server.ask("base").status_code == 200
+    ready.replace(keys)
+    os.close(pipe)
+    wait_until(lambda: server.ask("base").status_code == 401, "there is a file, so keys are asked for")
+    server.send(signal.SIGTERM)
+    assert server.end() == 0
+
+
 @pytest.fixture
 def nginx(tmp_path: Path) -> Iterator[tuple[str, list[int]]]:
     """Debian's nginx in front of two ports, with the configuration that the documentation gives."""
-    if NGINX is None:
-        pytest.skip("needs nginx")
-    port, ports = free_port(), [free_port(), free_port()]
-    text = (ROOT / "deploy" / "nginx" / "manyhats.conf").read_text(encoding="utf-8")
-    text = text.replace("listen 80;", f"listen 127.0.0.1:{port};")
-    for name, one in zip(("manyhats-1:8000", "manyhats-2:8000"), ports, strict=True):
-        assert name in text
-        text = text.replace(name, f"127.0.0.1:{one}")
-    (tmp_path / "site.conf").write_text(text)
-    main = tmp_path / "nginx.conf"
-    temporary = "\n".join(
-        f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    main.write_text(
-        f"daemon off; worker_processes 1; pid {tmp_path}/nginx.pid; error_log {tmp_path}/nginx.log info;\n"
-        f"events {{ worker_connections 256; }}\n"
-        f"http {{ access_log off; {temporary}\ninclude {tmp_path}/site.conf; }}\n"
-    )
-    process = subprocess.Popen([NGINX, "-p", str(tmp_path), "-c", str(main)], stderr=subprocess.PIPE)
-    try:
-        yield f"http://127.0.0.1:{port}", ports
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
-        assert process.stderr is not None
-        process.stderr.close()
+    ports = [free_port(), free_port()]
+    with running_nginx(tmp_path, "manyhats.conf", ports) as url:
+        yield url, ports
 
 
 @pytest.mark.slow

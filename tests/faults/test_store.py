@@ -54,6 +54,23 @@ def test_copied_folders_are_taken_in(serve: Start, adapters, tmp_path):
     assert server.ask("early@1").status_code == server.ask("early@2").status_code == 200
 
 
+def test_a_store_that_cannot_be_read_is_said_until_it_is_back(serve: Start, adapters, tmp_path):
+    store, aside = tmp_path / "store", tmp_path / "aside"
+    server = serve(store).wait_ready()
+    assert server.upload("good", adapters("mask")).status_code == 201
+    expected = server.ask("good").json()["outputs"]
+    store.rename(aside)  # as where a volume is taken away
+    wait_until(lambda: server.client.get("/readyz").status_code == 503, "readiness follows")
+    assert_error(server.client.get("/readyz"), 503, "the scan for adapters fails: FileNotFoundError: No such file")
+    assert str(tmp_path) not in server.client.get("/readyz").text
+    assert close(server.ask("good").json()["outputs"], expected)
+    aside.rename(store)
+    wait_until(lambda: server.client.get("/readyz").status_code == 200, "it is ready again")
+    copied(store, "late", adapters("mask", labels=5))
+    wait_until(lambda: "late" in server.tasks(), "it scans again")
+    assert "the scan for adapters works again" in server.text
+
+
 # ---- a full disk
 
 

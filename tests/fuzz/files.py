@@ -11,7 +11,11 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
+from manyhats.access.keys import KeyFile
+from manyhats.access.quotas import Quotas
+from manyhats.access.scopes import task_pattern
 from manyhats.backbone import Backbone
+from manyhats.core.call import Caller
 from manyhats.core.history import history_of
 from manyhats.errors import ConfigurationError
 from manyhats.formats.pickles import FIRST_BYTES
@@ -301,6 +305,45 @@ def settings() -> Check:
             raise
 
     return check
+
+
+_QUICK_HASH = 24  # characters: of those that fit, few take long
+
+
+def keys() -> Check:
+    """The file of keys, whose errors the server's log has in one line, and what is asked of each key that it holds."""
+    file = KeyFile(scratch() / "keys.json")
+
+    def check(data: bytes) -> None:
+        file.path.write_bytes(data)
+        try:
+            read = file.read()
+        except ConfigurationError as error:
+            if "\n" in str(error).strip():
+                raise Broken(f"more than one line: {error}") from error
+            raise
+        for record in read[:8]:
+            record.may_be("guess")
+            if record.state not in ("active", "expired", "revoked"):
+                raise Broken(f"a key that is {record.state}")
+            if len(record.hash) < _QUICK_HASH:
+                record.is_of("guess")
+            Caller(tasks=task_pattern(record.tasks, record.namespace)).sees("acme-spam")
+            Quotas("fuzz", requests=record.requests, tokens=record.tokens).headers()
+
+    return check
+
+
+def key_seeds() -> list[bytes]:
+    plain = {
+        "id": "bot-1a2b3c", "name": "bot", "scopes": ["predict"], "created": 1.7e9, "check": "00ff", "salt": "c2FsdA",
+        "hash": "scrypt:16:8:1:aGFzaA",
+    }  # fmt: skip
+    full = plain | {"tenant": "Acme", "tasks": ["spam", "mail-*"], "namespace": "acme-", "weight": 2.5}
+    full |= {"requests": "100/minute", "tokens": "1000000/day", "expires": 1.9e9, "revoked": 1.8e9}
+    full |= {"scopes": ["predict", "upload", "admin", "metrics"]}
+    files = [{"format": 1, "keys": [plain]}, {"format": 1, "keys": [full, plain]}, {"format": 2}, {}]
+    return [json.dumps(file).encode() for file in files]
 
 
 def settings_seeds() -> list[bytes]:

@@ -33,6 +33,10 @@ TARGETS: dict[str, Target] = {
     "model-card": Target(files.card, files.card_seeds, (*_JSON, b"---\n", b"training_history: ", b"steps"), 4),
     "tensors": Target(wire.tensors, wire.tensor_seeds, (*_JSON, b"\x00\xff", b"BYTES", b"binary_data_size"), 6),
     "tensor-file": Target(files.tensor_file, files.header_seeds, _JSON, 3),
+    "keys-file": Target(
+        files.keys, files.key_seeds,
+        (*_JSON, b'"tasks"', b'"namespace"', b'"requests"', b"/minute", b"5 per day", b"scrypt:", b"admin", b"*"), 4,
+    ),
     "gzip": Target(wire.gzipped, wire.gzip_seeds, (b"\x1f\x8b\x08", b"\x00\xff", b"\0" * 8), 3),
     "multipart": Target(
         wire.multipart, wire.multipart_seeds,

@@ -111,7 +111,7 @@ def test_what_a_contributor_runs_is_installed_by_dev(folder):
     declared = (
         REQUIRED
         | extras("train", "decoder", "jwt", "peft", "cuda", "quantized", "postgres", "otel")
-        | extras("clients", "notebook", "test", "docs", "dev")
+        | extras("clients", "notebook", "test", "deploy", "docs", "dev")
         | alone
     )
     # A benchmark runs as a program, which finds what lies beside it by its bare name.

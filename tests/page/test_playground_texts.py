@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -128,6 +128,7 @@ def test_a_chat_goes_on_with_what_was_said(live: Live, open_page, assert_accessi
     page.get_by_text("Parameters", exact=True).click()
     page.get_by_label("New tokens, at most").fill("4")
     page.get_by_label("Temperature").fill("0")
+    page.get_by_label("Frequency penalty").fill("0.5")
     page.locator("#prompt").fill("w1")
     page.locator("#prompt").press("Control+Enter")
     said(page, "2 texts in")
@@ -144,9 +145,10 @@ def test_a_chat_goes_on_with_what_was_said(live: Live, open_page, assert_accessi
         {"role": "user", "content": "w2"},
     ]
     sent = request.value.post_data_json
-    assert (sent["messages"], sent["max_tokens"], sent["temperature"]) == (messages, 4, 0)
+    typed = {"max_tokens": 4, "temperature": 0, "frequency_penalty": 0.5}
+    assert (sent["messages"], {name: sent[name] for name in typed}) == (messages, typed)
     wait_until(lambda: page.locator("article[aria-busy=false]").count() == 4, "two answers to each message")
-    body = {"model": one, "messages": messages, "max_tokens": 4, "temperature": 0}
+    body = {"model": one, "messages": messages, **typed}
     answer = live.client.post("/v1/chat/completions", json=body).json()
     assert card(page, one).last.locator(".written").inner_text() == answer["choices"][0]["message"]["content"]
     assert_accessible(page)
@@ -171,6 +173,44 @@ def test_what_fails_fails_in_its_own_card(live: Live, open_page):
     said(page, "1 failed")
     card(page, silent).get_by_text("has no chat template").wait_for()
     assert card(page, speaks).get_by_text("failed").count() == 0
+
+
+def test_what_steers_the_sampling_is_typed_by_keyboard_and_sent(live: Live, open_page, assert_accessible):
+    typed: dict[str, Any] = {
+        "max_new_tokens": 6,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "top_k": 20,
+        "min_p": 0.01,
+        "repetition_penalty": 1.2,
+        "presence_penalty": -0.5,
+        "frequency_penalty": 0.5,
+        "min_tokens": 2,
+        "seed": 3,
+        "ignore_eos": True,
+        "stop": ["\n"],
+        "bad_words": ["w7"],
+    }
+    page = open_page(live, "playground/generate")
+    page.locator("#prompt").fill("w1 w2")
+    page.get_by_text("Parameters", exact=True).focus()
+    page.keyboard.press("Enter")
+    for value in typed.values():
+        page.keyboard.press("Tab")
+        if value is True:
+            page.keyboard.press("Space")
+        else:
+            page.keyboard.type(str(value) if not isinstance(value, list) else value[0].replace("\n", "\\n"))
+    assert_accessible(page)
+    with page.expect_request(re.compile("/base/predict$")) as request:
+        page.keyboard.press("Control+Enter")
+    assert request.value.post_data_json["parameters"] == typed | {"stream": True}
+    said(page, "1 text in")
+    answer = live.client.post("/v1/tasks/base/predict", json={"inputs": "w1 w2", "parameters": typed})
+    assert card(page, "base").locator(".written").inner_text() == answer.json()["outputs"][0]["text"]
+    page.get_by_label("Presence penalty").fill("3")
+    page.keyboard.press("Control+Enter")
+    assert page.get_by_label("Presence penalty").evaluate("field => field.validity.rangeOverflow")
 
 
 def test_a_decoder_answers_side_by_side_and_embeds(live: Live, open_page):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from manyhats.core.call import CURRENT_CALL, Call, Caller
 from manyhats.errors import NotFound
 from manyhats.registry.database import AliasRow, TaskRow, VersionRow
+from manyhats.registry.pinning import Pinning
 from manyhats.registry.records import AdapterInfo, Target
 from manyhats.registry.registry import Registry
 from manyhats.registry.stores.sqlite import connect
@@ -22,6 +26,7 @@ from tests.registry.helpers import upload
 
 Open = Callable[..., Registry]
 FEW, MANY = 100, 4_000
+FEW_NAMES = re.compile("task-000[0-9]{2}")
 INFO = asdict(AdapterInfo("lora", "classify", 8, 1, 10, None, None, None, {}))
 
 
@@ -103,6 +108,34 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Registry, R
         registry.close()
 
 
+class Unpinned:
+    """Stands for an adapter cache."""
+
+    def unpin(self, sha256: str) -> None:
+        """Does nothing."""
+
+
+def seeing_few(job: Callable[[], object]) -> object:
+    """Does it for a caller of a hundred tasks."""
+    before = CURRENT_CALL.set(Call(caller=Caller(tasks=FEW_NAMES)))
+    try:
+        return job()
+    finally:
+        CURRENT_CALL.reset(before)
+
+
+def unknown(registry: Registry) -> None:
+    """Asks for what is not there."""
+    with pytest.raises(NotFound):
+        registry.task("nothing")
+
+
+def come_and_go(registry: Registry) -> None:
+    """Makes a task and deletes it."""
+    upload(registry, "task-00042x", "y")
+    registry.delete_task("task-00042x")
+
+
 READS: dict[str, Callable[[Registry], object]] = {
     "find": lambda registry: registry.find(name(42)),
     "plain name": lambda registry: registry.resolve(name(42)),
@@ -111,6 +144,18 @@ READS: dict[str, Callable[[Registry], object]] = {
     "pin": lambda registry: registry.unpin(registry.pin(name(42))),
     "a page": lambda registry: registry.tasks(20, None),
     "a later page": lambda registry: registry.tasks(20, registry.tasks(20, None)[1]),
+    "a search": lambda registry: registry.tasks(20, None, "TASK-000"),
+    "a search that finds nothing": lambda registry: registry.tasks(20, None, "nowhere"),
+    "a page of who sees few": lambda registry: seeing_few(lambda: registry.tasks(20, None)),
+    "a search of who sees few": lambda registry: seeing_few(lambda: registry.tasks(20, None, "7")),
+    "how many they see": lambda registry: seeing_few(lambda: registry.seen_count),
+    "an unknown name": unknown,
+    "the versions of a content": lambda registry: registry.needing(f"{42:064x}"),
+    "whether a caller may use a content": lambda registry: seeing_few(lambda: registry.may_use(f"{42:064x}")),
+    "whether a content is read for something else": lambda r: r.check_reading(f"{42:064x}", AdapterInfo(**INFO)),
+    "unpinning": lambda registry: Pinning(registry, cast("Any", Unpinned())).unpin_unused(
+        registry.task(name(42)).versions
+    ),
 }
 
 
@@ -161,3 +206,33 @@ def test_pages_hold_every_one_of_many_tasks_once(pair: tuple[Registry, Registry]
 def test_the_nearest_of_many_names_is_found(pair: tuple[Registry, Registry]) -> None:
     with pytest.raises(NotFound, match="Nearest: `task-01234`"):
         pair[1].task("task-1234")
+
+
+def test_what_callers_see_follows_new_and_deleted_tasks(pair: tuple[Registry, Registry]) -> None:
+    """Names are not gone through again: only the new one is compared with what each caller sees."""
+    registry = pair[1]
+    assert seeing_few(lambda: registry.seen_count) == 100
+    counts = [lines(partial(come_and_go, one)) for one in pair for _ in range(2)]
+    assert seeing_few(lambda: registry.seen_count) == 100
+    upload(registry, "task-000", "z")
+    assert seeing_few(lambda: registry.seen_count) == 100
+    registry.delete_task("task-000")
+    registry.delete_task(name(42))
+    assert seeing_few(lambda: [len(registry.tasks(200, None)[0]), registry.seen_count]) == [99, 99]
+    upload(registry, name(42), "as before")
+    found = cast("Any", seeing_few(lambda: registry.tasks(200, None)[0]))
+    assert [task.name for task in found] == [name(number) for number in range(100)]
+    assert counts[1] == counts[3] > 0
+
+
+def test_contents_of_many_tasks_have_all_their_versions(registry: Registry) -> None:
+    for task in ("b", "a", "c"):
+        upload(registry, task, "the same")
+    sha = registry.resolve("a").sha256
+    assert [version.ref for version in registry.needing(sha)] == ["b@1", "a@1", "c@1"]
+    registry.delete_task("b")
+    assert [version.ref for version in registry.needing(sha)] == ["a@1", "c@1"]
+    for task in ("a", "c"):
+        registry.delete_task(task)
+    assert registry.needing(sha) == []
+    assert not registry.uses(sha)

@@ -161,3 +161,44 @@ def test_no_request_looks_at_all_slots(host: Host, monkeypatch: pytest.MonkeyPat
         assert adapter_cache.acquire(wanted).done()
         adapter_cache.release(wanted)
     adapter_cache.close()
+
+
+def test_a_slot_counts_what_is_bound_and_not_what_was_estimated(host: Host) -> None:
+    """Of files in 32 bits beside a backbone in 16 twice as many fit as their files say."""
+    cache = AdapterCache(
+        load=host.load,
+        bind=host.bind,
+        slot_size=lambda adapter: adapter.nbytes,  # twice what is bound
+        slots=100,
+        slot_bytes=100,
+        memory_bytes=1000,
+        slots_on_host=True,
+    )
+    try:
+        for i in range(9):
+            cache.ensure_loaded(version(f"v{i}")).result(60)
+        wait_until(lambda: cache.stats().slot_bytes == 90, "the slot to be counted by what is bound")
+        assert (cache.stats().slots, cache.stats().evictions) == (9, 0)
+    finally:
+        cache.close()
+
+
+def test_a_sweep_through_many_leaves_those_that_are_asked_for_often(host: Host) -> None:
+    cache = host.cache(slots=4, memory_bytes=60)
+
+    def ask(name: str) -> None:
+        cache.acquire(version(name)).result(60)
+        cache.release(version(name))
+
+    try:
+        for _ in range(4):
+            for name in ("a", "b", "c"):
+                ask(name)
+        for i in range(20):
+            ask(f"once-{i}")
+        for name in ("a", "b", "c"):
+            ask(name)
+        assert {host.loads[name] for name in ("a", "b", "c")} == {1}
+        assert sum(host.loads.values()) == 23
+    finally:
+        cache.close()

@@ -22,6 +22,7 @@ FOLDER = "/typescript/"  # of the server's address; the browser has its files fr
 IMPORTS = {
     "openapi-fetch": f"{FOLDER}node_modules/openapi-fetch/dist/index.mjs",
     "eventsource-parser/stream": f"{FOLDER}node_modules/eventsource-parser/dist/stream.js",
+    "fflate": f"{FOLDER}node_modules/fflate/esm/browser.js",
     "manyhats-client": f"{FOLDER}dist/index.js",
 }
 PAGE = f"""<!doctype html><title>A page</title>
@@ -35,6 +36,8 @@ USE = """async ({files, key, task}) => {
         name, Uint8Array.from(atob(text), (c) => c.charCodeAt(0))]);
     const made = await client.upload("browsed", Object.fromEntries(bytes), {
         onProgress: ({sent: some, total}) => sent.push(some / total)});
+    const nested = Object.fromEntries(bytes.map(([name, data]) => ["inner/" + name, data]));
+    const same = await client.upload("browsed", nested, {onProgress: () => {}});
     const refused = await client.upload("browsed", {"a.txt": "a"}, {onProgress: () => {}}).catch((e) => e);
     const missing = await client.predict("nobody", "w1").catch((e) => e);
     const stop = new AbortController();
@@ -45,7 +48,8 @@ USE = """async ({files, key, task}) => {
     const given_up = await client.upload("browsed", Object.fromEntries(bytes), {
         signal: stop.signal, onProgress: () => {}}).catch((e) => e);
     return {
-        version: made.version, sent: sent.at(-1), refused: refused instanceof BadRequest && refused.requestId !== null,
+        version: made.version, same: !same.new && same.version === made.version, sent: sent.at(-1),
+        refused: refused instanceof BadRequest && refused.requestId !== null,
         missing: missing instanceof NotFound, tokens: stream.answer.usage.output_tokens, texts: texts.join(""),
         text: stream.answer.outputs[0].text, given_up: given_up.name, address: client.baseUrl,
     };
@@ -72,6 +76,6 @@ def test_a_page_uploads_and_streams(browser: Browser, built: Path, writing: Live
     page.close()
     text = done.pop("text")
     assert done == {
-        "version": 1, "sent": 1, "refused": True, "missing": True, "tokens": 4, "texts": text, "given_up": "AbortError",
-        "address": address,
+        "version": 1, "same": True, "sent": 1, "refused": True, "missing": True, "tokens": 4, "texts": text,
+        "given_up": "AbortError", "address": address,
     }  # fmt: skip

@@ -1,19 +1,24 @@
-import { ConnectionFailed, InvalidAnswer, ServerNotReady, Timeout } from "./errors.js";
+import { ConnectionFailed, InvalidAnswer, ServerNotReady, Timeout, TooLarge } from "./errors.js";
 import { events, GenerateStream, generated } from "./events.js";
-import { answersTo, batches, inOrder, inputsOf, type Source } from "./many.js";
+import { answersTo, batches, inOrder, inputsOf, pages, type Source } from "./many.js";
 import { sleep } from "./retries.js";
 import { bodyOf, Transport } from "./transport.js";
 import type {
   AliasState,
+  AuditEntry,
+  AuditOptions,
   CallOptions,
   ChatChunk,
   ChatCompletion,
   ChatMessage,
   ChatParameters,
   ClientOptions,
+  EmbedOptions,
   EmbedParameters,
   GenerateParameters,
+  Health,
   Inputs,
+  ListOptions,
   ManyOptions,
   Parameters,
   Prediction,
@@ -145,39 +150,56 @@ export class Client {
     yield* events<ChatChunk>(present(await bodyOf(answer)));
   }
 
-  /** The vectors of texts, any number of them, by a task of kind `embed` or by `base`. */
+  /**
+   * The vectors of texts, any number of them, by a task of kind `embed` or by `base`. A call with more texts than the
+   * server takes is made again in halves.
+   */
   async embed(
     task: string,
-    texts: readonly string[],
+    texts: string | Source<string>,
     parameters?: EmbedParameters,
-    options: CallOptions = {},
+    { onProgress, ...options }: EmbedOptions = {},
   ): Promise<Float32Array[]> {
-    const ask = async (input: string[], signal: AbortSignal) => {
+    const ask = async (input: string[], signal: AbortSignal): Promise<Float32Array[]> => {
       const body = { ...parameters, model: task, input, encoding_format: "base64" as const };
       const call = this.#call({ ...options, signal });
-      const { data } = await bodyOf(this.#routes.POST("/v1/embeddings", { body, ...call }));
-      return data.map(({ embedding }) => {
-        if (typeof embedding === "string") return vectorOf(embedding);
-        throw new InvalidAnswer("the vectors are not in base64");
-      });
+      try {
+        const { data } = await bodyOf(this.#routes.POST("/v1/embeddings", { body, ...call }));
+        return data.map(({ embedding }) => {
+          if (typeof embedding === "string") return vectorOf(embedding);
+          throw new InvalidAnswer("the vectors are not in base64");
+        });
+      } catch (error) {
+        const half = input.length >> 1;
+        if (!half || !(error instanceof TooLarge)) throw error;
+        return [...(await ask(input.slice(0, half), signal)), ...(await ask(input.slice(half), signal))];
+      }
     };
     const vectors: Float32Array[] = [];
-    const source = batches(texts, TEXTS, () => 1);
-    for await (const some of inOrder(source, CONCURRENCY, ask, options.signal)) vectors.push(...some);
+    const source = batches(typeof texts === "string" ? [texts] : texts, TEXTS, () => 1);
+    for await (const some of inOrder(source, CONCURRENCY, ask, options.signal)) {
+      vectors.push(...some);
+      onProgress?.(vectors.length);
+    }
     return vectors;
   }
 
   // ---- tasks
 
-  /** All tasks by name, fetched `limit` at a time. */
-  async *tasks(limit = 100, options?: CallOptions): AsyncGenerator<Task, void> {
-    let token: string | null = null;
-    do {
-      const query: { limit: number; page_token?: string } = { limit, ...(token && { page_token: token }) };
-      const page = await bodyOf(this.#routes.GET("/v1/tasks", { params: { query }, ...this.#call(options) }));
-      yield* page.data;
-      token = page.next_page_token;
-    } while (token);
+  /** All tasks by name, or those with `search` in their names, fetched `limit` at a time. */
+  tasks(limit = 100, { search, ...options }: ListOptions = {}): AsyncGenerator<Task, void> {
+    return pages((token) => {
+      const query = { limit, ...(search && { search }), ...token };
+      return bodyOf(this.#routes.GET("/v1/tasks", { params: { query }, ...this.#call(options) }));
+    });
+  }
+
+  /** All changes, of one task or of all that the key may change, the newest first, fetched `limit` at a time. */
+  audit(limit = 100, { task, ...options }: AuditOptions = {}): AsyncGenerator<AuditEntry, void> {
+    return pages((token) => {
+      const query = { limit, ...(task && { task }), ...token };
+      return bodyOf(this.#routes.GET("/v1/audit", { params: { query }, ...this.#call(options) }));
+    });
   }
 
   /** One task with its versions, aliases and settings. */
@@ -241,9 +263,12 @@ export class Client {
 
   // ---- versions
 
-  /** Uploads an adapter as a new version; the same files again give the version that has them. */
-  upload(task: string, source: UploadSource, options: UploadOptions = {}): Promise<Upload> {
-    const body = fieldsOf(source, options);
+  /**
+   * Uploads an adapter as a new version; the same files again give the version that has them. With labelled `examples`
+   * it is evaluated first; `activated` and `evaluation` of the answer say what followed.
+   */
+  async upload(task: string, source: UploadSource, options: UploadOptions = {}): Promise<Upload> {
+    const body = await fieldsOf(source, options);
     const form = formOf(body);
     const total = sizeOf(body);
     const { onProgress } = options;
@@ -256,9 +281,10 @@ export class Client {
       byXhr ? { send: sentByXhr(form, total, onProgress) } : {},
     );
     const bodySerializer = () => form;
-    return bodyOf(
-      this.#routes.POST("/v1/tasks/{task}/versions", { ...at(task), body, bodySerializer, ...call }),
-    );
+    const { examples, ...typed } = body; // a file, which the document calls a text
+    const given = { ...at(task), body: typed, bodySerializer, ...call };
+    const answer = await this.#routes.POST("/v1/tasks/{task}/versions", given);
+    return { ...(await bodyOf(Promise.resolve(answer))), new: answer.response.status === 201 };
   }
 
   /** One version. */
@@ -312,6 +338,11 @@ export class Client {
   }
 
   // ---- the server
+
+  /** Says that the process lives. */
+  health(options?: CallOptions): Promise<Health> {
+    return bodyOf(this.#routes.GET("/healthz", this.#call(options)));
+  }
 
   /** The server's backbone and version. Rejects with `ServerNotReady` while it starts or drains. */
   ready(options?: CallOptions): Promise<Ready> {

@@ -89,6 +89,18 @@ export async function* inOrder<T, R>(
   }
 }
 
+/** What lies on pages, one page after the other. */
+export async function* pages<T>(
+  fetch: (token: { page_token?: string }) => Promise<{ data: T[]; next_page_token: string | null }>,
+): AsyncGenerator<T, void> {
+  let token: string | null = null;
+  do {
+    const page = await fetch(token ? { page_token: token } : {});
+    yield* page.data;
+    token = page.next_page_token;
+  } while (token);
+}
+
 /** How many inputs a question has. */
 export function inputsOf(question: Question): number {
   return Array.isArray(question.inputs) ? question.inputs.length : 1;

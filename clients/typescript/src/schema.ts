@@ -1,4 +1,4 @@
-// Made from docs/openapi.json by `npm run generate`. Changes here are lost.
+// Made from docs/openapi.json by `make openapi`. Changes here are lost.
 
 export interface paths {
     "/v1/tasks/{task}/predict": {
@@ -946,6 +946,7 @@ export interface components {
             value: number | null;
             baseline: number | null;
             baseline_version: number | null;
+            examples: number;
             max_drop: number;
             alias: string;
             activated: boolean;
@@ -1414,6 +1415,7 @@ export interface components {
             residency: "disk" | "memory" | "slot";
             bytes: number;
             quarantined?: string | null;
+            damaged?: boolean | null;
             alone?: string | null;
             versions: components["schemas"]["TaskVersion"][];
             aliases: {
@@ -1455,7 +1457,10 @@ export interface components {
             data: components["schemas"]["TaskSummary"][];
             next_page_token: string | null;
         };
-        /** @description A task as the list has it; without a version, `kind`, `method` and `version` are null. */
+        /**
+         * @description A task as the list has it; without a version, `kind`, `method` and `version` are null. `quarantined`, `damaged`
+         *     and `alone` are as a version has them.
+         */
         TaskSummary: {
             name: string;
             kind: string | null;
@@ -1465,6 +1470,7 @@ export interface components {
             residency: "disk" | "memory" | "slot";
             bytes: number;
             quarantined?: string | null;
+            damaged?: boolean | null;
             alone?: string | null;
         };
         /** @description The same of one task. */
@@ -1477,8 +1483,8 @@ export interface components {
         };
         /**
          * @description One version. `created`: unix seconds. `card`: its README.md; `curves`: of its training, where the card has them,
-         *     of a version asked for by itself. `quarantined`: why it is not asked; `alone`: why it shares no batch.
-         *     `evaluation`: on labelled examples.
+         *     of a version asked for by itself. `quarantined`: why it is not asked; `damaged`: whether its files are the reason,
+         *     else its faults, which `lift` forgets; `alone`: why it shares no batch. `evaluation`: on labelled examples.
          */
         TaskVersion: {
             version: number;
@@ -1494,6 +1500,7 @@ export interface components {
             card: string | null;
             curves?: components["schemas"]["TrainingHistory"] | null;
             quarantined?: string | null;
+            damaged?: boolean | null;
             evaluation?: components["schemas"]["EvaluationBody"] | null;
             alone?: string | null;
         };
@@ -1794,6 +1801,8 @@ export interface operations {
                     alias?: string;
                     /** @default true */
                     activate?: boolean;
+                    /** @description labelled examples as JSON lines: the version is activated only if it is no worse on them than the stable one */
+                    examples?: string;
                     /** @description JSON: max_drop, metric */
                     gate?: string;
                 };

@@ -22,13 +22,16 @@ export type ChatChunk = Schemas["ChatCompletionChunk"];
 export type EmbedParameters = Omit<Schemas["EmbeddingBody"], "model" | "input" | "encoding_format">;
 
 export type Task = Schemas["TaskSummary"];
+export type AuditEntry = Schemas["AuditBody"];
+export type Health = Schemas["Alive"];
 export type TaskDetails = Schemas["TaskBody"];
 export type TaskSettings = Schemas["SettingsBody"];
 export type Version = Schemas["TaskVersion"];
 export type AliasState = Schemas["AliasState"];
 /** What an alias has besides its versions; what is left out is no more. */
 export type Rollout = Pick<Schemas["AliasBody"], "affinity" | "shadow" | "canary">;
-export type Upload = Schemas["UploadedBody"];
+/** The version that an upload gave; `new`: whether it was made, else the same files were there before. */
+export type Upload = Schemas["UploadedBody"] & { new: boolean };
 export type Ready = Schemas["ReadyBody"];
 
 /** One question of many that failed, in the place of its answer. */
@@ -72,14 +75,35 @@ export interface ManyOptions extends CallOptions {
   batchSize?: number | undefined;
 }
 
+export interface EmbedOptions extends CallOptions {
+  /** Is told how many texts are done. */
+  onProgress?: ((done: number) => void) | undefined;
+}
+
+export interface ListOptions extends CallOptions {
+  /** Only those with this in their names. */
+  search?: string | undefined;
+}
+
+export interface AuditOptions extends CallOptions {
+  /** Only the changes of this task. */
+  task?: string | undefined;
+}
+
 export interface Progress {
   /** Bytes of the files. */
   sent: number;
   total: number;
 }
 
-/** An archive (zip, tar.gz) with its name, or files by name. */
-export type UploadSource = File | Record<string, Blob | Uint8Array<ArrayBuffer> | string>;
+/** A file's content. */
+export type Content = Blob | Uint8Array<ArrayBuffer> | string;
+
+/** An archive (zip, tar.gz), or files by the name that each is to have, with `/` between folders. */
+export type UploadSource = Blob | Uint8Array<ArrayBuffer> | Record<string, Content>;
+
+/** Labelled examples: a file of JSON lines, or the rows. */
+export type Examples = Content | Iterable<Record<string, unknown>>;
 
 export interface UploadOptions extends CallOptions {
   /** The alias that points at the new version; `stable` where it is left out. */
@@ -88,5 +112,11 @@ export interface UploadOptions extends CallOptions {
   activate?: boolean | undefined;
   /** Set together with the version. */
   settings?: TaskSettings | undefined;
+  /** Labelled examples: the version is evaluated first, and activated only where it is no worse than the stable one. */
+  examples?: Examples | undefined;
+  /** How much worse it may be; 0 where it is left out. */
+  maxDrop?: number | undefined;
+  /** The metric that is compared, to be sure that it is this one. */
+  metric?: string | undefined;
   onProgress?: ((progress: Progress) => void) | undefined;
 }

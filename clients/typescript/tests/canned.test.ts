@@ -129,6 +129,15 @@ describe("retries", () => {
     assert.equal(counts.at(-1), 1);
   });
 
+  it("an upload of what is no archive and of nothing is not sent", async () => {
+    const { hats, requests } = client(() => Response.json(uploaded));
+    for (const source of [new Blob(["text"]), new Uint8Array([1, 2, 3, 4]), {}]) {
+      await assert.rejects(hats.upload("spam", source), TypeError);
+    }
+    assert.equal(requests.length, 0);
+    assert.equal((await hats.upload("spam", new File(["any"], "a.zip"))).new, false);
+  });
+
   it("waiting ends with the caller's signal", async () => {
     const stop = new AbortController();
     const { hats } = client(() => {

@@ -6,6 +6,37 @@ import type { Question } from "../src/index.js";
 import * as manyhats from "../src/index.js";
 import { type Answer, client, prediction, refusal } from "./canned.js";
 
+describe("vectors", () => {
+  it("of more texts than the server takes in a call", async () => {
+    const sizes: number[] = [];
+    const { hats } = client(async (request) => {
+      const { input } = (await request.json()) as { input: string[] };
+      sizes.push(input.length);
+      if (input.length > 100) return refusal(413);
+      const data = input.map((text, index) => ({
+        object: "embedding",
+        index,
+        embedding: Buffer.from(new Float32Array([Number(text)]).buffer).toString("base64"),
+      }));
+      return Response.json({ object: "list", data, model: "base", usage: {} });
+    });
+    async function* texts() {
+      for (let i = 0; i < 300; i++) yield `${i}`;
+    }
+    const done: number[] = [];
+    const vectors = await hats.embed("base", texts(), {}, { onProgress: (some) => done.push(some) });
+    assert.deepEqual(
+      vectors.map((vector) => vector[0]),
+      Array.from({ length: 300 }, (_, i) => i),
+    );
+    assert.deepEqual(done, [256, 300]);
+    assert.ok(sizes.includes(256) && sizes.includes(64));
+    assert.equal((await hats.embed("base", "7"))[0]?.[0], 7);
+    const tooLarge = client(() => refusal(413)).hats.embed("base", ["a"]);
+    await assert.rejects(tooLarge, manyhats.TooLarge);
+  });
+});
+
 describe("many", () => {
   const answers: Answer = async (request) => {
     const { requests } = (await request.json()) as { requests: (Question & { inputs: string })[] };

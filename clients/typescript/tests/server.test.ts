@@ -1,7 +1,7 @@
 // The client against a running server, which tests/typescript starts: its address and tasks are in the environment.
 
 import assert from "node:assert/strict";
-import { mkdtemp, readFile, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -95,8 +95,16 @@ describe("a server that reads", { skip }, () => {
     assert.equal(sent.at(-1), 1);
     assert.equal((await hats.upload("made", await fromPath(adapter))).version, 1);
     const folder = await mkdtemp(join(tmpdir(), "manyhats-"));
-    const archive = join(folder, "made.tar.gz");
-    await downloadTo(hats, "made", 1, archive);
+    assert.deepEqual([first.new, (await hats.upload("made", await fromPath(adapter))).new], [true, false]);
+    const counts: number[] = [];
+    const archive = await downloadTo(hats, "made", 1, folder, {
+      onProgress: (received) => counts.push(received),
+    });
+    assert.deepEqual(await readdir(folder), ["made-1.tar.gz"]);
+    assert.equal(counts.at(-1), (await readFile(archive)).byteLength);
+    assert.equal(await downloadTo(hats, "made", 1, join(folder, "made.tgz")), join(folder, "made.tgz"));
+    const bytes = new Uint8Array(await readFile(archive));
+    assert.equal((await hats.upload("made", bytes)).new, false);
     assert.deepEqual([...(await readFile(archive)).subarray(0, 2)], [0x1f, 0x8b]);
     const again = await hats.upload("copy", await fromPath(archive), { alias: "canary" });
     assert.equal(again.sha256, first.sha256);
@@ -119,10 +127,55 @@ describe("a server that reads", { skip }, () => {
     const names: string[] = [];
     for await (const task of hats.tasks(1)) names.push(task.name);
     assert.ok(names.includes("made") && names.includes("copy"));
+    for await (const task of hats.tasks(1, { search: "MAD" })) assert.equal(task.name, "made");
     await assert.rejects(hats.deleteVersion("made", 1), { name: "Conflict", status: 409 });
     await hats.deleteTask("copy");
     await hats.deleteTask("made");
     await assert.rejects(hats.task("made"), manyhats.NotFound);
+  });
+
+  it("takes folders in folders", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "manyhats-"));
+    await cp(adapter, join(folder, "whole", "inner"), { recursive: true });
+    await mkdir(join(folder, "whole", ".git"));
+    await writeFile(join(folder, "whole", ".git", "config"), "x");
+    const files = await fromPath(join(folder, "whole"));
+    assert.ok(Object.keys(files).every((name) => name.startsWith("inner/")));
+    const sent: number[] = [];
+    const whole = await hats.upload("nested", files, {
+      onProgress: ({ sent: some, total }) => sent.push(some / total),
+    });
+    const plain = await hats.upload("plain", await fromPath(adapter));
+    assert.deepEqual([whole.sha256, sent.at(-1)], [plain.sha256, 1]);
+    await symlink(adapter, join(folder, "whole", "link"));
+    await assert.rejects(fromPath(join(folder, "whole")), /link is a link to a folder/);
+    await mkdir(join(folder, "empty"));
+    await assert.rejects(fromPath(join(folder, "empty")), /empty has no files/);
+    for (const task of ["nested", "plain"]) await hats.deleteTask(task);
+  });
+
+  it("evaluates on labelled examples", async () => {
+    const files = (await fromPath(adapter)) as Record<string, Blob>;
+    await hats.upload("judged", files);
+    const labels = (await hats.task("judged")).labels ?? ["LABEL_0", "LABEL_1", "LABEL_2"];
+    const rows = labels.map((label, i) => ({ text: `w${i} w1`, label }));
+    const second = { ...files, "README.md": "Another one." };
+    const made = await hats.upload("judged", second, { examples: rows, maxDrop: 1, metric: "accuracy" });
+    assert.deepEqual([made.version, made.activated, made.evaluation?.examples], [2, true, rows.length]);
+    const lines = rows.map((row) => JSON.stringify(row)).join("\n");
+    const third = { ...files, "README.md": "A third one." };
+    const again = await hats.upload("judged", third, { examples: new Blob([lines]), maxDrop: 1 });
+    assert.equal(again.evaluation?.examples, rows.length);
+    await assert.rejects(hats.upload("judged", second, { maxDrop: 1 }), /need labelled examples/);
+    await assert.rejects(
+      hats.upload("judged", second, { examples: rows, metric: "bleu" }),
+      manyhats.BadRequest,
+    );
+    const changes: string[] = [];
+    for await (const entry of hats.audit(2, { task: "judged" })) changes.push(entry.action);
+    assert.ok(changes.filter((action) => action === "upload").length === 3, changes.join());
+    assert.equal((await hats.lift("judged")).name, "judged");
+    await hats.deleteTask("judged");
   });
 
   it("goes back to another version", async () => {
@@ -164,6 +217,7 @@ describe("a server that reads", { skip }, () => {
     const nowhere = new Client({ baseUrl: `http://127.0.0.1:${port}`, maxRetries: 0 });
     await assert.rejects(nowhere.predict("spam", "a"), { name: "ConnectionFailed", sent: false });
     assert.equal((await hats.ready()).status, "ready");
+    assert.equal((await hats.health()).status, "ok");
   });
 });
 

@@ -9,6 +9,7 @@ import asyncio
 import hmac
 import logging
 import secrets
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
@@ -89,6 +90,7 @@ class AccessControl:
         self._pending: dict[bytes, asyncio.Task[_Known]] = {}
         # Told of `key_create` and `key_revoke` with the key, where a reload finds them.
         self.on_change: Callable[[str, KeyRecord], None] = lambda action, record: None
+        self._reloading = threading.RLock()
         self._mark = self._file.mark()
         self._had_file = self._mark is not None
         self._reload_failed = ""
@@ -97,12 +99,22 @@ class AccessControl:
     # ---- what changes
 
     def use(self, settings: Settings) -> None:
-        """Has the keys of these settings from now on, and reads the file again."""
-        self._settings = settings
-        self.reload()
+        """Has the keys of these settings from now on, and reads the file again. In any thread."""
+        with self._reloading:
+            self._settings = settings
+            self.reload()
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether nobody may do anything without a key."""
+        return self._state.anonymous is None
 
     def reload(self) -> bool:
         """Reads the keys file again; whether it has changed. A damaged one is logged, and the keys before stay."""
+        with self._reloading:
+            return self._reload()
+
+    def _reload(self) -> bool:
         try:
             mark = self._file.mark()
             records = self._file.read()

@@ -37,6 +37,8 @@ _SECRET_BYTES = 32
 _N, _R, _P = 1 << 14, 8, 1
 _SCRYPT_MEMORY = 64 << 20  # bytes
 _PARAMETERS = re.compile(r"scrypt:([0-9]{1,6}):([0-9]{1,2}):([0-9]{1,2}):[A-Za-z0-9_-]+")
+_MOST_MEMORY = 1 << 18  # of a hash in the file, in units of 128 bytes
+_MOST_PASSES = 4
 _LOCK_WAIT = 10.0  # seconds that a command waits for another one
 
 
@@ -80,6 +82,12 @@ class KeyRecord(BaseModel):
         for field in ("requests", "tokens"):
             if text := getattr(self, field):
                 parse_quota(text, field)
+        if _parameters(self.hash) is None:
+            raise InvalidRequest(
+                f"'{self.hash[:24]}' is no hash of a key; it begins with scrypt:N:r:p:, of which N is a power of 2 "
+                f"below 2 ** (16 * r), N * r at most {_MOST_MEMORY} and p at most {_MOST_PASSES}",
+                param="hash",
+            )
 
     @property
     def state(self) -> str:
@@ -94,11 +102,8 @@ class KeyRecord(BaseModel):
 
     def is_of(self, secret: str) -> bool:
         """Whether the secret is this key's. Takes tens of milliseconds of a CPU."""
-        parameters = _PARAMETERS.fullmatch(self.hash)
-        if parameters is None:
-            return False
-        n, r, p = map(int, parameters.groups())
-        return hmac.compare_digest(_scrypt(secret, self.salt, n, r, p), self.hash)
+        parameters = _parameters(self.hash)
+        return parameters is not None and hmac.compare_digest(_scrypt(secret, self.salt, *parameters), self.hash)
 
 
 class _Content(BaseModel):
@@ -252,6 +257,16 @@ class KeyFile:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _parameters(text: str) -> tuple[int, int, int] | None:
+    """N, r and p of a hash; None where scrypt does not take them, or they would take too long or too much memory."""
+    found = _PARAMETERS.fullmatch(text)
+    if found is None:
+        return None
+    n, r, p = map(int, found.groups())
+    fits = n > 1 and n.bit_count() == 1 and n < 1 << 16 * r and n * r <= _MOST_MEMORY and 1 <= p <= _MOST_PASSES
+    return (n, r, p) if fits else None
 
 
 def _check(secret: str) -> str:

@@ -58,8 +58,8 @@ _KEPT: dict[str, Any] = _VERSION | {
 
 class TaskVersion(VersionFields):
     """One version. `created`: unix seconds. `card`: its README.md; `curves`: of its training, where the card has them,
-    of a version asked for by itself. `quarantined`: why it is not asked; `alone`: why it shares no batch.
-    `evaluation`: on labelled examples."""
+    of a version asked for by itself. `quarantined`: why it is not asked; `damaged`: whether its files are the reason,
+    else its faults, which `lift` forgets; `alone`: why it shares no batch. `evaluation`: on labelled examples."""
 
     model_config = examples(_KEPT)
 
@@ -69,6 +69,7 @@ class TaskVersion(VersionFields):
     card: str | None
     curves: TrainingHistory | None = None
     quarantined: str | None = None
+    damaged: bool | None = None
     evaluation: EvaluationBody | None = None
     alone: str | None = None
 
@@ -98,7 +99,8 @@ class UploadedBody(VersionFields):
 
 
 class TaskSummary(AnswerBody):
-    """A task as the list has it; without a version, `kind`, `method` and `version` are null."""
+    """A task as the list has it; without a version, `kind`, `method` and `version` are null. `quarantined`, `damaged`
+    and `alone` are as a version has them."""
 
     model_config = examples(
         {
@@ -118,6 +120,7 @@ class TaskSummary(AnswerBody):
     residency: Literal["disk", "memory", "slot"]
     bytes: int
     quarantined: str | None = None
+    damaged: bool | None = None
     alone: str | None = None
 
 

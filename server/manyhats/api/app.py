@@ -61,7 +61,8 @@ class Application(FastAPI):
 
     def use(self, settings: Settings) -> None:
         """Has the limits of these settings from now on."""
-        self.gate.use(allowed_hosts(settings), settings.max_body, settings.max_upload + _MULTIPART_OVERHEAD)
+        asks = self.state.runtime.access.asks_for_keys  # no file is looked for on the event loop
+        self.gate.use(allowed_hosts(settings, asks=asks), settings.max_body, settings.max_upload + _MULTIPART_OVERHEAD)
         self.gate.timeout = settings.request_timeout
         self.drain.delay, self.drain.timeout = settings.drain_delay, settings.drain_timeout
 

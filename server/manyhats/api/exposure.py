@@ -52,8 +52,9 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in found)
 
 
-def allowed_hosts(settings: Settings) -> tuple[str, ...] | None:
-    """The host names that requests may be sent to, in lower case; None: any.
+def allowed_hosts(settings: Settings, *, asks: bool | None = None) -> tuple[str, ...] | None:
+    """The host names that requests may be sent to, in lower case; None: any. `asks`: whether nobody may do anything
+    without a key, for who knows it; else the keys file is looked for.
 
     Where asking needs a key, any will do: a page that has its own name point here (DNS rebinding) has no key. Without
     keys only names that such a page cannot have are answered: the loopback ones, and the address that is listened on.
@@ -62,7 +63,7 @@ def allowed_hosts(settings: Settings) -> tuple[str, ...] | None:
     if "*" in given:
         return None
     if not given:
-        if asks_for_keys(settings) or _listens_everywhere(settings.host):
+        if (asks_for_keys(settings) if asks is None else asks) or _listens_everywhere(settings.host):
             return None
         given = (_bracketed(settings.host.lower()),)
     return tuple(dict.fromkeys((*LOOPBACK, *given)))

@@ -80,12 +80,14 @@ class Server(uvicorn.Server):
             self._swept = time.monotonic()
         if self._reloads and self.reloader is not None:
             self._reloads = False
-            self.reloader.reload()
+            self.reloader.ask()
         return self._left() or await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Closes the connections when what they wait for is there, and stops the application."""
         self.config.timeout_graceful_shutdown = int(self.drain.left) + 1
+        if self.reloader is not None:
+            self.reloader.stop()
         await super().shutdown(sockets)
 
     def _left(self) -> bool:

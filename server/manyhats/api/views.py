@@ -18,7 +18,7 @@ def summary(runtime: Runtime, task: Task, version: Version | None = None) -> dic
     version = version or task.stable
     if version is None:
         empty = {"name": task.name, "kind": None, "method": None, "version": None, "residency": "disk", "bytes": 0}
-        return empty | ({"quarantined": task.lost[STABLE]} if STABLE in task.lost else {})
+        return empty | ({"quarantined": task.lost[STABLE], "damaged": True} if STABLE in task.lost else {})
     return {
         "name": task.name,
         "kind": task.settings_for(version).kind,
@@ -34,7 +34,7 @@ def details(runtime: Runtime, task: Task, version: Version | None = None) -> dic
     version = version or task.stable
     settings = task.settings if version is None else task.settings_for(version)
     longest = runtime.backbone.max_tokens
-    lost = {"quarantined": "; ".join(task.lost.values())} if task.lost else {}
+    lost = {"quarantined": "; ".join(task.lost.values()), "damaged": True} if task.lost else {}
     return summary(runtime, task, version) | {
         "kind": settings.kind,
         "versions": [version_body(runtime, v) for v in task.versions],
@@ -129,9 +129,11 @@ def _curves_body(version: Version) -> dict[str, Any]:
 
 def _quarantine_body(runtime: Runtime, version: Version) -> dict[str, Any]:
     """Why the version is not asked, or shares no batch, where that is so."""
-    reason = runtime.registry.quarantine.of(version) or runtime.service.faulty.of(version)
+    damage = runtime.registry.quarantine.of(version)
+    reason = damage or runtime.service.faulty.of(version)
     alone = runtime.service.verifier.of(version)
-    return ({} if reason is None else {"quarantined": reason}) | ({} if alone is None else {"alone": alone})
+    body = {} if reason is None else {"quarantined": reason, "damaged": damage is not None}
+    return body | ({} if alone is None else {"alone": alone})
 
 
 def aliases_body(task: Task) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class RecentUse(Generic[K]):
         self._used: dict[K, tuple[float, float]] = {}  # scaled use, and when the last of it was, the latest last
         self._looked = -_LOOK
         self._crowded = False
+        self._light_below = 0.0  # the scaled use of who asks for little, as of the last look
 
     def __contains__(self, flow: K) -> bool:
         """Whether a flow is remembered."""
@@ -41,6 +42,7 @@ class RecentUse(Generic[K]):
         scale = 2.0 ** ((now - self._begin) / _HALF_LIFE)  # new use weighs more, instead of all old use less
         if scale > _MAX_SCALE:
             self._used = {name: (used / scale, when) for name, (used, when) in self._used.items()}
+            self._light_below /= scale
             self._begin, scale = now, 1.0
         used, _ = self._used.pop(flow, (0.0, 0.0))
         self._used[flow] = used + amount * scale, now
@@ -59,6 +61,11 @@ class RecentUse(Generic[K]):
             del self._used[flow]
         amounts = [used for used, _ in self._used.values()]
         total = sum(amounts)
-        light = len(amounts) > 1 and min(amounts) < _LIGHT * total / len(amounts)
+        self._light_below = _LIGHT * total / len(amounts) if amounts else 0.0
+        light = len(amounts) > 1 and min(amounts) < self._light_below
         self._crowded = light and (not self._dominated or max(amounts) > total / 2)
         return self._crowded
+
+    def is_light(self, flow: K) -> bool:
+        """Whether a flow uses much less than an equal share, where somebody is crowded; so does who is new."""
+        return self._crowded and self._used.get(flow, (0.0, 0.0))[0] < self._light_below

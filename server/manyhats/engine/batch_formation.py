@@ -23,8 +23,11 @@ from manyhats.engine.admission import Rates
 _RETURNING = 8  # all but one of so many are waited for
 _MAX_PAUSE = 256  # passes without a wait, after several that were in vain
 _SHARED = 3  # passes of one sequence: how long one may take while somebody who asks for little may come
-_PASSES_UNDER_WAY = 3  # of one client, while others must not wait for it: one runs, one is prepared, one is answered
-_LEAST_WINDOW, _MOST_WINDOW = 16, 32  # inputs: more would fill the event loop's turns, however short the passes are
+_PASSES_UNDER_WAY = 2  # of one client, while others must not wait for it: one runs, one is prepared or answered
+_LEAST_WINDOW, _MOST_WINDOW = 8, 16  # inputs: more would fill the event loop's turns, however short the passes are
+_GROWTH = 4.0  # times the tokens of recent passes: what one may have while somebody may come
+_SEEN = 2.0  # times the tokens of recent passes: so many are about as many as before
+_OUTLIER = 3.0  # times the usual time: what a pass counts for at most
 _FADING = 0.98  # weight of the earlier passes in the cost, at each new one
 
 
@@ -36,7 +39,13 @@ class PassCost:
         self._weight = self._x = self._y = self._xx = self._xy = self._sequences = 0.0
 
     def add(self, tokens: int, seconds: float, sequences: int = 1) -> None:
-        """A pass that has been computed."""
+        """A pass that has been computed.
+
+        One that took much longer than such passes do, as while the processor was busy with something else, counts for
+        less: it would say that fewer tokens take longer.
+        """
+        if self._weight and tokens <= _SEEN * self._x / self._weight and (usual := self.seconds(tokens)):
+            seconds = min(seconds, _OUTLIER * usual)
         sums = (self._weight, self._x, self._y, self._xx, self._xy, self._sequences)
         new = (1.0, tokens, seconds, tokens * tokens, tokens * seconds, sequences)
         self._weight, self._x, self._y, self._xx, self._xy, self._sequences = (
@@ -51,16 +60,15 @@ class PassCost:
     def shared_pass(self) -> tuple[float, float]:
         """The tokens of a pass that takes as long as a few of one sequence each, and its sequences.
 
-        Both infinite before the first pass, and where more tokens take no longer.
+        Both infinite before the first pass. Far beyond the passes of late nothing is known: it grows step by step.
         """
         if not self._weight:
             return inf, inf
         mean = self._x / self._sequences
+        known = _GROWTH * self._x / self._weight
         at_none, at_one = self.seconds(0), self.seconds(mean)
         slope = (at_one - at_none) / mean
-        if slope <= 0:
-            return inf, inf
-        tokens = (_SHARED * at_one - at_none) / slope
+        tokens = min((_SHARED * at_one - at_none) / slope, known) if slope > 0 else known
         return tokens, tokens / mean
 
     def window(self) -> int:

@@ -302,7 +302,8 @@ class Engine:
     def _form_batch(self) -> None:
         """Waits for the clients that the last pass answered, where that makes the next one fuller."""
         with self._condition:
-            wanted = None if self.lanes.generating else self._formation.wait(self._admission.total)
+            hurried = self.lanes.generating or self.scheduler.shares.crowded()
+            wanted = None if hurried else self._formation.wait(self._admission.total)
             if wanted is None or self._rejection_reason is not None:
                 return
             self._wanted = wanted.sequences

@@ -9,7 +9,7 @@ lower than the lowest of those who are there, so that nobody saves up by staying
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -83,6 +83,7 @@ class FairShares:
         self._tasks: dict[str, VirtualTime[str]] = {}
         self._recent_tenants: RecentUse[str] = RecentUse(clock=clock)
         self._recent_tasks: RecentUse[TaskKey] = RecentUse(dominated=True, clock=clock)
+        self._went_ahead = False  # whether the last pass was theirs alone who ask for little
 
     def present(self, keys: Iterable[TaskKey]) -> None:
         """Who has work now."""
@@ -100,11 +101,12 @@ class FairShares:
     def charge(self, tokens: Mapping[TaskKey, float], weights: Mapping[str, float]) -> None:
         """So many tokens of each run in a pass."""
         for key, count in tokens.items():
-            self._tenants.charge(key.tenant, count / weights[key.tenant])
+            weighted = count / weights[key.tenant]
+            self._tenants.charge(key.tenant, weighted)
             if (own := self._tasks.get(key.tenant)) is not None:
                 own.charge(key.task, count)
-            self._recent_tenants.add(key.tenant, count)
-            self._recent_tasks.add(key, count)
+            self._recent_tenants.add(key.tenant, weighted)
+            self._recent_tasks.add(key, weighted)
 
     def tenant(self, key: TaskKey) -> float:
         """The counter of a key's tenant: the lowest is next."""
@@ -117,3 +119,19 @@ class FairShares:
     def crowded(self) -> bool:
         """Whether somebody who asks for little would wait for the full passes of somebody who asks for much."""
         return self._recent_tenants.crowded() or self._recent_tasks.crowded()
+
+    def ahead(self, keys: Collection[TaskKey], fits: Callable[[TaskKey], bool]) -> Collection[TaskKey]:
+        """Whose pass is next: all keys, or those alone who ask for little beside others who ask for much.
+
+        `fits`: whether all that one waits for fits into a pass; else that is not little. Every second pass is for all,
+        so that nobody waits for ever.
+        """
+        if self._went_ahead:
+            self._went_ahead = False
+            return keys
+        light = [key for key in keys if self._is_light(key) and fits(key)]
+        self._went_ahead = 0 < len(light) < len(keys)
+        return light if self._went_ahead else keys
+
+    def _is_light(self, key: TaskKey) -> bool:
+        return self._recent_tenants.is_light(key.tenant) or self._recent_tasks.is_light(key)

@@ -8,7 +8,8 @@ pass answers. First comes the tenant that has got the least so far for its weigh
 oldest sequence, which is always scheduled, so that none waits for ever. Tokens that a share leaves unused go to tenants
 and tasks in the order of what they have got.
 
-While somebody who asks for little is there beside others who ask for much, passes are kept short: `shared_tokens`.
+While somebody who asks for little is there beside others who ask for much, passes are kept short: `shared_tokens`; and
+what the first asks for runs without the others' (`FairShares.ahead`), whose rows would make its pass longer.
 
 Where the cache is full the youngest running sequence is preempted: its blocks are freed, and it is computed again
 later.
@@ -24,11 +25,11 @@ from dataclasses import dataclass, field
 from math import inf
 
 from manyhats.core.batch import ScheduledBatch, ScheduledSequence, SequenceOutput
-from manyhats.core.sampling_params import SampledToken, SamplingParams
-from manyhats.core.sequence import FinishReason, Request, Sequence
+from manyhats.core.sampling_params import SamplingParams
+from manyhats.core.sequence import Request, Sequence
+from manyhats.engine.accepted_token import accept_token
 from manyhats.engine.fair_shares import FairShares, ShareBudget, TaskKey
 from manyhats.engine.kv_cache import BlockHash, KVCache, blocks_for
-from manyhats.errors import InvalidRequest
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class Scheduler:
         self._failed_to_start: list[SequenceOutput] = []  # errors of sequences that could not be admitted
         self._scheduled: dict[Sequence, int] = {}  # tokens of each sequence in the batch that is being scheduled
         self._budget = 0  # tokens that the batch may still have
+        self._short = False  # whether the batch is kept short
 
     @property
     def idle(self) -> bool:
@@ -114,8 +116,9 @@ class Scheduler:
         `update` returns."""
         self._scheduled = {}
         self._budget = self.max_num_batched_tokens
-        if self.shares.crowded():
-            self._budget = max(int(min(self._budget, self.shared_tokens())), len(self.running), 1)
+        self._short = self.shares.crowded() and self.shared_tokens() < self._budget
+        if self._short:
+            self._budget = max(int(self.shared_tokens()), len(self.running), 1)
         keys = {*self._waiting, *(_key(one.request) for one in self.running)}
         self.shares.present(keys)
         if len(self._weights) > len(keys):
@@ -216,6 +219,9 @@ class Scheduler:
                 oldest[key] = min(waiting.one_pass[0].request.scheduling_key, oldest.get(key, inf))
         if not oldest:
             return
+        if self._short:
+            ahead = self.shares.ahead(oldest, lambda key: self._fits(prompts.get(key, []), self._waiting.get(key)))
+            oldest = {key: oldest[key] for key in ahead}
         tasks = Counter(key.tenant for key in oldest)
         weights = {tenant: self._weights[tenant] for tenant in tasks}
         unit = self._budget / sum(weights.values())
@@ -242,6 +248,14 @@ class Scheduler:
                     self._schedule_prompts(own, share)
         for key in by_age:
             self._remove_if_empty(key)
+
+    def _fits(self, prompts: list[Sequence], queue: Queue | None) -> bool:
+        """Whether all that a task has to compute fits into the batch."""
+        waiting = queue.one_pass if queue is not None else ()
+        if len(prompts) + len(waiting) > self._budget:
+            return False
+        tokens: int = sum(one.length - one.computed for one in (*prompts, *waiting))
+        return tokens <= self._budget
 
     def _schedule_prompts(self, prompts: list[Sequence], share: ShareBudget) -> None:
         """Schedules the next chunks of one task's prompts."""
@@ -353,39 +367,11 @@ class Scheduler:
             return output
         if output.token is not None:
             try:
-                return _accept_token(sequence, params, output.token)
+                return accept_token(sequence, params, output.token)
             except Exception as error:
                 return SequenceOutput(sequence, error=error)
         computed = sequence.adapter.non_causal or sequence.computed == sequence.length
         return output._replace(finished="length") if computed and not params.max_new_tokens else output
-
-
-def _accept_token(sequence: Sequence, params: SamplingParams, sampled: SampledToken) -> SequenceOutput:
-    """Appends the token to the sequence, or ends it. Raises InvalidRequest where the constraints allow no token."""
-    if sampled.token < 0:
-        raise _no_token_error(sequence)
-    complete = sequence.constraint.accept(sampled.token) if sequence.constraint is not None else False
-    kept = sampled.token in params.kept_eos_token_ids
-    if sampled.token in params.eos_token_ids and not kept:
-        sequence.ended_by = sampled
-        return SequenceOutput(sequence, finished="stop")
-    sequence.output.append(sampled)
-    if complete and len(sequence.output) < params.min_tokens:
-        raise _no_token_error(sequence)
-    finished: FinishReason | None = None
-    if complete or kept:
-        finished = "stop"
-    elif len(sequence.output) >= params.max_new_tokens:
-        finished = "length"
-    return SequenceOutput(sequence, sampled, finished)
-
-
-def _no_token_error(sequence: Sequence) -> InvalidRequest:
-    return InvalidRequest(
-        f"after {len(sequence.output)} tokens of the answer its constraints leave no token that may follow: the "
-        "structured output, allowed_token_ids, bad_words and min_tokens together",
-        param="parameters",
-    )
 
 
 def _key(request: Request) -> TaskKey:

@@ -1,8 +1,8 @@
-"""Notices what has died or hangs: threads, the scan for adapters, calls that never reach the event loop.
+"""Notices what has died, hangs or fails: threads, the scan for adapters, calls that never reach the event loop.
 
 What has died is begun anew, with the work that waits for it. A thread that hangs cannot be ended from outside: the
 watchdog says so. After a bound, or where a part dies again and again, it asks for the end of the process, which a
-supervisor starts again.
+supervisor starts again. What fails and tries again by itself is said as long as it fails; nothing is ended for it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 logger = logging.getLogger(__name__)
 
@@ -21,18 +22,23 @@ _MAX_REVIVALS = 10  # of one part within so many seconds, after which it is give
 _REVIVAL_WINDOW = 60.0
 
 
+_FOLLOWS = {"died": ", and begins it anew", "hangs": "", "fails": ", until it succeeds"}
+
+
 @dataclass(frozen=True)
 class Part:
     """Something that must not stop. All of it is asked from any thread, and must not block.
 
     `alive`: whether it can still do its work. `busy_since`: when it began what it is doing, by `time.monotonic()`; None
-    where it waits. `revive`: begins it anew, where it is not alive.
+    where it waits. `revive`: begins it anew, where it is not alive. `failure`: why its last try failed, in words that
+    anybody may read; empty where it did not.
     """
 
     name: str
     alive: Callable[[], bool]
     busy_since: Callable[[], float | None]
     revive: Callable[[], None]
+    failure: Callable[[], str] = lambda: ""
 
 
 class Watchdog:
@@ -52,8 +58,10 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         self._revivals: dict[str, deque[float]] = {}  # when each part was begun anew lately
         self.on_fatal: Callable[[str], None] = lambda reason: None
+        self.on_look: Callable[[], None] = lambda: None  # in its thread, at every look
         self.deaths: Counter[str] = Counter()  # noticed so far, by part
         self.stalls: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
 
     def add(self, part: Part) -> None:
         """Looks after this part too. Before `start`."""
@@ -82,25 +90,18 @@ class Watchdog:
         if not self._thread.is_alive():
             return "the watchdog has died"
         now = time.monotonic()
-        return next((wrong for part in self._parts if (wrong := self._wrong(part, now)) is not None), None)
+        return next((wrong[1] for part in self._parts if (wrong := _wrong(part, now, self._stall_timeout))), None)
 
     def is_well(self, name: str) -> bool:
         """Whether nothing is wrong with the part of this name."""
         now = time.monotonic()
-        return all(self._wrong(part, now) is None for part in self._parts if part.name == name)
-
-    def _wrong(self, part: Part, now: float) -> str | None:
-        if not part.alive():
-            return f"{part.name} has died"
-        since = part.busy_since()
-        if since is not None and now - since > self._stall_timeout:
-            return f"{part.name} hangs"
-        return None
+        return all(_wrong(part, now, self._stall_timeout) is None for part in self._parts if part.name == name)
 
     # ---- its thread
 
     def _loop(self) -> None:
         while not self._stopping.wait(INTERVAL):
+            self.on_look()
             for part in self._parts:
                 try:
                     self._look(part)
@@ -108,17 +109,17 @@ class Watchdog:
                     logger.exception("the watchdog failed on %s", part.name)
 
     def _look(self, part: Part) -> None:
-        wrong = self._wrong(part, time.monotonic())
-        if wrong is None:
+        found = _wrong(part, time.monotonic(), self._stall_timeout)
+        if found is None:
             if self._reported.pop(part.name, None) is not None:
                 logger.warning("%s works again", part.name)
             return
-        died = not part.alive()
+        state, wrong = found
         if self._reported.get(part.name) != wrong:
             self._reported[part.name] = wrong
-            (self.deaths if died else self.stalls)[part.name] += 1
-            logger.critical("%s; the server is not ready%s", wrong, ", and begins it anew" if died else "")
-        if died:
+            {"died": self.deaths, "hangs": self.stalls, "fails": self.failures}[state][part.name] += 1
+            logger.critical("%s; the server is not ready%s", wrong, _FOLLOWS[state])
+        if state == "died":
             self._revive(part)
             return
         since = part.busy_since()
@@ -138,3 +139,14 @@ class Watchdog:
         if not self._ended:
             self._ended = True
             self.on_fatal(reason)
+
+
+def _wrong(part: Part, now: float, stall_timeout: float) -> tuple[Literal["died", "hangs", "fails"], str] | None:
+    """What is wrong with a part, with words for it; None where all is well."""
+    if not part.alive():
+        return "died", f"{part.name} has died"
+    since = part.busy_since()
+    if since is not None and now - since > stall_timeout:
+        return "hangs", f"{part.name} hangs"
+    failure = part.failure()
+    return ("fails", f"{part.name} fails: {failure}") if failure else None

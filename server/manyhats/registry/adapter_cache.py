@@ -6,8 +6,9 @@ Where slots are host memory too, an adapter lies in one of the two, never in bot
 account to the other, at once.
 
 Whoever is about to run an adapter acquires it, which keeps it in its slot until it is released. Slots that nobody
-uses are evicted in the order of their last use. Loading happens in threads of its own, so it never delays running
-work, and a file that cannot be loaded fails only those who asked for it.
+uses are evicted in the order of their last use, and leave memory in that order, those asked for often later. Loading
+happens in threads of its own, so it never delays running work, and a file that cannot be loaded fails only those who
+asked for it.
 """
 
 from __future__ import annotations
@@ -231,10 +232,10 @@ class AdapterCache:
         _, bound = self._memory.get(sha)
         if bound is None:
             return None
-        self._memory.take(sha)  # else it may be removed for one that is evicted
+        asked = self._memory.take(sha)  # else it may be removed for one that is evicted
         if self._space.reserve(bound.nbytes):
-            return self._slots.add(sha, Slot(bound, bound.nbytes))
-        self._memory.put_bound(sha, bound)
+            return self._slots.add(sha, Slot(bound, bound.nbytes, asked=asked))
+        self._memory.put_bound(sha, bound, asked)
         return None
 
     def _admit_if_cancelled(self, future: Future[BoundAdapter]) -> None:
@@ -260,6 +261,7 @@ class AdapterCache:
         sha = job.version.sha256
         with self._lock:
             adapter, job.bound = self._memory.get(sha)
+            self._memory.credit(sha, 1)
         read = adapter is None and job.bound is None
         try:
             if read:
@@ -335,8 +337,8 @@ class AdapterCache:
                 self._space.binding -= 1
                 job.reserved = False
                 self._slots.add(version.sha256, slot)
-                if self._slots_on_host:
-                    self._memory.take(version.sha256)
+                # From here on only further requests count: that which had it loaded says nothing about the next.
+                slot.asked = (self._memory.take(version.sha256) if self._slots_on_host else 0) - len(job.futures)
             self._load_jobs.pop(version.sha256, None)
             slot.evict_when_idle = job.evict_when_idle
             if not all(future.cancelled() for future in job.pinning_futures):
@@ -362,10 +364,11 @@ class AdapterCache:
             self._fail(job, error)
             self._start_binding(admitted)
             return None
-        # A file in 16 bits takes twice its bytes beside a backbone in 32: what it takes is what counts.
-        more = max(bound.nbytes - job.size, 0)
-        self.budget.add(more)
-        return Slot(bound, job.size + more, users=1)
+        # A file in 16 bits takes twice its bytes beside a backbone in 32, one in 32 half of them beside one in 16: what
+        # it takes is what counts. On a device that is never less than was allocated.
+        size = bound.nbytes if self._slots_on_host else max(bound.nbytes, job.size)
+        self.budget.add(size - job.size)
+        return Slot(bound, size, users=1)
 
     def _lose(self, job: LoadJob, error: BaseException) -> None:
         """The thread that loaded or bound the adapter has failed elsewhere, or died."""

@@ -47,7 +47,7 @@ class MemoryBudget:
             return True
 
     def add(self, size: int) -> None:
-        """Counts bytes that are in use already, though they may be more than are left."""
+        """Counts bytes that are in use already, though they may be more than are left. Below 0: so many fewer are."""
         with self._lock:
             self._used += size
 

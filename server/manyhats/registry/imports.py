@@ -84,11 +84,12 @@ class FolderImports:
         done: dict[str, str] = {}
         found: dict[str, FolderImport] = {}
         copying = False
+        names = self._names()
         try:
-            known = self._registry.imports()
+            known = self._registry.imports() if names != [_STORE_ITSELF] else {}
         except NotReady:  # the database is away, and has said so; nothing can be imported
             return {}, False
-        for name in self._names():
+        for name in names:
             result, outcome, moving = self._scan_folder(name, known.get(name))
             copying = copying or moving
             if outcome is not None:

@@ -5,34 +5,37 @@ from __future__ import annotations
 import random
 import re
 import threading
-from bisect import insort
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Iterable
 
 from rapidfuzz import fuzz, process
 
 from manyhats.core.call import CURRENT_CALL
 from manyhats.errors import Conflict, DamagedStore, NotFound
 from manyhats.registry.names import parse_ref
-from manyhats.registry.paging import page_of
+from manyhats.registry.paging import SortedNames
 from manyhats.registry.records import AdapterInfo, Task, Version
 from manyhats.registry.rollout import AFFINITY, chosen
+from manyhats.registry.uses import ContentUses, contents_of
 from manyhats.registry.visibility import sees, sees_all
 
-_MAX_SEEN = 64  # callers' patterns whose names are kept
+_MAX_SEEN = 1024  # callers' patterns whose names are kept
+_MAX_SEEN_NAMES = 1_000_000  # of all these together
 _SEARCHED = 10_000  # names that are searched for the nearest ones: about a millisecond
 
 
 class AdapterIndex:
-    """All tasks, how many versions name each content, and how many requests need it. Safe from any thread."""
+    """All tasks, which versions name each content, and how many requests need it. Safe from any thread."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng  # samples one of the versions of a split
         self._lock = threading.Lock()  # guards what follows
         self._tasks: dict[str, Task] = {}
-        self._names: list[str] = []  # sorted
-        self._uses: dict[str, int] = {}  # versions by sha256
+        self._names = SortedNames()
+        self._uses = ContentUses()
         self._pins: dict[str, int] = {}  # requests by sha256
-        self._seen: dict[re.Pattern[str], list[str]] = {}  # the names that callers of some tasks see, sorted
+        # The names that callers of some tasks see, those that asked longest ago first.
+        self._seen: OrderedDict[re.Pattern[str], SortedNames] = OrderedDict()
 
     # ---- reading
 
@@ -64,7 +67,7 @@ class AdapterIndex:
         if found is not None and (allowed is None or allowed.fullmatch(name)):
             return found
         with self._lock:
-            names = self._seen_names()[:_SEARCHED]
+            names = self._seen_names().around(name, _SEARCHED)
         near = process.extract(name[:128], names, scorer=fuzz.ratio, limit=3, score_cutoff=50)
         nearest = f" Nearest: {', '.join(f'`{found}`' for found, _, _ in near)}." if near else ""
         raise NotFound(f"The task `{name[:200]}` does not exist.{nearest}", param="task")
@@ -77,10 +80,7 @@ class AdapterIndex:
         `search`: of those whose names contain it, in whatever case.
         """
         with self._lock:
-            wanted = search.lower() if search else ""
-            names = self._seen_names()
-            found = [name for name in names if wanted in name.lower()] if wanted else names
-            names, following = page_of(found, limit, page_token)
+            names, following = self._seen_names().page(limit, page_token, search or "")
             return [self._tasks[name] for name in names], following
 
     def lookup(self, ref: str) -> tuple[Task, Version | None]:
@@ -122,16 +122,19 @@ class AdapterIndex:
         (sampled,) = self._rng.choices(targets, weights=[target.weight for target in targets])
         return task.version(sampled.version)
 
-    def _seen_names(self) -> list[str]:
-        """The names of the tasks that the caller sees, sorted. The lock is held."""
+    def _seen_names(self) -> SortedNames:
+        """The names of the tasks that the caller sees. The lock is held."""
         allowed = CURRENT_CALL.get().caller.tasks
         if allowed is None:
             return self._names
         names = self._seen.get(allowed)
         if names is None:
-            if len(self._seen) >= _MAX_SEEN:
-                self._seen.clear()
-            names = self._seen[allowed] = [name for name in self._names if allowed.fullmatch(name)]
+            names = self._seen[allowed] = SortedNames(filter(allowed.fullmatch, self._names))
+            while len(self._seen) > 1 and (
+                len(self._seen) > _MAX_SEEN or sum(map(len, self._seen.values())) > _MAX_SEEN_NAMES
+            ):
+                self._seen.popitem(last=False)
+        self._seen.move_to_end(allowed)
         return names
 
     def may_use(self, sha256: str) -> bool:
@@ -145,14 +148,19 @@ class AdapterIndex:
 
     def needing(self, sha256: str) -> list[Version]:
         """All versions that need this content."""
-        return [version for task in self.all() for version in task.versions if sha256 in contents_of(version)]
+        with self._lock:
+            named = [(self._tasks.get(task), number) for task, number in self._uses.of(sha256)]
+        return [
+            version
+            for task, number in named
+            for version in (() if task is None else task.versions)
+            if version.number == number
+        ]
 
     def check_reading(self, sha256: str, info: AdapterInfo) -> None:
         """Raises Conflict where a version has the same content, and its head is read for something else there."""
-        if not self.uses(sha256):
-            return
-        for version in (version for task in self.all() for version in task.versions if version.sha256 == sha256):
-            if not version.info.allows(info.kind) and not info.allows(version.info.kind):
+        for version in self.needing(sha256):
+            if version.sha256 == sha256 and not version.info.allows(info.kind) and not info.allows(version.info.kind):
                 where = f"as {version.ref}" if sees(version.task) else "already, and are"
                 raise Conflict(
                     f"the same files are stored {where} of kind '{version.info.kind}', and cannot be of kind "
@@ -177,8 +185,15 @@ class AdapterIndex:
 
     def drop_pin(self, version: Version) -> list[str]:
         """Undoes `pin`; the contents that nobody needs any more."""
+        orphans = []
         with self._lock:
-            return _count_down(self._pins, contents_of(version), self._uses)
+            for sha in contents_of(version):
+                self._pins[sha] -= 1
+                if not self._pins[sha]:
+                    del self._pins[sha]
+                    if sha not in self._uses:
+                        orphans.append(sha)
+        return orphans
 
     def is_needed(self, sha256: str) -> bool:
         """Whether any version or request needs this content."""
@@ -191,24 +206,26 @@ class AdapterIndex:
         """Replaces everything by these tasks."""
         with self._lock:
             self._tasks = {task.name: task for task in tasks}
-            self._names = sorted(self._tasks)
+            self._names = SortedNames(self._tasks)
             self._seen.clear()
-            self._uses = {}
+            self._uses = ContentUses()
             for task in self._tasks.values():
                 for version in task.versions:
-                    self._incref(version)
+                    self._uses.add(version)
 
     def _put(self, task: Task) -> Task:
         """Puts a task in the place of the one of its name; its new versions count as uses of their content."""
         with self._lock:
             before = self._tasks.get(task.name)
             if before is None:
-                insort(self._names, task.name)
-                self._seen.clear()
+                self._names.add(task.name)
+                for allowed, names in self._seen.items():
+                    if allowed.fullmatch(task.name):
+                        names.add(task.name)
             known = {version.number for version in before.versions} if before else set()
             for version in task.versions:
                 if version.number not in known:
-                    self._incref(version)
+                    self._uses.add(version)
             self._tasks[task.name] = task
         return task
 
@@ -216,36 +233,15 @@ class AdapterIndex:
         """Removes a task. `_decref` is to follow for its versions."""
         with self._lock:
             del self._tasks[task]
-            self._names.remove(task)
-            self._seen.clear()
+            for names in (self._names, *self._seen.values()):
+                names.discard(task)
 
     def _decref(self, versions: Iterable[Version]) -> list[str]:
         """Removes a use of each content that these versions need; the contents that nobody needs any more."""
         with self._lock:
-            return _count_down(self._uses, (sha for version in versions for sha in contents_of(version)), self._pins)
+            return [sha for version in versions for sha in self._uses.remove(version) if sha not in self._pins]
 
     def contents(self) -> set[str]:
         """The sha256 of everything that a version needs."""
         with self._lock:
-            return set(self._uses)
-
-    def _incref(self, version: Version) -> None:
-        for sha in contents_of(version):
-            self._uses[sha] = self._uses.get(sha, 0) + 1
-
-
-def contents_of(version: Version) -> set[str]:
-    """The contents that a version needs: its own, and those that it is made of."""
-    return {version.sha256, *version.info.references}
-
-
-def _count_down(counts: dict[str, int], contents: Iterable[str], others: Mapping[str, int]) -> list[str]:
-    """Takes one from the count of each content; those that neither `counts` nor `others` have then."""
-    orphans = []
-    for sha in contents:
-        counts[sha] -= 1
-        if not counts[sha]:
-            del counts[sha]
-            if sha not in others:
-                orphans.append(sha)
-    return orphans
+            return self._uses.contents()

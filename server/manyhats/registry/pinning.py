@@ -24,10 +24,14 @@ class Pinning:
 
     def unpin_unused(self, versions: Iterable[Version]) -> None:
         """Unpins those of the versions whose content no pinned task answers with."""
-        wanted = {v.sha256 for task in self._registry.all() if task.settings.pinned for v in task.stable_versions}
-        for version in versions:
-            if version.sha256 not in wanted:
-                self._adapter_cache.unpin(version.sha256)
+        for sha in dict.fromkeys(version.sha256 for version in versions):
+            if not any(self._is_pinned(version.task, sha) for version in self._registry.needing(sha)):
+                self._adapter_cache.unpin(sha)
+
+    def _is_pinned(self, name: str, sha256: str) -> bool:
+        """Whether a task is pinned and answers with this content."""
+        task = self._registry.find(name)
+        return task is not None and task.settings.pinned and any(v.sha256 == sha256 for v in task.stable_versions)
 
     def on_change(self, event: str, version: Version | None, task: str) -> None:
         """A listener of the registry's changes (`Registry.subscribe`)."""

@@ -316,8 +316,9 @@ class Registry(FollowedChanges):
     def imports(self) -> dict[str, tuple[str, str]]:
         """The fingerprint of each folder that was dealt with, and what became of it."""
         with self._database.read() as session:
-            own = select(FolderImportRow).where(FolderImportRow.server == self._database.server)
-            return {row.folder: (row.fingerprint, row.outcome) for row in session.scalars(own)}
+            columns = (FolderImportRow.folder, FolderImportRow.fingerprint, FolderImportRow.outcome)
+            own = select(*columns).where(FolderImportRow.server == self._database.server)
+            return {name: (fingerprint, outcome) for name, fingerprint, outcome in session.execute(own)}
 
     def holds_elsewhere(self, task: str, folder: Path) -> bool:
         """Whether other servers share the database, and a version of the task has the content of the folder."""

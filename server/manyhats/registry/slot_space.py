@@ -67,8 +67,9 @@ class SlotSpace:
         slot = self.slots.pop(sha256)
         self.budget.free(slot.size)
         if keep:
-            self._memory.put_bound(sha256, slot.bound)
+            self._memory.put_bound(sha256, slot.bound, slot.asked)
         else:
+            self._memory.credit(sha256, slot.asked)
             self._unbind(slot.bound)
 
     def _evict(self) -> bool:

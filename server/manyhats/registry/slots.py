@@ -11,11 +11,12 @@ from manyhats.methods.bound_adapter import BoundAdapter
 
 @dataclass(slots=True)
 class Slot:
-    """An adapter that is ready to act. `size`: the bytes that are counted for it."""
+    """An adapter that is ready to act. `size`: the bytes that are counted for it. `asked`: how often again."""
 
     bound: BoundAdapter
     size: int
     users: int = 0
+    asked: int = 0
     pinned: bool = False
     evict_when_idle: bool = False
 
@@ -75,6 +76,7 @@ class Slots:
         """Counts further users."""
         slot = self._slots[sha256]
         slot.users += users
+        slot.asked += users
         self._update_idle(sha256, slot)
 
     def give_back(self, sha256: str) -> Slot:

@@ -37,11 +37,15 @@ class FaultFigures(Collector):  # type: ignore[misc]
             ("manyhats_adapters_alone", "Adapters that share no batch, as an answer differed", len(verifier.reasons)),
         ):
             yield GaugeMetricFamily(name, text, value)
-        well = GaugeMetricFamily("manyhats_part_well", "Whether a part neither hangs nor has died", labels=["part"])
+        well = GaugeMetricFamily(
+            "manyhats_part_well", "Whether a part neither hangs nor fails nor has died", labels=["part"]
+        )
         deaths = CounterMetricFamily("manyhats_part_deaths", "Times that a part had died", labels=["part"])
         stalls = CounterMetricFamily("manyhats_part_stalls", "Times that a part hung", labels=["part"])
+        failures = CounterMetricFamily("manyhats_part_failures", "Times that a part began to fail", labels=["part"])
         for part in self._watchdog.parts:
             well.add_metric([part], int(self._watchdog.is_well(part)))
             deaths.add_metric([part], self._watchdog.deaths[part])
             stalls.add_metric([part], self._watchdog.stalls[part])
-        yield from (well, deaths, stalls)
+            failures.add_metric([part], self._watchdog.failures[part])
+        yield from (well, deaths, stalls, failures)

@@ -103,9 +103,8 @@ class FaultyAdapters:
 def quarantined_versions(registry: Registry, faulty: FaultyAdapters) -> list[Version]:
     """All versions that are not asked, as their files are damaged or their adapter failed too often; by name."""
     found = {version.ref: version for version in registry.quarantine.versions()}
-    if faulty.reasons:
-        kept = (version for task in registry.all() for version in task.versions)
-        found |= {version.ref: version for version in kept if faulty.of(version) is not None}
+    for sha in list(faulty.reasons):
+        found |= {version.ref: version for version in registry.needing(sha) if version.sha256 == sha}
     return [found[ref] for ref in sorted(found)]
 
 

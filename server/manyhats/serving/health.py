@@ -18,7 +18,14 @@ def watch(
         Part("the model's thread", lambda: engine.alive, lambda: engine.busy_since, engine.revive),
         Part("the detokenizer", lambda: detokenizer.alive, lambda: detokenizer.busy_since, detokenizer.revive),
         Part("the loading of adapters", lambda: loading.alive, lambda: loading.busy_since, loading.revive),
-        Part("the scan for adapters", lambda: scanner.alive, lambda: scanner.busy_since, scanner.revive),
+        Part(
+            "the scan for adapters",
+            lambda: scanner.alive,
+            lambda: scanner.busy_since,
+            scanner.revive,
+            # A server that never learns of new adapters must not look well, though it answers for those that it has.
+            lambda: scanner.failure,
+        ),
         Part("the event loop", lambda: dispatcher.alive, lambda: dispatcher.busy_since, dispatcher.revive),
     ):
         watchdog.add(part)

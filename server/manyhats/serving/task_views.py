@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +69,8 @@ class TaskViews:
             return known
         view = TaskView(task, version, TaskSettings() if task is None else task.settings_for(version))
         if len(self._views) >= _MAX_VIEWS:  # those of deleted tasks among them
-            self._views.clear()
+            with suppress(KeyError, StopIteration, RuntimeError):  # another thread is about it
+                del self._views[next(iter(self._views))]
         self._views[key] = view
         return view
 

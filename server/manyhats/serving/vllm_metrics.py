@@ -60,13 +60,13 @@ class VllmMetrics(Collector):  # type: ignore[misc]
 
     def _adapters(self, loading: list[str]) -> Metric:
         resident = self._adapter_cache.resident()
-        tasks = [task for task in self._registry.all() if any(one.sha256 in resident for one in task.versions)]
+        tasks = {one.task for sha in resident for one in self._registry.needing(sha) if one.sha256 == sha}
         info = GaugeMetricFamily(
             "vllm:lora_requests_info",
             "Tasks whose adapters are in slots, and on their way; the value is the time",
             labels=["max_lora", "running_lora_adapters", "waiting_lora_adapters"],
         )
-        names = ",".join(sorted(task.name for task in tasks))
+        names = ",".join(sorted(tasks))
         info.add_metric([str(self._adapter_cache.slot_limit), names, ",".join(loading)], time.time())
         return info
 

@@ -43,12 +43,27 @@ class ModelBody(AnswerBody):
 
 
 class ModelList(AnswerBody):
-    """The bare backbone and every task."""
+    """The bare backbone and tasks, a page of them. `last_id` is the `after` of the next page, where `has_more`."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"object": "list", "data": [_ONE_MODEL]}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "object": "list",
+                    "data": [_ONE_MODEL],
+                    "has_more": False,
+                    "first_id": _ONE_MODEL["id"],
+                    "last_id": _ONE_MODEL["id"],
+                }
+            ]
+        }
+    )
 
     object: Literal["list"]
     data: list[ModelBody]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
 
 
 class CachedTokens(AnswerBody):

@@ -2,37 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from manyhats.api.auth import require_read
+from manyhats.api.json_response import small_json
 from manyhats.api.model_names import task_of, unknown_model
 from manyhats.api.openai.answers import ModelBody, ModelList
 from manyhats.api.state import runtime_of
-from manyhats.errors import NotFound
-from manyhats.registry.names import BASE
+from manyhats.errors import InvalidRequest, NotFound
+from manyhats.registry.names import BASE, is_name
+from manyhats.registry.paging import token_after
 from manyhats.registry.records import Version
 from manyhats.registry.visibility import sees
 from manyhats.runtime import Runtime
 
 router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(require_read)])
 
-_PAGE = 1000
+_PAGE = 1000  # tasks of an answer, at most
 
 
 @router.get("/models", response_model=ModelList)
-async def models(request: Request) -> JSONResponse:
-    """The bare backbone and every task that the key may ask."""
+async def models(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=_PAGE, description="how many, at most")] = _PAGE,
+    after: Annotated[str | None, Query(description="those behind this model; `last_id` of the page before")] = None,
+) -> Response:
+    """The bare backbone and then the tasks that the key may ask, by name, a page at a time.
+
+    `has_more` says whether others follow, and `last_id` is the `after` of the next page."""
     runtime = runtime_of(request)
-    found = [_model(runtime, runtime.backbone.name, None, bare=True)] if sees(BASE) else []
-    page: str | None = None
-    while True:
-        tasks, page = runtime.registry.tasks(_PAGE, page)
-        found += [_model(runtime, task.name, task.stable) for task in tasks]
-        if page is None:
-            return JSONResponse({"object": "list", "data": found})
+    names = (runtime.backbone.name, BASE)
+    if after is not None and after not in names and not is_name(after):
+        raise InvalidRequest(
+            f"after is `{after[:200]}`, which is no model's id; give a page's `last_id`", param="after"
+        )
+    found = []
+    if after is None and sees(BASE):
+        found.append(_model(runtime, runtime.backbone.name, None, bare=True))
+    token = None if after is None or after in names else token_after(after)
+    tasks, following = runtime.registry.tasks(limit, token)
+    found += [_model(runtime, task.name, task.stable) for task in tasks]
+    page = found[:limit]
+    ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
+    has_more = following is not None or len(found) > limit
+    return small_json({"object": "list", "data": page, "has_more": has_more, **ends})
 
 
 @router.get("/models/{model:path}", response_model=ModelBody)

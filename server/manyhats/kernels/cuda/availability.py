@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from manyhats.kernels.cuda import prebuilt_driver
+
 _MIN_CAPABILITY = (8, 0)  # bfloat16
 
 
@@ -27,9 +29,11 @@ def missing() -> str | None:
     if capability < _MIN_CAPABILITY:
         found, needed = (".".join(map(str, one)) for one in (capability, _MIN_CAPABILITY))
         return f"the device has the compute capability {found}, and {needed} is needed"
-    if os.environ.get("CC") is None and not (shutil.which("gcc") or shutil.which("clang")):
+    if prebuilt_driver.found():
+        prebuilt_driver.use()
+    elif os.environ.get("CC") is None and not (shutil.which("gcc") or shutil.which("clang")):
         return "Triton needs a C compiler where the server runs: install gcc or clang"
-    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+    elif not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
         return "Triton needs Python's headers where the server runs: install python3-dev or its like"
     from manyhats.kernels.cuda.self_check import fault  # imports Triton
 

@@ -4,7 +4,7 @@ import { useRef } from "preact/hooks";
 import { counted, ms, timeOfDay } from "../parts/format";
 import { Problem } from "../parts/problem";
 import { to } from "../router";
-import { call, path } from "../server/client";
+import { body, server } from "../server/client";
 import type { Batch } from "../server/types";
 import { usePoll } from "../state/poll";
 import { colour, Shares } from "./shares";
@@ -16,7 +16,7 @@ const NAMED = 6; // tasks of a batch that stand beside its bar
 export function Batches() {
   const held = useSignal<Batch[] | null>(null);
   const colours = useRef(new Map<string, string>());
-  const polled = usePoll("batches", async (signal) => (await call<{ data: Batch[] }>(`${path("batches")}?limit=${SHOWN}`, { signal })).data, SECONDS);
+  const polled = usePoll("batches", async (signal) => (await body(server.GET("/v1/batches", { params: { query: { limit: SHOWN } }, signal }))).data, SECONDS);
   const batches = held.value ?? polled.value.value;
   const shared = batches?.filter(({ task_count }) => task_count > 1).length ?? 0;
   return (

@@ -23,7 +23,7 @@ export function Sparkline({ values, label, top }: Props) {
         const [first] = run;
         // One value alone is a dot: a line of no length with round ends.
         if (points.length === 1 && first) points.push(`${(Number(x(first[0])) + 0.01).toFixed(2)},${y(first[1])}`);
-        return <polyline key={run[0]?.[0]} points={points.join(" ")} />;
+        return <polyline key={run[0]?.[0]} class={run.length === 1 ? "dot" : undefined} points={points.join(" ")} />;
       })}
     </svg>
   );

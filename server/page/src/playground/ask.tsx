@@ -1,10 +1,9 @@
 // Several tasks on one text, in one call.
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { call, path } from "../server/client";
-import type { Page, TaskSummary } from "../server/types";
+import { address, body, server } from "../server/client";
+import type { Base } from "../server/types";
 import { key } from "../state/key";
-import type { Base, Result } from "./answers";
 import { AsCurl } from "./curl";
 import { kindOf, known, useFacts } from "./facts";
 import { AskForm } from "./form";
@@ -35,11 +34,11 @@ export function Ask({ base }: { base: Base }) {
   const pairs = chosen.filter(({ kind }) => kind && viewOf(kind).second !== "none");
   const needed = [...new Set(kinds.map((kind) => viewOf(kind).second).flatMap((one) => (typeof one === "object" ? one.called : [])))];
   const sent = { text: text.value, second: pairs.length ? second.value : "" };
-  const body = bodyOf(chosen, sent, typed.value);
+  const sending = bodyOf(chosen, sent, typed.value);
 
   const ask = () => asking.start(async (signal) => {
     const before = performance.now();
-    const { results } = await call<{ results: Result[] }>(path("predict"), { json: body, signal });
+    const { results } = await body(server.POST("/v1/predict", { body: sending, signal }));
     const one: Answered = { results, tasks, sent, milliseconds: performance.now() - before };
     answered.value = one;
     return { shown: summary(one) };
@@ -83,7 +82,7 @@ export function Ask({ base }: { base: Base }) {
             })}
           </details>
         )}
-        {tasks.length > 0 && <AsCurl address={path("predict")} body={body} />}
+        {tasks.length > 0 && <AsCurl address={address("/v1/predict")} body={sending} />}
       </AskForm>
       <section class="stack" aria-labelledby="answers">
         <h2 id="answers">Answers</h2>
@@ -105,7 +104,7 @@ function useFirstTasks(): void {
   useEffect(() => {
     if (asked.value !== null) return undefined;
     const stop = new AbortController();
-    call<Page<TaskSummary>>(`${path("tasks")}?limit=${FIRST}`, { signal: stop.signal })
+    body(server.GET("/v1/tasks", { params: { query: { limit: FIRST } }, signal: stop.signal }))
       .then(({ data }) => {
         const simple = data.filter(({ kind }) => kind && typeof viewOf(kind).second === "string").map(({ name }) => name);
         asked.value ??= simple.length ? simple : ["base"];

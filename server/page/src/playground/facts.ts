@@ -1,7 +1,7 @@
 // What is known of the tasks that are chosen.
 import { signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { call, path } from "../server/client";
+import { body, server } from "../server/client";
 import type { Task } from "../server/types";
 import { key } from "../state/key";
 
@@ -28,7 +28,8 @@ export function useFacts(names: string[]): void {
 export async function learn(name: string, signal?: AbortSignal): Promise<Known> {
   let found: Known;
   try {
-    found = { task: await call<Task>(path("tasks", name), signal ? { signal } : {}) };
+    const params = { path: { task: name } };
+    found = { task: await body(server.GET("/v1/tasks/{task}", { params, ...(signal && { signal }) })) };
   } catch (error) {
     if (signal?.aborted) return {};
     found = { missing: (error as Error).message };

@@ -1,7 +1,7 @@
 // Text as it is written: completions and chats, of several tasks side by side.
 import { useRef } from "preact/hooks";
 import { counted, ms } from "../parts/format";
-import type { Base } from "./answers";
+import type { Base } from "../server/types";
 import { AsCurl } from "./curl";
 import { known, useFacts } from "./facts";
 import { AskForm } from "./form";

@@ -2,9 +2,9 @@
 import { useEffect } from "preact/hooks";
 import { Problem } from "../parts/problem";
 import { route, to } from "../router";
-import { call, path } from "../server/client";
+import { body, server } from "../server/client";
+import type { Base } from "../server/types";
 import { usePoll } from "../state/poll";
-import type { Base } from "./answers";
 import { Ask } from "./ask";
 import { Generate } from "./generate";
 import { Similarity } from "./similarity";
@@ -21,7 +21,7 @@ const WAYS = [
 
 /** `#/playground/similarity`; `#/playground/ask/spam` chooses that task, and the way to ask that is its kind's. */
 export function Playground() {
-  const polled = usePoll("base", (signal) => call<Base>(path("tasks", "base"), { signal }), FRESH);
+  const polled = usePoll("base", (signal) => body(server.GET("/v1/tasks/{task}", { params: { path: { task: "base" } }, signal })) as Promise<Base>, FRESH);
   const base = polled.value.value;
   const [wanted = "ask", task] = route.value.rest;
 

@@ -2,14 +2,14 @@
 import { useId } from "preact/hooks";
 import { type, typed } from "./state";
 
-interface Labelled {
-  name: string;
+interface Labelled<Name extends string> {
+  name: Name;
   label: string;
   /** What holds where the field is empty. */
   otherwise?: string;
 }
 
-export type Field = Labelled &
+export type Field<Name extends string = string> = Labelled<Name> &
   (
     | { of: "integer"; min: number; max?: number }
     | { of: "number"; min: number; max: number }

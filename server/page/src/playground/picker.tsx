@@ -1,8 +1,8 @@
 // Chooses tasks by a part of their names: the server searches, however many there are.
 import { useSignal } from "@preact/signals";
 import { useEffect, useId, useRef } from "preact/hooks";
-import { call, path } from "../server/client";
-import type { Page, TaskSummary } from "../server/types";
+import { body, server } from "../server/client";
+import type { TaskSummary } from "../server/types";
 import { announceError } from "../state/announce";
 import { key } from "../state/key";
 
@@ -30,9 +30,8 @@ const TYPING = 150; // ms without a key pressed, after which it is searched
 
 async function search(typed: string, base: Option, signal: AbortSignal): Promise<Found> {
   const [name = "", reference] = typed.split("@");
-  const query = new URLSearchParams({ limit: String(LISTED) });
-  if (name) query.set("search", name);
-  const page = await call<Page<TaskSummary>>(`${path("tasks")}?${query}`, { signal });
+  const query = { limit: LISTED, ...(name && { search: name }) };
+  const page = await body(server.GET("/v1/tasks", { params: { query }, signal }));
   const tasks: Option[] = page.data;
   if (base.name.includes(name.toLowerCase())) tasks.unshift(base);
   // A version or an alias is asked under the whole of `task@3`.

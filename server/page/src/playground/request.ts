@@ -1,14 +1,9 @@
 // One request that asks several tasks about one text.
+import type { PredictItem, PredictMany } from "../server/types";
 import { viewOf } from "./kinds";
 import type { Sent } from "./kinds/kind";
 import { parametersOf } from "./parameters";
 import type { Typed } from "./state";
-
-interface Item {
-  task: string;
-  inputs: unknown;
-  parameters?: Record<string, unknown>;
-}
 
 export interface Chosen {
   task: string;
@@ -18,11 +13,11 @@ export interface Chosen {
 }
 
 /** The body of `POST /v1/predict`: the short form, where all tasks are asked the same. */
-export function bodyOf(chosen: Chosen[], sent: Sent, typed: Typed): Record<string, unknown> {
+export function bodyOf(chosen: Chosen[], sent: Sent, typed: Typed): PredictMany {
   const items = chosen.map(({ task, kind, further }) => {
     const view = viewOf(kind);
     const parameters = { ...further, ...(kind && parametersOf(view.fields, typed[kind])) };
-    const item: Item = { task, inputs: view.inputs(sent) };
+    const item: PredictItem = { task, inputs: view.inputs(sent) };
     if (Object.keys(parameters).length) item.parameters = parameters;
     return item;
   });

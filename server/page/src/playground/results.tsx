@@ -3,7 +3,7 @@ import { useId } from "preact/hooks";
 import type { ComponentChildren } from "preact";
 import { counted, ms } from "../parts/format";
 import { to } from "../router";
-import type { Prediction, Result } from "./answers";
+import type { Prediction, Result } from "../server/types";
 import { viewOf } from "./kinds";
 import type { Sent } from "./kinds/kind";
 
@@ -36,7 +36,7 @@ export function Results({ of, busy }: { of: Answered; busy: boolean }) {
           <Card key={asked} asked={asked} result={result}>
             {failed(result)
               ? <p class="notice bad">{result.error.message}</p>
-              : viewOf(result.kind).answer(result.outputs as never[], of.sent)}
+              : viewOf(result.kind).answer(result.outputs, of.sent)}
           </Card>
         );
       })}

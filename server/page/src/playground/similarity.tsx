@@ -1,7 +1,7 @@
 // How near two texts are: the cosine of their embeddings, by each of the chosen tasks.
 import { useSignal } from "@preact/signals";
-import { call, path } from "../server/client";
-import type { Base, Result } from "./answers";
+import { address, body, server } from "../server/client";
+import type { Base } from "../server/types";
 import { AsCurl } from "./curl";
 import { AskForm } from "./form";
 import { POOLINGS, Similarity as Cosine } from "./kinds/embed";
@@ -29,11 +29,11 @@ export function Similarity({ base }: { base: Base }) {
     kind: "embed",
     ...(task === "base" && base.kind !== "embed" && { further: { kind: "embed" } }),
   }));
-  const body = bodyOf(chosen, sent, { embed: { pooling: pooling.value } });
+  const sending = bodyOf(chosen, sent, { embed: { pooling: pooling.value } });
 
   const ask = () => asking.start(async (signal) => {
     const before = performance.now();
-    const { results } = await call<{ results: Result[] }>(path("predict"), { json: body, signal });
+    const { results } = await body(server.POST("/v1/predict", { body: sending, signal }));
     const one: Answered = { results, tasks, sent, milliseconds: performance.now() - before };
     answered.value = one;
     const values = results.map((result, i) => !failed(result) && `${tasks[i]}: ${similarity(result.outputs)?.toFixed(3) ?? "none"}`);
@@ -59,7 +59,7 @@ export function Similarity({ base }: { base: Base }) {
             {POOLINGS.map((mode) => <option key={mode} value={mode}>{mode}</option>)}
           </select>
         </div>
-        {tasks.length > 0 && <AsCurl address={path("predict")} body={body} />}
+        {tasks.length > 0 && <AsCurl address={address("/v1/predict")} body={sending} />}
       </AskForm>
       <section class="stack" aria-labelledby="answers">
         <h2 id="answers">Similarity</h2>

@@ -1,19 +1,18 @@
 // Text as it is written: the server's events, one after another.
 import { EventSourceParserStream } from "eventsource-parser/stream";
-import { open, Refused } from "../server/client";
+import { Refused } from "../server/client";
 
-/** The events of an answer, as JSON, up to `[DONE]`. Raises Refused, also for an event that says what failed. */
-export async function* events(address: string, json: unknown, signal: AbortSignal): AsyncGenerator<Record<string, any>> {
-  const answer = await open(address, { json, signal });
-  if (!answer.body) return;
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).pipeThrough(new EventSourceParserStream()).getReader();
+/** The events of an answer, as JSON, up to `[DONE]`. Raises Refused for an event that says what failed. */
+export async function* events<T>(answer: ReadableStream<Uint8Array<ArrayBuffer>> | null): AsyncGenerator<T> {
+  if (!answer) return;
+  const reader = answer.pipeThrough(new TextDecoderStream()).pipeThrough(new EventSourceParserStream()).getReader();
   try {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) throw new Refused(0, "The server's answer broke off.");
       if (value.data === "[DONE]") return;
       const event = JSON.parse(value.data);
-      if (event.error) throw new Refused(answer.status, event.error.message, event.error.param ?? null);
+      if (event.error) throw new Refused(200, event.error.message, event.error.param ?? null);
       yield event;
     }
   } finally {

@@ -22,10 +22,7 @@ export interface Turn {
   written: Written[];
 }
 
-export interface Message {
-  role: "system" | "user" | "assistant";
-  content: string;
-}
+export type Message = { role: "system" | "user" | "assistant"; content: string };
 
 /** A conversation as one task has seen it: without the turns that it did not answer. */
 export function messagesFor(task: string, turns: Turn[], system: string, prompt: string): Message[] {

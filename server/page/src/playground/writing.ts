@@ -1,9 +1,9 @@
 // Asks one task to write, and tells what has come.
-import { path } from "../server/client";
+import { address, body, server } from "../server/client";
+import type { Chat, ChatChunk, OutputOf, Predict, Prediction, PredictionEvent } from "../server/types";
 import type { Command } from "./curl";
 import { ending, sampling } from "./kinds/generate";
 import { parametersOf } from "./parameters";
-import type { Prediction } from "./answers";
 import { events } from "./stream";
 import { messagesFor, type Turn, type Written } from "./turn";
 
@@ -18,20 +18,28 @@ export interface Wish {
   typed: Record<string, string>;
 }
 
-/** The request: of a chat OpenAI's, whose parameter for the length has another name. */
-export function commandOf({ task, chat, prompt, system, turns, typed }: Wish): Command {
-  const parameters = parametersOf(sampling, typed);
-  if (!chat) return { address: path("tasks", task, "predict"), body: { inputs: prompt, parameters: { ...parameters, stream: true } }, streams: true };
-  const { max_new_tokens, ...others } = parameters;
-  const body = {
+/** The request as a command. */
+export function commandOf(wish: Wish): Command {
+  return wish.chat
+    ? { address: address("/v1/chat/completions"), body: chatOf(wish), streams: true }
+    : { address: address("/v1/tasks/{task}/predict", { task: wish.task }), body: promptOf(wish), streams: true };
+}
+
+function promptOf({ prompt, typed }: Wish): Predict {
+  return { inputs: prompt, parameters: { ...parametersOf(sampling, typed), stream: true } };
+}
+
+/** OpenAI's, whose parameter for the length has another name. */
+function chatOf({ task, prompt, system, turns, typed }: Wish): Chat {
+  const { max_new_tokens, ...others } = parametersOf(sampling, typed);
+  return {
     model: task,
     messages: messagesFor(task, turns, system, prompt),
-    ...(max_new_tokens !== undefined && { max_tokens: max_new_tokens }),
+    ...(max_new_tokens !== undefined && { max_tokens: max_new_tokens as number }),
     ...others,
     stream: true,
     stream_options: { include_usage: true },
   };
-  return { address: path("chat", "completions"), body, streams: true };
 }
 
 /** Has a task write; `tell` gets what is new each time. Never fails: a failure is told too. */
@@ -46,12 +54,17 @@ export async function write(wish: Wish, signal: AbortSignal, tell: (news: Partia
     first ??= since();
     tell({ text, first, state: "writing" });
   };
-  const { address, body } = commandOf(wish);
   try {
-    for await (const event of events(address, body, signal)) {
-      if (wish.chat) tell(chunk(event, add));
-      else if (event.outputs) tell(whole(event as unknown as Prediction));
-      else add(event.text);
+    if (wish.chat) {
+      const answer = await body(server.POST("/v1/chat/completions", { body: chatOf(wish), parseAs: "stream", signal }));
+      for await (const event of events<ChatChunk>(answer)) tell(chunk(event, add));
+    } else {
+      const params = { path: { task: wish.task } };
+      const answer = await body(server.POST("/v1/tasks/{task}/predict", { params, body: promptOf(wish), parseAs: "stream", signal }));
+      for await (const event of events<PredictionEvent | Prediction>(answer)) {
+        if ("outputs" in event) tell(whole(event));
+        else add(event.text);
+      }
     }
     tell({ state: "ended", total: since() });
   } catch (error) {
@@ -60,8 +73,8 @@ export async function write(wish: Wish, signal: AbortSignal, tell: (news: Partia
   }
 }
 
-function chunk(event: Record<string, any>, add: (piece: string) => void): Partial<Written> {
-  const choice = event.choices?.[0];
+function chunk(event: ChatChunk, add: (piece: string) => void): Partial<Written> {
+  const choice = event.choices[0];
   add(choice?.delta?.content ?? "");
   const news: Partial<Written> = {};
   if (choice?.finish_reason) news.reason = ending(choice.finish_reason);
@@ -70,6 +83,6 @@ function chunk(event: Record<string, any>, add: (piece: string) => void): Partia
 }
 
 function whole({ outputs, version, batch, usage }: Prediction): Partial<Written> {
-  const [output] = outputs as { text: string; finish_reason: string }[];
-  return { text: output?.text ?? "", reason: ending(output?.finish_reason ?? ""), version, batch: batch.id, tokens: usage.output_tokens };
+  const [output] = outputs as OutputOf<"generate">[];
+  return { text: output?.text ?? "", reason: ending(output?.finish_reason ?? null), version, batch: batch.id, tokens: usage.output_tokens };
 }

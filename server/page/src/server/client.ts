@@ -1,5 +1,7 @@
-// Requests to the server that the page came from.
+// Requests to the server that the page came from, by the types that are made from its OpenAPI.
+import createClient from "openapi-fetch";
 import { key, keyRefused } from "../state/key";
+import type { paths } from "./schema";
 
 /** An answer that says no, or none at all (`status` 0). The message is the server's own. */
 export class Refused extends Error {
@@ -17,44 +19,34 @@ export class Refused extends Error {
   }
 }
 
-/** A path below /v1/, each part escaped. */
-export function path(...parts: (string | number)[]): string {
-  return "v1/" + parts.map((part) => encodeURIComponent(part)).join("/");
+/** The routes. A request that is refused, or not answered, raises Refused; one that is given up, its signal's reason. */
+export const server = createClient<paths, "application/json">({ baseUrl: ".", fetch: send });
+
+/** What is in an answer. */
+export async function body<T>(answer: Promise<{ data?: T }>): Promise<T> {
+  return (await answer).data as T; // what is no answer was raised
+}
+
+/** The address of a route, for a link. */
+export function address(route: keyof paths, names: Record<string, string | number> = {}): string {
+  return route.slice(1).replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(names[name] ?? ""));
 }
 
 export function authorization(): Record<string, string> {
   return key.value ? { Authorization: `Bearer ${key.value}` } : {};
 }
 
-export interface Ask {
-  method?: string;
-  /** Sent as JSON. */
-  json?: unknown;
-  signal?: AbortSignal;
-}
-
-/** Asks, and gives the answer as it is. Raises Refused. */
-export async function open(address: string, { method, json, signal }: Ask = {}): Promise<Response> {
-  const headers: Record<string, string> = authorization();
-  if (json !== undefined) headers["Content-Type"] = "application/json";
-  const options: RequestInit = { method: method ?? (json === undefined ? "GET" : "POST"), headers };
-  if (json !== undefined) options.body = JSON.stringify(json);
-  if (signal) options.signal = signal;
+async function send(request: Request): Promise<Response> {
+  for (const [name, value] of Object.entries(authorization())) request.headers.set(name, value);
   let answer: Response;
   try {
-    answer = await fetch(address, options);
+    answer = await fetch(request);
   } catch (error) {
-    if (signal?.aborted) throw error;
+    if (request.signal.aborted) throw error;
     throw new Refused(0, "The server does not answer.");
   }
   if (!answer.ok) throw refusal(answer.status, await answer.text());
   return answer;
-}
-
-/** Asks, and reads the JSON of the answer. Raises Refused. */
-export async function call<T>(address: string, ask: Ask = {}): Promise<T> {
-  const answer = await open(address, ask);
-  return (answer.status === 204 ? null : await answer.json()) as T;
 }
 
 /** What the server says in an answer of `status` with this text. */

@@ -1,145 +1,41 @@
-// What the server answers, as far as the page reads it; docs/openapi.json has all of it.
+// Short names for what the server takes and answers; schema.ts, which is made from docs/openapi.json, says what that is.
+import type { components, paths } from "./schema";
 
-export type Residency = "disk" | "memory" | "slot";
+type Schemas = components["schemas"];
 
-export interface TaskSummary {
-  name: string;
-  kind: string | null;
-  method: string | null;
-  version: number | null;
-  residency: Residency;
-  bytes: number;
-  quarantined?: string;
-}
-
-export interface Page<T> {
-  data: T[];
-  next_page_token: string | null;
-}
-
-export interface Version {
-  version: number;
-  sha256: string;
-  method: string;
-  kind: string;
-  rank: number | null;
-  matched_tensors: number;
-  bytes: number;
-  base: string | null;
-  created: number;
-  warnings: string[];
-  card: string | null;
-  quarantined?: string;
-  evaluation?: { activated: boolean; reason: string };
-  /** Of a version that is asked for by itself. */
-  curves?: Curves | null;
-}
-
-export interface Curves {
-  metric: string;
-  more_is_better: boolean;
-  steps: number[];
-  losses: number[];
-  epochs: number[];
-  epoch_losses: number[];
-  scores: (number | null)[];
-  best_epoch: number;
-}
-
-export interface Target {
-  version: number;
-  weight: number;
-}
-
+export type TaskSummary = Schemas["TaskSummary"];
+export type TaskPage = Schemas["TaskList"];
+export type Residency = TaskSummary["residency"];
+export type Task = Schemas["TaskBody"];
+export type Version = Schemas["TaskVersion"];
+export type Curves = NonNullable<Version["curves"]>;
 /** An alias points at one version, or at several by weight. */
-export type Aliases = Record<string, number | Target[]>;
-
+export type Aliases = Task["aliases"];
+export type Target = Schemas["AliasTarget"];
+export type AliasBody = Schemas["AliasBody"];
 /** What an alias has besides its versions, and what was counted of it. */
-export interface Rollout {
-  affinity: string;
-  shadow: { version: number; fraction: number; tolerance: number; answered: number; agreed: number; differed: number } | null;
-  canary: {
-    version: number;
-    max_error_rate: number | null;
-    max_latency_ratio: number | null;
-    max_p95_ms: number | null;
-    min_requests: number;
-    window_seconds: number;
-    canary: { requests: number; faults: number };
-  } | null;
-  withdrawn: { version: number; reason: string; at: number } | null;
-}
+export type Rollout = Schemas["RolloutState"];
+/** The parts of an upload's form. */
+export type UploadPart = keyof paths["/v1/tasks/{task}/versions"]["post"]["requestBody"]["content"]["multipart/form-data"];
+export type Uploaded = Schemas["UploadedBody"];
+export type Series = Schemas["TrafficSeries"];
+export type Traffic = Schemas["TrafficBody"];
+export type Overview = Schemas["OverviewBody"];
+export type Batch = Schemas["RecentBatch"];
 
-export interface Task extends TaskSummary {
-  versions: Version[];
-  aliases: Aliases;
-  rollouts?: Record<string, Rollout> | null;
-  labels: string[] | null;
-  template: string | null;
-  max_tokens: number;
-  overflow: string;
-  chat_template?: string | null;
-  system_prompt?: string | null;
-  defaults?: Record<string, unknown> | null;
-  priority?: number | null;
-  pinned?: boolean | null;
-  warnings?: string[] | null;
-}
+/** The bare backbone. */
+export type Base = Task & { [Field in "backbone" | "kinds" | "chats"]-?: NonNullable<Task[Field]> };
 
-export interface Uploaded {
-  task: string;
-  version: number;
-  sha256: string;
-  method: string;
-  kind: string;
-  rank: number | null;
-  matched_tensors: number;
-  bytes: number;
-  aliases: Aliases;
-  warnings?: string[];
-}
-
-export interface Series {
-  requests: number[];
-  failed: number[];
-  mean_ms: (number | null)[];
-  max_ms: (number | null)[];
-}
-
-export interface Traffic {
-  interval_seconds: number;
-  end: number;
-  total: Series;
-  data: (Series & { task: string })[];
-}
-
-interface Tier {
-  adapters: number;
-  bytes: number;
-  bytes_limit: number;
-}
-
-export interface Overview {
-  backbone: string;
-  device: string;
-  version: string;
-  uptime_seconds: number;
-  tasks: number;
-  slots: Tier;
-  memory: Tier;
-  inputs_waiting: number;
-  loads: number;
-  evictions: number;
-  quarantined_versions: number;
-}
-
-export interface Batch {
-  id: number;
-  ended: number;
-  sequences: number;
-  tokens: number;
-  compute_ms: number;
-  methods: string[];
-  task_count: number;
-  tasks: { task: string; sequences: number }[];
-}
+export type Prediction = Schemas["Prediction"];
+export type Kind = Prediction["kind"];
+/** What a task of one kind answers, and the parameters that it takes. */
+export type OutputOf<K extends Kind> = Extract<Prediction, { kind: K }>["outputs"][number];
+export type ParametersOf<K extends Kind> = Schemas[`${Capitalize<K>}Parameters`];
+export type PredictionEvent = Schemas["PredictionEvent"];
+export type Failure = Schemas["FailedPrediction"];
+export type Result = Prediction | Failure;
+export type Predict = Schemas["PredictBody"];
+export type PredictItem = Schemas["PredictItem"];
+export type PredictMany = Schemas["PredictManyBody"];
+export type Chat = Schemas["ChatBody"];
+export type ChatChunk = Schemas["ChatCompletionChunk"];

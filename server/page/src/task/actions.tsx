@@ -3,7 +3,7 @@ import { useSignal } from "@preact/signals";
 import { confirm } from "../parts/confirm";
 import { counted } from "../parts/format";
 import { go, to } from "../router";
-import { call, path } from "../server/client";
+import { body, server } from "../server/client";
 import type { Aliases, Task } from "../server/types";
 import { announce, announceError } from "../state/announce";
 
@@ -21,14 +21,15 @@ export function pointsAt(target: Aliases[string] | undefined): string {
 
 export function TaskActions({ task, refresh }: Props) {
   const { name } = task;
+  const at = { params: { path: { task: name } } };
   const running = useSignal<string | null>(null);
 
   // A button that is off loses the focus, so a running one only says that it is busy.
-  const act = async (action: string, json: unknown, said: (changed: Task) => string) => {
+  const act = async <T,>(action: string, ask: () => Promise<{ data?: T }>, said: (now: T) => string) => {
     if (running.value) return;
     running.value = action;
     try {
-      announce(said(await call<Task>(path("tasks", name, action), { method: "POST", json })));
+      announce(said(await body(ask())));
       refresh();
     } catch (error) {
       announceError(error);
@@ -42,7 +43,7 @@ export function TaskActions({ task, refresh }: Props) {
     action: "Delete the task",
     done: `${name} is deleted.`,
     run: async () => {
-      await call(path("tasks", name), { method: "DELETE" });
+      await server.DELETE("/v1/tasks/{task}", at);
       go("tasks");
     },
   });
@@ -51,15 +52,15 @@ export function TaskActions({ task, refresh }: Props) {
   return (
     <div class="buttons" role="group" aria-label="Actions">
       {task.residency === "slot"
-        ? <button type="button" key="residency" aria-disabled={busy("unload")} onClick={() => act("unload", {}, (now) => `${name}: unloaded, now ${now.residency === "slot" ? "still in a slot, which is in use" : "out of its slot"}.`)}>Unload</button>
-        : <button type="button" key="residency" aria-disabled={busy("load")} onClick={() => act("load", {}, () => `${name} is in a slot.`)}>Load</button>}
+        ? <button type="button" key="residency" aria-disabled={busy("unload")} onClick={() => act("unload", () => server.POST("/v1/tasks/{task}/unload", at), (now) => `${name}: unloaded, now ${now.residency === "slot" ? "still in a slot, which is in use" : "out of its slot"}.`)}>Unload</button>
+        : <button type="button" key="residency" aria-disabled={busy("load")} onClick={() => act("load", () => server.POST("/v1/tasks/{task}/load", at), () => `${name} is in a slot.`)}>Load</button>}
       <button type="button" aria-pressed={task.pinned === true} aria-disabled={busy(task.pinned ? "unpin" : "pin")}
         onClick={() => task.pinned
-          ? act("unpin", {}, () => `${name} may be evicted again.`)
-          : act("pin", {}, () => `${name} stays in a slot.`)}>
+          ? act("unpin", () => server.POST("/v1/tasks/{task}/unpin", at), () => `${name} may be evicted again.`)
+          : act("pin", () => server.POST("/v1/tasks/{task}/pin", at), () => `${name} stays in a slot.`)}>
         {task.pinned ? "Pinned" : "Pin"}
       </button>
-      <button type="button" aria-disabled={busy("rollback")} onClick={() => act("rollback", {}, (now) => `${name}: stable points at ${pointsAt(now.aliases.stable)} again.`)}>Roll back</button>
+      <button type="button" aria-disabled={busy("rollback")} onClick={() => act("rollback", () => server.POST("/v1/tasks/{task}/rollback", { ...at, body: {} }), (now) => `${name}: stable points at ${pointsAt(now.aliases.stable)} again.`)}>Roll back</button>
       <a class="button" href={to("upload", name)}>Upload a version</a>
       <a class="button" href={to("playground", "ask", name)}>Try it</a>
       <button type="button" class="danger push" onClick={remove}>Delete the task</button>

@@ -3,7 +3,7 @@ import { useSignal } from "@preact/signals";
 import { useRef } from "preact/hooks";
 import { confirm } from "../parts/confirm";
 import { percent } from "../parts/format";
-import { call, path } from "../server/client";
+import { server } from "../server/client";
 import type { Rollout, Task } from "../server/types";
 import { announce } from "../state/announce";
 import { fractions, shares } from "./split";
@@ -55,7 +55,7 @@ export function Aliases({ task, refresh }: Props) {
     action: "Delete the alias",
     done: `The alias ${alias} is deleted.`,
     run: async () => {
-      await call(path("tasks", task.name, "aliases", alias), { method: "DELETE" });
+      await server.DELETE("/v1/tasks/{task}/aliases/{alias}", { params: { path: { task: task.name, alias } } });
       refresh();
     },
   });

@@ -1,18 +1,18 @@
 // One task: where it is, what its aliases point at, its versions and what was found out about them.
 import { useSignal } from "@preact/signals";
 import { Problem } from "../parts/problem";
-import { call, path, Refused } from "../server/client";
-import type { Task } from "../server/types";
+import { body, Refused, server } from "../server/client";
 import { usePoll } from "../state/poll";
 import { TaskActions } from "./actions";
 import { Aliases } from "./aliases";
 import { CardPanel } from "./card";
 import { Facts } from "./facts";
+import { Quarantine } from "./quarantine";
 import { TrafficPanel } from "./traffic";
 import { Versions } from "./versions";
 
 export function TaskView({ name }: { name: string }) {
-  const polled = usePoll(name, (signal) => call<Task>(path("tasks", name), { signal }));
+  const polled = usePoll(name, (signal) => body(server.GET("/v1/tasks/{task}", { params: { path: { task: name } }, signal })));
   const chosen = useSignal<number | null>(null); // the version whose card is shown
   const task = polled.value.value;
   const gone = polled.error.value instanceof Refused && polled.error.value.status === 404;
@@ -23,7 +23,7 @@ export function TaskView({ name }: { name: string }) {
       <Problem of={polled} />
       {task && !gone && (
         <>
-          {task.quarantined && <div class="notice bad"><p>{task.quarantined}</p></div>}
+          <Quarantine task={task} refresh={polled.refresh} />
           <TaskActions task={task} refresh={polled.refresh} />
           <Facts task={task} />
           <TrafficPanel name={name} />

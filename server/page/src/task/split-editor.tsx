@@ -2,9 +2,9 @@
 import { useSignal } from "@preact/signals";
 import { useId } from "preact/hooks";
 import { percent } from "../parts/format";
-import { call, path } from "../server/client";
+import { server } from "../server/client";
 import type { Target, Task } from "../server/types";
-import { body, fractions, kept, withShare } from "./split";
+import { bodyOf, fractions, kept, withShare } from "./split";
 
 interface Props {
   task: Task;
@@ -28,8 +28,8 @@ export function SplitEditor({ task, alias, start, onSaved, onClose }: Props) {
   const save = async (event: Event) => {
     event.preventDefault();
     if (sending.value) return;
-    const json = body(split.value);
-    if (!json) {
+    const shared = bodyOf(split.value);
+    if (!shared) {
       problem.value = "One version must get more than nothing.";
       return;
     }
@@ -37,7 +37,8 @@ export function SplitEditor({ task, alias, start, onSaved, onClose }: Props) {
     sending.value = true;
     problem.value = "";
     try {
-      await call(path("tasks", task.name, "aliases", target), { method: "PUT", json: { ...json, ...kept(task.rollouts?.[target], split.value) } });
+      const params = { path: { task: task.name, alias: target } };
+      await server.PUT("/v1/tasks/{task}/aliases/{alias}", { params, body: { ...shared, ...kept(task.rollouts?.[target], split.value) } });
       onSaved(target);
       onClose();
     } catch (error) {

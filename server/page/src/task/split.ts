@@ -1,5 +1,5 @@
 // How requests are shared out between the versions of an alias.
-import type { Aliases, Rollout, Target } from "../server/types";
+import type { AliasBody, Aliases, Rollout, Target } from "../server/types";
 
 /** Shares in per cent, for sliders. */
 export function shares(target: Aliases[string]): Target[] {
@@ -21,11 +21,11 @@ export function fractions(split: Target[]): number[] {
 }
 
 /** What an alias has besides its versions, and may keep with this split. The server forgets what it is not sent. */
-export function kept(rollout: Rollout | undefined, split: Target[]): Record<string, unknown> {
+export function kept(rollout: Rollout | undefined, split: Target[]): Partial<AliasBody> {
   if (!rollout) return {};
   const versions = split.filter(({ weight }) => weight > 0).map(({ version }) => version);
   const { affinity, shadow, canary } = rollout;
-  const body: Record<string, unknown> = { affinity };
+  const body: Partial<AliasBody> = { affinity };
   if (shadow && !versions.includes(shadow.version)) {
     body.shadow = { version: shadow.version, fraction: shadow.fraction, tolerance: shadow.tolerance };
   }
@@ -37,7 +37,7 @@ export function kept(rollout: Rollout | undefined, split: Target[]): Record<stri
 }
 
 /** What the server is sent: one version, or those that get anything. Null where nothing would. */
-export function body(split: Target[]): { version: number } | { split: Target[] } | null {
+export function bodyOf(split: Target[]): AliasBody | null {
   const kept = split.filter(({ weight }) => weight > 0);
   const [only] = kept;
   if (!only) return null;

@@ -1,13 +1,12 @@
 import { Chart } from "../parts/chart";
-import { count, ms } from "../parts/format";
-import { call, path } from "../server/client";
+import { count, counted, ms } from "../parts/format";
+import { body, server } from "../server/client";
 import type { Traffic } from "../server/types";
 import { usePoll } from "../state/poll";
 
 /** The last five minutes of a task. */
 export function TrafficPanel({ name }: { name: string }) {
-  const query = new URLSearchParams({ task: name });
-  const polled = usePoll(name, (signal) => call<Traffic>(`${path("traffic")}?${query}`, { signal }));
+  const polled = usePoll(name, (signal) => body(server.GET("/v1/traffic", { params: { query: { task: [name] } }, signal })));
   const traffic = polled.value.value;
   const series = traffic?.data[0];
   return (
@@ -29,12 +28,14 @@ function Curves({ series, interval }: { series: Traffic["data"][number]; interva
   const failed = sum(series.failed);
   return (
     <div class="stack">
-      <p>{count(sum(series.requests))} requests, {failed ? <span class="bad-text">{count(failed)} failed</span> : "none failed"}.</p>
+      <p>{counted(sum(series.requests), "request")}, {failed ? <span class="bad-text">{count(failed)} failed</span> : "none failed"}.</p>
       <div class="columns">
         <Chart title={`Requests in ${interval} s`} unit="seconds" x={x} format={count} fromZero
           lines={failed ? [requests, { name: "failed", values: over(series.failed) }] : [requests]} />
-        <Chart title="Latency" unit="seconds" x={x} format={ms} fromZero
-          lines={[{ name: "mean", values: over(series.mean_ms) }, { name: "longest", values: over(series.max_ms) }]} />
+        {over(series.mean_ms).some((value) => value !== null) && (
+          <Chart title="Latency" unit="seconds" x={x} format={ms} fromZero
+            lines={[{ name: "mean", values: over(series.mean_ms) }, { name: "longest", values: over(series.max_ms) }]} />
+        )}
       </div>
     </div>
   );

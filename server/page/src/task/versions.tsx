@@ -1,6 +1,7 @@
 import { confirm } from "../parts/confirm";
 import { bytes, date } from "../parts/format";
-import { call, open, path } from "../server/client";
+import { QuarantineBadge } from "../parts/quarantine";
+import { address, body, server } from "../server/client";
 import type { Task, Version } from "../server/types";
 import { announce, announceError } from "../state/announce";
 import { key } from "../state/key";
@@ -62,13 +63,15 @@ interface RowProps {
 
 function Row({ task, version, aliases, shown, refresh, onShow }: RowProps) {
   const number = version.version;
-  const own = path("tasks", task.name, "versions", number);
+  const own = { path: { task: task.name, number } };
+  const file = address("/v1/tasks/{task}/versions/{number}/download", own.path);
   const which = <span class="unseen"> version {number}</span>;
   const stable = task.aliases.stable === number;
 
   const point = async () => {
     try {
-      await call(path("tasks", task.name, "aliases", "stable"), { method: "PUT", json: { version: number } });
+      const params = { path: { task: task.name, alias: "stable" } };
+      await server.PUT("/v1/tasks/{task}/aliases/{alias}", { params, body: { version: number } });
       announce(`${task.name}: stable points at version ${number}.`);
       refresh();
     } catch (error) {
@@ -83,7 +86,7 @@ function Row({ task, version, aliases, shown, refresh, onShow }: RowProps) {
     action: `Delete version ${number}`,
     done: `Version ${number} of ${task.name} is deleted.`,
     run: async () => {
-      await call(own, { method: "DELETE" });
+      await server.DELETE("/v1/tasks/{task}/versions/{number}", { params: own });
       refresh();
     },
   });
@@ -93,7 +96,7 @@ function Row({ task, version, aliases, shown, refresh, onShow }: RowProps) {
     event.preventDefault();
     try {
       const link = document.createElement("a");
-      link.href = URL.createObjectURL(await (await open(`${own}/download`)).blob());
+      link.href = URL.createObjectURL(await body(server.GET("/v1/tasks/{task}/versions/{number}/download", { params: own, parseAs: "blob" })));
       link.download = `${task.name}-${number}.tar.gz`;
       link.click();
       URL.revokeObjectURL(link.href);
@@ -104,7 +107,7 @@ function Row({ task, version, aliases, shown, refresh, onShow }: RowProps) {
 
   return (
     <tr aria-current={shown ? "true" : undefined}>
-      <th scope="row">{number}{version.quarantined && <> <span class="badge bad" title={version.quarantined}>damaged</span></>}</th>
+      <th scope="row">{number} <QuarantineBadge of={version} /></th>
       <td>
         <span class="narrow soft">{version.method}, {bytes(version.bytes)}, {date(version.created)}</span>
         {aliases.map((alias) => <span key={alias} class="badge memory">{alias}</span>)}
@@ -123,7 +126,7 @@ function Row({ task, version, aliases, shown, refresh, onShow }: RowProps) {
         <div class="buttons tight">
           <button type="button" class="quiet" aria-pressed={shown} onClick={() => onShow(number)}>Card{which}</button>
           {!stable && <button type="button" class="quiet" onClick={point}>Make stable{which}</button>}
-          <a class="button quiet" href={`${own}/download`} download onClick={download}>Download{which}</a>
+          <a class="button quiet" href={file} download onClick={download}>Download{which}</a>
           <button type="button" class="quiet danger" onClick={remove}>Delete{which}</button>
         </div>
       </td>

@@ -3,8 +3,8 @@ import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { Problem } from "../parts/problem";
 import { to } from "../router";
-import { call, path } from "../server/client";
-import type { Page, TaskSummary, Traffic } from "../server/types";
+import { body, server } from "../server/client";
+import type { TaskPage, Traffic } from "../server/types";
 import { usePoll } from "../state/poll";
 import { OverviewStrip } from "./overview";
 import { TaskRow } from "./row";
@@ -13,18 +13,16 @@ const ROWS = 50;
 const TYPING = 200; // ms without a key pressed, after which it is searched
 
 interface Shown {
-  tasks: Page<TaskSummary>;
+  tasks: TaskPage;
   traffic: Traffic | null; // where the server shows it
 }
 
 async function load(search: string, token: string | undefined, signal: AbortSignal): Promise<Shown> {
-  const query = new URLSearchParams({ limit: String(ROWS) });
-  if (search) query.set("search", search);
-  if (token) query.set("page_token", token);
-  const tasks = await call<Page<TaskSummary>>(`${path("tasks")}?${query}`, { signal });
-  const names = new URLSearchParams(tasks.data.map(({ name }) => ["task", name]));
+  const query = { limit: ROWS, ...(search && { search }), ...(token && { page_token: token }) };
+  const tasks = await body(server.GET("/v1/tasks", { params: { query }, signal }));
+  const task = tasks.data.map(({ name }) => name);
   const traffic = tasks.data.length
-    ? await call<Traffic>(`${path("traffic")}?${names}`, { signal }).catch(() => null)
+    ? await body(server.GET("/v1/traffic", { params: { query: { task } }, signal })).catch(() => null)
     : null;
   return { tasks, traffic };
 }

@@ -1,8 +1,8 @@
 // The server at one look.
-import { bytes, count, duration, ms, rate } from "../parts/format";
+import { bytes, count, counted, duration, ms, rate } from "../parts/format";
 import { Sparkline } from "../parts/sparkline";
 import { to } from "../router";
-import { call, path } from "../server/client";
+import { body, server } from "../server/client";
 import type { Overview, Traffic } from "../server/types";
 import { usePoll } from "../state/poll";
 import { lastMean, perMinute } from "./series";
@@ -16,8 +16,8 @@ interface Now {
 
 async function load(signal: AbortSignal): Promise<Now> {
   const [overview, traffic] = await Promise.all([
-    call<Overview>(path("overview"), { signal }),
-    call<Traffic>(`${path("traffic")}?limit=${BUSIEST}`, { signal }).catch(() => null),
+    body(server.GET("/v1/overview", { signal })),
+    body(server.GET("/v1/traffic", { params: { query: { limit: BUSIEST } }, signal })).catch(() => null),
   ]);
   return { overview, traffic };
 }
@@ -27,11 +27,14 @@ export function OverviewStrip() {
   if (!now) return <div class="strip" aria-hidden="true" />;
   const { overview, traffic } = now;
   const { slots, memory } = overview;
+  const busiest = (traffic?.data ?? [])
+    .map(({ task, requests }) => ({ task, perMinute: perMinute(requests, traffic?.interval_seconds ?? 1) }))
+    .filter(({ perMinute }) => perMinute > 0); // the others were asked earlier
   return (
     <section class="strip" aria-label="The server">
       <dl>
         <Figure name="Backbone" note={`${overview.device}, up ${duration(overview.uptime_seconds)}`}>{overview.backbone}</Figure>
-        <Figure name="Tasks" note={overview.quarantined_versions ? `${overview.quarantined_versions} damaged versions` : undefined}>{count(overview.tasks)}</Figure>
+        <Figure name="Tasks" note={overview.quarantined_versions ? `${counted(overview.quarantined_versions, "version")} not asked` : undefined}>{count(overview.tasks)}</Figure>
         <Figure name="In slots" note={`${bytes(slots.bytes)} of ${bytes(slots.bytes_limit)}`}>{count(slots.adapters)}</Figure>
         <Figure name="In memory" note={`${bytes(memory.bytes)} of ${bytes(memory.bytes_limit)}`}>{count(memory.adapters)}</Figure>
         <Figure name="Inputs waiting" note={`${count(overview.loads)} loads, ${count(overview.evictions)} evictions`}>{count(overview.inputs_waiting)}</Figure>
@@ -44,14 +47,14 @@ export function OverviewStrip() {
           </Figure>
         )}
       </dl>
-      {traffic && traffic.data.length > 0 && (
+      {busiest.length > 0 && (
         <p class="busiest">
           <span class="soft">Busiest: </span>
-          {traffic.data.map(({ task, requests }, i) => (
+          {busiest.map(({ task, perMinute: now }, i) => (
             <span key={task}>
               {i > 0 && ", "}
               {task === "base" ? task : <a href={to("tasks", task)}>{task}</a>}{" "}
-              <span class="soft">{rate(perMinute(requests, traffic.interval_seconds))}</span>
+              <span class="soft">{rate(now)}</span>
             </span>
           ))}
         </p>

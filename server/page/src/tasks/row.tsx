@@ -1,4 +1,5 @@
 import { bytes, count, ms, rate } from "../parts/format";
+import { QuarantineBadge } from "../parts/quarantine";
 import { ResidencyBadge } from "../parts/residency";
 import { Sparkline } from "../parts/sparkline";
 import { to } from "../router";
@@ -20,7 +21,7 @@ export function TaskRow({ task, series, interval }: Props) {
     <tr>
       <th scope="row" class="name">
         <a href={to("tasks", task.name)}>{task.name}</a>
-        {task.quarantined && <span class="badge bad" title={task.quarantined}>damaged</span>}
+        <QuarantineBadge of={task} />
         <span class="narrow soft">{task.kind ?? "no version"}{task.method && `, ${task.method}`}</span>
       </th>
       <td class="wide">{task.kind ?? "–"}</td>

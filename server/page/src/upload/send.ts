@@ -1,6 +1,6 @@
 // An upload, with its progress: `fetch` does not tell how much of a body has gone.
-import { authorization, path, Refused, refusal } from "../server/client";
-import type { Uploaded } from "../server/types";
+import { address, authorization, Refused, refusal } from "../server/client";
+import type { Uploaded, UploadPart } from "../server/types";
 
 export interface Form {
   task: string;
@@ -27,15 +27,16 @@ export function isArchive(files: File[]): boolean {
 /** Sends it; `onProgress` hears the share that has gone, from 0 to 1. Raises Refused, or an AbortError. */
 export function send(form: Form, onProgress: (share: number) => void, signal: AbortSignal): Promise<Answer> {
   const parts = new FormData();
+  const add = (name: UploadPart, ...given: [string] | [Blob, string]) => parts.append(name, ...(given as [Blob, string]));
   // The server reads the texts before it looks at the files.
-  parts.append("alias", form.alias);
-  parts.append("activate", String(form.activate));
-  if (form.settings.trim()) parts.append("task", form.settings);
-  for (const file of form.files) parts.append(isArchive(form.files) ? "archive" : "files", file, file.name);
+  add("alias", form.alias);
+  add("activate", String(form.activate));
+  if (form.settings.trim()) add("task", form.settings);
+  for (const file of form.files) add(isArchive(form.files) ? "archive" : "files", file, file.name);
 
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
-    request.open("POST", path("tasks", form.task, "versions"));
+    request.open("POST", address("/v1/tasks/{task}/versions", { task: form.task }));
     for (const [name, value] of Object.entries(authorization())) request.setRequestHeader(name, value);
     request.upload.onprogress = ({ loaded, total }) => onProgress(total ? loaded / total : 0);
     request.upload.onload = () => onProgress(1);

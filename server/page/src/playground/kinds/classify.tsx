@@ -1,25 +1,20 @@
 import { percent } from "../../parts/format";
+import type { OutputOf } from "../../server/types";
 import { Bar } from "../bar";
 import { pair, type KindView } from "./kind";
 
-interface Output {
-  label: string;
-  score: number;
-  scores: Record<string, number>;
-  /** Of a task whose labels are independent: those that hold. */
-  labels?: string[];
-}
+type Output = OutputOf<"classify">;
 
 const SHOWN = 5;
 
-export const classify: KindView = {
+export const classify: KindView<"classify"> = {
   second: "optional",
   fields: [
     { name: "top_k", label: "Best labels (top_k)", of: "integer", min: 1, otherwise: "all" },
     { name: "multi_label", label: "Each label by itself (multi_label)", of: "flag" },
   ],
   inputs: pair,
-  answer: ([output]: Output[]) => output && <Scores {...output} />,
+  answer: ([output]) => output && <Scores {...output} />,
 };
 
 function Scores({ label, score, scores, labels }: Output) {

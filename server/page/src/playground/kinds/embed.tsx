@@ -10,13 +10,13 @@ type Embedding = number[] | number[][];
 const SHOWN = 8;
 export const POOLINGS = ["mean", "cls", "last", "max", "mean_sqrt_len", "weightedmean"];
 
-const pooling: Field = { name: "pooling", label: "Pooling", of: "choice", options: [...POOLINGS, "none"] };
+const pooling: Field<"pooling"> = { name: "pooling", label: "Pooling", of: "choice", options: [...POOLINGS, "none"] };
 
-export const embed: KindView = {
+export const embed: KindView<"embed"> = {
   second: "optional", // to compare with
   fields: [pooling, { name: "normalize", label: "Length one (normalize)", of: "choice", options: [true, false] }],
   inputs: ({ text, second }) => (second ? [text, second] : text),
-  answer: (outputs: { embedding: Embedding }[]) => {
+  answer: (outputs) => {
     const [first, other] = outputs.map(({ embedding }) => embedding);
     return (
       <>

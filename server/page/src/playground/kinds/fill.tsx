@@ -2,16 +2,11 @@ import { percent } from "../../parts/format";
 import { Bar } from "../bar";
 import type { KindView } from "./kind";
 
-interface Output {
-  text: string;
-  masks: { start: number; fills: { text: string; token: number; score: number }[] }[];
-}
-
-export const fill: KindView = {
+export const fill: KindView<"fill"> = {
   second: "none",
   fields: [{ name: "top_k", label: "Tokens for each mask (top_k)", of: "integer", min: 1, max: 100, otherwise: "5" }],
   inputs: ({ text }) => text,
-  answer: ([output]: Output[]) => output && (
+  answer: ([output]) => output && (
     <>
       <p class="verdict">{output.text}</p>
       {output.masks.map(({ start, fills }, i) => (

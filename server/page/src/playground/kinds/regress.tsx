@@ -1,8 +1,8 @@
 import { pair, type KindView } from "./kind";
 
-export const regress: KindView = {
+export const regress: KindView<"regress"> = {
   second: "optional",
   fields: [],
   inputs: pair,
-  answer: ([output]: { value: number }[]) => output && <p class="verdict">{output.value.toPrecision(4)}</p>,
+  answer: ([output]) => output && <p class="verdict">{output.value.toPrecision(4)}</p>,
 };

@@ -2,11 +2,11 @@ import { short } from "../../parts/format";
 import { Bar } from "../bar";
 import type { KindView, Sent } from "./kind";
 
-export const rerank: KindView = {
+export const rerank: KindView<"rerank"> = {
   second: { called: "Documents, one a line" },
   fields: [{ name: "raw_scores", label: "The head's own numbers (raw_scores)", of: "flag" }],
   inputs: (sent) => documents(sent).map((document) => ({ text: sent.text, text_pair: document })),
-  answer: (outputs: { score: number }[], sent) => <Ranking scores={outputs.map(({ score }) => score)} sent={sent} />,
+  answer: (outputs, sent) => <Ranking scores={outputs.map(({ score }) => score)} sent={sent} />,
 };
 
 function documents({ second }: Sent): string[] {

@@ -1,27 +1,19 @@
 import { percent } from "../../parts/format";
+import type { OutputOf } from "../../server/types";
 import { Bar } from "../bar";
 import { reader } from "../characters";
 import { pair, type KindView, type Sent } from "./kind";
 
-interface Span {
-  answer: string;
-  start: number;
-  end: number;
-  score: number;
-}
+type Output = OutputOf<"span">;
 
-interface Output extends Span {
-  answers?: Span[];
-}
-
-export const span: KindView = {
+export const span: KindView<"span"> = {
   second: { called: "Context" },
   fields: [
     { name: "top_k", label: "Answers (top_k)", of: "integer", min: 1, max: 100, otherwise: "1" },
     { name: "max_answer_tokens", label: "Longest answer, tokens", of: "integer", min: 1, max: 1000, otherwise: "30" },
   ],
   inputs: pair,
-  answer: ([output]: Output[], sent) => output && <Found {...output} sent={sent} />,
+  answer: ([output], sent) => output && <Found {...output} sent={sent} />,
 };
 
 function Found({ answer, start, end, score, answers, sent }: Output & { sent: Sent }) {

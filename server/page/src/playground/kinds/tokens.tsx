@@ -1,16 +1,14 @@
 import type { ComponentChildren } from "preact";
 import { percent } from "../../parts/format";
+import type { OutputOf } from "../../server/types";
 import { reader } from "../characters";
 import type { KindView, Sent } from "./kind";
 
-interface Output {
-  tokens: { text: string; start: number; end: number; label: string; score: number }[];
-  entities: { entity_group: string; word: string; start: number; end: number; score: number }[];
-}
+type Output = OutputOf<"tokens">;
 
 const COLOURS = 6;
 
-export const tokens: KindView = {
+export const tokens: KindView<"tokens"> = {
   second: "none",
   fields: [
     {
@@ -21,7 +19,7 @@ export const tokens: KindView = {
     },
   ],
   inputs: ({ text }) => text, // of two texts, positions would not say which one they are in
-  answer: ([output]: Output[], sent) => output && <Marked {...output} sent={sent} />,
+  answer: ([output], sent) => output && <Marked {...output} sent={sent} />,
 };
 
 function Marked({ tokens, entities, sent }: Output & { sent: Sent }) {
