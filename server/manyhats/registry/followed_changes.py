@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 
 from sqlalchemy.orm import Session
 
@@ -32,15 +32,19 @@ class FollowedChanges(AliasChanges):
     def _replace(self, before: Task | None, after: Task | None, name: str) -> None:
         """`after` in the place of `before`; None: there is none."""
         same = before is not None and after is not None and before.created == after.created
-        removed: Iterable[Version] = ()
-        if before is not None:
-            left = {version.number for version in after.versions} if same and after is not None else set()
-            removed = [version for version in before.versions if version.number not in left]
-            if not same:  # a task of that name that was made since has numbers of its own
-                self._remove(name)
+        removed: Sequence[Version] = ()
+        unneeded: list[str] = []
+        if before is not None and not same:  # a task of that name that was made since has numbers of its own
+            removed = before.versions
+            self._remove(name)
+            unneeded = self._decref(removed)
         if after is not None:
             self._put(after)
-        for sha in self._decref(removed):
+        if before is not None and after is not None and same:
+            left = {version.number for version in after.versions}
+            removed = [version for version in before.versions if version.number not in left]
+            unneeded = self._decref(removed)
+        for sha in unneeded:
             self._forget(sha)
         self._events.extend(("deleted", version, name) for version in removed)
         if after is None:

@@ -182,3 +182,21 @@ def test_a_database_that_is_not_there_is_named(join: Join, postgres: Postgres) -
     with pytest.raises(ConfigurationError, match=r"127\.0\.0\.1:1/none cannot be used") as caught:
         join("one", "postgresql://me:secret@127.0.0.1:1/none")
     assert "secret" not in caught.value.message
+
+
+def test_a_task_that_was_made_anew_is_another(join: Join) -> None:
+    """With the same content under the same number, and seen at once: the files count as needed once."""
+    one, two = join("one"), join("two")
+    upload(one, "spam", "a")
+    wait_until(lambda: two.find("spam"), "the upload is seen")
+    with two._database.lock:  # until all of it is there
+        one.delete_task("spam")
+        upload(one, "spam", "a")
+        upload(one, "spam", "b")
+    wait_until(lambda: two.task("spam") == one.task("spam"), "it is seen")
+    assert two.contents() == one.contents()
+    pinned = two.pin("spam@1")
+    two.unpin(pinned)
+    two.delete_task("spam")
+    wait_until(lambda: one.find("spam") is None, "the deletion is seen")
+    assert one.contents() == two.contents() == set()
