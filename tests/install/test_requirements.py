@@ -86,7 +86,7 @@ def trees(folder: str) -> dict[str, ast.Module]:
 
 
 def test_the_server_declares_what_it_imports():
-    optional = extras("train", "decoder", "jwt", "peft", "cuda", "quantized", "otel")
+    optional = extras("train", "decoder", "jwt", "peft", "cuda", "quantized", "otel", "s3")
     for path, tree in trees("server/manyhats").items():
         assert not strangers(modules(tree), REQUIRED | optional), path
         optional_at_load = {"triton"} if path.startswith(PROGRAMS) else TRAINING.get(path, set())
@@ -108,7 +108,7 @@ def test_what_a_contributor_runs_is_installed_by_dev(folder):
     }
     declared = (
         REQUIRED
-        | extras("train", "decoder", "jwt", "peft", "cuda", "quantized", "otel")
+        | extras("train", "decoder", "jwt", "peft", "cuda", "quantized", "otel", "s3")
         | extras("clients", "notebook", "test", "docs", "dev")
         | alone
     )
