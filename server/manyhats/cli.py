@@ -17,6 +17,7 @@ from manyhats._version import __version__
 from manyhats.api.address import check_address
 from manyhats.api.exposure import check_exposure
 from manyhats.commands import audit, convert, doctor, keys, predict, remote, scale, tasks
+from manyhats.commands import gc as gc_command
 from manyhats.commands.lazy import LazyCommand, LazyFigures
 from manyhats.commands.setting_options import Switches, given_settings, with_settings
 from manyhats.errors import EngineFailure, ManyhatsError, WrongSetting, WrongUsage
@@ -160,6 +161,7 @@ def _restore() -> Callable[..., None]:
 
 
 app.command("scale", cls=Switches)(scale.scale)
+app.command("gc")(gc_command.gc)
 app.command("convert")(convert.convert)
 app.command(
     "doctor",

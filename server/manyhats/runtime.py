@@ -47,6 +47,7 @@ from manyhats.registry.sources.s3 import check_available
 from manyhats.registry.store_state import OWN_FOLDER
 from manyhats.registry.stores.choose import metadata_store
 from manyhats.serving.adapter_reader import AdapterReader
+from manyhats.serving.blob_figures import BlobMetrics
 from manyhats.serving.evaluation import Evaluator
 from manyhats.serving.fault_figures import FaultFigures
 from manyhats.serving.faulty_adapters import quarantined_versions
@@ -197,6 +198,7 @@ class Runtime:
         )
         self.metrics.registry.register(RolloutMetrics(self.rollouts, self.settings.metrics_tasks))
         self.metrics.registry.register(FaultFigures(self.service, self.watchdog))
+        self.metrics.registry.register(BlobMetrics(self.registry.blobs))
 
     async def start(self) -> None:
         """Starts the model's thread, imports adapters copied by hand, preloads, and becomes ready."""

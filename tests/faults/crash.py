@@ -20,16 +20,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import httpx
-from manyhats.registry.blobs import digest
 
 from tests.api.live import Files, adapter_files
 from tests.faults.changes import KINDS, State, Workshop, state_of
+from tests.faults.stored_blobs import InBucket, InFolders
 from tests.postgres import Postgres
 from tests.processes import Launcher, Process
+from tests.s3 import endpoint
 from tests.waiting import PATIENCE, wait_until
 
 _SCRIPT = """
@@ -46,7 +47,9 @@ _BEYOND = 1.05  # of the lines of a whole change: some points lie behind its end
 class KilledServer(Process):
     """A server on a store, which may end at any line."""
 
-    def __init__(self, launcher: Launcher, folder: Path, number: int, database_url: str) -> None:
+    def __init__(
+        self, launcher: Launcher, folder: Path, number: int, database_url: str = "", blobs: InFolders | None = None
+    ) -> None:
         self.store, self.folders = folder / "store", folder / "folders"
         super().__init__(
             launcher,
@@ -54,6 +57,7 @@ class KilledServer(Process):
             [str(self.store), str(self.folders), database_url],
             script=_SCRIPT,
             needs=_NEEDS,
+            environment=blobs and blobs.environment,
         )
         match = wait_until(lambda: re.search(r"port (\d+)\n", self.text) or self._ended(), "the server listens")
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{match[1]}", timeout=PATIENCE, verify=False)
@@ -78,13 +82,12 @@ class KilledServer(Process):
                 self.end()
 
 
-def check_whole(store: Path, state: State) -> None:
+def check_whole(store: Path, state: State, blobs: InFolders) -> None:
     """Every version has its files as they were sent, and nothing else lies about."""
     hidden = store / ".manyhats"
     assert list((hidden / "staging").iterdir()) == [], "something was left in staging"
     hashes = {sha for task in state.values() for sha in task["versions"].values()}
-    present = {path.name for path in (hidden / "blobs").iterdir()}
-    assert present == hashes, f"without a version: {present - hashes}; without files: {hashes - present}"
+    blobs.check(store, hashes)
     for name, task in state.items():
         assert "stable" in task["aliases"], f"{name} has no stable"
         for target in task["aliases"].values():
@@ -92,30 +95,38 @@ def check_whole(store: Path, state: State) -> None:
             assert set(numbers) <= set(task["versions"]), f"{name} points at {target}"
 
 
-def check_files(store: Path, state: State, checked: set[str]) -> None:
+def check_files(store: Path, state: State, checked: set[str], blobs: InFolders) -> None:
     """The files of versions that nobody has looked at since they were made."""
     for task in state.values():
         for sha in set(task["versions"].values()) - checked:
-            assert digest(store / ".manyhats" / "blobs" / sha) == sha
+            blobs.check_content(store, sha)
             checked.add(sha)
 
 
 def killed_under(
-    kind: str, points: int, launcher: Launcher, folder: Path, seed: int = 1, database_url: str = ""
+    kind: str,
+    points: int,
+    launcher: Launcher,
+    folder: Path,
+    seed: int = 1,
+    database_url: str = "",
+    blobs: InFolders | None = None,
 ) -> dict[str, int]:
     """Kills a server at so many points of one kind of change. Returns how many there were of each sort.
 
-    `database_url`: of an empty PostgreSQL; none: SQLite in the store.
+    `database_url`: of an empty PostgreSQL; none: SQLite in the store. `blobs`: where its adapters' files are; none: in
+    the store.
 
     Raises AssertionError where something acknowledged is gone, or something is there by half.
     """
     chance = random.Random(f"{kind} {seed}")
     (folder / "folders").mkdir(parents=True)
+    blobs = blobs or InFolders()
     stock = _adapters(chance.randrange(1 << 30))
     counts: Counter[str] = Counter()
     checked: set[str] = set()
     lines, seconds = 0, 0.0
-    server = KilledServer(launcher, folder, 0, database_url)
+    server = KilledServer(launcher, folder, 0, database_url, blobs)
     shop = Workshop(server.client, lambda: next(stock), server.folders, server.store, chance)
     try:
         for number in range(points + 1):  # the first is counted, not killed
@@ -140,10 +151,10 @@ def killed_under(
                 except httpx.TransportError:
                     pass
             server.kill()
-            server = KilledServer(launcher, folder, number + 1, database_url)
+            server = KilledServer(launcher, folder, number + 1, database_url, blobs)
             after = state_of(server.client)
-            check_whole(server.store, after)
-            check_files(server.store, after, checked)
+            check_whole(server.store, after, blobs)
+            check_files(server.store, after, checked, blobs)
             done = change.done(before, after)
             same = before == after
             between = change.between(before, after)
@@ -207,10 +218,15 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=100, help="points of each kind")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--postgresql", action="store_true", help="on a real PostgreSQL, in place of SQLite")
+    parser.add_argument("--s3", action="store_true", help="with the adapters' files in a real S3 endpoint")
     parser.add_argument("--json", type=Path, help="write the counts there, beside those of other kinds")
     given = parser.parse_args()
     launcher = Launcher()
-    postgres = Postgres() if given.postgresql else None
+    stack = ExitStack()
+    postgres = stack.enter_context(closing(Postgres())) if given.postgresql else None
+    s3 = stack.enter_context(endpoint()) if given.s3 else None
+    if s3 is not None:
+        os.environ.update(s3.environment())
     results: dict[str, dict[str, int]] = {}
     failed = 0
     begin = time.monotonic()
@@ -218,19 +234,19 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="crash-") as folder:
             url = "" if postgres is None else postgres.make()
             try:
-                results[kind] = killed_under(kind, given.points, launcher, Path(folder), given.seed, url)
+                blobs = s3 and InBucket(s3)
+                results[kind] = killed_under(kind, given.points, launcher, Path(folder), given.seed, url, blobs)
             except AssertionError as error:
                 failed += 1
                 results[kind] = {"failed": 1}
                 print(f"{kind}: {error}", file=sys.stderr, flush=True)
         print(kind, json.dumps(results[kind]), flush=True)
     launcher.close()
-    if postgres is not None:
-        postgres.close()
+    stack.close()
     total = sum(one.get("points", 0) for one in results.values())
     print(f"{total} points in {time.monotonic() - begin:.0f} s; {failed} kinds failed")
     if given.json:
-        database = "postgresql" if given.postgresql else "sqlite"
+        database = ("postgresql" if given.postgresql else "sqlite") + (", files in S3" if given.s3 else "")
         if given.json.exists() and (before := json.loads(given.json.read_text())).get("database", "sqlite") == database:
             results = before["kinds"] | results
         kinds = {kind: results[kind] for kind in KINDS if kind in results}

@@ -151,6 +151,11 @@ class Registry(FollowedChanges):
 
     # ---- files
 
+    @property
+    def blobs(self) -> Blobs:
+        """Where the files are."""
+        return self._blobs
+
     def files(self, version: Version) -> Path:
         """The folder of a version's files, checked by their digest: all are read.
 

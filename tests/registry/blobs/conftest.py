@@ -41,5 +41,5 @@ def over_s3(address: str, tmp_path: Path) -> Iterator[Callable[..., Registry]]:
 
 def blobs_of(registry: Registry) -> ObjectStoreBlobs:
     """Its blobs in the object store."""
-    assert isinstance(registry._blobs, ObjectStoreBlobs)
-    return registry._blobs
+    assert isinstance(registry.blobs, ObjectStoreBlobs)
+    return registry.blobs

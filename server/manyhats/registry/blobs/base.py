@@ -90,6 +90,9 @@ class Blobs(Protocol):
     def claim(self, owner: str) -> None:
         """Says whose contents these are, by the id of the database. Raises ConfigurationError for another's."""
 
+    def owner(self) -> str | None:
+        """The id of the database whose contents these are; None where none has claimed them."""
+
     # ---- collecting what is not needed (see collect)
 
     def stored(self) -> dict[str, float]:
@@ -106,6 +109,12 @@ class Blobs(Protocol):
 
     def delete(self, sha256: str, before: float) -> bool:
         """Deletes a content that was not put again since `before`. The database's write lock is held."""
+
+    def cached(self) -> set[str]:
+        """The contents of which there is a copy here, beside those in their place."""
+
+    def forget(self, sha256: str) -> None:
+        """Removes that copy."""
 
     def leftovers(self) -> list[Leftover]:
         """What uploads have left."""

@@ -62,6 +62,10 @@ class BlobCache:
         with self._lock:
             return set(self._sizes)
 
+    def on_disk(self) -> set[str]:
+        """What has a folder here, whoever brought it."""
+        return {path.name for path in self._folder.iterdir()} if self._folder.exists() else set()
+
     @contextmanager
     def reading(self, sha256: str) -> Iterator[Path]:
         """The folder of a content, which stays meanwhile if it is here; it counts as used now."""

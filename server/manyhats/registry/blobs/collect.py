@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from manyhats.errors import ConfigurationError
 from manyhats.registry.blobs.base import Blobs, Leftover
 from manyhats.registry.blobs.owner import lock
 from manyhats.registry.database import VersionRow
 
-_BATCH = 50  # contents that are deleted under the lock at once
+_BATCH = 10  # contents that are deleted under the lock at once
 _STAGED = 86_400.0  # seconds after which nothing staged is still on its way
 
 Write = Callable[[], AbstractContextManager[Session]]
@@ -30,7 +31,8 @@ class Collected:
     """What was done, or in a dry run would be. Contents by sha256.
 
     `removed`: deleted; `waiting`: not needed, and deleted when the time of grace is over; `marked`: of these, those
-    found now; `missing`: what a version needs and the store does not have; `leftovers`: what uploads had left.
+    found now; `missing`: what a version needs and the store does not have; `leftovers`: what uploads had left;
+    `cached`: what was removed of this machine's copies.
     """
 
     needed: int
@@ -39,16 +41,23 @@ class Collected:
     marked: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     leftovers: list[Leftover] = field(default_factory=list)
+    cached: list[str] = field(default_factory=list)
 
 
 def collect(blobs: Blobs, write: Write, grace: float, *, dry_run: bool = False) -> Collected:
     """Deletes what has not been needed for `grace` seconds. `write`: a session that writes, one at a time.
 
-    Raises StoreUnavailable where an object store does not answer; what was done until then stays done.
+    Raises ConfigurationError where the store has nothing of what versions need, and StoreUnavailable where an object
+    store does not answer; what was done until then stays done.
     """
     stored, marks = blobs.stored(), blobs.marks()
     with write() as session:
         needed = _needed(session)
+    if needed and not needed & stored.keys():
+        raise ConfigurationError(
+            f"the blobs have none of the {len(needed)} contents that versions need; they are another store's, or lost. "
+            "Nothing is removed"
+        )
     now = time.time()
     result = Collected(len(needed), missing=sorted(needed - stored.keys()))
     over: list[str] = []
@@ -60,6 +69,7 @@ def collect(blobs: Blobs, write: Write, grace: float, *, dry_run: bool = False) 
             if not dry_run:
                 blobs.mark(sha)
     result.leftovers.extend(one for one in blobs.leftovers() if now - one.modified >= max(grace, _STAGED))
+    result.cached.extend(sorted(blobs.cached() - needed))
     if dry_run:
         result.removed.extend(over)
         return result
@@ -74,6 +84,8 @@ def collect(blobs: Blobs, write: Write, grace: float, *, dry_run: bool = False) 
     blobs.unmark([*result.removed, *(sha for sha in marks if sha in needed or sha not in stored)])
     for leftover in result.leftovers:
         blobs.delete_leftover(leftover)
+    for sha in result.cached:
+        blobs.forget(sha)
     return result
 
 

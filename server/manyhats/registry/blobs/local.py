@@ -160,10 +160,19 @@ class LocalBlobs:
     def claim(self, owner: str) -> None:
         """Says in a shared folder whose it is. Raises ConfigurationError where it is another database's."""
         path = self._root / _OWNER
-        with suppress(FileExistsError), path.open("x") as file:
-            file.write(owner)
-        if (found := path.read_text()) != owner:
-            raise another_owner(str(self._root), found, str(path))
+        if not path.exists():  # put there whole; of two at once, both look at what is there then
+            with self.stage() as folder, suppress(FileExistsError):
+                (folder / _OWNER).write_text(owner)
+                os.link(folder / _OWNER, path)
+        if (found := self.owner()) != owner:
+            raise another_owner(str(self._root), found or "", str(path))
+
+    def owner(self) -> str | None:
+        """The id of the database whose contents these are; None where none has claimed them."""
+        try:
+            return (self._root / _OWNER).read_text()
+        except FileNotFoundError:
+            return None
 
     # ---- collecting what is not needed
 
@@ -201,6 +210,13 @@ class LocalBlobs:
                 return False
         _delete(aside)
         return True
+
+    def cached(self) -> set[str]:
+        """There are no copies."""
+        return set()
+
+    def forget(self, sha256: str) -> None:
+        """There is no copy."""
 
     def leftovers(self) -> list[Leftover]:
         """What lies in staging."""

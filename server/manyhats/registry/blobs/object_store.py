@@ -233,14 +233,21 @@ class ObjectStoreBlobs:
     def claim(self, owner: str) -> None:
         """Says whose contents these are. Where the store does not answer, the next start does."""
         try:
-            found, _ = self._bucket.get(_OWNER, 0, 200)
-        except FileNotFoundError:
-            self._bucket.put(_OWNER, lambda: iter([owner.encode()]), len(owner))
-            return
+            found = self.owner()
+            if found is None:
+                self._bucket.put(_OWNER, lambda: iter([owner.encode()]), len(owner))
+                found = self.owner()  # of two at once, both look at what is there then
         except StoreUnavailable:
             return
-        if (name := found.decode(errors="replace")) != owner:
-            raise another_owner(self._bucket.address, name, f"{self._bucket.address.rstrip('/')}/{_OWNER}")
+        if found != owner:
+            raise another_owner(self._bucket.address, found or "", f"{self._bucket.address.rstrip('/')}/{_OWNER}")
+
+    def owner(self) -> str | None:
+        """The id of the database whose contents these are; None where none has claimed them."""
+        try:
+            return self._bucket.get(_OWNER, 0, 200)[0].decode(errors="replace")
+        except FileNotFoundError:
+            return None
 
     # ---- collecting what is not needed
 
@@ -271,9 +278,18 @@ class ObjectStoreBlobs:
         self.cache.drop(sha256)
         return True
 
+    def cached(self) -> set[str]:
+        """The contents that have a folder in the cache."""
+        return self.cache.on_disk()
+
+    def forget(self, sha256: str) -> None:
+        """Removes it from the cache."""
+        self.cache.drop(sha256)
+
     def leftovers(self) -> list[Leftover]:
         """What lies in this server's staging; an upload that has not ended is no object."""
-        return [Leftover(path.name, path.stat().st_mtime) for path in sorted(self._staging.iterdir())]
+        found = sorted(self._staging.iterdir()) if self._staging.exists() else []
+        return [Leftover(path.name, path.stat().st_mtime) for path in found]
 
     def delete_leftover(self, leftover: Leftover) -> None:
         """Removes it."""
