@@ -13,6 +13,7 @@ INSTRUMENTED: dict[str, tuple[str, ...]] = {
     "tensors": _API,
     "chat-template-text": ("manyhats.serving", "jinja2"),
     "gzip": _API,
+    "listing": _FILES,
     "http": (*_API, "uvicorn"),
     "multipart": (*_API, "python_multipart"),
     "tensor-file": _FILES,

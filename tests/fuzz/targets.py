@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz import files, languages, wire
+from tests.fuzz import files, languages, listings, wire
 from tests.fuzz.contract import Target
 
 _JSON = (b'"', b"{", b"}", b"[", b"]", b":", b",", b"null", b"true", b"1e999", b"-1", b"9" * 30, b"NaN", b"\\ud800")
@@ -33,6 +33,10 @@ TARGETS: dict[str, Target] = {
     "model-card": Target(files.card, files.card_seeds, (*_JSON, b"---\n", b"training_history: ", b"steps"), 4),
     "tensors": Target(wire.tensors, wire.tensor_seeds, (*_JSON, b"\x00\xff", b"BYTES", b"binary_data_size"), 6),
     "tensor-file": Target(files.tensor_file, files.header_seeds, _JSON, 3),
+    "listing": Target(
+        listings.listing, listings.listing_seeds,
+        (*_JSON, b"../", b"/", b"\\\\", b"rfilename", b"siblings", b"lfs", b"size"), 4,
+    ),
     "gzip": Target(wire.gzipped, wire.gzip_seeds, (b"\x1f\x8b\x08", b"\x00\xff", b"\0" * 8), 3),
     "multipart": Target(
         wire.multipart, wire.multipart_seeds,
