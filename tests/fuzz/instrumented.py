@@ -14,6 +14,7 @@ INSTRUMENTED: dict[str, tuple[str, ...]] = {
     "chat-template-text": ("manyhats.serving", "jinja2"),
     "gzip": _API,
     "keys-file": ("manyhats.access", "manyhats.messages"),
+    "listing": _FILES,
     "http": (*_API, "uvicorn"),
     "multipart": (*_API, "python_multipart"),
     "tensor-file": _FILES,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz import files, languages, wire
+from tests.fuzz import files, languages, listings, wire
 from tests.fuzz.contract import Target
 
 _JSON = (b'"', b"{", b"}", b"[", b"]", b":", b",", b"null", b"true", b"1e999", b"-1", b"9" * 30, b"NaN", b"\\ud800")
@@ -36,6 +36,10 @@ TARGETS: dict[str, Target] = {
     "keys-file": Target(
         files.keys, files.key_seeds,
         (*_JSON, b'"tasks"', b'"namespace"', b'"requests"', b"/minute", b"5 per day", b"scrypt:", b"admin", b"*"), 4,
+    ),
+    "listing": Target(
+        listings.listing, listings.listing_seeds,
+        (*_JSON, b"../", b"/", b"\\", b"rfilename", b"siblings", b"lfs", b"size"), 4,
     ),
     "gzip": Target(wire.gzipped, wire.gzip_seeds, (b"\x1f\x8b\x08", b"\x00\xff", b"\0" * 8), 3),
     "multipart": Target(

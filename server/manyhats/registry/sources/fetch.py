@@ -44,20 +44,25 @@ def fetch(source: Source, into: Path, limits: FetchLimits, deadline: Deadline) -
     where the disk has no space for them; SourceFailed where what comes is not what was listed.
     """
     listing = source.list(deadline)
-    listed: dict[str, RemoteFile] = {}
-    for file in listing.files:
-        if file.name in listed:
-            raise SourceFailed(f"the source lists '{short_name(file.name)}' twice", param="source")
-        listed[file.name] = file
-    contents, warnings = _choose({name: file.size for name, file in listed.items()}, limits)
-    total = sum(listed[name].size for name in contents)
-    _check_disk(into, total)
-    files = []
-    for name, place in contents.items():
-        file = listed[name]
+    chosen, warnings = choose(listing.files, limits)
+    _check_disk(into, sum(file.size for file in chosen.values()))
+    for place, file in chosen.items():
         _write(source, file, into / place, deadline)
-        files.append(OriginFile(place, file.size, file.etag))
-    return Fetched(replace(listing.origin, files=tuple(files)), warnings)
+    files = tuple(OriginFile(place, file.size, file.etag) for place, file in chosen.items())
+    return Fetched(replace(listing.origin, files=files), warnings)
+
+
+def choose(files: Sequence[RemoteFile], limits: FetchLimits) -> tuple[dict[str, RemoteFile], tuple[str, ...]]:
+    """The files of an adapter among those listed, each by the place that it gets; and the warnings about the others.
+
+    Raises InvalidRequest, UnsupportedFormat or TooLarge where they are no adapter within the limits, SourceFailed for a
+    name that stands twice.
+    """
+    listed = {file.name: file for file in files}
+    if len(listed) < len(files):
+        raise SourceFailed("the source lists a name twice", param="source")
+    places, warnings = _choose({name: file.size for name, file in listed.items()}, limits)
+    return {place: listed[name] for name, place in places.items()}, warnings
 
 
 def copy_folder(path: str, allowed: Sequence[Path], forbidden: Path, into: Path, limits: FetchLimits) -> Fetched:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from huggingface_hub import constants, get_token, hf_hub_url
 from pydantic import BaseModel, Field, ValidationError
 
-from manyhats.errors import NotReady, SourceFailed
+from manyhats.errors import PermissionDenied, SourceFailed
 from manyhats.messages import first_error
 from manyhats.registry.origin import Origin
 from manyhats.registry.sources.allowed import check_repository
@@ -20,6 +20,7 @@ from manyhats.registry.sources.base import MAX_ENTRIES, Deadline, Listing, Remot
 from manyhats.registry.sources.hub_http import HubClient
 
 MAIN = "main"
+_QUOTED = 200  # characters
 _ANSWER_LIMIT = 8 << 20  # bytes of a repository's list of files
 
 _Size = Annotated[int, Field(ge=0, lt=1 << 50)]
@@ -51,14 +52,14 @@ def hub_endpoint() -> str:
 class HubSource:
     """`repository` (`owner/name`) at `revision`: a commit, a tag or a branch, which the list resolves to a commit.
 
-    `hosts`: where the hub may redirect to. Raises what `check_repository` raises, and NotReady where this process was
-    told to ask no hub (`HF_HUB_OFFLINE`).
+    `hosts`: where the hub may redirect to. Raises what `check_repository` raises, and PermissionDenied where this
+    process was told to ask no hub (`HF_HUB_OFFLINE`).
     """
 
     def __init__(self, repository: str, revision: str, allowed: Sequence[str], hosts: Sequence[str]) -> None:
         check_repository(repository, revision, allowed)
         if constants.HF_HUB_OFFLINE:
-            raise NotReady("this server was started with HF_HUB_OFFLINE, so no hub is asked", param="source.hub")
+            raise PermissionDenied("this server was started with HF_HUB_OFFLINE: it asks no hub", param="source.hub")
         self._repository = repository
         self._revision = revision
         self._endpoint = hub_endpoint()
@@ -70,22 +71,26 @@ class HubSource:
         revision = quote(self._revision, safe="")
         address = f"{self._endpoint}/api/models/{self._repository}/revision/{revision}?blobs=true"
         body = self._client.read(address, _ANSWER_LIMIT, deadline)
-        try:
-            info = _Info.model_validate_json(body)
-        except ValidationError as error:
-            first = first_error(error)
-            where = f"{first.field}: " if first.field else ""
-            raise SourceFailed(
-                f"the hub's list of files cannot be read: {where}{first.reason}", param="source"
-            ) from None
-        self._commit = info.commit
-        origin = Origin("hub", self._repository, self._revision, info.commit)
-        return Listing(origin, tuple(map(_remote, info.files)))
+        self._commit, files = parse_listing(body)
+        return Listing(Origin("hub", self._repository, self._revision, self._commit), files)
 
     def open(self, file: RemoteFile, deadline: Deadline) -> AbstractContextManager[Iterator[bytes]]:
         """A file's bytes at that commit."""
         address = hf_hub_url(self._repository, file.name, revision=self._commit, endpoint=self._endpoint)
         return self._client.stream(address, deadline)
+
+
+def parse_listing(body: bytes) -> tuple[str, tuple[RemoteFile, ...]]:
+    """The commit, and the files of a hub's answer. Raises SourceFailed for what is none."""
+    try:
+        info = _Info.model_validate_json(body)
+    except ValidationError as error:
+        first = first_error(error)
+        where = f"{first.field[:_QUOTED]}: " if first.field else ""
+        raise SourceFailed(
+            f"the hub's list of files cannot be read: {where}{first.reason[:_QUOTED]}", param="source"
+        ) from None
+    return info.commit, tuple(map(_remote, info.files))
 
 
 def _remote(file: _File) -> RemoteFile:

@@ -12,7 +12,6 @@ from manyhats.registry.sources.base import Deadline
 
 _MAX_REDIRECTS = 5
 _SILENCE = 20.0  # seconds that a hub may take to connect, or to send a byte more
-_CHUNK = 256 << 10  # bytes
 _AGENT = "manyhats"
 
 
@@ -61,7 +60,7 @@ class HubClient:
             raise SourceFailed(f"the hub cannot be read: {error or type(error).__name__}", param="source") from None
 
     def _chunks(self, response: httpx.Response, deadline: Deadline) -> Iterator[bytes]:
-        for chunk in response.iter_raw(_CHUNK):
+        for chunk in response.iter_raw():  # as they come: a larger piece would wait for its last byte
             deadline.check()
             yield chunk
 

@@ -26,6 +26,7 @@ _LOGGED = 2000  # characters of an error
 _SILENCE = timedelta(seconds=20)
 _RETRIES = 3
 _PAGE = 1000  # objects
+_CHUNK = 256 << 10  # bytes
 
 
 def check_available(allowed: Sequence[str]) -> None:
@@ -86,7 +87,7 @@ class S3Source:
             found = self._store.get(
                 f"{self._prefix}/{file.name}", options={"if_match": f'"{file.etag}"'} if file.etag else {}
             )
-            yield _checked(found.stream(), deadline)
+            yield _checked(found.stream(min_chunk_size=_CHUNK), deadline)
 
 
 def _checked(stream: Any, deadline: Deadline) -> Iterator[bytes]:
