@@ -11,6 +11,7 @@ from fastapi import Request
 from pydantic import ConfigDict, Field, StrictBool, StrictStr
 from pydantic_core import to_json
 
+from manyhats.api.body import parse
 from manyhats.api.disconnect import cancel_on_disconnect
 from manyhats.api.schemas import Body, GateBody, Many, SettingsBody
 from manyhats.core.call import CURRENT_CALL
@@ -59,6 +60,16 @@ class FromSourceBody(Body):
     activate: StrictBool = True
     examples: Many[dict[str, Any]] | None = None
     gate: GateBody | None = None
+
+
+async def parse_source(request: Request) -> FromSourceBody:
+    """The body. Raises what `parse` raises."""
+    try:
+        return await parse(request, FromSourceBody)
+    except InvalidRequest as error:
+        if error.param == "source":
+            error.message += "; it says where the files come from. Files themselves are sent as multipart/form-data"
+        raise
 
 
 def records_of(body: FromSourceBody) -> list[dict[str, Any]] | None:

@@ -13,11 +13,11 @@ from fastapi.responses import JSONResponse
 
 from manyhats.api.answers import UploadedBody
 from manyhats.api.auth import require_upload
-from manyhats.api.body import documented, parse, parse_bytes
+from manyhats.api.body import documented, parse_bytes
 from manyhats.api.middleware.content import says_json
 from manyhats.api.multipart import FormReader, UploadForm
 from manyhats.api.schemas import GateBody, SettingsBody
-from manyhats.api.sources import FromSourceBody, fetched, records_of
+from manyhats.api.sources import FromSourceBody, fetched, parse_source, records_of
 from manyhats.api.state import runtime_of
 from manyhats.api.views import evaluation_body, uploaded_body
 from manyhats.errors import InvalidRequest, ManyhatsError, Overloaded
@@ -97,7 +97,7 @@ async def upload(task: str, request: Request) -> JSONResponse:
     check_name(task, write=True)
     check_may_write(task)
     runtime = runtime_of(request)
-    body = await parse(request, FromSourceBody) if says_json(request.scope) else None
+    body = await parse_source(request) if says_json(request.scope) else None
     with admitted(runtime):
         async with staged(runtime) as folder:
             if body is None:

@@ -56,10 +56,12 @@ def open_bucket(bucket: str, seconds: float) -> S3Store:
 
 
 class S3Source:
-    """The objects below `s3://bucket/prefix/`. Raises what `bucket_and_prefix` raises."""
+    """The objects below `s3://bucket/prefix/`. Raises what `bucket_and_prefix` and `check_available`
+    raise."""
 
     def __init__(self, address: str, allowed: Sequence[str]) -> None:
         self._bucket, self._prefix = bucket_and_prefix(address, allowed)
+        check_available(allowed)  # they may have been read again since the start
         self._store: S3Store | None = None
 
     def list(self, deadline: Deadline) -> Listing:
