@@ -206,9 +206,8 @@ soak: install  ## Ask a server for 30 minutes while its tasks change, and compar
 schemathesis: install  ## Ask everything that the OpenAPI document allows, and compare the answers with it (some minutes)
 	$(BIN)/python -m tests.api.contract.running --examples 100
 
-bench-scale: install  ## Ten thousand registered tasks, working sets larger than the slots, and what a million would take
+bench-scale: install  ## Ten thousand registered tasks, and what a million would take
 	$(BIN)/python benchmarks/many_tasks.py --json benchmarks/results/many_tasks.json
-	$(BIN)/python benchmarks/working_sets.py --json benchmarks/results/working_sets.json
 	$(BIN)/python benchmarks/scale_sim.py
 
 bench-methods: install  ## Train and serve every method on four tasks (an hour on 2 cores), and write the table

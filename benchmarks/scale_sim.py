@@ -39,7 +39,6 @@ class Measured:
     request: float
     loading: float
     loading_copy: float
-    change: float
 
     @classmethod
     def read(cls, file: Path) -> Measured:
@@ -56,7 +55,6 @@ class Measured:
             request=found["processor's time of a request"] / 1e3,
             loading=found["processor's time to load an adapter"] / 1e3,
             loading_copy=found["processor's time to load the backbone"],
-            change=found["moving an alias"] / 1e3,
         )
 
 
@@ -233,7 +231,7 @@ def show(counts: list[int], measured: Measured, replica: Replica, given: argpars
         add("metadata: opened by a starting replica", duration(count * measured.opening))
         changes = count * given.changes_a_day / _DAY
         add("metadata: changes a second", f"{changes:.2g}")
-        add("metadata: of what one writer at a time can do", percent(changes * measured.change))
+        add("metadata: of what one writer at a time can do", percent(changes * given.change / 1e3))
         add("blobs: all files", amount(count * measured.files))
         add("blobs: fetched a second, all replicas", amount(rate * fetched * measured.files))
         add("routing: names of what replicas hold", amount(replicas * replica.slots * _NAME))
@@ -259,6 +257,7 @@ def main() -> None:
     parser.add_argument("--tasks", default="10000,100000,1000000")
     parser.add_argument("--requests-a-day", type=float, default=500.0, help="of a task, on average")
     parser.add_argument("--changes-a-day", type=float, default=0.2, help="of a task, on average")
+    parser.add_argument("--change", type=float, default=15.0, help="ms of a change, until it is durable")
     parser.add_argument("--zipf", type=float, default=1.0, help="the exponent of the law")
     parser.add_argument("--cores", type=int, default=2, help="of a replica")
     parser.add_argument("--busy", type=float, default=0.6, help="part of them that may be busy")
@@ -270,7 +269,8 @@ def main() -> None:
     print(
         f"{given.requests_a_day:g} requests and {given.changes_a_day:g} changes a day of each task on average, Zipf's "
         f"law with {given.zipf:g}; replicas of {given.cores} processors, {given.slots} slots, {given.host_memory:g} GB "
-        f"of host memory and {given.disk:g} GB of disk for adapters, {percent(given.busy)} busy.\n"
+        f"of host memory and {given.disk:g} GB of disk for adapters, {percent(given.busy)} busy; {given.change:g} ms a "
+        "change.\n"
     )
     show([int(count) for count in given.tasks.split(",")], Measured.read(given.figures), replica, given)
 

@@ -22,7 +22,6 @@ FIGURES = {
     "processor's time of a request": 10.0,
     "processor's time to load an adapter": 10.0,
     "processor's time to load the backbone": 1.0,
-    "moving an alias": 10.0,
 }
 
 
