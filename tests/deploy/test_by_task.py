@@ -229,3 +229,31 @@ def test_real_servers_with_the_same_folder(serve: Start, adapters, tmp_path: Pat
         servers[0] = start(0)
         ask(1)
         assert answered(servers[0]) == dict.fromkeys(homes[0], 2)
+
+
+@pytest.mark.slow
+def test_real_servers_with_shared_stores(serve: Start, adapters, database_url: str, tmp_path: Path):
+    """What is uploaded through nginx is at once there for its task, and on the other server when that one is gone."""
+    ports = [free_port(), free_port()]
+    shared = ["--database-url", database_url, "--blobs-url", str(tmp_path / "blobs")]
+    servers = [serve(tmp_path / f"store-{i}", "--port", str(port), *shared) for i, port in enumerate(ports)]
+    for one in servers:
+        one.wait_ready()
+    tasks = [f"t{i}" for i in range(6)]
+    with (
+        running_nginx(tmp_path, "by-task.conf", ports, javascript=True) as url,
+        httpx.Client(base_url=url, timeout=PATIENCE) as client,
+    ):
+
+        def ask(task: str) -> int:
+            return client.post(f"/v1/tasks/{task}/predict", json={"inputs": "w1 w2"}).status_code
+
+        for task in tasks:
+            assert servers[0].upload(task, adapters(), client).status_code == 201
+            assert ask(task) == 200
+        for one in servers:
+            wait_until(lambda: set(tasks) <= set(one.tasks()), "it has all tasks")  # noqa: B023
+        servers[0].kill()
+        assert [ask(task) for task in tasks] == [200] * len(tasks)
+        assert client.delete(f"/v1/tasks/{tasks[0]}").status_code in (200, 204)
+        assert [ask(task) for task in tasks] == [404] + [200] * (len(tasks) - 1)
