@@ -70,7 +70,9 @@ def test_the_deployment_is_the_same_for_the_same_settings() -> None:
     assert built(Scaling(replicas=3))[1]._version == replicas._version
     assert built(Scaling(), threads=2)[1]._version != replicas._version
     assert built(Scaling(), threads=2)[0]._version == front._version
-    scaled = built(Scaling(min_replicas=1, max_replicas=4))[1]._deployment_config.autoscaling_config
+    scaling = built(Scaling(min_replicas=1, max_replicas=4))[1]
+    assert scaling._version != replicas._version
+    scaled = scaling._deployment_config.autoscaling_config
     assert (scaled.min_replicas, scaled.max_replicas) == (1, 4)
     plain = built(Scaling(affinity=False))[1]._deployment_config.request_router_config
     assert "PowerOfTwo" in str(plain.request_router_class)

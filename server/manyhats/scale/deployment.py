@@ -142,7 +142,8 @@ def _replicas(settings: Settings, scaling: Scaling) -> Any:
         max_surge_percent=1,
         **number,
     )
-    return _versioned(made, settings.model_dump())
+    # Only what starts with autoscaling reports the depth of its queue.
+    return _versioned(made, settings.model_dump() | {"scales": scaling.scales})
 
 
 def _router(scaling: Scaling) -> RequestRouterConfig:
