@@ -142,8 +142,8 @@ def test_without_scikit_learn_it_says_what_to_install(invoke: Invoke, monkeypatc
 def test_push_uploads_the_finished_folder(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     uploaded: dict[str, Any] = {}
 
-    def push(task: str, path: Path, url: str, key: str) -> None:
-        uploaded.update(task=task, files={p.name for p in path.iterdir()}, url=url, key=key)
+    def push(task: str, path: str, url: str, key: str) -> None:
+        uploaded.update(task=task, files={p.name for p in Path(path).iterdir()}, url=url, key=key)
 
     monkeypatch.setattr("manyhats.commands.remote.push", push)
     monkeypatch.setenv("MANYHATS_KEY", "secret")

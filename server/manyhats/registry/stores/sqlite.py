@@ -151,6 +151,6 @@ def _durable(engine: Engine) -> None:
     def pragmas(connection: Any, _: Any) -> None:
         # The write-ahead log stays short, so that it does not fill a small disk.
         for pragma in (
-            "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "wal_autocheckpoint=200", "temp_store=MEMORY"
+            "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "wal_autocheckpoint=50", "temp_store=MEMORY"
         ):  # fmt: skip
             connection.execute(f"PRAGMA {pragma}")
