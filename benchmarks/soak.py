@@ -4,9 +4,9 @@
 
 From the project's root. 200 tasks of all methods by Zipf's law over all routes, more than there are slots; uploads,
 rollbacks, splits, deletions, callers who hang up and malformed requests meanwhile. The time is shared by the kinds of
-work. torch and oneDNN keep what they compile for a product of matrices, one for each number of rows: some hundred MB
-until as many are kept as may be, after which memory is flat. A short run is over before; `--cached-products 32` keeps
-fewer. The status is 0 where no answer was wrong or lost, and memory, descriptors and threads stayed where they were.
+work. torch and oneDNN keep what they compile for a product of matrices, one for each number of rows, until as many are
+kept as may be, after which memory is flat. A short run is over before; `--cached-products 32` keeps fewer. The status
+is 0 where no answer was wrong or lost, and memory, descriptors and threads stayed where they were.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("--decoder", default="", help="a folder; none: a llama with random weights")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--tasks", type=int, default=200)
-    parser.add_argument("--cached-products", type=int, help="see below; none: what the libraries choose, 1024")
+    parser.add_argument("--cached-products", type=int, help="see below; none: what the server chooses")
     parser.add_argument("--growth", type=float, default=MOST_GROWTH, help="of the memory that is allowed")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()

@@ -25,6 +25,7 @@ from manyhats.engine.engine import Engine
 from manyhats.engine.freed_memory import keep_freed_memory
 from manyhats.engine.fused_norms import use_fused_norms
 from manyhats.engine.pass_size import default_batched_tokens
+from manyhats.engine.product_caches import bound_product_caches
 from manyhats.engine.self_check import self_check
 from manyhats.engine.warm_up import warm_up
 from manyhats.engine.watchdog import Watchdog
@@ -74,6 +75,7 @@ class Runtime:
         check_available(settings.allowed_sources)
         self.access = AccessControl(settings)
         keep_freed_memory()
+        bound_product_caches()
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self._threads = torch.get_num_threads()
