@@ -290,7 +290,7 @@ export class Client {
   }
 
   /** Has the server fetch an adapter from a source that its operator allows, as a new version. */
-  uploadFrom(task: string, source: FetchSource, options: FetchOptions = {}): Promise<Upload> {
+  async uploadFrom(task: string, source: FetchSource, options: FetchOptions = {}): Promise<Upload> {
     const { alias, activate, sha256, settings } = options;
     const body = {
       source,
@@ -299,9 +299,9 @@ export class Client {
       ...(sha256 === undefined ? {} : { sha256 }),
       ...(settings === undefined ? {} : { task: settings }),
     };
-    return bodyOf(
-      this.#routes.POST("/v1/tasks/{task}/versions", { ...at(task), body, ...this.#call(options) }),
-    );
+    const given = { ...at(task), body, ...this.#call(options) };
+    const answer = await this.#routes.POST("/v1/tasks/{task}/versions", given);
+    return { ...(await bodyOf(Promise.resolve(answer))), new: answer.response.status === 201 };
   }
 
   /** One version. */
