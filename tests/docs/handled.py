@@ -40,7 +40,7 @@ COMMANDS: list[tuple[str, How, str]] = [
     (r"manyhats train", How.TRAINING, "trains for a minute"),
     (r"get_peft_model", How.TRAINING, "loads PEFT; the quick tests have a folder that the snippet has written"),
     (r"^npm ci && npm run build$", How.TYPESCRIPT, "what its tests do"),
-    (r"^manyhats scale", How.CLUSTER, "starts a cluster of processes; tests/scale/test_cluster.py does"),
+    (r"^\.venv/bin/manyhats scale", How.CLUSTER, "starts a cluster of processes; tests/scale/test_cluster.py does"),
     (r"^docker ", How.STATIC, "needs a container engine; `make image-check` builds and asks the image without one"),
     (r"^(helm|kubectl) ", How.STATIC, "needs a cluster; tests/deploy renders the chart"),
 ]
