@@ -135,6 +135,20 @@ def test_who_asks_for_little_has_a_pass_alone_and_every_second_is_for_all() -> N
         assert served(scheduler, 1) == [{"little", "much"}]
 
 
+def test_what_fits_into_a_short_pass_together_runs_together() -> None:
+    now = [0.0]
+    scheduler = scheduler_of(weighted("t", [10] * 100, "much"), budget=1000, clock=lambda: now[0])
+    scheduler.shared_tokens = lambda: 70.0
+    granted(scheduler, 1)
+    scheduler.add(weighted("t", [10], "little"))
+    granted(scheduler, 1)
+    now[0] = 1.0
+    for _ in range(3):
+        scheduler.add(weighted("t", [10] * 2, "little"))
+        scheduler.add(weighted("t", [10] * 5, "much"))
+        assert served(scheduler, 1) == [{"little", "much"}]
+
+
 def test_a_task_of_little_among_one_tenants_has_a_pass_alone() -> None:
     now = [0.0]
     scheduler = scheduler_of(weighted("much", [10] * 9000, "t"), budget=1000, clock=lambda: now[0])

@@ -220,8 +220,10 @@ class Scheduler:
         if not oldest:
             return
         if self._short:
-            ahead = self.shares.ahead(oldest, lambda key: self._fits(prompts.get(key, []), self._waiting.get(key)))
-            oldest = {key: oldest[key] for key in ahead}
+            tokens = {key: self._tokens_left(prompts.get(key, []), self._waiting.get(key)) for key in oldest}
+            if sum(tokens.values()) > self._budget:  # else one short pass is for all
+                ahead = self.shares.ahead(oldest, lambda key: tokens[key] <= self._budget)
+                oldest = {key: oldest[key] for key in ahead}
         tasks = Counter(key.tenant for key in oldest)
         weights = {tenant: self._weights[tenant] for tenant in tasks}
         unit = self._budget / sum(weights.values())
@@ -249,13 +251,12 @@ class Scheduler:
         for key in by_age:
             self._remove_if_empty(key)
 
-    def _fits(self, prompts: list[Sequence], queue: Queue | None) -> bool:
-        """Whether all that a task has to compute fits into the batch."""
+    def _tokens_left(self, prompts: list[Sequence], queue: Queue | None) -> float:
+        """The tokens that a task has to compute; infinite where they are surely more than the batch may have."""
         waiting = queue.one_pass if queue is not None else ()
         if len(prompts) + len(waiting) > self._budget:
-            return False
-        tokens: int = sum(one.length - one.computed for one in (*prompts, *waiting))
-        return tokens <= self._budget
+            return inf
+        return float(sum(one.length - one.computed for one in (*prompts, *waiting)))
 
     def _schedule_prompts(self, prompts: list[Sequence], share: ShareBudget) -> None:
         """Schedules the next chunks of one task's prompts."""
