@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 from manyhats import cli
+from manyhats.registry.blobs.choose import choose_blobs
 from manyhats.registry.registry import Registry
 from manyhats.registry.stores.choose import metadata_store
 from typer.testing import CliRunner
 
 from tests.commands import asking
 from tests.registry.helpers import inspect, upload
+from tests.s3 import Endpoint
 
 Refused = Callable[..., str]
 
@@ -41,6 +43,29 @@ def said(*words: str | Path) -> str:
     result = CliRunner().invoke(cli.app, list(map(str, words)))
     assert result.exit_code == 0, result.output
     return result.output.strip()
+
+
+def test_files_move_into_an_object_store_and_back(store: Path, tmp_path: Path, s3: Endpoint) -> None:
+    copied = "1 tasks, 2 versions, 2 adapters' files"
+    said("backup", tmp_path / "one.tar", "--store", store)
+    bucket = s3.bucket()
+    other = "--store", tmp_path / "other", "--blobs-url", bucket
+    assert said("restore", tmp_path / "one.tar", *other) == f"restored {copied}"
+    assert not any((tmp_path / "other" / ".manyhats" / "blobs").glob("*"))
+    registry = Registry(
+        tmp_path / "other", inspect, blobs=choose_blobs(bucket, tmp_path / "other" / ".manyhats", 1 << 20, 3.0)
+    )
+    registry.open()  # the bucket is this database's from now on
+    upload(registry, "spam", "c")
+    assert said("backup", tmp_path / "two.tar", *other) == "copied 1 tasks, 3 versions, 3 adapters' files"
+    registry.close()
+    third = "--store", tmp_path / "third"
+    assert said("restore", tmp_path / "two.tar", *third) == "restored 1 tasks, 3 versions, 3 adapters' files"
+    registry = Registry(tmp_path / "third", inspect)
+    registry.open()
+    for version in registry.task("spam").versions:
+        registry.files(version)
+    registry.close()
 
 
 def test_a_store_moves_to_postgresql_and_back(store: Path, tmp_path: Path, database_url: str, refused: Refused) -> None:
