@@ -29,8 +29,9 @@ from sqlalchemy.orm import Session
 
 from manyhats._version import __version__
 from manyhats.errors import Conflict, DamagedStore, UnsupportedFormat
-from manyhats.registry.blobs import Blobs, digest
+from manyhats.registry.blobs import Blobs
 from manyhats.registry.blobs.base import DamagedBlob
+from manyhats.registry.blobs.local import fault_of
 from manyhats.registry.database import SCHEMA, Base, ChangeRow, SchemaRow
 
 FORMAT = 1
@@ -127,8 +128,8 @@ def _copy_content(tar: tarfile.TarFile, blobs: Blobs, sha: str) -> str | None:
         with blobs.reading(sha) as folder:
             if not folder.is_dir():
                 return "their folder is gone"
-            if (found := digest(folder)) != sha:
-                return f"what was stored has changed: its sha256 is now {found}"
+            if (reason := fault_of(folder, sha)) is not None:
+                return reason
             _add_content(tar, folder, sha)
     except DamagedBlob as error:
         return str(error)
