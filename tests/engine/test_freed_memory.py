@@ -24,6 +24,34 @@ print(int(kept), faults())
 """
 
 
+# How many heaps of other threads than the first there are. Each begins at a multiple of 64 MiB, with the pages in use.
+_HEAPS = """
+import re, sys, threading
+import torch
+from manyhats.engine.freed_memory import keep_freed_memory
+
+keep_freed_memory()
+def heaps():
+    with open("/proc/self/maps") as file:
+        begins = [int(line.split("-")[0], 16) for line in file if " rw-p " in line and line.rstrip().endswith(" 0")]
+    return sum(begin % (64 << 20) == 0 for begin in begins)
+
+before, go = heaps(), threading.Barrier(13)
+def work():
+    go.wait()
+    kept = [torch.ones(n) for n in range(1000, 20000, 500)]
+    go.wait()
+    go.wait()
+threads = [threading.Thread(target=work) for _ in range(12)]
+for thread in threads:
+    thread.start()
+go.wait()
+go.wait()
+print(heaps() - before)
+go.wait()
+"""
+
+
 def _run(monkeypatch: pytest.MonkeyPatch, **variables: str) -> tuple[bool, int]:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -42,3 +70,14 @@ def test_freed_blocks_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_users_own_setting_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not _run(monkeypatch, MALLOC_TRIM_THRESHOLD_="131072")[0]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the GNU C library is Linux's")
+@pytest.mark.parametrize(("variables", "at_least"), [({}, 0), ({"MALLOC_ARENA_MAX": "8"}, 2)])
+def test_threads_share_a_heap(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], at_least: int) -> None:
+    if not _run(monkeypatch)[0]:
+        pytest.skip("another C library, or its allocator is set")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    done = subprocess.run([sys.executable, "-c", _HEAPS], capture_output=True, text=True, check=True, timeout=120)
+    assert int(done.stdout) >= at_least if at_least else int(done.stdout) == 0
