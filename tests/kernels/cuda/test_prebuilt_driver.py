@@ -10,6 +10,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from manyhats.kernels.cuda import prebuilt_driver
 
 pytest.importorskip("triton")
 if shutil.which("gcc") is None or not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
@@ -40,7 +41,22 @@ def run(script: str, *words: str, **environment: str) -> str:
     return done.stdout
 
 
+def test_a_triton_that_compiles_more_while_it_runs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As those before 3.7, of which the module alone launches nothing."""
+    source = tmp_path / "driver.c"
+    source.write_text('static PyMethodDef methods[] = {{"load_binary", load, METH_VARARGS, "loads"}};')
+    monkeypatch.setattr(prebuilt_driver, "_source", lambda: source)
+    monkeypatch.setattr(prebuilt_driver, "folder", lambda: tmp_path)
+    (tmp_path / prebuilt_driver._file(source.read_bytes())).touch()
+    assert not prebuilt_driver.found.__wrapped__()
+    with pytest.raises(RuntimeError, match=r"compiles a module for each program.* 3\.7 or newer"):
+        prebuilt_driver.build(tmp_path / "built")
+    assert not (tmp_path / "built").exists()
+
+
 def test_triton_takes_what_was_compiled(tmp_path: Path):
+    if prebuilt_driver._LAUNCHES not in (prebuilt_driver._source() or Path(os.devnull)).read_bytes():
+        pytest.skip("this Triton compiles a module for each program's arguments")
     built = run(
         "import sys; from pathlib import Path; from manyhats.kernels.cuda import prebuilt_driver as p; "
         "print(p.build(Path(sys.argv[1])))",

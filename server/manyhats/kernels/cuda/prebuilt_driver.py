@@ -3,6 +3,7 @@
 Before its first program Triton compiles `driver.c`, which loads and launches programs. As the image is built, `python
 -m manyhats.kernels.cuda.prebuilt_driver` does so, where there is a compiler; `use` has Triton take what came out. Of
 Triton this uses `knobs.build.impl`, which is there for that, and where its driver lies and with what it is compiled.
+Triton before 3.7 compiles one more module for each program's arguments, and so needs a compiler where it runs.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import sys
 import sysconfig
 import tempfile
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+_LAUNCHES = b'{"launch", '  # in the table of what the module does for Python: it launches every program itself
 _STUB = ("-shared", "-nostdlib", "-Wl,-soname,libcuda.so.1", "-x", "c", "/dev/null")
 
 
@@ -41,9 +44,10 @@ def _file(source: bytes) -> str:
 
 @cache
 def found() -> bool:
-    """Whether the module of the Triton that is installed has been compiled for this Python."""
-    source = _source()
-    return source is not None and (folder() / _file(source.read_bytes())).is_file()
+    """Whether the installed Triton's module has been compiled for this Python, and is all that it needs."""
+    path = _source()
+    source = b"" if path is None else path.read_bytes()
+    return _LAUNCHES in source and (folder() / _file(source)).is_file()
 
 
 def use() -> None:
@@ -74,6 +78,11 @@ def build(out: Path) -> Path:
     source = _source()
     if source is None:
         raise RuntimeError("Triton is not installed, or has its driver elsewhere")
+    if _LAUNCHES not in source.read_bytes():
+        raise RuntimeError(
+            f"Triton {version('triton')} compiles a module for each program's arguments, so that nothing compiled "
+            "beforehand will do: 3.7 or newer is needed, or a C compiler where the server runs"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         # What is linked comes with a GPU's driver. Its name is enough, even though nothing is in it.
         subprocess.run(["/usr/bin/env", "gcc", *_STUB, "-o", f"{temporary}/libcuda.so.1"], check=True)
