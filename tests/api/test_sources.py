@@ -135,6 +135,40 @@ def test_from_an_object_store(live: Live) -> None:
     assert live.ask(task).status_code == 200
 
 
+def test_a_path_of_vllms_names_a_source_too(live: Live, hub: Hub, folder: Path) -> None:
+    """As `owner/name`, with a revision, as an address, or as a folder."""
+    files = adapter_files(live.backbone)
+    name = publish(hub, files)
+    commit = hub.repositories[name].refs["main"]
+    hub.repositories[name].commit(adapter_files(live.backbone))
+    written = folder / fresh()
+    written.mkdir()
+    for file, data in files.items():
+        (written / file).write_bytes(data)
+
+    def load(path: str, **body: Any) -> tuple[str, httpx.Response]:
+        task = fresh()
+        return task, live.client.post("/v1/load_lora_adapter", json={"lora_name": task, "lora_path": path} | body)
+
+    made = {path: load(path) for path in (name, f"{name}@{commit}", f"hf://{name}@{commit}", str(written))}
+    for path, (task, answer) in made.items():
+        assert answer.status_code == 200, (path, answer.text)
+        source = live.client.get(f"/v1/tasks/{task}/versions/1").json()["source"]
+        assert source["kind"] == ("folder" if path == str(written) else "hub")
+        assert ("commit" in source and source["commit"] == commit) == ("@" in path)
+    assert close(live.outputs(made[f"{name}@{commit}"][0]), live.outputs(made[str(written)][0]))
+    for path, status, message in (
+        ("other/name", 403, "not among the sources"),
+        (f"{name}@{'0' * 40}", 404, "no such revision"),
+        ("s3://elsewhere/x", 403, "not among the sources"),
+    ):
+        assert assert_error(load(path)[1], status, message)["param"] == "lora_path", path
+    wrong = load("hf://../x")[1]
+    assert wrong.status_code == 400
+    assert "no repository of a hub" in wrong.json()["error"]["message"]
+    assert not live.staged
+
+
 def test_from_a_folder(live: Live, folder: Path, tmp_path: Path) -> None:
     files, task = adapter_files(live.backbone), fresh()
     for place in (folder / task, tmp_path / task):

@@ -17,6 +17,7 @@ from manyhats.api.schemas import Body, GateBody, Many, SettingsBody
 from manyhats.core.call import CURRENT_CALL
 from manyhats.errors import InvalidRequest
 from manyhats.registry.blobs import storage_full
+from manyhats.registry.sources.allowed import is_repository
 from manyhats.registry.sources.base import Deadline, Source
 from manyhats.registry.sources.fetch import Fetched, FetchLimits, check_digest, copy_folder, fetch
 from manyhats.registry.sources.hub import MAIN, HubSource
@@ -25,6 +26,7 @@ from manyhats.runtime import Runtime
 from manyhats.serving.evaluation import read_records
 from manyhats.serving.threads import in_thread
 
+_HUB = "hf://"
 _Name = Annotated[StrictStr, Field(min_length=1, max_length=4096)]
 
 
@@ -60,6 +62,16 @@ class FromSourceBody(Body):
     activate: StrictBool = True
     examples: Many[dict[str, Any]] | None = None
     gate: GateBody | None = None
+
+
+def named_source(word: str) -> SourceBody:
+    """A source in one word: `s3://bucket/prefix`, a hub's `owner/name` or `hf://owner/name@revision`; else a folder."""
+    if word.startswith("s3://"):
+        return SourceBody.model_construct(s3=word)
+    name, _, revision = word.removeprefix(_HUB).partition("@")
+    if word.startswith(_HUB) or is_repository(name):
+        return SourceBody.model_construct(hub=name, revision=revision or None)
+    return SourceBody.model_construct(folder=word)
 
 
 async def parse_source(request: Request) -> FromSourceBody:

@@ -1,4 +1,4 @@
-"""`/v1/load_lora_adapter` and `/v1/unload_lora_adapter`: adapters of any method, from allowed folders."""
+"""`/v1/load_lora_adapter` and `/v1/unload_lora_adapter`: adapters of any method, from allowed folders and sources."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from manyhats.api.auth import require_admin, require_upload
 from manyhats.api.body import documented, parse
 from manyhats.api.errors import describe
 from manyhats.api.shaped_route import shaped_route
+from manyhats.api.sources import FromSourceBody, fetched, named_source
 from manyhats.api.state import runtime_of
 from manyhats.api.uploads import admitted, staged
 from manyhats.errors import InvalidRequest, ManyhatsError, NotFound
-from manyhats.registry.allowed_folders import find_adapter, read_adapter_folder
 from manyhats.registry.blobs import storage_full
 from manyhats.registry.names import STABLE, check_name, check_not_base
+from manyhats.registry.sources.fetch import Fetched
 from manyhats.registry.visibility import check_may_write, sees
 from manyhats.runtime import Runtime
 from manyhats.serving.threads import in_thread
@@ -36,8 +37,9 @@ router = APIRouter(prefix="/v1", tags=["vllm"], route_class=shaped_route(_shape)
 
 
 class LoadBody(BaseModel):
-    """`POST /v1/load_lora_adapter`. `lora_path`: a folder on the server's machine. `load_inplace`: whether a task that
-    is there gets a new version."""
+    """`POST /v1/load_lora_adapter`. `lora_path`: a folder on the server's machine, `owner/name` of a hub (as
+    `hf://owner/name@revision` too), or `s3://bucket/prefix`. `load_inplace`: whether a task that is there gets a new
+    version."""
 
     model_config = ConfigDict(
         extra="allow", json_schema_extra={"examples": [{"lora_name": "spam", "lora_path": "/adapters/spam"}]}
@@ -69,7 +71,8 @@ def _text(done: str) -> dict[int | str, dict[str, Any]]:
     responses=_text("added"),
 )
 async def load_lora_adapter(request: Request) -> Response:
-    """Makes a version of the adapter in a folder on the server's machine, checked as an upload is."""
+    """Makes a version of the adapter in a folder on the server's machine, or of another source that is allowed,
+    checked as an upload is."""
     body = await parse(request, LoadBody)
     name, path = body.lora_name, body.lora_path
     if not name or not path:
@@ -89,32 +92,27 @@ async def load_lora_adapter(request: Request) -> Response:
         )
     with admitted(runtime):
         async with staged(runtime) as folder:
-            await in_thread(runtime.threads.checking, _store, runtime, name, path, folder / "files")
+            found = await _fetched(request, runtime, path, folder / "files")
+            await in_thread(runtime.threads.checking, _store, runtime, name, found, folder / "files")
     return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
 
-def _store(runtime: Runtime, name: str, path: str, files: Path) -> None:
-    """Blocking: copies the folder's files, checks them, and makes the version."""
-    settings, forbidden = runtime.settings, runtime.registry.own_folder
-    allowed = settings.adapter_folders
+async def _fetched(request: Request, runtime: Runtime, path: str, files: Path) -> Fetched:
+    """Brings what the path names. Raises what `fetched` raises, of the field that it came in."""
     try:
-        found = read_adapter_folder(
-            find_adapter(path, allowed),
-            allowed,
-            forbidden,
-            max_files=settings.max_files,
-            max_bytes=settings.max_upload,
-        )
-        with storage_full():
-            left_out = found.copy_to(files)
+        return await fetched(request, runtime, FromSourceBody(source=named_source(path)), files)
     except ManyhatsError as error:
-        if error.param == "path":
+        if (error.param or "").startswith("source"):
             error.param = "lora_path"
         raise
-    except OSError as error:
-        raise NotFound(f"the folder '{path[:200]}' cannot be read: {error.strerror}", param="lora_path") from None
+
+
+def _store(runtime: Runtime, name: str, found: Fetched, files: Path) -> None:
+    """Blocking: checks the files, and makes the version."""
     with storage_full():
-        runtime.add_version(name, files, alias=STABLE, activate=True, settings=None, warnings=left_out)
+        runtime.add_version(
+            name, files, alias=STABLE, activate=True, settings=None, warnings=found.warnings, origin=found.origin
+        )
 
 
 @router.post(

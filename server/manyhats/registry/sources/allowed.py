@@ -16,9 +16,14 @@ _S3 = "s3://"
 _LONGEST_KEY = 1024  # bytes, as S3 has it
 
 
+def is_repository(name: str) -> bool:
+    """Whether it has the form of a hub's `owner/name`."""
+    return _REPOSITORY.fullmatch(name) is not None and ".." not in name and "--" not in name
+
+
 def check_repository(name: str, revision: str, allowed: Sequence[str]) -> None:
     """Raises InvalidRequest for what is no `owner/name` or no revision, PermissionDenied for one not allowed."""
-    if not _REPOSITORY.fullmatch(name) or ".." in name or "--" in name:
+    if not is_repository(name):
         raise InvalidRequest(
             f"'{name[:200]}' is no repository of a hub; write owner/name, as my-org/spam", param="source.hub"
         )
