@@ -14,6 +14,8 @@ from device.child import Run, attempt, left, report
 
 _FINE = (0, 5)  # the second: no test was chosen
 _WORDS = ("PASSED", "FAILED", "ERROR", "SKIPPED")
+_ENDED = re.compile(rf"^\[gw\d+\] \[ *\d+%\] ({'|'.join(_WORDS)}) (tests/.*\S)", re.M)
+_PROCESSES = 6
 
 
 def run() -> None:
@@ -32,11 +34,12 @@ def run() -> None:
 
 
 def tests(name: str, seconds: float, *given: str) -> None:
-    """Runs pytest, and reports what it counts and why tests fail."""
+    """Runs pytest in several processes, and reports what it counts and why tests fail."""
     if left() < 8:
         report(name, "skipped: no time left")
         return
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--tb=short", "-W", "default", *given]
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", "no:benchmark", "--tb=short",
+               "-n", str(_PROCESSES), "-W", "default", *given]  # fmt: skip
     begin = time.time()
     with (Run.out / "tests.log").open("a+", encoding="utf-8", errors="replace") as file:
         file.write(f"== {name}\n")
@@ -53,8 +56,9 @@ def tests(name: str, seconds: float, *given: str) -> None:
             rc = "ended by the time limit"
         file.seek(at)
         log = file.read()
-    counts = {word.lower(): len(re.findall(rf"^tests/\S+.* {word}\b", log, re.M)) for word in _WORDS}
-    failed = re.findall(r"^(tests/\S+(?:\[[^\]]*\])?) (?:FAILED|ERROR)", log, re.M)
+    ended = _ENDED.findall(log)
+    counts = {word.lower(): sum(how == word for how, _ in ended) for word in _WORDS}
+    failed = [test for how, test in ended if how in ("FAILED", "ERROR")]
     reasons = [line[:160] for line in log.splitlines() if line.startswith("E  ")]
     report(name, {"rc": rc, "seconds": round(time.time() - begin, 1), **counts, "failed tests": failed[:30],
                   "reasons": list(dict.fromkeys(reasons))[:12]})  # fmt: skip

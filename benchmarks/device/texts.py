@@ -148,7 +148,7 @@ _COMPARED: dict[str, dict[str, Any]] = {}  # by what was reported
 
 
 class Texts:
-    """Of two families; what the CPU writes is written once."""
+    """Of some families; what the CPU writes is written once."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -156,7 +156,7 @@ class Texts:
 
     def beside(self, backend: str) -> None:
         """All texts with that backend's kernels."""
-        for family in ("llama", "gpt2"):
+        for family in ("llama", "mistral", "gpt2"):
             if family not in self._written:
                 written = attempt(f"{family}/texts on the CPU", Written, self._root, family)
                 if written is None:

@@ -79,17 +79,17 @@ def one_layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def streams(one_layer: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], Streams]:
+def streams(one_layer: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Streams]:
     """With a backbone of its own: interpreted and recorded, or on a GPU in CUDA graphs."""
     monkeypatch.setattr("manyhats.kernels.cuda.row_attention._MOST_SPLITS", 1)  # each takes the interpreter's time
 
-    def make(graphs: bool) -> Streams:
+    def make(graphs: bool, folder: Path = one_layer) -> Streams:
         if not INTERPRETED:
-            backbone = Backbone.load(str(one_layer), device=str(DEVICE), dtype="float32")
+            backbone = Backbone.load(str(folder), device=str(DEVICE), dtype="float32")
             backbone.kept[SlotTables] = SlotTables(CudaKernels())
             return Streams(backbone, CudaCapture(DEVICE) if graphs else None)
         recorded = RecordedGraphs(launch)
-        backbone = tiny.load(one_layer)
+        backbone = tiny.load(folder)
         backbone.kept[SlotTables] = SlotTables(CudaKernels(recorded.launch))
         return Streams(backbone, recorded if graphs else None)
 
@@ -118,6 +118,23 @@ def test_a_method_writes_the_same_text(streams: Any, name: str) -> None:
     assert found[0] == found[1]
     assert one.graphs.captured >= 1
     assert one.graphs.replayed == 4
+
+
+def test_a_window_of_attention_moves_on_in_a_graph(streams: Any, tmp_path: Path) -> None:
+    """Texts that outgrow it, and begin and end at different steps."""
+    folder = tiny.write_base("mistral", tmp_path, layers=1)
+    found = []
+    for graphs in (False, True):
+        one = streams(graphs, folder)
+        lora = tiny.adapter(one.backbone, "lora", 1, rank=3).bind(one.backbone)
+        own = [one.add("lora", lora, seed=i, new=14 - 2 * i) for i in range(2)]
+        for _ in range(3):
+            one.step()
+        own += [one.add("base", BARE, seed=i, new=12) for i in (4, 6)]
+        one.finish()
+        found.append(texts(own))
+    assert found[0] == found[1]
+    assert one.graphs.replayed > one.graphs.captured
 
 
 def test_what_cannot_be_captured_runs_without(streams: Any, caplog: pytest.LogCaptureFixture) -> None:

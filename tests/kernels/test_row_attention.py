@@ -45,6 +45,11 @@ def test_equals_attention_over_gathered_rows(attention, dtype, sequences, kv_hea
         assert (out[i] - wanted).abs().max() < (1e-5 if dtype is torch.float32 else 2e-2)
     again = attention(q[-1:], None, (keys, values), rows[bounds[-2] :], bounds[-2:] - bounds[-2], first[-1:], 0.2)
     assert torch.equal(again[0], out[-1])  # whatever shares the call
+    within = attention(q, None, (keys, values), rows, bounds, first, 0.2, 4)
+    for i in range(sequences):
+        own = torch.from_numpy(rows[max(bounds[i] + first[i], bounds[i + 1] - 4) : bounds[i + 1]])
+        wanted = expected(q[i], keys[own], values[own], 0.2)
+        assert (within[i] - wanted).abs().max() < (1e-5 if dtype is torch.float32 else 2e-2)
 
 
 @torch.inference_mode()

@@ -26,6 +26,7 @@ class RowAttention(Protocol):
         bounds: Any,
         first: Any,
         scaling: float,
+        window: int | None = None,
     ) -> Tensor: ...
 
 

@@ -39,14 +39,12 @@ class DecodeAttention:
         self._attention = attention
         tables = [chunk.cache_rows for chunk in chunks if chunk.cache_rows is not None]
         self._rows = np.concatenate(tables)
-        self._seen = np.array([len(rows) for rows in tables])
-        self._bounds = np.concatenate([[0], np.cumsum(self._seen)])
+        self._bounds = np.concatenate([[0], np.cumsum([len(rows) for rows in tables])])
         self._prefixes = np.array([chunk.cached_prefix for chunk in chunks])
         self._left_out = [chunk.left_out for chunk in chunks]
         self._layers = frozenset[int]().union(*self._left_out)  # that hide some prefix
         self._nothing = np.zeros(len(tables), dtype=np.int64)
         self._staging = None if attention.on_host else staging
-        self._firsts: dict[tuple[int, int | None], Tensor] = {}  # on the device, by row of `_FIRST` and by window
         self._first_rows: dict[int, int] = {}  # of `_FIRST`, by layer; of others the first
         if self._staging is not None:
             self._put(self._staging)
@@ -75,30 +73,15 @@ class DecodeAttention:
         cache = self._cache.keys[layer], self._cache.values[layer]
         scale = q.shape[-1] ** -0.5 if scaling is None else scaling
         if self._staging is None:
-            return self._attention(q, new, cache, self._rows, self._bounds, self._first(layer, window), scale)
-        rows, bounds = self._staging[CACHE_ROWS], self._staging[_BOUNDS]
-        return self._attention(q, new, cache, rows, bounds, self._first_on_device(self._staging, layer, window), scale)
-
-    def _first(self, layer: int, window: int | None) -> NDArray[np.int64]:
-        """How many rows at its beginning each sequence does not attend to."""
-        first = self._hidden(layer) if layer in self._layers else self._nothing
-        return first if window is None else np.maximum(first, self._seen - window)
+            first = self._hidden(layer) if layer in self._layers else self._nothing
+            return self._attention(q, new, cache, self._rows, self._bounds, first, scale, window)
+        # A step that is captured runs again later: all that depends on its sequences is read from the staging memory.
+        rows, bounds, firsts = (self._staging[name] for name in (CACHE_ROWS, _BOUNDS, _FIRST))
+        return self._attention(q, new, cache, rows, bounds, firsts[self._first_rows.get(layer, 0)], scale, window)
 
     def _hidden(self, layer: int) -> NDArray[np.int64]:
-        """The same, of prefixes alone."""
+        """How many rows at its beginning each sequence does not attend to in a layer that hides prefixes."""
         return np.where([layer in own for own in self._left_out], self._prefixes, 0)
-
-    def _first_on_device(self, staging: StagingBuffer, layer: int, window: int | None) -> Tensor:
-        """As `_first`; computed once for all layers that agree."""
-        key = self._first_rows.get(layer, 0), window
-        found = self._firsts.get(key)
-        if found is None:
-            found = staging[_FIRST][key[0]]
-            if window is not None:
-                bounds = staging[_BOUNDS]
-                found = torch.maximum(found, bounds[1:] - bounds[:-1] - window)
-            self._firsts[key] = found
-        return found
 
 
 def decode_attention(

@@ -84,13 +84,14 @@ class RowAttention(Protocol):
         bounds: Any,
         first: Any,
         scaling: float,
+        window: int | None = None,
     ) -> Tensor:
         """q (S, heads, dim) to (S, heads, dim).
 
         `cache`: keys and values (cache rows, kv_heads, dim). A sequence attends to its rows of the cache,
-        `rows[bounds[i] + first[i] : bounds[i + 1]]`. `new`: the key and the value of each sequence (S, kv_heads, dim),
-        written into the last of these rows before; None: they are there. `scaling`: of the products. The indices are
-        int64.
+        `rows[bounds[i] + first[i] : bounds[i + 1]]`, and of them to the last `window` alone; None: to all. `new`: the
+        key and the value of each sequence (S, kv_heads, dim), written into the last of these rows before; None: they
+        are there. `scaling`: of the products. The indices are int64.
         """
         ...
 

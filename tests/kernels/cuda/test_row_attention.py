@@ -104,6 +104,19 @@ def test_equals_attention_over_gathered_rows(
 
 
 @torch.inference_mode()
+def test_a_window_leaves_out_what_is_before_it(attention: Any, device: torch.device) -> None:
+    keys, values = torch.randn(2, ROWS, 2, 8).to(device)
+    q = torch.randn(3, 4, 8).to(device)
+    bounds, first = [0, 1, 41, 120], [0, 0, 70]
+    rows, *others = indices(np.arange(ROWS) * 7 % ROWS, bounds, first, device=device)
+    for window in (1, 5, 30, 500):
+        out = attention(q, None, (keys, values), rows, *others, 0.5, window)
+        for i, stop in enumerate(bounds[1:]):
+            own = rows[max(bounds[i] + first[i], stop - window) : stop]
+            assert (out[i].cpu() - expected(q[i].cpu(), keys[own].cpu(), values[own].cpu(), 0.5)).abs().max() < 1e-5
+
+
+@torch.inference_mode()
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NumPy's, for the interpreter
 def test_what_is_wrong_with_a_sequence_makes_its_own_output_no_number(attention: Any, device: torch.device) -> None:
     q, new = torch.randn(3, 2, 4, device=device), torch.randn(2, 3, 1, 4, device=device).unbind(0)

@@ -34,6 +34,7 @@ class CachedRowAttention:
         bounds: NDArray[np.int64],
         first: NDArray[np.int64],
         scaling: float,
+        window: int | None = None,
     ) -> Tensor:
         """See `kernels.base.RowAttention`. Raises RuntimeError for rows outside the cache."""
         keys, values = cache
@@ -44,6 +45,8 @@ class CachedRowAttention:
         assert all(t.is_contiguous() for t in cache), "a cache that is not contiguous"
         assert len(bounds) == len(first) + 1 == sequences + 1, "bounds of other sequences"
         assert all(array.dtype == np.int64 for array in (rows, bounds, first)), "indices that are not int64"
+        if window is not None:
+            first = np.maximum(first, bounds[1:] - bounds[:-1] - window)
         out = torch.empty((sequences, heads, dim), dtype=q.dtype)
         strides = (c_int64 * 6)(*(stride for t in tensors for stride in t.stride()[:2]))
         code = self._library.attend_rows[q.dtype](

@@ -16,6 +16,7 @@ _STEP = 64  # rows of the cache times bytes of a number, of a step
 _PROGRAMS = 256
 _MOST_SPLITS = 16
 _ROWS_OF_A_SPLIT = 128
+_UNLIMITED = (1 << 31) - 1  # a window over all rows, in the same 32 bits as another
 
 
 class CachedRowAttention:
@@ -40,6 +41,7 @@ class CachedRowAttention:
         bounds: Tensor,
         first: Tensor,
         scaling: float,
+        window: int | None = None,
     ) -> Tensor:
         """See `kernels.base.RowAttention`. The output of a sequence with rows outside the cache, or without any, is
         not a number."""
@@ -62,7 +64,8 @@ class CachedRowAttention:
             sums = torch.empty((sequences, heads, splits, 2), dtype=torch.float32, device=q.device)
         self._launch(
             attend_rows, (sequences, kv_heads, splits),
-            q, key, value, keys, values, out, parts, sums, rows, bounds, first, scaling, len(keys), *strides,
+            q, key, value, keys, values, out, parts, sums, rows, bounds, first, scaling,
+            _UNLIMITED if window is None else window, len(keys), *strides,
             FOLDED=folded, QUERIES=_power(folded), DIM=dim, WIDTH=_power(dim), BLOCK=_STEP // q.element_size(),
             NEW=new is not None, SPLITS=splits,
         )  # fmt: skip

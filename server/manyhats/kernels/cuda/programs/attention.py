@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["rows", "bounds", "first", "cache_rows"])
+@triton.jit(do_not_specialize=["rows", "bounds", "first", "window", "cache_rows"])
 def attend_rows(
-    q, new_key, new_value, keys, values, out, parts, sums, rows, bounds, first, scaling, cache_rows,
+    q, new_key, new_value, keys, values, out, parts, sums, rows, bounds, first, scaling, window, cache_rows,
     q_row, q_head, key_row, key_head, value_row, value_head, cache_row, cache_head, out_row, out_head,
     FOLDED: tl.constexpr, QUERIES: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
     NEW: tl.constexpr, SPLITS: tl.constexpr,
@@ -27,8 +27,9 @@ def attend_rows(
     heads, SPLITS, 2) its highest score and its weights' total. Some have no rows.
     """
     sequence, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    begin = tl.load(bounds + sequence) + tl.load(first + sequence)
+    begin = tl.load(bounds + sequence)
     end = tl.load(bounds + sequence + 1)
+    begin += tl.maximum(tl.load(first + sequence), end - begin - window)
     element = q.dtype.element_ty
     f = tl.arange(0, QUERIES)
     d = tl.arange(0, WIDTH)
