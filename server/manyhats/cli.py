@@ -20,6 +20,7 @@ from manyhats.commands import audit, convert, doctor, keys, predict, remote, sca
 from manyhats.commands import gc as gc_command
 from manyhats.commands.lazy import LazyCommand, LazyFigures
 from manyhats.commands.setting_options import Switches, given_settings, with_settings
+from manyhats.engine.freed_memory import keep_freed_memory
 from manyhats.errors import EngineFailure, ManyhatsError, WrongSetting, WrongUsage
 from manyhats.observability import logs
 from manyhats.observability.stacks import StackDumps
@@ -43,6 +44,7 @@ def serve(config: Path | None = None, **options: Any) -> None:
     # Not sys.exit: an exception raised at any point of the start may be swallowed there.
     for ending in (signal.SIGTERM, signal.SIGINT):
         signal.signal(ending, lambda *_: os._exit(0))
+    keep_freed_memory()  # before a library begins a thread, which would get a heap of its own
     reloads: list[Callable[[], None]] = []  # empty until there is something to reload
     if hasattr(signal, "SIGHUP"):  # its own effect would be the end
         signal.signal(signal.SIGHUP, lambda *_: [reload() for reload in reloads])

@@ -81,3 +81,14 @@ def test_threads_share_a_heap(monkeypatch: pytest.MonkeyPatch, variables: dict[s
         monkeypatch.setenv(name, value)
     done = subprocess.run([sys.executable, "-c", _HEAPS], capture_output=True, text=True, check=True, timeout=120)
     assert int(done.stdout) >= at_least if at_least else int(done.stdout) == 0
+
+
+def test_a_server_has_one_heap_from_the_first_thread_on() -> None:
+    """Libraries begin threads as they are loaded."""
+    script = (
+        "import sys, threading\nfrom manyhats import cli\n"
+        "def called():\n    print('torch' in sys.modules, threading.active_count())\n    raise SystemExit(0)\n"
+        "cli.keep_freed_memory = called\nsys.argv = ['manyhats', 'serve']\ncli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split() == ["False", "1"]
