@@ -89,7 +89,7 @@ test-long: install  ## Run the longest tests, a quarter of an hour, before a rel
 	$(BIN)/python -m pytest -m long -n $(JOBS) --dist worksteal $(ARGS)
 
 test-live: install  ## Compare with the other libraries as they are installed; a failure here may be theirs
-	$(BIN)/python -m pytest -m live -n $(JOBS) --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest tests/live -m live -n $(JOBS) --dist worksteal $(ARGS)
 
 coverage: install  ## make test, with what it covers and the 25 slowest tests
 	$(BIN)/python -m pytest -m "not slow and not live" -n $(JOBS) --dist worksteal --durations=25 --cov --cov-report=term $(ARGS)
@@ -208,6 +208,7 @@ schemathesis: install  ## Ask everything that the OpenAPI document allows, and c
 
 bench-scale: install  ## Ten thousand registered tasks, and what a million would take
 	$(BIN)/python benchmarks/many_tasks.py --json benchmarks/results/many_tasks.json
+	$(BIN)/python benchmarks/working_sets.py --json benchmarks/results/working_sets.json
 	$(BIN)/python benchmarks/scale_sim.py
 
 bench-methods: install  ## Train and serve every method on four tasks (an hour on 2 cores), and write the table
