@@ -187,6 +187,7 @@ def test_a_mixture_whose_members_come_and_go_stays_in_one_graph(streams: Any) ->
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_larger_rank_than_any_before_makes_a_new_graph(streams: Any) -> None:
     one, plain = streams(True), streams(False)
     for rank, captured in ((4, 1), (60, 1), (100, 2)):
@@ -201,6 +202,7 @@ def test_a_larger_rank_than_any_before_makes_a_new_graph(streams: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_fewer_operations_use_the_graph_of_more_until_that_happens_often(streams: Any) -> None:
     one = streams(True)
     lora = tiny.adapter(one.backbone, "lora", 1).bind(one.backbone)

@@ -37,7 +37,8 @@ from tests.launches.passes import (
 MANY = 128  # tasks, and as many sequences
 SOME = 8  # tasks, and sequences of more: whether calls grow shows with fewer
 CALLED = 64
-IN_EVERY_RUN = ("lora", "bottleneck", "ia3", "mixture")  # and the others in the slow tests
+IN_EVERY_RUN = ("lora", "bottleneck", "ia3", "mixture")  # and the others in the longest tests
+LONG = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_a_pass_without_adapters_stays_within_its_limits(
         assert not count.blocking_copies, count.report()
 
 
-@pytest.mark.parametrize("tasks", [pytest.param(1, marks=pytest.mark.slow), 32])
+@pytest.mark.parametrize("tasks", [pytest.param(1, marks=LONG), 32])
 @pytest.mark.parametrize("name", ENCODER)
 def test_an_encoder_pass_stays_within_its_budget(
     name: str, tasks: int, encoder: OnDevice, bare_encoder: Callable[[int], Count]
@@ -98,7 +99,7 @@ def test_an_encoder_pass_stays_within_its_budget(
     assert_within(count, bare_encoder(ENCODER_SEQUENCES), ENCODER_LIMITS, ENCODER[name], tasks)
 
 
-@pytest.mark.parametrize("tasks", [pytest.param(1, marks=pytest.mark.slow), 32])
+@pytest.mark.parametrize("tasks", [pytest.param(1, marks=LONG), 32])
 @pytest.mark.parametrize("name", DECODE)
 def test_a_decode_step_stays_within_its_budget(
     name: str, tasks: int, decoder: OnDevice, bare_decoder: Callable[[int], Count]
@@ -131,8 +132,8 @@ def python_calls(backbone: Backbone, run: Callable[[], object]) -> int:
 
 
 def tried(names: Iterable[str]) -> list[object]:
-    """Of these methods some in every run, all in the slow tests."""
-    return [pytest.param(name, marks=[] if name in IN_EVERY_RUN else pytest.mark.slow) for name in names]
+    """Of these methods some in every run, all in the longest tests."""
+    return [pytest.param(name, marks=[] if name in IN_EVERY_RUN else LONG) for name in names]
 
 
 @pytest.mark.parametrize("name", tried(ENCODER))
