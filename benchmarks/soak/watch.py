@@ -29,6 +29,8 @@ def sample(pid: int, at: float) -> Sample:
         for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
         if ":" in line
     )
+    if "VmRSS" not in fields:  # it has ended, and nobody has asked for its status yet
+        raise ProcessLookupError(f"the process {pid} has ended")
     files = sockets = 0
     for entry in os.scandir(f"/proc/{pid}/fd"):
         try:

@@ -63,6 +63,15 @@ def test_a_process_is_seen(part: Any) -> None:
     assert found.files >= 1
 
 
+def test_a_process_that_has_ended_is_none(part: Any) -> None:
+    """Also before its parent has asked for its status."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(ProcessLookupError, match="has ended"):
+        part("watch").sample(ended.pid, 1.0)
+    ended.wait()
+
+
 def test_another_answer_is_not_the_same(part: Any) -> None:
     work = part("encoder").EncoderWork("float32")
     body = {"outputs": [{"scores": {"LABEL_0": 0.25, "LABEL_1": 0.75}, "logits": [-1.0, 0.1]}]}
