@@ -13,11 +13,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import mmap
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from json.decoder import scanstring  # type: ignore[attr-defined]
@@ -27,6 +26,7 @@ from typing import IO, Any, BinaryIO, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from manyhats import own_pages
 from manyhats.disk import is_full
 from manyhats.errors import InvalidRequest, TooLarge, UnsupportedFormat
 from manyhats.formats.pickles import pickle_message, starts_like_pickle
@@ -39,7 +39,6 @@ _KEPT_HEADERS, _KEPT_HEADER = 32, 64 << 10  # how many headers are kept parsed, 
 _MAX_NAME = 1024  # characters
 _MAX_DIMENSIONS = 8
 _CHUNK = 4 << 20  # bytes that are checked at a time
-_OWN_PAGES = 256 << 10  # bytes from which what is read has pages of its own
 _WIDEST = 8  # bytes of a value
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Types other than floats, by the endings of the tensors' names: indices, and masks' bits.
@@ -258,7 +257,7 @@ def _copies(file: BinaryIO, entries: list[Entry], begin: int, name: str) -> dict
     for dtype, group in itertools.groupby(entries, key=lambda entry: entry.dtype):
         run = list(group)
         first = run[0].start
-        buffer = _buffer(run[-1].end - first)
+        buffer = own_pages.empty(run[-1].end - first)
         if dtype.is_floating_point:
             _check_run(file, run, begin, buffer, name, whole=True)
         elif len(buffer):
@@ -269,19 +268,6 @@ def _copies(file: BinaryIO, entries: list[Entry], begin: int, name: str) -> dict
             at = (entry.start - first) // dtype.itemsize
             tensors[entry.name] = typed.as_strided(entry.shape, _strides(entry.shape), at)
     return tensors
-
-
-def _buffer(size: int) -> Tensor:
-    """Memory for so many bytes. A large one has pages of its own, which the system gets back when its last view dies.
-
-    The allocator would keep them, and put small things there that live longer, so that the next file does not fit.
-    """
-    if size >= _OWN_PAGES and hasattr(mmap, "MAP_PRIVATE"):
-        with suppress(OSError):
-            # All pages at once, where the system can do that, in place of a fault for each.
-            pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | getattr(mmap, "MAP_POPULATE", 0))
-            return torch.frombuffer(pages, dtype=torch.uint8)
-    return torch.empty(size, dtype=torch.uint8)
 
 
 def _views(path: Path, file: BinaryIO, entries: list[Entry], begin: int, temporary: Path) -> dict[str, Tensor]:

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from manyhats import own_pages
+
 T = TypeVar("T")
 
 _PLAIN = {type(None), str, int, float, bool}
@@ -61,7 +63,7 @@ class Packing:
 def in_arena(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Tensors in host memory as views of one new allocation there."""
     packing = Packing(tensors)
-    return packing.filled(torch.empty(packing.nbytes, dtype=torch.uint8))
+    return packing.filled(own_pages.empty(packing.nbytes))
 
 
 def tensors_in(value: Any) -> list[Tensor]:

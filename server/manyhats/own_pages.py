@@ -1,0 +1,26 @@
+"""Host memory with pages of its own, for what is large and stays for a while, as an adapter does.
+
+The allocator would keep it when it is freed, and put small things there that live longer, so that the next block of
+that size does not fit; and between what stays there is no place for what a pass needs.
+"""
+
+from __future__ import annotations
+
+import mmap
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+LEAST = 256 << 10  # bytes from which memory has pages of its own
+
+
+def empty(size: int) -> Tensor:
+    """(size,) uint8 in host memory, with any values. From `LEAST` on the system gets the pages back when the last view
+    dies."""
+    if size >= LEAST and hasattr(mmap, "MAP_PRIVATE"):
+        with suppress(OSError):
+            # All pages at once, where the system can do that, in place of a fault for each.
+            pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | getattr(mmap, "MAP_POPULATE", 0))
+            return torch.frombuffer(pages, dtype=torch.uint8)
+    return torch.empty(size, dtype=torch.uint8)

@@ -1,0 +1,48 @@
+"""What is large goes back to the system whole, whatever small things have come meanwhile."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from manyhats import own_pages
+
+_FREED = """
+import torch
+from manyhats import own_pages
+from manyhats.engine.freed_memory import keep_freed_memory
+
+keep_freed_memory()
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+torch.ones(1 << 20).sum()
+before = resident()
+blocks, small = [], []
+for _ in range(200):
+    blocks.append(own_pages.empty(1 << 20).fill_(1))
+    small.append(torch.ones(3000))
+views = [block.view(torch.float32).as_strided((10, 10), (10, 1), 64) for block in blocks[:20]]
+full = resident() - before
+del blocks
+print(full, resident() - before, int(views[0].numel()))
+"""
+
+
+@pytest.mark.parametrize("size", [0, 1, own_pages.LEAST - 1, own_pages.LEAST, (1 << 20) + 3])
+def test_it_has_the_size_and_may_be_written(size: int) -> None:
+    found = own_pages.empty(size)
+    assert (found.dtype, found.shape) == (torch.uint8, (size,))
+    assert int(found.fill_(7).long().sum()) == 7 * size
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+def test_its_pages_go_back_when_the_last_view_dies() -> None:
+    done = subprocess.run([sys.executable, "-c", _FREED], capture_output=True, text=True, check=True, timeout=120)
+    full, left, _ = map(int, done.stdout.split())
+    assert full > 195 << 20
+    assert left < 40 << 20, "20 MB are looked at still, and 2 MB are small things"
