@@ -13,7 +13,7 @@ EXAMPLES = 3  # of each operation, beside those that follow from its form: some 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("family", ["bert", pytest.param("llama", marks=pytest.mark.long)])
 def test_answers_are_those_of_the_document(family: str, base_folder: Callable[[str], Path], tmp_path: Path) -> None:
     with server(base_folder(family), tmp_path / "store") as (url, tasks):
         ran = run(url, tasks, EXAMPLES, SEED)
