@@ -81,7 +81,7 @@ def serve(config: Path | None = None, **options: Any) -> None:
 
     runtime.on_fatal = end_server
     dumps = StackDumps(settings.stall_timeout)
-    runtime.watchdog.on_look.append(dumps.put_off)
+    runtime.watchdog.on_look = dumps.put_off
     dumps.put_off()  # the watchdog's first look may come too late
     try:
         server.run()

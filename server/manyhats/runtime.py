@@ -22,7 +22,7 @@ from manyhats.backbone.precision import use_tf32
 from manyhats.engine.compute_threads import run_in_temporary_thread, set_compute_threads, use_one_compute_thread
 from manyhats.engine.config import EngineConfig
 from manyhats.engine.engine import Engine
-from manyhats.engine.freed_memory import FreedMemory, keep_freed_memory
+from manyhats.engine.freed_memory import keep_freed_memory
 from manyhats.engine.fused_norms import use_fused_norms
 from manyhats.engine.pass_size import default_batched_tokens
 from manyhats.engine.product_caches import bound_product_caches
@@ -207,7 +207,7 @@ class Runtime:
         self.engine.start()
         self.observation.start()
         use_one_compute_thread()
-        self.watchdog.start(FreedMemory().look)
+        self.watchdog.start()
         self._beginning = asyncio.create_task(self._begin())
 
     async def stop(self) -> None:

@@ -72,39 +72,6 @@ def test_a_users_own_setting_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not _run(monkeypatch, MALLOC_TRIM_THRESHOLD_="131072")[0]
 
 
-_HOLES = """
-import torch
-from manyhats.engine import freed_memory
-
-def resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
-
-kept = freed_memory.keep_freed_memory()
-freed = freed_memory.FreedMemory()
-blocks = [torch.ones(1 << 18) for _ in range(400)]  # 1 MB each
-stay = blocks[::4]
-del blocks
-before = resident()
-freed.look()
-early = resident()
-freed._next = 0.0
-freed.look()
-print(int(kept), before - early, before - resident(), sum(one.sum() == 1 << 18 for one in stay).item())
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the GNU C library is Linux's")
-def test_pages_between_blocks_that_stay_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    done = subprocess.run([sys.executable, "-c", _HOLES], capture_output=True, text=True, check=True, timeout=120)
-    kept, early, given, whole = map(int, done.stdout.split())
-    if not kept:
-        pytest.skip("another C library, or its allocator is set")
-    assert early < 10 << 20, "not before it is time"
-    assert given > 200 << 20
-    assert whole == 100
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the GNU C library is Linux's")
 @pytest.mark.parametrize(("variables", "at_least"), [({}, 0), ({"MALLOC_ARENA_MAX": "8"}, 2)])
 def test_threads_share_a_heap(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], at_least: int) -> None:

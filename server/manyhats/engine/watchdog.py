@@ -58,7 +58,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         self._revivals: dict[str, deque[float]] = {}  # when each part was begun anew lately
         self.on_fatal: Callable[[str], None] = lambda reason: None
-        self.on_look: list[Callable[[], None]] = []  # called in its thread, at every look
+        self.on_look: Callable[[], None] = lambda: None  # in its thread, at every look
         self.deaths: Counter[str] = Counter()  # noticed so far, by part
         self.stalls: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
@@ -72,9 +72,8 @@ class Watchdog:
         """The names of what it looks after."""
         return [part.name for part in self._parts]
 
-    def start(self, *on_look: Callable[[], None]) -> None:
-        """Starts the thread. `on_look`: what it calls too at every look."""
-        self.on_look += on_look
+    def start(self) -> None:
+        """Starts the thread."""
         self._thread = threading.Thread(target=self._loop, name="watchdog", daemon=True)
         self._thread.start()
 
@@ -102,8 +101,7 @@ class Watchdog:
 
     def _loop(self) -> None:
         while not self._stopping.wait(INTERVAL):
-            for called in self.on_look:
-                called()
+            self.on_look()
             for part in self._parts:
                 try:
                     self._look(part)
