@@ -26,7 +26,7 @@ print(int(kept), faults())
 
 # How many heaps of other threads than the first there are. Each begins at a multiple of 64 MiB, with the pages in use.
 _HEAPS = """
-import re, sys, threading
+import threading
 import torch
 from manyhats.engine.freed_memory import keep_freed_memory
 
