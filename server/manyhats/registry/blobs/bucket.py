@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 import re
 import time
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 
 from manyhats.errors import ConfigurationError, StoreUnavailable
 from manyhats.registry.blobs.figures import BlobFigures, Operation
+from manyhats.registry.s3_endpoint import allows_http, endpoint
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,6 @@ ADDRESS = re.compile(r"(s3|gs|az)://[^/\s]+(/\S*)?")
 _SHORTEST, _LONGEST = 0.05, 1.0  # seconds between two attempts
 _PART = 8 << 20  # bytes of one request of an upload
 _PAUSE = 5.0  # seconds after which a store that has failed for its whole time is asked again
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _ENDED = "416 Range Not Satisfiable"
 _WRONG = re.compile(r"NoSuchBucket|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|40[134] [A-Z]")
 
@@ -58,17 +57,16 @@ class Bucket:
         library: Any = obstore
         self._obstore = library
         self._errors: tuple[type[Exception], ...] = (obstore.exceptions.BaseError, OSError)
-        endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), None)
+        s3 = endpoint() if address.startswith("s3:") else None
         options: dict[str, Any] = {
             "client_options": {
                 "timeout": timedelta(seconds=max(patience / 2, 1.0)),  # of one attempt
                 "connect_timeout": timedelta(seconds=min(max(patience / 4, 1.0), 5.0)),
             }
         }
-        if address.startswith("s3:") and endpoint is not None:
-            options["endpoint"] = endpoint
-            if endpoint.startswith("http:"):
-                options["client_options"]["allow_http"] = True
+        if s3 is not None:
+            options["endpoint"] = s3
+            options["client_options"]["allow_http"] = allows_http(s3)
         again = {"max_retries": 100, "retry_timeout": timedelta(seconds=patience)}
         again["backoff"] = {
             "init_backoff": timedelta(seconds=_SHORTEST),

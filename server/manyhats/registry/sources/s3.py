@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from manyhats.disk import is_full
 from manyhats.errors import ConfigurationError, NotFound, PermissionDenied, SourceFailed, TooLarge
 from manyhats.registry.origin import Origin
+from manyhats.registry.s3_endpoint import allows_http, endpoint
 from manyhats.registry.sources.allowed import bucket_and_prefix
 from manyhats.registry.sources.base import MAX_ENTRIES, Deadline, Listing, RemoteFile
 
@@ -39,8 +39,8 @@ def open_bucket(bucket: str, seconds: float) -> S3Store:
     """A bucket by the environment's `AWS_*` variables. No request, with its retries, takes longer than `seconds`."""
     from obstore.store import S3Store
 
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-    given: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
+    address = endpoint()
+    given: dict[str, Any] = {} if address is None else {"endpoint": address}
     longest = timedelta(seconds=seconds)
     return S3Store(
         bucket,
@@ -49,7 +49,7 @@ def open_bucket(bucket: str, seconds: float) -> S3Store:
             "timeout": longest,
             "connect_timeout": min(longest, _SILENCE),
             "read_timeout": min(longest, _SILENCE),
-            "allow_http": endpoint.startswith("http://"),
+            "allow_http": allows_http(address),
         },
         retry_config={"max_retries": _RETRIES, "retry_timeout": min(longest, 3 * _SILENCE)},
     )
