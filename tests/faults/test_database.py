@@ -15,7 +15,6 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 Adapters = Callable[..., Files]
-AWAY = 5.0  # seconds; how long is no matter: what is asked meanwhile is answered all the time
 
 
 def figure(server: Server, name: str) -> float:
@@ -24,9 +23,11 @@ def figure(server: Server, name: str) -> float:
     return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
 
 
+@pytest.mark.parametrize("away", [5.0, pytest.param(30.0, marks=pytest.mark.long)])
 def test_servers_on_one_database(
-    serve: Start, adapters: Adapters, tmp_path: Path, postgres: Postgres, database_url: str
+    serve: Start, adapters: Adapters, tmp_path: Path, postgres: Postgres, database_url: str, away: float
 ) -> None:
+    """`away`: seconds in which there is no database, and what was there before is answered all the time."""
     shared = tmp_path / "blobs"
     shared.mkdir()
     both: list[Server] = []
@@ -48,7 +49,7 @@ def test_servers_on_one_database(
 
     postgres.stop()
     try:
-        end = time.monotonic() + AWAY
+        end = time.monotonic() + away
         while time.monotonic() < end:
             for server in both:
                 assert server.ask("red").status_code == 200
