@@ -12,7 +12,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-LEAST = 256 << 10  # bytes from which memory has pages of its own
+LEAST = 32 << 10  # bytes from which memory has pages of its own: smaller blocks would waste a part of their last page
 
 
 def empty(size: int) -> Tensor:
