@@ -1,12 +1,11 @@
 // The key that requests are sent with: in this tab alone, and gone with it.
 import { effect, signal } from "@preact/signals";
-import type { Refused } from "../server/client";
 
 const NAME = "manyhats-key";
 
 export const key = signal(sessionStorage.getItem(NAME) ?? "");
 /** The last answer that asked for another key. */
-export const keyRefused = signal<Refused | null>(null);
+export const keyRefused = signal<Error | null>(null);
 /** Whether the dialog that asks for the key is open. */
 export const keyAsked = signal(false);
 
