@@ -11,7 +11,6 @@ processor's time of a request says more than the rate where others use the machi
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import statistics
 import tempfile
@@ -27,7 +26,8 @@ from over_http import CONNECTIONS, questions, server
 from sample_adapters import write_lora_tasks
 
 _EACH = 780_000  # bytes of an adapter of rank 8, as it is served in bfloat16, with what belongs to it
-_TIER = re.compile(r'^manyhats_adapter_requests_total\{tier="(\w+)"\} (\S+)$', re.M)
+_CPU, _READ = "process_cpu_seconds_total", 'manyhats_adapter_requests_total{tier="disk"}'
+_COUNTS = re.compile(rf"^({re.escape(_CPU)}|{re.escape(_READ)}) (\S+)$", re.M)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +62,19 @@ def one_load(running: BenchServer, names: list[str], seconds: float, *, zipf: bo
     """Asks for so long, and adds what was measured."""
     asked = questions(names, zipf=zipf)
     running.load(asked, connections=CONNECTIONS, count=4 * CONNECTIONS)
-    before = _cpu(running), _read(running)
+    cpu, read = _counted(running)
     load = running.load(asked, connections=CONNECTIONS, seconds=seconds)
+    cpu, read = (now - then for now, then in zip(_counted(running), (cpu, read), strict=True))
     found.rates.append(load.rate)
-    found.spent.append((_cpu(running) - before[0]) / load.answers)
-    found.read.append((_read(running) - before[1]) / load.answers)
+    found.spent.append(cpu / load.answers)
+    found.read.append(read / load.answers)
 
 
-def _cpu(running: BenchServer) -> float:
-    fields = Path(f"/proc/{running.pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _read(running: BenchServer) -> float:
+def _counted(running: BenchServer) -> tuple[float, float]:
+    """The processor's seconds that the server has taken so far, and how many adapters it has read from its disk."""
     text = httpx.get(f"http://127.0.0.1:{running.port}/metrics", timeout=60).raise_for_status().text
-    return {tier: float(count) for tier, count in _TIER.findall(text)}.get("disk", 0.0)
+    counts = dict(_COUNTS.findall(text))
+    return float(counts[_CPU]), float(counts.get(_READ, 0))
 
 
 def figures(measured: dict[tuple[str, str], Measured]) -> list[Figure]:
