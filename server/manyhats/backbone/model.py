@@ -42,6 +42,7 @@ class Backbone:
     `shape` has the model's sizes, which are attributes here too; `task_heads` how transformers builds its heads.
     `linear`, `embedding`, `norm`, `residual`: its sites by name; `joined`: linear sites that can be one product;
     `shared`: the names of those that read the same rows, group by group.
+    `compiles_products`: whether passes are quicker with few different numbers of rows (see `backbone.filler`).
     `kept`: objects that methods keep with the backbone between passes, by keys of their own.
     """
 
@@ -110,6 +111,7 @@ class Backbone:
         blocks = BlockSites(model, family, self.layers, context)
         self.residual, self.joined, self.shared = blocks.residual, blocks.joined, blocks.shared
         self._forward = ForwardPass(model, family, blocks, context)
+        self.compiles_products = False
 
     @classmethod
     def load(
@@ -152,7 +154,7 @@ class Backbone:
             quantization=quantization,
         )
         if prepacked:
-            prepack(backbone.linear.values(), backbone.joined)
+            backbone.compiles_products = prepack(backbone.linear.values(), backbone.joined) > 0
         logger.info(
             "backbone %s: %s, %.1f M weights, %s%s on %s, loaded in %.1f s",
             name,

@@ -1,8 +1,8 @@
 """Bounds what torch and oneDNN keep of the products of matrices that they have compiled.
 
-Both compile a product for each number of rows, and keep 1024. Passes have any number of rows, so that few are found
-again, and 1024 of them take 600 to 900 MB; with 128 a round of MiniLM's products over random numbers of rows takes no
-longer, in float32 a tenth less.
+Both compile a product for each number of rows, and keep 1024, which take 600 to 900 MB. Passes are filled up to one of
+few numbers of rows (`backbone.filler`), so that 128 are enough; even over random numbers of rows a round of MiniLM's
+products takes no longer with 128, in float32 a tenth less.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from manyhats.backbone import Actors, Backbone, PackedBatch, SequenceChunk, StagingBuffer, pack_chunks
+from manyhats.backbone.filler import filler
 from manyhats.core.batch import ScheduledBatch, SequenceOutput
 from manyhats.core.report import BatchReport
 from manyhats.core.sequence import Output, PoolingParams, PromptLogprobsSink, Sequence
@@ -205,7 +206,8 @@ class Runner:
         )
         staging = self.backbone.staging()
         batch = self._pack(group, plan, staging)
-        last = [[stop - 1] if e.samples else [] for e, stop in zip(group, batch.starts[1:], strict=True)]
+        stops = batch.starts[1 : len(group) + 1]
+        last = [[stop - 1] if e.samples else [] for e, stop in zip(group, stops, strict=True)]
         segments, rows = selected_segments(plan, last)
         if len(rows) < batch.starts[-1]:
             staging.put("last", np.array(rows, dtype=np.int64))
@@ -243,7 +245,16 @@ class Runner:
             _cached_chunk(e) if e.cached else whole_chunk(_forward_input(e), plan, i) for i, e in enumerate(group)
         ]
         cache = self.cache.tensors if self.cache is not None and any(e.cached for e in group) else None
-        return pack_chunks(self.backbone, cache, chunks, staging)
+        return pack_chunks(self.backbone, cache, [*chunks, *self._filler(group, plan, chunks)], staging)
+
+    def _filler(self, group: Many[Entry], plan: Plan, chunks: Many[SequenceChunk]) -> list[SequenceChunk]:
+        """What is computed beside the group, and read by nobody. Decode steps have no use for it: there are few numbers
+        of sequences. Nor have products of some of the rows, as with weights of an adapter's own."""
+        steps = all(entry.cached and entry.tokens == 1 for entry in group)
+        if not self.backbone.compiles_products or steps or plan.own_weight:
+            return []
+        rows = sum(chunk.length for chunk in chunks)
+        return filler(rows, self.backbone.config.pad_token_id, self.backbone.max_tokens)
 
     # ---- outputs
 

@@ -77,6 +77,11 @@ class Plan:
             self.position_offsets += [adapter.position_offset] * count
             self.virtual += [adapter.virtual_tokens] * count
 
+    @property
+    def own_weight(self) -> bool:
+        """Whether some adapter replaces weights of linear layers, so that products have the rows of these alone."""
+        return any(segment.adapter.signature.own_weight for segment in self.segments)
+
     def token_actors(self, batch: PackedBatch) -> Actors:
         """The actors for a pass over all tokens. What they need on the device is put into the batch's staging buffer,
         which must not have been committed."""
