@@ -200,8 +200,8 @@ bench-generation: decoder  ## Compare texts of many LoRA tasks with PEFT's (abou
 bench-device: install  ## Look at the engine on a GPU: answers, times, launches, targets (at most eight minutes)
 	$(BIN)/python benchmarks/device.py
 
-soak: install  ## Ask a server for 30 minutes while its tasks change, and compare every answer with the one alone
-	$(BIN)/python benchmarks/soak.py --minutes 30 --json benchmarks/results/soak.json
+soak: install  ## Ask an encoder, then a decoder, for 30 minutes each while tasks change, and compare every answer with the one alone
+	$(BIN)/python benchmarks/soak.py --minutes 60 --json benchmarks/results/soak.json
 
 schemathesis: install  ## Ask everything that the OpenAPI document allows, and compare the answers with it (some minutes)
 	$(BIN)/python -m tests.api.contract.running --examples 100
