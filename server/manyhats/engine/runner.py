@@ -250,8 +250,9 @@ class Runner:
     def _filler(self, group: Many[Entry], plan: Plan, chunks: Many[SequenceChunk]) -> list[SequenceChunk]:
         """What is computed beside the group, and read by nobody. Decode steps have no use for it: there are few numbers
         of sequences. Nor have products of some of the rows, as with weights of an adapter's own."""
-        steps = all(entry.cached and entry.tokens == 1 for entry in group)
-        if not self.backbone.compiles_products or steps or plan.own_weight:
+        if not self.backbone.compiles_products or plan.own_weight:
+            return []
+        if all(entry.cached and entry.tokens == 1 for entry in group):
             return []
         rows = sum(chunk.length for chunk in chunks)
         return filler(rows, self.backbone.config.pad_token_id, self.backbone.max_tokens)
