@@ -175,7 +175,7 @@ def amount(bytes_: float) -> str:
 
 def duration(value: float) -> str:
     """Seconds in a unit of their size."""
-    if value < 1:
+    if value < 0.0995:  # 99.5 ms and more would be 1e+02
         return f"{value * 1e3:.2g} ms"
     return f"{value:.2g} s" if value < 120 else f"{value / 60:.3g} min"
 
