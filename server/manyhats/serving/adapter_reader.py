@@ -44,7 +44,7 @@ class AdapterReader:
             adapter = read_adapter(folder, self.backbone, self.registry.content, kind)
         if adapter.rank is not None and adapter.rank > self.max_rank:
             raise AdapterMismatch(
-                f"the adapter's rank is {adapter.rank}; at most {self.max_rank} is served", param="rank"
+                f"the adapter's rank is {adapter.rank}; max_rank allows at most {self.max_rank}", param="rank"
             )
         path = folder / _CARD
         card = path.read_text(encoding="utf-8", errors="replace")[:_CARD_LIMIT] if path.exists() else None
