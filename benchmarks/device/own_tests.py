@@ -15,7 +15,8 @@ from device.child import Run, attempt, left, report
 _FINE = (0, 5)  # the second: no test was chosen
 _WORDS = ("PASSED", "FAILED", "ERROR", "SKIPPED")
 _ENDED = re.compile(rf"^\[gw\d+\] \[ *\d+%\] ({'|'.join(_WORDS)}) (tests/.*\S)", re.M)
-_PROCESSES = 6
+_PROCESSES = 6  # of a machine with a GPU
+_PROCESSES_OF_A_TRIAL = 2
 
 
 def run() -> None:
@@ -39,7 +40,8 @@ def tests(name: str, seconds: float, *given: str) -> None:
         report(name, "skipped: no time left")
         return
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", "no:benchmark", "--tb=short",
-               "-n", str(_PROCESSES), "-W", "default", *given]  # fmt: skip
+               "-n", str(_PROCESSES_OF_A_TRIAL if Run.small else _PROCESSES), "-W", "default", *given]  # fmt: skip
+    seconds = left() - 4 if Run.small else min(seconds, left() - 4)  # a trial's processor may be slow, and has others
     begin = time.time()
     with (Run.out / "tests.log").open("a+", encoding="utf-8", errors="replace") as file:
         file.write(f"== {name}\n")
@@ -49,7 +51,7 @@ def tests(name: str, seconds: float, *given: str) -> None:
             command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"TESTS_DEVICE": Run.device}
         )
         try:
-            rc: Any = process.wait(timeout=min(seconds, left() - 4))
+            rc: Any = process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
