@@ -46,3 +46,16 @@ def test_its_pages_go_back_when_the_last_view_dies() -> None:
     full, left, _ = map(int, done.stdout.split())
     assert full > 195 << 20
     assert left < 40 << 20, "20 MB are looked at still, and 2 MB are small things"
+
+
+def test_so_many_blocks_have_pages_of_their_own_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux bounds a process's mappings; what comes beyond is the allocator's, until others are gone."""
+    before = len(own_pages._blocks)
+    monkeypatch.setattr(own_pages, "MOST", before + 2)
+    views = [own_pages.empty(own_pages.LEAST)[:10].fill_(i) for i in range(4)]
+    assert len(own_pages._blocks) == before + 2
+    assert [int(view.sum()) for view in views] == [0, 10, 20, 30]
+    del views[0]
+    assert len(own_pages._blocks) == before + 1
+    views.append(own_pages.empty(own_pages.LEAST))
+    assert len(own_pages._blocks) == before + 2
