@@ -50,6 +50,35 @@ def test_what_is_first_is_done_before_what_was_given_earlier(threads: LoadingThr
     assert {*done[2:]} == {"load 1", "load 2"}
 
 
+def test_short_works_are_one_thread_s(threads: LoadingThreads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two would wait for the interpreter's lock in turn."""
+    monkeypatch.setattr(LoadingThreads, "help_after", PATIENCE)
+    at_once = most = 0
+    done: list[int] = []
+
+    def work() -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        threads._condition.acquire()  # lets the other thread in
+        threads._condition.release()
+        at_once -= 1
+        done.append(1)
+
+    for _ in range(200):
+        threads.then(work)
+    wait_until(lambda: len(done) == 200, "all is done")
+    assert most == 1
+
+
+def test_a_long_work_holds_up_no_other(threads: LoadingThreads) -> None:
+    end, done = threading.Event(), threading.Event()
+    threads.then(lambda: end.wait(PATIENCE))  # type: ignore[arg-type,return-value]
+    threads.then(done.set)
+    assert done.wait(PATIENCE)
+    end.set()
+
+
 def test_closing_leaves_out_what_has_not_begun(threads: LoadingThreads) -> None:
     done: list[str] = []
     end = held(threads)
