@@ -31,7 +31,7 @@ ALLOWED = {
         "observability",
     },
     "api": {"access", "runtime", "serving", "core", "registry", "backbone", "settings", "observability"},
-    "scale": {"access", "api", "core", "observability", "registry", "runtime", "settings"},
+    "scale": {"access", "api", "core", "engine", "observability", "registry", "runtime", "settings"},
     "bench": {"runtime", "engine", "core", "kernels", "registry", "methods", "backbone"},
     "commands": {
         "access",

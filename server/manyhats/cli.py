@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -21,6 +20,7 @@ from manyhats.commands import gc as gc_command
 from manyhats.commands.lazy import LazyCommand, LazyFigures
 from manyhats.commands.setting_options import Switches, given_settings, with_settings
 from manyhats.engine.freed_memory import keep_freed_memory
+from manyhats.engine.long_lived import keep_for_good
 from manyhats.errors import EngineFailure, ManyhatsError, WrongSetting, WrongUsage
 from manyhats.observability import logs
 from manyhats.observability.stacks import StackDumps
@@ -61,10 +61,8 @@ def serve(config: Path | None = None, **options: Any) -> None:
     from manyhats.runtime import Runtime
 
     runtime = Runtime(settings)
+    runtime.on_ready = keep_for_good
     runtime.open()
-    # What is here now stays: walking through it at every collection would stop all threads each time.
-    gc.collect()
-    gc.freeze()
     application = create_app(runtime)
     reloader = Reloader(settings, lambda: load_settings(config, **given_settings(options)))
     reloader.give_to(runtime.access.use, in_thread=True)

@@ -24,6 +24,7 @@ from manyhats.engine.config import EngineConfig
 from manyhats.engine.engine import Engine
 from manyhats.engine.freed_memory import keep_freed_memory
 from manyhats.engine.fused_norms import use_fused_norms
+from manyhats.engine.long_lived import collected_seldom
 from manyhats.engine.pass_size import default_batched_tokens
 from manyhats.engine.product_caches import bound_product_caches
 from manyhats.engine.self_check import self_check
@@ -55,6 +56,7 @@ from manyhats.serving.faulty_adapters import quarantined_versions
 from manyhats.serving.health import watch
 from manyhats.serving.inference import Limits
 from manyhats.serving.observation import Observation
+from manyhats.serving.preloading import preload
 from manyhats.serving.rollout_metrics import RolloutMetrics
 from manyhats.serving.rollouts import Rollouts
 from manyhats.serving.scanner import Scanner
@@ -141,6 +143,7 @@ class Runtime:
         self.started = time.time()
         self.state: Literal["starting", "ready", "draining"] = "starting"
         self.on_fatal: Callable[[], None] = lambda: None  # in the model's thread
+        self.on_ready: Callable[[], None] = lambda: None  # in the event loop's thread, before it says so
         self.scanner = Scanner(self.imports, settings.scan_interval, before=self.access.reload_if_changed)
         self.watchdog = Watchdog(settings.stall_timeout, settings.stall_limit)
         watch(self.watchdog, self.engine, self.adapter_cache, self.service.dispatcher, self.scanner)
@@ -187,7 +190,8 @@ class Runtime:
 
     def open(self) -> None:
         """Opens the store. Raises ConfigurationError where another server has it."""
-        self.registry.open()
+        with collected_seldom():
+            self.registry.open()
         self.registry.subscribe(self.pinning.on_change)
         self.registry.subscribe(self.rollouts.on_change)
         self.observation.register(
@@ -247,32 +251,13 @@ class Runtime:
     async def _begin(self) -> None:
         await self.scanner.settle()
         try:
-            await to_thread.run_sync(self._preload)
+            await to_thread.run_sync(preload, self.registry, self.pinning, self.adapter_cache, self.settings.preload)
         except Exception:  # a request for what cannot be preloaded gets the reason
             logger.exception("preloading failed")
+        self.on_ready()
         self.state = "ready"
         logger.info("ready: %d tasks in %s", self.registry.count, self.settings.store)
         self.scanner.start()
-
-    def _preload(self) -> None:
-        """Pinned tasks first, then others by name, as far as the slots go."""
-        tasks = sorted(self.registry.all(), key=lambda task: (not task.settings.pinned, task.name))
-        loads: list[tuple[Version, Future[BoundAdapter]]] = []
-        used = 0
-        for task in tasks[: max(self.settings.preload, sum(task.settings.pinned for task in tasks))]:
-            version = task.stable
-            if version is None:
-                continue
-            used += version.info.bytes
-            if task.settings.pinned:
-                loads.extend(self.pinning.pin(task))
-            elif len(loads) < self.settings.slots and used < self.adapter_cache.budget.total // 2:
-                loads.append((version, self.adapter_cache.ensure_loaded(version)))
-        for version, load_future in loads:
-            try:
-                load_future.result()
-            except Exception as error:
-                logger.warning("the adapter %s cannot be preloaded: %s", version.ref, error)
 
     # ---- adapters
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouter
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from manyhats.engine.long_lived import keep_for_good
 from manyhats.scale.autoscaling import METRIC, QueueDepth
 from manyhats.scale.exchange import Asked, Begun
 from manyhats.scale.front import Front, Limits, Transport
@@ -39,8 +39,7 @@ class ReplicaActor:
         from manyhats.scale.replica import Replica  # it loads torch, which no other process needs
 
         self.replica = Replica(settings, serve.get_replica_context().replica_tag)
-        gc.collect()
-        gc.freeze()  # what is here now stays
+        self.replica.runtime.on_ready = keep_for_good
         await self.replica.start()
 
     async def ask(self, asked: Asked) -> AsyncIterator[Begun | bytes]:
