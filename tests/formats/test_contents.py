@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from manyhats.errors import InvalidRequest, UnsupportedFormat
-from manyhats.formats.contents import leave_out, select
+from manyhats.formats.contents import leave_out, names_of, select
 
 PEFT = ["adapter_config.json", "adapter_model.safetensors"]
 TRAINERS = [
@@ -130,3 +130,21 @@ def test_a_folder_is_left_with_what_is_kept(tmp_path: Path) -> None:
     }
     assert not any(path.name in ("checkpoint-1", "runs") for path in tmp_path.rglob("*"))
     assert "README.md" in warning
+
+
+def test_the_names_of_all_files_are_found_and_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+    for name in ("a", "b/c", "b/d/e"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b" / "round").symlink_to(tmp_path)
+    (tmp_path / "b" / "nowhere").symlink_to("gone")
+    (tmp_path / "empty").mkdir()
+    assert sorted(names_of(tmp_path)) == ["a", "b/c", "b/d/e"]
+
+
+def test_whether_a_kept_file_is_among_some() -> None:
+    contents = select(["out/adapter_config.json", "out/adapter_model.safetensors", "out/1_Pooling/config.json"])
+    assert contents.root == "out"
+    assert contents.has(["adapter_config.json"])
+    assert contents.has(["*/*_Pooling/*", "[0-9]*_*/config.json"])
+    assert not contents.has(["config.json", "*.json5", "out/adapter_config.json", "adapter_conf"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from manyhats.core.adapter import Adapter
 from manyhats.errors import InvalidRequest, UnsupportedFormat
 from manyhats.formats.base import Format, ReadContext
-from manyhats.formats.contents import Contents, matches, names_of, select
+from manyhats.formats.contents import TOKENIZER_FILES, Contents, matches, names_of, select
 from manyhats.formats.kinds import KindHints
 from manyhats.formats.model_config import read_model_config, with_model_config
 from manyhats.formats.pickles import looks_like_pickle, pickle_message
@@ -52,9 +52,11 @@ def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, kind: KindN
             raise InvalidRequest(f"compositions are nested deeper than {_DEPTH}", param="members")
         return _read(resolve(sha), backbone, resolve, kind, depth + 1)
 
-    stated = [companion.stated(folder, backbone) for companion in COMPANIONS]
+    companions = [companion for companion in COMPANIONS if contents.has(companion.files)]
+    stated = [companion.stated(folder, backbone) for companion in companions]
     format = _format_of(folder)
-    _reject_unexpected(folder, weights, format.expected_weights(folder))
+    expected = (*format.expected_weights(folder), *(n for c in companions for n in sorted(c.expected_weights(folder))))
+    _reject_unexpected(weights, expected)
     if format.complete:
         adapter = format.read(folder, backbone, ReadContext(KindHints(kind=kind), read_stored))
     else:
@@ -63,9 +65,10 @@ def _read(folder: Path, backbone: Backbone, resolve: Resolve | None, kind: KindN
         hints = KindHints(config.architecture, any(one.embeds for one in stated), known)
         adapter = format.read(folder, backbone, ReadContext(hints, read_stored))
         adapter = with_model_config(adapter.as_kind(known, backbone), config, known)
-        adapter = with_tokenizer_files(adapter, folder, backbone)
+        if contents.has(TOKENIZER_FILES):
+            adapter = with_tokenizer_files(adapter, folder, backbone)
     adapter = adapter.as_kind(kind, backbone)
-    for companion in COMPANIONS:
+    for companion in companions:
         adapter = companion.read_onto(adapter, folder, backbone, kind)
     adapter.check(backbone)
     labels = adapter.settings.get("labels")
@@ -105,12 +108,11 @@ def _weights(folder: Path, contents: Contents) -> list[str]:
     return names
 
 
-def _reject_unexpected(folder: Path, weights: list[str], expected: Sequence[str]) -> None:
+def _reject_unexpected(weights: list[str], expected: Sequence[str]) -> None:
     """Raises InvalidRequest for weights that no config refers to, which would otherwise be silently ignored."""
-    read = (*expected, *(name for one in COMPANIONS for name in sorted(one.expected_weights(folder))))
     for name in weights:
-        if not matches(PurePosixPath(name), read):
+        if not matches(PurePosixPath(name), expected):
             raise InvalidRequest(
-                f"'{name}' belongs to no config among the adapter's files; read would be {', '.join(read)}",
+                f"'{name}' belongs to no config among the adapter's files; read would be {', '.join(expected)}",
                 param=name,
             )

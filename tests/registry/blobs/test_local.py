@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from manyhats.errors import InvalidRequest, StorageFull, UnsupportedFormat
-from manyhats.registry.blobs import digest, keep_adapter_files
-from manyhats.registry.blobs.local import LocalBlobs
+from manyhats.registry.blobs import contents, digest, keep_adapter_files
+from manyhats.registry.blobs.local import LocalBlobs, signature_of
 
 from tests.registry.helpers import write_adapter
 
@@ -211,3 +212,31 @@ def test_a_blob_is_never_seen_half(store: LocalBlobs, monkeypatch: pytest.Monkey
         store.keep(folder, name)
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {path.name for path in synced}
     assert synced[-1] == store.path(name).parent  # the rename itself
+
+
+def test_a_digest_is_the_same_in_every_version(tmp_path: Path) -> None:
+    """Stored contents are named by it. Files are sorted folder by folder, and read in several steps."""
+    files = {"a.txt": b"one", "a/b": b"two", "A": b"", "large": b"0123456789abcdef" * (contents._STEP // 8)}
+    for name, data in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+    lines = [
+        f"{len(name)}:{name}:{len(files[name])}:{hashlib.sha256(files[name]).hexdigest()}\n"
+        for name in ("A", "a/b", "a.txt", "large")
+    ]
+    assert digest(tmp_path) == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def test_the_signature_changes_with_the_files_and_is_none_without_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    assert signature_of(folder) is None
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "file").write_text("one")
+    before = signature_of(folder)
+    assert signature_of(folder) == before
+    (folder / "inner" / "file").write_text("other")
+    changed = signature_of(folder)
+    assert changed != before
+    (folder / "inner" / "gone").symlink_to("nowhere")
+    assert signature_of(folder) != signature_of(folder), "what cannot be looked at is read again"

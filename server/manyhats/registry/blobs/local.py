@@ -17,6 +17,7 @@ from pathlib import Path
 
 from manyhats.disk import is_full
 from manyhats.errors import ConfigurationError
+from manyhats.formats.contents import entries_below
 from manyhats.registry.blobs.base import Leftover
 from manyhats.registry.blobs.contents import digest, storage_full
 
@@ -247,10 +248,12 @@ def fault_of(folder: Path, sha256: str) -> str | None:
 def signature_of(folder: Path) -> object:
     """What changes with a folder's files, without reading them; None where there is none."""
     try:
-        stats = [(path.name, path.stat()) for path in sorted(folder.rglob("*"))] if folder.is_dir() else None
+        if not folder.is_dir():
+            return None
+        stats = sorted((name, entry.stat()) for name, entry in entries_below(folder))
     except OSError:
         return object()  # equal to nothing else, so that the files are read again
-    return stats and [(name, s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats]
+    return [(name, s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats]
 
 
 def _touched(folder: Path) -> bool:
