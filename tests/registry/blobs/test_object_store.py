@@ -203,6 +203,14 @@ def test_a_bucket_with_contents_and_no_database_is_refused(over_s3: Open) -> Non
         over_s3("two")
 
 
+def test_no_database_is_made_while_it_is_not_known_what_the_bucket_has(over_s3: Open, s3: Endpoint) -> None:
+    s3.fault = lambda method, path: "error"
+    with pytest.raises(ConfigurationError, match="none is made while the object store does not answer"):
+        over_s3(patience=0.3)
+    s3.fault = lambda method, path: None
+    over_s3()
+
+
 def test_a_bucket_that_is_not_there_is_told(over_s3: Open, address: str, s3: Endpoint) -> None:
     assert httpx.delete(f"{s3.direct}/{address.split('/')[2]}").status_code == 204
     with pytest.raises(ConfigurationError, match="cannot be read"):

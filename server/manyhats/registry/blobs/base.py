@@ -43,8 +43,8 @@ class Blobs(Protocol):
 
     # ---- reading
 
-    def empty(self) -> bool:
-        """Whether there is no content."""
+    def empty(self) -> bool | None:
+        """Whether there is no content; None where that cannot be known now."""
 
     def missing(self, contents: set[str]) -> set[str]:
         """Those of the contents that are not there at all, as far as that can be known now."""

@@ -90,12 +90,12 @@ class ObjectStoreBlobs:
 
     # ---- reading
 
-    def empty(self) -> bool:
-        """Whether there is no content. Not known is no."""
+    def empty(self) -> bool | None:
+        """Whether there is no content; None where the store does not answer."""
         try:
-            return self._answers and not self._bucket.first("blobs")
+            return not self._bucket.first("blobs") if self._answers else None
         except StoreUnavailable:
-            return False
+            return None
 
     def missing(self, contents: set[str]) -> set[str]:
         """Those of the contents that the store does not have; none where it does not answer."""

@@ -10,6 +10,8 @@ from typing import Protocol, TypeVar
 
 from sqlalchemy.orm import Session
 
+from manyhats.errors import ConfigurationError
+
 T = TypeVar("T")
 
 # Brings what other servers have changed into memory: the names of tasks, or None for all, read in the session.
@@ -28,6 +30,17 @@ class StoreState:
     followed: int = 0
 
 
+def not_made(make: bool | None, lost: str) -> ConfigurationError:
+    """The error where there is no database, and none may be made: `lost` where there are adapters that it would not
+    know; None: where that is not known. See `MetadataStore.open`."""
+    if make is None:
+        return ConfigurationError(
+            "there is no database yet, and none is made while the object store does not answer, as it may have another "
+            "database's adapters: start again when it does"
+        )
+    return ConfigurationError(lost)
+
+
 class MetadataStore(Protocol):
     """The database of a registry. Safe from any thread.
 
@@ -43,8 +56,9 @@ class MetadataStore(Protocol):
     def state(self) -> StoreState:
         """How it is now."""
 
-    def open(self, *, make: bool) -> None:
-        """Opens the database, or makes its tables where there are none and `make` allows it.
+    def open(self, *, make: bool | None) -> None:
+        """Opens the database, or makes its tables where there are none and `make` allows it; None: where it is not
+        known whether there are adapters that a new one would not know.
 
         Raises ConfigurationError for one that is lost, damaged, out of reach or of another schema; it is left as it is.
         """

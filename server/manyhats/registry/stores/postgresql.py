@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from manyhats.disk import is_full
 from manyhats.errors import ConfigurationError, DamagedStore, ManyhatsError, NotReady, StorageFull
 from manyhats.registry.database import SCHEMA, ChangeRow
-from manyhats.registry.stores.base import BringIn, StoreState
+from manyhats.registry.stores.base import BringIn, StoreState, not_made
 from manyhats.registry.stores.migration import check_known, make_tables, migrate, schema_of
 from manyhats.registry.stores.postgresql_connection import connect, described, unhurried
 
@@ -79,7 +79,7 @@ class PostgresqlStore:
 
     # ---- life
 
-    def open(self, *, make: bool) -> None:
+    def open(self, *, make: bool | None) -> None:
         """Makes the tables where there are none and `make` allows it.
 
         Raises ConfigurationError for a database that is out of reach, too old, empty beside adapters, of an older
@@ -94,9 +94,10 @@ class PostgresqlStore:
                     "of the version before and run `manyhats migrate`, or start with --database-migrate"
                 )
             if not known and not make:
-                raise ConfigurationError(
+                raise not_made(
+                    make,
                     f"the store has adapters, but the database {self.where} is empty: give the database that they "
-                    "belong to, or restore a backup of it"
+                    "belong to, or restore a backup of it",
                 )
             if known:
                 migrate(connection)

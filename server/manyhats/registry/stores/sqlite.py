@@ -16,7 +16,7 @@ from manyhats.disk import is_full
 from manyhats.errors import ConfigurationError, DamagedStore, ManyhatsError, NotReady, StorageFull
 from manyhats.registry.database import SCHEMA, Base
 from manyhats.registry.reserve import Reserve
-from manyhats.registry.stores.base import BringIn, StoreState
+from manyhats.registry.stores.base import BringIn, StoreState, not_made
 from manyhats.registry.stores.migration import check_known, make_tables, migrate, schema_of
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class SqliteStore:
         self._sessions: sessionmaker[Session]
         self.lock = threading.RLock()
 
-    def open(self, *, make: bool) -> None:
+    def open(self, *, make: bool | None) -> None:
         """Opens the database, or makes one where `make` allows it. Raises what `connect` raises."""
         try:
             self._sessions = connect(self._path, make=make)
@@ -91,7 +91,7 @@ class SqliteStore:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def connect(path: Path, *, make: bool = True) -> sessionmaker[Session]:
+def connect(path: Path, *, make: bool | None = True) -> sessionmaker[Session]:
     """Opens the database, brings an older one up to date, or makes one where there is none and `make` allows it.
 
     Raises ConfigurationError for one that is lost, damaged or written by a newer Manyhats; it is left as it is.
@@ -106,9 +106,10 @@ def connect(path: Path, *, make: bool = True) -> sessionmaker[Session]:
         with engine.connect() as connection:
             known = check_known(schema_of(connection))
         if not known and not make:
-            raise ConfigurationError(
+            raise not_made(
+                make,
                 f"the store has adapters, but its database is lost: bring back '{path}', or remove '{path.parent}' "
-                "to begin anew"
+                "to begin anew",
             )
         if known < SCHEMA:
             _bring_up_to_date(engine, known)
