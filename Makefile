@@ -28,7 +28,7 @@ NPM_DONE := clients/typescript/node_modules/.package-lock.json
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install lock openapi generate-typescript page sync-client docs demo serve test test-slow test-long test-live coverage test-oldest test-newest lint check-lock check-style \
+.PHONY: help install lock openapi generate-typescript page sync-client docs demo serve test test-slow test-long test-live test-azure coverage test-oldest test-newest lint check-lock check-style \
 	check-types check-typescript check-files hooks format bench bench-peers examples decoder demo-decoder examples-decoder bench-generation bench-device \
 	bench-methods bench-scale soak schemathesis \
 	image-check release-check fuzz crash audit sbom clean
@@ -90,6 +90,15 @@ test-long: install  ## Run the longest tests, a quarter of an hour, before a rel
 
 test-live: install  ## Compare with the other libraries as they are installed; a failure here may be theirs
 	$(BIN)/python -m pytest tests/live -m live -n $(JOBS) --dist worksteal $(ARGS)
+
+AZURITE := build/azurite/node_modules/.bin/azurite-blob
+
+$(AZURITE):
+	npm install --silent --no-save --no-audit --ignore-scripts --prefix build/azurite azurite@3.35.0
+
+test-azure: install $(AZURITE)  ## The object store's tests over Azurite, Azure's emulator, on port 10000; needs Node
+	$(AZURITE) --silent --disableTelemetry --inMemoryPersistence --skipApiVersionCheck & trap "kill $$!" EXIT; sleep 5; \
+	$(BIN)/python -m pytest -p tests.azure tests/registry/blobs tests/commands/test_gc.py $(ARGS)
 
 coverage: install  ## make test, with what it covers and the 25 slowest tests
 	$(BIN)/python -m pytest -m "not slow and not live" -n $(JOBS) --dist worksteal --durations=25 --cov --cov-report=term $(ARGS)

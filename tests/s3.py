@@ -32,11 +32,19 @@ class Endpoint:
     sent: list[int] = field(default_factory=list)  # bytes of bodies that were answered
     released: threading.Event = field(default_factory=threading.Event)  # ends what stalls
 
+    def new_name(self) -> str:
+        """A bucket's, which no process of the tests has used."""
+        return f"bucket-{os.getpid()}-{next(_numbers)}"
+
     def bucket(self) -> str:
         """A new bucket with a prefix, as an address."""
-        name = f"bucket-{next(_numbers)}"
+        name = self.new_name()
         assert httpx.put(f"{self.direct}/{name}").status_code == 200
         return f"s3://{name}/some/prefix"
+
+    def delete_bucket(self, address: str) -> None:
+        """Deletes an empty one."""
+        assert httpx.delete(f"{self.direct}/{address.split('/')[2]}").status_code == 204
 
     def environment(self) -> dict[str, str]:
         """The usual variables."""
@@ -103,7 +111,14 @@ def endpoint() -> Iterator[Endpoint]:
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     host, port = moto.get_host_and_port()
-    one = Endpoint("", f"http://{host}:{port}")
+    with behind_proxy(Endpoint("", f"http://{host}:{port}")) as one:
+        yield one
+    moto.stop()
+
+
+@contextmanager
+def behind_proxy(one: Endpoint) -> Iterator[Endpoint]:
+    """The endpoint with its proxy, on a port of its own."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
@@ -119,7 +134,6 @@ def endpoint() -> Iterator[Endpoint]:
     one.released.set()
     proxy.shutdown()
     proxy.server_close()
-    moto.stop()
 
 
 @contextmanager
