@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from manyhats import own_pages
 from manyhats.disk import full_disk_as_storage_full
 from manyhats.errors import InvalidRequest, UnsupportedFormat
-from manyhats.formats.contents import leave_out, names_of
+from manyhats.formats.contents import entries_below, leave_out, names_of
 from manyhats.formats.pickles import FIRST_BYTES
 from manyhats.formats.tensor_file import check_start
 
@@ -32,10 +32,11 @@ def keep_adapter_files(folder: Path) -> tuple[str, ...]:
     Raises UnsupportedFormat for links and for weights in a pickle, InvalidRequest where there are no files or several
     adapters.
     """
-    for path in folder.rglob("*"):
-        if path.is_symlink():
-            raise UnsupportedFormat(f"'{path.name}' is a link, not a file", param=path.name)
-    if not any(path.is_file() for path in folder.rglob("*")):
+    entries = [entry for _, entry in entries_below(folder)]
+    for entry in entries:
+        if entry.is_symlink():
+            raise UnsupportedFormat(f"'{entry.name}' is a link, not a file", param=entry.name)
+    if not any(entry.is_file() for entry in entries):
         raise InvalidRequest("the upload holds no files", param="files")
     return leave_out(folder)
 
